@@ -1,0 +1,1 @@
+"""Where a recipe runs: profiles and connections."""

@@ -1,0 +1,1 @@
+"""Records, shards, filters, duplicates, tokenizing, packing, loading, audit."""

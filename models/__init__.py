@@ -1,0 +1,1 @@
+"""DualViTok, the unified MLLM, the diffusion decoder, their losses and weights on disk."""

@@ -1,0 +1,1 @@
+"""The durable kernel: recipe, plan, identity, artifacts, ledgers, leases, retries, events."""

@@ -1,0 +1,56 @@
+"""What a committed artifact is: a manifest in the store and a local folder to read its files from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NewType
+
+JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, SHA-256 of a canonical identity payload
+
+MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    path: str  # relative to the artifact's data folder, "/" separated
+    bytes: int
+    sha256: str
+    rows: int | None = None  # where counting rows makes sense
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole truth about one artifact. Written once, before its commit record."""
+
+    kind: str  # artifact kind, e.g. "dataset@1"
+    stage_kind: str  # the stage kind that made it
+    fingerprint: Fingerprint
+    payload: dict[str, JSON]  # the identity whose canonical JSON hashes to `fingerprint`
+    files: tuple[FileEntry, ...]
+    stats: dict[str, float]  # what the stage's `run` returned
+    shards: tuple[str, ...] = ()  # fingerprints of the shards that make it up, in order
+    inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)  # slot -> fingerprints of parents
+    provenance: dict[str, JSON] = field(default_factory=dict)  # run, attempt, host, versions: never identity
+    format: int = MANIFEST_FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A committed artifact whose files can be read below `path` (for remote stores: a verified local copy)."""
+
+    path: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.manifest.fingerprint
+
+    @property
+    def kind(self) -> str:
+        return self.manifest.kind
+
+    @property
+    def stats(self) -> Mapping[str, float]:
+        return self.manifest.stats

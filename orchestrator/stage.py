@@ -1,0 +1,175 @@
+"""What a stage kind declares and what its `run` is given; the contract between the kernel and every stage."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from orchestrator.artifact import JSON, Artifact
+from orchestrator.shards import Shard, ShardRecord, ShardWorker
+
+C = TypeVar("C")
+
+
+class Location(str):
+    """A configuration value that says where something lies. Never part of an identity."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One named input of a stage kind."""
+
+    kind: str  # artifact kind that fits, e.g. "dataset@1"
+    many: bool = False
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Execution only, never identity."""
+
+    workers: int = 1  # parallel workers (shard workers, or training ranks)
+    cpus: float = 1.0  # for each worker
+    gpus: float = 0.0  # for each worker
+    memory_gib: float = 0.0  # for each worker; 0: unstated
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """Execution only, never identity."""
+
+    attempts: int = 3  # tries that count against the budget of a failure class
+    wait_s: float = 1.0  # first back-off; doubles, with jitter
+    hang_after_s: float = 1800.0  # no progress for this long is a hang
+    max_quarantined_share: float = 0.01  # of the items of one map
+
+
+class Tracker(Protocol):
+    """Metrics and progress of one attempt. Calls return at once; a dead tracking server only delays delivery."""
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None: ...
+    def progress(self, done: int, total: int, unit: str) -> None: ...
+    def log_event(self, kind: str, fields: Mapping[str, JSON]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A committed checkpoint, verified when found."""
+
+    step: int
+    path: Path  # local folder with its files
+    meta: dict[str, JSON]
+
+
+class Checkpoints(Protocol):
+    """Committed checkpoints of one stage fingerprint, shared by every attempt of every run. Can be pickled."""
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint whose files match their digests; damaged ones are skipped and reported."""
+
+    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+        """Publish the files below `folder` as the checkpoint of `step`; the first commit of a step wins."""
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` verified checkpoints."""
+
+
+class StageContext(Protocol):
+    """What `run` may use. Implemented by the executor."""
+
+    @property
+    def stage_id(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def attempt_id(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def output(self) -> Path:
+        """Empty folder; what lies in it when `run` returns becomes the artifact."""
+    @property
+    def scratch(self) -> Path:
+        """Local folder of this attempt for temporary files; not kept."""
+    @property
+    def resources(self) -> Resources: ...
+    @property
+    def retry(self) -> RetryPolicy: ...
+    @property
+    def tracker(self) -> Tracker: ...
+    @property
+    def checkpoints(self) -> Checkpoints: ...
+
+    def input(self, slot: str) -> Artifact:
+        """The only artifact in `slot`."""
+
+    def inputs(self, slot: str) -> Sequence[Artifact]:
+        """All artifacts in `slot`, in the recipe's order; empty for an absent optional slot."""
+
+    def stop_requested(self) -> bool:
+        """True when the run should come to a clean stop at the next commit point."""
+
+    def map_shards(
+        self,
+        worker: ShardWorker,
+        shards: Sequence[Shard],
+        *,
+        label: str,
+        identity: Mapping[str, JSON],
+        unit: str = "items",
+    ) -> list[ShardRecord]:
+        """Run `worker` over `shards` on Ray, durably; records come back in the order of `shards`.
+
+        Shards whose record exists (from any run) are not run again. `identity` names what else decides a shard's
+        output (the relevant part of the config, digests of weights); the stage kind's name and version and `label`
+        are added to it. Work in flight is bounded by `resources.workers`. Items that fail or kill their process
+        are narrowed down, quarantined and reported; above `retry.max_quarantined_share` the stage fails.
+        """
+
+    def adopt(self, record: ShardRecord, names: Mapping[str, str] | None = None) -> None:
+        """Make a shard's files part of this stage's output without copying bytes where the store can link.
+
+        `names` maps a file of the record to its path in the artifact; files not named are left out; by default
+        all are taken under their own paths.
+        """
+
+
+RunFunction = Callable[[C, StageContext], Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKind(Generic[C]):
+    """What a stage does. `version` is raised by a person when the same config must give another output."""
+
+    name: str
+    version: int
+    config: type[C]  # frozen, keyword-only dataclass
+    run: RunFunction[C]
+    output: str  # artifact kind, e.g. "dataset@1"
+    inputs: Mapping[str, Slot] = field(default_factory=dict)
+    sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that `run` reads, by stable name
+    precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot); raises PrecheckError
+    deterministic: bool = True  # the same fingerprint gives the same bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One use of a kind in a recipe."""
+
+    id: str
+    kind: StageKind[Any]
+    config: Any
+    inputs: Mapping[str, tuple[str, ...]]  # slot -> ids of upstream stages
+    resources: Resources
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Stages in upstream-first order."""
+
+    name: str
+    stages: tuple[StageSpec, ...]
+    file: str = ""  # where it was read from, for messages

@@ -1,0 +1,1 @@
+"""Stage kinds of the ILLUME+ recipe."""
