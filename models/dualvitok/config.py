@@ -1,0 +1,157 @@
+"""Every size of DualViTok as frozen values; the published model is one constructor call.
+
+Source: ILLUME+ released configurations (both share one model), arXiv 2504.01934 section 3.1.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from models import json_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Qwen2-VL vision tower. Defaults are the published 600M tower."""
+
+    depth: int = 32
+    width: int = 1280
+    num_heads: int = 16
+    mlp_ratio: int = 4
+    output_width: int = 3584  # of the merger: one vector per 2x2 patches
+    patch_px: int = 14
+    temporal_patch: int = 2  # a still image is repeated this often
+    merge: int = 2  # patches per side of one output vector
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        _check_heads("vision", self.width, self.num_heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticConfig:
+    """Extra blocks before and after the semantic quantizer, and its code book."""
+
+    width: int = 1280
+    num_heads: int = 16  # fixed at 16 in the published code, whatever the tower has
+    mlp_ratio: int = 4
+    encoder_blocks: int = 4
+    decoder_blocks: int = 4
+    code_width: int = 32
+    codebook_size: int = 32_768
+
+    def __post_init__(self) -> None:
+        _check_heads("semantic", self.width, self.num_heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """MoVQ-like convolutional encoder and decoder, and the pixel code book.
+
+    The levels of `channel_multipliers` halve the resolution between them: 5 levels give a factor of 16.
+    """
+
+    encoder_channels: int = 128
+    decoder_channels: int = 384
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    residual_blocks: int = 2  # per level of the encoder; the decoder has one more
+    attention_levels: tuple[int, ...] = (4,)  # 0 = full resolution
+    norm_groups: int = 32
+    code_width: int = 32
+    codebook_size: int = 98_304
+
+    def __post_init__(self) -> None:
+        if len(self.channel_multipliers) < 2:
+            raise ValueError("pixel.channel_multipliers: needs at least two levels")
+        unknown = [level for level in self.attention_levels if not 0 <= level < len(self.channel_multipliers)]
+        if unknown:
+            raise ValueError(f"pixel.attention_levels: no level {unknown} among {len(self.channel_multipliers)} levels")
+        for side, channels in (("encoder", self.encoder_channels), ("decoder", self.decoder_channels)):
+            for multiplier in self.channel_multipliers:
+                width = channels * multiplier
+                if width % self.norm_groups or width % 4:
+                    raise ValueError(
+                        f"pixel.{side}_channels: {width} channels at one level, expected a multiple of "
+                        f"norm_groups ({self.norm_groups}) and of 4"
+                    )
+        last = self.encoder_channels * self.channel_multipliers[-1]
+        if last % self.code_width:
+            raise ValueError(f"pixel.code_width: {self.code_width} does not divide the {last} channels of the last level")
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per side of one pixel code."""
+        return int(2 ** (len(self.channel_multipliers) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Perturbation of pixel codes while training (facts: fixed-256 phase 0.1 and 0.1, any-resolution phase off)."""
+
+    kind: Literal["none", "random", "zero"] = "none"
+    sample_share: float = 0.1  # share of images that are perturbed
+    token_share: float = 0.1  # share of codes replaced in those
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualViTokConfig:
+    """The whole tokenizer. `DualViTokConfig()` is the published model (1,345,978,979 parameters)."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    pixel: PixelConfig = field(default_factory=PixelConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+    def __post_init__(self) -> None:
+        merged = self.semantic.code_width + self.pixel.code_width
+        last = self.pixel.decoder_channels * self.pixel.channel_multipliers[-1]
+        if last % merged:
+            raise ValueError(f"pixel.decoder_channels: {last} at the last level is not a multiple of the {merged} code channels")
+
+    @staticmethod
+    def published() -> "DualViTokConfig":
+        """The released model; noise off, as in its any-resolution configuration."""
+        return DualViTokConfig()
+
+    def to_json(self) -> str:
+        return json_config.to_json(self)
+
+    @staticmethod
+    def from_json(text: str, *, where: str = "config.json") -> "DualViTokConfig":
+        """Raises: ConfigError with the place of an unknown, missing or mistyped value."""
+        return json_config.from_json(DualViTokConfig, text, where=where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the tokenizer's losses. Defaults are the released training configuration.
+
+    The paper says L1 for the pixel term, the released configuration L2.
+    """
+
+    pixel: Literal["l2", "l1"] = "l2"
+    pixel_weight: float = 1.0
+    perceptual: Literal["none", "lpips", "gradients"] = "lpips"  # "gradients" is ours: cheap, needs no weights
+    perceptual_weight: float = 1.0
+    adversarial_weight: float = 0.5
+    adversarial_start_step: int = 20_000  # the first step, counted from 1, on which both adversarial losses act
+    codebook_weight: float = 1.0
+    semantic_weight: float = 1.0
+
+    @staticmethod
+    def published() -> "LossConfig":
+        return LossConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """PatchGAN of the adversarial loss; the defaults are published (2,765,633 parameters)."""
+
+    channels: int = 64
+    layers: int = 3
+
+
+def _check_heads(place: str, width: int, num_heads: int) -> None:
+    if width % num_heads or (width // num_heads) % 4:
+        raise ValueError(
+            f"{place}.width: {width} over {num_heads} heads; the width of a head must be a multiple of 4 (rotary positions)"
+        )
