@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 C = TypeVar("C")
 
@@ -15,6 +18,13 @@ class Location(str):
     """A configuration value that says where something lies. Never part of an identity."""
 
     __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> "CoreSchema":
+        """Text in a recipe; called by pydantic when it decodes a configuration class with a location in it."""
+        from pydantic_core import core_schema  # late: this file stays free of third parties
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +120,9 @@ class StageContext(Protocol):
 
     def stop_requested(self) -> bool:
         """True when the run should come to a clean stop at the next commit point."""
+
+    def connect_ray(self) -> None:
+        """Make sure that this process is connected to Ray; for stages that start their own workers."""
 
     def map_shards(
         self,
