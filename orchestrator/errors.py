@@ -46,6 +46,10 @@ class NodeLostError(OrchestratorError):
     """A worker process or its node died; the work in flight is tried again."""
 
 
+class NumericError(OrchestratorError):
+    """A loss or gradient stopped being finite; the message names the step and the learning rate."""
+
+
 class HangError(OrchestratorError):
     """No progress was made for longer than the stage allows."""
 

@@ -1,0 +1,40 @@
+"""Optimizers and learning-rate schedules by name."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+
+def learning_rate_factor(
+    step: int, *, steps: int, schedule: Literal["constant", "cosine"], warmup_share: float, final_share: float
+) -> float:
+    """Factor on the peak learning rate in [0, 1] at a 0-based step: linear warm-up, then constant or half a cosine."""
+    warmup = int(steps * warmup_share)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return 1.0
+    done = (step - warmup) / max(1, steps - warmup)
+    return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def make_optimizer(
+    groups: Sequence[dict[str, Any]],
+    *,
+    name: Literal["adam", "adamw"],
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """Adam or AdamW over parameter groups; each group's "lr" is kept as its peak under "peak_lr"."""
+    for group in groups:
+        group["peak_lr"] = group["lr"]
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(list(groups), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor

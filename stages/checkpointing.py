@@ -1,0 +1,64 @@
+"""A training state as files: safetensors for everything numeric, JSON for the rest; no pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+FORMAT = 1
+
+
+def save_state(
+    folder: Path, *, weights: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], step: int
+) -> None:
+    """Write `weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
+    for name, module in weights.items():
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+        save_file(tensors, str(folder / f"weights-{name}.safetensors"))
+    for name, optimizer in optimizers.items():
+        save_file(_flatten(optimizer), str(folder / f"optimizer-{name}.safetensors"))
+    state = {"format": FORMAT, "step": step, "weights": sorted(weights), "optimizers": sorted(optimizers)}
+    (folder / "state.json").write_text(json.dumps(state, indent=1))
+
+
+def load_state(
+    folder: Path, *, weights: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> int:
+    """Put a saved state back in place and give its step.
+
+    Raises: ValueError if the state was saved in another format or for other modules.
+    """
+    state = json.loads((folder / "state.json").read_text())
+    found = (state["format"], state["weights"], state["optimizers"])
+    expected = (FORMAT, sorted(weights), sorted(optimizers))
+    if found != expected:
+        raise ValueError(f"{folder}: the checkpoint holds {found}, but this stage needs {expected}; raise its version")
+    for name, module in weights.items():
+        load_weights(folder, name, module)
+    for name, optimizer in optimizers.items():
+        _unflatten(optimizer, load_file(str(folder / f"optimizer-{name}.safetensors")))
+    return int(state["step"])
+
+
+def load_weights(folder: Path, name: str, module: nn.Module) -> None:
+    """Load one module of a saved state, strictly."""
+    module.load_state_dict(load_file(str(folder / f"weights-{name}.safetensors")), strict=True)
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        for index, slots in optimizer.state_dict()["state"].items()
+        for key, value in slots.items()
+    }
+
+
+def _unflatten(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        slots.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,236 @@
+"""Runs a `TrainingTask` on Ray Train workers and gives back the committed checkpoint of the last step.
+
+Ray Train starts the workers and their process group; everything that must not be lost is ours: the checkpoints are
+committed in the store, and a failed group ends the attempt, so that one policy decides about retries.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from orchestrator.errors import CancelledError, HangError, NodeLostError, OrchestratorError
+from orchestrator.stage import Checkpoint, Checkpoints, StageContext
+from stages.training_config import LoopConfig
+from stages.training_program import TrainingTask
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5  # how often the driver looks into the mailbox
+REPORT_S = 0.5  # how often a worker sends what it has
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    checkpoint: Checkpoint  # of the last step
+    metrics: dict[str, float]  # of the last step that this attempt made; empty if it made none
+
+
+def train(task: TrainingTask, loop: LoopConfig, context: StageContext) -> TrainingResult:
+    """Train to the last step, continuing from the newest committed checkpoint of this stage.
+
+    Raises: CancelledError after a clean stop; NodeLostError if a worker died; HangError if no step ended for
+    `retry.hang_after_s`; whatever a worker raised on purpose; RuntimeError with the worker's traceback otherwise.
+    """
+    latest = context.checkpoints.latest()
+    metrics: dict[str, float] = {}
+    if latest is None or latest.step < loop.steps:
+        metrics = _run_group(task, loop, context)
+        latest = context.checkpoints.latest()
+    if latest is None or latest.step < loop.steps:
+        if context.stop_requested():
+            raise CancelledError(f"{context.stage_id}: stopped at step {latest.step if latest else 0} of {loop.steps}")
+        raise NodeLostError(f"{context.stage_id}: the workers ended before step {loop.steps} without an error")
+    return TrainingResult(checkpoint=latest, metrics=metrics)
+
+
+@ray.remote(num_cpus=0)
+class _Mailbox:
+    """Carries metrics to the driver and the stop request to the workers; holds nothing that may not be lost."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, dict[str, float]]] = []
+        self._pids: dict[int, int] = {}
+        self._error: Exception | None = None
+        self._stop = False
+
+    def send(self, steps: list[tuple[int, dict[str, float]]]) -> bool:
+        self._steps.extend(steps)
+        return self._stop
+
+    def register(self, rank: int, pid: int) -> None:
+        self._pids[rank] = pid
+
+    def fail(self, error: Exception) -> None:
+        self._error = self._error or error
+
+    def collect(self, stop: bool) -> tuple[list[tuple[int, dict[str, float]]], dict[int, int], Exception | None]:
+        self._stop = self._stop or stop
+        steps, self._steps = self._steps, []
+        return steps, dict(self._pids), self._error
+
+
+class _MailboxReporter:
+    """A worker's side of the mailbox: sends in batches and never waits for an answer."""
+
+    def __init__(self, mailbox: Any, rank: int) -> None:
+        self._mailbox, self._rank = mailbox, rank
+        self._steps: list[tuple[int, dict[str, float]]] = []
+        self._sent_at = 0.0
+        self._pending: Any = None
+        self._stop = False
+
+    def started(self, step: int) -> None:
+        self._mailbox.register.remote(self._rank, os.getpid())
+        self.step(step, {})
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        if self._rank == 0:
+            self._steps.append((step, metrics))
+        if time.monotonic() - self._sent_at >= REPORT_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
+            self._stop = ray.get(self._pending)
+        self._pending = self._mailbox.send.remote(self._steps)
+        self._steps, self._sent_at = [], time.monotonic()
+
+    def stop_requested(self) -> bool:
+        return self._stop
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """The train function of one Ray Train worker."""
+    import torch
+
+    from stages.training_worker import Place, run_worker
+
+    cpus = int(settings["cpus"])
+    torch.set_num_threads(max(1, cpus))
+    context = ray.train.get_context()
+    place = Place(rank=context.get_world_rank(), world=context.get_world_size(), device=ray.train.torch.get_device())
+    reporter = _MailboxReporter(settings["mailbox"], place.rank)
+    checkpoints: Checkpoints = settings["checkpoints"]
+    try:
+        run_worker(settings["task"], settings["loop"], checkpoints=checkpoints, reporter=reporter, place=place)
+    except Exception as error:
+        # Ray Train flattens errors into text: the one that explains the failure travels beside it.
+        if isinstance(error, OrchestratorError):
+            ray.get(settings["mailbox"].fail.remote(error))
+        raise
+    finally:
+        reporter.flush()
+        ray.wait([settings["mailbox"].register.remote(place.rank, os.getpid())], timeout=10)
+
+
+def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> dict[str, float]:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
+    context.connect_ray()
+    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]  # added by the ray.remote decorator
+    resources = context.resources
+    per_worker = {"CPU": resources.cpus, "GPU": resources.gpus}
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={
+            "task": task,
+            "loop": loop,
+            "checkpoints": context.checkpoints,
+            "mailbox": mailbox,
+            "cpus": resources.cpus,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker={name: amount for name, amount in per_worker.items() if amount},
+        ),
+        run_config=ray.train.RunConfig(
+            name=context.attempt_id,
+            storage_path=str(context.scratch / "ray_train"),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+        ),
+    )
+    outcome = _Outcome()
+    thread = threading.Thread(target=outcome.fit, args=(trainer,), name=f"fit-{context.stage_id}", daemon=True)
+    thread.start()
+    watch = _Watch(mailbox, loop, context)
+    while thread.is_alive():
+        thread.join(POLL_S)
+        watch.look()
+    watch.look()
+    outcome.raise_cause(watch)
+    return watch.metrics
+
+
+class _Outcome:
+    """What `fit` ended with, carried out of its thread."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def fit(self, trainer: Any) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self.error = error
+
+    def raise_cause(self, watch: "_Watch") -> None:
+        if watch.hung is not None:
+            raise HangError(watch.hung)
+        if self.error is None:
+            return
+        if watch.error is not None:
+            raise watch.error from self.error
+        failures: Mapping[int, BaseException] = getattr(self.error, "worker_failures", {})  # only a WorkerGroupError
+        for rank, error in sorted(failures.items()):
+            if type(error).__name__ in {"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"}:
+                raise NodeLostError(f"training worker {rank} died: {_first_line(error)}") from self.error
+        raise RuntimeError(str(next(iter(failures.values()), self.error))) from self.error
+
+
+class _Watch:
+    """Reads the mailbox, passes metrics and progress on, and ends a group that makes no progress."""
+
+    def __init__(self, mailbox: Any, loop: LoopConfig, context: StageContext) -> None:
+        self._mailbox, self._loop, self._context = mailbox, loop, context
+        self._moved_at = time.monotonic()
+        self.metrics: dict[str, float] = {}
+        self.error: Exception | None = None
+        self.hung: str | None = None
+
+    def look(self) -> None:
+        try:
+            asked = self._mailbox.collect.remote(self._context.stop_requested())
+            steps, pids, self.error = ray.get(asked, timeout=30)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            logger.warning("%s: the mailbox does not answer: %s", self._context.stage_id, _first_line(error))
+            return
+        for step, metrics in steps:
+            self._moved_at = time.monotonic()
+            if metrics:
+                self.metrics = metrics
+                self._context.tracker.log_metrics(metrics, step=step)
+            self._context.tracker.progress(step, self._loop.steps, "steps")
+        idle_s = time.monotonic() - self._moved_at
+        if self.hung is None and idle_s > self._context.retry.hang_after_s:
+            self._end_hung_group(pids, idle_s)
+
+    def _end_hung_group(self, pids: Mapping[int, int], idle_s: float) -> None:
+        self.hung = f"{self._context.stage_id}: no training step ended for {idle_s:.0f} s; the workers were killed"
+        for pid in pids.values():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

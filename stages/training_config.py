@@ -1,0 +1,43 @@
+"""Settings of the training loop that every trained stage shares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    name: Literal["adam", "adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_share: float = 0.03  # of all steps, linear from 0
+    final_share: float = 0.0  # of the peak learning rate, at the end of a cosine schedule
+    clip_norm: float = 1.0  # of the gradient of one pass; 0 switches clipping off
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"warmup_share: {self.warmup_share} is not in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What one training run does, step by step.
+
+    A step consumes `micros_per_step` micro-batches. They are dealt to the workers in turn, and their gradients are
+    summed and divided by the weight of the whole step, so the result does not depend on the number of workers.
+    """
+
+    steps: int  # optimizer steps
+    micros_per_step: int  # micro-batches of one step, over all workers; a multiple of the number of workers
+    seed: int
+    checkpoint_every: int = 1000  # steps
+    keep_checkpoints: int = 2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    strategy: Literal["ddp"] = "ddp"
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "micros_per_step", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:  # the four fields share one rule
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")

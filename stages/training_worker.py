@@ -1,0 +1,208 @@
+"""The training loop as one worker runs it. Everything random follows from the seed and the place in the data."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.optimization import learning_rate_factor, make_optimizer, set_learning_rates
+from orchestrator.errors import NumericError
+from orchestrator.stage import Checkpoints
+from stages.checkpointing import load_state, save_state
+from stages.training_config import LoopConfig
+from stages.training_program import Micro, Pass, PassOutput, TrainingProgram, TrainingTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where this worker stands among the others."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+class Reporter(Protocol):
+    """How a worker talks to the stage's driver; calls return at once."""
+
+    def started(self, step: int) -> None: ...
+    def step(self, step: int, metrics: dict[str, float]) -> None: ...
+    def stop_requested(self) -> bool: ...
+
+
+def run_worker(
+    task: TrainingTask, loop: LoopConfig, *, checkpoints: Checkpoints, reporter: Reporter, place: Place
+) -> None:
+    """Train from the newest committed checkpoint to the last step, or to a clean stop when one is asked for."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(loop.seed)
+    program = task.build(place.device)
+    trainer = _Trainer(program, loop, place)
+    step = trainer.restore(checkpoints)
+    started = step
+    reporter.started(step)
+    micros = _prefetched(program, loop, place, step)
+    began = time.monotonic()
+    while step < loop.steps:
+        metrics, stopping = trainer.step(step, next(micros), stop=reporter.stop_requested())
+        step += 1
+        metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
+        reporter.step(step, metrics)
+        if step == loop.steps or stopping or step % loop.checkpoint_every == 0:
+            trainer.save(checkpoints, step)
+        if stopping:
+            return
+
+
+class _Trainer:
+    """Model, optimizers and their state over the steps."""
+
+    def __init__(self, program: TrainingProgram, loop: LoopConfig, place: Place) -> None:
+        if loop.micros_per_step % place.world:
+            raise ValueError(
+                f"micros_per_step: {loop.micros_per_step} cannot be dealt evenly to {place.world} workers; "
+                "set resources.workers to a divisor of it"
+            )
+        self.program, self.loop, self.place = program, loop, place
+        settings = loop.optimizer
+        self.optimizers = {
+            each.name: make_optimizer(
+                each.groups,
+                name=settings.name,
+                betas=settings.betas,
+                eps=settings.eps,
+                weight_decay=settings.weight_decay,
+            )
+            for each in program.passes
+        }
+
+    def restore(self, checkpoints: Checkpoints) -> int:
+        """Load the newest committed checkpoint, wrap the modules for the strategy, and give the next step."""
+        found = checkpoints.latest()
+        step = 0
+        if found is not None:
+            step = load_state(found.path, weights=self.program.weights, optimizers=self.optimizers)
+            logger.info("continuing from the checkpoint of step %d", step)
+        self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
+        return step
+
+    def save(self, checkpoints: Checkpoints, step: int) -> None:
+        if self.place.rank == 0:
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
+                folder = Path(name)
+                save_state(folder, weights=self.program.weights, optimizers=self.optimizers, step=step)
+                checkpoints.commit(step, folder, {"step": step})
+            checkpoints.prune(self.loop.keep_checkpoints)
+        if self.place.world > 1:
+            dist.barrier()
+
+    def step(self, step: int, micros: list[Micro], *, stop: bool) -> tuple[dict[str, float], bool]:
+        """One optimizer step of every pass. Gives the step's mean metrics and whether any worker wants to stop."""
+        shared = torch.tensor([sum(micro.weight for micro in micros), float(stop)], dtype=torch.float64)
+        weight, stops = self._sum(shared).tolist()
+        factor = learning_rate_factor(
+            step,
+            steps=self.loop.steps,
+            schedule=self.loop.optimizer.schedule,
+            warmup_share=self.loop.optimizer.warmup_share,
+            final_share=self.loop.optimizer.final_share,
+        )
+        metrics: dict[str, float] = {}
+        for each in self.program.passes:
+            if step >= each.first_step:
+                metrics.update(self._run_pass(each, step, micros, weight=weight, factor=factor))
+        return metrics, stops > 0
+
+    def _run_pass(
+        self, each: Pass, step: int, micros: list[Micro], *, weight: float, factor: float
+    ) -> dict[str, float]:
+        optimizer, module = self.optimizers[each.name], self.modules[each.name]
+        set_learning_rates(optimizer, factor)
+        optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, torch.Tensor] = {}
+        for index, micro in enumerate(micros):
+            with self._no_sync(module, last=index == len(micros) - 1), self._autocast():
+                generator = torch.Generator().manual_seed(micro.seed)
+                output: PassOutput = module(micro.data, generator, step)
+                # DistributedDataParallel averages over workers; the step's mean wants the sum.
+                (output.loss_sum * (self.place.world / weight)).backward()
+            for name, value in {"loss": output.loss_sum, **output.metric_sums}.items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        for parameter in _parameters(each):
+            if parameter.grad is None:  # not used by any micro-batch: the optimizer still sees it, on any world size
+                parameter.grad = torch.zeros_like(parameter)
+        norm = self._clip(each)
+        means = {f"{each.name}/{name}": value for name, value in self._means(sums, weight).items()}
+        loss = means[f"{each.name}/loss"]
+        if not (torch.isfinite(norm) and loss == loss and abs(loss) != float("inf")):
+            rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
+            raise NumericError(
+                f"step {step}, pass {each.name}: loss {loss}, gradient norm {float(norm)} at learning rates {rates}; "
+                "the last committed checkpoint is intact. Lower the learning rate or look at this step's samples"
+            )
+        optimizer.step()
+        return {**means, f"{each.name}/grad_norm": float(norm), f"{each.name}/lr": optimizer.param_groups[0]["lr"]}
+
+    def _clip(self, each: Pass) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(_parameters(each), self.loop.optimizer.clip_norm or float("inf"))
+
+    def _means(self, sums: dict[str, torch.Tensor], weight: float) -> dict[str, float]:
+        total = self._sum(torch.stack([value.double() for value in sums.values()]))
+        return dict(zip(sums, (total / weight).tolist(), strict=True))
+
+    def _sum(self, values: torch.Tensor) -> torch.Tensor:
+        if self.place.world > 1:
+            moved = values.to(self.place.device)
+            dist.all_reduce(moved)
+            return moved.cpu()
+        return values
+
+    def _no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        if isinstance(module, DistributedDataParallel) and not last:
+            return module.no_sync()
+        return nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.loop.precision == "bf16":
+            return torch.autocast(self.place.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def _parameters(each: Pass) -> list[nn.Parameter]:
+    return [parameter for group in each.groups for parameter in group["params"]]
+
+
+def _parallel(module: nn.Module, place: Place) -> nn.Module:
+    """The seam of the strategies: how one pass's module is spread over the workers."""
+    if place.world == 1:
+        return module
+    devices = [place.device] if place.device.type == "cuda" else None
+    # A micro-batch without images, say, leaves the adapters unused.
+    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+
+
+def _prefetched(program: TrainingProgram, loop: LoopConfig, place: Place, first: int) -> Iterator[list[Micro]]:
+    """The micro-batches of this worker, step by step; the next step's are made while this one is computed."""
+
+    def make(step: int) -> list[Micro]:
+        return [program.micro(step, index) for index in range(place.rank, loop.micros_per_step, place.world)]
+
+    with ThreadPoolExecutor(1, thread_name_prefix="micros") as pool:
+        upcoming: Future[list[Micro]] = pool.submit(make, first)
+        for step in range(first, loop.steps):
+            current = upcoming.result()
+            if step + 1 < loop.steps:
+                upcoming = pool.submit(make, step + 1)
+            yield current
