@@ -1,0 +1,120 @@
+"""Which code a stage's output was made with: digests of the normalised source of its first-party import closure.
+
+Found by reading files, never by importing them. The kernel is left out: it decides where and when work runs, not what
+comes out. Not identity; `plan` compares it and warns.
+"""
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from orchestrator.identity import canonical_json
+
+ROOMS = ("stages", "data_pipelines", "models")  # packages whose code can change an output
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeDigest:
+    files: Mapping[str, str] = field(default_factory=dict)  # path below the root -> sha256 of the normalised source
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(canonical_json(self.files).encode()).hexdigest()
+
+
+def code_digest(module: str, root: Path, rooms: Collection[str] = ROOMS) -> CodeDigest:
+    """Digest of the module and of everything in `rooms` below `root` that it imports, at any depth of code.
+
+    A package's `__init__.py` counts only where a name is imported from it, not for being on the way to a module.
+    Files that cannot be parsed count with their raw bytes. A module outside the rooms has an empty digest.
+    """
+    waiting, seen = [module], set[Path]()
+    while waiting:
+        file = _module_file(waiting.pop(), root, rooms)
+        if file is not None and file not in seen:
+            seen.add(file)
+            waiting += _read(file, file.stat().st_mtime_ns, root)[1]
+    names = {file: file.relative_to(root).as_posix() for file in sorted(seen)}
+    return CodeDigest(files={name: _read(file, file.stat().st_mtime_ns, root)[0] for file, name in names.items()})
+
+
+def normalised_digest(source: bytes) -> str:
+    """SHA-256 of the syntax tree without comments, docstrings, formatting and positions."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(source).hexdigest()
+    return _tree_digest(tree)
+
+
+@lru_cache(maxsize=4096)
+def _read(file: Path, _mtime_ns: int, root: Path) -> tuple[str, tuple[str, ...]]:
+    """Digest of one file and the modules that it may import; kept while the file is not touched."""
+    source = file.read_bytes()
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(source).hexdigest(), ()
+    parts = file.relative_to(root).with_suffix("").parts
+    package = parts[:-1]  # of a module and of an `__init__` alike
+    return _tree_digest(tree), tuple(_imported(tree, package))
+
+
+def _imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+    """Names of modules; for `from a import b` both `a.b` and, where that is no module, `a`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _module_file(module: str, root: Path, rooms: Collection[str]) -> Path | None:
+    """The file of `a.b.c`, or of the module `a.b` that defines `c`."""
+    parts = module.split(".")
+    if parts[0] not in rooms:
+        return None
+    for names in (parts, parts[:-1]):
+        base = root.joinpath(*names)
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if names and file.is_file():
+                return file
+    return None
+
+
+def _tree_digest(tree: ast.AST) -> str:
+    parts: list[str] = []
+    _write(tree, parts)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _write(value: object, parts: list[str]) -> None:
+    """The tree as text; fields that are empty are left out, because their number differs between Python versions."""
+    if isinstance(value, ast.AST):
+        parts.append(f"({type(value).__name__}")
+        for name, item in ast.iter_fields(value):
+            item = _without_docstring(value, item) if name == "body" else item
+            if item is not None and item != []:
+                parts.append(name)
+                _write(item, parts)
+        parts.append(")")
+    elif isinstance(value, list):
+        parts.append("[")
+        for item in value:
+            _write(item, parts)
+        parts.append("]")
+    else:
+        parts.append(f"{type(value).__name__} {value!r}")
+
+
+def _without_docstring(node: ast.AST, body: object) -> object:
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    if not documented or not isinstance(body, list) or not body:
+        return body
+    first = body[0].value if isinstance(body[0], ast.Expr) else None
+    return body[1:] if isinstance(first, ast.Constant) and isinstance(first.value, str) else body

@@ -1,0 +1,334 @@
+"""What would run, what is reused, and why: a frozen value made before anything runs.
+
+The rule that keeps it correct: a stage is `reuse` if and only if carrying out the plan computes nothing for it.
+"""
+
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.code_digest import CodeDigest
+from orchestrator.errors import RecipeError
+from orchestrator.identity import fingerprint_of, semantic_config
+from orchestrator.names import check_names
+from orchestrator.plan_reasons import (
+    CodeChanged,
+    CodePolicy,
+    ConsumersExist,
+    Forced,
+    InputChanged,
+    NeverMade,
+    OutputMissing,
+    Reason,
+    UpstreamReruns,
+    code_changes,
+    own_changes,
+    sequence_changes,
+)
+from orchestrator.stage import Recipe, StageKind, StageSpec
+
+Action = typing.Literal["run", "reuse", "skip"]
+PROVENANCE_CODE = "code"  # key of a manifest's provenance: `{"digest": ..., "files": {...}}` of `CodeDigest`
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    spec: StageSpec
+    payload: dict[str, JSON]  # the identity; its canonical JSON hashes to `fingerprint`
+    fingerprint: Fingerprint
+    action: Action
+    reasons: tuple[Reason, ...]  # why it runs or is skipped; for `reuse` only a warning that its code moved
+    redo: bool = False  # its artifact exists and is withdrawn, with its shard records, before it runs
+    code: CodeDigest = field(default_factory=CodeDigest)  # recorded in the manifest's provenance, never identity
+    estimate_s: float | None = None  # from history; only for `run`
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    recipe: str
+    stages: tuple[PlannedStage, ...]  # upstream first
+    file: str = ""  # the recipe's, for messages
+
+    def stage(self, stage_id: str) -> PlannedStage:
+        """Raises: RecipeError: no stage of the plan has that id."""
+        check_names([stage_id], [stage.id for stage in self.stages], where=self.recipe, what="stage")
+        return next(stage for stage in self.stages if stage.id == stage_id)
+
+    @property
+    def to_run(self) -> tuple[PlannedStage, ...]:
+        return tuple(stage for stage in self.stages if stage.action == "run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanView:
+    """What planning may look at. Every function answers from what exists and changes nothing."""
+
+    find: Callable[[str, Fingerprint], Manifest | None]  # (stage kind, fingerprint) -> committed manifest
+    previous: Callable[[str, str, str], Manifest | None] = lambda _recipe, _stage, _kind: None
+    sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # name -> sha256 of files that it reads
+    code: Callable[[StageKind[typing.Any]], CodeDigest] = lambda _kind: CodeDigest()
+    estimate_s: Callable[[StageSpec, Fingerprint], float | None] = lambda _spec, _fingerprint: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanWishes:
+    """What the user asked for on top of the recipe, in stage ids."""
+
+    force: tuple[str, ...] = ()  # make these again, and whatever was made from them
+    until: tuple[str, ...] = ()  # stop after these; the rest of the recipe is not planned
+    only: tuple[str, ...] = ()  # run no other stage; what these read must exist
+    code: CodePolicy = "warn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Identified:
+    """A stage with its identity and what the store has of it."""
+
+    spec: StageSpec
+    payload: dict[str, JSON]
+    fingerprint: Fingerprint
+    manifest: Manifest | None
+    code: CodeDigest
+    changed_files: tuple[str, ...] = field(default=())  # of the code, since `manifest` was made
+
+
+def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) -> Plan:
+    """Decide for every wanted stage whether it runs.
+
+    Raises:
+        RecipeError: a wish names an unknown stage; a source file is missing; `only` leaves out a stage whose output
+            is needed and absent; code changed under the policy `fail`.
+    """
+    wishes = wishes or PlanWishes()
+    specs = _wanted(recipe, wishes)
+    ends = set(wishes.only) or _ends(specs)
+    stages = _identify(specs, view)
+    if wishes.code == "fail":
+        _refuse_changed_code(recipe, stages.values())
+    redo = _redone(stages, wishes)
+    run = _running(stages, ends=ends, redo=redo)
+    _refuse_outside_only(recipe, stages, run=run, only=wishes.only)
+    planned = []
+    for stage in stages.values():
+        action: Action = "run" if stage.spec.id in run else "reuse" if stage.manifest else "skip"
+        planned.append(
+            PlannedStage(
+                spec=stage.spec,
+                payload=stage.payload,
+                fingerprint=stage.fingerprint,
+                action=action,
+                reasons=tuple(_reasons(stage, action, stages, run=run, wishes=wishes, recipe=recipe.name, view=view)),
+                redo=stage.spec.id in redo and stage.manifest is not None,
+                code=stage.code,
+                estimate_s=view.estimate_s(stage.spec, stage.fingerprint) if action == "run" else None,
+            )
+        )
+    return Plan(recipe=recipe.name, stages=tuple(planned), file=recipe.file)
+
+
+def stage_payload(
+    spec: StageSpec, inputs: Mapping[str, Sequence[Fingerprint]], sources: Mapping[str, str]
+) -> dict[str, JSON]:
+    """The identity of one use of a kind: what its output follows from, and nothing else."""
+    payload: dict[str, JSON] = {
+        "kind": spec.kind.name,
+        "version": spec.kind.version,
+        "config": semantic_config(spec.config),
+        "inputs": {slot: list(fingerprints) for slot, fingerprints in inputs.items() if fingerprints},
+    }
+    if sources:
+        payload["sources"] = dict(sources)
+    return payload
+
+
+def run_prechecks(plan: Plan) -> None:
+    """Let the kinds of all stages that run look at their configuration, and at those of their inputs by slot.
+
+    A slot with `many` gives a tuple of configurations, any other its only one.
+
+    Raises:
+        PrecheckError: a stage cannot work as configured; nothing was spent.
+    """
+    configs = {stage.id: stage.spec.config for stage in plan.stages}
+    for stage in plan.to_run:
+        check, slots = stage.spec.kind.precheck, stage.spec.kind.inputs
+        if check is not None:
+            inputs = {slot: tuple(configs[name] for name in ids) for slot, ids in stage.spec.inputs.items()}
+            check(stage.spec.config, {slot: found if slots[slot].many else found[0] for slot, found in inputs.items()})
+
+
+def upstream_ids(spec: StageSpec) -> list[str]:
+    return [stage_id for ids in spec.inputs.values() for stage_id in ids]
+
+
+def _wanted(recipe: Recipe, wishes: PlanWishes) -> list[StageSpec]:
+    """The stages that the wishes select, with everything upstream of them, in the recipe's order."""
+    known = [spec.id for spec in recipe.stages]
+    where = recipe.file or recipe.name
+    for option, names in (("until", wishes.until), ("only", wishes.only), ("force", wishes.force)):
+        check_names(names, known, where=f"{where}: --{option}", what="stage")
+    targets = set(wishes.until) | set(wishes.only)
+    wanted = set(targets or known)
+    for spec in reversed(recipe.stages):
+        if spec.id in wanted:
+            wanted.update(upstream_ids(spec))
+    selected = [spec for spec in recipe.stages if spec.id in wanted]
+    check_names(wishes.force, [spec.id for spec in selected], where=f"{where}: --force", what="stage of this plan")
+    return selected
+
+
+def _ends(specs: Iterable[StageSpec]) -> set[str]:
+    specs = list(specs)
+    return {spec.id for spec in specs} - {name for spec in specs for name in upstream_ids(spec)}
+
+
+def _identify(specs: Iterable[StageSpec], view: PlanView) -> dict[str, _Identified]:
+    stages: dict[str, _Identified] = {}
+    for spec in specs:
+        inputs = {slot: [stages[name].fingerprint for name in ids] for slot, ids in spec.inputs.items()}
+        payload = stage_payload(spec, inputs, view.sources(spec))
+        fingerprint = fingerprint_of(payload)
+        manifest = view.find(spec.kind.name, fingerprint)
+        code = view.code(spec.kind)
+        changed = code_changes(recorded_code(manifest).files, code.files) if manifest and code.files else ()
+        stages[spec.id] = _Identified(
+            spec=spec,
+            payload=payload,
+            fingerprint=fingerprint,
+            manifest=manifest,
+            code=code,
+            changed_files=changed if manifest and recorded_code(manifest).files else (),
+        )
+    return stages
+
+
+def recorded_code(manifest: Manifest) -> CodeDigest:
+    """The code that made an artifact, as its provenance tells it; empty where it tells nothing."""
+    recorded = manifest.provenance.get(PROVENANCE_CODE)
+    files = recorded.get("files") if isinstance(recorded, dict) else None
+    return CodeDigest(files={name: str(digest) for name, digest in files.items()} if isinstance(files, dict) else {})
+
+
+def _refuse_changed_code(recipe: Recipe, stages: Iterable[_Identified]) -> None:
+    changed = [f"  {stage.spec.id}: {', '.join(stage.changed_files)}" for stage in stages if stage.changed_files]
+    if changed:
+        lines = "\n".join(changed)
+        raise RecipeError(
+            f"{recipe.file or recipe.name}: the code of stages that would be reused has changed:\n{lines}\n"
+            "Raise the version of the stage kind if its output changes, or plan with --code rerun or --code warn."
+        )
+
+
+def _redone(stages: Mapping[str, _Identified], wishes: PlanWishes) -> set[str]:
+    """Stages whose existing artifact is to be made again: asked for, or made from one that is."""
+    roots = set(wishes.force)
+    if wishes.code == "rerun":
+        roots |= {name for name, stage in stages.items() if stage.changed_files}
+    if wishes.only:
+        roots &= set(wishes.only)
+    reached = set(roots)
+    for name, stage in stages.items():
+        if reached.intersection(upstream_ids(stage.spec)) and (not wishes.only or name in wishes.only):
+            reached.add(name)
+    return {name for name in reached if stages[name].manifest is not None} | (roots & set(wishes.force))
+
+
+def _running(stages: Mapping[str, _Identified], *, ends: Collection[str], redo: Collection[str]) -> set[str]:
+    """Worked back from the ends: what is to be redone, and what is absent and needed by an end or by what runs."""
+    run: set[str] = set()
+    needed = set(ends)
+    for name in reversed(list(stages)):
+        stage = stages[name]
+        if name in redo or (stage.manifest is None and name in needed):
+            run.add(name)
+            needed.update(upstream_ids(stage.spec))
+    return run
+
+
+def _refuse_outside_only(
+    recipe: Recipe, stages: Mapping[str, _Identified], *, run: Collection[str], only: Sequence[str]
+) -> None:
+    outside = [name for name in stages if only and name in run and name not in only]
+    if outside:
+        raise RecipeError(
+            f"{recipe.file or recipe.name}: --only {' --only '.join(only)}: found no output of "
+            f"{', '.join(outside)}, which is needed; add --only {' --only '.join(outside)}, or use --until"
+        )
+
+
+def _reasons(
+    stage: _Identified,
+    action: Action,
+    stages: Mapping[str, _Identified],
+    *,
+    run: Collection[str],
+    wishes: PlanWishes,
+    recipe: str,
+    view: PlanView,
+) -> list[Reason]:
+    changed_code = [CodeChanged(files=stage.changed_files, policy=wishes.code)] if stage.changed_files else []
+    if action == "skip":
+        return [ConsumersExist()]
+    if action == "reuse":
+        return [*changed_code]
+    reasons: list[Reason] = [Forced()] if stage.spec.id in wishes.force else []
+    if stage.manifest is not None:
+        rerun = [name for name in upstream_ids(stage.spec) if name in run]
+        reasons += changed_code if wishes.code == "rerun" else []
+        return reasons + ([UpstreamReruns(stages=tuple(dict.fromkeys(rerun)))] if rerun else [])
+    before = view.previous(recipe, stage.spec.id, stage.spec.kind.name)
+    if before is None:
+        return [*reasons, NeverMade()]
+    if before.fingerprint == stage.fingerprint:
+        return [*reasons, OutputMissing()]
+    differences = own_changes(before.payload, stage.payload)
+    differences += _input_changes(stage, before, stages, run=run, view=view)
+    return reasons + (differences or [NeverMade()])
+
+
+def _input_changes(
+    stage: _Identified,
+    before: Manifest,
+    stages: Mapping[str, _Identified],
+    *,
+    run: Collection[str],
+    view: PlanView,
+) -> list[Reason]:
+    """Compare each slot with last time; an upstream that is going to run explains more than its fingerprint."""
+    reasons: list[Reason] = []
+    old_inputs = before.payload.get("inputs")
+    old_inputs = old_inputs if isinstance(old_inputs, dict) else {}
+    rerun: list[str] = []
+    for slot in [*stage.spec.inputs, *(slot for slot in old_inputs if slot not in stage.spec.inputs)]:
+        names = stage.spec.inputs.get(slot, ())
+        fingerprints = old_inputs.get(slot)
+        old = [Fingerprint(str(item)) for item in fingerprints] if isinstance(fingerprints, list) else []
+        new = [stages[name].fingerprint for name in names]
+        fresh = [name for name in names if name in run and stages[name].fingerprint not in old]
+        if old == new or fresh:
+            rerun += fresh
+            continue
+        reasons.append(_input_change(slot, old, [stages[name] for name in names], view))
+    return reasons + ([UpstreamReruns(stages=tuple(dict.fromkeys(rerun)))] if rerun else [])
+
+
+def _input_change(slot: str, old: Sequence[Fingerprint], new: Sequence[_Identified], view: PlanView) -> InputChanged:
+    """In shards where all artifacts on both sides are made of shards, else in whole artifacts."""
+    kinds = {stage.spec.kind.name for stage in new}
+    before = [next(filter(None, (view.find(kind, fingerprint) for kind in kinds)), None) for fingerprint in old]
+    sides = [*before, *(stage.manifest for stage in new)]
+    if before and new and all(manifest is not None and manifest.shards for manifest in sides):
+        added, removed = sequence_changes(_shards(before), _shards(stage.manifest for stage in new))
+        if added or removed:
+            return InputChanged(slot=slot, added=added, removed=removed, unit="shards")
+    added, removed = sequence_changes(old, [stage.fingerprint for stage in new])
+    return InputChanged(slot=slot, added=added, removed=removed, unit="artifacts")
+
+
+def _shards(manifests: Iterable[Manifest | None]) -> list[str]:
+    return [shard for manifest in manifests if manifest is not None for shard in manifest.shards]

@@ -1,0 +1,213 @@
+"""Why a stage runs: typed reasons, and the comparison of two identities that finds them."""
+
+import typing
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.artifact import JSON
+from orchestrator.identity import canonical_json
+
+CodePolicy = typing.Literal["warn", "rerun", "fail"]
+ABSENT = "(absent)"
+MAX_VALUE_CHARACTERS = 60  # of a configuration value in a reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeverMade:
+    type: typing.Literal["never_made"] = "never_made"
+
+    def __str__(self) -> str:
+        return "never made"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputMissing:
+    """It was made, with this very identity, and is gone (collected, or withdrawn as damaged)."""
+
+    type: typing.Literal["output_missing"] = "output_missing"
+
+    def __str__(self) -> str:
+        return "output missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionChanged:
+    before: int
+    after: int
+    type: typing.Literal["version"] = "version"
+
+    def __str__(self) -> str:
+        return f"version {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigChanged:
+    place: str  # dotted, below the stage's config
+    before: str  # as JSON, shortened
+    after: str
+    type: typing.Literal["config"] = "config"
+
+    def __str__(self) -> str:
+        return f"config.{self.place}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputChanged:
+    """An input that exists has another identity than the one used last time."""
+
+    slot: str
+    added: int
+    removed: int
+    unit: typing.Literal["shards", "artifacts"]
+    type: typing.Literal["input"] = "input"
+
+    def __str__(self) -> str:
+        if not self.added and not self.removed:
+            return f"input {self.slot}: another order"
+        return f"input {self.slot}: +{self.added} -{self.removed} {self.unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesChanged:
+    """Files outside the store that the stage reads."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    type: typing.Literal["sources"] = "sources"
+
+    def __str__(self) -> str:
+        names = [*(f"+{name}" for name in self.added), *(f"-{name}" for name in self.removed)]
+        names += [f"{name} differs" for name in self.changed]
+        return f"source files: {_first_few(names)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpstreamReruns:
+    stages: tuple[str, ...]
+    type: typing.Literal["upstream_reruns"] = "upstream_reruns"
+
+    def __str__(self) -> str:
+        return f"upstream re-runs: {', '.join(self.stages)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forced:
+    type: typing.Literal["forced"] = "forced"
+
+    def __str__(self) -> str:
+        return "forced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeChanged:
+    """The stage's source moved under an unchanged version. Under the policy `warn` the artifact is reused."""
+
+    files: tuple[str, ...]
+    policy: CodePolicy
+    type: typing.Literal["code"] = "code"
+
+    def __str__(self) -> str:
+        return f"code changed (not in identity): {_first_few(self.files)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumersExist:
+    """The output is gone, and nothing that would read it is going to run."""
+
+    type: typing.Literal["consumers_exist"] = "consumers_exist"
+
+    def __str__(self) -> str:
+        return "output missing, but everything made from it exists"
+
+
+Reason = (
+    NeverMade
+    | OutputMissing
+    | VersionChanged
+    | ConfigChanged
+    | InputChanged
+    | SourcesChanged
+    | UpstreamReruns
+    | Forced
+    | CodeChanged
+    | ConsumersExist
+)
+REASON_TYPES: Mapping[str, type[Reason]] = {
+    reason.__dataclass_fields__["type"].default: reason for reason in typing.get_args(Reason)
+}
+
+
+def own_changes(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[Reason]:
+    """What differs between two identity payloads of one kind apart from their inputs."""
+    reasons: list[Reason] = []
+    if before.get("version") != after.get("version"):
+        reasons.append(VersionChanged(before=_as_int(before.get("version")), after=_as_int(after.get("version"))))
+    reasons += _config_changes(before.get("config"), after.get("config"))
+    sources = _source_changes(before.get("sources"), after.get("sources"))
+    return [*reasons, sources] if sources else reasons
+
+
+def sequence_changes(before: Sequence[str], after: Sequence[str]) -> tuple[int, int]:
+    """How many fingerprints were added and removed; a change of order alone is (0, 0)."""
+    old, new = Counter(before), Counter(after)
+    return (new - old).total(), (old - new).total()
+
+
+def code_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Source files whose normalised text differs."""
+    return tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
+
+
+def _config_changes(before: JSON, after: JSON) -> list[Reason]:
+    old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    places = [*new, *(place for place in old if place not in new)]
+    return [
+        ConfigChanged(place=place, before=_short(old, place), after=_short(new, place))
+        for place in places
+        if place not in old or place not in new or not _same(old[place], new[place])
+    ]
+
+
+def _source_changes(before: JSON, after: JSON) -> SourcesChanged | None:
+    old = before if isinstance(before, dict) else {}
+    new = after if isinstance(after, dict) else {}
+    if old == new:
+        return None
+    return SourcesChanged(
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        changed=tuple(sorted(name for name in old.keys() & new.keys() if old[name] != new[name])),
+    )
+
+
+def _leaves(value: JSON, place: str) -> Iterator[tuple[str, JSON]]:
+    """Values with their dotted places; a list counts as one value unless it holds objects."""
+    if isinstance(value, dict) and (value or not place):
+        for key, item in value.items():
+            yield from _leaves(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{place}[{index}]")
+    else:
+        yield place, value
+
+
+def _same(before: JSON, after: JSON) -> bool:
+    return canonical_json(before) == canonical_json(after)
+
+
+def _short(values: Mapping[str, JSON], place: str) -> str:
+    if place not in values:
+        return ABSENT
+    text = canonical_json(values[place])
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
+
+
+def _as_int(value: JSON) -> int:
+    return value if isinstance(value, int) else -1
+
+
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,120 @@
+"""Digests of the files outside the store that a stage reads, remembered until a file is touched."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.errors import RecipeError
+from orchestrator.stage import StageSpec
+
+READ_BYTES = 1 << 20
+NUM_READERS = 4  # hashing leaves Python's lock, so threads read side by side
+SETTLED_S = 2.0  # a file touched more recently can change again within one tick of its time stamp
+CACHE_FORMAT = 1
+
+
+class DigestCache(Protocol):
+    """Remembers digests by `(path, bytes, mtime_ns)`; forgetting is always safe."""
+
+    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None: ...
+    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None: ...
+
+
+class FileDigestCache:
+    """A digest cache in one JSON file; written by `save`, ignored when damaged."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._entries = _read_entries(file)
+        self._is_changed = False
+
+    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None:
+        entry = self._entries.get(path)
+        return str(entry[2]) if entry is not None and entry[:2] == [num_bytes, mtime_ns] else None
+
+    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None:
+        self._entries[path] = [num_bytes, mtime_ns, sha256]
+        self._is_changed = True
+
+    def save(self) -> None:
+        if not self._is_changed:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"format": CACHE_FORMAT, "entries": self._entries}))
+        temporary.replace(self._file)  # a cache: losing the race with another process loses nothing
+        self._is_changed = False
+
+
+def source_digests(spec: StageSpec, cache: DigestCache) -> dict[str, str]:
+    """SHA-256 of every file that the stage reads from outside the store, by its stable name.
+
+    A folder counts with the relative names and digests of all files below it.
+
+    Raises:
+        RecipeError: a file is missing or cannot be read, or the kind could not name its files.
+    """
+    if spec.kind.sources is None:
+        return {}
+    where = f"stages.{spec.id}.config"
+    try:
+        paths = spec.kind.sources(spec.config)
+    except OSError as error:
+        raise RecipeError(f"{where}: cannot list the files that {spec.kind.name!r} reads: {error}") from error
+    files = {name: _files_below(path, f"{where} ({name})") for name, path in paths.items()}
+    flat = sorted({file for found in files.values() for file in found.values()})
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        digests = dict(zip(flat, readers.map(lambda file: _digest(file, cache, where), flat), strict=True))
+    return {name: _combined(found, digests, is_folder=paths[name].is_dir()) for name, found in files.items()}
+
+
+def _files_below(path: Path, where: str) -> dict[str, Path]:
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    if not path.exists():
+        raise RecipeError(f"{where}: found no file {str(path)!r}; expected a file or folder that can be read")
+    return {"": path}
+
+
+def _combined(found: Mapping[str, Path], digests: Mapping[Path, str], *, is_folder: bool) -> str:
+    if not is_folder:
+        return digests[found[""]]
+    lines = "".join(f"{digests[file]} {name}\n" for name, file in sorted(found.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _digest(file: Path, cache: DigestCache, where: str) -> str:
+    try:
+        before = file.stat()
+        key = (str(file.absolute()), before.st_size, before.st_mtime_ns)
+        known = cache.find(*key)
+        if known is not None:
+            return known
+        sha256 = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(READ_BYTES):
+                sha256.update(block)
+        after = file.stat()
+    except OSError as error:
+        raise RecipeError(f"{where}: cannot read {str(file)!r}: {error.strerror or error}") from error
+    if (after.st_size, after.st_mtime_ns) != key[1:]:
+        raise RecipeError(f"{where}: {str(file)!r} changed while it was read; plan again when it is complete")
+    if time.time() - after.st_mtime > SETTLED_S:
+        cache.remember(*key, sha256.hexdigest())
+    return sha256.hexdigest()
+
+
+def _read_entries(file: Path) -> dict[str, list[int | str]]:
+    try:
+        read = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}  # only a cache: the digests are computed again
+    entries = read.get("entries") if isinstance(read, dict) and read.get("format") == CACHE_FORMAT else None
+    if not isinstance(entries, dict):
+        return {}
+    return {path: entry for path, entry in entries.items() if isinstance(entry, list) and len(entry) == 3}
