@@ -1,0 +1,162 @@
+"""What happened in a run: typed, versioned, numbered facts that rows, sinks and the store are made from.
+
+Rule: a secret never enters an event; `new_event` masks passwords in addresses and values under telling names.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.artifact import JSON
+from orchestrator.errors import CorruptArtifactError
+
+EVENT_FORMAT = 1
+MASK = "***"
+
+_SECRET_NAME = re.compile(
+    r"(^|_|-)(password|passwd|secret|secret_key|secret_access_key|access_key|access_key_id|private_key|api_key|apikey"
+    r"|auth_token|access_token|session_token|refresh_token|hf_token|credentials?|authorization)$",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^\s/@:]*):[^\s/]*@")
+_QUERY_SECRET = re.compile(
+    r"(?P<name>[?&][\w-]*(?:password|passwd|secret|token|signature|sig|credential|access_key|api_key)[\w-]*=)[^&\s#'\"]+",
+    re.IGNORECASE,
+)
+_WELL_KNOWN = re.compile(
+    r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|Bearer\s+[\w.~+/-]{16,}=*)"
+)
+
+
+class RunState(StrEnum):
+    PLANNED = "PLANNED"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    INTERRUPTED = "INTERRUPTED"
+
+
+class AttemptState(StrEnum):
+    INTENT = "INTENT"
+    RUNNING = "RUNNING"
+    COMMITTED = "COMMITTED"
+    FAILED = "FAILED"
+    LOST = "LOST"
+    CANCELLED = "CANCELLED"
+
+
+class EventKind(StrEnum):
+    """The kinds that rows are made from. Any other word is allowed too and only kept and passed on."""
+
+    RUN_CREATED = "run_created"  # recipe, plan_digest, stages
+    RUN_STATE = "run_state"  # from, to, message?
+    CANCEL_REQUESTED = "cancel_requested"
+    STAGE_REUSED = "stage_reused"  # fingerprint: another run made the artifact meanwhile
+    ATTEMPT_STATE = "attempt_state"  # from, to, number, stage_kind, fingerprint, and what fits the state
+    PROGRESS = "progress"  # done, total, unit, rate_per_s
+    METRICS = "metrics"  # points: [[name, value, step, time], ...]
+    MODEL_VERSION = "model_version"  # name, uri, alias?
+
+
+BULK_KINDS = frozenset({EventKind.PROGRESS, EventKind.METRICS})  # may reach a sink later than the rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One fact. Numbered 1, 2, 3 ... within its run, without gaps, in the order of commitment."""
+
+    run_id: str
+    sequence: int
+    time: float  # seconds since 1970 by the database's clock
+    epoch: int
+    kind: str
+    fields: dict[str, JSON] = field(default_factory=dict)
+    stage_id: str | None = None
+    attempt_id: str | None = None
+    format: int = EVENT_FORMAT
+
+    @property
+    def id(self) -> str:
+        return f"{self.run_id}/{self.sequence:08d}"
+
+
+def mask_text(text: str) -> str:
+    """`text` with passwords in addresses, signed query values and well-known keys replaced by `***`."""
+    text = _ADDRESS.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
+    text = _QUERY_SECRET.sub(rf"\g<name>{MASK}", text)
+    return _WELL_KNOWN.sub(MASK, text)
+
+
+def mask_secrets(value: JSON) -> JSON:
+    """The same value without secrets; a string under a name like `api_key` is replaced whole."""
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, list):
+        return [mask_secrets(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            mask_text(name): MASK if isinstance(item, str) and _SECRET_NAME.search(name) else mask_secrets(item)
+            for name, item in value.items()
+        }
+    return value
+
+
+def masked_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
+    masked = mask_secrets(dict(fields))
+    assert isinstance(masked, dict), "masking keeps the shape of a mapping"
+    return masked
+
+
+def iso_time(time_s: float) -> str:
+    """RFC 3339 text in UTC with microseconds, e.g. `2025-01-31T08:15:00.250000Z`."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def event_to_json(event: Event) -> dict[str, JSON]:
+    """The persisted form of an event, used by the JSON-lines sink and in the store."""
+    return {
+        "format": event.format,
+        "id": event.id,
+        "run": event.run_id,
+        "sequence": event.sequence,
+        "time": event.time,
+        "at": iso_time(event.time),
+        "epoch": event.epoch,
+        "stage": event.stage_id,
+        "attempt": event.attempt_id,
+        "kind": event.kind,
+        "fields": event.fields,
+    }
+
+
+def event_from_json(line: Mapping[str, Any]) -> Event:
+    """Raises: CorruptArtifactError: not a persisted event, or of a format this version cannot read."""
+    if line.get("format") != EVENT_FORMAT:
+        raise CorruptArtifactError(
+            f"event {line.get('id', '(without id)')}: found format {line.get('format')!r}, expected {EVENT_FORMAT}; "
+            "read it with the version of illume that wrote it"
+        )
+    try:
+        return Event(
+            run_id=str(line["run"]),
+            sequence=int(line["sequence"]),
+            time=float(line["time"]),
+            epoch=int(line["epoch"]),
+            kind=str(line["kind"]),
+            fields=dict(line["fields"]),
+            stage_id=None if line["stage"] is None else str(line["stage"]),
+            attempt_id=None if line["attempt"] is None else str(line["attempt"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptArtifactError(f"event {line.get('id', '(without id)')}: broken: {error!r}") from error
+
+
+def event_to_line(event: Event) -> str:
+    """One line of JSON without the line end; keys sorted, so equal events give equal bytes."""
+    return json.dumps(event_to_json(event), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
