@@ -1,0 +1,112 @@
+"""Which size an image has when it is fed to the image tower or tokenized, and its pixels at that size.
+
+Sizes are (height, width). Legend: C channels, Y X pixel rows and columns.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_pipelines.samples import TASKS_WITH_TARGETS, Sample, SampleError, SampleImage
+from models.dualvitok.geometry import Size, as_rgb, fit_to_anchor, pixel_grid, semantic_grid, smart_resize
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSizes:
+    """How images become input. Images of generation and editing samples are always cropped to their anchor.
+
+    Source: facts 1.2, stage 3 limits.
+    """
+
+    pixel_factor: int = 16  # image pixels per side of one pixel code, from the image tokenizer
+    min_pixels: int = 32**2  # area limits of understanding images
+    max_pixels: int = 768**2
+    fit_understanding_to_anchor: bool = False  # crop these too, so that batches share sizes (tiny recipes)
+
+    def __post_init__(self) -> None:
+        if self.pixel_factor < 1 or not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"input sizes: pixel_factor {self.pixel_factor} and {self.min_pixels} to {self.max_pixels} pixels; "
+                "expected positive values, the smaller limit first"
+            )
+
+
+def is_cropped(sample: Sample, sizes: InputSizes) -> bool:
+    """True if the images of the sample are cropped to their anchor, false if they keep their own shape."""
+    return sample.task in TASKS_WITH_TARGETS or sizes.fit_understanding_to_anchor
+
+
+def input_size(sample: Sample, slot: int, sizes: InputSizes) -> Size:
+    """The size at which image `slot` enters the tower.
+
+    Raises: SampleError if it must be cropped and the dataset gives no anchor for it, or an anchor of odd size.
+    """
+    image = sample.images[slot]
+    if not is_cropped(sample, sizes):
+        return smart_resize(
+            image.height,
+            image.width,
+            factor=sizes.pixel_factor,
+            min_pixels=sizes.min_pixels,
+            max_pixels=sizes.max_pixels,
+        )
+    anchor = image_anchor(sample, slot)
+    if anchor[0] % sizes.pixel_factor or anchor[1] % sizes.pixel_factor:
+        raise SampleError(
+            f"sample {sample.sample_id}: anchor {anchor[0]}x{anchor[1]} (HxW) of image {slot} is no multiple of the "
+            f"pixel factor {sizes.pixel_factor}; curate with anchors that fit the image tokenizer"
+        )
+    return anchor
+
+
+def image_anchor(sample: Sample, slot: int) -> Size:
+    """Raises: SampleError if the dataset gives no anchor."""
+    anchor = sample.images[slot].anchor
+    if anchor is None:
+        raise SampleError(
+            f"sample {sample.sample_id}: image {slot} has no anchor; {sample.task} needs one, so curate it with anchors"
+        )
+    return anchor
+
+
+def grids(size: Size, pixel_factor: int) -> tuple[Size, Size]:
+    """Rows and columns of the semantic and of the pixel codes (or features) of an image of `size`."""
+    return semantic_grid(*size), pixel_grid(*size, pixel_factor)
+
+
+def open_upright(data: bytes, image: SampleImage, where: str) -> Image.Image:
+    """The decoded picture, turned as its EXIF says.
+
+    Raises: SampleError if it cannot be decoded or has not the size that was recorded when it was curated.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if sorted(opened.size) != sorted((image.width, image.height)):
+                raise SampleError(
+                    f"{where}: picture of {opened.width}x{opened.height}, but the dataset recorded "
+                    f"{image.width}x{image.height}; its bytes were changed after curating"
+                )
+            upright = ImageOps.exif_transpose(opened)
+            upright.load()
+    except SampleError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SampleError(f"{where}: cannot be decoded ({type(error).__name__}: {error})") from error
+    return upright
+
+
+def input_pixels(picture: Image.Image, size: Size, *, crop: bool) -> np.ndarray:
+    """float32 CYX in [-1, 1]: cropped to the anchor `size` with LANCZOS, or resized to it with BICUBIC (facts 1.2)."""
+    if crop:
+        fitted = fit_to_anchor(picture, size)
+    else:
+        fitted = as_rgb(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return pixels_to_input(np.asarray(fitted))
+
+
+def pixels_to_input(rgb_YXC: np.ndarray) -> np.ndarray:
+    """uint8 YXC to float32 CYX in [-1, 1]."""
+    scaled = rgb_YXC.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
