@@ -63,7 +63,8 @@ def _decode_tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any
     if len(members) != len(value):
         raise ConfigError(f"{where}: found {len(value)} items, expected {len(members)}")
     return tuple(
-        _decode(member, item, f"{where}[{index}]") for index, (member, item) in enumerate(zip(members, value, strict=True))
+        _decode(member, item, f"{where}[{index}]")
+        for index, (member, item) in enumerate(zip(members, value, strict=True))
     )
 
 

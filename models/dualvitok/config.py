@@ -28,59 +28,82 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemanticConfig:
-    """Extra blocks before and after the semantic quantizer, and its code book."""
+class BlocksConfig:
+    """Transformer blocks on one side of the semantic quantizer."""
 
     width: int = 1280
     num_heads: int = 16  # fixed at 16 in the published code, whatever the tower has
     mlp_ratio: int = 4
-    encoder_blocks: int = 4
-    decoder_blocks: int = 4
-    code_width: int = 32
-    codebook_size: int = 32_768
+    depth: int = 4
 
     def __post_init__(self) -> None:
         _check_heads("semantic", self.width, self.num_heads)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelConfig:
-    """MoVQ-like convolutional encoder and decoder, and the pixel code book.
+class SemanticConfig:
+    """Extra blocks before and after the semantic quantizer, and its code book."""
 
-    The levels of `channel_multipliers` halve the resolution between them: 5 levels give a factor of 16.
-    """
+    encoder: BlocksConfig = field(default_factory=BlocksConfig)
+    decoder: BlocksConfig = field(default_factory=BlocksConfig)
+    code_width: int = 32
+    codebook_size: int = 32_768
 
-    encoder_channels: int = 128
-    decoder_channels: int = 384
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    residual_blocks: int = 2  # per level of the encoder; the decoder has one more
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionsConfig:
+    """Convolutions on one side of the pixel quantizer; the resolution halves between levels."""
+
+    channels: int
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # per level, from full resolution
+    residual_blocks: int = 2  # per level; the decoder adds one
     attention_levels: tuple[int, ...] = (4,)  # 0 = full resolution
+
+    def __post_init__(self) -> None:
+        levels = len(self.channel_multipliers)
+        if levels < 2:
+            raise ValueError(f"channel_multipliers: {levels} levels, expected at least two")
+        unknown = [level for level in self.attention_levels if not 0 <= level < levels]
+        if unknown:
+            raise ValueError(f"attention_levels: no level {unknown} among {levels} levels (counted from 0)")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every level."""
+        return tuple(self.channels * multiplier for multiplier in self.channel_multipliers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """MoVQ-like convolutional encoder and decoder, and the pixel code book."""
+
+    encoder: ConvolutionsConfig = field(default_factory=lambda: ConvolutionsConfig(channels=128))
+    decoder: ConvolutionsConfig = field(default_factory=lambda: ConvolutionsConfig(channels=384))
     norm_groups: int = 32
     code_width: int = 32
     codebook_size: int = 98_304
 
     def __post_init__(self) -> None:
-        if len(self.channel_multipliers) < 2:
-            raise ValueError("pixel.channel_multipliers: needs at least two levels")
-        unknown = [level for level in self.attention_levels if not 0 <= level < len(self.channel_multipliers)]
-        if unknown:
-            raise ValueError(f"pixel.attention_levels: no level {unknown} among {len(self.channel_multipliers)} levels")
-        for side, channels in (("encoder", self.encoder_channels), ("decoder", self.decoder_channels)):
-            for multiplier in self.channel_multipliers:
-                width = channels * multiplier
-                if width % self.norm_groups or width % 4:
-                    raise ValueError(
-                        f"pixel.{side}_channels: {width} channels at one level, expected a multiple of "
-                        f"norm_groups ({self.norm_groups}) and of 4"
-                    )
-        last = self.encoder_channels * self.channel_multipliers[-1]
-        if last % self.code_width:
-            raise ValueError(f"pixel.code_width: {self.code_width} does not divide the {last} channels of the last level")
+        if len(self.encoder.widths) != len(self.decoder.widths):
+            raise ValueError(
+                f"pixel: {len(self.encoder.widths)} levels before the codes and {len(self.decoder.widths)} after; "
+                "the image would come back in another size"
+            )
+        for side, widths in (("encoder", self.encoder.widths), ("decoder", self.decoder.widths)):
+            bad = [width for width in widths if width % self.norm_groups or width % 4]
+            if bad:
+                raise ValueError(
+                    f"pixel.{side}: levels of {bad} channels, expected multiples of norm_groups ({self.norm_groups}) and of 4"
+                )
+        if self.encoder.widths[-1] % self.code_width:
+            raise ValueError(
+                f"pixel.code_width: {self.code_width} does not divide the {self.encoder.widths[-1]} channels of the last level"
+            )
 
     @property
     def factor(self) -> int:
-        """Image pixels per side of one pixel code."""
-        return int(2 ** (len(self.channel_multipliers) - 1))
+        """Image pixels per side of one pixel code: 16 for five levels."""
+        return int(2 ** (len(self.encoder.widths) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +125,16 @@ class DualViTokConfig:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
     def __post_init__(self) -> None:
-        merged = self.semantic.code_width + self.pixel.code_width
-        last = self.pixel.decoder_channels * self.pixel.channel_multipliers[-1]
-        if last % merged:
-            raise ValueError(f"pixel.decoder_channels: {last} at the last level is not a multiple of the {merged} code channels")
+        last = self.pixel.decoder.widths[-1]
+        if last % self.code_channels:
+            raise ValueError(
+                f"pixel.decoder: {last} channels at the last level, not a multiple of {self.code_channels} code channels"
+            )
+
+    @property
+    def code_channels(self) -> int:
+        """Channels of the merged features that the decoders read, semantic first."""
+        return self.semantic.code_width + self.pixel.code_width
 
     @staticmethod
     def published() -> "DualViTokConfig":

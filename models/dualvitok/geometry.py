@@ -65,11 +65,15 @@ def pixel_grid(height: int, width: int, factor: int = 16) -> Size:
     Raises: ValueError if a side is not a positive multiple of `factor`.
     """
     if height < factor or width < factor or height % factor or width % factor:
-        raise ValueError(f"image of {height}x{width} (HxW): both sides must be positive multiples of {factor}; resize it first")
+        raise ValueError(
+            f"image of {height}x{width} (HxW): both sides must be positive multiples of {factor}; resize it first"
+        )
     return height // factor, width // factor
 
 
-def smart_resize(height: int, width: int, *, factor: int = 16, min_pixels: int = 32**2, max_pixels: int = 512**2) -> Size:
+def smart_resize(
+    height: int, width: int, *, factor: int = 16, min_pixels: int = 32**2, max_pixels: int = 512**2
+) -> Size:
     """Nearest size of multiples of `factor` with about the same aspect and an area within the limits.
 
     Sides round half to even, as published; the area limits win over rounding, a side never falls below `factor`.
@@ -176,7 +180,8 @@ def pad_to_anchor(image: Image.Image, anchor: Size) -> Image.Image:
     return canvas
 
 
-def remove_padding(image: Image.Image, source_wh: Size) -> Image.Image:
-    """Undo `pad_to_anchor` on a picture of any multiple of the anchor's size: cut the padding, resize to the source."""
-    box = padded_box(source_wh[0], source_wh[1], (image.height, image.width))
-    return image.crop(box).resize(source_wh, Image.Resampling.LANCZOS)
+def remove_padding(image: Image.Image, source_wh: Size, anchor: Size) -> Image.Image:
+    """Undo `pad_to_anchor` on a picture of the anchor's size or a multiple of it: cut the padding, resize to the source."""
+    scale = image.width / anchor[1]
+    left, top, right, bottom = (round(edge * scale) for edge in padded_box(source_wh[0], source_wh[1], anchor))
+    return image.crop((left, top, right, bottom)).resize(source_wh, Image.Resampling.LANCZOS)
