@@ -7,9 +7,9 @@ committed in the store, and a failed group ends the attempt, so that one policy 
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,42 +158,29 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
             failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
-    outcome = _Outcome()
-    thread = threading.Thread(target=outcome.fit, args=(trainer,), name=f"fit-{context.stage_id}", daemon=True)
-    thread.start()
     watch = _Watch(mailbox, loop, context)
-    while thread.is_alive():
-        thread.join(POLL_S)
-        watch.look()
+    with ThreadPoolExecutor(1, thread_name_prefix=f"fit-{context.stage_id}") as pool:
+        fitting = pool.submit(trainer.fit)
+        while not wait([fitting], timeout=POLL_S).done:
+            watch.look()
     watch.look()
-    outcome.raise_cause(watch)
+    _raise_cause(fitting.exception(), watch)
     return watch.metrics
 
 
-class _Outcome:
-    """What `fit` ended with, carried out of its thread."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-    def fit(self, trainer: Any) -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            self.error = error
-
-    def raise_cause(self, watch: "_Watch") -> None:
-        if watch.hung is not None:
-            raise HangError(watch.hung)
-        if self.error is None:
-            return
-        if watch.error is not None:
-            raise watch.error from self.error
-        failures: Mapping[int, BaseException] = getattr(self.error, "worker_failures", {})  # only a WorkerGroupError
-        for rank, error in sorted(failures.items()):
-            if type(error).__name__ in {"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"}:
-                raise NodeLostError(f"training worker {rank} died: {_first_line(error)}") from self.error
-        raise RuntimeError(str(next(iter(failures.values()), self.error))) from self.error
+def _raise_cause(error: BaseException | None, watch: "_Watch") -> None:
+    """Raise what really ended the group; `error` is what `fit` raised."""
+    if watch.hung is not None:
+        raise HangError(watch.hung)
+    if error is None:
+        return
+    if watch.error is not None:
+        raise watch.error from error
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})  # only a WorkerGroupError has them
+    for rank, failure in sorted(failures.items()):
+        if type(failure).__name__ in {"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"}:
+            raise NodeLostError(f"training worker {rank} died: {_first_line(failure)}") from error
+    raise RuntimeError(str(next(iter(failures.values()), error))) from error
 
 
 class _Watch:
