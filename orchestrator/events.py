@@ -1,9 +1,10 @@
 """What happened in a run: typed, versioned, numbered facts that rows, sinks and the store are made from.
 
-Rule: a secret never enters an event; `new_event` masks passwords in addresses and values under telling names.
+Rule: a secret never enters an event; `masked_fields` masks passwords in addresses and values under telling names.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,17 +88,23 @@ class Event:
 
 
 def mask_text(text: str) -> str:
-    """`text` with passwords in addresses, signed query values and well-known keys replaced by `***`."""
+    """`text` with passwords in addresses, signed query values and well-known keys replaced by `***`.
+
+    Also without what PostgreSQL cannot hold: NUL and halves of surrogate pairs.
+    """
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     text = _ADDRESS.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
     text = _QUERY_SECRET.sub(rf"\g<name>{MASK}", text)
     return _WELL_KNOWN.sub(MASK, text)
 
 
 def mask_secrets(value: JSON) -> JSON:
-    """The same value without secrets; a string under a name like `api_key` is replaced whole."""
+    """The same value without secrets, as strict JSON; a string under a name like `api_key` is replaced whole."""
     if isinstance(value, str):
         return mask_text(value)
-    if isinstance(value, list):
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # "nan", "inf", "-inf": JSON has no such numbers, and `float` reads them back
+    if isinstance(value, list | tuple):
         return [mask_secrets(item) for item in value]
     if isinstance(value, dict):
         return {
@@ -159,4 +166,4 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
 
 def event_to_line(event: Event) -> str:
     """One line of JSON without the line end; keys sorted, so equal events give equal bytes."""
-    return json.dumps(event_to_json(event), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(event_to_json(event), sort_keys=True, separators=(",", ":"), allow_nan=False)

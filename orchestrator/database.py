@@ -1,0 +1,200 @@
+"""The index database: opening it, transactions, and what to say when it cannot be used.
+
+Rule: every access is one function in one transaction, harmless to repeat, so that a broken connection is tried again.
+"""
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from orchestrator.artifact import JSON
+from orchestrator.errors import DatabaseError
+from orchestrator.events import mask_text
+from orchestrator.schema import SCHEMA_VERSION, metadata, schema_version
+
+T = TypeVar("T")
+
+LOCK_WAIT_S = 30.0  # how long a transaction waits for another one's lock
+RECONNECT_S = 20.0  # how long a lost PostgreSQL server is tried again: a restart or fail-over
+_SCHEMA_LOCK = 7216415  # any number: advisory lock of PostgreSQL while the tables are made
+_READ_ONLY = "illume_read_only"
+
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """One SQLite file or PostgreSQL database. Safe to use from several threads; not to be sent to other processes."""
+
+    def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S, reconnect_s: float = RECONNECT_S) -> None:
+        """`url`: a path, `sqlite:///path` or `postgresql://user:password@host/name`; tables are made when absent.
+
+        Raises:
+            DatabaseError: it cannot be opened, is damaged, or has a schema that this version does not know.
+        """
+        parsed = _parse(url)
+        self.address = _address(parsed)  # for messages
+        self._reconnect_s = reconnect_s if parsed.get_backend_name() == "postgresql" else 0.0
+        try:
+            self._engine = _engine(parsed, lock_wait_s)
+        except ModuleNotFoundError as error:
+            raise DatabaseError(
+                f"database {self.address}: needs the package {error.name!r}; "
+                "install it with: pip install 'illume-orchestrator[postgresql]'"
+            ) from error
+        self._transact(self._prepare, read_only=False, patience_s=0.0)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Carry out `work` in one transaction, which has the database's write lock from the start on SQLite."""
+        return self._transact(work, read_only=False, patience_s=self._reconnect_s)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Carry out `work` on one consistent view; never waits for writers."""
+        return self._transact(work, read_only=True, patience_s=self._reconnect_s)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _transact(self, work: Callable[[Connection], T], *, read_only: bool, patience_s: float) -> T:
+        give_up_at = time.monotonic() + patience_s
+        wait_s = 0.1
+        while True:
+            try:
+                options = {_READ_ONLY: read_only}
+                with self._engine.connect().execution_options(**options) as connection, connection.begin():
+                    return work(connection)
+            except SQLAlchemyError as error:
+                if not _is_transient(error) or time.monotonic() + wait_s > give_up_at:
+                    raise DatabaseError(self._explain(error)) from error
+                log.warning("database %s: %s; trying again", self.address, _cause(error))
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, 2.0)
+
+    def _prepare(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+        metadata.create_all(connection, tables=[schema_version])
+        found = list(connection.execute(select(schema_version.c.version)).scalars())
+        if not found:
+            metadata.create_all(connection)
+            connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
+        elif found != [SCHEMA_VERSION]:
+            raise DatabaseError(
+                f"database {self.address}: found schema version {', '.join(map(str, found))}, expected "
+                f"{SCHEMA_VERSION}; use the version of illume that made it, or another database and then "
+                "`illume index rebuild`"
+            )
+
+    def _explain(self, error: SQLAlchemyError) -> str:
+        cause = _cause(error)
+        for sign, advice in _ADVICE.items():
+            if sign in cause:
+                return f"database {self.address}: {cause}; {advice}"
+        return (
+            f"database {self.address}: {cause}; expected a database that answers. What was committed is safe in the "
+            "store: repair it, or use another database and run `illume index rebuild`, then `illume run` again"
+        )
+
+
+_ADVICE = {
+    "database is locked": (
+        "another process holds it for longer than a transaction takes; end that process (on SQLite: "
+        "`fuser` names it), or use PostgreSQL if several machines share the database"
+    ),
+    "malformed": "the file is damaged; move it away and run `illume index rebuild`: the store has all that matters",
+    "not a database": "the file is something else; give another path, or move it away and run `illume index rebuild`",
+    "unable to open": "expected a folder that exists and can be written",
+    "readonly": "expected a file and folder that can be written",
+    "disk is full": "free some space, then run again; nothing that was committed is lost",
+}
+
+
+def dump_json(value: JSON | tuple[str, ...]) -> str:
+    """Compact text for a column; non-ASCII escaped, as PostgreSQL refuses some characters."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    if "://" not in url:
+        url = f"sqlite:///{url}"
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise DatabaseError(f"database {mask_text(url)}: not an address: {mask_text(str(error))}") from error
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite+pysqlite")
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise DatabaseError(
+        f"database {mask_text(url)}: expected a file path, sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+    )
+
+
+def _address(url: sqlalchemy.URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    return mask_text(url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True))
+
+
+def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        lock_ms = int(lock_wait_s * 1000)
+        return sqlalchemy.create_engine(
+            url,
+            pool_pre_ping=True,
+            connect_args={
+                "application_name": "illume",
+                "connect_timeout": 10,
+                "tcp_user_timeout": 20_000,  # ms without an answer before a silent server counts as gone
+                "options": f"-c lock_timeout={lock_ms} -c idle_in_transaction_session_timeout=60000",
+            },
+        )
+    assert url.database is not None, "checked by _parse"
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(f"database {url.database}: cannot make the folder {str(folder)!r}: {error.strerror}") from error
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": lock_wait_s})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves; the driver would begin too late
+    mode = connection.execute("pragma journal_mode=wal").fetchone()[0]
+    if mode != "wal":
+        raise DatabaseError(
+            f"SQLite journal mode: found {mode!r}, expected 'wal'; put the database on a local disk, or use PostgreSQL"
+        )
+    connection.execute("pragma synchronous=full")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("begin" if read_only else "begin immediate")
+
+
+def _is_transient(error: SQLAlchemyError) -> bool:
+    """A connection that broke, a server that is away, or a deadlock: worth another try within the patience."""
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)  # psycopg only; None when no server answered
+    if state is None:
+        return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError")
+    return state[:2] in ("08", "40", "57")  # connection, rollback (deadlock), operator (restart)
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    return mask_text(" ".join(text.split()))

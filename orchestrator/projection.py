@@ -1,0 +1,226 @@
+"""From events to rows: numbering and writing an event, and what each event changes in the tables.
+
+Rule: rows of runs, stages and attempts change here only, from nothing but the event; replaying the events of a run
+gives the same rows. (Live progress between two events is the one exception; see telemetry.py.)
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, case, insert, select, update
+
+from orchestrator.artifact import JSON
+from orchestrator.database import dump_json
+from orchestrator.errors import DatabaseError, LeaseLostError
+from orchestrator.events import AttemptState, Event, EventKind, RunState, masked_fields
+from orchestrator.schema import attempts, database_now, events, runs, stages
+
+_ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
+
+
+def append_event(
+    connection: Connection,
+    run_id: str,
+    kind: str,
+    fields: Mapping[str, JSON],
+    *,
+    epoch: int | None,  # of the writer; None: not a driver (a cancel request), or the epoch was checked already
+    event_epoch: int | None = None,  # recorded epoch where it differs from the writer's
+    stage_id: str | None = None,
+    attempt_id: str | None = None,
+) -> Event:
+    """Number, write and project one event, inside the caller's transaction.
+
+    Holds the run's row until the transaction ends, so events of one run are committed in the order of their numbers.
+
+    Raises:
+        LeaseLostError: the run has a newer driver than `epoch`.
+        DatabaseError: there is no such run.
+    """
+    statement = update(runs).where(runs.c.run_id == run_id)
+    if epoch is not None:
+        statement = statement.where(runs.c.epoch == epoch)
+    statement = statement.values(last_event=runs.c.last_event + 1)
+    row = connection.execute(statement.returning(runs.c.last_event, runs.c.epoch, database_now())).one_or_none()
+    if row is None:
+        raise _not_ours(connection, run_id, epoch)
+    event = Event(
+        run_id=run_id,
+        sequence=row[0],
+        time=round(row[2], 6),
+        epoch=row[1] if event_epoch is None else event_epoch,
+        kind=str(kind),
+        fields=masked_fields(fields),
+        stage_id=stage_id,
+        attempt_id=attempt_id,
+    )
+    insert_event(connection, event)
+    project(connection, event)
+    return event
+
+
+def insert_event(connection: Connection, event: Event) -> None:
+    connection.execute(
+        insert(events).values(
+            run_id=event.run_id,
+            sequence=event.sequence,
+            time=event.time,
+            epoch=event.epoch,
+            kind=event.kind,
+            stage_id=event.stage_id,
+            attempt_id=event.attempt_id,
+            fields=dump_json(event.fields),
+        )
+    )
+
+
+def event_from_row(row: Any) -> Event:
+    return Event(
+        run_id=row.run_id,
+        sequence=row.sequence,
+        time=row.time,
+        epoch=row.epoch,
+        kind=row.kind,
+        fields=json.loads(row.fields),
+        stage_id=row.stage_id,
+        attempt_id=row.attempt_id,
+    )
+
+
+def project(connection: Connection, event: Event) -> None:
+    """Bring the rows of the event's run up to date with `event`, which follows the last one projected."""
+    change = _CHANGES.get(event.kind)
+    if change is not None:
+        change(connection, event)
+    connection.execute(
+        update(runs)
+        .where(runs.c.run_id == event.run_id)
+        .values(
+            last_event=event.sequence,
+            updated_at=event.time,
+            epoch=case((runs.c.epoch < event.epoch, event.epoch), else_=runs.c.epoch),
+        )
+    )
+
+
+def _run_created(connection: Connection, event: Event) -> None:
+    fields: dict[str, Any] = event.fields
+    known = connection.execute(select(runs.c.run_id).where(runs.c.run_id == event.run_id)).first()
+    if known is None:
+        connection.execute(insert(runs).values(new_run_row(event.run_id, event.time)))
+    connection.execute(
+        update(runs)
+        .where(runs.c.run_id == event.run_id)
+        .values(recipe=fields["recipe"], plan_digest=fields["plan_digest"], created_at=event.time)
+    )
+    rows = [
+        {
+            "run_id": event.run_id,
+            "stage_id": stage["stage_id"],
+            "position": position,
+            "stage_kind": stage["stage_kind"],
+            "fingerprint": stage["fingerprint"],
+            "action": stage["action"],
+            "reasons": dump_json(stage["reasons"]),
+            "upstream": dump_json(stage["upstream"]),
+        }
+        for position, stage in enumerate(fields["stages"])
+    ]
+    if rows:
+        connection.execute(insert(stages), rows)
+
+
+def new_run_row(run_id: str, time: float) -> dict[str, Any]:
+    """The row of a run before its first event; `run_created` fills it in."""
+    return {
+        "run_id": run_id,
+        "recipe": "",
+        "plan_digest": "",
+        "state": RunState.PLANNED,
+        "epoch": 0,
+        "owner": "",
+        "last_event": 0,
+        "cancel_requested": False,
+        "message": "",
+        "created_at": time,
+        "updated_at": time,
+    }
+
+
+def _run_state(connection: Connection, event: Event) -> None:
+    values: dict[str, Any] = {"state": event.fields["to"], "message": event.fields.get("message", "")}
+    if event.fields["to"] == RunState.RUNNING:
+        values |= {"cancel_requested": False, "owner": event.fields.get("owner", "")}
+    connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(values))
+
+
+def _cancel_requested(connection: Connection, event: Event) -> None:
+    connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(cancel_requested=True))
+
+
+def _stage_reused(connection: Connection, event: Event) -> None:
+    of_stage = (stages.c.run_id == event.run_id) & (stages.c.stage_id == event.stage_id)
+    connection.execute(update(stages).where(of_stage).values(action="reuse"))
+
+
+def _attempt_state(connection: Connection, event: Event) -> None:
+    fields: dict[str, Any] = event.fields
+    if fields["to"] == AttemptState.INTENT:
+        connection.execute(insert(attempts).values(_attempt_row(event)))
+        return
+    values: dict[str, Any] = {"state": fields["to"]}
+    values |= {name: fields[name] for name in ("failure_class", "message") if name in fields}
+    if fields["to"] == AttemptState.RUNNING:
+        values["started_at"] = event.time
+    if fields["to"] in _ENDED:
+        values["ended_at"] = event.time
+        values |= fields.get("progress", {})
+    connection.execute(update(attempts).where(attempts.c.attempt_id == event.attempt_id).values(values))
+
+
+def _attempt_row(event: Event) -> dict[str, Any]:
+    return {
+        "attempt_id": event.attempt_id,
+        "run_id": event.run_id,
+        "stage_id": event.stage_id,
+        "number": event.fields["number"],
+        "epoch": event.epoch,
+        "state": AttemptState.INTENT,
+        "stage_kind": event.fields["stage_kind"],
+        "fingerprint": event.fields["fingerprint"],
+        "failure_class": "",
+        "message": "",
+        "created_at": event.time,
+        "done": 0,
+        "total": 0,
+        "unit": "",
+        "rate_per_s": 0.0,
+    }
+
+
+def _progress(connection: Connection, event: Event) -> None:
+    values = {name: event.fields[name] for name in ("done", "total", "unit", "rate_per_s")}
+    connection.execute(update(attempts).where(attempts.c.attempt_id == event.attempt_id).values(values))
+
+
+_CHANGES: dict[str, Callable[[Connection, Event], None]] = {
+    EventKind.RUN_CREATED: _run_created,
+    EventKind.RUN_STATE: _run_state,
+    EventKind.CANCEL_REQUESTED: _cancel_requested,
+    EventKind.STAGE_REUSED: _stage_reused,
+    EventKind.ATTEMPT_STATE: _attempt_state,
+    EventKind.PROGRESS: _progress,
+}
+
+
+def _not_ours(connection: Connection, run_id: str, epoch: int | None) -> LeaseLostError | DatabaseError:
+    found = connection.execute(select(runs.c.epoch, runs.c.owner).where(runs.c.run_id == run_id)).one_or_none()
+    if found is None:
+        return DatabaseError(
+            f"run {run_id}: not in the database; `illume status` lists the runs, `illume index rebuild` finds lost ones"
+        )
+    return LeaseLostError(
+        f"run {run_id}: this driver has epoch {epoch}, but epoch {found.epoch} has taken over; "
+        "what this driver still does is not recorded. Follow the run with `illume status`"
+    )

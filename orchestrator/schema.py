@@ -1,0 +1,136 @@
+"""The tables of the index database, the same in SQLite and PostgreSQL, and the database's clock.
+
+Rule: `runs`, `stages` and `attempts` are made from `events` alone (see projection.py), so the store can recreate them.
+"""
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, String, Table, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+schema_version = Table("illume_schema", metadata, Column("version", Integer, primary_key=True))
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("recipe", String, nullable=False),
+    Column("plan_digest", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("owner", Text, nullable=False),  # of the driver of the newest epoch
+    Column("last_event", Integer, nullable=False),  # sequence number; raised before an event is written
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+stages = Table(
+    "stages",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("stage_id", String, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("stage_kind", String, nullable=False),
+    Column("fingerprint", String, nullable=False, index=True),
+    Column("action", String, nullable=False),
+    Column("reasons", Text, nullable=False),  # JSON list of texts
+    Column("upstream", Text, nullable=False),  # JSON list of stage ids
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", String, primary_key=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("stage_id", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("stage_kind", String, nullable=False),
+    Column("fingerprint", String, nullable=False, index=True),
+    Column("failure_class", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("done", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("rate_per_s", Double, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("time", Double, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("stage_id", String),
+    Column("attempt_id", String),
+    Column("fields", Text, nullable=False),  # JSON object
+)
+
+outbox = Table(  # the events of a run that a sink has not had: those above `delivered`
+    "outbox",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("sink", String, primary_key=True),
+    Column("delivered", Integer, nullable=False),
+    Column("rejected", Integer, nullable=False),  # events that the sink can never take; their number
+    Column("problem", Text, nullable=False),  # the newest; empty when all is well
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("resource", String, primary_key=True),
+    Column("owner", Text, nullable=False),  # empty: released
+    Column("epoch", Integer, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("stage_kind", String, primary_key=True),
+    Column("fingerprint", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("manifest_sha256", String, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("inputs", Text, nullable=False),  # JSON: slot -> fingerprints
+)
+
+source_digests = Table(
+    "source_digests",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False),
+)
+
+
+class database_now(GenericFunction[float]):  # noqa: N801 - SQLAlchemy names SQL functions after the class
+    """Seconds since 1970 by the database's clock, at the moment that the statement runs."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(_element: database_now, _compiler: SQLCompiler, **_options: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"  # resolution 1 ms
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_options: object) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
