@@ -1,0 +1,257 @@
+"""A store in a folder of a POSIX disk. Objects appear whole or not at all and are on the disk when a call returns.
+
+A record is written as: temporary file, fsync, `link` to its name (which never replaces), fsync of the folder.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from orchestrator.errors import StoreError
+from orchestrator.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key, file_digest
+
+TEMPORARY = ".tmp"  # beside the objects, so that a link into place stays on one disk
+LINK_TRIES = 5  # the folder of a new object may be pruned by a deletion next door
+CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+READ_ONLY = 0o444  # committed files: a slip of a stage that links to them cannot change them in place
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """Objects are files below `root`; folders exist only to hold them."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
+        with self._explained("", "make the folder of the store"):
+            make_folders(self.root / TEMPORARY)
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    @property
+    def is_local(self) -> bool:
+        return True
+
+    def local(self, key: str) -> Path:
+        return self.root / check_key(key) if key else self.root
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        def write(file: IO[bytes]) -> None:
+            file.write(data)
+
+        with self._explained(key, "write"):
+            return self._create(self.local(key), write)
+
+    def get(self, key: str) -> bytes | None:
+        path = self.local(key)
+        with self._explained(key, "read"):
+            try:
+                with path.open("rb") as file:
+                    data = file.read(MAX_RECORD_BYTES + 1)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        if len(data) > MAX_RECORD_BYTES:
+            raise StoreError(f"{path}: found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
+        return data
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        with self._explained(prefix, "list"):
+            yield from self._walk(self.local(prefix))
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        with self._explained(prefix, "list"):
+            folders = [entry.name for entry in _entries(self.local(prefix)) if entry.is_dir(follow_symlinks=False)]
+        return tuple(name for name in folders if name != TEMPORARY)
+
+    def delete(self, key: str) -> None:
+        path = self.local(key)
+        with self._explained(key, "delete"):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+            for folder in path.parents:  # prune what is empty now
+                if folder == self.root or not _remove_empty(folder):
+                    return
+
+    def upload(self, path: Path, key: str) -> Digest:
+        digest = Digest(bytes=0, sha256="")
+
+        def write(file: IO[bytes]) -> None:
+            nonlocal digest
+            with path.open("rb") as source:
+                digest = copy_hashed(source, file)
+            os.fchmod(file.fileno(), READ_ONLY)
+
+        with self._explained(key, f"copy {path} to"):
+            if not self._create(self.local(key), write):
+                raise StoreError(f"{self.url}: '{key}' exists already; expected a key that nobody else uses")
+        return digest
+
+    def download(self, key: str, path: Path) -> Digest | None:
+        with self._explained(key, f"copy to {path} from"):
+            try:
+                source = self.local(key).open("rb")
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            with source, path.open("xb") as target:
+                return copy_hashed(source, target)
+
+    def digest(self, key: str) -> Digest | None:
+        path = self.local(key)
+        with self._explained(key, "read"):
+            try:
+                return file_digest(path) if path.is_file() else None
+            except FileNotFoundError:
+                return None
+
+    def link(self, source: str, target: str) -> None:
+        with self._explained(target, f"link '{source}' to"):
+            link_or_copy(self.local(source), self.local(target))
+
+    def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
+        """Write a temporary file and link it to `target`; False if that name is taken."""
+        temporary = self.root / TEMPORARY / uuid.uuid4().hex
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            created = _link_new(temporary, target)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        sync_folder(target.parent)  # also for the loser: what it goes by must not vanish in a power cut
+        return created
+
+    def _walk(self, folder: Path) -> Iterator[StoredObject]:
+        for entry in _entries(folder):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != TEMPORARY:
+                    yield from self._walk(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):  # deleted while we list
+                    found = entry.stat(follow_symlinks=False)
+                    key = Path(entry.path).relative_to(self.root).as_posix()
+                    yield StoredObject(key=key, bytes=found.st_size, modified_s=found.st_mtime)
+
+    @contextmanager
+    def _explained(self, key: str, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(explain_os_error(error, f"{self.url}: cannot {action} '{key}'")) from error
+
+
+def explain_os_error(error: OSError, where: str) -> str:
+    """One message for a failed file operation: where, what was found, what to do."""
+    found = os.strerror(error.errno) if error.errno else str(error)
+    advice = {
+        errno.ENOSPC: "Free some space (`illume gc` lists what can go) or choose another store",
+        errno.EDQUOT: "Free some space or raise the quota",
+        errno.EROFS: "Mount the disk writable or choose another store",
+        errno.EACCES: "Give this user write permission or choose another store",
+        errno.EPERM: "The file system must allow hard links and writing; choose another store",
+        errno.ENOTSUP: "The file system must allow hard links; choose another store",
+        errno.ENOTDIR: "A file lies where a folder is needed; move it away or choose another store",
+        errno.EEXIST: "A file lies where a folder is needed; move it away or choose another store",
+    }.get(error.errno or 0, "Check the disk")
+    return f"{where}: {found}. {advice}; nothing that was committed is lost"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system cannot link (another disk, too many links)."""
+    make_folders(target.parent)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        with source.open("rb") as reader, target.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, CHUNK_BYTES)
+
+
+def seal(path: Path) -> Digest:
+    """Hash a finished file, force it to the disk and make it read-only."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+        os.fchmod(file.fileno(), READ_ONLY)
+        os.fsync(file.fileno())
+    return Digest(bytes=size, sha256=sha256)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and its parents, each of them durable."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    sync_folder(folder.parent)
+
+
+def copy_hashed(source: IO[bytes], target: IO[bytes]) -> Digest:
+    hasher, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK_BYTES):
+        hasher.update(chunk)
+        size += len(chunk)
+        target.write(chunk)
+    return Digest(bytes=size, sha256=hasher.hexdigest())
+
+
+def _link_new(temporary: Path, target: Path) -> bool:
+    for _ in range(LINK_TRIES):
+        make_folders(target.parent)
+        try:
+            os.link(temporary, target)
+        except FileNotFoundError:  # the folder was pruned in between
+            continue
+        except FileExistsError:  # over NFS also the answer when our own first try succeeded and its reply was lost
+            return os.path.samefile(temporary, target)
+        return True
+    raise FileNotFoundError(errno.ENOENT, "the folder vanishes again and again", str(target.parent))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _remove_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def is_regular(path: Path) -> bool:
+    """True for a plain file, false for links, folders, pipes and what is gone."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
