@@ -45,6 +45,12 @@ class Resources:
     gpus: float = 0.0  # for each worker
     memory_gib: float = 0.0  # for each worker; 0: unstated
 
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers: found {self.workers}, expected at least 1")
+        if min(self.cpus, self.gpus, self.memory_gib) < 0:
+            raise ValueError("cpus, gpus and memory_gib cannot be negative")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
@@ -54,6 +60,14 @@ class RetryPolicy:
     wait_s: float = 1.0  # first back-off; doubles, with jitter
     hang_after_s: float = 1800.0  # no progress for this long is a hang
     max_quarantined_share: float = 0.01  # of the items of one map
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts: found {self.attempts}, expected at least 1")
+        if self.wait_s < 0 or self.hang_after_s <= 0:
+            raise ValueError("wait_s cannot be negative and hang_after_s must be more than 0")
+        if not 0 <= self.max_quarantined_share <= 1:
+            raise ValueError(f"max_quarantined_share: found {self.max_quarantined_share}, expected 0 to 1")
 
 
 class Tracker(Protocol):
@@ -100,9 +114,11 @@ class StageContext(Protocol):
     @property
     def output(self) -> Path:
         """Empty folder; what lies in it when `run` returns becomes the artifact."""
+
     @property
     def scratch(self) -> Path:
         """Local folder of this attempt for temporary files; not kept."""
+
     @property
     def resources(self) -> Resources: ...
     @property
@@ -163,7 +179,9 @@ class StageKind(Generic[C]):
     output: str  # artifact kind, e.g. "dataset@1"
     inputs: Mapping[str, Slot] = field(default_factory=dict)
     sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that `run` reads, by stable name
-    precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot); raises PrecheckError
+    precheck: Callable[[C, Mapping[str, Any]], None] | None = (
+        None  # (config, inputs' configs by slot); raises PrecheckError
+    )
     deterministic: bool = True  # the same fingerprint gives the same bytes
 
 

@@ -1,0 +1,237 @@
+"""A recipe file to a typed, checked `Recipe`: the only way in, and the last place that sees untyped values."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifact import JSON
+from orchestrator.decode import decode, found_text
+from orchestrator.errors import RecipeError
+from orchestrator.names import expectation
+from orchestrator.overrides import apply_overrides
+from orchestrator.recipe_yaml import Document, Place, Problem, parse_yaml, place_text, read_text
+from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
+
+Kinds = Mapping[str, StageKind[Any]]
+STAGE_KEYS = ("kind", "inputs", "config", "resources", "retry")
+MAX_LISTED_PROBLEMS = 40
+_STAGE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def load_recipe(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override, decode and check a recipe.
+
+    Raises:
+        RecipeError: with every problem of the file that can be told at once, each with its line and dotted place.
+    """
+    document = parse_yaml(read_text(file), str(file))
+    return _to_recipe(document, kinds, overrides, file=str(file))
+
+
+def decode_recipe(data: dict[str, JSON], kinds: Kinds, *, file: str = "recipe") -> Recipe:
+    """The same for a recipe that a function computed."""
+    return _to_recipe(Document(data=data, lines={}), kinds, (), file=file)
+
+
+@dataclass(kw_only=True)
+class _Decoding:
+    """One recipe on its way; problems gather until the end."""
+
+    kinds: Kinds
+    problems: list[Problem] = field(default_factory=list)
+    specs: dict[str, StageSpec] = field(default_factory=dict)
+
+    def report(self, place: Place, text: str) -> None:
+        self.problems.append(Problem(place=place, text=text))
+
+
+def _to_recipe(document: Document, kinds: Kinds, overrides: Sequence[str], *, file: str) -> Recipe:
+    decoding = _Decoding(kinds=kinds, problems=list(document.problems))
+    origins = apply_overrides(document.data, overrides, kinds, decoding.problems)
+    name, specs = _decode_top(document.data, decoding)
+    if not decoding.problems:
+        _check_wiring(specs, decoding)
+    ordered = _upstream_first(specs, decoding) if not decoding.problems else []
+    if decoding.problems:
+        raise RecipeError(_message(file, decoding.problems, document.lines, origins))
+    return Recipe(name=name, stages=tuple(ordered), file=file)
+
+
+def _decode_top(data: JSON, decoding: _Decoding) -> tuple[str, dict[str, StageSpec]]:
+    if not isinstance(data, dict):
+        decoding.report((), f"found {found_text(data)}, expected a mapping with the keys 'name' and 'stages'")
+        return "", {}
+    _report_unknown(data, ("name", "stages"), (), decoding)
+    name = data.get("name")
+    if not isinstance(name, str) or not _RECIPE_NAME.fullmatch(name):
+        found = found_text(name) if "name" in data else "none"
+        decoding.report(("name",), f"found {found}, expected a name of letters, digits, '-', '_' and '.'")
+    stages = data.get("stages")
+    if not isinstance(stages, dict) or not stages:
+        found = found_text(stages) if "stages" in data else "none"
+        decoding.report(("stages",), f"found {found}, expected a mapping with at least one stage")
+        return str(name), {}
+    for stage_id, stage in stages.items():
+        _decode_stage(stage_id, stage, decoding)
+    return str(name), decoding.specs
+
+
+def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
+    place: Place = ("stages", stage_id)
+    if not _STAGE_ID.fullmatch(stage_id):
+        decoding.report(place, "expected a stage name of letters, digits, '-' and '_' that starts with a letter")
+    if not isinstance(data, dict):
+        decoding.report(place, f"found {found_text(data)}, expected a mapping with the key 'kind'")
+        return
+    _report_unknown(data, STAGE_KEYS, place, decoding)
+    kind = _decode_kind(data, place, decoding)
+    resources = decode(Resources, _section(data, "resources"), (*place, "resources"), decoding.problems)
+    retry = decode(RetryPolicy, _section(data, "retry"), (*place, "retry"), decoding.problems)
+    inputs = _decode_inputs(_section(data, "inputs"), kind, (*place, "inputs"), decoding)
+    if kind is None:
+        return
+    config = decode(kind.config, _section(data, "config"), (*place, "config"), decoding.problems)
+    if config is not None and resources is not None and retry is not None:
+        decoding.specs[stage_id] = StageSpec(
+            id=stage_id, kind=kind, config=config, inputs=inputs, resources=resources, retry=retry
+        )
+
+
+def _decode_kind(data: Mapping[str, JSON], place: Place, decoding: _Decoding) -> StageKind[Any] | None:
+    name = data.get("kind")
+    if isinstance(name, str) and name in decoding.kinds:
+        return decoding.kinds[name]
+    valid = expectation(name if isinstance(name, str) else "", decoding.kinds.keys())
+    found = f"found {found_text(name)}" if "kind" in data else "missing"
+    decoding.report((*place, "kind"), f"{found}; no such stage kind; {valid}")
+    return None
+
+
+def _section(data: Mapping[str, JSON], key: str) -> JSON:
+    """A part that may be left out or left empty."""
+    value = data.get(key)
+    return {} if value is None else value
+
+
+def _decode_inputs(
+    data: JSON, kind: StageKind[Any] | None, place: Place, decoding: _Decoding
+) -> dict[str, tuple[str, ...]]:
+    if not isinstance(data, dict):
+        decoding.report(place, f"found {found_text(data)}, expected a mapping from slots to stage names")
+        return {}
+    inputs: dict[str, tuple[str, ...]] = {}
+    for slot, value in data.items():
+        ids = [value] if isinstance(value, str) else value
+        if not isinstance(ids, list) or not all(isinstance(stage_id, str) for stage_id in ids):
+            decoding.report((*place, slot), f"found {found_text(value)}, expected a stage name or a list of them")
+        elif ids:
+            inputs[slot] = tuple(str(stage_id) for stage_id in ids)
+    if kind is not None:
+        _check_slots(inputs, data, kind, place, decoding)
+        return {slot: inputs[slot] for slot in kind.inputs if slot in inputs}
+    return inputs
+
+
+def _check_slots(
+    inputs: Mapping[str, tuple[str, ...]],
+    data: Mapping[str, JSON],
+    kind: StageKind[Any],
+    place: Place,
+    decoding: _Decoding,
+) -> None:
+    for slot in data:
+        if slot not in kind.inputs:
+            valid = expectation(slot, kind.inputs.keys())
+            decoding.report((*place, slot), f"stage kind {kind.name!r} has no such input slot; {valid}")
+    for slot, wanted in kind.inputs.items():
+        ids = inputs.get(slot, ())
+        if wanted.required and not ids and (slot not in data or data[slot] in (None, [])):
+            decoding.report((*place, slot), f"missing; expected the name of a stage that makes {wanted.kind!r}")
+        if len(ids) > 1 and not wanted.many:
+            decoding.report((*place, slot), f"found {len(ids)} stages, expected one")
+        if len(set(ids)) < len(ids):
+            twice = next(stage_id for stage_id in ids if ids.count(stage_id) > 1)
+            decoding.report((*place, slot), f"found {twice!r} twice")
+
+
+def _report_unknown(data: Mapping[str, JSON], valid: Sequence[str], place: Place, decoding: _Decoding) -> None:
+    for key in data:
+        if key not in valid:
+            decoding.report((*place, key), f"unknown key; {expectation(key, valid)}")
+
+
+def _check_wiring(specs: Mapping[str, StageSpec], decoding: _Decoding) -> None:
+    """Every input names a stage of the recipe that makes the artifact kind that the slot takes."""
+    for spec in specs.values():
+        for slot, ids in spec.inputs.items():
+            place: Place = ("stages", spec.id, "inputs", slot)
+            for stage_id in ids:
+                _check_wire(spec.kind.inputs[slot], stage_id, specs, place, decoding)
+
+
+def _check_wire(slot: Slot, stage_id: str, specs: Mapping[str, StageSpec], place: Place, decoding: _Decoding) -> None:
+    upstream = specs.get(stage_id)
+    if upstream is None:
+        decoding.report(place, f"found no stage {stage_id!r}; {expectation(stage_id, specs.keys())}")
+    elif upstream.kind.output != slot.kind:
+        fitting = ", ".join(repr(spec.id) for spec in specs.values() if spec.kind.output == slot.kind)
+        hint = f"; stages that make it: {fitting}" if fitting else ""
+        decoding.report(place, f"needs {slot.kind!r}, but {stage_id!r} makes {upstream.kind.output!r}{hint}")
+
+
+def _upstream_first(specs: Mapping[str, StageSpec], decoding: _Decoding) -> list[StageSpec]:
+    """The order of the file, changed only where a stage stands before its input."""
+    ordered: dict[str, StageSpec] = {}
+    waiting = dict(specs)
+    while waiting:
+        ready = next((spec for spec in waiting.values() if all(name in ordered for name in _upstream(spec))), None)
+        if ready is None:
+            decoding.report(("stages",), f"found a cycle: {' -> '.join(_cycle(waiting))}; a stage cannot need itself")
+            return []
+        ordered[ready.id] = waiting.pop(ready.id)
+    return list(ordered.values())
+
+
+def _cycle(waiting: Mapping[str, StageSpec]) -> list[str]:
+    """One way round, in the direction that data would flow."""
+    path = [next(iter(waiting))]
+    while path[-1] not in path[:-1]:
+        path.append(next(name for name in _upstream(waiting[path[-1]]) if name in waiting))
+    return list(reversed(path[path.index(path[-1]) :]))
+
+
+def _upstream(spec: StageSpec) -> Iterator[str]:
+    for ids in spec.inputs.values():
+        yield from ids
+
+
+def _message(file: str, problems: Sequence[Problem], lines: Mapping[Place, int], origins: Mapping[Place, str]) -> str:
+    first: dict[tuple[Place, str], Problem] = {}  # for each place: what follows from it says nothing more
+    for problem in problems:
+        first.setdefault((problem.place, "" if problem.place else problem.text), problem)
+    located = sorted((_located(problem, lines, origins) for problem in first.values()), key=lambda item: item[0])
+    if len(located) == 1:
+        line, text = located[0]
+        return f"{file}:{line}: {text}" if line else f"{file}: {text}"
+    rows = [f"  line {line}: {text}" if line else f"  {text}" for line, text in located[:MAX_LISTED_PROBLEMS]]
+    if len(located) > MAX_LISTED_PROBLEMS:
+        rows.append(f"  and {len(located) - MAX_LISTED_PROBLEMS} more")
+    return "\n".join([f"{file}: {len(located)} problems", *rows])
+
+
+def _located(problem: Problem, lines: Mapping[Place, int], origins: Mapping[Place, str]) -> tuple[int, str]:
+    """The line (0: unknown) and the text of a problem; the nearest enclosing value that has a line lends it."""
+    place, where = problem.place, place_text(problem.place)
+    if not place:
+        return 0, problem.text
+    text = f"{where}: {problem.text}"
+    for depth in range(len(place), -1, -1):
+        if place[:depth] in origins:
+            return 0, f"{where} (from {origins[place[:depth]]}): {problem.text}"
+        if place[:depth] in lines:
+            below = [origin for changed, origin in origins.items() if changed[: len(place)] == place]
+            return (0, f"{where} (from {below[0]}): {problem.text}") if below else (lines[place[:depth]], text)
+    return 0, text
