@@ -15,19 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.input_images import InputSizes, grids, image_anchor, input_size
-from data_pipelines.samples import IMAGE, RESOLUTION_TAG, TASKS_WITH_TARGETS, Role, Sample, SampleError, SampleImage, Turn
+from data_pipelines.samples import (
+    IMAGE,
+    RESOLUTION_TAG,
+    TASKS_WITH_TARGETS,
+    Role,
+    Sample,
+    SampleError,
+    SampleImage,
+    Turn,
+)
 from data_pipelines.text_tokenizer import ChatTokenizer
 from models.dualvitok.geometry import Size
-from models.mllm.vocabulary import VisionVocabulary
+from models.mllm.vocabulary import IGNORED_LABEL, VisionVocabulary
 
 Ids = npt.NDArray[np.int64]
 Codes = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]  # semantic_YX, pixel_YX
 
-IGNORED = -100  # label of what is not trained
 RANDOM_IMAGE = f"Generate a random image of {RESOLUTION_TAG}\n"
 RECONSTRUCT = f"{IMAGE}\nReconstruct the image according to the given image\n"
-NUM_TAG_IDS = 2  # <height_H><width_W>
-NUM_FRAME_IDS = 6  # start and end of the image and of its two levels
 _PLACES = re.compile(f"({re.escape(IMAGE)}|{re.escape(RESOLUTION_TAG)})")
 
 
@@ -54,11 +60,13 @@ class PlacedTurn:
 @dataclass(frozen=True, kw_only=True)
 class RenderedSample:
     ids: Ids  # T; vision feature placeholders where an input image goes
-    labels: Ids  # T; the id at the same place, or IGNORED
+    labels: Ids  # T; the id at the same place, or IGNORED_LABEL
     images: tuple[int, ...]  # slots to feed to the tower, in order of appearance
 
 
-def pieces(sample: Sample, tokenizer: ChatTokenizer, *, drop_condition: bool = False, prompt: bool = False) -> list[Piece]:
+def pieces(
+    sample: Sample, tokenizer: ChatTokenizer, *, drop_condition: bool = False, prompt: bool = False
+) -> list[Piece]:
     """What stands where. With `prompt` the last answer is left out, all but the resolution tags it would open with.
 
     Raises: SampleError if roles do not alternate or placeholders and images do not match.
@@ -105,7 +113,8 @@ def placed_turns(sample: Sample, *, drop_condition: bool = False) -> tuple[Place
     for number, turn in enumerate(turns):
         if turn.role != ("human", "gpt")[number % 2]:
             raise SampleError(
-                f"sample {sample.sample_id}: turn {first + number} is by {turn.role!r} again; human and gpt must alternate"
+                f"sample {sample.sample_id}: turn {first + number} is by {turn.role!r} again; "
+                "human and gpt must alternate"
             )
     if len(turns) < 2:
         raise SampleError(f"sample {sample.sample_id}: no question with an answer, so there is nothing to train")
@@ -120,7 +129,9 @@ def _without_condition(sample: Sample, turns: tuple[PlacedTurn, ...]) -> tuple[P
     """
     if sample.task == "generation":
         if turns[0].slots:
-            raise SampleError(f"sample {sample.sample_id}: an image in the request of a generation sample; expected none")
+            raise SampleError(
+                f"sample {sample.sample_id}: an image in the request of a generation sample; expected none"
+            )
         return (replace(turns[0], text=RANDOM_IMAGE), *turns[1:])
     if sample.task == "editing":
         if not turns[0].slots:
@@ -187,7 +198,9 @@ def render(
     """
     found = pieces(sample, tokenizer, drop_condition=drop_condition)
     ids = [_piece_ids(sample, piece, tokenizer, vocabulary, codes, sizes) for piece in found]
-    labels = [part if piece.trained else np.full(len(part), IGNORED) for part, piece in zip(ids, found, strict=True)]
+    labels = [
+        part if piece.trained else np.full(len(part), IGNORED_LABEL) for part, piece in zip(ids, found, strict=True)
+    ]
     return RenderedSample(
         ids=np.concatenate(ids),
         labels=np.concatenate(labels),
@@ -207,16 +220,21 @@ def render_prompt(
     """The conversation up to where the model gives its last answer: the assistant prefix and, if that answer opens with
     an image, the resolution tags of that image. `unconditional` is the prompt of the guidance branch.
 
-    `codes` are needed only for images in earlier answers. All labels are IGNORED.
+    `codes` are needed only for images in earlier answers. All labels are ignored.
     """
     found = pieces(sample, tokenizer, drop_condition=unconditional, prompt=True)
     ids = np.concatenate([_piece_ids(sample, piece, tokenizer, vocabulary, codes or {}, sizes) for piece in found])
     images = tuple(piece.slot for piece in found if piece.kind == "input")
-    return RenderedSample(ids=ids, labels=np.full(len(ids), IGNORED), images=images)
+    return RenderedSample(ids=ids, labels=np.full(len(ids), IGNORED_LABEL), images=images)
 
 
 def rendered_lengths(
-    samples: Sequence[Sample], *, tokenizer: ChatTokenizer, sizes: InputSizes, drop_condition: bool = False
+    samples: Sequence[Sample],
+    *,
+    tokenizer: ChatTokenizer,
+    vocabulary: VisionVocabulary,
+    sizes: InputSizes,
+    drop_condition: bool = False,
 ) -> list[int | SampleError]:
     """How many ids `render` gives for each sample, found without codes and pixels; an error where it would fail."""
     found: list[tuple[int, int] | SampleError] = []  # ids that are not text, number of texts
@@ -224,7 +242,7 @@ def rendered_lengths(
     for sample in samples:
         try:
             parts = pieces(sample, tokenizer, drop_condition=drop_condition)
-            fixed = sum(_fixed_length(sample, piece, sizes) for piece in parts)
+            fixed = sum(_fixed_length(sample, piece, vocabulary, sizes) for piece in parts)
         except SampleError as error:
             found.append(error)
             continue
@@ -238,10 +256,17 @@ def rendered_lengths(
 
 
 def rendered_length(
-    sample: Sample, *, tokenizer: ChatTokenizer, sizes: InputSizes, drop_condition: bool = False
+    sample: Sample,
+    *,
+    tokenizer: ChatTokenizer,
+    vocabulary: VisionVocabulary,
+    sizes: InputSizes,
+    drop_condition: bool = False,
 ) -> int:
     """`rendered_lengths` of one sample. Raises: SampleError."""
-    (length,) = rendered_lengths([sample], tokenizer=tokenizer, sizes=sizes, drop_condition=drop_condition)
+    (length,) = rendered_lengths(
+        [sample], tokenizer=tokenizer, vocabulary=vocabulary, sizes=sizes, drop_condition=drop_condition
+    )
     if isinstance(length, SampleError):
         raise length
     return length
@@ -295,12 +320,11 @@ def _piece_ids(
         return np.array(tokenizer.encode(piece.text), dtype=np.int64)
     try:
         if piece.kind == "tags":
-            height, width = image_anchor(sample, piece.slot)
-            return np.array([vocabulary.height_id(height), vocabulary.width_id(width)], dtype=np.int64)
+            return vocabulary.tag_ids(image_anchor(sample, piece.slot))
         if piece.kind == "input":
             return vocabulary.feature_block_ids(*grids(input_size(sample, piece.slot, sizes), sizes.pixel_factor))
         if piece.slot in codes:
-            return vocabulary.block_ids(*codes[piece.slot], None)
+            return vocabulary.block_ids(*codes[piece.slot])
     except SampleError:
         raise
     except ValueError as error:
@@ -311,18 +335,16 @@ def _piece_ids(
     )
 
 
-def _fixed_length(sample: Sample, piece: Piece, sizes: InputSizes) -> int:
+def _fixed_length(sample: Sample, piece: Piece, vocabulary: VisionVocabulary, sizes: InputSizes) -> int:
     """Number of ids of a piece that is not text (0 for text)."""
-    if piece.kind == "text":
-        return 0
-    if piece.kind == "ids":
-        return len(piece.ids)
-    if piece.kind == "tags":
-        image_anchor(sample, piece.slot)
-        return NUM_TAG_IDS
-    size = input_size(sample, piece.slot, sizes) if piece.kind == "input" else image_anchor(sample, piece.slot)
     try:
-        semantic, pixel = grids(size, sizes.pixel_factor)
+        if piece.kind in ("input", "target"):
+            size = input_size(sample, piece.slot, sizes) if piece.kind == "input" else image_anchor(sample, piece.slot)
+            return vocabulary.block_length(*grids(size, sizes.pixel_factor))
+        if piece.kind == "tags":
+            return len(vocabulary.tag_ids(image_anchor(sample, piece.slot)))
+    except SampleError:
+        raise
     except ValueError as error:
         raise SampleError(f"sample {sample.sample_id}, image {piece.slot}: {error}") from error
-    return NUM_FRAME_IDS + semantic[0] * (semantic[1] + 1) + pixel[0] * (pixel[1] + 1)
+    return len(piece.ids)

@@ -83,7 +83,7 @@ def extend(tokenizer: Tokenizer, vocabulary: VisionVocabulary) -> Tokenizer:
     Raises: TextTokenizerError if the ids would not agree.
     """
     tokens = list(vocabulary.token_strings())
-    size, first, last = tokenizer.get_vocab_size(), vocabulary.first_id, vocabulary.first_id + len(tokens) - 1
+    size, first = tokenizer.get_vocab_size(), vocabulary.first_id
     extended = Tokenizer.from_str(tokenizer.to_str())
     known = tokenizer.token_to_id(tokens[0])
     if known is None and size != first:
@@ -93,7 +93,8 @@ def extend(tokenizer: Tokenizer, vocabulary: VisionVocabulary) -> Tokenizer:
         )
     if known is None:
         extended.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
-    for token, expected in ((tokens[0], first), (tokens[len(tokens) // 2], first + len(tokens) // 2), (tokens[-1], last)):
+    for offset in (0, len(tokens) // 2, len(tokens) - 1):
+        token, expected = tokens[offset], first + offset
         if (found := extended.token_to_id(token)) != expected:
             raise TextTokenizerError(
                 f"{token} has id {found} in the tokenizer but {expected} in the vocabulary; "
@@ -124,10 +125,14 @@ class ChatTokenizer:
     def _open(self, fields: Any, where: str) -> None:
         if not isinstance(fields, dict) or not isinstance(fields.get("added_tokens"), list):
             raise TextTokenizerError(f"{where}: not a tokenizer.json (no list of added tokens)")
-        ids = {str(token.get("content")): token.get("id") for token in fields["added_tokens"] if isinstance(token, dict)}
-        if missing := [token for token in CONTROL_TOKENS if not isinstance(ids.get(token), int)]:
+        ids = {
+            str(token.get("content")): token["id"]
+            for token in fields["added_tokens"]
+            if isinstance(token, dict) and isinstance(token.get("id"), int)
+        }
+        if missing := [token for token in CONTROL_TOKENS if token not in ids]:
             raise TextTokenizerError(f"{where}: no control token {', '.join(missing)}; expected a ChatML tokenizer")
-        self.end_of_text_id, self.im_start_id, self.im_end_id = (int(ids[token]) for token in CONTROL_TOKENS)
+        self.end_of_text_id, self.im_start_id, self.im_end_id = (ids[token] for token in CONTROL_TOKENS)
         self._plain = _parse(where, json.dumps(fields | {"added_tokens": []}))
         self._plain.no_truncation()
         self._plain.no_padding()
@@ -168,5 +173,5 @@ def _parse(where: Path | str, text: str | None) -> Tokenizer:
         raise TextTokenizerError(f"{where}: no such file; expected a tokenizer.json")
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 -- the library raises bare Exception for any malformed file
+    except Exception as error:
         raise TextTokenizerError(f"{where}: not a tokenizer that can be read ({error})") from error
