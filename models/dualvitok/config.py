@@ -93,11 +93,13 @@ class PixelConfig:
             bad = [width for width in widths if width % self.norm_groups or width % 4]
             if bad:
                 raise ValueError(
-                    f"pixel.{side}: levels of {bad} channels, expected multiples of norm_groups ({self.norm_groups}) and of 4"
+                    f"pixel.{side}: levels of {bad} channels, expected multiples of 4 and of norm_groups "
+                    f"({self.norm_groups})"
                 )
         if self.encoder.widths[-1] % self.code_width:
             raise ValueError(
-                f"pixel.code_width: {self.code_width} does not divide the {self.encoder.widths[-1]} channels of the last level"
+                f"pixel.code_width: {self.code_width} does not divide the {self.encoder.widths[-1]} channels "
+                "of the encoder's last level"
             )
 
     @property
@@ -128,7 +130,8 @@ class DualViTokConfig:
         last = self.pixel.decoder.widths[-1]
         if last % self.code_channels:
             raise ValueError(
-                f"pixel.decoder: {last} channels at the last level, not a multiple of {self.code_channels} code channels"
+                f"pixel.decoder: {last} channels at the last level, expected a multiple of the {self.code_channels} "
+                "channels of both codes"
             )
 
     @property
@@ -182,5 +185,5 @@ class DiscriminatorConfig:
 def _check_heads(place: str, width: int, num_heads: int) -> None:
     if width % num_heads or (width // num_heads) % 4:
         raise ValueError(
-            f"{place}.width: {width} over {num_heads} heads; the width of a head must be a multiple of 4 (rotary positions)"
+            f"{place}.width: {width} over {num_heads} heads; rotary positions need heads of a multiple of 4"
         )

@@ -48,7 +48,7 @@ _VIT_SIZES: dict[Size, Size] = {
 
 
 def vit_size(height: int, width: int) -> Size:
-    """Size to which an image is resized for the semantic branch: the published table, else whole cells, at least one."""
+    """Size of an image for the semantic branch: the published table, else whole cells, at least one per side."""
     floor = (max(1, height // VIT_CELL_PX) * VIT_CELL_PX, max(1, width // VIT_CELL_PX) * VIT_CELL_PX)
     return _VIT_SIZES.get((height, width), floor)
 
@@ -103,8 +103,8 @@ class AnchorMatch:
 def match_anchor(width: int, height: int, anchors: Sequence[Size] = PUBLISHED_ANCHORS) -> AnchorMatch:
     """The anchor whose aspect is nearest (difference of w/h; ties by squared distance of the sizes, then by order).
 
-    `resize_wh` differs from the published code where that cuts a side one pixel short of the anchor and so draws a black
-    line into the picture (98x98 becomes 511x512 there); the decision itself is the same.
+    `resize_wh` differs from the published code where that cuts a side one pixel short of the anchor and so draws a
+    black line into the picture (98x98 becomes 511x512 there); the decision itself is the same.
     """
     if width < 1 or height < 1 or not anchors:
         raise ValueError(f"image of {width}x{height} (WxH) against {len(anchors)} anchors: both must be positive")
@@ -181,7 +181,7 @@ def pad_to_anchor(image: Image.Image, anchor: Size) -> Image.Image:
 
 
 def remove_padding(image: Image.Image, source_wh: Size, anchor: Size) -> Image.Image:
-    """Undo `pad_to_anchor` on a picture of the anchor's size or a multiple of it: cut the padding, resize to the source."""
+    """Undo `pad_to_anchor` on a picture of the anchor's size or a multiple of it: cut, then resize to the source."""
     scale = image.width / anchor[1]
     left, top, right, bottom = (round(edge * scale) for edge in padded_box(source_wh[0], source_wh[1], anchor))
     return image.crop((left, top, right, bottom)).resize(source_wh, Image.Resampling.LANCZOS)

@@ -1,7 +1,8 @@
 """DualViTok: images to two grids of codes and back; also the continuous features that the language model reads.
 
-Images are floats [B, 3, Y, X] in [-1, 1], sides multiples of `pixel_factor`. Images of one call are independent: every one
-gets the codes that it would get alone. Letters: B batch, C channels, Z code channels, D width, Y X rows and columns.
+Images are floats [B, 3, Y, X] in [-1, 1], sides multiples of `pixel_factor`. Images of one call are independent: every
+one gets the codes that it would get alone.
+Letters: B batch, T tokens in raster order, C channels, Z code channels, D width, Y X rows and columns.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class Codes:
 class ContinuousFeatures:
     """What the language model reads of images: tokens in raster order.
 
-    `semantic_BTD` is the tower's output before any normalisation, `pixel_BTZ` the pixel encoder's before `pixel_quant_conv`.
+    `semantic_BTD` is the tower's output before any normalisation, `pixel_BTZ` the pixel encoder's before
+    `pixel_quant_conv`.
     """
 
     semantic_BTD: Tensor
@@ -173,13 +175,13 @@ class DualViTok(nn.Module):
     def _check_images(self, images_BCYX: Tensor) -> None:
         if images_BCYX.ndim != 4 or images_BCYX.shape[1] != 3 or not images_BCYX.is_floating_point():
             raise ValueError(
-                f"images: {images_BCYX.dtype} of shape {tuple(images_BCYX.shape)}; expected floats [B, 3, Y, X] in [-1, 1]"
+                f"images: {images_BCYX.dtype} {tuple(images_BCYX.shape)}; expected floats [B, 3, Y, X] in [-1, 1]"
             )
         geometry.pixel_grid(images_BCYX.shape[2], images_BCYX.shape[3], self.pixel_factor)
 
 
 def merge_features(semantic_BZYX: Tensor, pixel_BZYX: Tensor) -> Tensor:
-    """Both kinds of features on the pixel grid, semantic channels first; the semantic grid is resized bicubically in fp32."""
+    """Both kinds of features on the pixel grid, semantic channels first and resized bicubically; fp32."""
     size = pixel_BZYX.shape[2:]
     semantic = F.interpolate(semantic_BZYX.float(), size=size, mode="bicubic", align_corners=False)
     return torch.cat([semantic, pixel_BZYX.float()], dim=1)

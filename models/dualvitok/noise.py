@@ -12,9 +12,9 @@ from models.dualvitok.config import NoiseConfig
 def perturb(features_BZYX: Tensor, config: NoiseConfig, generator: torch.Generator | None = None) -> Tensor:
     """Features with a share of the places of a share of the images replaced; semantic features are never perturbed.
 
-    "random" takes the feature at the same place of the previous image of the batch, without its gradient. A batch of one
-    has no previous image (the published code then silently does nothing): there, the features of the image itself are
-    taken from shuffled places. "zero" takes zeros. Draws, in this order, one number per image and one per place.
+    "random" takes the feature at the same place of the previous image of the batch, without its gradient. A batch of
+    one has no previous image (the published code then silently does nothing): there, the features of the image itself
+    are taken from shuffled places. "zero" takes zeros. Draws, in this order, a number per image and one per place.
     """
     if config.kind == "none":
         return features_BZYX

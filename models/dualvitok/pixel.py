@@ -1,7 +1,7 @@
 """The pixel branch: a convolutional encoder and a decoder whose norms look at the codes (MoVQ style).
 
 Letters: B batch, C channels, Z code channels, Y X rows and columns (of whatever level).
-Source: ILLUME+ section 3.1 and released configuration; MoVQ (arXiv 2209.09002); DC-AE (arXiv 2410.10733) for the resamplers.
+Source: ILLUME+ section 3.1 and released configuration; MoVQ (arXiv 2209.09002); DC-AE (arXiv 2410.10733).
 """
 
 from typing import cast
@@ -196,7 +196,7 @@ class PixelEncoder(nn.Module):
 class PixelDecoder(nn.Module):
     """Code features to images [B, 3, Y, X], not clamped.
 
-    Two views of the features go in: `z` after `pixel_post_quant_conv` as input, the merged features themselves for the norms.
+    Two views of the features go in: after `pixel_post_quant_conv` as input, and as they are for the norms.
     """
 
     def __init__(self, config: PixelConfig, code_channels: int) -> None:

@@ -100,8 +100,8 @@ class SimVQ(nn.Module):
         """
         if codes_BYX.numel() and (int(codes_BYX.min()) < 0 or int(codes_BYX.max()) >= self.codebook_size):
             raise ValueError(
-                f"codes from {int(codes_BYX.min())} to {int(codes_BYX.max())}: the code book has 0 to {self.codebook_size - 1}; "
-                "these codes belong to another tokenizer"
+                f"codes from {int(codes_BYX.min())} to {int(codes_BYX.max())}: the code book has 0 to "
+                f"{self.codebook_size - 1}; these codes belong to another tokenizer"
             )
         return self._look_up(codes_BYX)
 

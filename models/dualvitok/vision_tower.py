@@ -1,7 +1,7 @@
 """The Qwen2-VL vision tower over batches of equal-sized images, with the published names of its weights.
 
-Same mathematics and state dict as transformers' `Qwen2VisionTransformerPretrainedModel` (a test compares them), but images
-are the rows of a batch [B, T, D], so attention never crosses images and needs no mask.
+Same mathematics and state dict as transformers' `Qwen2VisionTransformerPretrainedModel` (a test compares them), but
+images are the rows of a batch [B, T, D], so attention never crosses images and needs no mask.
 Letters: B batch, T tokens, V values of a patch, D width, N heads, H head width, C channels, Y X rows and columns.
 """
 
@@ -40,7 +40,7 @@ def images_to_patches(images_BCYX: Tensor, config: VisionConfig) -> tuple[Tensor
 def rotary_angles(row_T: Tensor, column_T: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """Cosine and sine [T, 1, head_width] in fp32 of two-dimensional rotary positions.
 
-    The first half of the frequencies turns with the row, the second with the column; both halves of a head use the same.
+    The first half of the frequencies turns with the row, the second with the column; both halves of a head share them.
     """
     exponents = torch.arange(0, head_width // 2, 2, dtype=torch.float32, device=row_T.device) / (head_width // 2)
     frequencies = ROTARY_BASE**-exponents

@@ -1,0 +1,68 @@
+"""Loading of weights that fit exactly or not at all, with one message that lists every difference by module."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+_NAMES_PER_GROUP = 4
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the model they are meant for."""
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Put `tensors` in place of the module's parameters and buffers; nothing is changed unless all of them fit.
+
+    Works on a module built on the meta device: the tensors themselves become its parameters.
+    Raises: WeightsError that lists missing, unexpected and mis-shaped names by module. `where` names the source.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    misshaped = [
+        f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if missing or unexpected or misshaped:
+        raise WeightsError(_describe(where, len(expected), missing, unexpected, misshaped))
+    module.load_state_dict(dict(tensors), strict=True, assign=True)
+
+
+def _describe(
+    where: str, num_expected: int, missing: Sequence[str], unexpected: Sequence[str], misshaped: Sequence[str]
+) -> str:
+    lines = [f"{where}: does not fit the model ({num_expected} tensors expected); nothing was loaded."]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped)):
+        if names:
+            lines.append(f"  {title}: {len(names)}")
+            lines.extend(f"    {line}" for line in _grouped(names))
+    if misshaped:
+        lines.append(
+            "  What to do: the sizes differ, so load with the configuration that these weights were made with."
+        )
+    elif missing and unexpected:
+        lines.append("  What to do: the names differ; check that the file holds this kind of model, without a prefix.")
+    elif missing:
+        lines.append(
+            "  What to do: the file is incomplete (an interrupted save, or one of several parts); get all of it."
+        )
+    else:
+        lines.append(
+            "  What to do: the file holds more than this model (another model, optimizer state); export it again."
+        )
+    return "\n".join(lines)
+
+
+def _grouped(names: Sequence[str]) -> list[str]:
+    """One line per top-level module: how many names, and the first few."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[name.split(" ")[0].partition(".")[0]].append(name)
+    return [
+        f"{module} ({len(members)}): {', '.join(members[:_NAMES_PER_GROUP])}"
+        + (", ..." if len(members) > _NAMES_PER_GROUP else "")
+        for module, members in groups.items()
+    ]
