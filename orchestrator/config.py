@@ -1,7 +1,7 @@
 """A recipe file to a typed, checked `Recipe`: the only way in, and the last place that sees untyped values."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ class _Decoding:
 
     kinds: Kinds
     problems: list[Problem] = field(default_factory=list)
-    specs: dict[str, StageSpec] = field(default_factory=dict)
+    stage_kinds: dict[str, StageKind[Any] | None] = field(default_factory=dict)  # stage -> kind, None: unknown
+    inputs: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # stage -> slot -> stages
+    specs: dict[str, StageSpec] = field(default_factory=dict)  # of the stages without problems
 
     def report(self, place: Place, text: str) -> None:
         self.problems.append(Problem(place=place, text=text))
@@ -51,19 +53,18 @@ class _Decoding:
 def _to_recipe(document: Document, kinds: Kinds, overrides: Sequence[str], *, file: str) -> Recipe:
     decoding = _Decoding(kinds=kinds, problems=list(document.problems))
     origins = apply_overrides(document.data, overrides, kinds, decoding.problems)
-    name, specs = _decode_top(document.data, decoding)
-    if not decoding.problems:
-        _check_wiring(specs, decoding)
-    ordered = _upstream_first(specs, decoding) if not decoding.problems else []
+    name = _decode_top(document.data, decoding)
+    _check_wiring(decoding)
+    ordered = _upstream_first(decoding)
     if decoding.problems:
         raise RecipeError(_message(file, decoding.problems, document.lines, origins))
-    return Recipe(name=name, stages=tuple(ordered), file=file)
+    return Recipe(name=name, stages=tuple(decoding.specs[stage_id] for stage_id in ordered), file=file)
 
 
-def _decode_top(data: JSON, decoding: _Decoding) -> tuple[str, dict[str, StageSpec]]:
+def _decode_top(data: JSON, decoding: _Decoding) -> str:
     if not isinstance(data, dict):
         decoding.report((), f"found {found_text(data)}, expected a mapping with the keys 'name' and 'stages'")
-        return "", {}
+        return ""
     _report_unknown(data, ("name", "stages"), (), decoding)
     name = data.get("name")
     if not isinstance(name, str) or not _RECIPE_NAME.fullmatch(name):
@@ -73,24 +74,25 @@ def _decode_top(data: JSON, decoding: _Decoding) -> tuple[str, dict[str, StageSp
     if not isinstance(stages, dict) or not stages:
         found = found_text(stages) if "stages" in data else "none"
         decoding.report(("stages",), f"found {found}, expected a mapping with at least one stage")
-        return str(name), {}
+        return str(name)
     for stage_id, stage in stages.items():
         _decode_stage(stage_id, stage, decoding)
-    return str(name), decoding.specs
+    return str(name)
 
 
 def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
     place: Place = ("stages", stage_id)
+    decoding.stage_kinds[stage_id] = None
     if not _STAGE_ID.fullmatch(stage_id):
         decoding.report(place, "expected a stage name of letters, digits, '-' and '_' that starts with a letter")
     if not isinstance(data, dict):
         decoding.report(place, f"found {found_text(data)}, expected a mapping with the key 'kind'")
         return
     _report_unknown(data, STAGE_KEYS, place, decoding)
-    kind = _decode_kind(data, place, decoding)
+    kind = decoding.stage_kinds[stage_id] = _decode_kind(data, place, decoding)
     resources = decode(Resources, _section(data, "resources"), (*place, "resources"), decoding.problems)
     retry = decode(RetryPolicy, _section(data, "retry"), (*place, "retry"), decoding.problems)
-    inputs = _decode_inputs(_section(data, "inputs"), kind, (*place, "inputs"), decoding)
+    inputs = decoding.inputs[stage_id] = _decode_inputs(_section(data, "inputs"), kind, (*place, "inputs"), decoding)
     if kind is None:
         return
     config = decode(kind.config, _section(data, "config"), (*place, "config"), decoding.problems)
@@ -163,49 +165,51 @@ def _report_unknown(data: Mapping[str, JSON], valid: Sequence[str], place: Place
             decoding.report((*place, key), f"unknown key; {expectation(key, valid)}")
 
 
-def _check_wiring(specs: Mapping[str, StageSpec], decoding: _Decoding) -> None:
+def _check_wiring(decoding: _Decoding) -> None:
     """Every input names a stage of the recipe that makes the artifact kind that the slot takes."""
-    for spec in specs.values():
-        for slot, ids in spec.inputs.items():
-            place: Place = ("stages", spec.id, "inputs", slot)
-            for stage_id in ids:
-                _check_wire(spec.kind.inputs[slot], stage_id, specs, place, decoding)
+    for stage_id, inputs in decoding.inputs.items():
+        kind = decoding.stage_kinds[stage_id]
+        for slot, upstream_ids in inputs.items():
+            place: Place = ("stages", stage_id, "inputs", slot)
+            for upstream_id in upstream_ids:
+                _check_wire(kind.inputs[slot] if kind else None, upstream_id, place, decoding)
 
 
-def _check_wire(slot: Slot, stage_id: str, specs: Mapping[str, StageSpec], place: Place, decoding: _Decoding) -> None:
-    upstream = specs.get(stage_id)
-    if upstream is None:
-        decoding.report(place, f"found no stage {stage_id!r}; {expectation(stage_id, specs.keys())}")
-    elif upstream.kind.output != slot.kind:
-        fitting = ", ".join(repr(spec.id) for spec in specs.values() if spec.kind.output == slot.kind)
+def _check_wire(slot: Slot | None, upstream_id: str, place: Place, decoding: _Decoding) -> None:
+    kinds = decoding.stage_kinds
+    if upstream_id not in kinds:
+        decoding.report(place, f"found no stage {upstream_id!r}; {expectation(upstream_id, kinds.keys())}")
+        return
+    upstream = kinds[upstream_id]
+    if slot is not None and upstream is not None and upstream.output != slot.kind:
+        fitting = ", ".join(repr(name) for name, kind in kinds.items() if kind and kind.output == slot.kind)
         hint = f"; stages that make it: {fitting}" if fitting else ""
-        decoding.report(place, f"needs {slot.kind!r}, but {stage_id!r} makes {upstream.kind.output!r}{hint}")
+        decoding.report(place, f"needs {slot.kind!r}, but {upstream_id!r} makes {upstream.output!r}{hint}")
 
 
-def _upstream_first(specs: Mapping[str, StageSpec], decoding: _Decoding) -> list[StageSpec]:
+def _upstream_first(decoding: _Decoding) -> list[str]:
     """The order of the file, changed only where a stage stands before its input."""
-    ordered: dict[str, StageSpec] = {}
-    waiting = dict(specs)
+    waiting = {
+        stage_id: [name for ids in inputs.values() for name in ids if name in decoding.inputs]
+        for stage_id, inputs in decoding.inputs.items()
+    }
+    ordered: dict[str, None] = {}
     while waiting:
-        ready = next((spec for spec in waiting.values() if all(name in ordered for name in _upstream(spec))), None)
+        ready = next((name for name, upstream in waiting.items() if all(item in ordered for item in upstream)), None)
         if ready is None:
             decoding.report(("stages",), f"found a cycle: {' -> '.join(_cycle(waiting))}; a stage cannot need itself")
             return []
-        ordered[ready.id] = waiting.pop(ready.id)
-    return list(ordered.values())
+        ordered[ready] = None
+        del waiting[ready]
+    return list(ordered)
 
 
-def _cycle(waiting: Mapping[str, StageSpec]) -> list[str]:
+def _cycle(waiting: Mapping[str, Sequence[str]]) -> list[str]:
     """One way round, in the direction that data would flow."""
     path = [next(iter(waiting))]
     while path[-1] not in path[:-1]:
-        path.append(next(name for name in _upstream(waiting[path[-1]]) if name in waiting))
+        path.append(next(name for name in waiting[path[-1]] if name in waiting))
     return list(reversed(path[path.index(path[-1]) :]))
-
-
-def _upstream(spec: StageSpec) -> Iterator[str]:
-    for ids in spec.inputs.values():
-        yield from ids
 
 
 def _message(file: str, problems: Sequence[Problem], lines: Mapping[Place, int], origins: Mapping[Place, str]) -> str:

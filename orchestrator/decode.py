@@ -50,8 +50,7 @@ def decode(config_class: type[T], data: JSON, place: Place, problems: list[Probl
     tuple, text for a location, an enum is given by its value, a whole number serves for a float.
     """
     try:
-        hashable: typing.Hashable = config_class
-        decoded: T = _adapter(hashable).validate_json(json.dumps([data]))[0]
+        decoded: T = _adapter(typing.cast(typing.Hashable, config_class)).validate_json(json.dumps([data]))[0]
         return decoded
     except ValidationError as error:
         problems += _merged(_problem(detail, config_class, data, place) for detail in error.errors())

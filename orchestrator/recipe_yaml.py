@@ -165,6 +165,8 @@ class _Builder:
 
     def _scalar(self, event: events.ScalarEvent) -> JSON:
         text = event.value
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise RecipeError(f"{self.where}:{_line_of(event)}: found half of a surrogate pair in a text")
         if event.style is not None:
             return text
         if text in _CONSTANTS:

@@ -1,0 +1,127 @@
+"""A plan on disk: `plans/<digest>.json`, where the digest is the SHA-256 of the file's bytes.
+
+Read back, a plan is exactly the one that was made, or an error that says why it no longer can be.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.artifact import JSON, Fingerprint
+from orchestrator.code_digest import CodeDigest
+from orchestrator.config import Kinds
+from orchestrator.decode import decode
+from orchestrator.errors import RecipeError
+from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
+from orchestrator.plan import Plan, PlannedStage
+from orchestrator.plan_reasons import REASON_TYPES, Reason
+from orchestrator.recipe_yaml import Problem, place_text
+from orchestrator.stage import Resources, RetryPolicy, StageSpec
+
+PLAN_FORMAT = 1
+
+
+def plan_key(plan: Plan) -> str:
+    """Where a store keeps the plan."""
+    return f"plans/{plan_digest(plan)}.json"
+
+
+def plan_digest(plan: Plan) -> str:
+    return hashlib.sha256(plan_to_bytes(plan)).hexdigest()
+
+
+def plan_to_bytes(plan: Plan) -> bytes:
+    return canonical_json(plan_to_json(plan)).encode()
+
+
+def plan_to_json(plan: Plan) -> dict[str, JSON]:
+    return {
+        "format": PLAN_FORMAT,
+        "recipe": plan.recipe,
+        "file": plan.file,
+        "stages": [_stage_to_json(stage) for stage in plan.stages],
+    }
+
+
+def plan_from_bytes(content: bytes, kinds: Kinds, *, digest: str | None = None) -> Plan:
+    """The plan, with its stage kinds taken from `kinds`.
+
+    Raises:
+        RecipeError: the bytes are no plan, do not match `digest`, or the stage kinds have changed since, so that the
+            plan would make something else now.
+    """
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise RecipeError(f"plans/{digest}.json: the file does not match its digest; make a new plan with `illume run`")
+    try:
+        data = json.loads(content)
+        if data["format"] != PLAN_FORMAT:
+            raise RecipeError(f"plan: found format {data['format']!r}, expected {PLAN_FORMAT}; make a new plan")
+        stages = tuple(_stage_from_json(stage, kinds) for stage in data["stages"])
+        return Plan(recipe=str(data["recipe"]), stages=stages, file=str(data["file"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"plan: not a readable plan ({error!r}); make a new one with `illume run`") from error
+
+
+def _stage_to_json(stage: PlannedStage) -> JSON:
+    spec = stage.spec
+    return {
+        "id": spec.id,
+        "kind": spec.kind.name,
+        "config": config_to_json(spec.config),
+        "inputs": to_json(spec.inputs),
+        "resources": to_json(spec.resources),
+        "retry": to_json(spec.retry),
+        "payload": stage.payload,
+        "fingerprint": stage.fingerprint,
+        "action": stage.action,
+        "redo": stage.redo,
+        "reasons": [to_json(reason) for reason in stage.reasons],
+        "code": to_json(stage.code.files),
+        "estimate_s": stage.estimate_s,
+    }
+
+
+def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
+    kind = kinds.get(data["kind"])
+    if kind is None:
+        raise RecipeError(f"plan: stage {data['id']!r} is of kind {data['kind']!r}, which no longer exists")
+    spec = StageSpec(
+        id=data["id"],
+        kind=kind,
+        config=_decoded(kind.config, data, "config"),
+        inputs={slot: tuple(ids) for slot, ids in data["inputs"].items()},
+        resources=_decoded(Resources, data, "resources"),
+        retry=_decoded(RetryPolicy, data, "retry"),
+    )
+    payload, fingerprint = data["payload"], Fingerprint(data["fingerprint"])
+    is_same_kind = payload["version"] == kind.version and payload["config"] == semantic_config(spec.config)
+    if not is_same_kind or fingerprint_of(payload) != fingerprint:
+        raise RecipeError(
+            f"plan: stage {spec.id!r} would make something else now, because the version or the configuration of kind "
+            f"{kind.name!r} has changed; make a new plan with `illume run`"
+        )
+    return PlannedStage(
+        spec=spec,
+        payload=payload,
+        fingerprint=fingerprint,
+        action=data["action"],
+        reasons=tuple(_reason_from_json(reason) for reason in data["reasons"]),
+        redo=data["redo"],
+        code=CodeDigest(files=data["code"]),
+        estimate_s=data["estimate_s"],
+    )
+
+
+def _decoded(config_class: type[Any], data: Mapping[str, Any], section: str) -> Any:
+    problems: list[Problem] = []
+    decoded = decode(config_class, data[section], ("stages", data["id"], section), problems)
+    if decoded is None:
+        found = "; ".join(f"{place_text(problem.place)}: {problem.text}" for problem in problems)
+        raise RecipeError(f"plan: {found}; the stage kind has changed, make a new plan with `illume run`")
+    return decoded
+
+
+def _reason_from_json(data: Mapping[str, Any]) -> Reason:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    return REASON_TYPES[fields["type"]](**fields)
