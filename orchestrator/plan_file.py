@@ -15,8 +15,8 @@ from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
 from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
 from orchestrator.plan import Plan, PlannedStage
-from orchestrator.plan_reasons import REASON_TYPES, Reason
-from orchestrator.recipe_yaml import Problem, place_text
+from orchestrator.plan_reasons import REASON_TYPES
+from orchestrator.recipe_yaml import Place, Problem, place_text
 from orchestrator.stage import Resources, RetryPolicy, StageSpec
 
 PLAN_FORMAT = 1
@@ -106,7 +106,7 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
         payload=payload,
         fingerprint=fingerprint,
         action=data["action"],
-        reasons=tuple(_reason_from_json(reason) for reason in data["reasons"]),
+        reasons=tuple(_checked(REASON_TYPES[reason["type"]], reason, ()) for reason in data["reasons"]),
         redo=data["redo"],
         code=CodeDigest(files=data["code"]),
         estimate_s=data["estimate_s"],
@@ -114,14 +114,13 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
 
 
 def _decoded(config_class: type[Any], data: Mapping[str, Any], section: str) -> Any:
+    return _checked(config_class, data[section], ("stages", data["id"], section))
+
+
+def _checked(config_class: type[Any], data: Any, place: Place) -> Any:
     problems: list[Problem] = []
-    decoded = decode(config_class, data[section], ("stages", data["id"], section), problems)
+    decoded = decode(config_class, data, place, problems)
     if decoded is None:
         found = "; ".join(f"{place_text(problem.place)}: {problem.text}" for problem in problems)
         raise RecipeError(f"plan: {found}; the stage kind has changed, make a new plan with `illume run`")
     return decoded
-
-
-def _reason_from_json(data: Mapping[str, Any]) -> Reason:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    return REASON_TYPES[fields["type"]](**fields)
