@@ -1,0 +1,236 @@
+"""The unified model: a Qwen2 decoder over text tokens, image tokens and projected image features.
+
+Tables of token vectors are split at the first image id into two parameters, so that stage 1 trains image rows without
+gradient or optimizer state for the text rows.
+Letters: B batch, T tokens, D width, V vocabulary rows, M selected positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2Model
+
+from models.mllm.attention import attention_inputs
+from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig
+from models.mllm.loss import chunked_cross_entropy, next_tokens
+from models.mllm.projector import MixedProjector
+from models.mllm.vision import ImageFeatures, VisionBranch, read_images
+from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """Rows of packed documents.
+
+    `positions_BT` restart at 0 in each document; `segments_BT` number the documents of a row from 1, with 0 for padding;
+    `labels_BT` holds the id at the same place, or -100 where it is not trained.
+
+    Images [C,Y,X] in [-1, 1], or their features when those are computed elsewhere, are in the order in which their
+    placeholders appear, row by row.
+    """
+
+    ids_BT: Tensor
+    labels_BT: Tensor
+    positions_BT: Tensor
+    segments_BT: Tensor
+    images: Sequence[Tensor] = ()
+    features: Sequence[ImageFeatures] | None = None
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        features = self.features
+        if features is not None:
+            features = [ImageFeatures(*(part.to(device, non_blocking=True) for part in image)) for image in features]
+        return PackedBatch(
+            ids_BT=self.ids_BT.to(device, non_blocking=True),
+            labels_BT=self.labels_BT.to(device, non_blocking=True),
+            positions_BT=self.positions_BT.to(device, non_blocking=True),
+            segments_BT=self.segments_BT.to(device, non_blocking=True),
+            images=[image.to(device, non_blocking=True) for image in self.images],
+            features=features,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmOutput:
+    """`loss_sum` / `trained_tokens` is the mean loss; both are sums, so that they can be summed over a global batch."""
+
+    loss_sum: Tensor  # fp32, weighted
+    trained_tokens: Tensor  # fp32: sum of the weights of the trained tokens, their number if all weights are 1
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # "<kind>_loss_sum" and "<kind>_tokens", unweighted
+
+
+class TokenTable(nn.Module):
+    """Vectors of all tokens in two parameters: text rows, then image rows with the unused rows behind them."""
+
+    def __init__(self, config: TokenTableConfig, hidden_size: int, initializer_range: float) -> None:
+        super().__init__()
+        self.text = nn.Parameter(torch.empty(config.first_vision_id, hidden_size))
+        self.vision = nn.Parameter(torch.empty(config.rows - config.first_vision_id, hidden_size))
+        nn.init.normal_(self.text, std=initializer_range)
+        nn.init.normal_(self.vision, std=initializer_range)
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        return self.text, self.vision
+
+    def look_up(self, ids_BT: Tensor) -> Tensor:
+        """Vectors [B,T,D]; placeholders (negative ids) get the vector of id 0, to be overwritten."""
+        first = len(self.text)
+        text_BTD = F.embedding(ids_BT.clamp(0, first - 1), self.text)
+        vision_BTD = F.embedding((ids_BT - first).clamp(min=0), self.vision)
+        return torch.where((ids_BT >= first)[..., None], vision_BTD, text_BTD)
+
+    def scores(self, hidden_MD: Tensor, ids: range) -> Tensor:
+        """Scores [M, len(ids)] of a range of ids, without computing the others."""
+        first = len(self.text)
+        text = self.text[min(ids.start, first) : min(ids.stop, first)]
+        vision = self.vision[max(ids.start - first, 0) : max(ids.stop - first, 0)]
+        return torch.cat([F.linear(hidden_MD, part) for part in (text, vision) if len(part)], dim=1)
+
+
+class UnifiedMllm(nn.Module):
+    """See the module. `vision` reads images; without it, batches must bring features."""
+
+    def __init__(self, config: MllmConfig, vision: VisionBranch | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary_of(config.tokens)
+        text = config.text
+        self.embedding = TokenTable(config.tokens, text.hidden_size, text.initializer_range)
+        self.head = None
+        if not text.tie_embeddings:
+            self.head = TokenTable(config.tokens, text.hidden_size, text.initializer_range)
+        self.language = _decoder(text)
+        if config.checkpoint_activations:
+            self.language.gradient_checkpointing_enable()
+        self.projector = MixedProjector(
+            semantic_width=config.vision.tower.output_width,
+            pixel_width=config.vision.pixel.code_width,
+            hidden_size=text.hidden_size,
+        )
+        self.vision = vision
+
+    @property
+    def output_table(self) -> TokenTable:
+        return self.embedding if self.head is None else self.head
+
+    def forward(self, batch: PackedBatch) -> MllmOutput:
+        inputs_BTD = self.embed(batch.ids_BT, self.read(batch))
+        hidden_BTD = self.decode(inputs_BTD, batch.positions_BT, attention_inputs(batch.segments_BT))
+        trained = next_tokens(batch.labels_BT, batch.segments_BT)
+        kinds_M = self._kinds(trained.targets_M)
+        weights = self.config.loss_weights
+        weights_M = kinds_M.new_tensor([weights.text, weights.semantic, weights.pixel], dtype=torch.float32)[kinds_M]
+        loss_sum, losses_M = chunked_cross_entropy(
+            hidden_BTD[:, :-1][trained.positions_BT],
+            self.output_table.parts,
+            trained.targets_M,
+            weights_M,
+            chunk_bytes=self.config.loss_chunk_bytes,
+        )
+        metrics = {}
+        for kind, name in enumerate(("text", "semantic", "pixel")):
+            chosen = kinds_M == kind
+            metrics[f"{name}_loss_sum"] = (losses_M * chosen).sum()
+            metrics[f"{name}_tokens"] = chosen.sum().float()
+        return MllmOutput(loss_sum=loss_sum, trained_tokens=weights_M.sum(), metrics=metrics)
+
+    def read(self, batch: PackedBatch) -> Sequence[ImageFeatures]:
+        """Features of the batch's images: those that it brings, or computed here; no pass without images.
+
+        The one exception: while the vision branch trains on several workers, each of them must take part in every
+        gradient exchange, so a batch without images sends the smallest image through.
+        """
+        if batch.features is not None:
+            return batch.features
+        if batch.images:
+            if self.vision is None:
+                raise ValueError("batch.images: this model has no vision branch; pass features, or build it with one")
+            return read_images(self.vision, batch.images)
+        if self.vision is None or not self.training or not torch.distributed.is_initialized():
+            return ()
+        trains = any(parameter.requires_grad for parameter in self.vision.parameters())
+        return [self.vision.empty_features()] if trains else ()
+
+    def embed(self, ids_BT: Tensor, features: Sequence[ImageFeatures]) -> Tensor:
+        """Vectors [B,T,D] of ids and, at the placeholders, of projected features in order of appearance.
+
+        Raises: ValueError if the features do not fill the placeholders exactly.
+        """
+        table_BTD = self.embedding.look_up(ids_BT)
+        dtype, device = table_BTD.dtype, table_BTD.device
+        widths = self.config.vision.tower.output_width, self.config.vision.pixel.code_width
+        # An empty pass keeps the projector in the graph of a batch without images: data parallelism relies on it.
+        empty = ImageFeatures(*(torch.empty(0, width) for width in widths))
+        parts = [empty, *features]
+        semantic_MD, pixel_MD = self.projector(
+            torch.cat([part.semantic_TD.to(device, dtype) for part in parts]),
+            torch.cat([part.pixel_TD.to(device, dtype) for part in parts]),
+        )
+        for name, placeholder, projected_MD in (
+            ("semantic", SEMANTIC_FEATURE, semantic_MD),
+            ("pixel", PIXEL_FEATURE, pixel_MD),
+        ):
+            places_BT = ids_BT == placeholder
+            if (count := int(places_BT.sum())) != len(projected_MD):
+                raise ValueError(
+                    f"batch: {count} positions for {name} features, but its {len(features)} images have "
+                    f"{len(projected_MD)}; images, grids and placeholders must agree"
+                )
+            table_BTD = table_BTD.masked_scatter(places_BT[..., None], projected_MD.to(table_BTD.dtype))
+        return table_BTD
+
+    def decode(
+        self, inputs_BTD: Tensor, positions_BT: Tensor, attention: dict[str, Tensor], cache: object | None = None
+    ) -> Tensor:
+        """Hidden states [B,T,D] after the final norm."""
+        hidden_BTD: Tensor = self.language(
+            inputs_embeds=inputs_BTD,
+            position_ids=positions_BT,
+            attention_mask=attention,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return hidden_BTD
+
+    def _kinds(self, targets_M: Tensor) -> Tensor:
+        """0 text (with markers and tags), 1 semantic code, 2 pixel code."""
+        semantic, pixel = self.vocabulary.semantic_range, self.vocabulary.pixel_range
+        return (targets_M >= semantic.start).long() + (targets_M >= pixel.start).long()
+
+
+def vocabulary_of(config: TokenTableConfig) -> VisionVocabulary:
+    """Raises: ValueError if the table has fewer rows than the vocabulary has ids."""
+    vocabulary = VisionVocabulary(
+        first_id=config.first_vision_id,
+        semantic_codes=config.semantic_codes,
+        pixel_codes=config.pixel_codes,
+        resolutions=config.resolutions,
+    )
+    if config.rows < vocabulary.total:
+        raise ValueError(f"tokens.rows: {config.rows} rows for {vocabulary.total} ids; expected at least as many")
+    return vocabulary
+
+
+def _decoder(config: TextModelConfig) -> Qwen2Model:
+    """The layers and the final norm of Qwen2; its own table of vectors is left out."""
+    model = Qwen2Model(
+        Qwen2Config(
+            vocab_size=1,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            max_position_embeddings=config.max_positions,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            rms_norm_eps=config.rms_norm_eps,
+            initializer_range=config.initializer_range,
+            attn_implementation="sdpa",
+        )
+    )
+    model.embed_tokens = nn.Identity()
+    return model
