@@ -163,7 +163,9 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatabaseError(f"database {url.database}: cannot make the folder {str(folder)!r}: {error.strerror}") from error
+        raise DatabaseError(
+            f"database {url.database}: cannot make the folder {str(folder)!r}: {error.strerror}"
+        ) from error
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": lock_wait_s})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -65,6 +65,7 @@ class EventKind(StrEnum):
     MODEL_VERSION = "model_version"  # name, uri, alias?
 
 
+RESERVED_KINDS = frozenset(set(EventKind) - {EventKind.STAGE_REUSED, EventKind.MODEL_VERSION})
 BULK_KINDS = frozenset({EventKind.PROGRESS, EventKind.METRICS})  # may reach a sink later than the rest
 
 

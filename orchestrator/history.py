@@ -1,78 +1,54 @@
 """The run history: every change of a run or an attempt, with its event, in one transaction.
 
 Rule: each change carries the state that it expects and the epoch of its driver; a driver that was replaced gets
-`LeaseLostError` and can change nothing.
+`LeaseLostError` and can change nothing. Repeating a change that was made does nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
+from typing import Any
 
+from sqlalchemy import Connection, func, insert, select
+
+from orchestrator import owners
 from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifact_index import artifact_fields, index_manifest
 from orchestrator.database import Database
-from orchestrator.events import AttemptState, Event, RunState
-from orchestrator.leases import Lease
+from orchestrator.errors import DatabaseError, OrchestratorError
+from orchestrator.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
+from orchestrator.leases import Lease, require_lease
+from orchestrator.projection import append_event, append_once, event_from_row, lock_run, new_run_row
+from orchestrator.runs import Attempt, AttemptIntent, StageRow
+from orchestrator.schema import attempts, database_now, events, runs
 from orchestrator.telemetry import Telemetry
 
+_RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
+_ATTEMPT_ENDS = frozenset({AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED, AttemptState.COMMITTED})
 
-@dataclass(frozen=True, kw_only=True)
-class StageRow:
-    """One stage of a run's plan."""
-
-    stage_id: str
-    stage_kind: str
-    fingerprint: str
-    action: str  # "run", "reuse" or "skip"
-    reasons: tuple[str, ...] = ()
-    upstream: tuple[str, ...] = ()  # ids of stages
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputSummary:
-    """One input of an attempt as the tracking sinks show it: an artifact, or a source outside the store."""
-
-    slot: str
-    kind: str  # artifact kind; "source" for files outside the store
-    digest: str  # fingerprint of the artifact, sha256 of the source
-    name: str  # stage kind that made the artifact; stable name of the source
-    bytes: int | None = None
-    rows: int | None = None
-    files: int | None = None
+RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {  # beside `begin_epoch`, which leads from any state to RUNNING
+    RunState.PLANNED: frozenset({RunState.CANCELLED, RunState.FAILED}),
+    RunState.RUNNING: _RUN_ENDS | {RunState.STOPPING},
+    RunState.STOPPING: _RUN_ENDS,
+}
+ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.INTENT: _ATTEMPT_ENDS | {AttemptState.RUNNING},  # COMMITTED: rolled forward by another driver
+    AttemptState.RUNNING: _ATTEMPT_ENDS,
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttemptIntent:
-    """What an attempt is about to do; written before it does anything."""
-
-    attempt_id: str  # unique for ever; also the name of the attempt's folder
-    run_id: str
-    stage_id: str
-    stage_kind: str
-    stage_version: int
-    fingerprint: str
-    config: Mapping[str, JSON]
-    inputs: tuple[InputSummary, ...] = ()
-    fields: Mapping[str, JSON] = field(default_factory=dict)  # anything else worth knowing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    attempt_id: str
-    run_id: str
-    stage_id: str
-    number: int  # 1, 2, ... within the run and stage
-    epoch: int  # of the driver that started it
-    state: AttemptState
-    stage_kind: str
-    fingerprint: str
+class StateConflictError(OrchestratorError):
+    """A run or an attempt is not in the state that a change expects, or cannot change that way."""
 
 
 class RunStore:
-    """Runs, attempts and their events in SQLite or PostgreSQL; an index, never the truth."""
-
-    telemetry: Telemetry  # metrics and progress, buffered
+    """Runs, attempts and their events in SQLite or PostgreSQL; an index, never the truth. Safe in several threads."""
 
     def __init__(self, database: Database) -> None:
-        raise NotImplementedError
+        self._database = database
+        self.telemetry = Telemetry(database)  # metrics and progress, buffered
+
+    def close(self) -> None:
+        self.telemetry.close()
 
     def create_run(
         self,
@@ -83,15 +59,55 @@ class RunStore:
         stages: Sequence[StageRow],
         fields: Mapping[str, JSON] | None = None,
     ) -> None:
-        """State PLANNED, epoch 0. Creating the same run again (same plan digest) does nothing."""
-        raise NotImplementedError
+        """State PLANNED, epoch 0. Creating the same run again does nothing.
+
+        Raises:
+            StateConflictError: the run exists with another plan.
+        """
+        plan_fields: dict[str, Any] = {"recipe": recipe_name, "plan_digest": plan_digest}
+        plan_fields["stages"] = [asdict(stage) for stage in stages]
+
+        def work(connection: Connection) -> None:
+            found = connection.execute(select(runs.c.plan_digest).where(runs.c.run_id == run_id)).scalar_one_or_none()
+            if found is not None and found != plan_digest:
+                raise StateConflictError(f"run {run_id}: exists with plan {found}, found plan {plan_digest}")
+            if found is None:
+                now: float = connection.execute(select(database_now())).scalar_one()
+                connection.execute(insert(runs).values(new_run_row(run_id, now)))
+                append_event(connection, run_id, EventKind.RUN_CREATED, {**(fields or {}), **plan_fields}, epoch=0)
+
+        self._database.write(work)
 
     def begin_epoch(self, run_id: str, lease: Lease) -> int:
         """Take the run over under the lease `run:<run_id>`: state RUNNING, epoch = the lease's epoch.
 
         A run that its last driver left RUNNING or STOPPING is first recorded as INTERRUPTED. Clears a cancel request.
+
+        Raises:
+            LeaseLostError: the lease is not live.
+            DatabaseError: there is no such run, or its epochs are ahead of the leases.
         """
-        raise NotImplementedError
+        assert lease.resource == f"run:{run_id}", f"run {run_id} is taken over with the lease of {lease.resource}"
+
+        def work(connection: Connection) -> int:
+            row = lock_run(connection, run_id)
+            require_lease(connection, lease)
+            if row.epoch == lease.epoch:
+                return lease.epoch
+            if row.epoch > lease.epoch:
+                raise DatabaseError(
+                    f"run {run_id}: has epoch {row.epoch}, its lease only {lease.epoch}; an old copy of the database? "
+                    "Run `illume index rebuild`"
+                )
+            state = RunState(row.state)
+            if state in (RunState.RUNNING, RunState.STOPPING):
+                _move_run(connection, run_id, state, RunState.INTERRUPTED, {"message": "its driver ended"}, row.epoch)
+                state = RunState.INTERRUPTED
+            taken: dict[str, JSON] = {"owner": owners.describe(lease.owner)}
+            _move_run(connection, run_id, state, RunState.RUNNING, taken, lease.epoch)
+            return lease.epoch
+
+        return self._database.write(work)
 
     def transition_run(
         self,
@@ -103,11 +119,36 @@ class RunStore:
         fields: Mapping[str, JSON] | None = None,  # "message" is shown by status
     ) -> None:
         """Raises: LeaseLostError: the epoch is over. StateConflictError: the run is in another state."""
-        raise NotImplementedError
+        if new not in RUN_MOVES.get(expected, ()):
+            raise StateConflictError(f"run {run_id}: cannot change from {expected} to {new}")
+        self.telemetry.flush()
+
+        def work(connection: Connection) -> None:
+            row = lock_run(connection, run_id, epoch)
+            if row.state == expected:
+                _move_run(connection, run_id, expected, new, fields or {}, epoch)
+            elif row.state != new:
+                raise StateConflictError(f"run {run_id}: found state {row.state}, expected {expected}")
+
+        self._database.write(work)
 
     def start_attempt(self, intent: AttemptIntent, *, epoch: int) -> Attempt:
-        """Record the intent (state INTENT) and give the attempt its number."""
-        raise NotImplementedError
+        """Record the intent (state INTENT) and give the attempt its number.
+
+        Raises:
+            LeaseLostError: the epoch is over.
+        """
+
+        def work(connection: Connection) -> Attempt:
+            lock_run(connection, intent.run_id, epoch)
+            of_attempt = attempts.c.attempt_id == intent.attempt_id
+            if connection.execute(select(attempts.c.number).where(of_attempt)).one_or_none() is None:
+                of_stage = (attempts.c.run_id == intent.run_id) & (attempts.c.stage_id == intent.stage_id)
+                last = connection.execute(select(func.max(attempts.c.number)).where(of_stage)).scalar_one()
+                _append_intent(connection, intent, number=(last or 0) + 1, epoch=epoch)
+            return _attempt(connection.execute(select(attempts).where(of_attempt)).one())
+
+        return self._database.write(work)
 
     def transition_attempt(
         self,
@@ -119,8 +160,30 @@ class RunStore:
         fields: Mapping[str, JSON] | None = None,  # "failure_class", "message" are shown by status
         artifact: Artifact | None = None,  # with COMMITTED: what was committed; also indexed
     ) -> None:
-        """Flushes the telemetry first, so that metrics come before the end. Repeating a change does nothing."""
-        raise NotImplementedError
+        """Flushes the telemetry first, so that metrics come before the end.
+
+        Raises:
+            LeaseLostError: the epoch is over.
+            StateConflictError: the attempt is in another state, or there is no such change.
+        """
+        if new not in ATTEMPT_MOVES.get(expected, ()):
+            raise StateConflictError(f"attempt {attempt_id}: cannot change from {expected} to {new}")
+        self.telemetry.flush()
+
+        def work(connection: Connection) -> None:
+            row = _known_attempt(connection, attempt_id)
+            lock_run(connection, row.run_id, epoch)
+            row = _known_attempt(connection, attempt_id)  # again, now that nobody else can change it
+            if row.state not in (expected, new):
+                raise StateConflictError(f"attempt {attempt_id}: found state {row.state}, expected {expected}")
+            if artifact is not None:
+                index_manifest(connection, artifact.manifest, artifact.manifest_sha256)
+            if row.state == expected:
+                _append_move(connection, row, new, fields or {}, artifact, epoch)
+
+        self._database.write(work)
+        if new in _ATTEMPT_ENDS:
+            self.telemetry.forget(attempt_id)
 
     def record(
         self,
@@ -132,22 +195,126 @@ class RunStore:
         stage_id: str | None = None,
         attempt_id: str | None = None,
     ) -> None:
-        """Any other event (`EventKind.STAGE_REUSED`, `EventKind.MODEL_VERSION`, or a word of the caller)."""
-        raise NotImplementedError
+        """Any other event: `EventKind.STAGE_REUSED`, `EventKind.MODEL_VERSION`, or a word of the caller.
+
+        Raises:
+            LeaseLostError: the epoch is over.
+        """
+        assert kind not in RESERVED_KINDS, f"events {kind!r} are written by the methods of their own"
+        tried: list[Event] = []
+
+        def work(connection: Connection) -> None:
+            lock_run(connection, run_id, epoch)
+            append_once(connection, tried, run_id, kind, fields, epoch=epoch, stage_id=stage_id, attempt_id=attempt_id)
+
+        self._database.write(work)
 
     def open_attempts(self, run_id: str) -> list[Attempt]:
         """Attempts in INTENT or RUNNING: after `begin_epoch`, what the last driver left behind."""
-        raise NotImplementedError
+        is_open = attempts.c.state.in_([AttemptState.INTENT, AttemptState.RUNNING])
+        query = select(attempts).where(attempts.c.run_id == run_id, is_open).order_by(attempts.c.created_at)
+        return self._database.read(lambda connection: [_attempt(row) for row in connection.execute(query)])
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the run's driver to stop; anybody may. Raises: DatabaseError: no such run."""
-        raise NotImplementedError
+
+        def work(connection: Connection) -> None:
+            row = lock_run(connection, run_id)
+            if not row.cancel_requested:
+                append_event(connection, run_id, EventKind.CANCEL_REQUESTED, {}, epoch=row.epoch)
+
+        self._database.write(work)
 
     def cancel_requested(self, run_id: str) -> bool:
-        raise NotImplementedError
+        query = select(runs.c.cancel_requested).where(runs.c.run_id == run_id)
+        return bool(self._database.read(lambda connection: connection.execute(query).scalar_one_or_none()))
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events with a sequence number above `after`, in order."""
-        raise NotImplementedError
+        of_run = (events.c.run_id == run_id) & (events.c.sequence > after)
+        query = select(events).where(of_run).order_by(events.c.sequence).limit(limit)
+        return self._database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
 
-    # run_status.py: list_runs(database, limit=50) -> list[RunSummary]; run_status(database, run_id) -> RunStatus
+
+def _move_run(
+    connection: Connection, run_id: str, old: RunState, new: RunState, fields: Mapping[str, JSON], epoch: int
+) -> None:
+    moved: dict[str, JSON] = {**fields, "from": old, "to": new}
+    append_event(connection, run_id, EventKind.RUN_STATE, moved, epoch=epoch)
+
+
+def _append_intent(connection: Connection, intent: AttemptIntent, *, number: int, epoch: int) -> None:
+    inputs: list[JSON] = [asdict(one) for one in intent.inputs]
+    fields: dict[str, JSON] = {
+        **intent.fields,
+        "from": None,
+        "to": AttemptState.INTENT,
+        "number": number,
+        "attempt_epoch": epoch,
+        "stage_kind": intent.stage_kind,
+        "stage_version": intent.stage_version,
+        "fingerprint": intent.fingerprint,
+        "config": dict(intent.config),
+        "inputs": inputs,
+    }
+    append_event(
+        connection,
+        intent.run_id,
+        EventKind.ATTEMPT_STATE,
+        fields,
+        epoch=epoch,
+        stage_id=intent.stage_id,
+        attempt_id=intent.attempt_id,
+    )
+
+
+def _append_move(
+    connection: Connection,
+    row: Any,
+    new: AttemptState,
+    fields: Mapping[str, JSON],
+    artifact: Artifact | None,
+    epoch: int,
+) -> None:
+    moved: dict[str, JSON] = {
+        **fields,
+        "from": row.state,
+        "to": new,
+        "number": row.number,
+        "attempt_epoch": row.epoch,
+        "stage_kind": row.stage_kind,
+        "fingerprint": row.fingerprint,
+    }
+    if new in _ATTEMPT_ENDS:
+        moved["progress"] = {name: getattr(row, name) for name in ("done", "total", "unit", "rate_per_s")}
+    if artifact is not None:
+        moved["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
+    append_event(
+        connection,
+        row.run_id,
+        EventKind.ATTEMPT_STATE,
+        moved,
+        epoch=epoch,
+        stage_id=row.stage_id,
+        attempt_id=row.attempt_id,
+    )
+
+
+def _known_attempt(connection: Connection, attempt_id: str) -> Any:
+    row = connection.execute(select(attempts).where(attempts.c.attempt_id == attempt_id)).one_or_none()
+    if row is None:
+        raise DatabaseError(f"attempt {attempt_id}: not in the database; `illume index rebuild` finds lost ones")
+    return row
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        attempt_id=row.attempt_id,
+        run_id=row.run_id,
+        stage_id=row.stage_id,
+        number=row.number,
+        epoch=row.epoch,
+        state=AttemptState(row.state),
+        stage_kind=row.stage_kind,
+        fingerprint=row.fingerprint,
+    )

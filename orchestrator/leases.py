@@ -1,12 +1,29 @@
-"""Who may write: lease rows by the database's clock, and the thread that keeps them alive."""
+"""Who may write: lease rows by the database's clock, and the thread that keeps them alive.
 
+Rule: a lease is judged by the database's clock alone; its holder trusts only its own clock, counted from before it
+asked, and stops at two thirds of the lease. So the holder stops before anybody else can start.
+"""
+
+import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from orchestrator import owners
 from orchestrator.database import Database
+from orchestrator.errors import DatabaseError, LeaseLostError
+from orchestrator.schema import database_now, leases
 
 LEASE_S = 60.0
+RENEW_SHARE = 1 / 4  # of the lease between renewals: two may fail before the holder stops
+STOP_SHARE = 2 / 3  # of the lease without renewal: the holder stops
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,48 +31,207 @@ class Lease:
     """The right to change `resource` (`run:<run id>`, `artifact:<fingerprint>`) until `expires_at`."""
 
     resource: str
-    owner: str  # see owners.Owner
+    owner: str  # text of an `owners.Owner`
     epoch: int  # raised each time the resource changes hands; the fencing number
     expires_at: float  # by the database's clock
     duration_s: float = LEASE_S
 
 
 class Leases:
-    """Lease rows in the database, as seen by one owner (this object)."""
+    """Lease rows in the database, taken in the name of this process. Each lease excludes every other one."""
 
-    def __init__(self, database: Database, *, owner: str | None = None) -> None:
-        raise NotImplementedError
+    def __init__(self, database: Database, *, owner: owners.Owner | None = None) -> None:
+        self._database = database
+        self._owner = owners.this_process() if owner is None else owner
 
     def acquire(self, resource: str, *, duration_s: float = LEASE_S) -> Lease | None:
         """The lease, or None while somebody else holds it. An owner that provably died is replaced at once."""
-        raise NotImplementedError
+
+        owner = owners.with_claim(self._owner)
+
+        def work(connection: Connection) -> Lease | None:
+            _ensure_row(connection, resource)
+            row = connection.execute(_live(resource)).one_or_none()
+            if row is not None and row.owner != owner:  # equal: the outcome of our first try was lost on the way
+                if not owners.is_gone(row.owner):
+                    return None
+                log.warning("lease %s: taken from %s, which is gone", resource, owners.describe(row.owner))
+            if row is None or row.owner != owner:
+                row = connection.execute(
+                    update(leases)
+                    .where(leases.c.resource == resource)
+                    .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=database_now() + duration_s)
+                    .returning(leases)
+                ).one()
+            return _lease(row, duration_s)
+
+        return self._database.write(work)
 
     def renew(self, lease: Lease) -> Lease:
         """Raises: LeaseLostError: it ran out or was taken over."""
-        raise NotImplementedError
 
-    def release(self, lease: Lease) -> None:
-        """Free the resource; nothing happens if the lease was lost already."""
-        raise NotImplementedError
+        def work(connection: Connection) -> float | None:
+            return connection.execute(
+                update(leases)
+                .where(_is(lease), leases.c.expires_at > database_now())
+                .values(expires_at=database_now() + lease.duration_s)
+                .returning(leases.c.expires_at)
+            ).scalar_one_or_none()
+
+        expires_at = self._database.write(work)
+        if expires_at is None:
+            raise LeaseLostError(f"lease {lease.resource}: ran out or was taken over before it was renewed")
+        return replace(lease, expires_at=expires_at)
+
+    def release(self, lease: Lease, *, forget: bool = False) -> None:
+        """Free the resource; nothing happens if the lease was lost already.
+
+        `forget` also drops the row and with it the count of epochs: for resources that nothing is fenced by.
+        """
+        statement: Any = delete(leases) if forget else update(leases).values(owner="", expires_at=0.0)
+        self._database.write(lambda connection: connection.execute(statement.where(_is(lease))))
 
     def holder(self, resource: str) -> Lease | None:
-        """The live lease on `resource`, whoever holds it (for messages: `describe_owner(lease.owner)`)."""
-        raise NotImplementedError
+        """The live lease on `resource`, whoever holds it (for messages: `owners.describe(lease.owner)`)."""
+        row = self._database.read(lambda connection: connection.execute(_live(resource)).one_or_none())
+        return None if row is None else _lease(row, LEASE_S)
+
+
+def require_lease(connection: Connection, lease: Lease) -> None:
+    """Raises: LeaseLostError: the lease is not live any more. Holds its row until the transaction ends."""
+    row = connection.execute(_live(lease.resource).where(_is(lease)).with_for_update()).one_or_none()
+    if row is None:
+        raise LeaseLostError(f"lease {lease.resource}: ran out or was taken over; start again with `illume run`")
+
+
+def _lease(row: Any, duration_s: float) -> Lease:
+    return Lease(
+        resource=row.resource, owner=row.owner, epoch=row.epoch, expires_at=row.expires_at, duration_s=duration_s
+    )
+
+
+def _is(lease: Lease) -> Any:
+    same_holder = (leases.c.owner == lease.owner) & (leases.c.epoch == lease.epoch)
+    return (leases.c.resource == lease.resource) & same_holder
+
+
+def _live(resource: str) -> Any:
+    return select(leases).where(
+        leases.c.resource == resource, leases.c.owner != "", leases.c.expires_at > database_now()
+    )
+
+
+def _ensure_row(connection: Connection, resource: str) -> None:
+    """Make the row if it is absent and lock it, so that of two takers one sees what the other did."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(
+        insert(leases).values(resource=resource, owner="", epoch=0, expires_at=0.0).on_conflict_do_nothing()
+    )
+    connection.execute(select(leases.c.epoch).where(leases.c.resource == resource).with_for_update())
+
+
+def boot_clock() -> float:
+    """Seconds of a clock that also counts while the machine sleeps, where the system has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@dataclass
+class _Kept:
+    lease: Lease
+    renewed_at: float  # by our clock, before the renewal was asked for
+    lost: threading.Event
+    on_lost: Callable[[Lease], None] | None
 
 
 class LeaseKeeper:
     """Renews leases in the background; at two thirds of a lease without renewal its holder is told to stop.
 
+    One thread renews, another watches the clock, so that a database that hangs cannot hide the loss.
     Context manager; closing does not release the leases.
     """
 
-    def __init__(self, leases: Leases) -> None:
-        raise NotImplementedError
+    def __init__(self, leases: Leases, *, clock: Callable[[], float] = boot_clock) -> None:
+        self._leases = leases
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(step,), name=f"leases-{step.__name__}", daemon=True)
+            for step in (self._renew_due, self._watch)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> "LeaseKeeper":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def keep(self, lease: Lease, on_lost: Callable[[Lease], None] | None = None) -> threading.Event:
-        """Start renewing. The returned event is set, and `on_lost` called once, when the holder must stop."""
-        raise NotImplementedError
+        """Start renewing a lease just acquired. The returned event is set, and `on_lost` called once from a
+        thread of its own, when the holder must stop."""
+        kept = _Kept(lease, self._clock(), threading.Event(), on_lost)
+        try:
+            kept.lease = self._leases.renew(lease)  # the time since `acquire` is unknown here
+        except LeaseLostError:
+            self._lose(kept, "was lost before it could be kept")
+            return kept.lost
+        with self._lock:
+            self._kept[lease.resource] = kept
+        return kept.lost
 
     def release(self, lease: Lease) -> None:
         """Stop renewing and free the resource."""
-        raise NotImplementedError
+        with self._lock:
+            self._kept.pop(lease.resource, None)
+        self._leases.release(lease)
+
+    def close(self) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout=5.0)
+
+    def _loop(self, step: Callable[[], None]) -> None:
+        while not self._closed.is_set():
+            step()
+            with self._lock:
+                shortest_s = min((kept.lease.duration_s for kept in self._kept.values()), default=LEASE_S)
+            self._closed.wait(min(shortest_s / 20, 1.0))
+
+    def _current(self) -> list[_Kept]:
+        with self._lock:
+            return list(self._kept.values())
+
+    def _renew_due(self) -> None:
+        for kept in self._current():
+            asked_at = self._clock()
+            if asked_at - kept.renewed_at < kept.lease.duration_s * RENEW_SHARE:
+                continue
+            try:
+                renewed = self._leases.renew(kept.lease)
+            except LeaseLostError as error:
+                self._lose(kept, str(error))
+            except DatabaseError as error:
+                log.warning("lease %s: not renewed: %s", kept.lease.resource, error)
+            else:
+                kept.lease, kept.renewed_at = renewed, asked_at
+
+    def _watch(self) -> None:
+        for kept in self._current():
+            age_s = self._clock() - kept.renewed_at
+            if age_s >= kept.lease.duration_s * STOP_SHARE:
+                self._lose(kept, f"not renewed for {age_s:.0f} s of its {kept.lease.duration_s:.0f} s")
+
+    def _lose(self, kept: _Kept, reason: str) -> None:
+        with self._lock:
+            is_first = not kept.lost.is_set()
+            kept.lost.set()
+            if self._kept.get(kept.lease.resource) is kept:
+                del self._kept[kept.lease.resource]
+        if is_first:
+            log.error("lease %s: %s; stopping what depends on it", kept.lease.resource, reason)
+            if kept.on_lost is not None:
+                threading.Thread(target=kept.on_lost, args=(kept.lease,), name="lease-lost", daemon=True).start()

@@ -19,37 +19,48 @@ from orchestrator.schema import attempts, database_now, events, runs, stages
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
 
 
+def lock_run(connection: Connection, run_id: str, epoch: int | None = None) -> Any:
+    """The run's row, held until the transaction ends: whatever is decided on it stays true.
+
+    Raises:
+        LeaseLostError: the run has another epoch than `epoch`.
+        DatabaseError: there is no such run.
+    """
+    row = connection.execute(select(runs).where(runs.c.run_id == run_id).with_for_update()).one_or_none()
+    if row is None:
+        raise DatabaseError(
+            f"run {run_id}: not in the database; `illume status` lists the runs, `illume index rebuild` finds lost ones"
+        )
+    if epoch is not None and row.epoch != epoch:
+        raise LeaseLostError(
+            f"run {run_id}: this driver has epoch {epoch}, but epoch {row.epoch} has taken over ({row.owner}); "
+            "what this driver still does is not recorded. Follow the run with `illume status`"
+        )
+    return row
+
+
 def append_event(
     connection: Connection,
     run_id: str,
     kind: str,
     fields: Mapping[str, JSON],
     *,
-    epoch: int | None,  # of the writer; None: not a driver (a cancel request), or the epoch was checked already
-    event_epoch: int | None = None,  # recorded epoch where it differs from the writer's
+    epoch: int,
     stage_id: str | None = None,
     attempt_id: str | None = None,
 ) -> Event:
-    """Number, write and project one event, inside the caller's transaction.
+    """Number, write and project one event of a run that the transaction has locked.
 
-    Holds the run's row until the transaction ends, so events of one run are committed in the order of their numbers.
-
-    Raises:
-        LeaseLostError: the run has a newer driver than `epoch`.
-        DatabaseError: there is no such run.
+    The lock makes the events of one run visible in the order of their numbers, so a reader's cursor misses none.
     """
-    statement = update(runs).where(runs.c.run_id == run_id)
-    if epoch is not None:
-        statement = statement.where(runs.c.epoch == epoch)
-    statement = statement.values(last_event=runs.c.last_event + 1)
-    row = connection.execute(statement.returning(runs.c.last_event, runs.c.epoch, database_now())).one_or_none()
-    if row is None:
-        raise _not_ours(connection, run_id, epoch)
+    of_run = update(runs).where(runs.c.run_id == run_id)
+    number = of_run.values(last_event=runs.c.last_event + 1).returning(runs.c.last_event, database_now())
+    row = connection.execute(number).one()
     event = Event(
         run_id=run_id,
         sequence=row[0],
-        time=round(row[2], 6),
-        epoch=row[1] if event_epoch is None else event_epoch,
+        time=round(row[1], 6),
+        epoch=epoch,
         kind=str(kind),
         fields=masked_fields(fields),
         stage_id=stage_id,
@@ -58,6 +69,26 @@ def append_event(
     insert_event(connection, event)
     project(connection, event)
     return event
+
+
+def append_once(
+    connection: Connection,
+    tried: list[Event],  # of this change; shared by the repeats of its transaction
+    run_id: str,
+    kind: str,
+    fields: Mapping[str, JSON],
+    *,
+    epoch: int,
+    stage_id: str | None = None,
+    attempt_id: str | None = None,
+) -> None:
+    """As `append_event`, for events that change no state: not again if a try whose answer was lost did commit."""
+    for event in tried:
+        of_event = (events.c.run_id == run_id) & (events.c.sequence == event.sequence)
+        row = connection.execute(select(events).where(of_event)).one_or_none()
+        if row is not None and event_from_row(row) == event:
+            return
+    tried.append(append_event(connection, run_id, kind, fields, epoch=epoch, stage_id=stage_id, attempt_id=attempt_id))
 
 
 def insert_event(connection: Connection, event: Event) -> None:
@@ -212,15 +243,3 @@ _CHANGES: dict[str, Callable[[Connection, Event], None]] = {
     EventKind.ATTEMPT_STATE: _attempt_state,
     EventKind.PROGRESS: _progress,
 }
-
-
-def _not_ours(connection: Connection, run_id: str, epoch: int | None) -> LeaseLostError | DatabaseError:
-    found = connection.execute(select(runs.c.epoch, runs.c.owner).where(runs.c.run_id == run_id)).one_or_none()
-    if found is None:
-        return DatabaseError(
-            f"run {run_id}: not in the database; `illume status` lists the runs, `illume index rebuild` finds lost ones"
-        )
-    return LeaseLostError(
-        f"run {run_id}: this driver has epoch {epoch}, but epoch {found.epoch} has taken over; "
-        "what this driver still does is not recorded. Follow the run with `illume status`"
-    )

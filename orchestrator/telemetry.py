@@ -1,31 +1,238 @@
-"""Metrics and progress of attempts: buffered, and written about once a second by one thread."""
+"""Metrics and progress of attempts: buffered, and written about once a second by one thread.
 
-from collections.abc import Mapping
+Rule: a call never waits for the database. What the database refuses is kept and tried again; beyond `MAX_POINTS` the
+oldest metrics are given up, and an event says how many.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, update
 
 from orchestrator.artifact import JSON
+from orchestrator.database import Database
+from orchestrator.errors import LeaseLostError, OrchestratorError
+from orchestrator.events import RESERVED_KINDS, AttemptState, Event, EventKind
+from orchestrator.projection import append_once, lock_run
+from orchestrator.schema import attempts
 from orchestrator.stage import Tracker
+
+FLUSH_S = 1.0
+PROGRESS_EVENT_S = 30.0  # live progress is in the attempt's row; events keep its history at this distance
+RATE_WINDOW_S = 60.0  # the rate is measured over the newest part of the work
+MAX_POINTS = 300_000  # metrics that wait for a database that is away: some 60 MB
+POINTS_PER_EVENT = 1000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Buffer:
+    """What an attempt has said and nobody has written yet."""
+
+    run_id: str
+    stage_id: str
+    attempt_id: str
+    epoch: int
+    points: deque[list[JSON]] = field(default_factory=deque)
+    num_taken: int = 0  # points that ever left the buffer
+    dropped_points: int = 0
+    said: deque[tuple[str, dict[str, JSON]]] = field(default_factory=deque)  # other events
+    progress: dict[str, JSON] | None = None
+    samples: deque[tuple[float, int]] = field(default_factory=deque)  # (clock, done), for the rate
+    progress_event_at: float = float("-inf")
+    progress_event: dict[str, JSON] | None = None  # the newest progress that an event has told
+
+    def take_point(self) -> None:
+        self.points.popleft()
+        self.num_taken += 1
+
+
+@dataclass(frozen=True)
+class AttemptTracker:
+    """`stage.Tracker` of one attempt."""
+
+    telemetry: "Telemetry"
+    attempt_id: str
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        self.telemetry.log_metrics(self.attempt_id, metrics, step=step)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.telemetry.progress(self.attempt_id, done, total, unit)
+
+    def log_event(self, kind: str, fields: Mapping[str, JSON]) -> None:
+        self.telemetry.log_event(self.attempt_id, kind, fields)
 
 
 class Telemetry:
-    """Every call returns at once. One writer thread; what the database refuses is kept and tried again."""
+    """Every call but `flush` and `close` returns at once. Safe in several threads."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._buffers: dict[str, _Buffer] = {}
+        self._lock = threading.Lock()  # of the buffers
+        self._writing = threading.Lock()  # one writer at a time, so that order is kept
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def tracker(self, attempt_id: str, *, run_id: str, stage_id: str, epoch: int) -> Tracker:
         """What a stage's `run` gets as `context.tracker`."""
-        raise NotImplementedError
+        with self._lock:
+            self._buffers[attempt_id] = _Buffer(run_id, stage_id, attempt_id, epoch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="telemetry", daemon=True)
+                self._thread.start()
+        return AttemptTracker(self, attempt_id)
 
     def log_metrics(self, attempt_id: str, metrics: Mapping[str, float], *, step: int) -> None:
-        raise NotImplementedError
+        at = round(self._wall_clock(), 3)
+        with self._lock:
+            buffer = self._buffer(attempt_id)
+            buffer.points.extend([name, float(value), int(step), at] for name, value in metrics.items())
+            while len(buffer.points) > MAX_POINTS:
+                buffer.take_point()
+                buffer.dropped_points += 1
 
     def progress(self, attempt_id: str, done: int, total: int, unit: str) -> None:
-        raise NotImplementedError
+        now = self._clock()
+        with self._lock:
+            buffer = self._buffer(attempt_id)
+            samples = buffer.samples
+            samples.append((now, done))
+            while len(samples) > 2 and (now - samples[0][0] > RATE_WINDOW_S or len(samples) > 1000):
+                samples.popleft()
+            passed_s, gained = now - samples[0][0], done - samples[0][1]
+            rate = gained / passed_s if passed_s > 0 and gained > 0 else 0.0
+            buffer.progress = {"done": done, "total": total, "unit": unit, "rate_per_s": round(rate, 6)}
 
     def log_event(self, attempt_id: str, kind: str, fields: Mapping[str, JSON]) -> None:
-        raise NotImplementedError
+        """Raises: ValueError: the kind is one of the kernel's own."""
+        if kind in RESERVED_KINDS:
+            raise ValueError(f"event kind {kind!r} is the kernel's; choose another word")
+        with self._lock:
+            self._buffer(attempt_id).said.append((kind, dict(fields)))
 
     def flush(self) -> None:
-        """Write what is buffered now."""
-        raise NotImplementedError
+        """Write what is buffered now. What an epoch that is over had to say is given up.
+
+        Raises:
+            DatabaseError: the database cannot be used; everything is kept for the next time.
+        """
+        with self._writing:
+            with self._lock:
+                buffers = list(self._buffers.values())
+            for buffer in buffers:
+                try:
+                    self._flush_buffer(buffer)
+                except LeaseLostError as error:
+                    log.warning("attempt %s: metrics given up: %s", buffer.attempt_id, error)
+                    self.forget(buffer.attempt_id)
+
+    def forget(self, attempt_id: str) -> None:
+        """The attempt has ended: drop its buffer after it was flushed. Late calls of its tracker are ignored."""
+        with self._lock:
+            self._buffers.pop(attempt_id, None)
 
     def close(self) -> None:
         """Flush and end the thread."""
-        raise NotImplementedError
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.flush()
+
+    def _buffer(self, attempt_id: str) -> _Buffer:
+        """The attempt's buffer; one that nobody reads if the attempt has ended."""
+        return self._buffers.get(attempt_id) or _Buffer("", "", attempt_id, 0)
+
+    def _loop(self) -> None:
+        while not self._closed.wait(FLUSH_S):
+            try:
+                self.flush()
+            except OrchestratorError as error:
+                log.warning("metrics and progress wait: %s", error)
+
+    def _flush_buffer(self, buffer: _Buffer) -> None:
+        with self._lock:
+            batch = _Batch.of(buffer, self._clock())
+        if batch.is_empty:
+            return
+        tried: dict[int, list[Event]] = {}
+
+        def work(connection: Connection) -> None:
+            lock_run(connection, buffer.run_id, buffer.epoch)
+            if batch.progress is not None:
+                open_states = attempts.c.state.in_([AttemptState.INTENT, AttemptState.RUNNING])
+                of_attempt = attempts.c.attempt_id == buffer.attempt_id
+                connection.execute(update(attempts).where(of_attempt, open_states).values(batch.progress))
+            for index, (kind, fields) in enumerate(batch.events):
+                append_once(
+                    connection,
+                    tried.setdefault(index, []),
+                    buffer.run_id,
+                    kind,
+                    fields,
+                    epoch=buffer.epoch,
+                    stage_id=buffer.stage_id,
+                    attempt_id=buffer.attempt_id,
+                )
+
+        self._database.write(work)
+        with self._lock:
+            batch.remove_from(buffer)
+
+
+@dataclass
+class _Batch:
+    """One transaction's worth of a buffer. Taken out of the buffer only once it is written."""
+
+    events: list[tuple[str, dict[str, JSON]]]
+    progress: dict[str, JSON] | None
+    last_point: int  # as counted by `num_taken`
+    num_said: int
+    num_dropped: int
+    progress_event_at: float | None
+
+    @staticmethod
+    def of(buffer: _Buffer, now: float) -> "_Batch":
+        points = list(buffer.points)
+        events: list[tuple[str, dict[str, JSON]]] = list(buffer.said)
+        for start in range(0, len(points), POINTS_PER_EVENT):
+            events.append((EventKind.METRICS, {"points": list(points[start : start + POINTS_PER_EVENT])}))
+        if buffer.dropped_points:
+            events.append(("metrics_dropped", {"points": buffer.dropped_points}))
+        told_at = None
+        if buffer.progress is not None and buffer.progress != buffer.progress_event:
+            is_done = buffer.progress["done"] == buffer.progress["total"]
+            if is_done or now - buffer.progress_event_at >= PROGRESS_EVENT_S:
+                events.append((EventKind.PROGRESS, buffer.progress))
+                told_at = now
+        last_point = buffer.num_taken + len(points)
+        return _Batch(events, buffer.progress, last_point, len(buffer.said), buffer.dropped_points, told_at)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.events and self.progress is None
+
+    def remove_from(self, buffer: _Buffer) -> None:
+        while buffer.num_taken < self.last_point:
+            buffer.take_point()
+        for _ in range(self.num_said):
+            buffer.said.popleft()
+        buffer.dropped_points -= self.num_dropped
+        if self.progress_event_at is not None:
+            buffer.progress_event_at, buffer.progress_event = self.progress_event_at, self.progress
+        if buffer.progress is self.progress:
+            buffer.progress = None

@@ -1,0 +1,195 @@
+"""Questions to the run history: which runs there are, how a run stands, what earlier attempts took."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError
+from orchestrator.events import AttemptState, RunState
+from orchestrator.schema import attempts, database_now, runs, stages
+
+# What a stage shows while it has no attempt of its own.
+WAITING, REUSED, SKIPPED, NOT_RUN = "WAITING", "REUSED", "SKIPPED", "NOT_RUN"
+_ACTION_STATES = {"reuse": REUSED, "skip": SKIPPED}
+_LIVE = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
+NUM_TIMED = 20  # newest attempts that an estimate looks at
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    run_id: str
+    recipe: str
+    plan_digest: str
+    state: RunState
+    epoch: int
+    owner: str  # of the newest epoch, for people
+    cancel_requested: bool
+    message: str
+    created_at: float  # by the database's clock, as all times here
+    updated_at: float
+    last_event: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStatus:
+    stage_id: str
+    stage_kind: str
+    fingerprint: str
+    action: str  # of the plan: "run", "reuse" or "skip"
+    reasons: tuple[str, ...]
+    upstream: tuple[str, ...]
+    state: str  # of the newest attempt (`AttemptState`); WAITING, REUSED, SKIPPED or NOT_RUN if there is none
+    attempt_id: str = ""
+    attempt: int = 0  # number of the newest attempt; 0: none yet
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    rate_per_s: float = 0.0
+    eta_s: float | None = None
+    elapsed_s: float | None = None  # of the newest attempt
+    failure_class: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    run: RunSummary
+    stages: tuple[StageStatus, ...]  # upstream first
+
+
+def list_runs(database: Database, *, limit: int = 50) -> list[RunSummary]:
+    """The newest runs first."""
+    query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(limit)
+    return database.read(lambda connection: [_summary(row) for row in connection.execute(query)])
+
+
+def run_status(database: Database, run_id: str) -> RunStatus:
+    """How the run and each of its stages stand, in one consistent view.
+
+    Raises:
+        DatabaseError: there is no such run.
+    """
+
+    def work(connection: Connection) -> RunStatus:
+        row = connection.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
+        if row is None:
+            known = connection.execute(select(runs.c.run_id).order_by(runs.c.created_at.desc()).limit(5)).scalars()
+            raise DatabaseError(f"run {run_id!r}: not found; the newest runs are: {', '.join(known) or 'none'}")
+        now: float = connection.execute(select(database_now())).scalar_one()
+        newest = _newest_attempts(connection, run_id)
+        of_run = select(stages).where(stages.c.run_id == run_id).order_by(stages.c.position)
+        summary = _summary(row)
+        found = tuple(_stage(stage, newest.get(stage.stage_id), summary, now) for stage in connection.execute(of_run))
+        return RunStatus(run=summary, stages=found)
+
+    return database.read(work)
+
+
+def newest_run(database: Database, *, recipe: str | None = None) -> RunSummary | None:
+    """The run that was created last, of this recipe if one is named."""
+    query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(1)
+    if recipe is not None:
+        query = query.where(runs.c.recipe == recipe)
+    row = database.read(lambda connection: connection.execute(query).one_or_none())
+    return None if row is None else _summary(row)
+
+
+def last_fingerprint(database: Database, *, recipe: str, stage_id: str, stage_kind: str) -> str | None:
+    """What this stage of the recipe made last (or found made): the identity to explain a change against."""
+    made = (
+        select(attempts.c.fingerprint, attempts.c.created_at)
+        .join(runs, runs.c.run_id == attempts.c.run_id)
+        .where(runs.c.recipe == recipe, attempts.c.stage_id == stage_id, attempts.c.stage_kind == stage_kind)
+        .where(attempts.c.state == AttemptState.COMMITTED)
+    )
+    reused = (
+        select(stages.c.fingerprint, runs.c.created_at)
+        .join(runs, runs.c.run_id == stages.c.run_id)
+        .where(runs.c.recipe == recipe, stages.c.stage_id == stage_id, stages.c.stage_kind == stage_kind)
+        .where(stages.c.action == "reuse")
+    )
+    both = made.union_all(reused).subquery()
+    query = select(both.c.fingerprint).order_by(both.c.created_at.desc()).limit(1)
+    return database.read(lambda connection: connection.execute(query).scalar_one_or_none())
+
+
+def typical_duration_s(database: Database, *, stage_kind: str, fingerprint: str | None = None) -> float | None:
+    """Median seconds of the newest committed attempts: of this identity if it was ever made, else of the kind."""
+    of_kind = (
+        select(attempts.c.ended_at - attempts.c.started_at)
+        .where(attempts.c.stage_kind == stage_kind, attempts.c.state == AttemptState.COMMITTED)
+        .where(attempts.c.started_at.is_not(None), attempts.c.ended_at.is_not(None))
+        .order_by(attempts.c.ended_at.desc())
+        .limit(NUM_TIMED)
+    )
+
+    def work(connection: Connection) -> float | None:
+        same = list(connection.execute(of_kind.where(attempts.c.fingerprint == fingerprint)).scalars())
+        times = same or list(connection.execute(of_kind).scalars())
+        return median(times) if times else None
+
+    return database.read(work)
+
+
+def _newest_attempts(connection: Connection, run_id: str) -> Mapping[str, Any]:
+    newest = (
+        select(attempts.c.stage_id, func.max(attempts.c.number).label("number"))
+        .where(attempts.c.run_id == run_id)
+        .group_by(attempts.c.stage_id)
+        .subquery()
+    )
+    is_newest = (attempts.c.stage_id == newest.c.stage_id) & (attempts.c.number == newest.c.number)
+    query = select(attempts).join(newest, is_newest).where(attempts.c.run_id == run_id)
+    return {row.stage_id: row for row in connection.execute(query)}
+
+
+def _summary(row: Any) -> RunSummary:
+    return RunSummary(
+        run_id=row.run_id,
+        recipe=row.recipe,
+        plan_digest=row.plan_digest,
+        state=RunState(row.state),
+        epoch=row.epoch,
+        owner=row.owner,
+        cancel_requested=row.cancel_requested,
+        message=row.message,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        last_event=row.last_event,
+    )
+
+
+def _stage(stage: Any, attempt: Any, run: RunSummary, now: float) -> StageStatus:
+    status: dict[str, Any] = {
+        "stage_id": stage.stage_id,
+        "stage_kind": stage.stage_kind,
+        "fingerprint": stage.fingerprint,
+        "action": stage.action,
+        "reasons": tuple(json.loads(stage.reasons)),
+        "upstream": tuple(json.loads(stage.upstream)),
+    }
+    if attempt is None or (stage.action == "reuse" and attempt.state != AttemptState.COMMITTED):
+        waiting = WAITING if run.state in _LIVE else NOT_RUN
+        return StageStatus(**status, state=_ACTION_STATES.get(stage.action, waiting))
+    is_open = attempt.state in (AttemptState.INTENT, AttemptState.RUNNING)
+    left = attempt.total - attempt.done
+    elapsed_s = (now if is_open else attempt.ended_at) - (attempt.started_at or attempt.created_at)
+    return StageStatus(
+        **status,
+        state=attempt.state,
+        attempt_id=attempt.attempt_id,
+        attempt=attempt.number,
+        done=attempt.done,
+        total=attempt.total,
+        unit=attempt.unit,
+        rate_per_s=attempt.rate_per_s,
+        eta_s=left / attempt.rate_per_s if is_open and attempt.rate_per_s > 0 and left >= 0 else None,
+        elapsed_s=max(0.0, elapsed_s),
+        failure_class=attempt.failure_class,
+        message=attempt.message,
+    )

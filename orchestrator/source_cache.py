@@ -1,0 +1,29 @@
+"""Digests of source files remembered in the index database, for every run that uses it."""
+
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from orchestrator.database import Database
+from orchestrator.schema import source_digests
+
+
+class DatabaseDigestCache:
+    """`sources.DigestCache` in the database. Forgetting is always safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None:
+        same_file = (source_digests.c.bytes == num_bytes) & (source_digests.c.mtime_ns == mtime_ns)
+        query = select(source_digests.c.sha256).where(source_digests.c.path == path, same_file)
+        return self._database.read(lambda connection: connection.execute(query).scalar_one_or_none())
+
+    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None:
+        row: dict[str, Any] = {"path": path, "bytes": num_bytes, "mtime_ns": mtime_ns, "sha256": sha256}
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(source_digests).where(source_digests.c.path == path))
+            connection.execute(insert(source_digests).values(row))
+
+        self._database.write(work)
