@@ -1,0 +1,50 @@
+"""How many items of a map are left out and why, against the share that the stage allows."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.failures import FailureClass, classified
+from orchestrator.identity import canonical_json
+from orchestrator.shards import Quarantined
+
+NUM_TOP_REASONS = 3
+MAX_SHOWN_CHARACTERS = 160
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Counts quarantined items over all shards of one map, reused ones too."""
+
+    num_items: int
+    max_share: float
+    where: str  # "stage: label", for the message
+    count: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # reason -> the first such item
+
+    def add(self, quarantined: Iterable[Quarantined]) -> None:
+        for entry in quarantined:
+            self.count += 1
+            self.reasons[entry.reason] += 1
+            if len(self.examples) < 1000:
+                self.examples.setdefault(entry.reason, canonical_json(entry.item))
+
+    def check(self) -> None:
+        """Raises: ClassifiedError (DATA_POISON): more items are left out than the stage allows."""
+        if self.count <= self.max_share * self.num_items:
+            return
+        lines = [
+            f"  {times} x {shortened(reason)}; first: {shortened(self.examples.get(reason, ''))}"
+            for reason, times in self.reasons.most_common(NUM_TOP_REASONS)
+        ]
+        raise classified(
+            FailureClass.DATA_POISON,
+            f"{self.where}: found {self.count} of {self.num_items} items that cannot be worked on, expected at most "
+            f"{self.max_share:.2%}:\n" + "\n".join(lines) + "\n  Repair or remove them, or raise "
+            "retry.max_quarantined_share of the stage",
+        )
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 3]}..."

@@ -1,0 +1,127 @@
+"""Each kind of error lands in its class, whatever it is wrapped in."""
+
+import errno
+import pickle
+
+import pytest
+
+from orchestrator import errors
+from orchestrator.failures import FailureClass, classified, classify, report_of
+
+
+def error_of_library(module: str, name: str, base: type[Exception] = Exception) -> Exception:
+    """An error as a library defines it: only its module and name are known."""
+    return type(name, (base,), {"__module__": module})("as the library says it")
+
+
+def raised_from(outer: Exception, inner: BaseException) -> Exception:
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.PoisonError("x"), FailureClass.DATA_POISON),
+        (errors.NodeLostError("x"), FailureClass.NODE_LOST),
+        (errors.HangError("x"), FailureClass.HANG),
+        (errors.PrecheckError("x"), FailureClass.PRECHECK),
+        (errors.LeaseLostError("x"), FailureClass.CONTROLLER_LOST),
+        (errors.StoreError("x"), FailureClass.INFRA_TRANSIENT),
+        (errors.OrchestratorError("x"), FailureClass.USER_CODE),
+        (classified(FailureClass.GPU_OOM, "x"), FailureClass.GPU_OOM),
+        (FloatingPointError("loss is nan"), FailureClass.NUMERIC),
+        (ZeroDivisionError("x"), FailureClass.USER_CODE),
+        (KeyError("x"), FailureClass.USER_CODE),
+        (UnicodeDecodeError("utf8", b"", 0, 1, "x"), FailureClass.USER_CODE),
+        (MemoryError(), FailureClass.HOST_OOM),
+        (ConnectionResetError("x"), FailureClass.INFRA_TRANSIENT),
+        (TimeoutError("x"), FailureClass.INFRA_TRANSIENT),
+        (OSError(errno.ENOSPC, "full"), FailureClass.INFRA_TRANSIENT),
+        (OSError(errno.ENOMEM, "no memory"), FailureClass.HOST_OOM),
+        (OSError("said a library for HTTP"), FailureClass.INFRA_TRANSIENT),
+        (FileNotFoundError(errno.ENOENT, "x"), FailureClass.USER_CODE),
+        (PermissionError(errno.EACCES, "x"), FailureClass.USER_CODE),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), FailureClass.UNKNOWN),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.GPU_OOM),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"), FailureClass.INFRA_TRANSIENT),
+        (error_of_library("ray.exceptions", "ActorDiedError"), FailureClass.UNKNOWN),  # only its parent is listed
+        (error_of_library("ray.exceptions", "RayActorError"), FailureClass.NODE_LOST),
+        (error_of_library("ray.exceptions", "OutOfMemoryError"), FailureClass.HOST_OOM),
+        (error_of_library("torch", "OutOfMemoryError", RuntimeError), FailureClass.GPU_OOM),
+        (error_of_library("ray.exceptions", "ActorUnschedulableError"), FailureClass.CAPACITY),
+        (error_of_library("ray.train.v2.api.exceptions", "PreemptionError"), FailureClass.PREEMPTED),
+        (error_of_library("sqlalchemy.exc", "OperationalError"), FailureClass.INFRA_TRANSIENT),
+        (error_of_library("elsewhere", "SomeError"), FailureClass.UNKNOWN),
+    ],
+)
+def test_an_error_has_a_class(error: Exception, expected: FailureClass) -> None:
+    assert classify(error) is expected
+
+
+def test_rays_own_errors_have_their_classes() -> None:
+    ray_errors = pytest.importorskip("ray.exceptions")
+    assert classify(ray_errors.ActorDiedError()) is FailureClass.NODE_LOST
+    assert classify(ray_errors.WorkerCrashedError()) is FailureClass.NODE_LOST
+    assert classify(ray_errors.OutOfMemoryError("killed")) is FailureClass.HOST_OOM
+    assert classify(ray_errors.GetTimeoutError("slow")) is FailureClass.INFRA_TRANSIENT
+
+
+def test_a_task_error_of_ray_is_unwrapped_to_its_cause() -> None:
+    ray_errors = pytest.importorskip("ray.exceptions")
+    error = ray_errors.RayTaskError("work", "Traceback: ... preempted ...", KeyError("colour"))
+    for wrapped in (error, error.as_instanceof_cause()):
+        assert classify(wrapped) is FailureClass.USER_CODE
+        assert report_of(wrapped).summary == "KeyError: 'colour'"
+
+
+def test_the_outermost_error_that_says_anything_decides() -> None:
+    assert classify(raised_from(RuntimeError("stage failed"), ConnectionError("x"))) is FailureClass.INFRA_TRANSIENT
+    assert classify(raised_from(errors.PoisonError("row 7"), ConnectionError("x"))) is FailureClass.DATA_POISON
+
+
+def test_preemption_and_lack_of_memory_win_over_the_errors_that_they_cause() -> None:
+    preempted = error_of_library("ray.train", "PreemptionError")
+    assert classify(raised_from(ConnectionError("peer gone"), preempted)) is FailureClass.PREEMPTED
+    assert classify(raised_from(ValueError("half a batch"), MemoryError())) is FailureClass.HOST_OOM
+
+
+def test_of_several_ranks_the_strongest_evidence_decides() -> None:
+    class WorkerGroupError(Exception):
+        def __init__(self, failures: dict[int, Exception]) -> None:
+            super().__init__("training failed")
+            self.worker_failures = failures
+
+    collateral = RuntimeError("Connection closed by peer")
+    assert classify(WorkerGroupError({0: collateral, 1: ValueError("bad shape")})) is FailureClass.USER_CODE
+    assert classify(WorkerGroupError({0: collateral, 1: errors.NodeLostError("died")})) is FailureClass.NODE_LOST
+    group = ExceptionGroup("ranks", [collateral, MemoryError()])
+    assert classify(raised_from(RuntimeError("all"), group)) is FailureClass.HOST_OOM
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    first, second = RuntimeError("a"), RuntimeError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert classify(first) is FailureClass.UNKNOWN
+
+
+def test_a_classified_error_survives_the_trip_from_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(classified(FailureClass.HANG, "stuck")))  # noqa: S301 - our own bytes
+    assert (classify(error), str(error)) == (FailureClass.HANG, "stuck")
+
+
+def test_a_report_tells_where_the_error_was_raised() -> None:
+    def inner(value: int) -> None:
+        raise ValueError(f"found {value}\nexpected another")
+
+    reports = []
+    for value in (1, 2):
+        try:
+            inner(value)
+        except ValueError as error:
+            reports.append(report_of(error))
+    assert reports[0].summary == "ValueError: found 1 expected another"
+    assert reports[0].place.startswith("test_failures.py:")
+    assert reports[0].place.endswith(" in inner")
+    assert reports[0].signature == reports[1].signature
+    assert "raise ValueError" in reports[0].traceback

@@ -1,0 +1,87 @@
+"""The decision what to do after a failure."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.failures import FailureClass
+from orchestrator.retries import MAX_WAIT_S, GiveUp, PastFailure, Retry, backoff_s, decide
+from orchestrator.stage import RetryPolicy
+
+POLICY = RetryPolicy(attempts=3, wait_s=2.0)
+LIMITED = [FailureClass.NODE_LOST, FailureClass.INFRA_TRANSIENT, FailureClass.HANG, FailureClass.GPU_OOM]
+FINAL = [FailureClass.USER_CODE, FailureClass.PRECHECK, FailureClass.DATA_POISON, FailureClass.NUMERIC]
+
+
+def failures(*classes: FailureClass, progressed: tuple[int, ...] = ()) -> list[PastFailure]:
+    return [PastFailure(failure=failure, progressed=at in progressed) for at, failure in enumerate(classes)]
+
+
+def after(history: list[PastFailure], policy: RetryPolicy = POLICY) -> Retry | GiveUp:
+    return decide(history, policy, rng=random.Random(0))
+
+
+@pytest.mark.parametrize("failure", LIMITED)
+def test_a_limited_class_has_its_tries(failure: FailureClass) -> None:
+    assert isinstance(after(failures(failure, failure)), Retry)
+    answer = after(failures(failure, failure, failure))
+    assert isinstance(answer, GiveUp)
+    assert "3 of 3 tries" in answer.message
+
+
+@pytest.mark.parametrize("failure", FINAL)
+def test_what_no_retry_repairs_ends_at_once(failure: FailureClass) -> None:
+    answer = after(failures(failure))
+    assert answer == GiveUp(message=f"{failure}: trying again would not help")
+
+
+def test_each_class_has_a_budget_of_its_own() -> None:
+    lost, hung = FailureClass.NODE_LOST, FailureClass.HANG
+    assert isinstance(after(failures(lost, hung, lost, hung)), Retry)
+    assert isinstance(after(failures(lost, hung, lost, hung, lost)), GiveUp)
+
+
+def test_preemption_is_never_counted() -> None:
+    assert isinstance(after(failures(*[FailureClass.PREEMPTED] * 50)), Retry)
+    two_lost = [FailureClass.NODE_LOST, *[FailureClass.PREEMPTED] * 9, FailureClass.NODE_LOST]
+    assert isinstance(after(failures(*two_lost)), Retry)
+
+
+def test_progress_gives_the_budget_back_and_time_does_not() -> None:
+    lost = FailureClass.NODE_LOST
+    assert isinstance(after(failures(*[lost] * 20, progressed=(19,))), Retry)
+    assert isinstance(after(failures(*[lost] * 20, progressed=(18,))), Retry)
+    assert isinstance(after(failures(*[lost] * 20, progressed=(17,))), GiveUp)
+
+
+def test_an_unknown_error_is_tried_once_more_and_then_is_the_codes_fault() -> None:
+    unknown = FailureClass.UNKNOWN
+    assert isinstance(after(failures(unknown)), Retry)
+    assert after(failures(unknown, unknown)) == GiveUp(message="unknown: it happened again")
+    assert isinstance(after(failures(unknown), RetryPolicy(attempts=1)), GiveUp)
+
+
+def test_out_of_memory_asks_for_ever_smaller_pieces() -> None:
+    oom, lost = FailureClass.GPU_OOM, FailureClass.NODE_LOST
+    first = after(failures(oom))
+    assert isinstance(first, Retry)
+    assert first.memory_halvings == 1
+    later = after(failures(oom, lost, oom, lost, progressed=(3,)))
+    assert isinstance(later, Retry)
+    assert later.memory_halvings == 2  # progress does not make the memory larger
+
+
+@given(st.integers(1, 2000), st.floats(0.01, 100.0), st.integers())
+def test_backoff_doubles_up_to_its_bound_with_jitter(count: int, first_s: float, seed: int) -> None:
+    wait_s = backoff_s(count, first_s, rng=random.Random(seed))
+    full = min(first_s * 2.0 ** min(count - 1, 30), MAX_WAIT_S)
+    assert full / 2 <= wait_s <= full
+
+
+@given(st.lists(st.sampled_from(LIMITED), min_size=1, max_size=20))
+def test_without_progress_the_tries_are_bounded(classes: list[FailureClass]) -> None:
+    kept_on = [isinstance(after(failures(*classes[: end + 1])), Retry) for end in range(len(classes))]
+    if all(kept_on):
+        assert len(classes) <= len(LIMITED) * (POLICY.attempts - 1)
