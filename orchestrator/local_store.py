@@ -26,14 +26,12 @@ READ_ONLY = 0o444  # committed files: a slip of a stage that links to them canno
 
 @dataclass(frozen=True)
 class LocalStore:
-    """Objects are files below `root`; folders exist only to hold them."""
+    """Objects are files below `root`, which is made by the first write; folders exist only to hold them."""
 
     root: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
-        with self._explained("", "make the folder of the store"):
-            make_folders(self.root / TEMPORARY)
 
     @property
     def url(self) -> str:
@@ -121,6 +119,7 @@ class LocalStore:
     def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
         """Write a temporary file and link it to `target`; False if that name is taken."""
         temporary = self.root / TEMPORARY / uuid.uuid4().hex
+        make_folders(temporary.parent)
         try:
             with temporary.open("xb") as file:
                 write(file)

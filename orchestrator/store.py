@@ -78,7 +78,6 @@ def open_store(url: str | Path) -> Store:
 
     Raises:
         RecipeError: the address cannot be understood.
-        StoreError: the local folder cannot be made.
     """
     text = str(url)
     scheme = urlsplit(text).scheme
@@ -125,7 +124,7 @@ def _check_free_space(store: Store) -> None:
     root = store.local("")
     if root is None:
         return
-    free = shutil.disk_usage(root).free
+    free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
     if free < MIN_FREE_BYTES:
         raise StoreError(
             f"{store.url}: the disk is full: found {free:,} bytes free, expected at least {MIN_FREE_BYTES:,}. "

@@ -1,0 +1,139 @@
+"""Checkpoints inside a training stage, committed with the same protocol as artifacts, one site for each step.
+
+They belong to the stage's fingerprint, not to an attempt: whoever continues the stage finds them.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.artifact import JSON, FileEntry
+from orchestrator.attempt_folder import files_below
+from orchestrator.commits import Commit, Head, conclude, delete_attempt, retract, roll_forward
+from orchestrator.errors import CorruptArtifactError
+from orchestrator.files_check import differences, readable_folder
+from orchestrator.layout import checkpoint_site, checkpoint_steps, new_attempt_id
+from orchestrator.manifests import files_from_json, files_to_json
+from orchestrator.stage import Checkpoint
+from orchestrator.store import Store, parse_record, put_same, record_bytes
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCheckpoints:
+    """The checkpoints of one stage fingerprint. Can be pickled; every rank may hold one, one rank commits."""
+
+    store: Store
+    cache: Path
+    stage_kind: str
+    fingerprint: str
+    attempt_id: str  # of the stage attempt that commits through this object
+    epoch: int = 0
+    verified: set[str] = field(default_factory=set, compare=False, repr=False)  # manifests read back in this process
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint whose files match their digests; damaged ones are reported in the log and skipped."""
+        for step, found in self._heads():
+            try:
+                if found.commit:
+                    return self._read(step, found.commit)
+                if found.problem:
+                    raise CorruptArtifactError(found.problem)
+            except CorruptArtifactError as error:
+                log.warning("checkpoint of step %d skipped: %s", step, error)
+        return None
+
+    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+        """Copy the files below `folder` into the store as the checkpoint of `step`; the first commit of a step wins.
+
+        `folder` is left as it is. A damaged checkpoint of the same step is replaced.
+
+        Raises:
+            StoreError: the store failed; older checkpoints are safe.
+        """
+        site = checkpoint_site(self.stage_kind, self.fingerprint, step)
+        found = roll_forward(self.store, site)
+        while found.commit or found.problem:
+            if self._is_sound(step, found):
+                return
+            retract(self.store, site, found.generation, reason="damaged")
+            found = roll_forward(self.store, site)
+        attempt = new_attempt_id(self.attempt_id)
+        files: list[FileEntry] = []
+        for name in files_below(folder):
+            digest = self.store.upload(folder / name, f"{site.data_key(attempt)}/{name}")
+            files.append(FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256))
+        data = record_bytes(
+            {"format": CHECKPOINT_FORMAT, "step": step, "files": files_to_json(files), "meta": dict(meta)}
+        )
+        put_same(self.store, site.manifest_key(attempt), data)
+        body: dict[str, JSON] = {"manifest_sha256": hashlib.sha256(data).hexdigest()}
+        winner = conclude(self.store, site, generation=found.generation, attempt=attempt, epoch=self.epoch, body=body)
+        if winner.attempt != attempt:
+            delete_attempt(self.store, site, attempt)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` verified checkpoints; nothing if fewer can be verified."""
+        if keep < 1:
+            raise ValueError(f"keep: found {keep}, expected at least 1")
+        kept, doomed = 0, []
+        for step, found in self._heads():
+            if kept < keep and self._is_sound(step, found):
+                kept += 1
+            elif found.commit or found.problem:
+                doomed.append((step, found))
+        if kept < keep:
+            return
+        for step, found in doomed:
+            site = checkpoint_site(self.stage_kind, self.fingerprint, step)
+            retract(self.store, site, found.generation, reason=f"pruned: {keep} newer ones are kept")
+            if found.commit:
+                delete_attempt(self.store, site, found.commit.attempt)
+
+    def _heads(self) -> Iterator[tuple[int, Head]]:
+        """What is committed for each step, newest first."""
+        for step in reversed(checkpoint_steps(self.store, self.stage_kind, self.fingerprint)):
+            yield step, roll_forward(self.store, checkpoint_site(self.stage_kind, self.fingerprint, step))
+
+    def _is_sound(self, step: int, found: Head) -> bool:
+        if not found.commit:
+            return False
+        if found.commit.record.get("manifest_sha256") in self.verified:
+            return True
+        try:
+            self._read(step, found.commit)
+        except CorruptArtifactError as error:
+            log.warning("checkpoint of step %d is damaged: %s", step, error)
+            return False
+        return True
+
+    def _read(self, step: int, commit: Commit) -> Checkpoint:
+        """Verify every byte and give a local folder.
+
+        Raises:
+            CorruptArtifactError: anything is missing or differs.
+        """
+        site = checkpoint_site(self.stage_kind, self.fingerprint, step)
+        key = site.manifest_key(commit.attempt)
+        where, data = f"{self.store.url}: {key}", self.store.get(key)
+        sha256 = commit.record.get("manifest_sha256")
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            raise CorruptArtifactError(f"{where}: found another or no manifest, expected SHA-256 {sha256}")
+        record = parse_record(data, where)
+        files, meta = files_from_json(record.get("files"), where), record.get("meta")
+        if record.get("format") != CHECKPOINT_FORMAT or record.get("step") != step or not isinstance(meta, dict):
+            raise CorruptArtifactError(f"{where}: found no checkpoint manifest of step {step}")
+        data_key = site.data_key(commit.attempt)
+        if self.store.is_local:
+            for different in differences(self.store, data_key, files, rehash=True):
+                raise CorruptArtifactError(
+                    f"{where}: file '{different.path}': found {different.found}, expected {different.expected}"
+                )
+        path = readable_folder(self.store, self.cache, data_key, files)
+        self.verified.add(str(sha256))
+        return Checkpoint(step=step, path=path, meta=meta)

@@ -1,0 +1,247 @@
+"""What may be deleted from a store, and deleting it: leftovers of attempts that can never become truth again.
+
+An attempt's files go only after ABORT was won for it, or when the generation that it was decided for follows another
+attempt or is retracted. Ages only keep the collector from wasting work of the living; safety does not rest on clocks.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+from orchestrator.commits import Commit, Outcome, abort, delete_attempt, follow, outcome, retract, roll_forward
+from orchestrator.errors import CorruptArtifactError
+from orchestrator.layout import (
+    ARTIFACTS,
+    SHARDS,
+    Site,
+    artifact_site,
+    checkpoint_site,
+    checkpoint_steps,
+    owner_of,
+    shard_site,
+    stored_fingerprints,
+)
+from orchestrator.local_store import TEMPORARY
+from orchestrator.objects import StoredObject
+from orchestrator.store import PROBE_FOLDER, Store
+
+log = logging.getLogger(__name__)
+
+DEFAULT_AGE_S = 24 * 3600.0  # untouched for this long; far above the time between two writes of a commit
+
+Reason = Literal[
+    "abandoned",  # nobody decided about it, its owner is gone
+    "aborted",  # was given up; files were written or left after that
+    "lost",  # another attempt was committed
+    "retracted",  # was committed, then given up
+    "checkpoint",  # of a stage whose artifact is committed
+    "temporary",  # of a write or a probe that was cut off
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """Something that can go."""
+
+    reason: Reason
+    key: str  # folder of an attempt, or a single object
+    files: int
+    bytes: int
+    site: Site | None = None
+    attempt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    items: int
+    bytes: int
+    kept: tuple[str, ...]  # keys that turned out to be alive when it came to deleting them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One generation of a site: whom its commit record names (None: unreadable), and whether it is retracted."""
+
+    commit: Commit | None
+    retracted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptFacts:
+    """All that decides about an attempt's files."""
+
+    attempt: str
+    outcome: Outcome | None
+    generations: tuple[Generation, ...]
+    is_live: bool  # its owner may still be working
+    is_old: bool
+
+
+def judge(facts: AttemptFacts) -> Reason | None:
+    """Why the files of an attempt may go; None: they stay."""
+    if not facts.is_old or any(_follows(item, facts.attempt) and not item.retracted for item in facts.generations):
+        return None
+    decided = facts.outcome
+    if decided is None:
+        return None if facts.is_live else "abandoned"
+    if decided.kind == "ABORT":
+        return "aborted"
+    if decided.kind == "UNREADABLE" or decided.generation >= len(facts.generations):
+        return None  # it may have been decided to commit, and anyone may still roll it forward
+    generation = facts.generations[decided.generation]
+    if generation.retracted:
+        return "retracted"
+    return "lost" if generation.commit else None
+
+
+def plan_collection(
+    store: Store, *, now_s: float, is_live: Callable[[str], bool], older_than_s: float = DEFAULT_AGE_S
+) -> list[Garbage]:
+    """Everything that can go now. Finishes commits that a crash left half done; deletes nothing.
+
+    `is_live` says of a stage attempt's id whether its run may still be working (a lease that has not run out).
+    """
+    found: list[Garbage] = []
+    for site in _sites(store):
+        roll_forward(store, site)
+        found += _garbage_of(store, site, now_s=now_s, is_live=is_live, older_than_s=older_than_s)
+    found += _finished_checkpoints(store, older_than_s=older_than_s, now_s=now_s)
+    return found + list(_temporaries(store, before_s=now_s - older_than_s))
+
+
+def collect(store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str], bool]) -> Collected:
+    """Delete what `plan_collection` found, after judging each item again. Can be interrupted and repeated.
+
+    Raises:
+        StoreError: the store failed; what is left is found again next time.
+    """
+    items, freed, kept = 0, 0, []
+    for item in garbage:
+        if not _may_go(store, item, is_live):
+            kept.append(item.key)
+            continue
+        if item.site:
+            freed += delete_attempt(store, item.site, item.attempt)
+        elif (path := store.local("")) is not None and item.key.startswith(f"{TEMPORARY}/"):
+            (path / item.key).unlink(missing_ok=True)
+            freed += item.bytes
+        else:
+            store.delete(item.key)
+            freed += item.bytes
+        items += 1
+    return Collected(items=items, bytes=freed, kept=tuple(kept))
+
+
+def _may_go(store: Store, item: Garbage, is_live: Callable[[str], bool]) -> bool:
+    """Decide again with fresh facts, and win what must be won before anything is deleted."""
+    if item.site is None:
+        return True
+    if item.reason == "checkpoint":
+        return _retract_checkpoint(store, item.site, item.attempt)
+    facts = _facts(store, item.site, item.attempt, is_live=is_live, is_old=True)
+    reason = judge(facts)
+    if reason == "abandoned":
+        return abort(store, item.site, item.attempt, reason="abandoned: deleted by the collector")
+    return reason is not None
+
+
+def _retract_checkpoint(store: Store, site: Site, attempt: str) -> bool:
+    found = roll_forward(store, site)
+    if not found.commit or found.commit.attempt != attempt:
+        return False
+    retract(store, site, found.generation, reason="its stage is committed: deleted by the collector")
+    return True
+
+
+def _sites(store: Store) -> Iterator[Site]:
+    for stage_kind, fingerprint in stored_fingerprints(store, ARTIFACTS):
+        yield artifact_site(stage_kind, fingerprint)
+        for step in checkpoint_steps(store, stage_kind, fingerprint):
+            yield checkpoint_site(stage_kind, fingerprint, step)
+    for stage_kind, fingerprint in stored_fingerprints(store, SHARDS):
+        yield shard_site(stage_kind, fingerprint)
+
+
+def _garbage_of(
+    store: Store, site: Site, *, now_s: float, is_live: Callable[[str], bool], older_than_s: float
+) -> Iterator[Garbage]:
+    for attempt, files in _attempt_files(store, site).items():
+        is_old = max(file.modified_s for file in files) <= now_s - older_than_s
+        reason = judge(_facts(store, site, attempt, is_live=is_live, is_old=is_old)) if is_old else None
+        if reason:
+            yield _garbage(reason, site, attempt, files)
+
+
+def _finished_checkpoints(store: Store, *, now_s: float, older_than_s: float) -> Iterator[Garbage]:
+    for stage_kind, fingerprint in stored_fingerprints(store, ARTIFACTS):
+        steps = checkpoint_steps(store, stage_kind, fingerprint)
+        if not steps or not roll_forward(store, artifact_site(stage_kind, fingerprint)).commit:
+            continue
+        for step in steps:
+            site = checkpoint_site(stage_kind, fingerprint, step)
+            commit = roll_forward(store, site).commit
+            files = _attempt_files(store, site).get(commit.attempt, []) if commit else []
+            if commit and files and max(file.modified_s for file in files) <= now_s - older_than_s:
+                yield _garbage("checkpoint", site, commit.attempt, files)
+
+
+def _garbage(reason: Reason, site: Site, attempt: str, files: Sequence[StoredObject]) -> Garbage:
+    size = sum(file.bytes for file in files)
+    return Garbage(
+        reason=reason, key=site.attempt_key(attempt), files=len(files), bytes=size, site=site, attempt=attempt
+    )
+
+
+def _attempt_files(store: Store, site: Site) -> dict[str, list[StoredObject]]:
+    """What each attempt has stored, without the outcome that stays; attempts with nothing are left out."""
+    found: dict[str, list[StoredObject]] = {}
+    for item in store.list(site.attempts):
+        attempt, _, name = item.key.removeprefix(f"{site.attempts}/").partition("/")
+        if name and name != "OUTCOME" and attempt != "checkpoints":
+            found.setdefault(attempt, []).append(item)
+    return found
+
+
+def _facts(store: Store, site: Site, attempt: str, *, is_live: Callable[[str], bool], is_old: bool) -> AttemptFacts:
+    """The outcome is read before the commit records: a decision that is seen has its record seen too, or is kept."""
+    decided = outcome(store, site, attempt)
+    return AttemptFacts(
+        attempt=attempt,
+        outcome=decided,
+        generations=tuple(_generations(store, site)),
+        is_live=is_live(owner_of(attempt)),
+        is_old=is_old,
+    )
+
+
+def _generations(store: Store, site: Site) -> Iterator[Generation]:
+    for number in count():
+        retracted = store.get(site.retracted_key(number)) is not None
+        try:
+            commit = follow(store, site, number)
+            if commit is None:
+                return
+        except CorruptArtifactError as error:
+            log.warning("keeping what it may refer to: %s", error)
+            commit = None
+        yield Generation(commit=commit, retracted=retracted)
+
+
+def _follows(generation: Generation, attempt: str) -> bool:
+    return generation.commit is not None and generation.commit.attempt == attempt
+
+
+def _temporaries(store: Store, *, before_s: float) -> Iterator[Garbage]:
+    for item in store.list(PROBE_FOLDER):
+        if item.modified_s <= before_s:
+            yield Garbage(reason="temporary", key=item.key, files=1, bytes=item.bytes)
+    root = store.local("")
+    for path in sorted((root / TEMPORARY).glob("*")) if root else []:
+        with suppress(FileNotFoundError):  # a write that has just ended
+            found = path.stat()
+            if found.st_mtime <= before_s:
+                key = f"{TEMPORARY}/{path.name}"
+                yield Garbage(reason="temporary", key=key, files=1, bytes=found.st_size)

@@ -1,0 +1,205 @@
+"""The commit protocol: how one of many attempts becomes the only one that readers follow.
+
+An attempt's OUTCOME is decided once, as COMMIT by its writer or as ABORT by a reaper; the commit record of a generation
+is decided once, by whoever puts it first. Neither is ever changed or deleted, so a writer that wakes up after days
+finds the decision instead of making a second one.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+from orchestrator.artifact import JSON
+from orchestrator.errors import CorruptArtifactError, StoreError
+from orchestrator.layout import Site
+from orchestrator.store import Store, parse_record, read_record, record_bytes
+
+log = logging.getLogger(__name__)
+
+RECORD_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """A commit record: which attempt the readers of a site follow."""
+
+    generation: int
+    attempt: str
+    epoch: int
+    committed_s: float  # seconds since 1970, by the writer's clock; for people only
+    record: dict[str, JSON]  # all of it, e.g. with the manifest's digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The newest generation of a site that is not retracted: committed, unreadable, or still open."""
+
+    generation: int
+    commit: Commit | None = None
+    problem: str = ""  # why the record cannot be followed, if it is there but unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was decided about an attempt. UNREADABLE: something was, but nobody can tell what; it never commits."""
+
+    kind: Literal["COMMIT", "ABORT", "UNREADABLE"]
+    generation: int = 0
+    record: dict[str, JSON] | None = None  # COMMIT: the commit record to be put
+    reason: str = ""
+
+
+def head(store: Store, site: Site) -> Head:
+    """What readers of `site` follow now."""
+    for generation in count():
+        key = site.commit_key(generation)
+        data = store.get(key)
+        if data is None:
+            return Head(generation=generation)
+        if store.get(site.retracted_key(generation)) is None:
+            try:
+                return Head(
+                    generation=generation, commit=_commit(generation, parse_record(data, f"{store.url}: {key}"))
+                )
+            except CorruptArtifactError as error:
+                return Head(generation=generation, problem=str(error))
+    raise AssertionError("unreachable: the count of generations does not end")
+
+
+def conclude(
+    store: Store, site: Site, *, generation: int, attempt: str, epoch: int, body: Mapping[str, JSON]
+) -> Commit:
+    """Steps 3 and 4: decide the attempt's outcome, then the generation. The commit returned may be another attempt's.
+
+    Everything that the attempt wrote must be in the store, durably, before. May be repeated after any failure.
+
+    Raises:
+        StoreError: a reaper gave the attempt up; its files must not be used.
+    """
+    stamp: dict[str, JSON] = {"nonce": uuid.uuid4().hex, "committed_s": round(time.time(), 3)}
+    record: dict[str, JSON] = {**body, "format": RECORD_FORMAT, "attempt": attempt, "epoch": epoch, **stamp}
+    decided = Outcome(kind="COMMIT", generation=generation, record=record)
+    key = site.outcome_key(attempt)
+    if not store.put_new(key, _outcome_bytes(decided)):
+        found = outcome(store, site, attempt)
+        if found is None or found.kind != "COMMIT":
+            reason = found.reason if found else "its record vanished"
+            raise StoreError(
+                f"{store.url}: attempt '{attempt}' was given up before it could commit ({reason}); try again"
+            )
+        decided = found
+    return _publish(store, site, decided)
+
+
+def abort(store: Store, site: Site, attempt: str, *, reason: str) -> bool:
+    """Win ABORT for an attempt. True: it can never commit, and its files may go. False: it has committed or may."""
+    if store.put_new(site.outcome_key(attempt), _outcome_bytes(Outcome(kind="ABORT", reason=reason))):
+        return True
+    found = outcome(store, site, attempt)
+    return found is not None and found.kind == "ABORT"
+
+
+def retract(store: Store, site: Site, generation: int, *, reason: str) -> None:
+    """Make readers pass over the commit record of a generation, for good; the next generation is then open."""
+    key = site.commit_key(generation)
+    if store.get(key) is None:
+        raise StoreError(f"{store.url}: cannot retract '{key}': found no such commit record")
+    record: dict[str, JSON] = {"format": RECORD_FORMAT, "reason": reason, "retracted_s": round(time.time(), 3)}
+    store.put_new(site.retracted_key(generation), record_bytes(record))
+    log.warning("retracted %s: %s", key, reason)
+
+
+def roll_forward(store: Store, site: Site) -> Head:
+    """Finish what a crash between OUTCOME and COMMIT left open, then say what readers follow."""
+    found = head(store, site)
+    if found.commit or found.problem:
+        return found
+    for attempt in store.folders(site.attempts):
+        decided = outcome(store, site, attempt)
+        if decided and decided.kind == "COMMIT" and decided.generation == found.generation:
+            log.info("finishing the commit of attempt %s at %s", attempt, site.commit_key(found.generation))
+            _publish(store, site, decided)
+            return head(store, site)
+    return found
+
+
+def outcome(store: Store, site: Site, attempt: str) -> Outcome | None:
+    """What was decided about an attempt; None while it is undecided."""
+    key = site.outcome_key(attempt)
+    try:
+        record = read_record(store, key)
+        return None if record is None else _parse_outcome(record, f"{store.url}: {key}")
+    except CorruptArtifactError as error:
+        return Outcome(kind="UNREADABLE", reason=str(error))
+
+
+def follow(store: Store, site: Site, generation: int) -> Commit | None:
+    """The commit of one generation, retracted or not; None if it is open.
+
+    Raises:
+        CorruptArtifactError: the record cannot be read.
+    """
+    record = read_record(store, site.commit_key(generation))
+    return None if record is None else _commit(generation, record)
+
+
+def delete_attempt(store: Store, site: Site, attempt: str) -> int:
+    """Delete all that an attempt stored, except its OUTCOME, which must outlive every writer. Returns the bytes.
+
+    Only after ABORT was won, or when the generation it was decided for follows another attempt or is retracted.
+    """
+    kept, freed = site.outcome_key(attempt), 0
+    for item in list(store.list(site.attempt_key(attempt))):
+        if item.key != kept:
+            store.delete(item.key)
+            freed += item.bytes
+    return freed
+
+
+def _publish(store: Store, site: Site, decided: Outcome) -> Commit:
+    assert decided.record is not None, "an outcome COMMIT holds its record"
+    key = site.commit_key(decided.generation)
+    store.put_new(key, record_bytes(decided.record))
+    commit = follow(store, site, decided.generation)
+    if commit is None:
+        raise StoreError(f"{store.url}: '{key}' was written but cannot be read back")
+    return commit
+
+
+def _outcome_bytes(decided: Outcome) -> bytes:
+    record: dict[str, JSON] = {"format": RECORD_FORMAT, "outcome": decided.kind}
+    if decided.kind == "COMMIT":
+        return record_bytes({**record, "generation": decided.generation, "record": decided.record})
+    return record_bytes({**record, "reason": decided.reason, "nonce": uuid.uuid4().hex})
+
+
+def _parse_outcome(record: dict[str, JSON], where: str) -> Outcome:
+    kind, generation, inner = record.get("outcome"), record.get("generation"), record.get("record")
+    if kind == "ABORT":
+        return Outcome(kind="ABORT", reason=str(record.get("reason", "")))
+    if kind == "COMMIT" and type(generation) is int and generation >= 0 and isinstance(inner, dict):
+        _commit(generation, inner)
+        return Outcome(kind="COMMIT", generation=generation, record=inner)
+    raise CorruptArtifactError(f"{where}: found no outcome, expected COMMIT with its record, or ABORT")
+
+
+def _commit(generation: int, record: dict[str, JSON]) -> Commit:
+    attempt, epoch, committed_s = record.get("attempt"), record.get("epoch"), record.get("committed_s", 0.0)
+    if record.get("format") != RECORD_FORMAT:
+        raise CorruptArtifactError(f"commit record: found format {record.get('format')!r}, expected {RECORD_FORMAT}")
+    if (
+        not isinstance(attempt, str)
+        or not attempt
+        or "/" in attempt
+        or attempt in (".", "..")
+        or type(epoch) is not int
+    ):
+        raise CorruptArtifactError(
+            f"commit record: found attempt {attempt!r} and epoch {epoch!r}, expected a name, a number"
+        )
+    seconds = float(committed_s) if isinstance(committed_s, int | float) else 0.0
+    return Commit(generation=generation, attempt=attempt, epoch=epoch, committed_s=seconds, record=record)

@@ -1,0 +1,90 @@
+"""What happened, as the store keeps it: plans, starts of runs, and their events in write-once segments.
+
+The database is rebuilt from these and the artifacts alone.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.artifact import JSON
+from orchestrator.errors import CorruptArtifactError, StoreError
+from orchestrator.identity import canonical_json
+from orchestrator.layout import PLANS, RUNS
+from orchestrator.store import Store, parse_record, read_record, record_bytes
+
+log = logging.getLogger(__name__)
+
+SEGMENT = re.compile(r"events-(\d+)-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """Plans and runs of one store. Every record is written once; readers pass over junk and say so in the log."""
+
+    store: Store
+
+    def put_plan(self, digest: str, plan: Mapping[str, JSON]) -> None:
+        """Keep a plan under its digest; the same plan again is fine."""
+        self.store.put_new(f"{PLANS}/{_part(digest)}.json", record_bytes(dict(plan)))
+
+    def plan(self, digest: str) -> dict[str, JSON] | None:
+        """
+        Raises:
+            CorruptArtifactError: the record is no JSON object.
+        """
+        return read_record(self.store, f"{PLANS}/{_part(digest)}.json")
+
+    def put_run(self, run_id: str, record: Mapping[str, JSON]) -> bool:
+        """Keep how a run started. False: the run exists already and its record stays as it is."""
+        return self.store.put_new(f"{RUNS}/{_part(run_id)}/RUN.json", record_bytes(dict(record)))
+
+    def append_events(self, run_id: str, epoch: int, seq: int, events: Sequence[Mapping[str, JSON]]) -> bool:
+        """Keep one segment of a run's events. Segments are read in the order of epoch, then `seq`.
+
+        False: this segment was written before, by this driver or by another that believes to hold the same epoch.
+        """
+        if epoch < 0 or seq < 0:
+            raise StoreError(
+                f"events of run '{run_id}': found epoch {epoch} and seq {seq}, expected whole numbers from 0"
+            )
+        data = "".join(canonical_json(dict(event)) + "\n" for event in events).encode()
+        return self.store.put_new(f"{RUNS}/{_part(run_id)}/events-{epoch:06d}-{seq:09d}.jsonl", data)
+
+    def next_seq(self, run_id: str, epoch: int) -> int:
+        """The first segment number of `epoch` that is not written yet."""
+        return max((seq for found, seq, _ in self._segments(run_id) if found == epoch), default=-1) + 1
+
+    def runs(self) -> Iterator[tuple[str, dict[str, JSON]]]:
+        """(run id, start record) of every run, by id."""
+        for run_id in self.store.folders(RUNS):
+            try:
+                record = read_record(self.store, f"{RUNS}/{run_id}/RUN.json")
+            except CorruptArtifactError as error:
+                log.warning("passed over: %s", error)
+                continue
+            if record is not None:
+                yield run_id, record
+
+    def events(self, run_id: str) -> Iterator[dict[str, JSON]]:
+        """The events of a run in the order in which they were written."""
+        for _, _, key in sorted(self._segments(run_id)):
+            for number, line in enumerate((self.store.get(key) or b"").splitlines(), start=1):
+                try:
+                    yield parse_record(line, f"{self.store.url}: {key}: line {number}")
+                except CorruptArtifactError as error:
+                    log.warning("passed over: %s", error)
+
+    def _segments(self, run_id: str) -> Iterator[tuple[int, int, str]]:
+        for item in self.store.list(f"{RUNS}/{_part(run_id)}"):
+            match = SEGMENT.fullmatch(item.key.rpartition("/")[2])
+            if match:
+                yield int(match[1]), int(match[2]), item.key
+
+
+def _part(name: str) -> str:
+    if not name or "/" in name or name in (".", ".."):
+        raise StoreError(f"run or plan id {json.dumps(name)}: expected one part of a path")
+    return name
