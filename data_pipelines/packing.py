@@ -1,0 +1,137 @@
+"""Which samples share a row of fixed length: a pure function of the stream of lengths, and the row built from them.
+
+Next fit: a row takes samples in the order of the stream until the next one does not fit. So a row is a stretch of
+positions, a row's end decides all that follows, and packing can go on from any known row. Samples are never split.
+Legend: T tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.mllm.vocabulary import IGNORED_LABEL
+
+Integers = npt.NDArray[np.int64]
+Lengths = Callable[[int, int], Integers]  # lengths of positions start .. stop-1; 0: left out of training
+
+CHUNK = 65_536  # positions whose lengths are asked for at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowStart:
+    """A place from which packing can go on."""
+
+    row: int
+    position: int
+
+
+class PackPlan:
+    """Where each row starts in the stream; found by walking, remembered from `start` on."""
+
+    def __init__(self, lengths: Lengths, row_tokens: int, *, start: RowStart | None = None) -> None:
+        if row_tokens < 1:
+            raise ValueError(f"row_tokens: {row_tokens}; expected at least 1")
+        self._lengths = lengths
+        self._row_tokens = row_tokens
+        self._first = start or RowStart(row=0, position=0)
+        self._starts: list[int] = [self._first.position]
+
+    def span(self, row: int) -> tuple[int, int]:
+        """First and last+1 position of a row. Raises: ValueError for a row before the start of the plan."""
+        if row < self._first.row:
+            raise ValueError(f"row {row}: this plan starts at row {self._first.row}; open it from an earlier position")
+        self._walk_until(lambda: len(self._starts) > row - self._first.row + 1)
+        return self._starts[row - self._first.row], self._starts[row - self._first.row + 1]
+
+    def rows_of(self, positions: npt.ArrayLike) -> Integers:
+        """The row in which each position lies (also of those that are left out, which nobody sees)."""
+        wanted = np.atleast_1d(np.asarray(positions, dtype=np.int64))
+        if wanted.size and wanted.min() < self._first.position:
+            raise ValueError(f"position {wanted.min()}: this plan starts at position {self._first.position}")
+        last = int(wanted.max()) if wanted.size else -1
+        self._walk_until(lambda: self._starts[-1] > last)
+        return np.searchsorted(np.array(self._starts), wanted, side="right") - 1 + self._first.row
+
+    def start_of(self, row: int) -> RowStart:
+        return RowStart(row=row, position=self.span(row)[0])
+
+    def _walk_until(self, is_enough: Callable[[], bool]) -> None:
+        chunk, carried = CHUNK, 0
+        while not is_enough():
+            begin = self._starts[-1]
+            found = row_starts(self._lengths(begin, begin + chunk), self._row_tokens)
+            self._starts += [begin + start for start in found]
+            carried = 0 if found else carried + 1
+            chunk = CHUNK if found else chunk * 2
+            if carried > 8:
+                raise ValueError(
+                    f"no row could be filled from {chunk} samples after position {begin}: nearly all are left out; "
+                    "see the reasons in the index of the training data"
+                )
+
+
+def row_starts(lengths: Integers, row_tokens: int) -> list[int]:
+    """Starts of the rows after the first in a stretch of lengths; the last row found may still be open.
+
+    Raises: ValueError if a length exceeds a row.
+    """
+    if lengths.size and int(lengths.max()) > row_tokens:
+        raise ValueError(
+            f"a sample of {int(lengths.max())} tokens in rows of {row_tokens}; leave it out or lengthen rows"
+        )
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    following = np.searchsorted(
+        ends, ends + row_tokens, side="right"
+    ).tolist()  # first position that no longer fits, + 1
+    starts: list[int] = []
+    start = 0
+    while (start := following[start] - 1) < len(lengths):
+        starts.append(start)
+    return starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRow:
+    """A row ready for training. Images are in order of appearance."""
+
+    ids: npt.NDArray[np.int64]  # T; the pad id where nothing is
+    labels: npt.NDArray[np.int64]  # T; the id at the same place, IGNORED_LABEL where it is not trained
+    positions: npt.NDArray[np.int64]  # T; 0, 1, .. in each sample
+    segments: npt.NDArray[np.int32]  # T; 1, 2, .. for each sample, 0: padding
+    images: list[npt.NDArray[np.float32]]  # CYX in [-1, 1]
+    num_tokens: int  # that are not padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedSample:
+    """What one sample brings into a row."""
+
+    ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    images: Sequence[npt.NDArray[np.float32]]
+
+
+def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) -> PackedRow:
+    """Samples one after the other, then padding. Raises: ValueError if they do not fit."""
+    num_tokens = sum(len(sample.ids) for sample in samples)
+    if num_tokens > row_tokens:
+        raise ValueError(f"{len(samples)} samples with {num_tokens} tokens do not fit into a row of {row_tokens}")
+    ids = np.full(row_tokens, pad_id, dtype=np.int64)
+    labels = np.full(row_tokens, IGNORED_LABEL, dtype=np.int64)
+    positions = np.zeros(row_tokens, dtype=np.int64)
+    segments = np.zeros(row_tokens, dtype=np.int32)
+    start = 0
+    for number, sample in enumerate(samples, start=1):
+        stop = start + len(sample.ids)
+        ids[start:stop] = sample.ids
+        labels[start:stop] = sample.labels
+        labels[start] = IGNORED_LABEL  # nothing stands before it in its sample from which it could be predicted
+        positions[start:stop] = np.arange(stop - start)
+        segments[start:stop] = number
+        start = stop
+    images = [image for sample in samples for image in sample.images]
+    return PackedRow(
+        ids=ids, labels=labels, positions=positions, segments=segments, images=images, num_tokens=num_tokens
+    )
