@@ -1,0 +1,345 @@
+"""A plan runs exactly what is missing or asked for, and says why in terms of what changed."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.artifact import Fingerprint, Manifest
+from orchestrator.code_digest import CodeDigest
+from orchestrator.errors import PrecheckError, RecipeError
+from orchestrator.plan import PROVENANCE_CODE, Plan, PlannedStage, PlanView, PlanWishes, make_plan, run_prechecks
+from orchestrator.plan_file import plan_digest, plan_from_bytes, plan_to_bytes
+from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
+
+DATA = Location("/data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    lr: float = 2e-5
+    sizes: tuple[int, ...] = (1, 2)
+    inner: Inner = Inner()
+    folder: Location = DATA
+
+
+def no_run(_config: Any, _context: Any) -> dict[str, float]:
+    return {}
+
+
+KIND = StageKind(
+    name="work",
+    version=1,
+    config=Config,
+    run=no_run,
+    output="thing@1",
+    inputs={"first": Slot(kind="thing@1", many=True, required=False), "second": Slot(kind="thing@1", required=False)},
+)
+
+
+def spec(stage_id: str, *upstream: str, config: Config | None = None, kind: StageKind[Any] = KIND) -> StageSpec:
+    return StageSpec(
+        id=stage_id,
+        kind=kind,
+        config=config or Config(folder=Location(f"/{stage_id}")),
+        inputs={"first": upstream} if upstream else {},
+        resources=Resources(),
+        retry=RetryPolicy(),
+    )
+
+
+def chain(*, lr: float = 2e-5) -> Recipe:
+    """a -> b -> c, told apart by their learning rates."""
+    names = {"a": lr, "b": 1.0, "c": 2.0}
+    upstream = {"a": (), "b": ("a",), "c": ("b",)}
+    stages = tuple(spec(name, *upstream[name], config=Config(lr=value)) for name, value in names.items())
+    return Recipe(name="chain", stages=stages, file="chain.yaml")
+
+
+@dataclass
+class World:
+    """What has been made: a store and a history in memory."""
+
+    artifacts: dict[str, Manifest] = field(default_factory=dict)
+    last: dict[str, Manifest] = field(default_factory=dict)  # by stage id
+    code: dict[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    shards: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by stage id
+
+    def view(self) -> PlanView:
+        return PlanView(
+            find=lambda _kind, fingerprint: self.artifacts.get(fingerprint),
+            previous=lambda _recipe, stage_id, _kind: self.last.get(stage_id),
+            sources=lambda stage: self.sources.get(stage.id, {}),
+            code=lambda _kind: CodeDigest(files=dict(self.code)),
+            estimate_s=lambda stage, _fingerprint: 60.0 if stage.id in self.last else None,
+        )
+
+    def plan(self, recipe: Recipe, **wishes: Any) -> Plan:
+        return make_plan(recipe, self.view(), PlanWishes(**wishes))
+
+    def carry_out(self, plan: Plan) -> list[str]:
+        """Make what the plan runs; inputs must be there when a stage starts."""
+        made = []
+        for stage in plan.to_run:
+            inputs: Any = stage.payload["inputs"]
+            for fingerprint in [item for slot in inputs.values() for item in slot]:
+                assert fingerprint in self.artifacts, f"{stage.id} started without its input"
+            self.artifacts[stage.fingerprint] = self.last[stage.id] = self.manifest(stage)
+            made.append(stage.id)
+        return made
+
+    def manifest(self, stage: PlannedStage) -> Manifest:
+        return Manifest(
+            kind="thing@1",
+            stage_kind="work",
+            fingerprint=stage.fingerprint,
+            payload=stage.payload,
+            files=(),
+            stats={},
+            shards=self.shards.get(stage.id, ()),
+            provenance={PROVENANCE_CODE: {"digest": stage.code.digest, "files": dict(stage.code.files)}},
+        )
+
+    def delete(self, plan: Plan, *stage_ids: str) -> None:
+        for stage_id in stage_ids:
+            del self.artifacts[plan.stage(stage_id).fingerprint]
+
+
+def table(plan: Plan) -> dict[str, tuple[str, str]]:
+    return {stage.id: (stage.action, "; ".join(str(reason) for reason in stage.reasons)) for stage in plan.stages}
+
+
+@pytest.fixture
+def world() -> World:
+    """The chain has been made once."""
+    made = World(code={"stages/work.py": "1"})
+    made.carry_out(made.plan(chain()))
+    return made
+
+
+def test_a_first_plan_runs_everything_because_it_was_never_made() -> None:
+    assert table(World().plan(chain())) == {name: ("run", "never made") for name in "abc"}
+
+
+def test_a_second_plan_reuses_everything(world: World) -> None:
+    assert table(world.plan(chain())) == {name: ("reuse", "") for name in "abc"}
+
+
+def test_a_changed_value_is_named_and_runs_exactly_what_depends_on_it(world: World) -> None:
+    stages = list(chain().stages)
+    stages[1] = spec("b", "a", config=Config(lr=1.5, inner=Inner(rate=0.25)))
+    assert table(world.plan(replace(chain(), stages=tuple(stages)))) == {
+        "a": ("reuse", ""),
+        "b": ("run", "config.lr: 1.0 -> 1.5; config.inner.rate: 0.5 -> 0.25"),
+        "c": ("run", "upstream re-runs: b"),
+    }
+
+
+def test_locations_names_resources_and_retries_change_nothing(world: World) -> None:
+    renamed = []
+    for stage in chain().stages:
+        config = replace(stage.config, folder=Location("/elsewhere"))
+        inputs = {slot: tuple(f"new-{name}" for name in ids) for slot, ids in stage.inputs.items()}
+        moved = replace(stage, id=f"new-{stage.id}", config=config, inputs=inputs, resources=Resources(workers=8))
+        renamed.append(replace(moved, retry=RetryPolicy(attempts=9)))
+    plan = world.plan(Recipe(name="another", stages=tuple(renamed)))
+    assert [stage.action for stage in plan.stages] == ["reuse"] * 3
+
+
+def test_a_missing_end_is_made_again(world: World) -> None:
+    world.delete(world.plan(chain()), "c")
+    assert table(world.plan(chain()))["c"] == ("run", "output missing")
+
+
+def test_a_missing_artifact_whose_consumers_exist_is_skipped(world: World) -> None:
+    world.delete(world.plan(chain()), "a", "b")
+    reason = "output missing, but everything made from it exists"
+    assert table(world.plan(chain())) == {"a": ("skip", reason), "b": ("skip", reason), "c": ("reuse", "")}
+
+
+def test_a_missing_artifact_is_made_again_for_a_new_consumer(world: World) -> None:
+    recipe = chain()
+    world.delete(world.plan(recipe), "a")
+    wider = replace(recipe, stages=(*recipe.stages, spec("d", "a", config=Config(lr=9.0))))
+    found = {name: action for name, (action, _reason) in table(world.plan(wider)).items()}
+    assert found == {"a": "run", "b": "reuse", "c": "reuse", "d": "run"}
+
+
+def test_force_makes_a_stage_and_what_was_made_from_it_again(world: World) -> None:
+    plan = world.plan(chain(), force=("b",))
+    assert table(plan) == {"a": ("reuse", ""), "b": ("run", "forced"), "c": ("run", "upstream re-runs: b")}
+    assert [stage.redo for stage in plan.stages] == [False, True, True]
+    assert plan.stage("b").fingerprint == world.plan(chain()).stage("b").fingerprint
+
+
+def test_a_forced_stage_that_was_never_made_has_nothing_to_withdraw() -> None:
+    plan = World().plan(chain(), force=("a",))
+    assert [str(reason) for reason in plan.stage("a").reasons] == ["forced", "never made"]
+    assert not any(stage.redo for stage in plan.stages)
+
+
+def test_force_brings_back_a_skipped_stage_in_between(world: World) -> None:
+    world.delete(world.plan(chain()), "b")
+    found = {name: action for name, (action, _reason) in table(world.plan(chain(), force=("a",))).items()}
+    assert found == {"a": "run", "b": "run", "c": "run"}
+
+
+def test_a_raised_version_is_the_reason(world: World) -> None:
+    stages = chain().stages
+    bumped = replace(chain(), stages=(replace(stages[0], kind=replace(KIND, version=2)), *stages[1:]))
+    assert table(world.plan(bumped))["a"] == ("run", "version 1 -> 2")
+
+
+def test_moved_code_is_a_warning_and_no_reason_to_run(world: World) -> None:
+    world.code = {"stages/work.py": "2", "models/new.py": "1"}
+    reason = "code changed (not in identity): models/new.py, stages/work.py"
+    assert table(world.plan(chain()))["b"] == ("reuse", reason)
+
+
+def test_moved_code_runs_again_when_asked_for(world: World) -> None:
+    world.code = {"stages/work.py": "2"}
+    plan = world.plan(chain(), code="rerun")
+    assert table(plan)["a"] == ("run", "code changed (not in identity): stages/work.py")
+    assert all(stage.redo for stage in plan.stages)
+    world.carry_out(plan)
+    assert table(world.plan(chain(), code="rerun")) == {name: ("reuse", "") for name in "abc"}
+
+
+def test_moved_code_is_an_error_when_asked_for(world: World) -> None:
+    world.code = {"stages/work.py": "2"}
+    with pytest.raises(RecipeError, match=r"(?s)chain\.yaml: the code of stages.*a: stages/work\.py.*--code rerun"):
+        world.plan(chain(), code="fail")
+
+
+def test_an_artifact_without_recorded_code_is_not_suspected(world: World) -> None:
+    world.artifacts = {key: replace(manifest, provenance={}) for key, manifest in world.artifacts.items()}
+    assert table(world.plan(chain(), code="fail"))["a"] == ("reuse", "")
+
+
+def test_added_shards_of_an_input_that_exists_are_counted(world: World) -> None:
+    world.shards["a"] = ("s1", "s2", "s3")
+    world.carry_out(world.plan(chain(lr=5.0)))
+    world.shards["a"] = ("s1", "s3", "s4", "s5")
+    world.carry_out(world.plan(chain(lr=6.0), until=("a",)))
+    assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +2 -1 shards")
+
+
+def test_a_new_input_is_counted_in_artifacts_where_shards_are_unknown(world: World) -> None:
+    world.carry_out(world.plan(chain(lr=7.0), until=("a",)))
+    assert table(world.plan(chain(lr=7.0)))["b"] == ("run", "input first: +1 -1 artifacts")
+
+
+def test_changed_source_files_are_named(world: World) -> None:
+    world.sources = {"a": {"x.jsonl": "1", "y.jsonl": "1"}}
+    world.carry_out(world.plan(chain()))
+    world.sources = {"a": {"x.jsonl": "2", "z.jsonl": "1"}}
+    plan = world.plan(chain())
+    assert table(plan)["a"] == ("run", "source files: +z.jsonl, -y.jsonl, x.jsonl differs")
+    assert plan.stage("a").payload["sources"] == {"x.jsonl": "2", "z.jsonl": "1"}
+
+
+def test_until_leaves_the_rest_of_the_recipe_out() -> None:
+    assert table(World().plan(chain(), until=("b",))) == {name: ("run", "never made") for name in "ab"}
+
+
+def test_only_runs_one_stage_on_what_exists(world: World) -> None:
+    world.delete(world.plan(chain()), "b", "c")
+    found = {name: action for name, (action, _reason) in table(world.plan(chain(), only=("b",))).items()}
+    assert found == {"a": "reuse", "b": "run"}
+
+
+def test_only_refuses_to_run_without_its_inputs() -> None:
+    with pytest.raises(RecipeError, match="--only b: found no output of a, which is needed; add --only a"):
+        World().plan(chain(), only=("b",))
+
+
+@pytest.mark.parametrize("wish", ["force", "until", "only"])
+def test_an_unknown_stage_in_a_wish_is_named(wish: str) -> None:
+    wide = Recipe(name="wide", stages=(spec("curated"),))
+    with pytest.raises(RecipeError, match=f"wide: --{wish}: found no stage 'curate'; did you mean 'curated'?"):
+        World().plan(wide, **{wish: ("curate",)})
+
+
+def test_estimates_are_given_for_what_runs(world: World) -> None:
+    plan = world.plan(chain(), force=("c",))
+    assert [stage.estimate_s for stage in plan.stages] == [None, None, 60.0]
+
+
+def test_prechecks_see_the_configurations_of_inputs_by_slot(world: World) -> None:
+    seen: list[Any] = []
+
+    def check(config: Config, inputs: Mapping[str, Any]) -> None:
+        seen.append(inputs)
+        raise PrecheckError("refused")
+
+    checked = spec("d", "b", config=Config(lr=9.0), kind=replace(KIND, precheck=check))
+    checked = replace(checked, inputs={**checked.inputs, "second": ("a",)})
+    with pytest.raises(PrecheckError, match="refused"):
+        run_prechecks(world.plan(replace(chain(), stages=(*chain().stages, checked))))
+    assert seen == [{"first": (Config(lr=1.0),), "second": Config(lr=2e-5)}]
+
+
+def test_a_plan_survives_its_file(world: World) -> None:
+    world.code = {"stages/work.py": "2"}
+    plan = world.plan(chain(lr=5.0), force=("c",))
+    content = plan_to_bytes(plan)
+    assert plan_from_bytes(content, {"work": KIND}, digest=plan_digest(plan)) == plan
+
+
+def test_a_plan_whose_kinds_have_changed_is_refused(world: World) -> None:
+    content = plan_to_bytes(world.plan(chain()))
+    with pytest.raises(RecipeError, match="stage 'a' would make something else now"):
+        plan_from_bytes(content, {"work": replace(KIND, version=2)})
+    with pytest.raises(RecipeError, match="of kind 'work', which no longer exists"):
+        plan_from_bytes(content, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 99}', b"\xff", b'{"format": 1, "stages": [{}]}'])
+def test_a_file_that_is_no_plan_is_refused(content: bytes) -> None:
+    with pytest.raises(RecipeError, match="plan"):
+        plan_from_bytes(content, {"work": KIND})
+
+
+def test_a_damaged_plan_is_refused(world: World) -> None:
+    plan = world.plan(chain())
+    with pytest.raises(RecipeError, match="does not match its digest"):
+        plan_from_bytes(plan_to_bytes(plan).replace(b"chain", b"chaim"), {"work": KIND}, digest=plan_digest(plan))
+
+
+def random_recipe(rng: random.Random) -> Recipe:
+    names = [f"s{number}" for number in range(rng.randrange(1, 8))]
+    stages = []
+    for number, name in enumerate(names):
+        upstream = rng.sample(names[:number], rng.randrange(min(number, 3) + 1))
+        stages.append(spec(name, *upstream, config=Config(lr=float(number))))
+    return Recipe(name="random", stages=tuple(stages))
+
+
+@given(st.randoms(use_true_random=False))
+def test_reuse_means_that_nothing_is_computed(rng: random.Random) -> None:
+    """Whatever was deleted and whatever is forced: a plan can be carried out, makes every end, and is then done."""
+    recipe, world = random_recipe(rng), World()
+    first = world.plan(recipe)
+    world.carry_out(first)
+    world.delete(first, *(stage.id for stage in first.stages if rng.random() < 0.4))
+    force = tuple(stage.id for stage in recipe.stages if rng.random() < 0.2)
+    plan = world.plan(recipe, force=force)
+    kept = {stage.fingerprint for stage in plan.stages if stage.action == "reuse"}
+    assert kept <= world.artifacts.keys()
+    made = world.carry_out(plan)
+    assert set(force) <= set(made)
+    ends = {stage.id for stage in recipe.stages} - {
+        up for stage in recipe.stages for up in stage.inputs.get("first", ())
+    }
+    assert all(Fingerprint(plan.stage(end).fingerprint) in world.artifacts for end in ends)
+    assert world.plan(recipe).to_run == ()
