@@ -105,7 +105,7 @@ class UnifiedMllm(nn.Module):
             self.head = TokenTable(config.tokens, text.hidden_size, text.initializer_range)
         self.language = _decoder(text)
         if config.checkpoint_activations:
-            self.language.gradient_checkpointing_enable()
+            self.language.activation_checkpointing_enable()
         self.projector = MixedProjector(
             semantic_width=config.vision.tower.output_width,
             pixel_width=config.vision.pixel.code_width,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from models.dualvitok.config import PixelConfig, VisionConfig
+from models.dualvitok.config import ConvolutionsConfig, PixelConfig, VisionConfig
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
 from models.mllm.model import UnifiedMllm
 from models.mllm.vision import VisionBranch
 
 TEXT_IDS = 50
+CONVOLUTIONS = ConvolutionsConfig(channels=8, channel_multipliers=(1, 1, 2), residual_blocks=1, attention_levels=())
 
 
 def make_config(*, tie_embeddings: bool = False, chunk_bytes: int = 4000) -> MllmConfig:
@@ -28,11 +29,8 @@ def make_config(*, tie_embeddings: bool = False, chunk_bytes: int = 4000) -> Mll
         vision=VisionBranchConfig(
             tower=VisionConfig(depth=2, width=16, num_heads=2, output_width=12),
             pixel=PixelConfig(
-                encoder_channels=8,
-                decoder_channels=8,
-                channel_multipliers=(1, 1, 2),
-                residual_blocks=1,
-                attention_levels=(),
+                encoder=CONVOLUTIONS,
+                decoder=CONVOLUTIONS,
                 norm_groups=4,
                 code_width=4,
                 codebook_size=32,

@@ -1,0 +1,114 @@
+"""The chunked loss against full scores: value, gradients, memory, and its odd cases."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.mllm.loss import chunked_cross_entropy, next_tokens
+
+
+def _example(
+    positions: int = 37, width: int = 16, rows: tuple[int, ...] = (50, 65)
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(positions, width, generator=generator, dtype=torch.float64)
+    tables = [torch.randn(count, width, generator=generator, dtype=torch.float64) for count in rows]
+    targets = torch.randint(0, sum(rows), (positions,), generator=generator)
+    weights = torch.rand(positions, generator=generator)
+    return hidden.float(), [table.float() for table in tables], targets, weights
+
+
+def _reference(hidden: Tensor, tables: list[Tensor], targets: Tensor, weights: Tensor) -> Tensor:
+    losses = F.cross_entropy(hidden @ torch.cat(tables).T, targets, reduction="none")
+    return (losses * weights).sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 37, 1000])
+def test_value_and_gradients_equal_full_scores(chunk: int) -> None:
+    hidden, tables, targets, weights = _example()
+    leaves = [hidden, *tables]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    expected = _reference(hidden, tables, targets, weights)
+    expected_gradients = torch.autograd.grad(expected * 0.7, leaves)
+    value, losses = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=chunk * 4 * 115)
+    gradients = torch.autograd.grad(value * 0.7, leaves)
+    # fp32 sums in another order: a few units in the last place of numbers of size 1 to 300.
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close((losses * weights).sum(), expected, rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_a_frozen_table_gets_no_gradient_and_the_rest_is_unchanged() -> None:
+    hidden, (text, vision), targets, weights = _example()
+    hidden.requires_grad_()
+    vision.requires_grad_()
+    value, _ = chunked_cross_entropy(hidden, (text, vision), targets, weights, chunk_bytes=4000)
+    value.backward()
+    assert text.grad is None
+    expected = torch.autograd.grad(_reference(hidden, [text, vision], targets, weights), [hidden, vision])
+    torch.testing.assert_close(hidden.grad, expected[0], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(vision.grad, expected[1], rtol=1e-4, atol=2e-5)
+
+
+def test_no_trained_position_gives_zero_not_nan() -> None:
+    hidden, tables, _, _ = _example()
+    for leaf in (hidden, *tables):
+        leaf.requires_grad_()
+    nothing = torch.zeros(0)
+    value, losses = chunked_cross_entropy(hidden[:0], tables, nothing.long(), nothing, chunk_bytes=4000)
+    value.backward()
+    assert value.item() == 0
+    assert losses.shape == (0,)
+    assert all(torch.equal(table.grad, torch.zeros_like(table)) for table in tables if table.grad is not None)
+
+
+def test_under_autocast_scores_are_bf16_and_gradients_keep_the_type_of_the_weights() -> None:
+    hidden, tables, targets, weights = _example()
+    for leaf in (hidden, *tables):
+        leaf.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, _ = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=4000)
+    value.backward()
+    expected = _reference(hidden, tables, targets, weights)
+    torch.testing.assert_close(value, expected, rtol=1e-2, atol=0)  # bf16 keeps 8 bits
+    assert [leaf.grad.dtype for leaf in (hidden, *tables) if leaf.grad is not None] == [torch.float32] * 3
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    hidden, tables, targets, weights = _example()
+    hidden.requires_grad_()
+    value, _ = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=4000)
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="run the forward pass again"):
+        value.backward()
+
+
+def test_scores_of_all_positions_never_exist_at_once() -> None:
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's signature
+            result = func(*args, **(kwargs or {}))
+            for value in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(value, Tensor):
+                    self.numel = max(self.numel, value.numel())
+            return result
+
+    hidden, tables, targets, weights = _example(positions=500, rows=(300, 500))
+    for leaf in (hidden, *tables):
+        leaf.requires_grad_()
+    with Largest() as largest:
+        value, _ = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=20 * 4 * 800)
+        value.backward()
+    assert largest.numel <= max(20 * 800, 500 * 16)
+
+
+def test_targets_never_cross_documents_or_enter_padding() -> None:
+    labels = torch.tensor([[10, 11, -100, 13, 20, 21, 0, 0]])
+    segments = torch.tensor([[1, 1, 1, 1, 2, 2, 0, 0]])
+    trained = next_tokens(labels, segments)
+    assert trained.positions_BT.tolist() == [[True, False, True, False, True, False, False]]
+    assert trained.targets_M.tolist() == [11, 13, 21]
