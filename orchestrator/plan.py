@@ -69,7 +69,8 @@ class PlanView:
     """What planning may look at. Every function answers from what exists and changes nothing."""
 
     find: Callable[[str, Fingerprint], Manifest | None]  # (stage kind, fingerprint) -> committed manifest
-    previous: Callable[[str, str, str], Manifest | None] = lambda _recipe, _stage, _kind: None
+    previous: Callable[[str, str, str], Mapping[str, JSON] | None] = lambda _recipe, _stage, _kind: None
+    # (recipe, stage id, stage kind) -> the identity of what it made last, also where that is gone
     sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # name -> sha256 of files that it reads
     code: Callable[[StageKind[typing.Any]], CodeDigest] = lambda _kind: CodeDigest()
     estimate_s: Callable[[StageSpec, Fingerprint], float | None] = lambda _spec, _fingerprint: None
@@ -284,16 +285,16 @@ def _reasons(
     before = view.previous(recipe, stage.spec.id, stage.spec.kind.name)
     if before is None:
         return [*reasons, NeverMade()]
-    if before.fingerprint == stage.fingerprint:
+    if fingerprint_of(before) == stage.fingerprint:
         return [*reasons, OutputMissing()]
-    differences = own_changes(before.payload, stage.payload)
+    differences = own_changes(before, stage.payload)
     differences += _input_changes(stage, before, stages, run=run, view=view)
     return reasons + (differences or [NeverMade()])
 
 
 def _input_changes(
     stage: _Identified,
-    before: Manifest,
+    before: Mapping[str, JSON],
     stages: Mapping[str, _Identified],
     *,
     run: Collection[str],
@@ -301,7 +302,7 @@ def _input_changes(
 ) -> list[Reason]:
     """Compare each slot with last time; an upstream that is going to run explains more than its fingerprint."""
     reasons: list[Reason] = []
-    old_inputs = before.payload.get("inputs")
+    old_inputs = before.get("inputs")
     old_inputs = old_inputs if isinstance(old_inputs, dict) else {}
     rerun: list[str] = []
     for slot in [*stage.spec.inputs, *(slot for slot in old_inputs if slot not in stage.spec.inputs)]:

@@ -1,10 +1,9 @@
-"""A plan on disk: `plans/<digest>.json`, where the digest is the SHA-256 of the file's bytes.
+"""A plan as plain data, kept in the store under its digest: the SHA-256 of its canonical JSON.
 
 Read back, a plan is exactly the one that was made, or an error that says why it no longer can be.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,17 +21,8 @@ from orchestrator.stage import Resources, RetryPolicy, StageSpec
 PLAN_FORMAT = 1
 
 
-def plan_key(plan: Plan) -> str:
-    """Where a store keeps the plan."""
-    return f"plans/{plan_digest(plan)}.json"
-
-
 def plan_digest(plan: Plan) -> str:
-    return hashlib.sha256(plan_to_bytes(plan)).hexdigest()
-
-
-def plan_to_bytes(plan: Plan) -> bytes:
-    return canonical_json(plan_to_json(plan)).encode()
+    return _digest(plan_to_json(plan))
 
 
 def plan_to_json(plan: Plan) -> dict[str, JSON]:
@@ -44,23 +34,27 @@ def plan_to_json(plan: Plan) -> dict[str, JSON]:
     }
 
 
-def plan_from_bytes(content: bytes, kinds: Kinds, *, digest: str | None = None) -> Plan:
+def plan_from_json(data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None) -> Plan:
     """The plan, with its stage kinds taken from `kinds`.
 
     Raises:
-        RecipeError: the bytes are no plan, do not match `digest`, or the stage kinds have changed since, so that the
+        RecipeError: the data is no plan, does not match `digest`, or the stage kinds have changed since, so that the
             plan would make something else now.
     """
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise RecipeError(f"plans/{digest}.json: the file does not match its digest; make a new plan with `illume run`")
+    if digest is not None and _digest(data) != digest:
+        raise RecipeError(f"plans/{digest}.json: does not match its digest; make a new plan with `illume run`")
+    if data.get("format") != PLAN_FORMAT:
+        raise RecipeError(f"plan: found format {data.get('format')!r}, expected {PLAN_FORMAT}; make a new plan")
+    fields: Mapping[str, Any] = data
     try:
-        data = json.loads(content)
-        if data["format"] != PLAN_FORMAT:
-            raise RecipeError(f"plan: found format {data['format']!r}, expected {PLAN_FORMAT}; make a new plan")
-        stages = tuple(_stage_from_json(stage, kinds) for stage in data["stages"])
-        return Plan(recipe=str(data["recipe"]), stages=stages, file=str(data["file"]))
-    except (ValueError, KeyError, TypeError) as error:
+        stages = tuple(_stage_from_json(stage, kinds) for stage in fields["stages"])
+        return Plan(recipe=str(fields["recipe"]), stages=stages, file=str(fields["file"]))
+    except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"plan: not a readable plan ({error!r}); make a new one with `illume run`") from error
+
+
+def _digest(data: Mapping[str, JSON]) -> str:
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
 def _stage_to_json(stage: PlannedStage) -> JSON:

@@ -1,0 +1,71 @@
+"""What planning looks at in a real store and its index: the answers behind `plan.PlanView`."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.code_digest import CodeDigest, code_digest
+from orchestrator.database import Database
+from orchestrator.errors import CorruptArtifactError
+from orchestrator.plan import PlanView
+from orchestrator.run_records import RunRecords
+from orchestrator.run_status import last_fingerprint, list_runs, typical_duration_s
+from orchestrator.source_cache import DatabaseDigestCache
+from orchestrator.sources import source_digests
+from orchestrator.stage import StageKind, StageSpec
+
+NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity of an artifact that is gone
+
+
+def plan_view(artifacts: ArtifactStore, database: Database) -> PlanView:
+    """Artifacts and their identities from the store; history, estimates and known digests from the database."""
+    cache = DatabaseDigestCache(database)
+
+    def find(stage_kind: str, fingerprint: Fingerprint) -> Manifest | None:
+        return artifacts.find(stage_kind, fingerprint)
+
+    def previous(recipe: str, stage_id: str, stage_kind: str) -> Mapping[str, JSON] | None:
+        fingerprint = last_fingerprint(database, recipe=recipe, stage_id=stage_id, stage_kind=stage_kind)
+        if fingerprint is None:
+            return None
+        manifest = artifacts.find(stage_kind, fingerprint)
+        return manifest.payload if manifest else _planned_payload(artifacts, database, recipe, fingerprint)
+
+    def estimate_s(stage: StageSpec, fingerprint: Fingerprint) -> float | None:
+        return typical_duration_s(database, stage_kind=stage.kind.name, fingerprint=fingerprint)
+
+    def sources(stage: StageSpec) -> Mapping[str, str]:
+        return source_digests(stage, cache)
+
+    return PlanView(find=find, previous=previous, sources=sources, code=code_of, estimate_s=estimate_s)
+
+
+def code_of(kind: StageKind[Any]) -> CodeDigest:
+    """The code behind a kind, from the folder that holds the package of its `run`."""
+    module = kind.run.__module__
+    package = importlib.util.find_spec(module.partition(".")[0])
+    if package is None or not package.submodule_search_locations:
+        return CodeDigest()
+    return code_digest(module, Path(next(iter(package.submodule_search_locations))).parent)
+
+
+def _planned_payload(
+    artifacts: ArtifactStore, database: Database, recipe: str, fingerprint: str
+) -> Mapping[str, JSON] | None:
+    """The identity of an artifact that is gone, from the plans that named it."""
+    records = RunRecords(artifacts.store)
+    for run in list_runs(database, limit=NUM_SEARCHED_RUNS):
+        if run.recipe != recipe:
+            continue
+        try:
+            plan: Mapping[str, Any] = records.plan(run.plan_digest) or {}
+        except CorruptArtifactError:
+            continue  # another plan may name it; without any the reason is only less exact
+        for stage in plan.get("stages", ()):
+            if stage.get("fingerprint") == fingerprint:
+                payload: Mapping[str, JSON] = stage["payload"]
+                return payload
+    return None
