@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from models.mllm.attention import attention_inputs
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig
@@ -25,7 +26,7 @@ from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabu
 class PackedBatch:
     """Rows of packed documents.
 
-    `positions_BT` restart at 0 in each document; `segments_BT` number the documents of a row from 1, with 0 for padding;
+    `positions_BT` restart at 0 in each document; `segments_BT` number the documents of a row from 1, 0 is padding;
     `labels_BT` holds the id at the same place, or -100 where it is not trained.
 
     Images [C,Y,X] in [-1, 1], or their features when those are computed elsewhere, are in the order in which their
@@ -112,6 +113,10 @@ class UnifiedMllm(nn.Module):
             hidden_size=text.hidden_size,
         )
         self.vision = vision
+
+    def reset_positions(self) -> None:
+        """Compute the rotary frequencies, which no weights file holds, after building on the meta device."""
+        self.language.rotary_emb = Qwen2RotaryEmbedding(self.language.config)
 
     @property
     def output_table(self) -> TokenTable:
