@@ -2,29 +2,26 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection
 
 from orchestrator.artifact import JSON, FileEntry, Manifest
-from orchestrator.database import dump_json
+from orchestrator.database import dump_json, upsert
 from orchestrator.schema import artifacts
 
 
 def index_manifest(connection: Connection, manifest: Manifest, manifest_sha256: str) -> None:
     """Make or replace the artifact's row (a healed artifact keeps its fingerprint and gets a new manifest)."""
-    same = (artifacts.c.stage_kind == manifest.stage_kind) & (artifacts.c.fingerprint == manifest.fingerprint)
-    connection.execute(delete(artifacts).where(same))
     inputs: JSON = {slot: list(parents) for slot, parents in manifest.inputs.items()}
-    connection.execute(
-        insert(artifacts).values(
-            stage_kind=manifest.stage_kind,
-            fingerprint=manifest.fingerprint,
-            kind=manifest.kind,
-            manifest_sha256=manifest_sha256,
-            files=len(manifest.files),
-            bytes=sum(entry.bytes for entry in manifest.files),
-            inputs=dump_json(inputs),
-        )
-    )
+    row = {
+        "stage_kind": manifest.stage_kind,
+        "fingerprint": str(manifest.fingerprint),
+        "kind": manifest.kind,
+        "manifest_sha256": manifest_sha256,
+        "files": len(manifest.files),
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "inputs": dump_json(inputs),
+    }
+    connection.execute(upsert(connection, artifacts, row))
 
 
 def artifact_fields(manifest: Manifest, manifest_sha256: str) -> dict[str, JSON]:

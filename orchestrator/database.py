@@ -7,12 +7,13 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event, make_url, select, text
+from sqlalchemy import Connection, Engine, Table, event, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -120,6 +121,18 @@ _ADVICE = {
 def dump_json(value: JSON | tuple[str, ...]) -> str:
     """Compact text for a column; non-ASCII escaped, as PostgreSQL refuses some characters."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def insert_new(connection: Connection, table: Table) -> Any:
+    """An `insert` that can say what happens on a conflict (`on_conflict_do_nothing`), in the database's dialect."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def upsert(connection: Connection, table: Table, row: Mapping[str, Any]) -> Any:
+    """Insert the row, or replace the one with the same primary key."""
+    keys = [column.name for column in table.primary_key]
+    rest = {name: value for name, value in row.items() if name not in keys}
+    return insert_new(connection, table).values(row).on_conflict_do_update(index_elements=keys, set_=rest)
 
 
 def _parse(url: str) -> sqlalchemy.URL:

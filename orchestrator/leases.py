@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator import owners
-from orchestrator.database import Database
+from orchestrator.database import Database, insert_new
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.schema import database_now, leases
 
@@ -123,10 +122,8 @@ def _live(resource: str) -> Any:
 
 def _ensure_row(connection: Connection, resource: str) -> None:
     """Make the row if it is absent and lock it, so that of two takers one sees what the other did."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(
-        insert(leases).values(resource=resource, owner="", epoch=0, expires_at=0.0).on_conflict_do_nothing()
-    )
+    row = {"resource": resource, "owner": "", "epoch": 0, "expires_at": 0.0}
+    connection.execute(insert_new(connection, leases).values(row).on_conflict_do_nothing())
     connection.execute(select(leases.c.epoch).where(leases.c.resource == resource).with_for_update())
 
 

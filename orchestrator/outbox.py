@@ -1,10 +1,37 @@
-"""Delivery of events to sinks: at least once, in order within a run, without ever blocking work."""
+"""Delivery of events to sinks: at least once, in order within a run, without ever blocking work.
 
+Rule: the event rows are the outbox, written with the change that they tell; a sink's cursor (`delivered`) moves only
+after the sink has said that the events are safe. One process at a time delivers a run to a sink (a lease).
+"""
+
+import logging
+import random
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.database import Database
-from orchestrator.events import Event
+from sqlalchemy import ColumnElement, Connection, case, select, update
+
+from orchestrator.database import Database, insert_new
+from orchestrator.errors import OrchestratorError
+from orchestrator.events import BULK_KINDS, Event, mask_text
+from orchestrator.leases import Leases
+from orchestrator.projection import event_from_row
+from orchestrator.schema import database_now, events, outbox, runs
+
+POLL_S = 0.5
+BATCH = 500  # events for one call of a sink
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0  # between tries of a sink that fails
+HURRIED_TRIES = 3  # that fail in a row, and `drain` waits for this sink no longer
+DELIVERY_LEASE_S = 120.0
+
+log = logging.getLogger(__name__)
+
+
+class SinkRejectedError(OrchestratorError):
+    """The sink can never take this event; it is counted and reported, and the next one follows."""
 
 
 class Sink(Protocol):
@@ -12,30 +39,231 @@ class Sink(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is and where, e.g. `mlflow http://host:5000`; the delivery cursor hangs on it."""
+        """What it is and where, without secrets, e.g. `mlflow http://host:5000`; the delivery cursor hangs on it."""
+
+    @property
+    def linger_s(self) -> float:
+        """How long metrics and progress may wait to be delivered together; other events never wait."""
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Events of one run in order. Returns when they are safe; raises to have them again later."""
+        """Take events of one run, in order; returns when they are safe.
+
+        Raises: SinkRejectedError: an event can never be taken. Anything else: all of them are brought again later.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How far a sink is with a run."""
+
+    run_id: str
+    sink: str
+    delivered: int  # sequence number of the last event that the sink has
+    last_event: int
+    rejected: int
+    problem: str
+
+    @property
+    def waiting(self) -> int:
+        return self.last_event - self.delivered
+
+
+def deliveries(database: Database, *, only_waiting: bool = False) -> list[Delivery]:
+    """The cursors of all sinks that were ever used, for `illume doctor`."""
+    query = select(outbox, runs.c.last_event).join(runs, runs.c.run_id == outbox.c.run_id)
+    if only_waiting:
+        query = query.where(runs.c.last_event > outbox.c.delivered)
+    query = query.order_by(runs.c.created_at, runs.c.run_id, outbox.c.sink)
+    return database.read(lambda connection: [Delivery(**row._mapping) for row in connection.execute(query)])
 
 
 class Outbox:
-    """One thread for each sink. Context manager: `with Outbox(database, sinks) as outbox: outbox.follow(run_id)`."""
+    """One thread for each sink, so that a dead one delays only itself.
+
+    Context manager. Also delivers what earlier runs left behind for the same sinks.
+    """
 
     def __init__(self, database: Database, sinks: Sequence[Sink]) -> None:
-        raise NotImplementedError
+        leases = Leases(database)
+        self._database = database
+        self._workers = [_SinkWorker(database, leases, sink) for sink in sinks]
+
+    def __enter__(self) -> "Outbox":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def follow(self, run_id: str) -> None:
         """Deliver all events of this run to the sinks, from the first that each has not had. Starts the threads."""
-        raise NotImplementedError
+
+        def work(connection: Connection) -> None:
+            for worker in self._workers:
+                row = {"run_id": run_id, "sink": worker.sink.name, "delivered": 0, "rejected": 0, "problem": ""}
+                connection.execute(insert_new(connection, outbox).values(row).on_conflict_do_nothing())
+
+        self._database.write(work)
+        for worker in self._workers:
+            worker.start()
 
     def drain(self, timeout_s: float) -> dict[str, int]:
-        """Deliver what is left, from all runs that these sinks follow; events not delivered in time, by sink name."""
-        raise NotImplementedError
+        """Deliver what is left of all runs that these sinks follow; by sink, the events not delivered in time."""
+        give_up_at = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.hurry()
+        for worker in self._workers:
+            worker.wait_idle(give_up_at - time.monotonic())
+        waiting = {worker.sink.name: 0 for worker in self._workers}
+        for delivery in deliveries(self._database, only_waiting=True):
+            if delivery.sink in waiting:
+                waiting[delivery.sink] += delivery.waiting
+        return {sink: number for sink, number in waiting.items() if number}
 
     def close(self) -> None:
-        """End the threads; what was not delivered stays for the next time."""
-        raise NotImplementedError
+        """End the threads; what was not delivered stays for the next time. A sink that hangs is left behind."""
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.join(2.0)
 
 
-# sinks: outbox_files.JsonLinesSink(path), exporter.StoreExporter(run records), tracking.MlflowSink(uri, ...),
-# lineage.OpenLineageSink(path, store_url)
+class _SinkWorker:
+    """Delivers to one sink, run by run, with back-off."""
+
+    def __init__(self, database: Database, leases: Leases, sink: Sink) -> None:
+        self.sink = sink
+        self._database = database
+        self._leases = leases
+        self._failures = 0  # in a row
+        self._hurried = False  # deliver without lingering, and say when nothing is left or nothing goes
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=f"outbox {sink.name}", daemon=True)
+
+    def start(self) -> None:
+        if not self._thread.is_alive() and not self._stopped.is_set():
+            self._thread.start()
+
+    def hurry(self) -> None:
+        self._idle.clear()
+        self._failures = 0
+        self._hurried = True
+        self._wake.set()
+        self.start()
+
+    def wait_idle(self, timeout_s: float) -> None:
+        self._idle.wait(max(0.0, timeout_s))
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+
+    def join(self, timeout_s: float) -> None:
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        while not self._stopped.is_set():
+            wait_s = POLL_S
+            try:
+                has_more = self._deliver_round()
+                self._failures = 0
+            except Exception as error:  # noqa: BLE001 - the boundary: a sink may raise anything; logged and tried again
+                self._failures += 1
+                wait_s = back_off_s(self._failures, random.random())
+                has_more = False
+                log.warning("sink %s: %s; trying again in %.1f s", self.sink.name, _problem(error), wait_s)
+            if has_more:
+                continue
+            if self._hurried and self._failures in (0, HURRIED_TRIES):
+                self._hurried = False
+                self._idle.set()
+            self._wake.wait(min(wait_s, 1.0) if self._hurried else wait_s)
+            self._wake.clear()
+
+    def _deliver_round(self) -> bool:
+        """Bring the sink up to date with every run; False if there was nothing to deliver."""
+        has_delivered = False
+        for delivery in deliveries(self._database, only_waiting=True):
+            if delivery.sink == self.sink.name and not self._stopped.is_set():
+                has_delivered = self._deliver_run(delivery.run_id) or has_delivered
+        return has_delivered
+
+    def _deliver_run(self, run_id: str) -> bool:
+        if not self._next_batch(run_id):
+            return False
+        lease = self._leases.acquire(f"outbox:{run_id}:{self.sink.name}", duration_s=DELIVERY_LEASE_S)
+        if lease is None:
+            return False  # another process delivers this run
+        try:
+            batch = self._next_batch(run_id)  # again, now that nobody else moves the cursor
+            while batch and not self._stopped.is_set():
+                self._hand_over(batch)
+                lease = self._leases.renew(lease)
+                batch = self._next_batch(run_id)
+        finally:
+            self._leases.release(lease, forget=True)
+        return True
+
+    def _hand_over(self, batch: list[Event]) -> None:
+        try:
+            self.sink.deliver(batch)
+        except SinkRejectedError as error:
+            if len(batch) > 1:
+                for event in batch:
+                    self._hand_over([event])
+                return
+            log.error("sink %s: event %s is left out: %s", self.sink.name, batch[0].id, error)
+            self._move_cursor(batch, rejected=1, problem=f"{batch[0].id}: {_problem(error)}")
+        except Exception as error:
+            self._note(batch[0].run_id, _problem(error))
+            raise
+        else:
+            self._move_cursor(batch)
+
+    def _next_batch(self, run_id: str) -> list[Event]:
+        linger_s = 0.0 if self._hurried else self.sink.linger_s
+
+        def work(connection: Connection) -> list[Event]:
+            cursor = select(outbox.c.delivered).where(self._of_run(run_id)).scalar_subquery()
+            query = select(events).where(events.c.run_id == run_id, events.c.sequence > cursor)
+            rows = connection.execute(query.order_by(events.c.sequence).limit(BATCH))
+            batch = [event_from_row(row) for row in rows]
+            may_linger = linger_s > 0 and 0 < len(batch) < BATCH and all(event.kind in BULK_KINDS for event in batch)
+            if may_linger:
+                now: float = connection.execute(select(database_now())).scalar_one()
+                return [] if now - batch[0].time < linger_s else batch
+            return batch
+
+        return self._database.read(work)
+
+    def _move_cursor(self, batch: list[Event], *, rejected: int = 0, problem: str = "") -> None:
+        """Forward only. The problem of a sink that was away is over; a rejection stays to be seen."""
+        kept = case((outbox.c.rejected > 0, outbox.c.problem), else_="")
+        statement = (
+            update(outbox)
+            .where(self._of_run(batch[0].run_id), outbox.c.delivered < batch[-1].sequence)
+            .values(
+                delivered=batch[-1].sequence,
+                rejected=outbox.c.rejected + rejected,
+                problem=problem if rejected else kept,
+            )
+        )
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def _note(self, run_id: str, problem: str) -> None:
+        statement = update(outbox).where(self._of_run(run_id)).values(problem=problem)
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def _of_run(self, run_id: str) -> ColumnElement[bool]:
+        return (outbox.c.run_id == run_id) & (outbox.c.sink == self.sink.name)
+
+
+def back_off_s(failures: int, random_share: float) -> float:
+    """Seconds until the next try: doubles up to `LONGEST_WAIT_S`, spread by a quarter either way."""
+    return float(min(FIRST_WAIT_S * 2 ** min(failures - 1, 20), LONGEST_WAIT_S)) * (0.75 + random_share / 2)
+
+
+def _problem(error: Exception) -> str:
+    return mask_text(" ".join(f"{type(error).__name__}: {error}".split()))[:1000]

@@ -1,0 +1,151 @@
+"""Stores to test against: a local folder, a real S3 protocol server that can be told to misbehave, and memory."""
+
+import hashlib
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from orchestrator.objects import Digest, StoredObject
+from orchestrator.store import Store, open_store
+
+
+@dataclass
+class S3Server:
+    """The S3 of moto over HTTP, one request at a time (its own check for 'If-None-Match' is not atomic).
+
+    `faults` are taken one for each conditional PUT: "lost reply" carries it out and answers 500, "conflict" answers 409
+    and does nothing, "error" answers 500 and does nothing. `forget_conditions` drops 'If-None-Match' from every request.
+    """
+
+    endpoint: str = ""
+    faults: list[str] = field(default_factory=list)
+    forget_conditions: bool = False
+    refuse_writes: str = ""  # status line to answer every PUT with
+    lock: Any = field(default_factory=threading.Lock)
+    moto: Any = field(default_factory=lambda: DomainDispatcherApplication(create_backend_app))
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with self.lock:
+            if environ["REQUEST_METHOD"] == "PUT" and self.refuse_writes:
+                return self._answer(start_response, self.refuse_writes)
+            if "HTTP_IF_NONE_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
+                if self.forget_conditions:
+                    del environ["HTTP_IF_NONE_MATCH"]
+                fault = self.faults.pop(0) if self.faults else ""
+                if fault == "conflict":
+                    return self._answer(start_response, "409 Conflict")
+                if fault == "error":
+                    return self._answer(start_response, "500 Internal Server Error")
+                if fault == "lost reply":
+                    list(self.moto(environ, lambda *_: lambda _: None))
+                    return self._answer(start_response, "500 Internal Server Error")
+            return list(self.moto(environ, start_response))
+
+    def _answer(self, start_response: Callable[..., Any], status: str) -> list[bytes]:
+        start_response(status, [("Content-Length", "0"), ("Connection", "close")])
+        return [b""]
+
+    def url(self, bucket: str) -> str:
+        """The address of an empty store in a fresh or known bucket."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT")).read()
+        return f"s3://{bucket}/deep/prefix?endpoint={self.endpoint}&region=us-east-1"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    server = S3Server()
+    web = make_server("127.0.0.1", 0, server, threaded=True)
+    server.endpoint = f"http://127.0.0.1:{web.server_port}"
+    thread = threading.Thread(target=web.serve_forever, daemon=True)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+    web.shutdown()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """The server, well-behaved at first and again afterwards."""
+    yield s3_server
+    s3_server.faults, s3_server.forget_conditions, s3_server.refuse_writes = [], False, ""
+
+
+@pytest.fixture
+def s3_store(s3: S3Server, tmp_path: Path) -> Store:
+    return open_store(s3.url(hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]))
+
+
+@pytest.fixture
+def local_store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture(params=["local", "s3", "memory"])
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "memory":
+        return MemoryStore()
+    found: Store = request.getfixturevalue(f"{request.param}_store")
+    return found
+
+
+@dataclass
+class MemoryStore:
+    """The plainest store there can be: what the others are measured against, and the model in property tests."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    url: str = "memory"
+    is_local: bool = False
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        return self.objects.setdefault(key, data) is data
+
+    def get(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        for key in sorted(self.objects):
+            if key.startswith(f"{prefix}/"):
+                yield StoredObject(key=key, bytes=len(self.objects[key]), modified_s=0.0)
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        rests = [key.removeprefix(f"{prefix}/") for key in self.objects if key.startswith(f"{prefix}/")]
+        return tuple(sorted({rest.split("/")[0] for rest in rests if "/" in rest}))
+
+    def delete(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+    def upload(self, path: Path, key: str) -> Digest:
+        self.objects[key] = path.read_bytes()
+        found = self.digest(key)
+        assert found is not None
+        return found
+
+    def download(self, key: str, path: Path) -> Digest | None:
+        if key in self.objects:
+            path.write_bytes(self.objects[key])
+        return self.digest(key)
+
+    def digest(self, key: str) -> Digest | None:
+        data = self.objects.get(key)
+        return None if data is None else Digest(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def link(self, source: str, target: str) -> None:
+        self.objects[target] = self.objects[source]
+
+    def local(self, key: str) -> Path | None:
+        return None
+
+
+@pytest.fixture
+def memory_store() -> MemoryStore:
+    return MemoryStore()

@@ -1,0 +1,156 @@
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, insert, select, text
+
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError
+from orchestrator.schema import database_now, source_digests
+from orchestrator.source_cache import DatabaseDigestCache
+
+
+def now(database: Database) -> float:
+    return database.read(lambda connection: connection.execute(select(database_now())).scalar_one())
+
+
+def test_the_clock_is_the_databases_and_moves(database: Database) -> None:
+    before = time.time()
+    first = now(database)
+    time.sleep(0.02)
+    assert now(database) > first
+    assert abs(first - before) < 5.0  # same machine here; both count from 1970 in UTC
+
+
+def test_the_clock_of_postgresql_moves_within_a_transaction(postgresql_url: str) -> None:
+    database = Database(postgresql_url)
+
+    def work(connection: Connection) -> float:
+        first: float = connection.execute(select(database_now())).scalar_one()
+        time.sleep(0.02)
+        return connection.execute(select(database_now())).scalar_one() - first
+
+    assert database.read(work) > 0.01
+
+
+def test_opening_twice_at_once_makes_the_tables_once(database_url: str) -> None:
+    problems: list[BaseException] = []
+
+    def open_one() -> None:
+        try:
+            Database(database_url).close()
+        except DatabaseError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=open_one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    row = {"path": "a", "bytes": 1, "mtime_ns": 2, "sha256": "3"}
+
+    def work(connection: Connection) -> None:
+        connection.execute(insert(source_digests).values(row))
+        raise LookupError("a mistake of the caller")
+
+    with pytest.raises(LookupError):
+        database.write(work)
+    assert database.read(lambda connection: list(connection.execute(select(source_digests)))) == []
+
+
+def test_an_unknown_schema_version_is_refused(database_url: str) -> None:
+    database = Database(database_url)
+    database.write(lambda connection: connection.execute(text("update illume_schema set version = 99")))
+    database.close()
+    with pytest.raises(DatabaseError, match="found schema version 99, expected 1"):
+        Database(database_url)
+
+
+def test_sqlite_is_durable_and_lets_readers_pass_a_writer(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "deep" / "index.db"))
+    assert database.read(lambda connection: connection.execute(text("pragma journal_mode")).scalar()) == "wal"
+    assert database.read(lambda connection: connection.execute(text("pragma synchronous")).scalar()) == 2
+    assert database.write(lambda _connection: now(database)) > 0
+
+
+def test_a_locked_sqlite_file_gives_one_clear_message(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    database = Database(str(path), lock_wait_s=0.2)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin immediate")
+    with pytest.raises(DatabaseError, match=r"index\.db: database is locked; another process holds it") as caught:
+        database.write(lambda connection: connection.execute(text("delete from events")))
+    assert "\n" not in str(caught.value)
+    other.execute("rollback")
+    database.write(lambda connection: connection.execute(text("delete from events")))
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    path.write_bytes(b"my thesis" * 1000)
+    with pytest.raises(DatabaseError, match="not a database; the file is something else"):
+        Database(str(path))
+    assert path.read_bytes() == b"my thesis" * 1000
+
+
+def test_a_damaged_sqlite_file_names_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    Database(str(path)).close()
+    content = bytearray(path.read_bytes())
+    content[100:4096] = b"\xff" * 3996  # the first page holds the table of tables
+    path.write_bytes(content)
+    with pytest.raises(DatabaseError, match="illume index rebuild"):
+        Database(str(path))
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "mysql://root:hunter2@host/runs", "nonsense://", "postgresql+asyncpg-nope"]
+)
+def test_other_addresses_are_refused_without_their_password(url: str, tmp_path: Path) -> None:
+    if "://" not in url:
+        url = f"{url}://user:hunter2@host/x"
+    with pytest.raises(DatabaseError) as caught:
+        Database(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_is_away_gives_one_clear_message_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(DatabaseError, match=r"postgresql://me:\*\*\*@127\.0\.0\.1:9/x: .*refused") as caught:
+        Database("postgresql://me:hunter2@127.0.0.1:9/x")
+    assert "hunter2" not in str(caught.value)
+    assert time.monotonic() - started < 5
+
+
+def test_a_broken_connection_is_made_again(postgresql_url: str) -> None:
+    database = Database(postgresql_url)
+    tries: list[int] = []
+
+    def work(connection: Connection) -> int:
+        tries.append(connection.execute(text("select pg_backend_pid()")).scalar_one())
+        if len(tries) == 1:
+            with psycopg.connect(postgresql_url, autocommit=True) as other:
+                other.execute("select pg_terminate_backend(%s)", (tries[0],))
+        connection.execute(insert(source_digests).values(path="a", bytes=1, mtime_ns=2, sha256="3"))
+        return len(tries)
+
+    assert database.write(work) == 2
+    assert len(database.read(lambda connection: list(connection.execute(select(source_digests))))) == 1
+
+
+def test_source_digests_are_forgotten_when_the_file_changes(database: Database) -> None:
+    cache = DatabaseDigestCache(database)
+    path = "/data/na\udcefve\u00ef.jsonl"  # a file name that is not valid UTF-8
+    cache.remember(path, 10, 1_700_000_000_123_456_789, "a" * 64)
+    assert cache.find(path, 10, 1_700_000_000_123_456_789) == "a" * 64
+    assert cache.find(path, 11, 1_700_000_000_123_456_789) is None
+    assert cache.find(path, 10, 1_700_000_000_123_456_790) is None
+    cache.remember(path, 11, 5, "b" * 64)
+    assert (cache.find(path, 10, 1_700_000_000_123_456_789), cache.find(path, 11, 5)) == (None, "b" * 64)
