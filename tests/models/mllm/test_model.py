@@ -20,7 +20,7 @@ from models.mllm.model import PackedBatch, UnifiedMllm
 from models.mllm.projector import MixedProjector
 from models.mllm.vision import ImageFeatures, VisionBranch, read_images
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
-from tests.models.dualvitok.conftest import formula_images
+from tests.models.dualvitok.conftest import _formula_images as formula_images
 from tests.models.mllm.conftest import make_config
 
 
