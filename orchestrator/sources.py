@@ -1,8 +1,6 @@
 """Digests of the files outside the store that a stage reads, remembered until a file is touched."""
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,6 @@ from orchestrator.stage import StageSpec
 READ_BYTES = 1 << 20
 NUM_READERS = 4  # hashing leaves Python's lock, so threads read side by side
 SETTLED_S = 2.0  # a file touched more recently can change again within one tick of its time stamp
-CACHE_FORMAT = 1
 
 
 class DigestCache(Protocol):
@@ -23,32 +20,6 @@ class DigestCache(Protocol):
 
     def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None: ...
     def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None: ...
-
-
-class FileDigestCache:
-    """A digest cache in one JSON file; written by `save`, ignored when damaged."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._entries = _read_entries(file)
-        self._is_changed = False
-
-    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None:
-        entry = self._entries.get(path)
-        return str(entry[2]) if entry is not None and entry[:2] == [num_bytes, mtime_ns] else None
-
-    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None:
-        self._entries[path] = [num_bytes, mtime_ns, sha256]
-        self._is_changed = True
-
-    def save(self) -> None:
-        if not self._is_changed:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"format": CACHE_FORMAT, "entries": self._entries}))
-        temporary.replace(self._file)  # a cache: losing the race with another process loses nothing
-        self._is_changed = False
 
 
 def source_digests(spec: StageSpec, cache: DigestCache) -> dict[str, str]:
@@ -107,14 +78,3 @@ def _digest(file: Path, cache: DigestCache, where: str) -> str:
     if time.time() - after.st_mtime > SETTLED_S:
         cache.remember(*key, sha256.hexdigest())
     return sha256.hexdigest()
-
-
-def _read_entries(file: Path) -> dict[str, list[int | str]]:
-    try:
-        read = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}  # only a cache: the digests are computed again
-    entries = read.get("entries") if isinstance(read, dict) and read.get("format") == CACHE_FORMAT else None
-    if not isinstance(entries, dict):
-        return {}
-    return {path: entry for path, entry in entries.items() if isinstance(entry, list) and len(entry) == 3}

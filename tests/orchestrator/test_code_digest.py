@@ -1,0 +1,116 @@
+"""The digest of a stage's code moves when its behaviour can, and stays when only its looks change."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.code_digest import code_digest, normalised_digest
+
+PLAIN = b"""
+def double(x):
+    if x > 1:
+        return 2 * x
+    return x
+"""
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(
+        tmp_path,
+        stages__work="from orchestrator.stage import StageKind\ndef run():\n    from models.net import Net\n",
+        models__net="import numpy\nfrom models import layers\nfrom . import losses\n",
+        models__layers="from models.constants import WIDTH\n",
+        models__losses="import data_pipelines.order as order\n",
+        models__constants="WIDTH = 3\n",
+        models__unused="X = 1\n",
+        data_pipelines__order="Y = 1\n",
+        orchestrator__stage="Z = 1\n",
+    )
+    for room in ("stages", "models", "data_pipelines", "orchestrator"):
+        (tmp_path / room / "__init__.py").write_text(f'"""The room {room}."""\n')
+    return tmp_path
+
+
+def test_the_closure_follows_late_and_relative_imports_and_leaves_the_kernel_out(root: Path) -> None:
+    assert sorted(code_digest("stages.work", root).files) == [
+        "data_pipelines/order.py",
+        "models/constants.py",
+        "models/layers.py",
+        "models/losses.py",
+        "models/net.py",
+        "stages/work.py",
+    ]
+
+
+def test_a_change_far_down_moves_the_digest_and_names_the_file(root: Path) -> None:
+    before = code_digest("stages.work", root)
+    write(root, models__constants="WIDTH = 4\n")
+    after = code_digest("stages.work", root)
+    assert before.digest != after.digest
+    assert {name for name in before.files if before.files[name] != after.files[name]} == {"models/constants.py"}
+
+
+def test_a_change_outside_the_closure_moves_nothing(root: Path) -> None:
+    before = code_digest("stages.work", root)
+    write(root, models__unused="X = 2\n", orchestrator__stage="Z = 2\n", stages__other="import models.unused\n")
+    assert code_digest("stages.work", root) == before
+
+
+def test_a_package_file_counts_where_names_come_from_it(root: Path) -> None:
+    write(root, models__constants="from models import WIDTH\n")
+    (root / "models" / "__init__.py").write_text("WIDTH = 5\n")
+    assert "models/__init__.py" in code_digest("stages.work", root).files
+
+
+def test_imports_that_go_round_end(root: Path) -> None:
+    write(root, models__constants="import models.layers\n")
+    assert "models/constants.py" in code_digest("stages.work", root).files
+
+
+def test_a_file_that_cannot_be_parsed_counts_with_its_bytes(root: Path) -> None:
+    write(root, models__constants="def (\n")
+    before = code_digest("stages.work", root)
+    write(root, models__constants="def ((\n")
+    assert code_digest("stages.work", root).digest != before.digest
+
+
+def test_a_module_outside_the_rooms_has_no_code_of_ours(root: Path) -> None:
+    assert code_digest("tests.work", root).files == {}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        b'"""Said of the module."""\n' + PLAIN,
+        PLAIN.replace(b"def double(x):", b'def double(x):\n    """Said of it."""'),
+        PLAIN.replace(b"    if", b"    # a remark\n\n    if"),
+        PLAIN.replace(b"x > 1", b"(x   >   1)"),
+        PLAIN.replace(b"    ", b"\t"),
+        PLAIN.replace(b"\n", b"\r\n"),
+    ],
+)
+def test_looks_do_not_count(same: bytes) -> None:
+    assert normalised_digest(same) == normalised_digest(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"2 * x", b"3 * x"),
+        (b"2 * x", b"2.0 * x"),
+        (b">", b">="),
+        (b"double", b"twice"),
+        (b"return x", b"'x'"),
+        (b"2", b"'2'"),
+    ],
+)
+def test_behaviour_counts(old: bytes, new: bytes) -> None:
+    assert normalised_digest(PLAIN.replace(old, new)) != normalised_digest(PLAIN)
