@@ -182,6 +182,20 @@ class DiscriminatorConfig:
     layers: int = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageTextConfig:
+    """Contrastive image-text model for pre-training a vision tower where no published one is at hand."""
+
+    vision: VisionConfig
+    vocabulary_size: int  # of the text tokenizer
+    padding_id: int
+    max_tokens: int = 64  # longer texts are cut
+    text_width: int = 128
+    text_depth: int = 2
+    text_heads: int = 4
+    embedding_width: int = 128  # of the space in which images and texts meet
+
+
 def _check_heads(place: str, width: int, num_heads: int) -> None:
     if width % num_heads or (width // num_heads) % 4:
         raise ValueError(

@@ -12,7 +12,7 @@ _MOST_WIDTHS = 8  # channels stop doubling at 8 times the first
 
 
 class PatchGan(nn.Module):
-    """Images [B, 3, Y, X] to logits [B, 1, y, x]: high for real patches. Batch norm uses batch statistics in training."""
+    """Images [B, 3, Y, X] to logits [B, 1, y, x], high for real patches; batch norm by batch statistics in training."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()

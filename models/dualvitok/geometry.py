@@ -66,7 +66,7 @@ def pixel_grid(height: int, width: int, factor: int = 16) -> Size:
     """
     if height < factor or width < factor or height % factor or width % factor:
         raise ValueError(
-            f"image of {height}x{width} (HxW): both sides must be positive multiples of {factor}; resize it first"
+            f"image of {height}x{width} (HxW): sides must be positive multiples of {factor}; resize it first"
         )
     return height // factor, width // factor
 

@@ -49,7 +49,7 @@ class TokenizerLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its terms (detached, unweighted, by name; also `psnr_db`).
 
-        Freeze the discriminator's parameters around this call; it is only asked once the adversarial weight is positive.
+        Freeze the discriminator's parameters around this call; it is asked only from the start step on.
         """
         config = self.config
         found = outputs.images_BCYX.float()

@@ -58,7 +58,7 @@ class _ChannelWeights(nn.Module):
 
 
 class Lpips(nn.Module):
-    """LPIPS distance of each pair of images, [B]. Frozen, without dropout in training too (the published one has it)."""
+    """LPIPS distance of each pair of images, [B]. Frozen, and without the dropout of the published training."""
 
     def __init__(self) -> None:
         super().__init__()

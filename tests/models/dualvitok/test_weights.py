@@ -1,0 +1,103 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.dualvitok import weights
+from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, VisionConfig
+from models.dualvitok.discriminator import PatchGan
+from models.dualvitok.model import DualViTok
+from models.dualvitok.vision_tower import VisionTower
+from models.json_config import ConfigError
+from models.strict_weights import WeightsError, load_strictly
+
+
+def test_the_published_model_has_the_published_names_shapes_and_sizes(shared: Path) -> None:
+    layout = json.loads((shared / "golden" / "dualvitok_full_state_dict.json").read_text())["tensors"]
+    with torch.device("meta"):
+        model = DualViTok(DualViTokConfig.published())
+        tensors = {name: torch.empty(entry["shape"]) for name, entry in layout.items()}
+    load_strictly(model, tensors, where="published layout")
+    assert list(model.state_dict()) == list(layout)
+    assert len(layout) == 999
+    parameters = dict(model.named_parameters())
+    assert {name for name, entry in layout.items() if entry["kind"] == "param"} == set(parameters)
+    trainable = {name for name, entry in layout.items() if entry["trainable_in_tokenizer_training"]}
+    assert {name for name, parameter in parameters.items() if parameter.requires_grad} == trainable
+    assert sum(parameter.numel() for parameter in parameters.values()) == 1_345_978_979
+    assert sum(parameter.numel() for parameter in model.trainable_parameters()) == 670_219_875
+
+
+def test_the_published_discriminator_has_the_published_layout(shared: Path) -> None:
+    layout = json.loads((shared / "golden" / "patchgan_state_dict.json").read_text())["tensors"]
+    model = PatchGan(DiscriminatorConfig())
+    assert {name: list(value.shape) for name, value in model.state_dict().items()} == {
+        name: entry["shape"] for name, entry in layout.items()
+    }
+    assert sum(parameter.numel() for parameter in model.parameters()) == 2_765_633
+
+
+def test_a_saved_tokenizer_loads_with_the_same_codes_and_saves_to_the_same_bytes(
+    tiny_model: DualViTok, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    weights.save(tiny_model, tmp_path)
+    loaded = weights.load(tmp_path)
+    weights.save(loaded, again)
+    assert (tmp_path / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert loaded.config == tiny_model.config
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.semantic_encoder.model.parameters())
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert torch.equal(loaded.encode(images).pixel_BYX, tiny_model.encode(images).pixel_BYX)
+
+
+def test_weights_of_other_sizes_are_refused_with_what_to_do(tiny_model: DualViTok, tmp_path: Path) -> None:
+    weights.save(tiny_model, tmp_path)
+    other = dataclasses.replace(tiny_model.config.pixel, codebook_size=128)
+    (tmp_path / "config.json").write_text(dataclasses.replace(tiny_model.config, pixel=other).to_json())
+    with pytest.raises(WeightsError, match=r"pixel_quantizer\.frozen_codebook \[64, 8\] instead of \[128, 8\]"):
+        weights.load(tmp_path)
+
+
+def test_absent_and_damaged_files_are_named(tiny_model: DualViTok, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"config\.json: no such file"):
+        weights.load(tmp_path)
+    weights.save(tiny_model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        weights.load(tmp_path)
+    path.unlink()
+    with pytest.raises(WeightsError, match="no such file"):
+        weights.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="missing keys"):
+        weights.load(tmp_path)
+
+
+def test_a_pretrained_tower_is_adopted_frozen(tiny_model: DualViTok, tmp_path: Path) -> None:
+    tower = VisionTower(tiny_model.config.vision)
+    weights.save_vision(tower, tmp_path)
+    weights.adopt_vision(tiny_model, weights.load_vision(tmp_path))
+    images = torch.rand(1, 3, 56, 56) * 2 - 1
+    assert torch.equal(tiny_model.features(images).semantic_BTD, tower(images))
+    assert not any(parameter.requires_grad for parameter in tiny_model.semantic_encoder.model.parameters())
+
+
+def test_another_tower_is_not_adopted(tiny_model: DualViTok) -> None:
+    tower = VisionTower(VisionConfig(depth=2, width=32, num_heads=4, output_width=48))
+    with pytest.raises(WeightsError, match="use one vision configuration for both"):
+        weights.adopt_vision(tiny_model, tower)
+
+
+def test_a_discriminator_survives_the_round_trip(tmp_path: Path) -> None:
+    judge = PatchGan(DiscriminatorConfig(channels=4, layers=2))
+    judge(torch.randn(2, 3, 32, 32))
+    weights.save_discriminator(judge, tmp_path)
+    loaded = weights.load_discriminator(tmp_path)
+    assert loaded.config == judge.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in judge.state_dict().items())
