@@ -1,0 +1,133 @@
+"""Tokenizer training as the training loop sees it: a generator pass and, from a stated step on, a discriminator pass."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data_pipelines.image_batches import PictureBatches
+from models.dualvitok import weights
+from models.dualvitok.discriminator import PatchGan
+from models.dualvitok.losses import TokenizerLoss
+from models.dualvitok.model import DualViTok
+from models.dualvitok.perceptual import Lpips, load_lpips
+from orchestrator.errors import PrecheckError
+from stages.checkpointing import load_weights
+from stages.train_tokenizer import TokenizerTask, TrainTokenizerConfig
+from stages.training_program import Micro, Pass, PassOutput, micro_seed
+
+GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
+
+
+class Reconstruction:
+    """The newest reconstructions of each micro-batch, made by the generator pass for the discriminator's."""
+
+    def __init__(self) -> None:
+        self.by_images: dict[int, torch.Tensor] = {}
+
+
+class GeneratorPass(nn.Module):
+    def __init__(self, model: DualViTok, loss: TokenizerLoss, judge: PatchGan, made: Reconstruction) -> None:
+        super().__init__()
+        self.model = model
+        self._loss, self._judge, self._made = (loss,), (judge,), made  # in tuples: not parameters of this pass
+
+    def forward(self, images_BCYX: torch.Tensor, generator: torch.Generator, step: int) -> PassOutput:
+        outputs = self.model(images_BCYX, generator)
+        (loss,), (judge,) = self._loss, self._judge
+        judge.requires_grad_(False)
+        total, terms = loss.generator(images_BCYX, outputs, step, judge)
+        judge.requires_grad_(True)
+        self._made.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
+        batch = len(images_BCYX)
+        return PassOutput(loss_sum=total * batch, metric_sums={name: term * batch for name, term in terms.items()})
+
+
+class DiscriminatorPass(nn.Module):
+    def __init__(self, judge: PatchGan, loss: TokenizerLoss, made: Reconstruction) -> None:
+        super().__init__()
+        self.judge = judge
+        self._loss, self._made = (loss,), made
+
+    def forward(self, images_BCYX: torch.Tensor, generator: torch.Generator, step: int) -> PassOutput:
+        found_BCYX = self._made.by_images.pop(id(images_BCYX))
+        total, terms = self._loss[0].discriminator(images_BCYX, found_BCYX, step, self.judge)
+        batch = len(images_BCYX)
+        return PassOutput(loss_sum=total * batch, metric_sums={name: term * batch for name, term in terms.items()})
+
+
+class TokenizerProgram:
+    def __init__(self, task: TokenizerTask, device: torch.device) -> None:
+        config = task.config
+        self._config, self._device = config, device
+        self._pictures = PictureBatches(
+            task.datasets, split="train", tasks=None, batch=config.batch, seed=config.loop.seed
+        )
+        model = build_tokenizer(task).to(device).train()
+        judge = PatchGan(config.discriminator).to(device)
+        if task.start is not None and (task.start / weights.DISCRIMINATOR_FILE).exists():
+            judge = weights.load_discriminator(task.start, device)
+        loss = TokenizerLoss(config.loss, _lpips(config)).to(device)
+        made = Reconstruction()
+        generator = Pass(
+            name="generator",
+            module=GeneratorPass(model, loss, judge, made),
+            groups=[{"params": model.trainable_parameters(), "lr": config.learning_rate}],
+        )
+        discriminator = Pass(
+            name="discriminator",
+            module=DiscriminatorPass(judge, loss, made),
+            groups=[{"params": list(judge.parameters()), "lr": config.learning_rate}],
+            first_step=config.loss.adversarial_start_step - 1,
+        )
+        adversarial = config.loss.adversarial_weight > 0 and discriminator.first_step < config.loop.steps
+        self.passes = (generator, discriminator) if adversarial else (generator,)
+        self.weights: dict[str, nn.Module] = {GENERATOR: model}
+        if adversarial:
+            self.weights[DISCRIMINATOR] = judge
+
+    def micro(self, step: int, index: int) -> Micro:
+        batch = self._pictures.micro(step * self._config.loop.micros_per_step + index)
+        images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
+        seed = micro_seed(self._config.loop.seed, step, index)
+        return Micro(data=images_BCYX, weight=len(batch.samples), seed=seed)
+
+
+def build_tokenizer(task: TokenizerTask) -> DualViTok:
+    """The model before training: new, or the one to go on from, with the pre-trained tower in it."""
+    model = weights.load(task.start) if task.start is not None else DualViTok(task.config.model)
+    if model.config != task.config.model:
+        raise PrecheckError(
+            f"train_tokenizer: config.model differs from the tokenizer to go on from ({task.start}); give the same sizes"
+        )
+    if task.vision is not None:
+        weights.adopt_vision(model, weights.load_vision(task.vision))
+    return model
+
+
+def export_tokenizer(task: TokenizerTask, checkpoint: Path, output: Path) -> None:
+    """Write the trained tokenizer, and the discriminator if it was trained."""
+    model = build_tokenizer(task)
+    load_weights(checkpoint, GENERATOR, model)
+    weights.save(model, output)
+    if (checkpoint / f"weights-{DISCRIMINATOR}.safetensors").exists():
+        judge = PatchGan(task.config.discriminator)
+        load_weights(checkpoint, DISCRIMINATOR, judge)
+        weights.save_discriminator(judge, output)
+
+
+def _lpips(config: TrainTokenizerConfig) -> Lpips | None:
+    if config.loss.perceptual != "lpips":
+        return None
+    path = Path(config.lpips_weights)
+    if not path.is_file():
+        raise PrecheckError(
+            f"train_tokenizer: config.lpips_weights: no file {str(path)!r}; give the file of the LPIPS weights"
+        )
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != config.lpips_sha256:
+        raise PrecheckError(
+            f"train_tokenizer: {path} has SHA-256 {found}, but config.lpips_sha256 is {config.lpips_sha256}"
+        )
+    return load_lpips(path)

@@ -1,0 +1,78 @@
+"""Train DualViTok: pictures to semantic and pixel codes and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
+from orchestrator.stage import Location, Slot, StageContext, StageKind
+from stages.training_config import LoopConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.tokenizer_program import TokenizerProgram
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizerConfig:
+    model: DualViTokConfig
+    loss: LossConfig
+    batch: int  # pictures of one micro-batch, all of one anchor
+    learning_rate: float
+    loop: LoopConfig
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    lpips_sha256: str = ""  # digest of the LPIPS weights, which are part of the loss
+    lpips_weights: Location = Location("")  # file of these weights; needed for perceptual: lpips
+
+    def __post_init__(self) -> None:
+        if self.loss.perceptual == "lpips" and not self.lpips_sha256:
+            raise ValueError(
+                "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digest here and their file in "
+                "lpips_weights, or choose perceptual: gradients or none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTask:
+    config: TrainTokenizerConfig
+    datasets: tuple[Path, ...]
+    vision: Path | None  # folder of the pre-trained tower
+    start: Path | None  # folder of the tokenizer to go on from
+
+    def build(self, device: "torch.device") -> "TokenizerProgram":
+        from stages.tokenizer_program import TokenizerProgram
+
+        return TokenizerProgram(self, device)
+
+
+def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
+    from stages.tokenizer_program import export_tokenizer
+    from stages.training import train
+
+    vision = context.inputs("vision")
+    start = context.inputs("start")
+    task = TokenizerTask(
+        config=config,
+        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
+        vision=vision[0].path if vision else None,
+        start=start[0].path if start else None,
+    )
+    result = train(task, config.loop, context)
+    export_tokenizer(task, result.checkpoint.path, context.output)
+    return result.metrics
+
+
+TRAIN_TOKENIZER = StageKind(
+    name="train_tokenizer",
+    version=1,
+    config=TrainTokenizerConfig,
+    run=run,
+    inputs={
+        "datasets": Slot(kind="dataset@1", many=True),
+        "vision": Slot(kind="vision@1", required=False),
+        "start": Slot(kind="tokenizer@1", required=False),
+    },
+    output="tokenizer@1",
+)

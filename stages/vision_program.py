@@ -1,0 +1,65 @@
+"""Contrastive pre-training as the training loop sees it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data_pipelines.image_batches import PictureBatches, description
+from models.dualvitok.config import ImageTextConfig
+from models.dualvitok.weights import save_vision
+from models.vision_pretraining import ImageTextModel
+from stages.checkpointing import load_weights
+from stages.train_vision import TrainVisionConfig
+from stages.training_program import Micro, Pass, PassOutput, micro_seed
+
+WEIGHTS = "image_text"  # name of the model in a checkpoint
+TASKS = ("generation", "understanding")  # whose texts say what a picture shows
+
+
+class ContrastivePass(nn.Module):
+    def __init__(self, model: ImageTextModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, data: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, step: int
+    ) -> PassOutput:
+        images_BCYX, ids_BT = data
+        outputs = self.model(images_BCYX, ids_BT)
+        batch = len(images_BCYX)
+        metrics = {"image_accuracy": outputs.image_accuracy * batch, "text_accuracy": outputs.text_accuracy * batch}
+        return PassOutput(loss_sum=outputs.loss * batch, metric_sums=metrics)
+
+
+class VisionProgram:
+    def __init__(self, config: TrainVisionConfig, datasets: tuple[Path, ...], device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._pictures = PictureBatches(
+            datasets, split="train", tasks=TASKS, batch=config.batch, seed=config.loop.seed
+        )
+        model = ImageTextModel(config.model).to(device)
+        groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
+        self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)
+        self.weights = {WEIGHTS: model}
+
+    def micro(self, step: int, index: int) -> Micro:
+        number = step * self._config.loop.micros_per_step + index
+        batch = self._pictures.micro(number)
+        ids_BT = torch.stack([byte_ids(description(stored), self._config.max_bytes) for stored in batch.samples])
+        images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
+        seed = micro_seed(self._config.loop.seed, step, index)
+        return Micro(data=(images_BCYX, ids_BT.to(self._device)), weight=len(batch.samples), seed=seed)
+
+
+def byte_ids(text: str, max_bytes: int) -> torch.Tensor:
+    """int64 [max_bytes]: the bytes of a text plus one, cut or padded with 0; an empty text is one space."""
+    data = (text.encode() or b" ")[:max_bytes]
+    return torch.tensor([*(byte + 1 for byte in data), *([0] * (max_bytes - len(data)))])
+
+
+def export_tower(config: ImageTextConfig, checkpoint: Path, output: Path) -> None:
+    """Write the trained tower alone, as the tokenizer reads it."""
+    model = ImageTextModel(config)
+    load_weights(checkpoint, WEIGHTS, model)
+    save_vision(model.vision, output)
