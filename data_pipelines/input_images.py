@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_pipelines.samples import TASKS_WITH_TARGETS, Sample, SampleError, SampleImage
 from models.dualvitok.geometry import Size, as_rgb, fit_to_anchor, pixel_grid, semantic_grid, smart_resize
@@ -92,6 +92,8 @@ def open_upright(data: bytes, image: SampleImage, where: str) -> Image.Image:
             upright.load()
     except SampleError:
         raise
+    except UnidentifiedImageError as error:
+        raise SampleError(f"{where}: not a picture of any known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleError(f"{where}: cannot be decoded ({type(error).__name__}: {error})") from error
     return upright

@@ -1,0 +1,168 @@
+"""Random access to a curated dataset (`dataset@1`): a ledger says where a sample lies, one read brings it.
+
+A sample is a small tar of its own inside its shard: the JSON member, then its images.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_pipelines.samples import Sample, SampleError, parse_sample
+from models.dualvitok.geometry import Size
+
+DATASET_FORMAT = 1
+HEADER_BYTES = 512  # of a tar member
+JSON_READ_BYTES = 4096  # usually enough for the JSON member with its header
+COLUMNS = ["sample_id", "verdict", "split", "task", "offset", "span_bytes"]
+
+
+class DatasetError(ValueError):
+    """A folder is not a curated dataset or is damaged; the message says where and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRows:
+    """Where the kept samples of one shard lie, in order; arrays of equal length."""
+
+    ids: npt.NDArray[np.uint8]  # [N, 32]
+    tasks: list[str]
+    offsets: npt.NDArray[np.int64]  # bytes from the start of the tar
+    spans: npt.NDArray[np.int64]  # bytes of all members of the sample, headers included
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSample:
+    """A sample with the original bytes of its images."""
+
+    sample: Sample
+    members: dict[str, bytes]
+
+    def image_bytes(self, slot: int) -> bytes:
+        """Raises: SampleError if the shard lacks the image."""
+        member = self.sample.images[slot].member
+        if member not in self.members:
+            raise SampleError(f"sample {self.sample.sample_id}: its shard lacks the member {member!r} of image {slot}")
+        return self.members[member]
+
+
+class CuratedDataset:
+    """A folder of the kind `dataset@1`. Holds nothing open; ledgers are read shard by shard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "dataset.json"
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields["format"] != DATASET_FORMAT:
+                raise DatasetError(f"{path}: format {fields['format']}, expected {DATASET_FORMAT}; curate again")
+            self.name = str(fields.get("name", folder.name))
+            self.shards: tuple[str, ...] = tuple(str(name) for name in fields["shards"])
+            self.anchors: tuple[Size, ...] = tuple((int(h), int(w)) for h, w in fields.get("anchors", ()))
+        except FileNotFoundError as error:
+            raise DatasetError(f"{path}: no such file; expected the folder of a curated dataset") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, DatasetError):
+                raise
+            raise DatasetError(f"{path}: not a dataset.json ({type(error).__name__}: {error}); curate again") from error
+
+    def tar_path(self, shard: str) -> Path:
+        return self.folder / "shards" / f"{shard}.tar"
+
+    def rows(self, shard: str, *, split: str | None = None, tasks: Collection[str] | None = None) -> ShardRows:
+        """The kept samples of a shard, all or those of a split and of some tasks.
+
+        Raises: DatasetError if the ledger is missing or damaged.
+        """
+        path = self.folder / "ledger" / f"{shard}.parquet"
+        try:
+            table = pq.read_table(path, columns=COLUMNS, use_threads=False)
+            chosen = pc.equal(table["verdict"], "keep")
+            if split is not None:
+                chosen = pc.and_(chosen, pc.equal(table["split"], split))
+            if tasks is not None:
+                chosen = pc.and_(chosen, pc.is_in(table["task"], pa.array(sorted(tasks), pa.string())))
+            table = table.filter(chosen)
+            ids = [bytes.fromhex(sample_id) for sample_id in table["sample_id"].to_pylist()]
+            return ShardRows(
+                ids=np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(len(ids), 32),
+                tasks=table["task"].to_pylist(),
+                offsets=table["offset"].cast(pa.int64()).to_numpy(),
+                spans=table["span_bytes"].cast(pa.int64()).to_numpy(),
+            )
+        except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+            raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
+
+    def read(self, shard: str, offset: int, span_bytes: int) -> StoredSample:
+        """The sample at a place. Raises: SampleError if what lies there is no whole sample."""
+        where = f"shard {shard} at byte {offset}"
+        members = _members(self._pread(shard, span_bytes, offset), where)
+        name = next(iter(members))
+        return StoredSample(sample=parse_sample(members.pop(name), f"{where} ({name})"), members=members)
+
+    def read_sample(self, shard: str, offset: int, span_bytes: int) -> Sample:
+        """The sample without its images, which are not read."""
+        where = f"shard {shard} at byte {offset}"
+        start = self._pread(shard, min(span_bytes, JSON_READ_BYTES), offset)
+        try:
+            header = tarfile.TarInfo.frombuf(start[:HEADER_BYTES], "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            raise SampleError(f"{where}: no tar member begins there ({error}); the shard is damaged") from error
+        end = HEADER_BYTES + header.size
+        if end > span_bytes:
+            raise SampleError(f"{where}: the member {header.name!r} is longer than its sample; the shard is damaged")
+        if end > len(start):
+            start = self._pread(shard, end, offset)
+        return parse_sample(start[HEADER_BYTES:end], f"{where} ({header.name})")
+
+    def _pread(self, shard: str, num_bytes: int, offset: int) -> bytes:
+        path = self.tar_path(shard)
+        try:
+            with path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), num_bytes, offset)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{path}: no such shard; the dataset is damaged, run `illume verify`") from error
+        if len(data) != num_bytes:
+            missing = num_bytes - len(data)
+            raise SampleError(f"shard {shard} at byte {offset}: ends {missing} bytes early; the shard is damaged")
+        return data
+
+    def samples(self, shard: str, rows: ShardRows) -> Iterator[Sample]:
+        """Samples of a shard in order, without images. Raises: SampleError, DatasetError."""
+        for offset, span in zip(rows.offsets.tolist(), rows.spans.tolist(), strict=True):
+            yield self.read_sample(shard, offset, span)
+
+    def stored_samples(self, shard: str, rows: ShardRows) -> Iterator[StoredSample]:
+        """Samples of a shard in order, with the bytes of their images. Raises: SampleError, DatasetError."""
+        for offset, span in zip(rows.offsets.tolist(), rows.spans.tolist(), strict=True):
+            yield self.read(shard, offset, span)
+
+
+def _members(data: bytes, where: str) -> dict[str, bytes]:
+    """The members of a stretch of a tar. Raises: SampleError if it is not made of whole members, JSON first."""
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                content = file.read() if file else b""
+                if len(content) != member.size:
+                    raise SampleError(f"{where}: member {member.name!r} is cut off; the shard is damaged")
+                members[member.name] = content
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise SampleError(f"{where}: not whole tar members ({error}); the shard is damaged") from error
+    if not members or not next(iter(members)).endswith(".json"):
+        raise SampleError(f"{where}: found members {sorted(members)}, expected a .json first; the shard is damaged")
+    return members
