@@ -1,0 +1,77 @@
+"""What the shapes and colours look like: the one definition that the drawing and the oracle share.
+
+Legend: Y, X pixel rows and columns; C the three channels red, green, blue.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_pipelines.shapes import Scene
+
+Floats = npt.NDArray[np.float64]
+Inside = Callable[[Floats, Floats], npt.NDArray[np.bool_]]
+
+PALETTE = {
+    "red": (220, 40, 40),
+    "green": (35, 150, 60),
+    "blue": (40, 80, 220),
+    "yellow": (245, 215, 30),
+    "orange": (245, 130, 25),
+    "purple": (140, 50, 180),
+    "cyan": (30, 190, 205),
+    "black": (25, 25, 25),
+}
+BACKGROUND_PALETTE = {
+    "white": (252, 252, 252),
+    "grey": (214, 214, 218),
+    "cream": (250, 240, 208),
+    "mint": (212, 242, 220),
+}
+SUPERSAMPLING = 4  # samples along each side of a pixel
+
+
+def _star(x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
+    """Five points up, inner radius half of the outer one."""
+    angle = np.arctan2(x, -y)
+    folded = np.abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
+    radius = np.hypot(x, y)
+    tip, valley = 1.0, 0.5
+    valley_x, valley_y = valley * math.cos(math.pi / 5), valley * math.sin(math.pi / 5)
+    along, across = radius * np.cos(folded), radius * np.sin(folded)
+    return valley_y * (along - tip) - (valley_x - tip) * across <= 0
+
+
+# Membership in units of the figure's radius, y downwards; areas are near pi so that no shape looks bigger than another.
+INSIDE: dict[str, Inside] = {
+    "circle": lambda x, y: x * x + y * y <= 0.98,
+    "square": lambda x, y: (np.abs(x) <= 0.88) & (np.abs(y) <= 0.88),
+    "triangle": lambda x, y: (y <= 0.82) & (y >= -0.98) & (np.abs(x) <= 1.04 * (y + 0.98) / 1.8),
+    "star": lambda x, y: _star(x, y),
+    "cross": lambda x, y: (np.maximum(np.abs(x), np.abs(y)) <= 0.96) & (np.minimum(np.abs(x), np.abs(y)) <= 0.32),
+}
+
+
+def coverage(shape: str, *, x: float, y: float, radius: float, height: int, width: int) -> Floats:
+    """Share of each pixel that the shape covers, [Y, X] in 0..1."""
+    rows = (np.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    columns = (np.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    inside = INSIDE[shape]((columns[None, :] - x) / radius, (rows[:, None] - y) / radius)
+    blocks = np.broadcast_to(inside, (rows.size, columns.size)).reshape(height, SUPERSAMPLING, width, SUPERSAMPLING)
+    share: Floats = blocks.mean(axis=(1, 3))
+    return share
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The scene as an RGB picture of its own size, anti-aliased."""
+    canvas_YXC = np.empty((scene.height, scene.width, 3))
+    canvas_YXC[:] = BACKGROUND_PALETTE[scene.background]
+    for figure in scene.figures:
+        share_YX = coverage(
+            figure.shape, x=figure.x, y=figure.y, radius=figure.radius, height=scene.height, width=scene.width
+        )
+        canvas_YXC += share_YX[..., None] * (np.asarray(PALETTE[figure.colour]) - canvas_YXC)
+    return Image.fromarray(np.rint(canvas_YXC).astype(np.uint8))
