@@ -1,17 +1,25 @@
-"""Stores to test against: a local folder, a real S3 protocol server that can be told to misbehave, and memory."""
+"""Stores and databases to test against: a local folder, a real S3 protocol server, memory; SQLite and PostgreSQL."""
 
 import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
 import threading
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from orchestrator.database import Database
 from orchestrator.objects import Digest, StoredObject
 from orchestrator.store import Store, open_store
 
@@ -20,8 +28,8 @@ from orchestrator.store import Store, open_store
 class S3Server:
     """The S3 of moto over HTTP, one request at a time (its own check for 'If-None-Match' is not atomic).
 
-    `faults` are taken one for each conditional PUT: "lost reply" carries it out and answers 500, "conflict" answers 409
-    and does nothing, "error" answers 500 and does nothing. `forget_conditions` drops 'If-None-Match' from every request.
+    `faults` are taken one for each conditional PUT: "lost reply" carries it out and answers 500, "conflict" answers
+    409 and does nothing, "error" answers 500 and does nothing. `forget_conditions` drops 'If-None-Match' from requests.
     """
 
     endpoint: str = ""
@@ -149,3 +157,54 @@ class MemoryStore:
 @pytest.fixture
 def memory_store() -> MemoryStore:
     return MemoryStore()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The address of an empty PostgreSQL server of this test session, without a database name."""
+    if not (shutil.which("initdb") and shutil.which("pg_ctl")):
+        pytest.skip("PostgreSQL is not installed on this machine")
+    user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as the administrator
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # short: the path of a Unix socket has a limit
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(*command: str) -> None:
+        subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+    data = str(folder / "data")
+    call("initdb", "-D", data, "-U", "tester", "--auth=trust", "--no-sync")
+    call("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -h 127.0.0.1 -F", "start")
+    try:
+        yield f"postgresql://tester@127.0.0.1:{port}"
+    finally:
+        call("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """The address of a fresh PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return f"{postgresql_server}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a fresh database of each kind."""
+    if request.param == "sqlite":
+        return str(tmp_path / "index.db")
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    found = Database(database_url)
+    yield found
+    found.close()
