@@ -39,7 +39,8 @@ class GeneratorPass(nn.Module):
         judge.requires_grad_(False)
         total, terms = loss.generator(images_BCYX, outputs, step, judge)
         judge.requires_grad_(True)
-        self._made.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
+        if loss.adversarial_weight(step):
+            self._made.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
         batch = len(images_BCYX)
         return PassOutput(loss_sum=total * batch, metric_sums={name: term * batch for name, term in terms.items()})
 
@@ -120,14 +121,16 @@ def export_tokenizer(task: TokenizerTask, checkpoint: Path, output: Path) -> Non
 def _lpips(config: TrainTokenizerConfig) -> Lpips | None:
     if config.loss.perceptual != "lpips":
         return None
-    path = Path(config.lpips_weights)
-    if not path.is_file():
+    paths = [Path(location) for location in config.lpips_weights]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
         raise PrecheckError(
-            f"train_tokenizer: config.lpips_weights: no file {str(path)!r}; give the file of the LPIPS weights"
+            f"train_tokenizer: config.lpips_weights: no file {', '.join(missing) or 'given'}; give the LPIPS weights"
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     if found != config.lpips_sha256:
         raise PrecheckError(
-            f"train_tokenizer: {path} has SHA-256 {found}, but config.lpips_sha256 is {config.lpips_sha256}"
+            f"train_tokenizer: the LPIPS weights have SHA-256 {', '.join(found)}, but config.lpips_sha256 says "
+            f"{', '.join(config.lpips_sha256)}"
         )
-    return load_lpips(path)
+    return load_lpips(paths)

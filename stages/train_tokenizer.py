@@ -23,13 +23,13 @@ class TrainTokenizerConfig:
     learning_rate: float
     loop: LoopConfig
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    lpips_sha256: str = ""  # digest of the LPIPS weights, which are part of the loss
-    lpips_weights: Location = Location("")  # file of these weights; needed for perceptual: lpips
+    lpips_sha256: tuple[str, ...] = ()  # digests of the LPIPS weights, which are part of the loss
+    lpips_weights: tuple[Location, ...] = ()  # their files, in the same order; needed for perceptual: lpips
 
     def __post_init__(self) -> None:
         if self.loss.perceptual == "lpips" and not self.lpips_sha256:
             raise ValueError(
-                "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digest here and their file in "
+                "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digests here and their files in "
                 "lpips_weights, or choose perceptual: gradients or none"
             )
 

@@ -1,0 +1,48 @@
+"""Make the token vocabulary: a text tokenizer, trained or adopted, and the image tokens behind it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.stage import Location, Slot, StageContext, StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendVocabularyConfig:
+    resolutions: tuple[int, ...]  # pixels: sides that have a height and a width tag
+    text_vocabulary: int = 0  # size of the text tokenizer to train; 0: adopt `text_tokenizer`
+    first_id: int = 0  # of the image tokens in an adopted tokenizer, e.g. 151665 for Qwen2.5; 0: right after the text
+    text_tokenizer: Location = Location("")  # a tokenizer.json to adopt
+
+    def __post_init__(self) -> None:
+        if bool(self.text_vocabulary) == bool(self.text_tokenizer):
+            raise ValueError("give either text_vocabulary (train one) or text_tokenizer (adopt a tokenizer.json)")
+
+
+def sources(config: ExtendVocabularyConfig) -> Mapping[str, Path]:
+    return {"tokenizer.json": Path(config.text_tokenizer)} if config.text_tokenizer else {}
+
+
+def run(config: ExtendVocabularyConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.vocabulary_files import build_vocabulary
+
+    return build_vocabulary(
+        [artifact.path for artifact in context.inputs("datasets")],
+        context.input("tokenizer").path,
+        context.output,
+        resolutions=config.resolutions,
+        text_vocabulary=config.text_vocabulary,
+        first_id=config.first_id,
+        text_tokenizer=Path(config.text_tokenizer) if config.text_tokenizer else None,
+    )
+
+
+EXTEND_VOCABULARY = StageKind(
+    name="extend_vocabulary",
+    version=1,
+    config=ExtendVocabularyConfig,
+    run=run,
+    inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
+    output="vocabulary@1",
+    sources=sources,
+)

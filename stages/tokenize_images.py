@@ -1,0 +1,106 @@
+"""Turn the pictures of curated datasets into semantic and pixel codes, once, before any training reads them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
+from orchestrator.stage import Slot, StageContext, StageKind
+
+Task = Literal["understanding", "generation", "editing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeImagesConfig:
+    tasks: tuple[Task, ...] = ("generation", "editing")  # those whose answers hold pictures
+    batch: int = 16  # pictures of one anchor that are encoded together
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeWorker:
+    """Holds the tokenizer; one in each worker process."""
+
+    config: TokenizeImagesConfig
+    tokenizer: Path
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        import torch
+
+        from data_pipelines.dataset_reader import CuratedDataset
+        from data_pipelines.tokenizing import tokenize_shard, tokenizer_identity
+        from models.dualvitok.weights import WEIGHTS_FILE, load
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        model = load(self.tokenizer, device, dtype=dtype)
+        identity = tokenizer_identity(model, self.tokenizer / WEIGHTS_FILE)
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            dataset = CuratedDataset(Path(str(shard.work["dataset"])))
+            done = tokenize_shard(
+                dataset,
+                str(shard.work["shard"]),
+                model=model,
+                tokenizer=identity,
+                sample_ids=[str(item) for item in shard.items],
+                anchors=dataset.anchors,
+                out=shard.output / "codes.parquet",
+                batch_size=self.config.batch,
+            )
+            return ShardOutcome(
+                rows=done.num_images,
+                quarantined=tuple(Quarantined(item=item, reason=reason) for item, reason in done.quarantined),
+                stats={f"images_{anchor}": float(count) for anchor, count in done.images_per_anchor.items()},
+            )
+
+        return run
+
+
+def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.tokenizing import samples_to_tokenize
+
+    tokenizer = context.input("tokenizer")
+    shards: list[Shard] = []
+    for artifact in context.inputs("datasets"):
+        dataset = CuratedDataset(artifact.path)
+        digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+        for name in dataset.shards:
+            items = samples_to_tokenize(dataset, name, config.tasks)
+            if items:
+                shards.append(
+                    Shard(
+                        name=name,
+                        items=tuple(items),
+                        identity={"tar": digests[f"shards/{name}.tar"]},
+                        work={"dataset": str(artifact.path), "shard": name},
+                    )
+                )
+    weights = {entry.path: entry.sha256 for entry in tokenizer.manifest.files}
+    records = context.map_shards(
+        TokenizeWorker(config=config, tokenizer=tokenizer.path),
+        shards,
+        label="tokenize",
+        identity={"tokenizer": weights["model.safetensors"], "batch": config.batch, "precision": config.precision},
+        unit="samples",
+    )
+    totals: dict[str, float] = {"images": 0.0, "quarantined": 0.0}
+    for record in records:
+        context.adopt(record, {"codes.parquet": f"tokens/{record.shard}.parquet"})
+        totals["images"] += record.outcome.rows
+        totals["quarantined"] += len(record.outcome.quarantined)
+        for name, value in record.outcome.stats.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
+
+
+TOKENIZE_IMAGES = StageKind(
+    name="tokenize_images",
+    version=1,
+    config=TokenizeImagesConfig,
+    run=run,
+    inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
+    output="tokens@1",
+)
