@@ -19,7 +19,13 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from orchestrator.artifact import JSON, Artifact, FileEntry, Manifest
 from orchestrator.database import Database
+from orchestrator.events import AttemptState, EventKind, RunState
+from orchestrator.history import RunStore
+from orchestrator.identity import fingerprint_of
+from orchestrator.leases import Leases
+from orchestrator.runs import AttemptIntent, InputSummary, StageRow
 from orchestrator.objects import Digest, StoredObject
 from orchestrator.store import Store, open_store
 
@@ -208,3 +214,82 @@ def database(database_url: str) -> Iterator[Database]:
     found = Database(database_url)
     yield found
     found.close()
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run told to a database: one stage fails once and then makes an artifact; a driver dies and is replaced."""
+
+    database: Database
+    run_store: RunStore
+    run_id: str
+    epoch: int
+    artifact: Artifact
+
+
+@pytest.fixture
+def tell_story() -> Callable[[Database, str], Story]:
+    return _tell
+
+
+def _tell(database: Database, run_id: str) -> Story:
+    store, leases = RunStore(database), Leases(database)
+    artifact = example_artifact()
+    row = StageRow(stage_id="clean", stage_kind="curate", fingerprint=artifact.fingerprint, action="run")
+    store.create_run(run_id, recipe_name="tiny", plan_digest="d" * 64, stages=[row])
+    first = leases.acquire(f"run:{run_id}")
+    assert first is not None
+    epoch = store.begin_epoch(run_id, first)
+    attempt = _begin(store, run_id, "a1", artifact, epoch)
+    store.transition_attempt(
+        attempt, AttemptState.RUNNING, AttemptState.FAILED, epoch=epoch, fields={"failure_class": "infra_transient"}
+    )
+    attempt = _begin(store, run_id, "a2", artifact, epoch)
+    tracker = store.telemetry.tracker(attempt, run_id=run_id, stage_id="clean", epoch=epoch)
+    for step in range(1, 6):
+        tracker.log_metrics({"loss": 1.0 / step}, step=step)
+    tracker.progress(40, 40, "images")
+    leases.release(first)
+    second = leases.acquire(f"run:{run_id}")  # the first driver died
+    assert second is not None
+    store.telemetry.flush()
+    epoch = store.begin_epoch(run_id, second)
+    store.transition_attempt(attempt, AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch, artifact=artifact)
+    store.record(
+        run_id, EventKind.MODEL_VERSION, {"name": "cleaner", "uri": "s3://bucket/model", "alias": "best"}, epoch=epoch
+    )
+    store.transition_run(run_id, RunState.RUNNING, RunState.SUCCEEDED, epoch=epoch)
+    store.close()
+    return Story(database, store, run_id, epoch, artifact)
+
+
+def _begin(store: RunStore, run_id: str, name: str, artifact: Artifact, epoch: int) -> str:
+    source = InputSummary(slot="raw", kind="records@1", digest="e" * 64, name="ingest", bytes=2_000, rows=40, files=3)
+    intent = AttemptIntent(
+        attempt_id=f"{run_id}-{name}",
+        run_id=run_id,
+        stage_id="clean",
+        stage_kind="curate",
+        stage_version=1,
+        fingerprint=artifact.fingerprint,
+        config={"min_side": 256, "sizes": [[1, 2], [3, 4]], "token": "plain", "deep": {"name": "x" * 7000}},
+        inputs=(source,),
+    )
+    store.start_attempt(intent, epoch=epoch)
+    store.transition_attempt(intent.attempt_id, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+    return intent.attempt_id
+
+
+def example_artifact() -> Artifact:
+    payload: dict[str, JSON] = {"kind": "curate", "version": 1}
+    files = (FileEntry(path="shards/a.tar", bytes=1000, sha256="f" * 64, rows=38),)
+    manifest = Manifest(
+        kind="dataset@1",
+        stage_kind="curate",
+        fingerprint=fingerprint_of(payload),
+        payload=payload,
+        files=files,
+        stats={"kept": 38.0, "share": float("nan")},
+        inputs={"raw": ("e" * 64,)},
+    )
+    return Artifact(path=Path("/nowhere"), manifest=manifest, manifest_sha256="c" * 64)
