@@ -200,7 +200,11 @@ class Cluster:
         os.environ["RAY_AUTH_MODE"] = "token" if token else "disabled"
         os.environ["RAY_AUTH_TOKEN"] = token
         import ray
+        import ray._raylet
 
+        # A stage may have imported Ray before, which read the environment then.
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
         logging.getLogger("ray").setLevel(logging.ERROR)
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if isinstance(self._where, RayAddress):

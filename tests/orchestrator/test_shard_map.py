@@ -1,0 +1,324 @@
+"""The durable shard map on a local Ray: what is made once stays made, whatever happens to the workers."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifact import JSON
+from orchestrator.errors import CancelledError
+from orchestrator.failures import FailureClass, classify
+from orchestrator.launch import Cluster, LocalRay
+from orchestrator.ledger import ShardLedger
+from orchestrator.map_run import MapSettings, MapTools
+from orchestrator.shard_map import FinishedShard, map_shards, shard_fingerprint
+from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
+from orchestrator.stage import Resources, RetryPolicy
+from orchestrator.store import open_store
+
+pytestmark = pytest.mark.ray
+
+HANG_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """Writes the square of each item; items can also be words that make trouble, flags lie in `folder`."""
+
+    folder: Path
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        if (self.folder / "cannot-start").exists():
+            raise ValueError("no such model")
+        return self._work
+
+    def _work(self, shard: ShardInput) -> ShardOutcome:
+        with (self.folder / "worked").open("a") as log:
+            log.write(f"{shard.name}:{len(shard.items)}\n")
+        quarantined, squares = [], []
+        for item in shard.items:
+            if item == "unreadable":
+                quarantined.append(Quarantined(item=item, reason="cannot be read"))
+                continue
+            squares.append(item**2 if isinstance(item, int) else self._trouble(str(item), shard))
+        (shard.output / "squares.txt").write_text("\n".join(map(str, squares)))
+        total = float(sum(squares))
+        return ShardOutcome(rows=len(squares), quarantined=tuple(quarantined), stats={"sum": total}, result=squares)
+
+    def _trouble(self, word: str, shard: ShardInput) -> int:
+        once = self.folder / f"{word}-happened"
+        if word.startswith("once-"):
+            if once.exists():
+                return 0
+            once.touch()
+            word = word.removeprefix("once-")
+        if word == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "hang":
+            time.sleep(60)
+        if word == "busy":  # longer than a hang, with signs of life
+            for tick in range(8):
+                (shard.output / "ticks").write_text("x" * tick)
+                time.sleep(HANG_S / 4)
+            (shard.output / "ticks").unlink()
+            return 1
+        if word == "slow":
+            time.sleep(0.5)
+            return 2
+        if word == "network":
+            raise ConnectionResetError("the peer is gone")
+        raise ValueError(f"cannot square {word!r} of {shard.output}")
+
+
+class Notes:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Mapping[str, JSON]]] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        raise AssertionError("a map logs no metrics")
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.steps.append((done, total))
+
+    def log_event(self, kind: str, fields: Mapping[str, JSON]) -> None:
+        self.events.append((kind, fields))
+
+    def all(self, kind: str) -> list[Mapping[str, JSON]]:
+        return [fields for found, fields in self.events if found == kind]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cluster = Cluster(LocalRay(cpus=2))
+    yield cluster
+    cluster.close()
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One store, one folder of flags, and maps over them."""
+
+    cluster: Cluster
+    folder: Path
+    ledger: ShardLedger
+
+    def settings(self, **changes: object) -> MapSettings:
+        policy = RetryPolicy(attempts=3, wait_s=0.01, hang_after_s=HANG_S, max_quarantined_share=0.2)
+        settings = MapSettings(
+            stage_id="squares",
+            stage_kind="square_numbers",
+            attempt_id="run-squares-1-1",
+            version=1,
+            label="numbers",
+            identity={"power": 2},
+            resources=Resources(workers=2, cpus=1),
+            retry=policy,
+            scratch=self.folder / "scratch",
+            provenance={"run": "run"},
+            epoch=1,
+            log_stem=str(self.folder / "squares-1"),
+        )
+        return replace(settings, **changes)  # type: ignore[arg-type]  # names and types are the caller's
+
+    def run(self, shards: list[Shard], notes: Notes | None = None, **changes: object) -> list[FinishedShard]:
+        return map_shards(Squares(folder=self.folder), shards, self.settings(**changes), self.tools(notes or Notes()))
+
+    def tools(self, notes: Notes, stop_requested: Callable[[], bool] = lambda: False) -> MapTools:
+        return MapTools(
+            cluster=self.cluster,
+            ledger=self.ledger,
+            tracker=notes,
+            stop_requested=stop_requested,
+            rng=random.Random(0),
+        )
+
+    def worked(self) -> list[str]:
+        """`shard:number of items` of all calls since the last question."""
+        log = self.folder / "worked"
+        lines = log.read_text().split() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return sorted(lines)
+
+
+@pytest.fixture
+def bench(cluster: Cluster, tmp_path: Path) -> Bench:
+    ledger = ShardLedger(open_store(tmp_path / "store"), tmp_path / "cache")
+    return Bench(cluster=cluster, folder=tmp_path, ledger=ledger)
+
+
+def shard(name: str, *items: JSON) -> Shard:
+    return Shard(name=name, items=items)
+
+
+def results(finished: list[FinishedShard]) -> list[JSON]:
+    return [entry.stored.outcome.result for entry in finished]
+
+
+def test_results_come_in_order_and_files_are_recorded(bench: Bench) -> None:
+    notes = Notes()
+    finished = bench.run([shard("a", 1, 2), shard("b", 3), shard("c", 4, 5)], notes)
+    assert results(finished) == [[1, 4], [9], [16, 25]]
+    assert (bench.ledger.fetch(finished[2].stored) / "squares.txt").read_text() == "16\n25"
+    assert notes.steps[0] == (0, 5)
+    assert notes.steps[-1] == (5, 5)
+    assert not any(entry.reused for entry in finished)
+
+
+def test_only_what_is_new_or_changed_is_made(bench: Bench) -> None:
+    bench.run([shard("a", 1, 2), shard("b", 3)])
+    bench.worked()
+    notes = Notes()
+    moved = Shard(name="renamed", items=(1, 2), work={"path": "elsewhere"})
+    finished = bench.run([moved, shard("b", 4), shard("c", 3)], notes)
+    assert bench.worked() == ["b:1"]
+    assert [entry.reused for entry in finished] == [True, False, True]
+    assert [entry.name for entry in finished] == ["renamed", "b", "c"]
+    assert notes.all("shards_planned") == [{"label": "numbers", "shards": 3, "reused": 2}]
+
+
+def test_the_fingerprint_covers_what_decides_the_output(bench: Bench) -> None:
+    settings = bench.settings()
+    same = shard_fingerprint(settings, shard("a", 1))
+    changed = [
+        shard_fingerprint(bench.settings(version=2), shard("a", 1)),
+        shard_fingerprint(bench.settings(label="other"), shard("a", 1)),
+        shard_fingerprint(bench.settings(identity={"power": 3}), shard("a", 1)),
+        shard_fingerprint(bench.settings(stage_kind="other"), shard("a", 1)),
+        shard_fingerprint(settings, shard("a", 2)),
+        shard_fingerprint(settings, Shard(name="a", items=(1,), identity={"sha256": "ab"})),
+    ]
+    assert len({same, *changed}) == 7
+    assert shard_fingerprint(bench.settings(resources=Resources(workers=9), attempt_id="x"), shard("b", 1)) == same
+
+
+def test_equal_shards_are_made_once(bench: Bench) -> None:
+    assert results(bench.run([shard("a", 7), shard("b", 7)])) == [[49], [49]]
+    assert bench.worked() == ["a:1"]
+
+
+def test_a_map_of_nothing_is_nothing(bench: Bench) -> None:
+    assert bench.run([]) == []
+
+
+def test_two_shards_of_one_name_are_refused(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="squares: numbers: found two shards named 'a'"):
+        bench.run([shard("a", 1), shard("a", 2)])
+
+
+def test_a_killed_worker_costs_the_shard_that_it_worked_on(bench: Bench) -> None:
+    notes = Notes()
+    shards = [shard(f"s{number}", number) for number in range(6)] + [shard("killed", 9, "once-die")]
+    assert results(bench.run(shards, notes))[-1] == [81, 0]
+    assert bench.worked() == sorted([f"s{number}:1" for number in range(6)] + ["killed:2"] * 2)
+    lost = notes.all("worker_lost")
+    assert [(fields["shard"], fields["failure"]) for fields in lost] == [("killed", "node_lost")]
+    assert not notes.all("quarantined")
+
+
+def test_trouble_with_the_network_is_tried_again(bench: Bench) -> None:
+    assert results(bench.run([shard("a", 1, "once-network")])) == [[1, 0]]
+    with pytest.raises(Exception, match="shard b, tried 3 times") as failure:
+        bench.run([shard("b", 1, "network")])
+    assert classify(failure.value) is FailureClass.INFRA_TRANSIENT
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("raise", "ValueError: cannot square 'raise' of <output> (test_shard_map.py:"),
+        ("die", "the worker process dies on it"),
+        ("hang", "no sign of life while working on it, twice"),
+    ],
+)
+def test_poison_is_narrowed_down_and_left_out(bench: Bench, word: str, reason: str) -> None:
+    notes = Notes()
+    finished = bench.run([shard("good", 1, 2, 3), shard("bad", 1, 2, word)], notes)
+    outcome = finished[1].stored.outcome
+    assert [entry.item for entry in outcome.quarantined] == [word]
+    assert outcome.quarantined[0].reason.startswith(reason)
+    assert outcome.result == [1, 4]
+    assert [fields["shard"] for fields in notes.all("quarantined")] == ["bad"]
+    bench.worked()
+    again = bench.run([shard("bad", 1, 2, word), shard("good", 1, 2, 3)])
+    assert again[0].stored.outcome == outcome
+    assert bench.worked() == []
+
+
+def test_a_hung_worker_leaves_its_stacks(bench: Bench) -> None:
+    assert results(bench.run([shard("a", 3, "once-hang")])) == [[9, 0]]
+    logs = "".join(path.read_text() for path in bench.folder.glob("squares-1.worker-*.log"))
+    assert "Timeout" in logs
+    assert "in _trouble" in logs
+
+
+def test_slow_work_that_writes_is_no_hang(bench: Bench) -> None:
+    notes = Notes()
+    assert results(bench.run([shard("a", "busy")], notes)) == [[1]]
+    assert not notes.all("worker_lost")
+
+
+def test_what_workers_quarantine_themselves_counts_too(bench: Bench) -> None:
+    outcome = bench.run([shard("a", *range(9), "unreadable")])[0].stored.outcome
+    assert outcome.quarantined == (Quarantined(item="unreadable", reason="cannot be read"),)
+    message = (
+        r"squares: numbers: found 4 of 12 items that cannot be worked on, expected at most 20.00%:\n"
+        r"  3 x cannot be read; first: \"unreadable\"\n  1 x ValueError: cannot square 'raise'"
+    )
+    bad = [shard("c", 1, "raise"), shard("b", *["unreadable"] * 3, *range(7))]
+    with pytest.raises(Exception, match=message) as failure:
+        bench.run(bad, resources=Resources(workers=1))
+    assert classify(failure.value) is FailureClass.DATA_POISON
+    with pytest.raises(Exception, match="found 3 of 10 items"):
+        bench.run(bad[1:])  # the shard is recorded; its share still is too high
+
+
+def test_a_mistake_in_the_code_fails_fast(bench: Bench) -> None:
+    shards = [shard(f"s{number}", *["raise"] * 50) for number in range(20)]
+    with pytest.raises(
+        Exception, match=r"each of 4 single items .* alike:\n(.*\n)*.*ValueError: cannot square"
+    ) as found:
+        bench.run(shards)
+    assert classify(found.value) is FailureClass.USER_CODE
+    assert len(bench.worked()) <= 2 + 4
+
+
+def test_a_shard_of_nothing_but_poison_is_poison_where_other_items_work(bench: Bench) -> None:
+    shards = [shard("bad", "raise"), *(shard(f"s{number}", number) for number in range(9))]
+    finished = bench.run(shards, resources=Resources(workers=1))
+    assert [entry.item for entry in finished[0].stored.outcome.quarantined] == ["raise"]
+    assert finished[0].stored.outcome.rows == 0
+
+
+def test_a_worker_that_cannot_start_fails_the_map(bench: Bench) -> None:
+    (bench.folder / "cannot-start").touch()
+    with pytest.raises(Exception, match=r"the workers cannot start:\n(.*\n)*ValueError: no such model") as failure:
+        bench.run([shard("a", 1)])
+    assert classify(failure.value) is FailureClass.USER_CODE
+
+
+def test_a_stop_finishes_what_is_under_way_and_the_rest_comes_later(bench: Bench) -> None:
+    shards = [shard(f"s{number}", "slow", number) for number in range(8)]
+    notes = Notes()
+
+    def first_is_done() -> bool:
+        return any(done > 0 for done, _ in notes.steps)
+
+    with pytest.raises(CancelledError, match=r"squares: stopped with \d of 8 missing shards made"):
+        map_shards(Squares(folder=bench.folder), shards, bench.settings(), bench.tools(notes, first_is_done))
+    made = len(bench.worked())
+    assert 1 <= made <= 4
+    finished = bench.run(shards)
+    assert sum(entry.reused for entry in finished) == made
+    assert len(bench.worked()) == 8 - made
