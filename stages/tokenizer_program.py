@@ -15,7 +15,7 @@ from models.dualvitok.perceptual import Lpips, load_lpips
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_weights
 from stages.train_tokenizer import TokenizerTask, TrainTokenizerConfig
-from stages.training_program import Micro, Pass, PassOutput, micro_seed
+from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 
@@ -42,7 +42,9 @@ class GeneratorPass(nn.Module):
         if loss.adversarial_weight(step):
             self._made.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
         batch = len(images_BCYX)
-        return PassOutput(loss_sum=total * batch, metric_sums={name: term * batch for name, term in terms.items()})
+        return PassOutput(
+            loss_sum=total * batch, metrics={name: Sum(term * batch, batch) for name, term in terms.items()}
+        )
 
 
 class DiscriminatorPass(nn.Module):
@@ -55,7 +57,9 @@ class DiscriminatorPass(nn.Module):
         found_BCYX = self._made.by_images.pop(id(images_BCYX))
         total, terms = self._loss[0].discriminator(images_BCYX, found_BCYX, step, self.judge)
         batch = len(images_BCYX)
-        return PassOutput(loss_sum=total * batch, metric_sums={name: term * batch for name, term in terms.items()})
+        return PassOutput(
+            loss_sum=total * batch, metrics={name: Sum(term * batch, batch) for name, term in terms.items()}
+        )
 
 
 class TokenizerProgram:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -19,10 +19,17 @@ class Micro:
 
 @dataclass(frozen=True, kw_only=True)
 class PassOutput:
-    """What a pass's module returns: sums over the micro-batch, to be divided by the step's weight."""
+    """What a pass's module returns: sums over the micro-batch, so that micro-batches and workers can be added up."""
 
-    loss_sum: torch.Tensor  # scalar
-    metric_sums: dict[str, torch.Tensor] = field(default_factory=dict)  # scalars, divided by the step's weight too
+    loss_sum: torch.Tensor  # scalar, divided by the weight of the step's micro-batches
+    metrics: dict[str, "Sum"] = field(default_factory=dict)
+
+
+class Sum(NamedTuple):
+    """A metric's sum over a micro-batch and what to divide it by once all are added up; scalars."""
+
+    value: torch.Tensor
+    weight: torch.Tensor | float
 
 
 @dataclass(frozen=True, kw_only=True)

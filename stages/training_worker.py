@@ -20,7 +20,7 @@ from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoints
 from stages.checkpointing import load_state, save_state
 from stages.training_config import LoopConfig
-from stages.training_program import Micro, Pass, PassOutput, TrainingProgram, TrainingTask
+from stages.training_program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -131,20 +131,21 @@ class _Trainer:
         optimizer, module = self.optimizers[each.name], self.modules[each.name]
         set_learning_rates(optimizer, factor)
         optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, torch.Tensor] = {}
+        sums: dict[str, torch.Tensor] = {}  # [sum, weight] of each metric, float64
         for index, micro in enumerate(micros):
             with self._no_sync(module, last=index == len(micros) - 1), self._autocast():
                 generator = torch.Generator().manual_seed(micro.seed)
                 output: PassOutput = module(micro.data, generator, step)
                 # DistributedDataParallel averages over workers; the step's mean wants the sum.
                 (output.loss_sum * (self.place.world / weight)).backward()
-            for name, value in {"loss": output.loss_sum, **output.metric_sums}.items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+            for name, part in {"loss": Sum(output.loss_sum, micro.weight), **output.metrics}.items():
+                pair = torch.stack([torch.as_tensor(number).detach().double().cpu() for number in part])
+                sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + pair
         for parameter in _parameters(each):
             if parameter.grad is None:  # not used by any micro-batch: the optimizer still sees it, on any world size
                 parameter.grad = torch.zeros_like(parameter)
         norm = self._clip(each)
-        means = {f"{each.name}/{name}": value for name, value in self._means(sums, weight).items()}
+        means = {f"{each.name}/{name}": value for name, value in self._means(sums).items()}
         loss = means[f"{each.name}/loss"]
         if not (torch.isfinite(norm) and loss == loss and abs(loss) != float("inf")):
             rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
@@ -158,9 +159,11 @@ class _Trainer:
     def _clip(self, each: Pass) -> torch.Tensor:
         return nn.utils.clip_grad_norm_(_parameters(each), self.loop.optimizer.clip_norm or float("inf"))
 
-    def _means(self, sums: dict[str, torch.Tensor], weight: float) -> dict[str, float]:
-        total = self._sum(torch.stack([value.double() for value in sums.values()]))
-        return dict(zip(sums, (total / weight).tolist(), strict=True))
+    def _means(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        totals = self._sum(torch.stack([sums[name] for name in sorted(sums)]))
+        return {
+            name: float(value / weight) for name, (value, weight) in zip(sorted(sums), totals, strict=True) if weight
+        }
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
         if self.place.world > 1:

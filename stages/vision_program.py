@@ -11,7 +11,7 @@ from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
 from stages.checkpointing import load_weights
 from stages.train_vision import TrainVisionConfig
-from stages.training_program import Micro, Pass, PassOutput, micro_seed
+from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint
 TASKS = ("generation", "understanding")  # whose texts say what a picture shows
@@ -22,22 +22,21 @@ class ContrastivePass(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, data: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, step: int
-    ) -> PassOutput:
+    def forward(self, data: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, step: int) -> PassOutput:
         images_BCYX, ids_BT = data
         outputs = self.model(images_BCYX, ids_BT)
         batch = len(images_BCYX)
-        metrics = {"image_accuracy": outputs.image_accuracy * batch, "text_accuracy": outputs.text_accuracy * batch}
-        return PassOutput(loss_sum=outputs.loss * batch, metric_sums=metrics)
+        metrics = {
+            "image_accuracy": Sum(outputs.image_accuracy * batch, batch),
+            "text_accuracy": Sum(outputs.text_accuracy * batch, batch),
+        }
+        return PassOutput(loss_sum=outputs.loss * batch, metrics=metrics)
 
 
 class VisionProgram:
     def __init__(self, config: TrainVisionConfig, datasets: tuple[Path, ...], device: torch.device) -> None:
         self._config, self._device = config, device
-        self._pictures = PictureBatches(
-            datasets, split="train", tasks=TASKS, batch=config.batch, seed=config.loop.seed
-        )
+        self._pictures = PictureBatches(datasets, split="train", tasks=TASKS, batch=config.batch, seed=config.loop.seed)
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)

@@ -127,8 +127,7 @@ class UnifiedMllm(nn.Module):
         hidden_BTD = self.decode(inputs_BTD, batch.positions_BT, attention_inputs(batch.segments_BT))
         trained = next_tokens(batch.labels_BT, batch.segments_BT)
         kinds_M = self._kinds(trained.targets_M)
-        weights = self.config.loss_weights
-        weights_M = kinds_M.new_tensor([weights.text, weights.semantic, weights.pixel], dtype=torch.float32)[kinds_M]
+        weights_M = self._weights(kinds_M)
         loss_sum, losses_M = chunked_cross_entropy(
             hidden_BTD[:, :-1][trained.positions_BT],
             self.output_table.parts,
@@ -200,6 +199,14 @@ class UnifiedMllm(nn.Module):
             use_cache=cache is not None,
         ).last_hidden_state
         return hidden_BTD
+
+    def trained_weight(self, labels_BT: Tensor, segments_BT: Tensor) -> float:
+        """What `MllmOutput.trained_tokens` will be, known before any forward pass."""
+        return float(self._weights(self._kinds(next_tokens(labels_BT, segments_BT).targets_M)).sum())
+
+    def _weights(self, kinds_M: Tensor) -> Tensor:
+        weights = self.config.loss_weights
+        return kinds_M.new_tensor([weights.text, weights.semantic, weights.pixel], dtype=torch.float32)[kinds_M]
 
     def _kinds(self, targets_M: Tensor) -> Tensor:
         """0 text (with markers and tags), 1 semantic code, 2 pixel code."""

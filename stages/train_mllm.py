@@ -1,0 +1,101 @@
+"""Train the unified language model: one kind, used once for each of the progressive stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data_pipelines.loader_config import TrainingDataConfig
+from models.mllm.config import LossWeights, TextModelConfig
+from orchestrator.stage import Location, Slot, StageContext, StageKind
+from stages.training_config import LoopConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.mllm_program import MllmProgram
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRates:
+    """Peak learning rate of each group that the phase trains; the others must stay 0."""
+
+    adapter: float
+    image_tokens: float = 0.0  # stage 1
+    language: float = 0.0  # stages 2, 2.5 and 3
+    vision: float = 0.0  # stage 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMllmConfig:
+    phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # what trains: models/mllm/phases.py
+    text: TextModelConfig
+    learning_rates: LearningRates
+    data: TrainingDataConfig
+    rows: int  # packed rows of one micro-batch
+    loop: LoopConfig
+    padded_rows: int = 0  # rows of the token tables; 0: as many as there are tokens
+    loss_weights: LossWeights = LossWeights()
+    checkpoint_activations: bool = False
+
+    base_model: Location = Location("")  # folder of a Qwen2 or Qwen2.5 model to start from; none: from scratch
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"rows: {self.rows} is less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmTask:
+    config: TrainMllmConfig
+    datasets: tuple[Path, ...]
+    tokens: tuple[Path, ...]
+    tokenizer: Path
+    vocabulary: Path
+    start: Path | None  # folder of the model to go on from
+
+    def build(self, device: "torch.device") -> "MllmProgram":
+        from stages.mllm_program import MllmProgram
+
+        return MllmProgram(self, device)
+
+
+def sources(config: TrainMllmConfig) -> Mapping[str, Path]:
+    if not config.base_model:
+        return {}
+    return {path.name: path for path in sorted(Path(config.base_model).glob("*.safetensors"))}
+
+
+def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
+    from stages.mllm_program import export_mllm
+    from stages.training import train
+
+    start = context.inputs("start")
+    task = MllmTask(
+        config=config,
+        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
+        tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
+        tokenizer=context.input("tokenizer").path,
+        vocabulary=context.input("vocabulary").path,
+        start=start[0].path if start else None,
+    )
+    result = train(task, config.loop, context)
+    export_mllm(task, result.checkpoint.path, context.output)
+    return result.metrics
+
+
+TRAIN_MLLM = StageKind(
+    name="train_mllm",
+    version=1,
+    config=TrainMllmConfig,
+    run=run,
+    inputs={
+        "datasets": Slot(kind="dataset@1", many=True),
+        "tokens": Slot(kind="tokens@1", many=True),
+        "tokenizer": Slot(kind="tokenizer@1"),
+        "vocabulary": Slot(kind="vocabulary@1"),
+        "start": Slot(kind="mllm@1", required=False),
+    },
+    output="mllm@1",
+    sources=sources,
+)
