@@ -1,4 +1,4 @@
-"""Micro-batches of pictures of one anchor each, in an order that is arithmetic: for training on images without dialogue.
+"""Micro-batches of pictures of one anchor each, in an order that is arithmetic: training on images without dialogue.
 
 Legend: B batch, C channels, Y X pixel rows and columns.
 """

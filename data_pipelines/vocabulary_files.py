@@ -89,6 +89,6 @@ def _texts(datasets: Sequence[Path]) -> Iterator[str]:
     for folder in datasets:
         dataset = CuratedDataset(folder)
         for shard in dataset.shards:
-            for sample in dataset.samples(shard, split="train"):
+            for sample in dataset.samples(shard, dataset.rows(shard, split="train")):
                 for turn in sample.turns:
                     yield f"{'user' if turn.role == 'human' else 'assistant'}\n{turn.text}"

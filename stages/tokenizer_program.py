@@ -1,4 +1,4 @@
-"""Tokenizer training as the training loop sees it: a generator pass and, from a stated step on, a discriminator pass."""
+"""Tokenizer training as the loop sees it: a generator pass and, from a stated step on, a discriminator pass."""
 
 import hashlib
 from pathlib import Path
@@ -62,6 +62,11 @@ class DiscriminatorPass(nn.Module):
         )
 
 
+def _summed(mean: torch.Tensor, terms: dict[str, torch.Tensor], batch: int) -> PassOutput:
+    metrics = {name: Sum(term * batch, batch) for name, term in terms.items()}
+    return PassOutput(loss_sum=mean * batch, metrics=metrics)
+
+
 class TokenizerProgram:
     def __init__(self, task: TokenizerTask, device: torch.device) -> None:
         config = task.config
@@ -104,7 +109,8 @@ def build_tokenizer(task: TokenizerTask) -> DualViTok:
     model = weights.load(task.start) if task.start is not None else DualViTok(task.config.model)
     if model.config != task.config.model:
         raise PrecheckError(
-            f"train_tokenizer: config.model differs from the tokenizer to go on from ({task.start}); give the same sizes"
+            f"train_tokenizer: config.model differs from the tokenizer to go on from ({task.start}); "
+            "give the same sizes"
         )
     if task.vision is not None:
         weights.adopt_vision(model, weights.load_vision(task.vision))

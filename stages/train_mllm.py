@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from data_pipelines.loader_config import TrainingDataConfig
+from data_pipelines.loader_config import LoaderConfig
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.training_config import LoopConfig
@@ -31,18 +31,24 @@ class TrainMllmConfig:
     phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # what trains: models/mllm/phases.py
     text: TextModelConfig
     learning_rates: LearningRates
-    data: TrainingDataConfig
-    rows: int  # packed rows of one micro-batch
+    data: LoaderConfig
     loop: LoopConfig
     padded_rows: int = 0  # rows of the token tables; 0: as many as there are tokens
     loss_weights: LossWeights = LossWeights()
     checkpoint_activations: bool = False
-
     base_model: Location = Location("")  # folder of a Qwen2 or Qwen2.5 model to start from; none: from scratch
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError(f"rows: {self.rows} is less than 1")
+        if self.data.rows_per_step % self.loop.micros_per_step:
+            raise ValueError(
+                f"data.rows_per_step: {self.data.rows_per_step} rows cannot be cut into loop.micros_per_step "
+                f"({self.loop.micros_per_step}) equal micro-batches"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of one micro-batch."""
+        return self.data.rows_per_step // self.loop.micros_per_step
 
 
 @dataclass(frozen=True, kw_only=True)

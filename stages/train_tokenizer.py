@@ -29,8 +29,8 @@ class TrainTokenizerConfig:
     def __post_init__(self) -> None:
         if self.loss.perceptual == "lpips" and not self.lpips_sha256:
             raise ValueError(
-                "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digests here and their files in "
-                "lpips_weights, or choose perceptual: gradients or none"
+                "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digests here and their files "
+                "in lpips_weights, or choose perceptual: gradients or none"
             )
 
 
