@@ -6,7 +6,7 @@ Rule: a secret never enters an event; `masked_fields` masks passwords in address
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -119,6 +119,18 @@ def masked_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
     masked = mask_secrets(dict(fields))
     assert isinstance(masked, dict), "masking keeps the shape of a mapping"
     return masked
+
+
+def flattened(value: JSON, place: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted place, text) of every leaf of a configuration; a list of plain values is one leaf."""
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from flattened(item, f"{place}.{name}" if place else name)
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for index, item in enumerate(value):
+            yield from flattened(item, f"{place}.{index}")
+    elif place:
+        yield place, value if isinstance(value, str) else json.dumps(value)
 
 
 def iso_time(time_s: float) -> str:

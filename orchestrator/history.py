@@ -99,12 +99,11 @@ class RunStore:
                     f"run {run_id}: has epoch {row.epoch}, its lease only {lease.epoch}; an old copy of the database? "
                     "Run `illume index rebuild`"
                 )
-            state = RunState(row.state)
-            if state in (RunState.RUNNING, RunState.STOPPING):
-                _move_run(connection, run_id, state, RunState.INTERRUPTED, {"message": "its driver ended"}, row.epoch)
-                state = RunState.INTERRUPTED
+            if row.state in (RunState.RUNNING, RunState.STOPPING):
+                _move_run(connection, row, RunState.INTERRUPTED, {"message": "its driver ended"}, row.epoch)
+                row = lock_run(connection, run_id)
             taken: dict[str, JSON] = {"owner": owners.describe(lease.owner)}
-            _move_run(connection, run_id, state, RunState.RUNNING, taken, lease.epoch)
+            _move_run(connection, row, RunState.RUNNING, taken, lease.epoch)
             return lease.epoch
 
         return self._database.write(work)
@@ -126,7 +125,7 @@ class RunStore:
         def work(connection: Connection) -> None:
             row = lock_run(connection, run_id, epoch)
             if row.state == expected:
-                _move_run(connection, run_id, expected, new, fields or {}, epoch)
+                _move_run(connection, row, new, fields or {}, epoch)
             elif row.state != new:
                 raise StateConflictError(f"run {run_id}: found state {row.state}, expected {expected}")
 
@@ -140,12 +139,12 @@ class RunStore:
         """
 
         def work(connection: Connection) -> Attempt:
-            lock_run(connection, intent.run_id, epoch)
+            run = lock_run(connection, intent.run_id, epoch)
             of_attempt = attempts.c.attempt_id == intent.attempt_id
             if connection.execute(select(attempts.c.number).where(of_attempt)).one_or_none() is None:
                 of_stage = (attempts.c.run_id == intent.run_id) & (attempts.c.stage_id == intent.stage_id)
                 last = connection.execute(select(func.max(attempts.c.number)).where(of_stage)).scalar_one()
-                _append_intent(connection, intent, number=(last or 0) + 1, epoch=epoch)
+                _append_intent(connection, intent, recipe=run.recipe, number=(last or 0) + 1, epoch=epoch)
             return _attempt(connection.execute(select(attempts).where(of_attempt)).one())
 
         return self._database.write(work)
@@ -172,14 +171,17 @@ class RunStore:
 
         def work(connection: Connection) -> None:
             row = _known_attempt(connection, attempt_id)
-            lock_run(connection, row.run_id, epoch)
+            run = lock_run(connection, row.run_id, epoch)
             row = _known_attempt(connection, attempt_id)  # again, now that nobody else can change it
             if row.state not in (expected, new):
                 raise StateConflictError(f"attempt {attempt_id}: found state {row.state}, expected {expected}")
             if artifact is not None:
                 index_manifest(connection, artifact.manifest, artifact.manifest_sha256)
             if row.state == expected:
-                _append_move(connection, row, new, fields or {}, artifact, epoch)
+                moved = {**(fields or {}), "recipe": run.recipe}
+                if artifact is not None:
+                    moved["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
+                _append_move(connection, row, new, moved, epoch)
 
         self._database.write(work)
         if new in _ATTEMPT_ENDS:
@@ -236,19 +238,18 @@ class RunStore:
         return self._database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
 
 
-def _move_run(
-    connection: Connection, run_id: str, old: RunState, new: RunState, fields: Mapping[str, JSON], epoch: int
-) -> None:
-    moved: dict[str, JSON] = {**fields, "from": old, "to": new}
-    append_event(connection, run_id, EventKind.RUN_STATE, moved, epoch=epoch)
+def _move_run(connection: Connection, run: Any, new: RunState, fields: Mapping[str, JSON], epoch: int) -> None:
+    moved: dict[str, JSON] = {**fields, "from": run.state, "to": new, "recipe": run.recipe}
+    append_event(connection, run.run_id, EventKind.RUN_STATE, moved, epoch=epoch)
 
 
-def _append_intent(connection: Connection, intent: AttemptIntent, *, number: int, epoch: int) -> None:
+def _append_intent(connection: Connection, intent: AttemptIntent, *, recipe: str, number: int, epoch: int) -> None:
     inputs: list[JSON] = [asdict(one) for one in intent.inputs]
     fields: dict[str, JSON] = {
         **intent.fields,
         "from": None,
         "to": AttemptState.INTENT,
+        "recipe": recipe,
         "number": number,
         "attempt_epoch": epoch,
         "stage_kind": intent.stage_kind,
@@ -268,14 +269,7 @@ def _append_intent(connection: Connection, intent: AttemptIntent, *, number: int
     )
 
 
-def _append_move(
-    connection: Connection,
-    row: Any,
-    new: AttemptState,
-    fields: Mapping[str, JSON],
-    artifact: Artifact | None,
-    epoch: int,
-) -> None:
+def _append_move(connection: Connection, row: Any, new: AttemptState, fields: Mapping[str, JSON], epoch: int) -> None:
     moved: dict[str, JSON] = {
         **fields,
         "from": row.state,
@@ -287,8 +281,6 @@ def _append_move(
     }
     if new in _ATTEMPT_ENDS:
         moved["progress"] = {name: getattr(row, name) for name in ("done", "total", "unit", "rate_per_s")}
-    if artifact is not None:
-        moved["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
     append_event(
         connection,
         row.run_id,

@@ -6,14 +6,14 @@ Rule: MLflow's ids are never kept. A run is found again by its tags, so events m
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.events import AttemptState, Event, EventKind, RunState, mask_text
+from orchestrator.events import AttemptState, Event, EventKind, RunState, flattened, mask_text
 from orchestrator.outbox import SinkRejectedError
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of the MLflow API
@@ -79,7 +79,6 @@ class MlflowSink:
 
     def _run_created(self, client: Any, events: list[Event]) -> None:
         for event in events:
-            self._experiments[event.run_id] = self._experiment(client, str(event.fields["recipe"]))
             self._parent(client, event)
 
     def _run_state(self, client: Any, events: list[Event]) -> None:
@@ -240,12 +239,17 @@ class MlflowSink:
         if key not in self._runs:
             found = self._find(client, event, key, tags[f"{TAG}role"])
             if found is None:
-                experiment = self._experiments.get(event.run_id)
-                if experiment is None:  # the parent run is gone; its first event brings the recipe's name
-                    raise SinkRejectedError(f"run {event.run_id} was deleted in MLflow")
+                experiment = self._experiment_of(client, event)
                 found = client.create_run(experiment, start_time=_ms(event.time), tags=dict(tags)).info.run_id
             self._runs[key] = found
         return self._runs[key]
+
+    def _experiment_of(self, client: Any, event: Event) -> str:
+        if event.run_id not in self._experiments:
+            if "recipe" not in event.fields:
+                raise SinkRejectedError(f"run {event.run_id} was deleted in MLflow")
+            self._experiments[event.run_id] = self._experiment(client, str(event.fields["recipe"]))
+        return self._experiments[event.run_id]
 
     def _find(self, client: Any, event: Event, key: str, role: str) -> str | None:
         tag = f"{TAG}run" if role == "run" else f"{TAG}attempt"
@@ -265,18 +269,6 @@ class MlflowSink:
         EventKind.METRICS: _metrics,
         EventKind.MODEL_VERSION: _model_version,
     }
-
-
-def flattened(value: JSON, place: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted place, text) of every leaf of a configuration; a list of plain values is one leaf."""
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from flattened(item, f"{place}.{name}" if place else name)
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        for index, item in enumerate(value):
-            yield from flattened(item, f"{place}.{index}")
-    elif place:
-        yield place, value if isinstance(value, str) else json.dumps(value)
 
 
 def _points(event: Event) -> list[JSON]:

@@ -1,0 +1,221 @@
+"""The OpenLineage sink: runs and attempts as OpenLineage 2-0-2 run events, one JSON line each.
+
+Rule: a pure function of one event makes its line, ids included, so events may come twice, from any process. The run of
+each epoch is an OpenLineage run of its own, as one of those starts once and ends once.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.artifact import JSON
+from orchestrator.events import AttemptState, Event, EventKind, RunState, flattened, iso_time, mask_text
+from orchestrator.file_sinks import file_sink_name
+from orchestrator.line_file import LineFile
+
+PRODUCER = "https://github.com/illume-orchestrator"
+SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
+FACETS = "https://openlineage.io/spec/facets"
+NAMESPACE = "illume"  # of jobs
+OUR_FACETS = f"{PRODUCER}/facets/1"
+_IDS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
+
+_RUN_TYPES: Mapping[str, str] = {
+    RunState.RUNNING: "START",
+    RunState.STOPPING: "RUNNING",
+    RunState.SUCCEEDED: "COMPLETE",
+    RunState.FAILED: "FAIL",
+    RunState.CANCELLED: "ABORT",
+    RunState.INTERRUPTED: "ABORT",
+}
+_ATTEMPT_TYPES: Mapping[str, str] = {
+    AttemptState.INTENT: "START",
+    AttemptState.RUNNING: "RUNNING",
+    AttemptState.COMMITTED: "COMPLETE",
+    AttemptState.FAILED: "FAIL",
+    AttemptState.LOST: "ABORT",
+    AttemptState.CANCELLED: "ABORT",
+}
+
+
+class OpenLineageSink:
+    """Appends to `path`, in the form of OpenLineage's file transport, which Marquez and others read."""
+
+    linger_s = 0.0
+
+    def __init__(self, path: Path, *, store_url: str) -> None:
+        self.name = file_sink_name("openlineage", path)
+        self._place = store_place(store_url)
+        self._file = LineFile(path, event_id=_event_id)
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        lines = [(event, line) for event in events if (line := run_event(event, self._place)) is not None]
+        self._file.append(lines)
+
+
+@dataclass(frozen=True)
+class StorePlace:
+    """Where artifacts lie, by OpenLineage's rules for naming data sets."""
+
+    namespace: str  # "file", "s3://bucket"
+    prefix: str  # path of the store inside it, with a slash at its end
+
+
+def store_place(store_url: str) -> StorePlace:
+    parts = urlsplit(mask_text(store_url))
+    if parts.scheme in ("", "file"):
+        return StorePlace("file", f"{Path(unquote(parts.path)).absolute()}/")
+    prefix = parts.path.strip("/")
+    return StorePlace(f"{parts.scheme}://{parts.netloc}", f"{prefix}/" if prefix else "")
+
+
+def run_event(event: Event, place: StorePlace) -> dict[str, JSON] | None:
+    """The OpenLineage event that tells `event`; None for kinds that OpenLineage has no word for."""
+    if event.kind == EventKind.RUN_STATE:
+        return _event_of_run(event)
+    if event.kind == EventKind.ATTEMPT_STATE:
+        return _event_of_attempt(event, place)
+    return None
+
+
+def _event_of_run(event: Event) -> dict[str, JSON]:
+    facets = _run_facets(event) | _error_facet(event)
+    facets["tags"] = _tags({"illume.run": event.run_id, "illume.epoch": str(event.epoch)})
+    return {
+        "eventTime": iso_time(event.time),
+        "eventType": _RUN_TYPES[str(event.fields["to"])],
+        "producer": PRODUCER,
+        "schemaURL": SPEC,
+        "run": {"runId": run_uuid(event.run_id, event.epoch), "facets": facets},
+        "job": _job(str(event.fields["recipe"]), "DAG"),
+        "inputs": [],
+        "outputs": [],
+    }
+
+
+def _event_of_attempt(event: Event, place: StorePlace) -> dict[str, JSON]:
+    fields: Mapping[str, Any] = event.fields
+    recipe = str(fields["recipe"])
+    parent: dict[str, JSON] = {
+        "run": {"runId": run_uuid(event.run_id, fields["attempt_epoch"])},
+        "job": {"namespace": NAMESPACE, "name": recipe},
+    }
+    facets = _run_facets(event) | _error_facet(event)
+    facets["parent"] = _facet("1-2-0/ParentRunFacet", {**parent, "root": dict(parent)})
+    facets["tags"] = _tags(
+        {
+            "illume.run": event.run_id,
+            "illume.attempt": str(event.attempt_id),
+            "illume.fingerprint": fields["fingerprint"],
+            "illume.epoch": str(event.epoch),
+        }
+    )
+    if "config" in fields:
+        parameters: list[JSON] = [{"key": place, "value": text} for place, text in flattened(fields["config"])]
+        facets["executionParameters"] = _facet("1-0-0/ExecutionParametersRunFacet", {"parameters": parameters})
+    artifact = fields.get("artifact")
+    return {
+        "eventTime": iso_time(event.time),
+        "eventType": _ATTEMPT_TYPES[fields["to"]],
+        "producer": PRODUCER,
+        "schemaURL": SPEC,
+        "run": {"runId": str(uuid.uuid5(_IDS, f"attempt/{event.attempt_id}")), "facets": facets},
+        "job": _job(f"{recipe}.{event.stage_id}", "TASK"),
+        "inputs": [_input(one, place) for one in fields.get("inputs", [])],
+        "outputs": [_output(artifact, place)] if artifact else [],
+    }
+
+
+def run_uuid(run_id: str, epoch: int) -> str:
+    return str(uuid.uuid5(_IDS, f"run/{run_id}/{epoch}"))
+
+
+def _job(name: str, job_type: str) -> dict[str, JSON]:
+    """`job_type` is one of OpenLineage's words."""
+    facet = {"processingType": "BATCH", "integration": "ILLUME", "jobType": job_type}
+    return {"namespace": NAMESPACE, "name": name, "facets": {"jobType": _facet("2-0-4/JobTypeJobFacet", dict(facet))}}
+
+
+def _run_facets(event: Event) -> dict[str, JSON]:
+    engine = {"name": "ray", "version": _version("ray"), "openlineageAdapterVersion": _version("illume-orchestrator")}
+    return {
+        "processing_engine": _facet("1-1-1/ProcessingEngineRunFacet", dict(engine)),
+        "illume_event": {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/EventRunFacet.json", "id": event.id},
+    }
+
+
+def _error_facet(event: Event) -> dict[str, JSON]:
+    message = event.fields.get("message")
+    if not message or str(event.fields["to"]) not in (RunState.FAILED, RunState.INTERRUPTED, AttemptState.LOST):
+        return {}
+    error = {"message": str(message), "programmingLanguage": "python"}
+    return {"errorMessage": _facet("1-0-1/ErrorMessageRunFacet", dict(error))}
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, JSON]:
+    listed: list[JSON] = [{"key": key, "value": value, "source": "ILLUME"} for key, value in tags.items()]
+    return _facet("1-0-0/TagsRunFacet", {"tags": listed})
+
+
+def _input(one: Mapping[str, Any], place: StorePlace) -> dict[str, JSON]:
+    is_source = one["kind"] == "source"
+    statistics = _statistics(one)
+    facet = _facet("1-0-0/InputStatisticsInputDatasetFacet", statistics)
+    return {
+        "namespace": f"{NAMESPACE}.sources" if is_source else place.namespace,
+        "name": one["name"] if is_source else _artifact_name(one["name"], one["digest"], place),
+        "facets": _dataset_facets(one["kind"], one["digest"]),
+        "inputFacets": {"inputStatistics": facet} if statistics else {},
+    }
+
+
+def _output(artifact: Mapping[str, Any], place: StorePlace) -> dict[str, JSON]:
+    facets = _dataset_facets(artifact["kind"], artifact["fingerprint"])
+    stats: dict[str, JSON] = {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/StatsDatasetFacet.json"}
+    facets["illume_stats"] = {**stats, "manifestSha256": artifact["manifest_sha256"], "stats": artifact["stats"]}
+    return {
+        "namespace": place.namespace,
+        "name": _artifact_name(artifact["stage_kind"], artifact["fingerprint"], place),
+        "facets": facets,
+        "outputFacets": {"outputStatistics": _facet("1-0-2/OutputStatisticsOutputDatasetFacet", _statistics(artifact))},
+    }
+
+
+def _artifact_name(stage_kind: str, fingerprint: str, place: StorePlace) -> str:
+    return f"{place.prefix}artifacts/{stage_kind}/{fingerprint[:2]}/{fingerprint}"
+
+
+def _dataset_facets(kind: str, digest: str) -> dict[str, JSON]:
+    return {
+        "version": _facet("1-0-1/DatasetVersionDatasetFacet", {"datasetVersion": digest}),
+        "datasetType": _facet("1-0-1/DatasetTypeDatasetFacet", {"datasetType": "FILE", "subType": kind}),
+    }
+
+
+def _statistics(counts: Mapping[str, Any]) -> dict[str, JSON]:
+    names = {"rows": "rowCount", "bytes": "size", "files": "fileCount"}
+    return {theirs: counts[ours] for ours, theirs in names.items() if counts.get(ours) is not None}
+
+
+def _facet(schema: str, fields: Mapping[str, JSON]) -> dict[str, JSON]:
+    """`schema`: version and name, e.g. `1-2-0/ParentRunFacet`."""
+    name = schema.rpartition("/")[2]
+    return {"_producer": PRODUCER, "_schemaURL": f"{FACETS}/{schema}.json#/$defs/{name}", **fields}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _event_id(line: dict[str, Any]) -> str | None:
+    found = line.get("run", {}).get("facets", {}).get("illume_event", {}).get("id")
+    return found if isinstance(found, str) else None
