@@ -1,0 +1,138 @@
+"""The index from the store alone: runs and attempts from their exported events, artifacts from their manifests.
+
+Rule: nothing is taken away that only the database knows: events that were not exported yet are kept and replayed too.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from sqlalchemy import Connection, delete, insert, select
+
+from orchestrator.artifact import JSON, Manifest
+from orchestrator.artifact_index import index_manifest
+from orchestrator.database import Database, insert_new
+from orchestrator.errors import CorruptArtifactError, DatabaseError
+from orchestrator.events import Event, event_from_json
+from orchestrator.owners import describe
+from orchestrator.projection import event_from_row, insert_event, new_run_row, project
+from orchestrator.schema import artifacts, attempts, database_now, events, leases, runs, stages
+
+log = logging.getLogger(__name__)
+
+
+class StoredEvents(Protocol):
+    """The part of `run_records.RunRecords` that a rebuild reads."""
+
+    def runs(self) -> Iterable[tuple[str, Mapping[str, JSON]]]: ...
+    def events(self, run_id: str) -> Iterable[Mapping[str, JSON]]: ...
+
+
+class StoredManifest(Protocol):
+    """The part of `artifacts.StoredArtifact` that a rebuild reads."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def manifest_sha256(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildReport:
+    runs: int
+    events: int
+    artifacts: int
+    problems: tuple[str, ...]  # what the store holds and could not be used, as sentences
+
+
+def rebuild(records: StoredEvents, manifests: Iterable[StoredManifest], database: Database) -> RebuildReport:
+    """Recreate the rows of runs, stages, attempts, events and artifacts.
+
+    Each run is replaced in a transaction of its own, so it can be stopped and started again at any time.
+
+    Raises:
+        DatabaseError: a driver is at work (it holds the lease of its run).
+    """
+    _refuse_if_live(database)
+    problems: list[str] = []
+    num_runs = num_events = 0
+    for run_id, start in records.runs():
+        stored = _stored_events(records, run_id, problems)
+        replace = partial(_replace_run, run_id=run_id, start=start, stored=stored)
+        count, missing = database.write(replace)
+        num_runs, num_events = num_runs + 1, num_events + count
+        if missing:
+            problems.append(f"run {run_id}: {missing} of its {count + missing} events are not in the store")
+    num_artifacts = _replace_artifacts(database, manifests)
+    for problem in problems:
+        log.warning("%s", problem)
+    return RebuildReport(runs=num_runs, events=num_events, artifacts=num_artifacts, problems=tuple(problems))
+
+
+def _refuse_if_live(database: Database) -> None:
+    is_live = leases.c.resource.like("run:%") & (leases.c.owner != "") & (leases.c.expires_at > database_now())
+    row = database.read(lambda connection: connection.execute(select(leases).where(is_live).limit(1)).one_or_none())
+    if row is not None:
+        raise DatabaseError(
+            f"database {database.address}: {row.resource.replace(':', ' ')} is at work ({describe(row.owner)}); "
+            "rebuild the index when no run is going on"
+        )
+
+
+def _stored_events(records: StoredEvents, run_id: str, problems: list[str]) -> dict[int, Event]:
+    """By sequence number. Of two different events with one number, the one of the newer epoch counts."""
+    found: dict[int, Event] = {}
+    for line in records.events(run_id):
+        try:
+            event = event_from_json(line)
+        except CorruptArtifactError as error:
+            problems.append(str(error))
+            continue
+        known = found.get(event.sequence)
+        if known is not None and known != event:
+            problems.append(f"event {event.id}: two drivers wrote it (epochs {known.epoch} and {event.epoch})")
+        if event.run_id == run_id and (known is None or event.epoch >= known.epoch):
+            found[event.sequence] = event
+    return found
+
+
+def _replace_run(
+    connection: Connection, *, run_id: str, start: Mapping[str, JSON], stored: Mapping[int, Event]
+) -> tuple[int, int]:
+    """Replay the events; how many there are, and how many are missing between them."""
+    own = connection.execute(select(events).where(events.c.run_id == run_id))
+    merged = {**{row.sequence: event_from_row(row) for row in own}, **stored}
+    history = [merged[sequence] for sequence in sorted(merged)]
+    for table in (events, attempts, stages, runs):
+        connection.execute(delete(table).where(table.c.run_id == run_id))
+    created_at = history[0].time if history else float(str(start.get("time", 0.0)))
+    known = {name: str(start.get(name, "")) for name in ("recipe", "plan_digest")}
+    connection.execute(insert(runs).values({**new_run_row(run_id, created_at), **known}))
+    for event in history:
+        insert_event(connection, event)
+        project(connection, event)
+    _raise_lease_epoch(connection, run_id)
+    return len(history), max(merged, default=0) - len(history)
+
+
+def _raise_lease_epoch(connection: Connection, run_id: str) -> None:
+    """The next driver's epoch must be above every one that the run has seen."""
+    epoch = connection.execute(select(runs.c.epoch).where(runs.c.run_id == run_id)).scalar_one()
+    row = {"resource": f"run:{run_id}", "owner": "", "epoch": epoch, "expires_at": 0.0}
+    statement = insert_new(connection, leases).values(row)
+    lower = leases.c.epoch < epoch
+    connection.execute(statement.on_conflict_do_update(index_elements=["resource"], set_={"epoch": epoch}, where=lower))
+
+
+def _replace_artifacts(database: Database, manifests: Iterable[StoredManifest]) -> int:
+    stored = list(manifests)
+
+    def work(connection: Connection) -> int:
+        connection.execute(delete(artifacts))
+        for one in stored:
+            index_manifest(connection, one.manifest, one.manifest_sha256)
+        return len(stored)
+
+    return database.write(work)
