@@ -122,3 +122,71 @@ def _published_tokens(*, text_rows: int) -> TokenTableConfig:
         resolutions=tuple(range(64, 1024 + 1, 64)),
         rows=text_rows + 131_111,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelSampling:
+    """How one kind of token is drawn. Applied once, in this order: temperature, top-k, top-p."""
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: no limit
+    top_p: float = 1.0  # the token that crosses this share is kept
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling: {self}; expected temperature > 0, top_k >= 0 and 0 < top_p <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How answers are drawn. `guidance` 1 is off; it acts only inside images."""
+
+    text: LevelSampling
+    semantic: LevelSampling
+    pixel: LevelSampling
+    guidance: float = 1.0
+    greedy: bool = False  # always the best allowed token
+    seed: int = 0
+    max_new_tokens: int = 2048
+    max_images: int = 1  # per answer; 0 gives text only
+    force_image: bool = False  # the answer begins with an image
+    stop_after_image: bool = False  # the answer ends with its first image
+
+    def __post_init__(self) -> None:
+        if self.guidance < 0 or self.max_new_tokens < 1 or self.max_images < 0:
+            raise ValueError(
+                f"sampling: guidance {self.guidance}, max_new_tokens {self.max_new_tokens}, max_images "
+                f"{self.max_images}; expected at least 0, 1 and 0"
+            )
+        if self.force_image and self.max_images == 0:
+            raise ValueError("sampling: force_image with max_images 0; allow at least one image")
+
+    @staticmethod
+    def published_generation() -> "SamplingConfig":
+        """Text to image: temperature 1, top-k 2048 (pixel codes three times that), guidance 2."""
+        return _drawing(temperature=1.0, top_k=2048, top_p=1.0, guidance=2.0)
+
+    @staticmethod
+    def published_editing() -> "SamplingConfig":
+        """Editing: temperature 0.7, top-k 512 (pixel codes three times that), top-p 0.8, guidance 1.25."""
+        return _drawing(temperature=0.7, top_k=512, top_p=0.8, guidance=1.25)
+
+    @staticmethod
+    def published_understanding() -> "SamplingConfig":
+        """Greedy text, at most 1024 tokens."""
+        any_level = LevelSampling()
+        return SamplingConfig(
+            text=any_level, semantic=any_level, pixel=any_level, greedy=True, max_new_tokens=1024, max_images=0
+        )
+
+
+def _drawing(*, temperature: float, top_k: int, top_p: float, guidance: float) -> SamplingConfig:
+    text = LevelSampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    return SamplingConfig(
+        text=text,
+        semantic=text,
+        pixel=LevelSampling(temperature=temperature, top_k=3 * top_k, top_p=top_p),
+        guidance=guidance,
+        force_image=True,
+        stop_after_image=True,
+    )
