@@ -75,6 +75,7 @@ class MapTools:
     ledger: ShardLedger
     tracker: Tracker
     stop_requested: Callable[[], bool]
+    on_made: Callable[[StoredShard], None]  # called for each shard right after it was recorded
     rng: random.Random  # of the back-off only
 
 
@@ -285,6 +286,7 @@ class MapRun:
 
     def _made(self, lot: Lot, record: StoredShard) -> None:
         self._records[lot.fingerprint] = record
+        self._tools.on_made(record)
         self._proven = self._proven or record.outcome.rows > 0
         known = set(lot.poison.values())
         self._leave_out(lot, [entry for entry in record.outcome.quarantined if entry.reason not in known])

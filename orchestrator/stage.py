@@ -127,6 +127,10 @@ class StageContext(Protocol):
     def tracker(self) -> Tracker: ...
     @property
     def checkpoints(self) -> Checkpoints: ...
+    @property
+    def memory_halvings(self) -> int:
+        """How often what is held at once must be halved, because earlier attempts ran out of memory. Never identity:
+        a micro-batch is halved and the accumulation doubled, the result stays the same."""
 
     def input(self, slot: str) -> Artifact:
         """The only artifact in `slot`."""

@@ -141,6 +141,7 @@ class Bench:
             ledger=self.ledger,
             tracker=notes,
             stop_requested=stop_requested,
+            on_made=lambda stored: None,
             rng=random.Random(0),
         )
 

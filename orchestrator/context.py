@@ -1,0 +1,143 @@
+"""What a stage's `run` is given: its inputs, an empty output folder, and the durable shard map."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.artifact import JSON, Artifact
+from orchestrator.attempt_folder import AttemptFolder
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.launch import Cluster
+from orchestrator.ledger import ShardLedger, StoredShard
+from orchestrator.map_run import MapSettings, MapTools
+from orchestrator.plan import PlannedStage
+from orchestrator.shard_map import map_shards
+from orchestrator.shards import Shard, ShardRecord, ShardWorker
+from orchestrator.stage import Resources, RetryPolicy, Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptPlace:
+    """Who is at work, and where it may write."""
+
+    run_id: str
+    attempt_id: str
+    epoch: int
+    folder: AttemptFolder
+    scratch: Path
+    log_stem: Path
+
+
+@dataclass(kw_only=True)
+class AttemptContext:
+    """`stage.StageContext` of one attempt."""
+
+    planned: PlannedStage
+    place: AttemptPlace
+    artifacts_by_slot: Mapping[str, Sequence[Artifact]]
+    tracker: Tracker
+    checkpoints: StoredCheckpoints
+    cluster: Cluster
+    ledger: ShardLedger
+    stopped: Callable[[], bool]
+    memory_halvings: int = 0
+    made_shards: bool = False  # this attempt recorded a shard that did not exist before
+    shards: dict[str, StoredShard] = field(default_factory=dict)  # all that its maps gave back, by fingerprint
+
+    @property
+    def stage_id(self) -> str:
+        return self.planned.id
+
+    @property
+    def run_id(self) -> str:
+        return self.place.run_id
+
+    @property
+    def attempt_id(self) -> str:
+        return self.place.attempt_id
+
+    @property
+    def fingerprint(self) -> str:
+        return self.planned.fingerprint
+
+    @property
+    def output(self) -> Path:
+        return self.place.folder.data
+
+    @property
+    def scratch(self) -> Path:
+        return self.place.scratch
+
+    @property
+    def resources(self) -> Resources:
+        return self.planned.spec.resources
+
+    @property
+    def retry(self) -> RetryPolicy:
+        return self.planned.spec.retry
+
+    def input(self, slot: str) -> Artifact:
+        found = self.inputs(slot)
+        assert len(found) == 1, f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected one"
+        return found[0]
+
+    def inputs(self, slot: str) -> Sequence[Artifact]:
+        kind = self.planned.spec.kind
+        assert slot in kind.inputs, f"{self.stage_id}: stage kind {kind.name!r} has no input slot {slot!r}"
+        return self.artifacts_by_slot.get(slot, ())
+
+    def stop_requested(self) -> bool:
+        return self.stopped()
+
+    def connect_ray(self) -> None:
+        self.cluster.connect()
+
+    def map_shards(
+        self,
+        worker: ShardWorker,
+        shards: Sequence[Shard],
+        *,
+        label: str,
+        identity: Mapping[str, JSON],
+        unit: str = "items",
+    ) -> list[ShardRecord]:
+        kind = self.planned.spec.kind
+        settings = MapSettings(
+            stage_id=self.stage_id,
+            stage_kind=kind.name,
+            attempt_id=self.attempt_id,
+            version=kind.version,
+            label=label,
+            identity=identity,
+            resources=self.resources,
+            retry=self.retry,
+            scratch=self.scratch,
+            provenance={"run": self.run_id, "stage": self.stage_id, "attempt": self.attempt_id},
+            epoch=self.place.epoch,
+            log_stem=str(self.place.log_stem),
+            memory_halvings=self.memory_halvings,
+            unit=unit,
+        )
+        tools = MapTools(
+            cluster=self.cluster,
+            ledger=self.ledger,
+            tracker=self.tracker,
+            stop_requested=self.stopped,
+            on_made=self._note_made,
+            rng=random.Random(self.attempt_id),
+        )
+        finished = map_shards(worker, shards, settings, tools)
+        self.shards.update((entry.stored.fingerprint, entry.stored) for entry in finished)
+        return [self.ledger.to_record(entry.stored, shard=entry.name, reused=entry.reused) for entry in finished]
+
+    def adopt(self, record: ShardRecord, names: Mapping[str, str] | None = None) -> None:
+        stored = self.shards[record.fingerprint]
+        entries = {entry.path: entry for entry in record.files}
+        for source, name in ({path: path for path in entries} if names is None else names).items():
+            assert source in entries, f"{self.stage_id}: shard {record.shard} has no file {source!r}"
+            self.place.folder.link(stored.key_of(source), name, dataclasses.replace(entries[source], path=name))
+
+    def _note_made(self, _stored: StoredShard) -> None:
+        self.made_shards = True

@@ -1,0 +1,305 @@
+"""Carries out a plan: each stage as soon as its inputs are there and the cluster has room, in a thread of its own.
+
+A failed stage holds back only what needs it. One driver carries out a run at a time, under its lease.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator import owners
+from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, PrecheckError, StageFailedError
+from orchestrator.events import AttemptState, RunState
+from orchestrator.failures import FailureClass
+from orchestrator.history import RunStore
+from orchestrator.launch import Cluster
+from orchestrator.leases import Lease, LeaseKeeper, Leases
+from orchestrator.ledger import ShardLedger
+from orchestrator.plan import Plan, PlannedStage, upstream_ids
+from orchestrator.run_logs import RunLogs
+from orchestrator.runs import Attempt
+from orchestrator.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5  # how often a stop is looked for
+CANCEL_POLL_S = 1.0  # how often the database is asked for a cancel request
+PATIENCE_S = 20.0  # how long a driver that lost its lease waits for its stages to stop
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """How the stages of a run stand."""
+
+    waiting: dict[str, PlannedStage]
+    running: dict[str, PlannedStage] = field(default_factory=dict)
+    done: dict[str, Artifact | None] = field(default_factory=dict)  # None: reused or skipped, not opened
+    failed: dict[str, str] = field(default_factory=dict)  # stage id -> message
+    stopped: list[str] = field(default_factory=list)
+
+
+_Answer = tuple[str, Artifact | BaseException]
+
+
+class Executor:
+    """Carries out runs with one store, one database and one cluster."""
+
+    def __init__(
+        self,
+        *,
+        artifacts: ArtifactStore,
+        history: RunStore,
+        leases: Leases,
+        cluster: Cluster,
+        state: Path,  # local folder for scratch files, and for logs where the store is remote
+    ) -> None:
+        self._artifacts, self._history, self._leases, self._cluster = artifacts, history, leases, cluster
+        self._state = state
+        self._ledger = ShardLedger(artifacts.store, artifacts.cache)
+
+    def check(self, plan: Plan) -> None:
+        """What can be checked before anything is spent.
+
+        Raises:
+            PrecheckError: a stage asks for GPUs that are not there, or an artifact that the plan reuses is gone.
+        """
+        wanted = {stage.id: stage.spec.resources.gpus for stage in plan.to_run if stage.spec.resources.gpus}
+        there = self._cluster.gpus() if wanted else 0.0
+        for stage_id, gpus in wanted.items():
+            if gpus > there:
+                raise PrecheckError(
+                    f"stages.{stage_id}.resources.gpus: found {gpus:g} for each worker, but there are {there:g} in "
+                    "all; set it to 0 or use a cluster with GPUs"
+                )
+        needed = {name for stage in plan.to_run for name in upstream_ids(stage.spec)}
+        for stage in plan.stages:
+            if stage.action == "reuse" and stage.id in needed:
+                self._check_there(stage)
+
+    def _check_there(self, stage: PlannedStage) -> None:
+        if self._artifacts.find(stage.spec.kind.name, stage.fingerprint) is None:
+            raise PrecheckError(
+                f"stages.{stage.id}: the plan reuses {stage.fingerprint[:12]}, which is not in the store any more; "
+                "make a new plan with `illume run`"
+            )
+
+    def run(self, plan: Plan, run_id: str, *, stop: threading.Event | None = None) -> dict[str, Artifact]:
+        """The artifacts of the stages that the plan runs, by stage id. Set `stop` to come to a clean stop.
+
+        The run must exist in the history.
+
+        Raises:
+            LeaseLostError: another driver carries the run out, or took it over.
+            StageFailedError: stages failed for good; the others that could run did.
+            CancelledError: stopped by `stop` or by a cancel request; `illume resume` continues.
+            PrecheckError: see `check`.
+        """
+        self.check(plan)
+        lease = self._leases.acquire(f"run:{run_id}")
+        if lease is None:
+            holder = self._leases.holder(f"run:{run_id}")
+            who = owners.describe(holder.owner) if holder else "another driver"
+            raise LeaseLostError(
+                f"run {run_id}: {who} is carrying it out; watch it with `illume status {run_id}`, stop it with "
+                f"`illume cancel {run_id}`"
+            )
+        with LeaseKeeper(self._leases) as keeper:
+            try:
+                return self._drive(plan, run_id, lease, keeper, stop or threading.Event())
+            finally:
+                keeper.release(lease)
+
+    def _drive(
+        self, plan: Plan, run_id: str, lease: Lease, keeper: LeaseKeeper, stop: threading.Event
+    ) -> dict[str, Artifact]:
+        lost = keeper.keep(lease, on_lost=lambda _lease: stop.set())
+        epoch = self._history.begin_epoch(run_id, lease)
+        self._settle_lost_attempts(run_id, epoch)
+        tools = RunTools(
+            run_id=run_id,
+            epoch=epoch,
+            artifacts=self._artifacts,
+            ledger=self._ledger,
+            history=self._history,
+            leases=self._leases,
+            keeper=keeper,
+            cluster=self._cluster,
+            logs=RunLogs(store=self._artifacts.store, state=self._state, run_id=run_id),
+            scratch=self._state / "scratch",
+            stop=stop,
+        )
+        return _Drive(plan, tools, lost).run()
+
+    def _settle_lost_attempts(self, run_id: str, epoch: int) -> None:
+        """Record what became of the attempts that the last driver left open: committed, or lost with it."""
+        for attempt in self._history.open_attempts(run_id):
+            artifact = self._committed(attempt)
+            if artifact is not None:
+                new, fields = AttemptState.COMMITTED, dict[str, JSON]()
+            else:
+                new = AttemptState.LOST
+                fields = {"failure_class": FailureClass.CONTROLLER_LOST, "message": "its driver ended"}
+            self._history.transition_attempt(
+                attempt.attempt_id, attempt.state, new, epoch=epoch, fields=fields, artifact=artifact
+            )
+
+    def _committed(self, attempt: Attempt) -> Artifact | None:
+        stored = self._artifacts.stored(attempt.stage_kind, attempt.fingerprint)
+        if stored is None or stored.commit.attempt != attempt.attempt_id:
+            return None
+        return self._artifacts.open(attempt.stage_kind, attempt.fingerprint)
+
+
+class _Drive:
+    """One epoch of one run."""
+
+    def __init__(self, plan: Plan, tools: RunTools, lost: threading.Event) -> None:
+        self._plan, self._tools, self._lost = plan, tools, lost
+        self._stages = {stage.id: stage for stage in plan.stages}
+        self._progress = _Progress(waiting={stage.id: stage for stage in plan.to_run})
+        self._progress.done = {stage.id: None for stage in plan.stages if stage.action != "run"}
+        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._state = RunState.RUNNING
+        self._cancelled = False  # by a request in the database; otherwise a stop comes from this process
+        self._asked_at = time.monotonic()
+        needs = [_cpus(stage) for stage in plan.to_run]
+        tools.cluster.make_room_for(max(needs, default=0.0))
+        self._room = tools.cluster.cpus if needs else 0.0
+
+    def run(self) -> dict[str, Artifact]:
+        progress = self._progress
+        while True:
+            if not self._tools.stop.is_set():
+                self._start_ready()
+            if not progress.running:
+                break
+            self._take_answer()
+            self._look_for_stop()
+        return self._end()
+
+    def _start_ready(self) -> None:
+        """In the plan's order; a stage larger than the cluster runs alone."""
+        progress = self._progress
+        for stage in list(progress.waiting.values()):
+            if any(name not in progress.done for name in upstream_ids(stage.spec)):
+                continue
+            used = sum(_cpus(running) for running in progress.running.values())
+            if progress.running and used + _cpus(stage) > self._room:
+                continue
+            if _cpus(stage) > self._room:
+                self._warn_of_size(stage)
+            del progress.waiting[stage.id]
+            progress.running[stage.id] = stage
+            # A daemon: the second Ctrl-C ends the process whatever a stage is doing.
+            threading.Thread(target=self._carry_out, args=(stage,), name=f"stage {stage.id}", daemon=True).start()
+
+    def _warn_of_size(self, stage: PlannedStage) -> None:
+        fields: dict[str, JSON] = {"cpus": _cpus(stage), "cluster_cpus": self._room}
+        self._tools.history.record(
+            self._tools.run_id, "larger_than_cluster", fields, epoch=self._tools.epoch, stage_id=stage.id
+        )
+        log.warning("%s asks for %g cpus, the cluster has %g: it runs alone", stage.id, _cpus(stage), self._room)
+
+    def _carry_out(self, stage: PlannedStage) -> None:
+        inputs = {slot: [self._stages[name] for name in ids] for slot, ids in stage.spec.inputs.items()}
+        try:
+            self._answers.put((stage.id, StageRun(stage, inputs, self._tools).carry_out()))
+        except BaseException as error:  # noqa: BLE001 - carried to the driver's thread
+            self._answers.put((stage.id, error))
+
+    def _take_answer(self) -> None:
+        """Raises: what ends the driver."""
+        progress = self._progress
+        try:
+            stage_id, answer = self._answers.get(timeout=POLL_S)
+        except queue.Empty:
+            return
+        del progress.running[stage_id]
+        if isinstance(answer, Artifact):
+            progress.done[stage_id] = answer
+        elif isinstance(answer, CancelledError):
+            progress.stopped.append(stage_id)
+        elif isinstance(answer, StageGaveUpError):
+            progress.failed[stage_id] = str(answer)
+        else:
+            self._tools.stop.set()
+            if not isinstance(answer, DRIVER_ENDS):
+                log.error("%s: %s", stage_id, answer)
+            raise answer
+
+    def _look_for_stop(self) -> None:
+        tools = self._tools
+        if self._lost.is_set():
+            self._wait_for_stages()
+            raise LeaseLostError(
+                f"run {tools.run_id}: its lease was lost, so another driver may carry it out now; what was committed "
+                f"is kept. Continue with `illume resume {tools.run_id}`"
+            )
+        if not tools.stop.is_set() and time.monotonic() - self._asked_at >= CANCEL_POLL_S:
+            self._asked_at = time.monotonic()
+            self._cancelled = self._is_cancel_requested()
+            if self._cancelled:
+                tools.stop.set()
+        if tools.stop.is_set() and self._state is RunState.RUNNING:
+            self._move(RunState.STOPPING)
+
+    def _is_cancel_requested(self) -> bool:
+        try:
+            return self._tools.history.cancel_requested(self._tools.run_id)
+        except DatabaseError as error:  # the next change of state decides whether the database is gone for good
+            log.warning("run %s: %s", self._tools.run_id, error)
+            return False
+
+    def _wait_for_stages(self) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
+        while self._progress.running and time.monotonic() < give_up_at:
+            try:
+                stage_id, _ = self._answers.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            del self._progress.running[stage_id]
+
+    def _end(self) -> dict[str, Artifact]:
+        """Record how the run ended and say it."""
+        progress, run_id = self._progress, self._tools.run_id
+        if progress.failed:
+            message = _failure_message(run_id, progress)
+            self._move(RunState.FAILED, message)
+            raise StageFailedError(message)
+        if progress.waiting or progress.stopped:
+            left = ", ".join([*progress.stopped, *progress.waiting])
+            message = f"run {run_id}: stopped; not done: {left}. Continue with `illume resume {run_id}`"
+            self._move(RunState.CANCELLED if self._cancelled else RunState.INTERRUPTED, message)
+            raise CancelledError(message)
+        self._move(RunState.SUCCEEDED)
+        return {stage_id: artifact for stage_id, artifact in progress.done.items() if artifact is not None}
+
+    def _move(self, new: RunState, message: str = "") -> None:
+        fields: Mapping[str, JSON] = {"message": message} if message else {}
+        self._tools.history.transition_run(self._tools.run_id, self._state, new, epoch=self._tools.epoch, fields=fields)
+        self._state = new
+
+
+def _cpus(stage: PlannedStage) -> float:
+    return stage.spec.resources.workers * stage.spec.resources.cpus
+
+
+def _failure_message(run_id: str, progress: _Progress) -> str:
+    lines = [f"run {run_id}: {_count(progress.failed, 'stage')} failed"]
+    for stage_id, message in progress.failed.items():
+        lines += [f"  {stage_id}:", *(f"    {line}" for line in message.splitlines())]
+    if progress.waiting:
+        lines.append(f"  held back: {', '.join(progress.waiting)}")
+    if progress.stopped:
+        lines.append(f"  stopped: {', '.join(progress.stopped)}")
+    return "\n".join([*lines, f"  Continue with `illume resume {run_id}` once the cause is gone"])
+
+
+def _count(things: Mapping[str, object] | Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"

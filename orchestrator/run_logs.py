@@ -1,0 +1,82 @@
+"""The log files of a run: one for each attempt, and one for each of its worker processes.
+
+In a local store they lie where they are read, below `runs/<run>/logs/`; for a remote store they are written on this
+machine and copied in when the attempt ends.
+"""
+
+import contextlib
+import contextvars
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import StoreError
+from orchestrator.store import Store
+
+log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_current_attempt: contextvars.ContextVar[str] = contextvars.ContextVar("current_attempt", default="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLogs:
+    store: Store
+    state: Path  # local folder of the workspace
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        """Where this machine has the files of the run."""
+        return self.store.local(self._key) or self.state / "logs" / self.run_id
+
+    @property
+    def _key(self) -> str:
+        return f"runs/{self.run_id}/logs"
+
+    def stem(self, attempt_id: str) -> Path:
+        """The path of an attempt's files without their endings."""
+        return self.folder / attempt_id.removeprefix(f"{self.run_id}-")
+
+    @contextlib.contextmanager
+    def capture(self, attempt_id: str) -> Iterator[None]:
+        """Write what the attempt logs, from this thread and from threads that nobody claims, into its file."""
+        stem = self.stem(attempt_id)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(f"{stem}.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setLevel(logging.INFO)
+        handler.addFilter(lambda _record: _current_attempt.get() in ("", attempt_id))
+        root = logging.getLogger()
+        mark = _current_attempt.set(attempt_id)
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            _current_attempt.reset(mark)
+            handler.close()
+            self._keep(stem)
+
+    def _keep(self, stem: Path) -> None:
+        """Delete the empty files of workers, and copy the rest into a remote store."""
+        for file in sorted(stem.parent.glob(f"{stem.name}.*")):
+            if file.stat().st_size == 0:
+                file.unlink(missing_ok=True)
+            elif not self.store.is_local:
+                try:
+                    self.store.upload(file, f"{self._key}/{file.name}")
+                except StoreError as error:  # the work is done; only its log stays on this machine
+                    log.warning("log %s: stays on this machine: %s", file, error)
+
+    def files(self) -> list[Path]:
+        """All log files of the run, copied to this machine where they are not."""
+        if not self.store.is_local:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for item in self.store.list(self._key):
+                path = self.folder / item.key.rpartition("/")[2]
+                if not path.exists():
+                    self.store.download(item.key, path)
+        return sorted(self.folder.glob("*.log"))

@@ -1,0 +1,357 @@
+"""Carries out one stage of a run: waits for whoever makes the same artifact, makes attempts, decides after failures.
+
+Runs in a thread of its own. Trouble with the index database or a lost lease ends the driver, not the stage: what was
+committed is in the store, and the next driver finds it.
+"""
+
+import logging
+import platform
+import random
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.attempt_folder import AttemptFolder
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.context import AttemptContext, AttemptPlace
+from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError
+from orchestrator.events import AttemptState, EventKind
+from orchestrator.failures import FailureReport, classify, report_of
+from orchestrator.history import RunStore, StateConflictError
+from orchestrator.identity import config_to_json
+from orchestrator.launch import Cluster
+from orchestrator.leases import LeaseKeeper, Leases
+from orchestrator.ledger import ShardLedger
+from orchestrator.owners import describe
+from orchestrator.plan import PROVENANCE_CODE, PlannedStage
+from orchestrator.retries import PastFailure, Retry, decide
+from orchestrator.run_logs import RunLogs
+from orchestrator.runs import AttemptIntent, InputSummary
+from orchestrator.stage_records import newest_checkpoint_step, withdraw
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 1.0  # between looks at an artifact that another run is making
+RECORDED_PACKAGES = ("illume-orchestrator", "ray", "torch", "transformers", "diffusers", "numpy", "pyarrow", "pillow")
+DRIVER_ENDS = (DatabaseError, LeaseLostError, StateConflictError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTools:
+    """What all stages of one run share."""
+
+    run_id: str
+    epoch: int
+    artifacts: ArtifactStore
+    ledger: ShardLedger
+    history: RunStore
+    leases: Leases
+    keeper: LeaseKeeper
+    cluster: Cluster
+    logs: RunLogs
+    scratch: Path
+    stop: threading.Event  # come to a clean stop
+
+
+class StageGaveUpError(OrchestratorError):
+    """A stage failed for good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failed:
+    past: PastFailure
+    report: FailureReport
+
+
+class StageRun:
+    """One stage of one run; `carry_out` is called once."""
+
+    def __init__(self, planned: PlannedStage, inputs: Mapping[str, Sequence[PlannedStage]], tools: RunTools) -> None:
+        self._planned, self._inputs, self._tools = planned, inputs, tools
+        self._kind = planned.spec.kind
+        self._rng = random.Random(f"{tools.run_id}-{planned.id}-{tools.epoch}")
+
+    def carry_out(self) -> Artifact:
+        """The stage's committed artifact: made here, or by another run meanwhile.
+
+        Raises:
+            StageGaveUpError: it failed for good; the message says after how many tries.
+            CancelledError: a stop was requested; committed shards and checkpoints are kept.
+            DatabaseError, LeaseLostError, StateConflictError: this driver cannot go on.
+        """
+        with self._reservation():
+            if self._planned.redo:
+                self._withdraw()
+            found = self._adopted()
+            return found if found is not None else self._attempts()
+
+    # One maker at a time.
+
+    @contextmanager
+    def _reservation(self) -> Iterator[None]:
+        """Hold the right to make this artifact; others wait instead of paying twice. Losing it loses only money."""
+        tools, resource = self._tools, f"artifact:{self._planned.fingerprint}"
+        told = False
+        while (lease := tools.leases.acquire(resource)) is None:
+            holder = tools.leases.holder(resource)
+            if not told and holder is not None:
+                told = True
+                self._record("waiting", {"for": describe(holder.owner), "fingerprint": self._planned.fingerprint})
+            if tools.stop.wait(WAIT_S):
+                raise CancelledError(f"{self._planned.id}: stopped while another run was making the same artifact")
+        tools.keeper.keep(lease)
+        try:
+            yield
+        finally:
+            tools.keeper.release(lease)
+
+    def _adopted(self) -> Artifact | None:
+        stored = self._tools.artifacts.stored(self._kind.name, self._planned.fingerprint)
+        if stored is None:
+            return None
+        if not stored.commit.attempt.startswith(f"{self._tools.run_id}-"):
+            self._record(EventKind.STAGE_REUSED, {"fingerprint": self._planned.fingerprint})
+        return self._tools.artifacts.open(self._kind.name, self._planned.fingerprint)
+
+    def _withdraw(self) -> None:
+        withdraw(
+            self._tools.artifacts,
+            self._kind.name,
+            self._planned.fingerprint,
+            run_id=self._tools.run_id,
+            reason=f"made again by run {self._tools.run_id}",
+        )
+
+    # Attempts.
+
+    def _attempts(self) -> Artifact:
+        history: list[PastFailure] = []
+        halvings = 0
+        while True:
+            attempt_id = f"{self._tools.run_id}-{self._planned.id}-{self._tools.epoch}-{len(history) + 1}"
+            ended = self._attempt(attempt_id, halvings)
+            if isinstance(ended, Artifact):
+                return ended
+            history.append(ended.past)
+            answer = decide(history, self._planned.spec.retry, rng=self._rng)
+            if not isinstance(answer, Retry):
+                raise StageGaveUpError(f"{ended.report.traceback}\n({answer.message}; attempt {attempt_id})")
+            halvings = answer.memory_halvings
+            self._record(
+                "retry",
+                {"failure_class": ended.past.failure, "wait_s": round(answer.wait_s, 3), "memory_halvings": halvings},
+                attempt_id=attempt_id,
+            )
+            if self._tools.stop.wait(answer.wait_s):
+                raise CancelledError(f"{self._planned.id}: stopped before it was tried again")
+
+    def _attempt(self, attempt_id: str, halvings: int) -> Artifact | _Failed:
+        tools = self._tools
+        tools.history.start_attempt(self._intent(attempt_id), epoch=tools.epoch)
+        state = AttemptState.INTENT
+
+        def move(new: AttemptState, fields: Mapping[str, JSON], artifact: Artifact | None = None) -> None:
+            nonlocal state
+            tools.history.transition_attempt(
+                attempt_id, state, new, epoch=tools.epoch, fields=fields, artifact=artifact
+            )
+            state = new
+
+        work = _Work(self, attempt_id, halvings)
+        with tools.logs.capture(attempt_id):
+            try:
+                artifact = work.carry_out(lambda: move(AttemptState.RUNNING, {}))
+            except DRIVER_ENDS:
+                raise
+            except CancelledError as error:
+                work.abandon(str(error))
+                move(AttemptState.CANCELLED, {"message": str(error)})
+                raise
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary that records a failed attempt
+                return self._failed(error, work, move)
+            finally:
+                shutil.rmtree(work.scratch, ignore_errors=True)
+        move(AttemptState.COMMITTED, {}, artifact)
+        return artifact
+
+    def _failed(
+        self, error: BaseException, work: "_Work", move: Callable[[AttemptState, Mapping[str, JSON]], None]
+    ) -> _Failed:
+        report = report_of(error)
+        if isinstance(error, OrchestratorError):  # its message explains itself
+            report = replace(report, traceback=str(error), summary=str(error))
+        log.error("%s failed (%s): %s", work.attempt_id, report.failure, report.traceback)
+        progressed = work.progressed()
+        work.abandon(report.summary[:500])
+        move(
+            AttemptState.FAILED,
+            {"failure_class": report.failure, "message": report.summary[:4000], "progressed": progressed},
+        )
+        return _Failed(past=PastFailure(failure=classify(error), progressed=progressed), report=report)
+
+    def _intent(self, attempt_id: str) -> AttemptIntent:
+        spec = self._planned.spec
+        return AttemptIntent(
+            attempt_id=attempt_id,
+            run_id=self._tools.run_id,
+            stage_id=spec.id,
+            stage_kind=spec.kind.name,
+            stage_version=spec.kind.version,
+            fingerprint=self._planned.fingerprint,
+            config=config_to_json(spec.config),
+            inputs=(*self._input_summaries(), *self._source_summaries()),
+            fields={"resources": dict(asdict(spec.resources))},
+        )
+
+    def _input_summaries(self) -> Iterator[InputSummary]:
+        for slot, stages in self._inputs.items():
+            for stage in stages:
+                name = stage.spec.kind.name
+                manifest = self._tools.artifacts.find(name, stage.fingerprint)
+                files = manifest.files if manifest else ()
+                rows = [entry.rows for entry in files if entry.rows is not None]
+                yield InputSummary(
+                    slot=slot,
+                    kind=stage.spec.kind.output,
+                    digest=stage.fingerprint,
+                    name=name,
+                    bytes=sum(entry.bytes for entry in files),
+                    rows=sum(rows) if rows else None,
+                    files=len(files),
+                )
+
+    def _source_summaries(self) -> Iterator[InputSummary]:
+        sources = self._planned.payload.get("sources")
+        for name, digest in sources.items() if isinstance(sources, dict) else ():
+            yield InputSummary(slot="sources", kind="source", digest=str(digest), name=name)
+
+    def _record(self, kind: str, fields: Mapping[str, JSON], attempt_id: str | None = None) -> None:
+        tools = self._tools
+        tools.history.record(
+            tools.run_id, kind, fields, epoch=tools.epoch, stage_id=self._planned.id, attempt_id=attempt_id
+        )
+
+    # What an attempt asks for.
+
+    @property
+    def planned(self) -> PlannedStage:
+        return self._planned
+
+    @property
+    def tools(self) -> RunTools:
+        return self._tools
+
+    def open_inputs(self) -> dict[str, list[Artifact]]:
+        """Raises: CorruptArtifactError: an input is gone or damaged."""
+        return {
+            slot: [self._tools.artifacts.open(stage.spec.kind.name, stage.fingerprint) for stage in stages]
+            for slot, stages in self._inputs.items()
+        }
+
+
+class _Work:
+    """The work of one attempt: its folder, the call of the stage's `run`, the commit."""
+
+    def __init__(self, stage: StageRun, attempt_id: str, halvings: int) -> None:
+        self._planned, self._tools, self._open_inputs = stage.planned, stage.tools, stage.open_inputs
+        self.attempt_id, self._halvings = attempt_id, halvings
+        self.scratch = self._tools.scratch / attempt_id
+        self._folder: AttemptFolder | None = None
+        self._context: AttemptContext | None = None
+        self._step_before: int | None = None
+        self._started_s = time.time()
+
+    def carry_out(self, started: Callable[[], None]) -> Artifact:
+        tools, planned = self._tools, self._planned
+        kind, fingerprint = planned.spec.kind, planned.fingerprint
+        store = tools.artifacts.store
+        folder = self._folder = tools.artifacts.new_attempt(kind.name, fingerprint, self.attempt_id)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self._step_before = newest_checkpoint_step(store, kind.name, fingerprint)
+        inputs = self._open_inputs()
+        started()
+        context = self._context = AttemptContext(
+            planned=planned,
+            place=AttemptPlace(
+                run_id=tools.run_id,
+                attempt_id=self.attempt_id,
+                epoch=tools.epoch,
+                folder=folder,
+                scratch=self.scratch,
+                log_stem=tools.logs.stem(self.attempt_id),
+            ),
+            artifacts_by_slot=inputs,
+            tracker=tools.history.telemetry.tracker(
+                self.attempt_id, run_id=tools.run_id, stage_id=planned.id, epoch=tools.epoch
+            ),
+            checkpoints=StoredCheckpoints(
+                store=store,
+                cache=tools.artifacts.cache,
+                stage_kind=kind.name,
+                fingerprint=fingerprint,
+                attempt_id=self.attempt_id,
+                epoch=tools.epoch,
+            ),
+            cluster=tools.cluster,
+            ledger=tools.ledger,
+            stopped=tools.stop.is_set,
+            memory_halvings=self._halvings,
+        )
+        stats = kind.run(planned.spec.config, context)
+        return tools.artifacts.commit(folder, self._draft(context, inputs, stats), epoch=tools.epoch)
+
+    def progressed(self) -> bool:
+        """True if the attempt left something durable behind that the next one need not do again."""
+        if self._context is None:
+            return False
+        kind, store = self._planned.spec.kind.name, self._tools.artifacts.store
+        step = newest_checkpoint_step(store, kind, self._planned.fingerprint)
+        return self._context.made_shards or (step or -1) > (self._step_before or -1)
+
+    def abandon(self, reason: str) -> None:
+        if self._folder is None:
+            return
+        try:
+            self._tools.artifacts.abort(self._folder, reason=reason)
+        except OrchestratorError as error:  # the collector finds it later
+            log.warning("%s: its files are left behind: %s", self.attempt_id, error)
+
+    def _draft(
+        self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], stats: Mapping[str, float]
+    ) -> ManifestDraft:
+        planned = self._planned
+        code: dict[str, JSON] = {"digest": planned.code.digest, "files": dict(planned.code.files)}
+        versions: dict[str, JSON] = {name: _version(name) for name in RECORDED_PACKAGES}
+        return ManifestDraft(
+            kind=planned.spec.kind.output,
+            payload=planned.payload,
+            stats={name: float(value) for name, value in stats.items()},
+            shards=tuple(context.shards),
+            inputs={slot: tuple(artifact.fingerprint for artifact in found) for slot, found in inputs.items() if found},
+            provenance={
+                "run": self._tools.run_id,
+                "stage": planned.id,
+                "attempt": self.attempt_id,
+                "epoch": self._tools.epoch,
+                "host": socket.gethostname(),
+                "python": platform.python_version(),
+                "packages": versions,
+                "seconds": round(time.time() - self._started_s, 3),
+                PROVENANCE_CODE: code,
+            },
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

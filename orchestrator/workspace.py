@@ -1,0 +1,243 @@
+"""Everything that a command works on, opened together: the store, the index database, the tracking sinks.
+
+By default all of it lies below `.illume/` in the current folder. What is opened here starts no Ray and no MLflow.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import select
+
+from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.config import Kinds
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError, RecipeError
+from orchestrator.events import AttemptState
+from orchestrator.executor import Executor
+from orchestrator.file_sinks import JsonLinesSink, StoreExporter
+from orchestrator.history import RunStore
+from orchestrator.launch import Cluster
+from orchestrator.leases import Leases
+from orchestrator.ledger import ShardLedger
+from orchestrator.lineage import OpenLineageSink
+from orchestrator.outbox import Outbox, Sink
+from orchestrator.plan import Plan, run_prechecks, upstream_ids
+from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.run_logs import RunLogs
+from orchestrator.run_records import RunRecords
+from orchestrator.runs import StageRow
+from orchestrator.schema import attempts, runs
+from orchestrator.store import Store, open_store, probe
+from orchestrator.tracking import MlflowSink
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ROOT = Path(".illume")
+NO_TRACKING = "none"
+DRAIN_S = 30.0  # how long the end of a run waits for the sinks; what is left goes out with the next command
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """Context manager; leaving it delivers what the sinks have not had and closes everything."""
+
+    root: Path  # local folder for the database, caches and files of sinks
+    store: Store
+    artifacts: ArtifactStore
+    ledger: ShardLedger
+    database: Database
+    runs: RunStore
+    leases: Leases
+    records: RunRecords
+    tracking_url: str
+    cluster: Cluster
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    def open(
+        cls,
+        store_url: str | None = None,
+        database_url: str | None = None,
+        tracking_url: str | None = None,
+        root: Path = DEFAULT_ROOT,
+        *,
+        cluster: Cluster | None = None,
+    ) -> "Workspace":
+        """`tracking_url` "none" turns MLflow off. The cluster is a small Ray on this machine unless one is given.
+
+        Raises:
+            RecipeError: an address cannot be understood.
+            StoreError, DatabaseError: it cannot be used.
+        """
+        root = root.absolute()
+        store = open_store(store_url or root / "store")
+        database = Database(database_url or str(root / "index.db"))
+        workspace = cls(
+            root=root,
+            store=store,
+            artifacts=ArtifactStore(store, root / "cache"),
+            ledger=ShardLedger(store, root / "cache"),
+            database=database,
+            runs=RunStore(database),
+            leases=Leases(database),
+            records=RunRecords(store),
+            tracking_url=tracking_url or f"sqlite:///{root / 'mlflow.db'}",
+            cluster=cluster or Cluster(),
+        )
+        workspace._open.callback(database.close)
+        workspace._open.callback(workspace.runs.close)
+        return workspace
+
+    def __enter__(self) -> "Workspace":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def run_recipe(
+        self,
+        plan: Plan,
+        *,
+        run_id: str | None = None,
+        stop: threading.Event | None = None,
+        started: Callable[[str], None] = lambda _run_id: None,
+        fields: Mapping[str, JSON] | None = None,
+    ) -> dict[str, Artifact]:
+        """Carry out a plan as a new run. `started` is told the run's id before any stage starts.
+
+        Set `stop` from a signal handler to come to a clean stop. The plan, and `fields` with it, is kept.
+
+        Raises: as `Executor.run`, and PrecheckError before the run exists if a stage cannot work.
+        """
+        run_prechecks(plan)
+        executor = self._executor()
+        executor.check(plan)
+        probe(self.store)
+        run_id = run_id or new_run_id()
+        self.records.put_plan(plan_digest(plan), plan_to_json(plan))
+        self.runs.create_run(
+            run_id,
+            recipe_name=plan.recipe,
+            plan_digest=plan_digest(plan),
+            stages=stage_rows(plan),
+            fields={"file": plan.file, **(fields or {})},
+        )
+        return self._carry_out(executor, plan, run_id, stop, started)
+
+    def resume(
+        self,
+        run_id: str,
+        kinds: Kinds,
+        *,
+        stop: threading.Event | None = None,
+        started: Callable[[str], None] = lambda _run_id: None,
+    ) -> dict[str, Artifact]:
+        """Continue a run with the plan it was started with; finished stages, shards and steps are kept.
+
+        Raises: as `Executor.run`; RecipeError: the plan is gone, or the stage kinds have changed since.
+        """
+        plan = self.plan_of(run_id, kinds)
+        run_prechecks(plan)
+        probe(self.store)
+        return self._carry_out(self._executor(), plan, run_id, stop, started)
+
+    def plan_of(self, run_id: str, kinds: Kinds) -> Plan:
+        """The plan of a run.
+
+        Raises:
+            DatabaseError: there is no such run.
+            RecipeError: the plan is gone, or the stage kinds have changed since.
+        """
+        query = select(runs.c.plan_digest).where(runs.c.run_id == run_id)
+        digest = self.database.read(lambda connection: connection.execute(query).scalar_one_or_none())
+        if digest is None:
+            raise DatabaseError(f"run {run_id}: not in {self.database.address}; `illume status` lists the runs")
+        data = self.records.plan(digest)
+        if data is None:
+            raise RecipeError(f"run {run_id}: its plan {digest} is not in {self.store.url}; start again: `illume run`")
+        return plan_from_json(data, kinds, digest=digest)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the driver of a run to stop, wherever it is. Raises: DatabaseError: there is no such run."""
+        self.runs.request_cancel(run_id)
+
+    def logs(self, run_id: str, stage_id: str | None = None) -> list[tuple[str, str]]:
+        """(file name, text) of the logs of a run or of one stage, oldest first."""
+        files = RunLogs(store=self.store, state=self.root, run_id=run_id).files()
+        wanted = [file for file in files if stage_id is None or file.name.startswith(f"{stage_id}-")]
+        return [(file.name, file.read_text(errors="replace")) for file in sorted(wanted, key=_modified_s)]
+
+    def is_live(self, attempt_id: str) -> bool:
+        """True while the attempt may still write: it is under way, and a driver holds the lease of its run."""
+        query = select(attempts.c.run_id, attempts.c.epoch, attempts.c.state).where(attempts.c.attempt_id == attempt_id)
+        row = self.database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None or row.state not in (AttemptState.INTENT, AttemptState.RUNNING):
+            return False
+        lease = self.leases.holder(f"run:{row.run_id}")
+        return lease is not None and lease.epoch == row.epoch
+
+    def _executor(self) -> Executor:
+        return Executor(
+            artifacts=self.artifacts, history=self.runs, leases=self.leases, cluster=self.cluster, state=self.root
+        )
+
+    def _carry_out(
+        self,
+        executor: Executor,
+        plan: Plan,
+        run_id: str,
+        stop: threading.Event | None,
+        started: Callable[[str], None],
+    ) -> dict[str, Artifact]:
+        with Outbox(self.database, self._sinks()) as outbox:
+            outbox.follow(run_id)
+            started(run_id)
+            try:
+                return executor.run(plan, run_id, stop=stop)
+            finally:
+                self.runs.telemetry.flush()
+                for sink, waiting in outbox.drain(DRAIN_S).items():
+                    log.warning("%s: %d events wait; the next run delivers them", sink, waiting)
+
+    def _sinks(self) -> list[Sink]:
+        sinks: list[Sink] = [
+            StoreExporter(self.records),
+            JsonLinesSink(self.root / "events.jsonl"),
+            OpenLineageSink(self.root / "lineage.jsonl", store_url=self.store.url),
+        ]
+        if self.tracking_url != NO_TRACKING:
+            sinks.append(MlflowSink(self.tracking_url, store_url=self.store.url))
+        return sinks
+
+
+def new_run_id() -> str:
+    """Sorts by time; unique without asking anybody."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def stage_rows(plan: Plan) -> list[StageRow]:
+    return [
+        StageRow(
+            stage_id=stage.id,
+            stage_kind=stage.spec.kind.name,
+            fingerprint=stage.fingerprint,
+            action=stage.action,
+            reasons=tuple(str(reason) for reason in stage.reasons),
+            upstream=tuple(upstream_ids(stage.spec)),
+        )
+        for stage in plan.stages
+    ]
+
+
+def _modified_s(file: Path) -> float:
+    return file.stat().st_mtime
