@@ -59,6 +59,7 @@ class MllmTask:
     tokenizer: Path
     vocabulary: Path
     start: Path | None  # folder of the model to go on from
+    index: Path  # of the training data, made before the workers start
 
     def build(self, device: "torch.device") -> "MllmProgram":
         from stages.mllm_program import MllmProgram
@@ -73,7 +74,7 @@ def sources(config: TrainMllmConfig) -> Mapping[str, Path]:
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.mllm_program import export_mllm
+    from stages.mllm_program import export_mllm, index_data
     from stages.training import train
 
     start = context.inputs("start")
@@ -84,10 +85,12 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         tokenizer=context.input("tokenizer").path,
         vocabulary=context.input("vocabulary").path,
         start=start[0].path if start else None,
+        index=context.scratch / "index",
     )
+    left_out = index_data(task)
     result = train(task, config.loop, context)
     export_mllm(task, result.checkpoint.path, context.output)
-    return result.metrics
+    return {**result.metrics, **left_out}
 
 
 TRAIN_MLLM = StageKind(

@@ -47,6 +47,7 @@ def run_worker(
 ) -> None:
     """Train from the newest committed checkpoint to the last step, or to a clean stop when one is asked for."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module; it writes every new tensor twice
     torch.manual_seed(loop.seed)
     program = task.build(place.device)
     trainer = _Trainer(program, loop, place)

@@ -1,0 +1,166 @@
+"""Training of the unified language model as the training loop sees it."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data_pipelines.input_images import InputSizes
+from data_pipelines.loader import TrainingData
+from data_pipelines.packing import PackedRow
+from data_pipelines.training_index import Rendering, SourceFolders, build_training_index
+from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, Vocabulary, load_vocabulary
+from models.dualvitok.weights import load as load_tokenizer
+from models.mllm import weights
+from models.mllm.config import MllmConfig, TokenTableConfig, VisionBranchConfig
+from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.phases import find_phase, parameter_groups
+from models.mllm.vision import VisionBranch
+from orchestrator.errors import PrecheckError
+from stages.checkpointing import load_weights
+from stages.train_mllm import MllmTask, TrainMllmConfig
+from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
+
+WEIGHTS = "mllm"  # name of the model in a checkpoint
+
+
+class LanguagePass(nn.Module):
+    def __init__(self, model: UnifiedMllm) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: PackedBatch, generator: torch.Generator, step: int) -> PassOutput:
+        output = self.model(data)
+        metrics = {
+            f"{kind}_loss": Sum(output.metrics[f"{kind}_loss_sum"], output.metrics[f"{kind}_tokens"])
+            for kind in ("text", "semantic", "pixel")
+        }
+        return PassOutput(loss_sum=output.loss_sum, metrics=metrics)
+
+
+class MllmProgram:
+    def __init__(self, task: MllmTask, device: torch.device) -> None:
+        config = task.config
+        self._config, self._device = config, device
+        rendering = _rendering(task)
+        self._data = TrainingData(_sources(task), config.data, rendering, task.index)
+        self._model = build_mllm(task).to(device).train()
+        rates = {group: rate for group, rate in vars(config.learning_rates).items() if rate}
+        groups = parameter_groups(
+            self._model,
+            find_phase(config.phase),
+            learning_rates=rates,
+            weight_decay=config.loop.optimizer.weight_decay,
+        )
+        self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups),)
+        self.weights = {WEIGHTS: self._model}
+
+    def micro(self, step: int, index: int) -> Micro:
+        rows = self._config.rows
+        first = step * self._config.data.rows_per_step + index * rows
+        batch = packed_batch([self._data.row(row) for row in range(first, first + rows)])
+        return Micro(
+            data=batch.to(self._device),
+            weight=self._model.trained_weight(batch.labels_BT, batch.segments_BT),
+            seed=micro_seed(self._config.loop.seed, step, index),
+        )
+
+
+def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
+    """Rows of equal length as tensors."""
+    return PackedBatch(
+        ids_BT=torch.stack([torch.from_numpy(row.ids) for row in rows]),
+        labels_BT=torch.stack([torch.from_numpy(row.labels) for row in rows]),
+        positions_BT=torch.stack([torch.from_numpy(row.positions) for row in rows]),
+        segments_BT=torch.stack([torch.from_numpy(row.segments).long() for row in rows]),
+        images=[torch.from_numpy(image) for row in rows for image in row.images],
+    )
+
+
+def index_data(task: MllmTask) -> dict[str, float]:
+    """Make the index of the training data, once for all workers. Gives how many samples it leaves out, by reason."""
+    index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index)
+    return {f"left_out/{reason}": float(count) for reason, count in index.left_out.items()}
+
+
+def build_mllm(task: MllmTask) -> UnifiedMllm:
+    """The model before training: the one to go on from, or a new one that reads images as the tokenizer does."""
+    vocabulary = load_vocabulary(task.vocabulary)
+    tokenizer = load_tokenizer(task.tokenizer)
+    vision = VisionBranchConfig(tower=tokenizer.config.vision, pixel=tokenizer.config.pixel)
+    config = mllm_config(task.config, vocabulary, vision)
+    if task.start is not None:
+        model = weights.load(task.start)
+        found = replace(model.config, loss_weights=config.loss_weights, checkpoint_activations=False)
+        if found != replace(config, checkpoint_activations=False):
+            raise PrecheckError(
+                f"train_mllm: the model to go on from ({task.start}) has other sizes, tokens or vision than this stage's "
+                "config, vocabulary and tokenizer; use the ones it was trained with"
+            )
+        if config.checkpoint_activations:
+            model.language.gradient_checkpointing_enable()
+        model.config = config
+        return model
+    torch.manual_seed(task.config.loop.seed)
+    branch = VisionBranch(vision)
+    branch.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict())
+    branch.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict())
+    model = UnifiedMllm(config, branch)
+    if task.config.base_model:
+        weights.adopt_text_model(model, Path(task.config.base_model))
+    return model
+
+
+def mllm_config(config: TrainMllmConfig, vocabulary: Vocabulary, vision: VisionBranchConfig) -> MllmConfig:
+    tokens = vocabulary.vision
+    table = TokenTableConfig(
+        first_vision_id=tokens.first_id,
+        semantic_codes=tokens.semantic_codes,
+        pixel_codes=tokens.pixel_codes,
+        resolutions=tuple(tokens.resolutions),
+        rows=config.padded_rows or tokens.total,
+    )
+    return MllmConfig(
+        text=config.text,
+        tokens=table,
+        vision=vision,
+        loss_weights=config.loss_weights,
+        checkpoint_activations=config.checkpoint_activations,
+    )
+
+
+def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:
+    """Write the trained model with the vocabulary that it speaks."""
+    model = build_mllm(task)
+    load_weights(checkpoint, WEIGHTS, model)
+    weights.save(model, output)
+    for name in (VOCABULARY_FILE, TOKENIZER_FILE):
+        shutil.copyfile(task.vocabulary / name, output / name)
+
+
+def _sources(task: MllmTask) -> list[SourceFolders]:
+    """Datasets with the tokens that were made of them, in the recipe's order."""
+    if len(task.tokens) != len(task.datasets):
+        raise PrecheckError(
+            f"train_mllm: {len(task.datasets)} datasets but {len(task.tokens)} token artifacts; "
+            "give one for each dataset, in the same order"
+        )
+    return [
+        SourceFolders(dataset=dataset, tokens=tokens)
+        for dataset, tokens in zip(task.datasets, task.tokens, strict=True)
+    ]
+
+
+def _rendering(task: MllmTask) -> Rendering:
+    vocabulary = load_vocabulary(task.vocabulary)
+    data = task.config.data
+    sizes = InputSizes(
+        pixel_factor=load_tokenizer(task.tokenizer).pixel_factor,
+        min_pixels=data.min_pixels,
+        max_pixels=data.max_pixels,
+        fit_understanding_to_anchor=data.fit_understanding_to_anchor,
+    )
+    return Rendering(tokenizer=vocabulary.text, vocabulary=vocabulary.vision, sizes=sizes)
