@@ -70,8 +70,7 @@ class CuratedDataset:
                 raise DatasetError(f"{path}: format {fields['format']}, expected {DATASET_FORMAT}; curate again")
             self.name = str(fields.get("name", folder.name))
             self.shards: tuple[str, ...] = tuple(str(name) for name in fields["shards"])
-            self.anchors = tuple((int(height), int(width)) for height, width in fields["anchors"])
-            self.anchors: tuple[Size, ...] = tuple((int(h), int(w)) for h, w in fields.get("anchors", ()))
+            self.anchors: tuple[Size, ...] = tuple((int(h), int(w)) for h, w in fields["anchors"])
         except FileNotFoundError as error:
             raise DatasetError(f"{path}: no such file; expected the folder of a curated dataset") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

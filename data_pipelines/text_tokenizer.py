@@ -3,6 +3,7 @@
 Text never becomes a control or vision token: those ids come from arithmetic only, whatever a caption spells out.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -136,6 +137,12 @@ class ChatTokenizer:
         self._plain = _parse(where, json.dumps(fields | {"added_tokens": []}))
         self._plain.no_truncation()
         self._plain.no_padding()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what decides the ids of text."""
+        control = [self.end_of_text_id, self.im_start_id, self.im_end_id]
+        return hashlib.sha256(f"{control}\n{self._plain.to_str()}".encode()).hexdigest()
 
     @property
     def num_text_ids(self) -> int:

@@ -1,0 +1,57 @@
+"""What decides which samples are trained in which order, and how they become rows."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePart:
+    """The samples of one data set that have one of some tasks, and their share of the stream."""
+
+    tasks: tuple[str, ...]  # of "text", "understanding", "generation", "editing"
+    weight: float  # relative to the other parts, counted in samples
+    dataset: int = 0  # which of the stage's data sets, counted from 0
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.tasks) - {"text", "understanding", "generation", "editing"})
+        if unknown or not self.tasks:
+            raise ValueError(
+                f"tasks: found {', '.join(unknown) or 'none'}; "
+                "expected some of text, understanding, generation, editing"
+            )
+        if not self.weight > 0 or self.weight == float("inf"):
+            raise ValueError(f"weight: {self.weight}, expected a positive number")
+        if self.dataset < 0:
+            raise ValueError(f"dataset: {self.dataset}, expected a number from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """The stream of samples and its rows. Every value changes what is trained."""
+
+    parts: tuple[MixturePart, ...]
+    seed: int
+    row_tokens: int  # tokens of one packed row
+    rows_per_step: int  # rows of one optimizer step, over all workers
+    condition_dropout: float = 0.1  # share of generation and editing samples whose condition is taken away
+    too_long: Literal["drop", "error"] = "drop"  # samples that do not fit into a row
+    max_left_out_share: float = 0.05  # of the samples of all parts; above it the index is not made
+    min_pixels: int = 32**2  # area limits of understanding images
+    max_pixels: int = 768**2
+    fit_understanding_to_anchor: bool = False  # crop understanding images too, so that batches share sizes
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts: empty; name at least one part of a data set")
+        for name, value in (("row_tokens", self.row_tokens), ("rows_per_step", self.rows_per_step)):
+            if value < 1:
+                raise ValueError(f"{name}: {value}, expected at least 1")
+        for name, share in (
+            ("condition_dropout", self.condition_dropout),
+            ("max_left_out_share", self.max_left_out_share),
+        ):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}: {share}, expected a share from 0 to 1")
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(f"min_pixels, max_pixels: {self.min_pixels}, {self.max_pixels}; expected 0 < min <= max")
