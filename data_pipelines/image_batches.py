@@ -29,6 +29,7 @@ CACHED_SAMPLES = 16_384  # decoded samples kept in memory: all of a small datase
 class PictureBatch:
     pixels_BCYX: npt.NDArray[np.float32]  # in [-1, 1], cropped to `anchor` times the scale asked for
     samples: tuple[StoredSample, ...]
+    shards: tuple[tuple[int, str], ...]  # number of the dataset and name of the shard of each sample
     anchor: Size
 
 
@@ -106,6 +107,7 @@ class PictureBatches:
         return PictureBatch(
             pixels_BCYX=np.stack([pixels for pixels, _ in loaded]),
             samples=tuple(sample for _, sample in loaded),
+            shards=tuple((place.dataset, place.shard) for place in chosen),
             anchor=anchor,
         )
 

@@ -1,0 +1,180 @@
+"""A trained ILLUME+ in use: draw, edit, describe and answer, from a notebook as well as from a stage.
+
+Pictures are PIL images in and out; sizes are (height, width). Legend: B batch, C channels, Y X pixel rows and columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data_pipelines.conversations import editing_request, generation_request, question, render_prompt
+from data_pipelines.input_files import ModelInput, load_input
+from data_pipelines.input_images import grids, input_pixels, input_size, is_cropped, pixels_to_input
+from data_pipelines.samples import Sample, SampleImage
+from data_pipelines.vocabulary_files import Vocabulary, load_vocabulary
+from models.diffusion.decoder import DiffusionDecoder
+from models.diffusion.weights import load as load_decoder
+from models.dualvitok.geometry import Size, as_rgb, match_anchor, pad_to_anchor, remove_padding
+from models.dualvitok.model import Codes, DualViTok
+from models.dualvitok.weights import load as load_tokenizer
+from models.mllm.config import SamplingConfig
+from models.mllm.generation import Generation, Generator, Prompt
+from models.mllm.grammar import Rules
+from models.mllm.model import UnifiedMllm
+from models.mllm.weights import load as load_mllm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One conversation to be continued, with the pictures of its input slots as the model reads them."""
+
+    sample: Sample
+    images: tuple[torch.Tensor, ...] = ()  # CYX in [-1, 1]
+    resolution: Size | None = None  # of a picture to draw
+    seed: int = 0
+
+
+class IllumePlus:
+    """The models of one finished run together. `decoder` is optional: without it pictures stay at the codes' size."""
+
+    def __init__(
+        self,
+        *,
+        tokenizer: DualViTok,
+        mllm: UnifiedMllm,
+        vocabulary: Vocabulary,
+        reading: ModelInput,
+        decoder: DiffusionDecoder | None = None,
+    ) -> None:
+        self.tokenizer, self.vocabulary, self.reading, self.decoder = tokenizer, vocabulary, reading, decoder
+        factor = tokenizer.pixel_factor
+        rules = Rules(
+            vocabulary=vocabulary.vision,
+            semantic_grid=lambda height, width: grids((height, width), factor)[0],
+            pixel_grid=lambda height, width: grids((height, width), factor)[1],
+            end_id=vocabulary.text.im_end_id,
+            resolutions=reading.anchors,
+        )
+        self._generator = Generator(mllm, rules)
+        self._device = next(mllm.parameters()).device
+
+    @staticmethod
+    def load(tokenizer: Path, mllm: Path, decoder: Path | None = None, *, device: str = "cpu") -> "IllumePlus":
+        """The models in the folders of the artifacts `tokenizer@1`, `mllm@1` and `decoder@1`."""
+        return IllumePlus(
+            tokenizer=load_tokenizer(tokenizer, device),
+            mllm=load_mllm(mllm, device),
+            vocabulary=load_vocabulary(mllm),
+            reading=load_input(mllm),
+            decoder=load_decoder(decoder, device) if decoder is not None else None,
+        )
+
+    def generate(self, prompts: Sequence[str], size: Size, sampling: SamplingConfig) -> list[Codes]:
+        """Codes of one picture of `size` for each text; the seed of each is its place in the list."""
+        requests = [
+            Request(sample=generation_request(text, size), resolution=size, seed=number)
+            for number, text in enumerate(prompts)
+        ]
+        return [answer.images[0] for answer in self.answer(requests, _drawing(sampling))]
+
+    def edit(self, picture: Image.Image, instruction: str, sampling: SamplingConfig) -> Image.Image:
+        """The picture changed as told, in its own size; white padding inside the anchor is cut off again (facts 3)."""
+        anchor = self.nearest_anchor(picture.size)
+        padded = pad_to_anchor(as_rgb(picture), anchor)
+        request = Request(
+            sample=editing_request(instruction, anchor),
+            images=(torch.from_numpy(pixels_to_input(np.asarray(padded))),),
+            resolution=anchor,
+        )
+        (answer,) = self.answer([request], _drawing(sampling))
+        (drawn,) = self.decode(answer.images)
+        return remove_padding(drawn, picture.size, anchor)
+
+    def describe(self, pictures: Sequence[Image.Image], sampling: SamplingConfig) -> list[str]:
+        return self.ask([(picture, "Describe the image.") for picture in pictures], sampling)
+
+    def ask(self, questions: Sequence[tuple[Image.Image, str]], sampling: SamplingConfig) -> list[str]:
+        """An answer in words to each question about a picture."""
+        requests = []
+        for number, (picture, text) in enumerate(questions):
+            anchor = self.nearest_anchor(picture.size)
+            shown = SampleImage(width=picture.width, height=picture.height, anchor=anchor)
+            sample = question(text, (shown,))
+            size = input_size(sample, 0, self.reading.sizes)
+            crop = is_cropped(sample, self.reading.sizes)
+            pixels = torch.from_numpy(input_pixels(picture, size, crop=crop))
+            requests.append(Request(sample=sample, images=(pixels,), seed=number))
+        answers = self.answer(requests, replace(sampling, max_images=0))
+        return [self.text(answer) for answer in answers]
+
+    def answer(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Generation]:
+        """Continue each conversation. Guidance uses the prompt without its condition, as it was trained."""
+        return self._generator.generate([self._prompt(request, sampling) for request in requests], sampling)
+
+    def text(self, answer: Generation) -> str:
+        return self.vocabulary.text.decode(answer.text_ids).strip()
+
+    def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
+        """Pictures of codes by the tokenizer's own decoder, at the codes' size."""
+        with torch.inference_mode():
+            return [to_picture(self.tokenizer.decode(one.to(self._device))[0]) for one in codes]
+
+    def enlarge(self, codes: Sequence[Codes], *, steps: int, guidance: float, seed: int) -> list[Image.Image]:
+        """Pictures of codes by the diffusion decoder, at twice the codes' size. Raises: ValueError without a decoder."""
+        if self.decoder is None:
+            raise ValueError("this run has no diffusion decoder; use `decode`, or train one")
+        pictures = []
+        with torch.inference_mode():
+            for number, one in enumerate(codes):
+                features = self.tokenizer.code_features(one.to(self._device))
+                generator = torch.Generator().manual_seed(seed + number)
+                side = self.decoder.config.code_px * self.decoder.config.enlarge
+                image = self.decoder.sample(
+                    features,
+                    height=features.shape[2] * side,
+                    width=features.shape[3] * side,
+                    steps=steps,
+                    guidance=guidance,
+                    generator=generator,
+                )
+                pictures.append(to_picture(image[0]))
+        return pictures
+
+    def nearest_anchor(self, size_wh: tuple[int, int]) -> Size:
+        """The anchor (height, width) whose aspect is nearest to that of a picture (width, height)."""
+        return match_anchor(size_wh[0], size_wh[1], self.reading.anchors).anchor
+
+    def _prompt(self, request: Request, sampling: SamplingConfig) -> Prompt:
+        guided = sampling.guidance != 1 and request.resolution is not None
+        return Prompt(
+            ids=self._ids(request, unconditional=False),
+            images=request.images,
+            unconditional=Prompt(ids=self._ids(request, unconditional=True), images=request.images[:1])
+            if guided
+            else None,
+            resolution=request.resolution,
+            seed=request.seed,
+        )
+
+    def _ids(self, request: Request, *, unconditional: bool) -> np.ndarray:
+        return render_prompt(
+            request.sample,
+            tokenizer=self.vocabulary.text,
+            vocabulary=self.vocabulary.vision,
+            sizes=self.reading.sizes,
+            unconditional=unconditional,
+        ).ids
+
+
+def to_picture(image_CYX: torch.Tensor) -> Image.Image:
+    """A picture of floats in [-1, 1]: clamp(127.5 x + 128) cut to whole numbers, as published (facts 1.9)."""
+    levels = (image_CYX.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _drawing(sampling: SamplingConfig) -> SamplingConfig:
+    return replace(sampling, force_image=True, stop_after_image=True, max_images=1)

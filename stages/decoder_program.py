@@ -1,0 +1,99 @@
+"""Training of the diffusion decoder as the training loop sees it. The tokenizer is frozen and its codes are read."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data_pipelines.image_batches import PictureBatches
+from data_pipelines.tokens import TokenShard
+from models.diffusion import weights
+from models.diffusion.decoder import DiffusionDecoder
+from models.dualvitok.model import Codes, DualViTok
+from models.dualvitok.weights import load as load_tokenizer
+from orchestrator.errors import PrecheckError
+from stages.checkpointing import load_weights
+from stages.train_decoder import DecoderTask
+from stages.training_program import Micro, Pass, PassOutput, micro_seed
+
+WEIGHTS = "unet"  # name of the network in a checkpoint
+TASKS = ("generation", "editing")  # those whose pictures have codes
+OPEN_SHARDS = 64
+
+
+class DenoisingPass(nn.Module):
+    def __init__(self, decoder: DiffusionDecoder, tokenizer: DualViTok) -> None:
+        super().__init__()
+        self.unet = decoder.unet
+        self._frozen = (decoder, tokenizer)  # in a tuple: not parameters of this pass
+
+    def forward(self, data: tuple[torch.Tensor, Codes], generator: torch.Generator, step: int) -> PassOutput:
+        decoder, tokenizer = self._frozen
+        images_BCYX, codes = data
+        with torch.no_grad():
+            features_BZYX = tokenizer.code_features(codes)
+        return PassOutput(loss_sum=decoder.losses(images_BCYX, features_BZYX, generator).sum())
+
+
+class DecoderProgram:
+    def __init__(self, task: DecoderTask, device: torch.device) -> None:
+        config = task.config
+        if len(task.tokens) != len(task.datasets):
+            raise PrecheckError(
+                f"train_decoder: {len(task.datasets)} datasets but {len(task.tokens)} token artifacts; "
+                "give one for each dataset, in the same order"
+            )
+        self._task, self._device = task, device
+        self._pictures = PictureBatches(
+            task.datasets,
+            split="train",
+            tasks=TASKS,
+            batch=config.batch,
+            seed=config.loop.seed,
+            scale=config.model.enlarge,
+        )
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(TokenShard)
+        tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
+        decoder = build_decoder(task).to(device).train()
+        groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
+        self.passes = (Pass(name="denoising", module=DenoisingPass(decoder, tokenizer), groups=groups),)
+        self.weights = {WEIGHTS: decoder.unet}
+
+    def micro(self, step: int, index: int) -> Micro:
+        loop = self._task.config.loop
+        batch = self._pictures.micro(step * loop.micros_per_step + index)
+        found = [
+            self._shard(self._task.tokens[number] / "tokens" / f"{shard}.parquet").codes(stored.sample.sample_id, 0)
+            for (number, shard), stored in zip(batch.shards, batch.samples, strict=True)
+        ]
+        codes = Codes(
+            semantic_BYX=torch.stack([torch.from_numpy(semantic).long() for semantic, _ in found]),
+            pixel_BYX=torch.stack([torch.from_numpy(pixel).long() for _, pixel in found]),
+        )
+        return Micro(
+            data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
+            weight=len(batch.samples),
+            seed=micro_seed(loop.seed, step, index),
+        )
+
+
+def build_decoder(task: DecoderTask) -> DiffusionDecoder:
+    """The decoder before training: new, or the one to go on from, or the base model widened for the codes."""
+    if task.start is not None:
+        decoder = weights.load(task.start)
+        if decoder.config != task.config.model:
+            raise PrecheckError(
+                f"train_decoder: config.model differs from the decoder to go on from ({task.start}); give the same sizes"
+            )
+        return decoder
+    torch.manual_seed(task.config.loop.seed)
+    if task.config.base_model:
+        return weights.adopt_base(task.config.model, Path(task.config.base_model))
+    return DiffusionDecoder(task.config.model)
+
+
+def export_decoder(task: DecoderTask, checkpoint: Path, output: Path) -> None:
+    decoder = build_decoder(task)
+    load_weights(checkpoint, WEIGHTS, decoder.unet)
+    weights.save(decoder, output)

@@ -1,0 +1,84 @@
+"""Train the diffusion decoder: codes to pictures of twice their size."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.diffusion.config import DecoderConfig
+from orchestrator.stage import Location, Slot, StageContext, StageKind
+from stages.training_config import LoopConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.decoder_program import DecoderProgram
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDecoderConfig:
+    model: DecoderConfig
+    batch: int  # pictures of one micro-batch, all of one anchor
+    learning_rate: float
+    loop: LoopConfig
+    base_model: Location = Location(
+        ""
+    )  # diffusers folder with the `unet` and `vae` to start from; latent space needs it
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch: {self.batch} is less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTask:
+    config: TrainDecoderConfig
+    datasets: tuple[Path, ...]
+    tokens: tuple[Path, ...]  # of each dataset
+    tokenizer: Path
+    start: Path | None  # folder of the decoder to go on from
+
+    def build(self, device: "torch.device") -> "DecoderProgram":
+        from stages.decoder_program import DecoderProgram
+
+        return DecoderProgram(self, device)
+
+
+def sources(config: TrainDecoderConfig) -> Mapping[str, Path]:
+    if not config.base_model:
+        return {}
+    base = Path(config.base_model)
+    return {str(path.relative_to(base)): path for path in sorted(base.glob("*/*.safetensors"))}
+
+
+def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
+    from stages.decoder_program import export_decoder
+    from stages.training import train
+
+    start = context.inputs("start")
+    task = DecoderTask(
+        config=config,
+        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
+        tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
+        tokenizer=context.input("tokenizer").path,
+        start=start[0].path if start else None,
+    )
+    result = train(task, config.loop, context)
+    export_decoder(task, result.checkpoint.path, context.output)
+    return result.metrics
+
+
+TRAIN_DECODER = StageKind(
+    name="train_decoder",
+    version=1,
+    config=TrainDecoderConfig,
+    run=run,
+    inputs={
+        "datasets": Slot(kind="dataset@1", many=True),
+        "tokens": Slot(kind="tokens@1", many=True),
+        "tokenizer": Slot(kind="tokenizer@1"),
+        "start": Slot(kind="decoder@1", required=False),
+    },
+    output="decoder@1",
+    sources=sources,
+)
