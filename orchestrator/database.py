@@ -160,7 +160,8 @@ def _address(url: sqlalchemy.URL) -> str:
 
 def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
     if url.get_backend_name() == "postgresql":
-        lock_ms = int(lock_wait_s * 1000)
+        options = f"-c lock_timeout={int(lock_wait_s * 1000)} -c idle_in_transaction_session_timeout=60000"
+        own_options = url.query.get("options", "")
         return sqlalchemy.create_engine(
             url,
             pool_pre_ping=True,
@@ -168,7 +169,7 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
                 "application_name": "illume",
                 "connect_timeout": 10,
                 "tcp_user_timeout": 20_000,  # ms without an answer before a silent server counts as gone
-                "options": f"-c lock_timeout={lock_ms} -c idle_in_transaction_session_timeout=60000",
+                "options": f"{options} {own_options if isinstance(own_options, str) else ' '.join(own_options)}",
             },
         )
     assert url.database is not None, "checked by _parse"

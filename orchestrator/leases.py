@@ -151,8 +151,8 @@ class LeaseKeeper:
         self._leases = leases
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._lock = threading.Condition()  # notified when there is a lease more, or the end has come
+        self._closed = False
         self._threads = [
             threading.Thread(target=self._loop, args=(step,), name=f"leases-{step.__name__}", daemon=True)
             for step in (self._renew_due, self._watch)
@@ -177,6 +177,7 @@ class LeaseKeeper:
             return kept.lost
         with self._lock:
             self._kept[lease.resource] = kept
+            self._lock.notify_all()
         return kept.lost
 
     def release(self, lease: Lease) -> None:
@@ -186,17 +187,20 @@ class LeaseKeeper:
         self._leases.release(lease)
 
     def close(self) -> None:
-        self._closed.set()
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=5.0)
 
     def _loop(self, step: Callable[[], None]) -> None:
-        while not self._closed.is_set():
+        while not self._closed:
             step()
             with self._lock:
-                shortest_s = min((kept.lease.duration_s for kept in self._kept.values()), default=LEASE_S)
-            self._closed.wait(min(shortest_s / 20, 1.0))
+                if not self._closed:
+                    shortest_s = min((kept.lease.duration_s for kept in self._kept.values()), default=LEASE_S)
+                    self._lock.wait(min(shortest_s / 20, 1.0))
 
     def _current(self) -> list[_Kept]:
         with self._lock:

@@ -7,36 +7,22 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from sqlalchemy import Connection, delete, insert, select
 
-from orchestrator.artifact import JSON, Manifest
+from orchestrator import schema
+from orchestrator.artifact import JSON
 from orchestrator.artifact_index import index_manifest
+from orchestrator.artifacts import ArtifactStore, StoredArtifact
 from orchestrator.database import Database, insert_new
 from orchestrator.errors import CorruptArtifactError, DatabaseError
 from orchestrator.events import Event, event_from_json
 from orchestrator.owners import describe
 from orchestrator.projection import event_from_row, insert_event, new_run_row, project
-from orchestrator.schema import artifacts, attempts, database_now, events, leases, runs, stages
+from orchestrator.run_records import RunRecords
+from orchestrator.schema import attempts, database_now, events, leases, runs, stages
 
 log = logging.getLogger(__name__)
-
-
-class StoredEvents(Protocol):
-    """The part of `run_records.RunRecords` that a rebuild reads."""
-
-    def runs(self) -> Iterable[tuple[str, Mapping[str, JSON]]]: ...
-    def events(self, run_id: str) -> Iterable[Mapping[str, JSON]]: ...
-
-
-class StoredManifest(Protocol):
-    """The part of `artifacts.StoredArtifact` that a rebuild reads."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def manifest_sha256(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +32,13 @@ class RebuildReport:
     artifacts: int
     problems: tuple[str, ...]  # what the store holds and could not be used, as sentences
 
+    def __str__(self) -> str:
+        told = [f"{self.runs} runs with {self.events} events, {self.artifacts} artifacts", *self.problems]
+        return "\n".join(told)
 
-def rebuild(records: StoredEvents, manifests: Iterable[StoredManifest], database: Database) -> RebuildReport:
-    """Recreate the rows of runs, stages, attempts, events and artifacts.
+
+def rebuild_index(database: Database, artifacts: ArtifactStore) -> RebuildReport:
+    """Recreate the rows of runs, stages, attempts, events and artifacts from the store.
 
     Each run is replaced in a transaction of its own, so it can be stopped and started again at any time.
 
@@ -56,6 +46,7 @@ def rebuild(records: StoredEvents, manifests: Iterable[StoredManifest], database
         DatabaseError: a driver is at work (it holds the lease of its run).
     """
     _refuse_if_live(database)
+    records = RunRecords(artifacts.store)
     problems: list[str] = []
     num_runs = num_events = 0
     for run_id, start in records.runs():
@@ -65,7 +56,7 @@ def rebuild(records: StoredEvents, manifests: Iterable[StoredManifest], database
         num_runs, num_events = num_runs + 1, num_events + count
         if missing:
             problems.append(f"run {run_id}: {missing} of its {count + missing} events are not in the store")
-    num_artifacts = _replace_artifacts(database, manifests)
+    num_artifacts = _replace_artifacts(database, artifacts.all())
     for problem in problems:
         log.warning("%s", problem)
     return RebuildReport(runs=num_runs, events=num_events, artifacts=num_artifacts, problems=tuple(problems))
@@ -81,7 +72,7 @@ def _refuse_if_live(database: Database) -> None:
         )
 
 
-def _stored_events(records: StoredEvents, run_id: str, problems: list[str]) -> dict[int, Event]:
+def _stored_events(records: RunRecords, run_id: str, problems: list[str]) -> dict[int, Event]:
     """By sequence number. Of two different events with one number, the one of the newer epoch counts."""
     found: dict[int, Event] = {}
     for line in records.events(run_id):
@@ -126,13 +117,13 @@ def _raise_lease_epoch(connection: Connection, run_id: str) -> None:
     connection.execute(statement.on_conflict_do_update(index_elements=["resource"], set_={"epoch": epoch}, where=lower))
 
 
-def _replace_artifacts(database: Database, manifests: Iterable[StoredManifest]) -> int:
-    stored = list(manifests)
+def _replace_artifacts(database: Database, stored: Iterable[StoredArtifact]) -> int:
+    found = list(stored)
 
     def work(connection: Connection) -> int:
-        connection.execute(delete(artifacts))
-        for one in stored:
+        connection.execute(delete(schema.artifacts))
+        for one in found:
             index_manifest(connection, one.manifest, one.manifest_sha256)
-        return len(stored)
+        return len(found)
 
     return database.write(work)

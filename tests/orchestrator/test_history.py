@@ -1,0 +1,271 @@
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError, LeaseLostError
+from orchestrator.events import AttemptState, Event, EventKind, RunState
+from orchestrator.history import ATTEMPT_MOVES, RUN_MOVES, RunStore, StateConflictError
+from orchestrator.leases import Lease, Leases
+from orchestrator.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
+from orchestrator.runs import AttemptIntent, StageRow
+from orchestrator.schema import artifacts
+
+STAGES = (
+    StageRow(stage_id="clean", stage_kind="curate", fingerprint="1" * 64, action="run", reasons=("never made",)),
+    StageRow(stage_id="learn", stage_kind="train", fingerprint="2" * 64, action="run", upstream=("clean",)),
+    StageRow(stage_id="old", stage_kind="ingest", fingerprint="3" * 64, action="reuse"),
+)
+INTENT = AttemptIntent(
+    attempt_id="a1",
+    run_id="r1",
+    stage_id="clean",
+    stage_kind="curate",
+    stage_version=1,
+    fingerprint="1" * 64,
+    config={"side": 256},
+)
+
+
+@pytest.fixture
+def store(database: Database) -> RunStore:
+    return RunStore(database)
+
+
+def new_lease(database: Database, run_id: str = "r1") -> Lease:
+    lease = Leases(database).acquire(f"run:{run_id}")
+    assert lease is not None
+    return lease
+
+
+def started(store: RunStore, database: Database, run_id: str = "r1") -> int:
+    store.create_run(run_id, recipe_name="tiny", plan_digest="d", stages=STAGES)
+    return store.begin_epoch(run_id, new_lease(database, run_id))
+
+
+def take_over(store: RunStore, database: Database) -> int:
+    leases = Leases(database)
+    old = leases.holder("run:r1")
+    assert old is not None
+    leases.release(old)
+    return store.begin_epoch("r1", new_lease(database))
+
+
+def told(store: RunStore, run_id: str = "r1") -> list[tuple[Any, ...]]:
+    return [(event.kind, event.epoch, event.fields.get("to")) for event in store.events(run_id)]
+
+
+def test_a_run_from_plan_to_success_is_told_without_gaps(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    attempt = store.start_attempt(INTENT, epoch=epoch)
+    assert (attempt.number, attempt.state, attempt.epoch) == (1, AttemptState.INTENT, 1)
+    store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+    store.transition_attempt("a1", AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch)
+    store.transition_run("r1", RunState.RUNNING, RunState.SUCCEEDED, epoch=epoch)
+    assert told(store) == [
+        ("run_created", 0, None),
+        ("run_state", 1, "RUNNING"),
+        ("attempt_state", 1, "INTENT"),
+        ("attempt_state", 1, "RUNNING"),
+        ("attempt_state", 1, "COMMITTED"),
+        ("run_state", 1, "SUCCEEDED"),
+    ]
+    assert [event.sequence for event in store.events("r1")] == [1, 2, 3, 4, 5, 6]
+    assert [event.sequence for event in store.events("r1", after=2, limit=2)] == [3, 4]
+
+
+def test_a_driver_that_was_replaced_can_change_nothing(store: RunStore, database: Database) -> None:
+    old = started(store, database)
+    store.start_attempt(INTENT, epoch=old)
+    new = take_over(store, database)
+    before = store.events("r1")
+    changes: list[Callable[[], object]] = [
+        lambda: store.transition_run("r1", RunState.RUNNING, RunState.FAILED, epoch=old),
+        lambda: store.start_attempt(replace(INTENT, attempt_id="a2"), epoch=old),
+        lambda: store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=old),
+        lambda: store.record("r1", "note", {}, epoch=old),
+    ]
+    for change in changes:
+        with pytest.raises(LeaseLostError, match="this driver has epoch 1, but epoch 2 has taken over"):
+            change()
+    assert store.events("r1") == before
+    store.transition_attempt("a1", AttemptState.INTENT, AttemptState.LOST, epoch=new)
+
+
+def test_a_dead_drivers_run_is_interrupted_and_taken_over(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    store.start_attempt(INTENT, epoch=epoch)
+    store.request_cancel("r1")
+    assert store.cancel_requested("r1")
+    assert take_over(store, database) == 2
+    assert told(store)[-3:] == [
+        ("cancel_requested", 1, None),
+        ("run_state", 1, "INTERRUPTED"),
+        ("run_state", 2, "RUNNING"),
+    ]
+    assert not store.cancel_requested("r1")  # the wish was for the run that ended
+    assert [attempt.attempt_id for attempt in store.open_attempts("r1")] == ["a1"]
+
+
+def test_an_epoch_begins_under_a_live_lease_only(store: RunStore, database: Database) -> None:
+    store.create_run("r1", recipe_name="tiny", plan_digest="d", stages=STAGES)
+    lease = new_lease(database)
+    Leases(database).release(lease)
+    with pytest.raises(LeaseLostError, match="run:r1"):
+        store.begin_epoch("r1", lease)
+    assert told(store) == [("run_created", 0, None)]
+
+
+def test_repeating_a_change_does_nothing(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    lease = Leases(database).holder("run:r1")
+    assert lease is not None
+    assert store.begin_epoch("r1", lease) == epoch
+    store.create_run("r1", recipe_name="tiny", plan_digest="d", stages=STAGES)
+    for _ in range(2):
+        store.start_attempt(INTENT, epoch=epoch)
+        store.request_cancel("r1")
+    for _ in range(2):
+        store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+    for _ in range(2):
+        store.transition_run("r1", RunState.RUNNING, RunState.STOPPING, epoch=epoch)
+    assert len(store.events("r1")) == 6
+
+
+def test_a_change_from_another_state_than_expected_is_refused(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    store.start_attempt(INTENT, epoch=epoch)
+    store.transition_attempt("a1", AttemptState.INTENT, AttemptState.FAILED, epoch=epoch)
+    with pytest.raises(StateConflictError, match="attempt a1: found state FAILED, expected RUNNING"):
+        store.transition_attempt("a1", AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch)
+    with pytest.raises(StateConflictError, match="run r1: found state RUNNING, expected STOPPING"):
+        store.transition_run("r1", RunState.STOPPING, RunState.FAILED, epoch=epoch)
+    with pytest.raises(StateConflictError, match="run r1: exists with plan d, found plan e"):
+        store.create_run("r1", recipe_name="tiny", plan_digest="e", stages=STAGES)
+
+
+def test_what_has_ended_stays_ended(store: RunStore, database: Database) -> None:
+    ends = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
+    assert not any(end in ATTEMPT_MOVES for end in ends)
+    assert not any(state in RUN_MOVES for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED))
+    epoch = started(store, database)
+    with pytest.raises(StateConflictError, match="cannot change from SUCCEEDED to FAILED"):
+        store.transition_run("r1", RunState.SUCCEEDED, RunState.FAILED, epoch=epoch)
+
+
+def test_unknown_runs_and_attempts_are_named(store: RunStore) -> None:
+    with pytest.raises(DatabaseError, match=r"run nowhere: not in the database; `illume status`"):
+        store.request_cancel("nowhere")
+    with pytest.raises(DatabaseError, match="attempt nothing: not in the database"):
+        store.transition_attempt("nothing", AttemptState.INTENT, AttemptState.RUNNING, epoch=1)
+    assert not store.cancel_requested("nowhere")
+
+
+def test_events_of_many_threads_are_numbered_in_the_order_they_become_visible(
+    store: RunStore, database: Database
+) -> None:
+    epoch = started(store, database)
+    seen: list[Event] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        while True:
+            is_last = done.is_set()
+            seen.extend(store.events("r1", after=seen[-1].sequence if seen else 0))
+            if is_last:
+                return
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    writers = [
+        threading.Thread(target=lambda: [store.record("r1", "note", {}, epoch=epoch) for _ in range(15)])
+        for _ in range(4)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    done.set()
+    reader.join()
+    assert [event.sequence for event in seen] == list(range(1, 63))
+
+
+def test_secrets_do_not_reach_the_events(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    intent = replace(INTENT, config={"url": "s3://key:hunter2@bucket", "hf_token": "hunter2"})
+    store.start_attempt(intent, epoch=epoch)
+    message = "cannot reach postgresql://me:hunter2@db/x\x00"
+    store.transition_attempt(
+        "a1", AttemptState.INTENT, AttemptState.FAILED, epoch=epoch, fields={"message": message, "share": float("nan")}
+    )
+    assert "hunter2" not in str(store.events("r1"))
+    assert (
+        run_status(database, "r1").stages[0].message == "cannot reach postgresql://me:***@db/x\N{REPLACEMENT CHARACTER}"
+    )
+
+
+def test_a_commit_indexes_its_artifact(database: Database, tell_story: Callable[[Database, str], Any]) -> None:
+    story = tell_story(database, "r1")
+    (row,) = database.read(lambda connection: list(connection.execute(select(artifacts))))
+    assert (row.stage_kind, row.fingerprint, row.kind) == ("curate", story.artifact.fingerprint, "dataset@1")
+    assert (row.files, row.bytes, row.inputs) == (1, 1000, '{"raw":["' + "e" * 64 + '"]}')
+
+
+def test_the_status_shows_every_stage(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    waiting = run_status(database, "r1")
+    assert [stage.state for stage in waiting.stages] == ["WAITING", "WAITING", "REUSED"]
+    assert waiting.stages[0].reasons == ("never made",)
+    assert waiting.stages[1].upstream == ("clean",)
+    store.start_attempt(INTENT, epoch=epoch)
+    store.transition_attempt(
+        "a1",
+        AttemptState.INTENT,
+        AttemptState.FAILED,
+        epoch=epoch,
+        fields={"failure_class": "node_lost", "message": "worker 3 died"},
+    )
+    store.start_attempt(replace(INTENT, attempt_id="a2"), epoch=epoch)
+    store.record("r1", EventKind.STAGE_REUSED, {"fingerprint": "2" * 64}, epoch=epoch, stage_id="learn")
+    first, second, _third = run_status(database, "r1").stages
+    assert (first.state, first.attempt, first.failure_class, first.message) == ("INTENT", 2, "", "")
+    assert second.state == "REUSED"
+    store.transition_attempt("a2", AttemptState.INTENT, AttemptState.CANCELLED, epoch=epoch)
+    store.transition_run("r1", RunState.RUNNING, RunState.CANCELLED, epoch=epoch, fields={"message": "stopped by hand"})
+    status = run_status(database, "r1")
+    assert (status.run.state, status.run.message) == (RunState.CANCELLED, "stopped by hand")
+    assert status.stages[0].state == "CANCELLED"
+
+
+def test_the_status_of_an_unknown_run_names_those_that_exist(store: RunStore, database: Database) -> None:
+    with pytest.raises(DatabaseError, match="run 'r9': not found; the newest runs are: none"):
+        run_status(database, "r9")
+    started(store, database)
+    with pytest.raises(DatabaseError, match="the newest runs are: r1"):
+        run_status(database, "r9")
+
+
+def test_earlier_runs_answer_what_was_made_and_how_long_it_took(store: RunStore, database: Database) -> None:
+    assert newest_run(database) is None
+    assert typical_duration_s(database, stage_kind="curate") is None
+    for run_id in ("r1", "r2"):
+        epoch = started(store, database, run_id)
+        intent = replace(INTENT, run_id=run_id, attempt_id=f"{run_id}-a", fingerprint=run_id[-1] * 64)
+        store.start_attempt(intent, epoch=epoch)
+        store.transition_attempt(intent.attempt_id, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+        store.transition_attempt(intent.attempt_id, AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch)
+    assert [run.run_id for run in list_runs(database)] == ["r2", "r1"]
+    assert newest_run(database, recipe="other") is None
+    newest = newest_run(database, recipe="tiny")
+    assert newest is not None
+    assert newest.run_id == "r2"
+    assert last_fingerprint(database, recipe="tiny", stage_id="clean", stage_kind="curate") == "2" * 64
+    assert last_fingerprint(database, recipe="tiny", stage_id="old", stage_kind="ingest") == "3" * 64
+    assert last_fingerprint(database, recipe="other", stage_id="clean", stage_kind="curate") is None
+    took_s = typical_duration_s(database, stage_kind="curate", fingerprint="1" * 64)
+    assert took_s is not None
+    assert 0 <= took_s < 60

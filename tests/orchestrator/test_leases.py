@@ -1,0 +1,217 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import event, text
+
+from orchestrator import owners
+from orchestrator.database import Database
+from orchestrator.errors import LeaseLostError
+from orchestrator.leases import Lease, LeaseKeeper, Leases
+
+RESOURCE = "run:r1"
+
+
+def acquired(leases: Leases, *, duration_s: float = 60.0) -> Lease:
+    lease = leases.acquire(RESOURCE, duration_s=duration_s)
+    assert lease is not None
+    return lease
+
+
+def test_two_owners_exclude_each_other_and_epochs_rise(database: Database) -> None:
+    one, two = Leases(database), Leases(database)
+    first = acquired(one)
+    assert two.acquire(RESOURCE) is None
+    assert one.acquire(RESOURCE) is None  # a second holder in the same process is another holder
+    assert two.holder(RESOURCE) == replace(first, duration_s=60.0)
+    one.release(first)
+    assert two.holder(RESOURCE) is None
+    second = acquired(two)
+    assert second.epoch == first.epoch + 1
+
+
+def test_of_many_that_ask_at_once_one_gets_the_lease(database: Database) -> None:
+    got: list[Lease | None] = []
+    barrier = threading.Barrier(8)
+
+    def ask() -> None:
+        leases = Leases(database)
+        barrier.wait()
+        got.append(leases.acquire(RESOURCE))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([lease for lease in got if lease is not None]) == 1
+    assert len(got) == 8
+
+
+def test_a_lease_that_ran_out_goes_to_the_next_and_cannot_be_renewed_or_released(database: Database) -> None:
+    one, two = Leases(database), Leases(database)
+    first = acquired(one, duration_s=0.2)
+    time.sleep(0.3)
+    with pytest.raises(LeaseLostError, match=r"run:r1: ran out"):
+        one.renew(first)
+    second = acquired(two)
+    one.release(first)
+    with pytest.raises(LeaseLostError):
+        one.renew(first)
+    assert two.holder(RESOURCE) is not None
+    assert two.renew(second).expires_at >= second.expires_at
+
+
+def shift_sqlite_clock(database: Database, days: list[float]) -> None:
+    """Make the database's clock, and nothing else, run ahead by `days[0]`."""
+
+    def replace_julianday(connection: object, *_rest: object) -> None:
+        connection.create_function("julianday", 1, lambda _now: time.time() / 86400.0 + 2440587.5 + days[0])  # type: ignore[attr-defined]  # sqlite3
+
+    event.listen(database._engine, "connect", replace_julianday)
+    database._engine.dispose()
+
+
+def test_the_clock_that_counts_is_the_databases_on_sqlite(tmp_path: os.PathLike[str]) -> None:
+    database = Database(f"{os.fspath(tmp_path)}/index.db")
+    days = [0.0]
+    shift_sqlite_clock(database, days)
+    one, two = Leases(database), Leases(database)
+    first = acquired(one)
+    days[0] = 50.0 / 86400  # our own clock has not moved
+    assert two.acquire(RESOURCE) is None
+    days[0] = 70.0 / 86400
+    with pytest.raises(LeaseLostError):
+        one.renew(first)
+    assert acquired(two).epoch == 2
+
+
+def test_the_clock_that_counts_is_the_databases_on_postgresql(postgresql_url: str) -> None:
+    plain = Database(postgresql_url)
+    first = acquired(Leases(plain))
+    ahead = "create function ahead.clock_timestamp() returns timestamptz language sql volatile as"
+    plain.write(lambda connection: connection.execute(text("create schema ahead")))
+    plain.write(
+        lambda connection: connection.execute(text(f"{ahead} $$ select pg_catalog.clock_timestamp() + '70 s' $$"))
+    )
+    later = Database(f"{postgresql_url}?options=-csearch_path%3Dahead,pg_catalog,public")
+    assert Leases(plain).acquire(RESOURCE) is None
+    assert acquired(Leases(later)).epoch == first.epoch + 1
+
+
+HOLD = """
+import sys, time
+from orchestrator.database import Database
+from orchestrator.leases import Leases
+assert Leases(Database(sys.argv[1])).acquire("run:r1", duration_s=3600) is not None
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lease_of_a_killed_process_is_taken_at_once(database_url: str) -> None:
+    database = Database(database_url)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, database_url], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert Leases(database).acquire(RESOURCE) is None
+        holder.send_signal(signal.SIGSTOP)  # it hangs, but it lives
+        assert Leases(database).acquire(RESOURCE) is None
+        holder.kill()
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie until `wait`
+        assert acquired(Leases(database)).epoch == 2
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ({"pid": 2**22 + 1}, True),  # above the largest process id of Linux
+        ({"started": 1}, True),  # the number was given to another process
+        ({}, False),
+        ({"pid": 2**22 + 1, "boot": "0000"}, False),  # another machine, or before a restart: wait for the end
+        ({"pid": 2**22 + 1, "namespace": "pid:[1]"}, False),  # another container
+        ({"pid": 2**22 + 1, "boot": ""}, False),
+        ({"pid": 1, "started": 1}, True),
+    ],
+)
+def test_a_process_counts_as_gone_on_proof_only(change: dict[str, object], gone: bool) -> None:
+    owner = replace(owners.this_process(), **change)  # type: ignore[arg-type]  # a table of fields
+    if not owners.this_process().boot:
+        pytest.skip("this system does not tell the id of its start")
+    assert owners.is_gone(owner.text()) is gone
+
+
+@pytest.mark.parametrize("owner", ["", "somebody", "{}", '{"pid": 1}', "[1]"])
+def test_an_owner_in_other_words_is_never_gone(owner: str) -> None:
+    assert not owners.is_gone(owner)
+    assert owners.describe(owner) == owner
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_kept_lease_outlives_its_duration(database: Database) -> None:
+    leases = Leases(database)
+    with LeaseKeeper(leases) as keeper:
+        lease = acquired(leases, duration_s=1.0)
+        lost = keeper.keep(lease)
+        time.sleep(2.2)
+        assert not lost.is_set()
+        assert Leases(database).acquire(RESOURCE) is None
+        keeper.release(lease)
+        assert acquired(Leases(database)).epoch == 2
+
+
+def test_the_holder_is_stopped_at_two_thirds_while_the_database_hangs(tmp_path: os.PathLike[str]) -> None:
+    database = Database(f"{os.fspath(tmp_path)}/index.db")
+    leases = Leases(database)
+    told: list[tuple[float, Lease]] = []
+    with LeaseKeeper(leases) as keeper:
+        lease = acquired(leases, duration_s=3.0)
+        started = time.monotonic()
+        lost = keeper.keep(lease, lambda lease: told.append((time.monotonic() - started, lease)))
+
+        def hang(_connection: object) -> None:
+            wait_until(lambda: bool(told))
+            time.sleep(0.1)
+
+        database.write(hang)  # nobody else can write, renewals wait
+        assert lost.is_set()
+    assert len(told) == 1
+    assert 1.9 < told[0][0] < 3.0  # two thirds of 3 s, looked at every 0.15 s; before the lease is free
+    assert told[0][1].resource == RESOURCE
+
+
+def test_a_lease_taken_away_is_noticed_at_the_next_renewal(database: Database) -> None:
+    leases = Leases(database)
+    with LeaseKeeper(leases) as keeper:
+        lease = acquired(leases, duration_s=60.0)
+        clock = [0.0]
+        keeper._clock = lambda: clock[0]
+        lost = keeper.keep(lease)
+        leases.release(lease)
+        assert Leases(database).acquire(RESOURCE) is not None
+        clock[0] = 16.0  # past a quarter of the lease, far from two thirds
+        assert lost.wait(5.0)
+
+
+def test_a_lease_lost_before_it_is_kept_is_told(database: Database) -> None:
+    leases = Leases(database)
+    with LeaseKeeper(leases) as keeper:
+        lease = acquired(leases)
+        leases.release(lease)
+        assert keeper.keep(lease).is_set()
