@@ -14,7 +14,7 @@ from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
 from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
 from orchestrator.plan import Plan, PlannedStage
-from orchestrator.plan_reasons import REASON_TYPES
+from orchestrator.plan_reasons import REASON_TYPES, Reason
 from orchestrator.recipe_yaml import Place, Problem, place_text
 from orchestrator.stage import Resources, RetryPolicy, StageSpec
 
@@ -51,6 +51,11 @@ def plan_from_json(data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None
         return Plan(recipe=str(fields["recipe"]), stages=stages, file=str(fields["file"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"plan: not a readable plan ({error!r}); make a new one with `illume run`") from error
+
+
+def reason_from_json(data: Mapping[str, JSON]) -> Reason:
+    reason: Reason = _checked(REASON_TYPES[str(data["type"])], data, ())
+    return reason
 
 
 def _digest(data: Mapping[str, JSON]) -> str:
@@ -100,7 +105,7 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
         payload=payload,
         fingerprint=fingerprint,
         action=data["action"],
-        reasons=tuple(_checked(REASON_TYPES[reason["type"]], reason, ()) for reason in data["reasons"]),
+        reasons=tuple(reason_from_json(reason) for reason in data["reasons"]),
         redo=data["redo"],
         code=CodeDigest(files=data["code"]),
         estimate_s=data["estimate_s"],

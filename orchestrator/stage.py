@@ -182,10 +182,8 @@ class StageKind(Generic[C]):
     run: RunFunction[C]
     output: str  # artifact kind, e.g. "dataset@1"
     inputs: Mapping[str, Slot] = field(default_factory=dict)
-    sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that `run` reads, by stable name
-    precheck: Callable[[C, Mapping[str, Any]], None] | None = (
-        None  # (config, inputs' configs by slot); raises PrecheckError
-    )
+    sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that it reads, by stable name
+    precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
     deterministic: bool = True  # the same fingerprint gives the same bytes
 
 

@@ -1,0 +1,158 @@
+"""`illume doctor`: is everything here that a run needs? One line for each question, with what to do about a no."""
+
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import psutil
+
+from orchestrator import owners
+from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.errors import OrchestratorError
+from orchestrator.events import RunState
+from orchestrator.outbox import deliveries
+from orchestrator.run_status import list_runs
+from orchestrator.store import probe
+from orchestrator.wording import bytes_text
+from orchestrator.workspace import Workspace
+
+MIN_PYTHON = (3, 11)
+MIN_FREE_DISK_BYTES = 10 * 2**30  # a store and Ray's files for the quick start, with room to spare
+MIN_FREE_MEMORY_BYTES = 4 * 2**30
+MAX_RUNS = 10_000
+PACKAGES: Mapping[str, str] = {  # with the oldest version that the code was written for
+    "ray": "2.50",
+    "torch": "2.9",
+    "transformers": "5.0",
+    "diffusers": "0.35",
+    "mlflow": "3.0",
+    "pyarrow": "20.0",
+    "obstore": "0.8",
+    "sqlalchemy": "2.0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    name: str
+    is_ok: bool
+    found: str
+    advice: str = ""  # what to do, where it is not ok
+
+
+@click.command("doctor")
+@place_options
+@json_option
+def doctor_command(places: Places, as_json: bool) -> int:
+    """Check this machine, the store, the database and the tracker. Ends with 1 if there is a problem."""
+    findings = [*_machine(), *_places(places)]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(finding_text(finding))
+    return 0 if all(finding.is_ok for finding in findings) else 1
+
+
+def finding_text(finding: Finding) -> str:
+    mark = click.style("ok     ", fg="green") if finding.is_ok else click.style("problem", fg="red")
+    advice = "" if finding.is_ok else f"; {finding.advice}"
+    return f"{mark}  {finding.name}: {finding.found}{advice}"
+
+
+def _machine() -> Iterator[Finding]:
+    python = platform.python_version()
+    yield Finding(
+        name="python", is_ok=sys.version_info >= MIN_PYTHON, found=python, advice="install Python 3.11 or newer"
+    )
+    for package, oldest in PACKAGES.items():
+        yield package_finding(package, oldest)
+    free = shutil.disk_usage(Path.cwd()).free
+    yield Finding(
+        name="disk",
+        is_ok=free >= MIN_FREE_DISK_BYTES,
+        found=f"{bytes_text(free)} free in {Path.cwd()}",
+        advice=f"make room for at least {bytes_text(MIN_FREE_DISK_BYTES)}, or work in another folder",
+    )
+    memory = psutil.virtual_memory()
+    yield Finding(
+        name="memory",
+        is_ok=memory.available >= MIN_FREE_MEMORY_BYTES,
+        found=f"{bytes_text(memory.available)} of {bytes_text(memory.total)} free, {psutil.cpu_count()} processors",
+        advice=f"end other programs; the quick start wants {bytes_text(MIN_FREE_MEMORY_BYTES)}",
+    )
+
+
+def package_finding(package: str, oldest: str) -> Finding:
+    """Whether a package is installed in a version that will do; found without importing it."""
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name=package, is_ok=False, found="not installed", advice="pip install -c constraints.txt -e .")
+    is_ok = _numbers(version) >= _numbers(oldest)
+    return Finding(name=package, is_ok=is_ok, found=version, advice=f"install {oldest} or newer")
+
+
+def _places(places: Places) -> Iterator[Finding]:
+    try:
+        workspace = open_workspace(places)
+    except OrchestratorError as error:
+        yield Finding(name="workspace", is_ok=False, found=str(error), advice="see the message")
+        return
+    with workspace:
+        yield _checked("store", lambda: _probed(workspace), "choose another with --store")
+        yield _checked("database", lambda: _counted_runs(workspace), "see the message, or `illume index rebuild`")
+        yield from _deliveries(workspace)
+        yield from _stale_leases(workspace)
+
+
+def _checked(name: str, check: Callable[[], str], advice: str) -> Finding:
+    try:
+        return Finding(name=name, is_ok=True, found=check())
+    except OrchestratorError as error:
+        return Finding(name=name, is_ok=False, found=str(error), advice=advice)
+
+
+def _probed(workspace: Workspace) -> str:
+    probe(workspace.store)
+    return f"{workspace.store.url} refuses the second create of a key, as it must"
+
+
+def _counted_runs(workspace: Workspace) -> str:
+    return f"{workspace.database.address}, {len(list_runs(workspace.database, limit=MAX_RUNS))} runs"
+
+
+def _deliveries(workspace: Workspace) -> Iterator[Finding]:
+    """Events that wait for a sink, summed over runs; tracking that lags is no loss, only late."""
+    waiting: dict[str, int] = {}
+    problems: dict[str, str] = {}
+    for delivery in deliveries(workspace.database):
+        waiting[delivery.sink] = waiting.get(delivery.sink, 0) + delivery.waiting
+        problems[delivery.sink] = delivery.problem or problems.get(delivery.sink, "")
+    for sink, number in waiting.items():
+        found = f"{number} events wait" + (f", last problem: {problems[sink]}" if problems[sink] and number else "")
+        is_ok = number == 0 or not problems[sink]
+        yield Finding(name=sink, is_ok=is_ok, found=found, advice="start the server; the next run delivers them")
+
+
+def _stale_leases(workspace: Workspace) -> Iterator[Finding]:
+    """Runs that say they are being driven although nobody holds their lease."""
+    for run in list_runs(workspace.database, limit=MAX_RUNS):
+        if run.state in (RunState.RUNNING, RunState.STOPPING):
+            holder = workspace.leases.holder(f"run:{run.run_id}")
+            if holder is None or owners.is_gone(holder.owner):
+                found = f"{run.state.lower()}, but its driver is gone"
+                advice = f"continue it with `illume resume {run.run_id}`"
+                yield Finding(name=f"run {run.run_id}", is_ok=False, found=found, advice=advice)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`2.13.0+cpu` as (2, 13, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])

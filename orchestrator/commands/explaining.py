@@ -1,0 +1,110 @@
+"""`illume explain` and `illume lineage`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from orchestrator.artifact import Fingerprint
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.targets import find_artifact, find_run, planned_stages
+from orchestrator.lineage_queries import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
+from orchestrator.names import check_names
+from orchestrator.plan_file import reason_from_json
+from orchestrator.plan_reasons import own_changes
+from orchestrator.wording import short
+
+
+@click.command("explain")
+@click.argument("target", required=False)
+@click.argument("stage", required=False)
+@click.option("--against", metavar="RUN", help="Compare identities with those of another run.")
+@place_options
+@json_option
+def explain_command(
+    target: str | None,
+    stage: str | None,
+    against: str | None,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Show why a stage is what it is: its identity, why it ran or was reused, what changed.
+
+    TARGET is a run, or a stage of the newest run; STAGE picks one stage of a run. For one stage the whole identity is
+    shown.
+    """
+    with open_workspace(places) as workspace:
+        run, stages, stage = _explained(workspace.artifacts, workspace.database, target, stage)
+        before: dict[str, Any] = {}
+        if against is not None:
+            other = planned_stages(workspace.artifacts, find_run(workspace.database, against))
+            before = {item["id"]: item["payload"] for item in other}
+    chosen = [item for item in stages if stage in (None, item["id"])]
+    if as_json:
+        click.echo(json.dumps(chosen, indent=2))
+        return
+    click.echo(f"run {run}")
+    for item in chosen:
+        _print_stage(item, before.get(item["id"]), whole=stage is not None, against=against)
+
+
+@click.command("lineage")
+@click.argument("target")
+@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flow chart.")
+@place_options
+@json_option
+def lineage_command(target: str, direction: Direction, mermaid: bool, places: Places, as_json: bool) -> None:
+    """Show what an artifact was made from (up) and what was made from it (down).
+
+    TARGET is RUN:STAGE or the first digits of an artifact's identity.
+    """
+    with open_workspace(places) as workspace:
+        whole = lineage_graph(stored.manifest for stored in workspace.artifacts.all())
+        if ":" in target:
+            found = find_artifact(workspace.artifacts, workspace.database, target).manifest.fingerprint
+        else:
+            found = Fingerprint(resolve(whole, target))
+    graph = related(whole, found, direction)
+    if as_json:
+        click.echo(json.dumps(to_json(graph), indent=2))
+    else:
+        click.echo(to_mermaid(graph) if mermaid else to_text(graph, found, direction), nl=False)
+
+
+def _explained(
+    artifacts: ArtifactStore, database: Any, target: str | None, stage: str | None
+) -> tuple[str, list[Mapping[str, Any]], str | None]:
+    """The run's id, the stages of its plan, and which of them is meant (None: all)."""
+    if target is not None and stage is None:
+        newest = find_run(database, None)
+        stages = planned_stages(artifacts, newest)
+        if target in [item["id"] for item in stages]:
+            return newest.run_id, stages, target
+    run = find_run(database, target)
+    stages = planned_stages(artifacts, run)
+    if stage is not None:
+        check_names([stage], [item["id"] for item in stages], where=f"run {run.run_id}", what="stage")
+    return run.run_id, stages, stage
+
+
+def _print_stage(
+    item: Mapping[str, Any], before: Mapping[str, Any] | None, *, whole: bool, against: str | None
+) -> None:
+    click.secho(f"{item['id']}: {item['action']}", bold=True, nl=False)
+    click.echo(f"  {item['kind']} version {item['payload']['version']}, identity {short(item['fingerprint'])}")
+    for reason in item["reasons"]:
+        click.echo(f"  why: {reason_from_json(reason)}")
+    if against is not None and before is None:
+        click.echo(f"  run {against} has no such stage")
+    elif before is not None:
+        changes = [str(change) for change in own_changes(before, item["payload"])]
+        if before.get("inputs") != item["payload"]["inputs"]:
+            changes.append("inputs differ")
+        for change in changes or ["nothing differs"]:
+            click.echo(f"  against {against}: {change}")
+    if whole:
+        click.echo(f"  fingerprint {item['fingerprint']} = SHA-256 of the canonical JSON of")
+        click.echo("\n".join(f"    {line}" for line in json.dumps(item["payload"], indent=2).splitlines()))

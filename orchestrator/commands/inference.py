@@ -1,0 +1,106 @@
+"""`illume generate`, `describe`, `ask` and `edit`: using the models that a run made."""
+
+from pathlib import Path
+
+import click
+
+from orchestrator.commands.options import Places, open_workspace, place_options
+
+PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+
+run_option = click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
+seed_option = click.option("--seed", default=0, show_default=True, help="The same seed gives the same answer.")
+
+
+@click.command("generate")
+@click.argument("prompt")
+@run_option
+@click.option("--height", type=int, help="Pixels; default: the size the models were trained on.")
+@click.option("--width", type=int, help="Pixels.")
+@click.option("-n", "--count", default=1, show_default=True, help="Pictures to draw.")
+@click.option("-o", "--out", type=OUTPUT, default=Path("generated.png"), show_default=True, help="File, or folder.")
+@seed_option
+@place_options
+def generate_command(
+    prompt: str,
+    run: str | None,
+    height: int | None,
+    width: int | None,
+    count: int,
+    out: Path,
+    seed: int,
+    places: Places,
+) -> None:
+    """Draw pictures for PROMPT."""
+    from stages.inference import generate
+
+    with open_workspace(places) as workspace:
+        files = generate(
+            workspace,
+            recipe_or_run=run,
+            prompt=prompt,
+            height=height,
+            width=width,
+            count=count,
+            seed=seed,
+            out=out,
+        )
+    for file in files:
+        click.echo(str(file))
+
+
+@click.command("describe")
+@click.argument("image", type=PICTURE)
+@run_option
+@seed_option
+@place_options
+def describe_command(image: Path, run: str | None, seed: int, places: Places) -> None:
+    """Describe the picture IMAGE."""
+    from stages.inference import describe
+
+    with open_workspace(places) as workspace:
+        click.echo(describe(workspace, recipe_or_run=run, image=image, seed=seed))
+
+
+@click.command("ask")
+@click.argument("image", type=PICTURE)
+@click.argument("question")
+@run_option
+@seed_option
+@place_options
+def ask_command(
+    image: Path,
+    question: str,
+    run: str | None,
+    seed: int,
+    places: Places,
+) -> None:
+    """Answer QUESTION about the picture IMAGE."""
+    from stages.inference import ask
+
+    with open_workspace(places) as workspace:
+        click.echo(ask(workspace, recipe_or_run=run, image=image, question=question, seed=seed))
+
+
+@click.command("edit")
+@click.argument("image", type=PICTURE)
+@click.argument("instruction")
+@run_option
+@click.option("-o", "--out", type=OUTPUT, default=Path("edited.png"), show_default=True, help="File to write.")
+@seed_option
+@place_options
+def edit_command(
+    image: Path,
+    instruction: str,
+    run: str | None,
+    out: Path,
+    seed: int,
+    places: Places,
+) -> None:
+    """Change the picture IMAGE as INSTRUCTION says."""
+    from stages.inference import edit
+
+    with open_workspace(places) as workspace:
+        for file in edit(workspace, recipe_or_run=run, image=image, instruction=instruction, seed=seed, out=out):
+            click.echo(str(file))

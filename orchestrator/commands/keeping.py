@@ -1,0 +1,133 @@
+"""`illume verify`, `illume gc` and `illume index rebuild`: looking after what is kept."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.collector import DEFAULT_AGE_S, Garbage, collect, plan_collection
+from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.targets import find_artifact
+from orchestrator.database import Database
+from orchestrator.files_check import Problem
+from orchestrator.layout import ARTIFACTS, stored_fingerprints
+from orchestrator.rebuild import rebuild_index
+from orchestrator.wording import bytes_text
+
+MAX_LISTED = 50
+
+
+@click.command("verify")
+@click.argument("target", required=False)
+@click.option("--quick", is_flag=True, help="Compare lengths only, read no bytes.")
+@click.option("--heal", is_flag=True, help="Withdraw what is damaged, so that the next run makes it again.")
+@place_options
+@json_option
+def verify_command(
+    target: str | None,
+    quick: bool,
+    heal: bool,
+    places: Places,
+    as_json: bool,
+) -> int:
+    """Check committed artifacts against their digests.
+
+    TARGET is RUN:STAGE or the first digits of an identity; without one, everything is checked. Ends with 1 if
+    something is damaged.
+    """
+    with open_workspace(places) as workspace:
+        checked = _checked(workspace.artifacts, workspace.database, target)
+        problems: list[Problem] = []
+        for stage_kind, fingerprint in checked:
+            found = workspace.artifacts.verify(stage_kind, fingerprint, rehash=not quick)
+            problems += found
+            if found and heal:
+                workspace.artifacts.heal(stage_kind, fingerprint)
+    if as_json:
+        click.echo(
+            json.dumps({"checked": len(checked), "problems": [asdict(problem) for problem in problems]}, indent=2)
+        )
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        click.echo(_verdict(len(checked), problems, heal=heal))
+    return 1 if problems and not heal else 0
+
+
+@click.command("gc")
+@click.option("--delete", is_flag=True, help="Delete what is listed.")
+@click.option("--older-than-h", default=DEFAULT_AGE_S / 3600, show_default=True, help="Hours since it was touched.")
+@place_options
+@json_option
+def gc_command(delete: bool, older_than_h: float, places: Places, as_json: bool) -> None:
+    """List leftovers of attempts that can never be used again; delete them with --delete.
+
+    Committed artifacts are never touched.
+    """
+    with open_workspace(places) as workspace:
+        garbage = plan_collection(
+            workspace.store, now_s=time.time(), is_live=workspace.is_live, older_than_s=older_than_h * 3600.0
+        )
+        collected = collect(workspace.store, garbage, is_live=workspace.is_live) if delete else None
+    if as_json:
+        listed = [
+            {"reason": item.reason, "key": item.key, "files": item.files, "bytes": item.bytes} for item in garbage
+        ]
+        click.echo(json.dumps({"garbage": listed, "collected": asdict(collected) if collected else None}, indent=2))
+        return
+    _print_garbage(garbage)
+    if collected is not None:
+        click.echo(f"deleted {collected.items} items, {bytes_text(collected.bytes)}")
+        for key in collected.kept:
+            click.echo(f"kept, because it is in use: {key}")
+    elif garbage:
+        click.echo("nothing was deleted; add --delete")
+
+
+@click.group("index")
+def index_command() -> None:
+    """The index database, which can always be made again from the store."""
+
+
+@index_command.command("rebuild")
+@place_options
+@json_option
+def rebuild_command(places: Places, as_json: bool) -> None:
+    """Make every row of the database again from the store. Nothing in the store is changed."""
+    with open_workspace(places) as workspace:
+        report = rebuild_index(workspace.database, workspace.artifacts)
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=2))
+        return
+    click.echo(f"{report.runs} runs, {report.events} events, {report.artifacts} artifacts")
+    for problem in report.problems:
+        click.echo(f"warning: {problem}", err=True)
+
+
+def _checked(artifacts: ArtifactStore, database: Database, target: str | None) -> list[tuple[str, str]]:
+    if target is None:
+        return list(stored_fingerprints(artifacts.store, ARTIFACTS))
+    manifest = find_artifact(artifacts, database, target).manifest
+    return [(manifest.stage_kind, str(manifest.fingerprint))]
+
+
+def _verdict(num_checked: int, problems: Sequence[Problem], *, heal: bool) -> str:
+    if not problems:
+        return f"{num_checked} artifacts checked, nothing is damaged"
+    next_step = "withdrawn; `illume run` makes them again" if heal else "add --heal to have them made again"
+    num_damaged = len({problem.fingerprint for problem in problems})
+    return f"{num_checked} artifacts checked, {num_damaged} damaged: {next_step}"
+
+
+def _print_garbage(garbage: Sequence[Garbage]) -> None:
+    for item in garbage[:MAX_LISTED]:
+        click.echo(f"{item.reason:10} {bytes_text(item.bytes):>10} {item.key}")
+    if len(garbage) > MAX_LISTED:
+        click.echo(f"and {len(garbage) - MAX_LISTED} more")
+    counts = Counter(item.reason for item in garbage)
+    reasons = ", ".join(f"{number} {reason}" for reason, number in counts.most_common()) or "nothing"
+    click.echo(f"can go: {reasons}; {bytes_text(sum(item.bytes for item in garbage))}")

@@ -1,0 +1,105 @@
+"""`illume plan` and `illume recipes`."""
+
+import json
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.commands.options import (
+    Places,
+    builtin_recipes,
+    json_option,
+    open_workspace,
+    place_options,
+    read_recipe,
+    recipe_options,
+)
+from orchestrator.live import console
+from orchestrator.plan import Plan, PlanWishes, make_plan, run_prechecks
+from orchestrator.plan_file import plan_to_json
+from orchestrator.plan_reasons import CodeChanged
+from orchestrator.planning import plan_view
+from orchestrator.wording import duration_text, short
+
+ACTION_STYLES = {"run": "bold green", "reuse": "dim", "skip": "dim"}
+
+
+@click.command("plan")
+@recipe_options
+@place_options
+@click.option("--check", is_flag=True, help="Also let every stage that runs check its configuration (can take long).")
+@json_option
+def plan_command(
+    recipe: str,
+    overrides: tuple[str, ...],
+    wishes: PlanWishes,
+    places: Places,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Show what would run, what is reused, and why. Runs nothing.
+
+    RECIPE is a file or the name of a built-in recipe.
+    """
+    parsed = read_recipe(recipe, overrides)
+    with open_workspace(places) as workspace:
+        view = plan_view(workspace.artifacts, workspace.database)
+        plan = make_plan(parsed, view, wishes)
+    if check:
+        run_prechecks(plan)
+    if as_json:
+        click.echo(json.dumps(plan_to_json(plan), indent=2))
+    else:
+        print_plan(plan)
+
+
+@click.command("recipes")
+@json_option
+def recipes_command(as_json: bool) -> None:
+    """List the built-in recipes, which `plan` and `run` take by name."""
+    found = builtin_recipes()
+    if as_json:
+        click.echo(json.dumps({name: str(file) for name, file in found.items()}, indent=2))
+        return
+    for name, file in found.items():
+        first = next((line for line in file.read_text().splitlines() if line.startswith("#")), "")
+        click.echo(f"{name:20} {first.lstrip('# ')}".rstrip())
+
+
+def print_plan(plan: Plan) -> None:
+    """A row per stage and a line of totals; warnings about moved code go to standard error."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("stage", "kind", "action", "why", "estimate", "identity"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("stage", "kind", "action", "identity"))
+    for stage in plan.stages:
+        reasons = [reason for reason in stage.reasons if stage.action == "run" or not isinstance(reason, CodeChanged)]
+        table.add_row(
+            Text(stage.id),
+            Text(stage.spec.kind.name),
+            Text(stage.action, style=ACTION_STYLES[stage.action]),
+            Text("\n".join(str(reason) for reason in reasons)),
+            Text(duration_text(stage.estimate_s) if stage.estimate_s is not None else ""),
+            Text(short(stage.fingerprint), style="dim"),
+        )
+    console().print(table)
+    click.echo(totals(plan))
+    warn_of_code(plan)
+
+
+def totals(plan: Plan) -> str:
+    counts = [sum(stage.action == action for stage in plan.stages) for action in ACTION_STYLES]
+    text = f"{counts[0]} to run, {counts[1]} reused, {counts[2]} skipped"
+    known = [stage.estimate_s for stage in plan.to_run if stage.estimate_s is not None]
+    if known:
+        unknown = len(plan.to_run) - len(known)
+        text += f"; about {duration_text(sum(known))}" + (f" and {unknown} stages never timed" if unknown else "")
+    return text
+
+
+def warn_of_code(plan: Plan) -> None:
+    """Tell which reused stages were made by other code than there is now."""
+    for stage in plan.stages:
+        for reason in stage.reasons:
+            if isinstance(reason, CodeChanged) and stage.action == "reuse":
+                click.echo(f"warning: {stage.id} is reused, though {reason}; --code rerun makes it again", err=True)

@@ -1,0 +1,166 @@
+"""`illume run`, `illume resume` and `illume cancel`."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from types import FrameType
+
+import click
+
+from orchestrator.artifact import Artifact
+from orchestrator.commands.options import (
+    Places,
+    json_option,
+    open_workspace,
+    place_options,
+    read_recipe,
+    recipe_options,
+    stage_kinds,
+)
+from orchestrator.commands.planning import print_plan, warn_of_code
+from orchestrator.commands.targets import find_run
+from orchestrator.commands.watching import event_pages
+from orchestrator.errors import RecipeError
+from orchestrator.events import RunState
+from orchestrator.live import default_style, watching
+from orchestrator.owners import is_gone
+from orchestrator.plan import Plan, PlanWishes, make_plan
+from orchestrator.planning import plan_view
+from orchestrator.run_status import RunSummary, newest_run, run_status
+from orchestrator.wording import duration_text
+from orchestrator.workspace import Workspace
+
+UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
+
+
+@click.command("run")
+@recipe_options
+@place_options
+@json_option
+def run_command(recipe: str, overrides: tuple[str, ...], wishes: PlanWishes, places: Places, as_json: bool) -> None:
+    """Carry out a recipe. What exists is reused; a run of the same plan that was cut off is continued.
+
+    RECIPE is a file or the name of a built-in recipe. Ctrl-C stops at the next commit point, a second Ctrl-C at once;
+    running again continues either way.
+    """
+    parsed = read_recipe(recipe, overrides)
+    with open_workspace(places) as workspace:
+        plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database), wishes)
+        warn_of_code(plan)
+        finished = _finished_run(workspace, plan)
+        if finished is not None:
+            click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
+            return
+        begun = None if wishes.force else _begun_run(workspace, plan)
+        if begun is not None:
+            click.echo(f"continuing run {begun.run_id}, which was cut off", err=True)
+            carry_out(workspace, partial(workspace.resume, begun.run_id, stage_kinds()), as_json=as_json)
+            return
+        if not as_json:
+            print_plan(plan)
+        carry_out(workspace, partial(workspace.run_recipe, plan), as_json=as_json)
+
+
+@click.command("resume")
+@click.argument("run", required=False)
+@place_options
+@json_option
+def resume_command(run: str | None, places: Places, as_json: bool) -> None:
+    """Continue a run with the plan it was started with, under the same id.
+
+    RUN is a run's id, the start of one, or a recipe's name. Default: the newest run.
+    """
+    with open_workspace(places) as workspace:
+        found = find_run(workspace.database, run)
+        if found.state is RunState.SUCCEEDED:
+            click.echo(f"run {found.run_id} is done; `illume run` makes a new plan", err=as_json)
+            return
+        carry_out(workspace, partial(workspace.resume, found.run_id, stage_kinds()), as_json=as_json)
+
+
+@click.command("cancel")
+@click.argument("run", required=False)
+@place_options
+def cancel_command(run: str | None, places: Places) -> None:
+    """Ask a run to stop at its next commit point. What was committed is kept; `illume resume` continues.
+
+    Default: the newest run.
+    """
+    with open_workspace(places) as workspace:
+        found = find_run(workspace.database, run)
+        if found.state not in UNFINISHED[:3]:
+            raise RecipeError(f"run {found.run_id}: found it {found.state.lower()}, so there is nothing to stop")
+        workspace.cancel(found.run_id)
+        click.echo(f"run {found.run_id}: asked to stop; follow it with `illume status -f {found.run_id}`")
+
+
+def carry_out(workspace: Workspace, start: Callable[..., Mapping[str, Artifact]], *, as_json: bool) -> None:
+    """Run what `start` starts in this process, show it, and let signals stop it."""
+    started: list[str] = []
+    with ExitStack() as stack:
+        stop = stack.enter_context(stopping_on_signals())
+
+        def show(run_id: str) -> None:
+            started.append(run_id)
+            stack.enter_context(shown(workspace, run_id, as_json=as_json))
+
+        start(stop=stop, started=show)
+    for run_id in started:
+        status = run_status(workspace.database, run_id)
+        spent = duration_text(status.run.updated_at - status.run.created_at)
+        click.echo(f"run {run_id} is done, {spent} after its start", err=as_json)
+
+
+def shown(workspace: Workspace, run_id: str, *, as_json: bool) -> AbstractContextManager[None]:
+    """What happens from now on; earlier epochs of a run are not told again."""
+    last = run_status(workspace.database, run_id).run
+    after = last.last_event if last.epoch else 0
+    pages = event_pages(workspace.runs, run_id)
+    return watching(workspace.database, run_id, default_style(as_json=as_json), pages, after=after)
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second raises KeyboardInterrupt."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        click.echo(f"\n{name}: stopping at the next commit point; once more stops at once", err=True)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finished_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
+    """The newest run of the recipe, if there is nothing to run and it is a finished run of these very artifacts."""
+    newest = newest_run(workspace.database, recipe=plan.recipe)
+    if plan.to_run or newest is None or newest.state is not RunState.SUCCEEDED:
+        return None
+    known = {(stage.stage_id, stage.fingerprint) for stage in run_status(workspace.database, newest.run_id).stages}
+    return newest if {(stage.id, str(stage.fingerprint)) for stage in plan.stages} <= known else None
+
+
+def _begun_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
+    """The newest run of the recipe, if it was cut off and what is missing now is part of its plan."""
+    newest = newest_run(workspace.database, recipe=plan.recipe)
+    if newest is None or newest.state not in UNFINISHED:
+        return None
+    holder = workspace.leases.holder(f"run:{newest.run_id}")
+    if holder is not None and not is_gone(holder.owner):
+        return None  # another driver is at work; ours waits for its artifacts where they are the same
+    planned = {stage.stage_id: stage for stage in run_status(workspace.database, newest.run_id).stages}
+    if set(planned) != {stage.id for stage in plan.stages}:
+        return None
+    same = all(planned[stage.id].fingerprint == stage.fingerprint for stage in plan.stages)
+    covered = all(planned[stage.id].action == "run" for stage in plan.to_run)
+    return newest if same and covered else None

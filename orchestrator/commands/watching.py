@@ -1,0 +1,143 @@
+"""`illume status`, `illume events` and `illume logs`."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.targets import find_run
+from orchestrator.database import Database
+from orchestrator.events import Event, RunState, event_to_line, iso_time
+from orchestrator.history import RunStore
+from orchestrator.live import REFRESH_S, STATE_STYLES, console, default_style, stage_line, status_table, watching
+from orchestrator.run_status import RunStatus, list_runs, run_status
+from orchestrator.wording import short, time_text
+
+ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
+EVENT_PAGE = 500
+
+
+@click.command("status")
+@click.argument("run", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on showing the run until it ends.")
+@click.option("-n", "--limit", default=20, show_default=True, help="Runs to list.")
+@place_options
+@json_option
+def status_command(
+    run: str | None,
+    follow: bool,
+    limit: int,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """List the runs, or show the stages of one.
+
+    RUN is a run's id, the start of one, or a recipe's name for its newest run.
+    """
+    with open_workspace(places) as workspace:
+        if run is None and not follow:
+            _print_runs(workspace.database, limit, as_json=as_json)
+            return
+        run_id = find_run(workspace.database, run).run_id
+        if follow:
+            style, pages = default_style(as_json=as_json), event_pages(workspace.runs, run_id)
+            with watching(workspace.database, run_id, style, pages):
+                while run_status(workspace.database, run_id).run.state not in ENDED:
+                    time.sleep(REFRESH_S)
+            return
+        _print_status(run_status(workspace.database, run_id), as_json=as_json)
+
+
+@click.command("events")
+@click.argument("run", required=False)
+@click.option("--after", default=0, help="Only events with a higher number.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@place_options
+@json_option
+def events_command(
+    run: str | None,
+    after: int,
+    follow: bool,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Print what happened in a run, one event per line."""
+    with open_workspace(places) as workspace:
+        run_id = find_run(workspace.database, run).run_id
+        pages, last = event_pages(workspace.runs, run_id), after
+        while True:
+            is_over = not follow or run_status(workspace.database, run_id).run.state in ENDED
+            while page := pages(last):
+                for event in page:
+                    click.echo(event_to_line(event) if as_json else event_text(event))
+                last = page[-1].sequence
+            if is_over:
+                return
+            time.sleep(REFRESH_S)
+
+
+@click.command("logs")
+@click.argument("run", required=False)
+@click.argument("stage", required=False)
+@click.option("-n", "--lines", default=0, help="Only the last lines of each log; 0: all.")
+@place_options
+def logs_command(run: str | None, stage: str | None, lines: int, places: Places) -> None:
+    """Print what the stages of a run logged, oldest attempt first."""
+    with open_workspace(places) as workspace:
+        run_id = find_run(workspace.database, run).run_id
+        logs = workspace.logs(run_id, stage)
+        for name, text in logs:
+            shown = text.splitlines()[-lines:]
+            click.secho(f"==> {name}", bold=True)
+            click.echo("\n".join(shown))
+        if not logs:
+            click.echo(f"run {run_id}: no logs{f' of stage {stage}' if stage else ''}", err=True)
+
+
+def event_pages(runs: RunStore, run_id: str) -> Callable[[int], list[Event]]:
+    """The events of a run after a number, one page at a time."""
+    return lambda after: runs.events(run_id, after=after, limit=EVENT_PAGE)
+
+
+def event_text(event: Event) -> str:
+    """One event for people."""
+    fields = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in event.fields.items())
+    where = f" {event.stage_id}" if event.stage_id else ""
+    return f"{event.sequence:5} {iso_time(event.time)}{where} {event.kind} {fields}".rstrip()
+
+
+def _print_runs(database: Database, limit: int, *, as_json: bool) -> None:
+    found = list_runs(database, limit=limit)
+    if as_json:
+        click.echo(json.dumps([asdict(run) for run in found], indent=2))
+        return
+    if not found:
+        click.echo("no runs yet; start one with `illume run RECIPE`")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("run", "recipe", "state", "started", "plan", "message"):
+        table.add_column(title, no_wrap=title != "message", overflow="fold")
+    for run in found:
+        state = Text(run.state.lower(), style=STATE_STYLES.get(run.state, ""))
+        message = run.message.strip().splitlines()[0] if run.message.strip() else ""
+        table.add_row(run.run_id, run.recipe, state, time_text(run.created_at), short(run.plan_digest), Text(message))
+    console().print(table)
+
+
+def _print_status(status: RunStatus, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(status), indent=2))
+        return
+    terminal = console()
+    if terminal.is_terminal:
+        terminal.print(status_table(status))
+        return
+    message = f": {status.run.message}" if status.run.message else ""
+    click.echo(f"run {status.run.run_id} of {status.run.recipe}: {status.run.state.lower()}{message}")
+    for stage in status.stages:
+        click.echo(f"  {stage_line(stage)}")

@@ -1,0 +1,230 @@
+"""A run as it goes: a live table on a terminal, plain lines elsewhere, JSON lines for a script.
+
+A view only reads the index database, so it can watch a run of this process, of another, or of another machine.
+"""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError
+from orchestrator.events import Event, event_to_line
+from orchestrator.run_status import REUSED, RunStatus, StageStatus, run_status
+from orchestrator.wording import count_text, duration_text
+
+log = logging.getLogger(__name__)
+
+Style = Literal["table", "lines", "json"]
+REFRESH_S = 0.5
+PLAIN_EVERY_S = 10.0  # at most one progress line of a stage in this time
+BAR_WIDTH = 20
+STATE_STYLES: Mapping[str, str] = {
+    "RUNNING": "bold cyan",
+    "INTENT": "cyan",
+    "COMMITTED": "green",
+    "SUCCEEDED": "green",
+    "FAILED": "bold red",
+    "LOST": "yellow",
+    "CANCELLED": "yellow",
+}
+STATE_WORDS: Mapping[str, str] = {"INTENT": "starting", "COMMITTED": "done", "NOT_RUN": "not run"}
+
+
+class View(Protocol):
+    def show(self, status: RunStatus) -> None: ...
+    def close(self) -> None: ...
+
+
+def default_style(*, as_json: bool) -> Style:
+    return "json" if as_json else "table" if sys.stdout.isatty() else "lines"
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that nothing is cut or folded."""
+    found = Console()
+    return found if found.is_terminal else Console(width=200)
+
+
+@contextmanager
+def watching(
+    database: Database, run_id: str, style: Style, events: Callable[[int], list[Event]], after: int = 0
+) -> Iterator[None]:
+    """Show the run from a thread until the block ends, and once more then.
+
+    `events` gives the events after a sequence number; only the style `json` asks for them.
+    """
+    view = _view(style, events, after)
+    finished = threading.Event()
+    thread = threading.Thread(target=_follow, args=(database, run_id, view, finished), name="live-view", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join(timeout=10.0)
+        view.close()
+
+
+def status_table(status: RunStatus) -> Table:
+    """A row per stage: state, progress, rate, time left, message."""
+    run = status.run
+    title = f"{run.recipe}  run {run.run_id}  {run.state.lower()}{'  (stopping)' if run.cancel_requested else ''}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("stage", "state", "progress", "done", "rate", "time", "left", "message"):
+        table.add_column(name, no_wrap=name != "message", overflow="fold", header_style="dim")
+    for stage in status.stages:
+        table.add_row(*_cells(stage))
+    if run.message:
+        table.caption, table.caption_justify = run.message, "left"
+    return table
+
+
+def stage_line(stage: StageStatus) -> str:
+    """One stage as one line without colours."""
+    left = f", {duration_text(stage.eta_s)} left" if stage.eta_s is not None else ""
+    took = f" in {duration_text(stage.elapsed_s)}" if stage.state == "COMMITTED" and stage.elapsed_s is not None else ""
+    progress = f" {_done_text(stage)}{_rate_suffix(stage)}{left}" if stage.total else ""
+    attempt = f" (attempt {stage.attempt})" if stage.attempt > 1 else ""
+    message = f": {_first_line(stage.message)}" if stage.message else ""
+    return f"{stage.stage_id}: {_state_word(stage)}{attempt}{took}{progress}{message}"
+
+
+class TableView:
+    """A table that is drawn again in place; log lines appear above it."""
+
+    def __init__(self, terminal: Console | None = None) -> None:
+        self._live = Live(console=terminal or Console(), auto_refresh=False, transient=False)
+        self._live.start()
+
+    def show(self, status: RunStatus) -> None:
+        self._live.update(status_table(status), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class LinesView:
+    """A line when a stage changes its state, and now and then while it runs."""
+
+    def __init__(self, clock: Callable[[], float], write: Callable[[str], None] = click.echo) -> None:
+        self._clock = clock
+        self._write = write
+        self._shown: dict[str, tuple[str, int, str]] = {}
+        self._told_at: dict[str, float] = {}
+        self._run_state = ""
+
+    def show(self, status: RunStatus) -> None:
+        for stage in status.stages:
+            self._show_stage(stage)
+        if status.run.state != self._run_state:
+            self._run_state = status.run.state
+            message = f": {status.run.message}" if status.run.message else ""
+            self._write(f"run {status.run.run_id}: {status.run.state.lower()}{message}")
+
+    def close(self) -> None:
+        pass
+
+    def _show_stage(self, stage: StageStatus) -> None:
+        state = (stage.state, stage.attempt, stage.message)
+        is_changed = self._shown.get(stage.stage_id) != state
+        is_due = self._clock() - self._told_at.get(stage.stage_id, 0.0) >= PLAIN_EVERY_S
+        if (is_changed and stage.state != "WAITING") or (is_due and stage.state == "RUNNING" and stage.total):
+            self._write(stage_line(stage))
+            self._told_at[stage.stage_id] = self._clock()
+        self._shown[stage.stage_id] = state
+
+
+class JsonView:
+    """Every event of the run as one line of JSON, in order."""
+
+    def __init__(
+        self, events: Callable[[int], list[Event]], after: int = 0, write: Callable[[str], None] = click.echo
+    ) -> None:
+        self._events = events
+        self._last = after
+        self._write = write
+
+    def show(self, _status: RunStatus) -> None:
+        while page := self._events(self._last):
+            for event in page:
+                self._write(event_to_line(event))
+            self._last = page[-1].sequence
+
+    def close(self) -> None:
+        pass
+
+
+def _view(style: Style, events: Callable[[int], list[Event]], after: int) -> View:
+    if style == "table":
+        return TableView()
+    return JsonView(events, after) if style == "json" else LinesView(time.monotonic)
+
+
+def _follow(database: Database, run_id: str, view: View, finished: threading.Event) -> None:
+    while True:
+        is_last = finished.wait(REFRESH_S)
+        try:
+            view.show(run_status(database, run_id))
+        except DatabaseError as error:
+            log.warning("cannot show the run at the moment: %s", error)
+        except OSError:
+            return  # nobody reads our output any more; the run goes on
+        if is_last:
+            return
+
+
+def _cells(stage: StageStatus) -> tuple[Text | ProgressBar, ...]:
+    share = stage.done / stage.total if stage.total else 0.0
+    is_done = stage.state in ("COMMITTED", REUSED)
+    is_shown = stage.total > 0 or is_done or stage.state == "RUNNING"
+    bar = ProgressBar(
+        total=1.0,
+        completed=1.0 if is_done else share,
+        width=BAR_WIDTH,
+        pulse=stage.state == "RUNNING" and not stage.total,
+    )
+    message = _first_line(stage.message) or (stage.reasons[0] if stage.state == "WAITING" and stage.reasons else "")
+    attempt = f" #{stage.attempt}" if stage.attempt > 1 else ""
+    return (
+        Text(stage.stage_id),
+        Text(_state_word(stage) + attempt, style=STATE_STYLES.get(stage.state, "dim")),
+        bar if is_shown else Text(""),
+        Text(_done_text(stage) if stage.total else ""),
+        Text(_rate_text(stage)),
+        Text(duration_text(stage.elapsed_s) if stage.elapsed_s is not None else ""),
+        Text(duration_text(stage.eta_s) if stage.eta_s is not None else ""),
+        Text(message, style="" if stage.message else "dim"),
+    )
+
+
+def _state_word(stage: StageStatus) -> str:
+    word = STATE_WORDS.get(stage.state, stage.state.lower())
+    return f"{word} ({stage.failure_class})" if stage.failure_class else word
+
+
+def _done_text(stage: StageStatus) -> str:
+    return f"{count_text(stage.done)}/{count_text(stage.total)} {stage.unit}".rstrip()
+
+
+def _rate_text(stage: StageStatus) -> str:
+    return f"{count_text(stage.rate_per_s)}/s" if stage.rate_per_s > 0 and stage.state == "RUNNING" else ""
+
+
+def _rate_suffix(stage: StageStatus) -> str:
+    return f", {_rate_text(stage)}" if _rate_text(stage) else ""
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""

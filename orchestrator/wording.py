@@ -1,0 +1,45 @@
+"""Numbers, times and identities as short text for people."""
+
+from datetime import datetime
+
+SHORT_IDENTITY = 12  # hex digits: enough to tell artifacts of one store apart
+
+
+def duration_text(seconds: float) -> str:
+    """`0.4 s`, `42 s`, `3 min 07 s`, `5 h 02 min`, `2 d 04 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def count_text(number: float) -> str:
+    """A count for a narrow column: `950`, `12.3k`, `4.1M`."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(number) >= limit:
+            return f"{number / (1000.0 if suffix == 'k' else limit):.1f}{suffix}"
+    return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
+
+
+def bytes_text(number: float) -> str:
+    """`512 B`, `1.5 MiB`."""
+    for suffix in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {suffix}" if suffix == "B" else f"{number:.1f} {suffix}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def time_text(seconds: float) -> str:
+    """Local date and time of seconds since 1970."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short(identity: str) -> str:
+    return identity[:SHORT_IDENTITY]
