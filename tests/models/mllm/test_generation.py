@@ -29,7 +29,7 @@ def _rules(model: UnifiedMllm) -> Rules:
 
 def _config(**changes: object) -> SamplingConfig:
     plain = LevelSampling(temperature=0.8, top_k=12, top_p=0.9)
-    config = SamplingConfig(text=plain, semantic=plain, pixel=plain, max_new_tokens=220, max_images=2, guidance=2.0)
+    config = SamplingConfig(text=plain, semantic=plain, pixel=plain, max_new_tokens=140, max_images=2, guidance=2.0)
     return replace(config, **changes)  # type: ignore[arg-type]  # any field
 
 

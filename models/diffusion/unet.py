@@ -1,0 +1,85 @@
+"""Networks of diffusers by our configuration, and one way to call both kinds.
+
+Letters: B batch, C channels, Y X cells of the denoised array.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from torch import Tensor, nn
+
+from models.diffusion.config import DecoderConfig
+
+# Source: SDXL. Text is gone, so its inputs are zeros of these sizes.
+_TEXT_TOKENS = 77
+_TEXT_WIDTH = 2048
+_POOLED_WIDTH = 1280
+_NUM_TIME_IDS = 6  # the last is the resolution's place in the list, the others are 0
+_TIME_ID_WIDTH = 256
+
+
+def make_unet(config: DecoderConfig) -> nn.Module:
+    """Random weights."""
+    return _make_sdxl(config) if config.unet.kind == "sdxl" else _make_plain(config)
+
+
+def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: int) -> Tensor:
+    """The network's prediction [B,C,Y,X] for noisy samples with code features behind them."""
+    batch = len(inputs_BCYX)
+    if isinstance(unet, UNet2DModel):
+        labels_B = torch.full((batch,), resolution, device=inputs_BCYX.device)
+        plain: Tensor = unet(inputs_BCYX, steps_B, class_labels=labels_B).sample
+        return plain
+    time_ids = inputs_BCYX.new_zeros(batch, _NUM_TIME_IDS)
+    time_ids[:, -1] = resolution
+    conditions = {"text_embeds": inputs_BCYX.new_zeros(batch, _POOLED_WIDTH), "time_ids": time_ids}
+    text = inputs_BCYX.new_zeros(batch, _TEXT_TOKENS, _TEXT_WIDTH)
+    predicted: Tensor = unet(inputs_BCYX, steps_B, encoder_hidden_states=text, added_cond_kwargs=conditions).sample
+    return predicted
+
+
+def _common(config: DecoderConfig) -> dict[str, Any]:
+    return {
+        "in_channels": config.sample_channels + config.code_channels,
+        "out_channels": config.sample_channels,
+        "block_out_channels": config.unet.widths,
+        "layers_per_block": config.unet.residual_blocks,
+        "norm_num_groups": config.unet.norm_groups,
+        "sample_size": max(config.outputs[0]) // config.cell_px,
+    }
+
+
+def _blocks(config: DecoderConfig, attention: str) -> dict[str, tuple[str, ...]]:
+    kinds = [attention if layers else "" for layers in config.unet.transformer_layers]
+    return {
+        "down_block_types": tuple(f"{kind}DownBlock2D" for kind in kinds),
+        "up_block_types": tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
+    }
+
+
+def _make_sdxl(config: DecoderConfig) -> nn.Module:
+    unet: nn.Module = UNet2DConditionModel(
+        **_common(config),
+        **_blocks(config, "CrossAttn"),
+        # diffusers calls the number of heads "attention_head_dim" here
+        attention_head_dim=tuple(max(1, width // config.unet.head_width) for width in config.unet.widths),
+        transformer_layers_per_block=tuple(max(1, layers) for layers in config.unet.transformer_layers),
+        cross_attention_dim=_TEXT_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=_TIME_ID_WIDTH,
+        projection_class_embeddings_input_dim=_NUM_TIME_IDS * _TIME_ID_WIDTH + _POOLED_WIDTH,
+    )
+    return unet
+
+
+def _make_plain(config: DecoderConfig) -> nn.Module:
+    unet: nn.Module = UNet2DModel(
+        **_common(config),
+        **_blocks(config, "Attn"),
+        attention_head_dim=config.unet.head_width,
+        num_class_embeds=len(config.outputs),
+        add_attention=config.unet.transformer_layers[-1] > 0,
+    )
+    return unet
