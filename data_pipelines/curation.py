@@ -1,0 +1,231 @@
+"""Curates records shard by shard: analyse each shard, find copies over all of them, then write what is kept.
+
+Three steps with files between them, so that each shard's output depends on its own records, the config and its own
+verdicts only: `analyse_shard` -> `find_duplicates` -> `emit_shard` (for each shard) -> `write_dataset`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.captions import caption_of, judge_words
+from data_pipelines.curation_config import CurationConfig
+from data_pipelines.duplicates import Candidate, find_copies
+from data_pipelines.images import ImageFacts, inspect, judge
+from data_pipelines.records import Reject, canonical
+from models.dualvitok.geometry import match_anchor
+
+ANALYSIS_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # in the records file
+        ("sample_id", pa.string()),
+        ("split", pa.string()),
+        ("task", pa.string()),
+        ("caption", pa.string()),
+        ("text_digest", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("reason", pa.string()),  # why the row is dropped, null while nothing speaks against it
+        ("detail", pa.string()),
+        ("width", pa.list_(pa.int32())),
+        ("height", pa.list_(pa.int32())),
+        ("format", pa.list_(pa.string())),
+        ("image_bytes", pa.list_(pa.int64())),
+        ("phash", pa.list_(pa.uint64())),
+        ("pixel_digest", pa.list_(pa.string())),
+        ("miniature", pa.list_(pa.binary(192))),
+        ("anchor_h", pa.list_(pa.int32())),  # 0: no anchor fits
+        ("anchor_w", pa.list_(pa.int32())),
+        ("scores", pa.string()),
+    ]
+)
+DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "pixel_digest",
+                     "miniature"]  # fmt: skip
+MAX_CAPTION_CHARS = 500
+MAX_CACHED_FACTS = 4096  # pictures of one shard whose facts are kept for further records
+
+
+class ShardImages:
+    """The pictures of one ingested shard by SHA-256."""
+
+    def __init__(self, records: Path, name: str) -> None:
+        index = pq.read_table(records / "index" / f"{name}.parquet")
+        self._places = {
+            digest: (offset, size)
+            for digest, offset, size in zip(
+                index["sha256"].to_pylist(), index["offset"].to_pylist(), index["bytes"].to_pylist(), strict=True
+            )
+        }
+        self._file = (records / "images" / f"{name}.tar").open("rb")
+
+    def __enter__(self) -> "ShardImages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, digest: str) -> bytes:
+        offset, size = self._places[digest]
+        self._file.seek(offset)
+        return self._file.read(size)
+
+
+def record_shards(records: Path) -> list[str]:
+    """Names of the shards of an ingested folder, in order."""
+    return sorted(path.stem for path in (records / "records").glob("*.parquet"))
+
+
+def analyse_shard(
+    records: Path, name: str, output: Path, config: CurationConfig, *, rows: Collection[int] | None = None
+) -> dict[str, int]:
+    """Write `analysis/NAME.parquet` below `output`: what is known about every record, copies aside.
+
+    `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
+    """
+    table = pq.read_table(records / "records" / f"{name}.parquet")
+    counts: Counter[str] = Counter()
+    analysed = []
+    with ShardImages(records, name) as images:
+        seen: dict[str, ImageFacts | Reject] = {}
+        for row, record in enumerate(_rows(table)):
+            if rows is not None and row not in rows:
+                continue
+            analysed.append({"row": row, **_analyse(record, images, seen, config)})
+            counts["rows"] += 1
+            counts["pictures"] += len(record["images"])
+            counts.update([f"reason {analysed[-1]['reason']}"] if analysed[-1]["reason"] else ["passed"])
+    path = output / "analysis" / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(analysed, schema=ANALYSIS_SCHEMA), path, compression="zstd")
+    return dict(counts)
+
+
+def _rows(table: Any) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()
+
+
+def _analyse(
+    record: Mapping[str, Any], images: ShardImages, seen: dict[str, ImageFacts | Reject], config: CurationConfig
+) -> dict[str, Any]:
+    turns = [(turn["role"], turn["text"]) for turn in json.loads(record["conversations"])]
+    problem = Reject(reason=record["reject"], detail=record["detail"] or "") if record["reject"] else None
+    facts: list[ImageFacts] = []
+    sizes = []
+    for digest in record["images"]:
+        data = images.read(digest)
+        sizes.append(len(data))
+        if digest not in seen and len(seen) < MAX_CACHED_FACTS:
+            seen[digest] = inspect(data, config)
+        found = seen[digest] if digest in seen else inspect(data, config)
+        if isinstance(found, Reject):
+            problem = problem or found
+        else:
+            facts.append(found)
+            problem = problem or judge(found, config)
+    anchors = [_anchor(fact, config) for fact in facts]
+    problem = problem or _judge_rest(record, turns, facts, anchors, config)
+    return {
+        "sample_id": record["sample_id"],
+        "split": record["split"],
+        "task": record["task"],
+        "caption": caption_of(record["task"], turns)[:MAX_CAPTION_CHARS],
+        "text_digest": hashlib.sha256(record["conversations"].encode()).hexdigest(),
+        "images": record["images"],
+        "reason": problem.reason if problem else None,
+        "detail": problem.detail if problem else record["detail"],
+        "width": [fact.width for fact in facts],
+        "height": [fact.height for fact in facts],
+        "format": [fact.format for fact in facts],
+        "image_bytes": sizes,
+        "phash": [fact.phash for fact in facts],
+        "pixel_digest": [fact.pixel_digest for fact in facts],
+        "miniature": [fact.miniature for fact in facts],
+        "anchor_h": [anchor[0] for anchor in anchors],
+        "anchor_w": [anchor[1] for anchor in anchors],
+        "scores": canonical(dict(facts[0].scores)) if facts else "{}",
+    }
+
+
+def _anchor(facts: ImageFacts, config: CurationConfig) -> tuple[int, int]:
+    """The size that the picture is cropped to, (0, 0) if the crop would cut off too much."""
+    match = match_anchor(facts.width, facts.height, config.anchors)
+    return match.anchor if match.crop_share <= config.max_crop else (0, 0)
+
+
+def _judge_rest(
+    record: Mapping[str, Any],
+    turns: Sequence[tuple[str, str]],
+    facts: Sequence[ImageFacts],
+    anchors: Sequence[tuple[int, int]],
+    config: CurationConfig,
+) -> Reject | None:
+    """Words, licence, and whether pictures that are to be generated fit a size. Understanding takes any size."""
+    problem = judge_words(record["task"], turns, config)
+    if problem is not None:
+        return problem
+    if config.allowed_licenses and record["license"] not in config.allowed_licenses:
+        return Reject(reason="license_not_allowed", detail=f"licence {record['license']!r}")
+    if record["task"] in ("generation", "editing") and (0, 0) in anchors:
+        fact = facts[list(anchors).index((0, 0))]
+        detail = f"{fact.width} x {fact.height}: every size would crop more than {config.max_crop:.0%}"
+        return Reject(reason="unmatched_aspect", detail=detail)
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyVerdict:
+    """A row of a shard that repeats a sample which is kept."""
+
+    row: int
+    verdict: str  # "duplicate" or "near_duplicate"
+    reason: str
+    duplicate_of: str  # sample id of the kept one
+
+
+def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dict[str, list[CopyVerdict]]:
+    """For each shard the rows that repeat a sample of this or another shard.
+
+    `analyses` maps shard names to their analysis files. Of several copies the first is kept, those of the val split
+    before all others (so no kept training sample repeats a validation sample), then in the order of the shards' names.
+    """
+    verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
+    if config.duplicate_scope == "off":
+        return verdicts
+    places: list[tuple[bool, str, int]] = []
+    candidates: list[Candidate] = []
+    for name in sorted(analyses):
+        for row in _rows(pq.read_table(analyses[name], columns=DUPLICATE_COLUMNS)):
+            if row["reason"] is None:
+                places.append((row["split"] != "val", name, row["row"]))
+                candidates.append(_candidate(row, config.duplicate_scope))
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    ordered = [candidates[index] for index in order]
+    for copy in find_copies(
+        ordered,
+        near=config.near_duplicates,
+        phash_distance=config.phash_distance,
+        colour_distance=config.colour_distance,
+    ):
+        _, name, place = places[order[copy.index]]
+        original = ordered[copy.original].sample_id
+        verdicts[name].append(CopyVerdict(row=place, verdict=copy.verdict, reason=copy.reason, duplicate_of=original))
+    return {name: sorted(found, key=lambda copy: copy.row) for name, found in verdicts.items()}
+
+
+def _candidate(row: Mapping[str, Any], scope: str) -> Candidate:
+    partition = {"image": "", "image_in_task": row["task"], "sample": f"{row['task']}/{row['text_digest']}"}[scope]
+    return Candidate(
+        sample_id=row["sample_id"],
+        partition=partition,
+        file_digests=tuple(row["images"]),
+        pixel_digests=tuple(row["pixel_digest"]),
+        phashes=tuple(row["phash"]),
+        miniatures=tuple(row["miniature"]),
+    )

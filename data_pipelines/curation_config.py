@@ -1,0 +1,56 @@
+"""Which records are worth learning from: every threshold of the curation."""
+
+from dataclasses import dataclass
+
+DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationConfig:
+    """Limits on pictures and words, what counts as a duplicate, and the sizes that training will use.
+
+    `duplicate_scope`: "sample" compares records of one task with the same words (for data in which one picture serves
+    many records on purpose), "image_in_task" all records of a task, "image" all records, "off" none.
+    """
+
+    anchors: tuple[tuple[int, int], ...]  # (height, width) in pixels that pictures are cropped to
+    max_crop: float = 0.2  # share of a picture that the crop to its anchor may cut off
+    # pictures
+    formats: tuple[str, ...] = IMAGE_FORMATS
+    min_side: int = 64  # pixels, upright
+    max_aspect: float = 5.0  # long side / short side
+    max_pixels: int = 100_000_000
+    max_file_bytes: int = 64 << 20
+    min_contrast: float = 2.0  # standard deviation of the grey values, 0..127; less is blank
+    min_neighbour_correlation: float = 0.2  # -1..1 between neighbouring pixels; less is noise
+    min_sharpness: float = 0.02  # 0..1, see `images.sharpness`; photographs reach 0.05, 0 keeps all
+    # words
+    min_caption_chars: int = 2
+    max_caption_chars: int = 4000
+    drop_personal_data: bool = True  # mail addresses, telephone and card numbers in captions
+    allowed_licenses: tuple[str, ...] = ()  # empty: all, also none
+    # duplicates
+    duplicate_scope: str = "sample"
+    near_duplicates: bool = True
+    phash_distance: int = 10  # of 64 bits
+    colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
+    # audit
+    thumbnails_per_reason: int = 6  # for each verdict and reason in each shard
+    thumbnail_side: int = 128  # pixels
+
+    def __post_init__(self) -> None:
+        if not self.anchors or any(min(anchor) < 1 for anchor in self.anchors):
+            raise ValueError("anchors: expected at least one (height, width) of positive pixels")
+        if self.duplicate_scope not in DUPLICATE_SCOPES:
+            known = ", ".join(DUPLICATE_SCOPES)
+            raise ValueError(f"duplicate_scope: found {self.duplicate_scope!r}, expected one of {known}")
+        unknown = sorted(set(self.formats) - set(IMAGE_FORMATS))
+        if unknown or not self.formats:
+            raise ValueError(f"formats: found {unknown or 'nothing'}, expected some of {', '.join(IMAGE_FORMATS)}")
+        if not 0 <= self.max_crop < 1 or self.max_aspect < 1:
+            raise ValueError("max_crop must lie in 0..1 and max_aspect must be at least 1")
+        if not 0 <= self.phash_distance <= 15:
+            raise ValueError(f"phash_distance: found {self.phash_distance}, expected 0 to 15 of 64 bits")
+        if min(self.min_side, self.max_pixels, self.max_file_bytes, self.thumbnail_side) < 1:
+            raise ValueError("min_side, max_pixels, max_file_bytes and thumbnail_side must be positive")

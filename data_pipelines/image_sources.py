@@ -1,0 +1,136 @@
+"""Where the pictures that annotations name are read from: folders and tars. A name can never lead out of them."""
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import unquote
+
+from data_pipelines.records import Reject
+from data_pipelines.tar_reader import open_tar, scan_tar
+
+MAX_NAME_BYTES = 1024
+_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:(//|[^\\/]*,)|^data:")
+_DRIVE = re.compile(r"^[a-zA-Z]:")
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+class ImageSource(Protocol):
+    """Reads pictures by the names that annotations use."""
+
+    def read(self, name: str) -> bytes | Reject: ...
+
+
+def check_name(name: str) -> Reject | None:
+    """What is wrong with a picture's name; decided from the text alone, nothing is opened."""
+    shown = repr(name[:200])
+    if not name.strip() or "\x00" in name:
+        return Reject(reason="unsafe_path", detail=f"image name {shown} is empty or holds a NUL")
+    if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        return Reject(reason="unsafe_path", detail=f"image name of {len(name)} characters, at most {MAX_NAME_BYTES}")
+    if _URL.match(name):
+        return Reject(reason="remote_url", detail=f"image name {shown} is an address; only local names are read")
+    if name[0] in "/\\" or _DRIVE.match(name):
+        return Reject(reason="absolute_path", detail=f"image name {shown} is absolute, expected one below the root")
+    spellings = (name, unquote(name), unquote(unquote(name)))
+    if any(".." in spelling.replace("\\", "/").split("/") for spelling in spellings):
+        return Reject(reason="path_traversal", detail=f"image name {shown} leads out of its folder")
+    if str(PurePosixPath(name)) == ".":
+        return Reject(reason="unsafe_path", detail=f"image name {shown} is a folder")
+    return None
+
+
+class FolderImages:
+    """Pictures below a folder. Symbolic links are followed only while they stay inside."""
+
+    def __init__(self, root: Path, *, max_bytes: int) -> None:
+        self.root = root.resolve()
+        self.max_bytes = max_bytes
+
+    def read(self, name: str) -> bytes | Reject:
+        problem = check_name(name)
+        if problem is not None:
+            return problem
+        try:
+            path = (self.root / name).resolve(strict=True)
+            if not path.is_relative_to(self.root):
+                return Reject(reason="path_traversal", detail=f"{name[:200]!r} is a link that leads out of the folder")
+            return read_regular_file(path, max_bytes=self.max_bytes, name=name)
+        except FileNotFoundError:
+            return Reject(reason="missing_file", detail=f"no file {name[:200]!r}")
+        except (OSError, ValueError, RuntimeError) as error:  # name too long, loop of links, no permission
+            return Reject(reason="unsafe_path", detail=f"{name[:200]!r}: {type(error).__name__}")
+
+
+def read_regular_file(path: Path, *, max_bytes: int, name: str) -> bytes | Reject:
+    """The bytes of a file that is neither a device, pipe or folder nor larger than allowed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return Reject(reason="unsafe_path", detail=f"{name[:200]!r} is not a regular file")
+        if facts.st_size > max_bytes:
+            return Reject(reason="too_large", detail=f"{name[:200]!r}: {facts.st_size} bytes, at most {max_bytes}")
+        return file.read(max_bytes + 1)
+
+
+class ArchiveImages:
+    """Pictures inside tars, found by member name. The headers are read once, when it is made."""
+
+    def __init__(self, paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._files = [open_tar(path, max_unpacked_bytes=max_unpacked_bytes) for path in paths]
+        self._places: dict[str, tuple[int, int, int]] = {}
+        for number, opened in enumerate(self._files):
+            for member in scan_tar(opened.file, opened.size):
+                if member.kind == "file" and not member.problem:
+                    self._places.setdefault(member.name, (number, member.offset, member.size))
+
+    def read(self, name: str) -> bytes | Reject:
+        problem = check_name(name)
+        if problem is not None:
+            return problem
+        if name not in self._places:
+            return Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the tars")
+        number, offset, size = self._places[name]
+        if size > self.max_bytes:
+            return Reject(reason="too_large", detail=f"{name[:200]!r}: {size} bytes, at most {self.max_bytes}")
+        file = self._files[number].file
+        file.seek(offset)
+        return file.read(size)
+
+
+class SeveralImages:
+    """Tries each source in turn; the first that has the name wins."""
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self.sources = tuple(sources)
+
+    def read(self, name: str) -> bytes | Reject:
+        found: bytes | Reject = Reject(reason="missing_file", detail=f"no place to look for {name[:200]!r}")
+        for source in self.sources:
+            found = source.read(name)
+            if not (isinstance(found, Reject) and found.reason == "missing_file"):
+                return found
+        return found
+
+
+def open_images(paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: int) -> ImageSource:
+    """Folders and tars together as one source.
+
+    Raises: FileNotFoundError if one of them does not exist.
+    """
+    sources: list[ImageSource] = []
+    tars = []
+    for path in paths:
+        if path.is_dir():
+            sources.append(FolderImages(path, max_bytes=max_bytes))
+        elif path.is_file():
+            tars.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such folder or tar of images; give the one that annotations refer to")
+    if tars:
+        sources.append(ArchiveImages(tars, max_bytes=max_bytes, max_unpacked_bytes=max_unpacked_bytes))
+    return sources[0] if len(sources) == 1 else SeveralImages(sources)

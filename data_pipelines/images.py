@@ -1,0 +1,281 @@
+"""Looks at one picture's bytes safely: format, upright size, damage, perceptual hash and simple scores.
+
+Limits are checked on the header, before any pixel is decoded; only formats on the list reach a decoder.
+Legend: Y, X pixel rows and columns; C channels.
+"""
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from data_pipelines.curation_config import CurationConfig
+from data_pipelines.records import Reject
+
+Image.init()  # else a list of formats finds only the five commonest
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header was read
+BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
+ORIENTATION_TAG = 0x0112
+WORK_SIDE = 64  # hashes and scores are taken from a reduction to at least this many pixels a side
+NOISE_CONTRAST = 10.0  # a flat patch is not noise, however its grains relate
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MAGIC = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"GIF87a", ".gif"),
+    (b"GIF89a", ".gif"),
+    (b"BM", ".bmp"),
+    (b"II*\x00", ".tif"),
+    (b"MM\x00*", ".tif"),
+    (b"\x00\x00\x00\x0cjP  ", ".jp2"),
+    (b"\xff\x4f\xff\x51", ".j2k"),
+)
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, KeyError, IndexError,
+                  TypeError, OverflowError, MemoryError, AttributeError, Image.DecompressionBombError)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What is known about a picture; sizes are upright, after its EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+    phash: int  # 64 bits
+    pixel_digest: str  # equal for equal pixels, whatever the file around them
+    miniature: bytes  # 8 x 8 RGB, row by row
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def sniff(data: bytes) -> str | None:
+    """The file ending that the first bytes of a picture speak for, None for what is no picture."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"mif1"):
+        return ".avif"
+    return next((ending for magic, ending in _MAGIC if data.startswith(magic)), None)
+
+
+def ending_of(data: bytes) -> str:
+    return sniff(data) or ".bin"
+
+
+def inspect(data: bytes, config: CurationConfig) -> ImageFacts | Reject:
+    """Decode a picture within the limits and measure it, or say why it cannot be used."""
+    if not data:
+        return Reject(reason="zero_byte", detail="the file is empty")
+    if len(data) > config.max_file_bytes:
+        return Reject(reason="too_large", detail=f"{len(data)} bytes, at most {config.max_file_bytes}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata; what matters raises
+        opened = _open(data, config)
+        if isinstance(opened, Reject):
+            return opened
+        try:
+            opened.load()
+            return _measure(opened, data, config)
+        except _DECODE_ERRORS as error:
+            return _damage(error, data)
+
+
+def _open(data: bytes, config: CurationConfig) -> Image.Image | Reject:
+    """The header, checked against the limits."""
+    known = sniff(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=config.formats)
+    except UnidentifiedImageError:
+        if known is None:
+            return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}")
+        return _unopened(data, known)
+    except _DECODE_ERRORS as error:
+        return _damage(error, data)
+    width, height = image.size
+    pixels = width * height
+    if pixels > config.max_pixels:
+        tight = pixels > BOMB_PIXELS_PER_BYTE * len(data)
+        detail = f"{width} x {height} pixels in {len(data)} bytes, at most {config.max_pixels} pixels"
+        return Reject(reason="decompression_bomb" if tight else "too_large", detail=detail)
+    return image
+
+
+def _unopened(data: bytes, ending: str) -> Reject:
+    """A known kind of picture whose header no allowed decoder takes."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return Reject(reason="format_not_allowed", detail=f"a picture of the format {image.format}")
+    except _DECODE_ERRORS:
+        return Reject(reason="truncated_image", detail=f"begins like a {ending[1:]} file but its header is not whole")
+
+
+def _damage(error: BaseException, data: bytes) -> Reject:
+    text = str(error).split(" at 0x")[0][:150]
+    if "too large" in text.lower() or isinstance(error, MemoryError | Image.DecompressionBombError):
+        return Reject(reason="decompression_bomb", detail=f"a part of the file unpacks to too much: {text}")
+    if "truncated" in text.lower() or "unexpected end" in text.lower() or isinstance(error, EOFError | struct.error):
+        return Reject(reason="truncated_image", detail=text)
+    if sniff(data) == ".webp" and len(data) < int.from_bytes(data[4:8], "little") + 8:
+        return Reject(reason="truncated_image", detail="shorter than its header says")
+    return Reject(reason="corrupt_image", detail=f"{type(error).__name__}: {text}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB (or L for grey); transparent parts become white, 16 bits keep their range."""
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        ground.alpha_composite(layer)
+        return ground.convert("RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray((values / 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 for none or nonsense."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except _DECODE_ERRORS:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright(image: Image.Image, code: int) -> Image.Image:
+    return image.transpose(_TRANSPOSE[code]) if code in _TRANSPOSE else image
+
+
+def thumbnail(data: bytes, side: int, config: CurationConfig) -> bytes | None:
+    """A small upright JPEG, or None if the picture cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opened = _open(data, config) if data else Reject(reason="zero_byte", detail="")
+        if isinstance(opened, Reject):
+            return None
+        try:
+            opened.draft("RGB", (side, side))
+            small = to_rgb(opened)
+            small = upright(small, orientation(opened))
+            small.thumbnail((side, side), Image.Resampling.BOX)
+            buffer = io.BytesIO()
+            small.convert("RGB").save(buffer, "JPEG", quality=80)
+        except _DECODE_ERRORS:
+            return None
+    return buffer.getvalue()
+
+
+def _measure(image: Image.Image, data: bytes, config: CurationConfig) -> ImageFacts | Reject:
+    code = orientation(image)
+    plain = to_rgb(image)
+    width, height = plain.size if code < 5 else plain.size[::-1]
+    small = upright(plain.reduce(max(1, min(plain.size) // WORK_SIDE)), code)
+    grey_YX = np.asarray(small.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
+    scores = {
+        "contrast": round(_contrast(small), 3),
+        "entropy": round(_entropy(small), 3),
+        "sharpness": round(sharpness(small), 4),
+        "neighbour_correlation": round(_neighbour_correlation(plain), 4),
+        "frames": float(getattr(image, "n_frames", 1)),  # only formats that can move have the attribute
+    }
+    pixels = hashlib.sha256(f"{plain.mode} {plain.size} {code}".encode())
+    pixels.update(plain.tobytes())
+    miniature = small.convert("RGB").resize((8, 8), Image.Resampling.BOX)
+    return ImageFacts(
+        format=(image.format or "unknown").lower(),
+        width=width,
+        height=height,
+        phash=perceptual_hash(grey_YX),
+        pixel_digest=pixels.hexdigest(),
+        miniature=miniature.tobytes(),
+        scores=scores,
+    )
+
+
+def _cosine_rows(length: int, count: int) -> npt.NDArray[np.float64]:
+    """The first `count` rows of the orthogonal cosine transform (DCT-II) of `length` values, up to scale."""
+    frequency = np.arange(count)[:, None]
+    rows: npt.NDArray[np.float64] = np.cos(np.pi * (2 * np.arange(length)[None, :] + 1) * frequency / (2 * length))
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+_COSINES = _cosine_rows(32, 8)
+
+
+def perceptual_hash(grey_YX: npt.NDArray[np.float64]) -> int:
+    """64 signs of the lowest frequencies of a 32 x 32 grey picture, against their median without the mean."""
+    spectrum = (_COSINES @ grey_YX @ _COSINES.T).ravel()
+    bits = spectrum > np.median(spectrum[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _contrast(small: Image.Image) -> float:
+    """The largest standard deviation of a channel."""
+    return float(np.asarray(small, dtype=np.float64).reshape(-1, len(small.getbands())).std(axis=0).max())
+
+
+def _entropy(small: Image.Image) -> float:
+    """Bits of the grey histogram, 0..8."""
+    histogram = np.asarray(small.convert("L").histogram(), dtype=np.float64)
+    shares = histogram[histogram > 0] / histogram.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def sharpness(small: Image.Image) -> float:
+    """Mean step between neighbours in a 64-pixel picture over its contrast: near 0 for heavy blur, 1 for noise."""
+    grey_YX = np.asarray(small.convert("L").resize((WORK_SIDE, WORK_SIDE), Image.Resampling.BOX), dtype=np.float64)
+    second = np.abs(grey_YX[1:-1, 1:-1] * 4 - grey_YX[:-2, 1:-1] - grey_YX[2:, 1:-1] - grey_YX[1:-1, :-2]
+                    - grey_YX[1:-1, 2:])  # fmt: skip
+    return float(min(1.0, second.mean() / 4 / max(float(grey_YX.std()), 1.0)))
+
+
+def _neighbour_correlation(plain: Image.Image) -> float:
+    """Of neighbouring grey values in the middle of the picture, along the better of both directions.
+
+    Photographs reach 0.8 and more; one of stripes does so along the stripes only.
+    """
+    left, top = max(0, plain.width // 2 - 64), max(0, plain.height // 2 - 64)
+    patch = plain.crop((left, top, min(plain.width, left + 128), min(plain.height, top + 128))).convert("L")
+    grey_YX = np.asarray(patch, dtype=np.float64)
+    if min(grey_YX.shape) < 3 or grey_YX.std() < NOISE_CONTRAST:
+        return 1.0
+    grey_YX = grey_YX - grey_YX.mean()
+    pairs = ((grey_YX[:, :-1], grey_YX[:, 1:]), (grey_YX[:-1], grey_YX[1:]))
+    return max(float((one * other).mean() / grey_YX.var()) for one, other in pairs)
+
+
+def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
+    """What the thresholds say about a picture that could be read."""
+    short, long = sorted((facts.width, facts.height))
+    if long / short > config.max_aspect:
+        return Reject(reason="extreme_aspect", detail=f"{facts.width} x {facts.height}, over {config.max_aspect:g} : 1")
+    if short < config.min_side:
+        return Reject(reason="too_small", detail=f"{facts.width} x {facts.height}, a side is under {config.min_side}")
+    scores = facts.scores
+    if scores["contrast"] < config.min_contrast:
+        return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
+    if scores["neighbour_correlation"] < config.min_neighbour_correlation:
+        detail = f"neighbouring pixels correlate by {scores['neighbour_correlation']:g} only"
+        return Reject(reason="noise_image", detail=detail)
+    if scores["sharpness"] < config.min_sharpness:
+        detail = f"sharpness {scores['sharpness']:g}, under {config.min_sharpness:g}"
+        return Reject(reason="low_quality", detail=detail)
+    return None

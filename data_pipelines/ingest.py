@@ -1,0 +1,321 @@
+"""Turns raw files into records (`records@1`): plans shards with stable names and ingests one at a time.
+
+A shard's files depend on its own source and the config only. Every unit of input gets a row, read or not.
+"""
+
+import glob
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.image_sources import TAR_ENDINGS, ImageSource
+from data_pipelines.images import ending_of
+from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest_formats import UNITS
+from data_pipelines.ingest_json import line_ranges
+from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
+from data_pipelines.records import (
+    INDEX_SCHEMA,
+    SCHEMA,
+    Record,
+    Reject,
+    canonical,
+    normal_split,
+    sample_id,
+    split_of_name,
+    turns_to_json,
+    writable,
+)
+from data_pipelines.tar_writer import TarWriter
+
+ENDINGS = {
+    "illume": (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz"),
+    "webdataset": TAR_ENDINGS,
+    "parquet": (".parquet",),
+}
+PICTURES_PER_SHARD = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """An input file with a name that is free of where the data lies."""
+
+    path: Path
+    shown: str  # below the folder that was given, or the file's own name
+
+
+def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
+    """The input files behind files, folders and glob patterns, in a fixed order.
+
+    Raises: FileNotFoundError if a path matches nothing.
+    """
+    found: dict[Path, str] = {}
+    for given in paths:
+        text = str(given)
+        matches = [Path(text)] if Path(text).exists() else sorted(map(Path, glob.glob(text, recursive=True)))
+        files = [pair for match in matches for pair in _files_of(match, config.format)]
+        if not files:
+            wanted = "a folder of pictures" if config.format == "images" else " or ".join(ENDINGS[config.format][:2])
+            raise FileNotFoundError(f"{text}: found nothing to ingest as {config.format!r}, expected {wanted} files")
+        found.update({path: found.get(path, shown) for path, shown in files})
+    return sorted((SourceFile(path=path, shown=shown) for path, shown in found.items()), key=lambda file: file.shown)
+
+
+def _files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
+    if file_format == "images":
+        return [(path, path.name)] if path.is_dir() else []
+    if path.is_file():
+        return [(path, path.name)]
+    endings = ENDINGS[file_format]
+    inside = sorted(file for file in path.rglob("*") if file.name.lower().endswith(endings) and file.is_file())
+    return [(file, file.relative_to(path).as_posix()) for file in inside]
+
+
+def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[IngestShard]:
+    """The shards of the input: one for each file, or for each `rows_per_shard` rows of it.
+
+    Raises: FileNotFoundError if a path matches nothing.
+    """
+    sources = find_sources(config, paths)
+    names = _shard_names([source.shown for source in sources])
+    shards = []
+    for source, name in zip(sources, names, strict=True):
+        shards += _shards_of(source, name, config)
+    return shards
+
+
+def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[IngestShard]:
+    whole = IngestShard(name=name, file=str(source.path), source_file=source.shown)
+    rows = config.rows_per_shard
+    if config.format == "images":
+        pictures = _pictures(source.path)
+        step = rows or PICTURES_PER_SHARD
+        return [
+            IngestShard(
+                name=f"{name}-{first // step:05d}",
+                file=whole.file,
+                source_file=whole.source_file,
+                first_row=first,
+                members=tuple(pictures[first : first + step]),
+            )
+            for first in range(0, len(pictures), step)
+        ]
+    if config.format == "illume" and rows:
+        ranges = line_ranges(source.path, rows)
+        return [
+            IngestShard(
+                name=f"{name}-{number:05d}" if len(ranges) > 1 else name,
+                file=whole.file,
+                source_file=whole.source_file,
+                first_row=first,
+                start_byte=start,
+                stop_byte=stop,
+            )
+            for number, (first, start, stop) in enumerate(ranges)
+        ]
+    if config.format == "parquet" and rows:
+        total = _parquet_rows(source.path)
+        return [
+            IngestShard(
+                name=f"{name}-{first // rows:05d}" if total > rows else name,
+                file=whole.file,
+                source_file=whole.source_file,
+                first_row=first,
+                num_rows=min(rows, total - first),
+            )
+            for first in range(0, max(total, 1), rows)
+        ]
+    return [whole]
+
+
+def _pictures(folder: Path) -> list[str]:
+    found = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS]
+    return sorted(file.relative_to(folder).as_posix() for file in found if not file.is_dir())
+
+
+def _parquet_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError, ValueError):
+        return 0  # the shard itself will say what is wrong with the file
+
+
+def _shard_names(shown: Sequence[str]) -> list[str]:
+    """File stems that are safe and unique: the path without its ending, with a digest where two would be equal."""
+    stems = []
+    for name in shown:
+        ending = next((e for e in sorted(sum(ENDINGS.values(), ()), key=len)[::-1] if name.lower().endswith(e)), "")
+        stems.append(
+            re.sub(r"[^A-Za-z0-9_-]+", "-", name.removesuffix(name[len(name) - len(ending) :])).strip("-")[:80]
+        )
+    counts = Counter(stems)
+    return [
+        stem if stem and counts[stem] == 1 else f"{stem or 'shard'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for stem, name in zip(stems, shown, strict=True)
+    ]
+
+
+def load_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    """Licence and split by picture name, from JSON lines with a `file` key. Raises: ValueError with the line."""
+    facts: dict[str, dict[str, Any]] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = decode_json(line)
+                facts[str(row["file"])] = {"license": row.get("license"), "split": row.get("split")}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}:{number}: expected a JSON object with 'file' ({error})") from error
+    return facts
+
+
+@dataclass(kw_only=True)
+class _ShardFiles:
+    """The growing files of one shard: rows in memory, pictures straight to disk, each distinct one once."""
+
+    tar: TarWriter
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    index: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def store(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self.index:
+            member = digest + ending_of(data)
+            place = self.tar.add(member, data)
+            self.index[digest] = {"sha256": digest, "member": member, "offset": place.data, "bytes": len(data)}
+        return digest
+
+
+def ingest_shard(
+    shard: IngestShard,
+    output: Path,
+    config: IngestConfig,
+    *,
+    images: ImageSource | None = None,
+    metadata: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, int]:
+    """Write `records/`, `images/` and `index/` of one shard below `output`; counts of rows, rejects, pictures, bytes.
+
+    `images` is where names in annotations are looked up, `metadata` what is known about pictures by name.
+    """
+    for folder in ("records", "images", "index"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    with (output / "images" / f"{shard.name}.tar").open("wb") as file:
+        files = _write_units(UNITS[config.format](shard, config), shard, config, file, images, metadata or {})
+    table = pa.Table.from_pylist(files.rows, schema=SCHEMA)
+    pq.write_table(table, output / "records" / f"{shard.name}.parquet", compression="zstd")
+    index = pa.Table.from_pylist(list(files.index.values()), schema=INDEX_SCHEMA)
+    pq.write_table(index, output / "index" / f"{shard.name}.parquet", compression="zstd")
+    counts: Counter[str] = Counter(rows=len(files.rows), pictures=len(files.index))
+    counts["picture_bytes"] = sum(entry["bytes"] for entry in files.index.values())
+    counts.update(f"reject {row['reject']}" for row in files.rows if row["reject"])
+    counts["rejects"] = sum(1 for row in files.rows if row["reject"])
+    return dict(counts)
+
+
+def _write_units(
+    units: Iterable[Unit],
+    shard: IngestShard,
+    config: IngestConfig,
+    file: BinaryIO,
+    images: ImageSource | None,
+    metadata: Mapping[str, Mapping[str, Any]],
+) -> _ShardFiles:
+    files = _ShardFiles(tar=TarWriter(file))
+    for unit in units:
+        digests: list[str] = []
+        content = unit.content
+        if isinstance(content, Record):
+            for name in content.image_names:
+                data = _image_bytes(name, unit, images)
+                if isinstance(data, Reject):
+                    content = data
+                    break
+                digests.append(files.store(data))
+        files.rows.append(_row(unit, content, digests, shard, config, metadata))
+    files.tar.close()
+    return files
+
+
+def _image_bytes(name: str, unit: Unit, images: ImageSource | None) -> bytes | Reject:
+    if unit.images is not None:
+        return unit.images.get(name, Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the sample"))
+    if images is None:
+        return Reject(reason="missing_file", detail=f"{name[:200]!r}: no folder of images was given")
+    return images.read(name)
+
+
+def _row(
+    unit: Unit,
+    content: Record | Reject,
+    digests: Sequence[str],
+    shard: IngestShard,
+    config: IngestConfig,
+    metadata: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    record = unit.content if isinstance(unit.content, Record) else None
+    known = next((metadata[name] for name in record.image_names if name in metadata), {}) if record else {}
+    stated = record.split if record else None
+    split = config.split or stated or normal_split(known.get("split")) or split_of_name(shard.source_file) or "train"
+    reject = content if isinstance(content, Reject) else None
+    row = {
+        "sample_id": unit.raw_sha256,
+        "external_id": record.external_id if record and record.external_id is not None else unit.key,
+        "source": config.source,
+        "source_file": shard.source_file,
+        "source_row": unit.row,
+        "license": (record.license if record else None) or known.get("license") or config.license or None,
+        "split": split,
+        "task": record.task if record else "",
+        "conversations": canonical(turns_to_json(record.turns)) if record else "[]",
+        "images": list(digests),
+        "image_names": list(record.image_names) if record else [],
+        "meta": canonical(dict(record.meta)) if record else "{}",
+        "reject": reject.reason if reject else None,
+        "detail": reject.detail if reject else unit.note or None,
+    }
+    if record and not reject:
+        row["sample_id"] = sample_id(record.task, record.turns, digests)
+    return {key: _clean(value) for key, value in row.items()}
+
+
+def _clean(value: Any) -> Any:
+    """Arrow takes only text that UTF-8 can hold."""
+    if isinstance(value, str):
+        return writable(value)
+    return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+def summarise(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of several shards' counts."""
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(sorted(total.items()))
+
+
+def shard_to_json(shard: IngestShard) -> dict[str, Any]:
+    """The shard as a JSON value for `shard_from_json`."""
+    return {**vars(shard), "members": list(shard.members)}
+
+
+def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
+    return IngestShard(**{**value, "members": tuple(value["members"])})
+
+
+def names_of_images(shard: IngestShard, config: IngestConfig) -> list[str]:
+    """The names of pictures that lie outside the shard's own file, as its records give them."""
+    if config.format == "images":
+        return [name for member in shard.members for name in (member, str(Path(member).with_suffix(".txt")))]
+    if config.format != "illume":
+        return []
+    units = (unit.content for unit in UNITS[config.format](shard, config))
+    return sorted({name for content in units if isinstance(content, Record) for name in content.image_names})

@@ -1,0 +1,36 @@
+"""How raw files are read into records, and how much of them is read at most."""
+
+from dataclasses import dataclass
+
+FORMATS = ("illume", "webdataset", "parquet", "images")
+CAPTION_TASKS = ("understanding", "generation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """Format, what is true of every record unless it says otherwise, and limits against hostile files."""
+
+    source: str  # name of the dataset, kept with every record
+    format: str = "illume"  # "illume" JSON lines, "webdataset" tars, "parquet", or "images" with sidecar .txt files
+    license: str = ""  # where neither the record nor the metadata file states one
+    split: str = ""  # "train" or "val" for all; "" = as the record says, else the file's name, else "train"
+    caption_tasks: tuple[str, ...] = ("understanding",)  # one record for each from a captioned picture
+    rows_per_shard: int = 0  # 0: one shard for each file (image folders: 2,000 pictures)
+    max_image_bytes: int = 64 << 20
+    max_line_bytes: int = 8 << 20  # of one JSON value
+    max_unpacked_bytes: int = 32 << 30  # of one compressed file
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format: found {self.format!r}, expected one of {', '.join(FORMATS)}")
+        if self.split not in ("", "train", "val"):
+            raise ValueError(f"split: found {self.split!r}, expected 'train', 'val' or ''")
+        unknown = sorted(set(self.caption_tasks) - set(CAPTION_TASKS))
+        if unknown or not self.caption_tasks:
+            raise ValueError(
+                f"caption_tasks: found {unknown or 'nothing'}, expected some of {', '.join(CAPTION_TASKS)}"
+            )
+        if not self.source.strip():
+            raise ValueError("source: found an empty name, expected the name of the dataset")
+        if self.rows_per_shard < 0 or min(self.max_image_bytes, self.max_line_bytes, self.max_unpacked_bytes) < 1:
+            raise ValueError("rows_per_shard must not be negative, and the limits must be positive")

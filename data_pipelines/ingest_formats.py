@@ -1,0 +1,124 @@
+"""The table of formats, and the two small ones: Parquet files and folders of pictures.
+
+No format raises for bad content: whatever a file holds, its units come out in input order, readable or not.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.image_sources import read_regular_file
+from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest_json import json_units
+from data_pipelines.ingest_tar import tar_units
+from data_pipelines.ingest_units import CAPTION_ENDINGS, IngestShard, Unit, captioned, decode_json, digest
+from data_pipelines.records import Record, Reject, parse_record
+
+IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
+PARQUET_BATCH_ROWS = 64
+
+
+def parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+    """Units of a Parquet file: a caption column and image bytes, or conversations and a list of images."""
+    row = 0
+    try:
+        with pq.ParquetFile(shard.file) as file:
+            stop = shard.first_row + shard.num_rows if shard.num_rows >= 0 else file.metadata.num_rows
+            row = shard.first_row
+            for batch in _parquet_batches(file, shard.first_row, stop):
+                for fields in batch.to_pylist():
+                    yield from _parquet_row(row, fields, config)
+                    row += 1
+    except (pa.ArrowException, OSError, ValueError) as error:
+        detail = f"from row {row}: {str(error)[:200]}"
+        yield Unit(row=-1, content=Reject(reason="broken_parquet", detail=detail), raw_sha256=digest(detail.encode()))
+
+
+def _parquet_batches(file: Any, first: int, stop: int) -> Iterator[Any]:
+    """Batches of the rows first..stop, reading only the row groups that hold them."""
+    start = 0
+    for group in range(file.metadata.num_row_groups):
+        length = file.metadata.row_group(group).num_rows
+        if start + length > first and start < stop:
+            place = start
+            for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], use_threads=False):
+                low, high = max(first - place, 0), min(stop - place, len(batch))
+                if low < high:
+                    yield batch.slice(low, high - low)
+                place += len(batch)
+        start += length
+
+
+def _parquet_row(row: int, fields: dict[str, Any], config: IngestConfig) -> Iterator[Unit]:
+    column = next((name for name in IMAGE_COLUMNS if fields.get(name) is not None), None)
+    cells = fields.pop(column) if column else []
+    images: dict[str, bytes | Reject] = {}
+    for slot, cell in enumerate(cells if isinstance(cells, list) else [cells]):
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes):
+            detail = f"row {row}: column {column!r} holds no image bytes"
+            images[str(slot)] = Reject(reason="missing_file", detail=detail)
+        elif len(data) > config.max_image_bytes:
+            detail = f"row {row}: {len(data)} bytes, at most {config.max_image_bytes}"
+            images[str(slot)] = Reject(reason="too_large", detail=detail)
+        else:
+            images[str(slot)] = data
+    key = next((str(fields[name]) for name in ("id", "__key__", "key") if fields.get(name) is not None), None)
+    plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | bool)}
+    raw = digest(json.dumps(plain, sort_keys=True, default=str).encode())
+    for content in _parquet_records(fields, images, config):
+        yield Unit(row=row, key=key, content=content, raw_sha256=raw, images=images)
+
+
+def _parquet_records(
+    fields: Mapping[str, Any], images: Mapping[str, bytes | Reject], config: IngestConfig
+) -> list[Record | Reject]:
+    turns = fields.get("conversations", fields.get("messages"))
+    if turns is not None:
+        try:
+            turns = decode_json(turns.encode()) if isinstance(turns, str) else turns
+        except ValueError as error:
+            return [Reject(reason="broken_json", detail=str(error)[:200])]
+        kept = {name: fields[name] for name in ("id", "license", "split", "task") if fields.get(name) is not None}
+        return [parse_record({**kept, "conversations": turns, "images": list(images)})]
+    if not images:
+        return [Reject(reason="missing_file", detail="a row without image bytes and without a conversation")]
+    return captioned(None, fields, next(iter(images)), config)
+
+
+# ---------------------------------------------------------------- folders of pictures
+
+
+def image_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+    """Units of a folder of pictures, each with its text in a file of the same name ending in .txt."""
+    root = Path(shard.file)
+    for place, name in enumerate(shard.members):
+        caption: str | None = None
+        problem: Reject | None = None
+        for ending in CAPTION_ENDINGS:
+            sidecar = (root / name).with_suffix(ending)
+            if sidecar.is_file() and not sidecar.is_symlink():
+                data = read_regular_file(sidecar, max_bytes=config.max_line_bytes, name=sidecar.name)
+                problem = data if isinstance(data, Reject) else None
+                caption = data.decode("utf-8", "replace") if isinstance(data, bytes) else None
+                break
+        contents = [problem] if problem else captioned(caption, {}, name, config)
+        for content in contents:
+            yield Unit(
+                row=shard.first_row + place,
+                key=name,
+                content=content,
+                raw_sha256=digest(name.encode("utf-8", "replace")),
+            )
+
+
+UNITS: dict[str, Callable[[IngestShard, IngestConfig], Iterator[Unit]]] = {
+    "illume": json_units,
+    "webdataset": tar_units,
+    "parquet": parquet_units,
+    "images": image_units,
+}
