@@ -52,6 +52,8 @@ class RunLogs:
         root = logging.getLogger()
         mark = _current_attempt.set(attempt_id)
         root.addHandler(handler)
+        if root.level > logging.INFO:
+            root.setLevel(logging.INFO)
         try:
             yield
         finally:

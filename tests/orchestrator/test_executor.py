@@ -1,0 +1,379 @@
+"""Carrying out plans with small stages that need no Ray: order, retries, failures, stops, two drivers."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.artifact import Artifact
+from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
+from orchestrator.events import AttemptState, Event
+from orchestrator.launch import Cluster, LocalRay
+from orchestrator.plan import Plan, PlanWishes, make_plan
+from orchestrator.planning import plan_view
+from orchestrator.run_status import run_status
+from orchestrator.runs import AttemptIntent
+from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.workspace import Workspace, new_run_id, stage_rows
+
+TROUBLES: dict[str, Callable[[StageContext], None]] = {}  # by stage id: what happens in `run` before it writes
+CALLS: list[str] = []  # stage ids in the order in which `run` was called
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberConfig:
+    value: int
+
+
+def write_number(config: NumberConfig, context: StageContext) -> Mapping[str, float]:
+    CALLS.append(context.stage_id)
+    TROUBLES.get(context.stage_id, lambda _context: None)(context)
+    total = config.value + sum(int((artifact.path / "number.txt").read_text()) for artifact in context.inputs("more"))
+    (context.output / "number.txt").write_text(str(total))
+    log.info("the number of %s is %d", context.stage_id, total)
+    return {"number": total}
+
+
+def refuse_13(config: NumberConfig, _inputs: Mapping[str, Any]) -> None:
+    if config.value == 13:
+        raise PrecheckError("value: found 13, expected another number")
+
+
+NUMBER = StageKind(
+    name="write_number",
+    version=1,
+    config=NumberConfig,
+    run=write_number,
+    output="number@1",
+    inputs={"more": Slot(kind="number@1", many=True, required=False)},
+    precheck=refuse_13,
+)
+
+
+@dataclass(kw_only=True)
+class Site:
+    """A workspace, and short ways to plan and run in it."""
+
+    workspace: Workspace
+    run_ids: list[str] = field(default_factory=list)
+
+    def plan(self, *stages: StageSpec, force: tuple[str, ...] = ()) -> Plan:
+        recipe = Recipe(name="numbers", stages=stages)
+        view = plan_view(self.workspace.artifacts, self.workspace.database)
+        return make_plan(recipe, view, PlanWishes(force=force))
+
+    def run(self, *stages: StageSpec, force: tuple[str, ...] = (), **options: Any) -> dict[str, Artifact]:
+        return self.workspace.run_recipe(self.plan(*stages, force=force), started=self.run_ids.append, **options)
+
+    def resume(self) -> dict[str, Artifact]:
+        return self.workspace.resume(self.run_ids[-1], {NUMBER.name: NUMBER})
+
+    def state(self) -> str:
+        return run_status(self.workspace.database, self.run_ids[-1]).run.state
+
+    def events(self, kind: str) -> list[Event]:
+        return [event for event in self.workspace.runs.events(self.run_ids[-1]) if event.kind == kind]
+
+    def ends(self) -> list[tuple[str | None, str]]:
+        """(stage, state) of every attempt that ended, in order."""
+        moves = [(event.stage_id, str(event.fields["to"])) for event in self.events("attempt_state")]
+        return [move for move in moves if move[1] not in ("INTENT", "RUNNING")]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    TROUBLES.clear()
+    CALLS.clear()
+    with open_workspace(tmp_path) as workspace:
+        yield Site(workspace=workspace)
+
+
+def open_workspace(root: Path) -> Workspace:
+    return Workspace.open(root=root, tracking_url="none", cluster=Cluster(LocalRay(cpus=2)))
+
+
+def stage(name: str, value: int, *upstream: str, cpus: float = 1.0, attempts: int = 3) -> StageSpec:
+    return StageSpec(
+        id=name,
+        kind=NUMBER,
+        config=NumberConfig(value=value),
+        inputs={"more": upstream} if upstream else {},
+        resources=Resources(cpus=cpus),
+        retry=RetryPolicy(attempts=attempts, wait_s=0.01),
+    )
+
+
+def fail(*errors: BaseException) -> Callable[[StageContext], None]:
+    """Raises the errors one after the other, then nothing."""
+    left = list(errors)
+
+    def trouble(_context: StageContext) -> None:
+        if left:
+            raise left.pop(0)
+
+    return trouble
+
+
+def wait_for_stop(context: StageContext) -> None:
+    for _ in range(500):
+        if context.stop_requested():
+            raise CancelledError(f"{context.stage_id}: stopped")
+        time.sleep(0.02)
+
+
+def number(artifact: Artifact) -> int:
+    return int((artifact.path / "number.txt").read_text())
+
+
+def test_stages_run_after_their_inputs_and_only_once(site: Site) -> None:
+    stages = [stage("one", 1), stage("two", 2), stage("sum", 10, "one", "two")]
+    made = site.run(*stages)
+    assert {name: number(artifact) for name, artifact in made.items()} == {"one": 1, "two": 2, "sum": 13}
+    assert CALLS[-1] == "sum"
+    assert made["sum"].manifest.inputs == {"more": (made["one"].fingerprint, made["two"].fingerprint)}
+    assert made["sum"].stats == {"number": 13.0}
+    assert site.state() == "SUCCEEDED"
+    CALLS.clear()
+    assert site.run(*stages) == {}
+    assert site.run(*stages, stage("more", 100, "sum"))["more"].stats == {"number": 113.0}
+    assert CALLS == ["more"]
+
+
+def test_independent_stages_run_side_by_side(site: Site) -> None:
+    meet = threading.Barrier(2, timeout=20)
+    TROUBLES["left"] = TROUBLES["right"] = lambda _context: meet.wait() and None  # type: ignore[func-returns-value]  # waits
+    assert set(site.run(stage("left", 1), stage("right", 2))) == {"left", "right"}
+
+
+def test_stages_that_do_not_fit_together_run_one_after_the_other(site: Site) -> None:
+    running: list[str] = []
+
+    def alone(context: StageContext) -> None:
+        running.append(context.stage_id)
+        time.sleep(0.1)
+        assert running == [context.stage_id]
+        running.clear()
+
+    TROUBLES["small"] = TROUBLES["large"] = alone
+    site.run(stage("small", 1, cpus=0.5), stage("large", 2, cpus=8))
+    assert [event.stage_id for event in site.events("larger_than_cluster")] == ["large"]
+
+
+def test_trouble_of_the_infrastructure_is_tried_again(site: Site) -> None:
+    TROUBLES["one"] = fail(ConnectionError("gone"), ConnectionError("gone again"))
+    assert number(site.run(stage("one", 1))["one"]) == 1
+    assert site.ends() == [("one", "FAILED"), ("one", "FAILED"), ("one", "COMMITTED")]
+    retries = site.events("retry")
+    assert [event.fields["failure_class"] for event in retries] == ["infra_transient"] * 2
+    assert len(list(site.workspace.store.list("artifacts"))) == 4 + 2  # committed: 4, given up: 1 each
+
+
+def test_a_failure_holds_back_only_what_needs_it(site: Site) -> None:
+    TROUBLES["bad"] = fail(ValueError("no such colour"))
+    stages = [stage("bad", 1), stage("good", 2), stage("after-bad", 3, "bad"), stage("after-good", 4, "good")]
+    with pytest.raises(StageFailedError) as failure:
+        site.run(*stages)
+    message = str(failure.value)
+    assert f"run {site.run_ids[-1]}: 1 stage failed\n  bad:\n" in message
+    assert "ValueError: no such colour" in message
+    assert "(user_code: trying again would not help; attempt " in message
+    assert "\n  held back: after-bad\n" in message
+    assert sorted(CALLS) == ["after-good", "bad", "good"]
+    assert site.state() == "FAILED"
+    CALLS.clear()
+    assert set(site.resume()) == {"bad", "good", "after-bad", "after-good"}
+    assert sorted(CALLS) == ["after-bad", "bad"]
+    assert site.state() == "SUCCEEDED"
+    assert not site.events("stage_reused")  # its own work is not somebody else's
+
+
+def test_budgets_end(site: Site) -> None:
+    TROUBLES["one"] = fail(*[TimeoutError("slow")] * 9)
+    with pytest.raises(StageFailedError, match="infra_transient: 2 of 2 tries used without progress"):
+        site.run(stage("one", 1, attempts=2))
+    assert CALLS == ["one", "one"]
+
+
+def test_committed_checkpoints_are_progress(site: Site) -> None:
+    def step_and_fail(context: StageContext) -> None:
+        latest = context.checkpoints.latest()
+        step = latest.step + 1 if latest else 1
+        (context.scratch / "state").mkdir()
+        (context.scratch / "state" / "weights").write_text(str(step))
+        context.checkpoints.commit(step, context.scratch / "state", {})
+        if step < 5:
+            raise ConnectionError("gone")
+
+    TROUBLES["train"] = step_and_fail
+    site.run(stage("train", 1, attempts=2))
+    assert len(CALLS) == 5
+
+
+def test_out_of_memory_halves_what_is_held(site: Site) -> None:
+    seen: list[int] = []
+
+    def trouble(context: StageContext) -> None:
+        seen.append(context.memory_halvings)
+        if len(seen) < 3:
+            raise MemoryError
+
+    TROUBLES["one"] = trouble
+    site.run(stage("one", 1))
+    assert seen == [0, 1, 2]
+
+
+def test_a_precheck_fails_before_anything_exists(site: Site) -> None:
+    with pytest.raises(PrecheckError, match="value: found 13, expected another number"):
+        site.run(stage("one", 1), stage("two", 13))
+    assert (CALLS, site.run_ids) == ([], [])
+
+
+def test_cancel_from_elsewhere_stops_and_resume_continues(site: Site) -> None:
+    TROUBLES["slow"] = wait_for_stop
+
+    def cancel_soon(run_id: str) -> None:
+        site.run_ids.append(run_id)
+        threading.Timer(0.3, site.workspace.cancel, [run_id]).start()
+
+    plan = site.plan(stage("slow", 1), stage("next", 2, "slow"))
+    with pytest.raises(CancelledError, match="not done: slow, next"):
+        site.workspace.run_recipe(plan, started=cancel_soon)
+    assert site.state() == "CANCELLED"
+    assert site.ends() == [("slow", "CANCELLED")]
+    TROUBLES.clear()
+    assert number(site.resume()["next"]) == 3
+
+
+def test_a_stop_from_this_process_interrupts(site: Site) -> None:
+    stop = threading.Event()
+    TROUBLES["slow"] = wait_for_stop
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(CancelledError):
+        site.run(stage("slow", 1), stop=stop)
+    assert site.state() == "INTERRUPTED"
+
+
+def test_a_second_driver_of_one_run_is_refused(site: Site) -> None:
+    TROUBLES["slow"] = wait_for_stop
+    stop = threading.Event()
+    plan = site.plan(stage("slow", 1))
+
+    def second(run_id: str) -> None:
+        site.run_ids.append(run_id)
+        threading.Timer(0.3, resume).start()
+
+    answers: list[BaseException] = []
+
+    def resume() -> None:
+        try:
+            site.resume()
+        except LeaseLostError as error:
+            answers.append(error)
+        stop.set()
+
+    with pytest.raises(CancelledError):
+        site.workspace.run_recipe(plan, started=second, stop=stop)
+    assert "is carrying it out; watch it with `illume status" in str(answers[0])
+
+
+def test_two_runs_make_a_common_artifact_once(site: Site, tmp_path: Path) -> None:
+    TROUBLES["common"] = lambda _context: time.sleep(0.5)
+    plans = [site.plan(stage("common", 1), stage(f"own{value}", value, "common")) for value in (5, 6)]
+    made: list[dict[str, Artifact]] = []
+
+    def drive(plan: Plan) -> None:
+        with open_workspace(tmp_path) as workspace:
+            made.append(workspace.run_recipe(plan, started=site.run_ids.append))
+
+    threads = [threading.Thread(target=drive, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(name for answer in made for name in answer) == ["common", "common", "own5", "own6"]
+    assert CALLS.count("common") == 1
+    kinds = [event.kind for run_id in site.run_ids for event in site.workspace.runs.events(run_id)]
+    assert (kinds.count("waiting"), kinds.count("stage_reused")) == (1, 1)
+
+
+def test_forced_work_is_done_again_once(site: Site) -> None:
+    stages = [stage("one", 1), stage("two", 2, "one")]
+    site.run(*stages)
+    CALLS.clear()
+    TROUBLES["two"] = fail(ValueError("later"))
+    with pytest.raises(StageFailedError):
+        site.run(*stages, force=("one",))
+    assert CALLS == ["one", "two"]
+    site.resume()
+    assert CALLS == ["one", "two", "two"]
+
+
+def test_attempts_of_a_dead_driver_are_lost_or_found_committed(site: Site) -> None:
+    workspace, plan = site.workspace, site.plan(stage("lost", 1), stage("committed", 2))
+    run_id = new_run_id()
+    site.run_ids.append(run_id)
+    from orchestrator.artifacts import ManifestDraft
+    from orchestrator.plan_file import plan_digest, plan_to_json
+
+    workspace.records.put_plan(plan_digest(plan), plan_to_json(plan))
+    workspace.runs.create_run(run_id, recipe_name="numbers", plan_digest=plan_digest(plan), stages=stage_rows(plan))
+    lease = workspace.leases.acquire(f"run:{run_id}")
+    assert lease is not None
+    epoch = workspace.runs.begin_epoch(run_id, lease)
+    for planned in plan.stages:
+        attempt_id = f"{run_id}-{planned.id}-{epoch}-1"
+        intent = AttemptIntent(
+            attempt_id=attempt_id,
+            run_id=run_id,
+            stage_id=planned.id,
+            stage_kind=NUMBER.name,
+            stage_version=1,
+            fingerprint=planned.fingerprint,
+            config={},
+        )
+        workspace.runs.start_attempt(intent, epoch=epoch)
+        workspace.runs.transition_attempt(attempt_id, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+        folder = workspace.artifacts.new_attempt(NUMBER.name, planned.fingerprint, attempt_id)
+        if planned.id == "committed":
+            (folder.data / "number.txt").write_text("2")
+            draft = ManifestDraft(kind="number@1", payload=planned.payload, stats={})
+            workspace.artifacts.commit(folder, draft, epoch=epoch)
+    workspace.leases.release(lease)
+
+    assert set(site.resume()) == {"lost", "committed"}
+    assert CALLS == ["lost"]
+    assert site.ends() == [("lost", "LOST"), ("committed", "COMMITTED"), ("lost", "COMMITTED")]
+    assert site.state() == "SUCCEEDED"
+
+
+def test_each_attempt_has_its_log(site: Site) -> None:
+    TROUBLES["two"] = fail(ConnectionError("gone"))
+    site.run(stage("one", 1), stage("two", 2))
+    logs = dict(site.workspace.logs(site.run_ids[-1]))
+    assert sorted(logs) == ["one-1-1.log", "two-1-1.log", "two-1-2.log"]
+    assert "the number of one is 1" in logs["one-1-1.log"]
+    assert "the number of two" not in logs["one-1-1.log"]
+    assert "ConnectionError: gone" in logs["two-1-1.log"]
+    assert [name for name, _ in site.workspace.logs(site.run_ids[-1], "one")] == ["one-1-1.log"]
+
+
+def test_scratch_folders_go_and_folders_of_failed_attempts_too(site: Site) -> None:
+    TROUBLES["one"] = fail(ConnectionError("gone"))
+    site.run(stage("one", 1))
+    assert list((site.workspace.root / "scratch").iterdir()) == []
+
+
+def test_an_attempt_is_live_while_its_driver_is(site: Site) -> None:
+    seen: list[bool] = []
+    TROUBLES["one"] = lambda context: seen.append(site.workspace.is_live(context.attempt_id))
+    site.run(stage("one", 1))
+    assert seen == [True]
+    assert not site.workspace.is_live(f"{site.run_ids[-1]}-one-1-1")
+    assert not site.workspace.is_live("somebody-else-1-1")
