@@ -79,6 +79,10 @@ class IllumePlus:
             Request(sample=generation_request(text, size), resolution=size, seed=number)
             for number, text in enumerate(prompts)
         ]
+        return self.draw(requests, sampling)
+
+    def draw(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Codes]:
+        """Codes of the picture that answers each request."""
         return [answer.images[0] for answer in self.answer(requests, _drawing(sampling))]
 
     def edit(self, picture: Image.Image, instruction: str, sampling: SamplingConfig) -> Image.Image:
@@ -90,8 +94,7 @@ class IllumePlus:
             images=(torch.from_numpy(pixels_to_input(np.asarray(padded))),),
             resolution=anchor,
         )
-        (answer,) = self.answer([request], _drawing(sampling))
-        (drawn,) = self.decode(answer.images)
+        (drawn,) = self.decode(self.draw([request], sampling))
         return remove_padding(drawn, picture.size, anchor)
 
     def describe(self, pictures: Sequence[Image.Image], sampling: SamplingConfig) -> list[str]:

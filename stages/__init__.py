@@ -1,1 +1,34 @@
-"""Stage kinds of the ILLUME+ recipe."""
+"""The table of stage kinds. To add a stage: write its file and put its constant here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.stage import StageKind
+from stages.curate import CURATE
+from stages.evaluate import EVALUATE
+from stages.export import EXPORT
+from stages.extend_vocabulary import EXTEND_VOCABULARY
+from stages.generate_shapes import GENERATE_SHAPES
+from stages.ingest import INGEST
+from stages.tokenize_images import TOKENIZE_IMAGES
+from stages.train_decoder import TRAIN_DECODER
+from stages.train_mllm import TRAIN_MLLM
+from stages.train_tokenizer import TRAIN_TOKENIZER
+from stages.train_vision import TRAIN_VISION
+
+STAGE_KINDS: Mapping[str, StageKind[Any]] = {
+    kind.name: kind
+    for kind in (
+        GENERATE_SHAPES,
+        INGEST,
+        CURATE,
+        TRAIN_VISION,
+        TRAIN_TOKENIZER,
+        TOKENIZE_IMAGES,
+        EXTEND_VOCABULARY,
+        TRAIN_MLLM,
+        TRAIN_DECODER,
+        EVALUATE,
+        EXPORT,
+    )
+}

@@ -84,7 +84,8 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
         decoder = weights.load(task.start)
         if decoder.config != task.config.model:
             raise PrecheckError(
-                f"train_decoder: config.model differs from the decoder to go on from ({task.start}); give the same sizes"
+                f"train_decoder: config.model differs from the decoder to go on from ({task.start}); "
+                "give the same sizes"
             )
         return decoder
     torch.manual_seed(task.config.loop.seed)

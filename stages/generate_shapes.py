@@ -1,15 +1,47 @@
 """Draw the built-in world of shapes: the embedded default data, whose truth is known exactly."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
 from data_pipelines.shapes_config import ShapesConfig
+from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import StageContext, StageKind
+from stages.totals import sum_stats
+
+
+COUNTS = ("understanding", "generation", "editing", "text", "val_share", "lines_per_file")  # how much, not what
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawWorker:
+    config: ShapesConfig
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.shapes_world import WorldFile, generate_file
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            file = WorldFile(**shard.work["file"])  # type: ignore[arg-type]  # JSON of this very class
+            counts = generate_file(shard.output, self.config, file)
+            return ShardOutcome(rows=file.count, stats={name: float(count) for name, count in counts.items()})
+
+        return run
 
 
 def run(config: ShapesConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.shapes_world import generate_world
+    from data_pipelines.shapes_world import plan_world
 
-    return generate_world(context.output, config)
+    shards = [
+        Shard(name=file.name, items=(file.name,), identity={"file": asdict(file)}, work={"file": asdict(file)})
+        for file in plan_world(config)
+    ]
+    # A line depends on its own number and on what the scenes are like, not on how many lines there are.
+    scenes = {name: value for name, value in asdict(config).items() if name not in COUNTS}
+    records = context.map_shards(
+        DrawWorker(config=config), shards, label="draw", identity={"scenes": repr(sorted(scenes.items()))}, unit="files"
+    )
+    for record in records:
+        context.adopt(record)
+    return sum_stats(records)
 
 
 GENERATE_SHAPES = StageKind(name="generate_shapes", version=1, config=ShapesConfig, run=run, output="raw@1")

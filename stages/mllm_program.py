@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.input_files import ModelInput, save_input
 from data_pipelines.input_images import InputSizes
 from data_pipelines.loader import TrainingData
 from data_pipelines.packing import PackedRow
@@ -97,11 +99,11 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
         found = replace(model.config, loss_weights=config.loss_weights, checkpoint_activations=False)
         if found != replace(config, checkpoint_activations=False):
             raise PrecheckError(
-                f"train_mllm: the model to go on from ({task.start}) has other sizes, tokens or vision than this stage's "
-                "config, vocabulary and tokenizer; use the ones it was trained with"
+                f"train_mllm: the model to go on from ({task.start}) has other sizes, tokens or vision than this "
+                "stage's config, vocabulary and tokenizer; use the ones it was trained with"
             )
         if config.checkpoint_activations:
-            model.language.gradient_checkpointing_enable()
+            model.language.activation_checkpointing_enable()
         model.config = config
         return model
     torch.manual_seed(task.config.loop.seed)
@@ -139,6 +141,8 @@ def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:
     weights.save(model, output)
     for name in (VOCABULARY_FILE, TOKENIZER_FILE):
         shutil.copyfile(task.vocabulary / name, output / name)
+    anchors = sorted({anchor for folder in task.datasets for anchor in CuratedDataset(folder).anchors})
+    save_input(ModelInput(sizes=_rendering(task).sizes, anchors=tuple(anchors)), output)
 
 
 def _sources(task: MllmTask) -> list[SourceFolders]:

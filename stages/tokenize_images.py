@@ -7,6 +7,7 @@ from typing import Literal
 
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
+from stages.totals import sum_stats
 
 Task = Literal["understanding", "generation", "editing"]
 
@@ -86,14 +87,9 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
         identity={"tokenizer": weights["model.safetensors"], "batch": config.batch, "precision": config.precision},
         unit="samples",
     )
-    totals: dict[str, float] = {"images": 0.0, "quarantined": 0.0}
     for record in records:
         context.adopt(record, {"codes.parquet": f"tokens/{record.shard}.parquet"})
-        totals["images"] += record.outcome.rows
-        totals["quarantined"] += len(record.outcome.quarantined)
-        for name, value in record.outcome.stats.items():
-            totals[name] = totals.get(name, 0.0) + value
-    return totals
+    return sum_stats(records)
 
 
 TOKENIZE_IMAGES = StageKind(

@@ -1,0 +1,288 @@
+"""What trained models make of samples that they have never seen, one result for each, with the pictures to look at.
+
+Samples of the drawn world carry their scene, so what is drawn or said is checked exactly by reading it back.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data_pipelines.dataset_reader import CuratedDataset, DatasetError, StoredSample
+from data_pipelines.inference import IllumePlus, Request
+from data_pipelines.input_images import image_anchor, input_pixels, input_size, is_cropped, open_upright
+from data_pipelines.oracle import read_scene
+from data_pipelines.shapes import Scene
+from data_pipelines.shapes_language import Described, describe, parse_caption
+from models.dualvitok.geometry import Size
+from models.image_metrics import psnr, ssim
+from models.mllm.config import SamplingConfig
+
+Task = Literal["reconstruction", "generation", "understanding", "editing", "enlargement"]
+TASKS: tuple[Task, ...] = ("reconstruction", "generation", "understanding", "editing", "enlargement")
+SAMPLES_OF: Mapping[Task, str] = {  # which samples a task is tried on
+    "reconstruction": "generation",
+    "generation": "generation",
+    "understanding": "understanding",
+    "editing": "editing",
+    "enlargement": "generation",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    understanding: SamplingConfig
+    generation: SamplingConfig
+    editing: SamplingConfig
+    diffusion_steps: int = 20
+    diffusion_guidance: float = 1.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One sample of one task. Object lists are (shape, colour) pairs; None where the sample has no known scene."""
+
+    task: Task
+    sample_id: str
+    prompt: str
+    answer: str = ""
+    expected_answer: str = ""
+    expected: list[tuple[str, str]] | None = None
+    source: list[tuple[str, str]] | None = None  # objects of the picture that was to be edited
+    found: list[tuple[str, str]] | None = None  # objects read back from the drawn picture, or from the answer
+    scores: dict[str, float] = field(default_factory=dict)  # PSNR in dB and SSIM against the true picture
+    files: dict[str, str] = field(default_factory=dict)  # "input", "target", "drawn" -> PNG file
+
+
+def evaluate(
+    model: IllumePlus, task: Task, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
+) -> list[Result]:
+    """Try a task on samples; pictures go to PNG files in `output`, results to `results.jsonl`."""
+    results = _TRIALS[task](model, samples, settings, output)
+    with (output / "results.jsonl").open("w", encoding="utf-8") as file:
+        for result in results:
+            file.write(json.dumps(asdict(result), sort_keys=True) + "\n")
+    return results
+
+
+def choose_samples(dataset: CuratedDataset, *, split: str, task: str, count: int) -> list[str]:
+    """Ids of up to `count` kept samples of a task, evenly spread over the dataset's order."""
+    ids = [
+        row.tobytes().hex() for shard in dataset.shards for row in dataset.rows(shard, split=split, tasks=(task,)).ids
+    ]
+    count = min(count, len(ids))
+    return [ids[number * len(ids) // count] for number in range(count)]
+
+
+def find_samples(dataset: CuratedDataset, sample_ids: Sequence[str], *, split: str) -> list[StoredSample]:
+    """The samples with these ids, in their order. Raises: DatasetError if one is not in the split."""
+    wanted = set(sample_ids)
+    found: dict[str, StoredSample] = {}
+    for shard in dataset.shards:
+        rows = dataset.rows(shard, split=split)
+        for row, offset, span in zip(rows.ids, rows.offsets.tolist(), rows.spans.tolist(), strict=True):
+            sample_id = row.tobytes().hex()
+            if sample_id in wanted and sample_id not in found:
+                found[sample_id] = dataset.read(shard, offset, span)
+    if missing := sorted(wanted - found.keys()):
+        raise DatasetError(
+            f"{dataset.folder}: {len(missing)} samples are not in split {split!r}, first {missing[0]}; plan again"
+        )
+    return [found[sample_id] for sample_id in sample_ids]
+
+
+def read_results(path: Path, *, pictures: Path) -> list[Result]:
+    """What `evaluate` wrote, with the paths of its pictures, which lie in the folder `pictures`."""
+    results = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fields: dict[str, Any] = json.loads(line)
+        for name in ("expected", "source", "found"):
+            if fields[name] is not None:
+                fields[name] = [(shape, colour) for shape, colour in fields[name]]
+        fields["files"] = {name: str(pictures / file) for name, file in fields["files"].items()}
+        results.append(Result(**fields))
+    return results
+
+
+def _reconstruction(
+    model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
+) -> list[Result]:
+    results = []
+    for stored in samples:
+        true = _pixels(model, stored, 0, scale=1)
+        with torch.inference_mode():
+            codes = model.tokenizer.encode(true[None])
+        (drawn,) = model.decode([codes])
+        results.append(_drawn_result("reconstruction", stored, output, drawn=drawn, true=true, slot=0))
+    return results
+
+
+def _enlargement(
+    model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
+) -> list[Result]:
+    assert model.decoder is not None, "asked to enlarge without a decoder"
+    results = []
+    for stored in samples:
+        with torch.inference_mode():
+            codes = model.tokenizer.encode(_pixels(model, stored, 0, scale=1)[None])
+        (drawn,) = model.enlarge(
+            [codes], steps=settings.diffusion_steps, guidance=settings.diffusion_guidance, seed=settings.seed
+        )
+        true = _pixels(model, stored, 0, scale=model.decoder.config.enlarge)
+        results.append(_drawn_result("enlargement", stored, output, drawn=drawn, true=true, slot=0))
+    return results
+
+
+def _generation(
+    model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
+) -> list[Result]:
+    requests = [
+        Request(sample=stored.sample, resolution=image_anchor(stored.sample, 0), seed=settings.seed + number)
+        for number, stored in enumerate(samples)
+    ]
+    answers = model.draw(requests, settings.generation)
+    return [
+        _drawn_result("generation", stored, output, drawn=drawn, true=_pixels(model, stored, 0, scale=1), slot=0)
+        for stored, drawn in zip(samples, model.decode(answers), strict=True)
+    ]
+
+
+def _editing(
+    model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
+) -> list[Result]:
+    requests = [
+        Request(
+            sample=stored.sample,
+            images=(_pixels(model, stored, 0, scale=1),),
+            resolution=image_anchor(stored.sample, 1),
+            seed=settings.seed + number,
+        )
+        for number, stored in enumerate(samples)
+    ]
+    answers = model.draw(requests, settings.editing)
+    return [
+        _drawn_result("editing", stored, output, drawn=drawn, true=_pixels(model, stored, 1, scale=1), slot=1)
+        for stored, drawn in zip(samples, model.decode(answers), strict=True)
+    ]
+
+
+def _understanding(
+    model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
+) -> list[Result]:
+    requests = [
+        Request(sample=stored.sample, images=tuple(_inputs(model, stored)), seed=settings.seed + number)
+        for number, stored in enumerate(samples)
+    ]
+    results = []
+    for stored, answer in zip(samples, model.answer(requests, settings.understanding), strict=True):
+        text, expected = model.text(answer), _last_answer(stored)
+        asked, said = parse_caption(expected), parse_caption(text)
+        known = stored.sample.meta.get("kind") == "caption" and asked is not None
+        results.append(
+            Result(
+                task="understanding",
+                sample_id=stored.sample.sample_id,
+                prompt=_request_text(stored),
+                answer=text,
+                expected_answer=expected,
+                expected=_pairs(asked or ()) if known else None,
+                found=_pairs(said or ()) if known else None,
+                files=_save_pictures(stored, output, "understanding", drawn=None),
+            )
+        )
+    return results
+
+
+_TRIALS = {
+    "reconstruction": _reconstruction,
+    "generation": _generation,
+    "understanding": _understanding,
+    "editing": _editing,
+    "enlargement": _enlargement,
+}
+
+
+def _drawn_result(
+    task: Task, stored: StoredSample, output: Path, *, drawn: Image.Image, true: torch.Tensor, slot: int
+) -> Result:
+    found_CYX = torch.from_numpy(np.asarray(drawn).copy()).permute(2, 0, 1).float() / 255
+    true_CYX = (true.cpu() + 1) / 2
+    scores = {
+        "psnr_db": float(psnr(found_CYX[None], true_CYX[None]).clamp(max=100.0)),
+        "ssim": float(ssim(found_CYX[None], true_CYX[None])),
+    }
+    scene, before = (_scene(stored, name) for name in ("scene", "source_scene"))
+    return Result(
+        task=task,
+        sample_id=stored.sample.sample_id,
+        prompt=_request_text(stored),
+        expected=_pairs(describe(scene)) if scene else None,
+        source=_pairs(describe(before)) if before else None,
+        found=[(one.shape, one.colour) for one in read_scene(np.asarray(drawn))] if scene else None,
+        scores=scores,
+        files=_save_pictures(stored, output, task, drawn=drawn, slot=slot),
+    )
+
+
+def _pixels(model: IllumePlus, stored: StoredSample, slot: int, *, scale: int) -> torch.Tensor:
+    """Image `slot` cropped to its anchor times `scale`, CYX in [-1, 1]."""
+    anchor = image_anchor(stored.sample, slot)
+    size: Size = (anchor[0] * scale, anchor[1] * scale)
+    return torch.from_numpy(input_pixels(_open(stored, slot), size, crop=True))
+
+
+def _inputs(model: IllumePlus, stored: StoredSample) -> list[torch.Tensor]:
+    """All pictures of an understanding sample as the model reads them."""
+    sizes = model.reading.sizes
+    return [
+        torch.from_numpy(
+            input_pixels(
+                _open(stored, slot),
+                input_size(stored.sample, slot, sizes),
+                crop=is_cropped(stored.sample, sizes),
+            )
+        )
+        for slot in range(len(stored.sample.images))
+    ]
+
+
+def _open(stored: StoredSample, slot: int) -> Image.Image:
+    where = f"sample {stored.sample.sample_id}, image {slot}"
+    return open_upright(stored.image_bytes(slot), stored.sample.images[slot], where)
+
+
+def _save_pictures(
+    stored: StoredSample, output: Path, task: str, *, drawn: Image.Image | None, slot: int = 0
+) -> dict[str, str]:
+    files = {}
+    pictures = {"input": _open(stored, 0), "target": _open(stored, slot) if slot else None, "drawn": drawn}
+    for name, picture in pictures.items():
+        if picture is not None:
+            files[name] = f"{task}-{stored.sample.sample_id[:16]}-{name}.png"
+            picture.convert("RGB").save(output / files[name])
+    return files
+
+
+def _scene(stored: StoredSample, name: str) -> Scene | None:
+    value = stored.sample.meta.get(name)
+    return Scene.from_json(value) if isinstance(value, Mapping) else None
+
+
+def _pairs(described: Sequence[Described]) -> list[tuple[str, str]]:
+    return [(one.shape, one.colour) for one in described]
+
+
+def _request_text(stored: StoredSample) -> str:
+    turns = [turn.text for turn in stored.sample.turns if turn.role == "human"]
+    return turns[-1] if turns else ""
+
+
+def _last_answer(stored: StoredSample) -> str:
+    turns = [turn.text for turn in stored.sample.turns if turn.role == "gpt"]
+    return turns[-1] if turns else ""

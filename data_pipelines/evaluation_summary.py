@@ -1,0 +1,122 @@
+"""Results of an evaluation as figures with their chance levels, and as one sheet of pictures."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from data_pipelines.contact_sheet import Cell, Row, contact_sheet
+from data_pipelines.evaluation import TASKS, Result
+
+Objects = Sequence[tuple[str, str]]  # (shape, colour)
+PICTURES_PER_TASK = 8
+
+
+def summarize(results: Sequence[Result]) -> dict[str, float]:
+    """Means by task.
+
+    `<task>/objects_right` is the share of expected objects found with their shape and colour; `/exact` the share of
+    samples with all of them and nothing else. `/chance` of each is the same figure when every result is held against
+    the truth of another sample; `editing/exact_if_copied` is what giving the source back would score.
+    """
+    figures: dict[str, float] = {}
+    for task in TASKS:
+        of_task = [result for result in results if result.task == task]
+        if not of_task:
+            continue
+        figures[f"{task}/samples"] = float(len(of_task))
+        for name in sorted({name for result in of_task for name in result.scores}):
+            figures[f"{task}/{name}"] = _mean([result.scores[name] for result in of_task])
+        known = [result for result in of_task if result.expected is not None]
+        for name, score in (("objects_right", objects_right), ("colours_right", colours_right), ("exact", exact)):
+            figures.update(_with_chance(f"{task}/{name}", known, score))
+        copied = [exact(result.expected or (), result.source) for result in known if result.source is not None]
+        if copied:
+            figures[f"{task}/exact_if_copied"] = _mean(copied)
+        figures.update(_answers(task, [result for result in of_task if result.expected is None]))
+    return figures
+
+
+def objects_right(expected: Objects, found: Objects) -> float:
+    """Share of the expected objects that were found."""
+    return (Counter(expected) & Counter(found)).total() / max(1, len(expected))
+
+
+def colours_right(expected: Objects, found: Objects) -> float:
+    """Share of the expected colours that were found, whatever the shapes."""
+    wanted, seen = Counter(colour for _, colour in expected), Counter(colour for _, colour in found)
+    return (wanted & seen).total() / max(1, len(expected))
+
+
+def exact(expected: Objects, found: Objects) -> float:
+    """1 if exactly the expected objects were found."""
+    return float(Counter(expected) == Counter(found))
+
+
+def sheet(results: Sequence[Result]) -> Image.Image:
+    """Inputs, targets and what the models made of them, a few of each task."""
+    rows: list[Row] = []
+    for task in TASKS:
+        shown = [result for result in results if result.task == task][:PICTURES_PER_TASK]
+        for name in ("input", "target", "drawn"):
+            cells = [
+                Cell(image=_open(Path(result.files[name])), text=_caption(result, name))
+                for result in shown
+                if name in result.files and not (task == "generation" and name == "input")
+            ]
+            if cells:
+                rows.append(Row(label=f"{task}: {name}", cells=cells))
+    return contact_sheet(rows)
+
+
+def _with_chance(
+    name: str, results: Sequence[Result], score: Callable[[Objects, Objects], float]
+) -> Mapping[str, float]:
+    if not results:
+        return {}
+    found = [result.found or () for result in results]
+    expected = [result.expected or () for result in results]
+    others = [*expected[1:], expected[0]]
+    return {
+        name: _mean([score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)]),
+        f"{name}/chance": _mean([score(wanted, seen) for wanted, seen in zip(others, found, strict=True)]),
+    }
+
+
+def _answers(task: str, results: Sequence[Result]) -> Mapping[str, float]:
+    """Exact answers in words; chance is the best answer that looks at the question alone."""
+    answered = [result for result in results if result.expected_answer]
+    if not answered:
+        return {}
+    by_question: dict[str, Counter[str]] = {}
+    for result in answered:
+        by_question.setdefault(result.prompt, Counter())[_plain(result.expected_answer)] += 1
+    blind = sum(counts.most_common(1)[0][1] for counts in by_question.values())
+    right = [float(_plain(result.answer) == _plain(result.expected_answer)) for result in answered]
+    return {
+        f"{task}/answers_right": _mean(right),
+        f"{task}/answers_right/blind": blind / len(answered),
+        f"{task}/answers": float(len(answered)),
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".")
+
+
+def _caption(result: Result, name: str) -> str:
+    if name == "drawn":
+        return ", ".join(f"{colour} {shape}" for shape, colour in result.found or ())
+    if result.task == "understanding":
+        return result.answer
+    return result.prompt.replace("<image>", "").strip() if result.task in ("editing", "generation") else ""
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

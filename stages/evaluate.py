@@ -1,0 +1,155 @@
+"""Try the finished models on samples that they have never seen, and draw what they made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.mllm.config import SamplingConfig
+from orchestrator.shards import Shard, ShardInput, ShardOutcome
+from orchestrator.stage import Slot, StageContext, StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCounts:
+    """Samples of each task; 0 leaves it out."""
+
+    reconstruction: int
+    generation: int
+    understanding: int
+    editing: int
+    enlargement: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    samples: SampleCounts
+    understanding: SamplingConfig
+    generation: SamplingConfig
+    editing: SamplingConfig
+    seed: int
+    split: str = "val"
+    samples_per_shard: int = 32
+    diffusion_steps: int = 20
+    diffusion_guidance: float = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateWorker:
+    """Holds all models of the run; one in each worker process."""
+
+    config: EvaluateConfig
+    tokenizer: Path
+    mllm: Path
+    decoder: Path | None
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.dataset_reader import CuratedDataset
+        from data_pipelines.evaluation import EvaluationSettings, evaluate, find_samples
+        from data_pipelines.inference import IllumePlus
+
+        model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder)
+        config = self.config
+        settings = EvaluationSettings(
+            understanding=config.understanding,
+            generation=config.generation,
+            editing=config.editing,
+            diffusion_steps=config.diffusion_steps,
+            diffusion_guidance=config.diffusion_guidance,
+            seed=config.seed,
+        )
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            dataset = CuratedDataset(Path(str(shard.work["dataset"])))
+            samples = find_samples(dataset, [str(item) for item in shard.items], split=config.split)
+            results = evaluate(model, shard.work["task"], samples, settings, shard.output)  # type: ignore[arg-type]  # JSON
+            return ShardOutcome(rows=len(results))
+
+        return run
+
+
+def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
+    import json
+
+    from data_pipelines.evaluation import read_results
+    from data_pipelines.evaluation_summary import sheet, summarize
+
+    models = {name: context.input(name) for name in ("tokenizer", "mllm")}
+    decoders = context.inputs("decoder")
+    worker = EvaluateWorker(
+        config=config,
+        tokenizer=models["tokenizer"].path,
+        mllm=models["mllm"].path,
+        decoder=decoders[0].path if decoders else None,
+    )
+    records = context.map_shards(
+        worker,
+        _shards(config, context, with_decoder=bool(decoders)),
+        label="evaluate",
+        identity={"inputs": [artifact.fingerprint for artifact in (*models.values(), *decoders)]},
+        unit="samples",
+    )
+    results = []
+    for record in records:
+        results += read_results(record.path / "results.jsonl", pictures=record.path)
+        context.adopt(record, {entry.path: f"samples/{record.shard}/{entry.path}" for entry in record.files})
+    figures = summarize(results)
+    (context.output / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    sheet(results).save(context.output / "contact_sheet.png")
+    return figures
+
+
+def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool) -> list[Shard]:
+    """Samples spread evenly over each task's part of the split, in shards of equal size."""
+    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.evaluation import SAMPLES_OF, TASKS, choose_samples
+
+    shards = []
+    for task in TASKS:
+        count = getattr(config.samples, task)  # the fields are the tasks
+        if task == "enlargement" and not with_decoder:
+            continue
+        for number, artifact in enumerate(context.inputs("datasets")):
+            chosen = choose_samples(
+                CuratedDataset(artifact.path), split=config.split, task=SAMPLES_OF[task], count=count
+            )
+            for first in range(0, len(chosen), config.samples_per_shard):
+                items = tuple(chosen[first : first + config.samples_per_shard])
+                shards.append(
+                    Shard(
+                        name=f"{task}-{number}-{first // config.samples_per_shard:05d}",
+                        items=items,
+                        identity={"task": task, "dataset": artifact.fingerprint, "settings": _identity(config)},
+                        work={"task": task, "dataset": str(artifact.path)},
+                    )
+                )
+    return shards
+
+
+def _identity(config: EvaluateConfig) -> str:
+    """Everything that decides what a sample's result is; not how many there are."""
+    decides = (
+        config.understanding,
+        config.generation,
+        config.editing,
+        config.seed,
+        config.split,
+        config.samples_per_shard,
+        config.diffusion_steps,
+        config.diffusion_guidance,
+    )
+    return repr(decides)
+
+
+EVALUATE = StageKind(
+    name="evaluate",
+    version=1,
+    config=EvaluateConfig,
+    run=run,
+    inputs={
+        "datasets": Slot(kind="dataset@1", many=True),
+        "tokenizer": Slot(kind="tokenizer@1"),
+        "mllm": Slot(kind="mllm@1"),
+        "decoder": Slot(kind="decoder@1", required=False),
+    },
+    output="report@1",
+)

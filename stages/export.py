@@ -1,0 +1,39 @@
+"""Put the finished models into one folder that other programs load, and register them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.stage import Slot, StageContext, StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    name: str  # of the registered model
+    alias: str = "latest"  # moved to this version in the registry
+
+
+def run(config: ExportConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.export import export_models
+
+    slots = ("tokenizer", "mllm", "decoder", "report")
+    folders = {slot: found[0].path for slot in slots if (found := context.inputs(slot))}
+    figures = export_models(folders, context.output)
+    context.tracker.log_event(
+        "model_version", {"name": config.name, "alias": config.alias, "folder": str(context.output)}
+    )
+    return figures
+
+
+EXPORT = StageKind(
+    name="export",
+    version=1,
+    config=ExportConfig,
+    run=run,
+    inputs={
+        "tokenizer": Slot(kind="tokenizer@1"),
+        "mllm": Slot(kind="mllm@1"),
+        "decoder": Slot(kind="decoder@1", required=False),
+        "report": Slot(kind="report@1", required=False),
+    },
+    output="export@1",
+)

@@ -1,0 +1,158 @@
+"""Read raw files into records: every unit of input gets an id, a source, a licence, and a row, read or not."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_pipelines.ingest_config import IngestConfig
+from orchestrator.artifact import JSON
+from orchestrator.errors import RecipeError
+from orchestrator.shards import Shard, ShardInput, ShardOutcome
+from orchestrator.stage import Location, Slot, StageContext, StageKind
+from stages.totals import sum_stats
+
+if TYPE_CHECKING:
+    from data_pipelines.ingest_formats import IngestShard
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestStageConfig:
+    read: IngestConfig
+    paths: tuple[Location, ...] = ()  # files, folders or glob patterns; without them the `raw` input is read
+    images: tuple[Location, ...] = ()  # folders and tars in which annotations' picture names are looked up
+    metadata: Location = Location("")  # JSON lines with licence and split by picture name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where everything lies on this machine."""
+
+    paths: tuple[Path, ...]
+    images: tuple[Path, ...]
+    metadata: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestWorker:
+    config: IngestConfig
+    places: Places
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.image_sources import open_images
+        from data_pipelines.ingest import ingest_shard, load_metadata, shard_from_json
+
+        limits = {"max_bytes": self.config.max_image_bytes, "max_unpacked_bytes": self.config.max_unpacked_bytes}
+        images = open_images(self.places.images, **limits) if self.places.images else None
+        metadata = load_metadata(self.places.metadata) if self.places.metadata else None
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            planned = shard_from_json(shard.work)
+            counts = ingest_shard(planned, shard.output, self.config, images=images, metadata=metadata)
+            return ShardOutcome(rows=counts["rows"], stats={name: float(count) for name, count in counts.items()})
+
+        return run
+
+
+def sources(config: IngestStageConfig) -> Mapping[str, Path]:
+    """Every file outside the store that is read, by a name that does not say where it lies."""
+    from data_pipelines.ingest import find_sources
+
+    try:
+        found = {f"paths/{file.shown}": file.path for file in find_sources(config.read, config.paths)}
+    except FileNotFoundError as error:
+        raise RecipeError(f"ingest: config.paths: {error}") from error
+    files = {name: path for name, path in found.items() if path.is_file()}
+    folders = [path for path in found.values() if path.is_dir()] + [Path(place) for place in config.images]
+    for number, place in enumerate(folders):
+        if not place.exists():
+            raise RecipeError(f"ingest: config.images: no folder or tar {str(place)!r}; give the one with the pictures")
+        inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+        files.update({f"images/{number}/{path.relative_to(place).as_posix()}": path for path in inside})
+    return files | ({"metadata": Path(config.metadata)} if config.metadata else {})
+
+
+def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.ingest import plan_ingest, shard_to_json
+
+    places = _places(config, context)
+    digests = _Digests(places)
+    shards = [
+        Shard(
+            name=planned.name,
+            items=(f"{planned.source_file}[{planned.first_row}:]",),
+            identity=digests.identity(planned, config.read),
+            work=shard_to_json(planned),
+        )
+        for planned in plan_ingest(config.read, places.paths)
+    ]
+    records = context.map_shards(
+        IngestWorker(config=config.read, places=places),
+        shards,
+        label="ingest",
+        identity={"config": repr(config.read)},
+        unit="files",
+    )
+    for record in records:
+        context.adopt(record)
+    return sum_stats(records)
+
+
+def _places(config: IngestStageConfig, context: StageContext) -> Places:
+    if config.paths:
+        return Places(
+            paths=tuple(map(Path, config.paths)),
+            images=tuple(map(Path, config.images)),
+            metadata=Path(config.metadata) if config.metadata else None,
+        )
+    raw = context.input("raw").path
+    return Places(paths=(raw / "annotations",), images=(raw / "images",), metadata=None)
+
+
+class _Digests:
+    """What a shard's output depends on: the bytes of its source, and of the pictures that it names."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._known: dict[Path, str] = {}
+        self._archives = {str(path.name): self._digest(path) for path in places.images if path.is_file()}
+        if places.metadata is not None:
+            self._archives["metadata"] = self._digest(places.metadata)
+
+    def identity(self, shard: "IngestShard", config: IngestConfig) -> dict[str, JSON]:
+        from data_pipelines.ingest import names_of_images
+
+        source = Path(shard.file)
+        named = hashlib.sha256()
+        for name in names_of_images(shard, config):
+            path = next((found for root in self._roots(shard) if (found := root / name).is_file()), None)
+            named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode())
+        return {
+            "source": self._digest(source) if source.is_file() else "folder",
+            "rows": [shard.first_row, shard.num_rows],
+            "bytes": [shard.start_byte, shard.stop_byte],
+            "pictures": named.hexdigest(),
+            "archives": dict(self._archives),
+        }
+
+    def _roots(self, shard: "IngestShard") -> list[Path]:
+        folders = [path for path in self._places.images if path.is_dir()]
+        return [Path(shard.file), *folders] if shard.members else folders
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._known:
+            with path.open("rb") as file:
+                self._known[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._known[path]
+
+
+INGEST = StageKind(
+    name="ingest",
+    version=1,
+    config=IngestStageConfig,
+    run=run,
+    inputs={"raw": Slot(kind="raw@1", required=False)},
+    output="records@1",
+    sources=lambda config: sources(config) if config.paths else {},
+)
