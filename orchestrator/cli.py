@@ -118,20 +118,22 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
         return EXIT_FAILED
-    except Exception as error:  # noqa: BLE001 - the one boundary: a mistake of ours becomes a note and a log entry
+    except Exception as error:  # noqa: BLE001 - the one boundary: a mistake of ours becomes a note
         report_bug(error, arguments)
         return EXIT_FAILED
 
 
 def report_bug(error: Exception, arguments: list[str]) -> None:
     """A short note for the user; the traceback goes to a log file, or to standard error where there is no room."""
-    trace = "".join(traceback.format_exception(error))
-    cause = (str(error).strip().splitlines() or [""])[0]
+    from orchestrator.events import mask_text  # late: only when it is needed
+
+    trace = mask_text("".join(traceback.format_exception(error)))
+    cause = mask_text((str(error).strip().splitlines() or [""])[0])
     click.echo(f"error: this is a mistake in illume, not in your input: {type(error).__name__}: {cause}", err=True)
     try:
         BUG_LOG.parent.mkdir(exist_ok=True)
         with BUG_LOG.open("a") as log:
-            log.write(f"{datetime.now(UTC).isoformat()} illume {' '.join(arguments)}\n{trace}\n")
+            log.write(f"{datetime.now(UTC).isoformat()} illume {mask_text(' '.join(arguments))}\n{trace}\n")
         click.echo(f"The traceback is in {BUG_LOG}. Committed work is safe; running again continues it.", err=True)
     except OSError:
         click.echo(trace, err=True)

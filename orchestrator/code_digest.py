@@ -6,12 +6,15 @@ comes out. Not identity; `plan` compares it and warns.
 
 import ast
 import hashlib
+import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from orchestrator.identity import canonical_json
+from orchestrator.stage import StageKind
 
 ROOMS = ("stages", "data_pipelines", "models")  # packages whose code can change an output
 
@@ -23,6 +26,18 @@ class CodeDigest:
     @property
     def digest(self) -> str:
         return hashlib.sha256(canonical_json(self.files).encode()).hexdigest()
+
+
+def code_of(kind: StageKind[Any]) -> CodeDigest:
+    """The code behind a kind, from the folder that holds the package of its `run`."""
+    module = kind.run.__module__
+    try:
+        package = importlib.util.find_spec(module.partition(".")[0])
+    except ValueError:  # a program without a package, such as `__main__`
+        return CodeDigest()
+    if package is None or not package.submodule_search_locations:
+        return CodeDigest()
+    return code_digest(module, Path(next(iter(package.submodule_search_locations))).parent)
 
 
 def code_digest(module: str, root: Path, rooms: Collection[str] = ROOMS) -> CodeDigest:

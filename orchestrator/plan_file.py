@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON, Fingerprint
-from orchestrator.code_digest import CodeDigest
+from orchestrator.code_digest import code_of
 from orchestrator.config import Kinds
 from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
@@ -35,7 +35,7 @@ def plan_to_json(plan: Plan) -> dict[str, JSON]:
 
 
 def plan_from_json(data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None) -> Plan:
-    """The plan, with its stage kinds taken from `kinds`.
+    """The plan, with its stage kinds taken from `kinds`, and with the code that they have now.
 
     Raises:
         RecipeError: the data is no plan, does not match `digest`, or the stage kinds have changed since, so that the
@@ -76,7 +76,6 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
         "action": stage.action,
         "redo": stage.redo,
         "reasons": [to_json(reason) for reason in stage.reasons],
-        "code": to_json(stage.code.files),
         "estimate_s": stage.estimate_s,
     }
 
@@ -107,7 +106,7 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
         action=data["action"],
         reasons=tuple(reason_from_json(reason) for reason in data["reasons"]),
         redo=data["redo"],
-        code=CodeDigest(files=data["code"]),
+        code=code_of(kind),
         estimate_s=data["estimate_s"],
     )
 

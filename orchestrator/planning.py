@@ -1,13 +1,11 @@
 """What planning looks at in a real store and its index: the answers behind `plan.PlanView`."""
 
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.artifacts import ArtifactStore
-from orchestrator.code_digest import CodeDigest, code_digest
+from orchestrator.code_digest import code_of
 from orchestrator.database import Database
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.plan import PlanView
@@ -15,7 +13,7 @@ from orchestrator.run_records import RunRecords
 from orchestrator.run_status import last_fingerprint, list_runs, typical_duration_s
 from orchestrator.source_cache import DatabaseDigestCache
 from orchestrator.sources import source_digests
-from orchestrator.stage import StageKind, StageSpec
+from orchestrator.stage import StageSpec
 
 NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity of an artifact that is gone
 
@@ -41,15 +39,6 @@ def plan_view(artifacts: ArtifactStore, database: Database) -> PlanView:
         return source_digests(stage, cache)
 
     return PlanView(find=find, previous=previous, sources=sources, code=code_of, estimate_s=estimate_s)
-
-
-def code_of(kind: StageKind[Any]) -> CodeDigest:
-    """The code behind a kind, from the folder that holds the package of its `run`."""
-    module = kind.run.__module__
-    package = importlib.util.find_spec(module.partition(".")[0])
-    if package is None or not package.submodule_search_locations:
-        return CodeDigest()
-    return code_digest(module, Path(next(iter(package.submodule_search_locations))).parent)
 
 
 def _planned_payload(

@@ -1,11 +1,14 @@
 """`illume run`, `illume resume` and `illume cancel`."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -32,6 +35,8 @@ from orchestrator.run_status import RunSummary, newest_run, run_status
 from orchestrator.wording import duration_text
 from orchestrator.workspace import Workspace
 
+EXIT_FAILED = 1
+SHOW_CURSOR = "\x1b[?25h"
 UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
 
 
@@ -53,7 +58,7 @@ def run_command(recipe: str, overrides: tuple[str, ...], wishes: PlanWishes, pla
         if finished is not None:
             click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
             return
-        begun = None if wishes.force else _begun_run(workspace, plan)
+        begun = _begun_run(workspace, plan)
         if begun is not None:
             click.echo(f"continuing run {begun.run_id}, which was cut off", err=True)
             carry_out(workspace, partial(workspace.resume, begun.run_id, stage_kinds()), as_json=as_json)
@@ -123,12 +128,12 @@ def shown(workspace: Workspace, run_id: str, *, as_json: bool) -> AbstractContex
 
 @contextmanager
 def stopping_on_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second raises KeyboardInterrupt."""
+    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            end_at_once()
         stop.set()
         name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         click.echo(f"\n{name}: stopping at the next commit point; once more stops at once", err=True)
@@ -139,6 +144,15 @@ def stopping_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_at_once() -> NoReturn:
+    """End without waiting for stages, sinks or Ray, as safely as being killed: a local Ray ends with its driver."""
+    click.echo("stopped at once; what was committed is kept, running again continues", err=True)
+    if sys.stdout.isatty():
+        click.echo(SHOW_CURSOR, nl=False)  # the live table hides it
+    sys.stdout.flush()
+    os._exit(EXIT_FAILED)
 
 
 def _finished_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
@@ -153,8 +167,8 @@ def _finished_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
 def _begun_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
     """The newest run of the recipe, if it was cut off and what is missing now is part of its plan."""
     newest = newest_run(workspace.database, recipe=plan.recipe)
-    if newest is None or newest.state not in UNFINISHED:
-        return None
+    if newest is None or newest.state not in UNFINISHED or any(stage.redo for stage in plan.stages):
+        return None  # what is to be made again is only known to the new plan
     holder = workspace.leases.holder(f"run:{newest.run_id}")
     if holder is not None and not is_gone(holder.owner):
         return None  # another driver is at work; ours waits for its artifacts where they are the same

@@ -18,6 +18,7 @@ from orchestrator.cli import exit_code
 from orchestrator.errors import CancelledError
 from orchestrator.stage import Slot, StageContext, StageKind
 
+STUBBORN_S = 60.0
 RECIPE = """\
 name: words
 stages:
@@ -49,6 +50,11 @@ def shout(config: ShoutConfig, context: StageContext) -> Mapping[str, float]:
         if trouble.read_text() == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             wait_for_stop(context)
+        if trouble.read_text() == "ignore stops":
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1.0)
+            time.sleep(STUBBORN_S)
         raise RuntimeError("out of breath")
     context.tracker.progress(config.times, config.times, "shouts")
     words = (context.input("words").path / "words.txt").read_text()
@@ -149,6 +155,19 @@ def test_a_forced_stage_is_made_again(illume: Illume) -> None:
     }
 
 
+def test_a_forced_run_that_was_cut_off_is_carried_to_its_end(illume: Illume, tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    command = ("run", "words.yaml", "--set", f"stages.loud.config.trouble={trouble}")
+    illume(*command)
+    trouble.write_text("interrupt")
+    assert illume(*command, "--force", "loud").code == 1
+    cut_off = newest(illume)["run_id"]
+    trouble.unlink()
+    assert f"continuing run {cut_off}" in illume(*command).err
+    status = illume("status", cut_off, "--json").data
+    assert [stage["state"] for stage in status["stages"]] == ["REUSED", "COMMITTED", "COMMITTED"]
+
+
 def test_a_failed_stage_ends_with_1_and_resume_goes_on(illume: Illume, tmp_path: Path) -> None:
     trouble = tmp_path / "trouble"
     trouble.write_text("fail")
@@ -184,6 +203,26 @@ def test_ctrl_c_stops_cleanly_and_running_again_continues_the_same_run(illume: I
     assert newest(illume)["epoch"] == 2
     kinds = [json.loads(line) for line in illume("events", "--json").out.splitlines()]
     assert [event["stage"] for event in kinds if event["fields"].get("to") == "COMMITTED"] == ["said", "loud", "pair"]
+
+
+def test_a_second_ctrl_c_ends_at_once_and_running_again_continues(illume: Illume, tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.write_text("ignore stops")
+    command = ["run", "words.yaml", "--set", f"stages.loud.config.trouble={trouble}"]
+    program = f"import runpy, sys; sys.exit(runpy.run_path({__file__!r})['ctrl_c_twice']({command!r}))"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert time.monotonic() - started < STUBBORN_S, "the stage goes on for longer than that"
+    assert (done.returncode, "stopped at once" in done.stderr) == (1, True)
+    trouble.unlink()
+    again = illume(*command)
+    assert again.code == 0, again.err
+    assert "continuing run" in again.err
+
+
+def ctrl_c_twice(command: list[str]) -> int:
+    """In a process of its own, because it ends there."""
+    return exit_code(command, KINDS)
 
 
 def test_json_prints_every_event_once_and_nothing_else(illume: Illume) -> None:
@@ -292,22 +331,21 @@ def test_doctor_answers_every_question(illume: Illume) -> None:
 def test_quick_commands_load_nothing_heavy(illume: Illume, tmp_path: Path) -> None:
     illume("run", "words.yaml")
     heavy = {"torch", "ray", "mlflow", "transformers", "diffusers", "pyarrow"}
-    for arguments in (["status"], ["plan", "absent.yaml"], ["events"], ["recipes"]):
-        assert loaded_by(arguments, tmp_path) & heavy == set()
+    assert loaded_by([["status"], ["plan", "absent.yaml"], ["events"], ["recipes"]], tmp_path) & heavy == set()
 
 
 def test_help_loads_next_to_nothing(tmp_path: Path) -> None:
-    loaded = loaded_by(["--help"], tmp_path)
+    loaded = loaded_by([["--help"]], tmp_path)
     assert "click" in loaded
     assert loaded & {"sqlalchemy", "pydantic", "rich", "yaml", "numpy", "stages"} == set()
 
 
-def loaded_by(arguments: list[str], folder: Path) -> set[str]:
-    """Top-level modules after a command line in a process of its own."""
+def loaded_by(commands: list[list[str]], folder: Path) -> set[str]:
+    """Top-level modules after these command lines in a process of its own."""
     program = (
         "import json, sys\n"
         "from orchestrator.cli import exit_code\n"
-        f"exit_code({arguments!r})\n"
+        f"for command in {commands!r}: exit_code(command)\n"
         "print('\\nLOADED', json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)

@@ -293,7 +293,7 @@ def test_prechecks_see_the_configurations_of_inputs_by_slot(world: World) -> Non
 
 
 def test_a_plan_survives_its_file(world: World) -> None:
-    world.code = {"stages/work.py": "2"}
+    world.code = {}  # the code is not kept: a resumed stage runs with, and records, what there is then
     plan = world.plan(chain(lr=5.0), force=("c",))
     data = json.loads(canonical_json(plan_to_json(plan)))
     assert plan_from_json(data, {"work": KIND}, digest=plan_digest(plan)) == plan
