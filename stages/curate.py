@@ -11,9 +11,6 @@ from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyseWorker:

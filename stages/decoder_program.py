@@ -9,6 +9,7 @@ from torch import nn
 from data_pipelines.image_batches import PictureBatches
 from data_pipelines.tokens import TokenShard
 from models.diffusion import weights
+from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
@@ -90,7 +91,7 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
         return decoder
     torch.manual_seed(task.config.loop.seed)
     if task.config.base_model:
-        return weights.adopt_base(task.config.model, Path(task.config.base_model))
+        return adopt_base(task.config.model, Path(task.config.base_model))
     return DiffusionDecoder(task.config.model)
 
 

@@ -8,7 +8,6 @@ from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import StageContext, StageKind
 from stages.totals import sum_stats
 
-
 COUNTS = ("understanding", "generation", "editing", "text", "val_share", "lines_per_file")  # how much, not what
 
 
