@@ -1,0 +1,71 @@
+"""Where runs are carried out, as a file that people write: this machine with limits, or a Ray that is there already.
+
+    kind: local                   kind: ray
+    cpus: 8                       address: ray-head:6379
+    memory_gib: 24                token_file: /run/secrets/ray-token
+
+A profile is execution only: it never changes what comes out. Secrets are named, not written down.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.decode import decode
+from orchestrator.errors import RecipeError
+from orchestrator.launch import LOCAL_OBJECT_STORE_MIB
+from orchestrator.recipe_yaml import Place, parse_yaml, place_text, read_text
+
+MIN_OBJECT_STORE_MIB = 75  # below this Ray does not start
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalProfile:
+    """A Ray of our own on this machine, for as long as the command runs."""
+
+    cpus: float = 0.0  # 0: all that this process may use
+    gpus: float | None = None  # null: those that Ray finds
+    memory_gib: float = 0.0  # that stages may ask for together; 0: Ray decides
+    object_store_mib: int = LOCAL_OBJECT_STORE_MIB
+
+    def __post_init__(self) -> None:
+        if min(self.cpus, self.gpus or 0.0, self.memory_gib) < 0:
+            raise ValueError("cpus, gpus and memory_gib cannot be negative")
+        if self.object_store_mib < MIN_OBJECT_STORE_MIB:
+            raise ValueError(
+                f"object_store_mib: found {self.object_store_mib}, expected {MIN_OBJECT_STORE_MIB} or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayProfile:
+    """A Ray cluster that is there already, reached through the port of its GCS."""
+
+    address: str  # "host:6379"
+    token_file: str = ""  # "" means the variable RAY_AUTH_TOKEN; without both the cluster runs without authentication
+
+    def __post_init__(self) -> None:
+        host, colon, port = self.address.rpartition(":")
+        if not (host and colon and port.isdecimal()) or "/" in self.address:
+            raise ValueError(f"address: found {self.address!r}, expected 'host:port', e.g. 'ray-head:6379'")
+
+
+Profile = LocalProfile | RayProfile
+_KINDS: dict[str, type[Profile]] = {"local": LocalProfile, "ray": RayProfile}
+
+
+def load_profile(file: Path) -> Profile:
+    """Raises: RecipeError: the file cannot be read, or a key or value is wrong; with its place."""
+    document = parse_yaml(read_text(file), str(file))
+    data, problems = document.data, list(document.problems)
+    kind = data.pop("kind", None) if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise RecipeError(f"{file}: kind: found {kind!r}, expected one of: {', '.join(_KINDS)}")
+    profile = decode(_KINDS[kind], data, (), problems)
+    if problems or profile is None:
+        lines = [f"  {_where(problem.place)}{problem.text}" for problem in problems]
+        raise RecipeError("\n".join([f"{file}: cannot be used as a profile:", *lines]))
+    return profile
+
+
+def _where(place: Place) -> str:
+    return f"{place_text(place)}: " if place else ""

@@ -1,0 +1,69 @@
+"""Profiles from files, and what they are turned into."""
+
+from pathlib import Path
+
+import pytest
+
+from clusters.connect import connect
+from clusters.profiles import LocalProfile, RayProfile, load_profile
+from orchestrator.errors import RecipeError
+from orchestrator.launch import Cluster, LocalRay
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "profile.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_profile_of_each_kind(tmp_path: Path) -> None:
+    assert load_profile(written(tmp_path, "kind: local\ncpus: 4\n")) == LocalProfile(cpus=4.0)
+    text = "kind: ray\naddress: ray-head:6379\ntoken_file: /run/token\n"
+    assert load_profile(written(tmp_path, text)) == RayProfile(address="ray-head:6379", token_file="/run/token")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cpus: 4\n", "kind: found None, expected one of: local, ray"),
+        ("kind: slurm\n", "kind: found 'slurm', expected one of: local, ray"),
+        ("- local\n", "kind: found None"),
+        ("kind: local\ncpu: 4\n", "did you mean 'cpus'"),
+        ("kind: local\ncpus: many\n", "expected a number"),
+        ("kind: local\ncpus: -1\n", "cannot be negative"),
+        ("kind: local\nobject_store_mib: 10\n", "expected 75 or more"),
+        ("kind: ray\n", "address"),
+        ("kind: ray\naddress: http://ray-head\n", "expected 'host:port'"),
+        ("kind: ray\naddress: ray-head:6379\ntoken: secret\n", "did you mean 'token_file'"),
+    ],
+)
+def test_mistakes_in_a_profile_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=r"profile\.yaml") as failure:
+        load_profile(written(tmp_path, text))
+    assert message in str(failure.value)
+
+
+def test_a_local_profile_starts_nothing_by_itself() -> None:
+    cluster = connect(LocalProfile(cpus=3.0))
+    assert isinstance(cluster, Cluster)
+    assert cluster.cpus == 3.0
+
+
+def test_without_a_number_the_cpus_are_those_of_this_process() -> None:
+    assert connect(LocalProfile()).cpus == Cluster(LocalRay()).cpus >= 1.0
+
+
+def test_a_token_file_must_hold_a_token(tmp_path: Path) -> None:
+    empty = tmp_path / "token"
+    with pytest.raises(RecipeError, match="cannot read"):
+        connect(RayProfile(address="ray-head:6379", token_file=str(empty)))
+    empty.write_text("\n")
+    with pytest.raises(RecipeError, match="is empty"):
+        connect(RayProfile(address="ray-head:6379", token_file=str(empty)))
+
+
+def test_a_token_is_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    cluster = connect(RayProfile(address="ray-head:6379", token_file=str(file)))
+    assert "s3cret" not in repr(vars(cluster))
