@@ -7,8 +7,9 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from data_pipelines.images import orientation, to_rgb, upright
 from data_pipelines.samples import TASKS_WITH_TARGETS, Sample, SampleError, SampleImage
 from models.dualvitok.geometry import Size, as_rgb, fit_to_anchor, pixel_grid, semantic_grid, smart_resize
 
@@ -77,7 +78,7 @@ def grids(size: Size, pixel_factor: int) -> tuple[Size, Size]:
 
 
 def open_upright(data: bytes, image: SampleImage, where: str) -> Image.Image:
-    """The decoded picture, turned as its EXIF says.
+    """The decoded RGB picture, turned as its EXIF says and seen as when it was curated.
 
     Raises: SampleError if it cannot be decoded or has not the size that was recorded when it was curated.
     """
@@ -88,15 +89,14 @@ def open_upright(data: bytes, image: SampleImage, where: str) -> Image.Image:
                     f"{where}: picture of {opened.width}x{opened.height}, but the dataset recorded "
                     f"{image.width}x{image.height}; its bytes were changed after curating"
                 )
-            upright = ImageOps.exif_transpose(opened)
-            upright.load()
+            opened.load()
+            return upright(to_rgb(opened).convert("RGB"), orientation(opened))
     except SampleError:
         raise
     except UnidentifiedImageError as error:
         raise SampleError(f"{where}: not a picture of any known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleError(f"{where}: cannot be decoded ({type(error).__name__}: {error})") from error
-    return upright
 
 
 def input_pixels(picture: Image.Image, size: Size, *, crop: bool) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 Role = Literal["human", "gpt"]
 IMAGE = "<image>"  # one place of one image in a turn, literal
 RESOLUTION_TAG = "{resolution_tag}"  # replaced literally, never by str.format
+TASKS = ("text", "understanding", "generation", "editing")
 TASKS_WITH_TARGETS = ("generation", "editing")  # the answer holds images, so training needs their codes
 SAMPLE_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -62,7 +63,7 @@ def parse_sample(data: bytes, where: str) -> Sample:
             )
             for image in fields["images"]
         )
-        turns = tuple(Turn(role=turn["role"], text=turn["text"]) for turn in fields["conversations"])
+        turns = tuple(_parse_turn(turn) for turn in fields["conversations"])
         sample = Sample(
             sample_id=fields["sample_id"],
             task=fields["task"],
@@ -79,4 +80,12 @@ def parse_sample(data: bytes, where: str) -> Sample:
         ) from error
     if not isinstance(sample.sample_id, str) or not SAMPLE_ID.fullmatch(sample.sample_id):
         raise SampleError(f"{where}: sample_id {sample.sample_id!r} is not 64 hex digits")
+    if sample.task not in TASKS:
+        raise SampleError(f"{where}: task {sample.task!r}; expected one of {', '.join(TASKS)}")
     return sample
+
+
+def _parse_turn(fields: Mapping[str, Any]) -> Turn:
+    if fields["role"] not in ("human", "gpt") or not isinstance(fields["text"], str):
+        raise ValueError(f"a turn by {fields['role']!r} with {type(fields['text']).__name__} text")
+    return Turn(role=fields["role"], text=fields["text"])

@@ -188,14 +188,14 @@ class TokenShard:
         self._group_ends = np.cumsum(sizes, dtype=np.int64)
         self._index: dict[tuple[str, int], int] | None = None
 
-    def keys(self) -> list[tuple[str, int]]:
+    def row_keys(self) -> list[tuple[str, int]]:
         """(sample id, slot) of every row, in order."""
         table = self._read(None, ["sample_id", "slot"])
         return list(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
 
     def row_of(self, sample_id: str, slot: int) -> int | None:
         if self._index is None:
-            self._index = {key: row for row, key in enumerate(self.keys())}
+            self._index = {key: row for row, key in enumerate(self.row_keys())}
         return self._index.get((sample_id, slot))
 
     def codes(self, sample_id: str, slot: int) -> tuple[Semantic, Pixel]:

@@ -256,7 +256,7 @@ class _PartWriter:
             return found
         first_rows: dict[str, int] = {}
         expected = ("", 0)
-        for row, key in enumerate(TokenShard(self._source.token_shard(shard)).keys()):
+        for row, key in enumerate(TokenShard(self._source.token_shard(shard)).row_keys()):
             if key[1] == 0:
                 first_rows[key[0]] = row
             elif key != expected:

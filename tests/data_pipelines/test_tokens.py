@@ -55,7 +55,7 @@ def test_codes_come_back(tmp_path: Path, anchors: list[Size], tokenizer: Tokeniz
     rows = [image_codes(number, anchor, tokenizer, slot=number % 3) for number, anchor in enumerate(anchors)]
     shard = TokenShard(write(tmp_path / "a.parquet", rows, tokenizer))
     assert shard.tokenizer == tokenizer
-    assert shard.keys() == [(row.sample_id, row.slot) for row in rows]
+    assert shard.row_keys() == [(row.sample_id, row.slot) for row in rows]
     for row in rows:
         semantic, pixel = shard.codes(row.sample_id, row.slot)
         assert np.array_equal(semantic, row.semantic_YX)
@@ -171,7 +171,7 @@ def test_damage_is_an_error_or_harmless_but_never_a_crash(tmp_path: Path, data: 
     path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
     try:
         shard = TokenShard(path)
-        shard.keys()
+        shard.row_keys()
         blocks = list(shard.blocks())
     except TokensError:
         return
