@@ -49,6 +49,7 @@ _OURS: dict[type[BaseException], FailureClass] = {
     errors.PoisonError: FailureClass.DATA_POISON,
     errors.NodeLostError: FailureClass.NODE_LOST,
     errors.HangError: FailureClass.HANG,
+    errors.NumericError: FailureClass.NUMERIC,
     errors.PrecheckError: FailureClass.PRECHECK,
     errors.RecipeError: FailureClass.PRECHECK,
     errors.LeaseLostError: FailureClass.CONTROLLER_LOST,
