@@ -23,9 +23,10 @@ _SECRET_NAME = re.compile(
     r"|auth_token|access_token|session_token|refresh_token|hf_token|credentials?|authorization)$",
     re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^\s/@:]*):[^\s/]*@")
+# Lengths are bounded and starts anchored, so that masking takes time in proportion to the text.
+_ADDRESS = re.compile(r"(?<![\w+.-])(?P<scheme>[a-zA-Z][\w+.-]{0,40}://)(?P<user>[^\s/@:]{0,200}):[^\s/]{0,1000}@")
 _QUERY_SECRET = re.compile(
-    r"(?P<name>[?&][\w-]*(?:password|passwd|secret|token|signature|sig|credential|access_key|api_key)[\w-]*=)[^&\s#'\"]+",
+    r"(?P<name>[?&][\w-]{0,40}(?:password|passwd|secret|token|signature|sig|credential|access_key|api_key)[\w-]{0,40}=)[^&\s#'\"]+",
     re.IGNORECASE,
 )
 _WELL_KNOWN = re.compile(

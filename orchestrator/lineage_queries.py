@@ -62,7 +62,7 @@ def resolve(graph: LineageGraph, prefix: str) -> str:
         return found[0]
     if not found:
         raise RecipeError(
-            f"artifact {prefix!r}: not found among {len(graph.nodes)} in the store; `illume status` shows them"
+            f"artifact {prefix!r}: not among the {len(graph.nodes)} in the store; `illume status` shows them"
         )
     several = ", ".join(fingerprint[:SHORT] for fingerprint in found[:5])
     raise RecipeError(f"artifact {prefix!r}: fits {len(found)} artifacts ({several} ...); give more digits")

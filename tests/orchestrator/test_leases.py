@@ -72,7 +72,7 @@ def shift_sqlite_clock(database: Database, days: list[float]) -> None:
     """Make the database's clock, and nothing else, run ahead by `days[0]`."""
 
     def replace_julianday(connection: object, *_rest: object) -> None:
-        connection.create_function("julianday", 1, lambda _now: time.time() / 86400.0 + 2440587.5 + days[0])  # type: ignore[attr-defined]  # sqlite3
+        connection.create_function("julianday", 1, lambda _now: time.time() / 86400.0 + 2440587.5 + days[0])
 
     event.listen(database._engine, "connect", replace_julianday)
     database._engine.dispose()
@@ -145,7 +145,7 @@ def test_the_lease_of_a_killed_process_is_taken_at_once(database_url: str) -> No
     ],
 )
 def test_a_process_counts_as_gone_on_proof_only(change: dict[str, object], gone: bool) -> None:
-    owner = replace(owners.this_process(), **change)  # type: ignore[arg-type]  # a table of fields
+    owner = replace(owners.this_process(), **change)
     if not owners.this_process().boot:
         pytest.skip("this system does not tell the id of its start")
     assert owners.is_gone(owner.text()) is gone

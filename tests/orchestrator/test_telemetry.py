@@ -70,12 +70,12 @@ def test_metrics_arrive_in_order_within_seconds_without_a_flush(store: RunStore,
     for step in range(2500):
         tracker.log_metrics({"loss": 1 / (step + 1), "rate": 0.5}, step=step)
     give_up_at = time.monotonic() + 10
-    while sum(len(event.fields["points"]) for event in of_kind(store, "metrics")) < 5000:  # type: ignore[arg-type]
+    while sum(len(event.fields["points"]) for event in of_kind(store, "metrics")) < 5000:
         assert time.monotonic() < give_up_at, "metrics did not arrive"
         time.sleep(0.05)
     events = of_kind(store, "metrics")
-    points = [point for event in events for point in event.fields["points"]]  # type: ignore[union-attr]
-    assert [point[2] for point in points if point[0] == "loss"] == list(range(2500))  # type: ignore[index]
+    points = [point for event in events for point in event.fields["points"]]
+    assert [point[2] for point in points if point[0] == "loss"] == list(range(2500))
     assert {event.attempt_id for event in events} == {"a1"}
     assert len(events) < 20  # many points in each event
 
@@ -94,7 +94,7 @@ def test_logging_never_waits_for_the_database(store: RunStore, database: Databas
     database.write(hold)
     assert took_s[0] < 1.0  # 2,000 calls; one commit each would take longer
     store.telemetry.flush()
-    assert sum(len(event.fields["points"]) for event in of_kind(store, "metrics")) == 1000  # type: ignore[arg-type]
+    assert sum(len(event.fields["points"]) for event in of_kind(store, "metrics")) == 1000
 
 
 def test_metrics_that_are_not_finite_survive(store: RunStore, database: Database) -> None:
@@ -102,7 +102,7 @@ def test_metrics_that_are_not_finite_survive(store: RunStore, database: Database
     tracker.log_metrics({"loss": math.nan, "scale": math.inf}, step=3)
     store.telemetry.flush()
     (event,) = of_kind(store, "metrics")
-    values = {point[0]: float(point[1]) for point in event.fields["points"]}  # type: ignore[union-attr,index,arg-type,misc]
+    values = {point[0]: float(point[1]) for point in event.fields["points"]}
     assert math.isnan(values["loss"])
     assert values["scale"] == math.inf
 
@@ -163,7 +163,7 @@ def test_the_end_of_an_attempt_keeps_its_progress_and_comes_after_its_metrics(
     store.telemetry.flush()
     events = store.events("r1")
     assert [event.kind for event in events[-3:]] == ["note", "metrics", "attempt_state"]
-    assert events[-1].fields["progress"]["done"] == 77  # type: ignore[index,call-overload]
+    assert events[-1].fields["progress"]["done"] == 77
     assert stage(database).done == 77
 
 
@@ -179,8 +179,8 @@ def test_a_database_that_is_away_costs_nothing(database: Database, store: RunSto
     tracker.log_metrics({"loss": 2.0}, step=2)
     rename("gone", "events")
     store.telemetry.flush()
-    points = [point for event in of_kind(store, "metrics") for point in event.fields["points"]]  # type: ignore[union-attr]
-    assert [point[:3] for point in points] == [["loss", 1.0, 1], ["loss", 2.0, 2]]  # type: ignore[index]
+    points = [point for event in of_kind(store, "metrics") for point in event.fields["points"]]
+    assert [point[:3] for point in points] == [["loss", 1.0, 1], ["loss", 2.0, 2]]
 
 
 def test_too_many_metrics_are_given_up_and_counted(
@@ -198,7 +198,7 @@ def test_too_many_metrics_are_given_up_and_counted(
     database.write(hold)
     telemetry.close()
     (event,) = of_kind(store, "metrics")
-    assert [point[2] for point in event.fields["points"]] == list(range(15, 25))  # type: ignore[union-attr,index]
+    assert [point[2] for point in event.fields["points"]] == list(range(15, 25))
     assert of_kind(store, "metrics_dropped")[0].fields == {"points": 15}
 
 

@@ -1,0 +1,268 @@
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.database import Database
+from orchestrator.events import Event
+from orchestrator.file_sinks import JsonLinesSink, StoreExporter
+from orchestrator.history import RunStore
+from orchestrator.leases import Leases
+from orchestrator.outbox import LONGEST_WAIT_S, Outbox, SinkRejectedError, back_off_s, deliveries
+from orchestrator.run_records import RunRecords
+from orchestrator.store import open_store
+
+TellStory = Callable[[Database, str], Any]
+
+
+class ListSink:
+    """Keeps what it gets; `fail` may raise instead."""
+
+    def __init__(self, name: str = "list", linger_s: float = 0.0) -> None:
+        self.name = name
+        self.linger_s = linger_s
+        self.batches: list[list[Event]] = []
+        self.fail: Callable[[Sequence[Event]], None] = lambda _events: None
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        self.fail(events)
+        self.batches.append(list(events))
+
+    @property
+    def numbers(self) -> list[tuple[str, int]]:
+        return [(event.run_id, event.sequence) for batch in self.batches for event in batch]
+
+
+def numbered(database: Database, run_id: str = "r1") -> list[tuple[str, int]]:
+    return [(run_id, event.sequence) for event in RunStore(database).events(run_id)]
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_every_sink_gets_every_event_once_and_in_order(database: Database, tell_story: TellStory) -> None:
+    sinks = [ListSink("one"), ListSink("two")]
+    with Outbox(database, sinks) as outbox:
+        outbox.follow("r1")  # before the run has an event
+        tell_story(database, "r1")
+        assert outbox.drain(20.0) == {}
+    assert sinks[0].numbers == sinks[1].numbers == numbered(database)
+    assert deliveries(database, only_waiting=True) == []
+
+
+def test_a_dead_sink_delays_only_itself_and_gets_everything_later(database: Database, tell_story: TellStory) -> None:
+    dead, well = ListSink("dead"), ListSink("well")
+
+    def refuse(_events: Sequence[Event]) -> None:
+        raise ConnectionRefusedError("http://me:hunter2@host refused")
+
+    dead.fail = refuse
+    story = tell_story(database, "r1")
+    with Outbox(database, [dead, well]) as outbox:
+        outbox.follow("r1")
+        waiting = outbox.drain(20.0)
+        assert waiting == {"dead": len(numbered(database))}
+        assert well.numbers == numbered(database)
+        (problem,) = [item.problem for item in deliveries(database) if item.sink == "dead"]
+        assert problem == "ConnectionRefusedError: http://me:***@host refused"
+        dead.fail = lambda _events: None
+        story.run_store.record("r1", "note", {}, epoch=story.epoch)
+        assert outbox.drain(20.0) == {}
+    assert dead.numbers == numbered(database)
+    assert {item.problem for item in deliveries(database)} == {""}
+
+
+def test_draining_a_dead_sink_gives_up_after_a_few_tries(database: Database, tell_story: TellStory) -> None:
+    sink = ListSink()
+    tries: list[float] = []
+
+    def refuse(_events: Sequence[Event]) -> None:
+        tries.append(time.monotonic())
+        raise TimeoutError
+
+    sink.fail = refuse
+    tell_story(database, "r1")
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        started = time.monotonic()
+        assert outbox.drain(60.0) != {}
+        assert time.monotonic() - started < 10
+    assert 3 <= len(tries) <= 5
+
+
+def test_a_sink_that_hangs_does_not_hold_the_end_of_a_run(database: Database, tell_story: TellStory) -> None:
+    sink, well, release = ListSink("hangs"), ListSink("well"), threading.Event()
+    sink.fail = lambda _events: assert_true(release.wait(20))
+    tell_story(database, "r1")
+    outbox = Outbox(database, [sink, well])
+    outbox.follow("r1")
+    assert set(outbox.drain(1.0)) == {"hangs"}
+    assert well.numbers == numbered(database)
+    started = time.monotonic()
+    outbox.close()
+    assert time.monotonic() - started < 5
+    release.set()
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+def test_a_failed_batch_comes_again_whole(database: Database, tell_story: TellStory) -> None:
+    sink = ListSink()
+    failures = [RuntimeError("first"), RuntimeError("second")]
+    seen: list[list[int]] = []
+
+    def fail_twice(events: Sequence[Event]) -> None:
+        seen.append([event.sequence for event in events])
+        if failures:
+            raise failures.pop()
+
+    sink.fail = fail_twice
+    tell_story(database, "r1")
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        assert outbox.drain(20.0) == {}
+    assert seen == [seen[0]] * 3
+    assert sink.numbers == numbered(database)
+
+
+def test_an_event_that_the_sink_can_never_take_is_left_out_and_counted(
+    database: Database, tell_story: TellStory
+) -> None:
+    sink = ListSink()
+
+    def refuse_third(events: Sequence[Event]) -> None:
+        if any(event.sequence == 3 for event in events):
+            raise SinkRejectedError("value too long")
+
+    sink.fail = refuse_third
+    tell_story(database, "r1")
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        assert outbox.drain(20.0) == {}
+    assert sink.numbers == [number for number in numbered(database) if number[1] != 3]
+    (delivery,) = deliveries(database)
+    assert (delivery.rejected, delivery.waiting) == (1, 0)
+    assert delivery.problem == "r1/00000003: SinkRejectedError: value too long"
+
+
+def test_what_an_earlier_process_left_is_delivered_by_the_next(database: Database, tell_story: TellStory) -> None:
+    dead = ListSink("mlflow")
+
+    def refuse(_events: Sequence[Event]) -> None:
+        raise ConnectionRefusedError
+
+    dead.fail = refuse
+    tell_story(database, "r1")
+    with Outbox(database, [dead]) as outbox:
+        outbox.follow("r1")
+        outbox.drain(1.0)
+    tell_story(database, "r2")
+    tell_story(database, "r3")  # nobody asked to deliver this one to the sink
+    again = ListSink("mlflow")
+    with Outbox(database, [again]) as outbox:
+        outbox.follow("r2")
+        assert outbox.drain(20.0) == {}
+    assert again.numbers == numbered(database, "r1") + numbered(database, "r2")
+
+
+def test_two_processes_do_not_deliver_one_run_at_the_same_time(database: Database, tell_story: TellStory) -> None:
+    tell_story(database, "r1")
+    other = Leases(database)
+    lease = other.acquire("outbox:r1:list")
+    assert lease is not None
+    sink = ListSink()
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        assert outbox.drain(2.0) == {"list": len(numbered(database))}
+        other.release(lease)
+        assert outbox.drain(20.0) == {}
+    assert sink.numbers == numbered(database)
+
+
+def test_metrics_linger_and_other_events_do_not(database: Database, tell_story: TellStory) -> None:
+    sink = ListSink(linger_s=3600.0)
+    story = tell_story(database, "r1")
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        wait_until(lambda: len(sink.numbers) == len(numbered(database)))
+        tracker = story.run_store.telemetry.tracker("x", run_id="r1", stage_id="clean", epoch=story.epoch)
+        tracker.log_metrics({"loss": 1.0}, step=1)
+        story.run_store.telemetry.flush()
+        time.sleep(1.2)  # more than two looks of the sink's thread
+        assert len(sink.numbers) == len(numbered(database)) - 1
+        story.run_store.record("r1", "note", {}, epoch=story.epoch)
+        wait_until(lambda: len(sink.numbers) == len(numbered(database)))
+        tracker.log_metrics({"loss": 2.0}, step=2)
+        story.run_store.telemetry.flush()
+        assert outbox.drain(20.0) == {}  # the end waits for nothing
+    assert sink.numbers == numbered(database)
+
+
+@pytest.mark.parametrize(("failures", "low_s", "high_s"), [(1, 0.375, 0.625), (4, 3.0, 5.0), (100, 45.0, 75.0)])
+def test_back_off_doubles_up_to_a_minute_and_spreads(failures: int, low_s: float, high_s: float) -> None:
+    assert back_off_s(failures, 0.0) == low_s
+    assert back_off_s(failures, 1.0) == high_s
+    assert LONGEST_WAIT_S == 60.0
+
+
+def lines(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def test_the_file_of_json_lines_has_each_event_once_whatever_was_cut(
+    database: Database, tell_story: TellStory, tmp_path: Path
+) -> None:
+    tell_story(database, "r1")
+    events = RunStore(database).events("r1")
+    path = tmp_path / "deep" / "events.jsonl"
+    JsonLinesSink(path).deliver(events[:5])
+    with path.open("ab") as file:
+        file.write(b'{"id":"r1/00000006","ki')  # killed in the middle of a line
+    sink = JsonLinesSink(path)
+    sink.deliver(events[3:8])
+    sink.deliver(events[6:])
+    assert lines(path) == [event.id for event in events]
+
+
+def test_two_processes_append_to_one_file_without_doubling(
+    database: Database, tell_story: TellStory, tmp_path: Path
+) -> None:
+    tell_story(database, "r1")
+    tell_story(database, "r2")
+    store = RunStore(database)
+    path = tmp_path / "events.jsonl"
+    one, two = JsonLinesSink(path), JsonLinesSink(path)
+    one.deliver(store.events("r1")[:4])
+    two.deliver(store.events("r2"))
+    two.deliver(store.events("r1"))
+    one.deliver(store.events("r1"))
+    path.unlink()
+    one.deliver(store.events("r2"))  # the file was taken away
+    assert lines(path) == [event.id for event in store.events("r2")]
+
+
+def test_the_store_has_every_event_whatever_is_delivered_again(
+    database: Database, tell_story: TellStory, tmp_path: Path
+) -> None:
+    tell_story(database, "r1")
+    events = RunStore(database).events("r1")
+    records = RunRecords(open_store(tmp_path / "store"))
+    StoreExporter(records).deliver(events[:7])  # and died before its cursor moved
+    again = StoreExporter(records)
+    again.deliver(events[:9])
+    StoreExporter(records).deliver(events[9:11])
+    again.deliver(events[9:])
+    found = {event["sequence"] for event in records.events("r1")}
+    assert found == set(range(1, len(events) + 1))
+    ((run_id, start),) = list(records.runs())
+    assert (run_id, start["recipe"], start["plan_digest"]) == ("r1", "tiny", "d" * 64)

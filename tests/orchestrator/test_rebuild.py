@@ -1,0 +1,160 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from orchestrator import schema
+from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError
+from orchestrator.events import AttemptState, RunState, event_to_json
+from orchestrator.file_sinks import StoreExporter
+from orchestrator.history import RunStore
+from orchestrator.identity import fingerprint_of
+from orchestrator.leases import Leases
+from orchestrator.outbox import Outbox
+from orchestrator.rebuild import rebuild_index
+from orchestrator.run_records import RunRecords
+from orchestrator.runs import AttemptIntent, StageRow
+from orchestrator.store import open_store
+
+TABLES = (schema.runs, schema.stages, schema.attempts, schema.events, schema.artifacts)
+
+
+def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    def work(connection: Any) -> dict[str, list[tuple[Any, ...]]]:
+        return {
+            table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
+            for table in TABLES
+        }
+
+    return database.read(work)
+
+
+@dataclass(frozen=True)
+class Place:
+    database: Database
+    artifacts: ArtifactStore
+    records: RunRecords
+
+
+@pytest.fixture
+def place(database: Database, tmp_path: Path) -> Place:
+    store = open_store(tmp_path / "store")
+    return Place(database, ArtifactStore(store, tmp_path / "cache"), RunRecords(store))
+
+
+def export(place: Place, *run_ids: str) -> None:
+    with Outbox(place.database, [StoreExporter(place.records)]) as outbox:
+        for run_id in run_ids:
+            outbox.follow(run_id)
+        assert outbox.drain(20.0) == {}
+
+
+def make_real_artifact(place: Place) -> None:
+    """One run whose attempt commits to the store and then to the database."""
+    payload: dict[str, Any] = {"kind": "draw", "version": 1}
+    fingerprint = fingerprint_of(payload)
+    store = RunStore(place.database)
+    row = StageRow(stage_id="draw", stage_kind="draw", fingerprint=fingerprint, action="run", upstream=())
+    store.create_run("real", recipe_name="shapes", plan_digest="p", stages=[row])
+    lease = Leases(place.database).acquire("run:real")
+    assert lease is not None
+    epoch = store.begin_epoch("real", lease)
+    intent = AttemptIntent(
+        attempt_id="real-1",
+        run_id="real",
+        stage_id="draw",
+        stage_kind="draw",
+        stage_version=1,
+        fingerprint=fingerprint,
+        config={},
+    )
+    store.start_attempt(intent, epoch=epoch)
+    store.transition_attempt("real-1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+    folder = place.artifacts.new_attempt("draw", fingerprint, "real-1")
+    (folder.data / "shapes.txt").write_text("a red square")
+    draft = ManifestDraft(kind="raw@1", payload=payload, stats={"scenes": 1.0})
+    artifact = place.artifacts.commit(folder, draft, epoch=epoch)
+    store.transition_attempt("real-1", AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch, artifact=artifact)
+    store.request_cancel("real")
+    store.transition_run("real", RunState.RUNNING, RunState.STOPPING, epoch=epoch)
+    store.close()
+    Leases(place.database).release(lease)
+
+
+def test_the_store_alone_gives_every_row_back(
+    place: Place, tell_story: Callable[[Database, str], Any], tmp_path: Path
+) -> None:
+    tell_story(place.database, "told")
+    place.database.write(lambda connection: connection.execute(schema.artifacts.delete()))  # of a store that it names
+    make_real_artifact(place)
+    export(place, "told", "real")
+    before = rows(place.database)
+    assert [len(before[table.name]) for table in TABLES] == [2, 2, 3, 21, 1]
+    fresh = Database(str(tmp_path / "fresh.db"))
+    report = rebuild_index(fresh, place.artifacts)
+    assert rows(fresh) == before
+    assert (report.runs, report.events, report.artifacts, report.problems) == (2, 21, 1, ())
+    rebuild_index(fresh, place.artifacts)
+    assert rows(fresh) == before
+
+
+def test_the_next_driver_after_a_rebuild_has_a_higher_epoch(
+    place: Place, tell_story: Callable[[Database, str], Any], tmp_path: Path
+) -> None:
+    story = tell_story(place.database, "r1")
+    export(place, "r1")
+    fresh = Database(str(tmp_path / "fresh.db"))
+    rebuild_index(fresh, place.artifacts)
+    lease = Leases(fresh).acquire("run:r1")
+    assert lease is not None
+    assert RunStore(fresh).begin_epoch("r1", lease) == story.epoch + 1
+
+
+def test_events_that_were_not_exported_are_kept(place: Place, tell_story: Callable[[Database, str], Any]) -> None:
+    story = tell_story(place.database, "r1")
+    Leases(place.database).release(held(place.database, "run:r1"))
+    export(place, "r1")
+    story.run_store.record("r1", "note", {"text": "only here"}, epoch=story.epoch)
+    before = rows(place.database)
+    before["artifacts"] = []  # the told artifact is not in the store
+    rebuild_index(place.database, place.artifacts)
+    assert rows(place.database) == before
+
+
+def test_an_index_in_use_is_not_rebuilt(place: Place, tell_story: Callable[[Database, str], Any]) -> None:
+    tell_story(place.database, "r1")  # leaves its lease held
+    before = rows(place.database)
+    with pytest.raises(DatabaseError, match=r"run r1 is at work \(process \d+ on "):
+        rebuild_index(place.database, place.artifacts)
+    assert rows(place.database) == before
+
+
+def held(database: Database, resource: str) -> Any:
+    lease = Leases(database).holder(resource)
+    assert lease is not None
+    return lease
+
+
+def test_missing_and_contradicting_events_are_reported(
+    place: Place, tell_story: Callable[[Database, str], Any], tmp_path: Path
+) -> None:
+    story = tell_story(place.database, "r1")
+    events = [event_to_json(event) for event in story.run_store.events("r1")]
+    place.records.put_run("r1", {"recipe": "tiny", "plan_digest": "d" * 64})
+    place.records.append_events("r1", 1, 1, [*events[:6], *events[8:-1]])
+    other = {**events[11], "epoch": 1, "fields": {"text": "a driver that was cut off"}, "kind": "note"}
+    place.records.append_events("r1", 2, 2, [other, {"format": 77, "id": "r1/x"}])
+    fresh = Database(str(tmp_path / "fresh.db"))
+    report = rebuild_index(fresh, place.artifacts)
+    assert report.problems == (
+        "event r1/00000012: two drivers wrote it (epochs 2 and 1)",
+        "event r1/x: found format 77, expected 1; read it with the version of illume that wrote it",
+        "run r1: 2 of its 13 events are not in the store",
+    )
+    kinds = [event.kind for event in RunStore(fresh).events("r1")]
+    assert kinds == [event["kind"] for event in [*events[:6], *events[8:-1]]]
