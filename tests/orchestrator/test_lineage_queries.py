@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_a_chain_of_thousands_needs_no_recursion() -> None:
             stats={},
             inputs={"x": (before,)},
         )
-        for before, digit in zip(digits[:-1], digits[1:], strict=True)
+        for before, digit in pairwise(digits)
     ]
     graph = lineage_graph(chain)
     assert len(related(graph, digits[-1], "up").nodes) == 5000
