@@ -24,7 +24,7 @@ class CurationConfig:
     max_file_bytes: int = 64 << 20
     min_contrast: float = 2.0  # standard deviation of the grey values, 0..127; less is blank
     min_neighbour_correlation: float = 0.2  # -1..1 between neighbouring pixels; less is noise
-    min_sharpness: float = 0.02  # 0..1, see `images.sharpness`; photographs reach 0.05, 0 keeps all
+    min_sharpness: float = 0.2  # 0..1, see `images.sharpness`; 0 keeps blurred pictures
     # words
     min_caption_chars: int = 2
     max_caption_chars: int = 4000

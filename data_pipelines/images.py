@@ -4,7 +4,6 @@ Limits are checked on the header, before any pixel is decoded; only formats on t
 Legend: Y, X pixel rows and columns; C channels.
 """
 
-import hashlib
 import io
 import struct
 import warnings
@@ -24,6 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header
 BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
 ORIENTATION_TAG = 0x0112
 WORK_SIDE = 64  # hashes and scores are taken from a reduction to at least this many pixels a side
+STEEPEST_STEPS = 40  # of the 8,064 steps between neighbours of a 64 x 64 picture
 NOISE_CONTRAST = 10.0  # a flat patch is not noise, however its grains relate
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -187,24 +187,26 @@ def _measure(image: Image.Image, data: bytes, config: CurationConfig) -> ImageFa
     plain = to_rgb(image)
     width, height = plain.size if code < 5 else plain.size[::-1]
     small = upright(plain.reduce(max(1, min(plain.size) // WORK_SIDE)), code)
-    grey_YX = np.asarray(small.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
+    whole_grey = small.convert("L")
+    hashed_YX = np.asarray(whole_grey.resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float32)
+    grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.BOX)
+    grey_YX = np.asarray(grey, dtype=np.float32)
+    miniature = small.convert("RGB").resize((8, 8), Image.Resampling.BOX).tobytes()
+    colour_YXC = np.frombuffer(miniature, np.uint8).reshape(64, 3)
     scores = {
-        "contrast": round(_contrast(small), 3),
-        "entropy": round(_entropy(small), 3),
-        "sharpness": round(sharpness(small), 4),
-        "neighbour_correlation": round(_neighbour_correlation(plain), 4),
+        "contrast": round(max(float(grey_YX.std()), float(colour_YXC.std(axis=0).max())), 3),
+        "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
+        "sharpness": round(sharpness(grey_YX), 3),
+        "neighbour_correlation": round(_neighbour_correlation(plain), 3),
         "frames": float(getattr(image, "n_frames", 1)),  # only formats that can move have the attribute
     }
-    pixels = hashlib.sha256(f"{plain.mode} {plain.size} {code}".encode())
-    pixels.update(plain.tobytes())
-    miniature = small.convert("RGB").resize((8, 8), Image.Resampling.BOX)
     return ImageFacts(
         format=(image.format or "unknown").lower(),
         width=width,
         height=height,
-        phash=perceptual_hash(grey_YX),
-        pixel_digest=pixels.hexdigest(),
-        miniature=miniature.tobytes(),
+        phash=perceptual_hash(hashed_YX),
+        pixel_digest=_pixel_digest(plain, code),
+        miniature=miniature,
         scores=scores,
     )
 
@@ -220,31 +222,27 @@ def _cosine_rows(length: int, count: int) -> npt.NDArray[np.float64]:
 _COSINES = _cosine_rows(32, 8)
 
 
-def perceptual_hash(grey_YX: npt.NDArray[np.float64]) -> int:
+def perceptual_hash(grey_YX: npt.NDArray[np.float32]) -> int:
     """64 signs of the lowest frequencies of a 32 x 32 grey picture, against their median without the mean."""
     spectrum = (_COSINES @ grey_YX @ _COSINES.T).ravel()
     bits = spectrum > np.median(spectrum[1:])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _contrast(small: Image.Image) -> float:
-    """The largest standard deviation of a channel."""
-    return float(np.asarray(small, dtype=np.float64).reshape(-1, len(small.getbands())).std(axis=0).max())
+def sharpness(grey_YX: npt.NDArray[np.float32]) -> float:
+    """The steepest steps between neighbours in a 64-pixel picture over its range of greys, 0..1.
+
+    Measured on photographs: 0.35 and more as taken, 0.2 and less after a Gaussian blur of 14 of 400 pixels.
+    """
+    steps = np.concatenate([np.abs(np.diff(grey_YX, axis=0)).ravel(), np.abs(np.diff(grey_YX, axis=1)).ravel()])
+    steepest = np.partition(steps, -STEEPEST_STEPS)[-STEEPEST_STEPS:]
+    return float(min(1.0, steepest.mean() / max(float(grey_YX.max() - grey_YX.min()), 8.0)))
 
 
-def _entropy(small: Image.Image) -> float:
-    """Bits of the grey histogram, 0..8."""
-    histogram = np.asarray(small.convert("L").histogram(), dtype=np.float64)
-    shares = histogram[histogram > 0] / histogram.sum()
-    return float(-(shares * np.log2(shares)).sum())
-
-
-def sharpness(small: Image.Image) -> float:
-    """Mean step between neighbours in a 64-pixel picture over its contrast: near 0 for heavy blur, 1 for noise."""
-    grey_YX = np.asarray(small.convert("L").resize((WORK_SIDE, WORK_SIDE), Image.Resampling.BOX), dtype=np.float64)
-    second = np.abs(grey_YX[1:-1, 1:-1] * 4 - grey_YX[:-2, 1:-1] - grey_YX[2:, 1:-1] - grey_YX[1:-1, :-2]
-                    - grey_YX[1:-1, 2:])  # fmt: skip
-    return float(min(1.0, second.mean() / 4 / max(float(grey_YX.std()), 1.0)))
+def _pixel_digest(plain: Image.Image, code: int) -> str:
+    """Equal for equal pixels. Two checksums, not a cryptographic hash: those cost as much as decoding."""
+    data = plain.tobytes()
+    return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
 
 
 def _neighbour_correlation(plain: Image.Image) -> float:

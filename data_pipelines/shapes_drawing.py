@@ -31,6 +31,7 @@ BACKGROUND_PALETTE = {
     "cream": (250, 240, 208),
     "mint": (212, 242, 220),
 }
+EXTENT = 1.1  # half the side of a box around a shape of radius 1, with some air
 SUPERSAMPLING = 4  # samples along each side of a pixel
 
 
@@ -57,12 +58,19 @@ INSIDE: dict[str, Inside] = {
 
 def coverage(shape: str, *, x: float, y: float, radius: float, height: int, width: int) -> Floats:
     """Share of each pixel that the shape covers, [Y, X] in 0..1."""
-    rows = (np.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
-    columns = (np.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    share_YX = np.zeros((height, width))
+    top, left = max(0, math.floor(y - radius * EXTENT)), max(0, math.floor(x - radius * EXTENT))
+    bottom, right = min(height, math.ceil(y + radius * EXTENT)), min(width, math.ceil(x + radius * EXTENT))
+    if top >= bottom or left >= right:
+        return share_YX
+    rows = top + (np.arange((bottom - top) * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    columns = left + (np.arange((right - left) * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     inside = INSIDE[shape]((columns[None, :] - x) / radius, (rows[:, None] - y) / radius)
-    blocks = np.broadcast_to(inside, (rows.size, columns.size)).reshape(height, SUPERSAMPLING, width, SUPERSAMPLING)
-    share: Floats = blocks.mean(axis=(1, 3))
-    return share
+    blocks = np.broadcast_to(inside, (rows.size, columns.size)).reshape(
+        bottom - top, SUPERSAMPLING, right - left, SUPERSAMPLING
+    )
+    share_YX[top:bottom, left:right] = blocks.mean(axis=(1, 3))
+    return share_YX
 
 
 def draw(scene: Scene) -> Image.Image:
