@@ -12,6 +12,7 @@ from data_pipelines.records import Reject
 from data_pipelines.tar_reader import open_tar, scan_tar
 
 MAX_NAME_BYTES = 1024
+MAX_LISTED_BYTES = 1 << 40  # of a compressed tar that is only listed
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:(//|[^\\/]*,)|^data:")
 _DRIVE = re.compile(r"^[a-zA-Z]:")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -134,3 +135,11 @@ def open_images(paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: in
     if tars:
         sources.append(ArchiveImages(tars, max_bytes=max_bytes, max_unpacked_bytes=max_unpacked_bytes))
     return sources[0] if len(sources) == 1 else SeveralImages(sources)
+
+
+def member_names(path: Path) -> frozenset[str]:
+    """Names of the whole files inside a tar."""
+    opened = open_tar(path, max_unpacked_bytes=MAX_LISTED_BYTES)
+    return frozenset(
+        member.name for member in scan_tar(opened.file, opened.size) if member.kind == "file" and not member.problem
+    )

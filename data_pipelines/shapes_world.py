@@ -19,6 +19,7 @@ from data_pipelines import shapes_language as language
 from data_pipelines.shapes import Scene, invent_edit, invent_scene
 from data_pipelines.shapes_config import ShapesConfig
 from data_pipelines.shapes_drawing import draw
+from data_pipelines.tar_writer import TarWriter
 
 TASKS = ("understanding", "generation", "editing", "text")
 BAD_CAPTIONS = {
@@ -72,7 +73,7 @@ def plan_world(config: ShapesConfig) -> list[WorldFile]:
 
 
 def generate_world(folder: Path, config: ShapesConfig) -> dict[str, int]:
-    """Write `annotations/*.jsonl`, `images/*/*` and `truth/*.jsonl` below `folder`; counts by what was done."""
+    """Write `annotations/*.jsonl`, `images/*.tar` and `truth/*.jsonl` below `folder`; counts by what was done."""
     counts: Counter[str] = Counter()
     for file in plan_world(config):
         counts.update(generate_file(folder, config, file))
@@ -81,19 +82,22 @@ def generate_world(folder: Path, config: ShapesConfig) -> dict[str, int]:
 
 def generate_file(folder: Path, config: ShapesConfig, file: WorldFile) -> dict[str, int]:
     """Write one annotation file with its pictures and its truth; nothing else in `folder` is read or changed."""
-    for part in ("annotations", "truth", f"images/{file.name}"):
+    for part in ("annotations", "truth", "images"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter(lines=file.count)
     lines, truths = [], []
-    for number in range(file.first, file.first + file.count):
-        line, truth = _make_line(config, file, number)
-        names = [f"{file.name}/{number:06d}-{slot}{ending}" for slot, ending in enumerate(line.endings)]
-        for name, data in zip(names, line.pictures, strict=True):
-            (folder / "images" / name).write_bytes(data)
-        lines.append(_annotation(config, file, number, line, names))
-        truths.append({"id": f"{file.task}-{file.split}-{number:06d}", **truth})
-        counts.update([f"{file.task}", f"verdict {truth['verdict']}"])
-        counts.update(pictures=len(names))
+    with (folder / "images" / f"{file.name}.tar").open("wb") as pictures:
+        tar = TarWriter(pictures)
+        for number in range(file.first, file.first + file.count):
+            line, truth = _make_line(config, file, number)
+            names = [f"{file.name}/{number:06d}-{slot}{ending}" for slot, ending in enumerate(line.endings)]
+            for name, data in zip(names, line.pictures, strict=True):
+                tar.add(name, data)
+            lines.append(_annotation(config, file, number, line, names))
+            truths.append({"id": f"{file.task}-{file.split}-{number:06d}", **truth})
+            counts.update([f"{file.task}", f"verdict {truth['verdict']}"])
+            counts.update(pictures=len(names))
+        tar.close()
     _write_lines(folder / "annotations" / f"{file.name}.jsonl", lines)
     _write_lines(folder / "truth" / f"{file.name}.jsonl", truths)
     return dict(counts)

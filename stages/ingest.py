@@ -114,31 +114,30 @@ class _Digests:
     """What a shard's output depends on: the bytes of its source, and of the pictures that it names."""
 
     def __init__(self, places: Places) -> None:
+        from data_pipelines.image_sources import member_names
+
         self._places = places
         self._known: dict[Path, str] = {}
-        self._archives = {str(path.name): self._digest(path) for path in places.images if path.is_file()}
-        if places.metadata is not None:
-            self._archives["metadata"] = self._digest(places.metadata)
+        self._folders = [path for path in places.images if path.is_dir()]
+        self._archives = {path: member_names(path) for path in places.images if path.is_file()}
 
     def identity(self, shard: "IngestShard", config: IngestConfig) -> dict[str, JSON]:
         from data_pipelines.ingest import names_of_images
 
         source = Path(shard.file)
+        roots = [Path(shard.file), *self._folders] if shard.members else self._folders
         named = hashlib.sha256()
         for name in names_of_images(shard, config):
-            path = next((found for root in self._roots(shard) if (found := root / name).is_file()), None)
+            path = next((found for root in roots if (found := root / name).is_file()), None)
+            path = path or next((tar for tar, members in self._archives.items() if name in members), None)
             named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode())
         return {
             "source": self._digest(source) if source.is_file() else "folder",
             "rows": [shard.first_row, shard.num_rows],
             "bytes": [shard.start_byte, shard.stop_byte],
             "pictures": named.hexdigest(),
-            "archives": dict(self._archives),
+            "metadata": self._digest(self._places.metadata) if self._places.metadata else "",
         }
-
-    def _roots(self, shard: "IngestShard") -> list[Path]:
-        folders = [path for path in self._places.images if path.is_dir()]
-        return [Path(shard.file), *folders] if shard.members else folders
 
     def _digest(self, path: Path) -> str:
         if path not in self._known:

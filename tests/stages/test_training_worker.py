@@ -1,0 +1,137 @@
+"""The training loop: continuation, independence of the number of workers, and what ends it."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.errors import NumericError
+from orchestrator.store import open_store
+from stages.checkpointing import load_state
+from stages.training_config import LoopConfig, OptimizerConfig
+from stages.training_program import micro_seed
+from stages.training_worker import Place, run_worker
+from tests.stages.toy import ToyProgram, ToyTask
+
+LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, checkpoint_every=5, optimizer=OptimizerConfig(warmup_share=0.2))
+
+
+class Recorder:
+    """Keeps what the loop reports, and asks for a stop after a step."""
+
+    def __init__(self, stop_after: int = -1) -> None:
+        self.steps: list[tuple[int, dict[str, float]]] = []
+        self.first = -1
+        self._stop_after = stop_after
+
+    def started(self, step: int) -> None:
+        self.first = step
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        self.steps.append((step, metrics))
+
+    def stop_requested(self) -> bool:
+        return 0 <= self._stop_after <= len(self.steps)
+
+
+def checkpoints(folder: Path) -> StoredCheckpoints:
+    return StoredCheckpoints(
+        store=open_store(folder / "store"),
+        cache=folder / "cache",
+        stage_kind="toy",
+        fingerprint="a" * 64,
+        attempt_id="attempt",
+    )
+
+
+def alone() -> Place:
+    return Place(rank=0, world=1, device=torch.device("cpu"))
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    found = checkpoints(folder).latest()
+    assert found is not None
+    assert found.step == LOOP.steps
+    program = ToyProgram(ToyTask())
+    optimizer = torch.optim.AdamW(program.model.parameters())
+    load_state(found.path, weights=program.weights, optimizers={"fit": optimizer})
+    return program.model.state_dict()
+
+
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(tmp_path / "whole"), reporter=Recorder(), place=alone())
+    halves = tmp_path / "halves"
+    first = Recorder(stop_after=7)
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(halves), reporter=first, place=alone())
+    assert first.steps[-1][0] == 8  # the step during which the stop was seen is finished and kept
+    second = Recorder()
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(halves), reporter=second, place=alone())
+    assert second.first == 8
+    expected = trained(tmp_path / "whole")
+    for name, tensor in trained(halves).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def work_on_rank(rank: int, world: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    place = Place(rank=rank, world=world, device=torch.device("cpu"))
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(Path(folder)), reporter=Recorder(), place=place)
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> None:
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(tmp_path / "one"), reporter=Recorder(), place=alone())
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=work_on_rank, args=(rank, 2, free_port, str(tmp_path / "two"))) for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    expected = trained(tmp_path / "one")
+    for name, tensor in trained(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)  # sums in another order, 12 Adam steps
+
+
+def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates"):
+        run_worker(
+            ToyTask(poison_step=7), LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone()
+        )
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == 5
+
+
+def test_micro_batches_must_be_dealt_evenly(tmp_path: Path) -> None:
+    place = Place(rank=0, world=3, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"micros_per_step: 4 cannot be dealt evenly to 3 workers"):
+        run_worker(ToyTask(), LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=place)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone())
+    kept = sorted(int(path.parent.name) for path in tmp_path.rglob("checkpoints/*/COMMIT"))
+    assert kept[-LOOP.keep_checkpoints :] == [10, 12]
+
+
+def test_every_place_in_the_data_has_its_own_seed() -> None:
+    seeds = {micro_seed(seed, step, index) for seed in range(5) for step in range(50) for index in range(8)}
+    assert len(seeds) == 5 * 50 * 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone())
+    micros = [ToyProgram(ToyTask()).micro(0, index) for index in range(LOOP.micros_per_step)]
+    rows = torch.cat([micro.data[0] for micro in micros])
+    assert recorder.steps[0][1]["fit/mean_x"] == pytest.approx(float(rows.mean()), abs=1e-6)

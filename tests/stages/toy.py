@@ -1,0 +1,65 @@
+"""A small regression problem as a training task, for tests of the training loop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTask:
+    batch: int = 4
+    seed: int = 3
+    poison_step: int = -1  # the loss of this step is not a number
+    die_at_step: int = -1  # the process kills itself here, once
+    died: Path = Path()  # is made just before
+
+    def build(self, device: torch.device) -> "ToyProgram":
+        return ToyProgram(self)
+
+
+class ToyPass(nn.Module):
+    def __init__(self, model: nn.Module, task: ToyTask) -> None:
+        super().__init__()
+        self.model = model
+        self._task = task
+
+    def forward(self, data: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, step: int) -> PassOutput:
+        x, y = data
+        noisy = x + 0.01 * torch.randn(x.shape, generator=generator)
+        error = (self.model(noisy) - y).square().sum()
+        if step == self._task.poison_step:
+            error = error * float("nan")
+        return PassOutput(loss_sum=error, metrics={"mean_x": Sum(x.mean() * len(x), len(x))})
+
+
+class ToyProgram:
+    def __init__(self, task: ToyTask) -> None:
+        torch.manual_seed(0)
+        self._task = task
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.passes = (
+            Pass(
+                name="fit",
+                module=ToyPass(self.model, task),
+                groups=[{"params": list(self.model.parameters()), "lr": 1e-2}],
+            ),
+        )
+        self.weights = {"model": self.model}
+
+    def micro(self, step: int, index: int) -> Micro:
+        task = self._task
+        if step == task.die_at_step and not task.died.exists():
+            import os
+            import signal
+
+            task.died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        seed = micro_seed(task.seed, step, index)
+        generator = torch.Generator().manual_seed(seed)
+        count = task.batch + index % 2  # unequal weights
+        x = torch.randn(count, 3, generator=generator)
+        return Micro(data=(x, x.sum(1, keepdim=True)), weight=count, seed=seed)
