@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 LOCK_WAIT_S = 30.0  # how long a transaction waits for another one's lock
 RECONNECT_S = 20.0  # how long a lost PostgreSQL server is tried again: a restart or fail-over
+MAX_CONNECTIONS = 32  # beyond those kept open; one for each thread of a driver that is busy at the same time
 _SCHEMA_LOCK = 7216415  # any number: advisory lock of PostgreSQL while the tables are made
 _READ_ONLY = "illume_read_only"
 
@@ -136,10 +137,8 @@ def upsert(connection: Connection, table: Table, row: Mapping[str, Any]) -> Any:
 
 
 def _parse(url: str) -> sqlalchemy.URL:
-    if "://" not in url:
-        url = f"sqlite:///{url}"
     try:
-        parsed = make_url(url)
+        parsed = make_url(url) if "://" in url else sqlalchemy.URL.create("sqlite", database=url)
         backend = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise DatabaseError(f"database {mask_text(url)}: not an address: {mask_text(str(error))}") from error
@@ -165,6 +164,7 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
         return sqlalchemy.create_engine(
             url,
             pool_pre_ping=True,
+            max_overflow=MAX_CONNECTIONS,
             connect_args={
                 "application_name": "illume",
                 "connect_timeout": 10,
@@ -180,7 +180,7 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
         raise DatabaseError(
             f"database {url.database}: cannot make the folder {str(folder)!r}: {error.strerror}"
         ) from error
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": lock_wait_s})
+    engine = sqlalchemy.create_engine(url, max_overflow=MAX_CONNECTIONS, connect_args={"timeout": lock_wait_s})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

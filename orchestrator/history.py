@@ -218,10 +218,17 @@ class RunStore:
         return self._database.read(lambda connection: [_attempt(row) for row in connection.execute(query)])
 
     def request_cancel(self, run_id: str) -> None:
-        """Ask the run's driver to stop; anybody may. Raises: DatabaseError: no such run."""
+        """Ask the run's driver to stop; anybody may.
+
+        Raises:
+            DatabaseError: there is no such run.
+            StateConflictError: the run has ended.
+        """
 
         def work(connection: Connection) -> None:
             row = lock_run(connection, run_id)
+            if row.state in _RUN_ENDS:
+                raise StateConflictError(f"run {run_id}: has ended as {row.state}; there is nothing to cancel")
             if not row.cancel_requested:
                 append_event(connection, run_id, EventKind.CANCEL_REQUESTED, {}, epoch=row.epoch)
 

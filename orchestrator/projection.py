@@ -182,7 +182,9 @@ def new_run_row(run_id: str, time: float) -> dict[str, Any]:
 def _run_state(connection: Connection, event: Event) -> None:
     values: dict[str, Any] = {"state": event.fields["to"], "message": event.fields.get("message", "")}
     if event.fields["to"] == RunState.RUNNING:
-        values |= {"cancel_requested": False, "owner": event.fields.get("owner", "")}
+        values["owner"] = event.fields.get("owner", "")
+        if event.fields["from"] != RunState.PLANNED:  # a wish to end the run that has ended meanwhile
+            values["cancel_requested"] = False
     connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(values))
 
 

@@ -4,8 +4,10 @@ Rule: MLflow's ids are never kept. A run is found again by its tags, so events m
 """
 
 import json
+import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +34,7 @@ _STATUS: Mapping[str, str] = {  # of MLflow, for the end states of runs and atte
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
@@ -72,6 +75,8 @@ class MlflowSink:
         if self._client is None:
             for name, value in _ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # tells each step of making the tables
+            warnings.filterwarnings("ignore", module="mlflow")  # its own use of SQLAlchemy
             from mlflow import MlflowClient
 
             self._client = MlflowClient(tracking_uri=self._uri)

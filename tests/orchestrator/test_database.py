@@ -80,6 +80,12 @@ def test_sqlite_is_durable_and_lets_readers_pass_a_writer(tmp_path: Path) -> Non
     assert database.write(lambda _connection: now(database)) > 0
 
 
+def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "50% of my runs?" / "index #1.db"
+    Database(str(path)).close()
+    assert path.exists()
+
+
 def test_a_locked_sqlite_file_gives_one_clear_message(tmp_path: Path) -> None:
     path = tmp_path / "index.db"
     database = Database(str(path), lock_wait_s=0.2)

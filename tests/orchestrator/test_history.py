@@ -157,6 +157,20 @@ def test_what_has_ended_stays_ended(store: RunStore, database: Database) -> None
         store.transition_run("r1", RunState.SUCCEEDED, RunState.FAILED, epoch=epoch)
 
 
+def test_a_run_that_has_ended_cannot_be_cancelled(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    store.transition_run("r1", RunState.RUNNING, RunState.FAILED, epoch=epoch)
+    with pytest.raises(StateConflictError, match="run r1: has ended as FAILED; there is nothing to cancel"):
+        store.request_cancel("r1")
+
+
+def test_a_run_cancelled_before_its_driver_starts_stays_cancelled(store: RunStore, database: Database) -> None:
+    store.create_run("r1", recipe_name="tiny", plan_digest="d", stages=STAGES)
+    store.request_cancel("r1")
+    store.begin_epoch("r1", new_lease(database))
+    assert store.cancel_requested("r1")
+
+
 def test_unknown_runs_and_attempts_are_named(store: RunStore) -> None:
     with pytest.raises(DatabaseError, match=r"run nowhere: not in the database; `illume status`"):
         store.request_cancel("nowhere")
