@@ -29,7 +29,7 @@ def _rules(model: UnifiedMllm) -> Rules:
 
 def _config(**changes: object) -> SamplingConfig:
     plain = LevelSampling(temperature=0.8, top_k=12, top_p=0.9)
-    config = SamplingConfig(text=plain, semantic=plain, pixel=plain, max_new_tokens=140, max_images=2, guidance=2.0)
+    config = SamplingConfig(text=plain, semantic=plain, pixel=plain, max_new_tokens=90, max_images=2, guidance=2.0)
     return replace(config, **changes)  # type: ignore[arg-type]  # any field
 
 
@@ -103,7 +103,7 @@ def _plain_greedy(model: UnifiedMllm, prompt: Prompt, config: SamplingConfig) ->
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_cached_batches_equal_the_plain_loop(model: UnifiedMllm, guidance: float) -> None:
-    config = _config(greedy=True, guidance=guidance, max_new_tokens=130)
+    config = _config(greedy=True, guidance=guidance)
     prompts = _prompts(model)
     answers = Generator(model, _rules(model)).generate(prompts, config)
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -120,7 +120,9 @@ def test_metrics_and_weights_separate_the_kinds_of_tokens() -> None:
     torch.testing.assert_close(sum(sums.values()), output.loss_sum.detach())
 
     model.config = replace(config, loss_weights=LossWeights(text=0.5, semantic=2.0, pixel=0.0))
-    weighted = model(_rows([[(ids, ids)]]))
+    batch = _rows([[(ids, ids)]])
+    weighted = model(batch)
+    assert weighted.trained_tokens == model.trained_weight(batch.labels_BT, batch.segments_BT)
     torch.testing.assert_close(weighted.loss_sum.detach(), 0.5 * sums["text"] + 2 * sums["semantic"])
     assert weighted.trained_tokens == 0.5 * counts["text"] + 2 * counts["semantic"]
 
