@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.input_images import grids
 from models.dualvitok.geometry import Size
+from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 
 Semantic = npt.NDArray[np.uint16]
 Pixel = npt.NDArray[np.int32]
@@ -91,6 +92,15 @@ class CodeBlock:
     rows: npt.NDArray[np.int64]  # N: their rows in the shard
     semantic_NYX: Semantic
     pixel_NYX: Pixel
+
+
+def block_ids(block: CodeBlock, vocabulary: VisionVocabulary) -> npt.NDArray[np.int64]:
+    """`VisionVocabulary.block_ids` of every image of a block at once, [N, T]: one layout, filled with all codes."""
+    layout = vocabulary.feature_block_ids(block.semantic_NYX.shape[1:], block.pixel_NYX.shape[1:])
+    ids_NT = np.tile(layout, (len(block.rows), 1))
+    ids_NT[:, layout == SEMANTIC_FEATURE] = vocabulary.semantic_ids(block.semantic_NYX).reshape(len(ids_NT), -1)
+    ids_NT[:, layout == PIXEL_FEATURE] = vocabulary.pixel_ids(block.pixel_NYX).reshape(len(ids_NT), -1)
+    return ids_NT
 
 
 class TokenShardWriter:
@@ -229,12 +239,13 @@ class TokenShard:
     def read_group(self, group: int) -> list[CodeBlock]:
         """All rows of a row group, those of one anchor together."""
         table = self._read(group, [name for name in SCHEMA.names if name not in ("sample_id", "slot")])
-        anchors = np.stack([table.column(name).to_numpy() for name in ("anchor_h", "anchor_w")], axis=1)
+        heights, widths = (table.column(name).to_numpy().astype(np.int64) for name in ("anchor_h", "anchor_w"))
         first_row = int(self._group_ends[group] - len(table))
+        anchors = heights * 2**16 + widths
         blocks = []
-        for anchor in np.unique(anchors, axis=0).tolist():
-            chosen = np.flatnonzero((anchors == anchor).all(axis=1))
-            blocks.append(self._block(table, (anchor[0], anchor[1]), chosen, first_row))
+        for anchor in np.unique(anchors).tolist():
+            chosen = np.flatnonzero(anchors == anchor)
+            blocks.append(self._block(table, (int(heights[chosen[0]]), int(widths[chosen[0]])), chosen, first_row))
         return blocks
 
     def blocks(self) -> Iterator[CodeBlock]:

@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +28,7 @@ from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, VisionVocabular
 
 TASKS = ("text", "understanding", "generation", "editing")
 ROW_TOKENS = 700
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +305,12 @@ def test_the_cache_never_holds_more_than_it_may() -> None:
         99,
     ]
     assert made == [1, 2, 3, 2, 4, 4]
+
+
+def test_the_loader_does_not_need_torch() -> None:
+    program = (
+        "import sys, data_pipelines.loader, data_pipelines.training_index;"
+        "sys.exit(', '.join({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")

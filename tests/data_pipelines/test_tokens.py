@@ -19,9 +19,11 @@ from data_pipelines.tokens import (
     TokensError,
     TokenShard,
     TokenShardWriter,
+    block_ids,
     require_one_tokenizer,
 )
 from models.dualvitok.geometry import PUBLISHED_ANCHORS, Size
+from models.mllm.vocabulary import VisionVocabulary
 
 PUBLISHED = TokenizerIdentity(sha256="f" * 64, semantic_codes=32_768, pixel_codes=98_304, pixel_factor=16)
 SMALL = TokenizerIdentity(sha256="e" * 64, semantic_codes=64, pixel_codes=192, pixel_factor=8)
@@ -82,6 +84,16 @@ def test_a_row_costs_at_most_a_quarter_more_than_its_entropy(tmp_path: Path) -> 
     rows = [image_codes(number, (256, 256), PUBLISHED) for number in range(4 * GROUP_ROWS)]
     path = write(tmp_path / "a.parquet", rows, PUBLISHED)
     assert path.stat().st_size / len(rows) < 1.25 * 683
+
+
+def test_ids_of_a_block_equal_those_of_its_images(tmp_path: Path) -> None:
+    vocabulary = VisionVocabulary.published(1000)
+    rows = [image_codes(number, [(256, 256), (384, 512)][number % 2], PUBLISHED) for number in range(9)]
+    blocks = TokenShard(write(tmp_path / "a.parquet", rows, PUBLISHED)).read_group(0)
+    assert [len(block.rows) for block in blocks] == [5, 4]
+    for block in blocks:
+        for row, ids in zip(block.rows, block_ids(block, vocabulary), strict=True):
+            assert np.array_equal(ids, vocabulary.block_ids(rows[row].semantic_YX, rows[row].pixel_YX))
 
 
 def changed(**fields: Any) -> ImageCodes:
