@@ -100,7 +100,7 @@ def test_the_clock_that_counts_is_the_databases_on_postgresql(postgresql_url: st
     plain.write(
         lambda connection: connection.execute(text(f"{ahead} $$ select pg_catalog.clock_timestamp() + '70 s' $$"))
     )
-    later = Database(f"{postgresql_url}?options=-csearch_path%3Dahead,pg_catalog,public")
+    later = Database(postgresql_url.replace("search_path%3D", "search_path%3Dahead,pg_catalog,"))
     assert Leases(plain).acquire(RESOURCE) is None
     assert acquired(Leases(later)).epoch == first.epoch + 1
 
