@@ -103,7 +103,7 @@ def _plain_greedy(model: UnifiedMllm, prompt: Prompt, config: SamplingConfig) ->
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_cached_batches_equal_the_plain_loop(model: UnifiedMllm, guidance: float) -> None:
-    config = _config(greedy=True, guidance=guidance)
+    config = _config(greedy=True, guidance=guidance, force_image=guidance != 1)
     prompts = _prompts(model)
     answers = Generator(model, _rules(model)).generate(prompts, config)
     for prompt, answer in zip(prompts, answers, strict=True):
