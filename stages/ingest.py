@@ -107,7 +107,8 @@ def _places(config: IngestStageConfig, context: StageContext) -> Places:
             metadata=Path(config.metadata) if config.metadata else None,
         )
     raw = context.input("raw").path
-    return Places(paths=(raw / "annotations",), images=(raw / "images",), metadata=None)
+    tars = tuple(sorted((raw / "images").glob("*.tar")))
+    return Places(paths=(raw / "annotations",), images=tars or (raw / "images",), metadata=None)
 
 
 class _Digests:
