@@ -1,0 +1,151 @@
+"""Pictures are measured safely: damage has a name, limits come before pixels, copies have near hashes."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+
+from data_pipelines.curation_config import CurationConfig
+from data_pipelines.images import ImageFacts, inspect, judge, thumbnail
+from data_pipelines.records import Reject
+
+CONFIG = CurationConfig(anchors=((64, 64),), max_pixels=1_000_000)
+
+
+def picture(width: int = 160, height: int = 120) -> Image.Image:
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((20, 10, 90, 70), fill=(200, 30, 40))
+    pen.rectangle((100, 60, 150, 110), fill=(20, 60, 200))
+    return image
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def facts(data: bytes) -> ImageFacts:
+    found = inspect(data, CONFIG)
+    assert isinstance(found, ImageFacts), found
+    return found
+
+
+def reason(data: bytes, config: CurationConfig = CONFIG) -> str:
+    found = inspect(data, config)
+    found = found if isinstance(found, Reject) else judge(found, config)  # type: ignore[assignment] # one or the other
+    return found.reason if isinstance(found, Reject) else "fine"
+
+
+def chunk(tag: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+GOOD = encoded(picture())
+JPEG = encoded(picture(), "JPEG", quality=90)
+TEXT_BOMB = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "zero_byte"),
+        (b"<html>not found</html>", "not_an_image"),
+        (b"PK\x03\x04 zip", "not_an_image"),
+        (JPEG[:20], "truncated_image"),
+        (JPEG[: len(JPEG) // 2], "truncated_image"),
+        (GOOD[: len(GOOD) // 2], "truncated_image"),
+        (encoded(picture(), "WEBP")[:400], "truncated_image"),
+        (GOOD.replace(b"IDAT", b"IDAT\xde\xad\xbe\xef", 1), "corrupt_image"),
+        (png_header(30000, 30000), "decompression_bomb"),
+        (encoded(picture(1200, 1000), "BMP"), "too_large"),
+        (
+            GOOD[:33] + TEXT_BOMB + GOOD[33:],
+            "decompression_bomb",
+        ),
+        (encoded(picture().resize((8, 8))), "too_small"),
+        (encoded(picture().resize((800, 70))), "extreme_aspect"),
+        (encoded(Image.new("RGB", (100, 100), "red")), "blank_image"),
+        (encoded(Image.new("RGBA", (100, 100), (9, 9, 9, 0))), "blank_image"),
+        (encoded(Image.effect_noise((160, 160), 60)), "noise_image"),
+        (encoded(picture().filter(ImageFilter.GaussianBlur(9))), "low_quality"),
+        (GOOD, "fine"),
+        (JPEG, "fine"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_kind_of_trouble_has_its_name(data: bytes, expected: str) -> None:
+    assert reason(data) == expected
+
+
+def test_only_formats_on_the_list_are_decoded() -> None:
+    only = CurationConfig(anchors=((64, 64),), formats=("PNG",))
+    assert reason(JPEG, only) == "format_not_allowed"
+    assert reason(GOOD, only) == "fine"
+
+
+@pytest.mark.parametrize("code", range(1, 9))
+def test_pictures_are_measured_upright(code: int) -> None:
+    turned = ImageOps.exif_transpose(picture())
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose members that store a picture for orientation `code`
+    if code in undo:
+        turned = turned.transpose(Image.Transpose(undo[code]))
+    exif = Image.Exif()
+    exif[0x0112] = code
+    found = facts(encoded(turned, "JPEG", quality=95, exif=exif.tobytes()))
+    assert (found.width, found.height) == (160, 120)
+    assert (found.phash ^ facts(GOOD).phash).bit_count() <= 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        encoded(picture(), "JPEG", quality=30),
+        encoded(picture().resize((144, 108))),
+        encoded(ImageEnhance.Brightness(picture()).enhance(1.05)),
+        encoded(picture().convert("CMYK"), "JPEG"),
+        encoded(picture().quantize(128)),
+        encoded(picture().crop((3, 2, 158, 118))),
+    ],
+)
+def test_copies_have_near_hashes(changed: bytes) -> None:
+    assert (facts(changed).phash ^ facts(GOOD).phash).bit_count() <= 10
+
+
+def test_equal_pixels_have_one_digest_whatever_the_file() -> None:
+    again = encoded(picture(), "PNG", compress_level=1)
+    assert again != GOOD
+    assert facts(again).pixel_digest == facts(GOOD).pixel_digest == facts(encoded(picture(), "BMP")).pixel_digest
+    assert facts(encoded(ImageOps.mirror(picture()))).pixel_digest != facts(GOOD).pixel_digest
+
+
+def test_sixteen_bits_and_transparency_are_read_as_they_look() -> None:
+    deep = picture().convert("L").convert("I").point(lambda value: value * 257)
+    assert (facts(encoded(deep.convert("I;16"))).phash ^ facts(GOOD).phash).bit_count() <= 4
+    layer = picture().convert("RGBA")
+    layer.putalpha(Image.new("L", layer.size, 255))
+    assert facts(encoded(layer)).miniature == facts(GOOD).miniature
+
+
+def test_thumbnails_are_small_upright_jpegs_and_none_for_rubbish() -> None:
+    small = thumbnail(GOOD, 48, CONFIG)
+    assert small is not None
+    assert Image.open(io.BytesIO(small)).size == (48, 36)
+    assert thumbnail(b"nothing", 48, CONFIG) is None
+    assert thumbnail(JPEG[:200], 48, CONFIG) is None
+
+
+def test_the_published_example_pictures_are_fine(shared: Path) -> None:
+    for path in sorted((shared / "data" / "illume_examples").rglob("*.png")):
+        found = inspect(path.read_bytes(), CONFIG)
+        assert isinstance(found, ImageFacts)
+        assert judge(found, CONFIG) is None

@@ -1,0 +1,131 @@
+"""Tars are read past damage and written without a trace of time or machine."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.tar_reader import BLOCK, Member, open_tar, scan_tar
+from data_pipelines.tar_writer import TarWriter
+
+
+def written(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    tar = TarWriter(buffer)
+    for name, data in members.items():
+        tar.add(name, data)
+    tar.close()
+    return buffer.getvalue()
+
+
+def scanned(data: bytes) -> list[Member]:
+    return list(scan_tar(io.BytesIO(data), len(data)))
+
+
+def contents(data: bytes) -> dict[str, bytes]:
+    return {m.name: data[m.offset : m.offset + m.size] for m in scanned(data) if m.kind == "file" and not m.problem}
+
+
+MEMBERS = {
+    f"s{number:02d}.{ending}": bytes([number]) * (300 * number + 1) for number in range(6) for ending in ("jpg", "txt")
+}
+
+
+def test_what_is_written_is_read_by_python_too() -> None:
+    data = written(MEMBERS)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert {m.name: tar.extractfile(m).read() for m in tar} == MEMBERS  # type: ignore[union-attr] # all are files
+        assert all((m.mtime, m.uid, m.gid, m.uname) == (0, 0, 0, "") for m in tar.getmembers())
+    assert contents(data) == MEMBERS
+
+
+def test_places_say_where_headers_and_bytes_lie() -> None:
+    buffer = io.BytesIO()
+    tar = TarWriter(buffer)
+    places = [tar.add(name, data) for name, data in MEMBERS.items()]
+    raw = buffer.getvalue()
+    for place, (name, data) in zip(places, MEMBERS.items(), strict=True):
+        assert raw[place.header :].startswith(name.encode())
+        assert raw[place.data : place.data + len(data)] == data
+        assert place.end % BLOCK == 0
+
+
+def test_members_behind_a_broken_header_are_found() -> None:
+    data = bytearray(written(MEMBERS))
+    broken = next(m for m in scanned(bytes(data)) if m.name == "s02.jpg")
+    data[broken.offset - BLOCK + 148 : broken.offset - BLOCK + 156] = b"999999\0 "
+    found = scanned(bytes(data))
+    assert [m.name for m in found if m.problem] == ["s02.jpg"]
+    assert contents(bytes(data)).keys() == MEMBERS.keys() - {"s02.jpg"}
+
+
+def test_members_behind_a_stretch_of_garbage_are_found() -> None:
+    data = written(MEMBERS)
+    middle = next(m for m in scanned(data) if m.name == "s03.jpg").offset - BLOCK
+    spoilt = data[:middle] + b"\xee" * (5 * BLOCK) + data[middle:]
+    assert contents(spoilt) == MEMBERS
+    assert [m.problem for m in scanned(spoilt) if m.kind == "damaged"] == ["bad_tar_member"]
+
+
+def test_a_cut_member_is_named_and_those_before_it_are_whole() -> None:
+    data = written(MEMBERS)
+    last = next(m for m in scanned(data) if m.name == "s05.jpg")
+    found = scanned(data[: last.offset + 10])
+    assert (found[-1].name, found[-1].problem) == ("s05.jpg", "truncated_tar_member")
+    assert len(found) == 11
+
+
+def test_bytes_behind_the_end_marks_are_no_damage() -> None:
+    assert not [m for m in scanned(written(MEMBERS) + b"\xff" * 3000) if m.problem]
+    assert contents(written({"a": b"1"}) + written({"b": b"2"})) == {"a": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_and_foreign_names_are_read_in_every_dialect(form: int) -> None:
+    names = ["d/" * 60 + "x.jpg", "bild.jpg"] + (["фото" * 30 + ".jpg"] if form != tarfile.USTAR_FORMAT else [])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    assert contents(buffer.getvalue()) == dict.fromkeys(names, b"abc")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_tars_open_whatever_their_name(tmp_path: Path, pack: object) -> None:
+    path = tmp_path / "plain.tar"
+    path.write_bytes(pack(written(MEMBERS)))  # type: ignore[operator] # one of three functions
+    opened = open_tar(path, max_unpacked_bytes=1 << 20)
+    assert not opened.problem
+    assert len([m for m in scan_tar(opened.file, opened.size) if not m.problem]) == len(MEMBERS)
+
+
+def test_a_compressed_tar_that_ends_early_or_unpacks_to_too_much_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    packed = gzip.compress(written({f"m{n}": bytes(range(256)) * 40 for n in range(400)}), compresslevel=1)
+    path.write_bytes(packed[: len(packed) // 2])
+    opened = open_tar(path, max_unpacked_bytes=1 << 30)
+    assert "damaged" in opened.problem
+    path.write_bytes(gzip.compress(bytes(50 << 20)))
+    opened = open_tar(path, max_unpacked_bytes=4 << 20)
+    assert "more than" in opened.problem
+    assert opened.size <= 6 << 20
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_damage_makes_the_reader_fail(data: st.DataObject) -> None:
+    raw = bytearray(written(MEMBERS))
+    for _ in range(data.draw(st.integers(1, 8))):
+        place = data.draw(st.integers(0, len(raw) - 1))
+        raw[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(raw)))
+    for member in scanned(bytes(raw[:cut])):
+        assert member.problem or member.offset + member.size <= cut or member.kind != "file"
