@@ -173,6 +173,14 @@ RunFunction = Callable[[C, StageContext], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """A name in the tracker's model registry, and the alias that moves to the new version."""
+
+    name: str
+    alias: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageKind(Generic[C]):
     """What a stage does. `version` is raised by a person when the same config must give another output."""
 
@@ -184,6 +192,7 @@ class StageKind(Generic[C]):
     inputs: Mapping[str, Slot] = field(default_factory=dict)
     sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that it reads, by stable name
     precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
+    model_version: Callable[[C], "ModelVersion"] | None = None  # what the output is registered as, once committed
     deterministic: bool = True  # the same fingerprint gives the same bytes
 
 

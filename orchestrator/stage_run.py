@@ -180,7 +180,15 @@ class StageRun:
             finally:
                 shutil.rmtree(work.scratch, ignore_errors=True)
         move(AttemptState.COMMITTED, {}, artifact)
+        self._register(artifact, attempt_id)
         return artifact
+
+    def _register(self, artifact: Artifact, attempt_id: str) -> None:
+        """Tell the tracker which model this is, if it is one."""
+        if self._kind.model_version is not None:
+            version = self._kind.model_version(self._planned.spec.config)
+            fields: dict[str, JSON] = {"name": version.name, "alias": version.alias, "uri": artifact.path.as_uri()}
+            self._record(EventKind.MODEL_VERSION, fields, attempt_id=attempt_id)
 
     def _failed(
         self, error: BaseException, work: "_Work", move: Callable[[AttemptState, Mapping[str, JSON]], None]

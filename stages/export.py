@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import ModelVersion, Slot, StageContext, StageKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +17,7 @@ def run(config: ExportConfig, context: StageContext) -> Mapping[str, float]:
 
     slots = ("tokenizer", "mllm", "decoder", "report")
     folders = {slot: found[0].path for slot in slots if (found := context.inputs(slot))}
-    figures = export_models(folders, context.output)
-    context.tracker.log_event(
-        "model_version", {"name": config.name, "alias": config.alias, "folder": str(context.output)}
-    )
-    return figures
+    return export_models(folders, context.output)
 
 
 EXPORT = StageKind(
@@ -36,4 +32,5 @@ EXPORT = StageKind(
         "report": Slot(kind="report@1", required=False),
     },
     output="export@1",
+    model_version=lambda config: ModelVersion(name=config.name, alias=config.alias),
 )

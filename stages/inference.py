@@ -112,7 +112,7 @@ def _run_id(workspace: "Workspace", recipe_or_run: str | None) -> str:
     if not found:
         raise RecipeError("there is no run yet; start one with `illume run quickstart`")
     for run in found:
-        if recipe_or_run is None or recipe_or_run in (run.run_id, run.recipe_name):
+        if recipe_or_run is None or recipe_or_run in (run.run_id, run.recipe):
             return run.run_id
     raise RecipeError(f"there is no run and no recipe's run named {recipe_or_run!r}; `illume status` lists them")
 

@@ -14,7 +14,7 @@ from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
 if TYPE_CHECKING:
-    from data_pipelines.ingest_formats import IngestShard
+    from data_pipelines.ingest_units import IngestShard
 
 
 @dataclass(frozen=True, kw_only=True)
