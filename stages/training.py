@@ -4,6 +4,7 @@ Ray Train starts the workers and their process group; everything that must not b
 committed in the store, and a failed group ends the attempt, so that one policy decides about retries.
 """
 
+import faulthandler
 import logging
 import os
 import signal
@@ -11,11 +12,13 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.errors import CancelledError, HangError, NodeLostError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, StageContext
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # how often the driver looks into the mailbox
 REPORT_S = 0.5  # how often a worker sends what it has
+STACKS_S = 2.0  # time to write stacks before a hung worker is killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +56,20 @@ def train(task: TrainingTask, loop: LoopConfig, context: StageContext) -> Traini
     return TrainingResult(checkpoint=latest, metrics=metrics)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Mail:
+    steps: list[tuple[int, dict[str, float]]]  # since the last look
+    processes: dict[int, tuple[str, int]]  # rank -> node id, process id
+    error: Exception | None
+
+
 @ray.remote(num_cpus=0)
 class _Mailbox:
     """Carries metrics to the driver and the stop request to the workers; holds nothing that may not be lost."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, dict[str, float]]] = []
-        self._pids: dict[int, int] = {}
+        self._processes: dict[int, tuple[str, int]] = {}
         self._error: Exception | None = None
         self._stop = False
 
@@ -66,16 +77,16 @@ class _Mailbox:
         self._steps.extend(steps)
         return self._stop
 
-    def register(self, rank: int, pid: int) -> None:
-        self._pids[rank] = pid
+    def register(self, rank: int, node_id: str, pid: int) -> None:
+        self._processes[rank] = (node_id, pid)
 
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
 
-    def collect(self, stop: bool) -> tuple[list[tuple[int, dict[str, float]]], dict[int, int], Exception | None]:
+    def collect(self, stop: bool) -> "_Mail":
         self._stop = self._stop or stop
         steps, self._steps = self._steps, []
-        return steps, dict(self._pids), self._error
+        return _Mail(steps=steps, processes=dict(self._processes), error=self._error)
 
 
 class _MailboxReporter:
@@ -89,7 +100,8 @@ class _MailboxReporter:
         self._stop = False
 
     def started(self, step: int) -> None:
-        self._mailbox.register.remote(self._rank, os.getpid())
+        node_id = ray.get_runtime_context().get_node_id()
+        self._mailbox.register.remote(self._rank, node_id, os.getpid())
         self.step(step, {})
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
@@ -104,6 +116,11 @@ class _MailboxReporter:
         self._pending = self._mailbox.send.remote(self._steps)
         self._steps, self._sent_at = [], time.monotonic()
 
+    def close(self) -> None:
+        """Send the rest and wait until it has arrived: the worker's process ends right after."""
+        self.flush()
+        ray.wait([self._pending], timeout=10)
+
     def stop_requested(self) -> bool:
         return self._stop
 
@@ -114,8 +131,8 @@ def _worker(settings: dict[str, Any]) -> None:
 
     from stages.training_worker import Place, run_worker
 
-    cpus = int(settings["cpus"])
-    torch.set_num_threads(max(1, cpus))
+    torch.set_num_threads(max(1, int(settings["cpus"])))
+    dump_stacks_on_signal(Path(settings["stacks"]))
     context = ray.train.get_context()
     place = Place(rank=context.get_world_rank(), world=context.get_world_size(), device=ray.train.torch.get_device())
     reporter = _MailboxReporter(settings["mailbox"], place.rank)
@@ -128,8 +145,7 @@ def _worker(settings: dict[str, Any]) -> None:
             ray.get(settings["mailbox"].fail.remote(error))
         raise
     finally:
-        reporter.flush()
-        ray.wait([settings["mailbox"].register.remote(place.rank, os.getpid())], timeout=10)
+        reporter.close()
 
 
 def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> dict[str, float]:
@@ -146,6 +162,7 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
             "checkpoints": context.checkpoints,
             "mailbox": mailbox,
             "cpus": resources.cpus,
+            "stacks": str(context.scratch),
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
@@ -196,11 +213,12 @@ class _Watch:
     def look(self) -> None:
         try:
             asked = self._mailbox.collect.remote(self._context.stop_requested())
-            steps, pids, self.error = ray.get(asked, timeout=30)
+            mail: _Mail = ray.get(asked, timeout=30)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             logger.warning("%s: the mailbox does not answer: %s", self._context.stage_id, _first_line(error))
             return
-        for step, metrics in steps:
+        self.error = mail.error
+        for step, metrics in mail.steps:
             self._moved_at = time.monotonic()
             if metrics:
                 self.metrics = metrics
@@ -208,15 +226,44 @@ class _Watch:
             self._context.tracker.progress(step, self._loop.steps, "steps")
         idle_s = time.monotonic() - self._moved_at
         if self.hung is None and idle_s > self._context.retry.hang_after_s:
-            self._end_hung_group(pids, idle_s)
+            self._end_hung_group(mail.processes, idle_s)
 
-    def _end_hung_group(self, pids: Mapping[int, int], idle_s: float) -> None:
-        self.hung = f"{self._context.stage_id}: no training step ended for {idle_s:.0f} s; the workers were killed"
-        for pid in pids.values():
+    def _end_hung_group(self, processes: Mapping[int, tuple[str, int]], idle_s: float) -> None:
+        stage = self._context.stage_id
+        self.hung = (
+            f"{stage}: no training step ended for {idle_s:.0f} s; the workers were killed, their stacks are logged"
+        )
+        for rank, (node_id, pid) in sorted(processes.items()):
+            place = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
             try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+                ended = _end_process.options(scheduling_strategy=place).remote(pid, str(self._context.scratch))
+                logger.error("%s: stacks of hung worker %d:\n%s", stage, rank, ray.get(ended, timeout=60))
+            except ray.exceptions.RayError as error:
+                logger.error("%s: hung worker %d cannot be reached: %s", stage, rank, _first_line(error))
+
+
+@ray.remote(num_cpus=0)
+def _end_process(pid: int, stacks: str) -> str:
+    """Runs on the worker's own node: ask for its stacks, then end it."""
+    file = stack_file(Path(stacks), pid)
+    try:
+        os.kill(pid, signal.SIGUSR1)
+        time.sleep(STACKS_S)
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return "the process had ended"
+    return file.read_text() if file.exists() else "it wrote none"
+
+
+def stack_file(folder: Path, pid: int) -> Path:
+    return folder / f"stacks-{pid}.txt"
+
+
+def dump_stacks_on_signal(folder: Path) -> None:
+    """From now on SIGUSR1 makes this process write the stacks of all its threads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = stack_file(folder, os.getpid()).open("w")  # stays open for the life of the process
+    faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
 
 
 def _first_line(error: BaseException) -> str:
