@@ -245,7 +245,7 @@ def _inputs(model: IllumePlus, stored: StoredSample) -> list[torch.Tensor]:
             input_pixels(
                 _open(stored, slot),
                 input_size(stored.sample, slot, sizes),
-                crop=is_cropped(stored.sample, sizes),
+                crop=is_cropped(stored.sample, slot, sizes),
             )
         )
         for slot in range(len(stored.sample.images))

@@ -108,7 +108,7 @@ class IllumePlus:
             shown = SampleImage(width=picture.width, height=picture.height, anchor=anchor)
             sample = question(text, (shown,))
             size = input_size(sample, 0, self.reading.sizes)
-            crop = is_cropped(sample, self.reading.sizes)
+            crop = is_cropped(sample, 0, self.reading.sizes)
             pixels = torch.from_numpy(input_pixels(picture, size, crop=crop))
             requests.append(Request(sample=sample, images=(pixels,), seed=number))
         answers = self.answer(requests, replace(sampling, max_images=0))
