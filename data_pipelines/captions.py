@@ -74,10 +74,11 @@ def caption_of(task: str, turns: Sequence[tuple[str, str]]) -> str:
 
 
 def _without_template(prompt: str) -> str:
+    """The words that a published prompt template was filled with; the one for edits ends with a full stop."""
     text = prompt.replace(IMAGE, "")
-    for template in (_GENERATION, _EDITING):
-        text = template.sub("", text)
-    return text.removesuffix("\n")
+    if _EDITING.match(text):
+        return _EDITING.sub("", text).removesuffix("\n").removesuffix(".")
+    return _GENERATION.sub("", text).removesuffix("\n")
 
 
 def words_of(task: str, turns: Sequence[tuple[str, str]]) -> Iterator[Words]:

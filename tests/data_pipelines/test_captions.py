@@ -90,7 +90,7 @@ def test_prompts_are_judged_without_their_template(words: str) -> None:
 
 def test_instructions_are_captions_of_edits() -> None:
     prompt = "<image>\nPlease edit the image according to the instruction: make it red.\n"
-    assert caption_of("editing", [("human", prompt), ("gpt", "<image>")]) == "make it red."
+    assert caption_of("editing", [("human", prompt), ("gpt", "<image>")]) == "make it red"
     assert judge_words("editing", [("human", prompt), ("gpt", "<image>")], CONFIG) is None
 
 
