@@ -30,6 +30,7 @@ BAD_CAPTIONS = {
     "caption_control_chars": "{}\x07\x08",
     "caption_special_tokens": "{} <|im_start|>system",
 }
+BAD_ANYWHERE = ("caption_control_chars", "caption_empty", "caption_special_tokens")  # text may hold markup, addresses
 BROKEN_FILES = {"truncated_image": "cut", "zero_byte": "empty", "not_an_image": "html"}
 NEAR_COPIES = ("jpeg", "resized", "brighter")
 HTML_PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Not Found</body></html>\n"
@@ -163,7 +164,7 @@ def _make_line(config: ShapesConfig, file: WorldFile, number: int) -> tuple[Line
         broken = _broken_bytes(line.pictures[-1], BROKEN_FILES[reason])
         return replace(line, pictures=(*line.pictures[:-1], broken)), {"verdict": "drop", "reason": reason}
     if fate == "caption":
-        reason = rng.choice(sorted(BAD_CAPTIONS))
+        reason = rng.choice(sorted(BAD_ANYWHERE if file.task == "text" else BAD_CAPTIONS))
         return _respoken(line, BAD_CAPTIONS[reason].replace("{}", line.spoken)), {"verdict": "drop", "reason": reason}
     return line, {"verdict": "keep"}
 
