@@ -25,7 +25,7 @@ from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_drawing import draw
 from data_pipelines.shapes_world import generate_world
 
-CONFIG = CurationConfig(anchors=((64, 64), (48, 96), (96, 48), (56, 72)), min_side=32, phash_distance=4)
+CONFIG = CurationConfig(anchors=((64, 64), (48, 96), (96, 48), (56, 72)), min_side=32)
 WORLD = ShapesConfig(
     seed=5, understanding=60, generation=60, editing=20, text=20, lines_per_file=40,
     spoilt=SpoiltShares(exact_duplicates=0.08, near_duplicates=0.08, broken_files=0.08, bad_captions=0.08),
