@@ -24,7 +24,7 @@ class InputSizes:
     pixel_factor: int = 16  # image pixels per side of one pixel code, from the image tokenizer
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
-    fit_understanding_to_anchor: bool = False  # crop these too, so that batches share sizes (tiny recipes)
+    fit_understanding_to_anchor: bool = False  # crop those that match one too, so that batches share sizes
 
     def __post_init__(self) -> None:
         if self.pixel_factor < 1 or not 0 < self.min_pixels <= self.max_pixels:
@@ -34,9 +34,11 @@ class InputSizes:
             )
 
 
-def is_cropped(sample: Sample, sizes: InputSizes) -> bool:
-    """True if the images of the sample are cropped to their anchor, false if they keep their own shape."""
-    return sample.task in TASKS_WITH_TARGETS or sizes.fit_understanding_to_anchor
+def is_cropped(sample: Sample, slot: int, sizes: InputSizes) -> bool:
+    """True if image `slot` is cropped to its anchor, false if it keeps its own shape."""
+    if sample.task in TASKS_WITH_TARGETS:
+        return True
+    return sizes.fit_understanding_to_anchor and sample.images[slot].anchor is not None
 
 
 def input_size(sample: Sample, slot: int, sizes: InputSizes) -> Size:
@@ -45,7 +47,7 @@ def input_size(sample: Sample, slot: int, sizes: InputSizes) -> Size:
     Raises: SampleError if it must be cropped and the dataset gives no anchor for it, or an anchor of odd size.
     """
     image = sample.images[slot]
-    if not is_cropped(sample, sizes):
+    if not is_cropped(sample, slot, sizes):
         return smart_resize(
             image.height,
             image.width,

@@ -112,7 +112,7 @@ class _PartReader:
         for slot in rendered.images:
             where = f"sample {sample.sample_id}, image {slot}"
             picture = open_upright(stored.image_bytes(slot), sample.images[slot], where)
-            size, crop = input_size(sample, slot, rendering.sizes), is_cropped(sample, rendering.sizes)
+            size, crop = input_size(sample, slot, rendering.sizes), is_cropped(sample, slot, rendering.sizes)
             images.append(input_pixels(picture, size, crop=crop))
         return PackedSample(ids=rendered.ids, labels=rendered.labels, images=images)
 

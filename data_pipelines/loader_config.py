@@ -39,7 +39,7 @@ class LoaderConfig:
     max_left_out_share: float = 0.05  # of the samples of all parts; above it the index is not made
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
-    fit_understanding_to_anchor: bool = False  # crop understanding images too, so that batches share sizes
+    fit_understanding_to_anchor: bool = False  # crop those that match an anchor too, so that batches share sizes
 
     def __post_init__(self) -> None:
         if not self.parts:

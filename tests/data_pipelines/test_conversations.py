@@ -297,3 +297,13 @@ def test_features_of_an_input_image_follow_its_own_shape(chat: ChatTokenizer, vo
     rendered = render(sample, tokenizer=chat, vocabulary=vocabulary, sizes=SIZES, codes={})
     assert int((rendered.ids == SEMANTIC_FEATURE).sum()) == (304 // 28) * (416 // 28)
     assert int((rendered.ids == PIXEL_FEATURE).sum()) == 19 * 26
+
+
+@pytest.mark.parametrize(("anchor", "features"), [((64, 64), 16), (None, 5 * 4)])
+def test_understanding_images_are_cropped_on_demand_if_they_match_an_anchor(
+    chat: ChatTokenizer, vocabulary: VisionVocabulary, anchor: tuple[int, int] | None, features: int
+) -> None:
+    image = SampleImage(width=70, height=81, anchor=anchor)
+    sizes = InputSizes(fit_understanding_to_anchor=True)
+    rendered = render(question("x", [image]), tokenizer=chat, vocabulary=vocabulary, sizes=sizes, codes={})
+    assert int((rendered.ids == PIXEL_FEATURE).sum()) == features
