@@ -6,10 +6,11 @@ The rule that keeps it correct: a stage is `reuse` if and only if carrying out t
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.code_digest import CodeDigest
-from orchestrator.errors import RecipeError
+from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import fingerprint_of, semantic_config
 from orchestrator.names import check_names
 from orchestrator.plan_reasons import (
@@ -161,6 +162,24 @@ def run_prechecks(plan: Plan) -> None:
         if check is not None:
             inputs = {slot: tuple(configs[name] for name in ids) for slot, ids in stage.spec.inputs.items()}
             check(stage.spec.config, {slot: found if slots[slot].many else found[0] for slot, found in inputs.items()})
+
+
+def check_needs(plan: Plan) -> None:
+    """See that the files and folders exist that stages take from outside, and whose identity their config states.
+
+    Raises:
+        PrecheckError: that lists every one that is missing; nothing was spent.
+    """
+    problems = []
+    for stage in plan.to_run:
+        for name, place in (stage.spec.kind.needs(stage.spec.config) if stage.spec.kind.needs else {}).items():
+            where = f"stages.{stage.id}.config.{name}"
+            if not place:
+                problems.append(f"{where}: empty, but this stage starts from files outside the store; give their path")
+            elif not Path(place).exists():
+                problems.append(f"{where}: nothing at {place!r}; give the path of the files that the config names")
+    if problems:
+        raise PrecheckError("\n".join([f"{plan.file or plan.recipe}: the run cannot start", *problems]))
 
 
 def upstream_ids(spec: StageSpec) -> list[str]:

@@ -191,6 +191,7 @@ class StageKind(Generic[C]):
     output: str  # artifact kind, e.g. "dataset@1"
     inputs: Mapping[str, Slot] = field(default_factory=dict)
     sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that it reads, by stable name
+    needs: Callable[[C], Mapping[str, str]] | None = None  # config field -> path that must exist when a run starts
     precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
     model_version: Callable[[C], "ModelVersion"] | None = None  # what the output is registered as, once committed
     deterministic: bool = True  # the same fingerprint gives the same bytes

@@ -28,7 +28,7 @@ from orchestrator.leases import Leases
 from orchestrator.ledger import ShardLedger
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
-from orchestrator.plan import Plan, run_prechecks, upstream_ids
+from orchestrator.plan import Plan, check_needs, run_prechecks, upstream_ids
 from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.run_logs import RunLogs
 from orchestrator.run_records import RunRecords
@@ -119,6 +119,7 @@ class Workspace:
 
         Raises: as `Executor.run`, and PrecheckError before the run exists if a stage cannot work.
         """
+        check_needs(plan)
         run_prechecks(plan)
         executor = self._executor()
         executor.check(plan)
@@ -147,6 +148,7 @@ class Workspace:
         Raises: as `Executor.run`; RecipeError: the plan is gone, or the stage kinds have changed since.
         """
         plan = self.plan_of(run_id, kinds)
+        check_needs(plan)
         run_prechecks(plan)
         probe(self.store)
         return self._carry_out(self._executor(), plan, run_id, stop, started)

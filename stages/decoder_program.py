@@ -1,7 +1,9 @@
 """Training of the diffusion decoder as the training loop sees it. The tokenizer is frozen and its codes are read."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +13,13 @@ from data_pipelines.tokens import TokenShard
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
+from models.diffusion.unet import make_unet
+from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_weights
-from stages.train_decoder import DecoderTask
+from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training_program import Micro, Pass, PassOutput, micro_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
@@ -90,9 +94,28 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
             )
         return decoder
     torch.manual_seed(task.config.loop.seed)
-    if task.config.base_model:
+    if task.config.base_model_id:
         return adopt_base(task.config.model, Path(task.config.base_model))
     return DiffusionDecoder(task.config.model)
+
+
+def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
+    """Build the network without its weights, and compare its sizes with the tokenizer whose codes it reads.
+
+    Raises: PrecheckError if they do not fit.
+    """
+    with torch.device("meta"):
+        make_unet(config.model)
+    tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only a stage that trains one states its sizes
+    if not isinstance(tokenizer, DualViTokConfig):
+        return
+    expected = (tokenizer.semantic.code_width, tokenizer.pixel.code_width, tokenizer.pixel.factor)
+    found = (config.model.semantic_channels, config.model.pixel_channels, config.model.code_px)
+    if found != expected:
+        raise PrecheckError(
+            f"train_decoder: model.semantic_channels, pixel_channels and code_px are {found}, but the tokenizer "
+            f"has {expected}"
+        )
 
 
 def export_decoder(task: DecoderTask, checkpoint: Path, output: Path) -> None:

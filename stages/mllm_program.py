@@ -1,9 +1,10 @@
 """Training of the unified language model as the training loop sees it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,15 +15,19 @@ from data_pipelines.input_images import InputSizes
 from data_pipelines.loader import TrainingData
 from data_pipelines.packing import PackedRow
 from data_pipelines.training_index import Rendering, SourceFolders, build_training_index
-from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, Vocabulary, load_vocabulary
+from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
+from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.weights import load as load_tokenizer
 from models.mllm import weights
 from models.mllm.config import MllmConfig, TokenTableConfig, VisionBranchConfig
 from models.mllm.model import PackedBatch, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
+from models.mllm.vocabulary import VisionVocabulary
+from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_weights
+from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.train_mllm import MllmTask, TrainMllmConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
@@ -50,13 +55,7 @@ class MllmProgram:
         rendering = _rendering(task)
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
         self._model = build_mllm(task).to(device).train()
-        rates = {group: rate for group, rate in vars(config.learning_rates).items() if rate}
-        groups = parameter_groups(
-            self._model,
-            find_phase(config.phase),
-            learning_rates=rates,
-            weight_decay=config.loop.optimizer.weight_decay,
-        )
+        groups = _parameter_groups(config, self._model)
         self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups),)
         self.weights = {WEIGHTS: self._model}
 
@@ -90,10 +89,9 @@ def index_data(task: MllmTask) -> dict[str, float]:
 
 def build_mllm(task: MllmTask) -> UnifiedMllm:
     """The model before training: the one to go on from, or a new one that reads images as the tokenizer does."""
-    vocabulary = load_vocabulary(task.vocabulary)
     tokenizer = load_tokenizer(task.tokenizer)
     vision = VisionBranchConfig(tower=tokenizer.config.vision, pixel=tokenizer.config.pixel)
-    config = mllm_config(task.config, vocabulary, vision)
+    config = mllm_config(task.config, load_vocabulary(task.vocabulary).vision, vision)
     if task.start is not None:
         model = weights.load(task.start)
         found = replace(model.config, loss_weights=config.loss_weights, checkpoint_activations=False)
@@ -111,13 +109,12 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
     branch.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict())
     branch.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict())
     model = UnifiedMllm(config, branch)
-    if task.config.base_model:
+    if task.config.base_model_id:
         weights.adopt_text_model(model, Path(task.config.base_model))
     return model
 
 
-def mllm_config(config: TrainMllmConfig, vocabulary: Vocabulary, vision: VisionBranchConfig) -> MllmConfig:
-    tokens = vocabulary.vision
+def mllm_config(config: TrainMllmConfig, tokens: VisionVocabulary, vision: VisionBranchConfig) -> MllmConfig:
     table = TokenTableConfig(
         first_vision_id=tokens.first_id,
         semantic_codes=tokens.semantic_codes,
@@ -134,6 +131,29 @@ def mllm_config(config: TrainMllmConfig, vocabulary: Vocabulary, vision: VisionB
     )
 
 
+def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
+    """Build the model without its weights and see that the phase's rules fit its parameters.
+
+    Raises: PrecheckError if they do not, or if the tokenizer's sizes do not fit the vocabulary's.
+    """
+    tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only a stage that trains one states its sizes
+    vocabulary = inputs.get("vocabulary")
+    if not isinstance(tokenizer, DualViTokConfig) or not isinstance(vocabulary, ExtendVocabularyConfig):
+        return
+    try:
+        tokens = VisionVocabulary(
+            first_id=vocabulary.first_id or vocabulary.text_vocabulary,
+            semantic_codes=tokenizer.semantic.codebook_size,
+            pixel_codes=tokenizer.pixel.codebook_size,
+            resolutions=vocabulary.resolutions,
+        )
+        vision = VisionBranchConfig(tower=tokenizer.vision, pixel=tokenizer.pixel)
+        model = empty_model(mllm_config(config, tokens, vision), with_vision=True)
+        _parameter_groups(config, model)
+    except ValueError as error:
+        raise PrecheckError(f"train_mllm ({config.phase}): {error}") from error
+
+
 def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:
     """Write the trained model with the vocabulary that it speaks."""
     model = build_mllm(task)
@@ -143,6 +163,12 @@ def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:
         shutil.copyfile(task.vocabulary / name, output / name)
     anchors = sorted({anchor for folder in task.datasets for anchor in CuratedDataset(folder).anchors})
     save_input(ModelInput(sizes=_rendering(task).sizes, anchors=tuple(anchors)), output)
+
+
+def _parameter_groups(config: TrainMllmConfig, model: UnifiedMllm) -> list[dict[str, Any]]:
+    rates = {group: rate for group, rate in vars(config.learning_rates).items() if rate}
+    decay = config.loop.optimizer.weight_decay
+    return parameter_groups(model, find_phase(config.phase), learning_rates=rates, weight_decay=decay)
 
 
 def _sources(task: MllmTask) -> list[SourceFolders]:

@@ -117,6 +117,16 @@ def build_tokenizer(task: TokenizerTask) -> DualViTok:
     return model
 
 
+def check_config(config: TrainTokenizerConfig) -> None:
+    """Build the tokenizer without its weights. Raises: PrecheckError if its sizes do not fit together."""
+    try:
+        with torch.device("meta"):
+            DualViTok(config.model)
+            PatchGan(config.discriminator)
+    except ValueError as error:
+        raise PrecheckError(f"train_tokenizer: {error}") from error
+
+
 def export_tokenizer(task: TokenizerTask, checkpoint: Path, output: Path) -> None:
     """Write the trained tokenizer, and the discriminator if it was trained."""
     model = build_tokenizer(task)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.diffusion.config import DecoderConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
@@ -21,13 +21,14 @@ class TrainDecoderConfig:
     batch: int  # pictures of one micro-batch, all of one anchor
     learning_rate: float
     loop: LoopConfig
-    base_model: Location = Location(
-        ""
-    )  # diffusers folder with the `unet` and `vae` to start from; latent space needs it
+    base_model_id: str = ""  # name and revision of the diffusers model to start from; latent space needs one
+    base_model: Location = Location("")  # its folder, with `unet` and `vae`
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch: {self.batch} is less than 1")
+        if self.model.space == "latent" and not self.base_model_id:
+            raise ValueError("base_model_id: empty, but latent space needs the autoencoder of a base model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,14 @@ class DecoderTask:
         return DecoderProgram(self, device)
 
 
-def sources(config: TrainDecoderConfig) -> Mapping[str, Path]:
-    if not config.base_model:
-        return {}
-    base = Path(config.base_model)
-    return {str(path.relative_to(base)): path for path in sorted(base.glob("*/*.safetensors"))}
+def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
+    return {"base_model": config.base_model} if config.base_model_id else {}
+
+
+def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
+    from stages.decoder_program import check_config
+
+    check_config(config, inputs)
 
 
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
@@ -80,5 +84,6 @@ TRAIN_DECODER = StageKind(
         "start": Slot(kind="decoder@1", required=False),
     },
     output="decoder@1",
-    sources=sources,
+    needs=needs,
+    precheck=precheck,
 )

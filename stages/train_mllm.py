@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_pipelines.loader_config import LoaderConfig
 from models.mllm.config import LossWeights, TextModelConfig
@@ -36,7 +36,8 @@ class TrainMllmConfig:
     padded_rows: int = 0  # rows of the token tables; 0: as many as there are tokens
     loss_weights: LossWeights = LossWeights()
     checkpoint_activations: bool = False
-    base_model: Location = Location("")  # folder of a Qwen2 or Qwen2.5 model to start from; none: from scratch
+    base_model_id: str = ""  # name and revision of the Qwen2 or Qwen2.5 model to start from; "": from scratch
+    base_model: Location = Location("")  # its folder
 
     def __post_init__(self) -> None:
         if self.data.rows_per_step % self.loop.micros_per_step:
@@ -67,10 +68,14 @@ class MllmTask:
         return MllmProgram(self, device)
 
 
-def sources(config: TrainMllmConfig) -> Mapping[str, Path]:
-    if not config.base_model:
-        return {}
-    return {path.name: path for path in sorted(Path(config.base_model).glob("*.safetensors"))}
+def needs(config: TrainMllmConfig) -> Mapping[str, str]:
+    return {"base_model": config.base_model} if config.base_model_id else {}
+
+
+def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
+    from stages.mllm_program import check_config
+
+    check_config(config, inputs)
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
@@ -106,5 +111,6 @@ TRAIN_MLLM = StageKind(
         "start": Slot(kind="mllm@1", required=False),
     },
     output="mllm@1",
-    sources=sources,
+    needs=needs,
+    precheck=precheck,
 )

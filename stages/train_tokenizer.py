@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
@@ -23,6 +23,8 @@ class TrainTokenizerConfig:
     learning_rate: float
     loop: LoopConfig
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    vision_id: str = ""  # name and revision of a published tower to use, where no stage trains one
+    vision_weights: Location = Location("")  # its folder: `config.json` and `model.safetensors` of a vision tower
     lpips_sha256: tuple[str, ...] = ()  # digests of the LPIPS weights, which are part of the loss
     lpips_weights: tuple[Location, ...] = ()  # their files, in the same order; needed for perceptual: lpips
 
@@ -47,16 +49,30 @@ class TokenizerTask:
         return TokenizerProgram(self, device)
 
 
+def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
+    places = {"vision_weights": config.vision_weights} if config.vision_id else {}
+    if config.loss.perceptual == "lpips":
+        places["lpips_weights"] = config.lpips_weights[0] if config.lpips_weights else Location("")
+    return places
+
+
+def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
+    from stages.tokenizer_program import check_config
+
+    check_config(config)
+
+
 def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
     from stages.tokenizer_program import export_tokenizer
     from stages.training import train
 
     vision = context.inputs("vision")
+    published = Path(config.vision_weights) if config.vision_id else None
     start = context.inputs("start")
     task = TokenizerTask(
         config=config,
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
-        vision=vision[0].path if vision else None,
+        vision=vision[0].path if vision else published,
         start=start[0].path if start else None,
     )
     result = train(task, config.loop, context)
@@ -75,4 +91,6 @@ TRAIN_TOKENIZER = StageKind(
         "start": Slot(kind="tokenizer@1", required=False),
     },
     output="tokenizer@1",
+    needs=needs,
+    precheck=precheck,
 )
