@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.artifact import JSON, Artifact, Fingerprint, Manifest
 from orchestrator.attempt_folder import AttemptFolder, new_folder
 from orchestrator.commits import Commit, Head, abort, conclude, delete_attempt, head, outcome, retract, roll_forward
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.files_check import Problem, differences, place, readable_folder
 from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
 from orchestrator.ledger import ShardLedger
@@ -66,7 +66,7 @@ class ArtifactStore:
         found = roll_forward(self.store, artifact_site(stage_kind, fingerprint))
         problems = self._problems(stage_kind, fingerprint, found, rehash=False)
         for problem in problems:
-            log.warning("counts as absent: %s", problem)
+            log.warning("counts as absent and will be made again: %s", problem)
         return None if problems or not found.commit else self._read(stage_kind, fingerprint, found.commit)
 
     def open(self, stage_kind: str, fingerprint: str) -> Artifact:
@@ -120,7 +120,10 @@ class ArtifactStore:
         else:
             log.info("%s %s: adopting attempt %s", attempt.stage_kind, attempt.fingerprint, winner.attempt)
             self._delete_files(attempt)
-        return self.open(attempt.stage_kind, attempt.fingerprint)
+        try:
+            return self.open(attempt.stage_kind, attempt.fingerprint)
+        except CorruptArtifactError as error:
+            raise StoreError(f"{error}: it was committed, then retracted or damaged; try again") from error
 
     def abort(self, attempt: AttemptFolder, *, reason: str) -> bool:
         """Give an attempt up and delete its files. False: it has decided to commit already and nothing is deleted."""

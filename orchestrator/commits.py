@@ -110,7 +110,7 @@ def retract(store: Store, site: Site, generation: int, *, reason: str) -> None:
         raise StoreError(f"{store.url}: cannot retract '{key}': found no such commit record")
     record: dict[str, JSON] = {"format": RECORD_FORMAT, "reason": reason, "retracted_s": round(time.time(), 3)}
     store.put_new(site.retracted_key(generation), record_bytes(record))
-    log.warning("retracted %s: %s", key, reason)
+    log.info("retracted %s: %s", key, reason)
 
 
 def roll_forward(store: Store, site: Site) -> Head:

@@ -33,10 +33,7 @@ class Problem:
 
     def __str__(self) -> str:
         what = f"file '{self.path}'" if self.path else "records"
-        return (
-            f"{self.stage_kind} {self.fingerprint}: {what}: found {self.found}, expected {self.expected}. "
-            "`illume verify --heal` retracts what is damaged, so that the next run makes exactly that again"
-        )
+        return f"{self.stage_kind} {self.fingerprint}: {what}: found {self.found}, expected {self.expected}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,16 +57,16 @@ class ShardLedger:
         """The finished shard, if its files are all there with their lengths; otherwise None."""
         found = roll_forward(self.store, shard_site(stage_kind, fingerprint))
         if found.problem:
-            log.warning("counts as absent: %s", found.problem)
+            log.warning("counts as absent and will be made again: %s", found.problem)
         if not found.commit:
             return None
         try:
             stored = _stored(stage_kind, fingerprint, found.commit)
         except CorruptArtifactError as error:
-            log.warning("counts as absent: %s", error)
+            log.warning("counts as absent and will be made again: %s", error)
             return None
         for problem in self._problems(stored, rehash=False):
-            log.warning("counts as absent: %s", problem)
+            log.warning("counts as absent and will be made again: %s", problem)
             return None
         return stored
 

@@ -52,12 +52,14 @@ class ObjectStore:
             RecipeError: the address holds a password, an unknown option, or is refused by `obstore`.
         """
         parts = urlsplit(url)
-        if parts.username or parts.password:
-            raise RecipeError("store: found a name or password in the address; expected credentials in the environment")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if "@" in parts.netloc or "@" in options.get("endpoint", ""):
+            raise RecipeError("store: found a name or password in the address; expected credentials in the environment")
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
-            raise RecipeError(f"store: {url}: found option '{unknown[0]}', expected one of {', '.join(OPTIONS)}")
+            raise RecipeError(
+                f"store: {parts.scheme}://{parts.netloc}: found option '{unknown[0]}', expected {' or '.join(OPTIONS)}"
+            )
         client: Any = {**CLIENT, "allow_http": options.get("endpoint", "").startswith("http://")}
         config: Any = options
         retry: Any = RETRY
@@ -88,7 +90,7 @@ class ObjectStore:
                 except (PermissionDeniedError, UnauthenticatedError):
                     raise
                 except BaseError as error:
-                    found = self.get(key)
+                    found = self._read_back(key, error)
                     if found is not None:
                         return found == data
                     if wait_s is None:
@@ -98,6 +100,12 @@ class ObjectStore:
                 else:
                     return True
         raise AssertionError("unreachable: the last try returned or raised")
+
+    def _read_back(self, key: str, failure: BaseError) -> bytes | None:
+        try:
+            return self.get(key)
+        except StoreError as error:
+            raise failure from error
 
     def get(self, key: str) -> bytes | None:
         with self._explained(key, "read"):

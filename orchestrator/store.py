@@ -9,7 +9,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from orchestrator.artifact import JSON
@@ -25,7 +25,6 @@ PROBE_FOLDER = "probe"
 MIN_FREE_BYTES = 16 * 1024**2  # room for thousands of records; a store with less cannot commit anything useful
 
 
-@runtime_checkable
 class Store(Protocol):
     """Objects by key. Can be pickled; safe to use from several threads. Every failure is a `StoreError`."""
 
@@ -103,9 +102,9 @@ def probe(store: Store) -> None:
     key = f"{folder}/first"
     first, second = (f"{name} {uuid.uuid4().hex}".encode() for name in ("first", "second"))
     _check_free_space(store)
+    if not store.put_new(key, first):
+        raise StoreError(f"{store.url}: refused to create the new key '{key}'; expected it to be created")
     try:
-        if not store.put_new(key, first):
-            raise StoreError(f"{store.url}: refused to create the new key '{key}'; expected it to be created")
         refused = not store.put_new(key, second)
         found = store.get(key)
         if not refused or found != first:

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -64,14 +63,14 @@ def test_a_read_only_disk_is_refused_by_the_probe_and_by_a_write_without_loss(tm
 
 def test_a_file_where_the_store_should_be_is_explained(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("I am a file")
-    with pytest.raises(StoreError, match="Not a directory. A file lies where a folder is needed"):
+    with pytest.raises(StoreError, match=r"Not a directory\. A file lies where a folder is needed"):
         probe(LocalStore(tmp_path / "store"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
 def test_a_folder_without_write_permission_is_explained(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir(mode=0o555)
-    with pytest.raises(StoreError, match="Permission denied. Give this user write permission"):
+    with pytest.raises(StoreError, match=r"Permission denied\. Give this user write permission"):
         probe(LocalStore(tmp_path / "store"))
 
 
@@ -155,14 +154,19 @@ def test_links_in_the_store_are_not_followed(tmp_path: Path) -> None:
     assert store.folders("a") == ()
 
 
-def create_many(root: Path, name: str) -> list[int]:
-    store = LocalStore(root)
-    return [number for number in range(200) if store.put_new(f"race/{number}", name.encode())]
+CREATE_MANY = """
+import sys
+from pathlib import Path
+from orchestrator.local_store import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+print(*[number for number in range(200) if store.put_new(f"race/{number}", sys.argv[2].encode())])
+"""
 
 
 def test_processes_that_race_for_many_keys_share_them_without_overlap(tmp_path: Path) -> None:
-    with get_context("spawn").Pool(2) as pool:
-        won = pool.starmap(create_many, [(tmp_path / "store", name) for name in ("one", "two")])
-    assert sorted(won[0] + won[1]) == list(range(200))
+    commands = [[sys.executable, "-c", CREATE_MANY, str(tmp_path / "store"), name] for name in ("one", "two")]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    one, two = ([int(number) for number in racer.communicate(timeout=60)[0].split()] for racer in racers)
+    assert sorted(one + two) == list(range(200))
     store = LocalStore(tmp_path / "store")
-    assert all(store.get(f"race/{number}") == b"one" for number in won[0])
+    assert all(store.get(f"race/{number}") == b"one" for number in one)

@@ -111,7 +111,7 @@ def test_a_store_can_be_sent_to_another_process(local_store: Store, s3_store: St
         ("ftp://host/folder", "found an address that starts with 'ftp://'; expected a local path, file://, s3://"),
         ("s3://key:secret@bucket/x", "found a name or password in the address; expected credentials in the environm"),
         ("s3://bucket?endpoint=http://me:pw@host", "found a name or password in the address"),
-        ("s3://bucket/x?secret_access_key=1", "found option 'secret_access_key', expected one of endpoint, region"),
+        ("s3://bucket/x?secret_access_key=1", "found option 'secret_access_key', expected endpoint or region"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_explained(address: str, message: str) -> None:
@@ -134,7 +134,7 @@ def test_a_file_address_is_a_local_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("junk", [b"", b"{", b'{"a": 1', b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_record_that_is_no_json_object_is_named(local_store: Store, junk: bytes) -> None:
     local_store.put_new("a/record.json", junk)
-    with pytest.raises(CorruptArtifactError, match="a/record.json: found"):
+    with pytest.raises(CorruptArtifactError, match=r"a/record\.json: found"):
         read_record(local_store, "a/record.json")
 
 

@@ -1,0 +1,419 @@
+import hashlib
+import json
+import logging
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifact import Artifact
+from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.attempt_folder import AttemptFolder
+from orchestrator.commits import abort, head, outcome
+from orchestrator.errors import CorruptArtifactError, StoreError
+from orchestrator.identity import fingerprint_of
+from orchestrator.layout import artifact_site
+from orchestrator.ledger import ShardLedger
+from orchestrator.shards import ShardOutcome
+from orchestrator.store import Store, record_bytes
+
+PAYLOAD = {"kind": "curate", "version": 1}
+FINGERPRINT = fingerprint_of(PAYLOAD)
+DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={"rows": 3.0, "loss": float("inf")})
+
+
+@pytest.fixture
+def artifacts(store: Store, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(store, tmp_path / "cache")
+
+
+@pytest.fixture
+def local(local_store: Store, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(local_store, tmp_path / "cache")
+
+
+def attempt_with(artifacts: ArtifactStore, attempt_id: str, **files: bytes) -> AttemptFolder:
+    attempt = artifacts.new_attempt("curate", FINGERPRINT, attempt_id)
+    for name, data in (files or {"file": b"content"}).items():
+        (attempt.data / "deep").mkdir(exist_ok=True)
+        (attempt.data / "deep" / name).write_bytes(data)
+    return attempt
+
+
+def make(artifacts: ArtifactStore, attempt_id: str = "first", **files: bytes) -> Artifact:
+    return artifacts.commit(attempt_with(artifacts, attempt_id, **files), DRAFT, epoch=1)
+
+
+def committed_by(artifacts: ArtifactStore) -> str:
+    commit = head(artifacts.store, artifact_site("curate", FINGERPRINT)).commit
+    assert commit is not None
+    return commit.attempt
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_a_committed_artifact_is_found_opened_and_sound(artifacts: ArtifactStore) -> None:
+    assert artifacts.find("curate", FINGERPRINT) is None
+    made = make(artifacts, one=b"1", two=b"22")
+    assert artifacts.find("curate", FINGERPRINT) == made.manifest
+    assert artifacts.open("curate", FINGERPRINT) == made
+    assert [(file.path, file.bytes) for file in made.manifest.files] == [("deep/one", 1), ("deep/two", 2)]
+    assert made.manifest.files[1].sha256 == hashlib.sha256(b"22").hexdigest()
+    assert (made.path / "deep/two").read_bytes() == b"22"
+    assert made.stats == {"rows": 3.0, "loss": float("inf")}
+    assert artifacts.verify("curate", FINGERPRINT) == []
+
+
+def test_the_records_say_which_manifest_which_epoch_and_which_attempt(artifacts: ArtifactStore) -> None:
+    made = make(artifacts)
+    site = artifact_site("curate", FINGERPRINT)
+    commit = json.loads(artifacts.store.get(site.commit_key(0)) or b"")
+    decided = json.loads(artifacts.store.get(site.outcome_key("first")) or b"")
+    manifest = artifacts.store.get(site.manifest_key("first")) or b""
+    assert (commit["attempt"], commit["epoch"], commit["manifest_sha256"]) == ("first", 1, made.manifest_sha256)
+    assert (decided["outcome"], decided["record"]) == ("COMMIT", commit)
+    assert hashlib.sha256(manifest).hexdigest() == made.manifest_sha256
+
+
+def test_an_attempt_without_a_commit_is_not_an_artifact(artifacts: ArtifactStore) -> None:
+    attempt_with(artifacts, "first").publish()
+    assert artifacts.find("curate", FINGERPRINT) is None
+    assert list(artifacts.all()) == []
+    with pytest.raises(CorruptArtifactError, match="found no commit record; run its stage again"):
+        artifacts.open("curate", FINGERPRINT)
+
+
+def test_the_second_attempt_adopts_the_first_and_leaves_no_files(artifacts: ArtifactStore) -> None:
+    late = attempt_with(artifacts, "late", file=b"other content")
+    winner = make(artifacts, "early", file=b"content")
+    assert artifacts.commit(late, DRAFT, epoch=2) == winner
+    site = artifact_site("curate", FINGERPRINT)
+    assert [item.key for item in artifacts.store.list(site.attempt_key("late"))] == [site.outcome_key("late")]
+    assert not late.data.exists()
+
+
+def test_an_attempt_that_loses_at_the_commit_record_adopts_the_winner(artifacts: ArtifactStore) -> None:
+    """The other commits between this attempt's look at the site and its outcome."""
+    late = attempt_with(artifacts, "late", file=b"other content")
+
+    class Between:
+        def __getattr__(self, name: str) -> object:
+            return getattr(artifacts.store, name)
+
+        def put_new(self, key: str, data: bytes) -> bool:
+            if key == late.site.outcome_key("late"):
+                make(artifacts, "early", file=b"content")
+            return artifacts.store.put_new(key, data)
+
+    adopted = ArtifactStore(Between(), artifacts.cache).commit(late, DRAFT, epoch=2)  # type: ignore[arg-type]  # a proxy
+    assert (adopted.path / "deep/file").read_bytes() == b"content"
+    assert committed_by(artifacts) == "early"
+    assert artifacts.verify("curate", FINGERPRINT) == []
+
+
+def test_a_decided_attempt_is_rolled_forward_by_a_competitor(artifacts: ArtifactStore) -> None:
+    """The other sees the outcome of an attempt that has not put its commit record yet, and does it for it."""
+    slow = attempt_with(artifacts, "slow", file=b"slow content")
+
+    class Between:
+        def __getattr__(self, name: str) -> object:
+            return getattr(artifacts.store, name)
+
+        def put_new(self, key: str, data: bytes) -> bool:
+            if key.endswith("/COMMIT"):
+                assert (make(artifacts, "fast", file=b"content").path / "deep/file").read_bytes() == b"slow content"
+            return artifacts.store.put_new(key, data)
+
+    made = ArtifactStore(Between(), artifacts.cache).commit(slow, DRAFT, epoch=2)  # type: ignore[arg-type]  # a proxy
+    assert (made.path / "deep/file").read_bytes() == b"slow content"
+
+
+def test_an_attempt_that_was_given_up_cannot_commit_and_says_so(artifacts: ArtifactStore) -> None:
+    attempt = attempt_with(artifacts, "slow")
+    assert abort(artifacts.store, attempt.site, "slow", reason="its lease ran out")
+    with pytest.raises(StoreError, match=r"attempt 'slow' was given up before it could commit \(its lease ran out\)"):
+        artifacts.commit(attempt, DRAFT, epoch=1)
+    assert artifacts.find("curate", FINGERPRINT) is None
+
+
+def test_an_attempt_given_up_by_its_owner_leaves_only_that_decision(artifacts: ArtifactStore) -> None:
+    attempt = attempt_with(artifacts, "failed")
+    assert artifacts.abort(attempt, reason="the stage failed")
+    assert not attempt.data.exists()
+    decided = outcome(artifacts.store, attempt.site, "failed")
+    assert decided is not None
+    assert (decided.kind, decided.reason) == ("ABORT", "the stage failed")
+
+
+def test_a_committed_attempt_cannot_be_given_up(artifacts: ArtifactStore) -> None:
+    attempt = attempt_with(artifacts, "first")
+    made = artifacts.commit(attempt, DRAFT, epoch=1)
+    assert not artifacts.abort(attempt, reason="too late")
+    assert artifacts.open("curate", FINGERPRINT) == made
+
+
+def test_committing_twice_gives_the_same_artifact(artifacts: ArtifactStore) -> None:
+    attempt = attempt_with(artifacts, "first")
+    assert artifacts.commit(attempt, DRAFT, epoch=1) == artifacts.commit(attempt, DRAFT, epoch=1)
+
+
+def test_an_attempt_id_is_used_once(artifacts: ArtifactStore) -> None:
+    attempt_with(artifacts, "first")
+    with pytest.raises(StoreError, match="expected an attempt id that was never used"):
+        artifacts.new_attempt("curate", FINGERPRINT, "first")
+
+
+def test_another_process_can_commit_what_was_written_here(local: ArtifactStore, s3_store: Store) -> None:
+    for artifacts in (local, ArtifactStore(s3_store, local.cache)):
+        attempt = attempt_with(artifacts, "first")
+        copy, store = pickle.loads(pickle.dumps((attempt, artifacts)))  # noqa: S301 - our own bytes
+        assert store.commit(copy, DRAFT, epoch=1) == artifacts.open("curate", FINGERPRINT)
+
+
+def test_many_threads_committing_one_fingerprint_get_one_artifact(artifacts: ArtifactStore) -> None:
+    attempts = [attempt_with(artifacts, f"attempt-{number}", file=bytes([number])) for number in range(6)]
+    got: list[Artifact] = []
+    start = threading.Barrier(len(attempts))
+
+    def commit(attempt: AttemptFolder) -> None:
+        start.wait()
+        got.append(artifacts.commit(attempt, DRAFT, epoch=1))
+
+    threads = [threading.Thread(target=commit, args=(attempt,)) for attempt in attempts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 6
+    assert {artifact.manifest_sha256 for artifact in got} == {got[0].manifest_sha256}
+    site = artifact_site("curate", FINGERPRINT)
+    data = [item.key for item in artifacts.store.list(site.attempts) if "/data/" in item.key]
+    assert data == [f"{site.data_key(committed_by(artifacts))}/deep/file"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_damage_is_named_healed_and_made_again(local: ArtifactStore, damage: str) -> None:
+    made = make(local, "first", one=b"1", two=b"22")
+    path = made.path / "deep/two"
+    overwrite(path, {"flip": b"2x", "cut": b"2", "delete": b""}[damage])
+    if damage == "delete":
+        path.unlink()
+    problems = local.verify("curate", FINGERPRINT)
+    assert [(problem.stage_kind, problem.fingerprint, problem.path) for problem in problems] == [
+        ("curate", FINGERPRINT, "deep/two")
+    ]
+    assert "curate" in str(problems[0])
+    assert "file 'deep/two': found" in str(problems[0])
+    before = (local.store.get(artifact_site("curate", FINGERPRINT).commit_key(0)), 0)
+    assert local.heal("curate", FINGERPRINT) == problems
+    assert local.find("curate", FINGERPRINT) is None
+    again = make(local, "second", one=b"1", two=b"22")
+    assert again.manifest.files == made.manifest.files
+    assert local.verify("curate", FINGERPRINT) == []
+    assert (local.store.get(artifact_site("curate", FINGERPRINT).commit_key(0)), 0) == before
+
+
+def test_a_missing_file_counts_as_absent_and_the_next_commit_takes_its_place(
+    local: ArtifactStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make(local, "first")
+    (made.path / "deep/file").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert local.find("curate", FINGERPRINT) is None
+    assert "file 'deep/file': found no file, expected 7 bytes" in caplog.text
+    with pytest.raises(CorruptArtifactError, match="file 'deep/file': found no file"):
+        local.open("curate", FINGERPRINT)
+    assert make(local, "second").manifest.files == made.manifest.files
+
+
+def test_healing_what_is_sound_changes_nothing(artifacts: ArtifactStore) -> None:
+    made = make(artifacts)
+    assert artifacts.heal("curate", FINGERPRINT) == []
+    assert artifacts.open("curate", FINGERPRINT) == made
+
+
+def test_a_late_attempt_of_a_retracted_generation_cannot_come_back(artifacts: ArtifactStore) -> None:
+    """It decided to commit to generation 0, lost, and its files went; generation 1 must not follow it."""
+    make(artifacts, "winner")
+    site = artifact_site("curate", FINGERPRINT)
+    late = record_bytes(
+        {
+            "format": 1,
+            "outcome": "COMMIT",
+            "generation": 0,
+            "record": {"format": 1, "attempt": "late", "epoch": 1, "manifest_sha256": "0" * 64},
+        }
+    )
+    artifacts.store.put_new(site.outcome_key("late"), late)
+    assert artifacts.retract("curate", FINGERPRINT, reason="its data must go")
+    assert artifacts.find("curate", FINGERPRINT) is None
+    assert not artifacts.retract("curate", FINGERPRINT, reason="again")
+    assert make(artifacts, "third").manifest.files
+    assert committed_by(artifacts) == "third"
+
+
+def test_a_crash_between_the_outcome_and_the_commit_record_is_finished_by_any_reader(artifacts: ArtifactStore) -> None:
+    made = make(artifacts)
+    artifacts.store.delete(artifact_site("curate", FINGERPRINT).commit_key(0))  # as if never written
+    assert artifacts.find("curate", FINGERPRINT) == made.manifest
+    assert committed_by(artifacts) == "first"
+
+
+JUNK = [b"", b"{", b'{"format":1', b"null", b"[]", b"\x00\xff", b'{"format":99}', b'{"format":1,"attempt":"../../x"}']
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("record", ["commit", "manifest", "outcome"])
+def test_junk_in_a_record_counts_as_absent_and_is_replaced(local: ArtifactStore, record: str, junk: bytes) -> None:
+    made = make(local, "first")
+    site = artifact_site("curate", FINGERPRINT)
+    key = {"commit": site.commit_key(0), "manifest": site.manifest_key("first"), "outcome": site.outcome_key("first")}
+    path = local.store.local(key[record])
+    assert path is not None
+    path.write_bytes(junk)
+    list(local.all())
+    if record == "outcome":  # nobody needs it once the commit record is there
+        assert local.open("curate", FINGERPRINT) == made
+        return
+    assert local.find("curate", FINGERPRINT) is None
+    assert len(local.verify("curate", FINGERPRINT)) == 1
+    assert make(local, "second").manifest.files == made.manifest.files
+    assert local.verify("curate", FINGERPRINT) == []
+    assert [stored.commit.attempt for stored in local.all()] == ["second"]
+
+
+def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStore) -> None:
+    attempt = attempt_with(local, "evil")
+    made = local.commit(attempt, DRAFT, epoch=1)
+    site = artifact_site("curate", FINGERPRINT)
+    manifest = json.loads(local.store.get(site.manifest_key("evil")) or b"")
+    manifest["files"][0]["path"] = "../../../../../../../../etc/passwd"
+    data = record_bytes(manifest)
+    commit = json.loads(local.store.get(site.commit_key(0)) or b"") | {
+        "manifest_sha256": hashlib.sha256(data).hexdigest()
+    }
+    for key, content in ((site.manifest_key("evil"), data), (site.commit_key(0), record_bytes(commit))):
+        local.store.delete(key)
+        local.store.put_new(key, content)
+    assert made.manifest.files
+    with pytest.raises(CorruptArtifactError, match=r"files: store key .*expected parts joined by single '/'"):
+        local.open("curate", FINGERPRINT)
+
+
+def test_listing_all_passes_over_foreign_folders_and_retracted_artifacts(artifacts: ArtifactStore) -> None:
+    make(artifacts)
+    other = artifacts.new_attempt("train", "ab" * 32, "t1")
+    (other.data / "w").write_bytes(b"weights")
+    artifacts.commit(other, DRAFT, epoch=4)
+    for key in ("artifacts/README", "artifacts/curate/zz/junk/COMMIT", "artifacts/curate/ab/short/x", "artifacts/a/b"):
+        artifacts.store.put_new(key, b"junk")
+    found = [(stored.manifest.stage_kind, stored.commit.attempt, stored.commit.epoch) for stored in artifacts.all()]
+    assert found == [("curate", "first", 1), ("train", "t1", 4)]
+    artifacts.retract("train", "ab" * 32, reason="gone")
+    assert [stored.manifest.stage_kind for stored in artifacts.all()] == ["curate"]
+
+
+def test_links_special_files_and_unprintable_names_are_refused(local: ArtifactStore) -> None:
+    def link(folder: Path) -> None:
+        (folder / "link").symlink_to("/etc/passwd")
+
+    def link_to_folder(folder: Path) -> None:
+        (folder / "link").symlink_to("/etc")
+
+    def pipe(folder: Path) -> None:
+        os.mkfifo(folder / "pipe")
+
+    def name(folder: Path) -> None:
+        (folder / "a\nb").write_bytes(b"")
+
+    for number, spoil in enumerate((link, link_to_folder, pipe, name)):
+        attempt = local.new_attempt("curate", FINGERPRINT, f"attempt-{number}")
+        spoil(attempt.data)
+        with pytest.raises(StoreError, match=r"expected only plain files|cannot be printed"):
+            local.commit(attempt, DRAFT, epoch=1)
+    assert local.find("curate", FINGERPRINT) is None
+
+
+def test_committed_files_are_write_protected(local: ArtifactStore) -> None:
+    assert (make(local).path / "deep/file").stat().st_mode & 0o222 == 0
+
+
+def shard(artifacts: ArtifactStore, content: bytes = b"shard bytes") -> tuple[ShardLedger, str]:
+    ledger, fingerprint = ShardLedger(artifacts.store, artifacts.cache), "cd" * 32
+    output = ledger.new_output("curate", fingerprint, owner="first")
+    (output.data / "part.tar").write_bytes(content)
+    ledger.record(output, ShardOutcome(rows=2), provenance={})
+    return ledger, fingerprint
+
+
+def test_shard_files_become_part_of_an_artifact_without_copying(artifacts: ArtifactStore) -> None:
+    ledger, fingerprint = shard(artifacts)
+    stored = ledger.find("curate", fingerprint)
+    assert stored is not None
+    attempt = attempt_with(artifacts, "first", file=b"own")
+    attempt.link(stored.key_of("part.tar"), "shards/a.tar", stored.files[0])
+    with pytest.raises(StoreError, match="expected each file of an artifact to be written once"):
+        attempt.link(stored.key_of("part.tar"), "shards/a.tar", stored.files[0])
+    made = artifacts.commit(attempt, DRAFT, epoch=1)
+    assert [file.path for file in made.manifest.files] == ["deep/file", "shards/a.tar"]
+    assert made.manifest.files[1].sha256 == stored.files[0].sha256
+    assert (made.path / "shards/a.tar").read_bytes() == b"shard bytes"
+    assert artifacts.verify("curate", FINGERPRINT) == []
+    source = artifacts.store.local(stored.key_of("part.tar"))
+    if source:
+        assert source.samefile(made.path / "shards/a.tar")
+
+
+def test_a_file_that_replaces_a_link_gets_its_own_digest(artifacts: ArtifactStore) -> None:
+    ledger, fingerprint = shard(artifacts)
+    stored = ledger.find("curate", fingerprint)
+    assert stored is not None
+    attempt = attempt_with(artifacts, "first")
+    attempt.link(stored.key_of("part.tar"), "a.tar", stored.files[0])
+    (attempt.data / "a.tar").unlink(missing_ok=True)
+    (attempt.data / "a.tar").write_bytes(b"replaced")
+    made = artifacts.commit(attempt, DRAFT, epoch=1)
+    assert made.manifest.files[0].sha256 == hashlib.sha256(b"replaced").hexdigest()
+    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert ledger.verify("curate", fingerprint) == []
+
+
+def test_healing_also_retracts_the_shard_that_shares_the_damaged_bytes(local: ArtifactStore) -> None:
+    ledger, fingerprint = shard(local)
+    stored = ledger.find("curate", fingerprint)
+    assert stored is not None
+    attempt = local.new_attempt("curate", FINGERPRINT, "first")
+    attempt.link(stored.key_of("part.tar"), "a.tar", stored.files[0])
+    draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={}, shards=(fingerprint,))
+    made = local.commit(attempt, draft, epoch=1)
+    overwrite(made.path / "a.tar", b"shard bytez")
+    assert ledger.find("curate", fingerprint) is not None  # the length is right: only reading it tells
+    assert [problem.path for problem in local.heal("curate", FINGERPRINT)] == ["a.tar", "part.tar"]
+    assert ledger.find("curate", fingerprint) is None
+
+
+def test_a_damaged_local_copy_of_a_remote_artifact_is_downloaded_again(s3_store: Store, tmp_path: Path) -> None:
+    made = make(ArtifactStore(s3_store, tmp_path / "here"))
+    elsewhere = ArtifactStore(s3_store, tmp_path / "there")
+    copy = elsewhere.open("curate", FINGERPRINT)
+    assert copy.path != made.path
+    (copy.path / "deep/file").unlink()
+    assert (elsewhere.open("curate", FINGERPRINT).path / "deep/file").read_bytes() == b"content"
+
+
+def test_a_damaged_remote_file_is_noticed_while_downloading(s3_store: Store, tmp_path: Path) -> None:
+    make(ArtifactStore(s3_store, tmp_path / "here"))
+    key = f"{artifact_site('curate', FINGERPRINT).data_key('first')}/deep/file"
+    s3_store.delete(key)
+    s3_store.put_new(key, b"CONTENT")
+    elsewhere = ArtifactStore(s3_store, tmp_path / "there")
+    with pytest.raises(CorruptArtifactError, match="file 'deep/file': found SHA-256"):
+        elsewhere.open("curate", FINGERPRINT)
+    assert not list((tmp_path / "there").rglob("file"))
+    assert elsewhere.heal("curate", FINGERPRINT)[0].path == "deep/file"
+    assert elsewhere.find("curate", FINGERPRINT) is None

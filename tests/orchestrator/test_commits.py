@@ -1,0 +1,278 @@
+"""The commit protocol under kills at every step and under every interleaving that hypothesis can think of."""
+
+import os
+import random
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.collector import collect, plan_collection
+from orchestrator.commits import head
+from orchestrator.errors import StoreError
+from orchestrator.identity import fingerprint_of
+from orchestrator.layout import artifact_site
+from orchestrator.ledger import ShardLedger
+from orchestrator.local_store import LocalStore
+from orchestrator.shards import ShardOutcome
+from orchestrator.store import Store
+
+PAYLOAD = {"kind": "curate"}
+FINGERPRINT = fingerprint_of(PAYLOAD)
+SHARD = "cd" * 32
+NOBODY_LIVES = lambda _attempt: False  # noqa: E731 - the shortest way to say it
+
+
+def work(store: Store, cache: Path, attempt_id: str) -> str:
+    """A whole stage: a shard, a checkpoint that replaces an older one, an artifact with own and linked files."""
+    ledger, artifacts = ShardLedger(store, cache), ArtifactStore(store, cache)
+    stored = ledger.find("curate", SHARD)
+    if stored is None:
+        output = ledger.new_output("curate", SHARD, owner=attempt_id)
+        (output.data / "part.tar").write_bytes(b"shard")
+        stored = ledger.record(output, ShardOutcome(rows=1), provenance={"attempt": attempt_id})
+    checkpoints = StoredCheckpoints(
+        store=store, cache=cache, stage_kind="curate", fingerprint=FINGERPRINT, attempt_id=attempt_id
+    )
+    latest = checkpoints.latest()
+    for step in range(latest.step + 1 if latest else 1, 3):
+        folder = cache / "checkpoint" / attempt_id / str(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights").write_bytes(b"weights of step %d" % step)
+        checkpoints.commit(step, folder, {"step": step})
+        checkpoints.prune(1)
+    attempt = artifacts.new_attempt("curate", FINGERPRINT, attempt_id)
+    (attempt.data / "own").write_bytes(b"own")
+    attempt.link(stored.key_of("part.tar"), "shards/part.tar", stored.files[0])
+    draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={"rows": 1.0}, shards=(SHARD,))
+    return artifacts.commit(attempt, draft, epoch=1).manifest_sha256
+
+
+@contextmanager
+def killed_at(number: int) -> Iterator[None]:
+    """Kill this process with SIGKILL before its n-th operation that changes the disk for good."""
+    done = 0
+
+    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done > number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **keywords)
+
+        return call
+
+    for name in ("fsync", "link", "unlink", "mkdir", "rmdir", "fchmod"):
+        setattr(os, name, counted(getattr(os, name)))
+    yield
+
+
+def run_killed(root: Path, number: int) -> bool:
+    """Do the work in a child that is killed; True if it got to its end first."""
+    child = os.fork()
+    if child == 0:
+        with killed_at(number):
+            work(LocalStore(root / "store"), root / "cache", "killed")
+            os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def truth(store: Store) -> dict[str, bytes]:
+    """All commit and shard records: what must never change."""
+    keys = [item.key for top in ("artifacts", "shards") for item in store.list(top)]
+    records = [key for key in keys if key.endswith(("/COMMIT", f"{SHARD}.json"))]
+    return {key: store.get(key) or b"" for key in records}
+
+
+def files_of(artifacts: ArtifactStore) -> dict[str, str]:
+    manifest = artifacts.find("curate", FINGERPRINT)
+    assert manifest is not None
+    return {file.path: file.sha256 for file in manifest.files}
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_step_loses_nothing_committed_and_a_second_run_completes(tmp_path: Path, stride: int) -> None:
+    work(LocalStore(tmp_path / "calm/store"), tmp_path / "calm/cache", "calm")
+    undisturbed = files_of(ArtifactStore(LocalStore(tmp_path / "calm/store"), tmp_path / "calm/cache"))
+    for number in range(0, 1000, stride):
+        root = tmp_path / f"kill-{number}"
+        finished = run_killed(root, number)
+        store, cache = LocalStore(root / "store"), root / "cache"
+        artifacts = ArtifactStore(store, cache)
+        before = truth(store)
+        found = artifacts.find("curate", FINGERPRINT)
+        assert artifacts.verify("curate", FINGERPRINT) == []
+        work(store, cache, "second")
+        assert {key: truth(store)[key] for key in before} == before
+        assert files_of(artifacts) == undisturbed
+        if found is not None:
+            assert artifacts.find("curate", FINGERPRINT) == found
+        check_collection(store, artifacts)
+        shutil.rmtree(root)
+        if finished:
+            assert number > 40  # the work has that many operations that change the disk
+            return
+    pytest.fail("the work never got to its end")
+
+
+def collect_all(store: Store) -> None:
+    """What `illume gc` does when every leftover is old enough and nobody holds a lease."""
+    collect(store, plan_collection(store, now_s=4e9, is_live=NOBODY_LIVES), is_live=NOBODY_LIVES)
+
+
+def check_collection(store: Store, artifacts: ArtifactStore) -> None:
+    """After collecting everything that can go, exactly the committed files are left, and they are sound."""
+    collect_all(store)
+    assert plan_collection(store, now_s=4e9, is_live=NOBODY_LIVES) == []
+    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert ShardLedger(store, artifacts.cache).verify("curate", SHARD) == []
+    data = [item.key for item in store.list("artifacts") if "/data/" in item.key]
+    assert sorted(key.partition("/data/")[2] for key in data) == ["own", "shards/part.tar"]
+    assert list((store.local("") or Path()).glob(".tmp/*")) == []
+
+
+# ---- interleavings ----
+
+
+@dataclass
+class Scheduler:
+    """Lets one actor at a time make one call on the store, in the order that hypothesis draws."""
+
+    random: random.Random
+    turns: dict[str, threading.Semaphore] = field(default_factory=dict)
+    back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    alive: set[str] = field(default_factory=set)
+    errors: list[BaseException] = field(default_factory=list)
+
+    def wait_for_turn(self, actor: str) -> None:
+        self.back.release()
+        self.turns[actor].acquire()
+
+    def run(self, actors: dict[str, Callable[[], None]]) -> None:
+        threads = []
+        for name, body in actors.items():
+            self.turns[name] = threading.Semaphore(0)
+            self.alive.add(name)
+
+            def act(name: str = name, body: Callable[[], None] = body) -> None:
+                self.turns[name].acquire()
+                try:
+                    body()
+                except BaseException as error:  # noqa: BLE001 - raised again by `run`
+                    self.errors.append(error)
+                finally:
+                    self.alive.discard(name)
+                    self.back.release()
+
+            threads.append(threading.Thread(target=act, daemon=True))
+            threads[-1].start()
+        while self.alive:
+            actor = self.random.choice(sorted(self.alive))
+            for _ in range(self.random.choice((1, 1, 3, 10, 60))):  # the others stand still meanwhile
+                if actor in self.alive:
+                    self.turns[actor].release()
+                    assert self.back.acquire(timeout=20), "an actor is stuck"
+        for thread in threads:
+            thread.join()
+        for error in self.errors:
+            raise error
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class SteppedStore:
+    """The store as one actor sees it: every call waits for its turn; the actor dies at its `dies_at`-th call."""
+
+    inner: Any
+    scheduler: Scheduler
+    actor: str
+    dies_at: int = 10**9
+    is_local: bool = False
+    calls: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self.inner, name)
+        if not callable(operation) or name == "local":
+            return operation
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.calls += 1
+            if self.calls > self.dies_at:
+                raise Crash
+            self.scheduler.wait_for_turn(self.actor)
+            found = operation(*arguments, **keywords)
+            return list(found) if name == "list" else found
+
+        return call
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32),  # of the order in which the actors take turns
+    dies_at=st.lists(st.one_of(st.none(), st.integers(0, 30)), min_size=3, max_size=3),
+    collectors=st.integers(1, 2),
+    retractor=st.booleans(),
+)
+def test_no_interleaving_of_writers_collectors_and_crashes_loses_data(
+    memory_store: Any, tmp_path: Path, seed: int, dies_at: list[int | None], collectors: int, retractor: bool
+) -> None:
+    memory_store.objects.clear()
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    scheduler = Scheduler(random=random.Random(seed))
+    got: dict[str, str] = {}
+
+    def writer(number: int) -> Callable[[], None]:
+        name, limit = f"writer-{number}", dies_at[number]
+        store = SteppedStore(memory_store, scheduler, name, 10**9 if limit is None else limit)
+        artifacts = ArtifactStore(store, tmp_path / "cache" / name)  # type: ignore[arg-type]  # a proxy
+
+        def body() -> None:
+            attempt = artifacts.new_attempt("curate", FINGERPRINT, name)
+            (attempt.data / "file").write_bytes(name.encode())
+            draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={})
+            try:
+                got[name] = artifacts.commit(attempt, draft, epoch=number).manifest_sha256
+            except (Crash, StoreError):
+                return  # dead, or told to try again
+
+        return body
+
+    def collector(name: str) -> Callable[[], None]:
+        store: Any = SteppedStore(memory_store, scheduler, name)
+
+        def body() -> None:
+            while len(scheduler.alive) > 1 + collectors:  # as long as others work, and once more
+                collect_all(store)
+            collect_all(store)
+
+        return body
+
+    def retract() -> None:
+        store: Any = SteppedStore(memory_store, scheduler, "retractor")
+        ArtifactStore(store, tmp_path / "cache/retractor").retract("curate", FINGERPRINT, reason="must go")
+
+    actors = {f"writer-{number}": writer(number) for number in range(3)}
+    actors |= {f"collector-{number}": collector(f"collector-{number}") for number in range(collectors)}
+    scheduler.run(actors | ({"retractor": retract} if retractor else {}))
+
+    reader = ArtifactStore(memory_store, tmp_path / "cache" / "reader")
+    found = reader.stored("curate", FINGERPRINT)
+    assert reader.verify("curate", FINGERPRINT) == []
+    assert (head(memory_store, artifact_site("curate", FINGERPRINT)).commit is None) == (found is None)
+    if not retractor:
+        assert len(set(got.values())) <= 1
+        assert not got or (found is not None and set(got.values()) == {found.manifest_sha256})
