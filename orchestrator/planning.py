@@ -1,13 +1,13 @@
 """What planning looks at in a real store and its index: the answers behind `plan.PlanView`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.code_digest import code_of
 from orchestrator.database import Database
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.plan import PlanView
 from orchestrator.run_records import RunRecords
 from orchestrator.run_status import last_fingerprint, list_runs, typical_duration_s
@@ -18,8 +18,14 @@ from orchestrator.stage import StageSpec
 NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity of an artifact that is gone
 
 
-def plan_view(artifacts: ArtifactStore, database: Database) -> PlanView:
-    """Artifacts and their identities from the store; history, estimates and known digests from the database."""
+def plan_view(
+    artifacts: ArtifactStore, database: Database, *, on_absent: Callable[[str], None] | None = None
+) -> PlanView:
+    """Artifacts and their identities from the store; history, estimates and known digests from the database.
+
+    `on_absent` is told of stages whose source files are not at hand; they are planned as never made. Without it they
+    are an error: nothing may run under an identity that is not the real one.
+    """
     cache = DatabaseDigestCache(database)
 
     def find(stage_kind: str, fingerprint: Fingerprint) -> Manifest | None:
@@ -36,7 +42,13 @@ def plan_view(artifacts: ArtifactStore, database: Database) -> PlanView:
         return typical_duration_s(database, stage_kind=stage.kind.name, fingerprint=fingerprint)
 
     def sources(stage: StageSpec) -> Mapping[str, str]:
-        return source_digests(stage, cache)
+        try:
+            return source_digests(stage, cache)
+        except RecipeError as error:
+            if on_absent is None:
+                raise
+            on_absent(str(error))
+            return {"absent": stage.id}
 
     return PlanView(find=find, previous=previous, sources=sources, code=code_of, estimate_s=estimate_s)
 

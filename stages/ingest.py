@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.ingest_config import IngestConfig
 from orchestrator.artifact import JSON
-from orchestrator.errors import RecipeError
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.totals import sum_stats
@@ -59,15 +58,12 @@ def sources(config: IngestStageConfig) -> Mapping[str, Path]:
     """Every file outside the store that is read, by a name that does not say where it lies."""
     from data_pipelines.ingest import find_sources
 
-    try:
-        found = {f"paths/{file.shown}": file.path for file in find_sources(config.read, config.paths)}
-    except FileNotFoundError as error:
-        raise RecipeError(f"ingest: config.paths: {error}") from error
+    found = {f"paths/{file.shown}": file.path for file in find_sources(config.read, config.paths)}
     files = {name: path for name, path in found.items() if path.is_file()}
     folders = [path for path in found.values() if path.is_dir()] + [Path(place) for place in config.images]
     for number, place in enumerate(folders):
         if not place.exists():
-            raise RecipeError(f"ingest: config.images: no folder or tar {str(place)!r}; give the one with the pictures")
+            raise FileNotFoundError(f"images: no folder or tar {str(place)!r}; give the one with the pictures")
         inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
         files.update({f"images/{number}/{path.relative_to(place).as_posix()}": path for path in inside})
     return files | ({"metadata": Path(config.metadata)} if config.metadata else {})

@@ -44,7 +44,7 @@ def plan_command(
     """
     parsed = read_recipe(recipe, overrides)
     with open_workspace(places) as workspace:
-        view = plan_view(workspace.artifacts, workspace.database)
+        view = plan_view(workspace.artifacts, workspace.database, on_absent=_warn_of_absent)
         plan = make_plan(parsed, view, wishes)
     if check:
         run_prechecks(plan)
@@ -52,6 +52,10 @@ def plan_command(
         click.echo(json.dumps(plan_to_json(plan), indent=2))
     else:
         print_plan(plan)
+
+
+def _warn_of_absent(message: str) -> None:
+    click.echo(f"warning: {message}; planned as never made, `run` needs it", err=True)
 
 
 @click.command("recipes")
