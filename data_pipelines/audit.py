@@ -1,0 +1,190 @@
+"""Counts what went into a curated dataset, what was dropped and why, from its ledger alone.
+
+Ledgers are read shard by shard and summed by Arrow, so memory does not grow with the dataset.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+
+AUDIT_FORMAT = 1
+VERDICTS = ("keep", "drop", "duplicate", "near_duplicate")
+COLUMNS = ["verdict", "reason", "source", "license", "split", "task", "format", "width", "height", "anchor_h",
+           "anchor_w", "image_bytes", "caption"]  # fmt: skip
+SIDE_STEPS = (64, 128, 256, 512, 1024, 2048)  # pixels of the shorter side
+CAPTION_STEPS = (20, 50, 100, 200, 500)  # characters; ledgers keep the first 500
+ASPECT_STEPS = (0.5, 0.67, 0.9, 1.12, 1.5, 2.0)  # width / height
+TITLES = {
+    "reason": "Reason",
+    "source": "Source",
+    "license": "Licence",
+    "task": "Task",
+    "split": "Split",
+    "format": "Format of the first picture",
+    "side": "Shorter side, pixels",
+    "aspect": "Width / height",
+    "anchor": "Size that it is cropped to, height x width",
+    "caption": "Length of the text, characters",
+}
+ORDERED = ("side", "aspect", "caption")  # tables in the order of their steps; the others by number of rows
+
+
+@dataclass(kw_only=True)
+class Cell:
+    """Rows and bytes of first pictures of one value, by verdict."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.rows.values())
+
+    def add(self, verdict: str, rows: int, num_bytes: int) -> None:
+        self.rows[verdict] = self.rows.get(verdict, 0) + rows
+        self.bytes[verdict] = self.bytes.get(verdict, 0) + num_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSummary:
+    """All counts of a dataset: `tables[name][value]`, where name is a key of `TITLES`; `whole` is over everything."""
+
+    name: str
+    whole: Cell
+    tables: Mapping[str, Mapping[str, Cell]]
+
+    def share(self, verdict: str) -> float:
+        return self.whole.rows.get(verdict, 0) / max(1, self.whole.total)
+
+
+def audit_dataset(folder: Path) -> AuditSummary:
+    """Sum the ledgers below `folder`.
+
+    Raises: DatasetError if it is not a curated dataset or a ledger is missing or damaged.
+    """
+    dataset = CuratedDataset(folder)
+    whole = Cell()
+    tables: dict[str, dict[str, Cell]] = {name: {} for name in TITLES}
+    for shard in dataset.shards:
+        path = folder / "ledger" / f"{shard}.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(1 << 17, columns=COLUMNS, use_threads=False):
+                    _add(pa.Table.from_batches([batch]), whole, tables)
+        except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+            raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
+    ordered = {name: _in_order(name, cells) for name, cells in tables.items()}
+    return AuditSummary(name=dataset.name, whole=whole, tables=ordered)
+
+
+def _in_order(name: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    if name in ORDERED:
+        return {value: cells[value] for value in _labels(name) if value in cells}
+    return dict(sorted(cells.items(), key=lambda entry: (-entry[1].total, entry[0])))
+
+
+def _add(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> None:
+    columns = {
+        "reason": table["reason"],
+        **{name: _stated(table[name]) for name in ("source", "license", "task", "split")},
+        "format": pc.fill_null(table["format"], "no picture read"),
+        "side": _steps("side", pc.min_element_wise(table["width"], table["height"])),
+        "aspect": _steps("aspect", pc.divide(pc.cast(table["width"], pa.float64()), table["height"])),
+        "anchor": _anchors(table),
+        "caption": _steps("caption", pc.utf8_length(pc.fill_null(table["caption"], ""))),
+    }
+    data = pa.table({**columns, "verdict": table["verdict"], "bytes": pc.fill_null(table["image_bytes"], 0)})
+    for verdict, _, rows, num_bytes in _sums(data, ["verdict"]):
+        whole.add(verdict, rows, num_bytes)
+    for name, cells in tables.items():
+        for verdict, value, rows, num_bytes in _sums(data.filter(pc.is_valid(data[name])), ["verdict", name]):
+            cells.setdefault(value, Cell()).add(verdict, rows, num_bytes)
+
+
+def _sums(data: Any, keys: list[str]) -> Iterator[tuple[str, str, int, int]]:
+    """(verdict, value, rows, bytes) of each group."""
+    for row in data.group_by(keys, use_threads=False).aggregate([("bytes", "sum"), ([], "count_all")]).to_pylist():
+        yield row["verdict"], row[keys[-1]], row["count_all"], row["bytes_sum"]
+
+
+def _stated(column: Any) -> Any:
+    return pc.if_else(pc.equal(pc.fill_null(column, ""), ""), "none stated", column)
+
+
+def _anchors(table: Any) -> Any:
+    """ "64x96", null for rows without a picture, "none fits" for pictures that no size fits."""
+    height, width = (pc.cast(table[name], pa.string()) for name in ("anchor_h", "anchor_w"))
+    joined = pc.binary_join_element_wise(height, width, "x")
+    return pc.if_else(pc.is_valid(table["width"]), pc.fill_null(joined, "none fits"), None)
+
+
+def _bounds(name: str) -> tuple[float, ...]:
+    return {"side": SIDE_STEPS, "aspect": ASPECT_STEPS, "caption": CAPTION_STEPS}[name]
+
+
+def _labels(name: str) -> list[str]:
+    bounds = _bounds(name)
+    between = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(bounds)]
+    return [f"under {bounds[0]:g}", *between, f"{bounds[-1]:g} and more"]
+
+
+def _steps(name: str, values: Any) -> Any:
+    """The label of each value's step; null where the value is."""
+    numbers = np.asarray(pc.fill_null(pc.cast(values, pa.float64()), np.nan))
+    places = np.digitize(numbers, _bounds(name))
+    return pa.array(np.asarray(_labels(name), dtype=object)[places], pa.string(), mask=np.isnan(numbers))
+
+
+def summary_to_json(summary: AuditSummary) -> dict[str, Any]:
+    """For scripts: everything that the summary holds."""
+    return {
+        "format": AUDIT_FORMAT,
+        "name": summary.name,
+        "rows": summary.whole.total,
+        "verdicts": {verdict: summary.whole.rows.get(verdict, 0) for verdict in VERDICTS},
+        "bytes": {verdict: summary.whole.bytes.get(verdict, 0) for verdict in VERDICTS},
+        "tables": {
+            name: {value: {"rows": cell.rows, "bytes": cell.bytes} for value, cell in cells.items()}
+            for name, cells in summary.tables.items()
+        },
+    }
+
+
+def summary_text(summary: AuditSummary) -> str:
+    """For a terminal: one line for each verdict, then a table for each question."""
+    lines = [f"{printable(summary.name)}: {summary.whole.total:,} records", ""]
+    for verdict in VERDICTS:
+        rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
+        lines.append(f"  {verdict:<15}{rows:>12,}  {summary.share(verdict):>6.1%}  {readable_bytes(num_bytes):>10}")
+    for name, cells in summary.tables.items():
+        if not cells:
+            continue
+        width = min(48, max(len(printable(value)) for value in cells))
+        heads = "".join(f"{verdict:>15}" for verdict in VERDICTS)
+        lines += ["", TITLES[name], f"  {'':<{width}}{heads}"]
+        for value, cell in cells.items():
+            counts = "".join(f"{cell.rows.get(verdict, 0):>15,}" for verdict in VERDICTS)
+            lines.append(f"  {printable(value)[:width]:<{width}}{counts}")
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Text from outside, safe for a terminal: nothing that moves the cursor or turns the writing around."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def readable_bytes(number: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            break
+        number //= 1024
+    return f"{number:,} {unit}"
