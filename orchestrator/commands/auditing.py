@@ -28,7 +28,8 @@ def audit_command(
 
     DATASET is a folder, RUN:STAGE, or the first digits of an artifact's identity.
     """
-    from data_pipelines.audit import audit_dataset, summary_text, summary_to_json, write_audit_page
+    from data_pipelines.audit import audit_dataset, summary_text, summary_to_json
+    from data_pipelines.audit_page import write_audit_page
 
     folder = Path(dataset)
     if not folder.is_dir():
