@@ -201,5 +201,5 @@ def _commit(generation: int, record: dict[str, JSON]) -> Commit:
         raise CorruptArtifactError(
             f"commit record: found attempt {attempt!r} and epoch {epoch!r}, expected a name, a number"
         )
-    seconds = float(committed_s) if isinstance(committed_s, int | float) else 0.0
+    seconds = committed_s if isinstance(committed_s, float) else 0.0
     return Commit(generation=generation, attempt=attempt, epoch=epoch, committed_s=seconds, record=record)

@@ -88,7 +88,10 @@ def number_from_json(value: JSON, where: str) -> float:
     """
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
         _refuse(where, "stats", value, "numbers")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        _refuse(where, "stats", value, "numbers")
 
 
 def _file(value: JSON, where: str) -> FileEntry:

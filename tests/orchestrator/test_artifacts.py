@@ -339,6 +339,29 @@ def test_links_special_files_and_unprintable_names_are_refused(local: ArtifactSt
     assert local.find("curate", FINGERPRINT) is None
 
 
+def test_every_byte_is_on_the_disk_before_the_outcome_is_decided(
+    local: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: set[str] = set()
+    at_outcome: list[set[str]] = []
+    fsync, link = os.fsync, os.link
+
+    def spy_fsync(descriptor: int) -> None:
+        forced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def spy_link(source: Path, target: Path) -> None:
+        if target.name == "OUTCOME":
+            at_outcome.append(set(forced))
+        link(source, target)
+
+    attempt = attempt_with(local, "first", one=b"1", two=b"22")
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "link", spy_link)
+    local.commit(attempt, DRAFT, epoch=1)
+    assert at_outcome[0] >= {"one", "two", "deep", "data", "first"}  # files, their folders, the attempt's folder
+
+
 def test_committed_files_are_write_protected(local: ArtifactStore) -> None:
     assert (make(local).path / "deep/file").stat().st_mode & 0o222 == 0
 

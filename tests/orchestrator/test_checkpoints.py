@@ -1,0 +1,175 @@
+import logging
+import pickle
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.layout import checkpoint_site
+from orchestrator.store import Store
+
+FINGERPRINT = "ab" * 32
+
+
+@pytest.fixture
+def checkpoints(store: Store, tmp_path: Path) -> StoredCheckpoints:
+    return StoredCheckpoints(
+        store=store, cache=tmp_path / "cache", stage_kind="train", fingerprint=FINGERPRINT, attempt_id="a1"
+    )
+
+
+@pytest.fixture
+def local(local_store: Store, tmp_path: Path) -> StoredCheckpoints:
+    return StoredCheckpoints(
+        store=local_store, cache=tmp_path / "cache", stage_kind="train", fingerprint=FINGERPRINT, attempt_id="a1"
+    )
+
+
+def folder_with(tmp_path: Path, content: str) -> Path:
+    folder = tmp_path / "trainer"
+    (folder / "deep").mkdir(parents=True, exist_ok=True)
+    (folder / "weights").write_text(f"weights {content}")
+    (folder / "deep/optimizer").write_text(f"optimizer {content}")
+    return folder
+
+
+def save(checkpoints: StoredCheckpoints, tmp_path: Path, *steps: int) -> None:
+    for step in steps:
+        checkpoints.commit(step, folder_with(tmp_path, str(step)), {"step": step, "loss": 0.5})
+
+
+def spoil(checkpoints: StoredCheckpoints, step: int, name: str = "weights") -> None:
+    """Change a byte of a committed file, as a failing disk would."""
+    site = checkpoint_site("train", FINGERPRINT, step)
+    keys = [item.key for item in checkpoints.store.list(site.attempts) if item.key.endswith(f"/{name}")]
+    data = checkpoints.store.get(keys[0])
+    assert data
+    checkpoints.store.delete(keys[0])
+    checkpoints.store.put_new(keys[0], bytes([data[0] ^ 1]) + data[1:])
+
+
+def steps_stored(checkpoints: StoredCheckpoints) -> list[str]:
+    folder = f"artifacts/train/ab/{FINGERPRINT}/checkpoints"
+    return sorted({item.key.split("/")[5] for item in checkpoints.store.list(folder) if "/data/" in item.key})
+
+
+def test_the_newest_checkpoint_is_found_with_its_files_and_meta(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    assert checkpoints.latest() is None
+    save(checkpoints, tmp_path, 10, 9, 100)
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.step, latest.meta) == (100, {"step": 100, "loss": 0.5})
+    assert (latest.path / "weights").read_text() == "weights 100"
+    assert (latest.path / "deep/optimizer").read_text() == "optimizer 100"
+
+
+def test_the_trainers_folder_stays_its_own(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1)
+    folder_with(tmp_path, "of something else")  # overwrites the files in place
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.path / "weights").read_text() == "weights 1"
+
+
+def test_another_attempt_of_another_process_finds_it(local: StoredCheckpoints, tmp_path: Path) -> None:
+    save(local, tmp_path, 5)
+    other = replace(pickle.loads(pickle.dumps(local)), attempt_id="a2")  # noqa: S301 - our own bytes
+    assert other.latest() == local.latest()
+
+
+@pytest.mark.parametrize("part", ["weights", "MANIFEST.json", "COMMIT"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
+    checkpoints: StoredCheckpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    save(checkpoints, tmp_path, 1, 2)
+    if part == "COMMIT":
+        key = checkpoint_site("train", FINGERPRINT, 2).commit_key(0)
+        checkpoints.store.delete(key)
+        checkpoints.store.put_new(key, b"{")
+    else:
+        spoil(checkpoints, 2, part)
+    fresh = replace(checkpoints, cache=tmp_path / "elsewhere", verified=set())
+    with caplog.at_level(logging.WARNING):
+        latest = fresh.latest()
+    assert latest is not None
+    assert latest.step == 1
+    assert "checkpoint of step 2 skipped" in caplog.text
+
+
+def test_the_first_commit_of_a_step_wins(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    checkpoints.commit(7, folder_with(tmp_path, "first"), {"who": "first"})
+    checkpoints.commit(7, folder_with(tmp_path, "second"), {"who": "second"})
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.meta == {"who": "first"}
+    assert (latest.path / "weights").read_text() == "weights first"
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_committed_again(
+    checkpoints: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(checkpoints, tmp_path, 7)
+    spoil(checkpoints, 7)
+    fresh = replace(checkpoints, cache=tmp_path / "elsewhere", verified=set())
+    save(fresh, tmp_path, 7)
+    latest = fresh.latest()
+    assert latest is not None
+    assert (latest.path / "weights").read_text() == "weights 7"
+    assert checkpoint_site("train", FINGERPRINT, 7).commit_key(1) in {
+        item.key for item in checkpoints.store.list(f"artifacts/train/ab/{FINGERPRINT}/checkpoints")
+    }
+
+
+def test_pruning_keeps_the_newest_and_deletes_the_rest(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1, 2, 3, 4)
+    checkpoints.prune(2)
+    assert steps_stored(checkpoints) == [f"{step:012d}" for step in (3, 4)]
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 4
+
+
+def test_a_damaged_checkpoint_does_not_count_as_kept(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1, 2, 3)
+    spoil(checkpoints, 3)
+    fresh = replace(checkpoints, cache=tmp_path / "elsewhere", verified=set())
+    fresh.prune(1)
+    assert steps_stored(fresh) == [f"{2:012d}"]
+
+
+def test_nothing_is_pruned_while_too_few_can_be_verified(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1, 2)
+    spoil(checkpoints, 2)
+    replace(checkpoints, cache=tmp_path / "elsewhere", verified=set()).prune(2)
+    assert len(steps_stored(checkpoints)) == 2
+    with pytest.raises(ValueError, match="expected at least 1"):
+        checkpoints.prune(0)
+
+
+def test_a_step_that_was_pruned_can_be_committed_again(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1, 2)
+    checkpoints.prune(1)
+    save(checkpoints, tmp_path, 1)
+    assert steps_stored(checkpoints) == [f"{step:012d}" for step in (1, 2)]
+
+
+def test_two_writers_of_one_step_leave_one_checkpoint(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    start = threading.Barrier(2)
+
+    def write(name: str) -> None:
+        start.wait()
+        mine = replace(checkpoints, attempt_id=name, verified=set())
+        mine.commit(3, folder_with(tmp_path / name, name), {"who": name})
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.path / "weights").read_text() == f"weights {latest.meta['who']}"
+    site = checkpoint_site("train", FINGERPRINT, 3)
+    assert len([item for item in checkpoints.store.list(site.attempts) if "/data/" in item.key]) == 2

@@ -1,0 +1,202 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.attempt_folder import AttemptFolder
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.collector import AttemptFacts, Generation, collect, judge, plan_collection
+from orchestrator.commits import Commit, Outcome, outcome
+from orchestrator.errors import StoreError
+from orchestrator.identity import fingerprint_of
+from orchestrator.layout import artifact_site
+from orchestrator.ledger import ShardLedger
+from orchestrator.shards import ShardOutcome
+from orchestrator.store import Store
+
+PAYLOAD = {"kind": "curate"}
+FINGERPRINT = fingerprint_of(PAYLOAD)
+DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={})
+LATER_S = 4e9  # long after everything in these tests was written
+
+
+def nobody(_attempt: str) -> bool:
+    return False
+
+
+@pytest.fixture
+def artifacts(store: Store, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(store, tmp_path / "cache")
+
+
+def published(artifacts: ArtifactStore, attempt_id: str) -> AttemptFolder:
+    """An attempt whose files are in the store but about which nothing is decided."""
+    attempt = artifacts.new_attempt("curate", FINGERPRINT, attempt_id)
+    (attempt.data / "file").write_bytes(attempt_id.encode())
+    attempt.publish()
+    return attempt
+
+
+def planned(artifacts: ArtifactStore) -> list[tuple[str, str]]:
+    found = plan_collection(artifacts.store, now_s=LATER_S, is_live=nobody)
+    return [(item.reason, item.attempt) for item in found]
+
+
+def run_collection(artifacts: ArtifactStore) -> int:
+    store = artifacts.store
+    return collect(store, plan_collection(store, now_s=LATER_S, is_live=nobody), is_live=nobody).items
+
+
+def test_planning_deletes_nothing(artifacts: ArtifactStore) -> None:
+    published(artifacts, "dead")
+    before = [item.key for item in artifacts.store.list("artifacts")]
+    assert planned(artifacts) == [("abandoned", "dead")]
+    assert [item.key for item in artifacts.store.list("artifacts")] == before
+
+
+def test_an_abandoned_attempt_goes_and_its_late_writer_cannot_commit(artifacts: ArtifactStore) -> None:
+    late = published(artifacts, "late")
+    assert run_collection(artifacts) == 1
+    assert [item.key for item in artifacts.store.list("artifacts")] == [late.site.outcome_key("late")]
+    late.data.mkdir(parents=True, exist_ok=True)
+    (late.data / "file").write_bytes(b"written after the collection")
+    with pytest.raises(StoreError, match="abandoned: deleted by the collector"):
+        artifacts.commit(late, DRAFT, epoch=1)
+    assert artifacts.find("curate", FINGERPRINT) is None
+    assert run_collection(artifacts) <= 1
+    assert planned(artifacts) == []
+
+
+def test_young_and_living_attempts_stay(artifacts: ArtifactStore, store: Store) -> None:
+    published(artifacts, "busy")
+    newest_s = max(item.modified_s for item in store.list("artifacts"))
+    assert plan_collection(store, now_s=newest_s + 10, older_than_s=60, is_live=nobody) == []
+    assert plan_collection(store, now_s=LATER_S, is_live=lambda attempt: attempt == "busy") == []
+
+
+def test_a_shard_output_lives_as_long_as_its_stage_attempt(artifacts: ArtifactStore) -> None:
+    output = ShardLedger(artifacts.store, artifacts.cache).new_output("curate", "cd" * 32, owner="run-1-a1")
+    (output.data / "part").write_bytes(b"part")
+    output.publish()
+    assert plan_collection(artifacts.store, now_s=LATER_S, is_live=lambda attempt: attempt == "run-1-a1") == []
+    assert planned(artifacts) == [("abandoned", output.attempt_id)]
+
+
+def test_what_is_committed_stays_and_still_verifies(artifacts: ArtifactStore) -> None:
+    attempt = published(artifacts, "winner")
+    published(artifacts, "dead")
+    made = artifacts.commit(attempt, DRAFT, epoch=1)
+    assert planned(artifacts) == [("abandoned", "dead")]
+    run_collection(artifacts)
+    assert artifacts.open("curate", FINGERPRINT) == made
+    assert artifacts.verify("curate", FINGERPRINT) == []
+
+
+def test_a_commit_that_a_crash_left_open_is_finished_and_not_collected(artifacts: ArtifactStore) -> None:
+    made = artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
+    artifacts.store.delete(artifact_site("curate", FINGERPRINT).commit_key(0))  # as if never written
+    assert planned(artifacts) == []
+    assert artifacts.open("curate", FINGERPRINT) == made
+
+
+def test_a_plan_that_is_out_of_date_deletes_nothing_alive(artifacts: ArtifactStore) -> None:
+    attempt = published(artifacts, "slow")
+    plan = plan_collection(artifacts.store, now_s=LATER_S, is_live=nobody)
+    made = artifacts.commit(attempt, DRAFT, epoch=1)
+    done = collect(artifacts.store, plan, is_live=nobody)
+    assert (done.items, done.bytes) == (0, 0)
+    assert done.kept == (attempt.site.attempt_key("slow"),)
+    assert artifacts.open("curate", FINGERPRINT) == made
+
+
+def test_files_of_a_retracted_artifact_go_and_the_next_one_stays(artifacts: ArtifactStore) -> None:
+    artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
+    artifacts.retract("curate", FINGERPRINT, reason="its data must go")
+    artifacts.commit(published(artifacts, "second"), DRAFT, epoch=1)
+    assert planned(artifacts) == [("retracted", "first")]
+    run_collection(artifacts)
+    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert artifacts.find("curate", FINGERPRINT) is not None
+
+
+def test_checkpoints_go_when_their_stage_is_committed_and_not_before(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    checkpoints = StoredCheckpoints(
+        store=artifacts.store,
+        cache=artifacts.cache,
+        stage_kind="curate",
+        fingerprint=FINGERPRINT,
+        attempt_id="first",
+    )
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/weights").write_bytes(b"weights")
+    checkpoints.commit(1, tmp_path / "checkpoint", {})
+    assert planned(artifacts) == []
+    artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
+    assert [reason for reason, _ in planned(artifacts)] == ["checkpoint"]
+    run_collection(artifacts)
+    assert checkpoints.latest() is None
+    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert planned(artifacts) == []
+
+
+def test_temporary_files_and_probes_of_cut_off_writes_go(local_store: Store) -> None:
+    local_store.put_new("probe/1/first", b"probe")
+    root = local_store.local("")
+    assert root is not None
+    (root / ".tmp/cut-off").write_bytes(b"half a record")
+    os.utime(root / ".tmp/cut-off", (1e9, 1e9))
+    plan = plan_collection(local_store, now_s=LATER_S, is_live=nobody)
+    assert [(item.reason, item.key) for item in plan] == [("temporary", "probe/1/first"), ("temporary", ".tmp/cut-off")]
+    assert collect(local_store, plan, is_live=nobody).bytes == 5 + 13
+    assert list((root / ".tmp").iterdir()) == []
+
+
+def test_records_of_finished_shards_are_kept_for_other_recipes(artifacts: ArtifactStore) -> None:
+    ledger = ShardLedger(artifacts.store, artifacts.cache)
+    output = ledger.new_output("curate", "cd" * 32, owner="a1")
+    (output.data / "part").write_bytes(b"part")
+    stored = ledger.record(output, ShardOutcome(rows=1), provenance={})
+    assert planned(artifacts) == []
+    assert ledger.find("curate", "cd" * 32) == stored
+
+
+def test_an_unreadable_outcome_is_left_alone(artifacts: ArtifactStore) -> None:
+    attempt = published(artifacts, "odd")
+    artifacts.store.put_new(attempt.site.outcome_key("odd"), b"{")
+    decided = outcome(artifacts.store, attempt.site, "odd")
+    assert decided is not None
+    assert decided.kind == "UNREADABLE"
+    assert planned(artifacts) == []
+
+
+def generation(attempt: str | None, *, retracted: bool = False) -> Generation:
+    commit = Commit(generation=0, attempt=attempt, epoch=1, committed_s=0.0, record={}) if attempt else None
+    return Generation(commit=commit, retracted=retracted)
+
+
+COMMIT_0 = Outcome(kind="COMMIT", generation=0, record={})
+
+
+@pytest.mark.parametrize(
+    ("decided", "generations", "is_live", "expected"),
+    [
+        (None, [], False, "abandoned"),
+        (None, [], True, None),
+        (None, [generation("me")], False, None),  # its outcome was lost, but readers follow it
+        (Outcome(kind="ABORT"), [], True, "aborted"),
+        (COMMIT_0, [], False, None),  # anyone may still roll it forward
+        (COMMIT_0, [generation("me")], False, None),
+        (COMMIT_0, [generation("other")], True, "lost"),
+        (COMMIT_0, [generation("me", retracted=True)], False, "retracted"),
+        (COMMIT_0, [generation("other", retracted=True), generation("me")], False, None),
+        (COMMIT_0, [generation(None)], False, None),  # an unreadable record may name it
+        (COMMIT_0, [generation(None, retracted=True)], False, "retracted"),
+        (Outcome(kind="UNREADABLE"), [generation("other")], False, None),
+    ],
+)
+def test_the_table_of_what_may_go(
+    decided: Outcome | None, generations: list[Generation], is_live: bool, expected: str | None
+) -> None:
+    facts = AttemptFacts(attempt="me", outcome=decided, generations=tuple(generations), is_live=is_live, is_old=True)
+    assert judge(facts) == expected
