@@ -1,5 +1,4 @@
 import json
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -98,10 +97,12 @@ def test_any_bytes_are_a_manifest_or_a_named_error(data: bytes) -> None:
 
 @given(st.dictionaries(st.sampled_from(sorted(json.loads(manifest_to_bytes(EXAMPLE)))), JSON_VALUES, min_size=1))
 def test_any_field_replaced_by_any_json_is_accepted_or_a_named_error(changes: dict[str, Any]) -> None:
-    with suppress(AcceptedError), pytest.raises(CorruptArtifactError, match=r"^here: "):
-        manifest_from_bytes(spoiled(**changes), "here")
-        raise AcceptedError
+    assert refusal(spoiled(**changes)).startswith(("here: ", "accepted"))
 
 
-class AcceptedError(Exception):
-    """The fields were fine."""
+def refusal(data: bytes) -> str:
+    try:
+        manifest_from_bytes(data, "here")
+    except CorruptArtifactError as error:
+        return str(error)
+    return "accepted"
