@@ -42,6 +42,8 @@ p.soft, td.soft { color: var(--soft); margin: 0; }
 .tile b { display: block; font-size: 24px; }
 .tile i, .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }
 .legend i { margin-left: 14px; }
+.legend i:first-child { margin-left: 0; }
+p.legend { margin-top: 6px; }
 .bar { display: flex; height: 12px; border-radius: 6px; overflow: hidden; background: var(--line); min-width: 120px; }
 .keep { background: var(--keep); }
 .drop { background: var(--drop); }
@@ -49,10 +51,11 @@ p.soft, td.soft { color: var(--soft); margin: 0; }
 .near_duplicate { background: var(--near_duplicate); }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 24px 40px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-td, th { padding: 4px 8px 4px 0; border-bottom: 1px solid var(--line); text-align: right; font-weight: normal; }
-td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; }
+td, th { padding: 4px 8px 4px 0; border-bottom: 1px solid var(--line); text-align: right; font-weight: normal;
+  white-space: nowrap; }
+td:first-child, th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 th { color: var(--soft); font-size: 13px; }
-td.graph { width: 34%; }
+td.graph { width: 30%; }
 .pictures { display: flex; flex-wrap: wrap; gap: 12px; }
 figure { margin: 0; width: 136px; }
 figure.pair { width: 280px; }
