@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.errors import CancelledError, HangError, NodeLostError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, StageContext
+from stages.mailbox import Mail, Mailbox
 from stages.training_config import LoopConfig
 from stages.training_program import TrainingTask
 
@@ -54,39 +55,6 @@ def train(task: TrainingTask, loop: LoopConfig, context: StageContext) -> Traini
             raise CancelledError(f"{context.stage_id}: stopped at step {latest.step if latest else 0} of {loop.steps}")
         raise NodeLostError(f"{context.stage_id}: the workers ended before step {loop.steps} without an error")
     return TrainingResult(checkpoint=latest, metrics=metrics)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Mail:
-    steps: list[tuple[int, dict[str, float]]]  # since the last look
-    processes: dict[int, tuple[str, int]]  # rank -> node id, process id
-    error: Exception | None
-
-
-@ray.remote(num_cpus=0)
-class _Mailbox:
-    """Carries metrics to the driver and the stop request to the workers; holds nothing that may not be lost."""
-
-    def __init__(self) -> None:
-        self._steps: list[tuple[int, dict[str, float]]] = []
-        self._processes: dict[int, tuple[str, int]] = {}
-        self._error: Exception | None = None
-        self._stop = False
-
-    def send(self, steps: list[tuple[int, dict[str, float]]]) -> bool:
-        self._steps.extend(steps)
-        return self._stop
-
-    def register(self, rank: int, node_id: str, pid: int) -> None:
-        self._processes[rank] = (node_id, pid)
-
-    def fail(self, error: Exception) -> None:
-        self._error = self._error or error
-
-    def collect(self, stop: bool) -> "_Mail":
-        self._stop = self._stop or stop
-        steps, self._steps = self._steps, []
-        return _Mail(steps=steps, processes=dict(self._processes), error=self._error)
 
 
 class _MailboxReporter:
@@ -148,13 +116,27 @@ def _worker(settings: dict[str, Any]) -> None:
         reporter.close()
 
 
+class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped
+    """Ray Train without the helper processes that we have no use for; each costs seconds of a core to start.
+
+    No data set goes through Ray Train, and placement groups end with the driver's job.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
+
+
 def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> dict[str, float]:
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     context.connect_ray()
-    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]  # added by the ray.remote decorator
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")  # ours go to the tracker
+    if len(ray.nodes()) == 1:  # nobody drains the only node
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     resources = context.resources
     per_worker = {"CPU": resources.cpus, "GPU": resources.gpus}
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={
             "task": task,
@@ -213,7 +195,7 @@ class _Watch:
     def look(self) -> None:
         try:
             asked = self._mailbox.collect.remote(self._context.stop_requested())
-            mail: _Mail = ray.get(asked, timeout=30)
+            mail: Mail = ray.get(asked, timeout=30)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             logger.warning("%s: the mailbox does not answer: %s", self._context.stage_id, _first_line(error))
             return
