@@ -116,7 +116,7 @@ def _worker(settings: dict[str, Any]) -> None:
         reporter.close()
 
 
-class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped
+class _Trainer(ray.train.torch.TorchTrainer):
     """Ray Train without the helper processes that we have no use for; each costs seconds of a core to start.
 
     No data set goes through Ray Train, and placement groups end with the driver's job.
