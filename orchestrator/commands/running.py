@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -30,6 +30,7 @@ from orchestrator.events import RunState
 from orchestrator.live import default_style, watching
 from orchestrator.owners import is_gone
 from orchestrator.plan import Plan, PlanWishes, make_plan
+from orchestrator.plan_file import plan_to_json
 from orchestrator.planning import plan_view
 from orchestrator.run_status import RunSummary, newest_run, run_status
 from orchestrator.wording import duration_text
@@ -172,9 +173,19 @@ def _begun_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
     holder = workspace.leases.holder(f"run:{newest.run_id}")
     if holder is not None and not is_gone(holder.owner):
         return None  # another driver is at work; ours waits for its artifacts where they are the same
-    planned = {stage.stage_id: stage for stage in run_status(workspace.database, newest.run_id).stages}
-    if set(planned) != {stage.id for stage in plan.stages}:
-        return None
-    same = all(planned[stage.id].fingerprint == stage.fingerprint for stage in plan.stages)
-    covered = all(planned[stage.id].action == "run" for stage in plan.to_run)
-    return newest if same and covered else None
+    begun = workspace.records.plan(newest.plan_digest)
+    return newest if begun is not None and _covers(begun, plan) else None
+
+
+def _covers(begun: Mapping[str, Any], plan: Plan) -> bool:
+    """True if carrying out the begun plan makes what is missing now, with the resources and places of today."""
+    then = {stage["id"]: stage for stage in begun["stages"]}
+    if set(then) != {stage.id for stage in plan.stages}:
+        return False
+    to_run = {stage.id for stage in plan.to_run}
+    stages: Any = plan_to_json(plan)["stages"]
+    for now in stages:
+        checked = ("fingerprint", "config", "resources", "retry") if now["id"] in to_run else ("fingerprint",)
+        if any(then[now["id"]][key] != now[key] for key in checked):
+            return False
+    return all(then[stage_id]["action"] == "run" for stage_id in to_run)

@@ -205,6 +205,21 @@ def test_ctrl_c_stops_cleanly_and_running_again_continues_the_same_run(illume: I
     assert [event["stage"] for event in kinds if event["fields"].get("to") == "COMMITTED"] == ["said", "loud", "pair"]
 
 
+def test_other_resources_make_a_new_run_that_reuses_what_is_there(illume: Illume, tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.write_text("fail")
+    command = ("run", "words.yaml", "--set", f"stages.loud.config.trouble={trouble}")
+    assert illume(*command).code == 1
+    failed = newest(illume)["run_id"]
+    trouble.unlink()
+    again = illume(*command, "--set", "stages.loud.resources.workers=2")
+    assert again.code == 0, again.err
+    assert "continuing" not in again.err
+    assert newest(illume)["run_id"] != failed
+    status = illume("status", "words", "--json").data
+    assert [stage["state"] for stage in status["stages"]] == ["REUSED", "COMMITTED", "COMMITTED"]
+
+
 def test_a_second_ctrl_c_ends_at_once_and_running_again_continues(illume: Illume, tmp_path: Path) -> None:
     trouble = tmp_path / "trouble"
     trouble.write_text("ignore stops")
