@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from clusters.connect import connect
+from clusters.profiles import load_profile
 from orchestrator.config import Kinds, load_recipe
 from orchestrator.errors import RecipeError
 from orchestrator.names import expectation
@@ -77,6 +79,15 @@ def recipe_options(command: Command) -> Command:
     return decorated
 
 
+cluster_option = click.option(
+    "--cluster",
+    "profile",
+    type=click.Path(path_type=Path),
+    envvar="ILLUME_CLUSTER",
+    show_envvar=True,
+    metavar="FILE",
+    help="Profile of where to run, e.g. an existing Ray. Default: this machine.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
 
 
@@ -118,6 +129,12 @@ def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return load_recipe(recipe_file(recipe), stage_kinds(), overrides)
 
 
-def open_workspace(places: Places) -> Workspace:
-    """Open, or make, what the commands work on. A context manager."""
-    return Workspace.open(places.store, places.database, places.tracking)
+def open_workspace(places: Places, profile: Path | None = None) -> Workspace:
+    """Open, or make, what the commands work on. A context manager.
+
+    Raises:
+        RecipeError: an address or the profile of the cluster cannot be used.
+        StoreError, DatabaseError: it cannot be used.
+    """
+    cluster = connect(load_profile(profile)) if profile else None
+    return Workspace.open(places.store, places.database, places.tracking, cluster=cluster)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ import click
 from orchestrator.artifact import Artifact
 from orchestrator.commands.options import (
     Places,
+    cluster_option,
     json_option,
     open_workspace,
     place_options,
@@ -44,15 +46,23 @@ UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.IN
 @click.command("run")
 @recipe_options
 @place_options
+@cluster_option
 @json_option
-def run_command(recipe: str, overrides: tuple[str, ...], wishes: PlanWishes, places: Places, as_json: bool) -> None:
+def run_command(
+    recipe: str,
+    overrides: tuple[str, ...],
+    wishes: PlanWishes,
+    places: Places,
+    profile: Path | None,
+    as_json: bool,
+) -> None:
     """Carry out a recipe. What exists is reused; a run of the same plan that was cut off is continued.
 
     RECIPE is a file or the name of a built-in recipe. Ctrl-C stops at the next commit point, a second Ctrl-C at once;
     running again continues either way.
     """
     parsed = read_recipe(recipe, overrides)
-    with open_workspace(places) as workspace:
+    with open_workspace(places, profile) as workspace:
         plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database), wishes)
         warn_of_code(plan)
         finished = _finished_run(workspace, plan)
@@ -72,13 +82,14 @@ def run_command(recipe: str, overrides: tuple[str, ...], wishes: PlanWishes, pla
 @click.command("resume")
 @click.argument("run", required=False)
 @place_options
+@cluster_option
 @json_option
-def resume_command(run: str | None, places: Places, as_json: bool) -> None:
+def resume_command(run: str | None, places: Places, profile: Path | None, as_json: bool) -> None:
     """Continue a run with the plan it was started with, under the same id.
 
     RUN is a run's id, the start of one, or a recipe's name. Default: the newest run.
     """
-    with open_workspace(places) as workspace:
+    with open_workspace(places, profile) as workspace:
         found = find_run(workspace.database, run)
         if found.state is RunState.SUCCEEDED:
             click.echo(f"run {found.run_id} is done; `illume run` makes a new plan", err=as_json)

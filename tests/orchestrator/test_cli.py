@@ -273,6 +273,19 @@ def test_a_mistake_in_the_command_ends_with_2_and_no_traceback(
     assert "Traceback" not in answer.err
 
 
+def test_where_to_run_comes_from_a_profile(illume: Illume, tmp_path: Path) -> None:
+    profile = tmp_path / "here.yaml"
+    profile.write_text("kind: local\ncpus: 2\n")
+    assert illume("run", "words.yaml", "--cluster", str(profile)).code == 0
+    profile.write_text("kind: ray\naddress: nowhere\n")
+    refused = illume("run", "words.yaml", "--cluster", str(profile))
+    assert refused.code == 2
+    assert "address: found 'nowhere', expected 'host:port'" in refused.err
+    missing = illume("resume", "--cluster", "absent.yaml")
+    assert missing.code == 2
+    assert "absent.yaml" in missing.err
+
+
 def test_a_mistake_of_ours_is_a_note_and_a_traceback_in_the_log(illume: Illume, tmp_path: Path) -> None:
     (tmp_path / "words.yaml").write_text("name: x\nstages:\n  a: {kind: mistaken, config: {times: 1}}\n")
     answer = illume("plan", "words.yaml")

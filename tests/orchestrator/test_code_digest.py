@@ -1,5 +1,7 @@
 """The digest of a stage's code moves when its behaviour can, and stays when only its looks change."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,16 @@ def test_looks_do_not_count(same: bytes) -> None:
 )
 def test_behaviour_counts(old: bytes, new: bytes) -> None:
     assert normalised_digest(PLAIN.replace(old, new)) != normalised_digest(PLAIN)
+
+
+def test_a_kind_of_a_notebook_or_script_has_no_code_to_watch(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from orchestrator.code_digest import code_of\n"
+        "from orchestrator.stage import StageKind\n"
+        "def run(config, context): return {}\n"
+        "print(dict(code_of(StageKind(name='mine', version=1, config=object, run=run, output='mine@1')).files))\n"
+    )
+    for command in ([str(script)], ["-c", script.read_text()]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.stdout, done.returncode) == ("{}\n", 0), done.stderr
