@@ -234,7 +234,9 @@ class MapRun:
             "message": shortened(ended.error.summary),
         }
         self._tools.tracker.log_event("worker_lost", fields)
-        log.warning("%s: worker %d lost: %s", self._settings.stage_id, ended.pid, ended.error.summary)
+        at = f" at shard {ended.key.lot.shard.name}" if ended.key else ""
+        cause = f"{ended.error.failure}: {shortened(ended.error.summary)}"
+        log.warning("%s: worker %d lost%s (%s)", self._settings.stage_id, ended.pid, at, cause)
 
     def _started(self, ended: Ended[_Unit]) -> None:
         report = ended.error

@@ -177,8 +177,9 @@ def _raise_cause(error: BaseException | None, watch: "_Watch") -> None:
         raise watch.error from error
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})  # only a WorkerGroupError has them
     for rank, failure in sorted(failures.items()):
-        if type(failure).__name__ in {"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"}:
-            raise NodeLostError(f"training worker {rank} died: {_first_line(failure)}") from error
+        cause = getattr(failure, "health_check_failure", failure)  # only a WorkerHealthCheckFailedError has one
+        if type(cause).__name__ in {"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"}:
+            raise NodeLostError(f"training worker {rank} died: {_first_line(cause)}") from error
     raise RuntimeError(str(next(iter(failures.values()), error))) from error
 
 
