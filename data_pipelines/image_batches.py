@@ -4,9 +4,8 @@ Legend: B batch, C channels, Y X pixel rows and columns.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError, StoredSample
+from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.input_images import input_pixels, open_upright
+from data_pipelines.loader import ByteCache
 from data_pipelines.order import epoch_permutation
-from data_pipelines.samples import SampleError
+from data_pipelines.samples import Sample, SampleError
 from models.dualvitok.geometry import Size
 
-COLUMNS = ["images", "offset", "span_bytes", "anchor_h", "anchor_w", "task", "split", "verdict"]
-CACHED_SAMPLES = 16_384  # decoded samples kept in memory: all of a small dataset, a sliver of a large one
+COLUMNS = ["sample_id", "images", "offset", "span_bytes", "anchor_h", "anchor_w", "task", "split", "verdict"]
+CACHE_BYTES = 512 * 2**20  # of pictures that stay decoded between epochs: all of a small dataset
+
+Pixels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureBatch:
-    pixels_BCYX: npt.NDArray[np.float32]  # in [-1, 1], cropped to `anchor` times the scale asked for
-    samples: tuple[StoredSample, ...]
+    pixels_BCYX: Pixels  # in [-1, 1], cropped to `anchor` times the scale asked for
+    samples: tuple[Sample, ...]
     shards: tuple[tuple[int, str], ...]  # number of the dataset and name of the shard of each sample
     anchor: Size
 
@@ -56,14 +58,17 @@ class PictureBatches:
         batch: int,
         seed: int,
         scale: int = 1,
+        usable: Callable[[int, str], Collection[str]] | None = None,
     ) -> None:
         """`scale` multiplies the anchor's sides: the diffusion decoder learns pictures of twice the size.
+        `usable` gives the ids of the samples of a dataset (its number) and shard that may be shown; None: all.
 
         Raises: DatasetError if there is no picture with an anchor.
         """
         self._datasets = [CuratedDataset(folder) for folder in folders]
         self._batch, self._seed, self._scale = batch, seed, scale
         self._groups: dict[Size, list[_Place]] = {}
+        self._usable = usable
         digest = hashlib.sha256()
         seen: set[str] = set()
         for number, dataset in enumerate(self._datasets):
@@ -77,7 +82,7 @@ class PictureBatches:
         self._digest = digest.hexdigest()
         self._anchors = sorted(self._groups)
         self._counts = [-(-len(self._groups[anchor]) // batch) for anchor in self._anchors]
-        self._read = lru_cache(maxsize=CACHED_SAMPLES)(self._load)
+        self._ready: ByteCache[tuple[Pixels, Sample]] = ByteCache(CACHE_BYTES)
 
     @property
     def num_pictures(self) -> int:
@@ -93,17 +98,16 @@ class PictureBatches:
         Raises: SampleError if a picture that was curated can no longer be read.
         """
         epoch, position = divmod(number, self.micros_per_epoch)
-        order = self._permutation(f"{self._digest}/micros", self.micros_per_epoch, epoch)
-        slot = int(order[position])
+        slot = int(self._shuffled("micros", self.micros_per_epoch, epoch, [position])[0])
         group = 0
         while slot >= self._counts[group]:
             slot -= self._counts[group]
             group += 1
         anchor = self._anchors[group]
         places = self._groups[anchor]
-        within = self._permutation(f"{self._digest}/{anchor}", len(places), epoch)
-        chosen = [places[within[(slot * self._batch + row) % len(places)]] for row in range(self._batch)]
-        loaded = [self._read(place, anchor) for place in chosen]
+        positions = (slot * self._batch + np.arange(self._batch)) % len(places)
+        chosen = [places[index] for index in self._shuffled(f"{anchor}", len(places), epoch, positions)]
+        loaded = [self._picture(place, anchor) for place in chosen]
         return PictureBatch(
             pixels_BCYX=np.stack([pixels for pixels, _ in loaded]),
             samples=tuple(sample for _, sample in loaded),
@@ -111,15 +115,20 @@ class PictureBatches:
             anchor=anchor,
         )
 
-    def _permutation(self, key: str, size: int, epoch: int) -> npt.NDArray[np.int64]:
-        return _whole_permutation(size, key, self._seed, epoch)
+    def _shuffled(self, what: str, size: int, epoch: int, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """What stands at some positions of an epoch."""
+        order = epoch_permutation(size, dataset_digest=f"{self._digest}/{what}", seed=self._seed, epoch=epoch)
+        return order.index_at(positions)
 
-    def _load(self, place: _Place, anchor: Size) -> tuple[npt.NDArray[np.float32], StoredSample]:
+    def _picture(self, place: _Place, anchor: Size) -> tuple[Pixels, Sample]:
+        return self._ready.get(place, lambda: self._load(place, anchor), _num_bytes)
+
+    def _load(self, place: _Place, anchor: Size) -> tuple[Pixels, Sample]:
         stored = self._datasets[place.dataset].read(place.shard, place.offset, place.span)
         where = f"sample {stored.sample.sample_id}"
         picture = open_upright(stored.image_bytes(0), stored.sample.images[0], where)
         size = (anchor[0] * self._scale, anchor[1] * self._scale)
-        return input_pixels(picture, size, crop=True), stored
+        return input_pixels(picture, size, crop=True), stored.sample
 
     def _add_shard(
         self,
@@ -138,7 +147,11 @@ class PictureBatches:
         chosen = pc.and_(pc.equal(table["verdict"], "keep"), pc.equal(table["split"], split))
         if tasks is not None:
             chosen = pc.and_(chosen, pc.is_in(table["task"], pa.array(sorted(tasks), pa.string())))
-        for row in table.filter(chosen).to_pylist():
+        rows = table.filter(chosen).to_pylist()
+        usable = self._usable(number, shard) if self._usable is not None and rows else None
+        for row in rows:
+            if usable is not None and row["sample_id"] not in usable:
+                continue
             if not row["images"] or not row["anchor_h"] or row["images"][0] in seen:
                 continue
             seen.add(row["images"][0])
@@ -147,15 +160,15 @@ class PictureBatches:
             self._groups.setdefault((row["anchor_h"], row["anchor_w"]), []).append(place)
 
 
-@lru_cache(maxsize=64)
-def _whole_permutation(size: int, key: str, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    permutation = epoch_permutation(size, dataset_digest=key, seed=seed, epoch=epoch)
-    return permutation.index_at(np.arange(size))
+def _num_bytes(loaded: tuple[Pixels, Sample]) -> int:
+    return loaded[0].nbytes
 
 
-def description(stored: StoredSample) -> str:
-    """What a sample says about its first picture: the answer, or the prompt where the answer is the picture."""
-    sample = stored.sample
+def description(sample: Sample) -> str:
+    """What a sample says about its first picture: the answer, or the prompt where the answer is the picture.
+
+    Raises: SampleError if it says nothing.
+    """
     texts = [turn.text for turn in sample.turns if turn.role == ("human" if sample.task == "generation" else "gpt")]
     if not texts:
         raise SampleError(f"sample {sample.sample_id}: no text that describes its picture")

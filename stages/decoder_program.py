@@ -19,6 +19,7 @@ from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_weights
+from stages.paired_tokens import check_pairs, pair_tokens
 from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training_program import Micro, Pass, PassOutput, micro_seed
 
@@ -44,12 +45,9 @@ class DenoisingPass(nn.Module):
 class DecoderProgram:
     def __init__(self, task: DecoderTask, device: torch.device) -> None:
         config = task.config
-        if len(task.tokens) != len(task.datasets):
-            raise PrecheckError(
-                f"train_decoder: {len(task.datasets)} datasets but {len(task.tokens)} token artifacts; "
-                "give one for each dataset, in the same order"
-            )
         self._task, self._device = task, device
+        self._sources = pair_tokens("train_decoder", task.datasets, task.tokens)
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(TokenShard)
         self._pictures = PictureBatches(
             task.datasets,
             split="train",
@@ -57,8 +55,8 @@ class DecoderProgram:
             batch=config.batch,
             seed=config.loop.seed,
             scale=config.model.enlarge,
+            usable=self._tokenized,
         )
-        self._shard = lru_cache(maxsize=OPEN_SHARDS)(TokenShard)
         tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
@@ -69,8 +67,8 @@ class DecoderProgram:
         loop = self._task.config.loop
         batch = self._pictures.micro(step * loop.micros_per_step + index)
         found = [
-            self._shard(self._task.tokens[number] / "tokens" / f"{shard}.parquet").codes(stored.sample.sample_id, 0)
-            for (number, shard), stored in zip(batch.shards, batch.samples, strict=True)
+            self._shard(self._sources[number].token_shard(shard)).codes(sample.sample_id, 0)
+            for (number, shard), sample in zip(batch.shards, batch.samples, strict=True)
         ]
         codes = Codes(
             semantic_BYX=torch.stack([torch.from_numpy(semantic).long() for semantic, _ in found]),
@@ -81,6 +79,11 @@ class DecoderProgram:
             weight=len(batch.samples),
             seed=micro_seed(loop.seed, step, index),
         )
+
+    def _tokenized(self, dataset: int, shard: str) -> set[str]:
+        """The samples of a shard whose picture has codes; those that could not be tokenized are left out."""
+        keys = self._shard(self._sources[dataset].token_shard(shard)).row_keys()
+        return {sample_id for sample_id, slot in keys if slot == 0}
 
 
 def build_decoder(task: DecoderTask) -> DiffusionDecoder:
@@ -102,10 +105,14 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
 def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
     """Build the network without its weights, and compare its sizes with the tokenizer whose codes it reads.
 
-    Raises: PrecheckError if they do not fit.
+    Raises: PrecheckError if they do not fit, or if not every dataset has its tokens.
     """
-    with torch.device("meta"):
-        make_unet(config.model)
+    check_pairs("train_decoder", inputs)
+    try:
+        with torch.device("meta"):
+            make_unet(config.model)
+    except ValueError as error:
+        raise PrecheckError(f"train_decoder: model: {error}") from error
     tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only a stage that trains one states its sizes
     if not isinstance(tokenizer, DualViTokConfig):
         return

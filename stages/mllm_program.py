@@ -28,6 +28,7 @@ from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_weights
 from stages.extend_vocabulary import ExtendVocabularyConfig
+from stages.paired_tokens import check_pairs, pair_tokens
 from stages.train_mllm import MllmTask, TrainMllmConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
@@ -134,8 +135,10 @@ def mllm_config(config: TrainMllmConfig, tokens: VisionVocabulary, vision: Visio
 def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
     """Build the model without its weights and see that the phase's rules fit its parameters.
 
-    Raises: PrecheckError if they do not, or if the tokenizer's sizes do not fit the vocabulary's.
+    Raises: PrecheckError if they do not, if the tokenizer's sizes do not fit the vocabulary's, or if not every dataset
+    has its tokens.
     """
+    check_pairs("train_mllm", inputs)
     tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only a stage that trains one states its sizes
     vocabulary = inputs.get("vocabulary")
     if not isinstance(tokenizer, DualViTokConfig) or not isinstance(vocabulary, ExtendVocabularyConfig):
@@ -172,16 +175,7 @@ def _parameter_groups(config: TrainMllmConfig, model: UnifiedMllm) -> list[dict[
 
 
 def _sources(task: MllmTask) -> list[SourceFolders]:
-    """Datasets with the tokens that were made of them, in the recipe's order."""
-    if len(task.tokens) != len(task.datasets):
-        raise PrecheckError(
-            f"train_mllm: {len(task.datasets)} datasets but {len(task.tokens)} token artifacts; "
-            "give one for each dataset, in the same order"
-        )
-    return [
-        SourceFolders(dataset=dataset, tokens=tokens)
-        for dataset, tokens in zip(task.datasets, task.tokens, strict=True)
-    ]
+    return pair_tokens("train_mllm", task.datasets, task.tokens)
 
 
 def _rendering(task: MllmTask) -> Rendering:

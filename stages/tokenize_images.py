@@ -1,10 +1,12 @@
 """Turn the pictures of curated datasets into semantic and pixel codes, once, before any training reads them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.artifact import Artifact
+from orchestrator.errors import PrecheckError
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.totals import sum_stats
@@ -60,29 +62,11 @@ class TokenizeWorker:
 
 
 def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.dataset_reader import CuratedDataset
-    from data_pipelines.tokenizing import samples_to_tokenize
-
     tokenizer = context.input("tokenizer")
-    shards: list[Shard] = []
-    for artifact in context.inputs("datasets"):
-        dataset = CuratedDataset(artifact.path)
-        digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
-        for name in dataset.shards:
-            items = samples_to_tokenize(dataset, name, config.tasks)
-            if items:
-                shards.append(
-                    Shard(
-                        name=name,
-                        items=tuple(items),
-                        identity={"tar": digests[f"shards/{name}.tar"]},
-                        work={"dataset": str(artifact.path), "shard": name},
-                    )
-                )
     weights = {entry.path: entry.sha256 for entry in tokenizer.manifest.files}
     records = context.map_shards(
         TokenizeWorker(config=config, tokenizer=tokenizer.path),
-        shards,
+        shards_to_tokenize(context.inputs("datasets"), config.tasks),
         label="tokenize",
         identity={"tokenizer": weights["model.safetensors"], "batch": config.batch, "precision": config.precision},
         unit="samples",
@@ -90,6 +74,36 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
     for record in records:
         context.adopt(record, {"codes.parquet": f"tokens/{record.shard}.parquet"})
     return sum_stats(records)
+
+
+def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> list[Shard]:
+    """A shard for each of the datasets' that holds samples of the tasks.
+
+    Raises: PrecheckError if two datasets have a shard of one name: their codes would share one file.
+    """
+    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.tokenizing import samples_to_tokenize
+
+    found: dict[str, Shard] = {}
+    for artifact in datasets:
+        dataset = CuratedDataset(artifact.path)
+        digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+        for name in dataset.shards:
+            items = samples_to_tokenize(dataset, name, tasks)
+            if not items:
+                continue
+            if name in found:
+                raise PrecheckError(
+                    f"two datasets of this stage both have a shard {name!r}; tokenize each in a stage of its own, "
+                    "or give their sources different file names"
+                )
+            found[name] = Shard(
+                name=name,
+                items=tuple(items),
+                identity={"tar": digests[f"shards/{name}.tar"]},
+                work={"dataset": str(artifact.path), "shard": name},
+            )
+    return list(found.values())
 
 
 TOKENIZE_IMAGES = StageKind(

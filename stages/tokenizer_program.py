@@ -41,10 +41,7 @@ class GeneratorPass(nn.Module):
         judge.requires_grad_(True)
         if loss.adversarial_weight(step):
             self._made.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
-        batch = len(images_BCYX)
-        return PassOutput(
-            loss_sum=total * batch, metrics={name: Sum(term * batch, batch) for name, term in terms.items()}
-        )
+        return _summed(total, terms, len(images_BCYX))
 
 
 class DiscriminatorPass(nn.Module):
@@ -56,10 +53,7 @@ class DiscriminatorPass(nn.Module):
     def forward(self, images_BCYX: torch.Tensor, generator: torch.Generator, step: int) -> PassOutput:
         found_BCYX = self._made.by_images.pop(id(images_BCYX))
         total, terms = self._loss[0].discriminator(images_BCYX, found_BCYX, step, self.judge)
-        batch = len(images_BCYX)
-        return PassOutput(
-            loss_sum=total * batch, metrics={name: Sum(term * batch, batch) for name, term in terms.items()}
-        )
+        return _summed(total, terms, len(images_BCYX))
 
 
 def _summed(mean: torch.Tensor, terms: dict[str, torch.Tensor], batch: int) -> PassOutput:

@@ -45,7 +45,7 @@ class VisionProgram:
     def micro(self, step: int, index: int) -> Micro:
         number = step * self._config.loop.micros_per_step + index
         batch = self._pictures.micro(number)
-        ids_BT = torch.stack([byte_ids(description(stored), self._config.max_bytes) for stored in batch.samples])
+        ids_BT = torch.stack([byte_ids(description(sample), self._config.max_bytes) for sample in batch.samples])
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
         seed = micro_seed(self._config.loop.seed, step, index)
         return Micro(data=(images_BCYX, ids_BT.to(self._device)), weight=len(batch.samples), seed=seed)

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,19 @@ from PIL import Image
 from data_pipelines.tokens import ImageCodes, TokenizerIdentity, TokenShardWriter
 
 TOKENIZER = TokenizerIdentity(sha256="a" * 64, semantic_codes=64, pixel_codes=192, pixel_factor=8)
+LEDGER = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("verdict", pa.string()),
+        ("split", pa.string()),
+        ("task", pa.string()),
+        ("offset", pa.int64()),
+        ("span_bytes", pa.int64()),
+        ("images", pa.list_(pa.string())),
+        ("anchor_h", pa.int32()),
+        ("anchor_w", pa.int32()),
+    ]
+)
 ANCHORS = ((64, 64), (64, 128))
 
 
@@ -29,6 +43,7 @@ class Wanted:
     anchors: tuple[tuple[int, int], ...] = ()
     split: str = "train"
     verdict: str = "keep"
+    picture: int | None = None  # number of its picture, for samples that share one; None: one of its own
 
 
 def wanted_samples(num_samples: int, seed: int = 0) -> list[Wanted]:
@@ -76,8 +91,8 @@ def write_dataset(folder: Path, samples: Sequence[Wanted], *, name: str = "d", p
                 ids.append(sample_id)
                 kept = wanted.verdict == "keep"
                 offset = tar.offset
-                if kept:
-                    _write_sample(tar, sample_id, number, wanted)
+                images = _write_sample(tar, sample_id, number, wanted) if kept else []
+                anchor = wanted.anchors[0] if images else (None, None)
                 rows.append(
                     {
                         "sample_id": sample_id,
@@ -86,19 +101,24 @@ def write_dataset(folder: Path, samples: Sequence[Wanted], *, name: str = "d", p
                         "task": wanted.task,
                         "offset": offset if kept else None,
                         "span_bytes": tar.offset - offset if kept else None,
+                        "images": [image["sha256"] for image in images],
+                        "anchor_h": anchor[0],
+                        "anchor_w": anchor[1],
                     }
                 )
-        pq.write_table(pa.Table.from_pylist(rows), folder / "ledger" / f"{shard}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER), folder / "ledger" / f"{shard}.parquet")
     fields = {"format": 1, "name": name, "anchors": [list(anchor) for anchor in ANCHORS], "shards": shards}
     (folder / "dataset.json").write_text(json.dumps(fields))
     return ids
 
 
-def _write_sample(tar: tarfile.TarFile, sample_id: str, number: int, wanted: Wanted) -> None:
+def _write_sample(tar: tarfile.TarFile, sample_id: str, number: int, wanted: Wanted) -> list[dict[str, Any]]:
     members: list[tuple[str, bytes]] = []
     images = []
     for slot, anchor in enumerate(wanted.anchors):
-        data = picture_bytes(number * 10 + slot, (anchor[0] + 6, anchor[1]))
+        data = picture_bytes(
+            number * 10 + slot if wanted.picture is None else wanted.picture, (anchor[0] + 6, anchor[1])
+        )
         member = f"{sample_id}.{slot}.png"
         members.append((member, data))
         images.append(
@@ -125,6 +145,7 @@ def _write_sample(tar: tarfile.TarFile, sample_id: str, number: int, wanted: Wan
         info = tarfile.TarInfo(name)
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
+    return images
 
 
 def write_tokens(

@@ -1,0 +1,151 @@
+"""Micro-batches of pictures: every one once in an epoch, one size each, and the same for the same number."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.dataset_reader import DatasetError
+from data_pipelines.image_batches import PictureBatches, description
+from data_pipelines.samples import Sample, SampleError, Turn
+from tests.data_pipelines.conftest import MadeDataset, MakeDataset, Wanted
+
+BATCH = 3
+
+
+@pytest.fixture(scope="module")
+def made(make_dataset: MakeDataset) -> MadeDataset:
+    return make_dataset(40, per_shard=25)
+
+
+def batches(*folders: Path, seed: int = 1, **options: object) -> PictureBatches:
+    settings: dict[str, object] = {"split": "train", "tasks": None, "batch": BATCH, "seed": seed} | options
+    return PictureBatches(folders, **settings)  # type: ignore[arg-type]  # by name
+
+
+def shown(pictures: PictureBatches, epoch: int) -> list[str]:
+    """The pictures of an epoch in their order."""
+    first = epoch * pictures.micros_per_epoch
+    micros = [pictures.micro(number) for number in range(first, first + pictures.micros_per_epoch)]
+    return [sample.images[0].sha256 for micro in micros for sample in micro.samples]
+
+
+def test_an_epoch_shows_every_picture_and_few_twice(made: MadeDataset) -> None:
+    pictures = batches(made.dataset)
+    counts = Counter(shown(pictures, epoch=0))
+    with_pictures = [wanted for wanted in made.samples if wanted.anchors]
+    assert len(counts) == pictures.num_pictures == len(with_pictures)
+    filled = pictures.micros_per_epoch * BATCH - len(with_pictures)  # the last micro-batch of each anchor
+    assert sorted(counts.values()) == [1] * (len(with_pictures) - filled) + [2] * filled
+
+
+def test_a_picture_of_several_samples_is_shown_once(make_dataset: MakeDataset) -> None:
+    anchors = ((64, 64),)
+    shared = [
+        Wanted(task="understanding", turns=("<image>\nWhat?", f"answer {n}"), anchors=anchors, picture=7)
+        for n in range(4)
+    ]
+    made = make_dataset([*shared, Wanted(task="understanding", turns=("<image>\nWho?", "you"), anchors=anchors)])
+    assert batches(made.dataset).num_pictures == 2
+
+
+def test_a_micro_batch_has_one_anchor_and_pixels_of_its_size(made: MadeDataset) -> None:
+    pictures = batches(made.dataset)
+    seen = set()
+    for number in range(pictures.micros_per_epoch):
+        micro = pictures.micro(number)
+        seen.add(micro.anchor)
+        assert {sample.images[0].anchor for sample in micro.samples} == {micro.anchor}
+        assert micro.pixels_BCYX.shape == (BATCH, 3, *micro.anchor)
+        assert np.abs(micro.pixels_BCYX).max() <= 1
+    assert seen == {(64, 64), (64, 128)}
+
+
+def test_a_micro_batch_follows_from_its_number_alone(made: MadeDataset) -> None:
+    walked = batches(made.dataset)
+    for number in range(9):
+        walked.micro(number)
+    fresh = batches(made.dataset).micro(9)
+    assert np.array_equal(walked.micro(9).pixels_BCYX, fresh.pixels_BCYX)
+    assert walked.micro(9).samples == fresh.samples
+    assert walked.micro(9).shards == fresh.shards
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(made: MadeDataset) -> None:
+    pictures = batches(made.dataset)
+    orders = [shown(pictures, 0), shown(pictures, 1), shown(batches(made.dataset, seed=2), 0)]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_pictures_are_cropped_to_a_multiple_of_their_anchor(made: MadeDataset) -> None:
+    micro = batches(made.dataset, scale=2).micro(0)
+    assert micro.pixels_BCYX.shape[2:] == (2 * micro.anchor[0], 2 * micro.anchor[1])
+
+
+def test_a_task_and_a_split_select_the_pictures(make_dataset: MakeDataset) -> None:
+    draw = ("Generate {resolution_tag}\n", "<image>")
+    made = make_dataset(
+        [
+            Wanted(task="generation", turns=draw, anchors=((64, 64),)),
+            Wanted(task="generation", turns=draw, anchors=((64, 64),), split="val"),
+            Wanted(task="generation", turns=draw, anchors=((64, 64),), verdict="drop"),
+            Wanted(task="understanding", turns=("<image>\nWhat?", "it"), anchors=((64, 64),)),
+        ]
+    )
+    assert batches(made.dataset, tasks=("generation",)).micro(0).samples[0].sample_id == made.ids[0]
+    assert batches(made.dataset, split="val").micro(0).samples[0].sample_id == made.ids[1]
+    assert batches(made.dataset).num_pictures == 2
+
+
+def test_samples_that_may_not_be_shown_are_left_out(made: MadeDataset) -> None:
+    without = next(one for one, wanted in zip(made.ids, made.samples, strict=True) if wanted.anchors)
+    pictures = batches(made.dataset, usable=lambda _dataset, _shard: set(made.ids) - {without})
+    assert pictures.num_pictures == batches(made.dataset).num_pictures - 1
+    micros = [pictures.micro(number) for number in range(pictures.micros_per_epoch)]
+    assert without not in {sample.sample_id for micro in micros for sample in micro.samples}
+
+
+def test_the_dataset_and_shard_of_each_sample_are_told(made: MadeDataset, make_dataset: MakeDataset) -> None:
+    asked = Wanted(task="understanding", turns=("<image>\nWhat?", "it"), anchors=((64, 64),), picture=9999)
+    other = make_dataset([asked], name="other")
+    pictures = batches(made.dataset, other.dataset)
+    places = {
+        sample.sample_id: place
+        for number in range(pictures.micros_per_epoch)
+        for micro in [pictures.micro(number)]
+        for sample, place in zip(micro.samples, micro.shards, strict=True)
+    }
+    assert places[made.ids[1]] == (0, "d-00000")
+    assert places[made.ids[26]] == (0, "d-00001")
+    assert places[other.ids[0]] == (1, "other-00000")
+
+
+def test_a_dataset_without_fitting_pictures_is_refused(make_dataset: MakeDataset) -> None:
+    made = make_dataset([Wanted(task="text", turns=("Say", "so"))])
+    with pytest.raises(
+        DatasetError, match=r"no kept picture with an anchor \(split 'val', tasks editing, generation\); look at"
+    ):
+        batches(made.dataset, split="val", tasks=("generation", "editing"))
+
+
+def test_a_damaged_picture_names_its_sample(make_dataset: MakeDataset) -> None:
+    made = make_dataset([Wanted(task="understanding", turns=("<image>\nWhat?", "it"), anchors=((64, 64),))])
+    pictures = batches(made.dataset, batch=1)
+    tar = made.dataset / "shards" / "d-00000.tar"
+    data = bytearray(tar.read_bytes())
+    place = data.index(b"IDAT") + 8
+    data[place : place + 40] = bytes(40)
+    tar.write_bytes(data)
+    with pytest.raises(SampleError, match=rf"sample {made.ids[0]}: cannot be decoded"):
+        pictures.micro(0)
+
+
+def test_a_picture_is_described_by_the_answer_or_by_the_request_to_draw_it() -> None:
+    turns = (Turn(role="human", text="<image>\nWhat?"), Turn(role="gpt", text="A star."))
+    asked = Sample(sample_id="a", task="understanding", turns=turns)
+    drawn = Sample(sample_id="b", task="generation", turns=(Turn(role="human", text="Draw a star."), turns[1]))
+    assert description(asked) == "A star."
+    assert description(drawn) == "Draw a star."
+    with pytest.raises(SampleError, match="sample c: no text that describes its picture"):
+        description(Sample(sample_id="c", task="understanding", turns=turns[:1]))
