@@ -77,8 +77,8 @@ def watching(
         view.close()
 
 
-def status_table(status: RunStatus) -> Table:
-    """A row per stage: state, progress, rate, time left, message."""
+def status_table(status: RunStatus, *, is_live: bool = False) -> Table:
+    """A row per stage: state, progress, rate, time left, message. Live without the run's own, which is told after."""
     run = status.run
     title = f"{run.recipe}  run {run.run_id}  {run.state.lower()}{'  (stopping)' if run.cancel_requested else ''}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
@@ -86,7 +86,7 @@ def status_table(status: RunStatus) -> Table:
         table.add_column(name, no_wrap=name != "message", overflow="fold", header_style="dim")
     for stage in status.stages:
         table.add_row(*_cells(stage))
-    if run.message:
+    if run.message and not is_live:
         table.caption, table.caption_justify = run.message, "left"
     return table
 
@@ -109,7 +109,7 @@ class TableView:
         self._live.start()
 
     def show(self, status: RunStatus) -> None:
-        self._live.update(status_table(status), refresh=True)
+        self._live.update(status_table(status, is_live=True), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -130,8 +130,7 @@ class LinesView:
             self._show_stage(stage)
         if status.run.state != self._run_state:
             self._run_state = status.run.state
-            message = f": {status.run.message}" if status.run.message else ""
-            self._write(f"run {status.run.run_id}: {status.run.state.lower()}{message}")
+            self._write(f"run {status.run.run_id}: {status.run.state.lower()}")
 
     def close(self) -> None:
         pass

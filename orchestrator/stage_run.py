@@ -39,6 +39,7 @@ from orchestrator.stage_records import newest_checkpoint_step, withdraw
 
 log = logging.getLogger(__name__)
 
+MAX_SHOWN_CHARACTERS = 200  # of the cause of a failure that is tried again; the log has all of it
 WAIT_S = 1.0  # between looks at an artifact that another run is making
 RECORDED_PACKAGES = ("illume-orchestrator", "ray", "torch", "transformers", "diffusers", "numpy", "pyarrow", "pillow")
 DRIVER_ENDS = (DatabaseError, LeaseLostError, StateConflictError)
@@ -145,6 +146,8 @@ class StageRun:
             if not isinstance(answer, Retry):
                 raise StageGaveUpError(f"{ended.report.traceback}\n({answer.message}; attempt {attempt_id})")
             halvings = answer.memory_halvings
+            cause = f"{ended.past.failure}: {(ended.report.summary.splitlines() or [''])[0][:MAX_SHOWN_CHARACTERS]}"
+            log.warning("%s failed and is tried again in %.1f s (%s)", self._planned.id, answer.wait_s, cause)
             self._record(
                 "retry",
                 {"failure_class": ended.past.failure, "wait_s": round(answer.wait_s, 3), "memory_halvings": halvings},
@@ -196,7 +199,7 @@ class StageRun:
         report = report_of(error)
         if isinstance(error, OrchestratorError):  # its message explains itself
             report = replace(report, traceback=str(error), summary=str(error))
-        log.error("%s failed (%s): %s", work.attempt_id, report.failure, report.traceback)
+        log.info("%s failed (%s): %s", work.attempt_id, report.failure, report.traceback)
         progressed = work.progressed()
         work.abandon(report.summary[:500])
         move(

@@ -100,7 +100,7 @@ def test_plain_lines_tell_changes_at_once_and_progress_now_and_then(lines: list[
         "run 20250131-081500-abc123: running",
         "curated: running 500/1000 samples, 50/s, 15 s left",
         "curated: failed 250/1000 samples: disk full",
-        "run 20250131-081500-abc123: failed: 1 stage failed",
+        "run 20250131-081500-abc123: failed",
     ]
 
 
