@@ -47,10 +47,10 @@ def status_command(
         if follow:
             style, pages = default_style(as_json=as_json), event_pages(workspace.runs, run_id)
             with watching(workspace.database, run_id, style, pages):
-                while (run := run_status(workspace.database, run_id).run).state not in ENDED:
+                while (found := run_status(workspace.database, run_id).run).state not in ENDED:
                     time.sleep(REFRESH_S)
-            if run.message and not as_json:
-                click.echo(run.message)
+            if found.message and not as_json:
+                click.echo(found.message)
             return
         _print_status(run_status(workspace.database, run_id), as_json=as_json)
 
