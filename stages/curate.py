@@ -11,6 +11,8 @@ from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
+NUM_SHOWN_REASONS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyseWorker:
@@ -90,11 +92,22 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     totals = write_dataset(context.output, context.stage_id, list(ingested), config)
     quarantined = sum(len(record.outcome.quarantined) for record in analysed)
     if not totals["keep"]:
-        raise PrecheckError(
-            f"{context.stage_id}: none of {totals['rows']} records is kept; `illume audit` on the shards below "
-            "shows why. Loosen the thresholds in the stage's config or look at the source"
-        )
+        raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
     return {**sum_stats(emitted), **{name: float(count) for name, count in totals.items()}, "quarantined": quarantined}
+
+
+def _nothing_kept(output: Path, num_rows: int) -> str:
+    import json
+
+    if not num_rows:
+        return "found no record in its inputs; look at the files that its ingest stages read"
+    reasons: Mapping[str, int] = json.loads((output / "dataset.json").read_text())["reasons"]
+    most = sorted(reasons.items(), key=lambda reason: -reason[1])[:NUM_SHOWN_REASONS]
+    found = ", ".join(f"{count} x {reason}" for reason, count in most)
+    return (
+        f"found {num_rows} records and none to keep ({found}); loosen the thresholds in the stage's config, or repair "
+        "the files that its ingest stages read"
+    )
 
 
 def _ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Artifact]:
