@@ -74,7 +74,7 @@ class PlanView:
     # (recipe, stage id, stage kind) -> the identity of what it made last, also where that is gone
     sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # name -> sha256 of files that it reads
     code: Callable[[StageKind[typing.Any]], CodeDigest] = lambda _kind: CodeDigest()
-    estimate_s: Callable[[StageSpec, Fingerprint], float | None] = lambda _spec, _fingerprint: None
+    estimate_s: Callable[[str, StageSpec, Fingerprint], float | None] = lambda _recipe, _spec, _fingerprint: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) 
                 reasons=tuple(_reasons(stage, action, stages, run=run, wishes=wishes, recipe=recipe.name, view=view)),
                 redo=stage.spec.id in redo and stage.manifest is not None,
                 code=stage.code,
-                estimate_s=view.estimate_s(stage.spec, stage.fingerprint) if action == "run" else None,
+                estimate_s=view.estimate_s(recipe.name, stage.spec, stage.fingerprint) if action == "run" else None,
             )
         )
     return Plan(recipe=recipe.name, stages=tuple(planned), file=recipe.file)

@@ -38,8 +38,8 @@ def plan_view(
         manifest = artifacts.find(stage_kind, fingerprint)
         return manifest.payload if manifest else _planned_payload(artifacts, database, recipe, fingerprint)
 
-    def estimate_s(stage: StageSpec, fingerprint: Fingerprint) -> float | None:
-        return typical_duration_s(database, stage_kind=stage.kind.name, fingerprint=fingerprint)
+    def estimate_s(recipe: str, stage: StageSpec, fingerprint: Fingerprint) -> float | None:
+        return typical_duration_s(database, recipe=recipe, stage_id=stage.id, fingerprint=fingerprint)
 
     def sources(stage: StageSpec) -> Mapping[str, str]:
         try:

@@ -118,19 +118,24 @@ def last_fingerprint(database: Database, *, recipe: str, stage_id: str, stage_ki
     return database.read(lambda connection: connection.execute(query).scalar_one_or_none())
 
 
-def typical_duration_s(database: Database, *, stage_kind: str, fingerprint: str | None = None) -> float | None:
-    """Median seconds of the newest committed attempts: of this identity if it was ever made, else of the kind."""
-    of_kind = (
+def typical_duration_s(database: Database, *, recipe: str, stage_id: str, fingerprint: str) -> float | None:
+    """Median seconds of the newest committed attempts: of this identity if it was ever made, else of the stage.
+
+    Other recipes say nothing: the same kind takes seconds in one and weeks in another.
+    """
+    committed = (
         select(attempts.c.ended_at - attempts.c.started_at)
-        .where(attempts.c.stage_kind == stage_kind, attempts.c.state == AttemptState.COMMITTED)
+        .join(runs, runs.c.run_id == attempts.c.run_id)
+        .where(attempts.c.state == AttemptState.COMMITTED)
         .where(attempts.c.started_at.is_not(None), attempts.c.ended_at.is_not(None))
         .order_by(attempts.c.ended_at.desc())
         .limit(NUM_TIMED)
     )
 
     def work(connection: Connection) -> float | None:
-        same = list(connection.execute(of_kind.where(attempts.c.fingerprint == fingerprint)).scalars())
-        times = same or list(connection.execute(of_kind).scalars())
+        same = list(connection.execute(committed.where(attempts.c.fingerprint == fingerprint)).scalars())
+        of_stage = committed.where(runs.c.recipe == recipe, attempts.c.stage_id == stage_id)
+        times = same or list(connection.execute(of_stage).scalars())
         return median(times) if times else None
 
     return database.read(work)

@@ -265,7 +265,7 @@ def test_the_status_of_an_unknown_run_names_those_that_exist(store: RunStore, da
 
 def test_earlier_runs_answer_what_was_made_and_how_long_it_took(store: RunStore, database: Database) -> None:
     assert newest_run(database) is None
-    assert typical_duration_s(database, stage_kind="curate") is None
+    assert typical_duration_s(database, recipe="tiny", stage_id="clean", fingerprint="0" * 64) is None
     for run_id in ("r1", "r2"):
         epoch = started(store, database, run_id)
         intent = replace(INTENT, run_id=run_id, attempt_id=f"{run_id}-a", fingerprint=run_id[-1] * 64)
@@ -280,6 +280,8 @@ def test_earlier_runs_answer_what_was_made_and_how_long_it_took(store: RunStore,
     assert last_fingerprint(database, recipe="tiny", stage_id="clean", stage_kind="curate") == "2" * 64
     assert last_fingerprint(database, recipe="tiny", stage_id="old", stage_kind="ingest") == "3" * 64
     assert last_fingerprint(database, recipe="other", stage_id="clean", stage_kind="curate") is None
-    took_s = typical_duration_s(database, stage_kind="curate", fingerprint="1" * 64)
-    assert took_s is not None
-    assert 0 <= took_s < 60
+    for fingerprint in ("1" * 64, "0" * 64):
+        took_s = typical_duration_s(database, recipe="tiny", stage_id="clean", fingerprint=fingerprint)
+        assert took_s is not None
+        assert 0 <= took_s < 60
+    assert typical_duration_s(database, recipe="other", stage_id="clean", fingerprint="0" * 64) is None
