@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.desk import TINY, Desk
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -14,6 +16,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of reference data is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """The folder of an undisturbed run of the tiny recipe, about a minute of work; tests only look at it."""
+    desk = Desk(folder=tmp_path_factory.mktemp("finished"))
+    desk.illume("run", str(TINY))
+    return desk
 
 
 @pytest.fixture

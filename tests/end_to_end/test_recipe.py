@@ -1,0 +1,149 @@
+"""The whole recipe at the smallest size, as a user runs it: real Ray, real MLflow, every stage kind, one command."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+
+from stages import STAGE_KINDS
+from tests.end_to_end.desk import TINY, Desk
+from tests.orchestrator.test_lineage import problems
+
+pytestmark = pytest.mark.ray
+
+RECIPE = str(TINY)
+DATA = ["shapes", "ingested"]
+MADE_FROM_CURATED = [
+    "curated",
+    "vision",
+    "tokenizer",
+    "tokens",
+    "vocabulary",
+    "mllm_1",
+    "decoder",
+    "evaluated",
+    "exported",
+]
+TRAINED = {"train_vision", "train_tokenizer", "train_mllm", "train_decoder"}
+ALL = [*DATA, *MADE_FROM_CURATED]
+
+
+@pytest.fixture(scope="module")
+def status(finished: Desk) -> Any:
+    return finished.illume("status", "tiny", "--json").data
+
+
+def test_the_recipe_uses_every_kind_and_commits_every_artifact(finished: Desk, status: Any) -> None:
+    assert {stage["stage_kind"] for stage in status["stages"]} == set(STAGE_KINDS)
+    assert status["run"]["state"] == "SUCCEEDED"
+    assert {stage["stage_id"]: stage["state"] for stage in status["stages"]} == dict.fromkeys(ALL, "COMMITTED")
+    assert {stage["fingerprint"] for stage in status["stages"]} == set(finished.artifacts())
+
+
+def test_after_it_everything_is_reused(finished: Desk) -> None:
+    assert finished.actions(RECIPE) == dict.fromkeys(ALL, "reuse")
+    before = finished.illume("status", "--json").data
+    assert "nothing to run" in finished.illume("run", RECIPE).out
+    assert finished.illume("status", "--json").data == before
+
+
+def test_a_changed_threshold_is_named_and_runs_exactly_what_depends_on_it(finished: Desk) -> None:
+    changed = finished.plan(RECIPE, "--set", "stages.curated.config.min_side=26")
+    actions = {stage_id: stage["action"] for stage_id, stage in changed.items()}
+    assert actions == dict.fromkeys(DATA, "reuse") | dict.fromkeys(MADE_FROM_CURATED, "run")
+    assert changed["curated"]["reasons"] == [{"type": "config", "place": "min_side", "before": "24", "after": "26"}]
+    assert all(changed[name]["reasons"][0]["type"] == "upstream_reruns" for name in MADE_FROM_CURATED[1:])
+    shown = finished.illume("plan", RECIPE, "--set", "stages.curated.config.min_side=26").out
+    assert "config.min_side: 24 -> 26" in shown
+
+
+def test_more_cpus_change_nothing(finished: Desk) -> None:
+    moved = ["--set", "stages.tokenizer.resources.cpus=2", "--set", "stages.curated.resources.workers=1"]
+    assert set(finished.actions(RECIPE, *moved).values()) == {"reuse"}
+
+
+def test_the_run_tree_is_in_mlflow(finished: Desk, status: Any) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished.folder / '.illume' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    run_id = status["run"]["run_id"]
+    assert set(runs) == {run_id, *(f"{stage_id} 1" for stage_id in ALL)}
+    parent = runs.pop(run_id)
+    assert {run.info.status for run in (parent, *runs.values())} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+
+    curated, trained = runs["curated 1"], runs["mllm_1 1"]
+    assert curated.data.params["min_side"] == "24"
+    assert curated.data.metrics["result/keep"] > 50
+    inputs = {one.tags[0].value: one.dataset for one in trained.inputs.dataset_inputs}
+    fingerprints = {stage["stage_id"]: stage["fingerprint"] for stage in status["stages"]}
+    wired = {"datasets": "curated", "tokens": "tokens", "tokenizer": "tokenizer", "vocabulary": "vocabulary"}
+    assert {slot: data.digest for slot, data in inputs.items()} == {
+        slot: fingerprints[stage_id][:36] for slot, stage_id in wired.items()
+    }
+    losses = client.get_metric_history(trained.info.run_id, "language/loss")
+    assert [point.step for point in losses] == list(range(1, len(losses) + 1))
+    assert len(losses) == int(trained.data.params["loop.steps"])
+
+    version = client.get_model_version_by_alias("illume-tiny", "smallest")
+    assert version.run_id == runs["exported 1"].info.run_id
+    assert (Path(unquote(urlsplit(version.source).path)) / "mllm").is_dir()
+
+
+def test_the_lineage_file_fits_the_official_schemas(finished: Desk, shared: Path) -> None:
+    contents = [json.loads(file.read_text()) for file in (shared / "specs" / "openlineage").rglob("*.json")]
+    schemas: Registry[Any] = Registry().with_resources(
+        (one["$id"], Resource.from_contents(one, DRAFT202012)) for one in contents
+    )
+    lines = [json.loads(line) for line in (finished.folder / ".illume" / "lineage.jsonl").read_text().splitlines()]
+    assert [problem for line in lines for problem in problems(line, schemas)] == []
+    ends = Counter(line["job"]["name"] for line in lines if line["eventType"] == "COMPLETE")
+    assert ends == Counter(["tiny", *(f"tiny.{stage_id}" for stage_id in ALL)])
+
+
+def test_lineage_leads_from_the_export_to_the_drawn_world(finished: Desk, status: Any) -> None:
+    made = finished.illume("lineage", "tiny:exported", "--direction", "up", "--json").data
+    assert {node["stage_kind"] for node in made["nodes"]} == set(STAGE_KINDS)
+    used = finished.illume("lineage", "tiny:tokens", "--direction", "down").out
+    assert "train_mllm" in used
+    assert "train_vision" not in used
+
+
+def test_verify_reads_every_file(finished: Desk) -> None:
+    assert finished.illume("verify", "--json").data == {"checked": len(ALL), "problems": []}
+
+
+def test_only_checkpoints_of_finished_training_can_go(finished: Desk) -> None:
+    found = finished.illume("gc", "--older-than-h", "0", "--json").data
+    assert {item["reason"] for item in found["garbage"]} == {"checkpoint"}
+    assert {item["key"].split("/")[1] for item in found["garbage"]} <= TRAINED
+    assert found["collected"] is None
+    assert finished.illume("gc", "--older-than-h", "0", "--json").data == found  # looking deletes nothing
+    assert not any((finished.folder / ".illume" / "scratch").rglob("*"))
+
+
+def test_the_audit_counts_every_line_of_the_drawn_world(finished: Desk, tmp_path: Path) -> None:
+    page = tmp_path / "audit.html"
+    audit = finished.illume("audit", "tiny:curated", "--json", "--page", str(page)).data
+    drawn = finished.store.glob("artifacts/generate_shapes/*/*/attempts/*/data/annotations/*.jsonl")
+    assert audit["rows"] == sum(len(file.read_text().splitlines()) for file in drawn)
+    assert sum(audit["verdicts"].values()) == audit["rows"]
+    assert page.read_text().count("data:image/") >= 3
+
+
+def test_the_index_is_made_again_from_the_store(finished: Desk, status: Any) -> None:
+    again = ["--database", str(finished.folder / "again.db")]
+    rebuilt = finished.illume("index", "rebuild", "--json", *again).data
+    assert (rebuilt["runs"], rebuilt["artifacts"], rebuilt["problems"]) == (1, len(ALL), [])
+    assert set(finished.actions(RECIPE, *again).values()) == {"reuse"}
+    stages = finished.illume("status", "tiny", "--json", *again).data["stages"]
+    assert [(stage["stage_id"], stage["state"]) for stage in stages] == [
+        (stage["stage_id"], stage["state"]) for stage in status["stages"]
+    ]

@@ -1,0 +1,168 @@
+"""Files as people have them: the broken ones among them are told apart, and a file that comes later costs only itself."""
+
+import io
+import json
+import random
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.end_to_end.desk import Desk
+
+pytestmark = pytest.mark.ray
+
+RECIPE = """\
+name: files
+stages:
+  pairs:
+    kind: ingest
+    config: {read: {source: pairs}, paths: [annotations], images: [pictures]}
+    resources: {workers: 2}
+  archives:
+    kind: ingest
+    config: {read: {source: archives, format: webdataset}, paths: [archives]}
+  curated:
+    kind: curate
+    inputs: {records: [pairs, archives]}
+    config: {anchors: [[48, 48]], min_side: 32}
+"""
+
+
+def picture(seed: str) -> bytes:
+    """A PNG of coloured blocks, different for each seed."""
+    dice = random.Random(seed)
+    image = Image.new("RGB", (48, 48), tuple(dice.randrange(256) for _ in range(3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(4):
+        x, y = dice.randrange(40), dice.randrange(40)
+        box = (x, y, x + dice.randrange(4, 30), y + dice.randrange(4, 30))
+        draw.rectangle(box, fill=tuple(dice.randrange(256) for _ in range(3)))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def line(image: str, text: str) -> str:
+    question = {"from": "human", "value": "<image>\nDescribe the image."}
+    return json.dumps({"images": [image], "conversations": [question, {"from": "gpt", "value": text}]})
+
+
+def write_annotations(folder: Path, name: str) -> list[str]:
+    """Six good lines with their pictures; the lines as they were written."""
+    lines = []
+    for number in range(6):
+        (folder / "pictures" / f"{name}{number}.png").write_bytes(picture(f"{name}{number}"))
+        lines.append(line(f"{name}{number}.png", f"Coloured blocks of the series {name}, number {number}."))
+    (folder / "annotations" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return lines
+
+
+def write_tar(file: Path, names: Iterable[str]) -> None:
+    with tarfile.open(file, "w") as archive:
+        for name in names:
+            for ending, data in (("png", picture(name)), ("txt", f"Blocks of the archive, {name}.".encode())):
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+def spoil(folder: Path) -> None:
+    """Line 2 is cut off, line 3 names no file, line 4 an unreadable one, line 5 one outside; the second tar is cut."""
+    annotations = folder / "annotations" / "b.jsonl"
+    lines = annotations.read_text().splitlines()
+    lines[1] = lines[1][:40]
+    lines[2] = line("absent.png", "A picture that is not there.")
+    (folder / "pictures" / "b3.png").write_bytes(picture("b3")[:100])
+    lines[4] = line("../../../../etc/passwd", "A file outside the folder.")
+    annotations.write_text("\n".join(lines) + "\n")
+    cut = folder / "archives" / "cut.tar"
+    with tarfile.open(cut) as archive:
+        middle = archive.getmember("h2.png").offset_data + 50
+    cut.write_bytes(cut.read_bytes()[:middle])
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    folder = tmp_path_factory.mktemp("files")
+    for name in ("annotations", "pictures", "archives"):
+        (folder / name).mkdir()
+    for name in "abc":
+        write_annotations(folder, name)
+    write_tar(folder / "archives" / "good.tar", ["g0", "g1", "g2", "g3"])
+    write_tar(folder / "archives" / "cut.tar", ["h0", "h1", "h2", "h3"])
+    spoil(folder)
+    (folder / "files.yaml").write_text(RECIPE)
+    desk = Desk(folder=folder, environment={"ILLUME_TRACKING": "none"})
+    desk.illume("run", "files.yaml")
+    return desk
+
+
+@pytest.fixture(scope="module")
+def first(desk: Desk) -> Any:
+    """What the audit says after the first run."""
+    return desk.illume("audit", "files:curated", "--json", "--no-page").data
+
+
+@pytest.fixture(scope="module")
+def grown(desk: Desk, first: Any) -> list[Any]:
+    """The events of a second run, after one more file of annotations has come."""
+    write_annotations(desk.folder, "d")
+    assert desk.actions("files.yaml") == {"pairs": "run", "archives": "reuse", "curated": "run"}
+    desk.illume("run", "files.yaml")
+    return desk.events("files")
+
+
+def test_every_broken_thing_is_counted_under_its_reason_and_the_rest_is_kept(first: Any) -> None:
+    reasons = {reason: table["rows"]["drop"] for reason, table in first["tables"]["reason"].items()}
+    assert reasons == {
+        "broken_json": 1,
+        "missing_file": 1,
+        "truncated_image": 1,
+        "path_traversal": 1,
+        "truncated_tar_member": 1,
+    }
+    assert first["verdicts"]["keep"] == 12 + 2 + 4 + 2
+    assert first["rows"] == sum(first["verdicts"].values()) == 25
+
+
+def test_the_ledger_says_of_each_what_was_found_and_where(desk: Desk, first: Any) -> None:
+    import pyarrow.parquet as pq
+
+    curated = next(one for one in desk.artifacts().values() if one.manifest.stage_kind == "curate")
+    folder = desk.store / "artifacts" / "curate"
+    ledgers = [file for file in folder.rglob("ledger/*.parquet") if curated.commit.attempt in file.parts]
+    rows = [row for file in ledgers for row in pq.read_table(file).to_pylist() if row["verdict"] == "drop"]
+    told = {row["reason"]: (row["source_file"], row["source_row"], row["detail"]) for row in rows}
+    assert told["broken_json"][:2] == ("b.jsonl", 1)
+    assert told["missing_file"][:2] == ("b.jsonl", 2)
+    assert "absent.png" in told["missing_file"][2]
+    assert told["path_traversal"][:2] == ("b.jsonl", 4)
+    assert told["truncated_tar_member"][0] == "cut.tar"
+    assert "h2.png" in told["truncated_tar_member"][2]
+
+
+def test_the_plan_names_the_file_that_came(desk: Desk, grown: list[Any]) -> None:
+    assert desk.actions("files.yaml") == dict.fromkeys(["pairs", "archives", "curated"], "reuse")
+    reasons = desk.illume("explain", "files", "pairs").out
+    assert "d.jsonl" in reasons
+
+
+def test_only_the_shards_of_the_file_that_came_are_made(grown: list[Any]) -> None:
+    planned = {
+        (event["stage"], event["fields"]["label"]): (event["fields"]["shards"], event["fields"]["reused"])
+        for event in grown
+        if event["kind"] == "shards_planned"
+    }
+    assert planned == {("pairs", "ingest"): (4, 3), ("curated", "analyse"): (6, 5), ("curated", "emit"): (6, 5)}
+
+
+def test_what_was_there_before_keeps_its_bytes(desk: Desk, grown: list[Any]) -> None:
+    datasets = [files for (kind, _), files in desk.digests().items() if kind == "curate"]
+    before, after = sorted(datasets, key=len)
+    shared = {name for name in before if not name.endswith("dataset.json")}
+    assert {name: after[name] for name in shared} == {name: before[name] for name in shared}
+    assert {Path(name).stem for name in after.keys() - before.keys()} == {"d"}
