@@ -115,10 +115,8 @@ def _reconstruction(
 ) -> list[Result]:
     results = []
     for stored in samples:
-        true = _pixels(model, stored, 0, scale=1)
-        with torch.inference_mode():
-            codes = model.tokenizer.encode(true[None])
-        (drawn,) = model.decode([codes])
+        true = _pixels(stored, 0, scale=1)
+        (drawn,) = model.decode([model.encode(true)])
         results.append(_drawn_result("reconstruction", stored, output, drawn=drawn, true=true, slot=0))
     return results
 
@@ -129,12 +127,13 @@ def _enlargement(
     assert model.decoder is not None, "asked to enlarge without a decoder"
     results = []
     for stored in samples:
-        with torch.inference_mode():
-            codes = model.tokenizer.encode(_pixels(model, stored, 0, scale=1)[None])
         (drawn,) = model.enlarge(
-            [codes], steps=settings.diffusion_steps, guidance=settings.diffusion_guidance, seed=settings.seed
+            [model.encode(_pixels(stored, 0, scale=1))],
+            steps=settings.diffusion_steps,
+            guidance=settings.diffusion_guidance,
+            seed=settings.seed,
         )
-        true = _pixels(model, stored, 0, scale=model.decoder.config.enlarge)
+        true = _pixels(stored, 0, scale=model.decoder.config.enlarge)
         results.append(_drawn_result("enlargement", stored, output, drawn=drawn, true=true, slot=0))
     return results
 
@@ -148,7 +147,7 @@ def _generation(
     ]
     answers = model.draw(requests, settings.generation)
     return [
-        _drawn_result("generation", stored, output, drawn=drawn, true=_pixels(model, stored, 0, scale=1), slot=0)
+        _drawn_result("generation", stored, output, drawn=drawn, true=_pixels(stored, 0, scale=1), slot=0)
         for stored, drawn in zip(samples, model.decode(answers), strict=True)
     ]
 
@@ -159,7 +158,7 @@ def _editing(
     requests = [
         Request(
             sample=stored.sample,
-            images=(_pixels(model, stored, 0, scale=1),),
+            images=(_pixels(stored, 0, scale=1),),
             resolution=image_anchor(stored.sample, 1),
             seed=settings.seed + number,
         )
@@ -167,7 +166,7 @@ def _editing(
     ]
     answers = model.draw(requests, settings.editing)
     return [
-        _drawn_result("editing", stored, output, drawn=drawn, true=_pixels(model, stored, 1, scale=1), slot=1)
+        _drawn_result("editing", stored, output, drawn=drawn, true=_pixels(stored, 1, scale=1), slot=1)
         for stored, drawn in zip(samples, model.decode(answers), strict=True)
     ]
 
@@ -230,7 +229,7 @@ def _drawn_result(
     )
 
 
-def _pixels(model: IllumePlus, stored: StoredSample, slot: int, *, scale: int) -> torch.Tensor:
+def _pixels(stored: StoredSample, slot: int, *, scale: int) -> torch.Tensor:
     """Image `slot` cropped to its anchor times `scale`, CYX in [-1, 1]."""
     anchor = image_anchor(stored.sample, slot)
     size: Size = (anchor[0] * scale, anchor[1] * scale)

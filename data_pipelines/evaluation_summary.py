@@ -18,7 +18,8 @@ def summarize(results: Sequence[Result]) -> dict[str, float]:
 
     `<task>/objects_right` is the share of expected objects found with their shape and colour; `/exact` the share of
     samples with all of them and nothing else. `/chance` of each is the same figure when every result is held against
-    the truth of another sample; `editing/exact_if_copied` is what giving the source back would score.
+    the truth of another sample (a lone one has none); `editing/exact_if_copied` is what giving the source back would
+    score.
     """
     figures: dict[str, float] = {}
     for task in TASKS:
@@ -77,11 +78,11 @@ def _with_chance(
         return {}
     found = [result.found or () for result in results]
     expected = [result.expected or () for result in results]
-    others = [*expected[1:], expected[0]]
-    return {
-        name: _mean([score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)]),
-        f"{name}/chance": _mean([score(wanted, seen) for wanted, seen in zip(others, found, strict=True)]),
-    }
+    figures = {name: _mean([score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)])}
+    if len(results) > 1:
+        others = [*expected[1:], expected[0]]
+        figures[f"{name}/chance"] = _mean([score(wanted, seen) for wanted, seen in zip(others, found, strict=True)])
+    return figures
 
 
 def _answers(task: str, results: Sequence[Result]) -> Mapping[str, float]:

@@ -18,7 +18,7 @@ from data_pipelines.samples import Sample, SampleImage
 from data_pipelines.vocabulary_files import Vocabulary, load_vocabulary
 from models.diffusion.decoder import DiffusionDecoder
 from models.diffusion.weights import load as load_decoder
-from models.dualvitok.geometry import Size, as_rgb, match_anchor, pad_to_anchor, remove_padding
+from models.dualvitok.geometry import PUBLISHED_MAX_CROP, Size, as_rgb, match_anchor, pad_to_anchor, remove_padding
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from models.mllm.config import SamplingConfig
@@ -104,7 +104,8 @@ class IllumePlus:
         """An answer in words to each question about a picture."""
         requests = []
         for number, (picture, text) in enumerate(questions):
-            anchor = self.nearest_anchor(picture.size)
+            match = match_anchor(picture.width, picture.height, self.reading.anchors)
+            anchor = match.anchor if match.crop_share <= PUBLISHED_MAX_CROP else None  # as curated
             shown = SampleImage(width=picture.width, height=picture.height, anchor=anchor)
             sample = question(text, (shown,))
             size = input_size(sample, 0, self.reading.sizes)
@@ -121,13 +122,18 @@ class IllumePlus:
     def text(self, answer: Generation) -> str:
         return self.vocabulary.text.decode(answer.text_ids).strip()
 
+    def encode(self, image_CYX: torch.Tensor) -> Codes:
+        """Codes of one picture of floats in [-1, 1], with a batch of one."""
+        with torch.inference_mode():
+            return self.tokenizer.encode(image_CYX[None].to(self._device))
+
     def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
         """Pictures of codes by the tokenizer's own decoder, at the codes' size."""
         with torch.inference_mode():
             return [to_picture(self.tokenizer.decode(one.to(self._device))[0]) for one in codes]
 
     def enlarge(self, codes: Sequence[Codes], *, steps: int, guidance: float, seed: int) -> list[Image.Image]:
-        """Pictures of codes by the diffusion decoder, at twice the codes' size. Raises: ValueError without a decoder."""
+        """Pictures of codes by the diffusion decoder, at twice their size. Raises: ValueError without a decoder."""
         if self.decoder is None:
             raise ValueError("this run has no diffusion decoder; use `decode`, or train one")
         pictures = []

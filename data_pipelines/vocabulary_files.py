@@ -1,11 +1,13 @@
 """A vocabulary as a folder: `tokenizer.json` with text and image tokens, `vocabulary.json` with where they begin."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.samples import IMAGE, RESOLUTION_TAG
 from data_pipelines.text_tokenizer import (
     SYSTEM_TEXT,
     ChatTokenizer,
@@ -20,6 +22,7 @@ from models.mllm.vocabulary import VisionVocabulary
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocabulary.json"
 FORMAT = 1
+_PLACES = re.compile(f"{re.escape(IMAGE)}|{re.escape(RESOLUTION_TAG)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +88,12 @@ def load_vocabulary(folder: Path) -> Vocabulary:
 
 
 def _texts(datasets: Sequence[Path]) -> Iterator[str]:
+    """The stretches of text as they are encoded: what stands between images and resolution tags."""
     yield SYSTEM_TEXT
     for folder in datasets:
         dataset = CuratedDataset(folder)
         for shard in dataset.shards:
             for sample in dataset.samples(shard, dataset.rows(shard, split="train")):
                 for turn in sample.turns:
-                    yield f"{'user' if turn.role == 'human' else 'assistant'}\n{turn.text}"
+                    said = f"{'user' if turn.role == 'human' else 'assistant'}\n{turn.text}"
+                    yield from filter(None, _PLACES.split(said))

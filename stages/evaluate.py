@@ -43,11 +43,14 @@ class EvaluateWorker:
     decoder: Path | None
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        import torch
+
         from data_pipelines.dataset_reader import CuratedDataset
         from data_pipelines.evaluation import EvaluationSettings, evaluate, find_samples
         from data_pipelines.inference import IllumePlus
 
-        model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder, device=device)
         config = self.config
         settings = EvaluationSettings(
             understanding=config.understanding,

@@ -22,6 +22,8 @@ class FinishedRun:
     """The models that a run's evaluation uses, and the sampling settings that its recipe gives."""
 
     def __init__(self, workspace: "Workspace", recipe_or_run: str | None) -> None:
+        import torch
+
         from data_pipelines.inference import IllumePlus
 
         self._workspace = workspace
@@ -32,6 +34,7 @@ class FinishedRun:
             self._folder(evaluation, "tokenizer"),
             self._folder(evaluation, "mllm"),
             self._folder(evaluation, "decoder") if evaluation.spec.inputs.get("decoder") else None,
+            device="cuda" if torch.cuda.is_available() else "cpu",
         )
 
     def _evaluation(self) -> "PlannedStage":

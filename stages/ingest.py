@@ -70,22 +70,10 @@ def sources(config: IngestStageConfig) -> Mapping[str, Path]:
 
 
 def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.ingest import plan_ingest, shard_to_json
-
     places = _places(config, context)
-    digests = _Digests(places)
-    shards = [
-        Shard(
-            name=planned.name,
-            items=(f"{planned.source_file}[{planned.first_row}:]",),
-            identity=digests.identity(planned, config.read),
-            work=shard_to_json(planned),
-        )
-        for planned in plan_ingest(config.read, places.paths)
-    ]
     records = context.map_shards(
         IngestWorker(config=config.read, places=places),
-        shards,
+        ingest_shards(config.read, places),
         label="ingest",
         identity={"config": repr(config.read)},
         unit="files",
@@ -93,6 +81,22 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     for record in records:
         context.adopt(record)
     return sum_stats(records)
+
+
+def ingest_shards(config: IngestConfig, places: Places) -> list[Shard]:
+    """The parts of the input; what one is made of, its own source and pictures alone, is its identity."""
+    from data_pipelines.ingest import plan_ingest, shard_to_json
+
+    digests = _Digests(places)
+    return [
+        Shard(
+            name=planned.name,
+            items=(f"{planned.source_file}[{planned.first_row}:]",),
+            identity=digests.identity(planned, config),
+            work=shard_to_json(planned),
+        )
+        for planned in plan_ingest(config, places.paths)
+    ]
 
 
 def _places(config: IngestStageConfig, context: StageContext) -> Places:

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.tokens import ImageCodes, TokenizerIdentity, TokenShardWriter
+
+if TYPE_CHECKING:
+    from tests.data_pipelines.tiny_run import TinyRun
 
 TOKENIZER = TokenizerIdentity(sha256="a" * 64, semantic_codes=64, pixel_codes=192, pixel_factor=8)
 LEDGER = pa.schema(
@@ -116,9 +119,8 @@ def _write_sample(tar: tarfile.TarFile, sample_id: str, number: int, wanted: Wan
     members: list[tuple[str, bytes]] = []
     images = []
     for slot, anchor in enumerate(wanted.anchors):
-        data = picture_bytes(
-            number * 10 + slot if wanted.picture is None else wanted.picture, (anchor[0] + 6, anchor[1])
-        )
+        seed = number * 10 + slot if wanted.picture is None else wanted.picture
+        data = picture_bytes(seed, (anchor[0] + 6, anchor[1]))
         member = f"{sample_id}.{slot}.png"
         members.append((member, data))
         images.append(
@@ -208,3 +210,11 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> MakeDataset:
 @pytest.fixture(scope="session")
 def wanted() -> type[Wanted]:
     return Wanted
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> "TinyRun":
+    """A drawn dataset and random models that fit together; tests only look at it."""
+    from tests.data_pipelines.tiny_run import write_run  # late: most tests here need no models, which load slowly
+
+    return write_run(tmp_path_factory.mktemp("tiny_run"))

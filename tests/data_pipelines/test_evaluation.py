@@ -1,0 +1,152 @@
+"""Every task tried on a drawn dataset with random models: results that read back, and pictures beside them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.dataset_reader import CuratedDataset, DatasetError, StoredSample
+from data_pipelines.evaluation import (
+    SAMPLES_OF,
+    TASKS,
+    EvaluationSettings,
+    Result,
+    Task,
+    choose_samples,
+    evaluate,
+    find_samples,
+    read_results,
+)
+from data_pipelines.evaluation_summary import sheet, summarize
+from data_pipelines.inference import IllumePlus
+from data_pipelines.oracle import read_scene
+from models.mllm.config import LevelSampling, SamplingConfig
+from tests.data_pipelines.tiny_run import TinyRun
+
+PLAIN = LevelSampling()
+DRAWING = SamplingConfig(text=PLAIN, semantic=PLAIN, pixel=PLAIN)
+SETTINGS = EvaluationSettings(
+    understanding=SamplingConfig(text=PLAIN, semantic=PLAIN, pixel=PLAIN, max_new_tokens=6, max_images=0),
+    generation=replace(DRAWING, guidance=1.5),
+    editing=DRAWING,
+    diffusion_steps=2,
+)
+PICTURES: dict[Task, list[str]] = {
+    "reconstruction": ["drawn", "input"],
+    "generation": ["drawn", "input"],
+    "understanding": ["input"],
+    "editing": ["drawn", "input", "target"],
+    "enlargement": ["drawn", "input"],
+}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: TinyRun) -> IllumePlus:
+    return IllumePlus.load(tiny_run.tokenizer, tiny_run.mllm, tiny_run.decoder)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_run: TinyRun) -> CuratedDataset:
+    return CuratedDataset(tiny_run.dataset)
+
+
+def samples_of(dataset: CuratedDataset, task: Task, count: int = 3) -> list[StoredSample]:
+    ids = choose_samples(dataset, split="val", task=SAMPLES_OF[task], count=count)
+    return find_samples(dataset, ids, split="val")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_writes_results_and_pictures(
+    model: IllumePlus, dataset: CuratedDataset, tmp_path: Path, task: Task
+) -> None:
+    samples = samples_of(dataset, task)
+    made = evaluate(model, task, samples, SETTINGS, tmp_path)
+    found = read_results(tmp_path / "results.jsonl", pictures=tmp_path)
+    assert [result.sample_id for result in found] == [stored.sample.sample_id for stored in samples]
+    for result, before in zip(found, made, strict=True):
+        assert sorted(result.files) == PICTURES[task]
+        for file in result.files.values():
+            with Image.open(file) as picture:
+                assert picture.format == "PNG"
+        moved = {name: str(tmp_path / file) for name, file in before.files.items()}
+        assert result == replace(before, files=moved)
+        if task != "understanding":
+            assert result.expected
+            assert result.found is not None
+            assert result.scores["ssim"] <= 1
+
+
+def test_pictures_have_the_size_of_what_they_are_compared_with(
+    model: IllumePlus, dataset: CuratedDataset, tmp_path: Path
+) -> None:
+    samples = samples_of(dataset, "reconstruction")
+    scales: dict[Task, int] = {"reconstruction": 1, "enlargement": 2}
+    for task, scale in scales.items():
+        results = evaluate(model, task, samples, SETTINGS, tmp_path)
+        for result, stored in zip(results, samples, strict=True):
+            height, width = stored.sample.images[0].anchor or (0, 0)
+            with Image.open(tmp_path / result.files["drawn"]) as drawn:
+                assert drawn.size == (scale * width, scale * height)
+
+
+def test_trying_again_gives_the_same_and_another_seed_other_pictures(
+    model: IllumePlus, dataset: CuratedDataset, tmp_path: Path
+) -> None:
+    samples = samples_of(dataset, "generation")
+
+    def tried(name: str, seed: int) -> list[Result]:
+        (tmp_path / name).mkdir()
+        return evaluate(model, "generation", samples, replace(SETTINGS, seed=seed), tmp_path / name)
+
+    assert tried("one", 0) == tried("two", 0)
+    files = [sorted((tmp_path / name).iterdir()) for name in ("one", "two")]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+    assert tried("three", 1000) != tried("four", 0)
+
+
+def test_a_perfect_model_would_be_found_perfect(dataset: CuratedDataset, model: IllumePlus, tmp_path: Path) -> None:
+    """What is read back from the true pictures is what the samples say is on them."""
+    samples = samples_of(dataset, "generation", count=6)
+    results = evaluate(model, "reconstruction", samples, SETTINGS, tmp_path)
+    true = [replace(result, found=read(tmp_path / result.files["input"])) for result in results]
+    assert summarize(true)["reconstruction/exact"] == 1.0
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    with Image.open(path) as picture:
+        return [(one.shape, one.colour) for one in read_scene(np.asarray(picture.convert("RGB")))]
+
+
+def test_samples_are_chosen_evenly_from_one_split(dataset: CuratedDataset) -> None:
+    everything = choose_samples(dataset, split="val", task="generation", count=100)
+    assert len(everything) == len(set(everything)) > 2
+    assert choose_samples(dataset, split="val", task="generation", count=2) == [
+        everything[0],
+        everything[len(everything) // 2],
+    ]
+    assert choose_samples(dataset, split="val", task="generation", count=0) == []
+    assert not set(everything) & set(choose_samples(dataset, split="train", task="generation", count=100))
+
+
+def test_samples_come_in_the_order_asked_for(dataset: CuratedDataset) -> None:
+    ids = choose_samples(dataset, split="val", task="generation", count=3)[::-1]
+    assert [stored.sample.sample_id for stored in find_samples(dataset, ids, split="val")] == ids
+    with pytest.raises(DatasetError, match=r"1 samples are not in split 'train', first .*; plan again"):
+        find_samples(dataset, ids[:1], split="train")
+
+
+def test_figures_and_sheet_are_made_of_all_tasks(model: IllumePlus, dataset: CuratedDataset, tmp_path: Path) -> None:
+    results: Sequence[Result] = []
+    for task in TASKS:
+        (tmp_path / task).mkdir()
+        evaluate(model, task, samples_of(dataset, task, count=2), SETTINGS, tmp_path / task)
+        results = [*results, *read_results(tmp_path / task / "results.jsonl", pictures=tmp_path / task)]
+    figures = summarize(results)
+    assert [figures[f"{task}/samples"] for task in TASKS] == [2.0] * 5
+    assert all(
+        name in figures for name in ("editing/exact_if_copied", "enlargement/psnr_db", "generation/exact/chance")
+    )
+    sheet(results).save(tmp_path / "sheet.png")

@@ -1,0 +1,68 @@
+"""Learning rates over the steps, and the peaks of parameter groups."""
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+
+from models.optimization import learning_rate_factor, make_optimizer, set_learning_rates
+
+
+def factors(
+    steps: int, *, schedule: Literal["constant", "cosine"] = "cosine", warmup: float = 0.0, final: float = 0.0
+) -> list[float]:
+    return [
+        learning_rate_factor(step, steps=steps, schedule=schedule, warmup_share=warmup, final_share=final)
+        for step in range(steps)
+    ]
+
+
+def test_warm_up_rises_in_equal_parts_and_ends_at_the_peak() -> None:
+    found = factors(100, warmup=0.1)
+    rises = [later - sooner for sooner, later in zip(found[:10], found[1:11], strict=True)]
+    assert found[0] == pytest.approx(1 / 11)  # never 0: the first step trains too
+    assert rises == pytest.approx([1 / 11] * 10)
+    assert found[10] == max(found) == 1.0
+
+
+def test_a_constant_rate_stays_at_its_peak_after_warm_up() -> None:
+    assert factors(10, schedule="constant", warmup=0.2) == pytest.approx([1 / 3, 2 / 3] + [1.0] * 8)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_a_cosine_falls_from_the_peak_to_its_final_share(final: float) -> None:
+    found = factors(1000, warmup=0.1, final=final)
+    assert found[550] == pytest.approx((1 + final) / 2)  # half way after the warm-up
+    assert found[-1] == pytest.approx(final, abs=1e-5)
+    assert all(sooner > later for sooner, later in zip(found[100:-1], found[101:], strict=True))
+    assert found[325] == pytest.approx(final + (1 - final) * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_a_single_step_trains_at_the_peak() -> None:
+    assert factors(1, warmup=0.9) == [1.0]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_each_group_keeps_the_ratio_of_its_peak(name: Literal["adam", "adamw"]) -> None:
+    slow, fast = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    groups = [{"params": [slow], "lr": 1e-4, "weight_decay": 0.5}, {"params": [fast], "lr": 1e-2}]
+    optimizer = make_optimizer(groups, name=name, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    for factor in (0.5, 1.0, 0.25):
+        set_learning_rates(optimizer, factor)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([factor * 1e-4, factor * 1e-2])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+
+
+def test_nothing_is_trained_before_the_rates_are_set() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(
+        [{"params": [parameter], "lr": 1.0}], name="adamw", betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
+    )
+    parameter.grad = torch.ones(2)
+    set_learning_rates(optimizer, 0.0)
+    optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0]
+    set_learning_rates(optimizer, 0.5)
+    optimizer.step()
+    assert parameter.tolist() == pytest.approx([0.5, 0.5], rel=1e-4)  # Adam's first steps have the size of the rate
