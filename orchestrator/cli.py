@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 work failed; 2 nothing ran, fix the input.
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.config import Kinds
 
 EXIT_FAILED = 1
+REPEAT_S = 60.0  # after which a line that comes again is shown again
+_DURATION = re.compile(r"\d+\.\d+ s\b")
 BUG_LOG = Path(".illume") / "illume.log"
 
 # name -> (module below `orchestrator.commands`, what `--help` says); a module is imported when its command is used
@@ -85,10 +88,22 @@ def cli(verbose: bool) -> None:
 
 
 class TerminalHandler(logging.Handler):
-    """Writes to what is standard error at the time, so that lines appear above a live table and not inside it."""
+    """Writes to what is standard error at the time, so that lines appear above a live table and not inside it.
+
+    A line that only says again what was said just before, by an error that is still there, is left out.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._told_at: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        line = self.format(record)
+        essence = _DURATION.sub("", line)
+        self._told_at = {text: at for text, at in self._told_at.items() if record.created - at < REPEAT_S}
+        if essence not in self._told_at:
+            self._told_at[essence] = record.created
+            click.echo(line, err=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Files as people have them: the broken ones among them are told apart, and a file that comes later costs only itself."""
+"""Files as people have them: the broken ones are told apart, and a file that comes later costs only itself."""
 
 import io
 import json

@@ -1,6 +1,7 @@
 """The command line, from one end to the other, with small stages that need no Ray."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import exit_code
+from orchestrator.cli import TerminalHandler, exit_code
 from orchestrator.errors import CancelledError
 from orchestrator.stage import Slot, StageContext, StageKind
 
@@ -286,6 +287,16 @@ def test_where_to_run_comes_from_a_profile(illume: Illume, tmp_path: Path) -> No
     assert "absent.yaml" in missing.err
 
 
+def test_a_warning_that_comes_again_is_shown_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = TerminalHandler(logging.WARNING)
+    for second, text in enumerate(["gone; again in 0.5 s", "gone; again in 1.1 s", "worker 1 lost", "worker 2 lost"]):
+        record = logging.makeLogRecord({"msg": text, "levelno": logging.WARNING, "created": float(second)})
+        handler.handle(record)
+    handler.handle(logging.makeLogRecord({"msg": "gone; again in 9.5 s", "created": 61.0}))
+    shown = ["gone; again in 0.5 s", "worker 1 lost", "worker 2 lost", "gone; again in 9.5 s"]
+    assert capsys.readouterr().err.splitlines() == shown
+
+
 def test_a_mistake_of_ours_is_a_note_and_a_traceback_in_the_log(illume: Illume, tmp_path: Path) -> None:
     (tmp_path / "words.yaml").write_text("name: x\nstages:\n  a: {kind: mistaken, config: {times: 1}}\n")
     answer = illume("plan", "words.yaml")
@@ -372,7 +383,7 @@ def loaded_by(commands: list[list[str]], folder: Path) -> set[str]:
     """Top-level modules after these command lines in a process of its own."""
     program = (
         "import json, sys\n"
-        "from orchestrator.cli import exit_code\n"
+        "from orchestrator.cli import TerminalHandler, exit_code\n"
         f"for command in {commands!r}: exit_code(command)\n"
         "print('\\nLOADED', json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
