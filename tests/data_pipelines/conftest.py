@@ -110,7 +110,12 @@ def write_dataset(folder: Path, samples: Sequence[Wanted], *, name: str = "d", p
                     }
                 )
         pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER), folder / "ledger" / f"{shard}.parquet")
-    fields = {"format": 1, "name": name, "anchors": [list(anchor) for anchor in ANCHORS], "shards": shards}
+    fields: dict[str, object] = {
+        "format": 1,
+        "name": name,
+        "anchors": [list(anchor) for anchor in ANCHORS],
+        "shards": shards,
+    }
     (folder / "dataset.json").write_text(json.dumps(fields))
     return ids
 
@@ -133,7 +138,7 @@ def _write_sample(tar: tarfile.TarFile, sample_id: str, number: int, wanted: Wan
             }
         )
     roles = ("human", "gpt")
-    fields = {
+    fields: dict[str, object] = {
         "sample_id": sample_id,
         "source": "test",
         "license": None,

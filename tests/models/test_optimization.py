@@ -1,6 +1,7 @@
 """Learning rates over the steps, and the peaks of parameter groups."""
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -20,7 +21,7 @@ def factors(
 
 def test_warm_up_rises_in_equal_parts_and_ends_at_the_peak() -> None:
     found = factors(100, warmup=0.1)
-    rises = [later - sooner for sooner, later in zip(found[:10], found[1:11], strict=True)]
+    rises = [later - sooner for sooner, later in pairwise(found[:11])]
     assert found[0] == pytest.approx(1 / 11)  # never 0: the first step trains too
     assert rises == pytest.approx([1 / 11] * 10)
     assert found[10] == max(found) == 1.0
@@ -35,7 +36,7 @@ def test_a_cosine_falls_from_the_peak_to_its_final_share(final: float) -> None:
     found = factors(1000, warmup=0.1, final=final)
     assert found[550] == pytest.approx((1 + final) / 2)  # half way after the warm-up
     assert found[-1] == pytest.approx(final, abs=1e-5)
-    assert all(sooner > later for sooner, later in zip(found[100:-1], found[101:], strict=True))
+    assert all(sooner > later for sooner, later in pairwise(found[100:]))
     assert found[325] == pytest.approx(final + (1 - final) * 0.5 * (1 + math.cos(math.pi / 4)))
 
 

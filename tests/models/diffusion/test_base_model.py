@@ -1,7 +1,9 @@
 """A published text-to-image model, here a tiny one of its layout, becomes a decoder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +30,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of diffusers with 4 input channels, as SDXL is published."""
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    settings = dict(make_unet(CONFIG).config) | {"in_channels": 4}
-    UNet2DConditionModel.from_config(settings).save_pretrained(folder / "unet")
+    widened: Any = make_unet(CONFIG)
+    UNet2DConditionModel.from_config(dict(widened.config) | {"in_channels": 4}).save_pretrained(folder / "unet")
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -53,7 +55,7 @@ def features(scale: float) -> torch.Tensor:
 def test_before_training_the_base_model_speaks_whatever_the_codes(base: Path, scale: float) -> None:
     plain = UNet2DConditionModel.from_pretrained(base / "unet").eval()
     decoder = adopt_base(CONFIG, base).eval()
-    assert decoder.unet.config.in_channels == 4 + CONFIG.code_channels
+    assert decoder.unet.get_parameter("conv_in.weight").shape[1] == 4 + CONFIG.code_channels
     steps_B = torch.tensor([10, 500])
     expected = predict(plain, noisy(), steps_B, 0)
     found = predict(decoder.unet, torch.cat([noisy(), features(scale)], dim=1), steps_B, 0)
@@ -62,10 +64,10 @@ def test_before_training_the_base_model_speaks_whatever_the_codes(base: Path, sc
 
 def test_the_code_channels_learn_from_the_first_step_on(base: Path) -> None:
     decoder = adopt_base(CONFIG, base)
-    predict(
-        decoder.unet, torch.cat([noisy(), features(1.0)], dim=1), torch.tensor([10, 500]), 0
-    ).square().sum().backward()
-    first = decoder.unet.conv_in.weight
+    inputs = torch.cat([noisy(), features(1.0)], dim=1)
+    loss = predict(decoder.unet, inputs, torch.tensor([10, 500]), 0).square().sum()
+    torch.autograd.backward(loss)
+    first = decoder.unet.get_parameter("conv_in.weight")
     assert first.grad is not None
     assert first.grad[:, 4:].abs().sum() > 0
 
@@ -87,8 +89,13 @@ def test_a_base_of_other_sizes_is_refused(base: Path) -> None:
         adopt_base(wider, base)
 
 
+def test_an_inpainting_model_is_no_base(base: Path, tmp_path: Path) -> None:
+    settings = json.loads((base / "unet" / "config.json").read_text())
+    UNet2DConditionModel.from_config(settings | {"in_channels": 9}).save_pretrained(tmp_path / "unet")
+    with pytest.raises(WeightsError, match=r"unet: has 9 input channels, expected a text-to-image network with 4"):
+        adopt_base(CONFIG, tmp_path)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=r"unet/config\.json: cannot be read .* expected the folder of a saved decoder"
-    ):
+    with pytest.raises(WeightsError, match=r"unet/config\.json: cannot be read .* expected the folder of a saved"):
         adopt_base(CONFIG, tmp_path)
