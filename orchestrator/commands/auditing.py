@@ -9,6 +9,7 @@ from orchestrator.artifacts import ArtifactStore
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.targets import find_artifact
 from orchestrator.database import Database
+from orchestrator.errors import RecipeError
 
 
 @click.command("audit")
@@ -30,12 +31,16 @@ def audit_command(
     """
     from data_pipelines.audit import audit_dataset, summary_text, summary_to_json
     from data_pipelines.audit_page import write_audit_page
+    from data_pipelines.dataset_reader import DatasetError
 
     folder = Path(dataset)
     if not folder.is_dir():
         with open_workspace(places) as workspace:
             folder = artifact_folder(workspace.artifacts, workspace.database, dataset)
-    summary = audit_dataset(folder)
+    try:
+        summary = audit_dataset(folder)
+    except DatasetError as error:
+        raise RecipeError(str(error)) from error
     click.echo(json.dumps(summary_to_json(summary), indent=2) if as_json else summary_text(summary))
     if not no_page:
         target = page or Path("audit.html")
