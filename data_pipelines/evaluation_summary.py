@@ -68,7 +68,7 @@ def sheet(results: Sequence[Result]) -> Image.Image:
             ]
             if cells:
                 rows.append(Row(label=f"{task}: {name}", cells=cells))
-    return contact_sheet(rows)
+    return contact_sheet(rows, text_lines=4)
 
 
 def _with_chance(
@@ -107,11 +107,27 @@ def _plain(text: str) -> str:
 
 
 def _caption(result: Result, name: str) -> str:
-    if name == "drawn":
-        return ", ".join(f"{colour} {shape}" for shape, colour in result.found or ())
+    """Below a picture: what was asked for, and what was read back from what was drawn."""
+    asked = _words(result.prompt)
     if result.task == "understanding":
-        return result.answer
-    return result.prompt.replace("<image>", "").strip() if result.task in ("editing", "generation") else ""
+        return f"{asked} {result.answer}"
+    if result.task == "editing" and name == "input":
+        return asked
+    if name != "drawn":
+        return ""
+    found = "found: " + (
+        ", ".join(f"{colour} {shape}" for shape, colour in result.found) if result.found else "nothing"
+    )
+    wanted = f"{asked} " if result.task == "generation" else ""
+    return wanted + (found if result.found is not None else "")
+
+
+def _words(prompt: str) -> str:
+    """A request without the fixed words of its template."""
+    text = prompt.replace("<image>", "").strip()
+    for opening in ("the content of image is", "according to the instruction:"):
+        text = text.split(opening, 1)[-1]
+    return text.strip()
 
 
 def _open(path: Path) -> Image.Image:

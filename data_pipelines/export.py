@@ -92,5 +92,6 @@ def _card(folders: Mapping[str, Path], output: Path) -> str:
     figures = ""
     if "report" in folders:
         found: dict[str, Any] = json.loads((folders["report"] / "metrics.json").read_text())
-        figures = "| figure | value |\n|---|---|\n" + "\n".join(f"| {name} | {value:.4g} |" for name, value in found.items())
+        lines = [f"| {name} | {value:.4g} |" for name, value in found.items()]
+        figures = "\n".join(["| figure | value |", "|---|---|", *lines])
     return CARD.format(title="ILLUME+ models", rows=rows, figures=figures)

@@ -103,9 +103,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> No
 
 def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates"):
-        run_worker(
-            ToyTask(poison_step=7), LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone()
-        )
+        run_worker(ToyTask(poison_step=7), LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone())
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 5
