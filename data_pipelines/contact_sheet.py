@@ -24,7 +24,7 @@ class Row:
     cells: Sequence[Cell]
 
 
-def contact_sheet(rows: Sequence[Row], *, cell_px: int = 128, text_lines: int = 3) -> Image.Image:
+def contact_sheet(rows: Sequence[Row], *, cell_px: int = 128, text_lines: int = 4) -> Image.Image:
     """Draw rows of pictures, each scaled to fit a square of `cell_px` without smoothing away its pixels."""
     columns = max((len(row.cells) for row in rows), default=1)
     row_px = cell_px + text_lines * LINE_PX + MARGIN_PX

@@ -68,7 +68,7 @@ def sheet(results: Sequence[Result]) -> Image.Image:
             ]
             if cells:
                 rows.append(Row(label=f"{task}: {name}", cells=cells))
-    return contact_sheet(rows, text_lines=4)
+    return contact_sheet(rows)
 
 
 def _with_chance(
