@@ -1,7 +1,7 @@
 """Read raw files into records: every unit of input gets an id, a source, a licence, and a row, read or not."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,9 +129,9 @@ class _Digests:
         roots = [Path(shard.file), *self._folders] if shard.members else self._folders
         named = hashlib.sha256()
         for name in names_of_images(shard, config):
-            path = next((found for root in roots if (found := root / name).is_file()), None)
-            path = path or next((tar for tar, members in self._archives.items() if name in members), None)
-            named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode())
+            path = self._place(name, roots)
+            # Names come from the data: some are no Unicode.
+            named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode("utf-8", "surrogatepass"))
         return {
             "source": self._digest(source) if source.is_file() else "folder",
             "rows": [shard.first_row, shard.num_rows],
@@ -139,6 +139,20 @@ class _Digests:
             "pictures": named.hexdigest(),
             "metadata": self._digest(self._places.metadata) if self._places.metadata else "",
         }
+
+    def _place(self, name: str, roots: Sequence[Path]) -> Path | None:
+        """The file or tar that the picture is read from; None for names that are never followed."""
+        from data_pipelines.image_sources import check_name
+
+        if check_name(name) is not None:
+            return None
+        for root in roots:
+            try:
+                if (root / name).is_file():
+                    return root / name
+            except OSError:  # a name that is too long for a file
+                continue
+        return next((tar for tar, members in self._archives.items() if name in members), None)
 
     def _digest(self, path: Path) -> str:
         if path not in self._known:

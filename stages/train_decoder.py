@@ -35,7 +35,7 @@ class TrainDecoderConfig:
 class DecoderTask:
     config: TrainDecoderConfig
     datasets: tuple[Path, ...]
-    tokens: tuple[Path, ...]  # of each dataset
+    tokens: tuple[Path, ...]  # of each dataset, or one of all
     tokenizer: Path
     start: Path | None  # folder of the decoder to go on from
 

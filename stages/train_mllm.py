@@ -56,7 +56,7 @@ class TrainMllmConfig:
 class MllmTask:
     config: TrainMllmConfig
     datasets: tuple[Path, ...]
-    tokens: tuple[Path, ...]
+    tokens: tuple[Path, ...]  # of each dataset, or one of all
     tokenizer: Path
     vocabulary: Path
     start: Path | None  # folder of the model to go on from

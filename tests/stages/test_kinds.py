@@ -1,0 +1,187 @@
+"""The table of stage kinds: what their configurations identify, that the built-in recipes plan, and early refusals."""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import load_recipe
+from orchestrator.errors import PrecheckError, RecipeError
+from orchestrator.identity import canonical_json, semantic_config
+from orchestrator.plan import Plan, PlanView, check_needs, make_plan, run_prechecks
+from orchestrator.stage import Location, Recipe
+from stages import STAGE_KINDS
+
+RECIPES = sorted((Path(__file__).parents[2] / "stages" / "recipes").glob("*.yaml"))
+SECOND_DATASET = """
+  more:
+    kind: curate
+    inputs: {records: ingested}
+    config: {anchors: [[64, 64]]}
+
+  more_tokens:
+    kind: tokenize_images
+    inputs: {datasets: [more], tokenizer: tokenizer}
+    config: {}
+"""
+TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.yaml"
+
+
+def recipe(name: str, *overrides: str) -> Recipe:
+    return load_recipe(next(file for file in RECIPES if file.stem == name), STAGE_KINDS, overrides)
+
+
+def planned(name: str, *overrides: str) -> Plan:
+    return make_plan(recipe(name, *overrides), PlanView(find=lambda _kind, _fingerprint: None))
+
+
+def locations(value: Any) -> Iterable[str]:
+    """Every location in a configuration, at any depth."""
+    if isinstance(value, Location):
+        yield str(value)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from locations(item)
+    elif dataclasses.is_dataclass(value):
+        for item in vars(value).values():
+            yield from locations(item)
+
+
+def test_kinds_stand_under_their_own_names() -> None:
+    assert all(name == kind.name for name, kind in STAGE_KINDS.items())
+
+
+def test_what_kinds_need_is_made_by_some_kind() -> None:
+    made = {kind.output for kind in STAGE_KINDS.values()}
+    assert {slot.kind for kind in STAGE_KINDS.values() for slot in kind.inputs.values()} <= made
+
+
+@pytest.mark.parametrize("kind", STAGE_KINDS.values(), ids=STAGE_KINDS)
+def test_configurations_are_frozen_and_given_by_name(kind: Any) -> None:
+    assert kind.config.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(kind.config))
+
+
+@pytest.mark.parametrize("file", [*RECIPES, TINY], ids=lambda file: file.stem)
+def test_every_recipe_plans_as_work_to_do(file: Path) -> None:
+    plan = make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _kind, _fingerprint: None))
+    assert [stage.action for stage in plan.stages] == ["run"] * len(plan.stages)
+    assert len({stage.fingerprint for stage in plan.stages}) == len(plan.stages)
+
+
+def test_the_tiny_recipe_uses_every_kind() -> None:
+    used = {spec.kind.name for spec in load_recipe(TINY, STAGE_KINDS).stages}
+    assert used == set(STAGE_KINDS)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_where_things_lie_is_no_part_of_an_identity(file: Path) -> None:
+    for spec in load_recipe(file, STAGE_KINDS).stages:
+        hints = typing.get_type_hints(spec.kind.config)
+        places = [name for name, hint in hints.items() if hint is Location]
+        if spec.kind.name == "extend_vocabulary" and not spec.config.text_tokenizer:
+            continue  # it trains a tokenizer: one to adopt cannot be given as well
+        elsewhere = dataclasses.replace(spec.config, **{name: Location("/elsewhere") for name in places})
+        identity = semantic_config(elsewhere)
+        assert not set(places) & set(identity)
+        assert not [place for place in locations(elsewhere) if place and place in canonical_json(identity)]
+        assert identity == semantic_config(spec.config)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "emoji", "photos", "illume_plus_3b", "illume_plus_7b"])
+def test_the_configurations_of_the_recipes_fit_together(name: str) -> None:
+    run_prechecks(planned(name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "stages.mllm_1.config.learning_rates.vision=1.0e-5",
+            r"train_mllm \(stage1\): learning_rates: found adapter, image_tokens, vision, expected exactly adapter, "
+            "image_tokens",
+        ),
+        (
+            "stages.mllm_3.config.learning_rates.vision=0",
+            r"train_mllm \(stage3\): learning_rates: found adapter, language, expected exactly adapter, language, v",
+        ),
+        (
+            "stages.decoder.config.model.pixel_channels=16",
+            r"train_decoder: .* are \(8, 16, 8\), but the tokenizer has \(8, 8, 8\)",
+        ),
+        (
+            "stages.mllm_2.inputs.tokens=[tokens,more_tokens]",
+            "train_mllm: 1 datasets but 2 token artifacts; give one for each dataset, in the same order, or one that",
+        ),
+        (
+            "stages.decoder.inputs.tokens=[tokens,more_tokens]",
+            "train_decoder: 1 datasets but 2 token artifacts; give one for each dataset, in the same order",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path: Path, change: str, message: str) -> None:
+    plan = changed_plan(tmp_path, change)
+    with pytest.raises(PrecheckError, match=message):
+        run_prechecks(plan)
+
+
+def test_one_token_artifact_may_cover_several_datasets(tmp_path: Path) -> None:
+    run_prechecks(changed_plan(tmp_path, "stages.mllm_2.inputs.datasets=[curated,more]"))
+
+
+def changed_plan(folder: Path, change: str) -> Plan:
+    """The quickstart with a second dataset and its tokens at hand."""
+    file = folder / "recipe.yaml"
+    file.write_text(next(file for file in RECIPES if file.stem == "quickstart").read_text() + SECOND_DATASET)
+    return make_plan(load_recipe(file, STAGE_KINDS, [change]), PlanView(find=lambda _kind, _fingerprint: None))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stages.mllm_1.config.data.rows_per_step=3", "equal micro-batches"),
+        ("stages.mllm_1.config.phase=stage4", "stage4"),
+        ("stages.vocabulary.config.text_tokenizer=here.json", "give either text_vocabulary"),
+        ("stages.tokenizer.config.loss.perceptual=lpips", "lpips_sha256: empty"),
+        ("stages.decoder.config.batch=0", "batch: 0 is less than 1"),
+        ("stages.decoder.config.loop.steps=0", "steps: 0 is less than 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_its_place(change: str, message: str) -> None:
+    micros = "stages.mllm_1.config.loop.micros_per_step=2"
+    with pytest.raises(RecipeError, match=message) as raised:
+        recipe("quickstart", change, micros)
+    assert change.split("=")[0].rsplit(".", 1)[0] in str(raised.value)
+
+
+def test_the_published_recipe_asks_for_the_files_that_it_starts_from() -> None:
+    with pytest.raises(PrecheckError) as raised:
+        check_needs(planned("illume_plus_3b"))
+    lines = str(raised.value).splitlines()
+    assert lines[0].endswith("the run cannot start")
+    assert any(line.startswith("stages.stage_1.config.base_model: ") for line in lines)
+    assert all("give" in line for line in lines[1:])
+
+
+def test_files_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
+    first = str(check_error("illume_plus_3b"))
+    given = str(check_error("illume_plus_3b", f"stages.stage_1.config.base_model={tmp_path}"))
+    assert "stages.stage_1.config.base_model" in first
+    assert "stages.stage_1.config.base_model" not in given
+
+
+def check_error(name: str, *overrides: str) -> PrecheckError:
+    with pytest.raises(PrecheckError) as raised:
+        check_needs(planned(name, *overrides))
+    return raised.value
+
+
+def test_a_recipe_is_plain_data(tmp_path: Path) -> None:
+    """What decides a stage can be written down and compared, for every stage of every recipe."""
+    for file in RECIPES:
+        for stage in make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _kind, _fingerprint: None)).stages:
+            assert json.loads(canonical_json(stage.payload)) == stage.payload
