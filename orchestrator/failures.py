@@ -155,15 +155,17 @@ def classify(error: BaseException) -> FailureClass:
     causes = [failure for failure in found if failure in _ROOT_CAUSES]
     groups = [classify(member) for link in _chain(error) for member in _members(link)]
     known = [failure for failure in found if failure is not FailureClass.UNKNOWN]
-    candidates = causes or groups or known[:1] or [FailureClass.UNKNOWN]
+    clear = [failure for failure in groups if failure is not FailureClass.UNKNOWN]
+    candidates = causes or clear or known[:1] or [FailureClass.UNKNOWN]
     return min(candidates, key=_STRENGTH.__getitem__)
 
 
+_WRAPPED = ("cause", "controller_failure", "health_check_failure", "_base_exc")  # attributes of Ray's errors
 _ROOT_CAUSES = {FailureClass.PREEMPTED, FailureClass.GPU_OOM, FailureClass.HOST_OOM}
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what it wraps: in Ray `cause`, `controller_failure` and `_base_exc`, in Python `__cause__`."""
+    """`error`, then what it wraps: in Ray the attributes `_WRAPPED`, in Python `__cause__`."""
     seen: set[int] = set()
     pending: list[BaseException] = [error]
     while pending:
@@ -173,7 +175,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         attributes = vars(link)  # plain data, so that no property of a foreign error runs
-        wrapped = [attributes.get(name) for name in ("cause", "controller_failure", "_base_exc")]
+        wrapped = [attributes.get(name) for name in _WRAPPED]
         pending.extend(inner for inner in (*wrapped, link.__cause__) if isinstance(inner, BaseException))
 
 

@@ -1,6 +1,7 @@
 """The whole recipe at the smallest size, as a user runs it: real Ray, real MLflow, every stage kind, one command."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def test_a_changed_threshold_is_named_and_runs_exactly_what_depends_on_it(finish
     assert all(changed[name]["reasons"][0]["type"] == "upstream_reruns" for name in MADE_FROM_CURATED[1:])
     shown = finished.illume("plan", RECIPE, "--set", "stages.curated.config.min_side=26").out
     assert "config.min_side: 24 -> 26" in shown
+
+
+def test_running_with_the_changed_threshold_makes_only_that(finished: Desk, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    desk = Desk(folder=tmp_path, environment={"ILLUME_TRACKING": "none"})
+    command = (RECIPE, "--until", "curated", "--set", "stages.curated.config.min_side=26")
+    desk.illume("run", *command)
+    events = desk.events()
+    assert {event["stage"] for event in events if event["kind"] == "attempt_state"} == {"curated"}
+    assert set(desk.actions(*command).values()) == {"reuse"}
+    kept = [one.manifest.stats["keep"] for one in desk.artifacts().values() if one.manifest.stage_kind == "curate"]
+    assert len(set(kept)) == 2  # pictures of 24 pixels are dropped now
+    assert set(desk.actions(RECIPE).values()) == {"reuse"}  # and what was made with 24 is still there
 
 
 def test_more_cpus_change_nothing(finished: Desk) -> None:

@@ -99,6 +99,26 @@ def test_of_several_ranks_the_strongest_evidence_decides() -> None:
     assert classify(raised_from(RuntimeError("all"), group)) is FailureClass.HOST_OOM
 
 
+def test_a_rank_that_says_nothing_leaves_the_decision_to_the_others() -> None:
+    class HealthCheckError(Exception):
+        """As Ray Train reports a worker that was killed: the reason is an attribute, not the cause."""
+
+        def __init__(self, failure: Exception) -> None:
+            super().__init__("a health check failed")
+            self.health_check_failure = failure
+
+    class WorkerGroupError(Exception):
+        def __init__(self, failures: dict[int, Exception]) -> None:
+            super().__init__("training failed")
+            self.worker_failures = failures
+
+    silent = WorkerGroupError({0: RuntimeError("it went wrong")})
+    assert classify(raised_from(errors.NodeLostError("worker 0 died"), silent)) is FailureClass.NODE_LOST
+    killed = WorkerGroupError({0: HealthCheckError(errors.NodeLostError("the actor died"))})
+    assert classify(killed) is FailureClass.NODE_LOST
+    assert classify(silent) is FailureClass.UNKNOWN
+
+
 def test_a_chain_that_bites_its_tail_ends() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
