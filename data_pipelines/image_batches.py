@@ -21,6 +21,7 @@ from data_pipelines.order import epoch_permutation
 from data_pipelines.samples import Sample, SampleError
 from models.dualvitok.geometry import Size
 
+PROMPT_OPENING = "the content of image is"
 COLUMNS = ["sample_id", "images", "offset", "span_bytes", "anchor_h", "anchor_w", "task", "split", "verdict"]
 CACHE_BYTES = 512 * 2**20  # of pictures that stay decoded between epochs: all of a small dataset
 
@@ -167,9 +168,10 @@ def _num_bytes(loaded: tuple[Pixels, Sample]) -> int:
 def description(sample: Sample) -> str:
     """What a sample says about its first picture: the answer, or the prompt where the answer is the picture.
 
+    Of a prompt in the published wording (facts 4.6) only what the picture shows is given.
     Raises: SampleError if it says nothing.
     """
     texts = [turn.text for turn in sample.turns if turn.role == ("human" if sample.task == "generation" else "gpt")]
     if not texts:
         raise SampleError(f"sample {sample.sample_id}: no text that describes its picture")
-    return texts[0]
+    return texts[0].split(PROMPT_OPENING, 1)[-1].strip()

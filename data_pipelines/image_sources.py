@@ -87,15 +87,15 @@ class ArchiveImages:
         for number, opened in enumerate(self._files):
             for member in scan_tar(opened.file, opened.size):
                 if member.kind == "file" and not member.problem:
-                    self._places.setdefault(member.name, (number, member.offset, member.size))
+                    self._places.setdefault(_plain(member.name), (number, member.offset, member.size))
 
     def read(self, name: str) -> bytes | Reject:
         problem = check_name(name)
         if problem is not None:
             return problem
-        if name not in self._places:
+        if _plain(name) not in self._places:
             return Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the tars")
-        number, offset, size = self._places[name]
+        number, offset, size = self._places[_plain(name)]
         if size > self.max_bytes:
             return Reject(reason="too_large", detail=f"{name[:200]!r}: {size} bytes, at most {self.max_bytes}")
         file = self._files[number].file
@@ -141,5 +141,14 @@ def member_names(path: Path) -> frozenset[str]:
     """Names of the whole files inside a tar."""
     opened = open_tar(path, max_unpacked_bytes=MAX_LISTED_BYTES)
     return frozenset(
-        member.name for member in scan_tar(opened.file, opened.size) if member.kind == "file" and not member.problem
+        _plain(member.name)
+        for member in scan_tar(opened.file, opened.size)
+        if member.kind == "file" and not member.problem
     )
+
+
+def _plain(name: str) -> str:
+    """A name without the "./" that tars of a folder put before theirs."""
+    while name.startswith("./"):
+        name = name[2:]
+    return name

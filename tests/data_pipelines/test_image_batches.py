@@ -149,3 +149,9 @@ def test_a_picture_is_described_by_the_answer_or_by_the_request_to_draw_it() -> 
     assert description(drawn) == "Draw a star."
     with pytest.raises(SampleError, match="sample c: no text that describes its picture"):
         description(Sample(sample_id="c", task="understanding", turns=turns[:1]))
+
+
+def test_the_wording_of_a_request_is_not_part_of_what_a_picture_shows() -> None:
+    request = "Generate an image of {resolution_tag}, the content of image is a red star\n"
+    turns = (Turn(role="human", text=request), Turn(role="gpt", text="<image>"))
+    assert description(Sample(sample_id="d", task="generation", turns=turns)) == "a red star"
