@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.desk import TINY, Desk
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 # One tokenizing process at a time gives the moment between two shards room; who works is not part of an identity.
 COMMAND = (str(TINY), "--until", "mllm_1", "--set", "stages.tokens.resources.workers=1")

@@ -19,7 +19,7 @@ from orchestrator.store import open_store
 ILLUME = Path(sys.executable).with_name("illume")
 TINY = Path(__file__).with_name("tiny.yaml")
 LOOK_S = 0.005  # between two looks for the moment to kill
-PATIENCE_S = 240.0
+PATIENCE_S = 500.0  # a loaded machine needs several times what a quiet one does
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from stages import STAGE_KINDS
 from tests.end_to_end.desk import TINY, Desk
 from tests.orchestrator.test_lineage import problems
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 RECIPE = str(TINY)
 DATA = ["shapes", "ingested"]
