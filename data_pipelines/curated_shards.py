@@ -205,12 +205,12 @@ def _thumbnail_rows(
     return rows
 
 
-def write_dataset(output: Path, name: str, shards: Sequence[str], config: CurationConfig) -> dict[str, int]:
-    """Write `dataset.json` over the ledgers of all shards; counts by verdict and reason."""
+def write_dataset(output: Path, name: str, ledgers: Mapping[str, Path], config: CurationConfig) -> dict[str, int]:
+    """Write `dataset.json` over the ledgers of all shards, by shard name; counts by verdict."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for shard in shards:
-        table = pq.read_table(output / "ledger" / f"{shard}.parquet", columns=["verdict", "reason"])
+    for ledger in ledgers.values():
+        table = pq.read_table(ledger, columns=["verdict", "reason"])
         counts.update(table["verdict"].to_pylist())
         reasons.update(reason for reason in table["reason"].to_pylist() if reason)
     fields = {
@@ -220,7 +220,7 @@ def write_dataset(output: Path, name: str, shards: Sequence[str], config: Curati
         "counts": {verdict: counts[verdict] for verdict in VERDICTS},
         "reasons": dict(sorted(reasons.items())),
         "anchors": [list(anchor) for anchor in config.anchors],
-        "shards": sorted(shards),
+        "shards": sorted(ledgers),
     }
     (output / "dataset.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
     return {"rows": sum(counts.values()), **{verdict: counts[verdict] for verdict in VERDICTS}}

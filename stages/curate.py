@@ -89,7 +89,8 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     )
     for record in emitted:
         context.adopt(record)
-    totals = write_dataset(context.output, context.stage_id, list(ingested), config)
+    ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
+    totals = write_dataset(context.output, context.stage_id, ledgers, config)
     quarantined = sum(len(record.outcome.quarantined) for record in analysed)
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")

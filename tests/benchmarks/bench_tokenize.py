@@ -79,7 +79,12 @@ def make_dataset(folder: Path, num_images: int, anchors: tuple[tuple[int, int], 
     copies = find_duplicates({name: folder / "analysis" / "analysis" / f"{name}.parquet" for name in names}, curating)
     for name in names:
         emit_shard(folder / "records", folder / "analysis", name, folder / "dataset", curating, copies=copies[name])
-    write_dataset(folder / "dataset", "benchmark", names, curating)
+    write_dataset(
+        folder / "dataset",
+        "benchmark",
+        {name: folder / "dataset" / "ledger" / f"{name}.parquet" for name in names},
+        curating,
+    )
     return CuratedDataset(folder / "dataset")
 
 

@@ -44,7 +44,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copies = find_duplicates({name: folder / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
         emit_shard(folder / "records", folder, name, folder / "data", config, copies=copies[name])
-    write_dataset(folder / "data", HOSTILE, names, config)
+    write_dataset(
+        folder / "data", HOSTILE, {name: folder / "data" / "ledger" / f"{name}.parquet" for name in names}, config
+    )
     return folder / "data"
 
 

@@ -76,7 +76,9 @@ def curate(records: Path, output: Path, config: CurationConfig = CONFIG) -> dict
     copies = find_duplicates({name: output / "work" / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
         emit_shard(records, output / "work", name, output / "data", config, copies=copies[name])
-    write_dataset(output / "data", "test", names, config)
+    write_dataset(
+        output / "data", "test", {name: output / "data" / "ledger" / f"{name}.parquet" for name in names}, config
+    )
     rows = [row for name in names for row in pq.read_table(output / "data" / "ledger" / f"{name}.parquet").to_pylist()]
     assert len({row["external_id"] for row in rows}) == len(rows)
     return {row["external_id"]: row for row in rows}

@@ -140,4 +140,4 @@ def write_drawn_dataset(steps: Path, output: Path) -> None:
     files = {name: analysis / "analysis" / f"{name}.parquet" for name in names}
     for name, copies in find_duplicates(files, CURATION).items():
         emit_shard(records, analysis, name, output, CURATION, copies=copies)
-    write_dataset(output, "shapes", names, CURATION)
+    write_dataset(output, "shapes", {name: output / "ledger" / f"{name}.parquet" for name in names}, CURATION)
