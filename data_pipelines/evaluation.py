@@ -5,7 +5,7 @@ Samples of the drawn world carry their scene, so what is drawn or said is checke
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from data_pipelines.dataset_reader import CuratedDataset, DatasetError, StoredSa
 from data_pipelines.inference import IllumePlus, Request
 from data_pipelines.input_images import image_anchor, input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.oracle import read_scene
+from data_pipelines.samples import IMAGE
 from data_pipelines.shapes import Scene
 from data_pipelines.shapes_language import Described, describe, parse_caption
 from models.dualvitok.geometry import Size
@@ -174,6 +175,7 @@ def _editing(
 def _understanding(
     model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
 ) -> list[Result]:
+    samples = [_first_exchange(stored) for stored in samples]
     requests = [
         Request(sample=stored.sample, images=tuple(_inputs(model, stored)), seed=settings.seed + number)
         for number, stored in enumerate(samples)
@@ -196,6 +198,14 @@ def _understanding(
             )
         )
     return results
+
+
+def _first_exchange(stored: StoredSample) -> StoredSample:
+    """Without what is asked later about the same pictures: earlier answers give that away."""
+    turns = stored.sample.turns
+    if any(IMAGE in turn.text for turn in turns[2:]):
+        return stored
+    return replace(stored, sample=replace(stored.sample, turns=turns[:2]))
 
 
 _TRIALS = {

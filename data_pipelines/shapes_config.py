@@ -44,7 +44,8 @@ class ShapesConfig:
     max_shapes: int = 3
     placement: str = "grid"  # "grid": nine named places; "row": evenly from left to right, places never mentioned
     varied_wording: bool = True  # False: one wording for each thing that can be said
-    question_share: float = 0.5  # of the understanding lines: a question instead of "Describe the image."
+    question_share: float = 0.5  # of the understanding lines: begin with a question instead of "Describe the image."
+    exchanges: int = 1  # of an understanding line, as far as there is something new to ask
     spoilt: SpoiltShares = field(default_factory=SpoiltShares)
     license: str = "CC0-1.0"
 
@@ -65,6 +66,8 @@ class ShapesConfig:
             raise ValueError(f"image_sizes: every side must be at least 24 pixels, found {self.image_sizes}")
         if self.lines_per_file < 1:
             raise ValueError(f"lines_per_file must be at least 1, found {self.lines_per_file}")
+        if self.exchanges < 1:
+            raise ValueError(f"exchanges must be at least 1, found {self.exchanges}")
         if min(self.understanding, self.generation, self.editing, self.text) < 0:
             raise ValueError("the numbers of lines must not be negative")
         if not (0 <= self.val_share <= 1 and 0 <= self.question_share <= 1):

@@ -57,6 +57,7 @@ class Line:
     endings: tuple[str, ...]
     meta: dict[str, Any]
     spoken: str  # the part of prompt or answer that is the caption
+    more: tuple[tuple[str, str], ...] = ()  # further prompts and answers about the same picture
 
 
 def plan_world(config: ShapesConfig) -> list[WorldFile]:
@@ -112,7 +113,11 @@ def _annotation(config: ShapesConfig, file: WorldFile, number: int, line: Line, 
     return {
         "id": f"{file.task}-{file.split}-{number:06d}",
         "images": names,
-        "conversations": [{"from": "human", "value": line.prompt}, {"from": "gpt", "value": line.answer}],
+        "conversations": [
+            {"from": speaker, "value": words}
+            for exchange in ((line.prompt, line.answer), *line.more)
+            for speaker, words in zip(("human", "gpt"), exchange, strict=True)
+        ],
         "task": file.task,
         "split": file.split,
         "license": config.license,
@@ -220,14 +225,18 @@ def _pictures(*scenes: Scene) -> Mapping[str, tuple[Any, ...]]:
 
 def _understanding(config: ShapesConfig, scene: Scene, rng: random.Random, wording: random.Random | None) -> Line:
     meta: dict[str, Any] = {"kind": "caption", "scene": scene.to_json()}
-    prompt, answer = language.DESCRIBE, ""
+    caption = (language.DESCRIBE, language.caption(scene, config.mentions, wording))
+    questions = language.questions(scene, config.mentions, rng, colours=config.colours)
+    exchanges = [caption, *((asked.question, asked.answer) for asked in questions)]
+    first = 0
     if rng.random() < config.question_share:
-        asked = rng.choice(language.questions(scene, config.mentions, rng, colours=config.colours))
-        meta |= {"kind": "question", "question": asked.kind}
-        prompt, answer = asked.question, asked.answer
-    else:
-        answer = language.caption(scene, config.mentions, wording)
-    return Line(prompt=f"<image>\n{prompt}", answer=answer, meta=meta, spoken=answer, **_pictures(scene))
+        first = 1 + rng.randrange(len(questions))
+        meta |= {"kind": "question", "question": questions[first - 1].kind}
+    prompt, answer = exchanges.pop(first)
+    more = rng.sample(exchanges, min(config.exchanges - 1, len(exchanges)))
+    return Line(
+        prompt=f"<image>\n{prompt}", answer=answer, meta=meta, spoken=answer, more=tuple(more), **_pictures(scene)
+    )
 
 
 def _generation(config: ShapesConfig, scene: Scene, rng: random.Random, wording: random.Random | None) -> Line:

@@ -27,6 +27,7 @@ class TrainVisionConfig:
     text_depth: int = 2
     embedding_width: int = 128
     max_bytes: int = 96  # of a text
+    tasks: tuple[str, ...] = ("generation", "understanding")  # samples whose text says what their picture shows
 
     @property
     def model(self) -> ImageTextConfig:

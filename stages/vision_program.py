@@ -14,7 +14,6 @@ from stages.train_vision import TrainVisionConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint
-TASKS = ("generation", "understanding")  # whose texts say what a picture shows
 
 
 class ContrastivePass(nn.Module):
@@ -36,7 +35,9 @@ class ContrastivePass(nn.Module):
 class VisionProgram:
     def __init__(self, config: TrainVisionConfig, datasets: tuple[Path, ...], device: torch.device) -> None:
         self._config, self._device = config, device
-        self._pictures = PictureBatches(datasets, split="train", tasks=TASKS, batch=config.batch, seed=config.loop.seed)
+        self._pictures = PictureBatches(
+            datasets, split="train", tasks=config.tasks, batch=config.batch, seed=config.loop.seed
+        )
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)

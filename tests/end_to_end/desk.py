@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,15 +54,31 @@ class Driver:
             time.sleep(LOOK_S)
 
     def kill(self) -> None:
+        """`kill -9`; comes back when the workers, which outlive their driver for a moment, have ended by themselves."""
+        workers = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait(60)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive, f"these outlive the killed driver: {[_command_of(process) for process in alive]}"
 
-    def kill_one(self, title: str) -> int:
-        """`kill -9` of one Ray process that this command started, by the class of its actor. Its process id."""
+    def kill_one(self, title: str) -> None:
+        """`kill -9` of one Ray process that this command started, by the class of its actor."""
+        self._find(title).kill()
+
+    @contextmanager
+    def pause(self, title: str) -> Iterator[None]:
+        """Hold such a process still within the block."""
+        process = self._find(title)
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
+
+    def _find(self, title: str) -> psutil.Process:
         for child in psutil.Process(self.process.pid).children(recursive=True):
             if f"ray::{title}" in " ".join(_command_of(child)):
-                child.kill()
-                return child.pid
+                return child
         raise AssertionError(f"no process ray::{title} below {self.process.pid}")
 
     def finish(self) -> str:
@@ -92,13 +109,13 @@ class Desk:
     @contextmanager
     def start(self, *arguments: str) -> Iterator[Driver]:
         """A command that goes on beside the test, and not longer than the block."""
-        log = self.folder / "command.log"
-        with log.open("w") as file:
+        handle, log = tempfile.mkstemp(prefix="command-", suffix=".log", dir=self.folder)
+        with open(handle, "w") as file:
             process = subprocess.Popen(
                 [str(ILLUME), *arguments], cwd=self.folder, env=self._environment(), stdout=file, stderr=file, text=True
             )
         try:
-            yield Driver(process=process, log=log)
+            yield Driver(process=process, log=Path(log))
         finally:
             if process.poll() is None:
                 process.kill()

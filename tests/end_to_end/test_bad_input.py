@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,20 +153,24 @@ def drawing(tmp_path: Path) -> Desk:
 
 @pytest.mark.ray
 def test_a_second_driver_of_a_run_is_refused_and_a_second_run_waits(drawing: Desk) -> None:
-    with drawing.start("run", "drawing.yaml") as driver:
+    with ExitStack() as commands:
+        driver = commands.enter_context(drawing.start("run", "drawing.yaml"))
         driver.wait_until(lambda: len(drawing.shard_records("generate_shapes")) >= 1)
-        refused = drawing.illume("resume", code=1)
-        assert len(refused.err.splitlines()) == 1
-        assert f"process {driver.process.pid} on" in refused.err
-        assert "is carrying it out; watch it with `illume status" in refused.err
-        other = drawing.illume("run", "drawing.yaml")
+        with driver.pause("ShardHost"):
+            refused = drawing.illume("resume", code=1)
+            assert len(refused.err.splitlines()) == 1
+            assert f"process {driver.process.pid} on" in refused.err
+            assert "is carrying it out; watch it with `illume status" in refused.err
+            other = commands.enter_context(drawing.start("run", "drawing.yaml"))
+            other.wait_until(lambda: "waiting" in {event["kind"] for event in drawing.events()})
         driver.finish()
+        last_words = other.finish()
     runs = drawing.illume("status", "--json").data
     assert [run["state"] for run in runs] == ["SUCCEEDED", "SUCCEEDED"]
     waited = [event["kind"] for event in drawing.events(runs[0]["run_id"])]
     assert {"waiting", "stage_reused"} <= set(waited)
     assert "attempt_state" not in waited
-    assert "is done" in other.out
+    assert "is done" in last_words
 
 
 @pytest.mark.ray
