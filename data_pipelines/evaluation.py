@@ -4,8 +4,10 @@ Samples of the drawn world carry their scene, so what is drawn or said is checke
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +98,23 @@ def find_samples(dataset: CuratedDataset, sample_ids: Sequence[str], *, split: s
             f"{dataset.folder}: {len(missing)} samples are not in split {split!r}, first {missing[0]}; plan again"
         )
     return [found[sample_id] for sample_id in sample_ids]
+
+
+def usual_answers(dataset: CuratedDataset, *, split: str, count: int) -> dict[str, str]:
+    """The most frequent answer to each question in up to `count` understanding samples, and of all under ""."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    chosen = choose_samples(dataset, split=split, task="understanding", count=count)
+    for stored in find_samples(dataset, chosen, split=split):
+        for asked, said in pairwise(stored.sample.turns):
+            if (asked.role, said.role) == ("human", "gpt"):
+                answers[question_of(asked.text)][said.text] += 1
+                answers[""][said.text] += 1
+    return {question: counts.most_common(1)[0][0] for question, counts in answers.items()}
+
+
+def question_of(prompt: str) -> str:
+    """The words of a prompt without its pictures."""
+    return prompt.replace(IMAGE, "").strip()
 
 
 def read_results(path: Path, *, pictures: Path) -> list[Result]:

@@ -7,14 +7,14 @@ from pathlib import Path
 from PIL import Image
 
 from data_pipelines.contact_sheet import Cell, Row, contact_sheet
-from data_pipelines.evaluation import TASKS, Result
+from data_pipelines.evaluation import TASKS, Result, question_of
 
 Objects = Sequence[tuple[str, str]]  # (shape, colour)
 PICTURES_PER_TASK = 8
 
 
-def summarize(results: Sequence[Result]) -> dict[str, float]:
-    """Means by task.
+def summarize(results: Sequence[Result], usual: Mapping[str, str]) -> dict[str, float]:
+    """Means by task. `usual` is the most frequent answer to each question, as the training data have it.
 
     `<task>/objects_right` is the share of expected objects found with their shape and colour; `/exact` the share of
     samples with all of them and nothing else. `/chance` of each is the same figure when every result is held against
@@ -35,7 +35,7 @@ def summarize(results: Sequence[Result]) -> dict[str, float]:
         copied = [exact(result.expected or (), result.source) for result in known if result.source is not None]
         if copied:
             figures[f"{task}/exact_if_copied"] = _mean(copied)
-        figures.update(_answers(task, [result for result in of_task if result.expected is None]))
+        figures.update(_answers(task, [result for result in of_task if result.expected is None], usual))
     return figures
 
 
@@ -85,21 +85,22 @@ def _with_chance(
     return figures
 
 
-def _answers(task: str, results: Sequence[Result]) -> Mapping[str, float]:
-    """Exact answers in words; chance is the best answer that looks at the question alone."""
+def _answers(task: str, results: Sequence[Result], usual: Mapping[str, str]) -> Mapping[str, float]:
+    """Exact answers in words; blind is the usual answer to each question, whatever the picture."""
     answered = [result for result in results if result.expected_answer]
     if not answered:
         return {}
-    by_question: dict[str, Counter[str]] = {}
-    for result in answered:
-        by_question.setdefault(result.prompt, Counter())[_plain(result.expected_answer)] += 1
-    blind = sum(counts.most_common(1)[0][1] for counts in by_question.values())
-    right = [float(_plain(result.answer) == _plain(result.expected_answer)) for result in answered]
+    guesses = [usual.get(question_of(result.prompt), usual.get("", "")) for result in answered]
+    truths = [_plain(result.expected_answer) for result in answered]
     return {
-        f"{task}/answers_right": _mean(right),
-        f"{task}/answers_right/blind": blind / len(answered),
+        f"{task}/answers_right": _share_equal([result.answer for result in answered], truths),
+        f"{task}/answers_right/blind": _share_equal(guesses, truths),
         f"{task}/answers": float(len(answered)),
     }
+
+
+def _share_equal(answers: Sequence[str], truths: Sequence[str]) -> float:
+    return _mean([float(_plain(answer) == truth) for answer, truth in zip(answers, truths, strict=True)])
 
 
 def _plain(text: str) -> str:
@@ -124,7 +125,7 @@ def _caption(result: Result, name: str) -> str:
 
 def _words(prompt: str) -> str:
     """A request without the fixed words of its template."""
-    text = prompt.replace("<image>", "").strip()
+    text = question_of(prompt)
     for opening in ("the content of image is", "according to the instruction:"):
         text = text.split(opening, 1)[-1]
     return text.strip()

@@ -1,5 +1,6 @@
 """What a stage kind declares and what its `run` is given; the contract between the kernel and every stage."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,13 @@ class ModelVersion:
 
     name: str
     alias: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.alias, re.ASCII) or re.fullmatch(r"latest|v\d+", self.alias, re.IGNORECASE):
+            raise ValueError(
+                f"alias: {self.alias!r}; expected letters, digits, '_' and '-', but neither 'latest' nor a version "
+                "such as 'v1', which registries keep for themselves"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

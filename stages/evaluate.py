@@ -8,6 +8,8 @@ from models.mllm.config import SamplingConfig
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 
+USUAL_SAMPLES = 2000  # conversations of a dataset that tell which answers are usual
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts:
@@ -28,6 +30,7 @@ class EvaluateConfig:
     editing: SamplingConfig
     seed: int
     split: str = "val"
+    train_split: str = "train"  # tells which answers are usual
     samples_per_shard: int = 32
     diffusion_steps: int = 20
     diffusion_guidance: float = 1.5
@@ -95,10 +98,21 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     for record in records:
         results += read_results(record.path / "results.jsonl", pictures=record.path)
         context.adopt(record, {entry.path: f"samples/{record.shard}/{entry.path}" for entry in record.files})
-    figures = summarize(results)
+    figures = summarize(results, _usual_answers(config, context))
     (context.output / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
     sheet(results).save(context.output / "contact_sheet.png")
     return figures
+
+
+def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str, str]:
+    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.evaluation import usual_answers
+
+    usual: dict[str, str] = {}
+    for artifact in context.inputs("datasets"):
+        dataset = CuratedDataset(artifact.path)
+        usual = usual_answers(dataset, split=config.train_split, count=USUAL_SAMPLES) | usual
+    return usual
 
 
 def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool) -> list[Shard]:

@@ -9,7 +9,10 @@ from orchestrator.stage import ModelVersion, Slot, StageContext, StageKind
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     name: str  # of the registered model
-    alias: str = "latest"  # moved to this version in the registry
+    alias: str = "champion"  # moved to this version in the registry
+
+    def __post_init__(self) -> None:
+        ModelVersion(name=self.name, alias=self.alias)
 
 
 def run(config: ExportConfig, context: StageContext) -> Mapping[str, float]:

@@ -19,10 +19,12 @@ from data_pipelines.evaluation import (
     evaluate,
     find_samples,
     read_results,
+    usual_answers,
 )
 from data_pipelines.evaluation_summary import sheet, summarize
 from data_pipelines.inference import IllumePlus
 from data_pipelines.oracle import read_scene
+from data_pipelines.samples import Turn
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun
 
@@ -112,7 +114,7 @@ def test_a_perfect_model_would_be_found_perfect(dataset: CuratedDataset, model: 
     samples = samples_of(dataset, "generation", count=6)
     results = evaluate(model, "reconstruction", samples, SETTINGS, tmp_path)
     true = [replace(result, found=read(tmp_path / result.files["input"])) for result in results]
-    assert summarize(true)["reconstruction/exact"] == 1.0
+    assert summarize(true, {})["reconstruction/exact"] == 1.0
 
 
 def read(path: Path) -> list[tuple[str, str]]:
@@ -138,13 +140,49 @@ def test_samples_come_in_the_order_asked_for(dataset: CuratedDataset) -> None:
         find_samples(dataset, ids[:1], split="train")
 
 
+def test_the_usual_answers_are_those_of_the_training_conversations(dataset: CuratedDataset) -> None:
+    usual = usual_answers(dataset, split="train", count=100)
+    texts = {
+        turn.text
+        for stored in find_samples(
+            dataset, choose_samples(dataset, split="train", task="understanding", count=100), split="train"
+        )
+        for turn in stored.sample.turns
+        if turn.role == "gpt"
+    }
+    assert "Describe the image." in usual
+    assert set(usual.values()) <= texts
+    assert not [question for question in usual if "<image>" in question]
+    assert usual_answers(dataset, split="train", count=0) == {}
+
+
+def test_only_the_first_exchange_about_a_picture_is_tried(
+    dataset: CuratedDataset, model: IllumePlus, tmp_path: Path
+) -> None:
+    samples = samples_of(dataset, "understanding", count=3)
+    longer = [
+        replace(
+            stored,
+            sample=replace(
+                stored.sample,
+                turns=(*stored.sample.turns, Turn(role="human", text="Are you sure?"), Turn(role="gpt", text="yes")),
+            ),
+        )
+        for stored in samples
+    ]
+    for name in ("short", "long"):
+        (tmp_path / name).mkdir()
+    tried = evaluate(model, "understanding", longer, SETTINGS, tmp_path / "long")
+    assert tried == evaluate(model, "understanding", samples, SETTINGS, tmp_path / "short")
+
+
 def test_figures_and_sheet_are_made_of_all_tasks(model: IllumePlus, dataset: CuratedDataset, tmp_path: Path) -> None:
     results: Sequence[Result] = []
     for task in TASKS:
         (tmp_path / task).mkdir()
         evaluate(model, task, samples_of(dataset, task, count=2), SETTINGS, tmp_path / task)
         results = [*results, *read_results(tmp_path / task / "results.jsonl", pictures=tmp_path / task)]
-    figures = summarize(results)
+    figures = summarize(results, {})
     assert [figures[f"{task}/samples"] for task in TASKS] == [2.0] * 5
     assert {"editing/exact_if_copied", "enlargement/psnr_db", "generation/exact/chance"} <= set(figures)
     sheet(results).save(tmp_path / "sheet.png")

@@ -44,7 +44,8 @@ def test_figures_are_means_over_the_samples_of_a_task() -> None:
         [
             drawn([STAR], [STAR], scores={"psnr_db": 20.0}),
             drawn([DISC], [("star", "blue")], scores={"psnr_db": 30.0}),
-        ]
+        ],
+        usual={},
     )
     assert figures["generation/samples"] == 2
     assert figures["generation/objects_right"] == 0.5
@@ -55,14 +56,14 @@ def test_figures_are_means_over_the_samples_of_a_task() -> None:
 
 
 def test_chance_holds_each_result_against_the_truth_of_another_sample() -> None:
-    blind = summarize([drawn([STAR], [STAR]), drawn([STAR], [STAR])])
-    seeing = summarize([drawn([STAR], [STAR]), drawn([DISC], [DISC])])
+    blind = summarize([drawn([STAR], [STAR]), drawn([STAR], [STAR])], {})
+    seeing = summarize([drawn([STAR], [STAR]), drawn([DISC], [DISC])], {})
     assert (blind["generation/exact"], blind["generation/exact/chance"]) == (1.0, 1.0)
     assert (seeing["generation/exact"], seeing["generation/exact/chance"]) == (1.0, 0.0)
 
 
 def test_a_lone_sample_has_no_chance_level() -> None:
-    figures = summarize([drawn([STAR], [STAR])])
+    figures = summarize([drawn([STAR], [STAR])], {})
     assert figures["generation/exact"] == 1.0
     assert "generation/exact/chance" not in figures
 
@@ -71,25 +72,27 @@ def test_an_edit_is_compared_with_giving_the_source_back() -> None:
     def edited(source: Objects) -> Result:
         return Result(task="editing", sample_id="a", prompt="edit", expected=[STAR], source=source, found=[STAR])
 
-    assert summarize([edited([DISC]), edited([STAR])])["editing/exact_if_copied"] == 0.5
+    assert summarize([edited([DISC]), edited([STAR])], {})["editing/exact_if_copied"] == 0.5
 
 
-def test_answers_are_compared_with_the_best_guess_from_the_question_alone() -> None:
+def test_answers_are_compared_with_the_usual_answer_to_the_question() -> None:
     figures = summarize(
         [
             answered("how many?", "two", "Two."),
             answered("how many?", "two", "one"),
             answered("how many?", "one", " one "),
             answered("which?", "the red star", "the  red star."),
-        ]
+            answered("never asked in training?", "yes", "no"),
+        ],
+        usual={"how many?": "two", "which?": "the blue star", "": "yes"},
     )
-    assert figures["understanding/answers"] == 4
-    assert figures["understanding/answers_right"] == 0.75
-    assert figures["understanding/answers_right/blind"] == 0.75  # "two" and "the red star"
+    assert figures["understanding/answers"] == 5
+    assert figures["understanding/answers_right"] == 0.6
+    assert figures["understanding/answers_right/blind"] == 0.6  # "two" twice, and the usual answer to anything
 
 
 def test_nothing_tried_gives_no_figures() -> None:
-    assert summarize([]) == {}
+    assert summarize([], {}) == {}
 
 
 def test_the_sheet_shows_a_few_samples_of_each_task(tmp_path: Path) -> None:

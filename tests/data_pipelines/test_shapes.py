@@ -6,6 +6,7 @@ import json
 import random
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_a_scene_survives_json() -> None:
         assert Scene.from_json(json.loads(json.dumps(scene.to_json()))) == scene
 
 
+SPOTLESS = SpoiltShares(exact_duplicates=0.0, near_duplicates=0.0, broken_files=0.0, bad_captions=0.0)
 SMALL = ShapesConfig(
     seed=21, understanding=30, generation=30, editing=12, text=10, lines_per_file=16,
     spoilt=SpoiltShares(exact_duplicates=0.1, near_duplicates=0.1, broken_files=0.1, bad_captions=0.1),
@@ -188,9 +190,30 @@ def test_lines_are_spoilt_as_the_truth_says(tmp_path: Path) -> None:
             assert isinstance(read_scene(np.asarray(draw(scene)))[0], Found)
 
 
+def test_a_picture_is_talked_about_in_as_many_exchanges_as_there_is_something_new_to_ask(tmp_path: Path) -> None:
+    config = replace(PLAIN, understanding=40, generation=0, editing=0, text=0, exchanges=9, spoilt=SPOTLESS)
+    generate_world(tmp_path, config)
+    for path in (tmp_path / "annotations").iterdir():
+        for line in map(json.loads, path.read_text().splitlines()):
+            speakers = [turn["from"] for turn in line["conversations"]]
+            prompts = [turn["value"].removeprefix("<image>\n") for turn in line["conversations"][::2]]
+            assert speakers == ["human", "gpt"] * len(prompts)
+            assert (
+                3 <= len(set(prompts)) == len(prompts) <= 5
+            )  # describe, count, exists; colour and shape of a sole one
+            assert (prompts[0] == language.DESCRIBE) == (line["meta"]["kind"] == "caption")
+            assert prompts.count(language.DESCRIBE) == 1
+            scene = Scene.from_json(line["meta"]["scene"])
+            said = line["conversations"][1 + 2 * prompts.index(language.DESCRIBE)]["value"]
+            assert [(one.shape, one.colour) for one in language.parse_caption(said) or ()] == [
+                (one.shape, one.colour) for one in language.describe(scene)
+            ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"exchanges": 0}, "exchanges must be at least 1"),
         ({"colours": ("red", "pink")}, "colours: found ['pink']"),
         ({"shapes": ()}, "shapes: found nothing"),
         ({"min_shapes": 3, "max_shapes": 2}, "found 3 and 2"),

@@ -185,3 +185,9 @@ def test_a_recipe_is_plain_data(tmp_path: Path) -> None:
     for file in RECIPES:
         for stage in make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _kind, _fingerprint: None)).stages:
             assert json.loads(canonical_json(stage.payload)) == stage.payload
+
+
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v12", "", "my model", "a/b"])
+def test_an_alias_that_no_registry_takes_is_refused_before_anything_runs(alias: str) -> None:
+    with pytest.raises(RecipeError, match=r"stages\.exported\.config"):
+        recipe("quickstart", f"stages.exported.config.alias={json.dumps(alias)}")
