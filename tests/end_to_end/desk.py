@@ -55,11 +55,13 @@ class Driver:
 
     def kill(self) -> None:
         """`kill -9`; comes back when the workers, which outlive their driver for a moment, have ended by themselves."""
-        workers = psutil.Process(self.process.pid).children(recursive=True)
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        commands = {child: _command_of(child) for child in children}
         self.process.kill()
         self.process.wait(60)
+        workers = [child for child, command in commands.items() if "ray::" in command and "Agent" not in command]
         _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive, f"these outlive the killed driver: {[_command_of(process) for process in alive]}"
+        assert not alive, f"these outlive the killed driver: {[commands[worker] for worker in alive]}"
 
     def kill_one(self, title: str) -> None:
         """`kill -9` of one Ray process that this command started, by the class of its actor."""
@@ -77,7 +79,7 @@ class Driver:
 
     def _find(self, title: str) -> psutil.Process:
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            if f"ray::{title}" in " ".join(_command_of(child)):
+            if f"ray::{title}" in _command_of(child):
                 return child
         raise AssertionError(f"no process ray::{title} below {self.process.pid}")
 
@@ -161,8 +163,8 @@ class Desk:
         return {**own, "OMP_NUM_THREADS": "1", **self.environment}
 
 
-def _command_of(process: psutil.Process) -> list[str]:
+def _command_of(process: psutil.Process) -> str:
     try:
-        return process.cmdline()
+        return " ".join(process.cmdline()).strip()
     except psutil.Error:  # it ended meanwhile
-        return []
+        return ""
