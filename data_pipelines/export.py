@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from data_pipelines.vocabulary_files import TOKENIZER_FILE, load_vocabulary
 from models.mllm import weights
@@ -72,6 +73,7 @@ def export_text_model(model: UnifiedMllm, vocabulary: Path, output: Path) -> Non
         plain = Qwen2ForCausalLM(config)
     plain.load_state_dict(tensors, strict=True, assign=True)
     plain.tie_weights()
+    disable_progress_bar()  # the terminal belongs to the run's own display
     plain.save_pretrained(output, safe_serialization=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(vocabulary / TOKENIZER_FILE),
