@@ -27,7 +27,7 @@ from orchestrator.wording import count_text, duration_text
 log = logging.getLogger(__name__)
 
 Style = Literal["table", "lines", "json"]
-REFRESH_S = 0.5
+REFRESH_S = 1.0
 PLAIN_EVERY_S = 10.0  # at most one progress line of a stage in this time
 BAR_WIDTH = 20
 STATE_STYLES: Mapping[str, str] = {

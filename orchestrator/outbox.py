@@ -21,7 +21,7 @@ from orchestrator.leases import Leases
 from orchestrator.projection import event_from_row
 from orchestrator.schema import database_now, events, outbox, runs
 
-POLL_S = 0.5
+POLL_S = 2.0
 BATCH = 500  # events for one call of a sink
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0  # between tries of a sink that fails
 HURRIED_TRIES = 3  # that fail in a row, and `drain` waits for this sink no longer
