@@ -32,7 +32,7 @@ def make_optimizer(
     for group in groups:
         group["peak_lr"] = group["lr"]
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(list(groups), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+    return kind(list(groups), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
