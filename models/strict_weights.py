@@ -15,8 +15,7 @@ class WeightsError(ValueError):
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Put `tensors` in place of the module's parameters and buffers; nothing is changed unless all of them fit.
 
-    Works on a module built on the meta device. The tensors are copied: those of a mapped file need not lie where the
-    allocator would put them, and the last bits of a product depend on that.
+    Works on a module built on the meta device: the tensors themselves become its parameters.
     Raises: WeightsError that lists missing, unexpected and mis-shaped names by module. `where` names the source.
     """
     expected = module.state_dict()
@@ -29,7 +28,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: st
     ]
     if missing or unexpected or misshaped:
         raise WeightsError(_describe(where, len(expected), missing, unexpected, misshaped))
-    module.load_state_dict({name: value.clone() for name, value in tensors.items()}, strict=True, assign=True)
+    module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
 def _describe(

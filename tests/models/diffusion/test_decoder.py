@@ -226,9 +226,14 @@ def test_a_folder_gives_back_the_same_decoder(decoder: DiffusionDecoder, tmp_pat
     loaded = load(tmp_path)
     assert loaded.config == decoder.config
     assert type(loaded.scheduler) is type(decoder.scheduler)
+    before, after = decoder.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
     arguments: dict[str, Any] = {"height": 64, "width": 64, "steps": 2, "guidance": 1.5}
     theirs = loaded.sample(_features(decoder), generator=_random(), **arguments)
-    assert torch.equal(theirs, decoder.sample(_features(decoder), generator=_random(), **arguments))
+    ours = decoder.sample(_features(decoder), generator=_random(), **arguments)
+    # Equal weights in other places of the memory: the last bits of a convolution may differ.
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
 def test_the_parts_of_a_folder_load_with_plain_diffusers(tmp_path: Path) -> None:
