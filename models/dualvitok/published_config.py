@@ -1,11 +1,14 @@
-"""The published configuration dictionaries as a `DualViTokConfig`."""
+"""The published configuration dictionaries, or the shapes of published weights, as our configurations."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models.dualvitok.config import (
     BlocksConfig,
     ConvolutionsConfig,
+    DiscriminatorConfig,
     DualViTokConfig,
     NoiseConfig,
     PixelConfig,
@@ -13,6 +16,9 @@ from models.dualvitok.config import (
     VisionConfig,
 )
 
+Shapes = Mapping[str, Sequence[int]]  # by name in the state dict
+
+_NORM_GROUPS = 32  # published
 _NOISE_KINDS = {"random": "random", "zero": "zero", None: "none"}
 
 
@@ -78,3 +84,93 @@ def _refuse_unused_features(model: Mapping[str, Any]) -> None:
     for name in ("semantic_quantizer", "pixel_quantizer"):
         if model[name]["type"] != "SimVQ" or model[name].get("rotation_trick"):
             raise ValueError(f"{name}: only SimVQ without the rotation trick is part of the published model")
+
+
+def config_from_shapes(shapes: Shapes) -> DualViTokConfig:
+    """The configuration of weights in the published layout, for a state dict that comes without one.
+
+    Shapes do not tell numbers of heads (taken: 16, as published, or the most below it that fit), groups of norms
+    (32, or the most below it that fit) and noise (none).
+    Raises: ValueError that names the first tensor that is missing.
+    """
+    tower = "semantic_encoder.model."
+    encoder = _convolutions_of(shapes, "pixel_encoder.down", extra_blocks=0)
+    decoder = _convolutions_of(shapes, "pixel_decoder.up", extra_blocks=1)
+    width, channels, temporal_patch, patch, _ = _shape(shapes, f"{tower}patch_embed.proj.weight")
+    merged, _ = _shape(shapes, f"{tower}merger.mlp.0.weight")
+    return DualViTokConfig(
+        vision=VisionConfig(
+            depth=_count(shapes, rf"{re.escape(tower)}blocks\.(\d+)\."),
+            width=width,
+            num_heads=_heads(width),
+            mlp_ratio=_shape(shapes, f"{tower}blocks.0.mlp.fc1.weight")[0] // width,
+            output_width=_shape(shapes, f"{tower}merger.mlp.2.weight")[0],
+            patch_px=patch,
+            temporal_patch=temporal_patch,
+            merge=round((merged // width) ** 0.5),
+            channels=channels,
+        ),
+        semantic=SemanticConfig(
+            encoder=_blocks_of(shapes, "semantic_encoder"),
+            decoder=_blocks_of(shapes, "semantic_decoder"),
+            code_width=_shape(shapes, "semantic_quantizer.frozen_codebook")[1],
+            codebook_size=_shape(shapes, "semantic_quantizer.frozen_codebook")[0],
+        ),
+        pixel=PixelConfig(
+            encoder=encoder,
+            decoder=decoder,
+            norm_groups=math.gcd(_NORM_GROUPS, *encoder.widths, *decoder.widths),
+            code_width=_shape(shapes, "pixel_quantizer.frozen_codebook")[1],
+            codebook_size=_shape(shapes, "pixel_quantizer.frozen_codebook")[0],
+        ),
+    )
+
+
+def discriminator_config_from_shapes(shapes: Shapes) -> DiscriminatorConfig:
+    """Of a PatchGAN in the published layout. Raises: ValueError if it is none."""
+    convolutions = _numbers((name for name, shape in shapes.items() if len(shape) == 4), r"main\.(\d+)\.weight")
+    return DiscriminatorConfig(channels=_shape(shapes, "main.0.weight")[0], layers=len(convolutions) - 2)
+
+
+def _blocks_of(shapes: Shapes, side: str) -> BlocksConfig:
+    width = _shape(shapes, f"{side}.proj_in.weight")[0]
+    return BlocksConfig(
+        width=width,
+        num_heads=_heads(width),
+        mlp_ratio=_shape(shapes, f"{side}.blocks.0.mlp.fc1.weight")[0] // width,
+        depth=_count(shapes, rf"{side}\.blocks\.(\d+)\."),
+    )
+
+
+def _convolutions_of(shapes: Shapes, levels: str, *, extra_blocks: int) -> ConvolutionsConfig:
+    level = re.escape(levels)
+    numbers = range(_count(shapes, rf"{level}\.(\d+)\."))
+    widths = [_shape(shapes, f"{levels}.{number}.block.0.conv2.weight")[0] for number in numbers]
+    return ConvolutionsConfig(
+        channels=widths[0],
+        channel_multipliers=tuple(width // widths[0] for width in widths),
+        residual_blocks=_count(shapes, rf"{level}\.0\.block\.(\d+)\.") - extra_blocks,
+        attention_levels=tuple(sorted(_numbers(shapes, rf"{level}\.(\d+)\.attn\."))),
+    )
+
+
+def _heads(width: int) -> int:
+    """Raises: ValueError if no number of heads fits."""
+    fitting = [heads for heads in range(1, 17) if width % (4 * heads) == 0]
+    if not fitting:
+        raise ValueError(f"a width of {width} has no heads of a multiple of 4; these are not weights of DualViTok")
+    return fitting[-1]
+
+
+def _shape(shapes: Shapes, name: str) -> Sequence[int]:
+    if name not in shapes:
+        raise ValueError(f"{name}: no such tensor among {len(shapes)}; expected the published layout of DualViTok")
+    return shapes[name]
+
+
+def _numbers(names: Iterable[str], pattern: str) -> set[int]:
+    return {int(match[1]) for name in names if (match := re.match(pattern, name))}
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return len(_numbers(shapes, pattern))

@@ -1,16 +1,11 @@
 """Conversations equal the published ones where those work, and do what a person expects where they do not."""
 
 import itertools
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from data_pipelines.conversations import (
-    RenderedSample,
     editing_request,
     generation_request,
     question,
@@ -26,7 +21,6 @@ from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATUR
 
 SIZES = InputSizes()
 VOCABULARY_SIZES = {"semantic_codes": 64, "pixel_codes": 192, "resolutions": tuple(range(64, 1025, 64))}
-IMAGE_ID = -200  # what the published data set writes where an input image goes
 
 
 @pytest.fixture(scope="module")
@@ -56,76 +50,6 @@ def make_sample(task: str, *turns: str, anchors: list[tuple[int, int]] | None = 
 
 def tiny_codes(fill: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full((2, 2), fill), np.full((3, 3), fill + 100)
-
-
-def collapse_inputs(rendered: RenderedSample, vocabulary: VisionVocabulary) -> tuple[list[int], list[int]]:
-    """Ids and labels with every block of input features written as the published placeholder."""
-    ids, labels, position = [], [], 0
-    values = rendered.ids.tolist()
-    while position < len(values):
-        is_input = values[position] == vocabulary.start_of_image and values[position + 2] in (SEMANTIC_FEATURE,)
-        end = values.index(vocabulary.end_of_image, position) + 1 if is_input else position + 1
-        ids.append(IMAGE_ID if is_input else values[position])
-        labels.append(int(rendered.labels[position]))
-        assert not is_input or set(rendered.labels[position:end].tolist()) == {IGNORED_LABEL}
-        position = end
-    return ids, labels
-
-
-def published_cases(shared: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    vectors = json.loads((shared / "golden/text_public.json").read_text())
-    for group in ("conversations", "cfg_dropout"):
-        for name, case in vectors[group].items():
-            yield f"{group}/{name}", case
-
-
-def sample_of_case(case: dict[str, Any]) -> tuple[Sample, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    fields = case["sample_in"]
-    task = {"DefaultDataset": "understanding", "Text2ImageDataset": "generation", "SingleTurnEditDataset": "editing"}
-    anchors = fields.get("matched_ratios", [None] * len(fields["images"]))
-    sizes = fields.get("image_sizes", [[480, 640]] * len(fields["images"]))
-    images = [
-        SampleImage(width=size[1], height=size[0], anchor=tuple(anchor) if anchor else None)
-        for size, anchor in zip(sizes, anchors, strict=True)
-    ]
-    turns = [Turn(role=turn["from"], text=turn["value"]) for turn in fields["conversations"]]
-    codes = {
-        slot: (np.array(levels[0]), np.array(levels[1]))
-        for slot, levels in enumerate(fields.get("image_embed_inds", []))
-    }
-    sample = Sample(sample_id="a" * 64, task=task[case["dataset_class"]], turns=tuple(turns), images=tuple(images))
-    return sample, codes
-
-
-def test_published_conversations_give_the_same_ids_and_labels(shared: Path) -> None:
-    chat = ChatTokenizer.load(shared / "golden/tiny_tokenizer_public.json")
-    vocabulary = VisionVocabulary(first_id=703, **VOCABULARY_SIZES)
-    names = []
-    for name, case in published_cases(shared):
-        sample, codes = sample_of_case(case)
-        drops = case["cfg_dropout_p"] == 1.0
-        rendered = render(sample, tokenizer=chat, vocabulary=vocabulary, sizes=SIZES, codes=codes, drop_condition=drops)
-        ids, labels = collapse_inputs(rendered, vocabulary)
-        assert ids == case["token_ids"], name
-        assert labels == case["labels"], name
-        assert sum(label != IGNORED_LABEL for label in labels) == case["num_trained"]
-        used = [sample_images for sample_images in case["images_used"] or []]
-        assert [case["sample_in"]["images"][slot] for slot in rendered.images] == used
-        names.append(name)
-    assert len(names) >= 5
-
-
-def test_the_block_of_an_image_equals_the_published_layout(shared: Path) -> None:
-    layout = json.loads((shared / "golden/text_public.json").read_text())["image_token_layout"]
-    for first_id, expected in ((703, layout["tiny_ids"]), (151_665, layout["qwen2_5_ids"])):
-        sizes = (
-            VOCABULARY_SIZES
-            if first_id == 703
-            else VOCABULARY_SIZES | {"semantic_codes": 32_768, "pixel_codes": 98_304}
-        )
-        vocabulary = VisionVocabulary(first_id=first_id, **sizes)
-        block = vocabulary.block_ids(np.array(layout["semantic_codes"]), np.array(layout["pixel_codes"]))
-        assert block.tolist() == expected
 
 
 def test_each_placeholder_becomes_its_own_image(chat: ChatTokenizer, vocabulary: VisionVocabulary) -> None:

@@ -1,44 +1,19 @@
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
 
+from models.check.formulas import fill_lpips
 from models.dualvitok.perceptual import Lpips, gradient_distance, load_lpips
 from models.strict_weights import WeightsError
 
 
-def formula_lpips() -> Lpips:
-    """LPIPS with the weights of the vectors' formula."""
-    model = Lpips()
-    for order, (name, parameter) in enumerate(model.named_parameters()):
-        value = torch.sin(0.7 * torch.arange(parameter.numel(), dtype=torch.float64) + 1.3 * order)
-        if parameter.ndim == 4 and "lin" not in name:
-            value *= math.sqrt(2.0) * math.sqrt(2.0 / parameter[0].numel())
-        elif parameter.ndim == 1:
-            value *= 0.05
-        else:
-            value = 0.5 * (1 + value) / parameter.shape[1]
-        parameter.data.copy_(value.float().view_as(parameter))
-    return model
-
-
 @pytest.fixture(scope="module")
 def lpips() -> Lpips:
-    return formula_lpips()
-
-
-def test_lpips_equals_the_golden_distances(
-    lpips: Lpips, golden_extra: tuple[dict[str, Any], dict[str, Tensor]], formula_images: Any
-) -> None:
-    facts = golden_extra[0]["lpips"]
-    assert [[name, list(value.shape)] for name, value in lpips.named_parameters()] == facts["params"]
-    for case in facts["cases"]:
-        first, second = (formula_images(case["h"], case["w"], [case[name]]) for name in ("k_a", "k_b"))
-        assert lpips(first, second).item() == pytest.approx(case["value"], rel=1e-4, abs=1e-8)
+    model = Lpips()
+    fill_lpips(model)
+    return model
 
 
 def test_weights_load_from_one_file_or_from_torchvision_and_lpips(lpips: Lpips, tmp_path: Path) -> None:

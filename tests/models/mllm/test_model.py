@@ -1,26 +1,18 @@
 """Packing, features, token tables: equal to the plain one-by-one way."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from models.dualvitok.geometry import pixel_grid, semantic_grid
-from models.dualvitok.model import DualViTok
-from models.dualvitok.published_config import config_from_published
 from models.mllm.config import LossWeights, MllmConfig
 from models.mllm.model import PackedBatch, UnifiedMllm
-from models.mllm.projector import MixedProjector
 from models.mllm.vision import ImageFeatures, VisionBranch, read_images
-from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
-from tests.models.dualvitok.conftest import _formula_images as formula_images
+from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE
 from tests.models.mllm.conftest import make_config
 
 
@@ -192,78 +184,6 @@ def test_a_table_smaller_than_the_vocabulary_is_refused() -> None:
 def test_configuration_survives_json() -> None:
     assert MllmConfig.from_json(make_config().to_json()) == make_config()
     assert MllmConfig.from_json(MllmConfig.published_7b().to_json()) == MllmConfig.published_7b()
-
-
-def test_input_layout_and_label_splice_equal_the_published_vectors(shared: Path) -> None:
-    golden = json.loads((shared / "golden" / "golden_public_extra.json").read_text())["mllm_input"]
-    tensors = load_file(shared / "golden" / "golden_public_extra.safetensors")
-    config = replace(
-        make_config(),
-        tokens=replace(
-            make_config().tokens, first_vision_id=30, semantic_codes=1, pixel_codes=1, resolutions=(), rows=40
-        ),
-    )
-    table = tensors["mllm/embed_tokens.weight"].float()
-    expected = tensors["mllm/maxlen_None/inputs_embeds"]
-    attention, labels = tensors["mllm/maxlen_None/attention_mask"], tensors["mllm/maxlen_None/labels"]
-    projected = [tensors["mllm/image_features_0"], tensors["mllm/image_features_1"]]
-
-    vocabulary = UnifiedMllm(config).vocabulary
-    images = iter(golden["images"])
-    rows, row_labels = [], []
-    for ids, known in zip(golden["input_ids"], golden["labels"], strict=True):
-        row: list[int] = []
-        spliced: list[int] = []
-        for token, label in zip(ids, known, strict=True):
-            block = [token]
-            if token == -200:
-                image = next(images)
-                grids = semantic_grid(image["h"], image["w"]), pixel_grid(image["h"], image["w"])
-                block = vocabulary.feature_block_ids(*grids).tolist()
-            row += block
-            spliced += [label] * len(block)
-        rows.append(row)
-        row_labels.append(spliced)
-
-    # The published batch is padded on the left.
-    assert [len(row) for row in rows] == attention.sum(dim=1).tolist()
-    filled = 0
-    for index, (row, spliced) in enumerate(zip(rows, row_labels, strict=True)):
-        assert labels[index, -len(row) :].tolist() == spliced
-        theirs, ids = expected[index, -len(row) :], np.array(row)
-        torch.testing.assert_close(theirs[ids >= 0], table[ids[ids >= 0]], rtol=0, atol=0)
-        if (ids < 0).any():
-            in_image = (ids < 0) | (ids >= 30)
-            torch.testing.assert_close(theirs[in_image], projected[filled], rtol=0, atol=0)
-            filled += 1
-    assert filled == 2
-
-
-def test_projected_features_equal_the_published_vectors(shared: Path) -> None:
-    golden = json.loads((shared / "golden" / "golden_public_extra.json").read_text())["mllm_input"]
-    tensors = load_file(shared / "golden" / "golden_public_extra.safetensors")
-    facts = json.loads((shared / "golden" / "golden_public.json").read_text())
-    tokenizer = DualViTok(config_from_published(facts["vit_config"], facts["model_config"]))
-    weights = load_file(shared / "golden" / "golden_public.safetensors")
-    tokenizer.load_state_dict({name[3:]: value.float() for name, value in weights.items() if name.startswith("sd/")})
-
-    projector = MixedProjector(semantic_width=96, pixel_width=8, hidden_size=24)
-    for ours, theirs in ((projector.semantic, "projector_1"), (projector.pixel, "projector_2")):
-        prefix = f"mllm/projector/{theirs}."
-        ours.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
-
-    for index, image in enumerate(golden["images"]):
-        pictures = list(formula_images(image["h"], image["w"], [image["k"]]))
-        features = read_images(VisionBranch.of(tokenizer), pictures)[0]
-        semantic, pixel = projector(features.semantic_TD, features.pixel_TD)
-        expected = tensors[f"mllm/image_features_{index}"]
-        vocabulary = VisionVocabulary(first_id=30, semantic_codes=1, pixel_codes=1, resolutions=())
-        grids = semantic_grid(image["h"], image["w"]), pixel_grid(image["h"], image["w"])
-        layout = torch.from_numpy(vocabulary.feature_block_ids(*grids))
-        assert len(expected) == image["feature_rows"] == len(layout)
-        # The stated tolerances of the tower (2e-5) and the pixel encoder (1e-4).
-        torch.testing.assert_close(semantic, expected[layout == SEMANTIC_FEATURE], rtol=0, atol=2e-5)
-        torch.testing.assert_close(pixel, expected[layout == PIXEL_FEATURE], rtol=0, atol=1e-4)
 
 
 def test_placeholders_are_replaced_in_order_of_appearance(model: UnifiedMllm) -> None:
