@@ -1,10 +1,12 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name, and averaged weights."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 
 def learning_rate_factor(
@@ -38,3 +40,28 @@ def make_optimizer(
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+class WeightAverages:
+    """Exponential moving averages of whole state dicts, in copies of the modules.
+
+    The decay of the n-th update is min(decay, (1 + n) / (10 + n)), n from 0, so that short runs forget their start;
+    published: 0.9999 over the tokenizer's state dict, switched off. Integers are copied.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
+        self._sources, self._decay = dict(modules), decay
+        self.modules = {name: copy.deepcopy(module).requires_grad_(False) for name, module in modules.items()}
+
+    @torch.no_grad()
+    def update(self, count: int) -> None:
+        """Move towards the modules' present weights; `count` updates came before."""
+        decay = min(self._decay, (1 + count) / (10 + count))
+        for name, source in self._sources.items():
+            for average, value in zip(
+                self.modules[name].state_dict().values(), source.state_dict().values(), strict=True
+            ):
+                if average.is_floating_point():
+                    average.lerp_(value, 1 - decay)
+                else:
+                    average.copy_(value)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 FORMAT = 1
+AVERAGE = "average of "  # before the name of a module whose moving average is kept
 
 
 def save_state(
@@ -17,7 +18,7 @@ def save_state(
     """Write `weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
     for name, module in weights.items():
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-        save_file(tensors, str(folder / f"weights-{name}.safetensors"))
+        save_file(tensors, str(_weights_path(folder, name)))
     for name, optimizer in optimizers.items():
         save_file(_flatten(optimizer), str(folder / f"optimizer-{name}.safetensors"))
     state = {"format": FORMAT, "step": step, "weights": sorted(weights), "optimizers": sorted(optimizers)}
@@ -37,15 +38,25 @@ def load_state(
     if found != expected:
         raise ValueError(f"{folder}: the checkpoint holds {found}, but this stage needs {expected}; raise its version")
     for name, module in weights.items():
-        load_weights(folder, name, module)
+        module.load_state_dict(load_file(str(_weights_path(folder, name))), strict=True)
     for name, optimizer in optimizers.items():
         _unflatten(optimizer, load_file(str(folder / f"optimizer-{name}.safetensors")))
     return int(state["step"])
 
 
-def load_weights(folder: Path, name: str, module: nn.Module) -> None:
-    """Load one module of a saved state, strictly."""
-    module.load_state_dict(load_file(str(folder / f"weights-{name}.safetensors")), strict=True)
+def has_weights(folder: Path, name: str) -> bool:
+    return _weights_path(folder, name).exists()
+
+
+def load_result(folder: Path, name: str, module: nn.Module) -> None:
+    """Load what training made of a module, strictly: its moving average where one was kept."""
+    averaged = AVERAGE + name
+    path = _weights_path(folder, averaged if has_weights(folder, averaged) else name)
+    module.load_state_dict(load_file(str(path)), strict=True)
+
+
+def _weights_path(folder: Path, name: str) -> Path:
+    return folder / f"weights-{name.replace(' ', '-')}.safetensors"
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

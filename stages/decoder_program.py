@@ -18,7 +18,7 @@ from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
-from stages.checkpointing import load_weights
+from stages.checkpointing import load_result
 from stages.paired_tokens import check_pairs, pair_tokens
 from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training_program import Micro, Pass, PassOutput, micro_seed
@@ -127,5 +127,5 @@ def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
 
 def export_decoder(task: DecoderTask, checkpoint: Path, output: Path) -> None:
     decoder = build_decoder(task)
-    load_weights(checkpoint, WEIGHTS, decoder.unet)
+    load_result(checkpoint, WEIGHTS, decoder.unet)
     weights.save(decoder, output)

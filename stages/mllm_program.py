@@ -26,7 +26,7 @@ from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import VisionVocabulary
 from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
-from stages.checkpointing import load_weights
+from stages.checkpointing import load_result
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.paired_tokens import check_pairs, pair_tokens
 from stages.train_mllm import MllmTask, TrainMllmConfig
@@ -160,7 +160,7 @@ def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:
     """Write the trained model with the vocabulary that it speaks."""
     model = build_mllm(task)
-    load_weights(checkpoint, WEIGHTS, model)
+    load_result(checkpoint, WEIGHTS, model)
     weights.save(model, output)
     for name in (VOCABULARY_FILE, TOKENIZER_FILE):
         shutil.copyfile(task.vocabulary / name, output / name)

@@ -13,7 +13,7 @@ from models.dualvitok.losses import TokenizerLoss
 from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from orchestrator.errors import PrecheckError
-from stages.checkpointing import load_weights
+from stages.checkpointing import has_weights, load_result
 from stages.train_tokenizer import TokenizerTask, TrainTokenizerConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
@@ -124,11 +124,11 @@ def check_config(config: TrainTokenizerConfig) -> None:
 def export_tokenizer(task: TokenizerTask, checkpoint: Path, output: Path) -> None:
     """Write the trained tokenizer, and the discriminator if it was trained."""
     model = build_tokenizer(task)
-    load_weights(checkpoint, GENERATOR, model)
+    load_result(checkpoint, GENERATOR, model)
     weights.save(model, output)
-    if (checkpoint / f"weights-{DISCRIMINATOR}.safetensors").exists():
+    if has_weights(checkpoint, DISCRIMINATOR):
         judge = PatchGan(task.config.discriminator)
-        load_weights(checkpoint, DISCRIMINATOR, judge)
+        load_result(checkpoint, DISCRIMINATOR, judge)
         weights.save_discriminator(judge, output)
 
 

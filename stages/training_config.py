@@ -36,8 +36,11 @@ class LoopConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["ddp"] = "ddp"
     optimizer: OptimizerConfig = OptimizerConfig()
+    average_decay: float = 0.0  # of a moving average of the weights, which is then the stage's result; 0: no average
 
     def __post_init__(self) -> None:
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay: {self.average_decay} is not in [0, 1)")
         for name in ("steps", "micros_per_step", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:  # the four fields share one rule
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.optimization import learning_rate_factor, make_optimizer, set_learning_rates
+from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoints
-from stages.checkpointing import load_state, save_state
+from stages.checkpointing import AVERAGE, load_state, save_state
 from stages.training_config import LoopConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
 
@@ -88,13 +88,16 @@ class _Trainer:
             )
             for each in program.passes
         }
+        self.averages = WeightAverages(program.weights, loop.average_decay) if loop.average_decay else None
+        kept = self.averages.modules if self.averages else {}
+        self.weights = {**program.weights, **{AVERAGE + name: module for name, module in kept.items()}}
 
     def restore(self, checkpoints: Checkpoints) -> int:
         """Load the newest committed checkpoint, wrap the modules for the strategy, and give the next step."""
         found = checkpoints.latest()
         step = 0
         if found is not None:
-            step = load_state(found.path, weights=self.program.weights, optimizers=self.optimizers)
+            step = load_state(found.path, weights=self.weights, optimizers=self.optimizers)
             logger.info("continuing from the checkpoint of step %d", step)
         self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
         return step
@@ -103,7 +106,7 @@ class _Trainer:
         if self.place.rank == 0:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
                 folder = Path(name)
-                save_state(folder, weights=self.program.weights, optimizers=self.optimizers, step=step)
+                save_state(folder, weights=self.weights, optimizers=self.optimizers, step=step)
                 checkpoints.commit(step, folder, {"step": step})
             checkpoints.prune(self.loop.keep_checkpoints)
         if self.place.world > 1:
@@ -124,6 +127,8 @@ class _Trainer:
         for each in self.program.passes:
             if step >= each.first_step:
                 metrics.update(self._run_pass(each, step, micros, weight=weight, factor=factor))
+        if self.averages:
+            self.averages.update(step)
         return metrics, stops > 0
 
     def _run_pass(

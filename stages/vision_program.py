@@ -9,7 +9,7 @@ from data_pipelines.image_batches import PictureBatches, description
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
-from stages.checkpointing import load_weights
+from stages.checkpointing import load_result
 from stages.train_vision import TrainVisionConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 
@@ -61,5 +61,5 @@ def byte_ids(text: str, max_bytes: int) -> torch.Tensor:
 def export_tower(config: ImageTextConfig, checkpoint: Path, output: Path) -> None:
     """Write the trained tower alone, as the tokenizer reads it."""
     model = ImageTextModel(config)
-    load_weights(checkpoint, WEIGHTS, model)
+    load_result(checkpoint, WEIGHTS, model)
     save_vision(model.vision, output)

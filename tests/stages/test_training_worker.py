@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import NumericError
 from orchestrator.store import open_store
-from stages.checkpointing import load_state
+from stages.checkpointing import load_result, load_state
 from stages.training_config import LoopConfig, OptimizerConfig
 from stages.training_program import micro_seed
 from stages.training_worker import Place, run_worker
@@ -74,6 +75,27 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
     expected = trained(tmp_path / "whole")
     for name, tensor in trained(halves).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Path) -> None:
+    loop = replace(LOOP, average_decay=0.9)
+    run_worker(ToyTask(), loop, checkpoints=checkpoints(tmp_path / "whole"), reporter=Recorder(), place=alone())
+    halves = tmp_path / "halves"
+    run_worker(ToyTask(), loop, checkpoints=checkpoints(halves), reporter=Recorder(stop_after=7), place=alone())
+    run_worker(ToyTask(), loop, checkpoints=checkpoints(halves), reporter=Recorder(), place=alone())
+    results = []
+    for folder in (tmp_path / "whole", halves):
+        found = checkpoints(folder).latest()
+        assert found is not None
+        program = ToyProgram(ToyTask())
+        load_result(found.path, "model", program.model)
+        results.append(program.model.state_dict())
+    plain = tmp_path / "plain"
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(plain), reporter=Recorder(), place=alone())
+    last = trained(plain)
+    for name, tensor in results[0].items():
+        assert torch.equal(tensor, results[1][name]), name
+        assert not torch.equal(tensor, last[name]), name
 
 
 def work_on_rank(rank: int, world: int, port: int, folder: str) -> None:
