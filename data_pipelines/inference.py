@@ -21,6 +21,7 @@ from models.diffusion.weights import load as load_decoder
 from models.dualvitok.geometry import PUBLISHED_MAX_CROP, Size, as_rgb, match_anchor, pad_to_anchor, remove_padding
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
+from models.image_metrics import to_levels
 from models.mllm.config import SamplingConfig
 from models.mllm.generation import Generation, Generator, Prompt
 from models.mllm.grammar import Rules
@@ -180,9 +181,8 @@ class IllumePlus:
 
 
 def to_picture(image_CYX: torch.Tensor) -> Image.Image:
-    """A picture of floats in [-1, 1]: clamp(127.5 x + 128) cut to whole numbers, as published (facts 1.9)."""
-    levels = (image_CYX.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+    """A picture of floats in [-1, 1]."""
+    return Image.fromarray(to_levels(image_CYX).permute(1, 2, 0).numpy())
 
 
 def _drawing(sampling: SamplingConfig) -> SamplingConfig:

@@ -38,7 +38,9 @@ class TokenizedShard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Decoded:
+class Decoded:
+    """A sample's pictures at the sizes of their anchors."""
+
     sample_id: str
     anchors: tuple[Size, ...] = ()
     pictures: tuple[Picture, ...] = ()
@@ -84,8 +86,8 @@ def tokenize_shard(
         tokenizer.grids(anchor, f"shard {shard}")
     encoder = _BatchedEncoder(model, batch_size)
     quarantined: list[tuple[str, str]] = []
-    done: list[_Decoded] = []
-    for decoded in _decoded_in_order(
+    done: list[Decoded] = []
+    for decoded in decoded_in_order(
         dataset, shard, sample_ids=sample_ids, anchors=anchors, decode_threads=max(1, decode_threads)
     ):
         if decoded.reason:
@@ -93,7 +95,7 @@ def tokenize_shard(
             continue
         for slot, (anchor, picture) in enumerate(zip(decoded.anchors, decoded.pictures, strict=True)):
             encoder.add((decoded.sample_id, slot), anchor, picture)
-        done.append(_Decoded(sample_id=decoded.sample_id, anchors=decoded.anchors))
+        done.append(Decoded(sample_id=decoded.sample_id, anchors=decoded.anchors))
     encoder.flush()
     with TokenShardWriter(out, tokenizer) as writer:
         for sample in done:
@@ -148,14 +150,14 @@ class _BatchedEncoder:
             self.codes[key] = tuple(level[row] for level in levels)
 
 
-def _decoded_in_order(
+def decoded_in_order(
     dataset: CuratedDataset,
     shard: str,
     *,
     sample_ids: Sequence[str],
     anchors: Collection[Size],
     decode_threads: int,
-) -> Iterator[_Decoded]:
+) -> Iterator[Decoded]:
     """The samples with their pictures, a few of them decoded ahead of use."""
     rows = dataset.rows(shard)
     wanted = set(sample_ids)
@@ -165,7 +167,7 @@ def _decoded_in_order(
             f"shard {shard}: {len(absent)} of {len(wanted)} samples are not in its ledger, the first is {absent[0]}; "
             "plan again, the data set has changed"
         )
-    ahead: deque[Future[_Decoded]] = deque()
+    ahead: deque[Future[Decoded]] = deque()
     with ThreadPoolExecutor(max_workers=decode_threads) as pool:
         for sample_id, offset, span in zip(known, rows.offsets.tolist(), rows.spans.tolist(), strict=True):
             if sample_id in wanted:
@@ -178,7 +180,7 @@ def _decoded_in_order(
 
 def _decode(
     dataset: CuratedDataset, shard: str, sample_id: str, offset: int, span: int, anchors: frozenset[Size]
-) -> _Decoded:
+) -> Decoded:
     try:
         stored = dataset.read(shard, offset, span)
         if stored.sample.sample_id != sample_id:
@@ -196,5 +198,5 @@ def _decode(
             pictures.append(np.asarray(fit_to_anchor(picture, anchor)))
             found_anchors.append(anchor)
     except (SampleError, TokensError) as error:
-        return _Decoded(sample_id=sample_id, reason=str(error))
-    return _Decoded(sample_id=sample_id, anchors=tuple(found_anchors), pictures=tuple(pictures))
+        return Decoded(sample_id=sample_id, reason=str(error))
+    return Decoded(sample_id=sample_id, anchors=tuple(found_anchors), pictures=tuple(pictures))

@@ -1,4 +1,4 @@
-"""How close two images are: PSNR and SSIM on images in [0, 1].
+"""Images as they are shown, and how close two are: PSNR and SSIM on images in [0, 1].
 
 Legend: B batch, C channels, Y X pixel rows and columns.
 """
@@ -9,6 +9,14 @@ from torch.nn import functional as F
 SSIM_WINDOW_PX = 11  # Wang et al. 2004, section III-B: an 11x11 circular Gaussian window ...
 SSIM_SIGMA_PX = 1.5  # ... with a standard deviation of 1.5 pixels
 SSIM_K1, SSIM_K2 = 0.01, 0.03  # ibid.
+
+
+def to_levels(images: torch.Tensor) -> torch.Tensor:
+    """Floats [..., C, Y, X] in [-1, 1] to uint8 on the CPU: clamp(127.5 x + 128) cut to whole numbers, as published.
+
+    Source: ILLUME+ released image processor; its input is x = u / 127.5 - 1, half a level apart.
+    """
+    return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu()
 
 
 def psnr(found_BCYX: torch.Tensor, expected_BCYX: torch.Tensor) -> torch.Tensor:

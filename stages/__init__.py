@@ -10,6 +10,7 @@ from stages.export import EXPORT
 from stages.extend_vocabulary import EXTEND_VOCABULARY
 from stages.generate_shapes import GENERATE_SHAPES
 from stages.ingest import INGEST
+from stages.score_tokenizer import SCORE_TOKENIZER
 from stages.tokenize_images import TOKENIZE_IMAGES
 from stages.train_decoder import TRAIN_DECODER
 from stages.train_mllm import TRAIN_MLLM
@@ -24,6 +25,7 @@ STAGE_KINDS: Mapping[str, StageKind[Any]] = {
         CURATE,
         TRAIN_VISION,
         TRAIN_TOKENIZER,
+        SCORE_TOKENIZER,
         TOKENIZE_IMAGES,
         EXTEND_VOCABULARY,
         TRAIN_MLLM,

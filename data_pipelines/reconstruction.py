@@ -1,0 +1,205 @@
+"""How well a tokenizer gives pictures back: PSNR, SSIM, rFID and the use of its codes, gathered in parts.
+
+Each part (a shard) is a table of scores and sums that can be added up, so nothing is read twice.
+Letters: B batch, C channels, Y X pixel rows and columns, K codes.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from data_pipelines.contact_sheet import Cell, Row, contact_sheet
+from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.tokenizing import Picture, decoded_in_order, encode_pictures
+from models.dualvitok.geometry import Size
+from models.dualvitok.model import Codes, DualViTok
+from models.dualvitok.quantizer import code_usage
+from models.frechet_distance import FeatureStatistics, frechet_distance
+from models.image_metrics import SSIM_WINDOW_PX, psnr, ssim, to_levels
+from models.inception import InceptionFeatures
+
+SCORES_FILE, SUMS_FILE, PICTURES_FILE = "scores.parquet", "sums.safetensors", "pictures.png"
+PICTURES_SHOWN = 6  # of each part
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("slot", pa.int32()),
+        ("anchor_h", pa.int32()),
+        ("anchor_w", pa.int32()),
+        ("psnr", pa.float64()),
+        ("ssim", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredPart:
+    num_images: int
+    left_out: tuple[tuple[str, str], ...]  # sample id, reason
+
+
+def score_part(
+    dataset: CuratedDataset,
+    shard: str,
+    *,
+    model: DualViTok,
+    inception: InceptionFeatures | None,
+    sample_ids: Sequence[str],
+    anchors: Collection[Size],
+    batch_size: int,
+    out: Path,
+) -> ScoredPart:
+    """Encode and decode the pictures of some samples of a shard; write scores, sums and a few pictures to `out`."""
+    scorer = _Scorer(model, inception, batch_size)
+    left_out = []
+    for decoded in decoded_in_order(dataset, shard, sample_ids=sample_ids, anchors=anchors, decode_threads=2):
+        if decoded.reason:
+            left_out.append((decoded.sample_id, decoded.reason))
+        for slot, (anchor, picture) in enumerate(zip(decoded.anchors, decoded.pictures, strict=True)):
+            scorer.add((decoded.sample_id, slot), anchor, picture)
+    scorer.flush()
+    rows = sorted(scorer.rows, key=lambda row: (row["sample_id"], row["slot"]))
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out / SCORES_FILE)
+    save_file(scorer.sums(), str(out / SUMS_FILE))
+    if scorer.shown:
+        _sheet(scorer.shown).save(out / PICTURES_FILE)
+    return ScoredPart(num_images=len(rows), left_out=tuple(left_out))
+
+
+def summarize(parts: Sequence[Path]) -> dict[str, float]:
+    """Figures over all parts: means of `psnr` (dB) and `ssim`, overall and by anchor; shares of both code books that
+    are used, and their perplexity; `rfid` where features were gathered.
+
+    A picture that came back exactly has no finite PSNR and is left out of that mean.
+    """
+    tables = [pq.read_table(part / SCORES_FILE) for part in parts]
+    scores = pa.concat_tables(tables) if tables else pa.Table.from_pylist([], schema=SCHEMA)
+    figures = {"images": float(len(scores))}
+    anchors = [
+        f"{h}x{w}" for h, w in zip(*(scores[name].to_pylist() for name in ("anchor_h", "anchor_w")), strict=True)
+    ]
+    for name in ("psnr", "ssim"):
+        values = np.array(scores[name].to_pylist(), dtype=np.float64)
+        figures.update(_means(name, values, anchors))
+    sums = [load_file(str(part / SUMS_FILE)) for part in parts]
+    for book in ("semantic", "pixel"):
+        counts = [found[f"{book}_counts"] for found in sums]
+        if counts:
+            usage = code_usage(torch.stack(counts).sum(dim=0))
+            figures[f"{book}_codes_used"] = usage.used_share
+            figures[f"{book}_perplexity"] = usage.perplexity
+    with_features = [found for found in sums if "original_mean" in found]
+    if with_features:
+        original, reconstructed = (_merged(with_features, side) for side in ("original", "reconstructed"))
+        if original.count > 1:
+            figures["rfid"] = frechet_distance(original, reconstructed)
+            figures["rfid_images"] = float(original.count)
+    return figures
+
+
+class _Scorer:
+    """Collects pictures by anchor; scores each full batch. Short batches are filled up, as in tokenizing."""
+
+    def __init__(self, model: DualViTok, inception: InceptionFeatures | None, batch_size: int) -> None:
+        self._model, self._inception, self._batch_size = model, inception, batch_size
+        self._waiting: dict[Size, list[tuple[tuple[str, int], Picture]]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.shown: list[tuple[Picture, Picture]] = []
+        config = model.config
+        self._counts = {
+            "semantic": torch.zeros(config.semantic.codebook_size, dtype=torch.int64),
+            "pixel": torch.zeros(config.pixel.codebook_size, dtype=torch.int64),
+        }
+        self._features: dict[str, FeatureStatistics] = {}
+
+    def add(self, key: tuple[str, int], anchor: Size, picture: Picture) -> None:
+        batch = self._waiting.setdefault(anchor, [])
+        batch.append((key, picture))
+        if len(batch) == self._batch_size:
+            self._score(anchor, self._waiting.pop(anchor))
+
+    def flush(self) -> None:
+        while self._waiting:
+            self._score(*self._waiting.popitem())
+
+    def sums(self) -> dict[str, torch.Tensor]:
+        found = {f"{book}_counts": counts for book, counts in self._counts.items()}
+        for side, statistics in self._features.items():
+            found[f"{side}_count"] = torch.tensor(statistics.count)
+            found[f"{side}_mean"] = statistics.mean_D
+            found[f"{side}_scatter"] = statistics.scatter_DD
+        return found
+
+    def _score(self, anchor: Size, batch: Sequence[tuple[tuple[str, int], Picture]]) -> None:
+        real = len(batch)
+        pictures = np.stack([picture for _, picture in batch] + [batch[-1][1]] * (self._batch_size - real))
+        semantic, pixel = encode_pictures(self._model, pictures)
+        codes = Codes(semantic_BYX=torch.from_numpy(semantic), pixel_BYX=torch.from_numpy(pixel))
+        with torch.inference_mode():
+            images = self._model.decode(codes.to(next(self._model.parameters()).device))
+        made = to_levels(images[:real])
+        original = torch.from_numpy(pictures[:real]).permute(0, 3, 1, 2)
+        self._count(semantic[:real], pixel[:real])
+        self._gather("original", original)
+        self._gather("reconstructed", made)
+        pairs = made.double() / 255, original.double() / 255
+        similar = ssim(*pairs) if min(anchor) >= SSIM_WINDOW_PX else torch.full((real,), torch.nan)
+        for (key, _), close, alike in zip(batch, psnr(*pairs).tolist(), similar.tolist(), strict=True):
+            row = {"sample_id": key[0], "slot": key[1], "anchor_h": anchor[0], "anchor_w": anchor[1]}
+            self.rows.append({**row, "psnr": close, "ssim": alike})
+        for before, after in zip(pictures[:real], made.permute(0, 2, 3, 1).numpy(), strict=True):
+            if len(self.shown) < PICTURES_SHOWN:
+                self.shown.append((before, after))
+
+    def _count(self, semantic_BYX: npt.NDArray[np.int64], pixel_BYX: npt.NDArray[np.int64]) -> None:
+        for book, codes in (("semantic", semantic_BYX), ("pixel", pixel_BYX)):
+            counts = self._counts[book]
+            counts += torch.from_numpy(np.bincount(codes.ravel(), minlength=len(counts)))
+
+    def _gather(self, side: str, levels_BCYX: torch.Tensor) -> None:
+        if self._inception is None:
+            return
+        with torch.inference_mode():
+            features = self._inception(levels_BCYX.to(next(self._inception.parameters()).device))
+        found = FeatureStatistics.of(features)
+        self._features[side] = self._features[side].merge(found) if side in self._features else found
+
+
+def _means(name: str, values: npt.NDArray[np.float64], anchors: Sequence[str]) -> Mapping[str, float]:
+    found = {}
+    for label in ("", *sorted(set(anchors))):
+        chosen = values if not label else values[np.array(anchors) == label]
+        chosen = chosen[np.isfinite(chosen)]
+        if len(chosen):
+            found[f"{name}/{label}" if label else name] = float(chosen.mean())
+    return found
+
+
+def _merged(sums: Sequence[Mapping[str, torch.Tensor]], side: str) -> FeatureStatistics:
+    parts = [
+        FeatureStatistics(
+            count=int(found[f"{side}_count"]), mean_D=found[f"{side}_mean"], scatter_DD=found[f"{side}_scatter"]
+        )
+        for found in sums
+    ]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    return merged
+
+
+def _sheet(pairs: Sequence[tuple[Picture, Picture]]) -> Image.Image:
+    rows = [
+        Row(label=label, cells=[Cell(image=Image.fromarray(pair[side])) for pair in pairs])
+        for side, label in enumerate(("original", "reconstructed"))
+    ]
+    return contact_sheet(rows, text_lines=0)
