@@ -132,7 +132,8 @@ def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
                 )
     if not shards:
         raise PrecheckError(
-            f"score_tokenizer: no kept sample of {', '.join(config.tasks)} in split {config.split!r}; look at `illume audit`"
+            f"score_tokenizer: no kept sample of {', '.join(config.tasks)} in split {config.split!r}; "
+            "look at `illume audit`"
         )
     return shards
 
