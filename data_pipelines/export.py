@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from data_pipelines.vocabulary_files import TOKENIZER_FILE, load_vocabulary
 from models.mllm import weights
 from models.mllm.model import UnifiedMllm
+from models.mllm.text_model import qwen2_config
 
 CARD = """# {title}
 
@@ -52,17 +53,9 @@ def export_text_model(model: UnifiedMllm, vocabulary: Path, output: Path) -> Non
     """The decoder with its token tables as plain `Qwen2ForCausalLM`, and the tokenizer that fits it."""
     text, tokens = model.config.text, model.config.tokens
     chat = load_vocabulary(vocabulary).text
-    config = Qwen2Config(
-        vocab_size=tokens.rows,
-        hidden_size=text.hidden_size,
-        intermediate_size=text.intermediate_size,
-        num_hidden_layers=text.num_layers,
-        num_attention_heads=text.num_heads,
-        num_key_value_heads=text.num_key_value_heads,
-        max_position_embeddings=text.max_positions,
-        rope_parameters={"rope_type": "default", "rope_theta": text.rope_theta},
-        rms_norm_eps=text.rms_norm_eps,
-        tie_word_embeddings=text.tie_embeddings,
+    config = qwen2_config(
+        text,
+        rows=tokens.rows,
         bos_token_id=None,
         eos_token_id=chat.im_end_id,
         pad_token_id=chat.end_of_text_id,

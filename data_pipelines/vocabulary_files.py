@@ -16,7 +16,7 @@ from data_pipelines.text_tokenizer import (
     train_text_tokenizer,
 )
 from models import json_config
-from models.dualvitok.config import DualViTokConfig
+from models.dualvitok.weights import load_config
 from models.mllm.vocabulary import VisionVocabulary
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -60,7 +60,7 @@ def build_vocabulary(
         text = train_text_tokenizer(_texts(datasets), text_vocabulary)
     else:
         text = adopt_text_tokenizer(text_tokenizer)
-    config = DualViTokConfig.from_json((tokenizer / "config.json").read_text(), where=str(tokenizer / "config.json"))
+    config = load_config(tokenizer)
     vision = VisionVocabulary(
         first_id=first_id or text.get_vocab_size(),
         semantic_codes=config.semantic.codebook_size,

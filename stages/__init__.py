@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.stage import StageKind
+from stages.adopt import ADOPT_DECODER, ADOPT_MLLM, ADOPT_TOKENIZER
 from stages.curate import CURATE
 from stages.evaluate import EVALUATE
 from stages.export import EXPORT
@@ -30,6 +31,9 @@ STAGE_KINDS: Mapping[str, StageKind[Any]] = {
         EXTEND_VOCABULARY,
         TRAIN_MLLM,
         TRAIN_DECODER,
+        ADOPT_TOKENIZER,
+        ADOPT_MLLM,
+        ADOPT_DECODER,
         EVALUATE,
         EXPORT,
     )

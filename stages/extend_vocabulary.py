@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from orchestrator.errors import PrecheckError
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 
 
@@ -37,12 +39,18 @@ def run(config: ExtendVocabularyConfig, context: StageContext) -> Mapping[str, f
     )
 
 
+def precheck(config: ExtendVocabularyConfig, inputs: Mapping[str, Any]) -> None:
+    if config.text_vocabulary and not inputs.get("datasets"):
+        raise PrecheckError("extend_vocabulary: text_vocabulary trains a text tokenizer, so it needs datasets")
+
+
 EXTEND_VOCABULARY = StageKind(
     name="extend_vocabulary",
     version=1,
     config=ExtendVocabularyConfig,
     run=run,
-    inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
+    inputs={"datasets": Slot(kind="dataset@1", many=True, required=False), "tokenizer": Slot(kind="tokenizer@1")},
     output="vocabulary@1",
     sources=sources,
+    precheck=precheck,
 )

@@ -93,23 +93,11 @@ def config_from_shapes(shapes: Shapes) -> DualViTokConfig:
     (32, or the most below it that fit) and noise (none).
     Raises: ValueError that names the first tensor that is missing.
     """
-    tower = "semantic_encoder.model."
-    encoder = _convolutions_of(shapes, "pixel_encoder.down", extra_blocks=0)
+    vision = tower_from_shapes(shapes, "semantic_encoder.model.")
+    encoder = encoder_from_shapes(shapes)
     decoder = _convolutions_of(shapes, "pixel_decoder.up", extra_blocks=1)
-    width, channels, temporal_patch, patch, _ = _shape(shapes, f"{tower}patch_embed.proj.weight")
-    merged, _ = _shape(shapes, f"{tower}merger.mlp.0.weight")
     return DualViTokConfig(
-        vision=VisionConfig(
-            depth=_count(shapes, rf"{re.escape(tower)}blocks\.(\d+)\."),
-            width=width,
-            num_heads=_heads(width),
-            mlp_ratio=_shape(shapes, f"{tower}blocks.0.mlp.fc1.weight")[0] // width,
-            output_width=_shape(shapes, f"{tower}merger.mlp.2.weight")[0],
-            patch_px=patch,
-            temporal_patch=temporal_patch,
-            merge=round((merged // width) ** 0.5),
-            channels=channels,
-        ),
+        vision=vision,
         semantic=SemanticConfig(
             encoder=_blocks_of(shapes, "semantic_encoder"),
             decoder=_blocks_of(shapes, "semantic_decoder"),
@@ -119,11 +107,38 @@ def config_from_shapes(shapes: Shapes) -> DualViTokConfig:
         pixel=PixelConfig(
             encoder=encoder,
             decoder=decoder,
-            norm_groups=math.gcd(_NORM_GROUPS, *encoder.widths, *decoder.widths),
+            norm_groups=norm_groups_for(*encoder.widths, *decoder.widths),
             code_width=_shape(shapes, "pixel_quantizer.frozen_codebook")[1],
             codebook_size=_shape(shapes, "pixel_quantizer.frozen_codebook")[0],
         ),
     )
+
+
+def tower_from_shapes(shapes: Shapes, prefix: str) -> VisionConfig:
+    """The vision tower below a prefix; see `config_from_shapes`."""
+    width, channels, temporal_patch, patch, _ = _shape(shapes, f"{prefix}patch_embed.proj.weight")
+    merged, _ = _shape(shapes, f"{prefix}merger.mlp.0.weight")
+    return VisionConfig(
+        depth=_count(shapes, rf"{re.escape(prefix)}blocks\.(\d+)\."),
+        width=width,
+        num_heads=_heads(width),
+        mlp_ratio=_shape(shapes, f"{prefix}blocks.0.mlp.fc1.weight")[0] // width,
+        output_width=_shape(shapes, f"{prefix}merger.mlp.2.weight")[0],
+        patch_px=patch,
+        temporal_patch=temporal_patch,
+        merge=round((merged // width) ** 0.5),
+        channels=channels,
+    )
+
+
+def encoder_from_shapes(shapes: Shapes) -> ConvolutionsConfig:
+    """The pixel encoder; see `config_from_shapes`."""
+    return _convolutions_of(shapes, "pixel_encoder.down", extra_blocks=0)
+
+
+def norm_groups_for(*widths: int) -> int:
+    """As published, or the most below it that divide all widths."""
+    return math.gcd(_NORM_GROUPS, *widths)
 
 
 def discriminator_config_from_shapes(shapes: Shapes) -> DiscriminatorConfig:
@@ -145,6 +160,7 @@ def _blocks_of(shapes: Shapes, side: str) -> BlocksConfig:
 def _convolutions_of(shapes: Shapes, levels: str, *, extra_blocks: int) -> ConvolutionsConfig:
     level = re.escape(levels)
     numbers = range(_count(shapes, rf"{level}\.(\d+)\."))
+    _shape(shapes, f"{levels}.0.block.0.conv2.weight")  # at least one level
     widths = [_shape(shapes, f"{levels}.{number}.block.0.conv2.weight")[0] for number in numbers]
     return ConvolutionsConfig(
         channels=widths[0],

@@ -33,11 +33,15 @@ def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype
 
     Raises: WeightsError, ConfigError. Never a partial load.
     """
-    config = DualViTokConfig.from_json(_read_text(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE))
     with torch.device("meta"):
-        model = DualViTok(config)
+        model = DualViTok(load_config(folder))
     load_strictly(model, read_tensors(folder / WEIGHTS_FILE), where=str(folder / WEIGHTS_FILE))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def load_config(folder: Path) -> DualViTokConfig:
+    """The sizes of a tokenizer's folder. Raises: WeightsError, ConfigError."""
+    return DualViTokConfig.from_json(_read_text(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE))
 
 
 def save_vision(tower: VisionTower, folder: Path) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2Model
+from transformers import Qwen2Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from models.mllm.attention import attention_inputs
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig
 from models.mllm.loss import chunked_cross_entropy, next_tokens
 from models.mllm.projector import MixedProjector
+from models.mllm.text_model import qwen2_config
 from models.mllm.vision import ImageFeatures, VisionBranch, read_images
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 
@@ -229,20 +230,6 @@ def vocabulary_of(config: TokenTableConfig) -> VisionVocabulary:
 
 def _decoder(config: TextModelConfig) -> Qwen2Model:
     """The layers and the final norm of Qwen2; its own table of vectors is left out."""
-    model = Qwen2Model(
-        Qwen2Config(
-            vocab_size=1,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            max_position_embeddings=config.max_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            rms_norm_eps=config.rms_norm_eps,
-            initializer_range=config.initializer_range,
-            attn_implementation="sdpa",
-        )
-    )
+    model = Qwen2Model(qwen2_config(config, rows=1, attn_implementation="sdpa"))
     model.embed_tokens = nn.Identity()
     return model

@@ -75,7 +75,7 @@ def test_every_recipe_plans_as_work_to_do(file: Path) -> None:
 
 def test_the_tiny_recipe_uses_every_kind() -> None:
     used = {spec.kind.name for spec in load_recipe(TINY, STAGE_KINDS).stages}
-    assert used == set(STAGE_KINDS)
+    assert used == {name for name in STAGE_KINDS if not name.startswith("adopt_")}  # those need published weights
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
