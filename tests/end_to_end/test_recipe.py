@@ -23,6 +23,7 @@ MADE_FROM_CURATED = [
     "curated",
     "vision",
     "tokenizer",
+    "tokenizer_scores",
     "tokens",
     "vocabulary",
     "mllm_1",

@@ -17,8 +17,9 @@ def test_the_tiled_search_equals_argmin_of_all_distances(rows: int, codes: int, 
     expected = (x[:, None] - codebook[None]).square().sum(-1).min(1)
     first = ((x[:, None] - codebook[None]).square().sum(-1) == expected.values[:, None]).int().argmax(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantizer, "_TILE_CODES", tile)
-        patch.setattr(quantizer, "_TILE_SCORES", 7 * tile)
+        patch.setattr(quantizer, "_TILE", tile)
+        patch.setattr(quantizer, "_TILES_AT_ONCE", 2)
+        patch.setattr(quantizer, "_ROWS_AT_ONCE", 7)
         assert torch.equal(nearest_codes(x, codebook), first)
 
 
