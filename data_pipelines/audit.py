@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.orphans import read_orphans
 
 AUDIT_FORMAT = 1
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate")
@@ -61,6 +62,7 @@ class AuditSummary:
     name: str
     whole: Cell
     tables: Mapping[str, Mapping[str, Cell]]
+    orphans: int  # files beside the annotations that none of them names
 
     def share(self, verdict: str) -> float:
         return self.whole.rows.get(verdict, 0) / max(1, self.whole.total)
@@ -83,7 +85,8 @@ def audit_dataset(folder: Path) -> AuditSummary:
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
     ordered = {name: _in_order(name, cells) for name, cells in tables.items()}
-    return AuditSummary(name=dataset.name, whole=whole, tables=ordered)
+    orphans = sum(1 for _ in read_orphans(folder))
+    return AuditSummary(name=dataset.name, whole=whole, tables=ordered, orphans=orphans)
 
 
 def _in_order(name: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
@@ -150,6 +153,7 @@ def summary_to_json(summary: AuditSummary) -> dict[str, Any]:
         "format": AUDIT_FORMAT,
         "name": summary.name,
         "rows": summary.whole.total,
+        "orphans": summary.orphans,
         "verdicts": {verdict: summary.whole.rows.get(verdict, 0) for verdict in VERDICTS},
         "bytes": {verdict: summary.whole.bytes.get(verdict, 0) for verdict in VERDICTS},
         "tables": {
@@ -165,6 +169,8 @@ def summary_text(summary: AuditSummary) -> str:
     for verdict in VERDICTS:
         rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
         lines.append(f"  {verdict:<15}{rows:>12,}  {summary.share(verdict):>6.1%}  {readable_bytes(num_bytes):>10}")
+    if summary.orphans:
+        lines += ["", f"  {summary.orphans:,} files that no record names"]
     for name, cells in summary.tables.items():
         if not cells:
             continue

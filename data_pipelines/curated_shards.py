@@ -89,7 +89,8 @@ def emit_shard(
     """
     for folder in ("shards", "ledger", "thumbnails"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    rows = pq.read_table(records / "records" / f"{name}.parquet").to_pylist()
+    table = pq.read_table(records / "records" / f"{name}.parquet")
+    rows = table.to_pylist()
     analysed = {row["row"]: row for row in pq.read_table(analysis / "analysis" / f"{name}.parquet").to_pylist()}
     repeated = {copy.row: copy for copy in copies}
     ledger = []
@@ -110,7 +111,7 @@ def emit_shard(
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
         tar.close()
         small = _thumbnail_rows(thumbnails, ledger, images, config)
-    _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA)
+    _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(table.schema.metadata))
     _write(output / "thumbnails" / f"{name}.parquet", small, THUMBNAIL_SCHEMA)
     return dict(counts)
 

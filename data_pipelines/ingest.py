@@ -24,6 +24,7 @@ from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode
 from data_pipelines.records import (
     INDEX_SCHEMA,
     SCHEMA,
+    SOURCE_KEY,
     Record,
     Reject,
     canonical,
@@ -210,7 +211,9 @@ def ingest_shard(
         (output / folder).mkdir(parents=True, exist_ok=True)
     with (output / "images" / f"{shard.name}.tar").open("wb") as file:
         files = _write_units(UNITS[config.format](shard, config), shard, config, file, images, metadata or {})
-    table = pa.Table.from_pylist(files.rows, schema=SCHEMA)
+    # A source without a single record is still a source, and only its name can say so.
+    schema = SCHEMA.with_metadata({SOURCE_KEY: writable(shard.source_file)})
+    table = pa.Table.from_pylist(files.rows, schema=schema)
     pq.write_table(table, output / "records" / f"{shard.name}.parquet", compression="zstd")
     index = pa.Table.from_pylist(list(files.index.values()), schema=INDEX_SCHEMA)
     pq.write_table(index, output / "index" / f"{shard.name}.parquet", compression="zstd")

@@ -47,11 +47,13 @@ def _grouped(members: list[Member]) -> dict[str, list[Member]]:
     """Members by sample, in order of first appearance; one that cannot belong to a sample stands alone."""
     groups: dict[str, list[Member]] = {}
     for number, member in enumerate(members):
-        if member.kind == "folder":
-            continue
         path = PurePosixPath(member.name)
+        if member.kind == "folder" and path.suffix.lower() not in IMAGE_ENDINGS:
+            continue
         usable = member.kind in ("file", "damaged") and member.name and check_name(member.name) is None
-        stem = str(path.parent / path.name.split(".", 1)[0]) if usable else member.name or f"member {number}"
+        stem = (
+            str(path.parent / path.name.split(".", 1)[0]) if usable else member.name.rstrip("/") or f"member {number}"
+        )
         groups.setdefault(stem, []).append(member)
     return groups
 

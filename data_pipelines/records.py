@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
+SOURCE_KEY = "source_file"  # in the metadata of a shard's records and of its ledger
 INDEX_SCHEMA = pa.schema(
     [("sha256", pa.string()), ("member", pa.string()), ("offset", pa.int64()), ("bytes", pa.int64())]
 )

@@ -55,6 +55,7 @@ class EmitWorker:
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.curated_shards import write_dataset
     from data_pipelines.curation import find_duplicates
+    from data_pipelines.orphans import merge_orphans
 
     ingested = _ingested_shards(context.inputs("records"))
     analysed = context.map_shards(
@@ -91,6 +92,7 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
         context.adopt(record)
     ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
     totals = write_dataset(context.output, context.stage_id, ledgers, config)
+    merge_orphans([artifact.path for artifact in context.inputs("records")], context.output)
     quarantined = sum(len(record.outcome.quarantined) for record in analysed)
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")

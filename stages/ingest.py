@@ -70,6 +70,8 @@ def sources(config: IngestStageConfig) -> Mapping[str, Path]:
 
 
 def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.orphans import write_orphans
+
     places = _places(config, context)
     records = context.map_shards(
         IngestWorker(config=config.read, places=places),
@@ -80,7 +82,11 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     )
     for record in records:
         context.adopt(record)
-    return sum_stats(records)
+    found = [
+        record.path / entry.path for record in records for entry in record.files if entry.path.startswith("records/")
+    ]
+    orphans = write_orphans(found, places.images, context.output)
+    return {**sum_stats(records), "orphans": float(orphans)}
 
 
 def ingest_shards(config: IngestConfig, places: Places) -> list[Shard]:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import random
-import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -243,30 +242,3 @@ def test_thumbnails_show_each_verdict_and_are_few(world: Path, tmp_path: Path) -
 def test_a_config_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CurationConfig(**{"anchors": ((64, 64),), **change})
-
-
-def test_the_dirty_set_is_judged_as_its_truth_says(tmp_path: Path, shared: Path) -> None:
-    dirty = shared / "data" / "dirty"
-    ingest(tmp_path / "records", [dirty / "records.jsonl"], [dirty / "images"])
-    config = CurationConfig(
-        anchors=((512, 512), (384, 512), (512, 384), (384, 768), (768, 384)), max_crop=0.6, duplicate_scope="image"
-    )
-    analyse_shard(tmp_path / "records", "records", tmp_path, config)
-    copies = find_duplicates({"records": tmp_path / "analysis" / "records.parquet"}, config)
-    emit_shard(tmp_path / "records", tmp_path, "records", tmp_path / "data", config, copies=copies["records"])
-    rows = pq.read_table(tmp_path / "data" / "ledger" / "records.parquet").to_pylist()
-    names = {"duplicate": "duplicate-of", "near_duplicate": "near-duplicate-of"}
-    ids = {row["sample_id"]: f"r{row['source_row'] + 1:04d}" for row in rows if row["verdict"] == "keep"}
-    decisions = [
-        {
-            "where": "records.jsonl",
-            "line": row["source_row"] + 1,
-            "verdict": {"keep": "keep", "drop": f"drop:{row['reason']}"}.get(row["verdict"])
-            or f"{names[row['verdict']]}:{ids[row['duplicate_of']]}",
-        }
-        for row in rows
-    ]
-    truth = [json.loads(text) for text in (dirty / "truth.jsonl").read_text().splitlines()]
-    scored = runpy.run_path(str(dirty / "score_dirty.py"))["score"](truth, decisions)
-    wrong = [(true["line"], true["kind"], found) for true, found, right in scored.values() if not right]
-    assert [entry for entry in wrong if entry[0] and not entry[1].endswith(("blank_line", "spaces_line"))] == []

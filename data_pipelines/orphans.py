@@ -1,0 +1,80 @@
+"""Pictures and other files beside the annotations that no annotation names.
+
+Names are kept as 64-bit digests, so a hundred million of them take under a gigabyte; two names of one digest (one pair
+among about six billion names) would hide an orphan, never invent one.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.image_sources import check_name, member_names
+
+ORPHANS_FILE = "orphans.parquet"
+SCHEMA = pa.schema([("file", pa.string())])  # "<folder or tar>/<name in it>"
+
+
+def write_orphans(records: Sequence[Path], images: Sequence[Path], output: Path) -> int:
+    """Write `orphans.parquet` for record files and the folders and tars that they were read from; how many there are.
+
+    `records` are the Parquet files of the ingested shards. Nothing is opened but folders and the headers of tars.
+    """
+    named = _digests(name for path in records for name in _names_in(path))
+    files = [f"{place.name}/{name}" for place in images for name in _unnamed(place, named)]
+    pq.write_table(pa.table({"file": sorted(files)}, schema=SCHEMA), output / ORPHANS_FILE, compression="zstd")
+    return len(files)
+
+
+def read_orphans(folder: Path) -> Iterator[str]:
+    """The files that `write_orphans` or `merge_orphans` found; none where nothing was written."""
+    path = folder / ORPHANS_FILE
+    if path.exists():
+        for batch in pq.ParquetFile(path).iter_batches(columns=["file"]):
+            yield from batch.column(0).to_pylist()
+
+
+def merge_orphans(folders: Sequence[Path], output: Path) -> int:
+    """Write the orphans of several ingested folders as one file; how many there are."""
+    files = sorted({file for folder in folders for file in read_orphans(folder)})
+    pq.write_table(pa.table({"file": files}, schema=SCHEMA), output / ORPHANS_FILE, compression="zstd")
+    return len(files)
+
+
+def _names_in(path: Path) -> Iterator[str]:
+    for batch in pq.ParquetFile(path).iter_batches(columns=["image_names"]):
+        for names in batch.column(0).to_pylist():
+            yield from names or ()
+
+
+def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Sorted digests of the names that lead to a file at all."""
+    found = np.fromiter((_digest(_plain(name)) for name in names if check_name(name) is None), dtype=np.uint64)
+    return np.unique(found)
+
+
+def _unnamed(place: Path, named: npt.NDArray[np.uint64]) -> Iterator[str]:
+    for name in _files_below(place) if place.is_dir() else sorted(member_names(place)):
+        digest = np.uint64(_digest(name))
+        position = int(np.searchsorted(named, digest))
+        if position == len(named) or named[position] != digest:
+            yield name.encode("utf-8", "replace").decode()
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            yield (Path(parent) / file).relative_to(folder).as_posix()
+
+
+def _plain(name: str) -> str:
+    return str(PurePosixPath(name))
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
