@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact, Fingerprint, Manifest
 from orchestrator.attempt_folder import AttemptFolder, new_folder
 from orchestrator.commits import Commit, Head, abort, conclude, delete_attempt, head, outcome, retract, roll_forward
@@ -234,12 +235,14 @@ class ArtifactStore:
 
     def _write_manifest(self, attempt: AttemptFolder, draft: ManifestDraft) -> dict[str, JSON]:
         """Steps 1 and 2. Returns what the commit record says about the manifest."""
+        files = attempt.publish(draft.rows)
+        failpoints.hit("artifact.files")
         manifest = Manifest(
             kind=draft.kind,
             stage_kind=attempt.stage_kind,
             fingerprint=Fingerprint(attempt.fingerprint),
             payload=draft.payload,
-            files=attempt.publish(draft.rows),
+            files=files,
             stats=dict(draft.stats),
             shards=draft.shards,
             inputs=draft.inputs,
@@ -247,6 +250,7 @@ class ArtifactStore:
         )
         data = manifest_to_bytes(manifest)
         put_same(self.store, attempt.site.manifest_key(attempt.attempt_id), data)
+        failpoints.hit("artifact.manifest")
         return {"manifest_sha256": hashlib.sha256(data).hexdigest()}
 
     def _keep_local(self, attempt: AttemptFolder) -> None:

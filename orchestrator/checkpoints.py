@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator import failpoints
 from orchestrator.artifact import JSON, FileEntry
 from orchestrator.attempt_folder import files_below
 from orchestrator.commits import Commit, Head, conclude, delete_attempt, retract, roll_forward
@@ -68,10 +69,12 @@ class StoredCheckpoints:
         for name in files_below(folder):
             digest = self.store.upload(folder / name, f"{site.data_key(attempt)}/{name}")
             files.append(FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256))
+        failpoints.hit("checkpoint.files")
         data = record_bytes(
             {"format": CHECKPOINT_FORMAT, "step": step, "files": files_to_json(files), "meta": dict(meta)}
         )
         put_same(self.store, site.manifest_key(attempt), data)
+        failpoints.hit("checkpoint.manifest")
         body: dict[str, JSON] = {"manifest_sha256": hashlib.sha256(data).hexdigest()}
         winner = conclude(self.store, site, generation=found.generation, attempt=attempt, epoch=self.epoch, body=body)
         if winner.attempt != attempt:

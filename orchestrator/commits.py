@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
+from orchestrator import failpoints
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.layout import Site
@@ -92,6 +93,7 @@ def conclude(
                 f"{store.url}: attempt '{attempt}' was given up before it could commit ({reason}); try again"
             )
         decided = found
+    failpoints.hit(f"{site.what}.outcome")
     return _publish(store, site, decided)
 
 
@@ -110,6 +112,7 @@ def retract(store: Store, site: Site, generation: int, *, reason: str) -> None:
         raise StoreError(f"{store.url}: cannot retract '{key}': found no such commit record")
     record: dict[str, JSON] = {"format": RECORD_FORMAT, "reason": reason, "retracted_s": round(time.time(), 3)}
     store.put_new(site.retracted_key(generation), record_bytes(record))
+    failpoints.hit(f"{site.what}.retracted")
     log.info("retracted %s: %s", key, reason)
 
 
@@ -164,6 +167,7 @@ def _publish(store: Store, site: Site, decided: Outcome) -> Commit:
     assert decided.record is not None, "an outcome COMMIT holds its record"
     key = site.commit_key(decided.generation)
     store.put_new(key, record_bytes(decided.record))
+    failpoints.hit(f"{site.what}.commit")
     commit = follow(store, site, decided.generation)
     if commit is None:
         raise StoreError(f"{store.url}: '{key}' was written but cannot be read back")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
-from orchestrator import owners
+from orchestrator import failpoints, owners
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifact_index import artifact_fields, index_manifest
 from orchestrator.database import Database
@@ -147,7 +147,9 @@ class RunStore:
                 _append_intent(connection, intent, recipe=run.recipe, number=(last or 0) + 1, epoch=epoch)
             return _attempt(connection.execute(select(attempts).where(of_attempt)).one())
 
-        return self._database.write(work)
+        attempt = self._database.write(work)
+        failpoints.hit("attempt.intent")
+        return attempt
 
     def transition_attempt(
         self,
@@ -184,6 +186,8 @@ class RunStore:
                 _append_move(connection, row, new, moved, epoch)
 
         self._database.write(work)
+        if new in (AttemptState.RUNNING, AttemptState.COMMITTED):
+            failpoints.hit(f"attempt.{new.lower()}")
         if new in _ATTEMPT_ENDS:
             self.telemetry.forget(attempt_id)
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from string import hexdigits
+from typing import Literal
 
 from orchestrator.errors import StoreError
 from orchestrator.store import Store
@@ -25,6 +26,7 @@ STEP_DIGITS = 12  # so that folders of steps sort by number
 class Site:
     """A place where exactly one attempt in each generation gets committed."""
 
+    what: Literal["artifact", "checkpoint", "shard"]
     attempts: str  # folder with one folder for each attempt
     stem: str  # key of the commit record, without its generation and suffix
     suffix: str = ""
@@ -52,7 +54,7 @@ class Site:
 
 def artifact_site(stage_kind: str, fingerprint: str) -> Site:
     folder = _folder(ARTIFACTS, stage_kind, fingerprint)
-    return Site(attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
+    return Site(what="artifact", attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
 
 
 def checkpoints_folder(stage_kind: str, fingerprint: str) -> str:
@@ -61,12 +63,12 @@ def checkpoints_folder(stage_kind: str, fingerprint: str) -> str:
 
 def checkpoint_site(stage_kind: str, fingerprint: str, step: int) -> Site:
     folder = f"{checkpoints_folder(stage_kind, fingerprint)}/{step:0{STEP_DIGITS}d}"
-    return Site(attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
+    return Site(what="checkpoint", attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
 
 
 def shard_site(stage_kind: str, fingerprint: str) -> Site:
     folder = _folder(SHARDS, stage_kind, fingerprint)
-    return Site(attempts=folder, stem=folder, suffix=".json")
+    return Site(what="shard", attempts=folder, stem=folder, suffix=".json")
 
 
 def new_attempt_id(owner: str) -> str:

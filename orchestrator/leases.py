@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from orchestrator import owners
+from orchestrator import failpoints, owners
 from orchestrator.database import Database, insert_new
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.schema import database_now, leases
@@ -64,7 +64,9 @@ class Leases:
                 ).one()
             return _lease(row, duration_s)
 
-        return self._database.write(work)
+        lease = self._database.write(work)
+        failpoints.hit("lease.acquired")
+        return lease
 
     def renew(self, lease: Lease) -> Lease:
         """Raises: LeaseLostError: it ran out or was taken over."""
@@ -80,6 +82,7 @@ class Leases:
         expires_at = self._database.write(work)
         if expires_at is None:
             raise LeaseLostError(f"lease {lease.resource}: ran out or was taken over before it was renewed")
+        failpoints.hit("lease.renewed")
         return replace(lease, expires_at=expires_at)
 
     def release(self, lease: Lease, *, forget: bool = False) -> None:

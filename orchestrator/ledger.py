@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from orchestrator import failpoints
 from orchestrator.artifact import JSON, FileEntry
 from orchestrator.attempt_folder import AttemptFolder, new_folder
 from orchestrator.commits import Commit, Head, abort, conclude, delete_attempt, head, outcome, retract, roll_forward
@@ -104,6 +105,7 @@ class ShardLedger:
             winner = found.commit
         else:
             body = {} if decided else _body(output.publish(), outcome_, provenance)
+            failpoints.hit("shard.files")
             winner = conclude(self.store, site, generation=found.generation, attempt=own, epoch=epoch, body=body)
         if winner.attempt == own:
             self._keep_local(output)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
+from orchestrator import failpoints
 from orchestrator.database import Database, insert_new
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import BULK_KINDS, Event, mask_text
@@ -220,6 +221,7 @@ class _SinkWorker:
             self._note(batch[0].run_id, _problem(error))
             raise
         else:
+            failpoints.hit("outbox.delivered")
             self._move_cursor(batch)
 
     def _next_batch(self, run_id: str) -> list[Event]:

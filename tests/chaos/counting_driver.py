@@ -1,0 +1,107 @@
+"""A driver without Ray, to be broken: `python counting_driver.py ROOT` counts through checkpoints, then doubles.
+
+Continues the newest run if there is one. Each piece of work leaves a line in ROOT/worked. Prints the SHA-256 of every
+file made, as JSON.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.artifact import Artifact
+from orchestrator.launch import Cluster, LocalRay
+from orchestrator.plan import Plan, PlanView, make_plan
+from orchestrator.run_status import newest_run
+from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.workspace import Workspace
+
+STEPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountConfig:
+    root: Location
+
+
+def note(config: CountConfig, line: str) -> None:
+    with Path(config.root, "worked").open("a") as file:
+        file.write(f"{line}\n")
+
+
+def count(config: CountConfig, context: StageContext) -> Mapping[str, float]:
+    latest = context.checkpoints.latest()
+    lines = (latest.path / "lines").read_text() if latest else ""
+    for step in range(latest.step + 1 if latest else 1, STEPS + 1):
+        note(config, f"step{step}")
+        lines += f"step {step}\n"
+        folder = context.scratch / str(step)
+        folder.mkdir()
+        (folder / "lines").write_text(lines)
+        context.checkpoints.commit(step, folder, {})
+        context.checkpoints.prune(2)
+    (context.output / "lines").write_text(lines)
+    (context.output / "more").mkdir()
+    (context.output / "more" / "length").write_text(str(len(lines)))
+    return {"steps": float(STEPS)}
+
+
+def double(config: CountConfig, context: StageContext) -> Mapping[str, float]:
+    note(config, "double")
+    counted = context.input("counted").path
+    (context.output / "twice").write_text((counted / "lines").read_text() * 2)
+    return {}
+
+
+COUNT = StageKind(name="count", version=1, config=CountConfig, run=count, output="counted@1")
+DOUBLE = StageKind(
+    name="double",
+    version=1,
+    config=CountConfig,
+    run=double,
+    output="doubled@1",
+    inputs={"counted": Slot(kind="counted@1")},
+)
+KINDS = {kind.name: kind for kind in (COUNT, DOUBLE)}
+
+
+def recipe(root: Path) -> Recipe:
+    stages = tuple(
+        StageSpec(
+            id=kind.name,
+            kind=kind,
+            config=CountConfig(root=Location(str(root))),
+            inputs=inputs,
+            resources=Resources(workers=1),
+            retry=RetryPolicy(wait_s=0.05),
+        )
+        for kind, inputs in ((COUNT, {}), (DOUBLE, {"counted": ("count",)}))
+    )
+    return Recipe(name="counting", stages=stages)
+
+
+def plan_of(root: Path, workspace: Workspace) -> Plan:
+    return make_plan(recipe(root), PlanView(find=workspace.artifacts.find))
+
+
+def open_workspace(root: Path) -> Workspace:
+    return Workspace.open(root=root / "illume", tracking_url="none", cluster=Cluster(LocalRay(cpus=1)))
+
+
+def main(root: Path) -> None:
+    with open_workspace(root) as workspace:
+        newest = newest_run(workspace.database)
+        made: Mapping[str, Artifact]
+        if newest is None:
+            made = workspace.run_recipe(plan_of(root, workspace))
+        else:
+            made = workspace.resume(newest.run_id, KINDS)
+    digests = {
+        f"{stage}/{entry.path}": entry.sha256 for stage, artifact in made.items() for entry in artifact.manifest.files
+    }
+    sys.stdout.write(json.dumps(digests, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

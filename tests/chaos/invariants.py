@@ -1,0 +1,123 @@
+"""What must hold of a store and a database whatever happened to them before (issue names I1 to I9)."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import select
+
+from orchestrator import schema
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.events import AttemptState
+from orchestrator.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
+from orchestrator.plan import Plan
+from orchestrator.rebuild import rebuild_index
+from orchestrator.workspace import Workspace
+
+TABLES = (schema.runs, schema.stages, schema.attempts, schema.events, schema.artifacts)
+TERMINAL = {AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED, AttemptState.COMMITTED}
+
+
+def decisions(root: Path) -> dict[str, bytes]:
+    """Every record of the store that is decided once: OUTCOME, COMMIT, shard records, retractions."""
+    store = root / "illume" / "store"
+    found = {}
+    for path in store.rglob("*"):
+        name = path.name
+        is_record = (
+            name == "OUTCOME" or name.startswith("COMMIT") or (name.endswith(".json") and "shards" in path.parts)
+        )
+        if path.is_file() and is_record:
+            found[path.relative_to(store).as_posix()] = path.read_bytes()
+    return found
+
+
+def check_decisions_kept(before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    """I2: what was decided is still there, byte by byte."""
+    changed = [key for key, data in before.items() if after.get(key) != data]
+    assert changed == [], f"decided records changed or vanished: {changed}"
+
+
+def check(root: Path, workspace: Workspace, plan: Callable[[], Plan]) -> None:
+    """All that can be seen after a run has ended. Reads every byte and rebuilds the index."""
+    _check_artifacts(workspace)
+    _check_history(workspace)
+    _check_nothing_left(root, workspace)
+    actions = {stage.id: stage.action for stage in plan().stages}
+    assert set(actions.values()) == {"reuse"}, f"I8: everything is made, but the plan says {actions}"
+    _check_rebuilt(workspace)
+
+
+def _check_artifacts(workspace: Workspace) -> None:
+    """I1: what is committed is complete, to the byte; every checkpoint that is followed can be read."""
+    artifacts = list(workspace.artifacts.all())
+    assert artifacts
+    for stored in artifacts:
+        manifest = stored.manifest
+        assert workspace.artifacts.verify(manifest.stage_kind, manifest.fingerprint) == []
+    for shard in workspace.ledger.all():
+        assert workspace.ledger.verify(shard.stage_kind, shard.fingerprint) == []
+    store = workspace.artifacts.store
+    for stage_kind, fingerprint in stored_fingerprints(store, ARTIFACTS):
+        if checkpoint_steps(store, stage_kind, fingerprint):
+            checkpoints = StoredCheckpoints(
+                store=store,
+                cache=workspace.artifacts.cache,
+                stage_kind=stage_kind,
+                fingerprint=fingerprint,
+                attempt_id="check",
+            )
+            assert checkpoints.latest() is not None
+
+
+def _check_history(workspace: Workspace) -> None:
+    """I3: one epoch at a time writes, and each attempt ends exactly once."""
+    for run_id, _ in workspace.records.runs():
+        events = workspace.runs.events(run_id)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        epochs = [event.epoch for event in events]
+        assert epochs == sorted(epochs), f"I3: epochs {epochs}"
+        ends = Counter(
+            event.attempt_id
+            for event in events
+            if event.kind == "attempt_state" and event.fields["to"] in {str(state) for state in TERMINAL}
+        )
+        begun = {event.attempt_id for event in events if event.kind == "attempt_state"}
+        assert ends == dict.fromkeys(begun, 1), f"I3: ends of attempts {ends}, begun {begun}"
+
+
+def _check_nothing_left(root: Path, workspace: Workspace) -> None:
+    """I4: no process works below the folder any more, and nobody holds a lease."""
+    left = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if str(root) in words and process.pid != psutil.Process().pid and "Agent" not in words:
+            left.append(words[:200])
+    assert left == [], f"I4: {left}"
+
+    def held(connection: Any) -> list[str]:
+        live = select(schema.leases.c.resource).where(
+            schema.leases.c.owner != "", schema.leases.c.expires_at > schema.database_now()
+        )
+        return list(connection.execute(live).scalars())
+
+    assert workspace.database.read(held) == [], "I4: leases are still held"
+
+
+def _check_rebuilt(workspace: Workspace) -> None:
+    """I9: the index made again from the store is the one that was there."""
+    before = _rows(workspace)
+    assert rebuild_index(workspace.database, workspace.artifacts).problems == ()
+    assert _rows(workspace) == before
+
+
+def _rows(workspace: Workspace) -> dict[str, list[tuple[Any, ...]]]:
+    def work(connection: Any) -> dict[str, list[tuple[Any, ...]]]:
+        return {
+            table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
+            for table in TABLES
+        }
+
+    return workspace.database.read(work)

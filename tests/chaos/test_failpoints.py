@@ -1,0 +1,158 @@
+"""A real driver, broken at every write of the commit, checkpoint, lease and outbox code: the next one ends the run.
+
+Whatever was armed, the files are those of an undisturbed run, no decided record ever changed, no step that was
+committed is done again, and the invariants hold.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.errors import RecipeError
+from orchestrator.failpoints import POINTS, parse
+from tests.chaos.counting_driver import STEPS, open_workspace, plan_of
+from tests.chaos.invariants import check, check_decisions_kept, decisions
+
+DRIVER = Path(__file__).with_name("counting_driver.py")
+WORK = {*(f"step{number}" for number in range(1, STEPS + 1)), "double"}
+# Not passed by a run without shards and without damage.
+ELSEWHERE = {"artifact.retracted"} | {point for point in POINTS if point.startswith("shard.")}
+PASSED = sorted(set(POINTS) - ELSEWHERE)
+
+
+def start(root: Path, failpoints: str = "") -> subprocess.Popen[str]:
+    root.mkdir(exist_ok=True)
+    repository = str(Path(__file__).parents[2])
+    environment = {**os.environ, "ILLUME_FAILPOINTS": failpoints, "PYTHONPATH": repository}
+    command = [sys.executable, str(DRIVER), str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def ended(driver: subprocess.Popen[str]) -> tuple[int, str]:
+    out, complaint = driver.communicate(timeout=120)
+    return driver.returncode, out if driver.returncode == 0 else complaint
+
+
+def finish(root: Path) -> dict[str, str]:
+    code, out = ended(start(root))
+    assert code == 0, out
+    found: dict[str, str] = json.loads(out)
+    return found
+
+
+def worked(root: Path) -> Counter[str]:
+    file = root / "worked"
+    return Counter(file.read_text().split() if file.exists() else ())
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of an undisturbed run."""
+    root = tmp_path_factory.mktemp("quiet")
+    found = finish(root)
+    assert worked(root) == Counter(WORK)
+    assert len(found) == 3
+    check_all(root)
+    return found
+
+
+def check_all(root: Path) -> None:
+    with open_workspace(root) as workspace:
+        check(root, workspace, lambda: plan_of(root, workspace))
+
+
+@pytest.mark.parametrize("point", PASSED)
+def test_a_driver_killed_at_a_point_is_continued(point: str, quiet: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "storm"
+    code, out = ended(start(root, f"{point}=kill"))
+    assert code == -signal.SIGKILL, f"{point} was not passed: {out}"
+    before = decisions(root)
+    assert finish(root) == quiet
+    check_decisions_kept(before, decisions(root))
+    again = worked(root) - Counter(WORK)
+    assert set(worked(root)) == WORK
+    assert sum(again.values()) <= 1, f"I6: {again} was done twice"
+    check_all(root)
+
+
+@pytest.mark.parametrize("point", [point for point in PASSED if point.startswith(("artifact.", "checkpoint."))])
+def test_a_lost_acknowledgement_is_no_harm(point: str, quiet: dict[str, str], tmp_path: Path) -> None:
+    """The write was done, its writer is told that it failed: the same driver tries again and ends well."""
+    root = tmp_path / "storm"
+    code, out = ended(start(root, f"{point}=raise"))
+    assert code == 0, out
+    assert json.loads(out) == quiet
+    assert set(worked(root)) == WORK
+    check_all(root)
+
+
+def test_a_sink_that_fails_behind_its_delivery_gets_nothing_twice(quiet: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "storm"
+    code, out = ended(start(root, "outbox.delivered=raise"))
+    assert (code, json.loads(out)) == (0, quiet)
+    check_all(root)
+
+
+def test_a_driver_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
+    quiet: dict[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "storm"
+    frozen = start(root, "checkpoint.commit=freeze@2")
+    process = psutil.Process(frozen.pid)
+    deadline = time.monotonic() + 60
+    while process.status() != psutil.STATUS_STOPPED:
+        assert frozen.poll() is None, frozen.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    try:
+        _expire_leases(root)
+        assert finish(root) == quiet
+        before = decisions(root)
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    code, out = ended(frozen)
+    assert code != 0, "the driver that was replaced must say so"
+    assert "lease" in out
+    assert decisions(root).items() >= before.items()
+    assert finish(root) == quiet
+    check_all(root)
+
+
+def _expire_leases(root: Path) -> None:
+    """As if the time of all leases had passed."""
+    from sqlalchemy import update
+
+    from orchestrator import schema
+
+    with open_workspace(root) as workspace:
+        workspace.database.write(lambda connection: connection.execute(update(schema.leases).values(expires_at=0.0)))
+
+
+def test_both_drivers_of_one_recipe_end_with_one_truth(quiet: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "storm"
+    drivers = [start(root, "artifact.outcome=delay:0.5"), start(root, "checkpoint.files=delay:0.3")]
+    results = [ended(driver) for driver in drivers]
+    assert any(code == 0 for code, _ in results), results
+    assert finish(root) == quiet
+    check_all(root)
+
+
+@pytest.mark.parametrize("text", ["artifact.files", "nothing=kill", "artifact.files=explode", "artifact.files=kill@x"])
+def test_what_cannot_be_armed_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="expected POINT=ACTION with one of kill, freeze, raise, delay"):
+        parse(text)
+
+
+def test_nothing_is_armed_by_default() -> None:
+    assert parse("") == {}
+    armed = parse(" artifact.files=delay:0.5@3 ; shard.commit=kill ")
+    assert (armed["artifact.files"].seconds, armed["artifact.files"].passes_left) == (0.5, 3)
+    assert armed["shard.commit"].action == "kill"
