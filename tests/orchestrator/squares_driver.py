@@ -5,6 +5,7 @@ Prints the SHA-256 of every file made, as JSON. Each piece of work leaves a line
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace
 
-NUM_SHARDS, NUM_STEPS, PAUSE_S = 8, 8, 0.3
+NUM_SHARDS, NUM_STEPS = 8, 8
+PAUSE_S = float(os.environ.get("SQUARES_PAUSE_S", "0.3"))
 
 
 @dataclass(frozen=True, kw_only=True)
