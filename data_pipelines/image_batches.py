@@ -60,14 +60,18 @@ class PictureBatches:
         seed: int,
         scale: int = 1,
         usable: Callable[[int, str], Collection[str]] | None = None,
+        parts: int = 1,
     ) -> None:
         """`scale` multiplies the anchor's sides: the diffusion decoder learns pictures of twice the size.
+        `parts` cuts each micro-batch into as many of equal size, in the same order; it must divide `batch`.
         `usable` gives the ids of the samples of a dataset (its number) and shard that may be shown; None: all.
 
         Raises: DatasetError if there is no picture with an anchor.
         """
         self._datasets = [CuratedDataset(folder) for folder in folders]
-        self._batch, self._seed, self._scale = batch, seed, scale
+        if batch % parts:
+            raise ValueError(f"parts: {parts} do not divide a micro-batch of {batch}")
+        self._batch, self._parts, self._seed, self._scale = batch, parts, seed, scale
         self._groups: dict[Size, list[_Place]] = {}
         self._usable = usable
         digest = hashlib.sha256()
@@ -91,6 +95,7 @@ class PictureBatches:
 
     @property
     def micros_per_epoch(self) -> int:
+        """Whole ones, not their parts."""
         return sum(self._counts)
 
     def micro(self, number: int) -> PictureBatch:
@@ -98,7 +103,8 @@ class PictureBatches:
 
         Raises: SampleError if a picture that was curated can no longer be read.
         """
-        epoch, position = divmod(number, self.micros_per_epoch)
+        whole, part = divmod(number, self._parts)
+        epoch, position = divmod(whole, self.micros_per_epoch)
         slot = int(self._shuffled("micros", self.micros_per_epoch, epoch, [position])[0])
         group = 0
         while slot >= self._counts[group]:
@@ -106,7 +112,8 @@ class PictureBatches:
             group += 1
         anchor = self._anchors[group]
         places = self._groups[anchor]
-        positions = (slot * self._batch + np.arange(self._batch)) % len(places)
+        size = self._batch // self._parts
+        positions = (slot * self._batch + part * size + np.arange(size)) % len(places)
         chosen = [places[index] for index in self._shuffled(f"{anchor}", len(places), epoch, positions)]
         loaded = [self._picture(place, anchor) for place in chosen]
         return PictureBatch(
@@ -159,6 +166,11 @@ class PictureBatches:
             digest.update(row["images"][0].encode())
             place = _Place(dataset=number, shard=shard, offset=row["offset"], span=row["span_bytes"])
             self._groups.setdefault((row["anchor_h"], row["anchor_w"]), []).append(place)
+
+
+def names_of(batch: PictureBatch) -> tuple[str, ...]:
+    """Ids of the samples of a micro-batch."""
+    return tuple(sample.sample_id for sample in batch.samples)
 
 
 def _num_bytes(loaded: tuple[Pixels, Sample]) -> int:

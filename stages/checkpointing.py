@@ -2,18 +2,43 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-FORMAT = 1
+FORMAT = 2
 AVERAGE = "average of "  # before the name of a module whose moving average is kept
 
 
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """From optimizer step `at` on, `count` more steps of data are passed over."""
+
+    at: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a training has come."""
+
+    step: int = 0  # optimizer steps done
+    skips: tuple[Skip, ...] = ()
+
+    def data_step(self, step: int) -> int:
+        """The step of data that an optimizer step consumes."""
+        return step + sum(skip.count for skip in self.skips if skip.at <= step)
+
+
 def save_state(
-    folder: Path, *, weights: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], step: int
+    folder: Path,
+    *,
+    weights: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    progress: Progress,
 ) -> None:
     """Write `weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
     for name, module in weights.items():
@@ -21,14 +46,20 @@ def save_state(
         save_file(tensors, str(_weights_path(folder, name)))
     for name, optimizer in optimizers.items():
         save_file(_flatten(optimizer), str(folder / f"optimizer-{name}.safetensors"))
-    state = {"format": FORMAT, "step": step, "weights": sorted(weights), "optimizers": sorted(optimizers)}
+    state = {
+        "format": FORMAT,
+        "step": progress.step,
+        "skips": [asdict(skip) for skip in progress.skips],
+        "weights": sorted(weights),
+        "optimizers": sorted(optimizers),
+    }
     (folder / "state.json").write_text(json.dumps(state, indent=1))
 
 
 def load_state(
     folder: Path, *, weights: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> int:
-    """Put a saved state back in place and give its step.
+) -> Progress:
+    """Put a saved state back in place and say how far it is.
 
     Raises: ValueError if the state was saved in another format or for other modules.
     """
@@ -41,7 +72,7 @@ def load_state(
         module.load_state_dict(load_file(str(_weights_path(folder, name))), strict=True)
     for name, optimizer in optimizers.items():
         _unflatten(optimizer, load_file(str(folder / f"optimizer-{name}.safetensors")))
-    return int(state["step"])
+    return Progress(step=int(state["step"]), skips=tuple(Skip(**skip) for skip in state["skips"]))
 
 
 def has_weights(folder: Path, name: str) -> bool:

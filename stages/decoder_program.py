@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_pipelines.image_batches import PictureBatches
+from data_pipelines.image_batches import PictureBatches, names_of
 from data_pipelines.tokens import TokenShard
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
@@ -56,6 +56,7 @@ class DecoderProgram:
             seed=config.loop.seed,
             scale=config.model.enlarge,
             usable=self._tokenized,
+            parts=task.parts,
         )
         tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
@@ -78,6 +79,7 @@ class DecoderProgram:
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
             weight=len(batch.samples),
             seed=micro_seed(loop.seed, step, index),
+            samples=names_of(batch),
         )
 
     def _tokenized(self, dataset: int, shard: str) -> set[str]:

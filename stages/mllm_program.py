@@ -68,6 +68,7 @@ class MllmProgram:
             data=batch.to(self._device),
             weight=self._model.trained_weight(batch.labels_BT, batch.segments_BT),
             seed=micro_seed(self._config.loop.seed, step, index),
+            samples=tuple(f"row {row}" for row in range(first, first + rows)),
         )
 
 

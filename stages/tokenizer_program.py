@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipelines.image_batches import PictureBatches
+from data_pipelines.image_batches import PictureBatches, names_of
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
@@ -66,7 +66,7 @@ class TokenizerProgram:
         config = task.config
         self._config, self._device = config, device
         self._pictures = PictureBatches(
-            task.datasets, split="train", tasks=None, batch=config.batch, seed=config.loop.seed
+            task.datasets, split="train", tasks=None, batch=config.batch, seed=config.loop.seed, parts=task.parts
         )
         model = build_tokenizer(task).to(device).train()
         judge = PatchGan(config.discriminator).to(device)
@@ -95,7 +95,7 @@ class TokenizerProgram:
         batch = self._pictures.micro(step * self._config.loop.micros_per_step + index)
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
         seed = micro_seed(self._config.loop.seed, step, index)
-        return Micro(data=images_BCYX, weight=len(batch.samples), seed=seed)
+        return Micro(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=names_of(batch))
 
 
 def build_tokenizer(task: TokenizerTask) -> DualViTok:

@@ -1,13 +1,13 @@
 """Train the diffusion decoder: codes to pictures of twice their size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.diffusion.config import DecoderConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training_config import LoopConfig
+from stages.training_config import LoopConfig, in_smaller_parts
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ class DecoderTask:
     tokens: tuple[Path, ...]  # of each dataset, or one of all
     tokenizer: Path
     start: Path | None  # folder of the decoder to go on from
+    parts: int = 1  # into which each micro-batch is cut
 
     def build(self, device: "torch.device") -> "DecoderProgram":
         from stages.decoder_program import DecoderProgram
@@ -60,14 +61,16 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
     from stages.training import train
 
     start = context.inputs("start")
+    loop, parts = in_smaller_parts(config.loop, config.batch, context.memory_halvings)
     task = DecoderTask(
-        config=config,
+        config=replace(config, loop=loop),
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
         tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
         tokenizer=context.input("tokenizer").path,
         start=start[0].path if start else None,
+        parts=parts,
     )
-    result = train(task, config.loop, context)
+    result = train(task, loop, context)
     export_decoder(task, result.checkpoint.path, context.output)
     return result.metrics
 

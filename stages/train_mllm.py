@@ -1,14 +1,14 @@
 """Train the unified language model: one kind, used once for each of the progressive stages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_pipelines.loader_config import LoaderConfig
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training_config import LoopConfig
+from stages.training_config import LoopConfig, in_smaller_parts
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,9 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
     from stages.training import train
 
     start = context.inputs("start")
+    loop, _ = in_smaller_parts(config.loop, config.rows, context.memory_halvings)
     task = MllmTask(
-        config=config,
+        config=replace(config, loop=loop),
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
         tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
         tokenizer=context.input("tokenizer").path,
@@ -93,7 +94,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         index=context.scratch / "index",
     )
     left_out = index_data(task)
-    result = train(task, config.loop, context)
+    result = train(task, loop, context)
     export_mllm(task, result.checkpoint.path, context.output)
     return {**result.metrics, **left_out}
 

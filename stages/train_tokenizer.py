@@ -1,13 +1,13 @@
 """Train DualViTok: pictures to semantic and pixel codes and back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training_config import LoopConfig
+from stages.training_config import LoopConfig, in_smaller_parts
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ class TokenizerTask:
     datasets: tuple[Path, ...]
     vision: Path | None  # folder of the pre-trained tower
     start: Path | None  # folder of the tokenizer to go on from
+    parts: int = 1  # into which each micro-batch is cut
 
     def build(self, device: "torch.device") -> "TokenizerProgram":
         from stages.tokenizer_program import TokenizerProgram
@@ -69,13 +70,15 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
     vision = context.inputs("vision")
     published = Path(config.vision_weights) if config.vision_id else None
     start = context.inputs("start")
+    loop, parts = in_smaller_parts(config.loop, config.batch, context.memory_halvings)
     task = TokenizerTask(
-        config=config,
+        config=replace(config, loop=loop),
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
         vision=vision[0].path if vision else published,
         start=start[0].path if start else None,
+        parts=parts,
     )
-    result = train(task, config.loop, context)
+    result = train(task, loop, context)
     export_tokenizer(task, result.checkpoint.path, context.output)
     return result.metrics
 

@@ -1,6 +1,7 @@
 """Settings of the training loop that every trained stage shares."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -36,11 +37,23 @@ class LoopConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["ddp"] = "ddp"
     optimizer: OptimizerConfig = OptimizerConfig()
+    most_skips: int = 2  # windows of data that may be left out after a loss that is no number, before the stage fails
     average_decay: float = 0.0  # of a moving average of the weights, which is then the stage's result; 0: no average
 
     def __post_init__(self) -> None:
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay: {self.average_decay} is not in [0, 1)")
+        if self.most_skips < 0:
+            raise ValueError(f"most_skips: {self.most_skips} is less than 0")
         for name in ("steps", "micros_per_step", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:  # the four fields share one rule
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+
+
+def in_smaller_parts(loop: LoopConfig, micro_size: int, halvings: int) -> tuple[LoopConfig, int]:
+    """After running out of memory: the loop with smaller micro-batches, and into how many parts each is cut.
+
+    A step holds what it held before, in the same order; `micro_size` (rows or pictures) limits the parts.
+    """
+    parts = math.gcd(2**halvings, micro_size)
+    return replace(loop, micros_per_step=loop.micros_per_step * parts), parts

@@ -15,6 +15,7 @@ class Micro:
     data: Any  # what the passes' modules take
     weight: float  # share of this micro-batch in the step's mean: images, or trained tokens
     seed: int  # for everything random in this micro-batch
+    samples: tuple[str, ...] = ()  # what it is made of, for the report of a loss that is no number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class TrainingProgram(Protocol):
     def weights(self) -> Mapping[str, nn.Module]:
         """The modules whose state makes a checkpoint, by name; frozen parts that come from elsewhere stay out."""
 
-    def micro(self, step: int, index: int) -> Micro: ...
+    def micro(self, step: int, index: int) -> Micro:
+        """`step` counts steps of data: those of the optimizer and all that were skipped before."""
 
 
 class TrainingTask(Protocol):

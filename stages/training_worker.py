@@ -3,10 +3,10 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoints
-from stages.checkpointing import AVERAGE, load_state, save_state
+from stages.checkpointing import AVERAGE, Progress, Skip, load_state, save_state
 from stages.training_config import LoopConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
 
@@ -45,26 +45,70 @@ class Reporter(Protocol):
 def run_worker(
     task: TrainingTask, loop: LoopConfig, *, checkpoints: Checkpoints, reporter: Reporter, place: Place
 ) -> None:
-    """Train from the newest committed checkpoint to the last step, or to a clean stop when one is asked for."""
+    """Train from the newest committed checkpoint to the last step, or to a clean stop when one is asked for.
+
+    After a loss that is no number: back to the newest checkpoint, the data since then are passed over, at most
+    `loop.most_skips` times. All workers see the same numbers, so all decide alike.
+    Raises: NumericError with step, learning rates and samples when skipping did not help.
+    """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module; it writes every new tensor twice
+    skips: list[Skip] = []
+    while True:
+        try:
+            _train(task, loop, checkpoints=checkpoints, reporter=reporter, place=place, skips=skips)
+            return
+        except _NotFiniteError as error:
+            if len(skips) == loop.most_skips:
+                raise NumericError(f"{error}; {len(skips)} windows of data were passed over before") from error
+            skips.append(Skip(at=error.saved, count=error.step - error.saved + 1))
+            logger.warning("%s; going on from step %d without the data since then", error, error.saved)
+
+
+def _train(
+    task: TrainingTask,
+    loop: LoopConfig,
+    *,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    place: Place,
+    skips: Sequence[Skip],
+) -> None:
     torch.manual_seed(loop.seed)
     program = task.build(place.device)
     trainer = _Trainer(program, loop, place)
-    step = trainer.restore(checkpoints)
-    started = step
+    progress = trainer.restore(checkpoints, skips)
+    step = saved = started = progress.step
     reporter.started(step)
-    micros = _prefetched(program, loop, place, step)
+    micros = _prefetched(program, loop, place, progress)
     began = time.monotonic()
     while step < loop.steps:
-        metrics, stopping = trainer.step(step, next(micros), stop=reporter.stop_requested())
+        batch = next(micros)
+        try:
+            metrics, stopping = trainer.step(step, batch, stop=reporter.stop_requested())
+        except NumericError as error:
+            samples = ", ".join(sample for micro in batch for sample in micro.samples) or "not named"
+            data_step = progress.data_step(step)
+            raise _NotFiniteError(
+                f"{error} Data: step {data_step}, samples {samples}", step=step, saved=saved
+            ) from error
         step += 1
         metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
+        metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
         reporter.step(step, metrics)
         if step == loop.steps or stopping or step % loop.checkpoint_every == 0:
-            trainer.save(checkpoints, step)
+            trainer.save(checkpoints, replace(progress, step=step))
+            saved = step
         if stopping:
             return
+
+
+class _NotFiniteError(NumericError):
+    """A loss or a gradient that is no number, and from where training can go on."""
+
+    def __init__(self, message: str, *, step: int, saved: int) -> None:
+        super().__init__(message)
+        self.step, self.saved = step, saved
 
 
 class _Trainer:
@@ -92,22 +136,26 @@ class _Trainer:
         kept = self.averages.modules if self.averages else {}
         self.weights = {**program.weights, **{AVERAGE + name: module for name, module in kept.items()}}
 
-    def restore(self, checkpoints: Checkpoints) -> int:
-        """Load the newest committed checkpoint, wrap the modules for the strategy, and give the next step."""
-        found = checkpoints.latest()
-        step = 0
-        if found is not None:
-            step = load_state(found.path, weights=self.weights, optimizers=self.optimizers)
-            logger.info("continuing from the checkpoint of step %d", step)
-        self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
-        return step
+    def restore(self, checkpoints: Checkpoints, skips: Sequence[Skip]) -> Progress:
+        """Load the newest committed checkpoint, wrap the modules for the strategy, and say how far it is.
 
-    def save(self, checkpoints: Checkpoints, step: int) -> None:
+        `skips` are those that this process decided on; the checkpoint may know some of them already.
+        """
+        found = checkpoints.latest()
+        progress = Progress()
+        if found is not None:
+            progress = load_state(found.path, weights=self.weights, optimizers=self.optimizers)
+            logger.info("continuing from the checkpoint of step %d", progress.step)
+        progress = replace(progress, skips=tuple(dict.fromkeys([*progress.skips, *skips])))
+        self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
+        return progress
+
+    def save(self, checkpoints: Checkpoints, progress: Progress) -> None:
         if self.place.rank == 0:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
                 folder = Path(name)
-                save_state(folder, weights=self.weights, optimizers=self.optimizers, step=step)
-                checkpoints.commit(step, folder, {"step": step})
+                save_state(folder, weights=self.weights, optimizers=self.optimizers, progress=progress)
+                checkpoints.commit(progress.step, folder, {"step": progress.step})
             checkpoints.prune(self.loop.keep_checkpoints)
         if self.place.world > 1:
             dist.barrier()
@@ -157,7 +205,7 @@ class _Trainer:
             rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
             raise NumericError(
                 f"step {step}, pass {each.name}: loss {loss}, gradient norm {float(norm)} at learning rates {rates}; "
-                "the last committed checkpoint is intact. Lower the learning rate or look at this step's samples"
+                "committed checkpoints are intact. Lower the learning rate or look at this step's samples."
             )
         optimizer.step()
         return {**means, f"{each.name}/grad_norm": float(norm), f"{each.name}/lr": optimizer.param_groups[0]["lr"]}
@@ -202,15 +250,16 @@ def _parallel(module: nn.Module, place: Place) -> nn.Module:
     return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
 
-def _prefetched(program: TrainingProgram, loop: LoopConfig, place: Place, first: int) -> Iterator[list[Micro]]:
+def _prefetched(program: TrainingProgram, loop: LoopConfig, place: Place, progress: Progress) -> Iterator[list[Micro]]:
     """The micro-batches of this worker, step by step; the next step's are made while this one is computed."""
 
     def make(step: int) -> list[Micro]:
-        return [program.micro(step, index) for index in range(place.rank, loop.micros_per_step, place.world)]
+        data_step = progress.data_step(step)
+        return [program.micro(data_step, index) for index in range(place.rank, loop.micros_per_step, place.world)]
 
     with ThreadPoolExecutor(1, thread_name_prefix="micros") as pool:
-        upcoming: Future[list[Micro]] = pool.submit(make, first)
-        for step in range(first, loop.steps):
+        upcoming: Future[list[Micro]] = pool.submit(make, progress.step)
+        for step in range(progress.step, loop.steps):
             current = upcoming.result()
             if step + 1 < loop.steps:
                 upcoming = pool.submit(make, step + 1)

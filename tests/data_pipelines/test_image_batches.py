@@ -72,6 +72,17 @@ def test_a_micro_batch_follows_from_its_number_alone(made: MadeDataset) -> None:
     assert walked.micro(9).shards == fresh.shards
 
 
+def test_parts_hold_together_what_the_whole_micro_batch_holds(made: MadeDataset) -> None:
+    whole, halves = batches(made.dataset, batch=4), batches(made.dataset, batch=4, parts=2)
+    for number in range(2 * whole.micros_per_epoch):
+        parts = [halves.micro(2 * number + part) for part in range(2)]
+        expected = whole.micro(number)
+        assert np.array_equal(np.concatenate([part.pixels_BCYX for part in parts]), expected.pixels_BCYX)
+        assert tuple(sample for part in parts for sample in part.samples) == expected.samples
+    with pytest.raises(ValueError, match="3 do not divide a micro-batch of 4"):
+        batches(made.dataset, batch=4, parts=3)
+
+
 def test_epochs_and_seeds_have_orders_of_their_own(made: MadeDataset) -> None:
     pictures = batches(made.dataset)
     orders = [shown(pictures, 0), shown(pictures, 1), shown(batches(made.dataset, seed=2), 0)]

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import NumericError
 from orchestrator.store import open_store
-from stages.checkpointing import load_result, load_state
-from stages.training_config import LoopConfig, OptimizerConfig
+from stages.checkpointing import Progress, Skip, load_result, load_state
+from stages.training_config import LoopConfig, OptimizerConfig, in_smaller_parts
 from stages.training_program import micro_seed
 from stages.training_worker import Place, run_worker
 from tests.stages.toy import ToyProgram, ToyTask
@@ -124,11 +124,55 @@ def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> No
 
 
 def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates"):
+    with pytest.raises(
+        NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates .*2 windows"
+    ):
         run_worker(ToyTask(poison_step=7), LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone())
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 5
+
+
+def test_poisoned_data_are_passed_over_and_the_skip_is_remembered(tmp_path: Path) -> None:
+    """Steps of data 5 to 7 are left out: the run goes back to the checkpoint of step 5 and on with data 8."""
+    task, recorder = ToyTask(poison_data=(7,)), Recorder()
+    run_worker(task, LOOP, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone())
+    skipped = [metrics["data_steps_skipped"] for step, metrics in recorder.steps if step > 5]
+    assert [step for step, _ in recorder.steps] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12]
+    assert skipped == [0.0, 0.0, *[3.0] * 7]
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    program = ToyProgram(ToyTask())
+    progress = load_state(
+        found.path, weights=program.weights, optimizers={"fit": torch.optim.AdamW(program.model.parameters())}
+    )
+    assert progress == Progress(step=12, skips=(Skip(at=5, count=3),))
+    assert [progress.data_step(step) for step in (4, 5, 11)] == [4, 8, 14]
+
+
+def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -> None:
+    task = ToyTask(poison_data=(7,))
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run_worker(task, LOOP, checkpoints=checkpoints(whole), reporter=Recorder(), place=alone())
+    run_worker(task, LOOP, checkpoints=checkpoints(halves), reporter=Recorder(stop_after=9), place=alone())
+    second = Recorder()
+    run_worker(task, LOOP, checkpoints=checkpoints(halves), reporter=second, place=alone())
+    assert second.first > 5
+    expected = trained(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trained(halves).items())
+
+
+def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path: Path) -> None:
+    task = ToyTask(poison_data=tuple(range(6, 40)))
+    with pytest.raises(NumericError, match=r"at learning rates 0\.\d+.*Data: step 8, samples sample-8-0-0.*2 windows"):
+        run_worker(task, LOOP, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone())
+
+
+@pytest.mark.parametrize(("size", "halvings", "parts"), [(8, 0, 1), (8, 1, 2), (8, 5, 8), (6, 3, 2), (1, 2, 1)])
+def test_out_of_memory_makes_micro_batches_smaller_and_more(size: int, halvings: int, parts: int) -> None:
+    loop, found = in_smaller_parts(LOOP, size, halvings)
+    assert found == parts
+    assert loop.micros_per_step == LOOP.micros_per_step * parts
 
 
 def test_micro_batches_must_be_dealt_evenly(tmp_path: Path) -> None:

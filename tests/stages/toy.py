@@ -13,7 +13,8 @@ from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 class ToyTask:
     batch: int = 4
     seed: int = 3
-    poison_step: int = -1  # the loss of this step is not a number
+    poison_step: int = -1  # the loss of this optimizer step is not a number
+    poison_data: tuple[int, ...] = ()  # steps of data that hold something that is not a number
     die_at_step: int = -1  # the process kills itself here, once
     died: Path = Path()  # is made just before
 
@@ -62,4 +63,7 @@ class ToyProgram:
         generator = torch.Generator().manual_seed(seed)
         count = task.batch + index % 2  # unequal weights
         x = torch.randn(count, 3, generator=generator)
-        return Micro(data=(x, x.sum(1, keepdim=True)), weight=count, seed=seed)
+        if step in task.poison_data and index == 2:
+            x[0, 0] = float("nan")
+        names = tuple(f"sample-{step}-{index}-{row}" for row in range(count))
+        return Micro(data=(x, x.sum(1, keepdim=True)), weight=count, seed=seed, samples=names)
