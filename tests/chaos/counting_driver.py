@@ -5,6 +5,7 @@ file made, as JSON.
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +87,9 @@ def plan_of(root: Path, workspace: Workspace) -> Plan:
 
 
 def open_workspace(root: Path) -> Workspace:
-    return Workspace.open(root=root / "illume", tracking_url="none", cluster=Cluster(LocalRay(cpus=1)))
+    """Its store is the one of COUNTING_STORE, or lies in the folder."""
+    store = os.environ.get("COUNTING_STORE")
+    return Workspace.open(store, root=root / "illume", tracking_url="none", cluster=Cluster(LocalRay(cpus=1)))
 
 
 def main(root: Path) -> None:

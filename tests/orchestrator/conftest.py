@@ -3,11 +3,13 @@
 import hashlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -43,11 +45,18 @@ class S3Server:
     faults: list[str] = field(default_factory=list)
     forget_conditions: bool = False
     refuse_writes: str = ""  # status line to answer every PUT with
+    weather: random.Random | None = None  # any request may be late, refused, or carried out without an answer
+    troubles: int = 0  # that the weather made
     lock: Any = field(default_factory=threading.Lock)
     moto: Any = field(default_factory=lambda: DomainDispatcherApplication(create_backend_app))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self.lock:
+            trouble = self._trouble(environ)
+            if trouble == "lost reply":
+                list(self.moto(environ, lambda *_: lambda _: None))
+            if trouble:
+                return self._answer(start_response, "503 Slow Down")
             if environ["REQUEST_METHOD"] == "PUT" and self.refuse_writes:
                 return self._answer(start_response, self.refuse_writes)
             if "HTTP_IF_NONE_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
@@ -62,6 +71,19 @@ class S3Server:
                     list(self.moto(environ, lambda *_: lambda _: None))
                     return self._answer(start_response, "500 Internal Server Error")
             return list(self.moto(environ, start_response))
+
+    def _trouble(self, environ: dict[str, Any]) -> str:
+        """What the weather does to a request: about one in six has trouble."""
+        if self.weather is None:
+            return ""
+        roll = self.weather.random()
+        self.troubles += roll < 0.17
+        if roll < 0.05:
+            time.sleep(0.1)
+            return ""
+        if roll < 0.11:
+            return "lost reply" if environ["REQUEST_METHOD"] in ("PUT", "DELETE") else "error"
+        return "error" if roll < 0.17 else ""
 
     def _answer(self, start_response: Callable[..., Any], status: str) -> list[bytes]:
         start_response(status, [("Content-Length", "0"), ("Connection", "close")])
@@ -93,6 +115,7 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     """The server, well-behaved at first and again afterwards."""
     yield s3_server
     s3_server.faults, s3_server.forget_conditions, s3_server.refuse_writes = [], False, ""
+    s3_server.weather, s3_server.troubles = None, 0
 
 
 @pytest.fixture
