@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.input_images import input_pixels, open_upright
 from data_pipelines.loader import ByteCache
-from data_pipelines.order import epoch_permutation
+from data_pipelines.order import epoch_permutation, is_chosen, sample_words
 from data_pipelines.samples import Sample, SampleError
 from models.dualvitok.geometry import Size
 
@@ -61,9 +61,11 @@ class PictureBatches:
         scale: int = 1,
         usable: Callable[[int, str], Collection[str]] | None = None,
         parts: int = 1,
+        mirrored_share: float = 0.0,
     ) -> None:
         """`scale` multiplies the anchor's sides: the diffusion decoder learns pictures of twice the size.
         `parts` cuts each micro-batch into as many of equal size, in the same order; it must divide `batch`.
+        `mirrored_share` of the pictures are shown mirrored, others in each epoch.
         `usable` gives the ids of the samples of a dataset (its number) and shard that may be shown; None: all.
 
         Raises: DatasetError if there is no picture with an anchor.
@@ -72,6 +74,7 @@ class PictureBatches:
         if batch % parts:
             raise ValueError(f"parts: {parts} do not divide a micro-batch of {batch}")
         self._batch, self._parts, self._seed, self._scale = batch, parts, seed, scale
+        self._mirrored_share = mirrored_share
         self._groups: dict[Size, list[_Place]] = {}
         self._usable = usable
         digest = hashlib.sha256()
@@ -116,8 +119,11 @@ class PictureBatches:
         positions = (slot * self._batch + part * size + np.arange(size)) % len(places)
         chosen = [places[index] for index in self._shuffled(f"{anchor}", len(places), epoch, positions)]
         loaded = [self._picture(place, anchor) for place in chosen]
+        mirrored = self._mirrored([sample for _, sample in loaded], epoch)
         return PictureBatch(
-            pixels_BCYX=np.stack([pixels for pixels, _ in loaded]),
+            pixels_BCYX=np.stack(
+                [pixels[:, :, ::-1] if mirror else pixels for (pixels, _), mirror in zip(loaded, mirrored, strict=True)]
+            ),
             samples=tuple(sample for _, sample in loaded),
             shards=tuple((place.dataset, place.shard) for place in chosen),
             anchor=anchor,
@@ -127,6 +133,20 @@ class PictureBatches:
         """What stands at some positions of an epoch."""
         order = epoch_permutation(size, dataset_digest=f"{self._digest}/{what}", seed=self._seed, epoch=epoch)
         return order.index_at(positions)
+
+    def _mirrored(self, samples: Sequence[Sample], epoch: int) -> list[bool]:
+        """Which of the pictures are turned left to right in an epoch; follows from the picture alone."""
+        if not self._mirrored_share:
+            return [False] * len(samples)
+        ids = np.frombuffer(bytes.fromhex("".join(sample.sample_id for sample in samples)), dtype=np.uint8)
+        chosen = is_chosen(
+            sample_words(ids.reshape(-1, 32)),
+            share=self._mirrored_share,
+            seed=self._seed,
+            epochs=epoch,
+            purpose="mirrored",
+        )
+        return [bool(each) for each in chosen]
 
     def _picture(self, place: _Place, anchor: Size) -> tuple[Pixels, Sample]:
         return self._ready.get(place, lambda: self._load(place, anchor), _num_bytes)

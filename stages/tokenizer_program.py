@@ -66,7 +66,13 @@ class TokenizerProgram:
         config = task.config
         self._config, self._device = config, device
         self._pictures = PictureBatches(
-            task.datasets, split="train", tasks=None, batch=config.batch, seed=config.loop.seed, parts=task.parts
+            task.datasets,
+            split="train",
+            tasks=None,
+            batch=config.batch,
+            seed=config.loop.seed,
+            parts=task.parts,
+            mirrored_share=config.mirrored_share,
         )
         model = build_tokenizer(task).to(device).train()
         judge = PatchGan(config.discriminator).to(device)

@@ -22,6 +22,7 @@ class TrainTokenizerConfig:
     batch: int  # pictures of one micro-batch, all of one anchor
     learning_rate: float
     loop: LoopConfig
+    mirrored_share: float = 0.0  # of the pictures that are shown mirrored, others in each epoch; published 0.5
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     vision_id: str = ""  # name and revision of a published tower to use, where no stage trains one
     vision_weights: Location = Location("")  # its folder: `config.json` and `model.safetensors` of a vision tower
@@ -29,6 +30,8 @@ class TrainTokenizerConfig:
     lpips_weights: tuple[Location, ...] = ()  # their files, in the same order; needed for perceptual: lpips
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mirrored_share <= 1:
+            raise ValueError(f"mirrored_share: {self.mirrored_share} is not in [0, 1]")
         if self.loss.perceptual == "lpips" and not self.lpips_sha256:
             raise ValueError(
                 "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digests here and their files "

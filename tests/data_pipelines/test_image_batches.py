@@ -83,6 +83,21 @@ def test_parts_hold_together_what_the_whole_micro_batch_holds(made: MadeDataset)
         batches(made.dataset, batch=4, parts=3)
 
 
+def test_a_share_of_the_pictures_is_mirrored_and_others_in_each_epoch(made: MadeDataset) -> None:
+    plain, mirroring = batches(made.dataset), batches(made.dataset, mirrored_share=0.5)
+    turned: list[set[str]] = []
+    for epoch in range(2):
+        turned.append(set())
+        for number in range(epoch * plain.micros_per_epoch, (epoch + 1) * plain.micros_per_epoch):
+            straight, found = plain.micro(number), mirroring.micro(number)
+            for before, after, sample in zip(straight.pixels_BCYX, found.pixels_BCYX, found.samples, strict=True):
+                if not np.array_equal(before, after):
+                    assert np.array_equal(before[:, :, ::-1], after)
+                    turned[-1].add(sample.sample_id)
+    assert all(0.2 < len(each) / plain.num_pictures < 0.8 for each in turned)
+    assert turned[0] != turned[1]
+
+
 def test_epochs_and_seeds_have_orders_of_their_own(made: MadeDataset) -> None:
     pictures = batches(made.dataset)
     orders = [shown(pictures, 0), shown(pictures, 1), shown(batches(made.dataset, seed=2), 0)]
