@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.input_images import input_pixels, open_upright
 from data_pipelines.loader import ByteCache
-from data_pipelines.order import epoch_permutation, is_chosen, sample_words
+from data_pipelines.order import Permutation, epoch_permutation, is_chosen, sample_words
 from data_pipelines.samples import Sample, SampleError
 from models.dualvitok.geometry import Size
 
@@ -42,6 +42,7 @@ class _Place:
     shard: str
     offset: int
     span: int
+    image: str  # SHA-256
 
 
 class PictureBatches:
@@ -129,10 +130,34 @@ class PictureBatches:
             anchor=anchor,
         )
 
+    def micros_that_showed(self, images: Collection[str], *, before: int) -> dict[str, list[int]]:
+        """The micro-batches (whole ones) below number `before` that hold each of some pictures, by SHA-256; in order.
+
+        Computed, not logged: the inverse of `micro`.
+        """
+        found: dict[str, list[int]] = {image: [] for image in images}
+        epochs = -(-before // self.micros_per_epoch)
+        first_slot = 0
+        for anchor, count in zip(self._anchors, self._counts, strict=True):
+            places = self._groups[anchor]
+            indices = [index for index, place in enumerate(places) if place.image in found]
+            for epoch in range(epochs if indices else 0):
+                positions = self._order(f"{anchor}", len(places), epoch).position_of(indices)
+                for index, position in zip(indices, positions.tolist(), strict=True):
+                    # The last micro-batch is filled from the start of the order, again and again if it must be.
+                    repeated = range(position, count * self._batch, len(places))
+                    slots = sorted({first_slot + place // self._batch for place in repeated})
+                    numbers = self._order("micros", self.micros_per_epoch, epoch).position_of(slots)
+                    found[places[index].image] += [epoch * self.micros_per_epoch + int(number) for number in numbers]
+            first_slot += count
+        return {image: sorted(number for number in numbers if number < before) for image, numbers in found.items()}
+
     def _shuffled(self, what: str, size: int, epoch: int, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """What stands at some positions of an epoch."""
-        order = epoch_permutation(size, dataset_digest=f"{self._digest}/{what}", seed=self._seed, epoch=epoch)
-        return order.index_at(positions)
+        return self._order(what, size, epoch).index_at(positions)
+
+    def _order(self, what: str, size: int, epoch: int) -> Permutation:
+        return epoch_permutation(size, dataset_digest=f"{self._digest}/{what}", seed=self._seed, epoch=epoch)
 
     def _mirrored(self, samples: Sequence[Sample], epoch: int) -> list[bool]:
         """Which of the pictures are turned left to right in an epoch; follows from the picture alone."""
@@ -184,7 +209,9 @@ class PictureBatches:
                 continue
             seen.add(row["images"][0])
             digest.update(row["images"][0].encode())
-            place = _Place(dataset=number, shard=shard, offset=row["offset"], span=row["span_bytes"])
+            place = _Place(
+                dataset=number, shard=shard, offset=row["offset"], span=row["span_bytes"], image=row["images"][0]
+            )
             self._groups.setdefault((row["anchor_h"], row["anchor_w"]), []).append(place)
 
 

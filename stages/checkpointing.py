@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 FORMAT = 2
+PROGRESS_FILE = "state.json"
 AVERAGE = "average of "  # before the name of a module whose moving average is kept
 
 
@@ -32,6 +33,18 @@ class Progress:
         """The step of data that an optimizer step consumes."""
         return step + sum(skip.count for skip in self.skips if skip.at <= step)
 
+    def step_of(self, data_step: int) -> int | None:
+        """The optimizer step that consumed a step of data; None if it was passed over."""
+        passed_over = 0
+        for skip in sorted(self.skips, key=lambda skip: skip.at):
+            first = skip.at + passed_over
+            if data_step < first:
+                break
+            if data_step < first + skip.count:
+                return None
+            passed_over += skip.count
+        return data_step - passed_over
+
 
 def save_state(
     folder: Path,
@@ -53,7 +66,7 @@ def save_state(
         "weights": sorted(weights),
         "optimizers": sorted(optimizers),
     }
-    (folder / "state.json").write_text(json.dumps(state, indent=1))
+    (folder / PROGRESS_FILE).write_text(json.dumps(state, indent=1))
 
 
 def load_state(
@@ -63,7 +76,7 @@ def load_state(
 
     Raises: ValueError if the state was saved in another format or for other modules.
     """
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / PROGRESS_FILE).read_text())
     found = (state["format"], state["weights"], state["optimizers"])
     expected = (FORMAT, sorted(weights), sorted(optimizers))
     if found != expected:
@@ -72,6 +85,15 @@ def load_state(
         module.load_state_dict(load_file(str(_weights_path(folder, name))), strict=True)
     for name, optimizer in optimizers.items():
         _unflatten(optimizer, load_file(str(folder / f"optimizer-{name}.safetensors")))
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far the training came whose checkpoint or artifact lies in a folder; nothing skipped if it does not say."""
+    path = folder / PROGRESS_FILE
+    if not path.exists():
+        return Progress()
+    state = json.loads(path.read_text())
     return Progress(step=int(state["step"]), skips=tuple(Skip(**skip) for skip in state["skips"]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_pipelines.image_batches import PictureBatches, names_of
+from data_pipelines.image_batches import PictureBatch, PictureBatches, names_of
 from data_pipelines.tokens import TokenShard
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
@@ -42,13 +42,14 @@ class DenoisingPass(nn.Module):
         return PassOutput(loss_sum=decoder.losses(images_BCYX, features_BZYX, generator).sum())
 
 
-class DecoderProgram:
-    def __init__(self, task: DecoderTask, device: torch.device) -> None:
+class TokenizedPictures:
+    """The pictures that have codes, in the order of the training, and their codes."""
+
+    def __init__(self, task: DecoderTask) -> None:
         config = task.config
-        self._task, self._device = task, device
         self._sources = pair_tokens("train_decoder", task.datasets, task.tokens)
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(TokenShard)
-        self._pictures = PictureBatches(
+        self.batches = PictureBatches(
             task.datasets,
             split="train",
             tasks=TASKS,
@@ -58,6 +59,28 @@ class DecoderProgram:
             usable=self._tokenized,
             parts=task.parts,
         )
+
+    def codes(self, batch: PictureBatch) -> Codes:
+        found = [
+            self._shard(self._sources[number].token_shard(shard)).codes(sample.sample_id, 0)
+            for (number, shard), sample in zip(batch.shards, batch.samples, strict=True)
+        ]
+        return Codes(
+            semantic_BYX=torch.stack([torch.from_numpy(semantic).long() for semantic, _ in found]),
+            pixel_BYX=torch.stack([torch.from_numpy(pixel).long() for _, pixel in found]),
+        )
+
+    def _tokenized(self, dataset: int, shard: str) -> set[str]:
+        """The samples of a shard whose picture has codes; those that could not be tokenized are left out."""
+        keys = self._shard(self._sources[dataset].token_shard(shard)).row_keys()
+        return {sample_id for sample_id, slot in keys if slot == 0}
+
+
+class DecoderProgram:
+    def __init__(self, task: DecoderTask, device: torch.device) -> None:
+        config = task.config
+        self._task, self._device = task, device
+        self._pictures = TokenizedPictures(task)
         tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
@@ -66,26 +89,14 @@ class DecoderProgram:
 
     def micro(self, step: int, index: int) -> Micro:
         loop = self._task.config.loop
-        batch = self._pictures.micro(step * loop.micros_per_step + index)
-        found = [
-            self._shard(self._sources[number].token_shard(shard)).codes(sample.sample_id, 0)
-            for (number, shard), sample in zip(batch.shards, batch.samples, strict=True)
-        ]
-        codes = Codes(
-            semantic_BYX=torch.stack([torch.from_numpy(semantic).long() for semantic, _ in found]),
-            pixel_BYX=torch.stack([torch.from_numpy(pixel).long() for _, pixel in found]),
-        )
+        batch = self._pictures.batches.micro(step * loop.micros_per_step + index)
+        codes = self._pictures.codes(batch)
         return Micro(
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
             weight=len(batch.samples),
             seed=micro_seed(loop.seed, step, index),
             samples=names_of(batch),
         )
-
-    def _tokenized(self, dataset: int, shard: str) -> set[str]:
-        """The samples of a shard whose picture has codes; those that could not be tokenized are left out."""
-        keys = self._shard(self._sources[dataset].token_shard(shard)).row_keys()
-        return {sample_id for sample_id, slot in keys if slot == 0}
 
 
 def build_decoder(task: DecoderTask) -> DiffusionDecoder:

@@ -15,6 +15,7 @@ from data_pipelines.input_images import InputSizes
 from data_pipelines.loader import TrainingData
 from data_pipelines.packing import PackedRow
 from data_pipelines.training_index import Rendering, SourceFolders, build_training_index
+from data_pipelines.training_order import TrainingOrder
 from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
 from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.weights import load as load_tokenizer
@@ -87,6 +88,12 @@ def index_data(task: MllmTask) -> dict[str, float]:
     """Make the index of the training data, once for all workers. Gives how many samples it leaves out, by reason."""
     index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index)
     return {f"left_out/{reason}": float(count) for reason, count in index.left_out.items()}
+
+
+def training_order(task: MllmTask) -> TrainingOrder:
+    """The order of a training's data, over an index that is made anew in the task's empty folder."""
+    index_data(task)
+    return TrainingData(_sources(task), task.config.data, _rendering(task), task.index).order
 
 
 def build_mllm(task: MllmTask) -> UnifiedMllm:

@@ -61,19 +61,24 @@ def _summed(mean: torch.Tensor, terms: dict[str, torch.Tensor], batch: int) -> P
     return PassOutput(loss_sum=mean * batch, metrics=metrics)
 
 
+def tokenizer_pictures(task: TokenizerTask) -> PictureBatches:
+    """The pictures in the order of the training."""
+    return PictureBatches(
+        task.datasets,
+        split="train",
+        tasks=None,
+        batch=task.config.batch,
+        seed=task.config.loop.seed,
+        parts=task.parts,
+        mirrored_share=task.config.mirrored_share,
+    )
+
+
 class TokenizerProgram:
     def __init__(self, task: TokenizerTask, device: torch.device) -> None:
         config = task.config
         self._config, self._device = config, device
-        self._pictures = PictureBatches(
-            task.datasets,
-            split="train",
-            tasks=None,
-            batch=config.batch,
-            seed=config.loop.seed,
-            parts=task.parts,
-            mirrored_share=config.mirrored_share,
-        )
+        self._pictures = tokenizer_pictures(task)
         model = build_tokenizer(task).to(device).train()
         judge = PatchGan(config.discriminator).to(device)
         if task.start is not None and (task.start / weights.DISCRIMINATOR_FILE).exists():

@@ -7,6 +7,7 @@ committed in the store, and a failed group ends the attempt, so that one policy 
 import faulthandler
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.errors import CancelledError, HangError, NodeLostError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, StageContext
+from stages.checkpointing import PROGRESS_FILE
 from stages.mailbox import Mail, Mailbox
 from stages.training_config import LoopConfig
 from stages.training_program import TrainingTask
@@ -54,6 +56,7 @@ def train(task: TrainingTask, loop: LoopConfig, context: StageContext) -> Traini
         if context.stop_requested():
             raise CancelledError(f"{context.stage_id}: stopped at step {latest.step if latest else 0} of {loop.steps}")
         raise NodeLostError(f"{context.stage_id}: the workers ended before step {loop.steps} without an error")
+    shutil.copyfile(latest.path / PROGRESS_FILE, context.output / PROGRESS_FILE)  # what a trace reads
     return TrainingResult(checkpoint=latest, metrics=metrics)
 
 

@@ -32,12 +32,15 @@ class ContrastivePass(nn.Module):
         return PassOutput(loss_sum=outputs.loss * batch, metrics=metrics)
 
 
+def vision_pictures(config: TrainVisionConfig, datasets: tuple[Path, ...]) -> PictureBatches:
+    """The pictures in the order of the training."""
+    return PictureBatches(datasets, split="train", tasks=config.tasks, batch=config.batch, seed=config.loop.seed)
+
+
 class VisionProgram:
     def __init__(self, config: TrainVisionConfig, datasets: tuple[Path, ...], device: torch.device) -> None:
         self._config, self._device = config, device
-        self._pictures = PictureBatches(
-            datasets, split="train", tasks=config.tasks, batch=config.batch, seed=config.loop.seed
-        )
+        self._pictures = vision_pictures(config, datasets)
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)

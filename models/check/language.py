@@ -66,11 +66,11 @@ class _Inputs:
             with torch.no_grad():
                 features: ImageFeatures = read_images(branch, pixels)[0]
                 semantic, pixel = projector(features.semantic_TD, features.pixel_TD)
-            layout = torch.from_numpy(
-                self.vocabulary.feature_block_ids(
-                    semantic_grid(image["h"], image["w"]), pixel_grid(image["h"], image["w"])
-                )
+            grids = (
+                semantic_grid(image["h"], image["w"]),
+                pixel_grid(image["h"], image["w"], factor=self.tokenizer.pixel_factor),
             )
+            layout = torch.from_numpy(self.vocabulary.feature_block_ids(*grids))
             rows = self.table[layout.clamp(min=0)]
             rows[layout == SEMANTIC_FEATURE], rows[layout == PIXEL_FEATURE] = semantic, pixel
             yield layout, rows
@@ -108,7 +108,6 @@ class _Inputs:
             self.report.same(f"mllm/{name} row {row} length", length, int(attention[row].sum()))
             if length > embeds.shape[1]:
                 continue
-            # An empty row of vectors would take everything from the front.
             place = slice(embeds.shape[1] - length, None)
             self.report.same(f"mllm/{name} row {row} labels", labels_T, labels[row, place].tolist())
             self.report.tensor(f"mllm/{name} row {row} inputs_embeds", vectors_TD, embeds[row, place], _PIXEL_ATOL)

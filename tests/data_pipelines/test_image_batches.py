@@ -98,6 +98,18 @@ def test_a_share_of_the_pictures_is_mirrored_and_others_in_each_epoch(made: Made
     assert turned[0] != turned[1]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_when_a_picture_was_shown_is_computed_as_replayed(made: MadeDataset, batch: int) -> None:
+    pictures = batches(made.dataset, batch=batch)
+    before = 3 * pictures.micros_per_epoch - 1
+    replayed: dict[str, list[int]] = {}
+    for number in range(before):
+        for image in {sample.images[0].sha256 for sample in pictures.micro(number).samples}:
+            replayed.setdefault(image, []).append(number)
+    assert pictures.micros_that_showed([*replayed, "0" * 64], before=before) == {**replayed, "0" * 64: []}
+    assert pictures.micros_that_showed([], before=before) == {}
+
+
 def test_epochs_and_seeds_have_orders_of_their_own(made: MadeDataset) -> None:
     pictures = batches(made.dataset)
     orders = [shown(pictures, 0), shown(pictures, 1), shown(batches(made.dataset, seed=2), 0)]

@@ -144,6 +144,20 @@ def test_only_checkpoints_of_finished_training_can_go(finished: Desk) -> None:
     assert not any((finished.folder / ".illume" / "scratch").rglob("*"))
 
 
+def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk) -> None:
+    """The steps are computed from the order of the data; tests of the order hold them against a replay."""
+    name = "generation-train-000001"
+    trace = finished.illume("trace", name, "--json").data
+    (match,) = trace["matches"]["curated"]
+    assert (match["external_id"], match["verdict"]) == (name, "keep")
+    assert [row["sample_id"] for row in trace["tokens"]["tokens"]] == [match["sample_id"]]
+    steps = {exposure["stage"]: exposure["steps"] for exposure in trace["exposures"]}
+    assert 5 <= len(steps["vision"]) <= 40  # 200 steps of 4 of about 100 pictures
+    assert all(0 <= step < 200 for step in steps["vision"])
+    assert trace["saw"] == ["vision", "tokenizer", "mllm_1", "decoder", "exported"]  # all come from the tower
+    assert "models that have seen it: none" in finished.illume("trace", "no-such-sample").out
+
+
 def test_the_audit_counts_every_line_of_the_drawn_world(finished: Desk, tmp_path: Path) -> None:
     page = tmp_path / "audit.html"
     audit = finished.illume("audit", "tiny:curated", "--json", "--page", str(page)).data

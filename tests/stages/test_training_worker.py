@@ -162,6 +162,15 @@ def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -
     assert all(torch.equal(tensor, expected[name]) for name, tensor in trained(halves).items())
 
 
+def test_a_step_of_data_leads_back_to_the_step_that_consumed_it() -> None:
+    progress = Progress(step=30, skips=(Skip(at=5, count=3), Skip(at=5, count=2), Skip(at=9, count=1)))
+    consumed = {progress.data_step(step): step for step in range(30)}
+    assert len(consumed) == 30
+    assert {data_step: progress.step_of(data_step) for data_step in range(36)} == {
+        data_step: consumed.get(data_step) for data_step in range(36)
+    }
+
+
 def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path: Path) -> None:
     task = ToyTask(poison_data=tuple(range(6, 40)))
     with pytest.raises(NumericError, match=r"at learning rates 0\.\d+.*Data: step 8, samples sample-8-0-0.*2 windows"):
