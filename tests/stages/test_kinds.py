@@ -16,6 +16,7 @@ from orchestrator.plan import Plan, PlanView, check_needs, make_plan, run_preche
 from orchestrator.stage import Location, Recipe
 from stages import STAGE_KINDS
 from stages.inference import published_settings, stage_that_names_models
+from tests.end_to_end.desk import KINDS, TINY
 
 RECIPES = sorted((Path(__file__).parents[2] / "stages" / "recipes").glob("*.yaml"))
 SECOND_DATASET = """
@@ -29,7 +30,6 @@ SECOND_DATASET = """
     inputs: {datasets: [more], tokenizer: tokenizer}
     config: {}
 """
-TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.yaml"
 
 
 def recipe(name: str, *overrides: str) -> Recipe:
@@ -84,8 +84,7 @@ def test_every_recipe_plans_as_work_to_do(file: Path) -> None:
 
 def test_the_tiny_recipe_uses_every_kind() -> None:
     used = {spec.kind.name for spec in load_recipe(TINY, STAGE_KINDS).stages}
-    outside = {"adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark"}  # read weights or data of others
-    assert used == set(STAGE_KINDS) - outside
+    assert used == KINDS
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
