@@ -74,7 +74,10 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
         trace.matches[stage.id] = _with_kept_copies(run.open(stage).path, questions)
     found = [match for matches in trace.matches.values() for match in matches]
     kept = {match.sample_id for match in found if match.verdict == "keep"}
-    pictures = {match.images[0]: match.sample_id for match in found if match.verdict == "keep" and match.images}
+    pictures: dict[str, set[str]] = {}  # trainings on pictures know each by its bytes, whatever samples share it
+    for match in found:
+        if match.verdict == "keep" and match.images:
+            pictures.setdefault(match.images[0], set()).add(match.sample_id)
     for stage in run.made({"tokenize_images"}):
         trace.tokens[stage.id] = list(find_tokens(run.open(stage).path, kept))
     for kind, steps_of in _TRAININGS.items():
@@ -114,10 +117,11 @@ def _divide_models(run: _Run, plan: Plan, trace: Trace) -> None:
             trace.clean.append(stage.id)
 
 
-Steps = Mapping[str, Sequence[int]]
+Steps = Mapping[str, Sequence[int]]  # by sample id
+Pictures = Mapping[str, Collection[str]]  # SHA-256 -> the samples whose first picture it is
 
 
-def _mllm_steps(run: _Run, stage: PlannedStage, kept: Sequence[str], _: Mapping[str, str], progress: Progress) -> Steps:
+def _mllm_steps(run: _Run, stage: PlannedStage, kept: Sequence[str], _: Pictures, progress: Progress) -> Steps:
     from stages.mllm_program import training_order
     from stages.train_mllm import MllmTask
 
@@ -136,19 +140,18 @@ def _mllm_steps(run: _Run, stage: PlannedStage, kept: Sequence[str], _: Mapping[
     return {sample_id: _optimizer_steps(steps, progress) for sample_id, steps in zip(kept, seen, strict=True)}
 
 
-def _picture_steps(
-    run: _Run, stage: PlannedStage, _: Sequence[str], pictures: Mapping[str, str], progress: Progress
-) -> Steps:
+def _picture_steps(run: _Run, stage: PlannedStage, _: Sequence[str], pictures: Pictures, progress: Progress) -> Steps:
     from data_pipelines.image_batches import PictureBatches
 
     batches: PictureBatches = _PICTURES[stage.spec.kind.name](run, stage)
     loop = stage.spec.config.loop
     before = (progress.data_step(loop.steps - 1) + 1) * loop.micros_per_step
     seen = batches.micros_that_showed(list(pictures), before=before)
-    return {
-        pictures[image]: _optimizer_steps(sorted({micro // loop.micros_per_step for micro in micros}), progress)
+    steps = {
+        image: _optimizer_steps(sorted({micro // loop.micros_per_step for micro in micros}), progress)
         for image, micros in seen.items()
     }
+    return {sample_id: steps[image] for image, samples in pictures.items() for sample_id in samples}
 
 
 def _optimizer_steps(data_steps: Sequence[int], progress: Progress) -> list[int]:
