@@ -7,13 +7,14 @@ committed is done again, and the invariants hold.
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.errors import RecipeError
@@ -105,13 +106,8 @@ def test_a_driver_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     quiet: dict[str, str], tmp_path: Path
 ) -> None:
     root = tmp_path / "storm"
-    frozen = start(root, "checkpoint.commit=freeze@2")
-    process = psutil.Process(frozen.pid)
-    deadline = time.monotonic() + 60
-    while process.status() != psutil.STATUS_STOPPED:
-        assert frozen.poll() is None, frozen.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    frozen = start(root, "checkpoint.commit=delay:5@2")
+    _freeze(frozen, root)
     try:
         _expire_leases(root)
         assert finish(root) == quiet
@@ -124,6 +120,28 @@ def test_a_driver_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     assert decisions(root).items() >= before.items()
     assert finish(root) == quiet
     check_all(root)
+
+
+def _freeze(driver: subprocess.Popen[str], root: Path) -> None:
+    """Stop a driver that waits behind its second checkpoint, at a moment when none of its threads holds the database:
+    a process that is stopped inside a transaction locks a SQLite file for everybody."""
+    deadline = time.monotonic() + 60
+    while len(list((root / "illume").rglob("checkpoints/*/COMMIT"))) < 2:
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while True:
+        driver.send_signal(signal.SIGSTOP)
+        with closing(sqlite3.connect(root / "illume" / "index.db", timeout=0.2, isolation_level=None)) as database:
+            try:
+                database.execute("begin immediate")
+            except sqlite3.OperationalError:
+                driver.send_signal(signal.SIGCONT)
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            else:
+                database.execute("rollback")
+                return
 
 
 def _expire_leases(root: Path) -> None:
