@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from orchestrator import schema
+from orchestrator import owners, schema
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.events import AttemptState, RunState
 from orchestrator.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
@@ -95,7 +95,10 @@ def _check_history(workspace: Workspace) -> None:
 
 
 def _check_nothing_left(root: Path, workspace: Workspace) -> None:
-    """I4: no process works below the folder any more, and nobody holds a lease."""
+    """I4: no process works below the folder any more, and nobody alive holds a lease.
+
+    A killed driver's leases stay until they run out, or until somebody wants them: whoever asks gets them at once.
+    """
     left = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = " ".join(process.info["cmdline"] or ())
@@ -104,10 +107,10 @@ def _check_nothing_left(root: Path, workspace: Workspace) -> None:
     assert left == [], f"I4: {left}"
 
     def held(connection: Any) -> list[str]:
-        live = select(schema.leases.c.resource).where(
+        live = select(schema.leases.c.resource, schema.leases.c.owner).where(
             schema.leases.c.owner != "", schema.leases.c.expires_at > schema.database_now()
         )
-        return list(connection.execute(live).scalars())
+        return [row.resource for row in connection.execute(live) if not owners.is_gone(row.owner)]
 
     assert workspace.database.read(held) == [], "I4: leases are still held"
 
