@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from models.dualvitok.config import (
     BlocksConfig,
@@ -19,7 +19,11 @@ from models.dualvitok.config import (
 Shapes = Mapping[str, Sequence[int]]  # by name in the state dict
 
 _NORM_GROUPS = 32  # published
-_NOISE_KINDS = {"random": "random", "zero": "zero", None: "none"}
+_NOISE_KINDS: Mapping[str | None, Literal["random", "zero", "none"]] = {
+    "random": "random",
+    "zero": "zero",
+    None: "none",
+}
 
 
 def config_from_published(vision: Mapping[str, Any], model: Mapping[str, Any]) -> DualViTokConfig:
@@ -56,7 +60,7 @@ def config_from_published(vision: Mapping[str, Any], model: Mapping[str, Any]) -
             codebook_size=model["pixel_quantizer"]["codebook_size"],
         ),
         noise=NoiseConfig(
-            kind=_NOISE_KINDS[model.get("pixel_noise_type")] if noisy else "none",  # type: ignore[arg-type]  # a literal by the table
+            kind=_NOISE_KINDS[model.get("pixel_noise_type")] if noisy else "none",
             sample_share=model.get("pixel_drop_batch_rate") or 0.0,
             token_share=model.get("pixel_drop_rate") or 0.0,
         ),
