@@ -1,4 +1,4 @@
-"""A real driver, broken at the named points of the commit, checkpoint, lease and outbox code: the next one ends the run.
+"""A real driver, broken at the named points of the commit, checkpoint, lease and outbox code; the next ends the run.
 
 Whatever was armed, the files are those of an undisturbed run, no decided record ever changed, no step that was
 committed is done again, and the invariants hold.
