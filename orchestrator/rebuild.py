@@ -17,7 +17,7 @@ from orchestrator.artifacts import ArtifactStore, StoredArtifact
 from orchestrator.database import Database, insert_new
 from orchestrator.errors import CorruptArtifactError, DatabaseError
 from orchestrator.events import Event, event_from_json
-from orchestrator.owners import describe
+from orchestrator.owners import describe, is_gone
 from orchestrator.projection import event_from_row, insert_event, new_run_row, project
 from orchestrator.run_records import RunRecords
 from orchestrator.schema import attempts, database_now, events, leases, runs, stages
@@ -64,8 +64,10 @@ def rebuild_index(database: Database, artifacts: ArtifactStore) -> RebuildReport
 
 def _refuse_if_live(database: Database) -> None:
     is_live = leases.c.resource.like("run:%") & (leases.c.owner != "") & (leases.c.expires_at > database_now())
-    row = database.read(lambda connection: connection.execute(select(leases).where(is_live).limit(1)).one_or_none())
-    if row is not None:
+    held = database.read(lambda connection: connection.execute(select(leases).where(is_live)).all())
+    for row in held:
+        if is_gone(row.owner):
+            continue
         raise DatabaseError(
             f"database {database.address}: {row.resource.replace(':', ' ')} is at work ({describe(row.owner)}); "
             "rebuild the index when no run is going on"

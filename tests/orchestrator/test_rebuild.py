@@ -1,12 +1,12 @@
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from orchestrator import schema
+from orchestrator import owners, schema
 from orchestrator.artifacts import ArtifactStore, ManifestDraft
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
@@ -132,6 +132,16 @@ def test_an_index_in_use_is_not_rebuilt(place: Place, tell_story: Callable[[Data
     with pytest.raises(DatabaseError, match=r"run r1 is at work \(process \d+ on "):
         rebuild_index(place.database, place.artifacts)
     assert rows(place.database) == before
+
+
+def test_the_lease_of_a_driver_that_was_killed_is_nobodys(
+    place: Place, tell_story: Callable[[Database, str], Any]
+) -> None:
+    tell_story(place.database, "r1")
+    dead = replace(owners.this_process(), pid=2**22 + 1)  # above the largest process id of Linux
+    change = update(schema.leases).where(schema.leases.c.resource == "run:r1").values(owner=dead.text())
+    place.database.write(lambda connection: connection.execute(change))
+    assert rebuild_index(place.database, place.artifacts).runs == 0  # nothing exported, and it was not refused
 
 
 def held(database: Database, resource: str) -> Any:
