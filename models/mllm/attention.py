@@ -1,27 +1,99 @@
 """Which positions see which: causal inside a document, nothing across documents of a packed row.
 
-The one seam for other kernels: `attention_inputs` turns segments into what the decoder layers get. A variable-length
-kernel would take the boundaries of the segments here instead of a mask.
-Letters: B batch, T tokens (queries), S keys.
+Packed rows are worked on document by document, with the causal kernel: work grows with the squares of the documents'
+lengths, not with that of the row's, and no mask is held. Steps over a cache use a mask.
+Letters: B batch, N heads, T tokens (queries), S keys, H width of a head.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+PACKED_ATTENTION = "packed_documents"  # name under which transformers finds `packed_attention`
 
 
-def attention_inputs(segments_BT: Tensor) -> dict[str, Tensor]:
-    """Masks by kind of layer, for the decoder of transformers with scaled-dot-product attention."""
-    return {"full_attention": packed_mask(segments_BT)}
+@dataclass(frozen=True)
+class Documents:
+    """First and last+1 token of each document, by row; all other tokens are padding."""
+
+    spans: tuple[tuple[tuple[int, int], ...], ...]
 
 
-def packed_mask(segments_BT: Tensor) -> Tensor:
-    """Bool [B, 1, T, S], true where a query may look. Padding (segment 0) sees padding, so no row is empty."""
-    tokens = segments_BT.shape[1]
-    causal_TS = torch.ones(tokens, tokens, dtype=torch.bool, device=segments_BT.device).tril()
-    return ((segments_BT[:, :, None] == segments_BT[:, None, :]) & causal_TS)[:, None]
+def attention_inputs(segments_BT: Tensor) -> dict[str, Documents | Tensor]:
+    """What the decoder layers get, by kind of layer. Segments number the documents of a row; 0 is padding.
+
+    Tokens of one document stand side by side, as packing lays them.
+    """
+    return {"full_attention": documents_of(segments_BT)}
+
+
+def documents_of(segments_BT: Tensor) -> Documents:
+    """The stretches of equal segments other than 0."""
+    rows = []
+    for segments_T in segments_BT.cpu():
+        values, lengths = torch.unique_consecutive(segments_T, return_counts=True)
+        stops = lengths.cumsum(0).tolist()
+        starts = [0, *stops[:-1]]
+        found = zip(values.tolist(), starts, stops, strict=True)
+        rows.append(tuple((start, stop) for value, start, stop in found if value))
+    return Documents(tuple(rows))
 
 
 def cache_mask(positions_BT: Tensor, length: int) -> Tensor:
     """Bool [B, 1, T, S] for queries at given positions over a cache whose slots are positions."""
     slots_S = torch.arange(length, device=positions_BT.device)
     return (slots_S <= positions_BT[:, :, None])[:, None]
+
+
+def packed_attention(
+    module: nn.Module,
+    query_BNTH: Tensor,
+    key_BNSH: Tensor,
+    value_BNSH: Tensor,
+    attention_mask: Documents | Tensor,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention [B,T,N,H] as transformers' layers call it; over a mask where one is given. Padding gets zeros."""
+    if not isinstance(attention_mask, Documents):
+        return sdpa_attention_forward(module, query_BNTH, key_BNSH, value_BNSH, attention_mask, scaling=scaling, **more)
+    spans = attention_mask.spans
+    if len(set(spans)) == 1:  # rows that are cut alike are worked on together
+        return _by_document(query_BNTH, key_BNSH, value_BNSH, spans[0], scaling), None
+    rows = zip(query_BNTH.split(1), key_BNSH.split(1), value_BNSH.split(1), spans, strict=True)
+    return torch.cat([_by_document(*row, scaling) for row in rows]), None
+
+
+def _by_document(
+    query_BNTH: Tensor,
+    key_BNSH: Tensor,
+    value_BNSH: Tensor,
+    spans: tuple[tuple[int, int], ...],
+    scaling: float | None,
+) -> Tensor:
+    batch, heads, tokens, width = query_BNTH.shape
+    pieces = []
+    end = 0
+    for start, stop in [*spans, (tokens, tokens)]:
+        if start > end:
+            pieces.append(query_BNTH.new_zeros(batch, start - end, heads, width))
+        if stop > start:
+            seen_BNTH = F.scaled_dot_product_attention(
+                query_BNTH[:, :, start:stop],
+                key_BNSH[:, :, start:stop],
+                value_BNSH[:, :, start:stop],
+                is_causal=True,
+                scale=scaling,
+                enable_gqa=True,
+            )
+            pieces.append(seen_BNTH.transpose(1, 2))
+        end = stop
+    return torch.cat(pieces, dim=1)
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Qwen2Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from models.mllm.attention import attention_inputs
+from models.mllm.attention import PACKED_ATTENTION, Documents, attention_inputs
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig
 from models.mllm.loss import chunked_cross_entropy, next_tokens
 from models.mllm.projector import MixedProjector
@@ -189,7 +189,11 @@ class UnifiedMllm(nn.Module):
         return table_BTD
 
     def decode(
-        self, inputs_BTD: Tensor, positions_BT: Tensor, attention: dict[str, Tensor], cache: object | None = None
+        self,
+        inputs_BTD: Tensor,
+        positions_BT: Tensor,
+        attention: dict[str, Documents | Tensor],
+        cache: object | None = None,
     ) -> Tensor:
         """Hidden states [B,T,D] after the final norm."""
         hidden_BTD: Tensor = self.language(
@@ -230,6 +234,6 @@ def vocabulary_of(config: TokenTableConfig) -> VisionVocabulary:
 
 def _decoder(config: TextModelConfig) -> Qwen2Model:
     """The layers and the final norm of Qwen2; its own table of vectors is left out."""
-    model = Qwen2Model(qwen2_config(config, rows=1, attn_implementation="sdpa"))
+    model = Qwen2Model(qwen2_config(config, rows=1, attn_implementation=PACKED_ATTENTION))
     model.embed_tokens = nn.Identity()
     return model
