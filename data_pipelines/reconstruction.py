@@ -142,13 +142,12 @@ class _Scorer:
     def _score(self, anchor: Size, batch: Sequence[tuple[tuple[str, int], Picture]]) -> None:
         real = len(batch)
         pictures = np.stack([picture for _, picture in batch] + [batch[-1][1]] * (self._batch_size - real))
-        semantic, pixel = encode_pictures(self._model, pictures)
-        codes = Codes(semantic_BYX=torch.from_numpy(semantic), pixel_BYX=torch.from_numpy(pixel))
+        codes = encode_pictures(self._model, pictures)
         with torch.inference_mode():
-            images = self._model.decode(codes.to(next(self._model.parameters()).device))
+            images = self._model.decode(codes)
         made = to_levels(images[:real])
         original = torch.from_numpy(pictures[:real]).permute(0, 3, 1, 2)
-        self._count(semantic[:real], pixel[:real])
+        self._count(Codes(semantic_BYX=codes.semantic_BYX[:real], pixel_BYX=codes.pixel_BYX[:real]))
         self._gather("original", original)
         self._gather("reconstructed", made)
         pairs = made.double() / 255, original.double() / 255
@@ -160,10 +159,10 @@ class _Scorer:
             if len(self.shown) < PICTURES_SHOWN:
                 self.shown.append((before, after))
 
-    def _count(self, semantic_BYX: npt.NDArray[np.int64], pixel_BYX: npt.NDArray[np.int64]) -> None:
-        for book, codes in (("semantic", semantic_BYX), ("pixel", pixel_BYX)):
+    def _count(self, codes: Codes) -> None:
+        for book, found_BYX in (("semantic", codes.semantic_BYX), ("pixel", codes.pixel_BYX)):
             counts = self._counts[book]
-            counts += torch.from_numpy(np.bincount(codes.ravel(), minlength=len(counts)))
+            counts += found_BYX.flatten().bincount(minlength=len(counts)).cpu()
 
     def _gather(self, side: str, levels_BCYX: torch.Tensor) -> None:
         if self._inception is None:

@@ -21,7 +21,7 @@ from data_pipelines.input_images import image_anchor, open_upright
 from data_pipelines.samples import SampleError
 from data_pipelines.tokens import ImageCodes, TokenizerIdentity, TokensError, TokenShardWriter
 from models.dualvitok.geometry import Size, fit_to_anchor
-from models.dualvitok.model import DualViTok
+from models.dualvitok.model import Codes, DualViTok
 
 Picture = npt.NDArray[np.uint8]  # YXC
 DECODED_AHEAD = 4  # samples per decoding thread
@@ -115,23 +115,29 @@ def tokenize_shard(
     )
 
 
-def encode_pictures(model: DualViTok, pictures_BYXC: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Semantic and pixel codes [B, Y, X] of equal-sized RGB pictures."""
+def encode_pictures(model: DualViTok, pictures_BYXC: npt.NDArray[np.uint8]) -> Codes:
+    """Codes of equal-sized RGB pictures, on the model's device; a GPU may still be at work on them."""
     parameter = next(model.parameters())
-    raw = torch.from_numpy(np.ascontiguousarray(pictures_BYXC)).to(parameter.device, non_blocking=True)
+    raw = torch.from_numpy(np.ascontiguousarray(pictures_BYXC))
+    if parameter.device.type == "cuda":
+        raw = raw.pin_memory()  # only from there is a copy made while the GPU computes
+    raw = raw.to(parameter.device, non_blocking=True)
     images_BCYX = (raw.permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(parameter.dtype)
-    codes = model.encode(images_BCYX)
-    return codes.semantic_BYX.cpu().numpy(), codes.pixel_BYX.cpu().numpy()
+    return model.encode(images_BCYX)
 
 
 @dataclass
 class _BatchedEncoder:
-    """Collects pictures by anchor and encodes each full batch."""
+    """Collects pictures by anchor and encodes each full batch.
+
+    Codes are fetched one batch late, so that a GPU has its next batch before it is done with the last.
+    """
 
     model: DualViTok
     batch_size: int
     codes: dict[tuple[str, int], tuple[npt.NDArray[np.int64], ...]] = field(default_factory=dict)
     waiting: dict[Size, list[tuple[tuple[str, int], Picture]]] = field(default_factory=dict)
+    under_way: tuple[list[tuple[str, int]], Codes] | None = None
 
     def add(self, key: tuple[str, int], anchor: Size, picture: Picture) -> None:
         batch = self.waiting.setdefault(anchor, [])
@@ -142,12 +148,22 @@ class _BatchedEncoder:
     def flush(self) -> None:
         while self.waiting:
             self._encode(self.waiting.popitem()[1])
+        self._fetch()
 
     def _encode(self, batch: list[tuple[tuple[str, int], Picture]]) -> None:
         filled = [picture for _, picture in batch] + [batch[-1][1]] * (self.batch_size - len(batch))
-        levels = encode_pictures(self.model, np.stack(filled))
-        for row, (key, _) in enumerate(batch):
+        codes = encode_pictures(self.model, np.stack(filled))
+        self._fetch()
+        self.under_way = [key for key, _ in batch], codes
+
+    def _fetch(self) -> None:
+        if self.under_way is None:
+            return
+        keys, codes = self.under_way
+        levels = codes.semantic_BYX.cpu().numpy(), codes.pixel_BYX.cpu().numpy()
+        for row, key in enumerate(keys):
             self.codes[key] = tuple(level[row] for level in levels)
+        self.under_way = None
 
 
 def decoded_in_order(

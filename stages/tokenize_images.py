@@ -19,6 +19,13 @@ class TokenizeImagesConfig:
     tasks: tuple[Task, ...] = ("generation", "editing")  # those whose answers hold pictures
     batch: int = 16  # pictures of one anchor that are encoded together
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False  # the encoders with torch.compile: minutes per worker and anchor, repaid by large datasets
+    decode_threads: int = 2  # of each worker; pictures are decoded while others are encoded
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "decode_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class TokenizeWorker:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         model = load(self.tokenizer, device, dtype=dtype)
+        if self.config.compile:
+            model.compile_encoders()
         identity = tokenizer_identity(model, self.tokenizer / WEIGHTS_FILE)
 
         def run(shard: ShardInput) -> ShardOutcome:
@@ -51,6 +60,7 @@ class TokenizeWorker:
                 anchors=dataset.anchors,
                 out=shard.output / "codes.parquet",
                 batch_size=self.config.batch,
+                decode_threads=self.config.decode_threads,
             )
             return ShardOutcome(
                 rows=done.num_images,
@@ -68,7 +78,12 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
         TokenizeWorker(config=config, tokenizer=tokenizer.path),
         shards_to_tokenize(context.inputs("datasets"), config.tasks),
         label="tokenize",
-        identity={"tokenizer": weights["model.safetensors"], "batch": config.batch, "precision": config.precision},
+        identity={
+            "tokenizer": weights["model.safetensors"],
+            "batch": config.batch,
+            "precision": config.precision,
+            "compile": config.compile,
+        },
         unit="samples",
     )
     for record in records:

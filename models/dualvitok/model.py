@@ -115,6 +115,14 @@ class DualViTok(nn.Module):
             found.update({index: codes[row] for row, index in enumerate(indices)})
         return [found[index] for index in range(len(images_CYX))]
 
+    def compile_encoders(self, backend: str = "inductor") -> None:
+        """From now on `torch.compile` does what `encode` computes before the code books; once for each size of input.
+
+        Sums are made in another order: codes of near ties can differ from those of the encoders as they are.
+        """
+        for module in (self.semantic_encoder, self.semantic_encoder.model, self.pixel_encoder):
+            module.compile(backend=backend, dynamic=False)
+
     def features(self, images_BCYX: Tensor) -> ContinuousFeatures:
         """Continuous input of the language model; with gradients, if any parameter wants them."""
         self._check_images(images_BCYX)

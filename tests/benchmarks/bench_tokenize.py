@@ -127,7 +127,7 @@ def encode_measure(
     def measure() -> int:
         for of_anchor in pictures:
             for first in range(0, per_anchor, batch):
-                encode_pictures(model, of_anchor[first : first + batch])
+                encode_pictures(model, of_anchor[first : first + batch]).pixel_BYX.cpu()
         return per_anchor * len(anchors)
 
     return measure

@@ -34,6 +34,17 @@ def test_half_precision_encodes_nearly_the_same_codes(golden: "Golden", dtype: t
         assert (grid != expected).float().mean() < (0.1 if dtype == torch.bfloat16 else 0.02)
 
 
+def test_compiled_encoders_give_the_same_codes(tiny_model: DualViTok) -> None:
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = tiny_model.encode(images)
+    names = list(tiny_model.state_dict())
+    tiny_model.compile_encoders(backend="aot_eager")
+    found = tiny_model.encode(images)
+    assert torch.equal(found.semantic_BYX, expected.semantic_BYX)
+    assert torch.equal(found.pixel_BYX, expected.pixel_BYX)
+    assert list(tiny_model.state_dict()) == names  # what is saved does not know of it
+
+
 def test_only_the_vision_tower_is_frozen(tiny_model: DualViTok) -> None:
     frozen = {name for name, parameter in tiny_model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in tiny_model.named_parameters() if name.startswith("semantic_encoder.model.")}
