@@ -1,12 +1,13 @@
 """Encoding of pictures next to a plain statement of the published loop: equal codes, images per second.
 
-Run: python tests/benchmarks/bench_encode.py [--size 256] [--batches 1,8,16] [--device cpu] [--published] [--threads 1]
+Run: python tests/benchmarks/bench_encode.py [--size 256] [--batches 1,8,16] [--device cpu] [--published] [--compile]
 The plain loop is what the published code does: the tower sees the whole batch as one sequence under a dense mask, all
 distances to a third of the code book are held at once, and the effective code book is made anew in each call.
 Default widths are those of the baseline in the facts (section 9); `--published` takes all 1.3 billion parameters.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 import click
@@ -166,7 +167,8 @@ def finished(device: str, encode: Callable[[Tensor], Codes], images: Tensor) -> 
 @click.option("--published", is_flag=True, help="All 1.3 billion parameters instead of the reduced widths.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="On a CPU.")
-def main(size: int, batches: str, device: str, published: bool, repeats: int, threads: int) -> None:
+@click.option("--compile", "compiled", is_flag=True, help="Also with torch.compile, which takes minutes at first.")
+def main(size: int, batches: str, device: str, published: bool, repeats: int, threads: int, compiled: bool) -> None:
     """Print the table."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -176,6 +178,8 @@ def main(size: int, batches: str, device: str, published: bool, repeats: int, th
     half = DualViTok(model.config).eval().to(device=device)
     half.load_state_dict(model.state_dict())
     half = half.to(torch.bfloat16)
+    faster = deepcopy(model)
+    faster.compile_encoders()
     with torch.inference_mode():
         for batch in sizes:
             images = formula_images(size, size, range(batch)).to(device)
@@ -184,6 +188,8 @@ def main(size: int, batches: str, device: str, published: bool, repeats: int, th
                 f"here, fp32, batch {batch}": model.encode,
                 f"here, bf16, batch {batch}": lambda images: half.encode(images.bfloat16()),
             }
+            if compiled:
+                runs[f"here, fp32, compiled, batch {batch}"] = faster.encode
             measures = {name: partial(finished, device, encode, images) for name, encode in runs.items()}
             seconds = seconds_in_turns(measures, repeats)
             base = next(iter(runs))
