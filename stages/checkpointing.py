@@ -46,27 +46,45 @@ class Progress:
         return data_step - passed_over
 
 
-def save_state(
-    folder: Path,
-    *,
-    weights: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    progress: Progress,
-) -> None:
-    """Write `weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
-    for name, module in weights.items():
-        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-        save_file(tensors, str(_weights_path(folder, name)))
-    for name, optimizer in optimizers.items():
-        save_file(_flatten(optimizer), str(folder / f"optimizer-{name}.safetensors"))
-    state = {
-        "format": FORMAT,
-        "step": progress.step,
-        "skips": [asdict(skip) for skip in progress.skips],
-        "weights": sorted(weights),
-        "optimizers": sorted(optimizers),
-    }
-    (folder / PROGRESS_FILE).write_text(json.dumps(state, indent=1))
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A training state in host memory, which training does not touch any more."""
+
+    weights: Mapping[str, Mapping[str, torch.Tensor]]  # by module
+    optimizers: Mapping[str, Mapping[str, torch.Tensor]]  # by pass
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        weights: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        progress: Progress,
+    ) -> "Snapshot":
+        return cls(
+            weights={
+                name: {key: _host_copy(value) for key, value in module.state_dict().items()}
+                for name, module in weights.items()
+            },
+            optimizers={name: _flatten(optimizer) for name, optimizer in optimizers.items()},
+            progress=progress,
+        )
+
+    def write(self, folder: Path) -> None:
+        """`weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
+        for name, tensors in self.weights.items():
+            save_file(dict(tensors), str(_weights_path(folder, name)))
+        for name, tensors in self.optimizers.items():
+            save_file(dict(tensors), str(folder / f"optimizer-{name}.safetensors"))
+        state = {
+            "format": FORMAT,
+            "step": self.progress.step,
+            "skips": [asdict(skip) for skip in self.progress.skips],
+            "weights": sorted(self.weights),
+            "optimizers": sorted(self.optimizers),
+        }
+        (folder / PROGRESS_FILE).write_text(json.dumps(state, indent=1))
 
 
 def load_state(
@@ -112,9 +130,13 @@ def _weights_path(folder: Path, name: str) -> Path:
     return folder / f"weights-{name.replace(' ', '-')}.safetensors"
 
 
+def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
-        f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        f"{index}.{key}": _host_copy(torch.as_tensor(value))
         for index, slots in optimizer.state_dict()["state"].items()
         for key, value in slots.items()
     }

@@ -1,13 +1,11 @@
 """The training loop as one worker runs it. Everything random follows from the seed and the place in the data."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoints
-from stages.checkpointing import AVERAGE, Progress, Skip, load_state, save_state
+from stages.checkpoint_saver import CheckpointSaver
+from stages.checkpointing import AVERAGE, Progress, Skip, Snapshot, load_state
 from stages.training_config import LoopConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
 
@@ -82,25 +81,31 @@ def _train(
     reporter.started(step)
     micros = _prefetched(program, loop, place, progress)
     began = time.monotonic()
-    while step < loop.steps:
-        batch = next(micros)
-        try:
-            metrics, stopping = trainer.step(step, batch, stop=reporter.stop_requested())
-        except NumericError as error:
-            samples = ", ".join(sample for micro in batch for sample in micro.samples) or "not named"
-            data_step = progress.data_step(step)
-            raise _NotFiniteError(
-                f"{error} Data: step {data_step}, samples {samples}", step=step, saved=saved
-            ) from error
-        step += 1
-        metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
-        metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
-        reporter.step(step, metrics)
-        if step == loop.steps or stopping or step % loop.checkpoint_every == 0:
-            trainer.save(checkpoints, replace(progress, step=step))
-            saved = step
-        if stopping:
-            return
+    with CheckpointSaver(checkpoints, loop.keep_checkpoints) as saver:
+        while step < loop.steps:
+            batch = next(micros)
+            try:
+                metrics, stopping = trainer.step(step, batch, stop=reporter.stop_requested())
+            except NumericError as error:
+                saver.wait()
+                trainer.meet()  # all workers go back to the same checkpoint
+                samples = ", ".join(sample for micro in batch for sample in micro.samples) or "not named"
+                data_step = progress.data_step(step)
+                raise _NotFiniteError(
+                    f"{error} Data: step {data_step}, samples {samples}", step=step, saved=saved
+                ) from error
+            step += 1
+            metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
+            metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
+            if step == loop.steps or stopping or step % loop.checkpoint_every == 0:
+                held_up = time.monotonic()
+                if place.rank == 0:
+                    saver.save(trainer.snapshot(replace(progress, step=step)))
+                metrics["checkpoint_stall_s"] = time.monotonic() - held_up
+                saved = step
+            reporter.step(step, {**metrics, **saver.timings()})
+            if stopping:
+                return
 
 
 class _NotFiniteError(NumericError):
@@ -150,13 +155,11 @@ class _Trainer:
         self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
         return progress
 
-    def save(self, checkpoints: Checkpoints, progress: Progress) -> None:
-        if self.place.rank == 0:
-            with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
-                folder = Path(name)
-                save_state(folder, weights=self.weights, optimizers=self.optimizers, progress=progress)
-                checkpoints.commit(progress.step, folder, {"step": progress.step})
-            checkpoints.prune(self.loop.keep_checkpoints)
+    def snapshot(self, progress: Progress) -> Snapshot:
+        return Snapshot.of(weights=self.weights, optimizers=self.optimizers, progress=progress)
+
+    def meet(self) -> None:
+        """Wait until all workers are here."""
         if self.place.world > 1:
             dist.barrier()
 

@@ -1,0 +1,84 @@
+"""Checkpoints behind the training loop: what holds it up, and what a failure to write costs."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifact import JSON
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.errors import StoreError
+from orchestrator.stage import Checkpoint
+from stages.training_worker import run_worker
+from tests.stages.test_training_worker import LOOP, Recorder, alone, checkpoints, trained
+from tests.stages.toy import ToyTask
+
+
+class Slow:
+    """A store whose first checkpoint is not written before `gate` opens, or fails then."""
+
+    def __init__(self, inner: StoredCheckpoints, *, fails: bool = False) -> None:
+        self.inner, self.fails = inner, fails
+        self.gate = threading.Event()
+        self.commits: list[int] = []
+        self.files: dict[tuple[int, str], bytes] = {}
+
+    def latest(self) -> Checkpoint | None:
+        return self.inner.latest()
+
+    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+        assert self.gate.wait(30)
+        if self.fails:
+            raise StoreError("the store does not answer")
+        self.inner.commit(step, folder, meta)
+        self.commits.append(step)
+        self.files.update({(step, file.name): file.read_bytes() for file in folder.iterdir()})
+
+    def prune(self, keep: int) -> None:
+        self.inner.prune(keep)
+
+
+class OpensAt(Recorder):
+    """Lets the first checkpoint be written once a step has ended."""
+
+    def __init__(self, store: Slow, step: int) -> None:
+        super().__init__()
+        self.store, self.at = store, step
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        super().step(step, metrics)
+        if step == self.at:
+            assert not self.store.commits
+            self.store.gate.set()
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    run_worker(ToyTask(), LOOP, checkpoints=checkpoints(tmp_path / "quiet"), reporter=Recorder(), place=alone())
+    slow = Slow(checkpoints(tmp_path / "slow"))
+    reporter = OpensAt(slow, step=9)  # the checkpoint of step 5 is still open
+    run_worker(ToyTask(), LOOP, checkpoints=slow, reporter=reporter, place=alone())
+    assert slow.commits == [5, 10, 12]
+    expected = trained(tmp_path / "quiet")
+    for name, tensor in trained(tmp_path / "slow").items():
+        assert tensor.equal(expected[name]), name
+    by_step = dict(reporter.steps)
+    assert {step for step, metrics in reporter.steps if "checkpoint_stall_s" in metrics} == {5, 10, 12}
+    assert any("checkpoint_write_s" in by_step[step] for step in (9, 10))
+
+
+def test_what_is_saved_is_the_state_of_its_step_not_of_the_steps_since(tmp_path: Path) -> None:
+    slow, quiet = Slow(checkpoints(tmp_path / "slow")), Slow(checkpoints(tmp_path / "quiet"))
+    quiet.gate.set()
+    run_worker(ToyTask(), LOOP, checkpoints=slow, reporter=OpensAt(slow, step=8), place=alone())
+    run_worker(ToyTask(), LOOP, checkpoints=quiet, reporter=Recorder(), place=alone())
+    assert slow.files == quiet.files
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_within_a_step(tmp_path: Path) -> None:
+    slow = Slow(checkpoints(tmp_path), fails=True)
+    reporter = OpensAt(slow, step=7)
+    with pytest.raises(StoreError, match="does not answer"):
+        run_worker(ToyTask(), LOOP, checkpoints=slow, reporter=reporter, place=alone())
+    assert reporter.steps[-1][0] <= 10  # at the latest where the next one would be saved
+    assert checkpoints(tmp_path).latest() is None
