@@ -149,14 +149,15 @@ def classify(error: BaseException) -> FailureClass:
     """The class of `error` together with everything that it was raised from.
 
     Of one chain, the outermost error that says anything decides, unless one below it is a preemption or ran out of
-    memory: those cause the others. Of several errors at once (the ranks of a training), the strongest decides.
+    memory: those cause the others. Where there are several errors at once (the ranks of a training), the strongest
+    of it and them decides.
     """
     found = [_classify_one(link) for link in _chain(error)]
     causes = [failure for failure in found if failure in _ROOT_CAUSES]
     groups = [classify(member) for link in _chain(error) for member in _members(link)]
     known = [failure for failure in found if failure is not FailureClass.UNKNOWN]
     clear = [failure for failure in groups if failure is not FailureClass.UNKNOWN]
-    candidates = causes or clear or known[:1] or [FailureClass.UNKNOWN]
+    candidates = causes or [*known[:1], *clear] or [FailureClass.UNKNOWN]
     return min(candidates, key=_STRENGTH.__getitem__)
 
 

@@ -42,6 +42,7 @@ class Resources:
     """Execution only, never identity."""
 
     workers: int = 1  # parallel workers (shard workers, or training ranks)
+    min_workers: int = 0  # training goes on with as few while the cluster has no room for more; 0: only with all
     cpus: float = 1.0  # for each worker
     gpus: float = 0.0  # for each worker
     memory_gib: float = 0.0  # for each worker; 0: unstated
@@ -49,6 +50,8 @@ class Resources:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers: found {self.workers}, expected at least 1")
+        if not 0 <= self.min_workers <= self.workers:
+            raise ValueError(f"min_workers: found {self.min_workers}, expected 0 to workers ({self.workers})")
         if min(self.cpus, self.gpus, self.memory_gib) < 0:
             raise ValueError("cpus, gpus and memory_gib cannot be negative")
 

@@ -19,12 +19,12 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.errors import CancelledError, HangError, NodeLostError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, StageContext
 from stages.checkpointing import PROGRESS_FILE
 from stages.mailbox import Mail, Mailbox
+from stages.nodes import answering_nodes, on_node
 from stages.training_config import LoopConfig
 from stages.training_program import TrainingTask
 
@@ -136,7 +136,8 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")  # ours go to the tracker
     if len(ray.nodes()) == 1:  # nobody drains the only node
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    here = on_node(ray.get_runtime_context().get_node_id())  # the mailbox shares the fate of its reader
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     resources = context.resources
     per_worker = {"CPU": resources.cpus, "GPU": resources.gpus}
     trainer = _Trainer(
@@ -150,7 +151,7 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
             "stacks": str(context.scratch),
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=(resources.min_workers, resources.workers) if resources.min_workers else resources.workers,
             use_gpu=resources.gpus > 0,
             resources_per_worker={name: amount for name, amount in per_worker.items() if amount},
         ),
@@ -179,6 +180,11 @@ def _raise_cause(error: BaseException | None, watch: "_Watch") -> None:
     if watch.error is not None:
         raise watch.error from error
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})  # only a WorkerGroupError has them
+    nodes = {rank: node_id for rank, (node_id, _) in watch.processes.items()}
+    answering = answering_nodes()
+    if lost := sorted(rank for rank, node_id in nodes.items() if node_id not in answering):
+        workers = ", ".join(f"worker {rank} on node {nodes[rank][:12]}" for rank in lost)
+        raise NodeLostError(f"nodes of training workers do not answer any more: {workers}") from error
     for rank, failure in sorted(failures.items()):
         cause = getattr(failure, "health_check_failure", failure)  # only a WorkerHealthCheckFailedError has one
         if type(cause).__name__ in {"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"}:
@@ -194,6 +200,7 @@ class _Watch:
         self._moved_at = time.monotonic()
         self.metrics: dict[str, float] = {}
         self.error: Exception | None = None
+        self.processes: Mapping[int, tuple[str, int]] = {}  # rank -> node id, process id
         self.hung: str | None = None
 
     def look(self) -> None:
@@ -203,7 +210,7 @@ class _Watch:
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             logger.warning("%s: the mailbox does not answer: %s", self._context.stage_id, _first_line(error))
             return
-        self.error = mail.error
+        self.error, self.processes = mail.error, mail.processes
         for step, metrics in mail.steps:
             self._moved_at = time.monotonic()
             if metrics:
@@ -212,17 +219,17 @@ class _Watch:
             self._context.tracker.progress(step, self._loop.steps, "steps")
         idle_s = time.monotonic() - self._moved_at
         if self.hung is None and idle_s > self._context.retry.hang_after_s:
-            self._end_hung_group(mail.processes, idle_s)
+            self._end_hung_group(idle_s)
 
-    def _end_hung_group(self, processes: Mapping[int, tuple[str, int]], idle_s: float) -> None:
+    def _end_hung_group(self, idle_s: float) -> None:
         stage = self._context.stage_id
         self.hung = (
             f"{stage}: no training step ended for {idle_s:.0f} s; the workers were killed, their stacks are logged"
         )
-        for rank, (node_id, pid) in sorted(processes.items()):
-            place = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+        for rank, (node_id, pid) in sorted(self.processes.items()):
             try:
-                ended = _end_process.options(scheduling_strategy=place).remote(pid, str(self._context.scratch))
+                there = _end_process.options(scheduling_strategy=on_node(node_id))
+                ended = there.remote(pid, str(self._context.scratch))
                 logger.error("%s: stacks of hung worker %d:\n%s", stage, rank, ray.get(ended, timeout=60))
             except ray.exceptions.RayError as error:
                 logger.error("%s: hung worker %d cannot be reached: %s", stage, rank, _first_line(error))

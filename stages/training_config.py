@@ -30,7 +30,7 @@ class LoopConfig:
     """
 
     steps: int  # optimizer steps
-    micros_per_step: int  # micro-batches of one step, over all workers; a multiple of the number of workers
+    micros_per_step: int  # micro-batches of one step, over all workers; at least one for each worker
     seed: int
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 2

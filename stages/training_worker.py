@@ -120,10 +120,10 @@ class _Trainer:
     """Model, optimizers and their state over the steps."""
 
     def __init__(self, program: TrainingProgram, loop: LoopConfig, place: Place) -> None:
-        if loop.micros_per_step % place.world:
+        if loop.micros_per_step < place.world:
             raise ValueError(
-                f"micros_per_step: {loop.micros_per_step} cannot be dealt evenly to {place.world} workers; "
-                "set resources.workers to a divisor of it"
+                f"micros_per_step: {loop.micros_per_step} micro-batches leave some of {place.world} workers without "
+                "work; set resources.workers to at most their number"
             )
         self.program, self.loop, self.place = program, loop, place
         settings = loop.optimizer

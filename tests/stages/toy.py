@@ -1,5 +1,6 @@
 """A small regression problem as a training task, for tests of the training loop."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ class ToyTask:
     seed: int = 3
     poison_step: int = -1  # the loss of this optimizer step is not a number
     poison_data: tuple[int, ...] = ()  # steps of data that hold something that is not a number
-    die_at_step: int = -1  # the process kills itself here, once
-    died: Path = Path()  # is made just before
+    pause_s: float = 0.0  # that each micro-batch takes
+    log: str = ""  # file that gets a line for each micro-batch: step and sum of its data
 
     def build(self, device: torch.device) -> "ToyProgram":
         return ToyProgram(self)
@@ -30,6 +31,10 @@ class ToyPass(nn.Module):
 
     def forward(self, data: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, step: int) -> PassOutput:
         x, y = data
+        if self._task.log:
+            with Path(self._task.log).open("a") as file:
+                file.write(f"{step} {x.double().sum().item():.12f}\n")
+        time.sleep(self._task.pause_s)
         noisy = x + 0.01 * torch.randn(x.shape, generator=generator)
         error = (self.model(noisy) - y).square().sum()
         if step == self._task.poison_step:
@@ -53,12 +58,6 @@ class ToyProgram:
 
     def micro(self, step: int, index: int) -> Micro:
         task = self._task
-        if step == task.die_at_step and not task.died.exists():
-            import os
-            import signal
-
-            task.died.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
         seed = micro_seed(task.seed, step, index)
         generator = torch.Generator().manual_seed(seed)
         count = task.batch + index % 2  # unequal weights

@@ -1,0 +1,86 @@
+"""A driver on a Ray cluster that is broken around it: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS`.
+
+Makes squares shard by shard on two workers, then trains a toy model on 1 to WORKERS; continues the newest run if any.
+Prints the SHA-256 of every file made, as JSON.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.launch import Cluster, RayAddress
+from orchestrator.plan import PlanView, make_plan
+from orchestrator.run_status import newest_run
+from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.workspace import Workspace
+from stages.training import train
+from stages.training_config import LoopConfig, OptimizerConfig
+from tests.orchestrator.squares_driver import SQUARES, DriverConfig
+from tests.stages.toy import ToyTask
+
+LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, checkpoint_every=4, optimizer=OptimizerConfig(warmup_share=0.2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    root: Location
+
+
+def run_training(config: TrainConfig, context: StageContext) -> Mapping[str, float]:
+    task = ToyTask(pause_s=0.1, log=str(Path(config.root, "steps")))
+    result = train(task, LOOP, context)
+    shutil.copyfile(result.checkpoint.path / "weights-model.safetensors", context.output / "model.safetensors")
+    return {}
+
+
+TRAIN = StageKind(
+    name="train_toy",
+    version=1,
+    config=TrainConfig,
+    run=run_training,
+    output="toy@1",
+    inputs={"squares": Slot(kind="squares@1")},
+)
+KINDS = {kind.name: kind for kind in (SQUARES, TRAIN)}
+
+
+def recipe(root: str, workers: int) -> Recipe:
+    retry = RetryPolicy(wait_s=0.1)
+    squares = StageSpec(
+        id="squares",
+        kind=SQUARES,
+        config=DriverConfig(root=Location(root)),
+        inputs={},
+        resources=Resources(workers=2),
+        retry=retry,
+    )
+    training = StageSpec(
+        id="train_toy",
+        kind=TRAIN,
+        config=TrainConfig(root=Location(root)),
+        inputs={"squares": ("squares",)},
+        resources=Resources(workers=workers, min_workers=1),
+        retry=retry,
+    )
+    return Recipe(name="cluster", stages=(squares, training))
+
+
+def main(root: str, address: str, workers: int) -> None:
+    cluster = Cluster(RayAddress(address=address))
+    with Workspace.open(root=Path(root) / "illume", tracking_url="none", cluster=cluster) as workspace:
+        newest = newest_run(workspace.database)
+        if newest is None:
+            made = workspace.run_recipe(make_plan(recipe(root, workers), PlanView(find=workspace.artifacts.find)))
+        else:
+            made = workspace.resume(newest.run_id, KINDS)
+    digests = {
+        f"{stage}/{entry.path}": entry.sha256 for stage, artifact in made.items() for entry in artifact.manifest.files
+    }
+    sys.stdout.write(json.dumps(digests))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

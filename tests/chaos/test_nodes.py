@@ -1,0 +1,146 @@
+"""A Ray cluster of two nodes loses one of them, or its head: the run goes on with what is left, or is continued."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.cluster_utils
+from safetensors.torch import load_file
+
+from orchestrator.launch import Cluster
+from orchestrator.plan import PlanView, make_plan
+from orchestrator.workspace import Workspace
+from tests.chaos.cluster_driver import LOOP, recipe
+from tests.chaos.invariants import check
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_TOKEN": "",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # 60 s by default
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # 60 s by default, spent once where Ray still counts on a lost node
+    "PYTHONPATH": str(ROOT),
+    "SQUARES_PAUSE_S": "0.5",
+}
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """An undisturbed run on one worker, and the cluster on which it ran: a head with one processor."""
+
+    root: Path
+    cluster: Any
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quiet]:
+    root = tmp_path_factory.mktemp("nodes") / "quiet"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
+        try:
+            code, text = finish(start(root, cluster, workers=1))
+            assert code == 0, text
+            assert len(consumed(root)) == LOOP.steps
+            yield Quiet(root=root, cluster=cluster, printed=text)
+        finally:
+            cluster.shutdown()
+
+
+def node_arguments() -> dict[str, Any]:
+    return {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
+
+
+def start(root: Path, cluster: Any, workers: int) -> subprocess.Popen[str]:
+    root.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.chaos.cluster_driver", str(root), cluster.address, str(workers)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 120.0) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, err = process.communicate(timeout=180)
+    return process.returncode, err if process.returncode else out
+
+
+def weights(root: Path) -> dict[str, Any]:
+    with Workspace.open(root=root / "illume", tracking_url="none", cluster=Cluster()) as workspace:
+        stage = make_plan(recipe(str(root), 2), PlanView(find=workspace.artifacts.find)).stages[-1]
+        artifact = workspace.artifacts.open(stage.spec.kind.name, stage.fingerprint)
+        found = load_file(str(artifact.path / "model.safetensors"))
+        check(root, workspace, lambda: make_plan(recipe(str(root), 2), PlanView(find=workspace.artifacts.find)))
+        return found
+
+
+def consumed(root: Path) -> dict[int, set[str]]:
+    """The data of each optimizer step."""
+    found: dict[int, set[str]] = {}
+    for line in lines(root / "steps"):
+        step, data = line.split()
+        found.setdefault(int(step), set()).add(data)
+    return found
+
+
+def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quiet, tmp_path: Path) -> None:
+    """Two workers until one of the nodes is lost, then one."""
+    root = tmp_path / "broken"
+    node = quiet.cluster.add_node(**node_arguments())
+    process = start(root, quiet.cluster, workers=2)
+    wait_for(lambda: len(lines(root / "steps")) >= 8 * LOOP.micros_per_step, process)
+    quiet.cluster.remove_node(node, allow_graceful=False)
+    code, text = finish(process)
+    assert code == 0, text
+    expected = weights(quiet.root)
+    for name, tensor in weights(root).items():
+        assert tensor.allclose(expected[name], rtol=1e-4, atol=1e-6), name  # sums in another order
+    assert consumed(root) == consumed(quiet.root)  # I7
+    # I6: at most the interval of one checkpoint was trained again, and one that was being written.
+    again = len(lines(root / "steps")) - LOOP.steps * LOOP.micros_per_step
+    assert 0 < again <= (2 * LOOP.checkpoint_every + 1) * LOOP.micros_per_step
+
+
+def test_a_run_whose_cluster_lost_a_node_and_then_its_head_is_continued_on_another(
+    quiet: Quiet, tmp_path: Path
+) -> None:
+    """The last test of this file: nothing is left of the cluster."""
+    root = tmp_path / "broken"
+    node = quiet.cluster.add_node(**node_arguments())
+    process = start(root, quiet.cluster, workers=1)
+    wait_for(lambda: len(lines(root / "worked")) >= 4, process)
+    quiet.cluster.remove_node(node, allow_graceful=False)
+    wait_for(lambda: bool(lines(root / "steps")), process)
+    quiet.cluster.head_node.kill_gcs_server()
+    code, text = finish(process)
+    assert code == 1, text
+    assert "Traceback" not in text
+    quiet.cluster.shutdown()
+    other = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
+    try:
+        code, text = finish(start(root, other, workers=1))
+    finally:
+        other.shutdown()
+    assert code == 0, text
+    assert text == quiet.printed  # every file, to the byte
+    assert consumed(root) == consumed(quiet.root)
+    done = lines(root / "worked")
+    assert len(done) - len(set(done)) <= 2  # shards that were in the hands of the lost node's worker
