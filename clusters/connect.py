@@ -4,11 +4,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from clusters.profiles import LocalProfile, Profile
+from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
 from orchestrator.errors import RecipeError
 from orchestrator.launch import Cluster, LocalRay, RayAddress
+from orchestrator.ray_jobs import RayJobs
 
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
+TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 
 def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cluster:
@@ -22,8 +24,27 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
                 object_store_mib=profile.object_store_mib,
             )
         )
-    token = _read_token(Path(profile.token_file)) if profile.token_file else environment.get(TOKEN_VARIABLE, "")
+    token = _token_of(profile, environment)
+    if isinstance(profile, RayJobsProfile):
+        jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=profile.environment)
+        return Cluster(jobs)
     return Cluster(RayAddress(address=profile.address, token=token))
+
+
+def cluster_of_this_job(environment: Mapping[str, str] = os.environ) -> Cluster:
+    """The Ray in which this process runs as a job. Raises: RecipeError: it is no job."""
+    address = environment.get("RAY_ADDRESS")
+    if not address:
+        raise RecipeError("RAY_ADDRESS is not set; `illume stage-driver` runs as a job of a Ray cluster only")
+    token = environment.get(TOKEN_VARIABLE, "")
+    if not token and environment.get("RAY_AUTH_MODE") != "disabled":
+        files = [Path(environment.get(TOKEN_PATH_VARIABLE, "")), Path.home() / ".ray" / "auth_token"]
+        token = next((_read_token(file) for file in files if file.is_file()), "")
+    return Cluster(RayAddress(address=address, token=token))
+
+
+def _token_of(profile: RayProfile | RayJobsProfile, environment: Mapping[str, str]) -> str:
+    return _read_token(Path(profile.token_file)) if profile.token_file else environment.get(TOKEN_VARIABLE, "")
 
 
 def _read_token(file: Path) -> str:

@@ -1,13 +1,19 @@
 """Where runs are carried out, as a file that people write: this machine with limits, or a Ray that is there already.
 
+Joined (`ray`), the stages end with the process that carries out the run; as jobs (`ray_jobs`), they outlive it.
+
     kind: local                   kind: ray
     cpus: 8                       address: ray-head:6379
     memory_gib: 24                token_file: /run/secrets/ray-token
 
+    kind: ray_jobs
+    address: http://ray-head:8265
+    token_file: /run/secrets/ray-token
+
 A profile is execution only: it never changes what comes out. Secrets are named, not written down.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.decode import decode
@@ -49,8 +55,37 @@ class RayProfile:
             raise ValueError(f"address: found {self.address!r}, expected 'host:port', e.g. 'ray-head:6379'")
 
 
-Profile = LocalProfile | RayProfile
-_KINDS: dict[str, type[Profile]] = {"local": LocalProfile, "ray": RayProfile}
+@dataclass(frozen=True, kw_only=True)
+class RayJobsProfile:
+    """A Ray cluster on which every stage is a job of its own, reached through its dashboard.
+
+    The controller may be killed: stages go on, and the next one follows them. The cluster needs this program in the
+    same version and the store under the same address.
+    """
+
+    address: str  # "http://host:8265"
+    token_file: str = ""  # as for `RayProfile`
+    command: str = "illume"  # how this program is called on the cluster
+    environment: dict[str, str] = field(default_factory=dict)  # of the stage drivers; not for secrets, Ray shows it
+
+    def __post_init__(self) -> None:
+        scheme, _, host = self.address.partition("://")
+        if scheme not in ("http", "https") or not host:
+            raise ValueError(f"address: found {self.address!r}, expected 'http://host:port', e.g. 'http://head:8265'")
+
+
+Profile = LocalProfile | RayProfile | RayJobsProfile
+_KINDS: dict[str, type[Profile]] = {"local": LocalProfile, "ray": RayProfile, "ray_jobs": RayJobsProfile}
+
+
+def profile_at(place: str) -> Profile:
+    """The profile in a file, or jobs on the cluster whose address is given. Raises: RecipeError, see `load_profile`."""
+    if "://" not in place:
+        return load_profile(Path(place))
+    try:
+        return RayJobsProfile(address=place)
+    except ValueError as error:
+        raise RecipeError(f"--cluster: {error}") from error
 
 
 def load_profile(file: Path) -> Profile:

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import EXIT_FAILED, OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.config import Kinds
 
-EXIT_FAILED = 1
 REPEAT_S = 60.0  # after which a line that comes again is shown again
 _DURATION = re.compile(r"\d+\.\d+ s\b")
 BUG_LOG = Path(".illume") / "illume.log"
@@ -49,6 +48,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ask": ("inference", "Answer a question about a picture with the models of a run."),
     "edit": ("inference", "Change a picture as told with the models of a run."),
 }
+# Called by the program itself on a cluster, and not listed.
+HIDDEN_COMMANDS: Mapping[str, str] = {"stage-driver": "stage_driver"}
 
 
 class LateGroup(click.Group):
@@ -58,10 +59,12 @@ class LateGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        module_name = COMMANDS[cmd_name][0] if cmd_name in COMMANDS else HIDDEN_COMMANDS.get(cmd_name)
+        if module_name is None:
             return None
-        module = importlib.import_module(f"orchestrator.commands.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")  # by convention, so a table suffices
+        module = importlib.import_module(f"orchestrator.commands.{module_name}")
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, f"{name}_command")  # by convention, so a table suffices
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,7 +74,7 @@ class LateGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and not args[0].startswith("-") and args[0] not in {*COMMANDS, *HIDDEN_COMMANDS}:
             from orchestrator.names import expectation
 
             ctx.fail(f"no such command {args[0]!r}; {expectation(args[0], COMMANDS.keys())}")

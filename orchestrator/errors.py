@@ -3,35 +3,52 @@
 Every class takes exactly one message and has no `__init__`, so it survives the trip from a Ray worker.
 """
 
+EXIT_FAILED = 1  # work failed, or was cancelled
+EXIT_UNUSABLE = 2  # nothing ran; fix the input
+EXIT_INFRASTRUCTURE = 75  # what the work runs on failed (EX_TEMPFAIL of sysexits.h); the same again may succeed
+EXIT_REQUEUE = 85  # stopped from outside before the end; please start the same again
+
 
 class OrchestratorError(Exception):
-    """A problem that is explained to the user. `exit_code` 1: work failed; 2: nothing ran, fix the input."""
+    """A problem that is explained to the user."""
 
-    exit_code = 1
+    exit_code = EXIT_FAILED
 
 
 class RecipeError(OrchestratorError):
     """The recipe, an override or a command-line value is wrong."""
 
-    exit_code = 2
+    exit_code = EXIT_UNUSABLE
 
 
 class PrecheckError(OrchestratorError):
     """A stage found, before spending anything, that it cannot work."""
 
-    exit_code = 2
+    exit_code = EXIT_UNUSABLE
 
 
 class StoreError(OrchestratorError):
     """The artifact store cannot be used as it is (unreachable, unwritable, full, or it ignores put-if-absent)."""
 
+    exit_code = EXIT_INFRASTRUCTURE
+
+
+class UnfitStoreError(StoreError):
+    """The store works, but does not keep what the commit protocol needs."""
+
+    exit_code = EXIT_UNUSABLE
+
 
 class DatabaseError(OrchestratorError):
     """The index database cannot be used as it is."""
 
+    exit_code = EXIT_INFRASTRUCTURE
+
 
 class LeaseLostError(OrchestratorError):
     """Another driver holds the lease, or ours ran out before it could be renewed."""
+
+    exit_code = EXIT_INFRASTRUCTURE
 
 
 class CorruptArtifactError(OrchestratorError):
@@ -44,6 +61,8 @@ class PoisonError(OrchestratorError):
 
 class NodeLostError(OrchestratorError):
     """A worker process or its node died; the work in flight is tried again."""
+
+    exit_code = EXIT_INFRASTRUCTURE
 
 
 class NumericError(OrchestratorError):
@@ -58,5 +77,17 @@ class StageFailedError(OrchestratorError):
     """One or more stages failed for good; the message lists them and what they held back."""
 
 
+class InfrastructureFailedError(StageFailedError):
+    """Stages failed for good, and none of them by its own fault."""
+
+    exit_code = EXIT_INFRASTRUCTURE
+
+
 class CancelledError(OrchestratorError):
     """The user asked to stop; committed work is kept."""
+
+
+class StoppedError(CancelledError):
+    """The driver was told to stop by a signal; meant to be continued."""
+
+    exit_code = EXIT_REQUEUE

@@ -14,14 +14,27 @@ from pathlib import Path
 from orchestrator import owners
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts import ArtifactStore
-from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, PrecheckError, StageFailedError
+from orchestrator.errors import (
+    CancelledError,
+    DatabaseError,
+    InfrastructureFailedError,
+    LeaseLostError,
+    NodeLostError,
+    PrecheckError,
+    StageFailedError,
+    StoppedError,
+)
 from orchestrator.events import AttemptState, RunState
-from orchestrator.failures import FailureClass
+from orchestrator.failures import INFRASTRUCTURE, FailureClass
 from orchestrator.history import RunStore
+from orchestrator.job_records import JobRecords
+from orchestrator.job_work import job_id_of
 from orchestrator.launch import Cluster
 from orchestrator.leases import Lease, LeaseKeeper, Leases
 from orchestrator.ledger import ShardLedger
 from orchestrator.plan import Plan, PlannedStage, upstream_ids
+from orchestrator.plan_file import plan_digest
+from orchestrator.ray_jobs import ENDED
 from orchestrator.run_logs import RunLogs
 from orchestrator.runs import Attempt
 from orchestrator.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
@@ -40,7 +53,7 @@ class _Progress:
     waiting: dict[str, PlannedStage]
     running: dict[str, PlannedStage] = field(default_factory=dict)
     done: dict[str, Artifact | None] = field(default_factory=dict)  # None: reused or skipped, not opened
-    failed: dict[str, str] = field(default_factory=dict)  # stage id -> message
+    failed: dict[str, StageGaveUpError] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
 
 
@@ -67,8 +80,12 @@ class Executor:
         """What can be checked before anything is spent.
 
         Raises:
-            PrecheckError: a stage asks for GPUs that are not there, or an artifact that the plan reuses is gone.
+            PrecheckError: a stage asks for GPUs that are not there, an artifact that the plan reuses is gone, or the
+                cluster does not let us in.
+            NodeLostError: the cluster does not answer.
         """
+        if self._cluster.jobs is not None:
+            self._cluster.jobs.check()
         wanted = {stage.id: stage.spec.resources.gpus for stage in plan.to_run if stage.spec.resources.gpus}
         there = self._cluster.gpus() if wanted else 0.0
         for stage_id, gpus in wanted.items():
@@ -120,9 +137,10 @@ class Executor:
     ) -> dict[str, Artifact]:
         lost = keeper.keep(lease, on_lost=lambda _lease: stop.set())
         epoch = self._history.begin_epoch(run_id, lease)
-        self._settle_lost_attempts(run_id, epoch)
+        going_on = self._settle_open_attempts(run_id, epoch)
         tools = RunTools(
             run_id=run_id,
+            plan_digest=plan_digest(plan),
             epoch=epoch,
             artifacts=self._artifacts,
             ledger=self._ledger,
@@ -133,12 +151,21 @@ class Executor:
             logs=RunLogs(store=self._artifacts.store, state=self._state, run_id=run_id),
             scratch=self._state / "scratch",
             stop=stop,
+            going_on=going_on,
         )
         return _Drive(plan, tools, lost).run()
 
-    def _settle_lost_attempts(self, run_id: str, epoch: int) -> None:
-        """Record what became of the attempts that the last driver left open: committed, or lost with it."""
+    def _settle_open_attempts(self, run_id: str, epoch: int) -> dict[str, Attempt]:
+        """Record what became of the attempts that the last driver left open: committed, or lost with it.
+
+        Gives those that outlived it as jobs of the cluster, by stage.
+        Raises: NodeLostError: the cluster does not answer.
+        """
+        going_on = {}
         for attempt in self._history.open_attempts(run_id):
+            if self._goes_on(attempt):
+                going_on[attempt.stage_id] = attempt
+                continue
             artifact = self._committed(attempt)
             if artifact is not None:
                 new, fields = AttemptState.COMMITTED, dict[str, JSON]()
@@ -148,6 +175,22 @@ class Executor:
             self._history.transition_attempt(
                 attempt.attempt_id, attempt.state, new, epoch=epoch, fields=fields, artifact=artifact
             )
+        return going_on
+
+    def _goes_on(self, attempt: Attempt) -> bool:
+        """True for a job that is at work, or has left an outcome that nobody has read."""
+        records = JobRecords(store=self._artifacts.store, run_id=attempt.run_id, attempt_id=attempt.attempt_id)
+        if not records.is_announced():
+            return False
+        if records.outcome() is not None:
+            return True
+        if self._cluster.jobs is None:
+            raise NodeLostError(
+                f"attempt {attempt.attempt_id} is at work as a job of a Ray cluster; continue the run with the profile "
+                "that it was started with (`--cluster`)"
+            )
+        info = self._cluster.jobs.info(job_id_of(attempt.attempt_id))
+        return info is not None and (info.state not in ENDED or records.outcome() is not None)  # just now, that is
 
     def _committed(self, attempt: Attempt) -> Artifact | None:
         stored = self._artifacts.stored(attempt.stage_kind, attempt.fingerprint)
@@ -226,7 +269,7 @@ class _Drive:
         elif isinstance(answer, CancelledError):
             progress.stopped.append(stage_id)
         elif isinstance(answer, StageGaveUpError):
-            progress.failed[stage_id] = str(answer)
+            progress.failed[stage_id] = answer
         else:
             self._tools.stop.set()
             if not isinstance(answer, DRIVER_ENDS):
@@ -271,12 +314,13 @@ class _Drive:
         if progress.failed:
             message = _failure_message(run_id, progress)
             self._move(RunState.FAILED, message)
-            raise StageFailedError(message)
+            blameless = all(error.failure in INFRASTRUCTURE for error in progress.failed.values())
+            raise InfrastructureFailedError(message) if blameless else StageFailedError(message)
         if progress.waiting or progress.stopped:
             left = ", ".join([*progress.stopped, *progress.waiting])
             message = f"run {run_id}: stopped; not done: {left}. Continue with `illume resume {run_id}`"
             self._move(RunState.CANCELLED if self._cancelled else RunState.INTERRUPTED, message)
-            raise CancelledError(message)
+            raise CancelledError(message) if self._cancelled else StoppedError(message)
         self._move(RunState.SUCCEEDED)
         return {stage_id: artifact for stage_id, artifact in progress.done.items() if artifact is not None}
 
@@ -292,8 +336,8 @@ def _cpus(stage: PlannedStage) -> float:
 
 def _failure_message(run_id: str, progress: _Progress) -> str:
     lines = [f"run {run_id}: {_count(progress.failed, 'stage')} failed"]
-    for stage_id, message in progress.failed.items():
-        lines += [f"  {stage_id}:", *(f"    {line}" for line in message.splitlines())]
+    for stage_id, error in progress.failed.items():
+        lines += [f"  {stage_id}:", *(f"    {line}" for line in str(error).splitlines())]
     if progress.waiting:
         lines.append(f"  held back: {', '.join(progress.waiting)}")
     if progress.stopped:

@@ -31,6 +31,18 @@ class FailureClass(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+# None of the work's own doing: the same again may succeed elsewhere or later.
+INFRASTRUCTURE = frozenset(
+    {
+        FailureClass.PREEMPTED,
+        FailureClass.CONTROLLER_LOST,
+        FailureClass.CAPACITY,
+        FailureClass.NODE_LOST,
+        FailureClass.INFRA_TRANSIENT,
+    }
+)
+
+
 class ClassifiedError(errors.OrchestratorError):
     """A failure whose class was found where it happened, in a worker process say. Made by `classified`."""
 

@@ -4,6 +4,7 @@ Rule: each change carries the state that it expects and the epoch of its driver;
 `LeaseLostError` and can change nothing. Repeating a change that was made does nothing.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -220,6 +221,20 @@ class RunStore:
         is_open = attempts.c.state.in_([AttemptState.INTENT, AttemptState.RUNNING])
         query = select(attempts).where(attempts.c.run_id == run_id, is_open).order_by(attempts.c.created_at)
         return self._database.read(lambda connection: [_attempt(row) for row in connection.execute(query)])
+
+    def told_by(self, attempt_id: str) -> tuple[float, int]:
+        """What the database has of an attempt's telemetry: time of the newest metric, and number of its own events."""
+        of_attempt = events.c.attempt_id == attempt_id
+        newest = select(events.c.fields).where(of_attempt, events.c.kind == EventKind.METRICS)
+        newest = newest.order_by(events.c.sequence.desc()).limit(1)
+        said = select(func.count()).select_from(events).where(of_attempt, events.c.kind.not_in(RESERVED_KINDS))
+
+        def work(connection: Connection) -> tuple[str | None, int]:
+            return connection.execute(newest).scalar_one_or_none(), connection.execute(said).scalar_one()
+
+        fields, num_said = self._database.read(work)
+        points = json.loads(fields)["points"] if fields else ()
+        return max((float(point[3]) for point in points), default=0.0), num_said
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the run's driver to stop; anybody may.

@@ -5,6 +5,7 @@ Ray is connected once for the whole process, when something first needs it.
 
 import atexit
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import NodeLostError
+from orchestrator.ray_jobs import RayJobs
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +85,9 @@ class WorkerProcess:
 class Cluster:
     """The Ray of this process. Safe to use from several threads."""
 
-    def __init__(self, where: LocalRay | RayAddress | None = None) -> None:
-        self._where = where or LocalRay()
+    def __init__(self, where: LocalRay | RayAddress | RayJobs | None = None) -> None:
+        self.jobs = where if isinstance(where, RayJobs) else None  # stages run there, and nothing in this process
+        self._where: LocalRay | RayAddress = where if where and not isinstance(where, RayJobs) else LocalRay()
         self._lock = threading.Lock()
         self._connected = False
         self._least_cpus = 0.0
@@ -93,12 +96,16 @@ class Cluster:
 
     @property
     def cpus(self) -> float:
-        """Processors for stages at one time. Known without Ray for a local one; asks a cluster."""
+        """Processors for stages at one time. Known without Ray for a local one; asks a cluster; jobs wait there."""
+        if self.jobs is not None:
+            return math.inf
         if isinstance(self._where, LocalRay):
             return self._where.cpus or float(_own_cpus())
         return float(self._resources().get("CPU", 0.0))
 
     def gpus(self) -> float:
+        if self.jobs is not None:
+            return math.inf
         return float(self._resources().get("GPU", 0.0))
 
     def make_room_for(self, cpus: float) -> None:

@@ -5,43 +5,36 @@ committed is in the store, and the next driver finds it.
 """
 
 import logging
-import platform
 import random
-import shutil
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
-from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.checkpoints import StoredCheckpoints
-from orchestrator.context import AttemptContext, AttemptPlace
+from orchestrator.artifacts import ArtifactStore
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError
 from orchestrator.events import AttemptState, EventKind
-from orchestrator.failures import FailureReport, classify, report_of
+from orchestrator.failures import FailureClass, FailureReport, classify, report_of
 from orchestrator.history import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
+from orchestrator.job_work import JobWork
 from orchestrator.launch import Cluster
 from orchestrator.leases import LeaseKeeper, Leases
 from orchestrator.ledger import ShardLedger
 from orchestrator.owners import describe
-from orchestrator.plan import PROVENANCE_CODE, PlannedStage
+from orchestrator.plan import PlannedStage
 from orchestrator.retries import PastFailure, Retry, decide
 from orchestrator.run_logs import RunLogs
-from orchestrator.runs import AttemptIntent, InputSummary
-from orchestrator.stage_records import newest_checkpoint_step, withdraw
+from orchestrator.runs import Attempt, AttemptIntent, InputSummary
+from orchestrator.stage_records import withdraw
+from orchestrator.stage_work import Order, StageWork
 
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_CHARACTERS = 200  # of the cause of a failure that is tried again; the log has all of it
 WAIT_S = 1.0  # between looks at an artifact that another run is making
-RECORDED_PACKAGES = ("illume-orchestrator", "ray", "torch", "transformers", "diffusers", "numpy", "pyarrow", "pillow")
 DRIVER_ENDS = (DatabaseError, LeaseLostError, StateConflictError)
 
 
@@ -50,6 +43,7 @@ class RunTools:
     """What all stages of one run share."""
 
     run_id: str
+    plan_digest: str
     epoch: int
     artifacts: ArtifactStore
     ledger: ShardLedger
@@ -60,10 +54,19 @@ class RunTools:
     logs: RunLogs
     scratch: Path
     stop: threading.Event  # come to a clean stop
+    going_on: dict[str, Attempt]  # by stage: attempts that outlived the driver before this one, as jobs of a cluster
 
 
 class StageGaveUpError(OrchestratorError):
-    """A stage failed for good."""
+    """A stage failed for good. Made by `_gave_up`."""
+
+    failure = FailureClass.UNKNOWN  # of its last attempt
+
+
+def _gave_up(failure: FailureClass, message: str) -> StageGaveUpError:
+    error = StageGaveUpError(message)
+    error.failure = failure
+    return error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class StageRun:
     def __init__(self, planned: PlannedStage, inputs: Mapping[str, Sequence[PlannedStage]], tools: RunTools) -> None:
         self._planned, self._inputs, self._tools = planned, inputs, tools
         self._kind = planned.spec.kind
+        self._attempt_id = ""  # of the newest attempt
         self._rng = random.Random(f"{tools.run_id}-{planned.id}-{tools.epoch}")
 
     def carry_out(self) -> Artifact:
@@ -91,6 +95,8 @@ class StageRun:
         with self._reservation():
             if self._planned.redo:
                 self._withdraw()
+            if self._planned.id in self._tools.going_on:
+                return self._attempts()
             found = self._adopted()
             return found if found is not None else self._attempts()
 
@@ -137,14 +143,15 @@ class StageRun:
         history: list[PastFailure] = []
         halvings = 0
         while True:
-            attempt_id = f"{self._tools.run_id}-{self._planned.id}-{self._tools.epoch}-{len(history) + 1}"
-            ended = self._attempt(attempt_id, halvings)
+            ended = self._attempt(len(history) + 1, halvings)
+            attempt_id = self._attempt_id
             if isinstance(ended, Artifact):
                 return ended
             history.append(ended.past)
             answer = decide(history, self._planned.spec.retry, rng=self._rng)
             if not isinstance(answer, Retry):
-                raise StageGaveUpError(f"{ended.report.traceback}\n({answer.message}; attempt {attempt_id})")
+                message = f"{ended.report.traceback}\n({answer.message}; attempt {attempt_id})"
+                raise _gave_up(ended.past.failure, message)
             halvings = answer.memory_halvings
             cause = f"{ended.past.failure}: {(ended.report.summary.splitlines() or [''])[0][:MAX_SHOWN_CHARACTERS]}"
             log.warning("%s failed and is tried again in %.1f s (%s)", self._planned.id, answer.wait_s, cause)
@@ -156,10 +163,16 @@ class StageRun:
             if self._tools.stop.wait(answer.wait_s):
                 raise CancelledError(f"{self._planned.id}: stopped before it was tried again")
 
-    def _attempt(self, attempt_id: str, halvings: int) -> Artifact | _Failed:
+    def _attempt(self, number: int, halvings: int) -> Artifact | _Failed:
         tools = self._tools
-        tools.history.start_attempt(self._intent(attempt_id), epoch=tools.epoch)
-        state = AttemptState.INTENT
+        begun = tools.going_on.pop(self._planned.id, None)
+        if begun is None:
+            attempt_id = f"{tools.run_id}-{self._planned.id}-{tools.epoch}-{number}"
+            tools.history.start_attempt(self._intent(attempt_id), epoch=tools.epoch)
+            state = AttemptState.INTENT
+        else:
+            attempt_id, state = begun.attempt_id, begun.state
+        self._attempt_id = attempt_id
 
         def move(new: AttemptState, fields: Mapping[str, JSON], artifact: Artifact | None = None) -> None:
             nonlocal state
@@ -168,10 +181,14 @@ class StageRun:
             )
             state = new
 
-        work = _Work(self, attempt_id, halvings)
+        def started() -> None:
+            if state is AttemptState.INTENT:
+                move(AttemptState.RUNNING, {})
+
+        work = self._work(attempt_id, halvings)
         with tools.logs.capture(attempt_id):
             try:
-                artifact = work.carry_out(lambda: move(AttemptState.RUNNING, {}))
+                artifact = work.carry_out(started)
             except DRIVER_ENDS:
                 raise
             except CancelledError as error:
@@ -181,10 +198,44 @@ class StageRun:
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary that records a failed attempt
                 return self._failed(error, work, move)
             finally:
-                shutil.rmtree(work.scratch, ignore_errors=True)
+                work.close()
         move(AttemptState.COMMITTED, {}, artifact)
         self._register(artifact, attempt_id)
         return artifact
+
+    def _work(self, attempt_id: str, halvings: int) -> StageWork | JobWork:
+        tools = self._tools
+        order = Order(
+            planned=self._planned,
+            inputs=self._inputs,
+            run_id=tools.run_id,
+            attempt_id=attempt_id,
+            epoch=tools.epoch,
+            memory_halvings=halvings,
+        )
+        tracker = tools.history.telemetry.tracker(
+            attempt_id, run_id=tools.run_id, stage_id=self._planned.id, epoch=tools.epoch
+        )
+        if tools.cluster.jobs is not None:
+            return JobWork(
+                order=order,
+                jobs=tools.cluster.jobs,
+                artifacts=tools.artifacts,
+                plan_digest=tools.plan_digest,
+                tracker=tracker,
+                history=tools.history,
+                stop=tools.stop,
+            )
+        return StageWork(
+            order=order,
+            artifacts=tools.artifacts,
+            ledger=tools.ledger,
+            cluster=tools.cluster,
+            tracker=tracker,
+            log_stem=tools.logs.stem(attempt_id),
+            scratch=tools.scratch / attempt_id,
+            stopped=tools.stop.is_set,
+        )
 
     def _register(self, artifact: Artifact, attempt_id: str) -> None:
         """Tell the tracker which model this is, if it is one."""
@@ -194,12 +245,12 @@ class StageRun:
             self._record(EventKind.MODEL_VERSION, fields, attempt_id=attempt_id)
 
     def _failed(
-        self, error: BaseException, work: "_Work", move: Callable[[AttemptState, Mapping[str, JSON]], None]
+        self, error: BaseException, work: StageWork | JobWork, move: Callable[[AttemptState, Mapping[str, JSON]], None]
     ) -> _Failed:
         report = report_of(error)
         if isinstance(error, OrchestratorError):  # its message explains itself
             report = replace(report, traceback=str(error), summary=str(error))
-        log.info("%s failed (%s): %s", work.attempt_id, report.failure, report.traceback)
+        log.info("%s failed (%s): %s", work.order.attempt_id, report.failure, report.traceback)
         progressed = work.progressed()
         work.abandon(report.summary[:500])
         move(
@@ -249,120 +300,3 @@ class StageRun:
         tools.history.record(
             tools.run_id, kind, fields, epoch=tools.epoch, stage_id=self._planned.id, attempt_id=attempt_id
         )
-
-    # What an attempt asks for.
-
-    @property
-    def planned(self) -> PlannedStage:
-        return self._planned
-
-    @property
-    def tools(self) -> RunTools:
-        return self._tools
-
-    def open_inputs(self) -> dict[str, list[Artifact]]:
-        """Raises: CorruptArtifactError: an input is gone or damaged."""
-        return {
-            slot: [self._tools.artifacts.open(stage.spec.kind.name, stage.fingerprint) for stage in stages]
-            for slot, stages in self._inputs.items()
-        }
-
-
-class _Work:
-    """The work of one attempt: its folder, the call of the stage's `run`, the commit."""
-
-    def __init__(self, stage: StageRun, attempt_id: str, halvings: int) -> None:
-        self._planned, self._tools, self._open_inputs = stage.planned, stage.tools, stage.open_inputs
-        self.attempt_id, self._halvings = attempt_id, halvings
-        self.scratch = self._tools.scratch / attempt_id
-        self._folder: AttemptFolder | None = None
-        self._context: AttemptContext | None = None
-        self._step_before: int | None = None
-        self._started_s = time.time()
-
-    def carry_out(self, started: Callable[[], None]) -> Artifact:
-        tools, planned = self._tools, self._planned
-        kind, fingerprint = planned.spec.kind, planned.fingerprint
-        store = tools.artifacts.store
-        folder = self._folder = tools.artifacts.new_attempt(kind.name, fingerprint, self.attempt_id)
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self._step_before = newest_checkpoint_step(store, kind.name, fingerprint)
-        inputs = self._open_inputs()
-        started()
-        context = self._context = AttemptContext(
-            planned=planned,
-            place=AttemptPlace(
-                run_id=tools.run_id,
-                attempt_id=self.attempt_id,
-                epoch=tools.epoch,
-                folder=folder,
-                scratch=self.scratch,
-                log_stem=tools.logs.stem(self.attempt_id),
-            ),
-            artifacts_by_slot=inputs,
-            tracker=tools.history.telemetry.tracker(
-                self.attempt_id, run_id=tools.run_id, stage_id=planned.id, epoch=tools.epoch
-            ),
-            checkpoints=StoredCheckpoints(
-                store=store,
-                cache=tools.artifacts.cache,
-                stage_kind=kind.name,
-                fingerprint=fingerprint,
-                attempt_id=self.attempt_id,
-                epoch=tools.epoch,
-            ),
-            cluster=tools.cluster,
-            ledger=tools.ledger,
-            stopped=tools.stop.is_set,
-            memory_halvings=self._halvings,
-        )
-        stats = kind.run(planned.spec.config, context)
-        return tools.artifacts.commit(folder, self._draft(context, inputs, stats), epoch=tools.epoch)
-
-    def progressed(self) -> bool:
-        """True if the attempt left something durable behind that the next one need not do again."""
-        if self._context is None:
-            return False
-        kind, store = self._planned.spec.kind.name, self._tools.artifacts.store
-        step = newest_checkpoint_step(store, kind, self._planned.fingerprint)
-        return self._context.made_shards or (step or -1) > (self._step_before or -1)
-
-    def abandon(self, reason: str) -> None:
-        if self._folder is None:
-            return
-        try:
-            self._tools.artifacts.abort(self._folder, reason=reason)
-        except OrchestratorError as error:  # the collector finds it later
-            log.warning("%s: its files are left behind: %s", self.attempt_id, error)
-
-    def _draft(
-        self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], stats: Mapping[str, float]
-    ) -> ManifestDraft:
-        planned = self._planned
-        code: dict[str, JSON] = {"digest": planned.code.digest, "files": dict(planned.code.files)}
-        versions: dict[str, JSON] = {name: _version(name) for name in RECORDED_PACKAGES}
-        return ManifestDraft(
-            kind=planned.spec.kind.output,
-            payload=planned.payload,
-            stats={name: float(value) for name, value in stats.items()},
-            shards=tuple(context.shards),
-            inputs={slot: tuple(artifact.fingerprint for artifact in found) for slot, found in inputs.items() if found},
-            provenance={
-                "run": self._tools.run_id,
-                "stage": planned.id,
-                "attempt": self.attempt_id,
-                "epoch": self._tools.epoch,
-                "host": socket.gethostname(),
-                "python": platform.python_version(),
-                "packages": versions,
-                "seconds": round(time.time() - self._started_s, 3),
-                PROVENANCE_CODE: code,
-            },
-        )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -13,7 +13,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.errors import CorruptArtifactError, RecipeError, StoreError
+from orchestrator.errors import CorruptArtifactError, RecipeError, StoreError, UnfitStoreError
 from orchestrator.identity import canonical_json
 from orchestrator.local_store import LocalStore
 from orchestrator.object_store import REMOTE_SCHEMES, ObjectStore
@@ -96,7 +96,8 @@ def probe(store: Store) -> None:
     Leaves nothing behind. Takes one round of a few small requests.
 
     Raises:
-        StoreError: it cannot be used, or it ignores put-if-absent, which would let two drivers overwrite each other.
+        StoreError: it cannot be used.
+        UnfitStoreError: it ignores put-if-absent, which would let two drivers overwrite each other.
     """
     folder = f"{PROBE_FOLDER}/{uuid.uuid4().hex}"
     key = f"{folder}/first"
@@ -108,7 +109,7 @@ def probe(store: Store) -> None:
         refused = not store.put_new(key, second)
         found = store.get(key)
         if not refused or found != first:
-            raise StoreError(
+            raise UnfitStoreError(
                 f"{store.url}: this store ignores put-if-absent: the second create of '{key}' replaced the first. "
                 "Expected it to be refused; without that two runs can destroy each other's work. "
                 "Use a local folder or a store that honours 'If-None-Match: *' (Amazon S3, GCS, Azure, recent MinIO)"

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, update
@@ -99,9 +99,13 @@ class Telemetry:
 
     def log_metrics(self, attempt_id: str, metrics: Mapping[str, float], *, step: int) -> None:
         at = round(self._wall_clock(), 3)
+        self.log_points(attempt_id, [(name, float(value), int(step), at) for name, value in metrics.items()])
+
+    def log_points(self, attempt_id: str, points: Sequence[tuple[str, float, int, float]]) -> None:
+        """Metrics that were measured elsewhere: name, value, step, seconds since 1970."""
         with self._lock:
             buffer = self._buffer(attempt_id)
-            buffer.points.extend([name, float(value), int(step), at] for name, value in metrics.items())
+            buffer.points.extend(list[JSON](point) for point in points)
             while len(buffer.points) > MAX_POINTS:
                 buffer.take_point()
                 buffer.dropped_points += 1

@@ -23,6 +23,7 @@ from orchestrator.events import AttemptState
 from orchestrator.executor import Executor
 from orchestrator.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.history import RunStore
+from orchestrator.job_records import JobRecords
 from orchestrator.launch import Cluster
 from orchestrator.leases import Leases
 from orchestrator.ledger import ShardLedger
@@ -180,11 +181,14 @@ class Workspace:
         return [(file.name, file.read_text(errors="replace")) for file in sorted(wanted, key=_modified_s)]
 
     def is_live(self, attempt_id: str) -> bool:
-        """True while the attempt may still write: it is under way, and a driver holds the lease of its run."""
+        """True while the attempt may still write: it is under way as a job, or a driver holds the lease of its run."""
         query = select(attempts.c.run_id, attempts.c.epoch, attempts.c.state).where(attempts.c.attempt_id == attempt_id)
         row = self.database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None or row.state not in (AttemptState.INTENT, AttemptState.RUNNING):
             return False
+        job = JobRecords(store=self.store, run_id=row.run_id, attempt_id=attempt_id)
+        if job.is_announced() and job.outcome() is None:  # it outlives its driver; the next one says if it is lost
+            return True
         lease = self.leases.holder(f"run:{row.run_id}")
         return lease is not None and lease.epoch == row.epoch
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from clusters.connect import connect
-from clusters.profiles import load_profile
+from clusters.profiles import profile_at
 from orchestrator.config import Kinds, load_recipe
 from orchestrator.errors import RecipeError
 from orchestrator.names import expectation
@@ -82,11 +82,10 @@ def recipe_options(command: Command) -> Command:
 cluster_option = click.option(
     "--cluster",
     "profile",
-    type=click.Path(path_type=Path),
     envvar="ILLUME_CLUSTER",
     show_envvar=True,
-    metavar="FILE",
-    help="Profile of where to run, e.g. an existing Ray. Default: this machine.",
+    metavar="PLACE",
+    help="Where to run: a profile, or http://HEAD:8265 for jobs on a Ray cluster. Default: this machine.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
 
@@ -129,12 +128,12 @@ def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return load_recipe(recipe_file(recipe), stage_kinds(), overrides)
 
 
-def open_workspace(places: Places, profile: Path | None = None) -> Workspace:
+def open_workspace(places: Places, profile: str | None = None) -> Workspace:
     """Open, or make, what the commands work on. A context manager.
 
     Raises:
         RecipeError: an address or the profile of the cluster cannot be used.
         StoreError, DatabaseError: it cannot be used.
     """
-    cluster = connect(load_profile(profile)) if profile else None
+    cluster = connect(profile_at(profile)) if profile else None
     return Workspace.open(places.store, places.database, places.tracking, cluster=cluster)

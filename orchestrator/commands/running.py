@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -27,7 +26,7 @@ from orchestrator.commands.options import (
 from orchestrator.commands.planning import print_plan, warn_of_code
 from orchestrator.commands.targets import find_run
 from orchestrator.commands.watching import event_pages
-from orchestrator.errors import RecipeError
+from orchestrator.errors import EXIT_REQUEUE, RecipeError
 from orchestrator.events import RunState
 from orchestrator.live import default_style, watching
 from orchestrator.owners import is_gone
@@ -38,7 +37,6 @@ from orchestrator.run_status import RunSummary, newest_run, run_status
 from orchestrator.wording import duration_text
 from orchestrator.workspace import Workspace
 
-EXIT_FAILED = 1
 SHOW_CURSOR = "\x1b[?25h"
 UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
 
@@ -53,7 +51,7 @@ def run_command(
     overrides: tuple[str, ...],
     wishes: PlanWishes,
     places: Places,
-    profile: Path | None,
+    profile: str | None,
     as_json: bool,
 ) -> None:
     """Carry out a recipe. What exists is reused; a run of the same plan that was cut off is continued.
@@ -84,7 +82,7 @@ def run_command(
 @place_options
 @cluster_option
 @json_option
-def resume_command(run: str | None, places: Places, profile: Path | None, as_json: bool) -> None:
+def resume_command(run: str | None, places: Places, profile: str | None, as_json: bool) -> None:
     """Continue a run with the plan it was started with, under the same id.
 
     RUN is a run's id, the start of one, or a recipe's name. Default: the newest run.
@@ -164,7 +162,7 @@ def end_at_once() -> NoReturn:
     if sys.stdout.isatty():
         click.echo(SHOW_CURSOR, nl=False)  # the live table hides it
     sys.stdout.flush()
-    os._exit(EXIT_FAILED)
+    os._exit(EXIT_REQUEUE)
 
 
 def _finished_run(workspace: Workspace, plan: Plan) -> RunSummary | None:

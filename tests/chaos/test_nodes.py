@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray._raylet
 import ray.cluster_utils
 from safetensors.torch import load_file
 
@@ -46,6 +47,8 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quiet]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        ray._raylet.Config.initialize("")  # another test of this process may have made Ray read the environment
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
         cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
         try:
             code, text = finish(start(root, cluster, workers=1))

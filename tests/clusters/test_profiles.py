@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from clusters.connect import connect
-from clusters.profiles import LocalProfile, RayProfile, load_profile
+from clusters.connect import cluster_of_this_job, connect
+from clusters.profiles import LocalProfile, RayJobsProfile, RayProfile, load_profile, profile_at
 from orchestrator.errors import RecipeError
 from orchestrator.launch import Cluster, LocalRay
+from orchestrator.ray_jobs import RayJobs
 
 
 def written(folder: Path, text: str) -> Path:
@@ -22,11 +23,30 @@ def test_a_profile_of_each_kind(tmp_path: Path) -> None:
     assert load_profile(written(tmp_path, text)) == RayProfile(address="ray-head:6379", token_file="/run/token")
 
 
+def test_an_address_stands_for_jobs_on_that_cluster(tmp_path: Path) -> None:
+    assert profile_at("http://head:8265") == RayJobsProfile(address="http://head:8265")
+    assert profile_at(str(written(tmp_path, "kind: local\n"))) == LocalProfile()
+    with pytest.raises(RecipeError, match=r"--cluster: address: found 'ray://head:10001', expected 'http://host:port'"):
+        profile_at("ray://head:10001")
+
+
+def test_a_jobs_cluster_takes_every_stage_and_its_token_stays_unsaid(tmp_path: Path) -> None:
+    profile = RayJobsProfile(address="http://head:8265", command="python -m more", environment={"A": "b"})
+    jobs = connect(profile, {"RAY_AUTH_TOKEN": "secret"}).jobs
+    assert jobs == RayJobs(address="http://head:8265", token="secret", command="python -m more", environment={"A": "b"})
+    assert "secret" not in repr(jobs)
+
+
+def test_a_stage_driver_works_in_the_ray_of_its_job_only(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="RAY_ADDRESS is not set"):
+        cluster_of_this_job({})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cpus: 4\n", "kind: found None, expected one of: local, ray"),
-        ("kind: slurm\n", "kind: found 'slurm', expected one of: local, ray"),
+        ("cpus: 4\n", "kind: found None, expected one of: local, ray, ray_jobs"),
+        ("kind: slurm\n", "kind: found 'slurm', expected one of: local, ray, ray_jobs"),
         ("- local\n", "kind: found None"),
         ("kind: local\ncpu: 4\n", "did you mean 'cpus'"),
         ("kind: local\ncpus: many\n", "expected a number"),
@@ -34,6 +54,7 @@ def test_a_profile_of_each_kind(tmp_path: Path) -> None:
         ("kind: local\nobject_store_mib: 10\n", "expected 75 or more"),
         ("kind: ray\n", "address"),
         ("kind: ray\naddress: http://ray-head\n", "expected 'host:port'"),
+        ("kind: ray_jobs\naddress: ray-head:8265\n", "expected 'http://host:port'"),
         ("kind: ray\naddress: ray-head:6379\ntoken: secret\n", "did you mean 'token_file'"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import exit_code
+from orchestrator.errors import EXIT_INFRASTRUCTURE, EXIT_UNUSABLE
 from tests.end_to_end.desk import Answer, Desk
 from tests.orchestrator import conftest as orchestrator_fixtures
 
@@ -116,7 +117,7 @@ def test_a_place_that_cannot_be_used_is_named_before_anything_runs(
     (tmp_path / "file").write_bytes(os.urandom(4096))
     (tmp_path / "drawing.yaml").write_text(DRAWING)
     answer = illume("run", "drawing.yaml", option, place)
-    assert answer.code == (2 if place.startswith("gopher") else 1)
+    assert answer.code == (EXIT_UNUSABLE if place.startswith("gopher") else EXIT_INFRASTRUCTURE)
     assert len(answer.err.splitlines()) == 1
     assert answer.err.startswith("error: ")
     assert [part for part in parts if part not in answer.err] == []
@@ -128,7 +129,7 @@ def test_a_store_that_ignores_put_if_absent_is_refused(
 ) -> None:
     (tmp_path / "drawing.yaml").write_text(DRAWING)
     answer = illume("run", "drawing.yaml", "--store", forgetful_s3)
-    assert answer.code == 1
+    assert answer.code == EXIT_UNUSABLE
     assert len(answer.err.splitlines()) == 1
     assert "second create" in answer.err
     assert illume("status", "--json").data == []  # no run was begun
@@ -157,7 +158,7 @@ def test_a_second_driver_of_a_run_is_refused_and_a_second_run_waits(drawing: Des
         driver = commands.enter_context(drawing.start("run", "drawing.yaml"))
         driver.wait_until(lambda: len(drawing.shard_records("generate_shapes")) >= 1)
         with driver.pause("ShardHost"):
-            refused = drawing.illume("resume", code=1)
+            refused = drawing.illume("resume", code=EXIT_INFRASTRUCTURE)
             assert len(refused.err.splitlines()) == 1
             assert f"process {driver.process.pid} on" in refused.err
             assert "is carrying it out; watch it with `illume status" in refused.err
@@ -180,7 +181,7 @@ def test_a_database_that_breaks_under_way_costs_nothing_committed(drawing: Desk)
         driver.wait_until(lambda: len(drawing.shard_records("generate_shapes")) >= 3)
         for file in (index, index.with_name("index.db-wal")):
             overwrite(file)
-        assert driver.process.wait(120) == 1
+        assert driver.process.wait(120) == EXIT_INFRASTRUCTURE
         lines = driver.log.read_text().splitlines()
     made = drawing.shard_records("generate_shapes")
     assert lines[-1].startswith("error: database ")
@@ -221,12 +222,12 @@ def test_a_disk_that_fills_up_costs_nothing_committed(drawing: Desk, small_disk:
     with drawing.start("run", "drawing.yaml", *store) as driver:
         driver.wait_until(lambda: len(records()) >= 3)
         fill(ballast)
-        assert driver.process.wait(120) == 1
+        assert driver.process.wait(120) == EXIT_INFRASTRUCTURE
         message = driver.log.read_text()
     made = records()
     assert 3 <= len(made) < NUM_SHARDS
     assert "No space left on device" in message or "disk is full" in message
-    again = drawing.illume("run", "drawing.yaml", *store, code=1)  # refused before anything is spent
+    again = drawing.illume("run", "drawing.yaml", *store, code=EXIT_INFRASTRUCTURE)  # refused before anything is spent
     assert "the disk is full" in again.err
     assert "illume gc" in again.err
     ballast.unlink()

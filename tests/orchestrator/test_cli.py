@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import TerminalHandler, exit_code
-from orchestrator.errors import CancelledError
+from orchestrator.errors import EXIT_REQUEUE, CancelledError
 from orchestrator.stage import Slot, StageContext, StageKind
 
 STUBBORN_S = 60.0
@@ -161,7 +161,7 @@ def test_a_forced_run_that_was_cut_off_is_carried_to_its_end(illume: Illume, tmp
     command = ("run", "words.yaml", "--set", f"stages.loud.config.trouble={trouble}")
     illume(*command)
     trouble.write_text("interrupt")
-    assert illume(*command, "--force", "loud").code == 1
+    assert illume(*command, "--force", "loud").code == EXIT_REQUEUE
     cut_off = newest(illume)["run_id"]
     trouble.unlink()
     assert f"continuing run {cut_off}" in illume(*command).err
@@ -192,7 +192,7 @@ def test_ctrl_c_stops_cleanly_and_running_again_continues_the_same_run(illume: I
     before = signal.getsignal(signal.SIGINT)
     stopped = illume(*command)
     assert signal.getsignal(signal.SIGINT) is before
-    assert stopped.code == 1
+    assert stopped.code == EXIT_REQUEUE
     assert "Ctrl-C: stopping at the next commit point" in stopped.err
     assert "stopped; not done: loud, pair" in stopped.err
     cut_off = newest(illume)
@@ -229,7 +229,7 @@ def test_a_second_ctrl_c_ends_at_once_and_running_again_continues(illume: Illume
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert time.monotonic() - started < STUBBORN_S, "the stage goes on for longer than that"
-    assert (done.returncode, "stopped at once" in done.stderr) == (1, True)
+    assert (done.returncode, "stopped at once" in done.stderr) == (EXIT_REQUEUE, True)
     trouble.unlink()
     again = illume(*command)
     assert again.code == 0, again.err
