@@ -7,6 +7,7 @@ machine and copied in when the attempt ends.
 import contextlib
 import contextvars
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _current_attempt: contextvars.ContextVar[str] = contextvars.ContextVar("current_attempt", default="")
+
+
+class _LogFile(logging.FileHandler):
+    """Lines that the disk has no room for are left out: what they tell of is worth more than they are."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +57,13 @@ class RunLogs:
     def capture(self, attempt_id: str) -> Iterator[None]:
         """Write what the attempt logs, from this thread and from threads that nobody claims, into its file."""
         stem = self.stem(attempt_id)
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(f"{stem}.log", encoding="utf-8")
+        handler: logging.Handler
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            handler = _LogFile(f"{stem}.log", encoding="utf-8")
+        except OSError as error:
+            log.warning("log %s.log: cannot be written: %s", stem, error)
+            handler = logging.NullHandler()
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         handler.setLevel(logging.INFO)
         handler.addFilter(lambda _record: _current_attempt.get() in ("", attempt_id))

@@ -227,6 +227,8 @@ def test_a_disk_that_fills_up_costs_nothing_committed(drawing: Desk, small_disk:
     made = records()
     assert 3 <= len(made) < NUM_SHARDS
     assert "No space left on device" in message or "disk is full" in message
+    assert "Traceback" not in message
+    assert "mistake in illume" not in message
     again = drawing.illume("run", "drawing.yaml", *store, code=EXIT_INFRASTRUCTURE)  # refused before anything is spent
     assert "the disk is full" in again.err
     assert "illume gc" in again.err
