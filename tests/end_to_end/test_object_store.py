@@ -12,29 +12,40 @@ from tests.orchestrator import conftest as orchestrator_fixtures
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 s3_server = orchestrator_fixtures.s3_server
-COMMAND = (str(TINY), "--until", "curated")
+postgresql = orchestrator_fixtures.postgresql
+postgresql_server = orchestrator_fixtures.postgresql_server
+postgresql_url = orchestrator_fixtures.postgresql_url
 
 
-def test_an_object_store_holds_the_same_bytes_and_is_enough(
-    s3_server: orchestrator_fixtures.S3Server, finished: Desk, tmp_path: Path
+def test_the_whole_recipe_on_s3_and_postgresql_which_is_restarted_under_it(
+    s3_server: orchestrator_fixtures.S3Server,
+    postgresql: orchestrator_fixtures.PostgresqlServer,
+    postgresql_url: str,
+    finished: Desk,
+    tmp_path: Path,
 ) -> None:
     url = s3_server.url("recipe")
     names = ("here", "elsewhere")
     for name in names:
         (tmp_path / name).mkdir()
     environment = {"ILLUME_TRACKING": "none", "ILLUME_STORE": url}
-    here, elsewhere = (Desk(folder=tmp_path / name, environment=environment) for name in names)
-    here.illume("run", *COMMAND)
-    stored = ArtifactStore(open_store(url), tmp_path / "cache").all()
+    here = Desk(folder=tmp_path / "here", environment={**environment, "ILLUME_DATABASE": postgresql_url})
+    elsewhere = Desk(folder=tmp_path / "elsewhere", environment=environment)
+    store = open_store(url)
+    with here.start("run", str(TINY)) as driver:
+        driver.wait_until(lambda: "curate" in store.folders("artifacts"))
+        postgresql.restart()
+        driver.wait_until(lambda: "train_tokenizer" in store.folders("artifacts"))
+        postgresql.restart()
+        assert driver.process.wait(400) == 0, driver.log.read_text()
     found = {
         (one.manifest.stage_kind, str(one.manifest.fingerprint)): {
             entry.path: entry.sha256 for entry in one.manifest.files
         }
-        for one in stored
+        for one in ArtifactStore(store, tmp_path / "cache").all()
     }
-    quiet = finished.digests()
-    assert len(found) == 3
-    assert found == {place: quiet[place] for place in found}
-    assert set(elsewhere.actions(*COMMAND).values()) == {"reuse"}  # another machine: no index, no cache
-    assert elsewhere.illume("verify", "--json").data == {"checked": 3, "problems": []}
+    assert found == finished.digests()
+    assert set(here.actions(str(TINY)).values()) == {"reuse"}
+    assert set(elsewhere.actions(str(TINY)).values()) == {"reuse"}  # another machine: no index, no cache
+    assert elsewhere.illume("verify", "--json").data == {"checked": len(found), "problems": []}
     assert not (here.store).exists()

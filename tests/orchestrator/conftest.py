@@ -196,9 +196,15 @@ def postgresql_programs() -> Path | None:
     return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
 
 
+@dataclass(frozen=True)
+class PostgresqlServer:
+    address: str  # without a database name
+    restart: Callable[[], None]  # as after a crash: connections break, what was committed is there
+
+
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """The address of an empty PostgreSQL server of this test session, without a database name."""
+def postgresql() -> Iterator[PostgresqlServer]:
+    """An empty PostgreSQL server of this test session."""
     programs = postgresql_programs()
     if programs is None:
         pytest.skip("the server programs of PostgreSQL are not installed on this machine")
@@ -220,12 +226,26 @@ def postgresql_server() -> Iterator[str]:
 
     data = str(folder / "data")
     call("initdb", "-D", data, "-U", "tester", "--auth=trust", "--no-sync")
-    call("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -h 127.0.0.1 -F", "start")
+
+    def start() -> None:
+        options = f"-p {port} -k {folder} -h 127.0.0.1 -F"
+        call("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+
+    def restart() -> None:
+        call("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        start()
+
+    start()
     try:
-        yield f"postgresql://tester@127.0.0.1:{port}"
+        yield PostgresqlServer(f"postgresql://tester@127.0.0.1:{port}", restart)
     finally:
         call("pg_ctl", "-D", data, "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(postgresql: PostgresqlServer) -> str:
+    return postgresql.address
 
 
 @pytest.fixture
