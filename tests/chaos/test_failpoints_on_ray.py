@@ -18,15 +18,15 @@ DRIVER = Path(__file__).parents[1] / "orchestrator" / "squares_driver.py"
 SHARD_POINTS = ("shard.files", "shard.outcome", "shard.commit")
 
 
-def run(root: Path, *arguments: str, failpoints: str = "") -> tuple[int, str]:
-    """Exit code, and what was printed or complained about."""
+def run(root: Path, *arguments: str, failpoints: str = "", path: str = "") -> tuple[int, str]:
+    """Exit code, and what was printed or complained about. `path`: searched for modules before all others."""
     marks = root / "marks"
     marks.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
         "ILLUME_FAILPOINTS": failpoints,
         "ILLUME_FAILPOINTS_ONCE": str(marks),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [path, str(Path(__file__).parents[2])])),
         "SQUARES_PAUSE_S": "0.05",
     }
     command = [sys.executable, str(DRIVER), str(root), *arguments]
@@ -64,6 +64,29 @@ def test_lost_acknowledgements_of_shards_are_no_harm(quiet: dict[str, str], tmp_
     code, out = run(tmp_path, "--again")
     assert (code, json.loads(out)) == (0, quiet)
     check_decisions_kept(before, decisions(tmp_path))
+    _check_shards(tmp_path)
+
+
+SKEW = """
+import os, sys, time
+if any("default_worker" in word for word in sys.orig_argv):
+    real = time.time
+    time.time = lambda: real() + 600 * (1 if os.getpid() % 2 else -1)
+    open(os.path.join(os.path.dirname(__file__), f"worker-{os.getpid()}"), "w").close()
+"""
+
+
+def test_clocks_of_workers_do_not_matter(quiet: dict[str, str], tmp_path: Path) -> None:
+    """I10: each worker's clock is ten minutes ahead or behind; one of them dies."""
+    skew = tmp_path / "skew"
+    skew.mkdir()
+    (skew / "sitecustomize.py").write_text(SKEW)
+    code, out = run(tmp_path, failpoints="shard.outcome=kill@2", path=str(skew))
+    assert code == 0, out
+    assert json.loads(out) == quiet
+    assert len(list(skew.glob("worker-*"))) >= 2
+    done = Counter((tmp_path / "worked").read_text().split())
+    assert sum(done.values()) - len(done) <= 1
     _check_shards(tmp_path)
 
 
