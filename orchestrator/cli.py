@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "audit": ("auditing", "Count what went into a dataset and what was dropped; write a page with pictures."),
     "verify": ("keeping", "Check committed artifacts against their digests."),
     "gc": ("keeping", "List what can be deleted from the store; delete it with --delete."),
+    "pin": ("keeping", "Keep an artifact whatever its age."),
     "index": ("keeping", "Rebuild the database from the store."),
     "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
     "trace": ("tracing", "Follow samples and pictures through a run: datasets, tokens, steps, models."),

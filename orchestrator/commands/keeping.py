@@ -1,4 +1,4 @@
-"""`illume verify`, `illume gc` and `illume index rebuild`: looking after what is kept."""
+"""`illume verify`, `illume gc`, `illume pin` and `illume index rebuild`: looking after what is kept."""
 
 import json
 import time
@@ -10,12 +10,14 @@ import click
 
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.collector import DEFAULT_AGE_S, Garbage, collect, plan_collection
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.options import Places, json_option, open_workspace, place_options, stage_kinds
 from orchestrator.commands.targets import find_artifact
+from orchestrator.commits import head
 from orchestrator.database import Database
 from orchestrator.files_check import Problem
-from orchestrator.layout import ARTIFACTS, stored_fingerprints
+from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
 from orchestrator.rebuild import rebuild_index
+from orchestrator.retention import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
 from orchestrator.wording import bytes_text
 
 MAX_LISTED = 50
@@ -61,14 +63,30 @@ def verify_command(
 @click.command("gc")
 @click.option("--delete", is_flag=True, help="Delete what is listed.")
 @click.option("--older-than-h", default=DEFAULT_AGE_S / 3600, show_default=True, help="Hours since it was touched.")
+@click.option(
+    "--unneeded-days",
+    type=click.FloatRange(min=0),
+    help="Also give up artifacts of this age that nobody needs: no newest run of a recipe, no pin, no model.",
+)
 @place_options
 @json_option
-def gc_command(delete: bool, older_than_h: float, places: Places, as_json: bool) -> None:
+def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, places: Places, as_json: bool) -> None:
     """List leftovers of attempts that can never be used again; delete them with --delete.
 
-    Committed artifacts are never touched.
+    Committed artifacts are touched only with --unneeded-days; `illume pin` keeps what must stay.
     """
     with open_workspace(places) as workspace:
+        unneeded: list[Unneeded] = []
+        if unneeded_days is not None:
+            unneeded = unneeded_artifacts(
+                workspace.artifacts,
+                workspace.database,
+                now_s=time.time(),
+                older_than_s=unneeded_days * 24 * 3600.0,
+                is_registered=_is_registered,
+            )
+            if delete:
+                give_up(workspace.artifacts, unneeded, reason=f"no run needs it, {unneeded_days:g} days old")
         garbage = plan_collection(
             workspace.store, now_s=time.time(), is_live=workspace.is_live, older_than_s=older_than_h * 3600.0
         )
@@ -77,15 +95,49 @@ def gc_command(delete: bool, older_than_h: float, places: Places, as_json: bool)
         listed = [
             {"reason": item.reason, "key": item.key, "files": item.files, "bytes": item.bytes} for item in garbage
         ]
-        click.echo(json.dumps({"garbage": listed, "collected": asdict(collected) if collected else None}, indent=2))
+        told = {
+            "unneeded": [asdict(one) for one in unneeded],
+            "garbage": listed,
+            "collected": asdict(collected) if collected else None,
+        }
+        click.echo(json.dumps(told, indent=2))
         return
+    for one in unneeded:
+        click.echo(f"unneeded   {bytes_text(one.bytes):>10} {one.stage_kind} {one.fingerprint[:12]} ({one.kind})")
     _print_garbage(garbage)
     if collected is not None:
-        click.echo(f"deleted {collected.items} items, {bytes_text(collected.bytes)}")
+        given_up = f"gave up {len(unneeded)} artifacts, " if unneeded else ""
+        click.echo(f"{given_up}deleted {collected.items} items, {bytes_text(collected.bytes)}")
         for key in collected.kept:
             click.echo(f"kept, because it is in use: {key}")
-    elif garbage:
+    elif garbage or unneeded:
         click.echo("nothing was deleted; add --delete")
+
+
+@click.command("pin")
+@click.argument("target", required=False)
+@click.option("--remove", is_flag=True, help="Let it go again.")
+@place_options
+def pin_command(target: str | None, remove: bool, places: Places) -> None:
+    """Keep an artifact, and what it was made from, whatever `illume gc --unneeded-days` finds.
+
+    TARGET is RUN:STAGE or the first digits of an identity; without one, what is pinned is listed.
+    """
+    with open_workspace(places) as workspace:
+        if target is None:
+            for stage_kind, fingerprint in pins(workspace.store):
+                click.echo(f"{stage_kind} {fingerprint}")
+            return
+        manifest = find_artifact(workspace.artifacts, workspace.database, target).manifest
+        change = unpin if remove else pin
+        change(workspace.store, manifest.stage_kind, str(manifest.fingerprint))
+        click.echo(f"{manifest.stage_kind} {manifest.fingerprint}: {'not pinned any more' if remove else 'pinned'}")
+
+
+def _is_registered(stage_kind: str) -> bool:
+    """Kinds that do not exist any more may have been models."""
+    kind = stage_kinds().get(stage_kind)
+    return kind is None or kind.model_version is not None
 
 
 @click.group("index")
@@ -110,7 +162,9 @@ def rebuild_command(places: Places, as_json: bool) -> None:
 
 def _checked(artifacts: ArtifactStore, database: Database, target: str | None) -> list[tuple[str, str]]:
     if target is None:
-        return list(stored_fingerprints(artifacts.store, ARTIFACTS))
+        places = stored_fingerprints(artifacts.store, ARTIFACTS)
+        heads = ((place, head(artifacts.store, artifact_site(*place))) for place in places)
+        return [place for place, found in heads if found.commit or found.problem]
     manifest = find_artifact(artifacts, database, target).manifest
     return [(manifest.stage_kind, str(manifest.fingerprint))]
 

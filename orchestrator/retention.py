@@ -1,0 +1,158 @@
+"""Which committed artifacts nobody needs any more, and giving them up. The collector deletes their files afterwards.
+
+Needed is: what the newest run of any recipe or a run that has not ended plans with, what is pinned, what is a
+registered model, what is young, and everything that such an artifact was made from.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from orchestrator.artifacts import ArtifactStore, StoredArtifact
+from orchestrator.commits import retract, roll_forward
+from orchestrator.database import Database
+from orchestrator.errors import DatabaseError
+from orchestrator.events import RunState
+from orchestrator.layout import artifact_site, shard_site
+from orchestrator.run_records import RunRecords
+from orchestrator.schema import leases, runs, stages
+from orchestrator.store import Store, put_same, record_bytes
+
+PINS = "pins"
+ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+Place = tuple[str, str]  # stage kind, fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unneeded:
+    """A committed artifact that may be given up."""
+
+    stage_kind: str
+    fingerprint: str
+    kind: str
+    bytes: int
+    shards: tuple[str, ...]  # fingerprints of those that belong to no artifact that stays
+
+
+def pin(store: Store, stage_kind: str, fingerprint: str) -> None:
+    """Keep an artifact whatever its age."""
+    put_same(store, _pin_key(stage_kind, fingerprint), record_bytes({}))
+
+
+def unpin(store: Store, stage_kind: str, fingerprint: str) -> None:
+    store.delete(_pin_key(stage_kind, fingerprint))
+
+
+def pins(store: Store) -> list[Place]:
+    """(stage kind, fingerprint) of what is pinned, in order."""
+    keys = sorted(item.key.removesuffix(".json").split("/") for item in store.list(PINS))
+    return [(stage_kind, fingerprint) for _, stage_kind, fingerprint in keys]
+
+
+def unneeded_artifacts(
+    artifacts: ArtifactStore,
+    database: Database,
+    *,
+    now_s: float,
+    older_than_s: float,
+    is_registered: Callable[[str], bool],
+) -> list[Unneeded]:
+    """What may be given up now. `is_registered` says of a stage kind whether its artifacts are registered models.
+
+    Raises: DatabaseError: the database does not know all runs of the store, so what they need cannot be told.
+    """
+    _check_complete(artifacts.store, database)
+    stored = {(one.manifest.stage_kind, str(one.manifest.fingerprint)): one for one in artifacts.all()}
+    planned, reserved = database.read(_planned), database.read(_reserved)
+    pinned = set(pins(artifacts.store))
+
+    def is_needed(place: Place) -> bool:
+        return (
+            place[1] in planned
+            or place[1] in reserved
+            or place in pinned
+            or is_registered(place[0])
+            or _committed_at_s(artifacts.store, stored[place]) > now_s - older_than_s
+        )
+
+    staying = _with_inputs(stored, [place for place in stored if is_needed(place)])
+    shards_kept = {shard for place in staying for shard in stored[place].manifest.shards}
+    return [
+        Unneeded(
+            stage_kind=place[0],
+            fingerprint=place[1],
+            kind=one.manifest.kind,
+            bytes=sum(file.bytes for file in one.manifest.files),
+            shards=tuple(shard for shard in one.manifest.shards if shard not in shards_kept),
+        )
+        for place, one in sorted(stored.items())
+        if place not in staying
+    ]
+
+
+def give_up(artifacts: ArtifactStore, unneeded: Sequence[Unneeded], *, reason: str) -> None:
+    """Retract artifacts with the shards that only they hold. Can be interrupted and repeated."""
+    for one in unneeded:
+        for shard in one.shards:
+            site = shard_site(one.stage_kind, shard)
+            found = roll_forward(artifacts.store, site)
+            if found.commit:
+                retract(artifacts.store, site, found.generation, reason=reason)
+        artifacts.retract(one.stage_kind, one.fingerprint, reason=reason)  # last: it is what names the shards
+
+
+def _with_inputs(stored: dict[Place, StoredArtifact], places: Sequence[Place]) -> set[Place]:
+    """Those places and all that they were made from."""
+    by_fingerprint: dict[str, list[Place]] = {}
+    for place in stored:
+        by_fingerprint.setdefault(place[1], []).append(place)
+    found: set[Place] = set()
+    pending = list(places)
+    while pending:
+        place = pending.pop()
+        if place not in found:
+            found.add(place)
+            parents = [parent for slot in stored[place].manifest.inputs.values() for parent in slot]
+            pending += [each for parent in parents for each in by_fingerprint.get(parent, ())]
+    return found
+
+
+def _planned(connection: Connection) -> set[str]:
+    """Fingerprints in the plans of the newest run of each recipe and of every run that has not ended."""
+    newest = select(runs.c.recipe, func.max(runs.c.created_at).label("at")).group_by(runs.c.recipe).subquery()
+    is_newest = (runs.c.recipe == newest.c.recipe) & (runs.c.created_at == newest.c.at)
+    of_newest = select(runs.c.run_id).join(newest, is_newest)
+    open_ones = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
+    query = select(stages.c.fingerprint).where(stages.c.run_id.in_(of_newest) | stages.c.run_id.in_(open_ones))
+    return set(connection.execute(query).scalars())
+
+
+def _reserved(connection: Connection) -> set[str]:
+    """Fingerprints that somebody is making, or was making when it was cut off."""
+    query = select(leases.c.resource).where(leases.c.resource.like("artifact:%"), leases.c.owner != "")
+    return {resource.removeprefix("artifact:") for resource in connection.execute(query).scalars()}
+
+
+def _check_complete(store: Store, database: Database) -> None:
+    known = set(database.read(lambda connection: connection.execute(select(runs.c.run_id)).scalars().all()))
+    if missing := [run_id for run_id, _ in RunRecords(store).runs() if run_id not in known]:
+        raise DatabaseError(
+            f"database {database.address}: does not know {len(missing)} runs of {store.url}, the first is "
+            f"{missing[0]}; make it complete with `illume index rebuild` before anything is given up"
+        )
+
+
+def _committed_at_s(store: Store, stored: StoredArtifact) -> float:
+    site = artifact_site(stored.manifest.stage_kind, str(stored.manifest.fingerprint))
+    return max(_modified(store, site.attempt_key(stored.commit.attempt)), default=float("inf"))
+
+
+def _modified(store: Store, folder: str) -> Iterator[float]:
+    """Of the records of an attempt; its data may be links to older files."""
+    return (item.modified_s for item in store.list(folder) if "/data/" not in item.key)
+
+
+def _pin_key(stage_kind: str, fingerprint: str) -> str:
+    return f"{PINS}/{stage_kind}/{fingerprint}.json"

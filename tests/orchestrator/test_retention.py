@@ -1,0 +1,107 @@
+"""Giving up artifacts that nobody needs, through the command line: what stays, what goes, what can be made again."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.orchestrator import test_cli
+from tests.orchestrator.test_cli import Illume, newest
+
+illume = test_cli.illume
+OTHER = ("--set", "stages.loud.config.times=3")
+NOW = ("gc", "--unneeded-days", "0", "--older-than-h", "0", "--json")
+
+Given = Callable[[], list[tuple[str, str]]]
+
+
+@pytest.fixture
+def given(illume: Illume) -> Given:
+    """What would be given up: (stage kind, fingerprint)."""
+    return lambda: [(one["stage_kind"], one["fingerprint"]) for one in illume(*NOW).data["unneeded"]]
+
+
+def fingerprints(illume: Illume, *arguments: str) -> dict[str, str]:
+    return {
+        stage["id"]: stage["fingerprint"] for stage in illume("plan", "words.yaml", "--json", *arguments).data["stages"]
+    }
+
+
+def test_what_only_an_older_run_made_can_go_and_is_made_again_when_it_is_wanted(illume: Illume, given: Given) -> None:
+    illume("run", "words.yaml")
+    assert given() == []  # the newest run of its recipe
+    old = fingerprints(illume)
+    illume("run", "words.yaml", *OTHER)
+    assert sorted(given()) == sorted([("shout", old["loud"]), ("shout", old["pair"])])
+    assert len(illume("verify", "--json").data["problems"]) == 0
+    collected = illume(*NOW, "--delete").data["collected"]
+    assert collected["items"] == 2
+    assert collected["bytes"] > 0
+    assert given() == []
+    assert illume("verify", "--json").data == {"checked": 3, "problems": []}
+    assert set(test_cli.actions(illume, *OTHER).values()) == {"reuse"}
+    assert test_cli.actions(illume) == {"said": "reuse", "loud": "run", "pair": "run"}
+    assert illume("run", "words.yaml").code == 0
+    assert fingerprints(illume) == old
+
+
+def test_a_pin_keeps_an_artifact_and_what_it_was_made_from(illume: Illume, given: Given) -> None:
+    illume("run", "words.yaml")
+    run_id = newest(illume)["run_id"]
+    old = fingerprints(illume)
+    illume("run", "words.yaml", *OTHER)
+    assert illume("pin", f"{run_id}:pair").code == 0
+    assert illume("pin").out == f"shout {old['pair']}\n"
+    assert given() == []
+    assert illume("pin", old["pair"], "--remove").code == 0
+    assert illume("pin").out == ""
+    assert len(given()) == 2
+    assert illume("pin", f"{run_id}:loud").code == 0
+    assert given() == [("shout", old["pair"])]
+
+
+def test_the_young_stay(illume: Illume) -> None:
+    illume("run", "words.yaml")
+    illume("run", "words.yaml", *OTHER)
+    assert illume("gc", "--unneeded-days", "1", "--json").data["unneeded"] == []
+
+
+def test_age_is_that_of_the_commit(illume: Illume, tmp_path: Path) -> None:
+    illume("run", "words.yaml")
+    illume("run", "words.yaml", *OTHER)
+    long_ago = time.time() - 10 * 24 * 3600
+    for path in (tmp_path / ".illume" / "store" / "artifacts").rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    assert len(illume("gc", "--unneeded-days", "9", "--json").data["unneeded"]) == 2
+    assert illume("gc", "--unneeded-days", "11", "--json").data["unneeded"] == []
+
+
+def test_a_run_that_was_cut_off_keeps_what_it_has(illume: Illume, given: Given, tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.write_text("interrupt")
+    cut_off = ("--set", f"stages.pair.config.trouble={trouble}")
+    assert illume("run", "words.yaml", *cut_off).code != 0
+    illume("run", "words.yaml", *OTHER)
+    assert given() == []
+
+
+def test_a_registered_model_stays(illume: Illume, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    illume("run", "words.yaml")
+    illume("run", "words.yaml", *OTHER)
+    monkeypatch.setattr("orchestrator.commands.keeping._is_registered", lambda stage_kind: stage_kind == "shout")
+    assert given() == []
+
+
+def test_an_index_that_does_not_know_every_run_decides_nothing(illume: Illume, tmp_path: Path) -> None:
+    illume("run", "words.yaml")
+    illume("run", "words.yaml", *OTHER)
+    (tmp_path / ".illume" / "index.db").unlink()
+    answer = illume(*NOW, "--delete")
+    assert answer.code != 0
+    assert "`illume index rebuild`" in answer.err
+    illume("index", "rebuild")
+    found: list[Any] = illume(*NOW).data["unneeded"]
+    assert len(found) == 2
