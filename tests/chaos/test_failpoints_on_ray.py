@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
+from orchestrator.layout import RUNS
 from orchestrator.workspace import Workspace
 from tests.chaos.invariants import check_decisions_kept, decisions
 
@@ -18,19 +21,22 @@ DRIVER = Path(__file__).parents[1] / "orchestrator" / "squares_driver.py"
 SHARD_POINTS = ("shard.files", "shard.outcome", "shard.commit")
 
 
-def run(root: Path, *arguments: str, failpoints: str = "", path: str = "") -> tuple[int, str]:
+def run(
+    root: Path, *arguments: str, failpoints: str = "", path: str = "", environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Exit code, and what was printed or complained about. `path`: searched for modules before all others."""
     marks = root / "marks"
     marks.mkdir(parents=True, exist_ok=True)
-    environment = {
+    variables = {
         **os.environ,
         "ILLUME_FAILPOINTS": failpoints,
         "ILLUME_FAILPOINTS_ONCE": str(marks),
         "PYTHONPATH": os.pathsep.join(filter(None, [path, str(Path(__file__).parents[2])])),
         "SQUARES_PAUSE_S": "0.05",
+        **(environment or {}),
     }
     command = [sys.executable, str(DRIVER), str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=variables)
     return done.returncode, done.stdout if done.returncode == 0 else done.stderr
 
 
@@ -87,6 +93,30 @@ def test_clocks_of_workers_do_not_matter(quiet: dict[str, str], tmp_path: Path) 
     assert len(list(skew.glob("worker-*"))) >= 2
     done = Counter((tmp_path / "worked").read_text().split())
     assert sum(done.values()) - len(done) <= 1
+    _check_shards(tmp_path)
+
+
+def test_two_workers_that_do_not_fit_into_memory_become_one(quiet: dict[str, str], tmp_path: Path) -> None:
+    """Ray kills a worker when the machine's memory runs low; there is room for one worker's ballast, not for two."""
+    memory = psutil.virtual_memory()
+    ballast_mib = 2048
+    limit = (memory.total - memory.available) / 2**20 + 700 + 1.5 * ballast_mib  # Ray itself takes some 600 MiB
+    if limit > 0.9 * memory.total / 2**20:
+        pytest.skip(f"only {memory.available / 2**20:.0f} MiB of memory are free")
+    environment = {
+        "RAY_memory_usage_threshold": f"{limit * 2**20 / memory.total:.4f}",
+        "RAY_memory_monitor_refresh_ms": "100",
+        "SQUARES_BALLAST_MIB": str(ballast_mib),
+        "SQUARES_PAUSE_S": "1",
+    }
+    code, out = run(tmp_path, environment=environment)
+    assert code == 0, out
+    assert json.loads(out) == quiet
+    with Workspace.open(root=tmp_path / "illume", tracking_url="none") as workspace:
+        (run_id,) = workspace.store.folders(RUNS)
+        events = workspace.runs.events(run_id)
+    classes = {str(event.fields.get("failure") or event.fields.get("failure_class") or "") for event in events} - {""}
+    assert classes == {"host_oom"}, [(event.kind, event.fields) for event in events if event.kind == "worker_lost"]
     _check_shards(tmp_path)
 
 

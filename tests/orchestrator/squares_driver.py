@@ -21,6 +21,7 @@ from orchestrator.workspace import Workspace
 
 NUM_SHARDS, NUM_STEPS = 8, 8
 PAUSE_S = float(os.environ.get("SQUARES_PAUSE_S", "0.3"))
+BALLAST_MIB = int(os.environ.get("SQUARES_BALLAST_MIB", "0"))  # that a worker holds while it works on a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ class Squares:
 
     def _work(self, shard: ShardInput) -> ShardOutcome:
         note(self.root, shard.name)
+        ballast = b"x" * (BALLAST_MIB * 2**20)
         time.sleep(PAUSE_S)
+        del ballast
         (shard.output / f"{shard.name}.txt").write_text(f"{shard.items[0]} squared")
         return ShardOutcome(rows=1)
 
