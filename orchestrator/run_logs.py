@@ -78,13 +78,14 @@ class RunLogs:
             root.removeHandler(handler)
             _current_attempt.reset(mark)
             handler.close()
-            self._keep(stem)
+            self.keep(stem)
 
-    def _keep(self, stem: Path) -> None:
-        """Delete the empty files of workers, and copy the rest into a remote store."""
+    def keep(self, stem: Path) -> None:
+        """Of an attempt that has ended: delete the empty files of workers, and copy the rest into a remote store."""
         for file in sorted(stem.parent.glob(f"{stem.name}.*")):
             if file.stat().st_size == 0:
-                file.unlink(missing_ok=True)
+                if file.name != f"{stem.name}.log":  # another process may be about to write it
+                    file.unlink(missing_ok=True)
             elif not self.store.is_local:
                 try:
                     self.store.upload(file, f"{self._key}/{file.name}")

@@ -29,7 +29,7 @@ from orchestrator.launch import Cluster
 from orchestrator.ledger import ShardLedger
 from orchestrator.plan import Plan
 from orchestrator.plan_file import plan_from_json
-from orchestrator.run_logs import LOG_FORMAT
+from orchestrator.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.run_records import RunRecords
 from orchestrator.stage_work import Order, StageWork
 from orchestrator.store import Store, open_store
@@ -112,14 +112,16 @@ def _order(plan: Plan, stage_id: str, run_id: str, attempt_id: str, epoch: int, 
 def _carry_out(
     order: Order, store: Store, tracker: StoreTracker, cluster: Cluster, folder: Path, stopped: Callable[[], bool]
 ) -> JobOutcome:
-    (folder / "logs").mkdir()
+    logs = RunLogs(store=store, state=folder, run_id=order.run_id)  # of workers; ours goes where the job's output goes
+    log_stem = logs.stem(order.attempt_id)
+    log_stem.parent.mkdir(parents=True, exist_ok=True)
     work = StageWork(
         order=order,
         artifacts=ArtifactStore(store, folder / "cache"),
         ledger=ShardLedger(store, folder / "cache"),
         cluster=cluster,
         tracker=tracker,
-        log_stem=folder / "logs" / order.planned.id,
+        log_stem=log_stem,
         scratch=folder / "scratch",
         stopped=stopped,
     )
@@ -136,6 +138,7 @@ def _carry_out(
         return JobOutcome(failure=report, progressed=progressed)
     finally:
         cluster.close()
+        logs.keep(log_stem)
     log.info("%s is committed as %s", order.attempt_id, artifact.fingerprint)
     return JobOutcome(progressed=True)
 
