@@ -12,10 +12,10 @@ from orchestrator.errors import RecipeError
 from orchestrator.names import expectation
 from orchestrator.overrides import apply_overrides
 from orchestrator.recipe_yaml import Document, Place, Problem, parse_yaml, place_text, read_text
-from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
+from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 
 Kinds = Mapping[str, StageKind[Any]]
-STAGE_KEYS = ("kind", "inputs", "config", "resources", "retry")
+STAGE_KEYS = ("kind", "inputs", "config", "resources", "retry", "gates")
 MAX_LISTED_PROBLEMS = 40
 _STAGE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -92,13 +92,14 @@ def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
     kind = decoding.stage_kinds[stage_id] = _decode_kind(data, place, decoding)
     resources = decode(Resources, _section(data, "resources"), (*place, "resources"), decoding.problems)
     retry = decode(RetryPolicy, _section(data, "retry"), (*place, "retry"), decoding.problems)
+    gates = _decode_gates(_section(data, "gates"), (*place, "gates"), decoding)
     inputs = decoding.inputs[stage_id] = _decode_inputs(_section(data, "inputs"), kind, (*place, "inputs"), decoding)
     if kind is None:
         return
     config = decode(kind.config, _section(data, "config"), (*place, "config"), decoding.problems)
     if config is not None and resources is not None and retry is not None:
         decoding.specs[stage_id] = StageSpec(
-            id=stage_id, kind=kind, config=config, inputs=inputs, resources=resources, retry=retry
+            id=stage_id, kind=kind, config=config, inputs=inputs, resources=resources, retry=retry, gates=gates
         )
 
 
@@ -110,6 +111,14 @@ def _decode_kind(data: Mapping[str, JSON], place: Place, decoding: _Decoding) ->
     found = f"found {found_text(name)}" if "kind" in data else "missing"
     decoding.report((*place, "kind"), f"{found}; no such stage kind; {valid}")
     return None
+
+
+def _decode_gates(data: JSON, place: Place, decoding: _Decoding) -> dict[str, Gate]:
+    if not isinstance(data, dict):
+        decoding.report(place, f"found {found_text(data)}, expected a mapping from figures of the stage to bounds")
+        return {}
+    gates = {name: decode(Gate, bounds, (*place, name), decoding.problems) for name, bounds in data.items()}
+    return {name: gate for name, gate in gates.items() if gate is not None}
 
 
 def _section(data: Mapping[str, JSON], key: str) -> JSON:

@@ -59,6 +59,10 @@ class PoisonError(OrchestratorError):
     """Stage code found input that no retry can repair; the shard map narrows it down to single items."""
 
 
+class GateError(OrchestratorError):
+    """A figure of a stage is outside the bounds that the recipe sets."""
+
+
 class NodeLostError(OrchestratorError):
     """A worker process or its node died; the work in flight is tried again."""
 

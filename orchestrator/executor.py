@@ -26,6 +26,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import AttemptState, RunState
 from orchestrator.failures import INFRASTRUCTURE, FailureClass
+from orchestrator.gates import broken_gates
 from orchestrator.history import RunStore
 from orchestrator.job_records import JobRecords
 from orchestrator.job_work import job_id_of
@@ -80,8 +81,8 @@ class Executor:
         """What can be checked before anything is spent.
 
         Raises:
-            PrecheckError: a stage asks for GPUs that are not there, an artifact that the plan reuses is gone, or the
-                cluster does not let us in.
+            PrecheckError: a stage asks for GPUs that are not there, an artifact that the plan reuses is gone or breaks
+                a gate, or the cluster does not let us in.
             NodeLostError: the cluster does not answer.
         """
         if self._cluster.jobs is not None:
@@ -94,10 +95,22 @@ class Executor:
                     f"stages.{stage_id}.resources.gpus: found {gpus:g} for each worker, but there are {there:g} in "
                     "all; set it to 0 or use a cluster with GPUs"
                 )
+        for stage in plan.stages:
+            if stage.action == "reuse" and stage.spec.gates:
+                self._check_gates(stage)
         needed = {name for stage in plan.to_run for name in upstream_ids(stage.spec)}
         for stage in plan.stages:
             if stage.action == "reuse" and stage.id in needed:
                 self._check_there(stage)
+
+    def _check_gates(self, stage: PlannedStage) -> None:
+        """Of an artifact that exists: the bounds may be younger than it."""
+        manifest = self._artifacts.find(stage.spec.kind.name, stage.fingerprint)
+        errors, warnings = broken_gates(stage.spec.gates, manifest.stats if manifest else {})
+        for sentence in warnings:
+            log.warning("%s, which is reused: %s", stage.id, sentence)
+        if errors:
+            raise PrecheckError(f"stages.{stage.id}, which would be reused: {'; '.join(errors)}")
 
     def _check_there(self, stage: PlannedStage) -> None:
         if self._artifacts.find(stage.spec.kind.name, stage.fingerprint) is None:

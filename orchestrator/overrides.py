@@ -8,7 +8,7 @@ from orchestrator.artifact import JSON
 from orchestrator.decode import default_data, found_text
 from orchestrator.names import expectation
 from orchestrator.recipe_yaml import Place, Problem, parse_yaml, place_text
-from orchestrator.stage import Resources, RetryPolicy, StageKind
+from orchestrator.stage import Gate, Resources, RetryPolicy, StageKind
 
 _KEY = re.compile(r"([^.\[\]=]+)((?:\[[0-9]+\])*)")
 _FORM = "expected stages.NAME.config.KEY=VALUE"
@@ -85,6 +85,8 @@ def _default_at(data: JSON, place: Place, kinds: Mapping[str, StageKind[Any]]) -
     if len(place) < 4 or place[0] != "stages":
         return {}
     part = place[2]
+    if part == "gates":
+        return default_data(Gate, place[4:]) if len(place) > 4 else {}
     if part == "resources" or part == "retry":
         return default_data(Resources if part == "resources" else RetryPolicy, place[3:])
     stages = data.get("stages") if isinstance(data, dict) else None

@@ -16,7 +16,7 @@ from orchestrator.identity import canonical_json, config_to_json, fingerprint_of
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.plan_reasons import REASON_TYPES, Reason
 from orchestrator.recipe_yaml import Place, Problem, place_text
-from orchestrator.stage import Resources, RetryPolicy, StageSpec
+from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 
 PLAN_FORMAT = 1
 
@@ -71,6 +71,7 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
         "inputs": to_json(spec.inputs),
         "resources": to_json(spec.resources),
         "retry": to_json(spec.retry),
+        "gates": to_json(spec.gates),
         "payload": stage.payload,
         "fingerprint": stage.fingerprint,
         "action": stage.action,
@@ -91,6 +92,10 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
         inputs={slot: tuple(ids) for slot, ids in data["inputs"].items()},
         resources=_decoded(Resources, data, "resources"),
         retry=_decoded(RetryPolicy, data, "retry"),
+        gates={
+            name: _checked(Gate, bounds, ("stages", data["id"], "gates", name))
+            for name, bounds in data.get("gates", {}).items()  # plans of older versions have none
+        },
     )
     payload, fingerprint = data["payload"], Fingerprint(data["fingerprint"])
     is_same_kind = payload["version"] == kind.version and payload["config"] == semantic_config(spec.config)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
@@ -72,6 +72,19 @@ class RetryPolicy:
             raise ValueError("wait_s cannot be negative and hang_after_s must be more than 0")
         if not 0 <= self.max_quarantined_share <= 1:
             raise ValueError(f"max_quarantined_share: found {self.max_quarantined_share}, expected 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Bounds of one figure that a stage returns. Execution only, never identity."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    severity: Literal["error", "warning"] = "error"
+
+    def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("found no bound, expected at_least or at_most")
 
 
 class Tracker(Protocol):
@@ -218,6 +231,7 @@ class StageSpec:
     inputs: Mapping[str, tuple[str, ...]]  # slot -> ids of upstream stages
     resources: Resources
     retry: RetryPolicy
+    gates: Mapping[str, Gate] = field(default_factory=dict)  # by the name of the figure
 
 
 @dataclass(frozen=True, kw_only=True)

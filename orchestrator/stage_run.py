@@ -17,6 +17,7 @@ from orchestrator.artifacts import ArtifactStore
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError
 from orchestrator.events import AttemptState, EventKind
 from orchestrator.failures import FailureClass, FailureReport, classify, report_of
+from orchestrator.gates import broken_gates
 from orchestrator.history import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
 from orchestrator.job_work import JobWork
@@ -124,6 +125,9 @@ class StageRun:
         stored = self._tools.artifacts.stored(self._kind.name, self._planned.fingerprint)
         if stored is None:
             return None
+        errors, _ = broken_gates(self._planned.spec.gates, stored.manifest.stats)
+        if errors:
+            raise _gave_up(FailureClass.USER_CODE, f"another run made it: {'; '.join(errors)}")
         if not stored.commit.attempt.startswith(f"{self._tools.run_id}-"):
             self._record(EventKind.STAGE_REUSED, {"fingerprint": self._planned.fingerprint})
         return self._tools.artifacts.open(self._kind.name, self._planned.fingerprint)

@@ -18,7 +18,8 @@ from orchestrator.artifacts import ArtifactStore, ManifestDraft
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.context import AttemptContext, AttemptPlace
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import GateError, OrchestratorError
+from orchestrator.gates import broken_gates
 from orchestrator.launch import Cluster
 from orchestrator.ledger import ShardLedger
 from orchestrator.plan import PROVENANCE_CODE, PlannedStage
@@ -96,6 +97,7 @@ class StageWork:
             memory_halvings=order.memory_halvings,
         )
         stats = kind.run(planned.spec.config, context)
+        self._check_gates(stats)
         return self.artifacts.commit(folder, self._draft(context, inputs, stats), epoch=order.epoch)
 
     def progressed(self) -> bool:
@@ -117,6 +119,18 @@ class StageWork:
 
     def close(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _check_gates(self, figures: Mapping[str, float]) -> None:
+        planned = self.order.planned
+        errors, warnings = broken_gates(planned.spec.gates, figures)
+        for sentence in warnings:
+            log.warning("%s: %s", planned.id, sentence)
+            self.tracker.log_event("gate_broken", {"message": sentence})
+        if errors:
+            raise GateError(
+                f"{planned.id}: {'; '.join(errors)}. It is not committed; its shards and checkpoints are kept, so with "
+                "another bound running again makes nothing anew"
+            )
 
     def _open_inputs(self) -> dict[str, list[Artifact]]:
         """Raises: CorruptArtifactError: an input is gone or damaged."""

@@ -96,7 +96,9 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     quarantined = sum(len(record.outcome.quarantined) for record in analysed)
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
-    return {**sum_stats(emitted), **{name: float(count) for name, count in totals.items()}, "quarantined": quarantined}
+    counts = {name: float(count) for name, count in totals.items()}
+    shares = {f"{name}_share": count / totals["rows"] for name, count in totals.items() if name != "rows"}
+    return {**sum_stats(emitted), **counts, **shares, "quarantined": quarantined}
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:

@@ -195,6 +195,6 @@ def _covers(begun: Mapping[str, Any], plan: Plan) -> bool:
     stages: Any = plan_to_json(plan)["stages"]
     for now in stages:
         checked = ("fingerprint", "config", "resources", "retry") if now["id"] in to_run else ("fingerprint",)
-        if any(then[now["id"]][key] != now[key] for key in checked):
+        if any(then[now["id"]].get(key) != now[key] for key in (*checked, "gates")):
             return False
     return all(then[stage_id]["action"] == "run" for stage_id in to_run)
