@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from orchestrator.leases import Lease, LeaseKeeper, Leases
 from orchestrator.ledger import ShardLedger
 from orchestrator.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.plan_file import plan_digest
-from orchestrator.ray_jobs import ENDED
+from orchestrator.ray_jobs import ENDED, RayJobs
 from orchestrator.run_logs import RunLogs
 from orchestrator.runs import Attempt
 from orchestrator.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
@@ -188,6 +188,8 @@ class Executor:
             self._history.transition_attempt(
                 attempt.attempt_id, attempt.state, new, epoch=epoch, fields=fields, artifact=artifact
             )
+        if self._cluster.jobs is not None:
+            _stop_strays(self._cluster.jobs, run_id, {job_id_of(attempt.attempt_id) for attempt in going_on.values()})
         return going_on
 
     def _goes_on(self, attempt: Attempt) -> bool:
@@ -210,6 +212,14 @@ class Executor:
         if stored is None or stored.commit.attempt != attempt.attempt_id:
             return None
         return self._artifacts.open(attempt.stage_kind, attempt.fingerprint)
+
+
+def _stop_strays(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:
+    """End jobs of a run that nobody follows any more: their attempt was given up while the cluster did not answer."""
+    for job_id in jobs.at_work(run_id):
+        if job_id not in known:
+            log.warning("run %s: job %s is at work for an attempt that has ended; it is stopped", run_id, job_id)
+            jobs.stop(job_id)
 
 
 class _Drive:

@@ -71,6 +71,15 @@ class RayJobs:
             return None
         return JobInfo(state=JobState(found["status"]), message=str(found.get("message") or ""))
 
+    def at_work(self, run_id: str) -> list[str]:
+        """Ids of the jobs that were submitted for a run, by their metadata, and have not ended."""
+        found: Any = self._call("GET", "/api/jobs/") or []
+        return [
+            job["submission_id"]
+            for job in found
+            if (job.get("metadata") or {}).get("run") == run_id and job["status"] not in ENDED
+        ]
+
     def stop(self, job_id: str) -> None:
         """Ask a job to end: SIGTERM, and a few seconds later SIGKILL."""
         self._call("POST", f"/api/jobs/{urllib.parse.quote(job_id)}/stop")

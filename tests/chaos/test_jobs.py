@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,14 @@ def test_a_clean_stop_reaches_the_job_and_is_continued(desk: Desk) -> None:
     assert "Continue with `illume resume" in text
     made = len(desk.worked())
     assert made < 8
+    with desk.open() as workspace:
+        (run_id,) = workspace.store.folders(RUNS)
+    stray = replace(desk.head.jobs, command="sleep")  # as if the cluster had been away when its attempt was given up
+    stray.submit(f"illume-{run_id}-stray", "300", {"run": run_id})
     code, text = ended(desk.start("resume"))
     assert code == 0, text
+    assert f"job illume-{run_id}-stray is at work for an attempt that has ended; it is stopped" in text
+    assert wait_until_ended(desk.head.jobs, f"illume-{run_id}-stray")
     assert len(desk.worked()) == 16  # shards that were recorded are not made again
     check_nothing_left(desk, desk.events())
 

@@ -84,6 +84,18 @@ def test_states_logs_and_stops(jobs: RayJobs) -> None:
     assert Api.asked[-1][0] == "POST /api/jobs/one/stop"
 
 
+def test_the_jobs_of_a_run_that_have_not_ended(jobs: RayJobs) -> None:
+    assert jobs.at_work("r1") == []
+    rows = [("one", "RUNNING", "r1"), ("two", "FAILED", "r1"), ("three", "PENDING", "r1"), ("four", "RUNNING", "r2")]
+    listed: list[Any] = [
+        {"submission_id": name, "status": status, "metadata": {"run": run}} for name, status, run in rows
+    ]
+    strange = [{"submission_id": "five", "status": "RUNNING", "metadata": None}]
+    strange.append({"submission_id": None, "status": "RUNNING", "metadata": {}})  # a driver that is no job
+    Api.answers["GET /api/jobs/"] = (200, [*listed, *strange])
+    assert jobs.at_work("r1") == ["one", "three"]
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
