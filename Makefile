@@ -33,6 +33,7 @@ bench: $(VENV)/.tested
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 chaos: $(VENV)/.tested # SEED=7 arms the same points and kills again, MINUTES=60 goes on for an hour
+	$(BIN)/python -m pytest -m slow tests/chaos tests/end_to_end
 	$(BIN)/python -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),5)
 
 clean:

@@ -122,6 +122,7 @@ def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quie
     assert 0 < again <= (2 * LOOP.checkpoint_every + 1) * LOOP.micros_per_step
 
 
+@pytest.mark.slow
 def test_a_run_whose_cluster_lost_a_node_and_then_its_head_is_continued_on_another(
     quiet: Quiet, tmp_path: Path
 ) -> None:
