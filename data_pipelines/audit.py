@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipelines.curation_config import VERDICTS
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.orphans import read_orphans
 
 AUDIT_FORMAT = 1
-VERDICTS = ("keep", "drop", "duplicate", "near_duplicate")
 COLUMNS = ["verdict", "reason", "source", "license", "split", "task", "format", "width", "height", "anchor_h",
            "anchor_w", "image_bytes", "caption"]  # fmt: skip
 SIDE_STEPS = (64, 128, 256, 512, 1024, 2048)  # pixels of the shorter side

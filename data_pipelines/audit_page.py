@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.audit import TITLES, VERDICTS, AuditSummary, Cell, readable_bytes
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.audit import TITLES, AuditSummary, Cell, readable_bytes
+from data_pipelines.curation_config import VERDICTS, CurationConfig
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.images import thumbnail
 from data_pipelines.samples import SampleError
@@ -24,13 +24,15 @@ MAX_PAGE_PICTURES = 400
 MAX_TABLE_ROWS = 40
 MAX_CAPTION_CHARS = 140
 THUMBNAIL_SIDE = 128
-NAMES = {"keep": "kept", "drop": "dropped", "duplicate": "duplicate", "near_duplicate": "near-duplicate"}
+NAMES = {"keep": "kept", "drop": "dropped", "duplicate": "duplicate", "near_duplicate": "near-duplicate",
+         "mirrored": "mirrored"}  # fmt: skip
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --line: #d9dee3; --card: #f6f7f9; --page: #ffffff;
-  --keep: #2f8f5b; --drop: #c2483d; --duplicate: #b07a1e; --near_duplicate: #d3a84c; }
+  --keep: #2f8f5b; --drop: #c2483d; --duplicate: #b07a1e; --near_duplicate: #d3a84c; --mirrored: #7d6bc4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e7eaee; --soft: #9aa5b1; --line: #343b43; --card: #1d2228;
-  --page: #14181c; --keep: #4fb37d; --drop: #e0695d; --duplicate: #d49a3c; --near_duplicate: #e6c478; } }
+  --page: #14181c; --keep: #4fb37d; --drop: #e0695d; --duplicate: #d49a3c; --near_duplicate: #e6c478;
+  --mirrored: #a394e4; } }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page);
   margin: 0 auto; padding: 24px; max-width: 1180px; }
 h1 { font-size: 26px; margin: 0 0 4px; }
@@ -49,6 +51,7 @@ p.legend { margin-top: 6px; }
 .drop { background: var(--drop); }
 .duplicate { background: var(--duplicate); }
 .near_duplicate { background: var(--near_duplicate); }
+.mirrored { background: var(--mirrored); }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 24px 40px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { padding: 4px 8px 4px 0; border-bottom: 1px solid var(--line); text-align: right; font-weight: normal;

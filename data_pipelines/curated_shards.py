@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.curation import CopyVerdict, ShardImages
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation_config import VERDICTS, CurationConfig
 from data_pipelines.images import ending_of, thumbnail
 from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.tar_writer import TarWriter
 
 DATASET_FORMAT = 1
-VERDICTS = ("keep", "drop", "duplicate", "near_duplicate")
 LEDGER_SCHEMA = pa.schema(
     [field for field in SCHEMA if field.name not in ("conversations", "detail")]
     + [

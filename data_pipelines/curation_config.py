@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 
