@@ -16,6 +16,7 @@ from orchestrator.plan import PlannedStage
 from orchestrator.shard_map import map_shards
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
+from orchestrator.takedowns import Marks, Takedown, all_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class AttemptContext:
     cluster: Cluster
     ledger: ShardLedger
     stopped: Callable[[], bool]
+    takedowns: Sequence[Takedown] = ()
     memory_halvings: int = 0
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all that its maps gave back, by fingerprint
@@ -77,6 +79,10 @@ class AttemptContext:
     @property
     def retry(self) -> RetryPolicy:
         return self.planned.spec.retry
+
+    @property
+    def tombstones(self) -> Marks:
+        return all_marks(self.takedowns)
 
     def input(self, slot: str) -> Artifact:
         found = self.inputs(slot)
@@ -119,6 +125,7 @@ class AttemptContext:
             log_stem=str(self.place.log_stem),
             memory_halvings=self.memory_halvings,
             unit=unit,
+            takedowns=self.takedowns,
         )
         tools = MapTools(
             cluster=self.cluster,

@@ -64,9 +64,10 @@ class EventKind(StrEnum):
     PROGRESS = "progress"  # done, total, unit, rate_per_s
     METRICS = "metrics"  # points: [[name, value, step, time], ...]
     MODEL_VERSION = "model_version"  # name, uri, alias?
+    MODEL_TAINTED = "model_tainted"  # takedown: what it removed, the model has seen
 
 
-RESERVED_KINDS = frozenset(set(EventKind) - {EventKind.STAGE_REUSED, EventKind.MODEL_VERSION})
+RESERVED_KINDS = frozenset(set(EventKind) - {EventKind.STAGE_REUSED, EventKind.MODEL_VERSION, EventKind.MODEL_TAINTED})
 BULK_KINDS = frozenset({EventKind.PROGRESS, EventKind.METRICS})  # may reach a sink later than the rest
 
 

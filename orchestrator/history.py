@@ -253,6 +253,28 @@ class RunStore:
 
         self._database.write(work)
 
+    def record_taint(self, run_id: str, takedown: str, *, stage_id: str, attempt_id: str) -> None:
+        """Note that a model of the run saw what a takedown removed; also when the run has ended.
+
+        Raises:
+            DatabaseError: there is no such run.
+        """
+
+        def work(connection: Connection) -> None:
+            row = lock_run(connection, run_id)
+            fields: dict[str, JSON] = {"takedown": takedown}
+            append_event(
+                connection,
+                run_id,
+                EventKind.MODEL_TAINTED,
+                fields,
+                epoch=row.epoch,
+                stage_id=stage_id,
+                attempt_id=attempt_id,
+            )
+
+        self._database.write(work)
+
     def cancel_requested(self, run_id: str) -> bool:
         query = select(runs.c.cancel_requested).where(runs.c.run_id == run_id)
         return bool(self._database.read(lambda connection: connection.execute(query).scalar_one_or_none()))

@@ -35,6 +35,7 @@ from orchestrator.retries import backoff_s
 from orchestrator.shard_host import HostInfo, HostSettings, ShardOrder
 from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
+from orchestrator.takedowns import Takedown
 from orchestrator.worker_pool import Ended, WorkerPool
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class MapSettings:
     log_stem: str = ""  # see `HostSettings`
     memory_halvings: int = 0
     unit: str = "items"
+    takedowns: Sequence[Takedown] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,14 @@ The rule that keeps it correct: a stage is `reuse` if and only if carrying out t
 """
 
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.code_digest import CodeDigest
 from orchestrator.errors import PrecheckError, RecipeError
-from orchestrator.identity import fingerprint_of, semantic_config
+from orchestrator.identity import fingerprint_of
 from orchestrator.names import check_names
 from orchestrator.plan_reasons import (
     CodeChanged,
@@ -22,15 +22,16 @@ from orchestrator.plan_reasons import (
     NeverMade,
     OutputMissing,
     Reason,
+    Tainted,
     UpstreamReruns,
-    code_changes,
     own_changes,
     sequence_changes,
 )
-from orchestrator.stage import Recipe, StageKind, StageSpec
+from orchestrator.stage import Recipe, StageSpec
+from orchestrator.stage_identity import IdentifiedStage, PlanView, identify, tainted_by
+from orchestrator.takedowns import Takedown
 
 Action = typing.Literal["run", "reuse", "skip"]
-PROVENANCE_CODE = "code"  # key of a manifest's provenance: `{"digest": ..., "files": {...}}` of `CodeDigest`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +67,6 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanView:
-    """What planning may look at. Every function answers from what exists and changes nothing."""
-
-    find: Callable[[str, Fingerprint], Manifest | None]  # (stage kind, fingerprint) -> committed manifest
-    previous: Callable[[str, str, str], Mapping[str, JSON] | None] = lambda _recipe, _stage, _kind: None
-    # (recipe, stage id, stage kind) -> the identity of what it made last, also where that is gone
-    sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # name -> sha256 of files that it reads
-    code: Callable[[StageKind[typing.Any]], CodeDigest] = lambda _kind: CodeDigest()
-    estimate_s: Callable[[str, StageSpec, Fingerprint], float | None] = lambda _recipe, _spec, _fingerprint: None
-
-
-@dataclass(frozen=True, kw_only=True)
 class PlanWishes:
     """What the user asked for on top of the recipe, in stage ids."""
 
@@ -85,18 +74,7 @@ class PlanWishes:
     until: tuple[str, ...] = ()  # stop after these; the rest of the recipe is not planned
     only: tuple[str, ...] = ()  # run no other stage; what these read must exist
     code: CodePolicy = "warn"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Identified:
-    """A stage with its identity and what the store has of it."""
-
-    spec: StageSpec
-    payload: dict[str, JSON]
-    fingerprint: Fingerprint
-    manifest: Manifest | None
-    code: CodeDigest
-    changed_files: tuple[str, ...] = field(default=())  # of the code, since `manifest` was made
+    accept_taint: bool = False  # go on with models that saw what was taken down
 
 
 def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) -> Plan:
@@ -109,7 +87,7 @@ def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) 
     wishes = wishes or PlanWishes()
     specs = _wanted(recipe, wishes)
     ends = set(wishes.only) or _ends(specs)
-    stages = _identify(specs, view)
+    stages = identify(specs, view, force=wishes.force, code=wishes.code, models_count=not wishes.accept_taint)
     if wishes.code == "fail":
         _refuse_changed_code(recipe, stages.values())
     redo = _redone(stages, wishes)
@@ -131,21 +109,6 @@ def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) 
             )
         )
     return Plan(recipe=recipe.name, stages=tuple(planned), file=recipe.file)
-
-
-def stage_payload(
-    spec: StageSpec, inputs: Mapping[str, Sequence[Fingerprint]], sources: Mapping[str, str]
-) -> dict[str, JSON]:
-    """The identity of one use of a kind: what its output follows from, and nothing else."""
-    payload: dict[str, JSON] = {
-        "kind": spec.kind.name,
-        "version": spec.kind.version,
-        "config": semantic_config(spec.config),
-        "inputs": {slot: list(fingerprints) for slot, fingerprints in inputs.items() if fingerprints},
-    }
-    if sources:
-        payload["sources"] = dict(sources)
-    return payload
 
 
 def run_prechecks(plan: Plan) -> None:
@@ -186,6 +149,12 @@ def upstream_ids(spec: StageSpec) -> list[str]:
     return [stage_id for ids in spec.inputs.values() for stage_id in ids]
 
 
+def tainted_stages(plan: Plan, takedowns: Sequence[Takedown], *, models_count: bool = True) -> dict[str, list[str]]:
+    """The stages of a plan that a later takedown made unusable, with the ids of the takedowns."""
+    found = {stage.id: tainted_by(takedowns, stage.payload, models_count=models_count) for stage in plan.stages}
+    return {stage_id: ids for stage_id, ids in found.items() if ids}
+
+
 def _wanted(recipe: Recipe, wishes: PlanWishes) -> list[StageSpec]:
     """The stages that the wishes select, with everything upstream of them, in the recipe's order."""
     known = [spec.id for spec in recipe.stages]
@@ -207,34 +176,7 @@ def _ends(specs: Iterable[StageSpec]) -> set[str]:
     return {spec.id for spec in specs} - {name for spec in specs for name in upstream_ids(spec)}
 
 
-def _identify(specs: Iterable[StageSpec], view: PlanView) -> dict[str, _Identified]:
-    stages: dict[str, _Identified] = {}
-    for spec in specs:
-        inputs = {slot: [stages[name].fingerprint for name in ids] for slot, ids in spec.inputs.items()}
-        payload = stage_payload(spec, inputs, view.sources(spec))
-        fingerprint = fingerprint_of(payload)
-        manifest = view.find(spec.kind.name, fingerprint)
-        code = view.code(spec.kind)
-        changed = code_changes(recorded_code(manifest).files, code.files) if manifest and code.files else ()
-        stages[spec.id] = _Identified(
-            spec=spec,
-            payload=payload,
-            fingerprint=fingerprint,
-            manifest=manifest,
-            code=code,
-            changed_files=changed if manifest and recorded_code(manifest).files else (),
-        )
-    return stages
-
-
-def recorded_code(manifest: Manifest) -> CodeDigest:
-    """The code that made an artifact, as its provenance tells it; empty where it tells nothing."""
-    recorded = manifest.provenance.get(PROVENANCE_CODE)
-    files = recorded.get("files") if isinstance(recorded, dict) else None
-    return CodeDigest(files={name: str(digest) for name, digest in files.items()} if isinstance(files, dict) else {})
-
-
-def _refuse_changed_code(recipe: Recipe, stages: Iterable[_Identified]) -> None:
+def _refuse_changed_code(recipe: Recipe, stages: Iterable[IdentifiedStage]) -> None:
     changed = [f"  {stage.spec.id}: {', '.join(stage.changed_files)}" for stage in stages if stage.changed_files]
     if changed:
         lines = "\n".join(changed)
@@ -244,7 +186,7 @@ def _refuse_changed_code(recipe: Recipe, stages: Iterable[_Identified]) -> None:
         )
 
 
-def _redone(stages: Mapping[str, _Identified], wishes: PlanWishes) -> set[str]:
+def _redone(stages: Mapping[str, IdentifiedStage], wishes: PlanWishes) -> set[str]:
     """Stages whose existing artifact is to be made again: asked for, or made from one that is."""
     roots = set(wishes.force)
     if wishes.code == "rerun":
@@ -258,7 +200,7 @@ def _redone(stages: Mapping[str, _Identified], wishes: PlanWishes) -> set[str]:
     return {name for name in reached if stages[name].manifest is not None} | (roots & set(wishes.force))
 
 
-def _running(stages: Mapping[str, _Identified], *, ends: Collection[str], redo: Collection[str]) -> set[str]:
+def _running(stages: Mapping[str, IdentifiedStage], *, ends: Collection[str], redo: Collection[str]) -> set[str]:
     """Worked back from the ends: what is to be redone, and what is absent and needed by an end or by what runs."""
     run: set[str] = set()
     needed = set(ends)
@@ -271,7 +213,7 @@ def _running(stages: Mapping[str, _Identified], *, ends: Collection[str], redo: 
 
 
 def _refuse_outside_only(
-    recipe: Recipe, stages: Mapping[str, _Identified], *, run: Collection[str], only: Sequence[str]
+    recipe: Recipe, stages: Mapping[str, IdentifiedStage], *, run: Collection[str], only: Sequence[str]
 ) -> None:
     outside = [name for name in stages if only and name in run and name not in only]
     if outside:
@@ -282,9 +224,9 @@ def _refuse_outside_only(
 
 
 def _reasons(
-    stage: _Identified,
+    stage: IdentifiedStage,
     action: Action,
-    stages: Mapping[str, _Identified],
+    stages: Mapping[str, IdentifiedStage],
     *,
     run: Collection[str],
     wishes: PlanWishes,
@@ -306,15 +248,16 @@ def _reasons(
         return [*reasons, NeverMade()]
     if fingerprint_of(before) == stage.fingerprint:
         return [*reasons, OutputMissing()]
+    reasons += [Tainted(takedown=takedown) for takedown in tainted_by(view.takedowns, before)]
     differences = own_changes(before, stage.payload)
     differences += _input_changes(stage, before, stages, run=run, view=view)
-    return reasons + (differences or [NeverMade()])
+    return reasons + (differences or ([] if reasons else [NeverMade()]))
 
 
 def _input_changes(
-    stage: _Identified,
+    stage: IdentifiedStage,
     before: Mapping[str, JSON],
-    stages: Mapping[str, _Identified],
+    stages: Mapping[str, IdentifiedStage],
     *,
     run: Collection[str],
     view: PlanView,
@@ -337,7 +280,9 @@ def _input_changes(
     return reasons + ([UpstreamReruns(stages=tuple(dict.fromkeys(rerun)))] if rerun else [])
 
 
-def _input_change(slot: str, old: Sequence[Fingerprint], new: Sequence[_Identified], view: PlanView) -> InputChanged:
+def _input_change(
+    slot: str, old: Sequence[Fingerprint], new: Sequence[IdentifiedStage], view: PlanView
+) -> InputChanged:
     """In shards where all artifacts on both sides are made of shards, else in whole artifacts."""
     kinds = {stage.spec.kind.name for stage in new}
     before = [next(filter(None, (view.find(kind, fingerprint) for kind in kinds)), None) for fingerprint in old]

@@ -113,6 +113,17 @@ class CodeChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tainted:
+    """What was made last holds, or was made from, something that was taken down."""
+
+    takedown: str  # id
+    type: typing.Literal["tainted"] = "tainted"
+
+    def __str__(self) -> str:
+        return f"tainted by takedown {self.takedown}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConsumersExist:
     """The output is gone, and nothing that would read it is going to run."""
 
@@ -132,6 +143,7 @@ Reason = (
     | UpstreamReruns
     | Forced
     | CodeChanged
+    | Tainted
     | ConsumersExist
 )
 REASON_TYPES: Mapping[str, type[Reason]] = {

@@ -8,12 +8,13 @@ from orchestrator.artifacts import ArtifactStore
 from orchestrator.code_digest import code_of
 from orchestrator.database import Database
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.plan import PlanView
 from orchestrator.run_records import RunRecords
 from orchestrator.run_status import last_fingerprint, list_runs, typical_duration_s
 from orchestrator.source_cache import DatabaseDigestCache
 from orchestrator.sources import source_digests
 from orchestrator.stage import StageSpec
+from orchestrator.stage_identity import PlanView
+from orchestrator.takedowns import read_takedowns
 
 NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity of an artifact that is gone
 
@@ -50,7 +51,14 @@ def plan_view(
             on_absent(str(error))
             return {"absent": stage.id}
 
-    return PlanView(find=find, previous=previous, sources=sources, code=code_of, estimate_s=estimate_s)
+    return PlanView(
+        find=find,
+        previous=previous,
+        sources=sources,
+        code=code_of,
+        estimate_s=estimate_s,
+        takedowns=read_takedowns(artifacts.store),
+    )
 
 
 def _planned_payload(

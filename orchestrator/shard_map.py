@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.artifact import JSON
 from orchestrator.identity import fingerprint_of
 from orchestrator.ledger import StoredShard
 from orchestrator.map_run import Lot, MapRun, MapSettings, MapTools
@@ -15,17 +16,24 @@ from orchestrator.shards import Shard, ShardWorker
 
 
 def shard_fingerprint(settings: MapSettings, shard: Shard) -> str:
-    """Covers everything that decides the shard's output, and nothing of the other shards."""
-    return fingerprint_of(
-        {
-            "stage_kind": settings.stage_kind,
-            "version": settings.version,
-            "label": settings.label,
-            "identity": dict(settings.identity),
-            "items": list(shard.items),
-            "shard_identity": dict(shard.identity),
-        }
-    )
+    """Covers everything that decides the shard's output, and nothing of the other shards.
+
+    A shard that held what was taken down is followed by one that names the takedown.
+    """
+    payload: dict[str, JSON] = {
+        "stage_kind": settings.stage_kind,
+        "version": settings.version,
+        "label": settings.label,
+        "identity": dict(settings.identity),
+        "items": list(shard.items),
+        "shard_identity": dict(shard.identity),
+    }
+    fingerprint, named = fingerprint_of(payload), list[JSON]()
+    for takedown in settings.takedowns:
+        if takedown.holds_shard(fingerprint):
+            named.append(takedown.id)
+            fingerprint = fingerprint_of({**payload, "takedowns": named})
+    return fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)

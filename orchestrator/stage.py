@@ -145,6 +145,10 @@ class StageContext(Protocol):
     @property
     def checkpoints(self) -> Checkpoints: ...
     @property
+    def tombstones(self) -> Mapping[str, frozenset[str]]:
+        """Marks of content that was taken down and must not come in again, by kind of mark."""
+
+    @property
     def memory_halvings(self) -> int:
         """How often what is held at once must be halved, because earlier attempts ran out of memory. Never identity:
         a micro-batch is halved and the accumulation doubled, the result stays the same."""

@@ -22,9 +22,11 @@ from orchestrator.errors import GateError, OrchestratorError
 from orchestrator.gates import broken_gates
 from orchestrator.launch import Cluster
 from orchestrator.ledger import ShardLedger
-from orchestrator.plan import PROVENANCE_CODE, PlannedStage
+from orchestrator.plan import PlannedStage
 from orchestrator.stage import Tracker
+from orchestrator.stage_identity import PROVENANCE_CODE
 from orchestrator.stage_records import newest_checkpoint_step
+from orchestrator.takedowns import read_takedowns
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class StageWork:
             cluster=self.cluster,
             ledger=self.ledger,
             stopped=self.stopped,
+            takedowns=read_takedowns(store),
             memory_halvings=order.memory_halvings,
         )
         stats = kind.run(planned.spec.config, context)

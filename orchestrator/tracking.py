@@ -133,6 +133,14 @@ class MlflowSink:
             if alias:
                 client.set_registered_model_alias(name, str(alias), version)
 
+    def _model_tainted(self, client: Any, events: list[Event]) -> None:
+        """The run that made the model, and what was registered from it, say so from now on."""
+        for event in events:
+            run, takedown = self._nested(client, event), str(event.fields["takedown"])
+            self._tag(client, run, {"tainted_by": takedown})
+            for version in client.search_model_versions(f"run_id = '{run}'"):
+                client.set_model_version_tag(version.name, version.version, f"{TAG}tainted_by", takedown)
+
     def _registered(self, client: Any, name: str, event_id: str) -> str | None:
         from mlflow.exceptions import MlflowException
 
@@ -273,6 +281,7 @@ class MlflowSink:
         EventKind.ATTEMPT_STATE: _attempt_state,
         EventKind.METRICS: _metrics,
         EventKind.MODEL_VERSION: _model_version,
+        EventKind.MODEL_TAINTED: _model_tainted,
     }
 
 

@@ -29,13 +29,14 @@ from orchestrator.leases import Leases
 from orchestrator.ledger import ShardLedger
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
-from orchestrator.plan import Plan, check_needs, run_prechecks, upstream_ids
+from orchestrator.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.run_logs import RunLogs
 from orchestrator.run_records import RunRecords
 from orchestrator.runs import StageRow
 from orchestrator.schema import attempts, runs
 from orchestrator.store import Store, open_store, probe
+from orchestrator.takedowns import read_takedowns
 from orchestrator.tracking import MlflowSink
 
 log = logging.getLogger(__name__)
@@ -143,12 +144,15 @@ class Workspace:
         *,
         stop: threading.Event | None = None,
         started: Callable[[str], None] = lambda _run_id: None,
+        accept_taint: bool = False,
     ) -> dict[str, Artifact]:
         """Continue a run with the plan it was started with; finished stages, shards and steps are kept.
 
-        Raises: as `Executor.run`; RecipeError: the plan is gone, or the stage kinds have changed since.
+        Raises: as `Executor.run`; RecipeError: the plan is gone, the stage kinds have changed since, or a takedown
+            forbids what it would use.
         """
         plan = self.plan_of(run_id, kinds)
+        self._refuse_tainted(plan, run_id, accept_taint=accept_taint)
         check_needs(plan)
         run_prechecks(plan)
         probe(self.store)
@@ -169,6 +173,16 @@ class Workspace:
         if data is None:
             raise RecipeError(f"run {run_id}: its plan {digest} is not in {self.store.url}; start again: `illume run`")
         return plan_from_json(data, kinds, digest=digest)
+
+    def _refuse_tainted(self, plan: Plan, run_id: str, *, accept_taint: bool) -> None:
+        tainted = tainted_stages(plan, read_takedowns(self.store), models_count=not accept_taint)
+        if tainted:
+            stage_id, takedowns = next(iter(tainted.items()))
+            more = f" and {len(tainted) - 1} more stages" if len(tainted) > 1 else ""
+            raise RecipeError(
+                f"run {run_id}: stage {stage_id!r}{more} would use what was taken down ({', '.join(takedowns)}); "
+                "`illume run` with its recipe makes a plan without it"
+            )
 
     def cancel(self, run_id: str) -> None:
         """Ask the driver of a run to stop, wherever it is. Raises: DatabaseError: there is no such run."""

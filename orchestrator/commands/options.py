@@ -50,14 +50,26 @@ def place_options(command: Command) -> Command:
     return decorated
 
 
+accept_taint_option = click.option(
+    "--accept-taint", is_flag=True, help="Go on with models that saw what was taken down."
+)
+
+
 def recipe_options(command: Command) -> Command:
     """The recipe as `recipe` and `overrides`, and what is wanted of it as `wishes`."""
 
     @functools.wraps(command)
     def with_wishes(
-        *, force: tuple[str, ...], until: tuple[str, ...], only: tuple[str, ...], code: CodePolicy, **rest: Any
+        *,
+        force: tuple[str, ...],
+        until: tuple[str, ...],
+        only: tuple[str, ...],
+        code: CodePolicy,
+        accept_taint: bool,
+        **rest: Any,
     ) -> Any:
-        return command(wishes=PlanWishes(force=force, until=until, only=only, code=code), **rest)
+        wishes = PlanWishes(force=force, until=until, only=only, code=code, accept_taint=accept_taint)
+        return command(wishes=wishes, **rest)
 
     decorators = [
         click.argument("recipe"),
@@ -72,6 +84,7 @@ def recipe_options(command: Command) -> Command:
             show_default=True,
             help="What to do where the code of a stage moved under an unchanged version.",
         ),
+        accept_taint_option,
     ]
     decorated: Command = with_wishes
     for decorator in reversed(decorators):

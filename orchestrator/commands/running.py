@@ -15,6 +15,7 @@ import click
 from orchestrator.artifact import Artifact
 from orchestrator.commands.options import (
     Places,
+    accept_taint_option,
     cluster_option,
     json_option,
     open_workspace,
@@ -70,7 +71,8 @@ def run_command(
         begun = _begun_run(workspace, plan)
         if begun is not None:
             click.echo(f"continuing run {begun.run_id}, which was cut off", err=True)
-            carry_out(workspace, partial(workspace.resume, begun.run_id, stage_kinds()), as_json=as_json)
+            resume = partial(workspace.resume, begun.run_id, stage_kinds(), accept_taint=wishes.accept_taint)
+            carry_out(workspace, resume, as_json=as_json)
             return
         if not as_json:
             print_plan(plan)
@@ -81,8 +83,9 @@ def run_command(
 @click.argument("run", required=False)
 @place_options
 @cluster_option
+@accept_taint_option
 @json_option
-def resume_command(run: str | None, places: Places, profile: str | None, as_json: bool) -> None:
+def resume_command(run: str | None, places: Places, profile: str | None, accept_taint: bool, as_json: bool) -> None:
     """Continue a run with the plan it was started with, under the same id.
 
     RUN is a run's id, the start of one, or a recipe's name. Default: the newest run.
@@ -92,7 +95,8 @@ def resume_command(run: str | None, places: Places, profile: str | None, as_json
         if found.state is RunState.SUCCEEDED:
             click.echo(f"run {found.run_id} is done; `illume run` makes a new plan", err=as_json)
             return
-        carry_out(workspace, partial(workspace.resume, found.run_id, stage_kinds()), as_json=as_json)
+        resume = partial(workspace.resume, found.run_id, stage_kinds(), accept_taint=accept_taint)
+        carry_out(workspace, resume, as_json=as_json)
 
 
 @click.command("cancel")

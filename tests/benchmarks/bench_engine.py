@@ -19,9 +19,10 @@ import ray
 from ray.util import ActorPool
 
 from orchestrator.launch import Cluster, LocalRay
-from orchestrator.plan import Plan, PlanView, make_plan
+from orchestrator.plan import Plan, make_plan
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 
 FEW = 2

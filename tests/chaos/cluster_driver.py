@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.launch import Cluster, RayAddress
-from orchestrator.plan import PlanView, make_plan
+from orchestrator.plan import make_plan
 from orchestrator.run_status import newest_run
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 from stages.training import train
 from stages.training_config import LoopConfig, OptimizerConfig

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from orchestrator.artifact import Artifact
 from orchestrator.launch import Cluster, LocalRay
-from orchestrator.plan import Plan, PlanView, make_plan
+from orchestrator.plan import Plan, make_plan
 from orchestrator.run_status import newest_run
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 
 STEPS = 4

@@ -14,7 +14,8 @@ import ray.cluster_utils
 from safetensors.torch import load_file
 
 from orchestrator.launch import Cluster
-from orchestrator.plan import PlanView, make_plan
+from orchestrator.plan import make_plan
+from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 from tests.chaos.cluster_driver import LOOP, recipe
 from tests.chaos.invariants import check

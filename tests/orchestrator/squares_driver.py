@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.launch import Cluster, LocalRay
-from orchestrator.plan import PlanView, make_plan
+from orchestrator.plan import make_plan
 from orchestrator.run_status import newest_run
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 
 NUM_SHARDS, NUM_STEPS = 8, 8
