@@ -20,6 +20,7 @@ from data_pipelines.curation_config import CurationConfig
 from data_pipelines.duplicates import Candidate, find_copies
 from data_pipelines.images import ImageFacts, inspect, judge
 from data_pipelines.records import Reject, canonical
+from data_pipelines.tombstones import Tombstones
 from models.dualvitok.geometry import match_anchor
 
 ANALYSIS_SCHEMA = pa.schema(
@@ -48,6 +49,7 @@ ANALYSIS_SCHEMA = pa.schema(
 DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "pixel_digest",
                      "miniature"]  # fmt: skip
 MAX_CAPTION_CHARS = 500
+NO_TOMBSTONES = Tombstones()
 MAX_CACHED_FACTS = 4096  # pictures of one shard whose facts are kept for further records
 
 
@@ -82,11 +84,18 @@ def record_shards(records: Path) -> list[str]:
 
 
 def analyse_shard(
-    records: Path, name: str, output: Path, config: CurationConfig, *, rows: Collection[int] | None = None
+    records: Path,
+    name: str,
+    output: Path,
+    config: CurationConfig,
+    *,
+    rows: Collection[int] | None = None,
+    tombstones: Tombstones = NO_TOMBSTONES,
 ) -> dict[str, int]:
     """Write `analysis/NAME.parquet` below `output`: what is known about every record, copies aside.
 
     `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
+    `tombstones`: pictures that look like one of these are dropped.
     """
     table = pq.read_table(records / "records" / f"{name}.parquet")
     counts: Counter[str] = Counter()
@@ -96,7 +105,7 @@ def analyse_shard(
         for row, record in enumerate(_rows(table)):
             if rows is not None and row not in rows:
                 continue
-            analysed.append({"row": row, **_analyse(record, images, seen, config)})
+            analysed.append({"row": row, **_analyse(record, images, seen, config, tombstones)})
             counts["rows"] += 1
             counts["pictures"] += len(record["images"])
             counts.update([f"reason {analysed[-1]['reason']}"] if analysed[-1]["reason"] else ["passed"])
@@ -112,7 +121,11 @@ def _rows(table: Any) -> Iterator[dict[str, Any]]:
 
 
 def _analyse(
-    record: Mapping[str, Any], images: ShardImages, seen: dict[str, ImageFacts | Reject], config: CurationConfig
+    record: Mapping[str, Any],
+    images: ShardImages,
+    seen: dict[str, ImageFacts | Reject],
+    config: CurationConfig,
+    tombstones: Tombstones,
 ) -> dict[str, Any]:
     turns = [(turn["role"], turn["text"]) for turn in json.loads(record["conversations"])]
     problem = Reject(reason=record["reject"], detail=record["detail"] or "") if record["reject"] else None
@@ -130,6 +143,7 @@ def _analyse(
             facts.append(found)
             problem = problem or judge(found, config)
     anchors = [_anchor(fact, config) for fact in facts]
+    problem = problem or tombstones.judge_look([fact.phash for fact in facts])
     problem = problem or _judge_rest(record, turns, facts, anchors, config)
     return {
         "sample_id": record["sample_id"],

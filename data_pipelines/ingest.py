@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +35,7 @@ from data_pipelines.records import (
     writable,
 )
 from data_pipelines.tar_writer import TarWriter
+from data_pipelines.tombstones import TAKEN_DOWN, Tombstones
 
 ENDINGS = {
     "illume": (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz"),
@@ -42,6 +43,9 @@ ENDINGS = {
     "parquet": (".parquet",),
 }
 PICTURES_PER_SHARD = 2000
+NO_TOMBSTONES = Tombstones()
+_TAKEN_DOWN_FIELDS = {"conversations": "[]", "images": [], "image_names": [], "meta": "{}", "reject": TAKEN_DOWN,
+                      "detail": "was taken down; neither its words nor its pictures are kept"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +190,11 @@ class _ShardFiles:
     rows: list[dict[str, Any]] = field(default_factory=list)
     index: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def store(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
+    def store(self, digest: str, data: bytes) -> None:
         if digest not in self.index:
             member = digest + ending_of(data)
             place = self.tar.add(member, data)
             self.index[digest] = {"sha256": digest, "member": member, "offset": place.data, "bytes": len(data)}
-        return digest
 
 
 def ingest_shard(
@@ -202,15 +204,20 @@ def ingest_shard(
     *,
     images: ImageSource | None = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    tombstones: Tombstones = NO_TOMBSTONES,
 ) -> dict[str, int]:
     """Write `records/`, `images/` and `index/` of one shard below `output`; counts of rows, rejects, pictures, bytes.
 
-    `images` is where names in annotations are looked up, `metadata` what is known about pictures by name.
+    `images` is where names in annotations are looked up, `metadata` what is known about pictures by name. Of what
+    `tombstones` forbid nothing is kept but a row that says so.
     """
     for folder in ("records", "images", "index"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     with (output / "images" / f"{shard.name}.tar").open("wb") as file:
-        files = _write_units(UNITS[config.format](shard, config), shard, config, file, images, metadata or {})
+        files = _ShardFiles(tar=TarWriter(file))
+        for unit in UNITS[config.format](shard, config):
+            _write_unit(files, unit, shard, config, images, metadata or {}, tombstones)
+        files.tar.close()
     # A source without a single record is still a source, and only its name can say so.
     schema = SCHEMA.with_metadata({SOURCE_KEY: writable(shard.source_file)})
     table = pa.Table.from_pylist(files.rows, schema=schema)
@@ -224,28 +231,32 @@ def ingest_shard(
     return dict(counts)
 
 
-def _write_units(
-    units: Iterable[Unit],
+def _write_unit(
+    files: _ShardFiles,
+    unit: Unit,
     shard: IngestShard,
     config: IngestConfig,
-    file: BinaryIO,
     images: ImageSource | None,
     metadata: Mapping[str, Mapping[str, Any]],
-) -> _ShardFiles:
-    files = _ShardFiles(tar=TarWriter(file))
-    for unit in units:
-        digests: list[str] = []
-        content = unit.content
-        if isinstance(content, Record):
-            for name in content.image_names:
-                data = _image_bytes(name, unit, images)
-                if isinstance(data, Reject):
-                    content = data
-                    break
-                digests.append(files.store(data))
-        files.rows.append(_row(unit, content, digests, shard, config, metadata))
-    files.tar.close()
-    return files
+    tombstones: Tombstones,
+) -> None:
+    pictures: list[bytes] = []
+    content = unit.content
+    if isinstance(content, Record):
+        for name in content.image_names:
+            data = _image_bytes(name, unit, images)
+            if isinstance(data, Reject):
+                content = data
+                break
+            pictures.append(data)
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    row = _row(unit, content, digests, shard, config, metadata)
+    if tombstones.forbids(row["sample_id"], digests):
+        files.rows.append(row | _TAKEN_DOWN_FIELDS)
+        return
+    for digest, data in zip(digests, pictures, strict=True):
+        files.store(digest, data)
+    files.rows.append(row)
 
 
 def _image_bytes(name: str, unit: Unit, images: ImageSource | None) -> bytes | Reject:

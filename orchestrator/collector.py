@@ -5,7 +5,7 @@ attempt or is retracted. Ages only keep the collector from wasting work of the l
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -110,6 +110,15 @@ def plan_collection(
         found += _garbage_of(store, site, now_s=now_s, is_live=is_live, older_than_s=older_than_s)
     found += _finished_checkpoints(store, older_than_s=older_than_s, now_s=now_s)
     return found + list(_temporaries(store, before_s=now_s - older_than_s))
+
+
+def plan_deletion(store: Store, sites: Iterable[Site], *, is_live: Callable[[str], bool]) -> list[Garbage]:
+    """What can go at some places however young it is, because they were given up on purpose."""
+    found: list[Garbage] = []
+    for site in sites:
+        roll_forward(store, site)
+        found += _garbage_of(store, site, now_s=float("inf"), is_live=is_live, older_than_s=0.0)
+    return found
 
 
 def collect(store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str], bool]) -> Collected:

@@ -19,14 +19,18 @@ class AnalyseWorker:
     """Looks at every record by itself; items are the rows of an ingested shard."""
 
     config: CurationConfig
+    tombstones: Mapping[str, frozenset[str]]
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation import analyse_shard
+        from data_pipelines.tombstones import tombstones_from_marks
+
+        tombstones = tombstones_from_marks(self.tombstones)
 
         def run(shard: ShardInput) -> ShardOutcome:
             rows = {int(item) for item in shard.items if isinstance(item, int)}
             records, name = Path(str(shard.work["records"])), str(shard.work["shard"])
-            counts = analyse_shard(records, name, shard.output, self.config, rows=rows)
+            counts = analyse_shard(records, name, shard.output, self.config, rows=rows, tombstones=tombstones)
             return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
 
         return run
@@ -59,7 +63,7 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
 
     ingested = _ingested_shards(context.inputs("records"))
     analysed = context.map_shards(
-        AnalyseWorker(config=config),
+        AnalyseWorker(config=config, tombstones=context.tombstones),
         [_analysis_shard(name, artifact) for name, artifact in ingested.items()],
         label="analyse",
         identity={"config": repr(config)},

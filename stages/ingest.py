@@ -37,18 +37,23 @@ class Places:
 class IngestWorker:
     config: IngestConfig
     places: Places
+    tombstones: Mapping[str, frozenset[str]]
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.image_sources import open_images
         from data_pipelines.ingest import ingest_shard, load_metadata, shard_from_json
+        from data_pipelines.tombstones import tombstones_from_marks
 
+        tombstones = tombstones_from_marks(self.tombstones)
         limits = {"max_bytes": self.config.max_image_bytes, "max_unpacked_bytes": self.config.max_unpacked_bytes}
         images = open_images(self.places.images, **limits) if self.places.images else None
         metadata = load_metadata(self.places.metadata) if self.places.metadata else None
 
         def run(shard: ShardInput) -> ShardOutcome:
             planned = shard_from_json(shard.work)
-            counts = ingest_shard(planned, shard.output, self.config, images=images, metadata=metadata)
+            counts = ingest_shard(
+                planned, shard.output, self.config, images=images, metadata=metadata, tombstones=tombstones
+            )
             return ShardOutcome(rows=counts["rows"], stats={name: float(count) for name, count in counts.items()})
 
         return run
@@ -74,7 +79,7 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
 
     places = _places(config, context)
     records = context.map_shards(
-        IngestWorker(config=config.read, places=places),
+        IngestWorker(config=config.read, places=places, tombstones=context.tombstones),
         ingest_shards(config.read, places),
         label="ingest",
         identity={"config": repr(config.read)},
