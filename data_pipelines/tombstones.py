@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import DatasetError
+from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.records import Reject
 
 TAKEN_DOWN = "taken_down"  # the reason in every ledger
@@ -53,6 +53,23 @@ def marks_of(tombstones: Tombstones) -> dict[str, frozenset[str]]:
     """The inverse of `tombstones_from_marks`."""
     looks = frozenset(f"{phash:016x}/{bits}" for phash, bits in tombstones.looks)
     return {DIGESTS: tombstones.digests, LOOKS: looks}
+
+
+def looks_of(dataset: Path, pictures: frozenset[str]) -> set[int]:
+    """Perceptual hashes of some pictures, by SHA-256, from the ledgers of a dataset. Raises: DatasetError."""
+    found: set[int] = set()
+    wanted = pa.array(sorted(pictures), pa.string())
+    for shard in CuratedDataset(dataset).shards:
+        path = dataset / "ledger" / f"{shard}.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=["images", "phash"]):
+                    is_readable = pc.equal(pc.list_value_length(batch["images"]), pc.list_value_length(batch["phash"]))
+                    images, phashes = (pc.list_flatten(batch.filter(is_readable)[name]) for name in ("images", "phash"))
+                    found.update(phashes.filter(pc.is_in(images, wanted)).to_pylist())
+        except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+            raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
+    return found
 
 
 def holds(path: Path, digests: frozenset[str]) -> bool:

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "index": ("keeping", "Rebuild the database from the store."),
     "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
     "trace": ("tracing", "Follow samples and pictures through a run: datasets, tokens, steps, models."),
+    "takedown": ("takedown", "Take samples out of data and models: plan, apply, receipt."),
     "generate": ("inference", "Draw pictures for a text with the models of a run."),
     "describe": ("inference", "Describe a picture with the models of a run."),
     "ask": ("inference", "Answer a question about a picture with the models of a run."),

@@ -33,7 +33,9 @@ class TaintedArtifact:
     is_kept: bool  # a model: it stays in the store and is marked; everything else is deleted
     manifest_sha256: str
     bytes: int
-    made_by: tuple[str, str, str]  # run, stage, attempt
+    run_id: str  # that made it, and its stage and attempt
+    stage_id: str
+    attempt_id: str
 
     @property
     def place(self) -> Place:
@@ -138,7 +140,7 @@ def takedown_from_json(data: Mapping[str, Any], where: str) -> Takedown:
             note=data["note"],
             created=data["created"],
             content={kind: frozenset(marks) for kind, marks in data["content"].items()},
-            tainted=tuple(TaintedArtifact(**{**one, "made_by": tuple(one["made_by"])}) for one in data["tainted"]),
+            tainted=tuple(TaintedArtifact(**one) for one in data["tainted"]),
             cleared=frozenset(data["cleared"]),
             shards=tuple((stage_kind, fingerprint) for stage_kind, fingerprint in data["shards"]),
             outside=tuple(data["outside"]),

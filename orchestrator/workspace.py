@@ -29,14 +29,17 @@ from orchestrator.leases import Leases
 from orchestrator.ledger import ShardLedger
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
+from orchestrator.owners import is_gone
 from orchestrator.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.purging import give_up_tainted
+from orchestrator.retention import ENDED
 from orchestrator.run_logs import RunLogs
 from orchestrator.run_records import RunRecords
 from orchestrator.runs import StageRow
 from orchestrator.schema import attempts, runs
 from orchestrator.store import Store, open_store, probe
-from orchestrator.takedowns import read_takedowns
+from orchestrator.takedowns import Takedown, put_takedown, read_takedowns
 from orchestrator.tracking import MlflowSink
 
 log = logging.getLogger(__name__)
@@ -188,6 +191,39 @@ class Workspace:
         """Ask the driver of a run to stop, wherever it is. Raises: DatabaseError: there is no such run."""
         self.runs.request_cancel(run_id)
 
+    def take_down(self, takedown: Takedown) -> None:
+        """Let a takedown take effect and give up what it forbids. Can be interrupted and repeated.
+
+        Raises:
+            RecipeError: a run is under way, which might use what is given up; or another takedown has this id.
+        """
+        if live := self._live_runs():
+            raise RecipeError(
+                f"takedown {takedown.id!r}: run {live[0]} is under way and may use what goes; stop it first: "
+                f"`illume cancel {live[0]}`"
+            )
+        known = {one.id: one for one in read_takedowns(self.store)}
+        if known.get(takedown.id) != takedown:
+            put_takedown(self.store, takedown)
+        give_up_tainted(self.artifacts, takedown)
+        with Outbox(self.database, self._sinks()) as outbox:
+            for one in takedown.tainted:
+                if one.is_kept and self._knows_attempt(one.attempt_id):
+                    self.runs.record_taint(one.run_id, takedown.id, stage_id=one.stage_id, attempt_id=one.attempt_id)
+                    outbox.follow(one.run_id)
+            self._drain(outbox)
+
+    def _live_runs(self) -> list[str]:
+        """Runs that a driver is at work on, as far as can be told."""
+        query = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
+        unfinished = self.database.read(lambda connection: list(connection.execute(query).scalars()))
+        holders = ((run_id, self.leases.holder(f"run:{run_id}")) for run_id in unfinished)
+        return [run_id for run_id, holder in holders if holder is not None and not is_gone(holder.owner)]
+
+    def _knows_attempt(self, attempt_id: str) -> bool:
+        query = select(attempts.c.attempt_id).where(attempts.c.attempt_id == attempt_id)
+        return self.database.read(lambda connection: connection.execute(query).scalar_one_or_none()) is not None
+
     def logs(self, run_id: str, stage_id: str | None = None) -> list[tuple[str, str]]:
         """(file name, text) of the logs of a run or of one stage, oldest first."""
         files = RunLogs(store=self.store, state=self.root, run_id=run_id).files()
@@ -226,8 +262,11 @@ class Workspace:
                 return executor.run(plan, run_id, stop=stop)
             finally:
                 self.runs.telemetry.flush()
-                for sink, waiting in outbox.drain(DRAIN_S).items():
-                    log.warning("%s: %d events wait; the next run delivers them", sink, waiting)
+                self._drain(outbox)
+
+    def _drain(self, outbox: Outbox) -> None:
+        for sink, waiting in outbox.drain(DRAIN_S).items():
+            log.warning("%s: %d events wait; the next run delivers them", sink, waiting)
 
     def _sinks(self) -> list[Sink]:
         sinks: list[Sink] = [

@@ -16,8 +16,10 @@ from orchestrator.commits import head
 from orchestrator.database import Database
 from orchestrator.files_check import Problem
 from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
+from orchestrator.purging import tainted_files
 from orchestrator.rebuild import rebuild_index
 from orchestrator.retention import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
+from orchestrator.takedowns import read_takedowns
 from orchestrator.wording import bytes_text
 
 MAX_LISTED = 50
@@ -71,7 +73,7 @@ def verify_command(
 @place_options
 @json_option
 def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, places: Places, as_json: bool) -> None:
-    """List leftovers of attempts that can never be used again; delete them with --delete.
+    """List leftovers of attempts that can never be used again, and what was taken down; delete them with --delete.
 
     Committed artifacts are touched only with --unneeded-days; `illume pin` keeps what must stay.
     """
@@ -87,9 +89,11 @@ def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, p
             )
             if delete:
                 give_up(workspace.artifacts, unneeded, reason=f"no run needs it, {unneeded_days:g} days old")
+        taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
         garbage = plan_collection(
             workspace.store, now_s=time.time(), is_live=workspace.is_live, older_than_s=older_than_h * 3600.0
         )
+        garbage = list({item.key: item for item in (*taken_down, *garbage)}.values())
         collected = collect(workspace.store, garbage, is_live=workspace.is_live) if delete else None
     if as_json:
         listed = [

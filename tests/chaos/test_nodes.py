@@ -13,8 +13,10 @@ import ray._raylet
 import ray.cluster_utils
 from safetensors.torch import load_file
 
+from orchestrator.failures import FailureClass
 from orchestrator.launch import Cluster
 from orchestrator.plan import make_plan
+from orchestrator.run_status import list_runs
 from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 from tests.chaos.cluster_driver import LOOP, recipe
@@ -105,6 +107,13 @@ def consumed(root: Path) -> dict[int, set[str]]:
     return found
 
 
+def failure_classes(root: Path) -> list[str]:
+    """Of the attempts of all runs that failed."""
+    with Workspace.open(root=root / "illume", tracking_url="none", cluster=Cluster()) as workspace:
+        events = [event for run in list_runs(workspace.database) for event in workspace.runs.events(run.run_id)]
+        return [str(event.fields["failure_class"]) for event in events if "failure_class" in event.fields]
+
+
 def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quiet, tmp_path: Path) -> None:
     """Two workers until one of the nodes is lost, then one."""
     root = tmp_path / "broken"
@@ -119,8 +128,9 @@ def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quie
         assert tensor.allclose(expected[name], rtol=1e-4, atol=1e-6), name  # sums in another order
     assert consumed(root) == consumed(quiet.root)  # I7
     # I6: at most the interval of one checkpoint was trained again, and one that was being written.
+    assert FailureClass.NODE_LOST in failure_classes(root)
     again = len(lines(root / "steps")) - LOOP.steps * LOOP.micros_per_step
-    assert 0 < again <= (2 * LOOP.checkpoint_every + 1) * LOOP.micros_per_step
+    assert 0 <= again <= (2 * LOOP.checkpoint_every + 1) * LOOP.micros_per_step
 
 
 @pytest.mark.slow

@@ -1,0 +1,339 @@
+"""What must go when samples are taken down: shards, artifacts, models that saw them, and the stages to run again.
+
+Everything in the store is looked at, whichever run made it. What cannot be shown clean counts as tainted.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.artifacts import StoredArtifact
+from orchestrator.config import Kinds
+from orchestrator.errors import CorruptArtifactError, OrchestratorError, RecipeError
+from orchestrator.ledger import StoredShard
+from orchestrator.plan import Plan, make_plan
+from orchestrator.planning import plan_view
+from orchestrator.run_status import list_runs
+from orchestrator.stage import Recipe
+from orchestrator.store import Store
+from orchestrator.takedowns import Place, TaintedArtifact, Takedown
+from orchestrator.workspace import Workspace
+from stages.trace import MODELS, TRAININGS, trace_run
+
+if TYPE_CHECKING:
+    from data_pipelines.tombstones import Tombstones
+    from data_pipelines.trace import Match, Questions
+
+KEPT_KINDS = (*MODELS, "vocabulary@1")  # what was learned: it is marked and not deleted
+NUM_SEARCHED_RUNS = 10_000
+ORPHAN = "cannot be shown clean: what it was made from is gone"
+MAX_OUTSIDE = 10_000  # places in source files that are listed
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """A takedown that has not taken effect, and what it would mean."""
+
+    takedown: Takedown
+    state: str  # of the store when it was drawn up, see `store_state`
+    matches: dict[str, list["Match"]] = field(default_factory=dict)  # by dataset, "<stage> <identity>"
+    unanswered: list[str] = field(default_factory=list)  # questions that nothing in the store answers
+    shards_by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)  # stage kind -> (hold it, all)
+    reruns: list[Plan] = field(default_factory=list)  # of the newest run of each recipe that must run again
+    untraceable: list[str] = field(default_factory=list)  # runs whose plan cannot be read any more, and why
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What a training saw of the samples, if that could be computed."""
+
+    steps: tuple[int, ...] = ()
+    problem: str = ""
+
+
+def draft_takedown(
+    workspace: Workspace, kinds: Kinds, questions: "Questions", *, takedown_id: str, note: str = ""
+) -> Draft:
+    """Find everything that a takedown concerns. Changes nothing.
+
+    Raises: DatasetError, CorruptArtifactError: something that must be searched cannot be read.
+    """
+    stored = {str(one.manifest.fingerprint): one for one in workspace.artifacts.all()}
+    matches, unanswered = _search(workspace, stored, questions)
+    tombstones = _tombstones(workspace, stored, questions, matches)
+    holding, counts = shards_holding(workspace, tombstones.digests)
+    draft = Draft(
+        takedown=Takedown(id=takedown_id, note=note, created=datetime.now(UTC).isoformat(), content={}),
+        state=store_state(workspace),
+        matches=matches,
+        unanswered=unanswered,
+        shards_by_kind=counts,
+    )
+    touched = _made_from(stored, {place[1] for place in holding})
+    seen = _exposures(workspace, kinds, stored, touched, tombstones.digests, draft) if touched else {}
+    tainted, cleared = _judge(stored, touched, {place[1] for place in holding}, seen)
+    from data_pipelines.tombstones import marks_of
+
+    draft.takedown = replace(
+        draft.takedown,
+        content=marks_of(tombstones),
+        tainted=tuple(tainted),
+        cleared=frozenset(cleared),
+        shards=tuple(sorted(holding)),
+        outside=tuple(_outside(matches)),
+    )
+    draft.reruns = list(_reruns(workspace, kinds, draft.takedown))
+    return draft
+
+
+def store_state(workspace: Workspace) -> str:
+    """Changes whenever an artifact is committed or given up."""
+    places = sorted(f"{one.manifest.stage_kind}/{one.manifest.fingerprint}" for one in workspace.artifacts.all())
+    return hashlib.sha256(json.dumps(places).encode()).hexdigest()
+
+
+def shards_holding(workspace: Workspace, digests: frozenset[str]) -> tuple[set[Place], dict[str, tuple[int, int]]]:
+    """The finished shards with rows about some samples or pictures; for each stage kind how many of how many."""
+    from data_pipelines.tombstones import holds
+
+    found: set[Place] = set()
+    totals: dict[str, list[int]] = {}
+    for shard in workspace.ledger.all() if digests else ():
+        total = totals.setdefault(shard.stage_kind, [0, 0])
+        total[1] += 1
+        if any(holds(path, digests) for path in _parquet_files(workspace.store, shard)):
+            found.add((shard.stage_kind, shard.fingerprint))
+            total[0] += 1
+    return found, {kind: (total[0], total[1]) for kind, total in sorted(totals.items()) if total[0]}
+
+
+def _parquet_files(store: Store, shard: StoredShard) -> Iterator[Path]:
+    """The shard's tables, one at a time; from a remote store nothing else is downloaded."""
+    for file in shard.files:
+        if not file.path.endswith(".parquet"):
+            continue
+        key = shard.key_of(file.path)
+        local = store.local(key)
+        if local is not None:
+            yield local
+            continue
+        with tempfile.TemporaryDirectory(prefix="takedown-") as folder:
+            path = Path(folder) / "table.parquet"
+            if store.download(key, path) is None:
+                raise CorruptArtifactError(f"{store.url}: {key}: is gone; run `illume verify --heal`")
+            yield path
+
+
+def _search(
+    workspace: Workspace, stored: Mapping[str, StoredArtifact], questions: "Questions"
+) -> tuple[dict[str, list["Match"]], list[str]]:
+    """What answers in any dataset, and all that shares a picture with it."""
+    from data_pipelines.trace_questions import Questions
+
+    from data_pipelines.tombstones import TAKEN_DOWN
+    from data_pipelines.trace import find_everywhere, find_samples
+
+    folders = _datasets(workspace, stored)
+    found = find_everywhere(folders, questions)
+    digests = _digests_of(questions, found.matches)
+    matches: dict[str, list[Match]] = {}
+    for name, folder in folders.items():
+        alike = found.matches.get(name, [])
+        known = {match.sample_id for match in alike}
+        more = (match for match in find_samples(folder, Questions(digests=digests)) if match.sample_id not in known)
+        matches[name] = [match for match in (*alike, *more) if match.reason != TAKEN_DOWN]
+    return matches, found.unanswered
+
+
+def _datasets(workspace: Workspace, stored: Mapping[str, StoredArtifact]) -> dict[str, Path]:
+    return {
+        f"{one.manifest.provenance.get('stage', 'dataset')} {fingerprint[:12]}": workspace.artifacts.open(
+            one.manifest.stage_kind, fingerprint
+        ).path
+        for fingerprint, one in sorted(stored.items())
+        if one.manifest.kind == "dataset@1"
+    }
+
+
+def _digests_of(questions: "Questions", matches: Mapping[str, Sequence["Match"]]) -> set[str]:
+    """Ids of all samples that answer, and their pictures; of one that was found by a picture, that picture alone."""
+    digests = set(questions.digests)
+    for match in (one for found in matches.values() for one in found):
+        digests.add(match.sample_id)
+        if match.found_by == "picture":
+            digests.update(questions.digests.intersection(match.images))
+        else:
+            digests.update(match.images)
+    return digests
+
+
+def _tombstones(
+    workspace: Workspace,
+    stored: Mapping[str, StoredArtifact],
+    questions: "Questions",
+    matches: Mapping[str, Sequence["Match"]],
+) -> "Tombstones":
+    from data_pipelines.tombstones import Tombstones, looks_of
+
+    looks = set(questions.phashes.values())
+    for folder in _datasets(workspace, stored).values() if questions.near else ():
+        looks |= looks_of(folder, frozenset(questions.digests))
+    return Tombstones(
+        digests=frozenset(_digests_of(questions, matches)),
+        looks=frozenset((look, questions.near) for look in looks) if questions.near else frozenset(),
+    )
+
+
+def _made_from(stored: Mapping[str, StoredArtifact], shards: set[str]) -> set[str]:
+    """Fingerprints of artifacts that hold one of the shards, and of all that was made from such ones."""
+    touched = {name for name, one in stored.items() if not shards.isdisjoint(one.manifest.shards)}
+    for name in _upstream_first(stored) if touched else ():
+        if not touched.isdisjoint(_inputs(stored[name])) or _is_orphan(stored[name], stored):
+            touched.add(name)
+    return touched
+
+
+def _is_orphan(one: StoredArtifact, stored: Mapping[str, StoredArtifact]) -> bool:
+    """A model whose inputs are gone: what it saw cannot be computed any more."""
+    return one.manifest.kind in KEPT_KINDS and not stored.keys() >= set(_inputs(one))
+
+
+def _upstream_first(stored: Mapping[str, StoredArtifact]) -> list[str]:
+    ordered: dict[str, None] = {}
+    pending = sorted(stored, reverse=True)
+    while pending:
+        name = pending[-1]
+        waiting = [one for one in _inputs(stored[name]) if one in stored and one not in ordered]
+        if name in ordered or not waiting:
+            ordered[pending.pop()] = None
+        else:
+            pending += waiting
+    return list(ordered)
+
+
+def _inputs(one: StoredArtifact) -> list[str]:
+    return [str(fingerprint) for slot in one.manifest.inputs.values() for fingerprint in slot]
+
+
+def _exposures(
+    workspace: Workspace,
+    kinds: Kinds,
+    stored: Mapping[str, StoredArtifact],
+    touched: set[str],
+    digests: frozenset[str],
+    draft: Draft,
+) -> dict[str, _Seen]:
+    """For the trainings among `touched`, by fingerprint. Those that no readable plan names are absent."""
+    from data_pipelines.trace_questions import Questions
+
+    wanted = {name for name in touched if stored[name].manifest.stage_kind in TRAININGS}
+    seen: dict[str, _Seen] = {}
+    for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS):
+        if wanted <= seen.keys():
+            break
+        try:
+            plan = workspace.plan_of(run.run_id, kinds)
+        except OrchestratorError as error:
+            draft.untraceable.append(f"run {run.run_id}: {error}")
+            continue
+        asked = [stage for stage in plan.stages if stage.fingerprint in wanted - seen.keys()]
+        if not asked:
+            continue
+        try:
+            trace = trace_run(workspace, plan, Questions(digests=set(digests)))
+        except (OrchestratorError, ValueError) as error:
+            seen.update({str(stage.fingerprint): _Seen(problem=str(error)) for stage in asked})
+            continue
+        for stage in asked:
+            steps = {step for one in trace.exposures if one.stage == stage.id for step in one.steps}
+            seen[str(stage.fingerprint)] = _Seen(steps=tuple(sorted(steps)))
+    return seen
+
+
+def _judge(
+    stored: Mapping[str, StoredArtifact], touched: set[str], shards: set[str], seen: Mapping[str, _Seen]
+) -> tuple[list[TaintedArtifact], list[str]]:
+    """What is tainted, upstream first, and what reads tainted artifacts and is clean all the same."""
+    tainted: dict[str, TaintedArtifact] = {}
+    cleared: list[str] = []
+    for name in _upstream_first(stored):
+        one = stored[name]
+        why = ""
+        if name in touched:
+            why = ORPHAN if _is_orphan(one, stored) else _why_tainted(one, tainted, shards, seen.get(name))
+        if why:
+            tainted[name] = _tainted(one, why)
+        elif not tainted.keys().isdisjoint(_inputs(one)):
+            cleared.append(name)
+    return list(tainted.values()), cleared
+
+
+def _why_tainted(
+    one: StoredArtifact, tainted: Mapping[str, TaintedArtifact], shards: set[str], seen: _Seen | None
+) -> str:
+    """In a few words; "" if the artifact is clean."""
+    manifest = one.manifest
+    num_shards = len(shards.intersection(manifest.shards))
+    if num_shards:
+        return f"holds it in {num_shards} of {len(manifest.shards)} shards"
+    from_tainted = [tainted[name] for name in _inputs(one) if name in tainted]
+    if not from_tainted:
+        return ""
+    models = [parent for parent in from_tainted if parent.kind in KEPT_KINDS]
+    is_training = manifest.stage_kind in TRAININGS
+    if is_training and seen is not None and seen.steps:
+        return f"saw it in {len(seen.steps)} steps, first in step {seen.steps[0]}"
+    if models:
+        return f"made from {models[0].kind} {models[0].fingerprint[:12]}"
+    if is_training:
+        problem = "no plan names it any more" if seen is None else seen.problem
+        return f"cannot be shown clean: {problem}" if problem else ""
+    if manifest.shards:  # all of them were looked at
+        return ""
+    return f"made from {from_tainted[0].kind} {from_tainted[0].fingerprint[:12]}"
+
+
+def _tainted(one: StoredArtifact, why: str) -> TaintedArtifact:
+    manifest = one.manifest
+    return TaintedArtifact(
+        stage_kind=manifest.stage_kind,
+        fingerprint=str(manifest.fingerprint),
+        kind=manifest.kind,
+        why=why,
+        is_kept=manifest.kind in KEPT_KINDS,
+        manifest_sha256=one.manifest_sha256,
+        bytes=sum(file.bytes for file in manifest.files),
+        run_id=str(manifest.provenance.get("run", "")),
+        stage_id=str(manifest.provenance.get("stage", "")),
+        attempt_id=str(manifest.provenance.get("attempt", "")),
+    )
+
+
+def _outside(matches: Mapping[str, Sequence["Match"]]) -> list[str]:
+    """Where in the source files the samples stand; deleting them there is up to their owner."""
+    places = {f"{one.source}: {one.source_file}, row {one.source_row + 1}" for all_ in matches.values() for one in all_}
+    return sorted(places)[:MAX_OUTSIDE]
+
+
+def _reruns(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Iterator[Plan]:
+    """For each recipe the plan of running it again, as if the takedown had taken effect."""
+    view = plan_view(workspace.artifacts, workspace.database, on_absent=lambda _message: None)
+    view = replace(view, takedowns=(*view.takedowns, takedown))
+    known: set[str] = set()
+    for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS):
+        if run.recipe in known:
+            continue
+        known.add(run.recipe)
+        try:
+            then = workspace.plan_of(run.run_id, kinds)
+            recipe = Recipe(name=then.recipe, stages=tuple(stage.spec for stage in then.stages), file=then.file)
+            plan = make_plan(recipe, view)
+        except RecipeError:
+            continue  # its stage kinds have changed: it will be planned anew in any case
+        if plan.to_run:
+            yield plan
