@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "events": ("watching", "Print what happened in a run, one event per line."),
     "explain": ("explaining", "Show why a stage is what it is: identity, reasons, changes."),
     "lineage": ("explaining", "Show what an artifact was made from, and what was made from it."),
+    "diff": ("comparing", "Show what differs between two runs: recipe, code, data, figures, time."),
     "audit": ("auditing", "Count what went into a dataset and what was dropped; write a page with pictures."),
     "verify": ("keeping", "Check committed artifacts against their digests."),
     "gc": ("keeping", "List what can be deleted from the store; delete it with --delete."),

@@ -172,14 +172,20 @@ def code_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[s
     return tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
 
 
-def _config_changes(before: JSON, after: JSON) -> list[Reason]:
+def value_changes(before: JSON, after: JSON) -> list[tuple[str, str, str]]:
+    """(dotted place, value before, value after) of every value that differs; values as JSON, shortened."""
     old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
     places = [*new, *(place for place in old if place not in new)]
     return [
-        ConfigChanged(place=place, before=_short(old, place), after=_short(new, place))
+        (place, _short(old, place), _short(new, place))
         for place in places
         if place not in old or place not in new or not _same(old[place], new[place])
     ]
+
+
+def _config_changes(before: JSON, after: JSON) -> list[Reason]:
+    changes = value_changes(before, after)
+    return [ConfigChanged(place=place, before=old, after=new) for place, old, new in changes]
 
 
 def _source_changes(before: JSON, after: JSON) -> SourcesChanged | None:

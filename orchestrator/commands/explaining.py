@@ -9,11 +9,13 @@ import click
 from orchestrator.artifact import Fingerprint
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options
-from orchestrator.commands.targets import find_artifact, find_run, planned_stages
+from orchestrator.commands.targets import NUM_SEARCHED_RUNS, find_artifact, find_run, planned_stages
+from orchestrator.lineage_events import lineage_events
 from orchestrator.lineage_queries import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
 from orchestrator.names import check_names
 from orchestrator.plan_file import reason_from_json
 from orchestrator.plan_reasons import own_changes
+from orchestrator.run_status import list_runs
 from orchestrator.wording import short
 
 
@@ -53,22 +55,34 @@ def explain_command(
 @click.command("lineage")
 @click.argument("target")
 @click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
+@click.option("--up", "direction", flag_value="up", help="Only what it was made from.")
+@click.option("--down", "direction", flag_value="down", help="Only what was made from it.")
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid flow chart.")
+@click.option("--openlineage", is_flag=True, help="Print OpenLineage events, one JSON line for each artifact.")
 @place_options
 @json_option
-def lineage_command(target: str, direction: Direction, mermaid: bool, places: Places, as_json: bool) -> None:
+def lineage_command(
+    target: str, direction: Direction, mermaid: bool, openlineage: bool, places: Places, as_json: bool
+) -> None:
     """Show what an artifact was made from (up) and what was made from it (down).
 
     TARGET is RUN:STAGE or the first digits of an artifact's identity.
     """
     with open_workspace(places) as workspace:
-        whole = lineage_graph(stored.manifest for stored in workspace.artifacts.all())
+        known = list(workspace.artifacts.all())
+        whole = lineage_graph(stored.manifest for stored in known)
+        recipes = {run.run_id: run.recipe for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS)}
+        store_url = workspace.store.url
         if ":" in target:
             found = find_artifact(workspace.artifacts, workspace.database, target).manifest.fingerprint
         else:
             found = Fingerprint(resolve(whole, target))
     graph = related(whole, found, direction)
-    if as_json:
+    if openlineage:
+        chosen = [stored for stored in known if stored.manifest.fingerprint in graph.nodes]
+        for line in lineage_events(chosen, recipes, store_url=store_url):
+            click.echo(json.dumps(line))
+    elif as_json:
         click.echo(json.dumps(to_json(graph), indent=2))
     else:
         click.echo(to_mermaid(graph) if mermaid else to_text(graph, found, direction), nl=False)

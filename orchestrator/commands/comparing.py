@@ -1,0 +1,108 @@
+"""`illume diff`: what differs between two runs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.commands.diff_page import write_diff_page
+from orchestrator.commands.diff_text import run_diff_text
+from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.targets import find_run, planned_stages
+from orchestrator.errors import CorruptArtifactError, RecipeError
+from orchestrator.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
+from orchestrator.run_outputs import Output, open_output, run_outputs
+from orchestrator.workspace import Workspace
+
+if TYPE_CHECKING:
+    from data_pipelines.dataset_diff import DatasetDiff, Side
+
+DATASET = "dataset@1"
+LEDGERS, PICTURES = "ledger/", "shards/"  # folders of a dataset; the second is never fetched from afar
+
+
+@click.command("diff")
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where to write a page with pictures.")
+@click.option("--no-data", is_flag=True, help="Do not compare the records of datasets.")
+@click.option("--examples", default=12, show_default=True, help="Records that are named for each kind of change.")
+@place_options
+@json_option
+def diff_command(
+    run_a: str,
+    run_b: str,
+    page: Path | None,
+    no_data: bool,
+    examples: int,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Show what differs between two runs: recipe, first stages, code, environment, data, figures, time.
+
+    RUN_A and RUN_B are runs' ids, starts of them, or recipes' names for their newest runs.
+    """
+    from data_pipelines.audit_page import STYLE
+    from data_pipelines.dataset_diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
+
+    with open_workspace(places) as workspace:
+        diff = compare(workspace, run_a, run_b)
+        datasets = {} if no_data else dict(_datasets(workspace.artifacts, diff, examples))
+    if as_json:
+        data = {name: dataset_diff_to_json(found) for name, (found, _, _) in datasets.items()}
+        click.echo(json.dumps({**diff_to_json(diff), "data": data}, indent=1))
+    else:
+        click.echo(run_diff_text(diff, {name: dataset_diff_lines(found) for name, (found, _, _) in datasets.items()}))
+    if page:
+        parts = {name: dataset_diff_html(found, a.folder, b.folder) for name, (found, a, b) in datasets.items()}
+        write_diff_page(diff, parts, page, style=STYLE)
+        click.echo(f"page with pictures: {page}", err=as_json)
+
+
+def compare(workspace: Workspace, run_a: str, run_b: str) -> RunDiff:
+    """Raises: RecipeError: there is no such run, or its plan is not in the store."""
+    runs = [find_run(workspace.database, name) for name in (run_a, run_b)]
+    sides = [
+        run_outputs(workspace.artifacts, workspace.database, run, planned_stages(workspace.artifacts, run))
+        for run in runs
+    ]
+    return diff_runs(sides[0], sides[1])
+
+
+def _datasets(
+    artifacts: ArtifactStore, diff: RunDiff, examples: int
+) -> Iterator[tuple[str, tuple["DatasetDiff", "Side", "Side"]]]:
+    """Stages of both runs that made other datasets, by id.
+
+    Raises: RecipeError: a dataset is damaged.
+    """
+    from data_pipelines.dataset_diff import diff_datasets
+    from data_pipelines.dataset_reader import DatasetError
+
+    for stage in diff.stages:
+        outputs = _dataset_outputs(stage)
+        if outputs is None:
+            continue
+        try:
+            before, after = (_side(artifacts, output) for output in outputs)
+            yield stage.id, (diff_datasets(before, after, examples=examples), before, after)
+        except (DatasetError, CorruptArtifactError) as error:
+            raise RecipeError(f"{stage.id}: {error}; --no-data compares all but the records") from error
+
+
+def _dataset_outputs(stage: StageDiff) -> tuple[Output, Output] | None:
+    before, after = (side.output if side else None for side in (stage.before, stage.after))
+    if before is None or after is None or stage.outputs == "one artifact":
+        return None
+    return (before, after) if before.manifest.kind == after.manifest.kind == DATASET else None
+
+
+def _side(artifacts: ArtifactStore, output: Output) -> "Side":
+    from data_pipelines.dataset_diff import Side
+
+    folder = open_output(artifacts, output, lambda path: not path.startswith(PICTURES))
+    ledgers = {Path(entry.path).stem: entry.sha256 for entry in output.manifest.files if entry.path.startswith(LEDGERS)}
+    return Side(folder=folder, ledgers=ledgers)

@@ -1,0 +1,273 @@
+"""What differs between two runs: recipe, code, environment, identities, outputs, figures and time.
+
+Pure comparison of what `run_outputs` found. What the artifacts hold is for those who know their kinds.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.artifact import JSON, Manifest
+from orchestrator.manifests import number_to_json
+from orchestrator.plan import recorded_code
+from orchestrator.plan_reasons import code_changes, own_changes, sequence_changes, value_changes
+from orchestrator.run_outputs import RunOutputs, StageOutput
+
+DIFF_FORMAT = 1
+ABSENT = "(absent)"
+EXECUTION_SECTIONS = ("resources", "retry", "gates")  # of a stage in a plan; never identity
+State = Literal["same", "changed", "added", "removed"]
+STATES_OF_ONE: tuple[State, State] = ("added", "removed")  # stages that only the second, only the first run has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A value at a dotted place; values as short text."""
+
+    place: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDiff:
+    """One stage that at least one of the runs has. Pairs are (before, after)."""
+
+    id: str
+    state: State  # of its identity
+    is_first: bool = False  # its identity differs, and that of no stage that it reads from does
+    reasons: tuple[str, ...] = ()  # why the identity differs
+    code: tuple[str, ...] = ()  # source files that the outputs were made with and that differ
+    environment: tuple[Change, ...] = ()  # Python, packages, host that the outputs were made with and that differ
+    outputs: Literal["one artifact", "equal", "different", "unknown"] = "unknown"  # unknown: one is not in the store
+    files: tuple[str, ...] = ()  # of the outputs, that differ
+    before: StageOutput | None = None
+    after: StageOutput | None = None
+
+    @property
+    def is_unsteady(self) -> bool:
+        """One identity, made twice, with two results."""
+        return self.state == "same" and self.outputs == "different"
+
+    def figures(self) -> dict[str, tuple[float | None, float | None]]:
+        """The statistics of both outputs by name."""
+        before, after = (_stats(side) for side in (self.before, self.after))
+        return {name: (before.get(name), after.get(name)) for name in {**after, **before}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDiff:
+    before: RunOutputs
+    after: RunOutputs
+    identity: tuple[Change, ...]  # of stages in both recipes, that decide what is made
+    execution: tuple[Change, ...]  # as above, that decide how and where
+    stages: tuple[StageDiff, ...]  # upstream first
+
+    @property
+    def environment(self) -> dict[Change, list[str]]:
+        """What the outputs were made with and differs, with the ids of the stages."""
+        found: dict[Change, list[str]] = {}
+        for stage in self.stages:
+            for change in stage.environment:
+                found.setdefault(change, []).append(stage.id)
+        return found
+
+    def of_state(self, state: State) -> list[StageDiff]:
+        return [stage for stage in self.stages if stage.state == state]
+
+
+def diff_runs(before: RunOutputs, after: RunOutputs) -> RunDiff:
+    ids = [*after.stages, *(stage_id for stage_id in before.stages if stage_id not in after.stages)]
+    unlike = {name for name in ids if _state(before.stages.get(name), after.stages.get(name)) != "same"}
+    stages = tuple(_stage(before.stages.get(name), after.stages.get(name), unlike) for name in ids)
+    changes = [change for stage in stages for change in _recipe_changes(stage)]
+    return RunDiff(
+        before=before,
+        after=after,
+        identity=tuple(change for change, is_identity in changes if is_identity),
+        execution=tuple(change for change, is_identity in changes if not is_identity),
+        stages=stages,
+    )
+
+
+def diff_to_json(diff: RunDiff) -> dict[str, JSON]:
+    identity, execution = ([_change_to_json(one) for one in kind] for kind in (diff.identity, diff.execution))
+    environment: list[JSON] = [
+        {**_change_to_json(change), "stages": list(ids)} for change, ids in diff.environment.items()
+    ]
+    added, removed = ([stage.id for stage in diff.of_state(state)] for state in STATES_OF_ONE)
+    return {
+        "format": DIFF_FORMAT,
+        "before": _run_to_json(diff.before),
+        "after": _run_to_json(diff.after),
+        "recipe": {
+            "added": [*added],
+            "removed": [*removed],
+            "identity": [*identity],
+            "execution": [*execution],
+        },
+        "environment": environment,
+        "first": [stage.id for stage in diff.stages if stage.is_first],
+        "stages": [_stage_to_json(stage) for stage in diff.stages],
+    }
+
+
+def _state(before: StageOutput | None, after: StageOutput | None) -> State:
+    if before is None or after is None:
+        return "added" if before is None else "removed"
+    return "same" if before.fingerprint == after.fingerprint else "changed"
+
+
+def _stage(before: StageOutput | None, after: StageOutput | None, unlike: set[str]) -> StageDiff:
+    either = after or before
+    assert either is not None, "one of the runs has the stage"
+    state = _state(before, after)
+    upstream = {name for side in (before, after) if side for name in side.upstream}
+    manifests = [side.output.manifest if side and side.output else None for side in (before, after)]
+    outputs, files = _compare_outputs(before, after)
+    return StageDiff(
+        id=either.id,
+        state=state,
+        is_first=state != "same" and not upstream & unlike,
+        reasons=tuple(_reasons(before, after)) if before and after and state == "changed" else (),
+        code=_code(manifests[0], manifests[1]),
+        environment=_environment(manifests[0], manifests[1]),
+        outputs=outputs,
+        files=files,
+        before=before,
+        after=after,
+    )
+
+
+def _reasons(before: StageOutput, after: StageOutput) -> Iterator[str]:
+    """Why the identities of a stage differ, its own values first."""
+    if before.planned["kind"] != after.planned["kind"]:
+        yield f"kind: {before.planned['kind']} -> {after.planned['kind']}"
+        return
+    old, new = before.planned["payload"], after.planned["payload"]
+    yield from (str(reason) for reason in own_changes(old, new))
+    for slot in {**new["inputs"], **old["inputs"]}:
+        parents = old["inputs"].get(slot, []), new["inputs"].get(slot, [])
+        if parents[0] != parents[1]:
+            added, removed = sequence_changes(*parents)
+            yield f"input {slot}: +{added} -{removed} artifacts" if added or removed else f"input {slot}: another order"
+
+
+def _compare_outputs(
+    before: StageOutput | None, after: StageOutput | None
+) -> tuple[Literal["one artifact", "equal", "different", "unknown"], tuple[str, ...]]:
+    if before is None or after is None or before.output is None or after.output is None:
+        return "unknown", ()
+    if before.fingerprint == after.fingerprint and before.output.attempt_id == after.output.attempt_id:
+        return "one artifact", ()
+    outputs = (before.output, after.output)
+    digests = [{entry.path: entry.sha256 for entry in output.manifest.files} for output in outputs]
+    unlike = code_changes(digests[0], digests[1])
+    return ("different" if unlike else "equal"), unlike
+
+
+def _code(before: Manifest | None, after: Manifest | None) -> tuple[str, ...]:
+    if before is None or after is None:
+        return ()
+    old, new = recorded_code(before).files, recorded_code(after).files
+    return code_changes(old, new) if old and new else ()
+
+
+def _recipe_changes(stage: StageDiff) -> Iterator[tuple[Change, bool]]:
+    """What the recipes say otherwise about a stage, and whether it is part of the identity."""
+    place, sides = f"stages.{stage.id}", (stage.before, stage.after)
+    old, new = (side.planned if side else None for side in sides)
+    if old is None or new is None:
+        return
+    if old["kind"] != new["kind"]:  # their values have nothing in common
+        yield Change(place=f"{place}.kind", before=old["kind"], after=new["kind"]), True
+        return
+    if old["payload"]["version"] != new["payload"]["version"]:
+        versions = [str(planned["payload"]["version"]) for planned in (old, new)]
+        yield Change(place=f"{place} ({new['kind']}) version", before=versions[0], after=versions[1]), True
+    semantic = value_changes(old["payload"]["config"], new["payload"]["config"])
+    for name, before, after in semantic:
+        yield Change(place=f"{place}.config.{name}", before=before, after=after), True
+    for name, before, after in value_changes(old["inputs"], new["inputs"]):
+        yield Change(place=f"{place}.inputs.{name}", before=before, after=after), True
+    known = {name for name, _, _ in semantic}
+    for name, before, after in value_changes(old["config"], new["config"]):  # locations beside those values
+        if name not in known:
+            yield Change(place=f"{place}.config.{name}", before=before, after=after), False
+    for section in EXECUTION_SECTIONS:
+        for name, before, after in value_changes(old.get(section, {}), new.get(section, {})):
+            yield Change(place=f"{place}.{section}.{name}", before=before, after=after), False
+
+
+def _environment(before: Manifest | None, after: Manifest | None) -> tuple[Change, ...]:
+    if before is None or after is None:
+        return ()
+    old, new = _made_with(before), _made_with(after)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return tuple(Change(place=name, before=old.get(name, ABSENT), after=new.get(name, ABSENT)) for name in names)
+
+
+def _made_with(manifest: Manifest) -> dict[str, str]:
+    """What the provenance says about the place where it was made; what was not there is left out."""
+    provenance: Mapping[str, Any] = manifest.provenance
+    packages = provenance.get("packages")
+    facts = {name: provenance.get(name) for name in ("python", "platform", "host")}
+    facts |= packages if isinstance(packages, dict) else {}
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _stats(side: StageOutput | None) -> Mapping[str, float]:
+    return side.output.manifest.stats if side and side.output else {}
+
+
+def _change_to_json(change: Change) -> dict[str, JSON]:
+    return {"place": change.place, "before": change.before, "after": change.after}
+
+
+def _run_to_json(outputs: RunOutputs) -> dict[str, JSON]:
+    run = outputs.run
+    return {
+        "run": run.run_id,
+        "recipe": run.recipe,
+        "state": str(run.state),
+        "created_at": run.created_at,
+        "plan_digest": run.plan_digest,
+    }
+
+
+def _stage_to_json(stage: StageDiff) -> dict[str, JSON]:
+    figures: dict[str, JSON] = {
+        name: [None if value is None else number_to_json(value) for value in pair]
+        for name, pair in stage.figures().items()
+    }
+    return {
+        "id": stage.id,
+        "state": stage.state,
+        "first": stage.is_first,
+        "reasons": list(stage.reasons),
+        "code": list(stage.code),
+        "outputs": stage.outputs,
+        "files": list(stage.files),
+        "figures": figures,
+        "before": _side_to_json(stage.before),
+        "after": _side_to_json(stage.after),
+    }
+
+
+def _side_to_json(side: StageOutput | None) -> JSON:
+    if side is None:
+        return None
+    return {
+        "kind": str(side.planned["kind"]),
+        "fingerprint": side.fingerprint,
+        "action": str(side.planned["action"]),
+        "made_here": side.made_here,
+        "attempt": side.output.attempt_id if side.output else None,
+        "attempts": side.attempts,
+        "seconds": side.seconds,
+        "spent_s": side.spent_s,
+        "gpu_hours": side.gpu_hours,
+    }

@@ -1,0 +1,156 @@
+"""What a run made or used: for each stage of its plan the artifact that it worked with, the tries and their time.
+
+An artifact may have been made again since under the same identity; what counts is the one that this run had.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from orchestrator.artifact import JSON, Manifest
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.database import Database
+from orchestrator.errors import CorruptArtifactError
+from orchestrator.events import AttemptState, EventKind
+from orchestrator.files_check import readable_folder
+from orchestrator.layout import artifact_site
+from orchestrator.manifests import manifest_from_bytes
+from orchestrator.run_status import RunSummary
+from orchestrator.schema import attempts, events
+
+S_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A committed artifact and the attempt that made it, whichever run that was."""
+
+    manifest: Manifest
+    attempt_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutput:
+    """One stage of a run."""
+
+    id: str
+    planned: Mapping[str, Any]  # as the plan was saved
+    output: Output | None  # None: never made, or no longer in the store
+    attempts: int  # of this run
+    seconds: float | None  # of the attempt that made the output, in this run or an earlier one
+    spent_s: float  # by all attempts of this run
+    made_here: bool
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.planned["fingerprint"])
+
+    @property
+    def upstream(self) -> list[str]:
+        return [stage_id for ids in self.planned["inputs"].values() for stage_id in ids]
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPUs asked for, times the time of all attempts of this run; what a queue cost is not recorded."""
+        resources = self.planned["resources"]
+        return float(resources["gpus"]) * int(resources["workers"]) * self.spent_s / S_PER_HOUR
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutputs:
+    run: RunSummary
+    stages: Mapping[str, StageOutput]  # upstream first
+
+
+def run_outputs(
+    artifacts: ArtifactStore, database: Database, run: RunSummary, planned: Sequence[Mapping[str, Any]]
+) -> RunOutputs:
+    """`planned`: the stages of the run's plan as they were saved."""
+    found = {str(stage["id"]): _stage(artifacts, database, run, stage) for stage in planned}
+    return RunOutputs(run=run, stages=found)
+
+
+def open_output(artifacts: ArtifactStore, output: Output, wanted: Callable[[str], bool]) -> Path:
+    """A local folder with the files that are wanted; of a remote store only these are fetched.
+
+    Raises: CorruptArtifactError: a file is missing or damaged.
+    """
+    manifest = output.manifest
+    site = artifact_site(manifest.stage_kind, manifest.fingerprint)
+    files = [entry for entry in manifest.files if wanted(entry.path)]
+    return readable_folder(artifacts.store, artifacts.cache, site.data_key(output.attempt_id), files)
+
+
+def _stage(artifacts: ArtifactStore, database: Database, run: RunSummary, planned: Mapping[str, Any]) -> StageOutput:
+    stage_id, fingerprint = str(planned["id"]), str(planned["fingerprint"])
+    own = _attempts(database, (attempts.c.run_id == run.run_id) & (attempts.c.stage_id == stage_id))
+    committed = [row for row in own if row.state == AttemptState.COMMITTED and row.fingerprint == fingerprint]
+    earlier = (attempts.c.fingerprint == fingerprint) & (attempts.c.state == AttemptState.COMMITTED)
+    until = run.created_at if planned["action"] == "reuse" else run.updated_at  # else: reused after all, meanwhile
+    made_by = committed or _attempts(database, earlier & (attempts.c.ended_at <= until))
+    output = _output(artifacts, database, str(planned["kind"]), fingerprint, made_by[-1] if made_by else None)
+    recorded = output.manifest.provenance.get("seconds") if output else None
+    return StageOutput(
+        id=stage_id,
+        planned=planned,
+        output=output,
+        attempts=len(own),
+        seconds=_seconds(made_by[-1]) if made_by else _as_float(recorded),
+        spent_s=sum(_seconds(row) for row in own),
+        made_here=bool(committed),
+    )
+
+
+def _attempts(database: Database, condition: Any) -> list[Row[Any]]:
+    """Oldest first."""
+    query = select(attempts).where(condition).order_by(attempts.c.ended_at, attempts.c.number)
+    return database.read(lambda connection: list(connection.execute(query)))
+
+
+def _seconds(attempt: Row[Any]) -> float:
+    started = attempt.started_at or attempt.created_at
+    return max(0.0, float((attempt.ended_at or started) - started))
+
+
+def _as_float(value: JSON) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _output(
+    artifacts: ArtifactStore, database: Database, stage_kind: str, fingerprint: str, attempt: Row[Any] | None
+) -> Output | None:
+    """What the attempt committed; where its manifest is gone or unknown, what the store has now if that is the same."""
+    committed_sha256 = None
+    if attempt is not None:
+        committed_sha256 = _manifest_sha256(database, attempt)
+        key = artifact_site(stage_kind, fingerprint).manifest_key(attempt.attempt_id)
+        data = artifacts.store.get(key)
+        if data is not None and hashlib.sha256(data).hexdigest() == committed_sha256:
+            manifest = manifest_from_bytes(data, f"{artifacts.store.url}: {key}")
+            return Output(manifest=manifest, attempt_id=attempt.attempt_id)
+    try:
+        stored = artifacts.stored(stage_kind, fingerprint)
+    except CorruptArtifactError:
+        return None
+    if stored is None or committed_sha256 not in (None, stored.manifest_sha256):
+        return None
+    return Output(manifest=stored.manifest, attempt_id=stored.commit.attempt)
+
+
+def _manifest_sha256(database: Database, attempt: Row[Any]) -> str | None:
+    """The digest of what the attempt committed, which may be what another one had committed before it."""
+    of_attempt = (events.c.run_id == attempt.run_id) & (events.c.attempt_id == attempt.attempt_id)
+    moves = of_attempt & (events.c.kind == EventKind.ATTEMPT_STATE)
+    query = select(events.c.fields).where(moves).order_by(events.c.sequence.desc()).limit(1)
+
+    def work(connection: Connection) -> str | None:
+        return connection.execute(query).scalar_one_or_none()
+
+    fields = json.loads(database.read(work) or "{}")
+    artifact = fields.get("artifact")
+    return str(artifact["manifest_sha256"]) if isinstance(artifact, dict) else None
