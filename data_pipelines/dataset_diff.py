@@ -4,12 +4,15 @@ A record is a row of a ledger: a sample id, a verdict and its reason. Equal reco
 often as it comes. What is left of one sample on both sides is a record that is judged otherwise, on one side a record
 that was added or removed. So shards with equal ledgers need not be read: what they hold would cancel out.
 
-Ids are kept as 32 bytes in arrays and compared in as many passes over the ledgers as memory asks for.
+Ids are kept as 32 bytes in arrays. What does not fit into memory is first written to a temporary folder, in as many
+parts as memory asks for, each with its range of ids, and compared part by part.
 """
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 
-ROWS_PER_PASS = 1 << 23  # of both sides; about 100 bytes each at the peak
+ROWS_PER_PART = 1 << 22  # of both sides; about 150 bytes each at the peak
 ID_BYTES = 32
 KEY_COLUMNS = ["sample_id", "verdict", "reason"]
 EXAMPLE_COLUMNS = [*KEY_COLUMNS, "caption", "source_file", "source_row", "shard", "offset", "span_bytes"]
@@ -33,7 +36,8 @@ _NIBBLES = np.full(256, 255, np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint8)
 _NIBBLES[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16, dtype=np.uint8)
 
-Words = npt.NDArray[np.uint64]  # [N, 4] the ids as big-endian numbers, so that their order is that of the text
+# [N, 4] the ids as big-endian numbers, so that their order is that of the text; as rows [N, 5] with a label's number
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ class Side:
 
 
 def diff_datasets(
-    before: Side, after: Side, *, examples: int = EXAMPLES, rows_per_pass: int = ROWS_PER_PASS
+    before: Side, after: Side, *, examples: int = EXAMPLES, rows_per_part: int = ROWS_PER_PART
 ) -> DatasetDiff:
     """Compare two datasets.
 
@@ -107,9 +111,9 @@ def diff_datasets(
     unlike = [[shard for shard in dataset.shards if shard not in equal] for dataset in datasets]
     read = [_Ledgers(dataset=dataset, shards=shards) for dataset, shards in zip(datasets, unlike, strict=True)]
     comparison = _Comparison(examples=examples, pictured=_pictured(read))
-    num_passes = max(1, -(-sum(ledgers.num_rows() for ledgers in read) // rows_per_pass))
-    for part in range(num_passes):
-        comparison.add(read, part, num_passes)
+    num_parts = max(1, -(-sum(ledgers.num_rows() for ledgers in read) // rows_per_part))
+    for rows in _parts([comparison.rows(ledgers) for ledgers in read], num_parts):
+        comparison.add(*rows)
     totals = [_totals(dataset) for dataset in datasets]
     return DatasetDiff(
         rows=(totals[0]["rows"], totals[1]["rows"]),
@@ -163,15 +167,16 @@ class _Comparison:
     counts: Counter[tuple[int, int]] = field(default_factory=Counter)
     chosen: dict[tuple[int, int], list[tuple[bool, bytes]]] = field(default_factory=dict)
 
-    def add(self, sides: Sequence[_Ledgers], part: int, num_parts: int) -> None:
-        """Compare the samples whose ids lie in one of `num_parts` equal parts of all possible ids."""
-        found = [self._read(ledgers, part, num_parts) for ledgers in sides]
-        words = np.concatenate([ids for ids, _ in found])
-        codes = np.concatenate([labels for _, labels in found])
-        signs = np.repeat(np.array([-1, 1], np.int64), [len(labels) for _, labels in found])
-        del found
-        if len(words):
-            self._count(*_left_over(words, codes, signs))
+    def rows(self, ledgers: _Ledgers) -> Iterator[Words]:
+        """All rows of a side, batch by batch."""
+        for batch in ledgers.batches(KEY_COLUMNS):
+            yield np.column_stack([_words(batch["sample_id"]), self._codes(batch)])
+
+    def add(self, before: Words, after: Words) -> None:
+        """Compare the rows of all samples in a range of ids."""
+        rows = np.concatenate([before, after])
+        if len(rows):
+            self._count(*_left_over(rows[:, :4], rows[:, 4].astype(np.int64), len(before)))
 
     def transitions(self, sides: Sequence[_Ledgers]) -> tuple[Transition, ...]:
         names = {number: label for label, number in self.labels.items()}
@@ -185,24 +190,18 @@ class _Comparison:
         changes.sort(key=lambda change: (-change.records, change.before or "", change.after or ""))
         return tuple(changes)
 
-    def _read(self, ledgers: _Ledgers, part: int, num_parts: int) -> tuple[Words, npt.NDArray[np.int32]]:
-        words, codes = [np.empty((0, 4), np.uint64)], [np.empty(0, np.int32)]
-        for batch in ledgers.batches(KEY_COLUMNS):
-            ids, labels = _words(batch["sample_id"]), self._codes(batch)
-            inside = (ids[:, 0] >> np.uint64(40)) * np.uint64(num_parts) >> np.uint64(24) == part
-            words.append(ids if num_parts == 1 else ids[inside])
-            codes.append(labels if num_parts == 1 else labels[inside])
-        return np.concatenate(words), np.concatenate(codes)
-
-    def _codes(self, batch: Any) -> npt.NDArray[np.int32]:
+    def _codes(self, batch: Any) -> npt.NDArray[np.uint64]:
         """The number of each row's label."""
-        verdict, reason = (pc.fill_null(batch[name], "") for name in ("verdict", "reason"))
-        joined = pc.if_else(pc.equal(reason, ""), verdict, pc.binary_join_element_wise(verdict, reason, ": "))
-        encoded = joined.dictionary_encode()
-        numbers = [self.labels.setdefault(label, len(self.labels)) for label in encoded.dictionary.to_pylist()]
-        return np.asarray(numbers, np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]
+        verdict, reason = (pc.fill_null(batch[name], "").dictionary_encode() for name in ("verdict", "reason"))
+        numbers = [
+            self.labels.setdefault(_label(first, second), len(self.labels))
+            for first in verdict.dictionary.to_pylist()
+            for second in reason.dictionary.to_pylist()
+        ]
+        places = verdict.indices.to_numpy() * len(reason.dictionary) + reason.indices.to_numpy()
+        return np.asarray(numbers, np.uint64)[places]
 
-    def _count(self, words: Words, before: npt.NDArray[np.int32], after: npt.NDArray[np.int32]) -> None:
+    def _count(self, words: Words, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> None:
         """Take in changes in the order of their ids."""
         ids = _as_void(words)
         is_pictured = np.isin(ids, self.pictured)
@@ -217,23 +216,51 @@ class _Comparison:
             self.chosen[key] = sorted(chosen.union(self.chosen.get(key, [])))[: self.examples]
 
 
+def _label(verdict: str, reason: str | None) -> str:
+    return f"{verdict}: {reason}" if reason else verdict
+
+
+def _parts(sides: Sequence[Iterator[Words]], num_parts: int) -> Iterator[list[Words]]:
+    """The rows of each side in ranges of ids, all of a range together."""
+    if num_parts == 1:
+        yield [np.concatenate([np.empty((0, 5), np.uint64), *batches]) for batches in sides]
+        return
+    with tempfile.TemporaryDirectory(prefix="illume-diff-") as folder:
+        paths = [[Path(folder, f"{side}-{part}") for part in range(num_parts)] for side in range(len(sides))]
+        for batches, files in zip(sides, paths, strict=True):
+            _write_parts(batches, files)
+        for of_part in zip(*paths, strict=True):
+            yield [np.fromfile(path, np.uint64).reshape(-1, 5) for path in of_part]
+            for path in of_part:
+                path.unlink()
+
+
+def _write_parts(batches: Iterator[Words], paths: Sequence[Path]) -> None:
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for rows in batches:
+            part_of = (rows[:, 0] >> np.uint64(32)) * np.uint64(len(paths)) >> np.uint64(32)
+            order = np.argsort(part_of, kind="stable")
+            ends = np.cumsum(np.bincount(part_of.astype(np.int64), minlength=len(paths)))
+            for file, chunk in zip(files, np.split(rows[order], ends[:-1]), strict=True):
+                file.write(chunk.tobytes())
+
+
 def _left_over(
-    words: Words, codes: npt.NDArray[np.int32], signs: npt.NDArray[np.int64]
-) -> tuple[Words, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    words: Words, codes: npt.NDArray[np.int64], num_before: int
+) -> tuple[Words, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Ids, labels before and labels after of the records that do not cancel out, in the order of ids.
 
-    `signs` [N]: -1 for a record of the first side, 1 for one of the second.
+    The first `num_before` rows are of the first side, the others of the second.
     """
-    order = np.lexsort((codes, words[:, 0]))
-    new_sample = _steps(words[order])
-    if np.any(new_sample[1:] & (words[order[1:], 0] == words[order[:-1], 0])):  # two ids share their first 8 bytes
-        order = np.lexsort((codes, *words.T[::-1]))
-        new_sample = _steps(words[order])
-    words, codes, signs = words[order], codes[order], signs[order]
+    order = _order(words, codes)
+    words, codes = words[order], codes[order]
+    new_sample = _steps(words)
+    signs = np.where(order < num_before, np.int8(-1), np.int8(1))
     new_record = new_sample.copy()
     new_record[1:] |= codes[1:] != codes[:-1]
     starts = np.flatnonzero(new_record)
-    surplus = np.add.reduceat(signs, starts)
+    surplus = np.add.reduceat(signs, starts, dtype=np.int64)
     starts, surplus = starts[surplus != 0], surplus[surplus != 0]
     samples = np.cumsum(new_sample)[starts]
     stride = int(np.abs(surplus).sum()) + 1
@@ -241,11 +268,22 @@ def _left_over(
     _, of_removed, of_added = np.intersect1d(removed[1], added[1], assume_unique=True, return_indices=True)
     gone, come = np.delete(removed[0], of_removed), np.delete(added[0], of_added)
     places = np.concatenate([removed[0][of_removed], gone, come])
-    absent = np.full(max(len(gone), len(come)), ABSENT, np.int32)
+    absent = np.full(max(len(gone), len(come)), ABSENT, np.int64)
     before = np.concatenate([codes[removed[0][of_removed]], codes[gone], absent[: len(come)]])
     after = np.concatenate([codes[added[0][of_added]], absent[: len(gone)], codes[come]])
     order = np.argsort(places, kind="stable")
     return words[places[order]], before[order], after[order]
+
+
+def _order(words: Words, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sorts by id, then by label. The start of an id with the label in its last bits nearly always decides."""
+    bits = np.uint64(int(codes.max()).bit_length())
+    order = np.argsort(words[:, 0] >> bits << bits | codes.astype(np.uint64))
+    starts = words[order, 0] >> bits
+    is_alike = np.flatnonzero(starts[1:] == starts[:-1])
+    if np.any(words[order[is_alike]] != words[order[is_alike + 1]]):  # two ids with one start
+        order = np.lexsort((codes, *words.T[::-1]))
+    return order
 
 
 def _steps(words: Words) -> npt.NDArray[np.bool_]:
@@ -312,14 +350,21 @@ def _paired(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tu
 
 
 def _rows_of(ledgers: _Ledgers, sample_ids: set[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The first row of each sample and label, for a few samples."""
+    """The first row of each sample and label, for a few samples; other columns are read only where one of them is."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     ids = pa.array(sorted(sample_ids), pa.string())
-    for batch in ledgers.batches(EXAMPLE_COLUMNS) if sample_ids else ():
-        for row in batch.filter(pc.is_in(pc.utf8_lower(batch["sample_id"]), ids)).to_pylist():
-            label = row["verdict"] + (f": {row['reason']}" if row["reason"] else "")
-            found.setdefault((row["sample_id"].lower(), label), row)
+    for shard in ledgers.shards if sample_ids else ():
+        one = _Ledgers(dataset=ledgers.dataset, shards=[shard])
+        if not any(pc.any(_is_one_of(batch, ids)).as_py() for batch in one.batches(["sample_id"])):
+            continue
+        for batch in one.batches(EXAMPLE_COLUMNS):
+            for row in batch.filter(_is_one_of(batch, ids)).to_pylist():
+                found.setdefault((row["sample_id"].lower(), _label(row["verdict"], row["reason"])), row)
     return found
+
+
+def _is_one_of(batch: Any, ids: Any) -> Any:
+    return pc.is_in(pc.utf8_lower(batch["sample_id"]), ids)
 
 
 def _example(
