@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipelines.curation_config import VERDICTS
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.histograms import Histogram, add_to_histograms, empty_histograms, histogram_to_json
+from data_pipelines.ledgers import ledger_tables
 from data_pipelines.orphans import read_orphans
 
 AUDIT_FORMAT = 1
 COLUMNS = ["verdict", "reason", "source", "license", "split", "task", "format", "width", "height", "anchor_h",
-           "anchor_w", "image_bytes", "caption"]  # fmt: skip
+           "anchor_w", "image_bytes", "caption", "language", "scores"]  # fmt: skip
 SIDE_STEPS = (64, 128, 256, 512, 1024, 2048)  # pixels of the shorter side
 CAPTION_STEPS = (20, 50, 100, 200, 500)  # characters; ledgers keep the first 500
 ASPECT_STEPS = (0.5, 0.67, 0.9, 1.12, 1.5, 2.0)  # width / height
+BYTES_STEPS = (1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # of the first picture's file
 TITLES = {
     "reason": "Reason",
     "source": "Source",
@@ -34,9 +36,11 @@ TITLES = {
     "side": "Shorter side, pixels",
     "aspect": "Width / height",
     "anchor": "Size that it is cropped to, height x width",
+    "bytes": "Size of the first picture's file",
     "caption": "Length of the text, characters",
+    "language": "Language",
 }
-ORDERED = ("side", "aspect", "caption")  # tables in the order of their steps; the others by number of rows
+ORDERED = ("side", "aspect", "bytes", "caption")  # tables in the order of their steps; the others by number of rows
 
 
 @dataclass(kw_only=True)
@@ -62,6 +66,7 @@ class AuditSummary:
     name: str
     whole: Cell
     tables: Mapping[str, Mapping[str, Cell]]
+    histograms: Mapping[str, Histogram]  # by the names of `histograms.EDGES`
     orphans: int  # files beside the annotations that none of them names
 
     def share(self, verdict: str) -> float:
@@ -76,17 +81,16 @@ def audit_dataset(folder: Path) -> AuditSummary:
     dataset = CuratedDataset(folder)
     whole = Cell()
     tables: dict[str, dict[str, Cell]] = {name: {} for name in TITLES}
-    for shard in dataset.shards:
-        path = folder / "ledger" / f"{shard}.parquet"
+    histograms = empty_histograms()
+    for table in ledger_tables(dataset, COLUMNS):
         try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(1 << 17, columns=COLUMNS, use_threads=False):
-                    _add(pa.Table.from_batches([batch]), whole, tables)
-        except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-            raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
+            _add(table, whole, tables)
+            add_to_histograms(table, histograms)
+        except (pa.ArrowException, ValueError) as error:
+            raise DatasetError(f"{folder / 'ledger'}: found rows of another kind ({error}); curate again") from error
     ordered = {name: _in_order(name, cells) for name, cells in tables.items()}
     orphans = sum(1 for _ in read_orphans(folder))
-    return AuditSummary(name=dataset.name, whole=whole, tables=ordered, orphans=orphans)
+    return AuditSummary(name=dataset.name, whole=whole, tables=ordered, histograms=histograms, orphans=orphans)
 
 
 def _in_order(name: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
@@ -98,14 +102,15 @@ def _in_order(name: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
 def _add(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> None:
     columns = {
         "reason": table["reason"],
-        **{name: _stated(table[name]) for name in ("source", "license", "task", "split")},
+        **{name: _stated(table[name]) for name in ("source", "license", "task", "split", "language")},
         "format": pc.fill_null(table["format"], "no picture read"),
         "side": _steps("side", pc.min_element_wise(table["width"], table["height"])),
         "aspect": _steps("aspect", pc.divide(pc.cast(table["width"], pa.float64()), table["height"])),
         "anchor": _anchors(table),
+        "bytes": _steps("bytes", table["image_bytes"]),
         "caption": _steps("caption", pc.utf8_length(pc.fill_null(table["caption"], ""))),
     }
-    data = pa.table({**columns, "verdict": table["verdict"], "bytes": pc.fill_null(table["image_bytes"], 0)})
+    data = pa.table({**columns, "verdict": table["verdict"], "num_bytes": pc.fill_null(table["image_bytes"], 0)})
     for verdict, _, rows, num_bytes in _sums(data, ["verdict"]):
         whole.add(verdict, rows, num_bytes)
     for name, cells in tables.items():
@@ -115,8 +120,8 @@ def _add(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> None:
 
 def _sums(data: Any, keys: list[str]) -> Iterator[tuple[str, str, int, int]]:
     """(verdict, value, rows, bytes) of each group."""
-    for row in data.group_by(keys, use_threads=False).aggregate([("bytes", "sum"), ([], "count_all")]).to_pylist():
-        yield row["verdict"], row[keys[-1]], row["count_all"], row["bytes_sum"]
+    for row in data.group_by(keys, use_threads=False).aggregate([("num_bytes", "sum"), ([], "count_all")]).to_pylist():
+        yield row["verdict"], row[keys[-1]], row["count_all"], row["num_bytes_sum"]
 
 
 def _stated(column: Any) -> Any:
@@ -131,13 +136,13 @@ def _anchors(table: Any) -> Any:
 
 
 def _bounds(name: str) -> tuple[float, ...]:
-    return {"side": SIDE_STEPS, "aspect": ASPECT_STEPS, "caption": CAPTION_STEPS}[name]
+    return {"side": SIDE_STEPS, "aspect": ASPECT_STEPS, "bytes": BYTES_STEPS, "caption": CAPTION_STEPS}[name]
 
 
 def _labels(name: str) -> list[str]:
-    bounds = _bounds(name)
-    between = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(bounds)]
-    return [f"under {bounds[0]:g}", *between, f"{bounds[-1]:g} and more"]
+    bounds = [readable_bytes(int(bound)) if name == "bytes" else f"{bound:g}" for bound in _bounds(name)]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(bounds)]
+    return [f"under {bounds[0]}", *between, f"{bounds[-1]} and more"]
 
 
 def _steps(name: str, values: Any) -> Any:
@@ -160,6 +165,7 @@ def summary_to_json(summary: AuditSummary) -> dict[str, Any]:
             name: {value: {"rows": cell.rows, "bytes": cell.bytes} for value, cell in cells.items()}
             for name, cells in summary.tables.items()
         },
+        "histograms": {name: histogram_to_json(histogram) for name, histogram in summary.histograms.items()},
     }
 
 

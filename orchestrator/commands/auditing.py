@@ -1,6 +1,7 @@
-"""`illume audit`: what went into a dataset, what was dropped, and why."""
+"""`illume audit`: what went into a dataset, what was dropped, why, and what changed since another version."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from orchestrator.errors import RecipeError
 
 @click.command("audit")
 @click.argument("dataset")
+@click.option("--against", metavar="OTHER", help="An earlier version to compare with, given as DATASET is.")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page with pictures.")
 @click.option("--no-page", is_flag=True, help="Print the counts only.")
 @click.option(
@@ -25,6 +27,7 @@ from orchestrator.errors import RecipeError
 @json_option
 def audit_command(
     dataset: str,
+    against: str | None,
     page: Path | None,
     no_page: bool,
     decisions: Path | None,
@@ -39,23 +42,38 @@ def audit_command(
     from data_pipelines.audit_page import write_audit_page
     from data_pipelines.dataset_reader import DatasetError
     from data_pipelines.decisions import write_decisions
+    from data_pipelines.drift import drift_text, drift_to_json, measure_drift
 
-    folder = Path(dataset)
-    if not folder.is_dir():
-        with open_workspace(places) as workspace:
-            folder = artifact_folder(workspace.artifacts, workspace.database, dataset)
+    folder, *others = dataset_folders([dataset] + ([against] if against else []), places)
     try:
         summary = audit_dataset(folder)
+        drift = measure_drift(folder, summary, others[0], audit_dataset(others[0])) if others else None
         written = write_decisions(folder, decisions) if decisions else 0
+        if not no_page:
+            page = page or Path("audit.html")
+            write_audit_page(folder, page, summary, drift)
     except DatasetError as error:
         raise RecipeError(str(error)) from error
-    click.echo(json.dumps(summary_to_json(summary), indent=2) if as_json else summary_text(summary))
+    if as_json:
+        found = summary_to_json(summary) | ({"drift": drift_to_json(drift)} if drift else {})
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(summary_text(summary) + (f"\n\n{drift_text(drift)}" if drift else ""))
     if decisions:
         click.echo(f"{written:,} decisions: {decisions}", err=as_json)
     if not no_page:
-        target = page or Path("audit.html")
-        write_audit_page(folder, target, summary)
-        click.echo(f"page with pictures: {target}", err=as_json)
+        click.echo(f"page with pictures: {page}", err=as_json)
+
+
+def dataset_folders(targets: Sequence[str], places: Places) -> list[Path]:
+    """Local folders of datasets, each given as a folder, RUN:STAGE or digits; the workspace is opened if need be."""
+    if all(Path(target).is_dir() for target in targets):
+        return [Path(target) for target in targets]
+    with open_workspace(places) as workspace:
+        return [
+            Path(target) if Path(target).is_dir() else artifact_folder(workspace.artifacts, workspace.database, target)
+            for target in targets
+        ]
 
 
 def artifact_folder(artifacts: ArtifactStore, database: Database, target: str) -> Path:
