@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.input_images import grids
@@ -202,6 +203,15 @@ class TokenShard:
         """(sample id, slot) of every row, in order."""
         table = self._read(None, ["sample_id", "slot"])
         return list(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+
+    def find(self, sample_ids: pa.Array) -> Iterator[tuple[int, str, int]]:
+        """(row, sample id, slot) of every row that holds a picture of one of some samples, in order."""
+        table = self._read(None, ["sample_id"])
+        rows = pc.indices_nonzero(pc.is_in(table["sample_id"], sample_ids))
+        if len(rows):
+            found = self._read(None, ["sample_id", "slot"]).take(rows)
+            columns = (rows.to_pylist(), *(found[name].to_pylist() for name in ("sample_id", "slot")))
+            yield from zip(*columns, strict=True)
 
     def row_of(self, sample_id: str, slot: int) -> int | None:
         if self._index is None:

@@ -1,14 +1,26 @@
 """Rows of ledgers and token files that answer a question about a sample or a picture."""
 
+import hashlib
 import io
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from data_pipelines.curated_shards import LEDGER_SCHEMA
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.trace import Questions, find_samples, find_tokens
+from data_pipelines.records import canonical
+from data_pipelines.trace import Found, find_everywhere, find_samples, find_tokens
+from data_pipelines.trace_questions import Questions
 from tests.data_pipelines.conftest import MakeDataset
 from tests.data_pipelines.tiny_run import TinyRun
 
@@ -67,3 +79,213 @@ def test_what_is_no_picture_and_what_is_no_dataset_say_so(tmp_path: Path) -> Non
         Questions().add_picture(tmp_path / "fake.png")
     with pytest.raises(DatasetError, match="expected the folder of a curated dataset"):
         list(find_samples(tmp_path, Questions()))
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ledger_row(number: int, **changes: Any) -> dict[str, Any]:
+    """A kept row with one picture, as curation writes it."""
+    row = dict.fromkeys(LEDGER_SCHEMA.names) | {
+        "sample_id": digest_of(f"sample {number}"),
+        "external_id": f"name-{number}",
+        "source": "web",
+        "source_file": "a.jsonl",
+        "source_row": number,
+        "images": [digest_of(f"picture {number}")],
+        "image_names": [f"pictures/{number}.jpg"],
+        "meta": "{}",
+        "phash": [number * 0x9E3779B97F4A7C15 % 2**64],
+        "verdict": "keep",
+        "shard": "s",
+        "row": number,
+    }
+    return row | changes
+
+
+def write_ledgers(folder: Path, ledgers: Sequence[Sequence[dict[str, Any]]]) -> Path:
+    (folder / "ledger").mkdir(parents=True)
+    names = [f"s-{number}" for number in range(len(ledgers))]
+    for name, rows in zip(names, ledgers, strict=True):
+        table = pa.Table.from_pylist(list(rows), schema=LEDGER_SCHEMA)
+        pq.write_table(table, folder / "ledger" / f"{name}.parquet", row_group_size=3)
+    (folder / "dataset.json").write_text(json.dumps({"format": 1, "shards": names, "anchors": []}))
+    return folder
+
+
+def plainly(rows: Iterable[dict[str, Any]], questions: Questions) -> list[tuple[int, str]]:
+    """Row by row: which rows answer, and how."""
+    found = []
+    for row in rows:
+        looks = {
+            file: min(((wanted ^ one).bit_count() for one in row["phash"]), default=65)
+            for file, wanted in questions.phashes.items()
+        }
+        near = [f"looks like {f} ({d} of 64 bits differ)" for f, d in looks.items() if d <= questions.near]
+        ways = [
+            ["sample id"] * (row["sample_id"] in questions.digests),
+            ["picture"] * (not questions.digests.isdisjoint(row["images"])),
+            ["source's id"] * (row["external_id"] in questions.names),
+            near if questions.near else [],
+        ]
+        first = next((way[0] for way in ways if way), None)
+        if first:
+            found.append((row["source_row"], first))
+    return found
+
+
+hashes = st.builds(
+    lambda base, bits: base ^ sum(1 << bit for bit in bits),
+    st.sampled_from([0, 0x0123456789ABCDEF, 2**64 - 1]),
+    st.sets(st.integers(0, 63), max_size=12),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    phashes=st.lists(st.lists(hashes, max_size=3), min_size=1, max_size=20),
+    asked=st.lists(hashes, max_size=6),
+    numbers=st.sets(st.integers(0, 22), max_size=4),
+    near=st.sampled_from([0, 1, 4, 10, 17, 40]),
+    cut=st.integers(0, 20),
+)
+def test_blocks_of_columns_answer_like_a_plain_walk_over_the_rows(
+    phashes: list[list[int]], asked: list[int], numbers: set[int], near: int, cut: int
+) -> None:
+    rows = [
+        ledger_row(number, phash=some, images=[digest_of(f"{number}/{slot}") for slot in range(len(some))])
+        for number, some in enumerate(phashes)
+    ]
+    questions = Questions(near=near, phashes={f"file {place}": phash for place, phash in enumerate(asked)})
+    ways = ("sample {}", "{}/0", "{}/1")
+    questions.add_all([digest_of(ways[number % 3].format(number)) for number in numbers])
+    questions.add_all([f"name-{number}" for number in numbers if number % 4 == 0])
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_ledgers(Path(folder) / "d", [rows[:cut], rows[cut:]])
+        found = [(match.source_row, match.found_by) for match in find_samples(dataset, questions)]
+    assert found == plainly(rows, questions)
+
+
+def ways_of(found: Found) -> dict[str, dict[int, str]]:
+    return {name: {match.source_row: match.found_by for match in some} for name, some in found.matches.items()}
+
+
+def test_look_alikes_of_an_asked_digest_are_found_everywhere_and_a_chain_does_not_grow(tmp_path: Path) -> None:
+    asked = ledger_row(0, phash=[0])
+    first = [asked, ledger_row(1, phash=[0b111]), ledger_row(2, phash=[0b111111]), ledger_row(3)]
+    second = [ledger_row(4, phash=[0b1, 2**64 - 1])]
+    datasets = {name: write_ledgers(tmp_path / name, [rows]) for name, rows in (("first", first), ("second", second))}
+    digest = asked["images"][0]
+    expected = {
+        "first": {0: "picture", 1: f"looks like {digest[:16]} (3 of 64 bits differ)"},
+        "second": {4: f"looks like {digest[:16]} (1 of 64 bits differ)"},
+    }
+    assert ways_of(find_everywhere(datasets, Questions(digests={digest}, near=4))) == expected
+    assert ways_of(find_everywhere(datasets, Questions(digests={digest}))) == {"first": {0: "picture"}, "second": {}}
+    by_id = find_everywhere(datasets, Questions(digests={asked["sample_id"]}, near=4))
+    assert {match.question for some in by_id.matches.values() for match in some} == {asked["sample_id"]}
+
+
+def test_only_the_asked_picture_of_a_sample_is_looked_for_among_others(tmp_path: Path) -> None:
+    pair = ledger_row(0, images=["a" * 64, "b" * 64], phash=[0, 2**64 - 1])
+    rows = [pair, ledger_row(1, phash=[1]), ledger_row(2, phash=[2**64 - 2])]
+    datasets = {"d": write_ledgers(tmp_path / "d", [rows])}
+    assert set(ways_of(find_everywhere(datasets, Questions(digests={"b" * 64}, near=3)))["d"]) == {0, 2}
+    assert set(ways_of(find_everywhere(datasets, Questions(digests={pair["sample_id"]}, near=3)))["d"]) == {0, 1, 2}
+
+
+def test_copies_that_were_dropped_and_what_was_kept_in_their_place_are_found(tmp_path: Path) -> None:
+    kept, other = ledger_row(0), ledger_row(1)
+    copy = ledger_row(2, verdict="duplicate", duplicate_of=kept["sample_id"], shard=None)
+    similar = ledger_row(3, verdict="near_duplicate", duplicate_of=kept["sample_id"], shard=None)
+    datasets = {
+        "one": write_ledgers(tmp_path / "one", [[kept, other], [copy, similar]]),
+        "two": write_ledgers(tmp_path / "two", [[kept]]),
+    }
+    exact, near = (
+        {
+            asked: ways_of(find_everywhere(datasets, Questions(names={asked}, near=bits)))
+            for asked in ("name-0", "name-2", "name-3")
+        }
+        for bits in (0, 1)
+    )
+    short, name = kept["sample_id"][:16], "a copy that was dropped"
+    assert exact["name-0"] == {"one": {0: "source's id", 2: f"a copy of {short}"}, "two": {0: "source's id"}}
+    assert exact["name-2"] == {"one": {2: "source's id", 0: name}, "two": {0: name}}
+    assert exact["name-3"] == {"one": {3: "source's id"}, "two": {}}
+    assert near["name-0"]["one"][3] == f"a copy of {short}"
+    assert near["name-3"] == {"one": {3: "source's id", 0: name}, "two": {0: name}}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*://Photos.Example.com/*", [0, 1]),
+        ("https://photos.example.com/a.jpg?size=2", [0]),
+        ("*/a?b/*", [2]),
+        ("web-*", [3]),
+        ("web-shop", [3]),
+        ("*/4.jpg", [4]),
+        ("b.jsonl", [5]),
+        ("*é*", [6]),
+        ("www.plain.org/x", [7]),
+        ("not an address", []),
+        ("*nothing*", []),
+    ],
+)
+def test_samples_are_found_by_where_they_come_from(tmp_path: Path, pattern: str, expected: list[int]) -> None:
+    rows = [
+        ledger_row(0, meta=canonical({"source_url": "https://photos.example.com/A.jpg?size=2"})),
+        ledger_row(1, meta=canonical({"pages": [{"seen_at": "http://photos.example.com/"}]})),
+        ledger_row(2, meta=canonical({"link": 'x/a"b/c'})),
+        ledger_row(3, source="web-shop"),
+        ledger_row(4),
+        ledger_row(5, source_file="b.jsonl", meta=canonical({"note": "not an address"})),
+        ledger_row(6, meta=canonical({"url": "http://caf\u00c9.example"})),
+        ledger_row(7, meta=canonical({"image_url": "www.plain.org/x"})),
+    ]
+    dataset = write_ledgers(tmp_path / "d", [rows])
+    questions = Questions()
+    questions.add_url(pattern)
+    found = find_everywhere({"d": dataset}, questions)
+    assert [match.source_row for match in found.matches["d"]] == expected
+    assert found.unanswered == ([] if expected else [pattern])
+
+
+def test_lists_of_questions_are_read_from_texts_and_tables(tmp_path: Path) -> None:
+    ids = [digest_of(str(number)) for number in range(3)]
+    columns = {"sample_id": [*ids[:2], None], "url": ["HTTP://x.org/?a", "", "http://y.org"], "note": ["n"] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    pa.csv.write_csv(pa.table(columns), tmp_path / "b.csv")
+    lines = [json.dumps({name: value[row] for name, value in columns.items()}) for row in range(3)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    for name in ("a.parquet", "b.csv", "c.jsonl"):
+        questions = Questions()
+        questions.add_file(tmp_path / name)
+        assert (questions.digests, questions.urls) == (set(ids[:2]), {"http://x.org/?a", "http://y.org"}), name
+        assert (questions.names, questions.num_asked) == (set(), 4)
+    (tmp_path / "d.txt").write_text(f"{ids[0].upper()}\n\n name-1 \n", encoding="utf-8-sig")
+    questions = Questions()
+    questions.add_file(tmp_path / "d.txt")
+    assert (questions.digests, questions.names) == ({ids[0]}, {"name-1"})
+    pq.write_table(pa.table({"note": ["n"]}), tmp_path / "e.parquet")
+    (tmp_path / "f.parquet").write_bytes(b"no table")
+    (tmp_path / "empty.txt").write_text("\n")
+    for name, message in (
+        ("e.parquet", "no column named sample_id, sha256, url; found"),
+        ("f.parquet", "not a .parquet that can be read"),
+        ("empty.txt", "holds no question"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Questions().add_file(tmp_path / name)
+
+
+def test_questions_that_nothing_answers_are_named(tmp_path: Path) -> None:
+    dataset = write_ledgers(tmp_path / "d", [[ledger_row(0), ledger_row(1, phash=[7])]])
+    questions = Questions(near=2, phashes={"seen.png": 7, "unseen.png": 0xFFFF << 40})
+    questions.pictures |= {"seen.png": "c" * 64, "unseen.png": "d" * 64}
+    questions.add_all([digest_of("picture 0"), "e" * 64, "name-0", "name-9", "c" * 64, "d" * 64])
+    found = find_everywhere({"d": dataset}, questions)
+    assert found.unanswered == ["unseen.png", "e" * 64, "name-9"]
+    assert questions.num_asked == 6
