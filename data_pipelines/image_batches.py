@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.input_images import input_pixels, open_upright
 from data_pipelines.loader import ByteCache
-from data_pipelines.order import Permutation, epoch_permutation, is_chosen, sample_words
+from data_pipelines.order import Integers, Permutation, epoch_permutation, is_chosen, sample_words
 from data_pipelines.samples import Sample, SampleError
 from models.dualvitok.geometry import Size
 
@@ -135,22 +135,32 @@ class PictureBatches:
 
         Computed, not logged: the inverse of `micro`.
         """
-        found: dict[str, list[int]] = {image: [] for image in images}
-        epochs = -(-before // self.micros_per_epoch)
+        asked = list(dict.fromkeys(images))
+        which, numbers = self.exposures(asked, before=before)
+        parts = np.split(numbers, np.searchsorted(which, np.arange(1, len(asked)))) if asked else []
+        return {image: some.tolist() for image, some in zip(asked, parts, strict=True)}
+
+    def exposures(self, images: Sequence[str], *, before: int) -> tuple[Integers, Integers]:
+        """(which of some distinct pictures, number of a whole micro-batch below `before` that holds it); sorted."""
+        ranks = {image: rank for rank, image in enumerate(images)}
+        found = [np.zeros((2, 0), dtype=np.int64)]
         first_slot = 0
         for anchor, count in zip(self._anchors, self._counts, strict=True):
             places = self._groups[anchor]
-            indices = [index for index, place in enumerate(places) if place.image in found]
-            for epoch in range(epochs if indices else 0):
+            at = [(index, ranks[place.image]) for index, place in enumerate(places) if place.image in ranks]
+            indices, which = np.array(at, dtype=np.int64).reshape(-1, 2).T
+            for epoch in range(-(-before // self.micros_per_epoch) if at else 0):
                 positions = self._order(f"{anchor}", len(places), epoch).position_of(indices)
-                for index, position in zip(indices, positions.tolist(), strict=True):
-                    # The last micro-batch is filled from the start of the order, again and again if it must be.
-                    repeated = range(position, count * self._batch, len(places))
-                    slots = sorted({first_slot + place // self._batch for place in repeated})
+                # The last micro-batch is filled from the start of the order, again and again if it must be.
+                for shift in range(0, count * self._batch, len(places)):
+                    repeated = np.flatnonzero(positions + shift < count * self._batch)
+                    slots = first_slot + (positions[repeated] + shift) // self._batch
                     numbers = self._order("micros", self.micros_per_epoch, epoch).position_of(slots)
-                    found[places[index].image] += [epoch * self.micros_per_epoch + int(number) for number in numbers]
+                    found.append(np.stack([which[repeated], epoch * self.micros_per_epoch + numbers]))
             first_slot += count
-        return {image: sorted(number for number in numbers if number < before) for image, numbers in found.items()}
+        pairs = np.unique(np.concatenate(found, axis=1), axis=1)
+        pairs = pairs[:, pairs[1] < before]
+        return pairs[0], pairs[1]
 
     def _shuffled(self, what: str, size: int, epoch: int, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """What stands at some positions of an epoch."""

@@ -140,6 +140,8 @@ def _groups(sources: Integers, epochs: Integers) -> list[tuple[int, int, Integer
     """(source, epoch, the places that belong to it)."""
     if not len(sources):
         return []
+    if (sources == sources[0]).all() and (epochs == epochs[0]).all():  # nearly always: saves the sorting
+        return [(int(sources[0]), int(epochs[0]), np.arange(len(sources)))]
     order = np.lexsort((epochs, sources))
     changes = (np.diff(sources[order]) != 0) | (np.diff(epochs[order]) != 0)
     parts = np.split(order, np.flatnonzero(changes) + 1)

@@ -7,7 +7,7 @@ is a number of steps, and the steps that saw a sample are computed, not logged.
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from data_pipelines.loader_config import LoaderConfig
 from data_pipelines.mixture import Mixture, Places, Source
-from data_pipelines.order import Integers, Words, is_chosen, sample_words
+from data_pipelines.order import Integers, is_chosen, sample_words
 from data_pipelines.packing import PackPlan, RowStart
-from data_pipelines.training_index import DROPPABLE, LoadingError, TrainingIndex
+from data_pipelines.training_index import DROPPABLE, IndexedPart, LoadingError, TrainingIndex
 
 POSITION_FORMAT = 1
+IDS_AT_ONCE = 1 << 20  # of an index, compared with the asked ones in one go: 32 MB
+PREFIX_BITS = 24  # of an id, by which nearly all that nobody asked for are passed over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,19 +136,32 @@ class TrainingOrder:
 
     def steps_that_saw(self, sample_ids: Sequence[str], *, before_step: int) -> list[list[int]]:
         """For each sample id the steps before `before_step` in which it was trained, in order."""
-        found: list[list[int]] = [[] for _ in sample_ids]
-        if before_step < 1 or not sample_ids:
-            return found
+        ids = np.frombuffer(bytes.fromhex("".join(sample_ids)), dtype=np.uint8).reshape(-1, 32)
+        which, steps = self.exposures(ids, before_step=before_step)
+        bounds = np.searchsorted(which, np.arange(1, len(ids)))
+        return [some.tolist() for some in np.split(steps, bounds)] if len(ids) else []
+
+    def exposures(self, ids: npt.NDArray[np.uint8], *, before_step: int) -> tuple[Integers, Integers]:
+        """(which of the ids, step) for every step before `before_step` that trained one; sorted, none twice.
+
+        `ids` [N, 32] are bytes. One pass over the ids of the index finds all of them; the rest is arithmetic.
+        """
+        rows_before = before_step * self._config.rows_per_step
+        if rows_before < 1 or not len(ids):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         with self._lock:
-            end = self._whole.span(before_step * self._config.rows_per_step - 1)[1]
-        wanted = np.frombuffer(bytes.fromhex("".join(sample_ids)), dtype=np.uint8).reshape(-1, 32)
-        for part in range(len(self._parts)):
-            indices = self._find(part, wanted)
-            known = np.flatnonzero(indices >= 0)
-            for epoch in range(self._mixture.epochs_before(part, end) if len(known) else 0):
-                for which, step in self._steps_of_epoch(part, epoch, known, indices[known], end):
-                    found[which].append(step)
-        return [sorted(set(steps)) for steps in found]
+            end = self._whole.span(rows_before - 1)[1]
+        found = [np.zeros((2, 0), dtype=np.int64)]
+        for part, indexed in enumerate(self._parts):
+            which, indices = places_of(indexed, ids)
+            for epoch in range(self._mixture.epochs_before(part, end) if len(which) else 0):
+                found.append(self._steps_of_epoch(part, epoch, which, indices, end))
+        which, steps = np.concatenate(found, axis=1)
+        order = np.lexsort((steps, which))
+        which, steps = which[order], steps[order]
+        is_first = np.ones(len(which), dtype=np.bool_)
+        is_first[1:] = (np.diff(which) != 0) | (np.diff(steps) != 0)
+        return which[is_first], steps[is_first]
 
     def utilization(self, num_rows: int) -> float:
         """Share of the tokens of the first rows that are not padding."""
@@ -154,16 +169,14 @@ class TrainingOrder:
             stop = self._whole.span(num_rows - 1)[1]
         return float(self.lengths(0, stop).sum()) / (num_rows * self._config.row_tokens)
 
-    def _steps_of_epoch(
-        self, part: int, epoch: int, which: Integers, indices: Integers, end: int
-    ) -> Iterator[tuple[int, int]]:
-        """(which of the asked ids, step) in one epoch of a part."""
+    def _steps_of_epoch(self, part: int, epoch: int, which: Integers, indices: Integers, end: int) -> Integers:
+        """[2, N]: which of the asked ids, step; in one epoch of a part."""
         places = Places(sources=np.full(len(indices), part), epochs=np.full(len(indices), epoch), indices=indices)
         positions = self._mixture.position_of(places)
         seen = np.flatnonzero((positions < end) & (self._lengths(places)[0] > 0))
         with self._lock:
             rows = self._whole.rows_of(positions[seen])
-        yield from zip(which[seen].tolist(), (rows // self._config.rows_per_step).tolist(), strict=True)
+        return np.stack([which[seen], rows // self._config.rows_per_step])
 
     def _lengths(self, places: Places) -> tuple[Integers, npt.NDArray[np.bool_]]:
         """Lengths of samples in their epochs, and whether their condition is dropped there."""
@@ -173,40 +186,44 @@ class TrainingOrder:
         for number, part in enumerate(self._parts):
             chosen = np.flatnonzero(places.sources == number)
             indices = places.indices[chosen]
-            drops = (part.flags[indices] & DROPPABLE).astype(np.bool_) & is_chosen(
-                sample_words(part.ids[indices]),
-                share=config.condition_dropout,
-                seed=config.seed,
-                epochs=places.epochs[chosen],
-                purpose="condition dropout",
-            )
+            drops = np.zeros(len(chosen), dtype=np.bool_)
+            if config.condition_dropout:
+                at = np.flatnonzero(part.flags[indices] & DROPPABLE)
+                drops[at] = is_chosen(
+                    sample_words(part.ids[indices[at]]),
+                    share=config.condition_dropout,
+                    seed=config.seed,
+                    epochs=places.epochs[chosen[at]],
+                    purpose="condition dropout",
+                )
             lengths[chosen] = part.lengths[indices, drops.astype(np.int64)]
             dropped[chosen] = drops
         return lengths, dropped
 
-    def _find(self, part: int, wanted: npt.NDArray[np.uint8]) -> Integers:
-        """Index of each id (as bytes) in a part, -1 where it is not in it."""
-        words, order = self._sorted_words[part]
-        asked = sample_words(wanted)
-        at = np.searchsorted(words, asked)
-        found = np.full(len(asked), -1, dtype=np.int64)
-        searching = np.arange(len(asked))
-        while searching.size:  # more than one turn only for ids that share their first 64 bits
-            searching = searching[at[searching] < len(words)]
-            searching = searching[words[at[searching]] == asked[searching]]
-            candidates = order[at[searching]]
-            is_same = (self._parts[part].ids[candidates] == wanted[searching]).all(axis=1)
-            found[searching[is_same]] = candidates[is_same]
-            searching = searching[~is_same]
-            at[searching] += 1
-        return found
 
-    @cached_property
-    def _sorted_words(self) -> list[tuple[Words, Integers]]:
-        """The first 64 bits of all ids of each part in rising order, and whose they are."""
-        found = []
-        for part in self._parts:
-            words = sample_words(part.ids)
-            order = np.argsort(words, kind="stable").astype(np.int64)
-            found.append((words[order], order))
-        return found
+def places_of(part: IndexedPart, wanted: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
+    """(which of the wanted ids [N, 32], index in the part) for every id that is in it.
+
+    A pass over the ids, nearly all of which end at a table of prefixes: 100 million take about as long to read as a
+    sorted copy of them would take to write, and nothing has to be kept.
+    """
+    words = sample_words(wanted)
+    order = np.argsort(words, kind="stable")
+    words = words[order]
+    shift = np.uint64(64 - PREFIX_BITS)
+    is_asked = np.zeros(1 << PREFIX_BITS, dtype=np.bool_)
+    is_asked[words >> shift] = True
+    found = [np.zeros((2, 0), dtype=np.int64)]
+    for start in range(0, len(part), IDS_AT_ONCE):
+        ids = part.ids[start : start + IDS_AT_ONCE]
+        held = sample_words(ids)
+        near = np.flatnonzero(is_asked[held >> shift])
+        first, last = (np.searchsorted(words, held[near], side=side) for side in ("left", "right"))
+        while (more := np.flatnonzero(first < last)).size:  # more than one turn only if ids share their first 64 bits
+            near, first, last = near[more], first[more], last[more]
+            which = order[first]
+            is_same = (ids[near] == wanted[which]).all(axis=1)
+            found.append(np.stack([which[is_same], near[is_same] + start]))
+            first = first + 1
+    which, indices = np.concatenate(found, axis=1)
+    return which, indices
