@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.audit import printable
-from data_pipelines.audit_page import MAX_CAPTION_CHARS, THUMBNAIL_SIDE
+from data_pipelines.audit_samples import THUMBNAIL_SIDE
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.dataset_diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.images import thumbnail
 from data_pipelines.samples import SampleError
 
+MAX_CAPTION_CHARS = 140
 MAX_PAGE_PICTURES = 200
 KEPT = "keep"
 

@@ -80,7 +80,7 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
             pictures.setdefault(match.images[0], set()).add(match.sample_id)
     for stage in run.made({"tokenize_images"}):
         trace.tokens[stage.id] = list(find_tokens(run.open(stage).path, kept))
-    for kind, steps_of in _TRAININGS.items():
+    for kind, steps_of in TRAININGS.items():
         for stage in run.made({kind}) if kept else ():
             seen = steps_of(run, stage, sorted(kept), pictures, read_progress(run.open(stage).path))
             trace.exposures += [
@@ -192,7 +192,7 @@ _PICTURES: Mapping[str, Callable[[_Run, PlannedStage], Any]] = {
     "train_tokenizer": _tokenizer_pictures,
     "train_decoder": _decoder_pictures,
 }
-_TRAININGS: Mapping[str, Callable[..., Steps]] = {
+TRAININGS: Mapping[str, Callable[..., Steps]] = {
     **dict.fromkeys(_PICTURES, _picture_steps),
     "train_mllm": _mllm_steps,
 }

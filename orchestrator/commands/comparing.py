@@ -45,7 +45,7 @@ def diff_command(
 
     RUN_A and RUN_B are runs' ids, starts of them, or recipes' names for their newest runs.
     """
-    from data_pipelines.audit_page import STYLE
+    from data_pipelines.audit_markup import STYLE
     from data_pipelines.dataset_diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 
     with open_workspace(places) as workspace:

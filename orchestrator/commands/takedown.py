@@ -20,7 +20,6 @@ from orchestrator.takedowns import TaintedArtifact, find_takedown, read_takedown
 from orchestrator.wording import bytes_text, duration_text
 
 if TYPE_CHECKING:
-
     from stages.takedown import Draft
 
 MAX_LISTED = 20
