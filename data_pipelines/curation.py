@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
-from data_pipelines.duplicates import Candidate, find_copies
+from data_pipelines.duplicates import Candidate, Likeness, find_copies
 from data_pipelines.images import ImageFacts, inspect, judge
 from data_pipelines.records import Reject, canonical
 from data_pipelines.tombstones import Tombstones
@@ -39,6 +39,7 @@ ANALYSIS_SCHEMA = pa.schema(
         ("format", pa.list_(pa.string())),
         ("image_bytes", pa.list_(pa.int64())),
         ("phash", pa.list_(pa.uint64())),
+        ("mirrored_phash", pa.list_(pa.uint64())),  # with left and right swapped
         ("pixel_digest", pa.list_(pa.string())),
         ("miniature", pa.list_(pa.binary(192))),
         ("anchor_h", pa.list_(pa.int32())),  # 0: no anchor fits
@@ -46,8 +47,8 @@ ANALYSIS_SCHEMA = pa.schema(
         ("scores", pa.string()),
     ]
 )
-DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "pixel_digest",
-                     "miniature"]  # fmt: skip
+DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "mirrored_phash",
+                     "pixel_digest", "miniature"]  # fmt: skip
 MAX_CAPTION_CHARS = 500
 NO_TOMBSTONES = Tombstones()
 MAX_CACHED_FACTS = 4096  # pictures of one shard whose facts are kept for further records
@@ -159,6 +160,7 @@ def _analyse(
         "format": [fact.format for fact in facts],
         "image_bytes": sizes,
         "phash": [fact.phash for fact in facts],
+        "mirrored_phash": [fact.mirrored_phash for fact in facts],
         "pixel_digest": [fact.pixel_digest for fact in facts],
         "miniature": [fact.miniature for fact in facts],
         "anchor_h": [anchor[0] for anchor in anchors],
@@ -198,7 +200,7 @@ class CopyVerdict:
     """A row of a shard that repeats a sample which is kept."""
 
     row: int
-    verdict: str  # "duplicate" or "near_duplicate"
+    verdict: str  # "duplicate", "near_duplicate" or "mirrored"
     reason: str
     duplicate_of: str  # sample id of the kept one
 
@@ -207,7 +209,8 @@ def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dic
     """For each shard the rows that repeat a sample of this or another shard.
 
     `analyses` maps shard names to their analysis files. Of several copies the first is kept, those of the val split
-    before all others (so no kept training sample repeats a validation sample), then in the order of the shards' names.
+    before all others (so no kept training sample repeats a validation sample), then in the order of the shards' names;
+    of pictures that mirror each other those with most copies (see `find_copies`).
     """
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
@@ -218,28 +221,26 @@ def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dic
         for row in _rows(pq.read_table(analyses[name], columns=DUPLICATE_COLUMNS)):
             if row["reason"] is None:
                 places.append((row["split"] != "val", name, row["row"]))
-                candidates.append(_candidate(row, config.duplicate_scope))
+                candidates.append(_candidate(row, config))
     order = sorted(range(len(places)), key=lambda index: places[index])
     ordered = [candidates[index] for index in order]
-    for copy in find_copies(
-        ordered,
-        near=config.near_duplicates,
-        phash_distance=config.phash_distance,
-        colour_distance=config.colour_distance,
-    ):
+    limits = Likeness(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
+    for copy in find_copies(ordered, near=limits if config.near_duplicates else None):
         _, name, place = places[order[copy.index]]
         original = ordered[copy.original].sample_id
         verdicts[name].append(CopyVerdict(row=place, verdict=copy.verdict, reason=copy.reason, duplicate_of=original))
     return {name: sorted(found, key=lambda copy: copy.row) for name, found in verdicts.items()}
 
 
-def _candidate(row: Mapping[str, Any], scope: str) -> Candidate:
-    partition = {"image": "", "image_in_task": row["task"], "sample": f"{row['task']}/{row['text_digest']}"}[scope]
+def _candidate(row: Mapping[str, Any], config: CurationConfig) -> Candidate:
+    partitions = {"image": "", "image_in_task": row["task"], "sample": f"{row['task']}/{row['text_digest']}"}
     return Candidate(
         sample_id=row["sample_id"],
-        partition=partition,
+        partition=partitions[config.duplicate_scope],
         file_digests=tuple(row["images"]),
         pixel_digests=tuple(row["pixel_digest"]),
         phashes=tuple(row["phash"]),
         miniatures=tuple(row["miniature"]),
+        mirrored_phashes=tuple(row["mirrored_phash"]) if config.mirrored_pictures else (),
+        held_out=row["split"] == "val",
     )

@@ -34,6 +34,7 @@ class CurationConfig:
     # duplicates
     duplicate_scope: str = "sample"
     near_duplicates: bool = True
+    mirrored_pictures: bool = True  # with near_duplicates: pictures that repeat another one with left and right swapped
     phash_distance: int = 10  # of 64 bits
     colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
     # audit

@@ -1,23 +1,19 @@
-"""Finds copies among all samples of a dataset: the same record, the same picture, or pictures that look the same.
+"""Finds copies among all samples of a dataset: the same record or picture, pictures that look the same, or mirrored.
 
-Near-duplicates are found by an exact search over 64-bit hashes: two hashes at most d bits apart agree within d // 4
-bits in at least one of their four 16-bit parts, so only such pairs are compared.
-Source: multi-index hashing, Norouzi, Punjani and Fleet, arXiv 1307.2982.
+Of each set of copies one sample is kept, and all others point at it.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-Hashes = npt.NDArray[np.uint64]
-Pairs = npt.NDArray[np.int64]  # [N, 2]
+from data_pipelines.near_hashes import Hashes, Pairs, near_pairs, near_pairs_between
 
 EQUALS_COMPARED = 32  # of many samples with one hash, each is compared with this many others
-PAIRS_AT_ONCE = 1 << 22  # candidates compared in one go: 200 MB at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +26,16 @@ class Candidate:
     pixel_digests: tuple[str, ...]
     phashes: tuple[int, ...]
     miniatures: tuple[bytes, ...]  # 8 x 8 RGB
+    mirrored_phashes: tuple[int, ...] = ()  # of the same pictures with left and right swapped; (): not looked for
+    held_out: bool = False  # of the validation split: kept whatever else repeats it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How far apart pictures may be that count as the same."""
+
+    phash_distance: int  # of 64 bits
+    colour_distance: float  # mean over the miniatures, 0..255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,34 +44,49 @@ class Copy:
 
     index: int
     original: int
-    verdict: str  # "duplicate" or "near_duplicate"
-    reason: str  # "same_record", "same_bytes", "same_pixels" or "similar_picture"
+    verdict: str  # "duplicate", "near_duplicate" or "mirrored"
+    reason: str  # "same_record", "same_bytes", "same_pixels", "similar_picture" or "mirrored_picture"
 
 
-def find_copies(
-    candidates: Sequence[Candidate], *, near: bool, phash_distance: int, colour_distance: float
-) -> list[Copy]:
-    """All samples that repeat an earlier one, in order.
+def find_copies(candidates: Sequence[Candidate], *, near: Likeness | None) -> list[Copy]:
+    """All samples that repeat another one, in order; `near`: None finds exact copies only.
 
-    Similar pictures form groups, also through others between them; the first of a group is kept.
+    Similar pictures form groups, also through others between them; the first of a group is kept. Of two groups that
+    mirror each other the one with a held-out sample is kept, else the one with more copies, else the earlier one: a
+    flipped copy is rarer than its original.
     """
-    copies: list[Copy] = []
-    left = list(range(len(candidates)))
+    originals, reasons = _exact_copies(candidates)
+    copies = [
+        Copy(index=index, original=original, verdict="duplicate", reason=reasons[index])
+        for index, original in originals.items()
+    ]
+    if near is not None:
+        pictured = [i for i, candidate in enumerate(candidates) if i not in originals and candidate.phashes]
+        groups = _similar_groups(candidates, pictured, near)
+        mirrors = _mirrored_groups(candidates, groups, near)
+        sizes = Counter(groups[_follow(originals, i)] for i, candidate in enumerate(candidates) if candidate.phashes)
+        copies += _group_copies(groups, _kept_sides(mirrors, sizes, candidates))
+    return _towards_kept(copies)
+
+
+def _exact_copies(candidates: Sequence[Candidate]) -> tuple[dict[int, int], dict[int, str]]:
+    """The earlier sample that each exact copy repeats, and in what it is the same."""
+    originals: dict[int, int] = {}
+    reasons: dict[int, str] = {}
     for reason in ("same_record", "same_bytes", "same_pixels"):
         first: dict[object, int] = {}
-        kept = []
-        for index in left:
-            key = _exact_key(candidates[index], reason)
+        for index, candidate in enumerate(candidates):
+            key = _exact_key(candidate, reason) if index not in originals else None
             original = first.setdefault(key, index) if key is not None else index
-            if original == index:
-                kept.append(index)
-            else:
-                copies.append(Copy(index=index, original=original, verdict="duplicate", reason=reason))
-        left = kept
-    if near:
-        pictured = [index for index in left if candidates[index].phashes]
-        copies += _similar(candidates, pictured, phash_distance, colour_distance)
-    return _towards_kept(copies)
+            if original != index:
+                originals[index], reasons[index] = original, reason
+    return originals, reasons
+
+
+def _follow(originals: Mapping[int, int], index: int) -> int:
+    while index in originals:
+        index = originals[index]
+    return index
 
 
 def _exact_key(candidate: Candidate, reason: str) -> object:
@@ -76,30 +97,21 @@ def _exact_key(candidate: Candidate, reason: str) -> object:
 
 
 def _towards_kept(copies: list[Copy]) -> list[Copy]:
-    """Point every copy at a sample that is kept, not at another copy."""
-    originals = {copy.index: copy.original for copy in copies}
-
-    def kept(index: int) -> int:
-        while index in originals:
-            index = originals[index]
-        return index
-
-    moved = (
-        Copy(index=copy.index, original=kept(copy.original), verdict=copy.verdict, reason=copy.reason)
-        for copy in copies
-    )
+    """Point every copy at a sample that is kept, not at another copy; a copy of a mirrored picture is mirrored too."""
+    by_index = {copy.index: copy for copy in copies}
+    moved = []
+    for copy in copies:
+        end = copy
+        while end.original in by_index:
+            end = by_index[end.original]
+        told = end if end.verdict == "mirrored" else copy
+        moved.append(replace(copy, original=end.original, verdict=told.verdict, reason=told.reason))
     return sorted(moved, key=lambda copy: copy.index)
 
 
-def _similar(
-    candidates: Sequence[Candidate], indices: Sequence[int], phash_distance: int, colour_distance: float
-) -> list[Copy]:
-    """Groups of similar samples among `indices`: all pictures of the one against those of the other, slot by slot."""
-    if len(indices) < 2:
-        return []
-    salts = [hash_of_text(f"{candidates[i].partition}/{len(candidates[i].phashes)}") for i in indices]
-    hashes = np.array([candidates[i].phashes[0] for i in indices], dtype=np.uint64) ^ np.array(salts, dtype=np.uint64)
-    parents = list(range(len(indices)))
+def _similar_groups(candidates: Sequence[Candidate], indices: Sequence[int], limits: Likeness) -> dict[int, int]:
+    """The first sample of the group of each of `indices`; pictures are compared slot by slot."""
+    parents = {index: index for index in indices}
 
     def root(index: int) -> int:
         while parents[index] != index:
@@ -107,31 +119,100 @@ def _similar(
             index = parents[index]
         return index
 
-    for one, other in _compared(hashes, phash_distance):
-        first, second = root(one), root(other)
-        if first != second and _look_alike(
-            candidates[indices[one]], candidates[indices[other]], phash_distance, colour_distance
-        ):
+    hashes = _salted(candidates, indices, mirrored=False)
+    for one, other in _compared(hashes, limits.phash_distance):
+        first, second = root(indices[one]), root(indices[other])
+        if first != second and _look_alike(candidates[indices[one]], candidates[indices[other]], limits):
             parents[max(first, second)] = min(first, second)
-    return [
-        Copy(index=indices[i], original=indices[root(i)], verdict="near_duplicate", reason="similar_picture")
-        for i in range(len(indices))
-        if root(i) != i
-    ]
+    return {index: root(index) for index in indices}
+
+
+def _mirrored_groups(
+    candidates: Sequence[Candidate], groups: Mapping[int, int], limits: Likeness
+) -> dict[int, set[int]]:
+    """For the first sample of each group that has a mirror image: the firsts of the groups that show it."""
+    links: dict[int, set[int]] = {}
+    indices = [index for index in groups if candidates[index].mirrored_phashes]
+    hashes = _salted(candidates, indices, mirrored=False)
+    flipped = _salted(candidates, indices, mirrored=True)
+    for one, other in _compared_between(hashes, flipped, limits.phash_distance):
+        first, second = groups[indices[one]], groups[indices[other]]
+        if first == second or second in links.get(first, ()):
+            continue
+        if _look_alike(candidates[indices[one]], _flipped(candidates[indices[other]]), limits):
+            links.setdefault(first, set()).add(second)
+            links.setdefault(second, set()).add(first)
+    return links
+
+
+def _kept_sides(
+    mirrors: Mapping[int, set[int]], sizes: Mapping[int, int], candidates: Sequence[Candidate]
+) -> dict[int, tuple[int, str, str]]:
+    """For the first sample of each group that is not kept: the one that is, verdict and reason."""
+    moved: dict[int, tuple[int, str, str]] = {}
+    seen: set[int] = set()
+    for start in sorted(mirrors, key=lambda first: (not candidates[first].held_out, -sizes[first], first)):
+        if start in seen:
+            continue
+        seen.add(start)
+        layer, flips = {start}, 0
+        while layer := {other for first in layer for other in mirrors[first]} - seen:
+            seen |= layer
+            flips += 1
+            words = ("mirrored", "mirrored_picture") if flips % 2 else ("near_duplicate", "similar_picture")
+            moved.update({first: (start, *words) for first in layer})
+    return moved
+
+
+def _group_copies(groups: Mapping[int, int], moved: Mapping[int, tuple[int, str, str]]) -> list[Copy]:
+    copies = []
+    for index, first in groups.items():
+        original, verdict, reason = moved.get(first, (first, "near_duplicate", "similar_picture"))
+        if original != index:
+            copies.append(Copy(index=index, original=original, verdict=verdict, reason=reason))
+    return copies
+
+
+def _salted(candidates: Sequence[Candidate], indices: Sequence[int], *, mirrored: bool) -> Hashes:
+    """Hashes of first pictures, kept apart where partition or number of pictures differ."""
+    found = np.empty(len(indices), dtype=np.uint64)
+    for place, index in enumerate(indices):
+        candidate = candidates[index]
+        hashes = candidate.mirrored_phashes if mirrored else candidate.phashes
+        found[place] = hashes[0] ^ hash_of_text(f"{candidate.partition}/{len(hashes)}")
+    return found
 
 
 def _compared(hashes: Hashes, distance: int) -> Iterator[tuple[int, int]]:
     """Places whose pictures are worth a closer look: near hashes, and of many equal ones each with the next few."""
-    order = np.argsort(hashes, kind="stable")
-    unique, starts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
-    groups = [order[start : start + count].tolist() for start, count in zip(starts, counts, strict=True)]
+    unique, groups = _by_hash(hashes)
     for group in groups:
         for place, one in enumerate(group):
             for other in group[place + 1 : place + 1 + EQUALS_COMPARED]:
                 yield one, other
-    for pairs in near_pairs(unique, distance):
+    yield from _members(near_pairs(unique, distance), groups, groups)
+
+
+def _compared_between(hashes: Hashes, others: Hashes, distance: int) -> Iterator[tuple[int, int]]:
+    """Places in `hashes` and in `others` whose pictures are worth a closer look."""
+    unique, groups = _by_hash(hashes)
+    other_unique, other_groups = _by_hash(others)
+    yield from _members(near_pairs_between(unique, other_unique, distance), groups, other_groups)
+
+
+def _by_hash(hashes: Hashes) -> tuple[Hashes, list[list[int]]]:
+    """Distinct hashes and the places that have them."""
+    order = np.argsort(hashes, kind="stable")
+    unique, starts = np.unique(hashes[order], return_index=True)
+    return unique, [group.tolist() for group in np.split(order, starts[1:])] if len(hashes) else []
+
+
+def _members(
+    found: Iterator[Pairs], groups: Sequence[Sequence[int]], other_groups: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, int]]:
+    for pairs in found:
         for low, high in pairs.tolist():
-            yield from itertools.product(groups[low][:EQUALS_COMPARED], groups[high][:EQUALS_COMPARED])
+            yield from itertools.product(groups[low][:EQUALS_COMPARED], other_groups[high][:EQUALS_COMPARED])
 
 
 def hash_of_text(text: str) -> int:
@@ -139,56 +220,21 @@ def hash_of_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
-def _look_alike(one: Candidate, other: Candidate, phash_distance: int, colour_distance: float) -> bool:
+def _look_alike(one: Candidate, other: Candidate, limits: Likeness) -> bool:
     if one.partition != other.partition or len(one.phashes) != len(other.phashes):
         return False
-    if any((a ^ b).bit_count() > phash_distance for a, b in zip(one.phashes, other.phashes, strict=True)):
+    if any((a ^ b).bit_count() > limits.phash_distance for a, b in zip(one.phashes, other.phashes, strict=True)):
         return False
     return all(
-        np.abs(np.frombuffer(a, np.uint8).astype(np.int16) - np.frombuffer(b, np.uint8)).mean() <= colour_distance
+        np.abs(np.frombuffer(a, np.uint8).astype(np.int16) - np.frombuffer(b, np.uint8)).mean()
+        <= limits.colour_distance
         for a, b in zip(one.miniatures, other.miniatures, strict=True)
     )
 
 
-def near_pairs(hashes: Hashes, distance: int) -> Iterator[Pairs]:
-    """All pairs of places (i, j) of distinct hashes at most `distance` bits apart, some of them more than once."""
-    for part in range(4):
-        keys = ((hashes >> np.uint64(16 * part)) & np.uint64(0xFFFF)).astype(np.int64)
-        for low, high in _agreeing(keys, distance // 4):
-            close = np.bitwise_count(hashes[low] ^ hashes[high]) <= distance
-            if close.any():
-                yield np.stack([low[close], high[close]], axis=1)
-
-
-def _agreeing(keys: Pairs, radius: int) -> Iterator[tuple[Pairs, Pairs]]:
-    """Pairs of places whose 16-bit keys differ in at most `radius` bits, in blocks of bounded size."""
-    order = np.argsort(keys, kind="stable").astype(np.int64)
-    bounds = np.searchsorted(keys[order], np.arange(65537))
-    sorted_keys = keys[order]
-    for flips in range(radius + 1):
-        for bits in itertools.combinations(range(16), flips):
-            mask = sum(1 << bit for bit in bits)
-            if mask:
-                chosen = np.flatnonzero(sorted_keys & (1 << bits[-1]) == 0)  # each pair of buckets once
-                start, stop = bounds[sorted_keys[chosen] ^ mask], bounds[(sorted_keys[chosen] ^ mask) + 1]
-            else:
-                chosen = np.arange(len(keys))
-                start, stop = chosen + 1, bounds[sorted_keys + 1]
-            for block in _blocks(chosen, start, stop):
-                yield order[block[0]], order[block[1]]
-
-
-def _blocks(chosen: Pairs, start: Pairs, stop: Pairs) -> Iterator[tuple[Pairs, Pairs]]:
-    """Every chosen place with every place in its range, at most about `PAIRS_AT_ONCE` at a time."""
-    lengths = stop - start
-    chosen, start, lengths = chosen[lengths > 0], start[lengths > 0], lengths[lengths > 0]
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(chosen):
-        base = ends[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, base + PAIRS_AT_ONCE, side="right")))
-        sizes = lengths[first:last]
-        low = np.repeat(chosen[first:last], sizes)
-        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        yield low, np.repeat(start[first:last], sizes) + within
-        first = last
+def _flipped(candidate: Candidate) -> Candidate:
+    """The same sample with left and right of its pictures swapped."""
+    miniatures = tuple(
+        np.frombuffer(small, np.uint8).reshape(8, 8, 3)[:, ::-1].tobytes() for small in candidate.miniatures
+    )
+    return replace(candidate, phashes=candidate.mirrored_phashes, miniatures=miniatures)

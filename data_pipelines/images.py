@@ -57,6 +57,7 @@ class ImageFacts:
     width: int
     height: int
     phash: int  # 64 bits
+    mirrored_phash: int  # of the same picture with left and right swapped
     pixel_digest: str  # equal for equal pixels, whatever the file around them
     miniature: bytes  # 8 x 8 RGB, row by row
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -200,11 +201,13 @@ def _measure(image: Image.Image, data: bytes, config: CurationConfig) -> ImageFa
         "neighbour_correlation": round(_neighbour_correlation(plain), 3),
         "frames": float(getattr(image, "n_frames", 1)),  # only formats that can move have the attribute
     }
+    phash, mirrored_phash = perceptual_hashes(hashed_YX)
     return ImageFacts(
         format=(image.format or "unknown").lower(),
         width=width,
         height=height,
-        phash=perceptual_hash(hashed_YX),
+        phash=phash,
+        mirrored_phash=mirrored_phash,
         pixel_digest=_pixel_digest(plain, code),
         miniature=miniature,
         scores=scores,
@@ -222,10 +225,21 @@ def _cosine_rows(length: int, count: int) -> npt.NDArray[np.float64]:
 _COSINES = _cosine_rows(32, 8)
 
 
-def perceptual_hash(grey_YX: npt.NDArray[np.float32]) -> int:
-    """64 signs of the lowest frequencies of a 32 x 32 grey picture, against their median without the mean."""
-    spectrum = (_COSINES @ grey_YX @ _COSINES.T).ravel()
-    bits = spectrum > np.median(spectrum[1:])
+_FLIP = np.where(np.arange(8) % 2, -1.0, 1.0)  # swapping left and right negates the odd horizontal frequencies
+
+
+def perceptual_hashes(grey_YX: npt.NDArray[np.float32]) -> tuple[int, int]:
+    """64 signs of the lowest frequencies of a 32 x 32 grey picture, against their median without the mean.
+
+    The second is what the picture has with left and right swapped.
+    """
+    spectrum_YX = _COSINES @ grey_YX @ _COSINES.T
+    return _signs(spectrum_YX), _signs(spectrum_YX * _FLIP)
+
+
+def _signs(spectrum_YX: npt.NDArray[np.float64]) -> int:
+    values = spectrum_YX.ravel()
+    bits = values > np.median(values[1:])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -154,7 +154,7 @@ def _num_rows(path: Path) -> int:
 
 CURATE = StageKind(
     name="curate",
-    version=1,
+    version=2,
     config=CurationConfig,
     run=run,
     inputs={"records": Slot(kind="records@1", many=True)},

@@ -1,13 +1,15 @@
 """Copies among samples: the search is exact, groups keep their first, partitions keep apart."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.duplicates import Candidate, Copy, find_copies, near_pairs
+from data_pipelines.duplicates import Candidate, Copy, Likeness, find_copies
+from data_pipelines.near_hashes import near_pairs, near_pairs_between
 
 GREY = bytes([120]) * 192
 
@@ -22,7 +24,7 @@ def candidate(
 
 
 def copies(*candidates: Candidate, distance: int = 10) -> list[Copy]:
-    return find_copies(candidates, near=True, phash_distance=distance, colour_distance=20)
+    return find_copies(candidates, near=Likeness(phash_distance=distance, colour_distance=20))
 
 
 @settings(max_examples=40, deadline=None)
@@ -43,6 +45,26 @@ def test_the_search_finds_exactly_the_near_pairs(seed: int, distance: int) -> No
         if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= distance
     }
     assert found == expected
+    others = np.array([*rng.sample(sorted(values), len(values) // 2), rng.getrandbits(64)], dtype=np.uint64)
+    between = {tuple(pair) for pairs in near_pairs_between(hashes, others, distance) for pair in pairs.tolist()}
+    assert between == {
+        (i, j)
+        for i in range(len(hashes))
+        for j in range(len(others))
+        if (int(hashes[i]) ^ int(others[j])).bit_count() <= distance
+    }
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_crowded_parts_are_searched_to_their_end(part: int) -> None:
+    rng = np.random.default_rng(part)
+    same = np.uint64(0xFFFF << 16 * part)
+    crowd = np.unique((rng.integers(0, 2**64, 3000, dtype=np.uint64) & ~same) | np.uint64(0x1234 << 16 * part))
+    lonely = crowd[::50] ^ np.uint64(0b11 << 16 * part) ^ np.uint64(1 << (16 * part + 20) % 64)
+    hashes = np.concatenate([crowd, lonely])
+    found = {tuple(sorted(pair)) for pairs in near_pairs(hashes, 10) for pair in pairs.tolist()}
+    assert {(50 * place, len(crowd) + place) for place in range(len(lonely))} <= found
+    assert all(one != other for one, other in found)
 
 
 def test_the_first_of_a_group_is_kept_and_all_others_point_at_it() -> None:
@@ -100,6 +122,46 @@ def test_text_samples_are_only_compared_as_records() -> None:
         for name in "aba"
     ]
     assert [(copy.index, copy.reason) for copy in copies(*text)] == [(2, "same_record")]
+
+
+LEFT, RIGHT = 0x00FF00FF12345678, 0xFF00FF0087654321  # hashes of a picture and of its mirror image
+SHADED = bytes(20 * column for _ in range(8) for column in range(8) for _ in range(3))
+DEHSAD = bytes(20 * (7 - column) for _ in range(8) for column in range(8) for _ in range(3))
+
+
+def sided(name: str, *, left: bool, held_out: bool = False, file: str = "", look: bytes = b"") -> Candidate:
+    plain = candidate(name, LEFT if left else RIGHT, file=file, look=look or (SHADED if left else DEHSAD))
+    return replace(plain, mirrored_phashes=(RIGHT if left else LEFT,), held_out=held_out)
+
+
+def verdicts(*candidates: Candidate) -> list[tuple[int, int, str]]:
+    return [(copy.index, copy.original, copy.verdict) for copy in copies(*candidates)]
+
+
+def test_a_mirrored_picture_has_its_own_verdict_and_the_earlier_is_kept() -> None:
+    assert verdicts(sided("a", left=True), sided("b", left=False)) == [(1, 0, "mirrored")]
+
+
+def test_the_side_with_more_copies_is_kept_and_copies_of_the_other_are_mirrored_too() -> None:
+    a, b, c, d, e = (sided(name, left=name in "ab", file=name.replace("b", "a")) for name in "abcde")
+    found = verdicts(a, b, c, d, e)
+    assert found == [(0, 2, "mirrored"), (1, 2, "mirrored"), (3, 2, "near_duplicate"), (4, 2, "near_duplicate")]
+
+
+def test_the_side_of_a_held_out_sample_is_kept() -> None:
+    kept = sided("v", left=False, held_out=True)
+    assert verdicts(kept, sided("a", left=True), sided("b", left=True)) == [(1, 0, "mirrored"), (2, 0, "mirrored")]
+
+
+def test_mirror_images_need_mirrored_colours_and_are_not_looked_for_without_their_hashes() -> None:
+    assert verdicts(sided("a", left=True), sided("b", left=False, look=SHADED)) == []
+    plain = [replace(sided(name, left=name == "a"), mirrored_phashes=()) for name in "ab"]
+    assert verdicts(*plain) == []
+
+
+def test_symmetrical_pictures_are_ordinary_near_duplicates() -> None:
+    pair = [replace(candidate(name, 5), mirrored_phashes=(5,)) for name in "ab"]
+    assert verdicts(*pair) == [(1, 0, "near_duplicate")]
 
 
 @pytest.mark.slow

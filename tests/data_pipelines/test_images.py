@@ -121,6 +121,14 @@ def test_copies_have_near_hashes(changed: bytes) -> None:
     assert (facts(changed).phash ^ facts(GOOD).phash).bit_count() <= 10
 
 
+@pytest.mark.parametrize("size", [(128, 128), (161, 333), (400, 90)])
+def test_the_mirrored_hash_is_the_hash_of_the_mirrored_picture(size: tuple[int, int]) -> None:
+    one, other = facts(encoded(picture(*size))), facts(encoded(ImageOps.mirror(picture(*size))))
+    assert (one.mirrored_phash ^ other.phash).bit_count() <= 2  # the reduction's last column may cover fewer pixels
+    assert (other.mirrored_phash ^ one.phash).bit_count() <= 2
+    assert (one.phash ^ other.phash).bit_count() > 10
+
+
 def test_equal_pixels_have_one_digest_whatever_the_file() -> None:
     again = encoded(picture(), "PNG", compress_level=1)
     assert again != GOOD
