@@ -25,6 +25,7 @@ LEDGER_SCHEMA = pa.schema(
     [field for field in SCHEMA if field.name not in ("conversations", "detail")]
     + [
         ("caption", pa.string()),
+        ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
         ("width", pa.int32()),  # of the first picture, upright
         ("height", pa.int32()),
         ("format", pa.string()),
@@ -135,6 +136,7 @@ def _ledger_row(
     anchor_h = (facts.get("anchor_h") or [0])[0]
     return row | {
         "caption": facts.get("caption"),
+        "language": facts.get("language"),
         "width": (facts.get("width") or [None])[0],
         "height": (facts.get("height") or [None])[0],
         "format": (facts.get("format") or [None])[0],

@@ -19,6 +19,7 @@ from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.duplicates import Candidate, Likeness, find_copies
 from data_pipelines.images import ImageFacts, inspect, judge
+from data_pipelines.languages import language_of
 from data_pipelines.records import Reject, canonical
 from data_pipelines.tombstones import Tombstones
 from models.dualvitok.geometry import match_anchor
@@ -30,6 +31,7 @@ ANALYSIS_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("task", pa.string()),
         ("caption", pa.string()),
+        ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
         ("text_digest", pa.string()),
         ("images", pa.list_(pa.string())),
         ("reason", pa.string()),  # why the row is dropped, null while nothing speaks against it
@@ -145,12 +147,15 @@ def _analyse(
             problem = problem or judge(found, config)
     anchors = [_anchor(fact, config) for fact in facts]
     problem = problem or tombstones.judge_look([fact.phash for fact in facts])
-    problem = problem or _judge_rest(record, turns, facts, anchors, config)
+    caption = caption_of(record["task"], turns)
+    language = language_of(caption)
+    problem = problem or _judge_rest(record, turns, facts, anchors, config) or _judge_language(language, config)
     return {
         "sample_id": record["sample_id"],
         "split": record["split"],
         "task": record["task"],
-        "caption": caption_of(record["task"], turns)[:MAX_CAPTION_CHARS],
+        "caption": caption[:MAX_CAPTION_CHARS],
+        "language": language,
         "text_digest": hashlib.sha256(record["conversations"].encode()).hexdigest(),
         "images": record["images"],
         "reason": problem.reason if problem else None,
@@ -193,6 +198,12 @@ def _judge_rest(
         detail = f"{fact.width} x {fact.height}: every size would crop more than {config.max_crop:.0%}"
         return Reject(reason="unmatched_aspect", detail=detail)
     return None
+
+
+def _judge_language(language: str, config: CurationConfig) -> Reject | None:
+    if not config.languages or language in config.languages:
+        return None
+    return Reject(reason="language_not_allowed", detail=f"language {language!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,12 @@
 """Which records are worth learning from: every threshold of the curation."""
 
+import re
 from dataclasses import dataclass
 
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+LANGUAGE_CODE = re.compile("[a-z]{2}|und")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +28,13 @@ class CurationConfig:
     min_contrast: float = 2.0  # standard deviation of the grey values, 0..127; less is blank
     min_neighbour_correlation: float = 0.2  # -1..1 between neighbouring pixels; less is noise
     min_sharpness: float = 0.2  # 0..1, see `images.sharpness`; 0 keeps blurred pictures
+    respect_opt_out: bool = True  # drop what its own metadata reserves from training
     # words
     min_caption_chars: int = 2
     max_caption_chars: int = 4000
     drop_personal_data: bool = True  # mail addresses, telephone and card numbers in captions
     allowed_licenses: tuple[str, ...] = ()  # empty: all, also none
+    languages: tuple[str, ...] = ()  # ISO 639-1 codes, and "und" for captions that cannot be told; empty: all
     # duplicates
     duplicate_scope: str = "sample"
     near_duplicates: bool = True
@@ -50,6 +54,9 @@ class CurationConfig:
         unknown = sorted(set(self.formats) - set(IMAGE_FORMATS))
         if unknown or not self.formats:
             raise ValueError(f"formats: found {unknown or 'nothing'}, expected some of {', '.join(IMAGE_FORMATS)}")
+        odd = [code for code in self.languages if not LANGUAGE_CODE.fullmatch(code)]
+        if odd:
+            raise ValueError(f"languages: found {odd}, expected ISO 639-1 codes such as 'en', or 'und'")
         if not 0 <= self.max_crop < 1 or self.max_aspect < 1:
             raise ValueError("max_crop must lie in 0..1 and max_aspect must be at least 1")
         if not 0 <= self.phash_distance <= 15:

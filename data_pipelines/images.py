@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.curation_config import CurationConfig
+from data_pipelines.opt_out import opt_out
 from data_pipelines.records import Reject
 
 Image.init()  # else a list of formats finds only the five commonest
@@ -61,6 +62,7 @@ class ImageFacts:
     pixel_digest: str  # equal for equal pixels, whatever the file around them
     miniature: bytes  # 8 x 8 RGB, row by row
     scores: Mapping[str, float] = field(default_factory=dict)
+    opt_out: str = ""  # what in its metadata reserves it from training, see `opt_out`
 
 
 def sniff(data: bytes) -> str | None:
@@ -211,6 +213,7 @@ def _measure(image: Image.Image, data: bytes, config: CurationConfig) -> ImageFa
         pixel_digest=_pixel_digest(plain, code),
         miniature=miniature,
         scores=scores,
+        opt_out=opt_out(image, data) if config.respect_opt_out else "",
     )
 
 
@@ -276,6 +279,8 @@ def _neighbour_correlation(plain: Image.Image) -> float:
 
 def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
     """What the thresholds say about a picture that could be read."""
+    if facts.opt_out:
+        return Reject(reason="opted_out", detail=facts.opt_out)
     short, long = sorted((facts.width, facts.height))
     if long / short > config.max_aspect:
         return Reject(reason="extreme_aspect", detail=f"{facts.width} x {facts.height}, over {config.max_aspect:g} : 1")

@@ -1,0 +1,57 @@
+"""Tells the language of a caption: by its script where that is enough, else by a model of letter sequences.
+
+Nothing is downloaded. The model is that of py3langid, 97 languages; it takes 0.1 ms for a caption.
+"""
+
+import functools
+import unicodedata
+from collections import Counter
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+UNDETERMINED = "und"  # ISO 639-2: cannot be told
+MIN_LETTERS = 20  # of a caption that the model is asked about; it guesses wildly for less
+MAX_CHARS = 200  # of a caption that are looked at
+MIN_CONFIDENCE = 0.5  # 0..1; right captions of a line reach 0.7 and more, lists of names less
+MAX_CACHED = 1 << 14  # captions whose language is remembered, as one caption often serves many records
+# Scripts in which almost everything is written in one language, by the first word of Unicode's character names.
+_SCRIPTS = {
+    "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th", "GREEK": "el", "HEBREW": "he", "GEORGIAN": "ka",
+    "ARMENIAN": "hy", "TAMIL": "ta", "TELUGU": "te", "KANNADA": "kn", "MALAYALAM": "ml", "GUJARATI": "gu",
+    "GURMUKHI": "pa", "ORIYA": "or", "SINHALA": "si", "KHMER": "km", "LAO": "lo", "MYANMAR": "my", "ETHIOPIC": "am",
+}  # fmt: skip
+_MIN_SHARE = 0.5  # of the letters that one script must have to speak for a text
+_MIN_KANA_SHARE = 0.1  # Japanese mixes kana with Chinese signs
+
+
+@functools.lru_cache(MAX_CACHED)
+def language_of(text: str) -> str:
+    """ISO 639-1 code, or "und" for what is too short or too mixed to tell."""
+    letters = [character for character in text[:MAX_CHARS] if character.isalpha()]
+    if not letters:
+        return UNDETERMINED
+    by_script = _by_script(letters) if not text.isascii() else None
+    if by_script is not None:
+        return by_script
+    if len(letters) < MIN_LETTERS:
+        return UNDETERMINED
+    language, confidence = _model().classify(text[:MAX_CHARS])
+    return str(language) if confidence >= MIN_CONFIDENCE else UNDETERMINED
+
+
+def _by_script(letters: list[str]) -> str | None:
+    scripts = Counter(unicodedata.name(letter, "").split(" ", 1)[0] for letter in letters)
+    if scripts["HIRAGANA"] + scripts["KATAKANA"] >= _MIN_KANA_SHARE * len(letters):
+        return "ja"
+    script, count = scripts.most_common(1)[0]
+    if count < _MIN_SHARE * len(letters):
+        return None
+    return "zh" if script == "CJK" else _SCRIPTS.get(script)
+
+
+@functools.cache
+def _model() -> LanguageIdentifier:
+    """Takes a second to load, once in each process."""
+    model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    model.set_languages([label for label in model.labels if len(label) == 2])
+    return model
