@@ -14,7 +14,7 @@ from data_pipelines.languages import language_of
         ("Ein brauner Hund sitzt auf einer Bank am See", "de"),
         ("Un chien brun est assis sur un banc en bois au bord du lac", "fr"),
         ("Un perro marrón está sentado en un banco de madera junto al lago", "es"),
-        ("Коричневая собака сидит на деревянной скамейке у небольшого озера", "ru"),
+        ("Коричневая собака сидит на деревянной скамейке у небольшого озера", "ru"),  # noqa: RUF001 # Russian letters are meant
         ("كلب بني يجلس على مقعد خشبي بجانب بحيرة صغيرة", "ar"),
         ("茶色の犬がベンチに座っている", "ja"),
         ("两只狗在公园里玩", "zh"),

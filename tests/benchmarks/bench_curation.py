@@ -1,0 +1,148 @@
+"""Curation next to a plain PIL decode loop over the same files: images per second of one core, and of two processes.
+
+Run: python tests/benchmarks/bench_curation.py [--images 300] [--side 512] [--photos TAR]
+Curation is all of it from ingested records on: verdict, checks, hashes, scores, tar of the original bytes, ledger and
+thumbnails. The decode loop only opens each file and makes it RGB. All rows are measured in this one run, in turns.
+"""
+
+import io
+import json
+import tarfile
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+from turns import print_rates, seconds_in_turns
+
+from data_pipelines.curated_shards import emit_shard, write_dataset
+from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
+from data_pipelines.curation_config import CurationConfig
+from data_pipelines.image_sources import open_images
+from data_pipelines.ingest import ingest_shard, plan_ingest
+from data_pipelines.ingest_config import IngestConfig
+
+WORDS = [
+    "a",
+    "the",
+    "dog",
+    "boat",
+    "street",
+    "red",
+    "green",
+    "old",
+    "small",
+    "house",
+    "water",
+    "tree",
+    "man",
+    "woman",
+    "two",
+    "on",
+    "beside",
+    "under",
+    "with",
+    "near",
+]
+
+
+def drawn_jpegs(count: int, side: int) -> list[bytes]:
+    """JPEGs with the look of photographs: soft shapes, fine grain, quality 85."""
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(count):
+        size = (side, side * 3 // 4) if number % 2 else (side * 3 // 4, side)
+        soft = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        grain = rng.normal(0, 6, (size[1], size[0], 3))
+        buffer = io.BytesIO()
+        Image.fromarray((np.asarray(soft) + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        files.append(buffer.getvalue())
+    return files
+
+
+def photo_files(path: Path, count: int) -> list[bytes]:
+    with tarfile.open(path) as tar:
+        members = [member for member in tar if member.name.lower().endswith((".jpg", ".jpeg", ".png"))]
+        files = [tar.extractfile(member) for member in members[:count]]
+        return [file.read() for file in files if file is not None]
+
+
+def write_records(folder: Path, files: list[bytes]) -> Path:
+    """The files as an ingested folder of two shards."""
+    rng = np.random.default_rng(1)
+    (folder / "raw").mkdir(parents=True)
+    lines: dict[int, list[str]] = {0: [], 1: []}
+    for number, data in enumerate(files):
+        name = f"{number}.jpg"
+        (folder / "raw" / name).write_bytes(data)
+        caption = " ".join(rng.choice(WORDS, 12)) + f" {number}"
+        turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": caption}]
+        lines[number % 2].append(json.dumps({"id": name, "images": [name], "conversations": turns}))
+    for half, some in lines.items():
+        (folder / f"{half}.jsonl").write_text("\n".join(some))
+    config = IngestConfig(source="benchmark")
+    images = open_images([folder / "raw"], max_bytes=1 << 26, max_unpacked_bytes=1 << 30)
+    for shard in plan_ingest(config, [folder / "0.jsonl", folder / "1.jsonl"]):
+        ingest_shard(shard, folder / "records", config, images=images)
+    return folder / "records"
+
+
+def decode(files: list[bytes]) -> None:
+    for data in files:
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB")
+
+
+def analyse(records: Path, name: str, config: CurationConfig) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        analyse_shard(records, name, Path(work), config)
+
+
+def curate(records: Path, names: list[str], config: CurationConfig, workers: ProcessPoolExecutor | None) -> None:
+    """All steps; the two that look at pictures go to the workers, shard by shard."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run = workers.map if workers else map
+        list(run(analyse_shard, [records] * len(names), names, [work] * len(names), [config] * len(names)))
+        copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
+        list(run(_emit, [(records, work, name, config, copies[name]) for name in names]))
+        write_dataset(work, "benchmark", {name: work / "ledger" / f"{name}.parquet" for name in names}, config)
+
+
+def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` takes, in its order
+    records, folder, name, config, copies = work
+    emit_shard(records, folder, name, folder, config, copies=copies)
+
+
+@click.command(help=__doc__)
+@click.option("--images", default=400, help="How many pictures.")
+@click.option("--side", default=512, help="Longer side of drawn pictures, in pixels.")
+@click.option("--photos", type=click.Path(path_type=Path, exists=True), help="A tar of pictures to use instead.")
+@click.option("--repeats", default=3, help="Rounds; the median counts.")
+def main(images: int, side: int, photos: Path | None, repeats: int) -> None:
+    files = photo_files(photos, images) if photos else drawn_jpegs(images, side)
+    config = CurationConfig(anchors=((512, 512), (384, 512), (512, 384)), duplicate_scope="image")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2) as workers:
+        records = write_records(Path(folder), files)
+        names = record_shards(records)
+        measures = {
+            "PIL decode loop, 1 process": lambda: decode(files),
+            "checks and hashes alone, 1 process": lambda: [analyse(records, name, config) for name in names],
+            "curation, 1 process": lambda: curate(records, names, config, None),
+            "curation, 2 processes": lambda: curate(records, names, config, workers),
+        }
+        seconds = seconds_in_turns(measures, repeats)
+    size = sum(map(len, files)) / len(files) / 1024
+    print_rates(
+        f"{len(files)} pictures of {size:.0f} KB on average",
+        dict.fromkeys(seconds, len(files)),
+        seconds,
+        "images/s",
+        "PIL decode loop, 1 process",
+    )
+
+
+if __name__ == "__main__":
+    main()
