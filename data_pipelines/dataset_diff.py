@@ -11,7 +11,7 @@ parts as memory asks for, each with its range of ids, and compared part by part.
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,12 +135,13 @@ class _Ledgers:
     def num_rows(self) -> int:
         return sum(int(self._open(shard).metadata.num_rows) for shard in self.shards)
 
-    def batches(self, columns: list[str]) -> Iterator[Any]:
-        """Raises: DatasetError"""
+    def batches(self, columns: list[str], convert: Callable[[Any], Any] = lambda batch: batch) -> Iterator[Any]:
+        """Raises: DatasetError, also where `convert` raises a ValueError."""
         for shard in self.shards:
             try:
                 with self._open(shard) as file:
-                    yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+                    for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+                        yield convert(batch)
             except (OSError, pa.ArrowException, ValueError, KeyError) as error:
                 raise self._unreadable(shard, error) from error
 
@@ -163,23 +164,27 @@ class _Comparison:
 
     examples: int
     pictured: npt.NDArray[np.void]  # ids that have a thumbnail on one side: the better examples
-    labels: dict[str, int] = field(default_factory=dict)
-    counts: Counter[tuple[int, int]] = field(default_factory=Counter)
+    labels: dict[str, int] = field(default_factory=dict)  # numbered as they were first read
+    counts: Counter[tuple[int, int]] = field(default_factory=Counter)  # by ranks of labels
     chosen: dict[tuple[int, int], list[tuple[bool, bytes]]] = field(default_factory=dict)
 
     def rows(self, ledgers: _Ledgers) -> Iterator[Words]:
         """All rows of a side, batch by batch."""
-        for batch in ledgers.batches(KEY_COLUMNS):
-            yield np.column_stack([_words(batch["sample_id"]), self._codes(batch)])
+        return ledgers.batches(
+            KEY_COLUMNS, lambda batch: np.column_stack([_words(batch["sample_id"]), self._codes(batch)])
+        )
 
     def add(self, before: Words, after: Words) -> None:
         """Compare the rows of all samples in a range of ids."""
         rows = np.concatenate([before, after])
-        if len(rows):
-            self._count(*_left_over(rows[:, :4], rows[:, 4].astype(np.int64), len(before)))
+        if not len(rows):
+            return
+        ranks = np.empty(len(self.labels), np.int64)  # by their text, so that the order of reading decides nothing
+        ranks[[self.labels[label] for label in sorted(self.labels)]] = np.arange(len(ranks))
+        self._count(*_left_over(rows[:, :4], ranks[rows[:, 4]], len(before)))
 
     def transitions(self, sides: Sequence[_Ledgers]) -> tuple[Transition, ...]:
-        names = {number: label for label, number in self.labels.items()}
+        names = dict(enumerate(sorted(self.labels)))
         wanted = {sample_id.hex() for chosen in self.chosen.values() for _, sample_id in chosen}
         rows = [_rows_of(ledgers, wanted) for ledgers in sides]
         changes = []
