@@ -58,6 +58,11 @@ class StageDiff:
         return {name: (before.get(name), after.get(name)) for name in {**after, **before}}
 
 
+def is_same_figure(before: float | None, after: float | None) -> bool:
+    """Two that are not a number count as the same."""
+    return before == after or (before is not None and after is not None and before != before and after != after)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunDiff:
     before: RunOutputs

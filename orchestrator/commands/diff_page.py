@@ -15,7 +15,7 @@ from orchestrator.commands.diff_text import (
     time_of,
     unsteady_lines,
 )
-from orchestrator.run_diff import Change, RunDiff, StageDiff
+from orchestrator.run_diff import Change, RunDiff, StageDiff, is_same_figure
 from orchestrator.run_outputs import RunOutputs
 
 MORE_STYLE = """
@@ -111,7 +111,7 @@ def _figures(stage: StageDiff) -> str:
     unlike, equal = [], []
     for name, (before, after) in sorted(stage.figures().items()):
         cells = (name, figure_text(before), figure_text(after))
-        if before == after:
+        if is_same_figure(before, after):
             equal.append(cells)
         else:
             unlike.append((*cells, difference_text(before, after)))

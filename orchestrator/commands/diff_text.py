@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from orchestrator.run_diff import RunDiff, StageDiff
+from orchestrator.run_diff import RunDiff, StageDiff, is_same_figure
 from orchestrator.run_outputs import RunOutputs, StageOutput
 from orchestrator.wording import duration_text, short, time_text
 
@@ -40,14 +40,14 @@ def files_text(files: Sequence[str]) -> str:
 
 def unsteady_lines(stage: StageDiff) -> Iterator[str]:
     """Said plainly, because nothing else shows it."""
-    if stage.is_unsteady:
+    if stage.is_unsteady and stage.after and stage.after.output:
         differs = " and ".join(
             name for name, found in (("code", stage.code), ("environment", stage.environment)) if found
         )
         cause = f"the {differs} it was made with differs, see below" if differs else "the stage is not deterministic"
         yield (
-            f"{stage.id}: made twice with identity {short(stage.after.fingerprint if stage.after else '')}, and "
-            f"{len(stage.files)} files differ: {files_text(stage.files)}; {cause}"
+            f"{stage.id}: made twice with identity {short(stage.after.fingerprint)}, and {len(stage.files)} of "
+            f"{len(stage.after.output.manifest.files)} files differ: {files_text(stage.files)}; {cause}"
         )
 
 
@@ -129,7 +129,7 @@ def _first(diff: RunDiff) -> list[str]:
 def _figures(diff: RunDiff) -> list[str]:
     lines: list[str] = []
     for stage in diff.stages:
-        unlike = [(name, pair) for name, pair in stage.figures().items() if pair[0] != pair[1]]
+        unlike = [(name, pair) for name, pair in stage.figures().items() if not is_same_figure(*pair)]
         if not unlike or not (stage.before and stage.before.output and stage.after and stage.after.output):
             continue
         lines.append(f"{stage.id}:")

@@ -91,7 +91,7 @@ def test_one_identity_with_two_results_is_said_plainly(illume: Illume, monkeypat
 
     def say(_config: SayConfig, context: StageContext) -> dict[str, float]:
         (context.output / "words.txt").write_text(f"take {next(times)}")
-        return {"words": 1.0}
+        return {"words": 1.0, "loss": float("nan")}
 
     kind = StageKind(name="say", version=1, config=SayConfig, run=say, output="words@1")
     monkeypatch.setitem(test_cli.KINDS, "say", kind)
@@ -102,8 +102,9 @@ def test_one_identity_with_two_results_is_said_plainly(illume: Illume, monkeypat
     assert found["by_id"]["said"]["files"] == ["words.txt"]
     assert found["by_id"]["said"]["before"]["attempt"] != found["by_id"]["said"]["after"]["attempt"]
     text = illume("diff", before, after).out
+    assert "nan" not in text  # the same on both sides
     assert "said: made twice with identity" in text
-    assert "1 files differ: words.txt; the stage is not deterministic" in text
+    assert "1 of 1 files differ: words.txt; the stage is not deterministic" in text
 
 
 def test_a_run_with_itself_has_no_difference(illume: Illume) -> None:
