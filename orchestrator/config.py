@@ -92,7 +92,7 @@ def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
     kind = decoding.stage_kinds[stage_id] = _decode_kind(data, place, decoding)
     resources = decode(Resources, _section(data, "resources"), (*place, "resources"), decoding.problems)
     retry = decode(RetryPolicy, _section(data, "retry"), (*place, "retry"), decoding.problems)
-    gates = _decode_gates(_section(data, "gates"), (*place, "gates"), decoding)
+    gates = _decode_gates(_section(data, "gates"), kind, (*place, "gates"), decoding)
     inputs = decoding.inputs[stage_id] = _decode_inputs(_section(data, "inputs"), kind, (*place, "inputs"), decoding)
     if kind is None:
         return
@@ -113,10 +113,15 @@ def _decode_kind(data: Mapping[str, JSON], place: Place, decoding: _Decoding) ->
     return None
 
 
-def _decode_gates(data: JSON, place: Place, decoding: _Decoding) -> dict[str, Gate]:
+def _decode_gates(data: JSON, kind: StageKind[Any] | None, place: Place, decoding: _Decoding) -> dict[str, Gate]:
     if not isinstance(data, dict):
         decoding.report(place, f"found {found_text(data)}, expected a mapping from figures of the stage to bounds")
         return {}
+    if kind is not None and kind.figures:
+        for name in sorted(data.keys() - kind.figures):
+            decoding.report(
+                (*place, name), f"no such figure of the kind {kind.name}; {expectation(name, kind.figures)}"
+            )
     gates = {name: decode(Gate, bounds, (*place, name), decoding.problems) for name, bounds in data.items()}
     return {name: gate for name, gate in gates.items() if gate is not None}
 

@@ -106,7 +106,7 @@ class Executor:
     def _check_gates(self, stage: PlannedStage) -> None:
         """Of an artifact that exists: the bounds may be younger than it."""
         manifest = self._artifacts.find(stage.spec.kind.name, stage.fingerprint)
-        errors, warnings = broken_gates(stage.spec.gates, manifest.stats if manifest else {})
+        errors, warnings = broken_gates(stage.spec, manifest.stats if manifest else {})
         for sentence in warnings:
             log.warning("%s, which is reused: %s", stage.id, sentence)
         if errors:

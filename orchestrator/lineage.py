@@ -127,7 +127,7 @@ def _event_of_attempt(event: Event, place: StorePlace) -> dict[str, JSON]:
         "run": {"runId": str(uuid.uuid5(_IDS, f"attempt/{event.attempt_id}")), "facets": facets},
         "job": _job(f"{recipe}.{event.stage_id}", "TASK"),
         "inputs": [_input(one, place) for one in fields.get("inputs", [])],
-        "outputs": [_output(artifact, place)] if artifact else [],
+        "outputs": [_output(artifact, fields.get("gates", []), place)] if artifact else [],
     }
 
 
@@ -174,8 +174,14 @@ def _input(one: Mapping[str, Any], place: StorePlace) -> dict[str, JSON]:
     }
 
 
-def _output(artifact: Mapping[str, Any], place: StorePlace) -> dict[str, JSON]:
+def _output(artifact: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], place: StorePlace) -> dict[str, JSON]:
     facets = _dataset_facets(artifact["kind"], artifact["fingerprint"])
+    names = {"rows": "rowCount", "bytes": "bytes", "files": "fileCount"}
+    counts: dict[str, JSON] = {theirs: artifact[ours] for ours, theirs in names.items() if artifact[ours] is not None}
+    facets["dataQualityMetrics"] = _facet("1-0-0/DataQualityMetricsDatasetFacet", {**counts, "columnMetrics": {}})
+    if gates:
+        assertions: list[JSON] = [_assertion(gate) for gate in gates]
+        facets["dataQualityAssertions"] = _facet("1-1-0/DataQualityAssertionsDatasetFacet", {"assertions": assertions})
     stats: dict[str, JSON] = {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/StatsDatasetFacet.json"}
     facets["illume_stats"] = {**stats, "manifestSha256": artifact["manifest_sha256"], "stats": artifact["stats"]}
     return {
@@ -183,6 +189,19 @@ def _output(artifact: Mapping[str, Any], place: StorePlace) -> dict[str, JSON]:
         "name": _artifact_name(artifact["stage_kind"], artifact["fingerprint"], place),
         "facets": facets,
         "outputFacets": {"outputStatistics": _facet("1-0-2/OutputStatisticsOutputDatasetFacet", _statistics(artifact))},
+    }
+
+
+def _assertion(gate: Mapping[str, Any]) -> dict[str, JSON]:
+    """A gate in OpenLineage's words."""
+    bounds = {"at least": gate["at_least"], "at most": gate["at_most"]}
+    return {
+        "assertion": "figure_within_bounds",
+        "name": gate["figure"],
+        "success": gate["holds"],
+        "severity": "error" if gate["severity"] == "error" else "warn",
+        "expected": ", ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None),
+        "actual": str(gate["actual"]),
     }
 
 

@@ -223,6 +223,7 @@ class StageKind(Generic[C]):
     precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
     model_version: Callable[[C], "ModelVersion"] | None = None  # what the output is registered as, once committed
     deterministic: bool = True  # the same fingerprint gives the same bytes
+    figures: frozenset[str] = frozenset()  # all that `run` may return, 0 where it does not; empty: known after it ran
 
 
 @dataclass(frozen=True, kw_only=True)

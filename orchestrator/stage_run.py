@@ -17,7 +17,7 @@ from orchestrator.artifacts import ArtifactStore
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError
 from orchestrator.events import AttemptState, EventKind
 from orchestrator.failures import FailureClass, FailureReport, classify, report_of
-from orchestrator.gates import broken_gates
+from orchestrator.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.history import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
 from orchestrator.job_work import JobWork
@@ -125,7 +125,7 @@ class StageRun:
         stored = self._tools.artifacts.stored(self._kind.name, self._planned.fingerprint)
         if stored is None:
             return None
-        errors, _ = broken_gates(self._planned.spec.gates, stored.manifest.stats)
+        errors, _ = broken_gates(self._planned.spec, stored.manifest.stats)
         if errors:
             raise _gave_up(FailureClass.USER_CODE, f"another run made it: {'; '.join(errors)}")
         if not stored.commit.attempt.startswith(f"{self._tools.run_id}-"):
@@ -203,7 +203,8 @@ class StageRun:
                 return self._failed(error, work, move)
             finally:
                 work.close()
-        move(AttemptState.COMMITTED, {}, artifact)
+        gates = gates_to_json(gate_results(self._planned.spec, artifact.manifest.stats))
+        move(AttemptState.COMMITTED, {"gates": gates} if gates else {}, artifact)
         self._register(artifact, attempt_id)
         return artifact
 

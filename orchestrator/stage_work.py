@@ -125,7 +125,7 @@ class StageWork:
 
     def _check_gates(self, figures: Mapping[str, float]) -> None:
         planned = self.order.planned
-        errors, warnings = broken_gates(planned.spec.gates, figures)
+        errors, warnings = broken_gates(planned.spec, figures)
         for sentence in warnings:
             log.warning("%s: %s", planned.id, sentence)
             self.tracker.log_event("gate_broken", {"message": sentence})

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation_config import VERDICTS, CurationConfig
+from data_pipelines.reasons import REASONS
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
@@ -12,6 +13,7 @@ from orchestrator.stage import Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
 NUM_SHOWN_REASONS = 5
+REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,22 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
     counts = {name: float(count) for name, count in totals.items()}
     shares = {f"{name}_share": count / totals["rows"] for name, count in totals.items() if name != "rows"}
-    return {**sum_stats(emitted), **counts, **shares, "quarantined": quarantined}
+    summed = sum_stats(emitted)
+    for name, count in summed.items():
+        if name.startswith(REASON_COUNT):
+            shares[_reason_share(name.removeprefix(REASON_COUNT))] = count / totals["rows"]
+    return {**summed, **counts, **shares, "quarantined": quarantined}
+
+
+def _reason_share(reason: str) -> str:
+    return f"reason/{reason}_share"
+
+
+def _figures() -> frozenset[str]:
+    """All that a curation may return."""
+    verdicts = [name for verdict in VERDICTS for name in (verdict, f"{verdict}_share")]
+    reasons = [name for reason in REASONS for name in (f"{REASON_COUNT}{reason}", _reason_share(reason))]
+    return frozenset(["rows", "kept_bytes", "quarantined", *verdicts, *reasons])
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:
@@ -159,4 +176,5 @@ CURATE = StageKind(
     run=run,
     inputs={"records": Slot(kind="records@1", many=True)},
     output="dataset@1",
+    figures=_figures(),
 )

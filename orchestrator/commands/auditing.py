@@ -1,28 +1,95 @@
 """`illume audit`: what went into a dataset, what was dropped, why, and what changed since another version."""
 
+import datetime
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.artifact import Manifest
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.targets import find_artifact
 from orchestrator.database import Database
 from orchestrator.errors import RecipeError
 
+if TYPE_CHECKING:
+    from data_pipelines.audit import AuditSummary
+
+OUT_FILE = click.Path(path_type=Path, dir_okay=False)
+
+DESCRIPTION_OPTIONS = (
+    click.option(
+        "--croissant", type=OUT_FILE, help="Where to write a description in Croissant 1.1; best beside the data."
+    ),
+    click.option("--card", type=OUT_FILE, help="Where to write a dataset card for Hugging Face."),
+    click.option("--creator", default="", help="Who made the dataset, for both descriptions."),
+    click.option("--url", default="", help="Where the dataset can be had, for both descriptions."),
+    click.option("--release", default="1.0.0", show_default=True, help="Its version, for both descriptions."),
+    click.option("--published", type=click.DateTime(["%Y-%m-%d"]), help="The day for both descriptions; else today."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptions:
+    """What `illume audit` writes for people elsewhere, and what a person says for it."""
+
+    croissant: Path | None
+    card: Path | None
+    creator: str
+    url: str
+    release: str
+    published: datetime.datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlace:
+    """A dataset's local folder; the manifest is None for a folder that no store is known to hold."""
+
+    folder: Path
+    manifest: Manifest | None = None
+
+
+def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What to write for people elsewhere, as `descriptions`."""
+
+    @functools.wraps(command)
+    def with_descriptions(
+        *,
+        croissant: Path | None,
+        card: Path | None,
+        creator: str,
+        url: str,
+        release: str,
+        published: datetime.datetime | None,
+        **rest: Any,
+    ) -> Any:
+        asked = Descriptions(
+            croissant=croissant, card=card, creator=creator, url=url, release=release, published=published
+        )
+        return command(descriptions=asked, **rest)
+
+    decorated: Callable[..., Any] = with_descriptions
+    for option in reversed(DESCRIPTION_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
 
 @click.command("audit")
 @click.argument("dataset")
 @click.option("--against", metavar="OTHER", help="An earlier version to compare with, given as DATASET is.")
-@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page with pictures.")
-@click.option("--no-page", is_flag=True, help="Print the counts only.")
+@click.option("--page", type=OUT_FILE, help="Where to write the page with pictures.")
+@click.option("--no-page", is_flag=True, help="Write no page.")
 @click.option(
     "--decisions",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OUT_FILE,
     help="Where to write a JSON line with the verdict of each line, sample, tar and orphaned file.",
 )
+@description_options
 @place_options
 @json_option
 def audit_command(
@@ -32,6 +99,7 @@ def audit_command(
     no_page: bool,
     decisions: Path | None,
     places: Places,
+    descriptions: Descriptions,
     as_json: bool,
 ) -> None:
     """Count what went into a dataset by verdict, reason, source, licence and size; write a page with pictures.
@@ -44,14 +112,19 @@ def audit_command(
     from data_pipelines.decisions import write_decisions
     from data_pipelines.drift import drift_text, drift_to_json, measure_drift
 
-    folder, *others = dataset_folders([dataset] + ([against] if against else []), places)
+    written: list[str] = []
+    place, *others = dataset_places([dataset] + ([against] if against else []), places)
     try:
-        summary = audit_dataset(folder)
-        drift = measure_drift(folder, summary, others[0], audit_dataset(others[0])) if others else None
-        written = write_decisions(folder, decisions) if decisions else 0
+        summary = audit_dataset(place.folder)
+        other = others[0].folder if others else None
+        drift = measure_drift(place.folder, summary, other, audit_dataset(other)) if other else None
+        if decisions:
+            written.append(f"{write_decisions(place.folder, decisions):,} decisions: {decisions}")
         if not no_page:
             page = page or Path("audit.html")
-            write_audit_page(folder, page, summary, drift)
+            write_audit_page(place.folder, page, summary, drift)
+            written.append(f"page with pictures: {page}")
+        written += _describe(place, summary, descriptions)
     except DatasetError as error:
         raise RecipeError(str(error)) from error
     if as_json:
@@ -59,23 +132,47 @@ def audit_command(
         click.echo(json.dumps(found, indent=2))
     else:
         click.echo(summary_text(summary) + (f"\n\n{drift_text(drift)}" if drift else ""))
-    if decisions:
-        click.echo(f"{written:,} decisions: {decisions}", err=as_json)
-    if not no_page:
-        click.echo(f"page with pictures: {page}", err=as_json)
+    for line in written:
+        click.echo(line, err=as_json)
 
 
-def dataset_folders(targets: Sequence[str], places: Places) -> list[Path]:
-    """Local folders of datasets, each given as a folder, RUN:STAGE or digits; the workspace is opened if need be."""
+def _describe(place: DatasetPlace, summary: "AuditSummary", asked: Descriptions) -> list[str]:
+    """Write the descriptions that were asked for; a line for each."""
+    from data_pipelines.croissant import DatasetFile, croissant_metadata, hash_files, write_croissant
+    from data_pipelines.dataset_card import dataset_card
+    from data_pipelines.publication import Publication
+
+    day = {"published": asked.published.date()} if asked.published else {}
+    publication = Publication(creator=asked.creator, url=asked.url, version=asked.release, **day)
+    written = []
+    if asked.croissant:
+        entries = place.manifest.files if place.manifest else None
+        files = (
+            [DatasetFile(path=one.path, num_bytes=one.bytes, sha256=one.sha256) for one in entries]
+            if entries is not None
+            else hash_files(place.folder)
+        )
+        write_croissant(asked.croissant, croissant_metadata(place.folder, summary, files, publication))
+        written.append(f"Croissant description: {asked.croissant}")
+    if asked.card:
+        asked.card.write_text(dataset_card(summary, publication), encoding="utf-8")
+        written.append(f"dataset card: {asked.card}")
+    return written
+
+
+def dataset_places(targets: Sequence[str], places: Places) -> list[DatasetPlace]:
+    """Datasets, each given as a folder, RUN:STAGE or digits; the workspace is opened only if need be."""
     if all(Path(target).is_dir() for target in targets):
-        return [Path(target) for target in targets]
+        return [DatasetPlace(folder=Path(target)) for target in targets]
     with open_workspace(places) as workspace:
         return [
-            Path(target) if Path(target).is_dir() else artifact_folder(workspace.artifacts, workspace.database, target)
+            DatasetPlace(folder=Path(target))
+            if Path(target).is_dir()
+            else _stored_dataset(workspace.artifacts, workspace.database, target)
             for target in targets
         ]
 
 
-def artifact_folder(artifacts: ArtifactStore, database: Database, target: str) -> Path:
+def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str) -> DatasetPlace:
     manifest = find_artifact(artifacts, database, target).manifest
-    return artifacts.open(manifest.stage_kind, manifest.fingerprint).path
+    return DatasetPlace(folder=artifacts.open(manifest.stage_kind, manifest.fingerprint).path, manifest=manifest)

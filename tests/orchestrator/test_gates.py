@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE
 from orchestrator.gates import broken_gates
-from orchestrator.stage import Gate
+from orchestrator.stage import Gate, Resources, RetryPolicy, StageKind, StageSpec
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import RECIPE, Illume, actions, newest
 
@@ -31,7 +31,25 @@ def write(folder: Path, gates: str) -> None:
     ],
 )
 def test_the_table_of_bounds(gate: Gate, value: float, message: str) -> None:
-    assert broken_gates({"share": gate}, {"share": value}) == ([message] if message else [], [])
+    assert broken_gates(spec({"share": gate}), {"share": value}) == ([message] if message else [], [])
+
+
+def spec(gates: dict[str, Gate], figures: frozenset[str] = frozenset()) -> StageSpec:
+    kind: StageKind[None] = StageKind(
+        name="count", version=1, config=type(None), run=lambda config, context: {}, output="words@1", figures=figures
+    )
+    return StageSpec(
+        id="loud", kind=kind, config=None, inputs={}, resources=Resources(), retry=RetryPolicy(), gates=gates
+    )
+
+
+def test_a_figure_that_the_kind_knows_counts_as_none_where_it_is_missing() -> None:
+    gates = {"reason/pii_share": Gate(at_most=0.01), "keep": Gate(at_least=1.0, severity="warning")}
+    known = frozenset({"reason/pii_share", "keep"})
+    assert broken_gates(spec(gates, known), {"keep": 2.0}) == ([], [])
+    assert broken_gates(spec(gates, known), {}) == ([], ["gates.keep: found 0, expected at least 1"])
+    errors, _ = broken_gates(spec(gates), {"keep": 2.0})
+    assert errors == ["gates.reason/pii_share: the stage gives no such figure; it gives keep"]
 
 
 def test_a_broken_gate_stops_what_follows_and_another_bound_goes_on(illume: Illume, tmp_path: Path) -> None:

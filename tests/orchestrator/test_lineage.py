@@ -128,6 +128,40 @@ def test_data_sets_have_the_name_they_have_in_the_store(index: Database, tell_st
     assert {"key": "min_side", "value": "256"} in parameters
 
 
+def test_the_quality_of_an_output_is_told_by_its_counts_and_gates(schemas: Registry[Any]) -> None:
+    artifact = {"kind": "dataset@1", "stage_kind": "curate", "fingerprint": "f" * 64, "manifest_sha256": "c" * 64}
+    artifact |= {"files": 2, "bytes": 1000, "rows": None, "stats": {"keep_share": 0.5}, "inputs": {}}
+    gates = [
+        {"figure": "keep_share", "at_least": 0.25, "at_most": 0.75, "severity": "error", "actual": 0.5, "holds": True},
+        {"figure": "odd", "at_least": None, "at_most": 0.1, "severity": "warning", "actual": "nan", "holds": False},
+    ]
+    fields = {"recipe": "tiny", "to": "committed", "attempt_epoch": 1, "fingerprint": "f" * 64, "artifact": artifact}
+    event = Event(
+        run_id="r1",
+        sequence=1,
+        time=1.5,
+        epoch=1,
+        kind=EventKind.ATTEMPT_STATE,
+        fields={**fields, "to": str(AttemptState.COMMITTED), "gates": gates},
+        stage_id="clean",
+        attempt_id="a1",
+    )
+    line: Any = run_event(event, store_place("/data/store"))
+    assert problems(line, schemas) == []
+    facets = line["outputs"][0]["facets"]
+    metrics = facets["dataQualityMetrics"]
+    assert {key: metrics[key] for key in ("bytes", "fileCount")} == {"bytes": 1000, "fileCount": 2}
+    assert "rowCount" not in metrics
+    first, second = facets["dataQualityAssertions"]["assertions"]
+    assert (first["name"], first["success"], first["expected"], first["actual"]) == (
+        "keep_share",
+        True,
+        "at least 0.25, at most 0.75",
+        "0.5",
+    )
+    assert (second["success"], second["severity"]) == (False, "warn")
+
+
 def test_events_that_come_again_are_not_written_again(index: Database, tell_story: TellStory, tmp_path: Path) -> None:
     path = tmp_path / "lineage.jsonl"
     events = tell_story(index, "r1").run_store.events("r1")

@@ -1,0 +1,126 @@
+"""A curated dataset described as a Hugging Face dataset card: YAML that the Hub reads, then Markdown for people.
+
+Source: https://github.com/huggingface/hub-docs/blob/main/datasetcard.md for the keys of the YAML.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from data_pipelines.audit import TITLES, AuditSummary, Cell, printable, readable_bytes
+from data_pipelines.curation_config import VERDICTS
+from data_pipelines.publication import (
+    NONE_STATED,
+    Publication,
+    described,
+    handling_of_personal_data,
+    kept_languages,
+    kept_licences,
+    kept_values,
+    limits,
+)
+
+MAX_ROWS = 30
+TABLES = ("reason", "source", "license", "language", "task", "split", "format", "side", "aspect")
+_TASKS = {  # the Hub's words for ours
+    "understanding": ["image-to-text", "visual-question-answering"],
+    "generation": ["text-to-image"],
+    "editing": ["image-to-image"],
+    "text": ["text-generation"],
+}
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B",
+          "10B<n<100B", "100B<n<1T", "n>1T")  # fmt: skip
+
+
+def dataset_card(summary: AuditSummary, publication: Publication) -> str:
+    """The text of a README.md."""
+    front = yaml.safe_dump(card_fields(summary), sort_keys=False, allow_unicode=True)
+    heads = [f"# {_cell(summary.name)}", described(summary)]
+    facts = [f"- Version {_cell(publication.version)}, described on {publication.published.isoformat()}"]
+    facts.append(f"- Made by: {_cell(publication.creator) if publication.creator else 'not stated'}")
+    facts += [f"- To be had at: {_cell(publication.url)}"] if publication.url else []
+    parts = [
+        *heads,
+        "\n".join(facts),
+        "## What came in and what is kept",
+        _verdicts(summary),
+        *(f"### {TITLES[name]}\n\n{_table(name, summary)}" for name in TABLES if summary.tables[name]),
+        "## Files",
+        _FILES,
+        "## Personal data",
+        handling_of_personal_data(summary),
+        "## Limits, and what is not known",
+        "\n".join(f"- {_cell(sentence)}" for sentence in limits(summary)),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+_FILES = """\
+- `shards/*.tar`: WebDataset. Each kept sample is a JSON member `<sample_id>.json` (conversation, task, split, source,
+  licence, pictures) and after it its pictures, byte for byte as they came.
+- `ledger/*.parquet`: a row for every record that came in, kept or not, with its verdict, reason, hashes and, for kept
+  ones, the tar and the bytes that hold it.
+- `dataset.json`: the list of shards.
+
+The Hub's one split "train" is all kept samples; which split a sample is in stands in its JSON and in the ledger."""
+
+
+def card_fields(summary: AuditSummary) -> dict[str, Any]:
+    """The YAML at the head. What is not known is left out, except for the licence, which is then "unknown"."""
+    kept = summary.whole.rows.get("keep", 0)
+    tasks = [word for task in kept_values(summary, "task") for word in _TASKS.get(task, ())]
+    languages = [word for word in kept_languages(summary) if re.fullmatch("[a-z]{2,3}", word)]
+    return {
+        "pretty_name": printable(summary.name),
+        "license": _licences(summary),
+        **({"language": languages} if languages else {}),
+        "size_categories": [size_category(kept)],
+        **({"task_categories": list(dict.fromkeys(tasks))} if tasks else {}),
+        "tags": ["webdataset", "image-text", "illume"],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": "shards/*.tar"}], "default": True},
+            {"config_name": "ledger", "data_files": [{"split": "train", "path": "ledger/*.parquet"}]},
+        ],
+        "dataset_info": [
+            {"config_name": "default", "splits": [{"name": "train", "num_examples": kept}]},
+            {"config_name": "ledger", "splits": [{"name": "train", "num_examples": summary.whole.total}]},
+        ],
+    }
+
+
+def size_category(num_samples: int) -> str:
+    """The Hub's word for a number of samples, each ten times the one before it."""
+    return _SIZES[min(max(0, len(str(num_samples)) - 3), len(_SIZES) - 1)]
+
+
+def _licences(summary: AuditSummary) -> list[str]:
+    found = list(dict.fromkeys(licence.hugging_face for licence in kept_licences(summary)))
+    return found + (["unknown"] if NONE_STATED in kept_values(summary, "license") or not found else [])
+
+
+def _verdicts(summary: AuditSummary) -> str:
+    lines = ["| verdict | records | share | bytes of first pictures |", "|---|---:|---:|---:|"]
+    for verdict in VERDICTS:
+        rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
+        lines.append(f"| {verdict} | {rows:,} | {summary.share(verdict):.1%} | {readable_bytes(num_bytes)} |")
+    return "\n".join(lines)
+
+
+def _table(name: str, summary: AuditSummary) -> str:
+    """Records by value; those that are kept beside all of them, but for reasons, which kept ones do not have."""
+    cells: Mapping[str, Cell] = summary.tables[name]
+    is_reason = name == "reason"
+    lines = ["| | records |" if is_reason else "| | kept | of |", "|---|---:|" if is_reason else "|---|---:|---:|"]
+    for value, cell in list(cells.items())[:MAX_ROWS]:
+        counts = f"{cell.total:,}" if is_reason else f"{cell.rows.get('keep', 0):,} | {cell.total:,}"
+        lines.append(f"| {_cell(value)} | {counts} |")
+    if len(cells) > MAX_ROWS:
+        lines.append(f"| and {len(cells) - MAX_ROWS:,} more | |{'' if is_reason else ' |'}")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text from outside as plain words: nothing that Markdown or HTML would take for its own."""
+    return re.sub(r"([\\`*_\[\]<>|#&!])", r"\\\1", " ".join(printable(text).split()))

@@ -1,0 +1,78 @@
+"""What a description of a dataset for others needs and the dataset does not know: who made it, where it can be had."""
+
+import datetime
+from dataclasses import dataclass, field
+
+from data_pipelines.audit import AuditSummary
+from data_pipelines.licences import Licence, known_licence
+
+NONE_STATED = "none stated"  # what the audit calls a licence or a language that a record leaves out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """Given by a person; what is not given is said to be unknown."""
+
+    creator: str = ""
+    url: str = ""  # where the dataset can be had
+    published: datetime.date = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).date())
+    version: str = "1.0.0"
+
+
+def kept_values(summary: AuditSummary, table: str) -> dict[str, int]:
+    """Kept records by value, most first."""
+    counts = {value: cell.rows.get("keep", 0) for value, cell in summary.tables[table].items()}
+    return dict(sorted(((value, rows) for value, rows in counts.items() if rows), key=lambda entry: -entry[1]))
+
+
+def kept_licences(summary: AuditSummary) -> list[Licence]:
+    """Of kept records, those that state one."""
+    return [known_licence(stated) for stated in kept_values(summary, "license") if stated != NONE_STATED]
+
+
+def kept_languages(summary: AuditSummary) -> list[str]:
+    return [language for language in kept_values(summary, "language") if language != NONE_STATED]
+
+
+def num_without_licence(summary: AuditSummary) -> int:
+    return kept_values(summary, "license").get(NONE_STATED, 0)
+
+
+def described(summary: AuditSummary) -> str:
+    """One paragraph for the head of a description."""
+    kept, total = summary.whole.rows.get("keep", 0), summary.whole.total
+    tasks = ", ".join(f"{rows:,} of {task}" for task, rows in kept_values(summary, "task").items())
+    return (
+        f"Image-text records for training, curated: {kept:,} of {total:,} records are kept ({tasks}). Shards in the "
+        "WebDataset layout hold the kept samples; Parquet ledgers hold a row for every record that came in, kept or "
+        "not, with its verdict and the reason for it."
+    )
+
+
+def limits(summary: AuditSummary) -> list[str]:
+    """What a reader must not take for granted, as sentences."""
+    found = [
+        "Rules decide, not people: no record was looked at by a person as part of the curation.",
+        "Copies are found by equal bytes, equal pixels and perceptual hashes; copies that look alike in meaning only "
+        "are not.",
+        "Nothing is known about consent of people who are shown, nor about biases of the sources.",
+    ]
+    if missing := num_without_licence(summary):
+        found.append(f"Kept records that state no licence: {missing:,}.")
+    unknown = [licence.stated for licence in kept_licences(summary) if licence.spdx is None]
+    if unknown:
+        found.append("Licences in words that no known licence goes by: " + ", ".join(unknown) + ".")
+    if not kept_languages(summary):
+        found.append("The language of the texts was not determined.")
+    elif missing := kept_values(summary, "language").get(NONE_STATED, 0):
+        found.append(f"Kept records whose language is not known: {missing:,}.")
+    return found
+
+
+def handling_of_personal_data(summary: AuditSummary) -> str:
+    dropped = summary.tables["reason"].get("caption_pii")
+    number = dropped.total if dropped else 0
+    return (
+        "Texts are searched for mail addresses, telephone and card numbers where the curation's settings ask for it; "
+        f"records dropped for them: {number:,}. Pictures are not searched for faces, plates or other personal data."
+    )

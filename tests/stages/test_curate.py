@@ -1,0 +1,71 @@
+"""The figures of a curation: every reason has a share that a recipe can bound, and words that are none are refused."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from data_pipelines import captions
+from data_pipelines.reasons import REASONS
+from orchestrator.config import load_recipe
+from orchestrator.errors import RecipeError
+from orchestrator.gates import broken_gates
+from orchestrator.stage import Recipe
+from stages import STAGE_KINDS
+from stages.curate import CURATE
+from tests.end_to_end.desk import Desk
+
+RECIPE = """
+name: few
+stages:
+  read: {kind: ingest, config: {read: {source: a}, paths: [a]}}
+  kept:
+    kind: curate
+    inputs: {records: read}
+    config: {anchors: [[8, 8]]}
+    gates: """
+
+
+def loaded(folder: Path, gates: str) -> Recipe:
+    (folder / "few.yaml").write_text(RECIPE + gates)
+    return load_recipe(folder / "few.yaml", STAGE_KINDS)
+
+
+def test_a_bound_on_a_reason_that_does_not_exist_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        loaded(tmp_path, "{reason/caption_pi_share: {at_most: 0.01}}")
+    assert "stages.kept.gates.reason/caption_pi_share: no such figure of the kind curate" in str(caught.value)
+    assert "did you mean 'reason/caption_pii_share'?" in str(caught.value)
+
+
+def test_a_reason_that_does_not_occur_counts_as_none(tmp_path: Path) -> None:
+    spec = loaded(tmp_path, "{reason/caption_pii_share: {at_most: 0.01}, keep_share: {at_least: 0.5}}").stages[1]
+    assert broken_gates(spec, {"rows": 10.0, "keep_share": 0.9}) == ([], [])
+    errors, _ = broken_gates(spec, {"rows": 10.0, "keep_share": 0.9, "reason/caption_pii_share": 0.1})
+    assert errors == ["gates.reason/caption_pii_share: found 0.1, expected at most 0.01"]
+
+
+def test_every_reason_that_the_code_can_give_is_known() -> None:
+    found = {name for name, _, _ in captions._CHECKS}
+    for path in Path(captions.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                found |= {
+                    keyword.value.value
+                    for keyword in node.keywords
+                    if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant)
+                }
+    assert len(found) > 30
+    assert found - set(REASONS) == set(), "add them to data_pipelines/reasons.py"
+    assert len(set(REASONS)) == len(REASONS)
+
+
+@pytest.mark.ray
+def test_a_curation_returns_known_figures_only_and_the_share_of_each_reason(finished: Desk) -> None:
+    manifest = next(one.manifest for one in finished.artifacts().values() if one.manifest.stage_kind == "curate")
+    assert manifest.stats.keys() <= CURATE.figures
+    reasons = {name: share for name, share in manifest.stats.items() if name.startswith("reason/")}
+    assert reasons
+    for name, share in reasons.items():
+        count = manifest.stats[name.replace("reason/", "reason ").removesuffix("_share")]
+        assert share == count / manifest.stats["rows"] > 0
