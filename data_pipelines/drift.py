@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.audit import TITLES, AuditSummary, Cell, printable
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks
+from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks, sorted_once
 
 OF_ALL = ("verdict", "reason")  # compared over all records
 DRIFT_TITLES = {"verdict": "Verdict", **TITLES}
@@ -173,7 +173,7 @@ def _ids(dataset: CuratedDataset, part: int, num_parts: int) -> tuple[npt.NDArra
         chosen = prefixes % np.uint64(num_parts) == part if num_parts > 1 else np.ones(len(prefixes), np.bool_)
         everything.append(prefixes[chosen])
         kept.append(prefixes[chosen & is_kept])
-    return np.unique(np.concatenate(everything)), np.unique(np.concatenate(kept))
+    return sorted_once(np.concatenate(everything)), sorted_once(np.concatenate(kept))
 
 
 def _prefixes(dataset: CuratedDataset) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:

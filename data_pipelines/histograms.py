@@ -92,10 +92,13 @@ def score_columns(column: Any) -> dict[str, npt.NDArray[np.float64]]:
     """The scores of `SCORES` in a column of JSON objects, NaN where a row has none. All rows are parsed in one go."""
     if not len(column):
         return {name: np.zeros(0) for name in SCORES}
-    text = "\n".join(line or "{}" for line in column.to_pylist()).encode()
+    stated = pc.fill_null(column, "")
+    lines = pc.if_else(pc.equal(stated, ""), "{}", stated)
+    lines = lines.combine_chunks() if isinstance(lines, pa.ChunkedArray) else lines
+    text = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0].as_buffer()
     schema = pa.schema([(name, pa.float64()) for name in SCORES])
     parsing = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    reading = pj.ReadOptions(use_threads=False, block_size=max(1 << 20, len(text)))
+    reading = pj.ReadOptions(use_threads=False, block_size=max(1 << 20, text.size))
     table = pj.read_json(pa.BufferReader(text), read_options=reading, parse_options=parsing)
     if len(table) != len(column):
         raise ValueError(f"found {len(table)} score objects in {len(column)} rows")

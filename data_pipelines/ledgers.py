@@ -13,7 +13,11 @@ from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 
 ROWS_AT_ONCE = 1 << 17
 LATER_COLUMNS = {"language": pa.string()}  # that older ledgers lack: null there
+NO_ID = "found a sample_id that is not 64 digits of a SHA-256"
+_DIGITS = np.full(256, 255, np.uint8)  # the value of each hexadecimal digit, 255 for what is none
+_DIGITS[[ord(digit) for digit in "0123456789abcdef"]] = np.arange(16)
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: multiplying by it scatters what lies together
+_OTHER_MIX = np.uint64(0xD6E8FEB86659FD93)  # any odd number without a pattern
 
 
 def ledger_tables(dataset: CuratedDataset, columns: Sequence[str]) -> Iterator[Any]:
@@ -46,19 +50,27 @@ def id_prefixes(sample_ids: Any) -> npt.NDArray[np.uint64]:
 
     Two ids of a hundred million agree in them with a probability of 0.0003.
     """
-    if pc.any(pc.invert(pc.match_substring_regex(pc.fill_null(sample_ids, ""), "^[0-9a-f]{64}$"))).as_py():
-        raise ValueError("found a sample_id that is not 64 digits of a SHA-256")
-    starts = pc.cast(pc.cast(pc.utf8_slice_codeunits(sample_ids, 0, 16), pa.binary()), pa.binary(16))
+    if len(sample_ids) and pc.min_max(pc.binary_length(pc.fill_null(sample_ids, ""))).as_py() != {"min": 64, "max": 64}:
+        raise ValueError(NO_ID)
+    starts = pc.cast(pc.binary_slice(pc.cast(sample_ids, pa.binary()), 0, 16), pa.binary(16))
     array = starts.combine_chunks() if isinstance(starts, pa.ChunkedArray) else starts
     if not len(array):
         return np.zeros(0, np.uint64)
     digits = np.frombuffer(array.buffers()[1], np.uint8).reshape(-1, 16)[array.offset : array.offset + len(array)]
-    values = np.where(digits >= ord("a"), digits - np.uint8(ord("a") - 10), digits - np.uint8(ord("0")))
+    values = _DIGITS[digits]
+    if values.max() > 15:
+        raise ValueError(NO_ID)
     packed = np.ascontiguousarray(values[:, 0::2] << np.uint8(4) | values[:, 1::2])
     return packed.view(">u8").ravel().astype(np.uint64)
 
 
+def sorted_once(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """In order, each once; several times as fast as `np.unique`, which hashes."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
+
+
 def ranks(prefixes: npt.NDArray[np.uint64], salt: int) -> npt.NDArray[np.uint64]:
-    """Numbers whose lowest are a random choice of the ids that never changes, another one for each odd `salt`."""
-    mixed = prefixes * (_MIX ^ np.uint64(salt << 1))  # wraps around, as it should
-    return mixed ^ (mixed >> np.uint64(32))
+    """Numbers whose lowest are a random choice of the ids that never changes, another one for each `salt`."""
+    mixed = (prefixes ^ np.uint64(salt * int(_OTHER_MIX) % 2**64)) * _MIX  # wraps around, as it should
+    return (mixed ^ (mixed >> np.uint64(32))) * _OTHER_MIX

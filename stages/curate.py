@@ -102,13 +102,16 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     quarantined = sum(len(record.outcome.quarantined) for record in analysed)
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
-    counts = {name: float(count) for name, count in totals.items()}
+    return {**figures_of(totals, sum_stats(emitted)), "quarantined": quarantined}
+
+
+def figures_of(totals: Mapping[str, int], summed: Mapping[str, float]) -> dict[str, float]:
+    """Counts and shares of all records: by verdict from `totals`, by reason from the shards' own figures."""
     shares = {f"{name}_share": count / totals["rows"] for name, count in totals.items() if name != "rows"}
-    summed = sum_stats(emitted)
     for name, count in summed.items():
         if name.startswith(REASON_COUNT):
             shares[_reason_share(name.removeprefix(REASON_COUNT))] = count / totals["rows"]
-    return {**summed, **counts, **shares, "quarantined": quarantined}
+    return {**summed, **{name: float(count) for name, count in totals.items()}, **shares}
 
 
 def _reason_share(reason: str) -> str:

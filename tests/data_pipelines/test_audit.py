@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.audit import audit_dataset, summary_text, summary_to_json
+from data_pipelines.audit_markup import PictureFrames
 from data_pipelines.audit_page import write_audit_page
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
@@ -20,6 +21,7 @@ from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_world import generate_world
+from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 
 HOSTILE = '</title><script>alert("x")</script>\u202e'
 
@@ -141,3 +143,80 @@ def test_a_damaged_ledger_is_named(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "ledger" / f"{shard}.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DatasetError, match=f"{shard}.parquet: not a ledger that can be read"):
         audit_dataset(tmp_path)
+
+
+def section(page: Path, key: str) -> str:
+    return page.read_text(encoding="utf-8").split(f'<h2 id="{key}">')[1].split("<h2")[0]
+
+
+def test_the_largest_groups_of_copies_come_first_with_their_size_in_the_whole_ledger(
+    dataset: Path, tmp_path: Path
+) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+    sizes: dict[str, int] = {}
+    for row in ledger_rows(dataset):
+        if row["duplicate_of"]:
+            sizes[row["duplicate_of"]] = sizes.get(row["duplicate_of"], 0) + 1
+    clusters = section(tmp_path / "page.html", "Copies").split('<div class="cluster">')[1:]
+    sizes_told = [int(number) for cluster in clusters for number in re.findall(r"(\d+) cop", cluster)]
+    kept_ids = [re.findall("<code>([0-9a-f]{12})</code>", cluster)[0] for cluster in clusters]
+    shown = list(zip(sizes_told, kept_ids, strict=True))
+    assert shown
+    assert [size for size, _ in shown] == sorted((size for size, _ in shown), reverse=True)
+    for size, kept in shown:
+        assert sizes[next(sample_id for sample_id in sizes if sample_id.startswith(kept))] == size
+    assert all('<figure class="first">' in cluster and cluster.count("<img") >= 2 for cluster in clusters)
+
+
+def test_random_pictures_are_kept_ones_and_captions_are_of_both_kinds(dataset: Path, tmp_path: Path) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+    verdicts = {row["sample_id"][:12]: row["verdict"] for row in ledger_rows(dataset) if row["verdict"] == "keep"}
+    random = section(tmp_path / "page.html", "Pictures")
+    shown = re.findall("<code>([0-9a-f]{12})</code>", random)
+    assert len(shown) == len(set(shown)) == 24
+    assert all(verdicts[start] == "keep" for start in shown)
+    assert random.count("<img") == 24
+    captions = section(tmp_path / "page.html", "Captions")
+    assert [title in captions for title in ("<h3>Kept</h3>", "<h3>Kept, text only</h3>", "<h3>Left out</h3>")] == [
+        True
+    ] * 3
+    assert "none" in section(tmp_path / "page.html", "Quarantine")
+
+
+def test_what_was_quarantined_or_contaminated_is_told_with_where_it_came_from(tmp_path: Path) -> None:
+    rows = [ledger_row(1), ledger_row(2, verdict="drop", reason="quarantined", detail="the process <died>")]
+    rows += [
+        ledger_row(number, verdict="drop", reason="contaminated", detail="near a picture") for number in range(3, 40)
+    ]
+    write_ledgers(tmp_path / "data", [rows])
+    write_audit_page(tmp_path / "data", tmp_path / "page.html", audit_dataset(tmp_path / "data"))
+    quarantine = section(tmp_path / "page.html", "Quarantine")
+    assert "a.jsonl, row 2: the process &lt;died&gt;" in quarantine
+    assert "1 in all, 1 shown" in quarantine
+    contamination = section(tmp_path / "page.html", "Contamination")
+    assert "37 in all, 12 shown" in contamination
+    assert contamination.count("near a picture") == 12
+
+
+def test_pictures_end_before_the_page_grows_too_large() -> None:
+    frames = PictureFrames(max_bytes=25)
+    shown = [frames.image(bytes(10)) for _ in range(4)]
+    assert [text.startswith("<img") for text in shown] == [True, True, False, False]
+    assert "the page is full" in shown[2]
+
+
+def test_languages_have_a_table_and_older_ledgers_state_none(tmp_path: Path) -> None:
+    rows = [ledger_row(number, language="de" if number % 2 else None) for number in range(10)]
+    write_ledgers(tmp_path / "now", [rows])
+    write_ledgers(tmp_path / "older", [rows], without=("language",))
+    counts = {
+        name: {value: cell.total for value, cell in audit_dataset(tmp_path / name).tables["language"].items()}
+        for name in ("now", "older")
+    }
+    assert counts == {"now": {"de": 5, "none stated": 5}, "older": {"none stated": 10}}
+
+
+def test_scores_that_are_no_objects_are_named(tmp_path: Path) -> None:
+    write_ledgers(tmp_path / "data", [[ledger_row(1, scores="[not")]])
+    with pytest.raises(DatasetError, match="found rows of another kind"):
+        audit_dataset(tmp_path / "data")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.audit import audit_dataset
@@ -21,6 +21,7 @@ from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 10_000), max_size=6)
 
 
+@settings(deadline=None)
 @given(COUNTS, COUNTS)
 def test_the_index_is_no_less_than_nothing_and_the_same_both_ways(then: dict[str, int], now: dict[str, int]) -> None:
     index = stability_index(then, now)
@@ -39,6 +40,7 @@ def test_the_index_is_that_of_the_formula() -> None:
     assert 0 < stability_index({"a": 10}, {"a": 10, "b": 1}) < stability_index({"a": 10}, {"b": 10}) < 10
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60),
     st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60),

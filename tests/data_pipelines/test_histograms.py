@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.histograms import EDGES, Histogram, add_to_histograms, empty_histograms, score_columns
@@ -14,6 +14,7 @@ from tests.data_pipelines.ledger_rows import ledger_row
 VALUES = st.lists(st.tuples(st.floats(allow_infinity=False), st.booleans()), max_size=200)
 
 
+@settings(deadline=None)
 @given(VALUES, st.sampled_from(sorted(EDGES)))
 def test_every_number_is_counted_once_where_it_belongs(values: list[tuple[float, bool]], name: str) -> None:
     histogram = Histogram(edges=EDGES[name])
@@ -33,6 +34,7 @@ SCORES = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | SCORES, max_size=40))
 def test_scores_are_those_of_a_plain_parser(rows: list[dict[str, float] | None]) -> None:
     column = pa.chunked_array([pa.array([None if row is None else json.dumps(row) for row in rows], pa.string())])

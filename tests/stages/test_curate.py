@@ -12,7 +12,7 @@ from orchestrator.errors import RecipeError
 from orchestrator.gates import broken_gates
 from orchestrator.stage import Recipe
 from stages import STAGE_KINDS
-from stages.curate import CURATE
+from stages.curate import CURATE, figures_of
 from tests.end_to_end.desk import Desk
 
 RECIPE = """
@@ -58,6 +58,13 @@ def test_every_reason_that_the_code_can_give_is_known() -> None:
     assert len(found) > 30
     assert found - set(REASONS) == set(), "add them to data_pipelines/reasons.py"
     assert len(set(REASONS)) == len(REASONS)
+
+
+def test_shares_are_those_of_all_records() -> None:
+    totals = {"rows": 8, "keep": 6, "drop": 2, "duplicate": 0, "near_duplicate": 0, "mirrored": 0}
+    found = figures_of(totals, {"rows": 8.0, "kept_bytes": 512.0, "reason too_small": 2.0})
+    assert (found["keep_share"], found["drop_share"], found["reason/too_small_share"]) == (0.75, 0.25, 0.25)
+    assert found.keys() <= CURATE.figures
 
 
 @pytest.mark.ray

@@ -1,0 +1,51 @@
+"""`illume audit` on folders: what is asked for is written, JSON stays JSON, mistakes are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.commands.auditing import audit_command
+from orchestrator.errors import RecipeError
+from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
+
+
+@pytest.fixture
+def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder with the datasets `now` and `then`."""
+    monkeypatch.chdir(tmp_path)
+    write_ledgers(Path("now"), [[ledger_row(number) for number in range(12)]])
+    write_ledgers(Path("then"), [[ledger_row(number) for number in range(10)]])
+
+
+@pytest.mark.usefixtures("versions")
+def test_everything_that_is_asked_for_is_written_and_json_stays_alone() -> None:
+    described = ["--croissant", "c.json", "--card", "README.md", "--creator", "A team", "--published", "2026-11-01"]
+    asked = ["now", "--against", "then", "--json", "--page", "page.html", "--decisions", "d.jsonl", *described]
+    done = CliRunner().invoke(audit_command, asked, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["drift"]["samples"]["added"] == 2
+    for file in ("page.html", "d.jsonl", "c.json", "README.md"):
+        assert Path(file).stat().st_size > 0
+        assert file in done.stderr
+    assert json.loads(Path("c.json").read_text())["datePublished"] == "2026-11-01"
+    assert "Made by: A team" in Path("README.md").read_text()
+    assert "Changes since then" in Path("page.html").read_text()
+
+
+@pytest.mark.usefixtures("versions")
+def test_without_another_version_nothing_is_compared() -> None:
+    done = CliRunner().invoke(audit_command, ["now", "--no-page"], catch_exceptions=False)
+    assert "12 records" in done.stdout
+    assert "Against" not in done.stdout
+    assert not Path("audit.html").exists()
+
+
+@pytest.mark.usefixtures("versions")
+def test_another_version_that_is_no_dataset_is_named() -> None:
+    Path("empty").mkdir()
+    with pytest.raises(
+        RecipeError, match=r"empty/dataset.json: no such file; expected the folder of a curated dataset"
+    ):
+        CliRunner().invoke(audit_command, ["now", "--against", "empty", "--no-page"], catch_exceptions=False)
