@@ -68,6 +68,8 @@ td:last-child, th:last-child { padding-right: 0; }
 td:first-child, th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 th { color: var(--soft); font-size: 13px; vertical-align: bottom; }
 table.counts { table-layout: fixed; }
+.counts td { vertical-align: middle; }
+caption { text-align: left; font-weight: 600; font-size: 14px; padding-bottom: 2px; }
 .counts th:nth-child(2), .counts th:nth-child(3) { width: 84px; }
 .counts th.wide { width: 88px; }
 .counts th.graph { width: 28%; }
@@ -98,7 +100,10 @@ summary span { float: right; color: var(--soft); font-variant-numeric: tabular-n
 details table { margin: 8px 0; }
 code { font: 11px ui-monospace, monospace; }
 @media (max-width: 600px) { body { padding: 18px 16px 48px; } .wide { display: none; }
-  .counts th:nth-child(2), .counts th:nth-child(3) { width: 66px; }
+  .counts th:nth-child(2) { width: 70px; }
+  .counts th:nth-child(3) { width: 66px; }
+  .counts th.graph { width: 18%; }
+  .counts td { font-size: 14px; }
   .pictures { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
   .chart .scale span:nth-child(2) { display: none; } }
 """

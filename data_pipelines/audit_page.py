@@ -96,8 +96,9 @@ def _table(cells: Mapping[str, Cell], summary: AuditSummary, name: str) -> str:
         for value, cell in list(cells.items())[:MAX_TABLE_ROWS]
     )
     rows += _more(len(cells) - MAX_TABLE_ROWS, 5)
-    head = f'<th>{TITLES[name]}</th><th>records</th><th>share</th><th class="wide">bytes</th><th class="graph"></th>'
-    return f'<table class="counts"><tr>{head}</tr>{rows}</table>' if cells else '<p class="soft">none</p>'
+    head = '<th></th><th>records</th><th>share</th><th class="wide">bytes</th><th class="graph"></th>'
+    title = f"<caption>{TITLES[name]}</caption>" if name != "reason" else ""  # which has a heading of its own
+    return f'<table class="counts">{title}<tr>{head}</tr>{rows}</table>' if cells else '<p class="soft">none</p>'
 
 
 def _more(number: int, columns: int) -> str:
