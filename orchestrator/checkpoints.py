@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, FileEntry
 from orchestrator.attempt_folder import files_below
-from orchestrator.commits import Commit, Head, conclude, delete_attempt, retract, roll_forward
+from orchestrator.commits import Commit, Head, conclude, delete_attempt, head, retract, roll_forward
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.files_check import differences, readable_folder
 from orchestrator.layout import checkpoint_site, checkpoint_steps, new_attempt_id
@@ -23,6 +23,16 @@ from orchestrator.store import Store, parse_record, put_same, record_bytes
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
+
+
+def kept_checkpoints(store: Store, stage_kind: str, fingerprint: str, name: str) -> Iterator[tuple[int, bytes]]:
+    """(step, content of the file `name`) of every checkpoint that is kept, oldest first; nothing is verified."""
+    for step in checkpoint_steps(store, stage_kind, fingerprint):
+        site = checkpoint_site(stage_kind, fingerprint, step)
+        commit = head(store, site).commit
+        data = store.get(f"{site.data_key(commit.attempt)}/{name}") if commit else None
+        if data is not None:
+            yield step, data
 
 
 @dataclass(frozen=True, kw_only=True)

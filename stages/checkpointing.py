@@ -109,9 +109,12 @@ def load_state(
 def read_progress(folder: Path) -> Progress:
     """How far the training came whose checkpoint or artifact lies in a folder; nothing skipped if it does not say."""
     path = folder / PROGRESS_FILE
-    if not path.exists():
-        return Progress()
-    state = json.loads(path.read_text())
+    return parse_progress(path.read_bytes()) if path.exists() else Progress()
+
+
+def parse_progress(data: bytes) -> Progress:
+    """The content of a `state.json`."""
+    state = json.loads(data)
     return Progress(step=int(state["step"]), skips=tuple(Skip(**skip) for skip in state["skips"]))
 
 

@@ -91,8 +91,7 @@ def index_data(task: MllmTask) -> dict[str, float]:
 
 
 def training_order(task: MllmTask) -> TrainingOrder:
-    """The order of a training's data, over an index that is made anew in the task's empty folder."""
-    index_data(task)
+    """The order of a training's data, over the index in the task's folder."""
     return TrainingData(_sources(task), task.config.data, _rendering(task), task.index).order
 
 

@@ -3,20 +3,27 @@
 Steps are computed from the order of the data, which is arithmetic, and from the windows that a training passed over.
 """
 
-import tempfile
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.trace import Match, Questions, TokenRow, find_samples, find_tokens
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.trace import Match, TokenRow, find_everywhere, find_tokens
+from data_pipelines.trace_questions import Questions
 from orchestrator.artifact import Artifact
+from orchestrator.checkpoints import kept_checkpoints
 from orchestrator.errors import RecipeError
+from orchestrator.files_check import place
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.workspace import Workspace
-from stages.checkpointing import Progress, read_progress
+from stages.checkpointing import PROGRESS_FILE, Progress, parse_progress, read_progress
 
 MODELS = ("vision@1", "tokenizer@1", "mllm@1", "decoder@1", "export@1")
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,15 @@ class Exposure:
     steps: tuple[int, ...]  # of the optimizer, counted from 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointExposure:
+    """A checkpoint that is kept in the store, and whether its weights come from a sample, also by way of its inputs."""
+
+    stage: str
+    step: int  # optimizer steps done
+    saw: bool
+
+
 @dataclass(kw_only=True)
 class Trace:
     """Everything found, by stage."""
@@ -37,6 +53,11 @@ class Trace:
     exposures: list[Exposure] = field(default_factory=list)
     saw: list[str] = field(default_factory=list)  # stages whose model was trained on a sample, or comes from such a one
     clean: list[str] = field(default_factory=list)  # the other stages that make models
+    checkpoints: list[CheckpointExposure] = field(default_factory=list)  # by stage, oldest first
+    newest_clean: dict[str, int | None] = field(default_factory=dict)  # of trainings that saw; None: no checkpoint is
+    steps: dict[str, int] = field(default_factory=dict)  # how far each training has come
+    asked: int = 0  # questions
+    unanswered: list[str] = field(default_factory=list)  # questions that no dataset answers
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,7 +67,8 @@ class _Run:
     """The artifacts of a plan."""
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
-        self._artifacts, self._plan = workspace.artifacts, plan
+        self._artifacts, self._store, self._plan = workspace.artifacts, workspace.store, plan
+        self._cache = workspace.root / "cache"
 
     def made(self, kinds: Collection[str]) -> list[PlannedStage]:
         return [stage for stage in self._plan.stages if stage.spec.kind.name in kinds and self.has(stage)]
@@ -60,103 +82,151 @@ class _Run:
     def inputs(self, stage: PlannedStage, slot: str) -> tuple[Path, ...]:
         return tuple(self.open(self._plan.stage(name)).path for name in stage.spec.inputs.get(slot, ()))
 
+    def checkpoints(self, stage: PlannedStage) -> dict[int, Progress]:
+        """Those kept of a training, by optimizer step, oldest first."""
+        kept = kept_checkpoints(self._store, stage.spec.kind.name, stage.fingerprint, PROGRESS_FILE)
+        return {step: parse_progress(data) for step, data in kept}
+
+    def index(self, stage: PlannedStage, make: Callable[[Path], Any]) -> Path:
+        """The index of a training's data, kept for the next trace; `make` fills a folder with it."""
+        folder = self._cache / "trace" / stage.fingerprint
+        if not folder.exists():
+            fresh = folder.with_name(uuid.uuid4().hex)
+            make(fresh)
+            place(fresh, folder, self._cache)
+        return folder
+
 
 def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
-    """Follow everything that answers a question through the run of a plan.
+    """Follow everything that answers a question through the run of a plan, also of one that has not ended.
 
     Raises: RecipeError if the run has no dataset yet.
     """
-    run, trace = _Run(workspace, plan), Trace()
+    run = _Run(workspace, plan)
     datasets = run.made({"curate"})
     if not datasets:
         raise RecipeError(f"recipe {plan.recipe!r}: no curated dataset is made yet, so there is nothing to trace in")
-    for stage in datasets:
-        trace.matches[stage.id] = _with_kept_copies(run.open(stage).path, questions)
-    found = [match for matches in trace.matches.values() for match in matches]
-    kept = {match.sample_id for match in found if match.verdict == "keep"}
-    pictures: dict[str, set[str]] = {}  # trainings on pictures know each by its bytes, whatever samples share it
-    for match in found:
-        if match.verdict == "keep" and match.images:
-            pictures.setdefault(match.images[0], set()).add(match.sample_id)
+    found = find_everywhere({stage.id: run.open(stage).path for stage in datasets}, questions)
+    trace = Trace(matches=found.matches, asked=questions.num_asked, unanswered=found.unanswered)
+    kept = [match for matches in found.matches.values() for match in matches if match.verdict == "keep"]
+    samples = _Samples(kept)
     for stage in run.made({"tokenize_images"}):
-        trace.tokens[stage.id] = list(find_tokens(run.open(stage).path, kept))
-    for kind, steps_of in TRAININGS.items():
-        for stage in run.made({kind}) if kept else ():
-            seen = steps_of(run, stage, sorted(kept), pictures, read_progress(run.open(stage).path))
-            trace.exposures += [
-                Exposure(stage=stage.id, sample_id=sample_id, steps=tuple(steps))
-                for sample_id, steps in sorted(seen.items())
-                if steps
-            ]
-    _divide_models(run, plan, trace)
+        trace.tokens[stage.id] = list(find_tokens(run.open(stage).path, samples.ids))
+    kept_checkpoints_of: dict[str, dict[int, bool]] = {}
+    for stage in plan.stages:
+        if stage.spec.kind.name in TRAININGS:
+            kept_checkpoints_of[stage.id] = _trace_training(run, stage, samples, trace)
+    _divide_models(run, plan, trace, kept_checkpoints_of)
     return trace
 
 
-def _with_kept_copies(dataset: Path, questions: Questions) -> list[Match]:
-    """What answers, and the samples that were kept in place of copies that answer."""
-    found = list(find_samples(dataset, questions))
-    known = {match.sample_id for match in found}
-    copies = {match.duplicate_of for match in found if match.duplicate_of} - known
-    if not copies:
-        return found
-    kept = find_samples(dataset, Questions(digests=copies))
-    return found + [replace(match, found_by="a copy that was dropped") for match in kept]
+class _Samples:
+    """The kept samples that answer; trainings on pictures know each by its first one, whatever samples share it."""
+
+    def __init__(self, kept: Sequence[Match]) -> None:
+        self.ids = sorted({match.sample_id for match in kept})
+        ranks = {sample_id: rank for rank, sample_id in enumerate(self.ids)}
+        pairs = sorted({(match.images[0], ranks[match.sample_id]) for match in kept if match.images})
+        self.pictures = sorted({image for image, _ in pairs})
+        self._owners = np.array([rank for _, rank in pairs], dtype=np.int64)
+        places = {image: place for place, image in enumerate(self.pictures)}
+        self._places = np.array([places[image] for image, _ in pairs], dtype=np.int64)
+
+    def owners(self, which: Integers, steps: Integers) -> tuple[Integers, Integers]:
+        """(sample, step) instead of (picture, step); sorted, none twice. `which` is sorted."""
+        first, last = (np.searchsorted(which, self._places, side=side) for side in ("left", "right"))
+        at = np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in zip(first, last, strict=True))])
+        pairs = np.unique(np.stack([np.repeat(self._owners, last - first), steps[at.astype(np.int64)]]), axis=1)
+        return pairs[0], pairs[1]
 
 
-def _divide_models(run: _Run, plan: Plan, trace: Trace) -> None:
+def _trace_training(run: _Run, stage: PlannedStage, samples: _Samples, trace: Trace) -> dict[int, bool]:
+    """Note the steps of a training; which of its kept checkpoints were trained on a sample."""
+    checkpoints = run.checkpoints(stage)
+    if run.has(stage):
+        steps = stage.spec.config.loop.steps
+        progress = read_progress(run.open(stage).path)
+    elif checkpoints:  # not at its end yet
+        steps, progress = list(checkpoints.items())[-1]
+    else:
+        return {}
+    trace.steps[stage.id] = steps
+    if not samples.ids:
+        return dict.fromkeys(checkpoints, False)
+    stands = [(steps, progress), *checkpoints.items()]
+    before = max(each.data_step(step - 1) + 1 for step, each in stands)
+    which, data_steps = TRAININGS[stage.spec.kind.name](run, stage, samples, before)
+    optimizer_steps = _optimizer_steps(data_steps, progress)
+    trained = np.flatnonzero((optimizer_steps >= 0) & (optimizer_steps < steps))
+    owners, optimizer_steps = which[trained], optimizer_steps[trained]
+    bounds = np.flatnonzero(np.diff(owners)) + 1
+    for owner, some in zip(np.split(owners, bounds), np.split(optimizer_steps, bounds), strict=True):
+        if len(some):
+            sample_id = samples.ids[owner[0]]
+            trace.exposures.append(Exposure(stage=stage.id, sample_id=sample_id, steps=tuple(some.tolist())))
+    distinct = np.unique(data_steps)
+    return {step: _has_seen(distinct, each, step) for step, each in checkpoints.items()}
+
+
+def _has_seen(data_steps: Integers, progress: Progress, step: int) -> bool:
+    found = _optimizer_steps(data_steps, progress)
+    return bool(((found >= 0) & (found < step)).any())
+
+
+def _optimizer_steps(data_steps: Integers, progress: Progress) -> Integers:
+    """The optimizer steps that consumed some steps of data; -1 where they were passed over."""
+    distinct, at = np.unique(data_steps, return_inverse=True)
+    found = [progress.step_of(step) for step in distinct.tolist()]
+    return np.array([-1 if step is None else step for step in found], dtype=np.int64)[at]
+
+
+def _divide_models(run: _Run, plan: Plan, trace: Trace, checkpoints: Mapping[str, Mapping[int, bool]]) -> None:
     """Models that saw a sample, themselves or through a model that they were made from; and those that did not."""
     saw = {exposure.stage for exposure in trace.exposures}
     for stage in plan.stages:  # upstream first
-        if stage.spec.kind.output not in MODELS or not run.has(stage):
+        kept = checkpoints.get(stage.id, {})
+        if stage.spec.kind.output not in MODELS or not (run.has(stage) or kept):
             continue
         upstream = {name for slot, names in stage.spec.inputs.items() if slot != "report" for name in names}
-        if stage.id in saw or not saw.isdisjoint(upstream):
+        comes_from_it = not saw.isdisjoint(upstream)
+        trace.checkpoints += [
+            CheckpointExposure(stage=stage.id, step=step, saw=comes_from_it or seen) for step, seen in kept.items()
+        ]
+        has_seen = stage.id in saw or comes_from_it
+        if has_seen:
             saw.add(stage.id)
-            trace.saw.append(stage.id)
-        else:
-            trace.clean.append(stage.id)
+        if has_seen and stage.id in checkpoints:
+            clean = [] if comes_from_it else [step for step, seen in kept.items() if not seen]
+            trace.newest_clean[stage.id] = max(clean, default=None)
+        if run.has(stage):
+            (trace.saw if has_seen else trace.clean).append(stage.id)
 
 
-Steps = Mapping[str, Sequence[int]]  # by sample id
-Pictures = Mapping[str, Collection[str]]  # SHA-256 -> the samples whose first picture it is
-
-
-def _mllm_steps(run: _Run, stage: PlannedStage, kept: Sequence[str], _: Pictures, progress: Progress) -> Steps:
-    from stages.mllm_program import training_order
+def _mllm_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: int) -> tuple[Integers, Integers]:
+    from stages.mllm_program import index_data, training_order
     from stages.train_mllm import MllmTask
 
-    config = stage.spec.config
-    with tempfile.TemporaryDirectory(prefix="trace-") as folder:
-        task = MllmTask(
-            config=config,
-            datasets=run.inputs(stage, "datasets"),
-            tokens=run.inputs(stage, "tokens"),
-            tokenizer=run.inputs(stage, "tokenizer")[0],
-            vocabulary=run.inputs(stage, "vocabulary")[0],
-            start=None,
-            index=Path(folder) / "index",
-        )
-        seen = training_order(task).steps_that_saw(kept, before_step=progress.data_step(config.loop.steps - 1) + 1)
-    return {sample_id: _optimizer_steps(steps, progress) for sample_id, steps in zip(kept, seen, strict=True)}
+    task = MllmTask(
+        config=stage.spec.config,
+        datasets=run.inputs(stage, "datasets"),
+        tokens=run.inputs(stage, "tokens"),
+        tokenizer=run.inputs(stage, "tokenizer")[0],
+        vocabulary=run.inputs(stage, "vocabulary")[0],
+        start=None,
+        index=Path(),
+    )
+    index = run.index(stage, lambda folder: index_data(replace(task, index=folder)))
+    ids = np.frombuffer(bytes.fromhex("".join(samples.ids)), dtype=np.uint8).reshape(-1, 32)
+    return training_order(replace(task, index=index)).exposures(ids, before_step=before)
 
 
-def _picture_steps(run: _Run, stage: PlannedStage, _: Sequence[str], pictures: Pictures, progress: Progress) -> Steps:
+def _picture_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: int) -> tuple[Integers, Integers]:
     from data_pipelines.image_batches import PictureBatches
 
     batches: PictureBatches = _PICTURES[stage.spec.kind.name](run, stage)
-    loop = stage.spec.config.loop
-    before = (progress.data_step(loop.steps - 1) + 1) * loop.micros_per_step
-    seen = batches.micros_that_showed(list(pictures), before=before)
-    steps = {
-        image: _optimizer_steps(sorted({micro // loop.micros_per_step for micro in micros}), progress)
-        for image, micros in seen.items()
-    }
-    return {sample_id: steps[image] for image, samples in pictures.items() for sample_id in samples}
-
-
-def _optimizer_steps(data_steps: Sequence[int], progress: Progress) -> list[int]:
-    found = (progress.step_of(step) for step in data_steps)
-    return [step for step in found if step is not None]
+    micros_per_step = stage.spec.config.loop.micros_per_step
+    which, micros = batches.exposures(samples.pictures, before=before * micros_per_step)
+    return samples.owners(which, micros // micros_per_step)
 
 
 def _vision_pictures(run: _Run, stage: PlannedStage) -> Any:
@@ -192,7 +262,7 @@ _PICTURES: Mapping[str, Callable[[_Run, PlannedStage], Any]] = {
     "train_tokenizer": _tokenizer_pictures,
     "train_decoder": _decoder_pictures,
 }
-TRAININGS: Mapping[str, Callable[..., Steps]] = {
+TRAININGS: Mapping[str, Callable[[_Run, PlannedStage, _Samples, int], tuple[Integers, Integers]]] = {
     **dict.fromkeys(_PICTURES, _picture_steps),
     "train_mllm": _mllm_steps,
 }

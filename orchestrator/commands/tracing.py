@@ -1,6 +1,8 @@
 """`illume trace`: where samples and pictures went."""
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,72 +13,160 @@ from orchestrator.commands.targets import find_run
 from orchestrator.errors import RecipeError
 
 if TYPE_CHECKING:
-    from data_pipelines.trace import Questions
+    from data_pipelines.trace import Match
+    from data_pipelines.trace_questions import Questions
     from stages.trace import Trace
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 NEAR_BITS = 10  # of 64: re-encoded, resized and slightly cropped pictures
+MOST_NEAR_BITS = 24  # above it unrelated pictures look alike
 SHOWN_STEPS = 12
+SHOWN_ROWS = 10  # of one stage; JSON has all
 
 
 @click.command("trace")
-@click.argument("what", nargs=-1, required=True)
+@click.argument("what", nargs=-1)
+@click.option(
+    "--source-url",
+    "urls",
+    multiple=True,
+    metavar="PATTERN",
+    help="Address or source that samples come from, as in '*://example.com/*'. Can be repeated.",
+)
 @click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
-@click.option("--near", default=NEAR_BITS, show_default=True, help="Bits of 64 in which look-alikes may differ.")
+@click.option(
+    "--near",
+    type=click.IntRange(0, MOST_NEAR_BITS),
+    default=NEAR_BITS,
+    show_default=True,
+    help="Bits of 64 in which look-alikes may differ; 0: exact copies only.",
+)
 @place_options
 @json_option
-def trace_command(what: tuple[str, ...], run: str | None, near: int, places: Places, as_json: bool) -> None:
-    """Follow samples through a run: datasets, token files, training steps, models.
+def trace_command(
+    what: tuple[str, ...], urls: tuple[str, ...], run: str | None, near: int, places: Places, as_json: bool
+) -> None:
+    """Follow samples through a run: datasets, token files, training steps, checkpoints, models.
 
-    WHAT is a picture file, a sample id, the SHA-256 of a picture, the id that a source gave, or a text file with one of
-    these in each line.
+    WHAT is a picture file, a sample id, the SHA-256 of a picture, the id that a source gave, or a list of these: a text
+    file with one in each line, or a .csv, .parquet or .jsonl file with a column sample_id, sha256 or url.
     """
     from stages import STAGE_KINDS
     from stages.trace import trace_run
 
-    questions = _questions(what, near)
+    questions = _questions(what, urls, near)
     with open_workspace(places) as workspace:
-        plan = workspace.plan_of(find_run(workspace.database, run).run_id, STAGE_KINDS)
+        found = find_run(workspace.database, run)
+        plan = workspace.plan_of(found.run_id, STAGE_KINDS)
         trace = trace_run(workspace, plan, questions)
-    click.echo(json.dumps(trace.to_json(), indent=1) if as_json else trace_text(trace))
+    if as_json:
+        click.echo(json.dumps(trace.to_json(), indent=1))
+        return
+    click.echo(f"run {found.run_id} of {plan.recipe}")
+    click.echo(trace_text(trace))
 
 
-def _questions(what: tuple[str, ...], near: int) -> "Questions":
-    from data_pipelines.trace import Questions
+def _questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
+    from data_pipelines.trace_questions import Questions
 
+    if not what and not urls:
+        raise RecipeError("nothing to look for; give a picture, an id, a SHA-256, a list of those, or --source-url")
     questions = Questions(near=near)
+    for pattern in urls:
+        questions.add_url(pattern)
     for text in what:
         path = Path(text)
         try:
             if path.suffix.lower() in PICTURE_ENDINGS and path.is_file():
                 questions.add_picture(path)
             elif path.is_file():
-                for line in filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())):
-                    questions.add(line)
+                questions.add_file(path)
             else:
                 questions.add(text)
         except (OSError, ValueError) as error:
-            raise RecipeError(f"{text}: {error}; give a picture, an id, a SHA-256, or a text file of those") from error
+            raise RecipeError(f"{text}: {error}; give a picture, an id, a SHA-256, or a list of those") from error
     return questions
 
 
 def trace_text(trace: "Trace") -> str:
-    """For a terminal."""
-    lines = []
-    for stage, matches in trace.matches.items():
-        lines.append(f"{stage}: {len(matches)} rows")
-        for match in matches:
-            verdict = match.verdict + (f" ({match.reason})" if match.reason else "")
-            place = f"{match.source_file}, row {match.source_row}"
-            lines.append(f"  {match.sample_id[:16]}  {verdict}, shard {match.shard}, from {place}; by {match.found_by}")
+    """For a terminal: what answers, then where it went, in the order of the recipe."""
+    parts = [_answered_lines(trace)]
+    parts += [_dataset_lines(stage, matches) for stage, matches in trace.matches.items()]
     for stage, rows in trace.tokens.items():
-        lines.append(f"{stage}: {len(rows)} rows of codes")
-        lines += [f"  {row.sample_id[:16]}  picture {row.slot}: {row.file}, row {row.row}" for row in rows]
+        lines = [f"  {row.sample_id[:16]}  picture {row.slot}: {row.file}, row {row.row}" for row in rows]
+        parts.append([f"{stage}: {_count(len(rows), 'row')} of codes", *_shortened(lines)])
+    if any(trace.matches.values()):
+        parts += _training_parts(trace)
+    parts.append(_model_lines(trace))
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def _answered_lines(trace: "Trace") -> list[str]:
+    missing = trace.unanswered
+    lines = [f"{trace.asked - len(missing):,} of {_count(trace.asked, 'question')} answered"]
+    if missing:
+        lines += ["found nowhere:", *_shortened([f"  {text}" for text in missing])]
+    return lines
+
+
+def _dataset_lines(stage: str, matches: Sequence["Match"]) -> list[str]:
+    kept = sum(match.verdict == "keep" for match in matches)
+    lines = []
+    for match in matches:
+        place = f"shard {match.shard}, row {match.row}" if match.shard else "not kept"
+        verdict = match.verdict + (f" ({match.reason})" if match.reason else "")
+        how = match.found_by if match.found_by.startswith(("looks", "a copy")) else f"by {match.found_by}"
+        lines.append(f"  {match.sample_id[:16]}  {verdict}, {place}; {how}")
+        lines.append(f"  {'':16}  from {match.source_file}, row {match.source_row}")
+    counts = f", {kept:,} kept" if matches else ""
+    return [f"{stage}: {_count(len(matches), 'row')}{counts}", *_shortened(lines, 2)]
+
+
+def _training_parts(trace: "Trace") -> Iterator[list[str]]:
+    exposures, checkpoints = defaultdict(list), defaultdict(list)
     for exposure in trace.exposures:
-        steps = ", ".join(map(str, exposure.steps[:SHOWN_STEPS])) + (
-            ", ..." if len(exposure.steps) > SHOWN_STEPS else ""
-        )
-        lines.append(f"{exposure.stage}: {exposure.sample_id[:16]} in {len(exposure.steps)} steps: {steps}")
-    lines.append(f"models that have seen it: {', '.join(trace.saw) or 'none'}")
-    lines.append(f"models that have not: {', '.join(trace.clean) or 'none'}")
-    return "\n".join(lines)
+        exposures[exposure.stage].append(exposure)
+    for checkpoint in trace.checkpoints:
+        checkpoints[checkpoint.stage].append(checkpoint)
+    for stage, num_steps in trace.steps.items():
+        here = exposures[stage]
+        distinct = {step for exposure in here for step in exposure.steps}
+        if distinct:
+            lines = [
+                f"{stage}: saw {_count(len(here), 'sample')} in {len(distinct):,} of {num_steps:,} steps, "
+                f"first in step {min(distinct):,}, last in step {max(distinct):,}"
+            ]
+        else:
+            what = "saw none itself, but comes from a model that did" if stage in trace.newest_clean else "saw none"
+            lines = [f"{stage}: {what}"]
+        lines += _shortened([f"  {each.sample_id[:16]}  steps {_steps(each.steps)}" for each in here])
+        for saw, words in ((True, "have seen it"), (False, "have not")):
+            steps = [checkpoint.step for checkpoint in checkpoints[stage] if checkpoint.saw == saw]
+            lines += [f"  checkpoints that {words}: {_steps(steps)}"] if steps else []
+        if stage in trace.newest_clean:
+            newest = trace.newest_clean[stage]
+            lines.append(
+                "  no clean checkpoint is kept" if newest is None else f"  newest clean checkpoint: step {newest:,}"
+            )
+        yield lines
+
+
+def _model_lines(trace: "Trace") -> list[str]:
+    return [
+        f"models that have seen it: {', '.join(trace.saw) or 'none'}",
+        f"models that have not: {', '.join(trace.clean) or 'none'}",
+    ]
+
+
+def _steps(steps: Sequence[int]) -> str:
+    more = f", ... ({len(steps):,} in all)" if len(steps) > SHOWN_STEPS else ""
+    return ", ".join(map(str, steps[:SHOWN_STEPS])) + more
+
+
+def _shortened(lines: list[str], lines_each: int = 1) -> list[str]:
+    left = len(lines) // lines_each - SHOWN_ROWS
+    return [*lines[: SHOWN_ROWS * lines_each], f"  ... {left:,} more; --json has all"] if left > 0 else lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

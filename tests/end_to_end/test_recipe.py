@@ -146,7 +146,7 @@ def test_only_checkpoints_of_finished_training_can_go(finished: Desk) -> None:
 def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk) -> None:
     """The steps are computed from the order of the data; tests of the order hold them against a replay."""
     name = "generation-train-000001"
-    trace = finished.illume("trace", name, "--json").data
+    trace = finished.illume("trace", name, "--near", "0", "--json").data
     (match,) = trace["matches"]["curated"]
     assert (match["external_id"], match["verdict"]) == (name, "keep")
     assert [row["sample_id"] for row in trace["tokens"]["tokens"]] == [match["sample_id"]]
