@@ -9,8 +9,8 @@ import click
 
 from orchestrator.attestation import signed
 from orchestrator.collector import collect
+from orchestrator.commands.asking import question_options
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options, stage_kinds
-from orchestrator.commands.tracing import NEAR_BITS, _questions
 from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
 from orchestrator.plan import Plan
@@ -20,6 +20,7 @@ from orchestrator.takedowns import TaintedArtifact, find_takedown, read_takedown
 from orchestrator.wording import bytes_text, duration_text
 
 if TYPE_CHECKING:
+    from data_pipelines.trace_questions import Questions
     from stages.takedown import Draft
 
 MAX_LISTED = 20
@@ -32,16 +33,14 @@ def takedown_command() -> None:
 
 
 @takedown_command.command("plan")
-@click.argument("what", nargs=-1, required=True)
-@click.option("--near", default=NEAR_BITS, show_default=True, help="Bits of 64 in which look-alikes may differ.")
+@question_options
 @click.option("--id", "takedown_id", help="Its name in plans and tags. Default: the date and time.")
 @click.option("--note", default="", help="Why, for the record; no personal data.")
 @click.option("-o", "--out", type=OUTPUT, help="File to apply later. Default: ID.takedown.json.")
 @place_options
 @json_option
 def plan_takedown(
-    what: tuple[str, ...],
-    near: int,
+    questions: "Questions",
     takedown_id: str | None,
     note: str,
     out: Path | None,
@@ -53,8 +52,6 @@ def plan_takedown(
     WHAT is as for `illume trace`. Everything in the store is searched, whichever run made it.
     """
     from stages.takedown import draft_takedown
-
-    questions = _questions(what, near)
 
     takedown_id = takedown_id or f"takedown-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     with open_workspace(places) as workspace:

@@ -3,49 +3,29 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.commands.asking import question_options
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.targets import find_run
-from orchestrator.errors import RecipeError
 
 if TYPE_CHECKING:
     from data_pipelines.trace import Match
     from data_pipelines.trace_questions import Questions
     from stages.trace import Trace
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-NEAR_BITS = 10  # of 64: re-encoded, resized and slightly cropped pictures
-MOST_NEAR_BITS = 24  # above it unrelated pictures look alike
 SHOWN_STEPS = 12
 SHOWN_ROWS = 10  # of one stage; JSON has all
 
 
 @click.command("trace")
-@click.argument("what", nargs=-1)
-@click.option(
-    "--source-url",
-    "urls",
-    multiple=True,
-    metavar="PATTERN",
-    help="Address or source that samples come from, as in '*://example.com/*'. Can be repeated.",
-)
+@question_options
 @click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
-@click.option(
-    "--near",
-    type=click.IntRange(0, MOST_NEAR_BITS),
-    default=NEAR_BITS,
-    show_default=True,
-    help="Bits of 64 in which look-alikes may differ; 0: exact copies only.",
-)
 @place_options
 @json_option
-def trace_command(
-    what: tuple[str, ...], urls: tuple[str, ...], run: str | None, near: int, places: Places, as_json: bool
-) -> None:
+def trace_command(questions: "Questions", run: str | None, places: Places, as_json: bool) -> None:
     """Follow samples through a run: datasets, token files, training steps, checkpoints, models.
 
     WHAT is a picture file, a sample id, the SHA-256 of a picture, the id that a source gave, or a list of these: a text
@@ -54,7 +34,6 @@ def trace_command(
     from stages import STAGE_KINDS
     from stages.trace import trace_run
 
-    questions = _questions(what, urls, near)
     with open_workspace(places) as workspace:
         found = find_run(workspace.database, run)
         plan = workspace.plan_of(found.run_id, STAGE_KINDS)
@@ -64,28 +43,6 @@ def trace_command(
         return
     click.echo(f"run {found.run_id} of {plan.recipe}")
     click.echo(trace_text(trace))
-
-
-def _questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
-    from data_pipelines.trace_questions import Questions
-
-    if not what and not urls:
-        raise RecipeError("nothing to look for; give a picture, an id, a SHA-256, a list of those, or --source-url")
-    questions = Questions(near=near)
-    for pattern in urls:
-        questions.add_url(pattern)
-    for text in what:
-        path = Path(text)
-        try:
-            if path.suffix.lower() in PICTURE_ENDINGS and path.is_file():
-                questions.add_picture(path)
-            elif path.is_file():
-                questions.add_file(path)
-            else:
-                questions.add(text)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{text}: {error}; give a picture, an id, a SHA-256, or a list of those") from error
-    return questions
 
 
 def trace_text(trace: "Trace") -> str:

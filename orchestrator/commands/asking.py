@@ -1,0 +1,69 @@
+"""What a person asks about samples on the command line: pictures, ids, digests, lists of them, web addresses."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.commands.options import Command
+from orchestrator.errors import RecipeError
+
+if TYPE_CHECKING:
+    from data_pipelines.trace_questions import Questions
+
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+NEAR_BITS = 10  # of 64: re-encoded, resized and slightly cropped pictures
+MOST_NEAR_BITS = 24  # above it unrelated pictures look alike
+
+
+def question_options(command: Command) -> Command:
+    """The argument WHAT, `--source-url` and `--near`; given on as `questions`."""
+
+    @functools.wraps(command)
+    def with_questions(*, what: tuple[str, ...], urls: tuple[str, ...], near: int, **rest: Any) -> Any:
+        return command(questions=questions_from(what, urls, near), **rest)
+
+    decorators = [
+        click.argument("what", nargs=-1),
+        click.option(
+            "--source-url",
+            "urls",
+            multiple=True,
+            metavar="PATTERN",
+            help="Address or source that samples come from, as in '*://example.com/*'. Can be repeated.",
+        ),
+        click.option(
+            "--near",
+            type=click.IntRange(0, MOST_NEAR_BITS),
+            default=NEAR_BITS,
+            show_default=True,
+            help="Bits of 64 in which look-alikes may differ; 0: exact copies only.",
+        ),
+    ]
+    decorated: Command = with_questions
+    for decorator in reversed(decorators):
+        decorated = decorator(decorated)
+    return decorated
+
+
+def questions_from(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
+    from data_pipelines.trace_questions import Questions
+
+    if not what and not urls:
+        raise RecipeError("nothing to look for; give a picture, an id, a SHA-256, a list of those, or --source-url")
+    questions = Questions(near=near)
+    for pattern in urls:
+        questions.add_url(pattern)
+    for text in what:
+        path = Path(text)
+        try:
+            if path.suffix.lower() in PICTURE_ENDINGS and path.is_file():
+                questions.add_picture(path)
+            elif path.is_file():
+                questions.add_file(path)
+            else:
+                questions.add(text)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{text}: {error}; give a picture, an id, a SHA-256, or a list of those") from error
+    return questions
