@@ -32,10 +32,13 @@ LEDGER_ROWS = 200_000  # of one shard
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     yield
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    click.echo(f"  {time.perf_counter() - began:8.2f} s  {what} (peak {peak_gb:.1f} GB resident)")
+    cpu_s = time.process_time() - began_cpu
+    click.echo(
+        f"  {time.perf_counter() - began:8.2f} s, {cpu_s:8.2f} s of CPU  {what} (peak {peak_gb:.1f} GB resident)"
+    )
 
 
 def mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
@@ -66,8 +69,8 @@ def make_index(folder: Path, size: int) -> TrainingIndex:
     return TrainingIndex(parts=(part,), tokenizer=None, left_out={}, digest="0" * 64)
 
 
-def bench_order(size: int, num_asked: int, dropout: float) -> None:
-    click.echo(f"order: {num_asked:,} of {size:,} samples, one epoch, condition dropout {dropout}")
+def bench_order(size: int, num_asked: int, dropout: float, share: float) -> None:
+    click.echo(f"order: {num_asked:,} of {size:,} samples, {share:.0%} of an epoch, condition dropout {dropout}")
     config = LoaderConfig(
         parts=(MixturePart(tasks=("text",), weight=1.0),),
         seed=1,
@@ -79,7 +82,7 @@ def bench_order(size: int, num_asked: int, dropout: float) -> None:
         index = make_index(Path(name), size)
         order = TrainingOrder(index, config)
         mean = float(index.parts[0].lengths[:CHUNK, 0].mean())
-        steps = int(size * mean * 0.9 / ROW_TOKENS / ROWS_PER_STEP)  # most of the first epoch
+        steps = int(size * mean * share / ROW_TOKENS / ROWS_PER_STEP)
         chosen = np.random.default_rng(1).choice(size, num_asked, replace=False)
         asked = np.array(index.parts[0].ids[np.sort(chosen)])
         with timed(f"where each of the rows before step {steps:,} begins: a walk over the lengths, once per order"):
@@ -143,15 +146,16 @@ def bench_ledgers(num_rows: int, num_hashes: int, near: int) -> None:
 @click.option("--samples", default=100_000_000, show_default=True, help="0: leave this half out.")
 @click.option("--asked", default=1_000_000, show_default=True)
 @click.option("--dropout", default=0.1, show_default=True)
+@click.option("--share", default=0.9, show_default=True, help="Of an epoch that was trained.")
 @click.option("--rows", default=10_000_000, show_default=True, help="0: leave this half out.")
 @click.option("--hashes", default=4312, show_default=True)
 @click.option("--near", default=10, show_default=True)
-def main(samples: int, asked: int, dropout: float, rows: int, hashes: int, near: int) -> None:
+def main(samples: int, asked: int, dropout: float, share: float, rows: int, hashes: int, near: int) -> None:
     """Print the times."""
     if rows:
         bench_ledgers(rows, hashes, near)
     if samples:
-        bench_order(samples, asked, dropout)
+        bench_order(samples, asked, dropout, share)
 
 
 if __name__ == "__main__":

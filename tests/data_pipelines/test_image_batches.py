@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data_pipelines.dataset_reader import DatasetError
 from data_pipelines.image_batches import PictureBatches, description
@@ -98,15 +100,29 @@ def test_a_share_of_the_pictures_is_mirrored_and_others_in_each_epoch(made: Made
     assert turned[0] != turned[1]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 50])
-def test_when_a_picture_was_shown_is_computed_as_replayed(made: MadeDataset, batch: int) -> None:
-    pictures = batches(made.dataset, batch=batch)
-    before = 3 * pictures.micros_per_epoch - 1
-    replayed: dict[str, list[int]] = {}
-    for number in range(before):
-        for image in {sample.images[0].sha256 for sample in pictures.micro(number).samples}:
-            replayed.setdefault(image, []).append(number)
-    assert pictures.micros_that_showed([*replayed, "0" * 64], before=before) == {**replayed, "0" * 64: []}
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    batch=st.sampled_from([1, 2, 3, 6, 50]),
+    seed=st.integers(0, 3),
+    tasks=st.sampled_from([None, ("generation",), ("understanding", "editing")]),
+    before=st.integers(0, 40),
+    every=st.integers(1, 3),
+)
+def test_when_a_picture_was_shown_is_computed_as_replayed(
+    made: MadeDataset, batch: int, seed: int, tasks: tuple[str, ...] | None, before: int, every: int
+) -> None:
+    """Over several epochs, with samples that may not be shown, by micro-batches that are built whole or in parts."""
+    usable = set(made.ids) if every == 1 else set(made.ids[::every]) | set(made.ids[1::every])
+    parts = 2 if batch % 2 == 0 else 1
+    pictures = batches(
+        made.dataset, batch=batch, seed=seed, tasks=tasks, parts=parts, usable=lambda _dataset, _shard: usable
+    )
+    replayed: dict[str, set[int]] = {}
+    for number in range(before * parts):
+        for sample in pictures.micro(number).samples:
+            replayed.setdefault(sample.images[0].sha256, set()).add(number // parts)
+    expected = {image: sorted(numbers) for image, numbers in replayed.items()}
+    assert pictures.micros_that_showed([*replayed, "0" * 64], before=before) == {**expected, "0" * 64: []}
     assert pictures.micros_that_showed([], before=before) == {}
 
 

@@ -16,14 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.conversations import render
+from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.input_images import InputSizes
 from data_pipelines.loader import ByteCache, TrainingData
 from data_pipelines.loader_config import LoaderConfig, MixturePart
 from data_pipelines.packing import PackedRow
 from data_pipelines.text_tokenizer import ChatTokenizer, train_text_tokenizer
 from data_pipelines.tokens import TokenizerIdentity, TokensError
-from data_pipelines.training_index import LoadingError, Rendering, SourceFolders, build_training_index
-from data_pipelines.training_order import LoaderPosition, TrainingOrder
+from data_pipelines.training_index import IndexedPart, LoadingError, Rendering, SourceFolders, build_training_index
+from data_pipelines.training_order import LoaderPosition, TrainingOrder, places_of
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, VisionVocabulary
 
 TASKS = ("text", "understanding", "generation", "editing")
@@ -163,6 +165,68 @@ def test_the_steps_that_saw_a_sample_equal_a_replay(
     ids = [*made[0].ids, *made[1].ids, "0" * 64]
     assert order.steps_that_saw(ids, before_step=steps) == [sorted(replayed[sample_id]) for sample_id in ids]
     assert order.steps_that_saw(ids[:1], before_step=0) == [[]]
+    assert order.steps_that_saw([], before_step=steps) == []
+
+
+def test_ids_that_share_their_first_half_and_ids_asked_twice_are_told_apart() -> None:
+    ids = np.zeros((6, 32), dtype=np.uint8)
+    ids[:, 31] = [3, 1, 4, 1, 5, 9]
+    ids[5, 0] = 7
+    none = np.zeros(0, dtype=np.int64)
+    part = IndexedPart(
+        shard_names=(), digest="", ids=ids, shards=none.astype(np.int32), offsets=none, spans=none, token_rows=none,
+        flags=np.zeros(6, dtype=np.uint8), lengths=np.ones((6, 2), dtype=np.int32),
+    )  # fmt: skip
+    which, indices = places_of(part, ids[[4, 1, 4, 5, 0]])
+    assert sorted(zip(which.tolist(), indices.tolist(), strict=True)) == [
+        (0, 4),
+        (1, 1),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 0),
+    ]
+    absent = np.full((1, 32), 255, dtype=np.uint8)
+    assert [len(each) for each in places_of(part, absent)] == [0, 0]
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    config=configs,
+    steps=st.integers(1, 12),
+    restarts=st.dictionaries(st.integers(0, 11), st.integers(1, 5), max_size=3),
+)
+def test_the_steps_that_saw_a_sample_are_those_whose_rows_hold_its_words(
+    open_data: Callable[..., TrainingData],
+    made: list[Any],
+    rendering: Rendering,
+    config: LoaderConfig,
+    steps: int,
+    restarts: dict[int, int],
+) -> None:
+    """Read from the ids that workers are given; each restart goes on from a kept position with other workers."""
+    dataset = CuratedDataset(made[1].dataset)
+    samples = [one for shard in dataset.shards for one in dataset.samples(shard, dataset.rows(shard))]
+    told_apart = [one for one in samples if one.task in ("text", "understanding")]  # by their words alone
+    parts = {"tokenizer": rendering.tokenizer, "vocabulary": rendering.vocabulary, "sizes": rendering.sizes}
+    words = {render(one, codes={}, drop_condition=False, **parts).ids.tobytes(): one.sample_id for one in told_apart}
+    assert len(words) == len(told_apart)
+    data, world = open_data(config), 1
+    given_in: defaultdict[str, set[int]] = defaultdict(set)
+    for step in range(steps):
+        if step in restarts:
+            position = data.order.position(step).to_json()
+            data, world = open_data(config), restarts[step]
+            data.order.resume(LoaderPosition.from_json(position))
+        for row in [row for rank in range(world) for row in data.batch(step, rank=rank, world=world)]:
+            for number in range(1, int(row.segments.max()) + 1):
+                sample_id = words.get(row.ids[row.segments == number].tobytes())
+                if sample_id is not None:
+                    given_in[sample_id].add(step)
+    ids = [one.sample_id for one in told_apart]
+    computed = open_data(config).order.steps_that_saw(ids, before_step=steps)
+    assert computed == [sorted(given_in[sample_id]) for sample_id in ids]
+    assert any(computed) or steps < 3
 
 
 def test_rows_hold_what_their_samples_say(open_data: Callable[..., TrainingData], rendering: Rendering) -> None:

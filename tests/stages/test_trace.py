@@ -1,0 +1,48 @@
+"""Steps of data and steps of the optimizer in a trace, and what is told about checkpoints."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.trace import Match
+from orchestrator.commands.tracing import trace_text
+from stages.checkpointing import Progress, Skip
+from stages.trace import CheckpointExposure, Exposure, Trace, _has_seen, _optimizer_steps
+
+KEPT = Match(
+    sample_id="a" * 64, external_id=None, found_by="picture", source="web", source_file="a.jsonl", source_row=5,
+    verdict="keep", reason=None, duplicate_of=None, shard="s", row=4, images=(),
+)  # fmt: skip
+
+
+def test_steps_of_data_that_were_passed_over_are_of_no_optimizer_step() -> None:
+    progress = Progress(step=10, skips=(Skip(at=3, count=2),))
+    assert _optimizer_steps(np.array([5, 2, 3, 4, 5]), progress).tolist() == [3, 2, -1, -1, 3]
+    assert _optimizer_steps(np.zeros(0, dtype=np.int64), progress).tolist() == []
+
+
+@pytest.mark.parametrize(("step", "seen"), [(3, False), (4, True), (9, True)])
+def test_a_checkpoint_has_seen_the_steps_before_its_own(step: int, seen: bool) -> None:
+    assert _has_seen(np.array([3]), Progress(step=step), step) is seen
+    assert not _has_seen(np.array([3]), Progress(step=step, skips=(Skip(at=3, count=1),)), step)
+
+
+def test_the_text_names_the_newest_clean_checkpoint_and_what_nobody_knows() -> None:
+    trace = Trace(
+        exposures=[Exposure(stage="mllm", sample_id="a" * 64, steps=tuple(range(25, 40)))],
+        checkpoints=[CheckpointExposure(stage="mllm", step=step, saw=step > 25) for step in (10, 20, 30)],
+        newest_clean={"mllm": 20},
+        steps={"mllm": 40},
+        matches={"curated": [KEPT]},
+        saw=["mllm"],
+        asked=2,
+        unanswered=["nobody"],
+    )
+    text = trace_text(trace)
+    assert "1 of 2 questions answered\nfound nowhere:\n  nobody" in text
+    assert (
+        "  checkpoints that have seen it: 30\n  checkpoints that have not: 10, 20\n  newest clean checkpoint: step 20"
+        in text
+    )
+    assert "mllm: saw 1 sample in 15 of 40 steps, first in step 25, last in step 39" in text
+    assert "keep, shard s, row 4; by picture\n" in text
+    assert text.endswith("models that have seen it: mllm\nmodels that have not: none")
