@@ -34,8 +34,12 @@ def plan_to_json(plan: Plan) -> dict[str, JSON]:
     }
 
 
-def plan_from_json(data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None) -> Plan:
+def plan_from_json(
+    data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None, only_to_look: bool = False
+) -> Plan:
     """The plan, with its stage kinds taken from `kinds`, and with the code that they have now.
+
+    `only_to_look`: also one whose stages would make something else now; it says what was made, and must not be run.
 
     Raises:
         RecipeError: the data is no plan, does not match `digest`, or the stage kinds have changed since, so that the
@@ -47,7 +51,7 @@ def plan_from_json(data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None
         raise RecipeError(f"plan: found format {data.get('format')!r}, expected {PLAN_FORMAT}; make a new plan")
     fields: Mapping[str, Any] = data
     try:
-        stages = tuple(_stage_from_json(stage, kinds) for stage in fields["stages"])
+        stages = tuple(_stage_from_json(stage, kinds, only_to_look) for stage in fields["stages"])
         return Plan(recipe=str(fields["recipe"]), stages=stages, file=str(fields["file"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"plan: not a readable plan ({error!r}); make a new one with `illume run`") from error
@@ -81,7 +85,7 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
     }
 
 
-def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
+def _stage_from_json(data: Mapping[str, Any], kinds: Kinds, only_to_look: bool) -> PlannedStage:
     kind = kinds.get(data["kind"])
     if kind is None:
         raise RecipeError(f"plan: stage {data['id']!r} is of kind {data['kind']!r}, which no longer exists")
@@ -99,7 +103,7 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds) -> PlannedStage:
     )
     payload, fingerprint = data["payload"], Fingerprint(data["fingerprint"])
     is_same_kind = payload["version"] == kind.version and payload["config"] == semantic_config(spec.config)
-    if not is_same_kind or fingerprint_of(payload) != fingerprint:
+    if not (is_same_kind or only_to_look) or fingerprint_of(payload) != fingerprint:
         raise RecipeError(
             f"plan: stage {spec.id!r} would make something else now, because the version or the configuration of kind "
             f"{kind.name!r} has changed; make a new plan with `illume run`"

@@ -161,8 +161,8 @@ class Workspace:
         probe(self.store)
         return self._carry_out(self._executor(), plan, run_id, stop, started)
 
-    def plan_of(self, run_id: str, kinds: Kinds) -> Plan:
-        """The plan of a run.
+    def plan_of(self, run_id: str, kinds: Kinds, *, only_to_look: bool = False) -> Plan:
+        """The plan of a run; with `only_to_look` also of one that cannot be run any more.
 
         Raises:
             DatabaseError: there is no such run.
@@ -175,7 +175,7 @@ class Workspace:
         data = self.records.plan(digest)
         if data is None:
             raise RecipeError(f"run {run_id}: its plan {digest} is not in {self.store.url}; start again: `illume run`")
-        return plan_from_json(data, kinds, digest=digest)
+        return plan_from_json(data, kinds, digest=digest, only_to_look=only_to_look)
 
     def _refuse_tainted(self, plan: Plan, run_id: str, *, accept_taint: bool) -> None:
         tainted = tainted_stages(plan, read_takedowns(self.store), models_count=not accept_taint)

@@ -45,6 +45,8 @@ class Draft:
     unanswered: list[str] = field(default_factory=list)  # questions that nothing in the store answers
     shards_by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)  # stage kind -> (hold it, all)
     reruns: list[Plan] = field(default_factory=list)  # of the newest run of each recipe that must run again
+    cleared: list[str] = field(default_factory=list)  # "<stage> (<kind> <identity>)" of `takedown.cleared`
+    clean_checkpoints: dict[str, int] = field(default_factory=dict)  # "<stage> <identity>" -> step of the newest kept
     untraceable: list[str] = field(default_factory=list)  # runs whose plan cannot be read any more, and why
 
 
@@ -87,6 +89,7 @@ def draft_takedown(
         shards=tuple(sorted(holding)),
         outside=tuple(_outside(matches)),
     )
+    draft.cleared = [_title(stored[name]) for name in cleared]
     draft.reruns = list(_reruns(workspace, kinds, draft.takedown))
     return draft
 
@@ -133,10 +136,9 @@ def _search(
     workspace: Workspace, stored: Mapping[str, StoredArtifact], questions: "Questions"
 ) -> tuple[dict[str, list["Match"]], list[str]]:
     """What answers in any dataset, and all that shares a picture with it."""
-    from data_pipelines.trace_questions import Questions
-
     from data_pipelines.tombstones import TAKEN_DOWN
     from data_pipelines.trace import find_everywhere, find_samples
+    from data_pipelines.trace_questions import Questions
 
     folders = _datasets(workspace, stored)
     found = find_everywhere(folders, questions)
@@ -237,7 +239,7 @@ def _exposures(
         if wanted <= seen.keys():
             break
         try:
-            plan = workspace.plan_of(run.run_id, kinds)
+            plan = workspace.plan_of(run.run_id, kinds, only_to_look=True)
         except OrchestratorError as error:
             draft.untraceable.append(f"run {run.run_id}: {error}")
             continue
@@ -250,8 +252,13 @@ def _exposures(
             seen.update({str(stage.fingerprint): _Seen(problem=str(error)) for stage in asked})
             continue
         for stage in asked:
+            if stage.id in trace.unknown:
+                seen[str(stage.fingerprint)] = _Seen(problem="its data are gone, or older code made it")
+                continue
             steps = {step for one in trace.exposures if one.stage == stage.id for step in one.steps}
             seen[str(stage.fingerprint)] = _Seen(steps=tuple(sorted(steps)))
+            if trace.newest_clean.get(stage.id) is not None:
+                draft.clean_checkpoints[f"{stage.id} {stage.fingerprint[:12]}"] = trace.newest_clean[stage.id] or 0
     return seen
 
 
@@ -293,9 +300,14 @@ def _why_tainted(
     if is_training:
         problem = "no plan names it any more" if seen is None else seen.problem
         return f"cannot be shown clean: {problem}" if problem else ""
-    if manifest.shards:  # all of them were looked at
+    if manifest.kind == "tokens@1":  # every row names its sample, and none is concerned
         return ""
     return f"made from {from_tainted[0].kind} {from_tainted[0].fingerprint[:12]}"
+
+
+def _title(one: StoredArtifact) -> str:
+    manifest = one.manifest
+    return f"{manifest.provenance.get('stage', '')} ({manifest.kind} {manifest.fingerprint[:12]})"
 
 
 def _tainted(one: StoredArtifact, why: str) -> TaintedArtifact:
@@ -330,7 +342,7 @@ def _reruns(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Iterator[
             continue
         known.add(run.recipe)
         try:
-            then = workspace.plan_of(run.run_id, kinds)
+            then = workspace.plan_of(run.run_id, kinds, only_to_look=True)
             recipe = Recipe(name=then.recipe, stages=tuple(stage.spec for stage in then.stages), file=then.file)
             plan = make_plan(recipe, view)
         except RecipeError:

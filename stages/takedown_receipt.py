@@ -99,7 +99,7 @@ def _newest_plans(workspace: Workspace, kinds: Kinds) -> Iterator[Plan]:
             continue
         known.add(run.recipe)
         try:
-            yield workspace.plan_of(run.run_id, kinds)
+            yield workspace.plan_of(run.run_id, kinds, only_to_look=True)
         except OrchestratorError:
             continue  # made by stage kinds that have changed since; it can only be run anew
 

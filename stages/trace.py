@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.tombstones import DIGESTS
 from data_pipelines.trace import Match, TokenRow, find_everywhere, find_tokens
 from data_pipelines.trace_questions import Questions
-from orchestrator.artifact import Artifact
+from orchestrator.artifact import Artifact, Fingerprint
 from orchestrator.checkpoints import kept_checkpoints
 from orchestrator.errors import RecipeError
 from orchestrator.files_check import place
 from orchestrator.plan import Plan, PlannedStage
+from orchestrator.takedowns import Takedown, read_takedowns
 from orchestrator.workspace import Workspace
 from stages.checkpointing import PROGRESS_FILE, Progress, parse_progress, read_progress
 
@@ -54,6 +56,9 @@ class Trace:
     saw: list[str] = field(default_factory=list)  # stages whose model was trained on a sample, or comes from such a one
     clean: list[str] = field(default_factory=list)  # the other stages that make models
     checkpoints: list[CheckpointExposure] = field(default_factory=list)  # by stage, oldest first
+    unknown: list[str] = field(
+        default_factory=list
+    )  # trainings whose data are gone, or that older code made: nobody can tell
     newest_clean: dict[str, int | None] = field(default_factory=dict)  # of trainings that saw; None: no checkpoint is
     steps: dict[str, int] = field(default_factory=dict)  # how far each training has come
     asked: int = 0  # questions
@@ -80,7 +85,22 @@ class _Run:
         return self._artifacts.open(stage.spec.kind.name, stage.fingerprint)
 
     def inputs(self, stage: PlannedStage, slot: str) -> tuple[Path, ...]:
-        return tuple(self.open(self._plan.stage(name)).path for name in stage.spec.inputs.get(slot, ()))
+        """What the stage really read, which a takedown may have replaced in the plan."""
+        return tuple(self._artifacts.open(*source).path for source in self._sources(stage, slot))
+
+    def can_be_followed(self, stage: PlannedStage) -> bool:
+        """Whether everything that it read is still there, and this code would read it in the same order."""
+        if stage.payload["version"] != stage.spec.kind.version:
+            return False
+        sources = (source for slot in stage.spec.inputs for source in self._sources(stage, slot))
+        return all(self._artifacts.find(*source) is not None for source in sources)
+
+    def _sources(self, stage: PlannedStage, slot: str) -> list[tuple[str, Fingerprint]]:
+        slots = stage.payload["inputs"]
+        read = slots.get(slot, []) if isinstance(slots, dict) else []
+        kinds = [self._plan.stage(name).spec.kind.name for name in stage.spec.inputs.get(slot, ())]
+        fingerprints = [Fingerprint(str(one)) for one in read] if isinstance(read, list) else []
+        return list(zip(kinds, fingerprints, strict=True))
 
     def checkpoints(self, stage: PlannedStage) -> dict[int, Progress]:
         """Those kept of a training, by optimizer step, oldest first."""
@@ -113,11 +133,26 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
     for stage in run.made({"tokenize_images"}):
         trace.tokens[stage.id] = list(find_tokens(run.open(stage).path, samples.ids))
     kept_checkpoints_of: dict[str, dict[int, bool]] = {}
+    takedowns = read_takedowns(workspace.store)
     for stage in plan.stages:
-        if stage.spec.kind.name in TRAININGS:
+        if stage.spec.kind.name not in TRAININGS:
+            continue
+        if run.has(stage) and not run.can_be_followed(stage):
+            if not _is_cleared(stage, found.matches, takedowns):
+                trace.unknown.append(stage.id)
+        else:
             kept_checkpoints_of[stage.id] = _trace_training(run, stage, samples, trace)
     _divide_models(run, plan, trace, kept_checkpoints_of)
     return trace
+
+
+def _is_cleared(
+    stage: PlannedStage, matches: Mapping[str, Sequence[Match]], takedowns: Sequence[Takedown]
+) -> bool:
+    """Whether takedowns of all these samples have shown, while the data were there, that a training saw none."""
+    by_takedowns = [one.content.get(DIGESTS, frozenset()) for one in takedowns if stage.fingerprint in one.cleared]
+    samples = {match.sample_id for found in matches.values() for match in found}
+    return bool(by_takedowns) and samples <= frozenset().union(*by_takedowns)
 
 
 class _Samples:
@@ -198,7 +233,7 @@ def _divide_models(run: _Run, plan: Plan, trace: Trace, checkpoints: Mapping[str
         if has_seen and stage.id in checkpoints:
             clean = [] if comes_from_it else [step for step, seen in kept.items() if not seen]
             trace.newest_clean[stage.id] = max(clean, default=None)
-        if run.has(stage):
+        if run.has(stage) and (has_seen or stage.id not in trace.unknown):
             (trace.saw if has_seen else trace.clean).append(stage.id)
 
 

@@ -166,7 +166,9 @@ def draft_text(draft: "Draft") -> str:
     for title, is_kept in (("artifacts that go", False), ("models that stay, marked, and are used no more", True)):
         chosen = [one for one in takedown.tainted if one.is_kept == is_kept]
         lines += _section(title, [_artifact_text(one) for one in chosen])
-    lines += _section("shown to be clean, which stay", [f"{name[:12]}" for name in sorted(takedown.cleared)])
+    lines += _section("shown to be clean, which stay", draft.cleared)
+    checkpoints = [f"{name}: step {step}" for name, step in draft.clean_checkpoints.items()]
+    lines += _section("newest clean checkpoints of what saw it", checkpoints)
     for plan in draft.reruns:
         cost = _cost(plan)
         known = f"about {duration_text(cost['seconds'])}, {cost['gpu_hours']:.1f} GPU hours"

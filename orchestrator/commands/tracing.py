@@ -36,7 +36,7 @@ def trace_command(questions: "Questions", run: str | None, places: Places, as_js
 
     with open_workspace(places) as workspace:
         found = find_run(workspace.database, run)
-        plan = workspace.plan_of(found.run_id, STAGE_KINDS)
+        plan = workspace.plan_of(found.run_id, STAGE_KINDS, only_to_look=True)
         trace = trace_run(workspace, plan, questions)
     if as_json:
         click.echo(json.dumps(trace.to_json(), indent=1))
@@ -112,6 +112,11 @@ def _model_lines(trace: "Trace") -> list[str]:
     return [
         f"models that have seen it: {', '.join(trace.saw) or 'none'}",
         f"models that have not: {', '.join(trace.clean) or 'none'}",
+        *(
+            [f"nobody can tell, because their data are gone or older code made them: {', '.join(trace.unknown)}"]
+            if trace.unknown
+            else []
+        ),
     ]
 
 
