@@ -146,9 +146,7 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
     return trace
 
 
-def _is_cleared(
-    stage: PlannedStage, matches: Mapping[str, Sequence[Match]], takedowns: Sequence[Takedown]
-) -> bool:
+def _is_cleared(stage: PlannedStage, matches: Mapping[str, Sequence[Match]], takedowns: Sequence[Takedown]) -> bool:
     """Whether takedowns of all these samples have shown, while the data were there, that a training saw none."""
     by_takedowns = [one.content.get(DIGESTS, frozenset()) for one in takedowns if stage.fingerprint in one.cleared]
     samples = {match.sample_id for found in matches.values() for match in found}
