@@ -6,11 +6,13 @@ Legend: Y, X pixel rows and columns; C channels.
 
 import functools
 import io
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +52,16 @@ _MAGIC = (
     (b"\x00\x00\x00\x0cjP  ", ".jp2"),
     (b"\xff\x4f\xff\x51", ".j2k"),
 )
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, KeyError, IndexError,
-                  TypeError, OverflowError, MemoryError, AttributeError, Image.DecompressionBombError)  # fmt: skip
+# Headers of pictures that are none of the formats we decode; they are told from what is no picture at all.
+_FOREIGN = re.compile(
+    rb"(?s).{4}ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)|\xff\x0a|\x00\x00\x00\x0cJXL "
+    rb"|8BPS|\x00\x00\x01\x00|P[1-6]\s|%!PS"
+)
+MAX_PARTS = 10_000  # chunks, segments or frames of a file that may be smaller than this on average:
+MIN_PART_BYTES = 256
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError, ArithmeticError,
+                  TypeError, RuntimeError, MemoryError, AttributeError, AssertionError,
+                  Image.DecompressionBombError)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +113,15 @@ def inspect(data: bytes, config: CurationConfig) -> ImageFacts | Reject:
 def _open(data: bytes, config: CurationConfig) -> Image.Image | Reject:
     """The header, checked against the limits."""
     known = sniff(data)
+    if _too_many_parts(data, known):
+        return Reject(
+            reason="decompression_bomb", detail=f"{len(data)} bytes of tiny parts, which take minutes to read"
+        )
     try:
         image = Image.open(io.BytesIO(data), formats=config.formats)
     except UnidentifiedImageError:
+        if known is None and _FOREIGN.match(data):
+            return Reject(reason="format_not_allowed", detail=f"a picture of another format, begins with {data[:16]!r}")
         if known is None:
             return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}")
         return _unopened(data, known)
@@ -120,6 +136,40 @@ def _open(data: bytes, config: CurationConfig) -> Image.Image | Reject:
     return image
 
 
+def _too_many_parts(data: bytes, ending: str | None) -> bool:
+    """True for a file of so many tiny parts that finding the picture among them would take minutes."""
+    limit = MAX_PARTS + len(data) // MIN_PART_BYTES
+    if ending == ".gif":  # marks that begin a frame or an extension, which pixels seldom spell
+        return data.count(b"\0\x2c") + data.count(b"\0\x21") > limit
+    if ending not in (".png", ".jpg"):
+        return False
+    step, place = (_next_chunk, 8) if ending == ".png" else (_next_segment, 2)
+    for _ in range(limit):
+        if place + 4 > len(data):
+            return False
+        place = step(data, place)
+    return True
+
+
+def _next_chunk(data: bytes, place: int) -> int:
+    return place + 12 + int.from_bytes(data[place : place + 4], "big")
+
+
+def _next_segment(data: bytes, place: int) -> int:
+    """The place after a segment or a byte of filling; the end of the file once the pixels begin."""
+    marker = data[place + 1]
+    if data[place] != 0xFF or marker in (0x00, 0xFF):
+        return place + 1
+    if marker == 0xDA:
+        return len(data)
+    return place + 2 + (0 if 0xD0 <= marker <= 0xD9 else int.from_bytes(data[place + 2 : place + 4], "big"))
+
+
+def _frames(image: Image.Image) -> float:
+    """Only formats that can move have the attribute; a TIFF would have to be read to its end for it."""
+    return 1.0 if image.format in ("TIFF", "MPO") else float(getattr(image, "n_frames", 1))
+
+
 def _unopened(data: bytes, ending: str) -> Reject:
     """A known kind of picture whose header no allowed decoder takes."""
     try:
@@ -131,7 +181,11 @@ def _unopened(data: bytes, ending: str) -> Reject:
 
 def _damage(error: BaseException, data: bytes) -> Reject:
     text = str(error).split(" at 0x")[0][:150]
-    if "too large" in text.lower() or isinstance(error, MemoryError | Image.DecompressionBombError):
+    if (
+        "too large" in text.lower()
+        or "too much memory" in text.lower()
+        or isinstance(error, MemoryError | Image.DecompressionBombError)
+    ):
         return Reject(reason="decompression_bomb", detail=f"a part of the file unpacks to too much: {text}")
     if "truncated" in text.lower() or "unexpected end" in text.lower() or isinstance(error, EOFError | struct.error):
         return Reject(reason="truncated_image", detail=text)
@@ -204,7 +258,7 @@ def _measure(image: Image.Image, data: bytes, config: CurationConfig) -> ImageFa
         "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
         "sharpness": round(sharpness(grey_YX), 3),
         "neighbour_correlation": round(_neighbour_correlation(plain), 3),
-        "frames": float(getattr(image, "n_frames", 1)),  # only formats that can move have the attribute
+        "frames": _frames(image),
     }
     phash, mirrored_phash = perceptual_hashes(np.asarray(whole_grey, dtype=np.float32))
     return ImageFacts(
@@ -221,25 +275,26 @@ def _measure(image: Image.Image, data: bytes, config: CurationConfig) -> ImageFa
 
 
 @functools.lru_cache(1024)
-def _frequencies(length: int) -> npt.NDArray[np.float32]:
-    """[8, length]: the lowest frequencies of `length` values that were resized to 32, by one product.
-
-    The resizing is that of Pillow with LANCZOS, the frequencies are those of the orthogonal cosine transform (DCT-II)
-    up to scale.
-    """
+def _lanczos(length: int) -> npt.NDArray[np.float32]:
+    """[32, length]: weights that resize `length` values to 32 as Pillow does with LANCZOS, in a third of the time."""
     scale = length / HASHED_SIDE
     centres = (np.arange(HASHED_SIDE)[:, None] + 0.5) * scale
     places = (np.arange(length)[None, :] + 0.5 - centres) / max(scale, 1.0)
     weights = np.where(np.abs(places) < 3, np.sinc(places) * np.sinc(places / 3), 0.0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    frequency = np.arange(8)[:, None]
-    cosines = np.cos(np.pi * (2 * np.arange(HASHED_SIDE)[None, :] + 1) * frequency / (2 * HASHED_SIDE))
-    cosines[0] /= np.sqrt(2)
-    found: npt.NDArray[np.float32] = (cosines @ weights).astype(np.float32)
+    found: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return found
 
 
-_FLIP = np.where(np.arange(8) % 2, -1, 1).astype(np.float32)  # left for right negates the odd horizontal frequencies
+def _cosine_rows(length: int, count: int) -> npt.NDArray[np.float64]:
+    """The first `count` rows of the orthogonal cosine transform (DCT-II) of `length` values, up to scale."""
+    frequency = np.arange(count)[:, None]
+    rows: npt.NDArray[np.float64] = np.cos(np.pi * (2 * np.arange(length)[None, :] + 1) * frequency / (2 * length))
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+_COSINES = _cosine_rows(HASHED_SIDE, 8)
+_FLIP = np.where(np.arange(8) % 2, -1.0, 1.0)  # left for right negates the odd horizontal frequencies
 
 
 def perceptual_hashes(grey_YX: npt.NDArray[np.float32]) -> tuple[int, int]:
@@ -248,11 +303,12 @@ def perceptual_hashes(grey_YX: npt.NDArray[np.float32]) -> tuple[int, int]:
     The second is what the picture has with left and right swapped.
     """
     height, width = grey_YX.shape
-    spectrum_YX = _frequencies(height) @ grey_YX @ _frequencies(width).T
+    small_YX = np.rint(_lanczos(height) @ grey_YX @ _lanczos(width).T).clip(0, 255)  # flat areas are exactly flat
+    spectrum_YX = _COSINES @ small_YX @ _COSINES.T
     return _signs(spectrum_YX), _signs(spectrum_YX * _FLIP)
 
 
-def _signs(spectrum_YX: npt.NDArray[np.float32]) -> int:
+def _signs(spectrum_YX: npt.NDArray[np.floating[Any]]) -> int:
     values = spectrum_YX.ravel()
     bits = values > np.partition(values[1:], 31)[31]  # the median of 63
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
@@ -282,13 +338,13 @@ def _pixel_digest(plain: Image.Image, code: int) -> str:
     return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{digest}"
 
 
-def _pixels(plain: Image.Image) -> bytes | npt.NDArray[np.uint8]:
+def _pixels(plain: Image.Image) -> bytes | memoryview:
     """The pixels as they lie in memory; large pictures lie in several pieces, which are copied together."""
     try:
         column = pa.array(plain)
     except ValueError:
         return plain.tobytes()
-    return np.frombuffer((column.values if plain.mode == "RGB" else column).buffers()[1], np.uint8)
+    return memoryview((column.values if plain.mode == "RGB" else column).buffers()[1])
 
 
 def _neighbour_correlation(plain: Image.Image) -> float:

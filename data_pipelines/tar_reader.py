@@ -5,6 +5,7 @@ Python's `tarfile` stops without an error at a broken header and loses all membe
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import tempfile
@@ -12,24 +13,24 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 MAX_LONG_NAME_BYTES = 1 << 20
 
 
-def _gunzip(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+def _gunzip(file: IO[bytes]) -> io.BufferedIOBase:
+    return gzip.GzipFile(fileobj=file)
 
 
-_OPENERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+_OPENERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
     b"\x1f\x8b": _gunzip,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "link", b"2": "link", b"3": "device", b"4": "device",
-          b"5": "folder", b"6": "pipe"}  # fmt: skip
+          b"5": "folder", b"6": "pipe", b"S": "sparse file"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def open_tar(path: Path, *, max_unpacked_bytes: int) -> OpenedTar:
     problem = ""
     with file, opener(file) as packed:
         try:
-            while chunk := packed.read(1 << 20):
+            while chunk := packed.read1(1 << 20):  # a plain `read` would lose what it has at a damaged place
                 unpacked.write(chunk)
                 if unpacked.tell() > max_unpacked_bytes:
                     problem = f"unpacks to more than {max_unpacked_bytes} bytes"
@@ -94,16 +95,21 @@ def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[Member]:
         name, length, typeflag = header
         data = offset + BLOCK
         offset = data + -(-length // BLOCK) * BLOCK
-        if typeflag in b"LKxg" and length <= MAX_LONG_NAME_BYTES:
-            extended.update(_extension(typeflag, _read(file, data, min(length, size - data))))
+        if typeflag in b"LKxg":
+            if length <= MAX_LONG_NAME_BYTES:
+                extended.update(_extension(typeflag, _read(file, data, min(length, size - data))))
             continue
         if "size" in extended and extended["size"].isdigit():
             length = int(extended["size"])
             offset = data + -(-length // BLOCK) * BLOCK
         name, extended = extended.get("path", name), {}
         kind = _KINDS.get(typeflag, "file")
-        cut = kind == "file" and data + length > size
-        yield Member(name=name, offset=data, size=length, kind=kind, problem="truncated_tar_member" if cut else "")
+        problem = ""
+        if kind == "file" and data + length > size:
+            following = _next_header(file, data, size)
+            problem = "truncated_tar_member" if following is None else "bad_tar_member"  # the stated size is wrong
+            offset = size if following is None else following
+        yield Member(name=name, offset=data, size=length, kind=kind, problem=problem)
 
 
 def _read(file: BinaryIO | IO[bytes], offset: int, num_bytes: int) -> bytes:
@@ -151,6 +157,15 @@ def _extension(typeflag: bytes, data: bytes) -> dict[str, str]:
             fields[match[2].decode()] = data[match.end() : length - 1].decode("utf-8", "replace")
         data = data[length:]
     return fields
+
+
+def _next_header(file: BinaryIO | IO[bytes], offset: int, size: int) -> int | None:
+    """The place of the next block that is a header beyond doubt."""
+    for place in range(offset, size - BLOCK + 1, BLOCK):
+        block = _read(file, place, BLOCK)
+        if block[257:262] == b"ustar" and _parse(block, strict=True) is not None:
+            return place
+    return None
 
 
 def _damaged(block: bytes, offset: int) -> Member:

@@ -36,14 +36,9 @@ WORDS = [
     "small",
     "house",
     "water",
-    "tree",
-    "man",
-    "woman",
     "two",
     "on",
     "beside",
-    "under",
-    "with",
     "near",
 ]
 

@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from data_pipelines.curation_config import CurationConfig
@@ -52,7 +54,13 @@ def png_header(width: int, height: int) -> bytes:
 
 GOOD = encoded(picture())
 JPEG = encoded(picture(), "JPEG", quality=90)
+AVIF = encoded(picture(), "AVIF")
+GIF = encoded(Image.new("P", (8, 8)), "GIF")
+GIF_FRAME = b"\x2c" + bytes(4) + b"\1\0\1\0\0\2\2\x4c\1\0"
 TEXT_BOMB = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))
+
+
+FORMS = {form: encoded(picture(), form) for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,22 @@ TEXT_BOMB = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))
         (encoded(Image.new("RGBA", (100, 100), (9, 9, 9, 0))), "blank_image"),
         (encoded(Image.effect_noise((160, 160), 60)), "noise_image"),
         (encoded(picture().filter(ImageFilter.GaussianBlur(9))), "low_quality"),
+        (AVIF[:-200] + bytes(50) + AVIF[-150:], "corrupt_image"),
+        (AVIF[:40], "truncated_image"),
+        (encoded(picture(), "JPEG2000")[:3000], "corrupt_image"),
+        (encoded(picture(), "TIFF")[:3000], "truncated_image"),
+        (GOOD[:33] + 200 * chunk(b"zTXt", b"C\0\0" + zlib.compress(bytes(900_000))) + GOOD[33:], "decompression_bomb"),
+        (GOOD[:33] + 30_000 * chunk(b"teSt", b"") + GOOD[33:], "decompression_bomb"),
+        (JPEG[:2] + 30_000 * b"\xff\xfe\0\2" + JPEG[2:], "decompression_bomb"),
+        (JPEG[:2] + 5_000_000 * b"\xff" + JPEG[2:], "decompression_bomb"),
+        (GIF[:-1] + 30_000 * GIF_FRAME + b";", "decompression_bomb"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "format_not_allowed"),
+        (b"\xff\x0a jxl", "format_not_allowed"),
+        (encoded(picture(), "PPM"), "format_not_allowed"),
+        (encoded(picture(), "MPO", save_all=True, append_images=[picture()]), "fine"),
+        (encoded(picture().convert("CMYK"), "JPEG"), "fine"),
+        (encoded(picture(), "JPEG", icc_profile=b"\xff garbage" * 200), "fine"),
+        (JPEG + b"<script>PK\3\4", "fine"),
         (GOOD, "fine"),
         (JPEG, "fine"),
     ],
@@ -85,6 +109,22 @@ TEXT_BOMB = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))
 )
 def test_every_kind_of_trouble_has_its_name(data: bytes, expected: str) -> None:
     assert reason(data) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"]),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=6)), max_size=5),
+    st.floats(0, 1),
+)
+def test_no_damage_stops_the_ingest(form: str, edits: list[tuple[float, bytes]], kept: float) -> None:
+    data = bytearray(FORMS[form])
+    for share, new in edits:
+        place = int(share * len(data))
+        data[place : place + len(new)] = new
+    for file in (bytes(data), bytes(data[: int(kept * len(data))])):
+        assert isinstance(inspect(file, CONFIG), ImageFacts | Reject)
+        thumbnail(file, 32, CONFIG)
 
 
 def test_only_formats_on_the_list_are_decoded() -> None:

@@ -4,7 +4,9 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,46 @@ def test_a_cut_member_is_named_and_those_before_it_are_whole() -> None:
     found = scanned(data[: last.offset + 10])
     assert (found[-1].name, found[-1].problem) == ("s05.jpg", "truncated_tar_member")
     assert len(found) == 11
+
+
+@pytest.mark.parametrize("stated", [b"77777777777\0", b"\x80" + b"\xff" * 11, b"00001000000\0"])
+def test_members_behind_one_whose_size_is_a_lie_are_found(stated: bytes) -> None:
+    header = bytearray(written(MEMBERS)[:BLOCK])
+    header[124:136] = stated
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    found = scanned(bytes(header) + written(MEMBERS)[BLOCK:])
+    assert (found[0].name, found[0].problem) == ("s00.jpg", "bad_tar_member")
+    assert [member.name for member in found[1:] if not member.problem] == list(MEMBERS)[1:]
+
+
+def test_sparse_files_are_no_plain_files_and_huge_extended_headers_are_passed_over() -> None:
+    sparse = bytearray(written({"a.jpg": b"x"}))
+    sparse[156:157] = b"S"
+    sparse[148:156] = b" " * 8
+    sparse[148:156] = b"%06o\0 " % sum(sparse[:BLOCK])
+    assert [member.kind for member in scanned(bytes(sparse))] == ["sparse file"]
+    buffer = io.BytesIO()
+    headers = {"comment": "x" * 2_000_000}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert contents(buffer.getvalue()) == {"a.jpg": b"abc"}
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_small_compressed_tar_keeps_what_lies_before_its_cut(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    rng = random.Random(0)
+    members = {f"{number}.jpg": rng.randbytes(30_000) for number in range(60)}
+    packed = pack(written(members))
+    path = tmp_path / "cut.tar.gz"
+    path.write_bytes(packed[: len(packed) * 3 // 4])
+    opened = open_tar(path, max_unpacked_bytes=1 << 30)
+    with opened.file:
+        assert opened.problem
+        whole = [member for member in scan_tar(opened.file, opened.size) if not member.problem]
+    assert len(whole) >= 10
 
 
 def test_bytes_behind_the_end_marks_are_no_damage() -> None:
