@@ -28,7 +28,7 @@ from orchestrator.plan_reasons import (
     sequence_changes,
 )
 from orchestrator.stage import Recipe, StageSpec
-from orchestrator.stage_identity import IdentifiedStage, PlanView, identify, tainted_by
+from orchestrator.stage_identity import IdentifiedStage, PlanView, Taints, identify
 from orchestrator.takedowns import Takedown
 
 Action = typing.Literal["run", "reuse", "skip"]
@@ -149,9 +149,12 @@ def upstream_ids(spec: StageSpec) -> list[str]:
     return [stage_id for ids in spec.inputs.values() for stage_id in ids]
 
 
-def tainted_stages(plan: Plan, takedowns: Sequence[Takedown], *, models_count: bool = True) -> dict[str, list[str]]:
+def tainted_stages(
+    plan: Plan, takedowns: Sequence[Takedown], *, models_count: bool = True
+) -> dict[str, tuple[str, ...]]:
     """The stages of a plan that a later takedown made unusable, with the ids of the takedowns."""
-    found = {stage.id: tainted_by(takedowns, stage.payload, models_count=models_count) for stage in plan.stages}
+    taints = Taints(takedowns, models_count=models_count)
+    found = {stage.id: taints.of(stage.payload) for stage in plan.stages}
     return {stage_id: ids for stage_id, ids in found.items() if ids}
 
 
@@ -248,7 +251,7 @@ def _reasons(
         return [*reasons, NeverMade()]
     if fingerprint_of(before) == stage.fingerprint:
         return [*reasons, OutputMissing()]
-    reasons += [Tainted(takedown=takedown) for takedown in tainted_by(view.takedowns, before)]
+    reasons += [Tainted(takedown=takedown) for takedown in Taints(view.takedowns).of(before)]
     differences = own_changes(before, stage.payload)
     differences += _input_changes(stage, before, stages, run=run, view=view)
     return reasons + (differences or ([] if reasons else [NeverMade()]))

@@ -79,6 +79,7 @@ def identify(
     stages: dict[str, IdentifiedStage] = {}
     lineages: dict[str, _Lineage] = {}
     again = set(force)
+    taints = Taints(view.takedowns, models_count=models_count)
     for spec in specs:
         if any(name in again for names in spec.inputs.values() for name in names):
             again.add(spec.id)
@@ -87,10 +88,10 @@ def identify(
         sources = view.sources(spec)
         for count in range(len(view.takedowns) + 1):
             inputs = {slot: [lineages[name].after(count) for name in names] for slot, names in spec.inputs.items()}
-            payload = _after_takedowns(spec, inputs, sources, view.takedowns[:count], models_count=models_count)
+            payload = _after_takedowns(spec, inputs, sources, view.takedowns[:count], taints)
             lineage.add(payload)
             is_last = count == len(view.takedowns)
-            if tainted_by(view.takedowns, payload, models_count=models_count) or (spec.id in again and not is_last):
+            if taints.of(payload) or (spec.id in again and not is_last):
                 continue
             manifest = view.find(spec.kind.name, lineage.fingerprint)
             changed = _changed_files(manifest, now)
@@ -140,25 +141,39 @@ def _after_takedowns(
     inputs: Mapping[str, Sequence[Fingerprint]],
     sources: Mapping[str, str],
     takedowns: Sequence[Takedown],
-    *,
-    models_count: bool,
+    taints: "Taints",
 ) -> dict[str, JSON]:
     """The identity that a stage has after some takedowns: their ids are part of it only where its inputs hide them."""
     named: list[str] = []
     for takedown in takedowns:
         payload = stage_payload(spec, inputs, sources, named)
-        if tainted_by([takedown], payload, models_count=models_count):
+        if takedown.id in taints.of(payload):
             named.append(takedown.id)
     return stage_payload(spec, inputs, sources, named)
 
 
-def tainted_by(takedowns: Iterable[Takedown], payload: Mapping[str, JSON], *, models_count: bool = True) -> list[str]:
-    """Ids of the takedowns that an artifact of this identity is tainted by."""
-    slots = payload.get("inputs")
-    lists = slots.values() if isinstance(slots, dict) else ()
-    inputs = [str(one) for slot in lists if isinstance(slot, list) for one in slot]
-    fingerprint = fingerprint_of(payload)
-    return [takedown.id for takedown in takedowns if takedown.taints(fingerprint, inputs, models=models_count)]
+class Taints:
+    """Which takedowns taint which identities; asked upstream first, because taint is handed down."""
+
+    def __init__(self, takedowns: Sequence[Takedown], *, models_count: bool = True) -> None:
+        self._takedowns, self._models_count = takedowns, models_count
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def of(self, payload: Mapping[str, JSON]) -> tuple[str, ...]:
+        """Ids of the takedowns that an artifact of this identity is tainted by."""
+        fingerprint = fingerprint_of(payload)
+        if fingerprint not in self._known:
+            slots = payload.get("inputs")
+            lists = slots.values() if isinstance(slots, dict) else ()
+            inputs = [str(one) for slot in lists if isinstance(slot, list) for one in slot]
+            handed_down = {takedown_id for one in inputs for takedown_id in self._known.get(one, ())}
+            self._known[fingerprint] = tuple(
+                takedown.id
+                for takedown in self._takedowns
+                if takedown.taints(fingerprint, inputs, models=self._models_count)
+                or (takedown.id in handed_down and fingerprint not in takedown.cleared)
+            )
+        return self._known[fingerprint]
 
 
 def recorded_code(manifest: Manifest) -> CodeDigest:

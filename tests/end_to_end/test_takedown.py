@@ -1,0 +1,111 @@
+"""A takedown from the question to the receipt, as a user does it, on the finished tiny recipe."""
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from mlflow import MlflowClient
+
+from tests.end_to_end.desk import TINY, Desk
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+RECIPE = str(TINY)
+NAME = "text-train-000001"  # words only: the models that learn from pictures provably never saw it
+AGAIN = ["ingested", "curated", "tokenizer_scores", "vocabulary", "mllm_1", "evaluated", "exported"]
+CLEARED = ["vision", "tokenizer", "tokens", "decoder"]
+
+
+@pytest.fixture(scope="module")
+def desk(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    folder = tmp_path_factory.mktemp("takedown")
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    return Desk(folder=folder)
+
+
+@pytest.fixture(scope="module")
+def words(desk: Desk) -> bytes:
+    """What the sample says, as it stands in JSON."""
+    for path in desk.store.glob("artifacts/ingest/*/*/attempts/*/data/records/text_train*.parquet"):
+        for row in pq.read_table(path).to_pylist():
+            if row["external_id"] == NAME:
+                return str(json.loads(row["conversations"])[0]["text"]).encode()
+    raise AssertionError(f"no record {NAME}")
+
+
+def holders(desk: Desk, words: bytes) -> list[str]:
+    """Files of the store with these words, but those of the drawn world, which is the source."""
+    return [str(path.relative_to(desk.store)) for path in _files(desk.store) if words in _content(path)]
+
+
+def _files(store: Path) -> Iterator[Path]:
+    for path in store.rglob("*"):
+        if path.is_file() and "generate_shapes" not in path.parts:
+            yield path
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix == ".parquet":
+        return json.dumps(pq.read_table(path).to_pylist(), default=str, ensure_ascii=False).encode()
+    return path.read_bytes()
+
+
+def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Path) -> None:
+    assert holders(desk, words)
+    desk.illume("pin", "tiny:curated")
+
+    drawn = desk.illume("takedown", "plan", NAME, "--near", "0", "--id", "T1", "--note", "request 17", "--json").data
+    assert drawn["unanswered"] == []
+    (rerun,) = drawn["reruns"]
+    assert rerun["stages"] == AGAIN
+    assert [one["stage_id"] for one in drawn["takedown"]["tainted"] if one["is_kept"]] == [
+        "vocabulary",
+        "mllm_1",
+        "exported",
+    ]
+    assert drawn["takedown"]["outside"] == ["shapes: text_train-00000.jsonl, row 2"]
+    assert set(desk.actions(RECIPE).values()) == {"reuse"}  # drawing it up changed nothing
+
+    desk.illume("takedown", "apply", "T1.takedown.json")
+    plan = desk.plan(RECIPE)
+    assert [name for name, stage in plan.items() if stage["action"] == "run"] == AGAIN
+    assert plan["ingested"]["reasons"][0] == {"type": "tainted", "takedown": "T1"}
+    assert all(plan[name]["action"] == "reuse" for name in CLEARED)
+    assert "took effect already" in desk.illume("takedown", "plan", NAME, "--id", "T1", code=2).err
+    open_ = desk.illume("takedown", "receipt", "T1", code=1)
+    assert "folders are not deleted" in open_.err
+    assert "recipe 'tiny' was not run again" in open_.err
+
+    client = MlflowClient(f"sqlite:///{desk.folder}/.illume/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    marked = client.search_runs([experiment.experiment_id], "tags.`illume.tainted_by` = 'T1'")
+    assert {run.data.tags["illume.stage"] for run in marked} == {"vocabulary", "mllm_1", "exported"}
+    (version,) = client.search_model_versions("name = 'illume-tiny'")
+    assert version.tags["illume.tainted_by"] == "T1"
+
+    desk.illume("gc", "--delete")
+    assert holders(desk, words) == []
+    desk.illume("run", RECIPE)
+    assert set(desk.actions(RECIPE).values()) == {"reuse"}
+    assert holders(desk, words) == []
+
+    key = Ed25519PrivateKey.generate()
+    pem, receipt = tmp_path / "key.pem", tmp_path / "receipt.json"
+    pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    desk.illume("takedown", "receipt", "T1", "--key", str(pem), "-o", str(receipt))
+    envelope = json.loads(receipt.read_text())
+    payload = base64.b64decode(envelope["payload"])
+    kind = envelope["payloadType"]
+    encoded = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
+    key.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), encoded)
+    said = json.loads(payload)
+    assert said["_type"] == "https://in-toto.io/Statement/v1"
+    assert said["predicate"]["complete"]
+    manifests = {one.manifest_sha256 for one in desk.artifacts().values()}
+    assert {one["digest"]["sha256"] for one in said["subject"]} <= manifests

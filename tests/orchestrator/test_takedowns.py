@@ -1,0 +1,187 @@
+"""After a takedown nothing tainted is ever planned with, what is clean is kept, and everything else is as before."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.artifact import Fingerprint
+from orchestrator.errors import CorruptArtifactError, RecipeError
+from orchestrator.plan import Plan, PlanWishes, make_plan, tainted_stages
+from orchestrator.stage import Recipe
+from orchestrator.store import record_bytes
+from orchestrator.takedowns import (
+    TAKEDOWNS,
+    TaintedArtifact,
+    Takedown,
+    all_marks,
+    find_takedown,
+    put_takedown,
+    read_takedowns,
+    takedown_from_json,
+    takedown_to_json,
+)
+from tests.orchestrator.conftest import MemoryStore
+from tests.orchestrator.test_plan import Config, World, chain, spec
+
+
+def tainted(fingerprint: str, *, is_kept: bool = False) -> TaintedArtifact:
+    return TaintedArtifact(
+        stage_kind="work",
+        fingerprint=fingerprint,
+        kind="thing@1",
+        why="holds it in 1 of 2 shards",
+        is_kept=is_kept,
+        manifest_sha256="m" * 64,
+        bytes=7,
+        run_id="run",
+        stage_id="a",
+        attempt_id="run-a-1-1",
+    )
+
+
+def takedown(name: str, *fingerprints: str, cleared: tuple[str, ...] = (), models: tuple[str, ...] = ()) -> Takedown:
+    return Takedown(
+        id=name,
+        note="",
+        created="2026-01-01T00:00:00+00:00",
+        content={"digests": frozenset({name * 2})},
+        tainted=(*map(tainted, fingerprints), *(tainted(one, is_kept=True) for one in models)),
+        cleared=frozenset(cleared),
+        shards=(("work", "5" * 64),),
+    )
+
+
+def planned(world: World, recipe: Recipe, *takedowns: Takedown, **wishes: Any) -> Plan:
+    return make_plan(recipe, replace(world.view(), takedowns=takedowns), PlanWishes(**wishes))
+
+
+def actions(plan: Plan) -> dict[str, str]:
+    return {stage.id: stage.action for stage in plan.stages}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def made(world: World) -> Plan:
+    """The chain a -> b -> c, all of it made."""
+    plan = world.plan(chain())
+    world.carry_out(plan)
+    return plan
+
+
+def fingerprints(plan: Plan) -> list[Fingerprint]:
+    return [stage.fingerprint for stage in plan.stages]
+
+
+def test_what_is_tainted_is_made_again_under_another_identity_and_says_why(world: World, made: Plan) -> None:
+    a, b, c = fingerprints(made)
+    plan = planned(world, chain(), takedown("T1", a, b, c))
+    assert actions(plan) == {"a": "run", "b": "run", "c": "run"}
+    assert plan.stage("a").payload["takedowns"] == ["T1"]
+    assert all("takedowns" not in plan.stage(name).payload for name in "bc")  # their inputs tell
+    assert [str(reason) for reason in plan.stage("a").reasons] == ["tainted by takedown T1"]
+    assert [str(reason) for reason in plan.stage("b").reasons] == ["tainted by takedown T1", "upstream re-runs: a"]
+    assert not set(fingerprints(plan)) & {a, b, c}
+    world.carry_out(plan)
+    assert set(actions(planned(world, chain(), takedown("T1", a, b, c))).values()) == {"reuse"}
+
+
+def test_what_is_cleared_keeps_its_identity_though_its_input_has_another(world: World, made: Plan) -> None:
+    a, b, c = fingerprints(made)
+    known = takedown("T1", a, cleared=(b,))
+    plan = planned(world, chain(), known)
+    assert actions(plan) == {"a": "skip", "b": "reuse", "c": "reuse"}  # nobody needs a any more
+    assert fingerprints(plan)[1:] == [b, c]
+
+
+def test_what_was_made_from_something_tainted_counts_as_tainted_however_late_it_came(world: World, made: Plan) -> None:
+    """A driver that knew nothing of the takedown may still commit what it was making."""
+    a, b, c = fingerprints(made)
+    known = takedown("T1", a)  # drawn up when neither b nor c was made
+    plan = planned(world, chain(), known)
+    assert actions(plan) == {"a": "run", "b": "run", "c": "run"}
+    assert tainted_stages(made, [known]) == dict.fromkeys("abc", ("T1",))
+    assert not {b, c} & set(fingerprints(plan))
+
+
+def test_a_second_takedown_comes_on_top_of_the_first(world: World, made: Plan) -> None:
+    first = takedown("T1", *fingerprints(made))
+    once = planned(world, chain(), first)
+    world.carry_out(once)
+    a, b, c = fingerprints(once)
+    second = takedown("T2", a, c, cleared=(b,))
+    twice = planned(world, chain(), first, second)
+    assert actions(twice) == {"a": "skip", "b": "reuse", "c": "run"}
+    assert twice.stage("a").payload["takedowns"] == ["T1", "T2"]
+    assert twice.stage("c").payload["takedowns"] == ["T2"]  # its input is the same as before
+    assert fingerprints(twice)[1] == b
+
+
+def test_what_is_forced_is_made_from_what_there_is_now(world: World, made: Plan) -> None:
+    a, b, _ = fingerprints(made)
+    plan = planned(world, chain(), takedown("T1", a, cleared=(b,)), force=("b",))
+    assert actions(plan) == {"a": "run", "b": "run", "c": "run"}
+    inputs: Any = plan.stage("b").payload["inputs"]
+    assert inputs["first"] == [plan.stage("a").fingerprint]
+
+
+def test_models_may_be_used_by_whoever_says_so(world: World, made: Plan) -> None:
+    a, b, c = fingerprints(made)
+    known = takedown("T1", models=(b, c))
+    assert actions(planned(world, chain(), known)) == {"a": "reuse", "b": "run", "c": "run"}
+    assert set(actions(planned(world, chain(), known, accept_taint=True)).values()) == {"reuse"}
+    assert a not in tainted_stages(made, [known])
+
+
+@given(st.data())
+def test_no_plan_uses_what_is_tainted_and_carrying_it_out_ends_it(data: st.DataObject) -> None:
+    """On any recipe, after any takedowns one after the other, each drawn up over what there is."""
+    names = "abcdef"[: data.draw(st.integers(2, 6))]
+    stages = []
+    for number, name in enumerate(names):
+        upstream = data.draw(st.lists(st.sampled_from(names[:number]), unique=True)) if number else []
+        stages.append(spec(name, *upstream, config=Config(lr=float(number))))
+    recipe, world, takedowns = Recipe(name="any", stages=tuple(stages)), World(), list[Takedown]()
+    world.carry_out(world.plan(recipe))
+    for number in range(data.draw(st.integers(1, 3))):
+        known = sorted(world.artifacts)
+        chosen = data.draw(st.lists(st.sampled_from(known), unique=True))
+        cleared = data.draw(st.lists(st.sampled_from(known), unique=True))
+        takedowns.append(takedown(f"T{number}", *chosen, cleared=tuple(set(cleared) - set(chosen))))
+        plan = planned(world, recipe, *takedowns)
+        assert tainted_stages(plan, takedowns) == {}
+        for stage in plan.to_run:
+            inputs: Any = stage.payload["inputs"]
+            upstream_now = [plan.stage(name).fingerprint for names in stage.spec.inputs.values() for name in names]
+            assert [one for slot in inputs.values() for one in slot] == upstream_now
+        world.carry_out(plan)
+        assert not planned(world, recipe, *takedowns).to_run
+
+
+def test_records_come_back_as_they_were_put_oldest_first(memory_store: MemoryStore) -> None:
+    put = [takedown("T2", "a" * 64, cleared=("b" * 64,), models=("c" * 64,)), takedown("T1")]
+    for one in put:
+        put_takedown(memory_store, one)
+    assert read_takedowns(memory_store) == tuple(put)
+    assert find_takedown(memory_store, "T1") == put[1]
+    assert all_marks(put) == {"digests": frozenset({"T2T2", "T1T1"})}
+    with pytest.raises(RecipeError, match="took effect already"):
+        put_takedown(memory_store, put[0])
+    with pytest.raises(RecipeError, match="known: T2, T1"):
+        find_takedown(memory_store, "T3")
+
+
+@pytest.mark.parametrize("broken", [{"format": 2}, {"format": 1, "id": "T"}, {"format": 1, "content": 3}])
+def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore, broken: dict[str, Any]) -> None:
+    """Going on without it would let in what was taken down."""
+    memory_store.put_new(f"{TAKEDOWNS}/000001.json", record_bytes(broken))
+    with pytest.raises(CorruptArtifactError, match=r"000001\.json"):
+        read_takedowns(memory_store)
+    with pytest.raises(CorruptArtifactError):
+        takedown_from_json({**takedown_to_json(takedown("T")), "tainted": [{}]}, "here")
