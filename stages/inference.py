@@ -1,10 +1,13 @@
 """The models of a finished run in use: `illume generate`, `describe`, `ask` and `edit`."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import RecipeError
+from orchestrator.plan import tainted_stages
+from orchestrator.takedowns import read_takedowns
 from stages import STAGE_KINDS
 from stages.evaluate import EvaluateConfig, SampleCounts
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from models.mllm.config import SamplingConfig
     from orchestrator.plan import Plan, PlannedStage
     from orchestrator.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 NAMING_KINDS = ("evaluate", "export")
 
@@ -27,7 +32,8 @@ class FinishedRun:
         from data_pipelines.inference import IllumePlus
 
         self._workspace = workspace
-        self._plan = workspace.plan_of(_run_id(workspace, recipe_or_run), STAGE_KINDS)
+        self._plan = workspace.plan_of(_run_id(workspace, recipe_or_run), STAGE_KINDS, only_to_look=True)
+        self._tainted = tainted_stages(self._plan, read_takedowns(workspace.store))
         together = stage_that_names_models(self._plan)
         config = together.spec.config
         self.config = config if isinstance(config, EvaluateConfig) else published_settings()
@@ -46,6 +52,9 @@ class FinishedRun:
             raise RecipeError(
                 f"stage {upstream!r} of this run has no artifact yet; finish it with `illume run {self._plan.recipe}`"
             )
+        if upstream in self._tainted:
+            takedowns = ", ".join(self._tainted[upstream])
+            log.warning("%s was trained on what takedown %s removed, or comes from such a model", upstream, takedowns)
         return self._workspace.artifacts.open(kind, planned.fingerprint).path
 
 
