@@ -170,8 +170,9 @@ class Taints:
             self._known[fingerprint] = tuple(
                 takedown.id
                 for takedown in self._takedowns
-                if takedown.taints(fingerprint, inputs, models=self._models_count)
-                or (takedown.id in handed_down and fingerprint not in takedown.cleared)
+                if takedown.taints(
+                    fingerprint, inputs, models=self._models_count, handed_down=takedown.id in handed_down
+                )
             )
         return self._known[fingerprint]
 

@@ -64,13 +64,18 @@ class Takedown:
     def _shards(self) -> frozenset[str]:
         return frozenset(fingerprint for _, fingerprint in self.shards)
 
-    def taints(self, fingerprint: str, inputs: Iterable[str], *, models: bool = True) -> bool:
-        """Whether an artifact of this identity, made from `inputs`, must not be used. `models`: those count too."""
+    def taints(
+        self, fingerprint: str, inputs: Iterable[str], *, models: bool = True, handed_down: bool = False
+    ) -> bool:
+        """Whether an artifact of this identity, made from `inputs`, must not be used.
+
+        `models`: those count too. `handed_down`: an input is tainted that the takedown does not name.
+        """
         if fingerprint in self._tainted:
             return models or not self._tainted[fingerprint]
         if fingerprint in self.cleared:
             return False
-        return any(one in self._tainted and (models or not self._tainted[one]) for one in inputs)
+        return handed_down or any(one in self._tainted and (models or not self._tainted[one]) for one in inputs)
 
     def holds_shard(self, fingerprint: str) -> bool:
         return fingerprint in self._shards

@@ -1,6 +1,7 @@
 """After a takedown nothing tainted is ever planned with, what is clean is kept, and everything else is as before."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +24,13 @@ from orchestrator.takedowns import (
     takedown_from_json,
     takedown_to_json,
 )
+from orchestrator.workspace import Workspace
+from tests.orchestrator import test_cli
 from tests.orchestrator.conftest import MemoryStore
+from tests.orchestrator.test_cli import Illume, newest
 from tests.orchestrator.test_plan import Config, World, chain, spec
+
+illume = test_cli.illume
 
 
 def tainted(fingerprint: str, *, is_kept: bool = False) -> TaintedArtifact:
@@ -136,7 +142,8 @@ def test_models_may_be_used_by_whoever_says_so(world: World, made: Plan) -> None
     known = takedown("T1", models=(b, c))
     assert actions(planned(world, chain(), known)) == {"a": "reuse", "b": "run", "c": "run"}
     assert set(actions(planned(world, chain(), known, accept_taint=True)).values()) == {"reuse"}
-    assert a not in tainted_stages(made, [known])
+    with_data = takedown("T1", a, models=(b, c))
+    assert actions(planned(world, chain(), with_data, accept_taint=True)) == {"a": "skip", "b": "reuse", "c": "reuse"}
 
 
 @given(st.data())
@@ -185,3 +192,61 @@ def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore
         read_takedowns(memory_store)
     with pytest.raises(CorruptArtifactError):
         takedown_from_json({**takedown_to_json(takedown("T")), "tainted": [{}]}, "here")
+
+
+def take_down(folder: Path, name: str, *stages: dict[str, Any]) -> None:
+    """Let a takedown of the artifacts of some planned stages take effect."""
+    found = tuple(
+        replace(tainted(stage["fingerprint"]), stage_kind=stage["kind"], stage_id=stage["id"]) for stage in stages
+    )
+    with Workspace.open(root=folder / ".illume", tracking_url="none") as workspace:
+        workspace.take_down(replace(takedown(name), tainted=found, shards=()))
+
+
+def stages_of(illume: Illume, *arguments: str) -> dict[str, dict[str, Any]]:
+    return {stage["id"]: stage for stage in illume("plan", "words.yaml", "--json", *arguments).data["stages"]}
+
+
+def test_a_run_that_was_cut_off_is_not_continued_with_what_was_taken_down(illume: Illume, tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.write_text("interrupt")
+    cut_off = ("--set", f"stages.pair.config.trouble={trouble}")
+    assert illume("run", "words.yaml", *cut_off).code != 0
+    before = stages_of(illume, *cut_off)
+    assert (before["said"]["action"], before["pair"]["action"]) == ("reuse", "run")
+    take_down(tmp_path, "T1", before["said"], before["loud"])
+    trouble.unlink()
+    answer = illume("resume")
+    assert answer.code == 2
+    assert "stage 'said' and 2 more stages would use what was taken down (T1); `illume run`" in answer.err
+    after = stages_of(illume, *cut_off)
+    assert after["said"]["payload"]["takedowns"] == ["T1"]
+    assert illume("run", "words.yaml", *cut_off).code == 0
+    assert {stage["action"] for stage in stages_of(illume, *cut_off).values()} == {"reuse"}
+    assert "T1" in illume("takedown", "list").out
+
+
+def test_what_is_taken_down_is_given_up_whatever_pins_it_and_deleted_however_young(
+    illume: Illume, tmp_path: Path
+) -> None:
+    illume("run", "words.yaml")
+    assert illume("pin", f"{newest(illume)['run_id']}:loud").code == 0
+    loud = stages_of(illume)["loud"]
+    take_down(tmp_path, "T1", loud)
+    assert illume("pin").out == ""
+    (garbage,) = illume("gc", "--json").data["garbage"]
+    assert (garbage["reason"], loud["fingerprint"] in garbage["key"]) == ("retracted", True)
+    assert illume("gc", "--delete", "--json").data["collected"]["items"] == 1
+    assert illume("gc", "--json").data["garbage"] == []
+    assert stages_of(illume)["loud"]["action"] == "run"
+
+
+def test_nothing_is_given_up_under_a_run_that_is_under_way(illume: Illume, tmp_path: Path) -> None:
+    illume("run", "words.yaml")
+    stage = stages_of(illume)["loud"]
+    with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as workspace:
+        workspace.runs.create_run("busy", recipe_name="words", plan_digest="p" * 64, stages=[])
+        assert workspace.leases.acquire("run:busy") is not None
+        with pytest.raises(RecipeError, match="illume cancel busy"):
+            take_down(tmp_path, "T1", stage)
+    assert set(test_cli.actions(illume).values()) == {"reuse"}
