@@ -182,7 +182,7 @@ def _keep_first(rows: list[dict[str, Any]], row: dict[str, Any], limit: int) -> 
 
 
 def _kept_pictures(dataset: CuratedDataset, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
-    """JPEGs by sample id and slot; what cannot be read is left out (`illume verify` says what is damaged)."""
+    """JPEGs by sample id and slot; what is not at hand or cannot be read is left out."""
     ids = pa.array(sorted({sample_id for sample_id, _ in wanted}), pa.string())
     config = CurationConfig(anchors=((1, 1),))  # only its limits are used
     found: dict[tuple[str, int], bytes] = {}
@@ -197,6 +197,8 @@ def _kept_pictures(dataset: CuratedDataset, wanted: Collection[tuple[str, int]])
 
 
 def _pictures(dataset: CuratedDataset, row: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
+    if not dataset.tar_path(row["shard"]).exists():  # of a remote store only the tables are fetched
+        return
     try:
         stored = dataset.read(row["shard"], row["offset"], row["span_bytes"])
         yield from ((slot, stored.image_bytes(slot)) for slot in range(len(stored.sample.images)))

@@ -26,6 +26,11 @@ JSON_READ_BYTES = 4096  # usually enough for the JSON member with its header
 COLUMNS = ["sample_id", "verdict", "split", "task", "offset", "span_bytes"]
 
 
+def is_table(path: str) -> bool:
+    """Whether a file of a dataset can be enough to answer questions about it, without its pictures."""
+    return path.endswith((".parquet", ".json"))
+
+
 class DatasetError(ValueError):
     """A folder is not a curated dataset or is damaged; the message says where and why."""
 

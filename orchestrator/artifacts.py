@@ -6,7 +6,7 @@ damaged or given up is retracted, and the next commit opens a new generation.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +70,8 @@ class ArtifactStore:
             log.warning("counts as absent and will be made again: %s", problem)
         return None if problems or not found.commit else self._read(stage_kind, fingerprint, found.commit)
 
-    def open(self, stage_kind: str, fingerprint: str) -> Artifact:
-        """A committed artifact with a local folder to read it from.
+    def open(self, stage_kind: str, fingerprint: str, *, only: Callable[[str], bool] = lambda _path: True) -> Artifact:
+        """A committed artifact with a local folder to read it from; of a remote one `only` some files are fetched.
 
         Raises:
             CorruptArtifactError: there is none, or it is damaged.
@@ -82,7 +82,7 @@ class ArtifactStore:
             raise CorruptArtifactError(
                 f"{self.store.url}: {stage_kind} {fingerprint}: found {state}; run its stage again"
             )
-        return self._open(self._read(stage_kind, fingerprint, found.commit))
+        return self._open(self._read(stage_kind, fingerprint, found.commit), only)
 
     def new_attempt(self, stage_kind: str, fingerprint: str, attempt_id: str) -> AttemptFolder:
         """An empty folder for one try.
@@ -182,10 +182,11 @@ class ArtifactStore:
             except CorruptArtifactError as error:
                 log.warning("passed over: %s", error)
 
-    def _open(self, stored: StoredArtifact) -> Artifact:
+    def _open(self, stored: StoredArtifact, only: Callable[[str], bool] = lambda _path: True) -> Artifact:
         manifest = stored.manifest
         site = artifact_site(manifest.stage_kind, manifest.fingerprint)
-        path = readable_folder(self.store, self.cache, site.data_key(stored.commit.attempt), manifest.files)
+        files = [file for file in manifest.files if only(file.path)]
+        path = readable_folder(self.store, self.cache, site.data_key(stored.commit.attempt), files)
         return Artifact(path=path, manifest=manifest, manifest_sha256=stored.manifest_sha256)
 
     def _read(self, stage_kind: str, fingerprint: str, commit: Commit) -> StoredArtifact:

@@ -153,9 +153,11 @@ def _search(
 
 
 def _datasets(workspace: Workspace, stored: Mapping[str, StoredArtifact]) -> dict[str, Path]:
+    from data_pipelines.dataset_reader import is_table
+
     return {
         f"{one.manifest.provenance.get('stage', 'dataset')} {fingerprint[:12]}": workspace.artifacts.open(
-            one.manifest.stage_kind, fingerprint
+            one.manifest.stage_kind, fingerprint, only=is_table
         ).path
         for fingerprint, one in sorted(stored.items())
         if one.manifest.kind == "dataset@1"

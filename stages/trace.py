@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.dataset_reader import is_table
 from data_pipelines.tombstones import DIGESTS
 from data_pipelines.trace import Match, TokenRow, find_everywhere, find_tokens
 from data_pipelines.trace_questions import Questions
@@ -82,7 +83,8 @@ class _Run:
         return self._artifacts.find(stage.spec.kind.name, stage.fingerprint) is not None
 
     def open(self, stage: PlannedStage) -> Artifact:
-        return self._artifacts.open(stage.spec.kind.name, stage.fingerprint)
+        """Its tables; of a remote store nothing else is fetched."""
+        return self._artifacts.open(stage.spec.kind.name, stage.fingerprint, only=is_table)
 
     def inputs(self, stage: PlannedStage, slot: str) -> tuple[Path, ...]:
         """What the stage really read, which a takedown may have replaced in the plan."""

@@ -174,5 +174,8 @@ def dataset_places(targets: Sequence[str], places: Places) -> list[DatasetPlace]
 
 
 def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str) -> DatasetPlace:
+    from data_pipelines.dataset_reader import is_table
+
     manifest = find_artifact(artifacts, database, target).manifest
-    return DatasetPlace(folder=artifacts.open(manifest.stage_kind, manifest.fingerprint).path, manifest=manifest)
+    opened = artifacts.open(manifest.stage_kind, manifest.fingerprint, only=is_table)
+    return DatasetPlace(folder=opened.path, manifest=manifest)
