@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from orchestrator import failpoints, owners
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifact_index import artifact_fields, index_manifest
+from orchestrator.artifact_facts import artifact_fields
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, OrchestratorError
 from orchestrator.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
@@ -178,8 +178,6 @@ class RunStore:
             row = _known_attempt(connection, attempt_id)  # again, now that nobody else can change it
             if row.state not in (expected, new):
                 raise StateConflictError(f"attempt {attempt_id}: found state {row.state}, expected {expected}")
-            if artifact is not None:
-                index_manifest(connection, artifact.manifest, artifact.manifest_sha256)
             if row.state == expected:
                 moved = {**(fields or {}), "recipe": run.recipe}
                 if artifact is not None:

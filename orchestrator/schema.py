@@ -97,18 +97,6 @@ leases = Table(
     Column("expires_at", Double, nullable=False),
 )
 
-artifacts = Table(
-    "artifacts",
-    metadata,
-    Column("stage_kind", String, primary_key=True),
-    Column("fingerprint", String, primary_key=True),
-    Column("kind", String, nullable=False),
-    Column("manifest_sha256", String, nullable=False),
-    Column("files", Integer, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("inputs", Text, nullable=False),  # JSON: slot -> fingerprints
-)
-
 source_digests = Table(
     "source_digests",
     metadata,

@@ -17,7 +17,7 @@ from orchestrator.rebuild import rebuild_index
 from orchestrator.run_status import list_runs
 from orchestrator.workspace import Workspace
 
-TABLES = (schema.runs, schema.stages, schema.attempts, schema.events, schema.artifacts)
+TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)
 ENDED = {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}
 TERMINAL = {AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED, AttemptState.COMMITTED}
 

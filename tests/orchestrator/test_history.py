@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, LeaseLostError
@@ -13,7 +12,6 @@ from orchestrator.history import ATTEMPT_MOVES, RUN_MOVES, RunStore, StateConfli
 from orchestrator.leases import Lease, Leases
 from orchestrator.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
 from orchestrator.runs import AttemptIntent, StageRow
-from orchestrator.schema import artifacts
 
 STAGES = (
     StageRow(stage_id="clean", stage_kind="curate", fingerprint="1" * 64, action="run", reasons=("never made",)),
@@ -220,13 +218,6 @@ def test_secrets_do_not_reach_the_events(store: RunStore, database: Database) ->
     assert (
         run_status(database, "r1").stages[0].message == "cannot reach postgresql://me:***@db/x\N{REPLACEMENT CHARACTER}"
     )
-
-
-def test_a_commit_indexes_its_artifact(database: Database, tell_story: Callable[[Database, str], Any]) -> None:
-    story = tell_story(database, "r1")
-    (row,) = database.read(lambda connection: list(connection.execute(select(artifacts))))
-    assert (row.stage_kind, row.fingerprint, row.kind) == ("curate", story.artifact.fingerprint, "dataset@1")
-    assert (row.files, row.bytes, row.inputs) == (1, 1000, '{"raw":["' + "e" * 64 + '"]}')
 
 
 def test_the_status_shows_every_stage(store: RunStore, database: Database) -> None:

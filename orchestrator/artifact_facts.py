@@ -1,27 +1,8 @@
-"""Committed artifacts as rows of the index and as fields of events, made from nothing but their manifests."""
+"""What events say of committed artifacts, made from nothing but their manifests."""
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection
-
 from orchestrator.artifact import JSON, FileEntry, Manifest
-from orchestrator.database import dump_json, upsert
-from orchestrator.schema import artifacts
-
-
-def index_manifest(connection: Connection, manifest: Manifest, manifest_sha256: str) -> None:
-    """Make or replace the artifact's row (a healed artifact keeps its fingerprint and gets a new manifest)."""
-    inputs: JSON = {slot: list(parents) for slot, parents in manifest.inputs.items()}
-    row = {
-        "stage_kind": manifest.stage_kind,
-        "fingerprint": str(manifest.fingerprint),
-        "kind": manifest.kind,
-        "manifest_sha256": manifest_sha256,
-        "files": len(manifest.files),
-        "bytes": sum(entry.bytes for entry in manifest.files),
-        "inputs": dump_json(inputs),
-    }
-    connection.execute(upsert(connection, artifacts, row))
 
 
 def artifact_fields(manifest: Manifest, manifest_sha256: str) -> dict[str, JSON]:
