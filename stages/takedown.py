@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.artifacts import StoredArtifact
 from orchestrator.config import Kinds
-from orchestrator.errors import CorruptArtifactError, OrchestratorError, RecipeError
+from orchestrator.errors import CorruptArtifactError, OrchestratorError
 from orchestrator.ledger import StoredShard
 from orchestrator.plan import Plan, make_plan
 from orchestrator.planning import plan_view
@@ -334,20 +334,25 @@ def _outside(matches: Mapping[str, Sequence["Match"]]) -> list[str]:
     return sorted(places)[:MAX_OUTSIDE]
 
 
-def _reruns(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Iterator[Plan]:
-    """For each recipe the plan of running it again, as if the takedown had taken effect."""
-    view = plan_view(workspace.artifacts, workspace.database, on_absent=lambda _message: None)
-    view = replace(view, takedowns=(*view.takedowns, takedown))
+def newest_plans(workspace: Workspace, kinds: Kinds) -> Iterator[Plan]:
+    """The plan of the newest run of each recipe, as far as it can still be read."""
     known: set[str] = set()
     for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS):
         if run.recipe in known:
             continue
         known.add(run.recipe)
         try:
-            then = workspace.plan_of(run.run_id, kinds, only_to_look=True)
-            recipe = Recipe(name=then.recipe, stages=tuple(stage.spec for stage in then.stages), file=then.file)
-            plan = make_plan(recipe, view)
-        except RecipeError:
-            continue  # its stage kinds have changed: it will be planned anew in any case
+            yield workspace.plan_of(run.run_id, kinds, only_to_look=True)
+        except OrchestratorError:
+            continue  # of stage kinds that are gone: it can only be planned anew
+
+
+def _reruns(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Iterator[Plan]:
+    """For each recipe the plan of running it again, as if the takedown had taken effect."""
+    view = plan_view(workspace.artifacts, workspace.database, on_absent=lambda _message: None)
+    view = replace(view, takedowns=(*view.takedowns, takedown))
+    for then in newest_plans(workspace, kinds):
+        recipe = Recipe(name=then.recipe, stages=tuple(stage.spec for stage in then.stages), file=then.file)
+        plan = make_plan(recipe, view)
         if plan.to_run:
             yield plan

@@ -7,14 +7,12 @@ from datetime import UTC, datetime
 from orchestrator.artifact import JSON
 from orchestrator.attestation import statement
 from orchestrator.config import Kinds
-from orchestrator.errors import OrchestratorError
 from orchestrator.identity import to_json
 from orchestrator.plan import Plan, tainted_stages
 from orchestrator.purging import still_usable, tainted_files
-from orchestrator.run_status import list_runs
 from orchestrator.takedowns import Takedown
 from orchestrator.workspace import Workspace
-from stages.takedown import NUM_SEARCHED_RUNS, shards_holding
+from stages.takedown import newest_plans, shards_holding
 
 PREDICATE_TYPE = "urn:illume:takedown:1"
 
@@ -80,7 +78,7 @@ def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Rece
 
     files = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
     holding, _ = shards_holding(workspace, takedown.content.get(DIGESTS, frozenset()))
-    newest = list(_newest_plans(workspace, kinds))
+    newest = list(newest_plans(workspace, kinds))
     clean = [plan for plan in newest if not tainted_stages(plan, [takedown])]
     return Receipt(
         takedown=takedown,
@@ -90,18 +88,6 @@ def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Rece
         successors=tuple(_successors(workspace, clean, takedown)),
         waiting=tuple(plan.recipe for plan in newest if plan not in clean),
     )
-
-
-def _newest_plans(workspace: Workspace, kinds: Kinds) -> Iterator[Plan]:
-    known: set[str] = set()
-    for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS):
-        if run.recipe in known:
-            continue
-        known.add(run.recipe)
-        try:
-            yield workspace.plan_of(run.run_id, kinds, only_to_look=True)
-        except OrchestratorError:
-            continue  # made by stage kinds that have changed since; it can only be run anew
 
 
 def _successors(workspace: Workspace, plans: Sequence[Plan], takedown: Takedown) -> Iterator[Successor]:
