@@ -1,6 +1,6 @@
 """Mean and covariance of features, gathered in parts, and the distance of two Gaussians (FID).
 
-Letters: N samples, D features.
+Letters: N samples, D features, K directions that the samples span.
 """
 
 from dataclasses import dataclass
@@ -53,8 +53,10 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
     """
     covariances = first.covariance(), second.covariance()
     values, vectors = torch.linalg.eigh(covariances[0])
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    product = root @ covariances[1] @ root
+    # Few samples span few directions: the others are rounding noise around zero, and cost a second large matrix.
+    spanned = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    root_DK = vectors[:, spanned] * values[spanned].sqrt()
+    product = root_DK.T @ covariances[1] @ root_DK
     trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     distance = (first.mean_D - second.mean_D).square().sum()
     distance = distance + covariances[0].trace() + covariances[1].trace() - 2 * trace_of_root
