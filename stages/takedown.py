@@ -330,7 +330,7 @@ def _tainted(one: StoredArtifact, why: str) -> TaintedArtifact:
 
 def _outside(matches: Mapping[str, Sequence["Match"]]) -> list[str]:
     """Where in the source files the samples stand; deleting them there is up to their owner."""
-    places = {f"{one.source}: {one.source_file}, row {one.source_row + 1}" for all_ in matches.values() for one in all_}
+    places = {f"{one.source}: {one.source_file}, row {one.source_row}" for all_ in matches.values() for one in all_}
     return sorted(places)[:MAX_OUTSIDE]
 
 

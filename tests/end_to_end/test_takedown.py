@@ -69,7 +69,7 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
         "mllm_1",
         "exported",
     ]
-    assert drawn["takedown"]["outside"] == ["shapes: text_train-00000.jsonl, row 2"]
+    assert drawn["takedown"]["outside"] == ["shapes: text_train-00000.jsonl, row 1"]
     assert set(desk.actions(RECIPE).values()) == {"reuse"}  # drawing it up changed nothing
 
     desk.illume("takedown", "apply", "T1.takedown.json")
