@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.curation_config import VERDICTS, CurationConfig
+from data_pipelines.curation_config import VERDICTS, DecodeLimits
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.images import thumbnail
 from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks
@@ -184,13 +184,12 @@ def _keep_first(rows: list[dict[str, Any]], row: dict[str, Any], limit: int) -> 
 def _kept_pictures(dataset: CuratedDataset, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
     """JPEGs by sample id and slot; what is not at hand or cannot be read is left out."""
     ids = pa.array(sorted({sample_id for sample_id, _ in wanted}), pa.string())
-    config = CurationConfig(anchors=((1, 1),))  # only its limits are used
     found: dict[tuple[str, int], bytes] = {}
     for table in ledger_tables(dataset, PLACES) if len(ids) else ():
         chosen = table.filter(pc.and_(pc.is_in(table["sample_id"], ids), pc.equal(table["verdict"], "keep")))
         for row in chosen.to_pylist():
             for slot, data in _pictures(dataset, row):
-                small = thumbnail(data, THUMBNAIL_SIDE, config) if (row["sample_id"], slot) in wanted else None
+                small = thumbnail(data, THUMBNAIL_SIDE, DecodeLimits()) if (row["sample_id"], slot) in wanted else None
                 if small is not None:
                     found[(row["sample_id"], slot)] = small
     return found

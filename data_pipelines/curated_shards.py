@@ -14,13 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.curation import CopyVerdict, ShardImages
-from data_pipelines.curation_config import VERDICTS, CurationConfig
+from data_pipelines.curation import CopyVerdict
+from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
 from data_pipelines.images import ending_of, thumbnail
+from data_pipelines.measurement import ShardImages
 from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.tar_writer import TarWriter
 
 DATASET_FORMAT = 1
+QUARANTINED = "quarantined"  # the reason of rows that have no analysis
 LEDGER_SCHEMA = pa.schema(
     [field for field in SCHEMA if field.name not in ("conversations", "detail")]
     + [
@@ -59,13 +61,16 @@ THUMBNAIL_SCHEMA = pa.schema(
 
 @dataclass(kw_only=True)
 class _Thumbnails:
-    """The few rows of each verdict and reason whose digests are lowest: a random choice that never changes."""
+    """The few rows of each verdict and reason whose digests are lowest: a random choice that never changes.
+
+    None is of a quarantined row, whose pictures may have killed the process that decoded them.
+    """
 
     limit: int
     chosen: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=dict)
 
     def offer(self, ledger_row: Mapping[str, Any], index: int) -> None:
-        if not ledger_row["images"]:
+        if not ledger_row["images"] or ledger_row["reason"] == QUARANTINED:
             return
         rank = hashlib.sha256(f"thumbnail/{ledger_row['sample_id']}/{index}".encode()).hexdigest()
         group = self.chosen.setdefault((ledger_row["verdict"], ledger_row["reason"] or ""), [])
@@ -79,13 +84,13 @@ def emit_shard(
     analysis: Path,
     name: str,
     output: Path,
-    config: CurationConfig,
+    config: EmitConfig,
     *,
     copies: Sequence[CopyVerdict] = (),
 ) -> dict[str, int]:
     """Write `shards/`, `ledger/` and `thumbnails/` of one shard below `output`; counts by verdict and reason.
 
-    `analysis` is the folder that `analyse_shard` wrote to, `copies` what `find_duplicates` says about this shard.
+    `analysis` is the folder that `judge_shard` wrote to, `copies` what `find_duplicates` says about this shard.
     """
     for folder in ("shards", "ledger", "thumbnails"):
         (output / folder).mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,7 @@ def _ledger_row(
     """The ledger's words about one record, place in the tar aside."""
     verdict, reason, detail, original = "keep", None, record["detail"], None
     if analysed is None:
-        verdict, reason, detail = "drop", "quarantined", "the process that looked at this record died or failed"
+        verdict, reason, detail = "drop", QUARANTINED, "the process that looked at this record died or failed"
     elif analysed["reason"] is not None:
         verdict, reason, detail = "drop", analysed["reason"], analysed["detail"]
     elif copy is not None:
@@ -194,14 +199,14 @@ def _write_sample(
 
 
 def _thumbnail_rows(
-    thumbnails: _Thumbnails, ledger: Sequence[Mapping[str, Any]], images: ShardImages, config: CurationConfig
+    thumbnails: _Thumbnails, ledger: Sequence[Mapping[str, Any]], images: ShardImages, config: EmitConfig
 ) -> list[dict[str, Any]]:
     rows = []
     for group in sorted(thumbnails.chosen):
         for _, index in thumbnails.chosen[group]:
             row = ledger[index]
             for slot, digest in enumerate(row["images"][:2]):
-                jpeg = thumbnail(images.read(digest), config.thumbnail_side, config)
+                jpeg = thumbnail(images.read(digest), config.thumbnail_side, config.limits)
                 fields = {key: row[key] for key in ("sample_id", "verdict", "reason", "caption", "duplicate_of")}
                 rows.append({**fields, "slot": slot, "jpeg": jpeg})
     return rows

@@ -1,13 +1,13 @@
-"""Curates records shard by shard: analyse each shard, find copies over all of them, then write what is kept.
+"""Curates records shard by shard: measure and judge each shard, find copies over all, then write what is kept.
 
-Three steps with files between them, so that each shard's output depends on its own records, the config and its own
-verdicts only: `analyse_shard` -> `find_duplicates` -> `emit_shard` (for each shard) -> `write_dataset`.
+Four steps with files between them, so that each shard's output depends on its own records, the config and its own
+verdicts only: `measure_shard` -> `judge_shard` -> `find_duplicates` -> `emit_shard` (for each shard) ->
+`write_dataset`. Measuring decodes and knows no threshold; judging is cheap and reads only what was measured.
 """
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.duplicates import Candidate, Likeness, find_copies
-from data_pipelines.images import ImageFacts, inspect, judge
-from data_pipelines.languages import language_of
-from data_pipelines.records import Reject, canonical
+from data_pipelines.images import ImageFacts, judge
+from data_pipelines.measurement import measured_facts, table_rows
+from data_pipelines.records import Reject, canonical, turns_from_text
 from data_pipelines.tombstones import Tombstones
 from models.dualvitok.geometry import match_anchor
 
@@ -53,41 +53,11 @@ DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images
                      "pixel_digest", "miniature"]  # fmt: skip
 MAX_CAPTION_CHARS = 500
 NO_TOMBSTONES = Tombstones()
-MAX_CACHED_FACTS = 4096  # pictures of one shard whose facts are kept for further records
 
 
-class ShardImages:
-    """The pictures of one ingested shard by SHA-256."""
-
-    def __init__(self, records: Path, name: str) -> None:
-        index = pq.read_table(records / "index" / f"{name}.parquet")
-        self._places = {
-            digest: (offset, size)
-            for digest, offset, size in zip(
-                index["sha256"].to_pylist(), index["offset"].to_pylist(), index["bytes"].to_pylist(), strict=True
-            )
-        }
-        self._file = (records / "images" / f"{name}.tar").open("rb")
-
-    def __enter__(self) -> "ShardImages":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read(self, digest: str) -> bytes:
-        offset, size = self._places[digest]
-        self._file.seek(offset)
-        return self._file.read(size)
-
-
-def record_shards(records: Path) -> list[str]:
-    """Names of the shards of an ingested folder, in order."""
-    return sorted(path.stem for path in (records / "records").glob("*.parquet"))
-
-
-def analyse_shard(
+def judge_shard(
     records: Path,
+    measured: Path,
     name: str,
     output: Path,
     config: CurationConfig,
@@ -95,51 +65,38 @@ def analyse_shard(
     rows: Collection[int] | None = None,
     tombstones: Tombstones = NO_TOMBSTONES,
 ) -> dict[str, int]:
-    """Write `analysis/NAME.parquet` below `output`: what is known about every record, copies aside.
+    """Write `analysis/NAME.parquet` below `output`: what is known and thought about every record, copies aside.
 
+    `measured`: the folder that `measure_shard` wrote to; rows that are missing there are missing here.
     `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
     `tombstones`: pictures that look like one of these are dropped.
     """
+    facts = pq.read_table(measured / "measured" / f"{name}.parquet")
+    places = set(facts["row"].to_pylist())
     table = pq.read_table(records / "records" / f"{name}.parquet")
+    known = (record for row, record in enumerate(table_rows(table)) if row in places)
     counts: Counter[str] = Counter()
     analysed = []
-    with ShardImages(records, name) as images:
-        seen: dict[str, ImageFacts | Reject] = {}
-        for row, record in enumerate(_rows(table)):
-            if rows is not None and row not in rows:
-                continue
-            analysed.append({"row": row, **_analyse(record, images, seen, config, tombstones)})
-            counts["rows"] += 1
-            counts["pictures"] += len(record["images"])
-            counts.update([f"reason {analysed[-1]['reason']}"] if analysed[-1]["reason"] else ["passed"])
+    for record, found in zip(known, table_rows(facts), strict=True):
+        if rows is not None and found["row"] not in rows:
+            continue
+        analysed.append({"row": found["row"], **_analyse(record, found, config, tombstones)})
+        counts["rows"] += 1
+        counts.update([f"reason {analysed[-1]['reason']}"] if analysed[-1]["reason"] else ["passed"])
     path = output / "analysis" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(analysed, schema=ANALYSIS_SCHEMA), path, compression="zstd")
     return dict(counts)
 
 
-def _rows(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
-
-
 def _analyse(
-    record: Mapping[str, Any],
-    images: ShardImages,
-    seen: dict[str, ImageFacts | Reject],
-    config: CurationConfig,
-    tombstones: Tombstones,
+    record: Mapping[str, Any], measured: Mapping[str, Any], config: CurationConfig, tombstones: Tombstones
 ) -> dict[str, Any]:
-    turns = [(turn["role"], turn["text"]) for turn in json.loads(record["conversations"])]
+    """A row of the analysis, `row` aside; `measured` is the row of the same record there."""
+    turns = turns_from_text(record["conversations"])
     problem = Reject(reason=record["reject"], detail=record["detail"] or "") if record["reject"] else None
     facts: list[ImageFacts] = []
-    sizes = []
-    for digest in record["images"]:
-        data = images.read(digest)
-        sizes.append(len(data))
-        if digest not in seen and len(seen) < MAX_CACHED_FACTS:
-            seen[digest] = inspect(data, config)
-        found = seen[digest] if digest in seen else inspect(data, config)
+    for found in map(measured_facts, measured["pictures"]):
         if isinstance(found, Reject):
             problem = problem or found
         else:
@@ -147,15 +104,14 @@ def _analyse(
             problem = problem or judge(found, config)
     anchors = [_anchor(fact, config) for fact in facts]
     problem = problem or tombstones.judge_look([fact.phash for fact in facts])
-    caption = caption_of(record["task"], turns)
-    language = language_of(caption)
-    problem = problem or _judge_rest(record, turns, facts, anchors, config) or _judge_language(language, config)
+    problem = problem or _judge_rest(record, turns, facts, anchors, config)
+    problem = problem or _judge_language(measured["language"], config)
     return {
         "sample_id": record["sample_id"],
         "split": record["split"],
         "task": record["task"],
-        "caption": caption[:MAX_CAPTION_CHARS],
-        "language": language,
+        "caption": caption_of(record["task"], turns)[:MAX_CAPTION_CHARS],
+        "language": measured["language"],
         "text_digest": hashlib.sha256(record["conversations"].encode()).hexdigest(),
         "images": record["images"],
         "reason": problem.reason if problem else None,
@@ -163,7 +119,7 @@ def _analyse(
         "width": [fact.width for fact in facts],
         "height": [fact.height for fact in facts],
         "format": [fact.format for fact in facts],
-        "image_bytes": sizes,
+        "image_bytes": [picture["bytes"] for picture in measured["pictures"]],
         "phash": [fact.phash for fact in facts],
         "mirrored_phash": [fact.mirrored_phash for fact in facts],
         "pixel_digest": [fact.pixel_digest for fact in facts],
@@ -219,9 +175,9 @@ class CopyVerdict:
 def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
-    `analyses` maps shard names to their analysis files. Of several copies the first is kept, those of the val split
-    before all others (so no kept training sample repeats a validation sample), then in the order of the shards' names;
-    of pictures that mirror each other those with most copies (see `find_copies`).
+    `analyses` maps shard names to the files of `judge_shard`. Of several copies the first is kept, those of the val
+    split before all others (so no kept training sample repeats a validation sample), then in the order of the shards'
+    names; of pictures that mirror each other those with most copies (see `find_copies`).
     """
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
@@ -229,7 +185,7 @@ def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dic
     places: list[tuple[bool, str, int]] = []
     candidates: list[Candidate] = []
     for name in sorted(analyses):
-        for row in _rows(pq.read_table(analyses[name], columns=DUPLICATE_COLUMNS)):
+        for row in table_rows(pq.read_table(analyses[name], columns=DUPLICATE_COLUMNS)):
             if row["reason"] is None:
                 places.append((row["split"] != "val", name, row["row"]))
                 candidates.append(_candidate(row, config))

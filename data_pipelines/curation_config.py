@@ -1,12 +1,31 @@
-"""Which records are worth learning from: every threshold of the curation."""
+"""Which records are worth learning from: every threshold of the curation, and which step reads which.
+
+What each step is told is all that its results may depend on, so a changed threshold repeats no more than it must.
+"""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 LANGUAGE_CODE = re.compile("[a-z]{2}|und")
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 64 << 20
+# What no judgement about one record reads: limits of decoding, what counts as a copy, what the audit shows.
+NOT_JUDGED = frozenset(
+    ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",
+     "phash_distance", "colour_distance", "thumbnails_per_reason", "thumbnail_side"]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What may reach a decoder; the fields of `CurationConfig` with the same names."""
+
+    formats: tuple[str, ...] = IMAGE_FORMATS
+    max_pixels: int = MAX_PIXELS
+    max_file_bytes: int = MAX_FILE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +42,8 @@ class CurationConfig:
     formats: tuple[str, ...] = IMAGE_FORMATS
     min_side: int = 64  # pixels, upright
     max_aspect: float = 5.0  # long side / short side
-    max_pixels: int = 100_000_000
-    max_file_bytes: int = 64 << 20
+    max_pixels: int = MAX_PIXELS
+    max_file_bytes: int = MAX_FILE_BYTES
     min_contrast: float = 2.0  # standard deviation of the grey values, 0..127; less is blank
     min_neighbour_correlation: float = 0.2  # -1..1 between neighbouring pixels; less is noise
     min_sharpness: float = 0.2  # 0..1, see `images.sharpness`; 0 keeps blurred pictures
@@ -63,3 +82,32 @@ class CurationConfig:
             raise ValueError(f"phash_distance: found {self.phash_distance}, expected 0 to 15 of 64 bits")
         if min(self.min_side, self.max_pixels, self.max_file_bytes, self.thumbnail_side) < 1:
             raise ValueError("min_side, max_pixels, max_file_bytes and thumbnail_side must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmitConfig:
+    """What a written shard depends on beside its records and their verdicts."""
+
+    thumbnails_per_reason: int
+    thumbnail_side: int  # pixels
+    limits: DecodeLimits  # of the pictures that thumbnails are made of
+
+
+def measuring(config: CurationConfig) -> DecodeLimits:
+    """What measuring reads: a picture is decoded again only when one of these changes."""
+    return DecodeLimits(formats=config.formats, max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes)
+
+
+def judging(config: CurationConfig) -> CurationConfig:
+    """What judging reads: all that it does not is as if it had never been set."""
+    read = {field.name: vars(config)[field.name] for field in fields(config) if field.name not in NOT_JUDGED}
+    return CurationConfig(**read)
+
+
+def emitting(config: CurationConfig) -> EmitConfig:
+    """What writing a shard reads."""
+    return EmitConfig(
+        thumbnails_per_reason=config.thumbnails_per_reason,
+        thumbnail_side=config.thumbnail_side,
+        limits=measuring(config),
+    )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.audit import printable
 from data_pipelines.audit_samples import THUMBNAIL_SIDE
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation_config import DecodeLimits
 from data_pipelines.dataset_diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.images import thumbnail
@@ -131,12 +131,11 @@ def _pictures(changes: Sequence[Transition], datasets: tuple[CuratedDataset, Cur
     for dataset in datasets:
         missing = {example.sample_id for example in examples} - found.keys()
         found.update(_thumbnails(dataset, missing))
-    config = CurationConfig(anchors=((1, 1),))  # only its limits are used
     for example in examples:
         for dataset, place in zip(datasets, (example.before, example.after), strict=True):
             if example.sample_id not in found and place is not None and place.shard is not None:
                 data = _first_picture(dataset, place)
-                small = thumbnail(data, THUMBNAIL_SIDE, config) if data else None
+                small = thumbnail(data, THUMBNAIL_SIDE, DecodeLimits()) if data else None
                 if small:
                     found[example.sample_id] = small
     return found

@@ -80,6 +80,11 @@ def turns_to_json(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"role": role, "text": text} for role, text in turns]
 
 
+def turns_from_text(conversations: str) -> list[tuple[str, str]]:
+    """The inverse of `turns_to_json`, from the text that a records file holds."""
+    return [(turn["role"], turn["text"]) for turn in json.loads(conversations)]
+
+
 def sample_id(task: str, turns: Sequence[tuple[str, str]], image_sha256s: Sequence[str]) -> str:
     content = {"task": task, "conversations": turns_to_json(turns), "images": list(image_sha256s)}
     return hashlib.sha256(canonical(content).encode()).hexdigest()

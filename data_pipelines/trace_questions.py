@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation_config import DecodeLimits
 from data_pipelines.images import inspect
 from data_pipelines.records import Reject
 
@@ -57,7 +57,7 @@ class Questions:
     def add_picture(self, path: Path) -> None:
         """Raises: ValueError if the file is no picture that can be opened safely."""
         data = path.read_bytes()
-        facts = inspect(data, CurationConfig(anchors=((64, 64),)))
+        facts = inspect(data, DecodeLimits())
         if isinstance(facts, Reject):
             raise ValueError(f"{path}: {facts.reason}: {facts.detail}")
         digest = hashlib.sha256(data).hexdigest()

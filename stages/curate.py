@@ -4,11 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.curation_config import VERDICTS, CurationConfig
+from data_pipelines.curation_config import (
+    VERDICTS,
+    CurationConfig,
+    DecodeLimits,
+    EmitConfig,
+    emitting,
+    judging,
+    measuring,
+)
 from data_pipelines.reasons import REASONS
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
-from orchestrator.shards import Shard, ShardInput, ShardOutcome
+from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
@@ -17,22 +25,41 @@ REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyseWorker:
-    """Looks at every record by itself; items are the rows of an ingested shard."""
+class MeasureWorker:
+    """Decodes every picture and takes its measures; items are the rows of an ingested shard."""
 
-    config: CurationConfig
-    tombstones: Mapping[str, frozenset[str]]
+    limits: DecodeLimits
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.curation import analyse_shard
-        from data_pipelines.tombstones import tombstones_from_marks
-
-        tombstones = tombstones_from_marks(self.tombstones)
+        from data_pipelines.measurement import measure_shard
 
         def run(shard: ShardInput) -> ShardOutcome:
-            rows = {int(item) for item in shard.items if isinstance(item, int)}
+            rows = _rows(shard)
             records, name = Path(str(shard.work["records"])), str(shard.work["shard"])
-            counts = analyse_shard(records, name, shard.output, self.config, rows=rows, tombstones=tombstones)
+            counts = measure_shard(records, name, shard.output, self.limits, rows=rows)
+            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
+
+        return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeWorker:
+    """Holds the thresholds against what was measured; items are the measured rows of a shard."""
+
+    config: CurationConfig
+    looks: frozenset[str]  # marks of pictures that were taken down
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.curation import judge_shard
+        from data_pipelines.tombstones import LOOKS, tombstones_from_marks
+
+        tombstones = tombstones_from_marks({LOOKS: self.looks})
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            rows = _rows(shard)
+            records, measured = Path(str(shard.work["records"])), Path(str(shard.work["measured"]))
+            name = str(shard.work["shard"])
+            counts = judge_shard(records, measured, name, shard.output, self.config, rows=rows, tombstones=tombstones)
             return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
 
         return run
@@ -42,7 +69,7 @@ class AnalyseWorker:
 class EmitWorker:
     """Writes the kept samples of a shard and its ledger."""
 
-    config: CurationConfig
+    config: EmitConfig
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curated_shards import emit_shard
@@ -58,51 +85,121 @@ class EmitWorker:
         return run
 
 
+def _rows(shard: ShardInput) -> set[int]:
+    return {int(item) for item in shard.items if isinstance(item, int)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ingested:
+    """One shard of the inputs."""
+
+    folder: str  # of the artifact
+    num_rows: int
+    contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar of its pictures
+
+
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.curated_shards import write_dataset
-    from data_pipelines.curation import find_duplicates
     from data_pipelines.orphans import merge_orphans
 
     ingested = _ingested_shards(context.inputs("records"))
-    analysed = context.map_shards(
-        AnalyseWorker(config=config, tombstones=context.tombstones),
-        [_analysis_shard(name, artifact) for name, artifact in ingested.items()],
-        label="analyse",
-        identity={"config": repr(config)},
-        unit="records",
-    )
-    analyses = {record.shard: record for record in analysed}
-    copies = find_duplicates(
-        {name: record.path / "analysis" / f"{name}.parquet" for name, record in analyses.items()}, config
-    )
-    shards = []
-    for name, artifact in ingested.items():
-        verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
-        shards.append(
-            Shard(
-                name=name,
-                items=(name,),
-                identity={"analysis": analyses[name].fingerprint, "copies": verdicts},
-                work={
-                    "records": str(artifact.path),
-                    "analysis": str(analyses[name].path),
-                    "shard": name,
-                    "copies": verdicts,
-                },
-            )
-        )
-    emitted = context.map_shards(
-        EmitWorker(config=config), shards, label="emit", identity={"config": repr(config)}, unit="shards"
-    )
+    measured = _measure(config, context, ingested)
+    judged = _judge(config, context, ingested, measured)
+    emitted = _emit(config, context, ingested, judged)
     for record in emitted:
         context.adopt(record)
     ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
     totals = write_dataset(context.output, context.stage_id, ledgers, config)
     merge_orphans([artifact.path for artifact in context.inputs("records")], context.output)
-    quarantined = sum(len(record.outcome.quarantined) for record in analysed)
+    quarantined = sum(len(record.outcome.quarantined) for record in [*measured.values(), *judged.values()])
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
     return {**figures_of(totals, sum_stats(emitted)), "quarantined": quarantined}
+
+
+def _measure(
+    config: CurationConfig, context: StageContext, ingested: Mapping[str, _Ingested]
+) -> dict[str, ShardRecord]:
+    """What depends on no threshold, so that a changed one decodes nothing again."""
+    shards = [
+        Shard(
+            name=name,
+            items=tuple(range(source.num_rows)),
+            identity=dict(source.contents),
+            work={"records": source.folder, "shard": name},
+        )
+        for name, source in ingested.items()
+    ]
+    limits = measuring(config)
+    worker, identity = MeasureWorker(limits=limits), {"limits": repr(limits)}
+    made = context.map_shards(worker, shards, label="measure", identity=identity, unit="records")
+    return {record.shard: record for record in made}
+
+
+def _judge(
+    config: CurationConfig,
+    context: StageContext,
+    ingested: Mapping[str, _Ingested],
+    measured: Mapping[str, ShardRecord],
+) -> dict[str, ShardRecord]:
+    """A map of its own, as words of millions of records are too many for the driver and may kill their process."""
+    from data_pipelines.tombstones import LOOKS
+
+    shards = []
+    for name, source in ingested.items():
+        facts = measured[name]
+        lost = {one.item for one in facts.outcome.quarantined}
+        shards.append(
+            Shard(
+                name=name,
+                items=tuple(row for row in range(source.num_rows) if row not in lost),
+                identity={**source.contents, "measured": _digest(facts, f"measured/{name}.parquet")},
+                work={"records": source.folder, "measured": str(facts.path), "shard": name},
+            )
+        )
+    thresholds, looks = judging(config), context.tombstones.get(LOOKS, frozenset())
+    made = context.map_shards(
+        JudgeWorker(config=thresholds, looks=looks),
+        shards,
+        label="judge",
+        identity={"config": repr(thresholds), "looks": list[JSON](sorted(looks))},
+        unit="records",
+    )
+    return {record.shard: record for record in made}
+
+
+def _emit(
+    config: CurationConfig, context: StageContext, ingested: Mapping[str, _Ingested], judged: Mapping[str, ShardRecord]
+) -> list[ShardRecord]:
+    """Known by what was judged, not by the thresholds: a shard in which a changed one changes nothing stays."""
+    from data_pipelines.curation import find_duplicates
+
+    copies = find_duplicates(
+        {name: record.path / "analysis" / f"{name}.parquet" for name, record in judged.items()}, config
+    )
+    shards = []
+    for name, source in ingested.items():
+        verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
+        shards.append(
+            Shard(
+                name=name,
+                items=(name,),
+                identity={
+                    **source.contents,
+                    "analysis": _digest(judged[name], f"analysis/{name}.parquet"),
+                    "copies": verdicts,
+                },
+                work={
+                    "records": source.folder,
+                    "analysis": str(judged[name].path),
+                    "shard": name,
+                    "copies": verdicts,
+                },
+            )
+        )
+    written = emitting(config)
+    worker, identity = EmitWorker(config=written), {"config": repr(written)}
+    return context.map_shards(worker, shards, label="emit", identity=identity, unit="shards")
 
 
 def figures_of(totals: Mapping[str, int], summed: Mapping[str, float]) -> dict[str, float]:
@@ -139,31 +236,30 @@ def _nothing_kept(output: Path, num_rows: int) -> str:
     )
 
 
-def _ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Artifact]:
-    """The artifact of each shard name, in order."""
-    from data_pipelines.curation import record_shards
+def _ingested_shards(inputs: Sequence[Artifact]) -> dict[str, _Ingested]:
+    """All shards of the inputs by name, in order."""
+    from data_pipelines.measurement import record_shards
 
-    found: dict[str, Artifact] = {}
+    found: dict[str, _Ingested] = {}
     for artifact in inputs:
+        digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
         for name in record_shards(artifact.path):
             if name in found:
                 raise PrecheckError(
                     f"two inputs of this stage both have a shard {name!r}; give their sources different file names"
                 )
-            found[name] = artifact
+            records, images = f"records/{name}.parquet", f"images/{name}.tar"
+            found[name] = _Ingested(
+                folder=str(artifact.path),
+                num_rows=_num_rows(artifact.path / records),
+                contents={"records": digests[records], "images": digests[images]},
+            )
     return dict(sorted(found.items()))
 
 
-def _analysis_shard(name: str, artifact: Artifact) -> Shard:
-    files = {entry.path: entry for entry in artifact.manifest.files}
-    records = files[f"records/{name}.parquet"]
-    rows = _num_rows(artifact.path / records.path)
-    return Shard(
-        name=name,
-        items=tuple(range(rows)),
-        identity={"records": records.sha256, "images": files[f"images/{name}.tar"].sha256},
-        work={"records": str(artifact.path), "shard": name},
-    )
+def _digest(record: ShardRecord, path: str) -> str:
+    """SHA-256 of a file of a finished shard."""
+    return next(entry.sha256 for entry in record.files if entry.path == path)
 
 
 def _num_rows(path: Path) -> int:

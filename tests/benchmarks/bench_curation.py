@@ -18,11 +18,12 @@ from PIL import Image
 from turns import print_rates, seconds_in_turns
 
 from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, judging, measuring
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.measurement import measure_shard, record_shards
 
 WORDS = [
     "a",
@@ -90,9 +91,14 @@ def decode(files: list[bytes]) -> None:
             image.convert("RGB")
 
 
-def analyse(records: Path, name: str, config: CurationConfig) -> None:
+def measure(records: Path, name: str, config: CurationConfig) -> None:
     with tempfile.TemporaryDirectory() as work:
-        analyse_shard(records, name, Path(work), config)
+        measure_shard(records, name, Path(work), measuring(config))
+
+
+def analyse(records: Path, work: Path, name: str, config: CurationConfig) -> None:
+    measure_shard(records, name, work, measuring(config))
+    judge_shard(records, work, name, work, judging(config))
 
 
 def curate(records: Path, names: list[str], config: CurationConfig, workers: ProcessPoolExecutor | None) -> None:
@@ -100,7 +106,7 @@ def curate(records: Path, names: list[str], config: CurationConfig, workers: Pro
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         run = workers.map if workers else map
-        list(run(analyse_shard, [records] * len(names), names, [work] * len(names), [config] * len(names)))
+        list(run(analyse, [records] * len(names), [work] * len(names), names, [config] * len(names)))
         copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
         list(run(_emit, [(records, work, name, config, copies[name]) for name in names]))
         write_dataset(work, "benchmark", {name: work / "ledger" / f"{name}.parquet" for name in names}, config)
@@ -108,7 +114,7 @@ def curate(records: Path, names: list[str], config: CurationConfig, workers: Pro
 
 def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` takes, in its order
     records, folder, name, config, copies = work
-    emit_shard(records, folder, name, folder, config, copies=copies)
+    emit_shard(records, folder, name, folder, emitting(config), copies=copies)
 
 
 @click.command(help=__doc__)
@@ -124,7 +130,7 @@ def main(images: int, side: int, photos: Path | None, repeats: int) -> None:
         names = record_shards(records)
         measures = {
             "PIL decode loop, 1 process": lambda: decode(files),
-            "checks and hashes alone, 1 process": lambda: [analyse(records, name, config) for name in names],
+            "measuring alone, 1 process": lambda: [measure(records, name, config) for name in names],
             "curation, 1 process": lambda: curate(records, names, config, None),
             "curation, 2 processes": lambda: curate(records, names, config, workers),
         }

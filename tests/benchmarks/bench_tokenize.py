@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, measuring
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.measurement import measure_shard
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_world import generate_world
 from data_pipelines.tokenizing import encode_pictures, samples_to_tokenize, tokenize_shard
@@ -74,11 +75,14 @@ def make_dataset(folder: Path, num_images: int, anchors: tuple[tuple[int, int], 
     images = open_images(sorted((folder / "raw" / "images").iterdir()), max_bytes=1 << 26, max_unpacked_bytes=1 << 32)
     for shard in shards:
         ingest_shard(shard, folder / "records", reading, images=images)
-        analyse_shard(folder / "records", shard.name, folder / "analysis", curating)
+        measure_shard(folder / "records", shard.name, folder / "analysis", measuring(curating))
+        judge_shard(folder / "records", folder / "analysis", shard.name, folder / "analysis", curating)
     names = [shard.name for shard in shards]
     copies = find_duplicates({name: folder / "analysis" / "analysis" / f"{name}.parquet" for name in names}, curating)
     for name in names:
-        emit_shard(folder / "records", folder / "analysis", name, folder / "dataset", curating, copies=copies[name])
+        emit_shard(
+            folder / "records", folder / "analysis", name, folder / "dataset", emitting(curating), copies=copies[name]
+        )
     write_dataset(
         folder / "dataset",
         "benchmark",

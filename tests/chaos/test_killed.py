@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 # One tokenizing process at a time gives the moment between two shards room; who works is not part of an identity.
 COMMAND = (str(TINY), "--until", "mllm_1", "--set", "stages.tokens.resources.workers=1")
-CURATE_SHARDS, TOKEN_SHARDS = 28, 8  # 14 are analysed, then written
+CURATE_SHARDS, TOKEN_SHARDS = 42, 8  # 14 are measured, then judged, then written
 VISION_STEPS = 200
 
 
@@ -123,7 +123,7 @@ def test_the_killed_driver_shows_as_lost_attempts(story: Story) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage_id", "kind", "label"), [("curated", "curate", "analyse"), ("tokens", "tokenize_images", "tokenize")]
+    ("stage_id", "kind", "label"), [("curated", "curate", "measure"), ("tokens", "tokenize_images", "tokenize")]
 )
 def test_recorded_shards_are_never_made_again(story: Story, stage_id: str, kind: str, label: str) -> None:
     recorded = story.killed_in[stage_id].shards[kind]

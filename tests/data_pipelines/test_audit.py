@@ -13,12 +13,13 @@ from data_pipelines.audit import audit_dataset, summary_text, summary_to_json
 from data_pipelines.audit_markup import PictureFrames
 from data_pipelines.audit_page import write_audit_page
 from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, measuring
 from data_pipelines.dataset_reader import DatasetError
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_world import generate_world
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
@@ -42,10 +43,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = CurationConfig(anchors=((64, 64), (48, 96), (96, 48), (56, 72)), min_side=32)
     names = record_shards(folder / "records")
     for name in names:
-        analyse_shard(folder / "records", name, folder, config)
+        measure_shard(folder / "records", name, folder, measuring(config))
+        judge_shard(folder / "records", folder, name, folder, config)
     copies = find_duplicates({name: folder / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
-        emit_shard(folder / "records", folder, name, folder / "data", config, copies=copies[name])
+        emit_shard(folder / "records", folder, name, folder / "data", emitting(config), copies=copies[name])
     write_dataset(
         folder / "data", HOSTILE, {name: folder / "data" / "ledger" / f"{name}.parquet" for name in names}, config
     )

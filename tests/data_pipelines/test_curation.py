@@ -13,12 +13,13 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, judging, measuring
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes import invent_scene
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_drawing import draw
@@ -71,10 +72,11 @@ def curate(records: Path, output: Path, config: CurationConfig = CONFIG) -> dict
     """The whole curation; ledger rows by external id."""
     names = record_shards(records)
     for name in names:
-        analyse_shard(records, name, output / "work", config)
+        measure_shard(records, name, output / "work", measuring(config))
+        judge_shard(records, output / "work", name, output / "work", judging(config))
     copies = find_duplicates({name: output / "work" / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
-        emit_shard(records, output / "work", name, output / "data", config, copies=copies[name])
+        emit_shard(records, output / "work", name, output / "data", emitting(config), copies=copies[name])
     write_dataset(
         output / "data", "test", {name: output / "data" / "ledger" / f"{name}.parquet" for name in names}, config
     )
@@ -196,10 +198,13 @@ def test_pictures_to_draw_must_fit_a_size_and_others_need_not(tmp_path: Path) ->
     assert (drawn["wide"]["verdict"], drawn["wide"]["reason"]) == ("drop", "unmatched_aspect")
 
 
-def test_rows_that_were_left_out_of_the_analysis_are_dropped_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["measure", "judge"])
+def test_rows_that_killed_their_process_are_dropped_by_name_and_never_decoded_again(tmp_path: Path, step: str) -> None:
     records = records_of(tmp_path, [(f"a{n}", encoded(picture(n)), f"scene {n}") for n in range(3)])
-    analyse_shard(records, "part", tmp_path, CONFIG, rows={0, 2})
-    counts = emit_shard(records, tmp_path, "part", tmp_path / "data", CONFIG)
+    left = {0, 2}
+    measure_shard(records, "part", tmp_path, measuring(CONFIG), rows=left if step == "measure" else None)
+    judge_shard(records, tmp_path, "part", tmp_path, CONFIG, rows=left if step == "judge" else None)
+    counts = emit_shard(records, tmp_path, "part", tmp_path / "data", emitting(CONFIG))
     ledger = pq.read_table(tmp_path / "data" / "ledger" / "part.parquet").to_pylist()
     assert [(row["verdict"], row["reason"]) for row in ledger] == [
         ("keep", None),
@@ -207,6 +212,8 @@ def test_rows_that_were_left_out_of_the_analysis_are_dropped_by_name(tmp_path: P
         ("keep", None),
     ]
     assert (counts["keep"], counts["drop"], counts["rows"]) == (2, 1, 3)
+    shown = pq.read_table(tmp_path / "data" / "thumbnails" / "part.parquet")
+    assert shown["verdict"].to_pylist() == ["keep", "keep"]
 
 
 def test_licences_are_an_allow_list(tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.curated_shards import LEDGER_SCHEMA, emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, measuring
 from data_pipelines.dataset_diff import DatasetDiff, Side, diff_datasets
 from data_pipelines.dataset_diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 from data_pipelines.dataset_reader import DatasetError
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes_config import ShapesConfig
 from data_pipelines.shapes_world import generate_world
 
@@ -191,9 +192,10 @@ def curated(folder: Path, name: str, min_side: int) -> Path:
     config = CurationConfig(anchors=((64, 64), (48, 96)), min_side=min_side, thumbnails_per_reason=1)
     names, output = record_shards(folder / "records"), folder / name
     for shard_name in names:
-        analyse_shard(folder / "records", shard_name, output, config)
+        measure_shard(folder / "records", shard_name, output, measuring(config))
+        judge_shard(folder / "records", output, shard_name, output, config)
     copies = find_duplicates({one: output / "analysis" / f"{one}.parquet" for one in names}, config)
     for one in names:
-        emit_shard(folder / "records", output, one, output, config, copies=copies[one])
+        emit_shard(folder / "records", output, one, output, emitting(config), copies=copies[one])
     write_dataset(output, name, {one: output / "ledger" / f"{one}.parquet" for one in names}, config)
     return output

@@ -13,12 +13,13 @@ from PIL import Image
 
 from data_pipelines.audit import audit_dataset, summary_text
 from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, measuring
 from data_pipelines.decisions import write_decisions
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.orphans import merge_orphans, read_orphans, write_orphans
 from models.dualvitok.geometry import PUBLISHED_ANCHORS
 
@@ -37,10 +38,11 @@ def curated(
     write_orphans(sorted((records / "records").glob("*.parquet")), images, records)
     names = record_shards(records)
     for name in names:
-        analyse_shard(records, name, work, config)
+        measure_shard(records, name, work, measuring(config))
+        judge_shard(records, work, name, work, config)
     copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
-        emit_shard(records, work, name, data, config, copies=copies[name])
+        emit_shard(records, work, name, data, emitting(config), copies=copies[name])
     write_dataset(data, "test", {name: data / "ledger" / f"{name}.parquet" for name in names}, config)
     merge_orphans([records], data)
     return data

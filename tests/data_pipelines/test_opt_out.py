@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation_config import CurationConfig, measuring
 from data_pipelines.images import ImageFacts, inspect, judge
 from data_pipelines.records import Reject
 
@@ -22,7 +22,7 @@ C2PA_BOX = bytes.fromhex("d8fec3d6 1b0e 483c 9297 5828877ec481")
 
 
 def verdict(data: bytes, config: CurationConfig = CONFIG) -> str:
-    facts = inspect(data, config)
+    facts = inspect(data, measuring(config))
     assert isinstance(facts, ImageFacts), facts
     found = judge(facts, config)
     return found.reason if found else "fine"
@@ -189,7 +189,7 @@ def test_no_assertion_however_broken_stops_the_ingest(content: bytes, size: int)
     for kind in (b"cbor", b"json"):
         broken = b"c2pa.training-mining\0" + struct.pack(">I", size) + kind + content
         for data in (in_png(broken), in_jpeg(bytes(8) + broken)):
-            assert isinstance(inspect(data, CONFIG), ImageFacts | Reject)
+            assert isinstance(inspect(data, measuring(CONFIG)), ImageFacts | Reject)
 
 
 @pytest.mark.parametrize("content", [b"\x81" * 40_000, b"\xbf" * 40_000, b"\x9b" + b"\xff" * 8, b"\xd8\x1c" * 9_000])

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import analyse_shard, find_duplicates, record_shards
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation import find_duplicates, judge_shard
+from data_pipelines.curation_config import CurationConfig, emitting, measuring
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.input_files import ModelInput, save_input
 from data_pipelines.input_images import InputSizes
+from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes_config import ShapesConfig
 from data_pipelines.shapes_world import generate_world
 from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, build_vocabulary, load_vocabulary
@@ -136,8 +137,9 @@ def write_drawn_dataset(steps: Path, output: Path) -> None:
         ingest_shard(shard, records, config, images=images)
     names = record_shards(records)
     for name in names:
-        analyse_shard(records, name, analysis, CURATION)
+        measure_shard(records, name, analysis, measuring(CURATION))
+        judge_shard(records, analysis, name, analysis, CURATION)
     files = {name: analysis / "analysis" / f"{name}.parquet" for name in names}
     for name, copies in find_duplicates(files, CURATION).items():
-        emit_shard(records, analysis, name, output, CURATION, copies=copies)
+        emit_shard(records, analysis, name, output, emitting(CURATION), copies=copies)
     write_dataset(output, "shapes", {name: output / "ledger" / f"{name}.parquet" for name in names}, CURATION)

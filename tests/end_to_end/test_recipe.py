@@ -34,6 +34,21 @@ TRAINED = {"train_vision", "train_tokenizer", "train_mllm", "train_decoder"}
 ALL = [*DATA, *MADE_FROM_CURATED]
 
 
+LABELS = ("measure", "judge", "emit")
+
+
+def copied(finished: Desk, folder: Path) -> Desk:
+    """The finished run once more, to go on with."""
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    return Desk(folder=folder, environment={"ILLUME_TRACKING": "none"})
+
+
+def shards_of(events: list[Any]) -> dict[str, tuple[int, int]]:
+    """For each map of the curation its shards, and how many of them were there already."""
+    planned = [event["fields"] for event in events if event["kind"] == "shards_planned" and event["stage"] == "curated"]
+    return {fields["label"]: (fields["shards"], fields["reused"]) for fields in planned}
+
+
 @pytest.fixture(scope="module")
 def status(finished: Desk) -> Any:
     return finished.illume("status", "tiny", "--json").data
@@ -64,16 +79,29 @@ def test_a_changed_threshold_is_named_and_runs_exactly_what_depends_on_it(finish
 
 
 def test_running_with_the_changed_threshold_makes_only_that(finished: Desk, tmp_path: Path) -> None:
-    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
-    desk = Desk(folder=tmp_path, environment={"ILLUME_TRACKING": "none"})
+    desk = copied(finished, tmp_path)
     command = (RECIPE, "--until", "curated", "--set", "stages.curated.config.min_side=26")
     desk.illume("run", *command)
     events = desk.events()
     assert {event["stage"] for event in events if event["kind"] == "attempt_state"} == {"curated"}
     assert set(desk.actions(*command).values()) == {"reuse"}
+    (measured, made_again), (judged, judged_before), _ = (shards_of(events)[label] for label in LABELS)
+    assert (measured, judged_before) == (made_again, 0)  # nothing is decoded again
+    assert measured == judged > 0
     kept = [one.manifest.stats["keep"] for one in desk.artifacts().values() if one.manifest.stage_kind == "curate"]
     assert len(set(kept)) == 2  # pictures of 24 pixels are dropped now
     assert set(desk.actions(RECIPE).values()) == {"reuse"}  # and what was made with 24 is still there
+
+
+def test_a_threshold_that_changes_no_verdict_writes_nothing_again(finished: Desk, tmp_path: Path) -> None:
+    desk = copied(finished, tmp_path)
+    command = ("run", RECIPE, "--until", "curated", "--set", "stages.curated.config.max_aspect=5.5")
+    desk.illume(*command, "--set", "stages.curated.config.min_caption_chars=3")
+    found = shards_of(desk.events())
+    every = found["measure"][0]
+    assert found == {"measure": (every, every), "judge": (every, 0), "emit": (every, every)}
+    desk.illume("run", RECIPE, "--until", "curated", "--set", "stages.curated.config.phash_distance=9")
+    assert shards_of(desk.events()) == dict.fromkeys(LABELS, (every, every))  # copies are no matter of one record
 
 
 def test_more_cpus_change_nothing(finished: Desk) -> None:
