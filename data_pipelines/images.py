@@ -346,9 +346,13 @@ def _neighbour_correlation(plain: Image.Image) -> float:
     grey_YX = np.asarray(patch, dtype=np.float32)
     if min(grey_YX.shape) < 3 or (contrast := _deviation(grey_YX)) < NOISE_CONTRAST:
         return 1.0
-    grey_YX = grey_YX - grey_YX.mean()
-    products = (grey_YX[:, :-1] * grey_YX[:, 1:], grey_YX[:-1] * grey_YX[1:])
-    return max(float(product.mean()) for product in products) / contrast**2
+    height, width = grey_YX.shape
+    centred_YX = grey_YX - np.add.reduce(grey_YX, axis=None) / np.float32(grey_YX.size)
+    flat = centred_YX.ravel()
+    beyond = np.dot(centred_YX[:-1, -1], centred_YX[1:, 0])  # row by row, the end of one meets the start of the next
+    across = (np.dot(flat[:-1], flat[1:]) - beyond) / (height * (width - 1))
+    down = np.dot(flat[:-width], flat[width:]) / ((height - 1) * width)
+    return float(max(across, down)) / contrast**2
 
 
 def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:

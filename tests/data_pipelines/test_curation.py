@@ -1,20 +1,23 @@
 """From records to a curated dataset: verdicts with reasons, places that lead to samples, bytes that never change."""
 
+import dataclasses
 import hashlib
 import io
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance
+from PIL.PngImagePlugin import PngInfo
 
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, judging, measuring
+from data_pipelines.curation_config import NOT_JUDGED, CurationConfig, DecodeLimits, emitting, judging, measuring
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
@@ -24,6 +27,7 @@ from data_pipelines.shapes import invent_scene
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_drawing import draw
 from data_pipelines.shapes_world import generate_world
+from data_pipelines.tombstones import Tombstones
 
 CONFIG = CurationConfig(anchors=((64, 64), (48, 96), (96, 48), (56, 72)), min_side=32)
 WORLD = ShapesConfig(
@@ -214,6 +218,50 @@ def test_rows_that_killed_their_process_are_dropped_by_name_and_never_decoded_ag
     assert (counts["keep"], counts["drop"], counts["rows"]) == (2, 1, 3)
     shown = pq.read_table(tmp_path / "data" / "thumbnails" / "part.parquet")
     assert shown["verdict"].to_pylist() == ["keep", "keep"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        ({}, [None, "too_small", "opted_out"]),
+        ({"min_side": 16}, [None, None, "opted_out"]),
+        ({"respect_opt_out": False}, [None, "too_small", None]),
+        ({"min_caption_chars": 8}, ["caption_too_short", "too_small", "opted_out"]),
+        ({"languages": ("de",)}, ["language_not_allowed", "too_small", "opted_out"]),
+    ],
+)
+def test_thresholds_are_held_against_what_was_measured_once(
+    tmp_path: Path, change: dict[str, Any], reasons: list[str | None]
+) -> None:
+    note = PngInfo()
+    note.add_text("Comment", "noai")
+    pictures = [encoded(picture(1)), encoded(picture(2, (24, 24))), encoded(picture(3), pnginfo=note)]
+    lines = [(f"a{place}", data, "a scene") for place, data in enumerate(pictures)]
+    records = records_of(tmp_path, lines)
+    measure_shard(records, "part", tmp_path, measuring(CONFIG))
+    (records / "images" / "part.tar").unlink()  # no picture is read again
+    judge_shard(records, tmp_path, "part", tmp_path, replace(CONFIG, **change))
+    assert pq.read_table(tmp_path / "analysis" / "part.parquet")["reason"].to_pylist() == reasons
+
+
+def test_what_was_taken_down_is_known_again_by_what_was_measured(tmp_path: Path) -> None:
+    records = records_of(tmp_path, [(f"a{n}", encoded(picture(n)), "a scene") for n in range(2)])
+    measure_shard(records, "part", tmp_path, measuring(CONFIG))
+    measured = pq.read_table(tmp_path / "measured" / "part.parquet")["pictures"].to_pylist()
+    tombstones = Tombstones(looks=frozenset([(measured[1][0]["phash"] ^ 0b101, 2)]))
+    judge_shard(records, tmp_path, "part", tmp_path, CONFIG, tombstones=tombstones)
+    assert pq.read_table(tmp_path / "analysis" / "part.parquet")["reason"].to_pylist() == [None, "taken_down"]
+
+
+def test_each_step_is_told_only_what_it_reads() -> None:
+    copies = replace(CONFIG, duplicate_scope="image", phash_distance=3, colour_distance=1.0, mirrored_pictures=False)
+    assert judging(copies) == judging(CONFIG) != judging(replace(CONFIG, min_side=33))
+    assert emitting(copies) == emitting(replace(CONFIG, min_side=33)) != emitting(replace(CONFIG, thumbnail_side=64))
+    assert measuring(copies) == measuring(replace(CONFIG, min_side=33)) != measuring(replace(CONFIG, max_pixels=99))
+    fields = {field.name for field in dataclasses.fields(CurationConfig)}
+    assert fields > NOT_JUDGED
+    assert {field.name for field in dataclasses.fields(DecodeLimits)} <= NOT_JUDGED
+    assert DecodeLimits() == measuring(CurationConfig(anchors=((64, 64),)))
 
 
 def test_licences_are_an_allow_list(tmp_path: Path) -> None:
