@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.contamination import ContaminationVerdict
 from data_pipelines.curation import CopyVerdict
 from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
 from data_pipelines.images import ending_of, thumbnail
@@ -87,17 +88,20 @@ def emit_shard(
     config: EmitConfig,
     *,
     copies: Sequence[CopyVerdict] = (),
+    contaminated: Sequence[ContaminationVerdict] = (),
 ) -> dict[str, int]:
     """Write `shards/`, `ledger/` and `thumbnails/` of one shard below `output`; counts by verdict and reason.
 
-    `analysis` is the folder that `judge_shard` wrote to, `copies` what `find_duplicates` says about this shard.
+    `analysis` is the folder that `judge_shard` wrote to, `copies` what `find_duplicates` and `contaminated` what
+    `find_contaminated` says about this shard.
     """
     for folder in ("shards", "ledger", "thumbnails"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     table = pq.read_table(records / "records" / f"{name}.parquet")
     rows = table.to_pylist()
     analysed = {row["row"]: row for row in pq.read_table(analysis / "analysis" / f"{name}.parquet").to_pylist()}
-    repeated = {copy.row: copy for copy in copies}
+    rulings: list[CopyVerdict | ContaminationVerdict] = [*copies, *contaminated]
+    ruled = {ruling.row: ruling for ruling in rulings}
     ledger = []
     thumbnails = _Thumbnails(limit=config.thumbnails_per_reason)
     counts: Counter[str] = Counter(rows=len(rows))
@@ -105,7 +109,7 @@ def emit_shard(
         tar = TarWriter(file)
         kept = 0
         for index, record in enumerate(rows):
-            row = _ledger_row(record, analysed.get(index), repeated.get(index))
+            row = _ledger_row(record, analysed.get(index), ruled.get(index))
             if row["verdict"] == "keep":
                 place = _write_sample(tar, record, analysed[index], images)
                 row |= {"shard": name, "row": kept, **place}
@@ -126,7 +130,7 @@ def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
 
 
 def _ledger_row(
-    record: Mapping[str, Any], analysed: Mapping[str, Any] | None, copy: CopyVerdict | None
+    record: Mapping[str, Any], analysed: Mapping[str, Any] | None, ruled: CopyVerdict | ContaminationVerdict | None
 ) -> dict[str, Any]:
     """The ledger's words about one record, place in the tar aside."""
     verdict, reason, detail, original = "keep", None, record["detail"], None
@@ -134,8 +138,10 @@ def _ledger_row(
         verdict, reason, detail = "drop", QUARANTINED, "the process that looked at this record died or failed"
     elif analysed["reason"] is not None:
         verdict, reason, detail = "drop", analysed["reason"], analysed["detail"]
-    elif copy is not None:
-        verdict, reason, original = copy.verdict, copy.reason, copy.duplicate_of
+    elif isinstance(ruled, ContaminationVerdict):
+        verdict, reason, detail = "drop", ruled.reason, ruled.detail
+    elif ruled is not None:
+        verdict, reason, original = ruled.verdict, ruled.reason, ruled.duplicate_of
     facts = analysed or {}
     row = {key: value for key, value in record.items() if key not in ("conversations", "detail")}
     anchor_h = (facts.get("anchor_h") or [0])[0]

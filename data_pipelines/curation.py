@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +54,7 @@ DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images
                      "pixel_digest", "miniature"]  # fmt: skip
 MAX_CAPTION_CHARS = 500
 NO_TOMBSTONES = Tombstones()
+NOTHING: Mapping[str, Collection[int]] = MappingProxyType({})
 
 
 def judge_shard(
@@ -172,12 +174,15 @@ class CopyVerdict:
     duplicate_of: str  # sample id of the kept one
 
 
-def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dict[str, list[CopyVerdict]]:
+def find_duplicates(
+    analyses: Mapping[str, Path], config: CurationConfig, *, without: Mapping[str, Collection[int]] = NOTHING
+) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
     `analyses` maps shard names to the files of `judge_shard`. Of several copies the first is kept, those of the val
     split before all others (so no kept training sample repeats a validation sample), then in the order of the shards'
-    names; of pictures that mirror each other those with most copies (see `find_copies`).
+    names; of pictures that mirror each other those with most copies (see `find_copies`). `without`: rows by shard that
+    are dropped for another reason, which none can be a copy of.
     """
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
@@ -186,7 +191,7 @@ def find_duplicates(analyses: Mapping[str, Path], config: CurationConfig) -> dic
     candidates: list[Candidate] = []
     for name in sorted(analyses):
         for row in table_rows(pq.read_table(analyses[name], columns=DUPLICATE_COLUMNS)):
-            if row["reason"] is None:
+            if row["reason"] is None and row["row"] not in without.get(name, ()):
                 places.append((row["split"] != "val", name, row["row"]))
                 candidates.append(_candidate(row, config))
     order = sorted(range(len(places)), key=lambda index: places[index])

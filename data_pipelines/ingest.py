@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.image_sources import TAR_ENDINGS, ImageSource
 from data_pipelines.images import ending_of
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest_formats import UNITS
 from data_pipelines.ingest_json import line_ranges
 from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
@@ -67,14 +67,16 @@ def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[Sour
         matches = [Path(text)] if Path(text).exists() else sorted(map(Path, glob.glob(text, recursive=True)))
         files = [pair for match in matches for pair in _files_of(match, config.format)]
         if not files:
-            wanted = "a folder of pictures" if config.format == "images" else " or ".join(ENDINGS[config.format][:2])
+            wanted = (
+                "a folder of pictures" if config.format in FOLDER_FORMATS else " or ".join(ENDINGS[config.format][:2])
+            )
             raise FileNotFoundError(f"{text}: found nothing to ingest as {config.format!r}, expected {wanted} files")
         found.update({path: found.get(path, shown) for path, shown in files})
     return sorted((SourceFile(path=path, shown=shown) for path, shown in found.items()), key=lambda file: file.shown)
 
 
 def _files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
-    if file_format == "images":
+    if file_format in FOLDER_FORMATS:
         return [(path, path.name)] if path.is_dir() else []
     if path.is_file():
         return [(path, path.name)]
@@ -99,7 +101,7 @@ def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[Inges
 def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[IngestShard]:
     whole = IngestShard(name=name, file=str(source.path), source_file=source.shown)
     rows = config.rows_per_shard
-    if config.format == "images":
+    if config.format in FOLDER_FORMATS:
         pictures = _pictures(source.path)
         step = rows or PICTURES_PER_SHARD
         return [
@@ -327,6 +329,8 @@ def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
 
 def names_of_images(shard: IngestShard, config: IngestConfig) -> list[str]:
     """The names of pictures that lie outside the shard's own file, as its records give them."""
+    if config.format == "pictures":
+        return list(shard.members)
     if config.format == "images":
         return [name for member in shard.members for name in (member, str(Path(member).with_suffix(".txt")))]
     if config.format != "illume":

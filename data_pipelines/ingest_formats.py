@@ -116,9 +116,18 @@ def image_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
             )
 
 
+def picture_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+    """Units of a folder of pictures without words: records with an empty caption, which no curation keeps."""
+    for place, name in enumerate(shard.members):
+        raw = digest(name.encode("utf-8", "replace"))
+        for content in captioned("", {}, name, config):
+            yield Unit(row=shard.first_row + place, key=name, content=content, raw_sha256=raw)
+
+
 UNITS: dict[str, Callable[[IngestShard, IngestConfig], Iterator[Unit]]] = {
     "illume": json_units,
     "webdataset": tar_units,
     "parquet": parquet_units,
     "images": image_units,
+    "pictures": picture_units,
 }

@@ -59,7 +59,7 @@ class LookAlikes:
             keys = np.zeros(len(hashes), dtype=np.int64) if compares_all else _keys(hashes, part)
             for probe in self._probes:
                 starts = bounds[keys ^ probe]
-                for places, at in _expanded(starts, bounds[(keys ^ probe) + 1] - starts):
+                for places, at in expanded(starts, bounds[(keys ^ probe) + 1] - starts, PAIRS_AT_ONCE):
                     asked = members[at]
                     close = np.flatnonzero(np.bitwise_count(hashes[places] ^ self._asked[asked]) <= self._near)
                     found.append(places[close] * len(self._asked) + asked[close])
@@ -79,13 +79,13 @@ def _masks(radius: int) -> Integers:
     return np.array([sum(1 << bit for bit in bits) for bits in chosen], dtype=np.int64)
 
 
-def _expanded(starts: Integers, counts: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Every place with each of the `counts` numbers from its start on, about `PAIRS_AT_ONCE` at a time."""
+def expanded(starts: Integers, counts: Integers, at_once: int) -> Iterator[tuple[Integers, Integers]]:
+    """Every place with each of the `counts` numbers from its start on, about `at_once` at a time."""
     ends = np.cumsum(counts)
     first = 0
     while first < len(counts):
         base = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, base + PAIRS_AT_ONCE, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, base + at_once, side="right")))
         sizes = counts[first:last]
         within = np.arange(int(ends[last - 1]) - base) - np.repeat(ends[first:last] - sizes - base, sizes)
         yield np.repeat(np.arange(first, last), sizes), np.repeat(starts[first:last], sizes) + within

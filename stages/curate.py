@@ -1,8 +1,17 @@
-"""Keep the records that are worth learning from, and say of every other one why it was dropped."""
+"""Keep the records that are worth learning from, and say of every other one why it was dropped.
+
+No picture of an evaluation set is kept, in no split; the sets are records of ingest stages, with or without words:
+  bench: {kind: ingest, config: {read: {source: bench, format: pictures}, paths: [bench], images: [bench]}}
+  curated:
+    kind: curate
+    inputs: {records: [web, photos], evaluation: [bench]}
+    gates: {reason/contaminated_share: {at_most: 0.0, severity: warning}, evaluation_unread: {at_most: 0}}
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipelines.curation_config import (
     VERDICTS,
@@ -20,6 +29,10 @@ from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
+if TYPE_CHECKING:
+    from data_pipelines.contamination import ContaminationVerdict
+
+EVALUATION_FIGURES = ("evaluation_pictures", "evaluation_unread")  # the second: samples not looked at as a whole
 NUM_SHOWN_REASONS = 5
 REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 
@@ -72,6 +85,7 @@ class EmitWorker:
     config: EmitConfig
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.contamination import ContaminationVerdict
         from data_pipelines.curated_shards import emit_shard
         from data_pipelines.curation import CopyVerdict
 
@@ -79,7 +93,8 @@ class EmitWorker:
             work = shard.work
             copies = [CopyVerdict(**copy) for copy in work["copies"]]  # type: ignore[union-attr,arg-type]  # JSON
             records, analysis, name = Path(str(work["records"])), Path(str(work["analysis"])), str(work["shard"])
-            counts = emit_shard(records, analysis, name, shard.output, self.config, copies=copies)
+            found = [ContaminationVerdict(**one) for one in work["contaminated"]]  # type: ignore[union-attr,arg-type]  # JSON
+            counts = emit_shard(records, analysis, name, shard.output, self.config, copies=copies, contaminated=found)
             return ShardOutcome(rows=counts["rows"], stats={key: float(count) for key, count in counts.items()})
 
         return run
@@ -94,6 +109,7 @@ class _Ingested:
     """One shard of the inputs."""
 
     folder: str  # of the artifact
+    shard: str  # its name there
     num_rows: int
     contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar of its pictures
 
@@ -102,10 +118,11 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.curated_shards import write_dataset
     from data_pipelines.orphans import merge_orphans
 
-    ingested = _ingested_shards(context.inputs("records"))
+    ingested, evaluation = _ingested_shards(context.inputs("records")), _evaluation_sets(context)
     measured = _measure(config, context, ingested)
     judged = _judge(config, context, ingested, measured)
-    emitted = _emit(config, context, ingested, judged)
+    contaminated, evaluation_figures = _contaminated(config, context, evaluation, judged)
+    emitted = _emit(config, context, ingested, judged, contaminated)
     for record in emitted:
         context.adopt(record)
     ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
@@ -114,7 +131,18 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     quarantined = sum(len(record.outcome.quarantined) for record in [*measured.values(), *judged.values()])
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
-    return {**figures_of(totals, sum_stats(emitted)), "quarantined": quarantined}
+    return {**figures_of(totals, sum_stats(emitted)), **evaluation_figures, "quarantined": quarantined}
+
+
+def _evaluation_sets(context: StageContext) -> list[Artifact]:
+    """Each artifact in the slot once."""
+    artifacts = {artifact.fingerprint: artifact for artifact in context.inputs("evaluation")}
+    if not artifacts.keys().isdisjoint(artifact.fingerprint for artifact in context.inputs("records")):
+        raise PrecheckError(
+            f"{context.stage_id}: one artifact is in both inputs, records and evaluation, so that all of it would be "
+            "dropped; leave it out of one of them"
+        )
+    return list(artifacts.values())
 
 
 def _measure(
@@ -126,7 +154,7 @@ def _measure(
             name=name,
             items=tuple(range(source.num_rows)),
             identity=dict(source.contents),
-            work={"records": source.folder, "shard": name},
+            work={"records": source.folder, "shard": source.shard},
         )
         for name, source in ingested.items()
     ]
@@ -153,8 +181,8 @@ def _judge(
             Shard(
                 name=name,
                 items=tuple(row for row in range(source.num_rows) if row not in lost),
-                identity={**source.contents, "measured": _digest(facts, f"measured/{name}.parquet")},
-                work={"records": source.folder, "measured": str(facts.path), "shard": name},
+                identity={**source.contents, "measured": _digest(facts, f"measured/{source.shard}.parquet")},
+                work={"records": source.folder, "measured": str(facts.path), "shard": source.shard},
             )
         )
     thresholds, looks = judging(config), context.tombstones.get(LOOKS, frozenset())
@@ -168,18 +196,54 @@ def _judge(
     return {record.shard: record for record in made}
 
 
+def _contaminated(
+    config: CurationConfig, context: StageContext, artifacts: Sequence[Artifact], judged: Mapping[str, ShardRecord]
+) -> tuple[dict[str, list["ContaminationVerdict"]], dict[str, float]]:
+    """What of each shard the evaluation sets hold too, and figures about these; nothing without such a set."""
+    from data_pipelines.contamination import EvaluationPictures, EvaluationShard, find_contaminated
+
+    if not artifacts:
+        return {}, {}
+    sets = {
+        f"{one.fingerprint[:16]}-{name}": source
+        for one in artifacts
+        for name, source in _ingested_shards([one]).items()
+    }
+    looked_at = _judge(config, context, sets, _measure(config, context, sets))
+    shards = [
+        EvaluationShard(
+            records=Path(source.folder) / "records" / f"{source.shard}.parquet",
+            analysis=_analysis(looked_at[name], source.shard),
+        )
+        for name, source in sets.items()
+    ]
+    pictures = EvaluationPictures(shards)
+    figures = {"evaluation_pictures": float(len(pictures.files)), "evaluation_unread": float(pictures.unread)}
+    analyses = {name: _analysis(record, name) for name, record in judged.items()}
+    return find_contaminated(analyses, pictures, config), figures
+
+
+def _analysis(record: ShardRecord, name: str) -> Path:
+    return record.path / "analysis" / f"{name}.parquet"
+
+
 def _emit(
-    config: CurationConfig, context: StageContext, ingested: Mapping[str, _Ingested], judged: Mapping[str, ShardRecord]
+    config: CurationConfig,
+    context: StageContext,
+    ingested: Mapping[str, _Ingested],
+    judged: Mapping[str, ShardRecord],
+    contaminated: Mapping[str, Sequence["ContaminationVerdict"]],
 ) -> list[ShardRecord]:
     """Known by what was judged, not by the thresholds: a shard in which a changed one changes nothing stays."""
     from data_pipelines.curation import find_duplicates
 
-    copies = find_duplicates(
-        {name: record.path / "analysis" / f"{name}.parquet" for name, record in judged.items()}, config
-    )
+    dropped = {name: frozenset(verdict.row for verdict in found) for name, found in contaminated.items()}
+    analyses = {name: _analysis(record, name) for name, record in judged.items()}
+    copies = find_duplicates(analyses, config, without=dropped)
     shards = []
     for name, source in ingested.items():
         verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
+        found: list[JSON] = [dict(vars(verdict)) for verdict in contaminated.get(name, ())]
         shards.append(
             Shard(
                 name=name,
@@ -188,12 +252,14 @@ def _emit(
                     **source.contents,
                     "analysis": _digest(judged[name], f"analysis/{name}.parquet"),
                     "copies": verdicts,
+                    **({"contaminated": found} if found else {}),  # shards that no evaluation set touches stay the same
                 },
                 work={
                     "records": source.folder,
                     "analysis": str(judged[name].path),
                     "shard": name,
                     "copies": verdicts,
+                    "contaminated": found,
                 },
             )
         )
@@ -219,7 +285,7 @@ def _figures() -> frozenset[str]:
     """All that a curation may return."""
     verdicts = [name for verdict in VERDICTS for name in (verdict, f"{verdict}_share")]
     reasons = [name for reason in REASONS for name in (f"{REASON_COUNT}{reason}", _reason_share(reason))]
-    return frozenset(["rows", "kept_bytes", "quarantined", *verdicts, *reasons])
+    return frozenset(["rows", "kept_bytes", "quarantined", *EVALUATION_FIGURES, *verdicts, *reasons])
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:
@@ -251,6 +317,7 @@ def _ingested_shards(inputs: Sequence[Artifact]) -> dict[str, _Ingested]:
             records, images = f"records/{name}.parquet", f"images/{name}.tar"
             found[name] = _Ingested(
                 folder=str(artifact.path),
+                shard=name,
                 num_rows=_num_rows(artifact.path / records),
                 contents={"records": digests[records], "images": digests[images]},
             )
@@ -273,7 +340,10 @@ CURATE = StageKind(
     version=2,
     config=CurationConfig,
     run=run,
-    inputs={"records": Slot(kind="records@1", many=True)},
+    inputs={
+        "records": Slot(kind="records@1", many=True),
+        "evaluation": Slot(kind="records@1", many=True, required=False),  # whose pictures must not be in the output
+    },
     output="dataset@1",
     figures=_figures(),
 )

@@ -17,6 +17,7 @@ from data_pipelines.image_sources import FolderImages, check_name, open_images
 from data_pipelines.ingest import (
     ingest_shard,
     load_metadata,
+    names_of_images,
     plan_ingest,
     shard_from_json,
     shard_to_json,
@@ -304,6 +305,20 @@ def test_a_folder_of_pictures_takes_texts_from_beside_them(tmp_path: Path) -> No
     (folder / "sub" / "b.txt").write_text("a blue square")
     rows = ingest(tmp_path / "out", IngestConfig(source="f", format="images", rows_per_shard=2), [folder], [folder])
     assert reasons(rows) == {"a.png": None, "c.png": "caption_missing", "sub/b.jpg": None}
+
+
+def test_a_folder_of_pictures_without_words_becomes_records_for_an_evaluation_set(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmark"
+    (folder / "sub").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "sub/b.jpg", "c.png")):
+        (folder / name).write_bytes(png(number))
+    config = IngestConfig(source="bench", format="pictures", rows_per_shard=2)
+    rows = ingest(tmp_path / "out", config, [folder], [folder])
+    assert reasons(rows) == {"a.png": None, "c.png": None, "sub/b.jpg": None}
+    assert {len(row["images"]) for row in rows} == {1}
+    assert [names_of_images(shard, config) for shard in plan_ingest(config, [folder])] == [
+        ["a.png", "c.png"], ["sub/b.jpg"],
+    ]  # fmt: skip
 
 
 def test_licence_and_split_come_from_the_metadata_file(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
 """The figures of a curation: every reason has a share that a recipe can bound, and words that are none are refused."""
 
 import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from data_pipelines import captions
 from data_pipelines.reasons import REASONS
 from orchestrator.config import load_recipe
-from orchestrator.errors import RecipeError
+from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.gates import broken_gates
 from orchestrator.stage import Recipe
 from stages import STAGE_KINDS
-from stages.curate import CURATE, figures_of
+from stages.curate import CURATE, _evaluation_sets, figures_of
 from tests.end_to_end.desk import Desk
 
 RECIPE = """
@@ -58,6 +62,38 @@ def test_every_reason_that_the_code_can_give_is_known() -> None:
     assert len(found) > 30
     assert found - set(REASONS) == set(), "add them to data_pipelines/reasons.py"
     assert len(set(REASONS)) == len(REASONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The part of a context and of its artifacts that is looked at before any work begins."""
+
+    stage_id: str = "kept"
+    slots: Mapping[str, Sequence[str]]
+
+    def inputs(self, slot: str) -> Sequence[Any]:
+        return [SimpleNamespace(fingerprint=fingerprint) for fingerprint in self.slots.get(slot, ())]
+
+
+def test_training_on_an_evaluation_set_itself_is_refused() -> None:
+    with pytest.raises(PrecheckError, match="kept: one artifact is in both inputs, records and evaluation"):
+        _evaluation_sets(Inputs(slots={"records": ["a", "b"], "evaluation": ["b"]}))  # type: ignore[arg-type]  # a part
+    once = _evaluation_sets(Inputs(slots={"records": ["a"], "evaluation": ["c", "b", "c"]}))  # type: ignore[arg-type]  # a part
+    assert [artifact.fingerprint for artifact in once] == ["c", "b"]
+    assert _evaluation_sets(Inputs(slots={"records": ["a"]})) == []  # type: ignore[arg-type]  # a part
+
+
+def test_an_evaluation_set_is_wired_and_bounded_in_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text(
+        RECIPE.replace("{records: read}", "{records: read, evaluation: [bench]}").replace(
+            "  kept:", "  bench: {kind: ingest, config: {read: {source: b, format: pictures}, paths: [b]}}\n  kept:"
+        )
+        + "{reason/contaminated_share: {at_most: 0.0, severity: warning}, evaluation_unread: {at_most: 0}}"
+    )
+    spec = load_recipe(tmp_path / "few.yaml", STAGE_KINDS).stages[-1]
+    assert spec.inputs["evaluation"] == ("bench",)
+    errors, warnings = broken_gates(spec, {"rows": 10.0, "reason/contaminated_share": 0.1, "evaluation_unread": 2.0})
+    assert (len(errors), len(warnings)) == (1, 1)
 
 
 def test_shares_are_those_of_all_records() -> None:
