@@ -365,6 +365,7 @@ def _failure_message(run_id: str, progress: _Progress) -> str:
         lines.append(f"  held back: {', '.join(progress.waiting)}")
     if progress.stopped:
         lines.append(f"  stopped: {', '.join(progress.stopped)}")
+    lines.append("  What was committed is safe, shards and checkpoints too; nothing more happens by itself.")
     return "\n".join([*lines, f"  Continue with `illume resume {run_id}` once the cause is gone"])
 
 

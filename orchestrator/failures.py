@@ -71,7 +71,7 @@ _OURS: dict[type[BaseException], FailureClass] = {
     errors.OrchestratorError: FailureClass.USER_CODE,
 }
 
-# Errors of Ray 2.60, torch 2.13, SQLAlchemy and obstore by the name of their class: "module root:class".
+# Errors of Ray 2.60, torch 2.13, SQLAlchemy, obstore and `concurrent` by the name of their class: "module root:class".
 _BY_NAME: dict[str, FailureClass] = {
     "ray:PreemptionError": FailureClass.PREEMPTED,
     "ray:OutOfMemoryError": FailureClass.HOST_OOM,
@@ -92,6 +92,7 @@ _BY_NAME: dict[str, FailureClass] = {
     "ray:GetTimeoutError": FailureClass.INFRA_TRANSIENT,
     "ray:RpcError": FailureClass.INFRA_TRANSIENT,
     "ray:RaySystemError": FailureClass.INFRA_TRANSIENT,
+    "concurrent:BrokenProcessPool": FailureClass.NODE_LOST,
     "torch:OutOfMemoryError": FailureClass.GPU_OOM,
     "torch:AcceleratorError": FailureClass.NODE_LOST,  # a GPU fell off the bus, or its context is gone
     "torch:DistBackendError": FailureClass.INFRA_TRANSIENT,

@@ -41,8 +41,7 @@ class Tally:
         raise classified(
             FailureClass.DATA_POISON,
             f"{self.where}: found {self.count} of {self.num_items} items that cannot be worked on, expected at most "
-            f"{self.max_share:.2%}:\n" + "\n".join(lines) + "\n  Repair or remove them, or raise "
-            "retry.max_quarantined_share of the stage",
+            f"{self.max_share:.2%}:\n" + "\n".join(lines),
         )
 
 

@@ -9,8 +9,6 @@ from orchestrator.stage import RetryPolicy
 
 MAX_WAIT_S = 300.0
 
-# Not the stage's fault, so they cost it nothing.
-_UNLIMITED = {FailureClass.PREEMPTED, FailureClass.CAPACITY, FailureClass.CONTROLLER_LOST}
 _LIMITED = {
     FailureClass.NODE_LOST,
     FailureClass.HOST_OOM,
@@ -19,6 +17,46 @@ _LIMITED = {
     FailureClass.HANG,
 }
 _OUT_OF_MEMORY = {FailureClass.HOST_OOM, FailureClass.GPU_OOM}
+
+# What a person can do, read at night by somebody who did not write the recipe.
+WHAT_TO_DO: dict[FailureClass, str] = {
+    FailureClass.PREEMPTED: "nothing; the node was taken back, and the stage goes on as soon as there is another",
+    FailureClass.PRECHECK: "correct what the message names; the work of this stage had not begun",
+    FailureClass.CONTROLLER_LOST: "nothing; `illume status` names the driver that carries the run out now",
+    FailureClass.GPU_OOM: (
+        "smaller micro-batches were tried already, as far as they can be cut; use GPUs with more memory, more of them, "
+        "or less in one sample (resolution, length of the sequences)"
+    ),
+    FailureClass.HOST_OOM: (
+        "fewer workers at once were tried already; use nodes with more memory, or say in resources.memory_gib what one "
+        "worker needs"
+    ),
+    FailureClass.NUMERIC: (
+        "look at the samples that the message names, or lower the learning rate; the checkpoints from before are kept"
+    ),
+    FailureClass.DATA_POISON: (
+        "look at the reasons above and repair the items at the source; if so many bad ones are to be expected, raise "
+        "retry.max_quarantined_share"
+    ),
+    FailureClass.USER_CODE: "correct the configuration, the input or the code where the error above was raised",
+    FailureClass.HANG: (
+        "`illume logs` shows where each worker stood; if the work is only slow, raise retry.hang_after_s above the "
+        "time that it needs"
+    ),
+    FailureClass.CAPACITY: "nothing; the stage starts as soon as the cluster has what it asks for, or ask for less",
+    FailureClass.NODE_LOST: (
+        "look at the nodes: worker processes vanish when the system is short of memory (`dmesg`), a disk or a GPU "
+        "fails, or the node goes down"
+    ),
+    FailureClass.INFRA_TRANSIENT: "see whether the store, network, disk or database that the message names answers",
+    FailureClass.UNKNOWN: "read the error above as a mistake in the code or in the input",
+}
+# Not the stage's fault, so they cost it nothing.
+_UNLIMITED = {
+    FailureClass.PREEMPTED: "not counted: the node was taken back",
+    FailureClass.CAPACITY: "not counted: what it asks for is not there now",
+    FailureClass.CONTROLLER_LOST: "not counted: its driver was lost",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +70,14 @@ class PastFailure:
 @dataclass(frozen=True, kw_only=True)
 class Retry:
     wait_s: float
+    why: str  # for people: what it costs of the budget
     memory_halvings: int = 0  # how often what is held at once must be halved, since the first attempt
 
 
 @dataclass(frozen=True, kw_only=True)
 class GiveUp:
     message: str
+    what_to_do: str
 
 
 def decide(history: Sequence[PastFailure], policy: RetryPolicy, *, rng: random.Random) -> Retry | GiveUp:
@@ -52,15 +92,28 @@ def decide(history: Sequence[PastFailure], policy: RetryPolicy, *, rng: random.R
     counted = _since_progress(history)
     same = sum(past.failure is last for past in counted)
     halvings = sum(past.failure in _OUT_OF_MEMORY for past in history)
+    why = _why_again(last, same, policy)
+    if why:
+        return Retry(wait_s=backoff_s(same, policy.wait_s, rng=rng), why=why, memory_halvings=halvings)
+    return GiveUp(message=f"{last}: {_why_not(last, same, policy)}", what_to_do=WHAT_TO_DO[last])
+
+
+def _why_again(last: FailureClass, same: int, policy: RetryPolicy) -> str:
+    """Empty: the budget does not allow it."""
     if last in _UNLIMITED:
-        return Retry(wait_s=backoff_s(same, policy.wait_s, rng=rng), memory_halvings=halvings)
+        return _UNLIMITED[last]
     if last is FailureClass.UNKNOWN and same == 1 and policy.attempts > 1:
-        return Retry(wait_s=backoff_s(1, policy.wait_s, rng=rng), memory_halvings=halvings)
+        return "once, in case it was the infrastructure"
     if last in _LIMITED and same < policy.attempts:
-        return Retry(wait_s=backoff_s(same, policy.wait_s, rng=rng), memory_halvings=halvings)
-    if last in _LIMITED:
-        return GiveUp(message=f"{last}: {same} of {policy.attempts} tries used without progress in between")
-    return GiveUp(message=f"{last}: trying again would not help" if same == 1 else f"{last}: it happened again")
+        smaller = ", with half of what is held at once" if last in _OUT_OF_MEMORY else ""
+        return f"try {same + 1} of {policy.attempts}{smaller}"
+    return ""
+
+
+def _why_not(last: FailureClass, same: int, policy: RetryPolicy) -> str:
+    if last in _LIMITED or (policy.attempts == 1 and last is FailureClass.UNKNOWN):
+        return f"{same} of {policy.attempts} tries used without progress in between"
+    return "trying again would not help" if same == 1 else "it happened again"
 
 
 def _since_progress(history: Sequence[PastFailure]) -> Sequence[PastFailure]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts import ArtifactStore
-from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError
+from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
 from orchestrator.events import AttemptState, EventKind
 from orchestrator.failures import FailureClass, FailureReport, classify, report_of
 from orchestrator.gates import broken_gates, gate_results, gates_to_json
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_SHOWN_CHARACTERS = 200  # of the cause of a failure that is tried again; the log has all of it
 WAIT_S = 1.0  # between looks at an artifact that another run is making
+_MISTAKES = {FailureClass.USER_CODE, FailureClass.UNKNOWN, FailureClass.NUMERIC}  # where in the code is worth telling
 DRIVER_ENDS = (DatabaseError, LeaseLostError, StateConflictError)
 
 
@@ -154,11 +155,12 @@ class StageRun:
             history.append(ended.past)
             answer = decide(history, self._planned.spec.retry, rng=self._rng)
             if not isinstance(answer, Retry):
-                message = f"{ended.report.traceback}\n({answer.message}; attempt {attempt_id})"
+                end = f"({answer.message}; attempt {attempt_id})\nWhat to do: {answer.what_to_do}"
+                message = f"{ended.report.traceback}\n{end}"
                 raise _gave_up(ended.past.failure, message)
             halvings = answer.memory_halvings
             cause = f"{ended.past.failure}: {(ended.report.summary.splitlines() or [''])[0][:MAX_SHOWN_CHARACTERS]}"
-            log.warning("%s failed and is tried again in %.1f s (%s)", self._planned.id, answer.wait_s, cause)
+            log.warning("%s failed (%s); it goes on in %.1f s, %s", self._planned.id, cause, answer.wait_s, answer.why)
             self._record(
                 "retry",
                 {"failure_class": ended.past.failure, "wait_s": round(answer.wait_s, 3), "memory_halvings": halvings},
@@ -256,13 +258,23 @@ class StageRun:
         if isinstance(error, OrchestratorError):  # its message explains itself
             report = replace(report, traceback=str(error), summary=str(error))
         log.info("%s failed (%s): %s", work.order.attempt_id, report.failure, report.traceback)
-        progressed = work.progressed()
+        if report.failure not in _MISTAKES and not isinstance(error, OrchestratorError):
+            report = replace(report, traceback=report.summary)  # the log has the rest
+        progressed = self._progressed(work)
         work.abandon(report.summary[:500])
         move(
             AttemptState.FAILED,
             {"failure_class": report.failure, "message": report.summary[:4000], "progressed": progressed},
         )
         return _Failed(past=PastFailure(failure=classify(error), progressed=progressed), report=report)
+
+    def _progressed(self, work: StageWork | JobWork) -> bool:
+        """What is not known counts as none: the budget is then used, never given back without a reason."""
+        try:
+            return work.progressed()
+        except StoreError as error:
+            log.warning("%s: whether it made progress is not known: %s", work.order.attempt_id, error)
+            return False
 
     def _intent(self, attempt_id: str) -> AttemptIntent:
         spec = self._planned.spec

@@ -174,7 +174,7 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
 def _raise_cause(error: BaseException | None, watch: "_Watch") -> None:
     """Raise what really ended the group; `error` is what `fit` raised."""
     if watch.hung is not None:
-        raise HangError(watch.hung)
+        raise HangError(watch.hung) from error
     if error is None:
         return
     if watch.error is not None:

@@ -99,14 +99,16 @@ def open_workspace(root: Path) -> Workspace:
     return Workspace.open(root=root, tracking_url="none", cluster=Cluster(LocalRay(cpus=2)))
 
 
-def stage(name: str, value: int, *upstream: str, cpus: float = 1.0, attempts: int = 3) -> StageSpec:
+def stage(
+    name: str, value: int, *upstream: str, cpus: float = 1.0, attempts: int = 3, wait_s: float = 0.01
+) -> StageSpec:
     return StageSpec(
         id=name,
         kind=NUMBER,
         config=NumberConfig(value=value),
         inputs={"more": upstream} if upstream else {},
         resources=Resources(cpus=cpus),
-        retry=RetryPolicy(attempts=attempts, wait_s=0.01),
+        retry=RetryPolicy(attempts=attempts, wait_s=wait_s),
     )
 
 
