@@ -90,23 +90,37 @@ class StoredCheckpoints:
         if winner.attempt != attempt:
             delete_attempt(self.store, site, attempt)
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` verified checkpoints; nothing if fewer can be verified."""
+    def prune(self, keep: int, needed: int | None = None) -> None:
+        """Delete all but the newest `keep` verified checkpoints; nothing if fewer can be verified.
+
+        The newest one at or before step `needed` stays too.
+        """
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
         kept, doomed = 0, []
         for step, found in self._heads():
-            if kept < keep and self._is_sound(step, found):
+            is_needed = needed is not None and step <= needed
+            if (kept < keep or is_needed) and self._is_sound(step, found):
                 kept += 1
+                needed = None if is_needed else needed
             elif found.commit or found.problem:
                 doomed.append((step, found))
         if kept < keep:
             return
         for step, found in doomed:
-            site = checkpoint_site(self.stage_kind, self.fingerprint, step)
-            retract(self.store, site, found.generation, reason=f"pruned: {keep} newer ones are kept")
-            if found.commit:
-                delete_attempt(self.store, site, found.commit.attempt)
+            self._give_up(step, found, reason=f"pruned: {keep} newer ones are kept")
+
+    def withdraw(self, after: int) -> None:
+        """Give up the checkpoints of later steps than `after`, newest first. Can be interrupted and repeated."""
+        for step, found in self._heads():
+            if step > after and (found.commit or found.problem):
+                self._give_up(step, found, reason=f"training goes on from step {after} in another way")
+
+    def _give_up(self, step: int, found: Head, *, reason: str) -> None:
+        site = checkpoint_site(self.stage_kind, self.fingerprint, step)
+        retract(self.store, site, found.generation, reason=reason)
+        if found.commit:
+            delete_attempt(self.store, site, found.commit.attempt)
 
     def _heads(self) -> Iterator[tuple[int, Head]]:
         """What is committed for each step, newest first."""

@@ -64,12 +64,16 @@ class RetryPolicy:
     wait_s: float = 1.0  # first back-off; doubles, with jitter
     hang_after_s: float = 1800.0  # no progress for this long is a hang
     max_quarantined_share: float = 0.01  # of the items of one map
+    checkpoint_every: int = 0  # training steps; 0: as often as it pays, by the measured cost of a checkpoint
+    mean_uptime_h: float = 0.0  # between two failures of the stage; 0: estimated from its number of workers
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts: found {self.attempts}, expected at least 1")
         if self.wait_s < 0 or self.hang_after_s <= 0:
             raise ValueError("wait_s cannot be negative and hang_after_s must be more than 0")
+        if min(self.checkpoint_every, self.mean_uptime_h) < 0:
+            raise ValueError("checkpoint_every and mean_uptime_h cannot be negative")
         if not 0 <= self.max_quarantined_share <= 1:
             raise ValueError(f"max_quarantined_share: found {self.max_quarantined_share}, expected 0 to 1")
 
@@ -113,8 +117,11 @@ class Checkpoints(Protocol):
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         """Publish the files below `folder` as the checkpoint of `step`; the first commit of a step wins."""
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` verified checkpoints."""
+    def prune(self, keep: int, needed: int | None = None) -> None:
+        """Delete all but the newest `keep` verified checkpoints, and the newest one at or before step `needed`."""
+
+    def withdraw(self, after: int) -> None:
+        """Give up the checkpoints of later steps than `after`: what was trained since then is trained differently."""
 
 
 class StageContext(Protocol):

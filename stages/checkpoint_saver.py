@@ -20,8 +20,8 @@ class CheckpointSaver:
     An older checkpoint goes only when a newer one was read back and found whole.
     """
 
-    def __init__(self, checkpoints: Checkpoints, keep: int) -> None:
-        self._checkpoints, self._keep = checkpoints, keep
+    def __init__(self, checkpoints: Checkpoints, keep: int, window: int) -> None:
+        self._checkpoints, self._keep, self._window = checkpoints, keep, window
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[float] | None = None
         self._written_s: float | None = None
@@ -51,6 +51,10 @@ class CheckpointSaver:
             done, self._under_way = self._under_way, None
             self._written_s = done.result()
 
+    @property
+    def writing(self) -> bool:
+        return self._under_way is not None and not self._under_way.done()
+
     def timings(self) -> Mapping[str, float]:
         """`checkpoint_write_s` of the newest checkpoint that was finished since the last call, if there is one.
 
@@ -67,5 +71,5 @@ class CheckpointSaver:
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
             snapshot.write(Path(name))
             self._checkpoints.commit(step, Path(name), {"step": step})
-        self._checkpoints.prune(self._keep)
+        self._checkpoints.prune(self._keep, needed=step - step % self._window)  # where a bad loss leads back to
         return time.monotonic() - began

@@ -109,7 +109,14 @@ def _worker(settings: dict[str, Any]) -> None:
     reporter = _MailboxReporter(settings["mailbox"], place.rank)
     checkpoints: Checkpoints = settings["checkpoints"]
     try:
-        run_worker(settings["task"], settings["loop"], checkpoints=checkpoints, reporter=reporter, place=place)
+        run_worker(
+            settings["task"],
+            settings["loop"],
+            settings["retry"],
+            checkpoints=checkpoints,
+            reporter=reporter,
+            place=place,
+        )
     except Exception as error:
         # Ray Train flattens errors into text: the one that explains the failure travels beside it.
         if isinstance(error, OrchestratorError):
@@ -145,6 +152,7 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
         train_loop_config={
             "task": task,
             "loop": loop,
+            "retry": context.retry,
             "checkpoints": context.checkpoints,
             "mailbox": mailbox,
             "cpus": resources.cpus,

@@ -32,8 +32,8 @@ class LoopConfig:
     steps: int  # optimizer steps
     micros_per_step: int  # micro-batches of one step, over all workers; at least one for each worker
     seed: int
-    checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 2
+    skip_window: int = 100  # steps; what is passed over begins at a multiple of it, wherever checkpoints were made
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["ddp"] = "ddp"
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -45,7 +45,7 @@ class LoopConfig:
             raise ValueError(f"average_decay: {self.average_decay} is not in [0, 1)")
         if self.most_skips < 0:
             raise ValueError(f"most_skips: {self.most_skips} is less than 0")
-        for name in ("steps", "micros_per_step", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "micros_per_step", "skip_window", "keep_checkpoints"):
             if getattr(self, name) < 1:  # the four fields share one rule
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
 

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
-from orchestrator.stage import Checkpoints
+from orchestrator.stage import Checkpoints, RetryPolicy
+from stages.checkpoint_pace import Pace
 from stages.checkpoint_saver import CheckpointSaver
 from stages.checkpointing import AVERAGE, Progress, Skip, Snapshot, load_state
 from stages.training_config import LoopConfig
@@ -42,31 +43,45 @@ class Reporter(Protocol):
 
 
 def run_worker(
-    task: TrainingTask, loop: LoopConfig, *, checkpoints: Checkpoints, reporter: Reporter, place: Place
+    task: TrainingTask,
+    loop: LoopConfig,
+    retry: RetryPolicy,
+    *,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    place: Place,
 ) -> None:
     """Train from the newest committed checkpoint to the last step, or to a clean stop when one is asked for.
 
-    After a loss that is no number: back to the newest checkpoint, the data since then are passed over, at most
-    `loop.most_skips` times. All workers see the same numbers, so all decide alike.
+    After a loss that is no number: back to the last multiple of `loop.skip_window`, the data since then are passed
+    over, at most `loop.most_skips` times. All workers see the same numbers, so all decide alike, and so does whoever
+    continues: `retry` says when checkpoints are made, and nothing that is trained depends on it.
     Raises: NumericError with step, learning rates and samples when skipping did not help.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module; it writes every new tensor twice
-    skips: list[Skip] = []
+    skips: tuple[Skip, ...] = ()
+    pace = Pace(retry, workers=place.world)
     while True:
         try:
-            _train(task, loop, checkpoints=checkpoints, reporter=reporter, place=place, skips=skips)
+            _train(task, loop, pace, checkpoints=checkpoints, reporter=reporter, place=place, skips=skips)
             return
         except _NotFiniteError as error:
-            if len(skips) == loop.most_skips:
-                raise NumericError(f"{error}; {len(skips)} windows of data were passed over before") from error
-            skips.append(Skip(at=error.saved, count=error.step - error.saved + 1))
-            logger.warning("%s; going on from step %d without the data since then", error, error.saved)
+            if len(error.skips) >= loop.most_skips:
+                raise NumericError(f"{error}; {len(error.skips)} windows of data were passed over before") from error
+            start = _window_start(error.step, loop)
+            skips = (*error.skips, Skip(at=start, count=error.step - start + 1))
+            logger.warning("%s; going on from step %d without the data since then", error, start)
+
+
+def _window_start(step: int, loop: LoopConfig) -> int:
+    return step - step % loop.skip_window
 
 
 def _train(
     task: TrainingTask,
     loop: LoopConfig,
+    pace: Pace,
     *,
     checkpoints: Checkpoints,
     reporter: Reporter,
@@ -77,43 +92,48 @@ def _train(
     program = task.build(place.device)
     trainer = _Trainer(program, loop, place)
     progress = trainer.restore(checkpoints, skips)
-    step = saved = started = progress.step
+    step = started = progress.step
     reporter.started(step)
     micros = _prefetched(program, loop, place, progress)
     began = time.monotonic()
-    with CheckpointSaver(checkpoints, loop.keep_checkpoints) as saver:
+    with CheckpointSaver(checkpoints, loop.keep_checkpoints, loop.skip_window) as saver:
         while step < loop.steps:
             batch = next(micros)
             try:
                 metrics, stopping = trainer.step(step, batch, stop=reporter.stop_requested())
             except NumericError as error:
                 saver.wait()
+                if place.rank == 0 and len(progress.skips) < loop.most_skips:
+                    checkpoints.withdraw(after=_window_start(step, loop))
                 trainer.meet()  # all workers go back to the same checkpoint
                 samples = ", ".join(sample for micro in batch for sample in micro.samples) or "not named"
                 data_step = progress.data_step(step)
                 raise _NotFiniteError(
-                    f"{error} Data: step {data_step}, samples {samples}", step=step, saved=saved
+                    f"{error} Data: step {data_step}, samples {samples}", step=step, skips=progress.skips
                 ) from error
             step += 1
             metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
-            if step == loop.steps or stopping or step % loop.checkpoint_every == 0:
+            if place.rank == 0 and (step == loop.steps or stopping or pace.is_due(step, writing=saver.writing)):
                 held_up = time.monotonic()
-                if place.rank == 0:
-                    saver.save(trainer.snapshot(replace(progress, step=step)))
+                saver.save(trainer.snapshot(replace(progress, step=step)))
                 metrics["checkpoint_stall_s"] = time.monotonic() - held_up
-                saved = step
-            reporter.step(step, {**metrics, **saver.timings()})
+                pace.saved(stall_s=metrics["checkpoint_stall_s"])
+            timings = saver.timings()
+            if "checkpoint_write_s" in timings:
+                pace.written(timings["checkpoint_write_s"])
+                metrics["checkpoint_interval_s"] = pace.interval_s  # to the next one, unless steps are stated
+            reporter.step(step, {**metrics, **timings})
             if stopping:
                 return
 
 
 class _NotFiniteError(NumericError):
-    """A loss or a gradient that is no number, and from where training can go on."""
+    """A loss or a gradient that is no number, and what was passed over before."""
 
-    def __init__(self, message: str, *, step: int, saved: int) -> None:
+    def __init__(self, message: str, *, step: int, skips: tuple[Skip, ...]) -> None:
         super().__init__(message)
-        self.step, self.saved = step, saved
+        self.step, self.skips = step, skips
 
 
 class _Trainer:
@@ -144,14 +164,14 @@ class _Trainer:
     def restore(self, checkpoints: Checkpoints, skips: Sequence[Skip]) -> Progress:
         """Load the newest committed checkpoint, wrap the modules for the strategy, and say how far it is.
 
-        `skips` are those that this process decided on; the checkpoint may know some of them already.
+        `skips`, once this process has decided on one, are all that there are; the checkpoint may not know the last.
         """
         found = checkpoints.latest()
         progress = Progress()
         if found is not None:
             progress = load_state(found.path, weights=self.weights, optimizers=self.optimizers)
             logger.info("continuing from the checkpoint of step %d", progress.step)
-        progress = replace(progress, skips=tuple(dict.fromkeys([*progress.skips, *skips])))
+        progress = replace(progress, skips=tuple(skips) or progress.skips)
         self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
         return progress
 

@@ -22,7 +22,8 @@ from stages.training_config import LoopConfig, OptimizerConfig
 from tests.orchestrator.squares_driver import SQUARES, DriverConfig
 from tests.stages.toy import ToyTask
 
-LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, checkpoint_every=4, optimizer=OptimizerConfig(warmup_share=0.2))
+CHECKPOINT_EVERY = 4
+LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ KINDS = {kind.name: kind for kind in (SQUARES, TRAIN)}
 
 
 def recipe(root: str, workers: int) -> Recipe:
-    retry = RetryPolicy(wait_s=0.1)
+    retry = RetryPolicy(wait_s=0.1, checkpoint_every=CHECKPOINT_EVERY)
     squares = StageSpec(
         id="squares",
         kind=SQUARES,

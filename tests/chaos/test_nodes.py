@@ -19,7 +19,7 @@ from orchestrator.plan import make_plan
 from orchestrator.run_status import list_runs
 from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
-from tests.chaos.cluster_driver import LOOP, recipe
+from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, recipe
 from tests.chaos.invariants import check
 
 pytestmark = pytest.mark.ray
@@ -130,7 +130,7 @@ def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quie
     # I6: at most the interval of one checkpoint was trained again, and one that was being written.
     assert FailureClass.NODE_LOST in failure_classes(root)
     again = len(lines(root / "steps")) - LOOP.steps * LOOP.micros_per_step
-    assert 0 <= again <= (2 * LOOP.checkpoint_every + 1) * LOOP.micros_per_step
+    assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micros_per_step
 
 
 @pytest.mark.slow

@@ -1,0 +1,132 @@
+"""How often checkpoints are made: by what they cost, and without any trace in what is trained."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.artifact import JSON
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.stage import RetryPolicy
+from stages import checkpoint_pace
+from stages.checkpoint_pace import FIRST_S, MAX_S, Pace, best_interval_s, mean_uptime_s
+from stages.training_config import LoopConfig, OptimizerConfig
+from stages.training_worker import run_worker
+from tests.stages.test_training_worker import Recorder, alone, checkpoints, trained
+from tests.stages.toy import ToyTask
+
+HOUR_S = 3600.0
+LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))
+
+
+@pytest.mark.parametrize(
+    ("stall_s", "write_s", "uptime_s", "interval_s"),
+    [
+        (5.0, 60.0, 10.84 * HOUR_S, 624.7),  # 512 GPUs, weights and optimizer of 7B: ten minutes
+        (0.01, 0.1, 24 * HOUR_S, 41.6),  # a laptop
+        (60.0, 90.0, 3 * HOUR_S, 1138.4),  # a full copy that holds everybody up
+        (0.01, 300.0, 24 * HOUR_S, 600.0),  # cheap to take, slow to write: never faster than it is written
+        (30.0, 40.0, 1000 * HOUR_S, MAX_S),
+        (50.0, 1.0, 20.0, 20.0),  # fails faster than it saves
+        (0.0, 0.0, HOUR_S, 0.0),
+    ],
+)
+def test_the_interval_is_youngs_within_bounds(
+    stall_s: float, write_s: float, uptime_s: float, interval_s: float
+) -> None:
+    found = best_interval_s(stall_s=stall_s, write_s=write_s, uptime_s=uptime_s)
+    assert found == pytest.approx(interval_s, rel=1e-3)
+
+
+@given(stall_s=st.floats(1e-3, 100), uptime_s=st.floats(60, 1e7), factor=st.floats(0.3, 3))
+def test_no_other_interval_costs_less(stall_s: float, uptime_s: float, factor: float) -> None:
+    """Cost of a second: stalls, and half an interval lost with each failure."""
+
+    def cost(interval_s: float) -> float:
+        return stall_s / interval_s + interval_s / 2 / uptime_s
+
+    best = best_interval_s(stall_s=stall_s, write_s=0.0, uptime_s=uptime_s)
+    if best < min(MAX_S, uptime_s):
+        assert cost(best) <= cost(best * factor) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("workers", "hours"), [(1, 23.9), (8, 23.5), (512, 10.8), (16384, 0.6)])
+def test_more_workers_fail_more_often(workers: int, hours: float) -> None:
+    assert mean_uptime_s(workers) / HOUR_S == pytest.approx(hours, abs=0.05)
+
+
+def test_the_pace_follows_what_is_measured() -> None:
+    now = [0.0]
+    pace = Pace(RetryPolicy(mean_uptime_h=10), workers=512, clock=lambda: now[0])
+    due = []
+    for at in range(1, 100):
+        now[0] = at
+        due += [at] if pace.is_due(at, writing=False) else []
+    assert due[0] == FIRST_S
+    now[0] = 100.0
+    pace.saved(stall_s=2.0)
+    assert pace.interval_s == pytest.approx(math.sqrt(2 * 2.0 * 10 * HOUR_S))
+    pace.written(400.0)
+    assert pace.interval_s == 800.0
+    now[0] = 900.0
+    assert not pace.is_due(7, writing=True)
+    assert pace.is_due(7, writing=False)
+
+
+def test_stated_steps_are_kept_to() -> None:
+    pace = Pace(RetryPolicy(checkpoint_every=3), workers=1)
+    assert [step for step in range(1, 10) if pace.is_due(step, writing=True)] == [3, 6, 9]
+
+
+class Noting:
+    """Notes after which steps a checkpoint was committed."""
+
+    def __init__(self, inner: StoredCheckpoints) -> None:
+        self.inner = inner
+        self.latest, self.prune, self.withdraw = inner.latest, inner.prune, inner.withdraw
+        self.steps: list[int] = []
+
+    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+        self.inner.commit(step, folder, meta)
+        self.steps.append(step)
+
+
+def train(folder: Path, task: ToyTask, retry: RetryPolicy) -> tuple[list[int], Recorder]:
+    store, recorder = Noting(checkpoints(folder)), Recorder()
+    run_worker(task, LOOP, retry, checkpoints=store, reporter=recorder, place=alone())
+    return store.steps, recorder
+
+
+def test_a_training_saves_more_often_where_more_fails_and_trains_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_pace, "FIRST_S", 0.05)
+    task = ToyTask(pause_s=0.05)  # 0.2 s for a step
+    rarely, calm = train(tmp_path / "rarely", task, RetryPolicy(mean_uptime_h=1000))
+    often, _ = train(tmp_path / "often", task, RetryPolicy(mean_uptime_h=1e-6))
+    assert rarely[-1] == often[-1] == LOOP.steps
+    assert len(rarely) == 2  # the first measures, the last is the result
+    assert len(often) >= 4
+    intervals = [metrics["checkpoint_interval_s"] for _, metrics in calm.steps if "checkpoint_interval_s" in metrics]
+    assert intervals
+    assert all(value > 1 for value in intervals)
+    expected = trained(tmp_path / "rarely")
+    assert all(tensor.equal(expected[name]) for name, tensor in trained(tmp_path / "often").items())
+
+
+@pytest.mark.parametrize("poison", [(7,), (8, 12), (3, 4), (11,)])
+def test_what_is_passed_over_does_not_depend_on_when_checkpoints_were_made(
+    tmp_path: Path, poison: tuple[int, ...]
+) -> None:
+    """Also not where a checkpoint within the window was made, or none in front of it."""
+    task, results = ToyTask(poison_data=poison), []
+    for every in (1, 2, 3, 5, 7, 100):
+        folder = tmp_path / str(every)
+        _, recorder = train(folder, task, RetryPolicy(checkpoint_every=every))
+        results.append((recorder.steps[-1][1]["data_steps_skipped"], trained(folder)))
+    for skipped, state in results[1:]:
+        assert skipped == results[0][0]
+        assert all(tensor.equal(results[0][1][name]) for name, tensor in state.items())
