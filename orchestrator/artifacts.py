@@ -170,9 +170,11 @@ class ArtifactStore:
         retract(self.store, site, found.generation, reason=reason)
         return True
 
-    def all(self) -> Iterator[StoredArtifact]:
-        """Every committed artifact whose records can be read; what cannot is reported in the log and passed over."""
+    def all(self, of_kind: str = "") -> Iterator[StoredArtifact]:
+        """Every committed artifact (of one stage kind) whose records can be read; others are reported in the log."""
         for stage_kind, fingerprint in stored_fingerprints(self.store, ARTIFACTS):
+            if of_kind not in ("", stage_kind):
+                continue
             found = head(self.store, artifact_site(stage_kind, fingerprint))
             try:
                 if found.problem:

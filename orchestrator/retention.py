@@ -4,7 +4,7 @@ Needed is: what the newest run of any recipe or a run that has not ended plans w
 registered model, what is young, and everything that such an artifact was made from.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
@@ -34,6 +34,7 @@ class Unneeded:
     kind: str
     bytes: int
     shards: tuple[str, ...]  # fingerprints of those that belong to no artifact that stays
+    inputs: tuple[str, ...] = ()  # fingerprints of what it was made from
 
 
 def pin(store: Store, stage_kind: str, fingerprint: str) -> None:
@@ -65,19 +66,17 @@ def unneeded_artifacts(
     """
     _check_complete(artifacts.store, database)
     stored = {(one.manifest.stage_kind, str(one.manifest.fingerprint)): one for one in artifacts.all()}
-    planned, reserved = database.read(_planned), database.read(_reserved)
-    pinned = set(pins(artifacts.store))
+    is_claimed = _claims(artifacts.store, database)
 
     def is_needed(place: Place) -> bool:
         return (
-            place[1] in planned
-            or place[1] in reserved
-            or place in pinned
+            is_claimed(place)
             or is_registered(place[0])
             or _committed_at_s(artifacts.store, stored[place]) > now_s - older_than_s
         )
 
-    staying = _with_inputs(stored, [place for place in stored if is_needed(place)])
+    inputs = {place: _inputs(one) for place, one in stored.items()}
+    staying = _with_inputs(inputs, [place for place in stored if is_needed(place)])
     shards_kept = {shard for place in staying for shard in stored[place].manifest.shards}
     return [
         Unneeded(
@@ -86,27 +85,56 @@ def unneeded_artifacts(
             kind=one.manifest.kind,
             bytes=sum(file.bytes for file in one.manifest.files),
             shards=tuple(shard for shard in one.manifest.shards if shard not in shards_kept),
+            inputs=inputs[place],
         )
         for place, one in sorted(stored.items())
         if place not in staying
     ]
 
 
-def give_up(artifacts: ArtifactStore, unneeded: Sequence[Unneeded], *, reason: str) -> None:
-    """Retract artifacts with the shards that only they hold. Can be interrupted and repeated."""
-    for one in unneeded:
-        for shard in one.shards:
+def give_up(
+    artifacts: ArtifactStore, database: Database, unneeded: Sequence[Unneeded], *, reason: str
+) -> list[Unneeded]:
+    """Retract artifacts with the shards that only they hold, and say which. Can be interrupted and repeated.
+
+    What a run or a pin has laid claim to since `unneeded` was told stays, with what it was made from: each is looked
+    at again right before it goes, and goes before its inputs do.
+    """
+    inputs = {(one.stage_kind, one.fingerprint): one.inputs for one in unneeded}
+    gone: list[Unneeded] = []
+    for one in sorted(unneeded, key=lambda one: -len(_with_inputs(inputs, [(one.stage_kind, one.fingerprint)]))):
+        is_claimed = _claims(artifacts.store, database)
+        staying = _with_inputs(inputs, [place for place in inputs if is_claimed(place)])
+        if (one.stage_kind, one.fingerprint) in staying:
+            continue
+        going = {fingerprint for _, fingerprint in inputs.keys() - staying}
+        others = (each.manifest for each in artifacts.all(one.stage_kind) if each.manifest.fingerprint not in going)
+        held = {shard for manifest in others for shard in manifest.shards}  # also by what was committed since
+        for shard in set(one.shards) - held:
             site = shard_site(one.stage_kind, shard)
             found = roll_forward(artifacts.store, site)
             if found.commit:
                 retract(artifacts.store, site, found.generation, reason=reason)
         artifacts.retract(one.stage_kind, one.fingerprint, reason=reason)  # last: it is what names the shards
+        gone.append(one)
+    return gone
 
 
-def _with_inputs(stored: dict[Place, StoredArtifact], places: Sequence[Place]) -> set[Place]:
-    """Those places and all that they were made from."""
+def _claims(store: Store, database: Database) -> Callable[[Place], bool]:
+    """Whether a run plans with an artifact, somebody makes it, or it is pinned, as of now."""
+    fingerprints = database.read(_planned) | database.read(_reserved)
+    pinned = set(pins(store))
+    return lambda place: place[1] in fingerprints or place in pinned
+
+
+def _inputs(one: StoredArtifact) -> tuple[str, ...]:
+    return tuple(parent for slot in one.manifest.inputs.values() for parent in slot)
+
+
+def _with_inputs(inputs: Mapping[Place, tuple[str, ...]], places: Sequence[Place]) -> set[Place]:
+    """Those places and all that they were made from, of the places in `inputs`."""
     by_fingerprint: dict[str, list[Place]] = {}
-    for place in stored:
+    for place in inputs:
         by_fingerprint.setdefault(place[1], []).append(place)
     found: set[Place] = set()
     pending = list(places)
@@ -114,8 +142,7 @@ def _with_inputs(stored: dict[Place, StoredArtifact], places: Sequence[Place]) -
         place = pending.pop()
         if place not in found:
             found.add(place)
-            parents = [parent for slot in stored[place].manifest.inputs.values() for parent in slot]
-            pending += [each for parent in parents for each in by_fingerprint.get(parent, ())]
+            pending += [each for parent in inputs[place] for each in by_fingerprint.get(parent, ())]
     return found
 
 

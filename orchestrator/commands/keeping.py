@@ -88,7 +88,8 @@ def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, p
                 is_registered=_is_registered,
             )
             if delete:
-                give_up(workspace.artifacts, unneeded, reason=f"no run needs it, {unneeded_days:g} days old")
+                reason = f"no run needs it, {unneeded_days:g} days old"
+                unneeded = give_up(workspace.artifacts, workspace.database, unneeded, reason=reason)
         taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
         garbage = plan_collection(
             workspace.store, now_s=time.time(), is_live=workspace.is_live, older_than_s=older_than_h * 3600.0
