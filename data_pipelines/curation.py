@@ -22,6 +22,8 @@ from data_pipelines.duplicates import Candidate, Likeness, find_copies
 from data_pipelines.images import ImageFacts, judge
 from data_pipelines.measurement import measured_facts, table_rows
 from data_pipelines.records import Reject, canonical, turns_from_text
+from data_pipelines.score_tables import NO_SCORES, ShardScores, Vectors, read_embeddings, with_scores
+from data_pipelines.semantic_copies import add_semantic_copies
 from data_pipelines.tombstones import Tombstones
 from models.dualvitok.geometry import match_anchor
 
@@ -55,6 +57,7 @@ DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images
 MAX_CAPTION_CHARS = 500
 NO_TOMBSTONES = Tombstones()
 NOTHING: Mapping[str, Collection[int]] = MappingProxyType({})
+NO_TABLES: Mapping[str, Sequence[Path]] = MappingProxyType({})
 
 
 def judge_shard(
@@ -66,12 +69,13 @@ def judge_shard(
     *,
     rows: Collection[int] | None = None,
     tombstones: Tombstones = NO_TOMBSTONES,
+    scores: ShardScores = NO_SCORES,
 ) -> dict[str, int]:
     """Write `analysis/NAME.parquet` below `output`: what is known and thought about every record, copies aside.
 
     `measured`: the folder that `measure_shard` wrote to; rows that are missing there are missing here.
     `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
-    `tombstones`: pictures that look like one of these are dropped.
+    `tombstones`: pictures that look like one of these are dropped. `scores`: what models say of this shard's pictures.
     """
     facts = pq.read_table(measured / "measured" / f"{name}.parquet")
     places = set(facts["row"].to_pylist())
@@ -82,7 +86,8 @@ def judge_shard(
     for record, found in zip(known, table_rows(facts), strict=True):
         if rows is not None and found["row"] not in rows:
             continue
-        analysed.append({"row": found["row"], **_analyse(record, found, config, tombstones)})
+        row = {"row": found["row"], **_analyse(record, found, config, tombstones)}
+        analysed.append(with_scores(row, scores, config.score_bounds))
         counts["rows"] += 1
         counts.update([f"reason {analysed[-1]['reason']}"] if analysed[-1]["reason"] else ["passed"])
     path = output / "analysis" / f"{name}.parquet"
@@ -175,14 +180,18 @@ class CopyVerdict:
 
 
 def find_duplicates(
-    analyses: Mapping[str, Path], config: CurationConfig, *, without: Mapping[str, Collection[int]] = NOTHING
+    analyses: Mapping[str, Path],
+    config: CurationConfig,
+    *,
+    without: Mapping[str, Collection[int]] = NOTHING,
+    scores: Mapping[str, Sequence[Path]] = NO_TABLES,
 ) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
-    `analyses` maps shard names to the files of `judge_shard`. Of several copies the first is kept, those of the val
-    split before all others (so no kept training sample repeats a validation sample), then in the order of the shards'
-    names; of pictures that mirror each other those with most copies (see `find_copies`). `without`: rows by shard that
-    are dropped for another reason, which none can be a copy of.
+    `analyses` maps shard names to the files of `judge_shard`, `scores` to their tables of scores. Of several copies the
+    first is kept, those of the val split before all others (so no kept training sample repeats a validation sample),
+    then in the order of the shards' names; of pictures that mirror each other those with most copies (see
+    `find_copies`). `without`: rows by shard that are dropped for another reason, which none can be a copy of.
     """
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
@@ -197,11 +206,23 @@ def find_duplicates(
     order = sorted(range(len(places)), key=lambda index: places[index])
     ordered = [candidates[index] for index in order]
     limits = Likeness(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
-    for copy in find_copies(ordered, near=limits if config.near_duplicates else None):
+    copies = find_copies(ordered, near=limits if config.near_duplicates else None)
+    if config.semantic_distance is not None:
+        known = _embeddings([places[index][1:] for index in order], scores)
+        copies = add_semantic_copies(ordered, copies, known, config.semantic_distance)
+    for copy in copies:
         _, name, place = places[order[copy.index]]
         original = ordered[copy.original].sample_id
         verdicts[name].append(CopyVerdict(row=place, verdict=copy.verdict, reason=copy.reason, duplicate_of=original))
     return {name: sorted(found, key=lambda copy: copy.row) for name, found in verdicts.items()}
+
+
+def _embeddings(
+    places: Sequence[tuple[str, int]], tables: Mapping[str, Sequence[Path]]
+) -> list[Sequence[Vectors] | None]:
+    """Of the pictures of each sample, given by shard and row."""
+    known = {name: read_embeddings(files) for name, files in tables.items()}
+    return [known.get(name, {}).get(row) for name, row in places]
 
 
 def _candidate(row: Mapping[str, Any], config: CurationConfig) -> Candidate:

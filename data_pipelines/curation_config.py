@@ -4,7 +4,10 @@ What each step is told is all that its results may depend on, so a changed thres
 """
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from data_pipelines.score_config import ScoreBounds
 
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
@@ -15,7 +18,7 @@ MAX_FILE_BYTES = 64 << 20
 # What no judgement about one record reads: limits of decoding, what counts as a copy, what the audit shows.
 NOT_JUDGED = frozenset(
     ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",
-     "phash_distance", "colour_distance", "thumbnails_per_reason", "thumbnail_side"]
+     "phash_distance", "colour_distance", "semantic_distance", "thumbnails_per_reason", "thumbnail_side"]
 )  # fmt: skip
 
 
@@ -54,12 +57,15 @@ class CurationConfig:
     drop_personal_data: bool = True  # mail addresses, telephone and card numbers in captions
     allowed_licenses: tuple[str, ...] = ()  # empty: all, also none
     languages: tuple[str, ...] = ()  # ISO 639-1 codes, and "und" for captions that cannot be told; empty: all
+    # scores, see the stage kind `score_images`
+    score_bounds: Mapping[str, ScoreBounds] = field(default_factory=dict)  # by the name of the score
     # duplicates
     duplicate_scope: str = "sample"
     near_duplicates: bool = True
     mirrored_pictures: bool = True  # with near_duplicates: pictures that repeat another one with left and right swapped
     phash_distance: int = 10  # of 64 bits
     colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
+    semantic_distance: float | None = None  # 1 - cosine of embeddings, 0..2; pictures nearer than this mean the same
     # audit
     thumbnails_per_reason: int = 6  # for each verdict and reason in each shard
     thumbnail_side: int = 128  # pixels
@@ -80,6 +86,8 @@ class CurationConfig:
             raise ValueError("max_crop must lie in 0..1 and max_aspect must be at least 1")
         if not 0 <= self.phash_distance <= 15:
             raise ValueError(f"phash_distance: found {self.phash_distance}, expected 0 to 15 of 64 bits")
+        if self.semantic_distance is not None and not 0 < self.semantic_distance <= 2:
+            raise ValueError(f"semantic_distance: found {self.semantic_distance:g}, expected more than 0, at most 2")
         if min(self.min_side, self.max_pixels, self.max_file_bytes, self.thumbnail_side) < 1:
             raise ValueError("min_side, max_pixels, max_file_bytes and thumbnail_side must be positive")
 
@@ -100,7 +108,7 @@ def measuring(config: CurationConfig) -> DecodeLimits:
 
 def judging(config: CurationConfig) -> CurationConfig:
     """What judging reads: all that it does not is as if it had never been set."""
-    read = {field.name: vars(config)[field.name] for field in fields(config) if field.name not in NOT_JUDGED}
+    read = {one.name: vars(config)[one.name] for one in fields(config) if one.name not in NOT_JUDGED}
     return CurationConfig(**read)
 
 

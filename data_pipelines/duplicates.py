@@ -66,7 +66,7 @@ def find_copies(candidates: Sequence[Candidate], *, near: Likeness | None) -> li
         mirrors = _mirrored_groups(candidates, groups, near)
         sizes = Counter(groups[_follow(originals, i)] for i, candidate in enumerate(candidates) if candidate.phashes)
         copies += _group_copies(groups, _kept_sides(mirrors, sizes, candidates))
-    return _towards_kept(copies)
+    return towards_kept(copies)
 
 
 def _exact_copies(candidates: Sequence[Candidate]) -> tuple[dict[int, int], dict[int, str]]:
@@ -96,7 +96,7 @@ def _exact_key(candidate: Candidate, reason: str) -> object:
     return (candidate.partition, digests) if digests else None
 
 
-def _towards_kept(copies: list[Copy]) -> list[Copy]:
+def towards_kept(copies: list[Copy]) -> list[Copy]:
     """Point every copy at a sample that is kept, not at another copy; a copy of a mirrored picture is mirrored too."""
     by_index = {copy.index: copy for copy in copies}
     moved = []

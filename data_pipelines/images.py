@@ -9,9 +9,9 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,9 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EO
                   Image.DecompressionBombError)  # fmt: skip
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
     """What is known about a picture; sizes are upright, after its EXIF orientation."""
@@ -94,6 +97,15 @@ def ending_of(data: bytes) -> str:
 
 def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
     """Decode a picture within the limits and measure it, or say why it cannot be used."""
+    return _looked_at(data, limits, lambda image: _measure(image, data))
+
+
+def decode(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
+    """The whole picture in RGB, upright, or why it cannot be used."""
+    return _looked_at(data, limits, lambda image: upright(to_rgb(image), orientation(image)).convert("RGB"))
+
+
+def _looked_at(data: bytes, limits: DecodeLimits, look: Callable[[Image.Image], T | Reject]) -> T | Reject:
     if not data:
         return Reject(reason="zero_byte", detail="the file is empty")
     if len(data) > limits.max_file_bytes:
@@ -105,7 +117,7 @@ def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
             return opened
         try:
             opened.load()
-            return _measure(opened, data)
+            return look(opened)
         except _DECODE_ERRORS as error:
             return _damage(error, data)
 

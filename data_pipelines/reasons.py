@@ -16,6 +16,7 @@ WORDS = (
     "caption_special_tokens", "caption_too_long", "caption_too_short", "caption_url",
     "language_not_allowed",
 )  # fmt: skip
-COPIES = ("same_record", "same_bytes", "same_pixels", "similar_picture", "mirrored_picture")
+COPIES = ("same_record", "same_bytes", "same_pixels", "similar_picture", "mirrored_picture", "similar_meaning")
+SCORES = ("score_missing", "score_too_high", "score_too_low")
 RULES = ("contaminated", "license_not_allowed", "quarantined", "taken_down")
-REASONS = (*READING, *PICTURES, *WORDS, *COPIES, *RULES)
+REASONS = (*READING, *PICTURES, *WORDS, *COPIES, *SCORES, *RULES)

@@ -12,6 +12,7 @@ from stages.export import EXPORT
 from stages.extend_vocabulary import EXTEND_VOCABULARY
 from stages.generate_shapes import GENERATE_SHAPES
 from stages.ingest import INGEST
+from stages.score_images import SCORE_IMAGES
 from stages.score_tokenizer import SCORE_TOKENIZER
 from stages.tokenize_images import TOKENIZE_IMAGES
 from stages.train_decoder import TRAIN_DECODER
@@ -24,6 +25,7 @@ STAGE_KINDS: Mapping[str, StageKind[Any]] = {
     for kind in (
         GENERATE_SHAPES,
         INGEST,
+        SCORE_IMAGES,
         CURATE,
         TRAIN_VISION,
         TRAIN_TOKENIZER,

@@ -27,6 +27,7 @@ from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import Slot, StageContext, StageKind
+from stages.scoring_config import check_use_of_scores, tables_of, with_scores
 from stages.totals import sum_stats
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ if TYPE_CHECKING:
 EVALUATION_FIGURES = ("evaluation_pictures", "evaluation_unread")  # the second: samples not looked at as a whole
 NUM_SHOWN_REASONS = 5
 REASON_COUNT = "reason "  # before a reason, in the figures of a shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingested:
+    """One shard of the inputs."""
+
+    folder: str  # of the artifact
+    shard: str  # its name there
+    num_rows: int
+    contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar of its pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,7 @@ class JudgeWorker:
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation import judge_shard
+        from data_pipelines.score_tables import read_scores
         from data_pipelines.tombstones import LOOKS, tombstones_from_marks
 
         tombstones = tombstones_from_marks({LOOKS: self.looks})
@@ -71,8 +83,16 @@ class JudgeWorker:
         def run(shard: ShardInput) -> ShardOutcome:
             rows = _rows(shard)
             records, measured = Path(str(shard.work["records"])), Path(str(shard.work["measured"]))
-            name = str(shard.work["shard"])
-            counts = judge_shard(records, measured, name, shard.output, self.config, rows=rows, tombstones=tombstones)
+            counts = judge_shard(
+                records,
+                measured,
+                str(shard.work["shard"]),
+                shard.output,
+                self.config,
+                rows=rows,
+                tombstones=tombstones,
+                scores=read_scores(tables_of(shard.work)),
+            )
             return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
 
         return run
@@ -100,27 +120,27 @@ class EmitWorker:
         return run
 
 
+def shard_of(name: str, source: Ingested) -> Shard:
+    """All rows of an ingested shard."""
+    return Shard(
+        name=name,
+        items=tuple(range(source.num_rows)),
+        identity=dict(source.contents),
+        work={"records": source.folder, "shard": source.shard},
+    )
+
+
 def _rows(shard: ShardInput) -> set[int]:
     return {int(item) for item in shard.items if isinstance(item, int)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ingested:
-    """One shard of the inputs."""
-
-    folder: str  # of the artifact
-    shard: str  # its name there
-    num_rows: int
-    contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar of its pictures
 
 
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.curated_shards import write_dataset
     from data_pipelines.orphans import merge_orphans
 
-    ingested, evaluation = _ingested_shards(context.inputs("records")), _evaluation_sets(context)
+    ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
     measured = _measure(config, context, ingested)
-    judged = _judge(config, context, ingested, measured)
+    judged = _judge(config, context, ingested, measured, context.inputs("scores"))
     contaminated, evaluation_figures = _contaminated(config, context, evaluation, judged)
     emitted = _emit(config, context, ingested, judged, contaminated)
     for record in emitted:
@@ -145,19 +165,9 @@ def _evaluation_sets(context: StageContext) -> list[Artifact]:
     return list(artifacts.values())
 
 
-def _measure(
-    config: CurationConfig, context: StageContext, ingested: Mapping[str, _Ingested]
-) -> dict[str, ShardRecord]:
+def _measure(config: CurationConfig, context: StageContext, ingested: Mapping[str, Ingested]) -> dict[str, ShardRecord]:
     """What depends on no threshold, so that a changed one decodes nothing again."""
-    shards = [
-        Shard(
-            name=name,
-            items=tuple(range(source.num_rows)),
-            identity=dict(source.contents),
-            work={"records": source.folder, "shard": source.shard},
-        )
-        for name, source in ingested.items()
-    ]
+    shards = [shard_of(name, source) for name, source in ingested.items()]
     limits = measuring(config)
     worker, identity = MeasureWorker(limits=limits), {"limits": repr(limits)}
     made = context.map_shards(worker, shards, label="measure", identity=identity, unit="records")
@@ -167,8 +177,9 @@ def _measure(
 def _judge(
     config: CurationConfig,
     context: StageContext,
-    ingested: Mapping[str, _Ingested],
+    ingested: Mapping[str, Ingested],
     measured: Mapping[str, ShardRecord],
+    scored: Sequence[Artifact] = (),
 ) -> dict[str, ShardRecord]:
     """A map of its own, as words of millions of records are too many for the driver and may kill their process."""
     from data_pipelines.tombstones import LOOKS
@@ -177,14 +188,13 @@ def _judge(
     for name, source in ingested.items():
         facts = measured[name]
         lost = {one.item for one in facts.outcome.quarantined}
-        shards.append(
-            Shard(
-                name=name,
-                items=tuple(row for row in range(source.num_rows) if row not in lost),
-                identity={**source.contents, "measured": _digest(facts, f"measured/{source.shard}.parquet")},
-                work={"records": source.folder, "measured": str(facts.path), "shard": source.shard},
-            )
+        shard = Shard(
+            name=name,
+            items=tuple(row for row in range(source.num_rows) if row not in lost),
+            identity={**source.contents, "measured": _digest(facts, f"measured/{source.shard}.parquet")},
+            work={"records": source.folder, "measured": str(facts.path), "shard": source.shard},
         )
+        shards.append(with_scores(shard, scored))
     thresholds, looks = judging(config), context.tombstones.get(LOOKS, frozenset())
     made = context.map_shards(
         JudgeWorker(config=thresholds, looks=looks),
@@ -205,9 +215,7 @@ def _contaminated(
     if not artifacts:
         return {}, {}
     sets = {
-        f"{one.fingerprint[:16]}-{name}": source
-        for one in artifacts
-        for name, source in _ingested_shards([one]).items()
+        f"{one.fingerprint[:16]}-{name}": source for one in artifacts for name, source in ingested_shards([one]).items()
     }
     looked_at = _judge(config, context, sets, _measure(config, context, sets))
     shards = [
@@ -230,7 +238,7 @@ def _analysis(record: ShardRecord, name: str) -> Path:
 def _emit(
     config: CurationConfig,
     context: StageContext,
-    ingested: Mapping[str, _Ingested],
+    ingested: Mapping[str, Ingested],
     judged: Mapping[str, ShardRecord],
     contaminated: Mapping[str, Sequence["ContaminationVerdict"]],
 ) -> list[ShardRecord]:
@@ -239,7 +247,9 @@ def _emit(
 
     dropped = {name: frozenset(verdict.row for verdict in found) for name, found in contaminated.items()}
     analyses = {name: _analysis(record, name) for name, record in judged.items()}
-    copies = find_duplicates(analyses, config, without=dropped)
+    scored = context.inputs("scores")
+    tables = {name: tables_of(with_scores(Shard(name=name, items=()), scored).work) for name in ingested}
+    copies = find_duplicates(analyses, config, without=dropped, scores=tables)
     shards = []
     for name, source in ingested.items():
         verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
@@ -302,11 +312,11 @@ def _nothing_kept(output: Path, num_rows: int) -> str:
     )
 
 
-def _ingested_shards(inputs: Sequence[Artifact]) -> dict[str, _Ingested]:
+def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Ingested]:
     """All shards of the inputs by name, in order."""
     from data_pipelines.measurement import record_shards
 
-    found: dict[str, _Ingested] = {}
+    found: dict[str, Ingested] = {}
     for artifact in inputs:
         digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
         for name in record_shards(artifact.path):
@@ -315,7 +325,7 @@ def _ingested_shards(inputs: Sequence[Artifact]) -> dict[str, _Ingested]:
                     f"two inputs of this stage both have a shard {name!r}; give their sources different file names"
                 )
             records, images = f"records/{name}.parquet", f"images/{name}.tar"
-            found[name] = _Ingested(
+            found[name] = Ingested(
                 folder=str(artifact.path),
                 shard=name,
                 num_rows=_num_rows(artifact.path / records),
@@ -343,7 +353,9 @@ CURATE = StageKind(
     inputs={
         "records": Slot(kind="records@1", many=True),
         "evaluation": Slot(kind="records@1", many=True, required=False),  # whose pictures must not be in the output
+        "scores": Slot(kind="scores@1", many=True, required=False),
     },
     output="dataset@1",
+    precheck=check_use_of_scores,
     figures=_figures(),
 )

@@ -21,7 +21,7 @@ from stages import STAGE_KINDS
 ILLUME = Path(sys.executable).with_name("illume")
 TINY = Path(__file__).with_name("tiny.yaml")
 # All kinds but those that read weights or data of others.
-KINDS = set(STAGE_KINDS) - {"adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark"}
+KINDS = set(STAGE_KINDS) - {"adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark", "score_images"}
 LOOK_S = 0.005  # between two looks for the moment to kill
 PATIENCE_S = 500.0  # a loaded machine needs several times what a quiet one does
 

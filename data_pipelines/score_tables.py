@@ -1,0 +1,120 @@
+"""Scores of pictures in files, one for each scorer and ingested shard, and what bounds on them say of a sample.
+
+`scores/SCORER/SHARD.parquet`: a row for each picture of each record that was read. A score is null where there is none:
+the picture cannot be read, or it has no caption to compare with. An embedding of zeros stands for none (Arrow 25 cannot
+read back a null among lists of fixed size).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.records import Reject, canonical
+from data_pipelines.score_config import MEASURED_SCORES, TABLE_COLUMNS, ScoreBounds
+
+DIGITS = 6  # of a score in a ledger: what a 32-bit float holds
+
+Scores = Mapping[str, float | None]
+Vectors = npt.NDArray[np.float16]
+
+
+class ScoresError(ValueError):
+    """A table of scores that does not belong to the records."""
+
+
+def table_schema(score: str, width: int = 0) -> Any:
+    """Columns of a table of one score; `width` of the embeddings, 0: none."""
+    columns = [("row", pa.int64()), ("sample_id", pa.string()), ("slot", pa.int16()), (score, pa.float32())]
+    return pa.schema(columns + ([("embedding", pa.list_(pa.float16(), width))] if width else []))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardScores:
+    """The scores of one ingested shard, from all scorers."""
+
+    of_rows: Mapping[int, Mapping[int, Scores]] = field(default_factory=dict)  # by row of the records and slot
+    sample_ids: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, row: int, sample_id: str, num_pictures: int) -> list[Scores]:
+        """For each picture its scores. Raises: ScoresError for scores of another sample."""
+        if self.sample_ids.get(row, sample_id) != sample_id:
+            raise ScoresError(
+                f"row {row} is {sample_id}, but its scores are those of {self.sample_ids[row]}; score the records that "
+                "are curated"
+            )
+        slots = self.of_rows.get(row, {})
+        return [slots.get(slot, {}) for slot in range(num_pictures)]
+
+
+NO_SCORES = ShardScores()
+
+
+def read_scores(files: Sequence[Path]) -> ShardScores:
+    """All scores in the tables of one shard, embeddings aside."""
+    of_rows: dict[int, dict[int, dict[str, float | None]]] = {}
+    sample_ids: dict[int, str] = {}
+    for file in files:
+        names = [name for name in pq.read_schema(file).names if name not in TABLE_COLUMNS]
+        for found in pq.read_table(file, columns=["row", "sample_id", "slot", *names]).to_pylist():
+            if sample_ids.setdefault(found["row"], found["sample_id"]) != found["sample_id"]:
+                raise ScoresError(f"{file}: row {found['row']} is of another sample than in the other tables")
+            slots = of_rows.setdefault(found["row"], {})
+            slots.setdefault(found["slot"], {}).update({name: found[name] for name in names})
+    return ShardScores(of_rows=of_rows, sample_ids=sample_ids)
+
+
+def with_scores(row: Mapping[str, Any], scores: ShardScores, bounds: Mapping[str, ScoreBounds]) -> dict[str, Any]:
+    """A row of an analysis with the scores of its first picture, dropped if one of any picture is out of bounds."""
+    slots = scores.of(row["row"], row["sample_id"], len(row["images"]))
+    known: dict[str, float] = json.loads(row["scores"])
+    first = {name: round(value, DIGITS) for name, value in (slots[0] if slots else {}).items() if value is not None}
+    merged = {**row, "scores": canonical({**known, **first})}
+    problem = None if row["reason"] else judge_scores(known, slots, bounds)
+    return merged | ({"reason": problem.reason, "detail": problem.detail} if problem else {})
+
+
+def judge_scores(
+    measured: Mapping[str, float], slots: Sequence[Scores], bounds: Mapping[str, ScoreBounds]
+) -> Reject | None:
+    """What bounds say of a sample; those on measured scores speak of its first picture, all others of every one.
+
+    A picture without a score that is bounded is left out: nobody knows on which side it lies.
+    """
+    for name, bound in sorted(bounds.items()):
+        values = [measured.get(name)][: len(slots)] if name in MEASURED_SCORES else [slot.get(name) for slot in slots]
+        for number, value in enumerate(values, start=1):
+            where = f"{name} of picture {number} of {len(slots)}" if len(slots) > 1 else name
+            if value is None:
+                return Reject(reason="score_missing", detail=f"{where}: not known, but the config bounds it")
+            if bound.at_least is not None and value < bound.at_least:
+                return Reject(reason="score_too_low", detail=f"{where}: {value:.4g}, under {bound.at_least:g}")
+            if bound.at_most is not None and value > bound.at_most:
+                return Reject(reason="score_too_high", detail=f"{where}: {value:.4g}, over {bound.at_most:g}")
+    return None
+
+
+def read_embeddings(files: Sequence[Path]) -> dict[int, list[Vectors]]:
+    """By row the embeddings of its pictures in order, from the tables of a shard that have them.
+
+    They are views of one array [N, D]. Rows that lack one are left out.
+    """
+    found: dict[int, list[Vectors]] = {}
+    for file in files:
+        if "embedding" not in pq.read_schema(file).names:
+            continue
+        table = pq.read_table(file, columns=["row", "embedding"])
+        width = table.schema.field("embedding").type.list_size
+        vectors_ND = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        rows_N = table["row"].to_numpy()
+        absent = set(rows_N[~vectors_ND.any(axis=1)].tolist())
+        for row, vector_D in zip(rows_N.tolist(), vectors_ND, strict=True):
+            if row not in absent:
+                found.setdefault(row, []).append(vector_D)
+    return found

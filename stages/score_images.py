@@ -1,0 +1,149 @@
+"""Let models score the pictures of ingested records, once: a changed bound looks at the scores, not at the pictures."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_pipelines.curation_config import DecodeLimits
+from orchestrator.artifact import JSON
+from orchestrator.errors import PrecheckError
+from orchestrator.shards import ShardInput, ShardOutcome
+from orchestrator.stage import Slot, StageContext, StageKind
+from stages.curate import ingested_shards, shard_of
+from stages.scoring_config import ScoreImagesConfig, ScorerConfig
+
+if TYPE_CHECKING:
+    from data_pipelines.scorers import Scorer
+
+COUNTS = ("pictures", "unscored", "sum")  # of a shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreWorker:
+    """Holds one model; items are the rows of an ingested shard."""
+
+    config: ScoreImagesConfig
+    scorer: ScorerConfig
+    on_gpu: bool
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.score_shards import ScoringSettings, score_shard
+        from data_pipelines.scorers import Similarity
+
+        config, name = self.config, self.scorer.name
+        scorer = self._load()
+        width = scorer.width if self.scorer.embed and isinstance(scorer, Similarity) else 0
+        settings = ScoringSettings(
+            limits=DecodeLimits(max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes),
+            batch=config.batch,
+            decode_threads=config.decode_threads,
+        )
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            counts = score_shard(
+                Path(str(shard.work["records"])),
+                str(shard.work["shard"]),
+                shard.output / "scores.parquet",
+                score=name,
+                scorer=scorer,
+                settings=settings,
+                rows={int(item) for item in shard.items if isinstance(item, int)},
+                embedding_width=width,
+            )
+            return ShardOutcome(rows=len(shard.items), stats=counts)
+
+        return run
+
+    def _load(self) -> "Scorer":
+        import torch
+
+        from data_pipelines.scorers import Aesthetic, Classifier, Similarity
+
+        folder, device = Path(self.scorer.model), "cuda" if self.on_gpu else "cpu"
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        if self.scorer.kind == "similarity":
+            return Similarity(folder, device, dtype)
+        if self.scorer.kind == "aesthetic":
+            return Aesthetic(folder, Path(self.scorer.head), device, dtype)
+        return Classifier(folder, self.scorer.label, device, dtype)
+
+
+def sources(config: ScoreImagesConfig) -> Mapping[str, Path]:
+    """Every file that the models are loaded from, by score and name."""
+    from data_pipelines.model_files import model_files
+
+    found: dict[str, Path] = {}
+    for scorer in config.scorers:
+        files = model_files(Path(scorer.model))
+        found |= {f"{scorer.name}/model/{name}": path for name, path in files.items()}
+        found |= {f"{scorer.name}/head": Path(scorer.head)} if scorer.head else {}
+    return found
+
+
+def precheck(config: ScoreImagesConfig, inputs: Mapping[str, Any]) -> None:
+    from data_pipelines.model_files import labels_of
+
+    for scorer in config.scorers:
+        if scorer.kind == "classifier":
+            labels = labels_of(Path(scorer.model))
+            if labels and scorer.label not in labels:
+                raise PrecheckError(
+                    f"score_images ({scorer.name}): the model {scorer.model} has no label {scorer.label!r}; expected "
+                    f"one of {', '.join(labels)}"
+                )
+
+
+def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]:
+    """One map for each scorer, so that one more leaves the scores of the others as they are."""
+    shards = [shard_of(name, found) for name, found in ingested_shards(context.inputs("records")).items()]
+    digests = {name: _sha256(path) for name, path in sources(config).items()}
+    figures: dict[str, float] = {}
+    for scorer in config.scorers:
+        records = context.map_shards(
+            ScoreWorker(config=config, scorer=scorer, on_gpu=context.resources.gpus > 0),
+            shards,
+            label="score",
+            identity=_identity(config, scorer, digests),
+            unit="records",
+        )
+        for record in records:
+            context.adopt(record, {"scores.parquet": f"scores/{scorer.name}/{record.shard}.parquet"})
+        totals = {name: sum(record.outcome.stats.get(name, 0.0) for record in records) for name in COUNTS}
+        scored = totals["pictures"] - totals["unscored"]
+        figures |= {f"{name}/{scorer.name}": totals[name] for name in ("pictures", "unscored")}
+        figures[f"mean/{scorer.name}"] = totals["sum"] / scored if scored else 0.0
+        figures[f"quarantined/{scorer.name}"] = float(sum(len(record.outcome.quarantined) for record in records))
+    return figures
+
+
+def _identity(config: ScoreImagesConfig, scorer: ScorerConfig, digests: Mapping[str, str]) -> dict[str, JSON]:
+    own: dict[str, JSON] = {name: digest for name, digest in digests.items() if name.startswith(f"{scorer.name}/")}
+    return {
+        "name": scorer.name,
+        "kind": scorer.kind,
+        "label": scorer.label,
+        "embed": scorer.embed,
+        "files": own,
+        "batch": config.batch,
+        "precision": config.precision,
+        "limits": [config.max_pixels, config.max_file_bytes],
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+SCORE_IMAGES = StageKind(
+    name="score_images",
+    version=1,
+    config=ScoreImagesConfig,
+    run=run,
+    inputs={"records": Slot(kind="records@1", many=True)},
+    output="scores@1",
+    sources=sources,
+    precheck=precheck,
+)
