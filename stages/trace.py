@@ -64,6 +64,7 @@ class Trace:
     steps: dict[str, int] = field(default_factory=dict)  # how far each training has come
     asked: int = 0  # questions
     unanswered: list[str] = field(default_factory=list)  # questions that no dataset answers
+    taken_down: dict[str, str] = field(default_factory=dict)  # those of them that a takedown names -> its id
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -136,6 +137,10 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
         trace.tokens[stage.id] = list(find_tokens(run.open(stage).path, samples.ids))
     kept_checkpoints_of: dict[str, dict[int, bool]] = {}
     takedowns = read_takedowns(workspace.store)
+    for question in found.unanswered:
+        digest = questions.pictures.get(question, question)
+        by = [one.id for one in takedowns if digest in one.content.get(DIGESTS, ())]
+        trace.taken_down |= {question: by[0]} if by else {}
     for stage in plan.stages:
         if stage.spec.kind.name not in TRAININGS:
             continue

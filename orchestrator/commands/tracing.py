@@ -62,8 +62,13 @@ def _answered_lines(trace: "Trace") -> list[str]:
     missing = trace.unanswered
     lines = [f"{trace.asked - len(missing):,} of {_count(trace.asked, 'question')} answered"]
     if missing:
-        lines += ["found nowhere:", *_shortened([f"  {text}" for text in missing])]
+        told = [f"  {text}{_taken_down_text(trace, text)}" for text in missing]
+        lines += ["found nowhere:", *_shortened(told)]
     return lines
+
+
+def _taken_down_text(trace: "Trace", question: str) -> str:
+    return f", taken down by {trace.taken_down[question]}" if question in trace.taken_down else ""
 
 
 def _dataset_lines(stage: str, matches: Sequence["Match"]) -> list[str]:
