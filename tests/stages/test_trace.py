@@ -34,11 +34,12 @@ def test_the_text_names_the_newest_clean_checkpoint_and_what_nobody_knows() -> N
         steps={"mllm": 40},
         matches={"curated": [KEPT]},
         saw=["mllm"],
-        asked=2,
-        unanswered=["nobody"],
+        asked=3,
+        unanswered=["nobody", "gone"],
+        taken_down={"gone": "T1"},
     )
     text = trace_text(trace)
-    assert "1 of 2 questions answered\nfound nowhere:\n  nobody" in text
+    assert "1 of 3 questions answered\nfound nowhere:\n  nobody\n  gone, taken down by T1\n" in text
     assert (
         "  checkpoints that have seen it: 30\n  checkpoints that have not: 10, 20\n  newest clean checkpoint: step 20"
         in text
