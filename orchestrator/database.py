@@ -44,6 +44,7 @@ class Database:
         """
         parsed = _parse(url)
         self.address = _address(parsed)  # for messages
+        self._lock_wait_s = lock_wait_s
         self._reconnect_s = reconnect_s if parsed.get_backend_name() == "postgresql" else 0.0
         try:
             self._engine = _engine(parsed, lock_wait_s)
@@ -66,7 +67,7 @@ class Database:
         self._engine.dispose()
 
     def _transact(self, work: Callable[[Connection], T], *, read_only: bool, patience_s: float) -> T:
-        give_up_at = time.monotonic() + patience_s
+        began = time.monotonic()
         wait_s = 0.1
         while True:
             try:
@@ -74,7 +75,9 @@ class Database:
                 with self._engine.connect().execution_options(**options) as connection, connection.begin():
                     return work(connection)
             except SQLAlchemyError as error:
-                if not _is_transient(error) or time.monotonic() + wait_s > give_up_at:
+                # SQLite refuses some locks at once, without waiting: as when several open a new file at the same time.
+                patience_s = self._lock_wait_s if _is_locked(error) else patience_s
+                if not _is_transient(error) or time.monotonic() + wait_s > began + patience_s:
                     raise DatabaseError(self._explain(error)) from error
                 log.warning("database %s: %s; trying again", self.address, _cause(error))
             time.sleep(wait_s)
@@ -209,6 +212,11 @@ def _is_transient(error: SQLAlchemyError) -> bool:
     if state is None:
         return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError")
     return state[:2] in ("08", "40", "57")  # connection, rollback (deadlock), operator (restart)
+
+
+def _is_locked(error: SQLAlchemyError) -> bool:
+    code = getattr(error.orig, "sqlite_errorcode", 0) if isinstance(error, DBAPIError) else 0
+    return code & 0xFF == sqlite3.SQLITE_BUSY  # the upper bits say why
 
 
 def _cause(error: SQLAlchemyError) -> str:

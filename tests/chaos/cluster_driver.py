@@ -32,7 +32,8 @@ class TrainConfig:
 
 
 def run_training(config: TrainConfig, context: StageContext) -> Mapping[str, float]:
-    task = ToyTask(pause_s=0.1, log=str(Path(config.root, "steps")))
+    root = Path(config.root)
+    task = ToyTask(pause_s=0.1, log=str(root / "steps"), hold=str(root / "hold"))
     result = train(task, LOOP, context)
     shutil.copyfile(result.checkpoint.path / "weights-model.safetensors", context.output / "model.safetensors")
     return {}

@@ -79,7 +79,7 @@ def test_an_evaluation_set_takes_its_pictures_out_of_the_shards_that_hold_them(d
         "b2.png": "the same file as in sample 'q0' of the evaluation set 'blocks-benchmark'",
         "b4.png": "looks like a mirrored picture of sample 'q1' of the evaluation set 'blocks-benchmark'",
     }
-    assert len(desk.shard_records("curate") - shards) == 2  # the set was looked at, and one shard written anew
+    assert len(desk.shard_records("curate") - shards) == 3  # the set was measured and judged, one shard written anew
     old, new = (desk.digests()["curate", fingerprint] for fingerprint in (before, after))
     changed = {name for name in old if old[name] != new[name]}
     assert changed == {"dataset.json", "shards/b.tar", "ledger/b.parquet", "thumbnails/b.parquet"}

@@ -53,6 +53,22 @@ def test_opening_twice_at_once_makes_the_tables_once(database_url: str) -> None:
     assert problems == []
 
 
+def test_a_lock_that_sqlite_refuses_at_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does to several that open a new file at the same time, without waiting as it was told to."""
+    refusals = iter(range(2))
+
+    def refuse_twice(connection: sqlite3.Connection, _entry: object) -> None:
+        if next(refusals, None) is not None:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+            raise error
+        connection.isolation_level = None
+
+    monkeypatch.setattr("orchestrator.database._set_up_sqlite", refuse_twice)
+    Database(str(tmp_path / "index.db")).close()
+    assert next(refusals, None) is None
+
+
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     row = {"path": "a", "bytes": 1, "mtime_ns": 2, "sha256": "3"}
 

@@ -18,6 +18,7 @@ class ToyTask:
     poison_data: tuple[int, ...] = ()  # steps of data that hold something that is not a number
     pause_s: float = 0.0  # that each micro-batch takes
     log: str = ""  # file that gets a line for each micro-batch: step and sum of its data
+    hold: str = ""  # file during whose existence nothing goes on
 
     def build(self, device: torch.device) -> "ToyProgram":
         return ToyProgram(self)
@@ -35,6 +36,8 @@ class ToyPass(nn.Module):
             with Path(self._task.log).open("a") as file:
                 file.write(f"{step} {x.double().sum().item():.12f}\n")
         time.sleep(self._task.pause_s)
+        while self._task.hold and Path(self._task.hold).exists():
+            time.sleep(0.05)
         noisy = x + 0.01 * torch.randn(x.shape, generator=generator)
         error = (self.model(noisy) - y).square().sum()
         if step == self._task.poison_step:
