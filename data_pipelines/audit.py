@@ -21,7 +21,7 @@ from data_pipelines.orphans import read_orphans
 
 AUDIT_FORMAT = 1
 COLUMNS = ["verdict", "reason", "source", "license", "split", "task", "format", "width", "height", "anchor_h",
-           "anchor_w", "image_bytes", "caption", "language", "scores"]  # fmt: skip
+           "anchor_w", "image_bytes", "caption", "language", "repairs", "scores"]  # fmt: skip
 SIDE_STEPS = (64, 128, 256, 512, 1024, 2048)  # pixels of the shorter side
 CAPTION_STEPS = (20, 50, 100, 200, 500)  # characters; ledgers keep the first 500
 ASPECT_STEPS = (0.5, 0.67, 0.9, 1.12, 1.5, 2.0)  # width / height
@@ -39,6 +39,7 @@ TITLES = {
     "bytes": "Size of the first picture's file",
     "caption": "Length of the text, characters",
     "language": "Language",
+    "repairs": "Repaired words, by what was wrong with them",
 }
 ORDERED = ("side", "aspect", "bytes", "caption")  # tables in the order of their steps; the others by number of rows
 
@@ -108,6 +109,7 @@ def _add(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> None:
         "aspect": _steps("aspect", pc.divide(pc.cast(table["width"], pa.float64()), table["height"])),
         "anchor": _anchors(table),
         "bytes": _steps("bytes", table["image_bytes"]),
+        "repairs": _joined(table["repairs"]),
         "caption": _steps("caption", pc.utf8_length(pc.fill_null(table["caption"], ""))),
     }
     data = pa.table({**columns, "verdict": table["verdict"], "num_bytes": pc.fill_null(table["image_bytes"], 0)})
@@ -126,6 +128,12 @@ def _sums(data: Any, keys: list[str]) -> Iterator[tuple[str, str, int, int]]:
 
 def _stated(column: Any) -> Any:
     return pc.if_else(pc.equal(pc.fill_null(column, ""), ""), "none stated", column)
+
+
+def _joined(lists: Any) -> Any:
+    """Null where the list is empty."""
+    joined = pc.fill_null(pc.binary_join(lists, ", "), "")
+    return pc.if_else(pc.equal(joined, ""), None, joined)
 
 
 def _anchors(table: Any) -> Any:

@@ -5,57 +5,29 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from data_pipelines.caption_patterns import (
+    ADDRESS,
+    BOILERPLATE,
+    CONTROL,
+    DESCRIBE,
+    EDITING,
+    FILE_NAME,
+    FILE_NAME_WORDS,
+    GENERATION,
+    HANDLE,
+    HTML,
+    INJECTION,
+    INVISIBLE,
+    LOREM,
+    MAIL,
+    MOJIBAKE,
+    PHONE,
+    TOKENS,
+    URL,
+    card_numbers,
+)
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.records import IMAGE, Reject
-
-_GENERATION = re.compile(
-    r"(?is)^\s*generate an? image of (?:\{resolution_tag\}\s*,\s*)?(?:the )?content of (?:the )?image is\s*"
-)
-_EDITING = re.compile(r"(?is)^\s*(?:please )?edit the image according to the instruction:\s*")
-_DESCRIBE = re.compile(r"(?i)\b(describe|caption|what (?:is|does|can).{0,20}\b(?:image|picture|photo)\b)")
-_INVISIBLE = re.compile(r"[\s\u200b-\u200f\u2028-\u202f\u2060-\u2069\ufeff\u00ad\u180e\u3000\u00a0]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]")
-_MOJIBAKE = re.compile(
-    "Ã[\u0080-\u00bf\u0152-\u0161\u0178-\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|Ð[\u0080-\u00bf]Ñ"
-)
-_TOKENS = re.compile(
-    r"<\|[^|<>\s]{1,60}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>|<(?:height|width)_\d+>|</?think>"
-    r"|<(?:pad|unk|bos|eos|mask|image|img|vision)\s*/?>|\{resolution_tag\}"
-)
-_HTML = re.compile(
-    r"(?i)</?(?:p|div|span|a|b|i|u|em|strong|br|hr|img|ul|ol|li|h[1-6]|table|tr|td|th|script|style|font|html|head|body"
-    r"|title|iframe|form|input|center|blockquote|code|pre|sup|sub|meta|link)(?:\s[^<>]{0,500})?/?>"
-    r"|<!--|<!doctype|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|rsquo|lsquo|ldquo|rdquo|#\d{2,6}|#x[0-9a-f]{2,6});"
-)
-_URL = re.compile(r"(?i)\b(?:https?|ftp|file|s3)://\S|\bwww\.[a-z0-9-]+\.[a-z]{2,}|\bdata:[a-z]+/[a-z.+-]+;base64,")
-_MAIL = re.compile(r"(?i)\b[a-z0-9._%+-]{1,64}@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*\.[a-z]{2,24}\b")
-_PHONE = re.compile(
-    r"(?:\+\d{1,3}[\s./-]?(?:\(?\d{1,4}\)?[\s./-]?){1,5}\d{2,4})|(?:\(\d{3}\)\s?|\b\d{3}[.-])\d{3}[.-]\d{4}\b"
-)
-_CARD = re.compile(r"\b\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{1,7}\b")
-_HANDLE = re.compile(r"(?:^|\s)@[A-Za-z]\w{2,30}\b")
-_ADDRESS = re.compile(
-    r"\b\d{1,5} (?:[A-Z][\w'.-]+ ){1,3}(?:Street|St|Lane|Ln|Road|Rd|Avenue|Ave|Boulevard|Blvd|Drive|Dr|Court|Ct|Way)\b"
-    r"[^\n]{0,60}\b\d{5}\b"
-)
-_FILE_NAME = re.compile(
-    r"(?i)^\s*(?:[^\n/\\]{1,200}\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|avif|raw|cr2|nef|psd|svg)"
-    r"|(?:img|dsc[nf]?|dscf|pict?|mvi|gopr|pxl|wp|vid|screenshot|scan|photo|image|p)[-_ ]?\d{3,}[-_\d ]*"
-    r"|(?:untitled|unbenannt|new image|image|photo|picture|scan|copy of [^\n]{1,60})[-_ ]?\d*"
-    r"(?:\s*\((?:copy|\d+)\))*)\s*$"
-)
-_FILE_NAME_WORDS = re.compile(r"(?i)^\s*(?:an? )?(?:image|photo|picture|scan)\s*$")  # plain words, not a file's name
-_BOILERPLATE = re.compile(
-    r"(?i)\b(?:image may contain|no (?:photo )?description available|may be an image of"
-    r"|stock (?:photo|image|vector)s? (?:of|by)|click (?:here )?to (?:enlarge|view|zoom|see)|all rights reserved"
-    r"|this (?:image|photo|file) (?:is|was) (?:licensed|uploaded)"
-    r"|image not (?:found|available)|loading image|advertisement$)"
-)
-_LOREM = re.compile(r"(?i)\blorem ipsum\b")
-_INJECTION = re.compile(
-    r"(?i)\b(?:ignore|disregard|forget) (?:all |any |the |your )*(?:previous|prior|above|earlier) "
-    r"(?:instructions|prompts|rules|messages)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +48,34 @@ def caption_of(task: str, turns: Sequence[tuple[str, str]]) -> str:
 def _without_template(prompt: str) -> str:
     """The words that a published prompt template was filled with; the one for edits ends with a full stop."""
     text = prompt.replace(IMAGE, "")
-    if _EDITING.match(text):
-        return _EDITING.sub("", text).removesuffix("\n").removesuffix(".")
-    return _GENERATION.sub("", text).removesuffix("\n")
+    if EDITING.match(text):
+        return EDITING.sub("", text).removesuffix("\n").removesuffix(".")
+    return GENERATION.sub("", text).removesuffix("\n")
+
+
+def kinds_of(task: str, turns: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """What each turn is: a kind of `Words`, "" for the pictures that are asked for."""
+    if task in ("generation", "editing"):
+        yield from ("caption" if role == "human" else "" for role, _ in turns)
+        return
+    for (_, question), _ in zip(turns[::2], turns[1::2], strict=True):
+        describing = task == "understanding" and DESCRIBE.search(question) is not None
+        yield "free" if task == "text" else "question"
+        yield "free" if task == "text" else "caption" if describing else "answer"
 
 
 def words_of(task: str, turns: Sequence[tuple[str, str]]) -> Iterator[Words]:
     """The texts of a record that are judged."""
-    if task in ("generation", "editing"):
-        for role, text in turns:
-            if role == "human":
-                yield Words(text=_without_template(text), kind="caption")
-        return
-    for (_, question), (_, answer) in zip(turns[::2], turns[1::2], strict=True):
-        describing = task == "understanding" and _DESCRIBE.search(question) is not None
-        yield Words(text=question.replace(IMAGE, ""), kind="free" if task == "text" else "question")
-        yield Words(text=answer, kind="free" if task == "text" else "caption" if describing else "answer")
+    for turn, kind in zip(turns, kinds_of(task, turns), strict=True):
+        if kind:
+            yield words_of_turn(turn, kind)
+
+
+def words_of_turn(turn: tuple[str, str], kind: str) -> Words:
+    role, text = turn
+    if role == "human":
+        text = _without_template(text) if kind == "caption" else text.replace(IMAGE, "")
+    return Words(text=text, kind=kind)
 
 
 def judge_words(task: str, turns: Sequence[tuple[str, str]], config: CurationConfig) -> Reject | None:
@@ -105,7 +89,7 @@ def judge_words(task: str, turns: Sequence[tuple[str, str]], config: CurationCon
 
 def judge_text(words: Words, config: CurationConfig) -> Reject | None:
     """The first check that a text fails, in the order of `_CHECKS`; a question may be the picture alone."""
-    if words.kind == "question" and not _INVISIBLE.sub("", words.text):
+    if words.kind == "question" and not INVISIBLE.sub("", words.text):
         return None
     for reason, kinds, check in _CHECKS:
         if words.kind in kinds:
@@ -115,8 +99,14 @@ def judge_text(words: Words, config: CurationConfig) -> Reject | None:
     return None
 
 
+def fails(words: Words, reason: str, config: CurationConfig) -> bool:
+    """Whether one check finds something in a text, all others aside."""
+    check = next((check for name, kinds, check in _CHECKS if name == reason and words.kind in kinds), None)
+    return check is not None and check(words.text, config) != ""
+
+
 def _empty(text: str, config: CurationConfig) -> str:
-    return "" if _INVISIBLE.sub("", text) else "no words"
+    return "" if INVISIBLE.sub("", text) else "no words"
 
 
 def _too_long(text: str, config: CurationConfig) -> str:
@@ -132,27 +122,20 @@ def _too_short(text: str, config: CurationConfig) -> str:
 def _personal(text: str, config: CurationConfig) -> str:
     if not config.drop_personal_data:
         return ""
-    for name, pattern in (("a mail address", _MAIL), ("a telephone number", _PHONE), ("an account name", _HANDLE)):
+    for name, pattern in (("a mail address", MAIL), ("a telephone number", PHONE), ("an account name", HANDLE)):
         if pattern.search(text):
             return name
-    if _ADDRESS.search(text):
+    if ADDRESS.search(text):
         return "a postal address"
-    return "a card number" if any(_luhn(match[0]) for match in _CARD.finditer(text)) else ""
-
-
-def _luhn(digits: str) -> bool:
-    """Checksum of payment card numbers."""
-    numbers = [int(digit) for digit in digits if digit.isdigit()]
-    doubled = [2 * number if place % 2 else number for place, number in enumerate(reversed(numbers))]
-    return 13 <= len(numbers) <= 19 and sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
+    return "a card number" if any(card_numbers(text)) else ""
 
 
 def _file_name(text: str, config: CurationConfig) -> str:
-    return "a file's name" if _FILE_NAME.match(text) and not _FILE_NAME_WORDS.match(text) else ""
+    return "a file's name" if FILE_NAME.match(text) and not FILE_NAME_WORDS.match(text) else ""
 
 
 def _gibberish(text: str, config: CurationConfig) -> str:
-    if _LOREM.search(text):
+    if LOREM.search(text):
         return "filler text"
     words = re.findall(r"[a-z]+", text.lower())
     if len(words) >= 20 and len(set(words)) <= len(words) // 8:
@@ -172,17 +155,17 @@ SPOKEN = frozenset({"caption", "answer"})
 CAPTION = frozenset({"caption"})
 _CHECKS: tuple[tuple[str, frozenset[str], Callable[[str, CurationConfig], str]], ...] = (
     ("caption_empty", ALL, _empty),
-    ("caption_mojibake", ABOUT_PICTURES, _matches(_MOJIBAKE, "UTF-8 that was read as another encoding")),
+    ("caption_mojibake", ABOUT_PICTURES, _matches(MOJIBAKE, "UTF-8 that was read as another encoding")),
     ("caption_bad_encoding", ALL, _matches(re.compile("\ufffd"), "bytes that are not UTF-8")),
-    ("caption_control_chars", ALL, _matches(_CONTROL, "control characters")),
+    ("caption_control_chars", ALL, _matches(CONTROL, "control characters")),
     ("caption_too_long", SPOKEN, _too_long),
-    ("caption_special_tokens", ALL, _matches(_TOKENS, "a control token")),
-    ("caption_html", ABOUT_PICTURES, _matches(_HTML, "markup")),
-    ("caption_url", SPOKEN, _matches(_URL, "an address")),
+    ("caption_special_tokens", ALL, _matches(TOKENS, "a control token")),
+    ("caption_html", ABOUT_PICTURES, _matches(HTML, "markup")),
+    ("caption_url", SPOKEN, _matches(URL, "an address")),
     ("caption_pii", SPOKEN, _personal),
     ("caption_filename", SPOKEN, _file_name),
     ("caption_too_short", CAPTION, _too_short),
-    ("caption_boilerplate", CAPTION, _matches(_BOILERPLATE, "words that stand under many pictures")),
-    ("caption_prompt_injection", SPOKEN, _matches(_INJECTION, "an order to whoever reads it")),
+    ("caption_boilerplate", CAPTION, _matches(BOILERPLATE, "words that stand under many pictures")),
+    ("caption_prompt_injection", SPOKEN, _matches(INJECTION, "an order to whoever reads it")),
     ("caption_gibberish", CAPTION, _gibberish),
 )

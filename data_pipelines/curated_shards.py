@@ -28,7 +28,8 @@ LEDGER_SCHEMA = pa.schema(
     [field for field in SCHEMA if field.name not in ("conversations", "detail")]
     + [
         ("caption", pa.string()),
-        ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
+        ("language", pa.string()),  # of the caption as it came: ISO 639-1 or "und"
+        ("repairs", pa.list_(pa.string())),  # reasons for which the words would have been dropped
         ("width", pa.int32()),  # of the first picture, upright
         ("height", pa.int32()),
         ("format", pa.string()),
@@ -118,6 +119,7 @@ def emit_shard(
             ledger.append(row)
             thumbnails.offer(row, index)
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
+            counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])
         tar.close()
         small = _thumbnail_rows(thumbnails, ledger, images, config)
     _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(table.schema.metadata))
@@ -148,6 +150,7 @@ def _ledger_row(
     return row | {
         "caption": facts.get("caption"),
         "language": facts.get("language"),
+        "repairs": facts.get("repairs") or [],
         "width": (facts.get("width") or [None])[0],
         "height": (facts.get("height") or [None])[0],
         "format": (facts.get("format") or [None])[0],
@@ -193,7 +196,7 @@ def _write_sample(
         "license": record["license"],
         "split": record["split"],
         "task": record["task"],
-        "conversations": json.loads(record["conversations"]),
+        "conversations": json.loads(analysed["conversations"] or record["conversations"]),
         "images": described,
         "meta": json.loads(record["meta"]),
     }

@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.caption_repairs import repair_turns
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.duplicates import Candidate, Likeness, find_copies
 from data_pipelines.images import ImageFacts, judge
 from data_pipelines.measurement import measured_facts, table_rows
-from data_pipelines.records import Reject, canonical, turns_from_text
+from data_pipelines.records import Reject, canonical, turns_from_text, turns_to_json
 from data_pipelines.score_tables import NO_SCORES, ShardScores, Vectors, read_embeddings, with_scores
 from data_pipelines.semantic_copies import add_semantic_copies
 from data_pipelines.tombstones import Tombstones
@@ -35,7 +36,9 @@ ANALYSIS_SCHEMA = pa.schema(
         ("task", pa.string()),
         ("caption", pa.string()),
         ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
-        ("text_digest", pa.string()),
+        ("conversations", pa.string()),  # as they are after repairs; null: nothing was repaired
+        ("repairs", pa.list_(pa.string())),  # reasons for which the words would have been dropped
+        ("text_digest", pa.string()),  # of the words after repairs
         ("images", pa.list_(pa.string())),
         ("reason", pa.string()),  # why the row is dropped, null while nothing speaks against it
         ("detail", pa.string()),
@@ -100,7 +103,8 @@ def _analyse(
     record: Mapping[str, Any], measured: Mapping[str, Any], config: CurationConfig, tombstones: Tombstones
 ) -> dict[str, Any]:
     """A row of the analysis, `row` aside; `measured` is the row of the same record there."""
-    turns = turns_from_text(record["conversations"])
+    turns, repairs = repair_turns(record["task"], turns_from_text(record["conversations"]), config)
+    conversations = canonical(turns_to_json(turns)) if repairs else record["conversations"]
     problem = Reject(reason=record["reject"], detail=record["detail"] or "") if record["reject"] else None
     facts: list[ImageFacts] = []
     for found in map(measured_facts, measured["pictures"]):
@@ -119,7 +123,9 @@ def _analyse(
         "task": record["task"],
         "caption": caption_of(record["task"], turns)[:MAX_CAPTION_CHARS],
         "language": measured["language"],
-        "text_digest": hashlib.sha256(record["conversations"].encode()).hexdigest(),
+        "conversations": conversations if repairs else None,
+        "repairs": list(repairs),
+        "text_digest": hashlib.sha256(conversations.encode()).hexdigest(),
         "images": record["images"],
         "reason": problem.reason if problem else None,
         "detail": problem.detail if problem else record["detail"],

@@ -12,6 +12,8 @@ from data_pipelines.score_config import ScoreBounds
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+REPAIRABLE = ("caption_mojibake", "caption_control_chars", "caption_special_tokens", "caption_html", "caption_url",
+              "caption_pii")  # fmt: skip
 LANGUAGE_CODE = re.compile("[a-z]{2}|und")
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 64 << 20
@@ -55,6 +57,7 @@ class CurationConfig:
     min_caption_chars: int = 2
     max_caption_chars: int = 4000
     drop_personal_data: bool = True  # mail addresses, telephone and card numbers in captions
+    repair_captions: tuple[str, ...] = ()  # what is repaired instead: reasons, any of `REPAIRABLE`
     allowed_licenses: tuple[str, ...] = ()  # empty: all, also none
     languages: tuple[str, ...] = ()  # ISO 639-1 codes, and "und" for captions that cannot be told; empty: all
     # scores, see the stage kind `score_images`
@@ -82,6 +85,9 @@ class CurationConfig:
         odd = [code for code in self.languages if not LANGUAGE_CODE.fullmatch(code)]
         if odd:
             raise ValueError(f"languages: found {odd}, expected ISO 639-1 codes such as 'en', or 'und'")
+        beyond = sorted(set(self.repair_captions) - set(REPAIRABLE))
+        if beyond:
+            raise ValueError(f"repair_captions: found {beyond}, expected some of {', '.join(REPAIRABLE)}")
         if not 0 <= self.max_crop < 1 or self.max_aspect < 1:
             raise ValueError("max_crop must lie in 0..1 and max_aspect must be at least 1")
         if not 0 <= self.phash_distance <= 15:

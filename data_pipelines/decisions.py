@@ -21,7 +21,7 @@ from data_pipelines.ingest_units import IMAGE_ENDINGS
 from data_pipelines.orphans import read_orphans
 from data_pipelines.records import SOURCE_KEY
 
-COLUMNS = ["sample_id", "external_id", "source_file", "source_row", "verdict", "reason", "duplicate_of"]
+COLUMNS = ["sample_id", "external_id", "source_file", "source_row", "verdict", "reason", "duplicate_of", "repairs"]
 _COPIES = {"duplicate": "duplicate-of", "near_duplicate": "near-duplicate-of", "mirrored": "mirror-of"}
 
 
@@ -94,7 +94,7 @@ def _container_verdict(rows: list[dict[str, Any]], samples: list[dict[str, Any]]
 
 def _verdict(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
     if row["verdict"] == "keep":
-        return "keep"
+        return "keep:cleaned" if row.get("repairs") else "keep"
     if row["verdict"] in _COPIES:
         return f"{_COPIES[row['verdict']]}:{names.get(row['duplicate_of'], row['duplicate_of'])}"
     return f"drop:{row['reason']}"

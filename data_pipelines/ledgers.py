@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 
 ROWS_AT_ONCE = 1 << 17
-LATER_COLUMNS = {"language": pa.string()}  # that older ledgers lack: null there
+LATER_COLUMNS = {"language": pa.string(), "repairs": pa.list_(pa.string())}  # that older ledgers lack: null there
 NO_ID = "found a sample_id that is not 64 digits of a SHA-256"
 _DIGITS = np.full(256, 255, np.uint8)  # the value of each hexadecimal digit, 255 for what is none
 _DIGITS[[ord(digit) for digit in "0123456789abcdef"]] = np.arange(16)

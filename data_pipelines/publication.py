@@ -72,7 +72,9 @@ def limits(summary: AuditSummary) -> list[str]:
 def handling_of_personal_data(summary: AuditSummary) -> str:
     dropped = summary.tables["reason"].get("caption_pii")
     number = dropped.total if dropped else 0
+    masked = sum(cell.total for value, cell in summary.tables["repairs"].items() if "caption_pii" in value)
     return (
         "Texts are searched for mail addresses, telephone and card numbers where the curation's settings ask for it; "
-        f"records dropped for them: {number:,}. Pictures are not searched for faces, plates or other personal data."
+        f"records dropped for them: {number:,}, with these replaced in them: {masked:,}. "
+        "Pictures are not searched for faces, plates or other personal data."
     )

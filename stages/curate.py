@@ -295,7 +295,7 @@ def _figures() -> frozenset[str]:
     """All that a curation may return."""
     verdicts = [name for verdict in VERDICTS for name in (verdict, f"{verdict}_share")]
     reasons = [name for reason in REASONS for name in (f"{REASON_COUNT}{reason}", _reason_share(reason))]
-    return frozenset(["rows", "kept_bytes", "quarantined", *EVALUATION_FIGURES, *verdicts, *reasons])
+    return frozenset(["rows", "kept_bytes", "repaired", "quarantined", *EVALUATION_FIGURES, *verdicts, *reasons])
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:
@@ -347,7 +347,7 @@ def _num_rows(path: Path) -> int:
 
 CURATE = StageKind(
     name="curate",
-    version=2,
+    version=3,
     config=CurationConfig,
     run=run,
     inputs={

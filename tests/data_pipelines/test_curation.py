@@ -15,10 +15,12 @@ import pytest
 from PIL import Image, ImageEnhance
 from PIL.PngImagePlugin import PngInfo
 
+from data_pipelines.audit import audit_dataset
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
 from data_pipelines.curation_config import NOT_JUDGED, CurationConfig, DecodeLimits, emitting, judging, measuring
 from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.decisions import decisions
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
@@ -262,6 +264,30 @@ def test_each_step_is_told_only_what_it_reads() -> None:
     assert fields > NOT_JUDGED
     assert {field.name for field in dataclasses.fields(DecodeLimits)} <= NOT_JUDGED
     assert DecodeLimits() == measuring(CurationConfig(anchors=((64, 64),)))
+
+
+def test_repaired_words_are_kept_and_told_of_and_what_copies_are_known_by(tmp_path: Path) -> None:
+    same = encoded(picture(1))
+    lines = [("a", same, "a dog in a park"), ("b", same, "<p>a dog in a park</p>"), ("c", encoded(picture(2)), "a cat")]
+    records = records_of(tmp_path, lines)
+    assert curate(records, tmp_path / "strict")["b"]["reason"] == "caption_html"
+    found = curate(records, tmp_path / "out", replace(CONFIG, repair_captions=("caption_html",)))
+    assert {key: (row["verdict"], row["repairs"]) for key, row in found.items()} == {
+        "a": ("keep", []),
+        "b": ("duplicate", ["caption_html"]),
+        "c": ("keep", []),
+    }
+    records = records_of(tmp_path / "alone", lines[1:])
+    found = curate(records, tmp_path / "alone" / "out", replace(CONFIG, repair_captions=("caption_html",)))
+    assert (found["b"]["verdict"], found["b"]["caption"]) == ("keep", "a dog in a park")
+    dataset = CuratedDataset(tmp_path / "alone" / "out" / "data")
+    said = {stored.sample.turns[1].text for stored in dataset.stored_samples("part", dataset.rows("part"))}
+    assert said == {"a dog in a park", "a cat"}
+    verdicts = {one["line"]: one["verdict"] for one in decisions(dataset.folder)}
+    assert verdicts == {1: "keep:cleaned", 2: "keep"}
+    assert {value: cell.total for value, cell in audit_dataset(dataset.folder).tables["repairs"].items()} == {
+        "caption_html": 1
+    }
 
 
 def test_licences_are_an_allow_list(tmp_path: Path) -> None:
