@@ -25,6 +25,7 @@ from orchestrator.stage_work import Order
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+SUBMIT_PATIENCE_S = 120.0  # a head that has just come up takes no jobs yet
 LOGS_EVERY = 10  # looks at the job for one look at what it printed
 LAST_LINES = 20  # of a job that ended without a word
 
@@ -62,7 +63,7 @@ class JobWork:
         self._step_before = newest_checkpoint_step(self.artifacts.store, kind, fingerprint)
         self._records.announce()
         if self._records.outcome() is None:
-            self.jobs.submit(self._job_id, self._arguments(), {"run": self.order.run_id, "stage": planned.id})
+            self._submit()
         started()
         self._outcome = outcome = self._follow()
         if outcome.failure is not None:
@@ -91,6 +92,25 @@ class JobWork:
     @property
     def _records(self) -> JobRecords:
         return JobRecords(store=self.artifacts.store, run_id=self.order.run_id, attempt_id=self.order.attempt_id)
+
+    def _submit(self) -> None:
+        """Again and again, which the job's id makes harmless, until the cluster takes it.
+
+        Raises: NodeLostError: it did not in all that time; CancelledError; PrecheckError.
+        """
+        metadata = {"run": self.order.run_id, "stage": self.order.planned.id}
+        give_up_at = time.monotonic() + SUBMIT_PATIENCE_S
+        while True:
+            try:
+                return self.jobs.submit(self._job_id, self._arguments(), metadata)
+            except NodeLostError as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                if str(error) != self._warned:
+                    log.warning("%s; submitting again for up to %.0f s", error, SUBMIT_PATIENCE_S)
+                self._warned = str(error)
+            if self.stop.wait(POLL_S):
+                raise CancelledError(f"{self._job_id}: stopped before the cluster took it")
 
     def _arguments(self) -> str:
         order = self.order
