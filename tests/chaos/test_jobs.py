@@ -65,9 +65,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     gcs, dashboard, agent = (free_tcp_port() for _ in range(3))
     arguments = f"--head --block --port={gcs} --num-cpus=2 --dashboard-host=127.0.0.1 --dashboard-port={dashboard}"
     arguments += f" --node-ip-address=127.0.0.1 --object-store-memory={80 * 2**20} --disable-usage-stats"
-    arguments += (
-        f" --dashboard-agent-listen-port={agent}"  # the usual one may be taken by another cluster of this machine
-    )
+    arguments += f" --dashboard-agent-listen-port={agent}"  # another cluster may have the usual one
     with tempfile.TemporaryDirectory(prefix="rj") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", token)
