@@ -1,6 +1,6 @@
 """Repairs words that curation would otherwise drop a record for, where what was meant is beyond doubt.
 
-Only texts that fail a check are touched, and they are judged again afterwards: what is still wrong is dropped as ever.
+Only texts that fail a check are touched. A record whose words would be dropped all the same stays as it was.
 """
 
 import html
@@ -19,7 +19,7 @@ from data_pipelines.caption_patterns import (
     TOKENS,
     card_numbers,
 )
-from data_pipelines.captions import fails, kinds_of, words_of_turn
+from data_pipelines.captions import fails, judge_words, kinds_of, words_of_turn
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.records import IMAGE
 
@@ -37,7 +37,8 @@ def repair_turns(
 ) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     """The turns with repaired words, and the reasons for which they would have been dropped.
 
-    Made are those of `config.repair_captions`. Texts longer than `config.max_caption_chars` stay as they are.
+    Made are those of `config.repair_captions`, if nothing is wrong with the words afterwards; else none. Texts longer
+    than `config.max_caption_chars` are not repaired.
     """
     made: dict[str, None] = {}
     repaired = []
@@ -49,6 +50,8 @@ def repair_turns(
                 text = _repair(text, repair)
                 made[reason] = None
         repaired.append((role, text))
+    if made and judge_words(task, repaired, config) is not None:
+        return list(turns), ()
     return repaired, tuple(made)
 
 

@@ -51,7 +51,7 @@ class CurationConfig:
     max_file_bytes: int = MAX_FILE_BYTES
     min_contrast: float = 2.0  # standard deviation of the grey values, 0..127; less is blank
     min_neighbour_correlation: float = 0.2  # -1..1 between neighbouring pixels; less is noise
-    min_sharpness: float = 0.2  # 0..1, see `images.sharpness`; 0 keeps blurred pictures
+    min_sharpness: float = 0.2  # 0..1, see `picture_measures.sharpness`; 0 keeps blurred pictures
     respect_opt_out: bool = True  # drop what its own metadata reserves from training
     # words
     min_caption_chars: int = 2

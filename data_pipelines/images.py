@@ -11,16 +11,22 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.curation_config import CurationConfig, DecodeLimits
 from data_pipelines.opt_out import opt_out
+from data_pipelines.picture_measures import (
+    HASHED_SIDE,
+    deviation,
+    neighbour_correlation,
+    perceptual_hashes,
+    sharpness,
+)
 from data_pipelines.records import Reject
 
 Image.init()  # else a list of formats finds only the five commonest
@@ -28,10 +34,6 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header
 BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
 ORIENTATION_TAG = 0x0112
 WORK_SIDE = 64  # hashes and scores are taken from a reduction to at least this many pixels a side
-HASHED_SIDE = 32  # pixels a side that perceptual hashes see
-SPECTRUM_DECIMALS = 3  # noise is 1e-10, and in 200 photographs no value lay within 0.1 of the median
-STEEPEST_STEPS = 40  # of the 8,064 steps between neighbours of a 64 x 64 picture
-NOISE_CONTRAST = 10.0  # a flat patch is not noise, however its grains relate
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -267,10 +269,10 @@ def _measure(image: Image.Image, data: bytes) -> ImageFacts | Reject:
     miniature = small.convert("RGB").resize((8, 8), Image.Resampling.BOX).tobytes()
     colours = np.frombuffer(miniature, np.uint8).reshape(64, 3)
     scores = {
-        "contrast": round(max(_deviation(grey_YX), *map(_deviation, colours.T.astype(np.float32))), 3),
+        "contrast": round(max(deviation(grey_YX), *map(deviation, colours.T.astype(np.float32))), 3),
         "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
         "sharpness": round(sharpness(grey_YX), 3),
-        "neighbour_correlation": round(_neighbour_correlation(plain), 3),
+        "neighbour_correlation": round(neighbour_correlation(plain), 3),
         "frames": _frames(image),
     }
     phash, mirrored_phash = perceptual_hashes(np.asarray(hashed, dtype=np.float32))
@@ -287,52 +289,6 @@ def _measure(image: Image.Image, data: bytes) -> ImageFacts | Reject:
     )
 
 
-def _cosine_rows(length: int, count: int) -> npt.NDArray[np.float64]:
-    """The first `count` rows of the orthogonal cosine transform (DCT-II) of `length` values, up to scale."""
-    frequency = np.arange(count)[:, None]
-    rows: npt.NDArray[np.float64] = np.cos(np.pi * (2 * np.arange(length)[None, :] + 1) * frequency / (2 * length))
-    rows[0] /= np.sqrt(2)
-    return rows
-
-
-_COSINES = _cosine_rows(HASHED_SIDE, 8)
-_FLIP = np.where(np.arange(8) % 2, -1.0, 1.0)  # left for right negates the odd horizontal frequencies
-
-
-def perceptual_hashes(grey_YX: npt.NDArray[np.float32]) -> tuple[int, int]:
-    """64 signs of the lowest frequencies of a 32 x 32 grey picture, against their median without the mean.
-
-    The second is what the picture has with left and right swapped. Symmetrical pictures have many frequencies that are
-    equal or zero; on a grid they stay so, whatever order a processor adds in.
-    """
-    spectrum_YX = np.round(_COSINES @ grey_YX @ _COSINES.T, SPECTRUM_DECIMALS)
-    return _signs(spectrum_YX), _signs(spectrum_YX * _FLIP)
-
-
-def _signs(spectrum_YX: npt.NDArray[np.floating[Any]]) -> int:
-    values = spectrum_YX.ravel()
-    bits = values > np.partition(values[1:], 31)[31]  # the median of 63
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def sharpness(grey_YX: npt.NDArray[np.float32]) -> float:
-    """The steepest steps between neighbours in a 64-pixel picture over its range of greys, 0..1.
-
-    Measured on photographs: 0.35 and more as taken, 0.2 and less after a Gaussian blur of 14 of 400 pixels.
-    """
-    across, down = np.abs(grey_YX[:, 1:] - grey_YX[:, :-1]), np.abs(grey_YX[1:] - grey_YX[:-1])
-    steps = np.concatenate([across.ravel(), down.ravel()])
-    steepest = np.partition(steps, -STEEPEST_STEPS)[-STEEPEST_STEPS:]
-    return float(min(1.0, steepest.mean() / max(float(grey_YX.max() - grey_YX.min()), 8.0)))
-
-
-def _deviation(values: npt.NDArray[np.float32]) -> float:
-    """Standard deviation; for small arrays several times faster than numpy's own."""
-    flat = values.ravel()
-    centred = flat - np.add.reduce(flat) / np.float32(len(flat))
-    return float(np.sqrt(np.dot(centred, centred) / len(flat)))
-
-
 def _pixel_digest(plain: Image.Image, code: int) -> str:
     """Equal for equal pixels. Not a cryptographic hash: those cost as much as decoding."""
     digest = xxhash.xxh3_128_hexdigest(_pixels(plain))
@@ -346,25 +302,6 @@ def _pixels(plain: Image.Image) -> bytes | memoryview:
     except ValueError:
         return plain.tobytes()
     return memoryview((column.values if plain.mode == "RGB" else column).buffers()[1])
-
-
-def _neighbour_correlation(plain: Image.Image) -> float:
-    """Of neighbouring grey values in the middle of the picture, along the better of both directions.
-
-    Photographs reach 0.8 and more; one of stripes does so along the stripes only.
-    """
-    left, top = max(0, plain.width // 2 - 64), max(0, plain.height // 2 - 64)
-    patch = plain.crop((left, top, min(plain.width, left + 128), min(plain.height, top + 128))).convert("L")
-    grey_YX = np.asarray(patch, dtype=np.float32)
-    if min(grey_YX.shape) < 3 or (contrast := _deviation(grey_YX)) < NOISE_CONTRAST:
-        return 1.0
-    height, width = grey_YX.shape
-    centred_YX = grey_YX - np.add.reduce(grey_YX, axis=None) / np.float32(grey_YX.size)
-    flat = centred_YX.ravel()
-    beyond = np.dot(centred_YX[:-1, -1], centred_YX[1:, 0])  # row by row, the end of one meets the start of the next
-    across = (np.dot(flat[:-1], flat[1:]) - beyond) / (height * (width - 1))
-    down = np.dot(flat[:-width], flat[width:]) / ((height - 1) * width)
-    return float(max(across, down)) / contrast**2
 
 
 def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:

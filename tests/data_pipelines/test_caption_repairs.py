@@ -63,15 +63,16 @@ def test_several_things_are_repaired_in_one_text() -> None:
     ("caption", "reason"),
     [
         ("&lt;b&gt;a dog&lt;/b&gt;", "caption_html"),  # which would be markup again
-        ("<p></p>", "caption_empty"),
-        ("https://www.example.com/x.jpg", "caption_empty"),
+        ("<p></p>", "caption_html"),
+        ("https://www.example.com/x.jpg", "caption_url"),
         ("un caf\ufffd noir", "caption_bad_encoding"),
+        ("un cafÃ© noir \ufffd", "caption_mojibake"),
         ("<b>" * 2000, "caption_too_long"),
     ],
 )
-def test_what_is_wrong_after_a_repair_is_dropped(caption: str, reason: str) -> None:
-    turns, _ = repair_turns("understanding", [QUESTION, ("gpt", caption)], CONFIG)
-    found = judge_words("understanding", turns, CONFIG)
+def test_what_would_be_dropped_all_the_same_stays_as_it_was(caption: str, reason: str) -> None:
+    assert repaired(caption) == (caption, ())
+    found = judge_words("understanding", [QUESTION, ("gpt", caption)], CONFIG)
     assert found is not None
     assert found.reason == reason
 
@@ -79,7 +80,8 @@ def test_what_is_wrong_after_a_repair_is_dropped(caption: str, reason: str) -> N
 def test_only_what_the_config_names_is_repaired() -> None:
     text = "<b>a dog</b> https://www.example.com"
     assert repaired(text, replace(CONFIG, repair_captions=())) == (text, ())
-    assert repaired(text, replace(CONFIG, repair_captions=("caption_url",))) == ("<b>a dog</b>", ("caption_url",))
+    assert repaired(text, replace(CONFIG, repair_captions=("caption_url",))) == (text, ())  # the markup is left
+    assert repaired(text) == ("a dog", ("caption_html", "caption_url"))
 
 
 def test_prompts_keep_their_template_and_the_places_of_pictures() -> None:

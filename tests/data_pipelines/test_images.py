@@ -1,19 +1,17 @@
 """Pictures are measured safely: damage has a name, limits come before pixels, copies have near hashes."""
 
 import io
-import math
 import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from data_pipelines.curation_config import CurationConfig, measuring
-from data_pipelines.images import ImageFacts, inspect, judge, perceptual_hashes, thumbnail
+from data_pipelines.images import ImageFacts, inspect, judge, thumbnail
 from data_pipelines.records import Reject
 
 CONFIG = CurationConfig(anchors=((64, 64),), max_pixels=1_000_000)
@@ -169,42 +167,6 @@ def test_the_mirrored_hash_is_the_hash_of_the_mirrored_picture(size: tuple[int, 
     assert (one.mirrored_phash ^ other.phash).bit_count() <= 2  # the reduction's last column may cover fewer pixels
     assert (other.mirrored_phash ^ one.phash).bit_count() <= 2
     assert (one.phash ^ other.phash).bit_count() > 10
-
-
-def added_backwards(grey: Image.Image) -> int:
-    """The perceptual hash as its definition says, in plain numbers and from the last pixel to the first."""
-
-    def cosine(place: int, frequency: int) -> float:
-        return math.cos(math.pi * (2 * place + 1) * frequency / 64) / (1 if frequency else math.sqrt(2))
-
-    pixels = [(y, x, grey.getpixel((x, y))) for y in reversed(range(32)) for x in reversed(range(32))]
-    values = [
-        round(sum(value * cosine(x, across) * cosine(y, down) for y, x, value in pixels), 3)  # type: ignore[operator] # grey
-        for down in range(8)
-        for across in range(8)
-    ]
-    median = sorted(values[1:])[31]
-    return sum(1 << (63 - place) for place, value in enumerate(values) if value > median)
-
-
-@pytest.mark.parametrize("kind", ["uniform", "stripes", "circle", "chequered", "ramp"])
-def test_hashes_of_symmetrical_pictures_do_not_hang_on_the_order_of_a_sum(kind: str) -> None:
-    grey = Image.new("L", (32, 32), 90)
-    pen = ImageDraw.Draw(grey)
-    if kind == "stripes":
-        pen.rectangle((0, 8, 31, 23), fill=200)
-    elif kind == "circle":
-        pen.ellipse((6, 6, 25, 25), fill=230)
-    elif kind == "chequered":
-        grey.putdata([40 + 170 * ((x // 4 + y // 4) % 2) for y in range(32) for x in range(32)])
-    elif kind == "ramp":
-        grey.putdata([7 * min(x, 31 - x) for _ in range(32) for x in range(32)])
-    pixels_YX = np.asarray(grey, dtype=np.float32)
-    expected = added_backwards(grey)
-    assert perceptual_hashes(pixels_YX) == (expected, added_backwards(ImageOps.mirror(grey)))
-    assert perceptual_hashes(np.ascontiguousarray(pixels_YX.T))[0] == added_backwards(
-        grey.transpose(Image.Transpose.TRANSPOSE)
-    )
 
 
 def test_equal_pixels_have_one_digest_whatever_the_file() -> None:

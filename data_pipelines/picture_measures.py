@@ -1,0 +1,98 @@
+"""What the pixels of a picture say: perceptual hashes, sharpness, whether neighbours are alike.
+
+Legend: Y, X pixel rows and columns.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+HASHED_SIDE = 32  # pixels a side that perceptual hashes see
+SPECTRUM_DECIMALS = 3  # noise is 1e-10, and in 200 photographs no value lay within 0.1 of the median
+STEEPEST_STEPS = 40  # of the 8,064 steps between neighbours of a 64 x 64 picture
+NOISE_CONTRAST = 10.0  # a flat patch is not noise, however its grains relate
+CORRELATED = 0.5  # between neighbouring pixels: surely no noise
+
+
+def _cosine_rows(length: int, count: int) -> npt.NDArray[np.float64]:
+    """The first `count` rows of the orthogonal cosine transform (DCT-II) of `length` values, up to scale."""
+    frequency = np.arange(count)[:, None]
+    rows: npt.NDArray[np.float64] = np.cos(np.pi * (2 * np.arange(length)[None, :] + 1) * frequency / (2 * length))
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+_COSINES = _cosine_rows(HASHED_SIDE, 8)
+_FLIP = np.where(np.arange(8) % 2, -1.0, 1.0)  # left for right negates the odd horizontal frequencies
+
+
+def perceptual_hashes(grey_YX: npt.NDArray[np.float32]) -> tuple[int, int]:
+    """64 signs of the lowest frequencies of a 32 x 32 grey picture, against their median without the mean.
+
+    The second is what the picture has with left and right swapped. Symmetrical pictures have many frequencies that are
+    equal or zero; on a grid they stay so, whatever order a processor adds in.
+    """
+    spectrum_YX = np.round(_COSINES @ grey_YX @ _COSINES.T, SPECTRUM_DECIMALS)
+    return _signs(spectrum_YX), _signs(spectrum_YX * _FLIP)
+
+
+def _signs(spectrum_YX: npt.NDArray[np.floating[Any]]) -> int:
+    values = spectrum_YX.ravel()
+    bits = values > np.partition(values[1:], 31)[31]  # the median of 63
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def sharpness(grey_YX: npt.NDArray[np.float32]) -> float:
+    """The steepest steps between neighbours in a 64-pixel picture over its range of greys, 0..1.
+
+    Measured on photographs: 0.35 and more as taken, 0.2 and less after a Gaussian blur of 14 of 400 pixels.
+    """
+    across, down = np.abs(grey_YX[:, 1:] - grey_YX[:, :-1]), np.abs(grey_YX[1:] - grey_YX[:-1])
+    steps = np.concatenate([across.ravel(), down.ravel()])
+    steepest = np.partition(steps, -STEEPEST_STEPS)[-STEEPEST_STEPS:]
+    return float(min(1.0, steepest.mean() / max(float(grey_YX.max() - grey_YX.min()), 8.0)))
+
+
+def deviation(values: npt.NDArray[np.float32]) -> float:
+    """Standard deviation; for small arrays several times faster than numpy's own."""
+    flat = values.ravel()
+    centred = flat - np.add.reduce(flat) / np.float32(len(flat))
+    return float(np.sqrt(np.dot(centred, centred) / len(flat)))
+
+
+def neighbour_correlation(plain: Image.Image) -> float:
+    """Of neighbouring grey values in the middle of the picture; noise has none, however far it is looked at from.
+
+    Photographs reach 0.8 and more; dithered ones, and those with an empty middle, when their pixels are put together.
+    """
+    near = _middle(plain, 128)
+    if min(near.size) < 3 or deviation(np.asarray(near, dtype=np.float32)) < NOISE_CONTRAST:
+        return 1.0
+    found = _correlation(near)
+    if found >= CORRELATED:
+        return found
+    far = _middle(plain, 512).reduce(4)
+    return max(found, _correlation(far)) if min(far.size) >= 24 else found  # chance correlates so few pixels
+
+
+def _middle(plain: Image.Image, side: int) -> Image.Image:
+    """At most `side` pixels of each side, as grey values."""
+    left, top = max(0, (plain.width - side) // 2), max(0, (plain.height - side) // 2)
+    return plain.crop((left, top, min(plain.width, left + side), min(plain.height, top + side))).convert("L")
+
+
+def _correlation(grey: Image.Image) -> float:
+    """-1..1, along the better of both directions, as stripes correlate along the stripes only; 0 if all is equal."""
+    grey_YX = np.asarray(grey, dtype=np.float32)
+    contrast = deviation(grey_YX)
+    if contrast == 0:
+        return 0.0
+    height, width = grey_YX.shape
+    centred_YX = grey_YX - np.add.reduce(grey_YX, axis=None) / np.float32(grey_YX.size)
+    flat = centred_YX.ravel()
+    beyond = np.dot(centred_YX[:-1, -1], centred_YX[1:, 0])  # row by row, the end of one meets the start of the next
+    across = (np.dot(flat[:-1], flat[1:]) - beyond) / (height * (width - 1))
+    down = np.dot(flat[:-width], flat[width:]) / ((height - 1) * width)
+    return float(max(across, down)) / contrast**2

@@ -1,0 +1,76 @@
+"""What is read off the pixels: hashes as their definition says, and noise told from fine patterns."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+
+from data_pipelines.picture_measures import neighbour_correlation, perceptual_hashes
+
+
+def added_backwards(grey: Image.Image) -> int:
+    """The perceptual hash as its definition says, in plain numbers and from the last pixel to the first."""
+
+    def cosine(place: int, frequency: int) -> float:
+        return math.cos(math.pi * (2 * place + 1) * frequency / 64) / (1 if frequency else math.sqrt(2))
+
+    pixels = [(y, x, grey.getpixel((x, y))) for y in reversed(range(32)) for x in reversed(range(32))]
+    values = [
+        round(sum(value * cosine(x, across) * cosine(y, down) for y, x, value in pixels), 3)  # type: ignore[operator] # grey
+        for down in range(8)
+        for across in range(8)
+    ]
+    median = sorted(values[1:])[31]
+    return sum(1 << (63 - place) for place, value in enumerate(values) if value > median)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "stripes", "circle", "chequered", "ramp"])
+def test_hashes_of_symmetrical_pictures_do_not_hang_on_the_order_of_a_sum(kind: str) -> None:
+    grey = Image.new("L", (32, 32), 90)
+    pen = ImageDraw.Draw(grey)
+    if kind == "stripes":
+        pen.rectangle((0, 8, 31, 23), fill=200)
+    elif kind == "circle":
+        pen.ellipse((6, 6, 25, 25), fill=230)
+    elif kind == "chequered":
+        grey.putdata([40 + 170 * ((x // 4 + y // 4) % 2) for y in range(32) for x in range(32)])
+    elif kind == "ramp":
+        grey.putdata([7 * min(x, 31 - x) for _ in range(32) for x in range(32)])
+    pixels_YX = np.asarray(grey, dtype=np.float32)
+    expected = added_backwards(grey)
+    assert perceptual_hashes(pixels_YX) == (expected, added_backwards(ImageOps.mirror(grey)))
+    assert perceptual_hashes(np.ascontiguousarray(pixels_YX.T))[0] == added_backwards(
+        grey.transpose(Image.Transpose.TRANSPOSE)
+    )
+
+
+def scene(side: int = 512) -> Image.Image:
+    """Soft blobs of light."""
+    noise = Image.effect_noise((side // 16, side // 16), 90).resize((side, side), Image.Resampling.BICUBIC)
+    return ImageOps.autocontrast(noise)
+
+
+def test_pictures_are_told_from_noise_at_any_distance() -> None:
+    assert neighbour_correlation(scene()) > 0.8
+    assert neighbour_correlation(scene().convert("1").convert("L")) > 0.5  # dithered: its neighbours are opposites
+    empty = scene()
+    empty.paste(Image.effect_noise((130, 130), 25), (191, 191))  # a grainy wall in the middle
+    assert neighbour_correlation(empty) > 0.5
+
+
+@pytest.mark.parametrize("side", [24, 64, 130, 600])
+def test_noise_stays_noise(side: int) -> None:
+    grey = Image.effect_noise((side, side), 60)
+    assert neighbour_correlation(grey) < 0.2
+    assert neighbour_correlation(Image.merge("RGB", [grey, grey, grey])) < 0.2
+
+
+def test_what_is_nearly_flat_or_tiny_is_not_called_noise() -> None:
+    assert neighbour_correlation(Image.effect_noise((100, 100), 3)) == 1.0
+    assert neighbour_correlation(Image.effect_noise((2, 100), 60)) == 1.0
+
+
+def test_stripes_count_along_themselves() -> None:
+    stripes = Image.fromarray(np.tile(np.array([[0], [255]], dtype=np.uint8), (64, 128)))
+    assert neighbour_correlation(stripes) > 0.9
