@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from data_pipelines.score_config import ScoreBounds
 
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
+LEDGER_COLUMNS = ("width", "height", "image_bytes")  # of which `column_figures` tells, about what is kept
+COLUMN_METRICS = ("count", "nullCount", "sum", "min", "max")  # in the words of OpenLineage's facet of data quality
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 REPAIRABLE = ("caption_mojibake", "caption_control_chars", "caption_special_tokens", "caption_html", "caption_url",

@@ -178,7 +178,8 @@ def _output(artifact: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], pla
     facets = _dataset_facets(artifact["kind"], artifact["fingerprint"])
     names = {"rows": "rowCount", "bytes": "bytes", "files": "fileCount"}
     counts: dict[str, JSON] = {theirs: artifact[ours] for ours, theirs in names.items() if artifact[ours] is not None}
-    facets["dataQualityMetrics"] = _facet("1-0-0/DataQualityMetricsDatasetFacet", {**counts, "columnMetrics": {}})
+    quality = {**counts, "columnMetrics": _column_metrics(artifact["stats"])}
+    facets["dataQualityMetrics"] = _facet("1-0-0/DataQualityMetricsDatasetFacet", quality)
     if gates:
         assertions: list[JSON] = [_assertion(gate) for gate in gates]
         facets["dataQualityAssertions"] = _facet("1-1-0/DataQualityAssertionsDatasetFacet", {"assertions": assertions})
@@ -190,6 +191,18 @@ def _output(artifact: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], pla
         "facets": facets,
         "outputFacets": {"outputStatistics": _facet("1-0-2/OutputStatisticsOutputDatasetFacet", _statistics(artifact))},
     }
+
+
+def _column_metrics(stats: Mapping[str, float]) -> dict[str, JSON]:
+    """From the figures of a stage that are called `column/COLUMN/METRIC`, the last in OpenLineage's words."""
+    found: dict[str, JSON] = {}
+    for name, value in stats.items():
+        match name.split("/"):
+            case ["column", column, metric] if isinstance(value, float):
+                metrics = found.setdefault(column, {})
+                assert isinstance(metrics, dict), "made here"
+                metrics[metric] = int(value) if value.is_integer() else value
+    return found
 
 
 def _assertion(gate: Mapping[str, Any]) -> dict[str, JSON]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipelines.curation_config import (
+    COLUMN_METRICS,
+    LEDGER_COLUMNS,
     VERDICTS,
     CurationConfig,
     DecodeLimits,
@@ -135,6 +137,7 @@ def _rows(shard: ShardInput) -> set[int]:
 
 
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.column_figures import column_figures
     from data_pipelines.curated_shards import write_dataset
     from data_pipelines.orphans import merge_orphans
 
@@ -151,7 +154,8 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     quarantined = sum(len(record.outcome.quarantined) for record in [*measured.values(), *judged.values()])
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
-    return {**figures_of(totals, sum_stats(emitted)), **evaluation_figures, "quarantined": quarantined}
+    figures = {**figures_of(totals, sum_stats(emitted)), **evaluation_figures, **column_figures(ledgers.values())}
+    return {**figures, "quarantined": quarantined}
 
 
 def _evaluation_sets(context: StageContext) -> list[Artifact]:
@@ -295,7 +299,10 @@ def _figures() -> frozenset[str]:
     """All that a curation may return."""
     verdicts = [name for verdict in VERDICTS for name in (verdict, f"{verdict}_share")]
     reasons = [name for reason in REASONS for name in (f"{REASON_COUNT}{reason}", _reason_share(reason))]
-    return frozenset(["rows", "kept_bytes", "repaired", "quarantined", *EVALUATION_FIGURES, *verdicts, *reasons])
+    columns = [f"column/{column}/{metric}" for column in LEDGER_COLUMNS for metric in COLUMN_METRICS]
+    return frozenset(
+        ["rows", "kept_bytes", "repaired", "quarantined", *EVALUATION_FIGURES, *verdicts, *reasons, *columns]
+    )
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:

@@ -130,7 +130,13 @@ def test_data_sets_have_the_name_they_have_in_the_store(index: Database, tell_st
 
 def test_the_quality_of_an_output_is_told_by_its_counts_and_gates(schemas: Registry[Any]) -> None:
     artifact = {"kind": "dataset@1", "stage_kind": "curate", "fingerprint": "f" * 64, "manifest_sha256": "c" * 64}
-    artifact |= {"files": 2, "bytes": 1000, "rows": None, "stats": {"keep_share": 0.5}, "inputs": {}}
+    artifact |= {
+        "files": 2,
+        "bytes": 1000,
+        "rows": None,
+        "stats": {"keep_share": 0.5, "column/width/min": 64.0, "column/width/sum": 1e9, "column/height/max": 0.5},
+        "inputs": {},
+    }
     gates = [
         {"figure": "keep_share", "at_least": 0.25, "at_most": 0.75, "severity": "error", "actual": 0.5, "holds": True},
         {"figure": "odd", "at_least": None, "at_most": 0.1, "severity": "warning", "actual": "nan", "holds": False},
@@ -152,6 +158,7 @@ def test_the_quality_of_an_output_is_told_by_its_counts_and_gates(schemas: Regis
     metrics = facets["dataQualityMetrics"]
     assert {key: metrics[key] for key in ("bytes", "fileCount")} == {"bytes": 1000, "fileCount": 2}
     assert "rowCount" not in metrics
+    assert metrics["columnMetrics"] == {"width": {"min": 64, "sum": 1_000_000_000}, "height": {"max": 0.5}}
     first, second = facets["dataQualityAssertions"]["assertions"]
     assert (first["name"], first["success"], first["expected"], first["actual"]) == (
         "keep_share",
