@@ -3,11 +3,11 @@
 A shard's bytes depend on its own records, analysis and verdicts only.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.contamination import ContaminationVerdict
 from data_pipelines.curation import CopyVerdict
 from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
-from data_pipelines.images import ending_of, thumbnail
+from data_pipelines.images import Smaller, ending_of, smaller, thumbnail
 from data_pipelines.measurement import ShardImages
 from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.tar_writer import TarWriter
@@ -74,7 +74,7 @@ class _Thumbnails:
     def offer(self, ledger_row: Mapping[str, Any], index: int) -> None:
         if not ledger_row["images"] or ledger_row["reason"] == QUARANTINED:
             return
-        rank = hashlib.sha256(f"thumbnail/{ledger_row['sample_id']}/{index}".encode()).hexdigest()
+        rank = sha256(f"thumbnail/{ledger_row['sample_id']}/{index}".encode()).hexdigest()
         group = self.chosen.setdefault((ledger_row["verdict"], ledger_row["reason"] or ""), [])
         group.append((rank, index))
         group.sort()
@@ -112,7 +112,7 @@ def emit_shard(
         for index, record in enumerate(rows):
             row = _ledger_row(record, analysed.get(index), ruled.get(index))
             if row["verdict"] == "keep":
-                place = _write_sample(tar, record, analysed[index], images)
+                place = _write_sample(tar, record, analysed[index], images, config)
                 row |= {"shard": name, "row": kept, **place}
                 kept += 1
                 counts["kept_bytes"] += place["span_bytes"]
@@ -171,13 +171,19 @@ def _ledger_row(
 
 
 def _write_sample(
-    tar: TarWriter, record: Mapping[str, Any], analysed: Mapping[str, Any], images: ShardImages
+    tar: TarWriter, record: Mapping[str, Any], analysed: Mapping[str, Any], images: ShardImages, config: EmitConfig
 ) -> dict[str, int]:
-    """Append a sample, JSON first; where it lies."""
+    """Append a sample, JSON first; where it lies. A picture that is stored smaller names the file it was made of."""
     members = []
     described = []
     for slot, digest in enumerate(record["images"]):
         data = images.read(digest)
+        width, height, made_of = analysed["width"][slot], analysed["height"][slot], {}
+        if config.max_stored_side is not None and max(width, height) > config.max_stored_side:
+            small = smaller(data, config.max_stored_side, config.stored_quality, config.limits)
+            if isinstance(small, Smaller):
+                made_of = {"made_of": digest}
+                data, width, height, digest = small.jpeg, small.width, small.height, sha256(small.jpeg).hexdigest()
         member = f"{record['sample_id']}.{slot}{ending_of(data)}"
         members.append((member, data))
         anchor = [analysed["anchor_h"][slot], analysed["anchor_w"][slot]]
@@ -185,9 +191,10 @@ def _write_sample(
             {
                 "member": member,
                 "sha256": digest,
-                "width": analysed["width"][slot],
-                "height": analysed["height"][slot],
+                "width": width,
+                "height": height,
                 "anchor": anchor if anchor != [0, 0] else None,
+                **made_of,
             }
         )
     sample = {

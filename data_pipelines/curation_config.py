@@ -3,8 +3,9 @@
 What each step is told is all that its results may depend on, so a changed threshold repeats no more than it must.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from data_pipelines.score_config import ScoreBounds
@@ -22,7 +23,8 @@ MAX_FILE_BYTES = 64 << 20
 # What no judgement about one record reads: limits of decoding, what counts as a copy, what the audit shows.
 NOT_JUDGED = frozenset(
     ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",
-     "phash_distance", "colour_distance", "semantic_distance", "thumbnails_per_reason", "thumbnail_side"]
+     "phash_distance", "colour_distance", "semantic_distance", "thumbnails_per_reason", "thumbnail_side",
+     "max_stored_side", "stored_quality"]
 )  # fmt: skip
 
 
@@ -71,33 +73,51 @@ class CurationConfig:
     phash_distance: int = 10  # of 64 bits
     colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
     semantic_distance: float | None = None  # 1 - cosine of embeddings, 0..2; pictures nearer than this mean the same
+    # what is written
+    max_stored_side: int | None = None  # pixels; larger pictures are stored smaller, as JPEG; null: bytes as they came
+    stored_quality: int = 92  # of these JPEGs, 1..95
     # audit
     thumbnails_per_reason: int = 6  # for each verdict and reason in each shard
     thumbnail_side: int = 128  # pixels
 
     def __post_init__(self) -> None:
-        if not self.anchors or any(min(anchor) < 1 for anchor in self.anchors):
-            raise ValueError("anchors: expected at least one (height, width) of positive pixels")
+        problem = next(itertools.chain(self._wrong_names(), self._wrong_numbers()), None)
+        if problem is not None:
+            raise ValueError(problem)
+
+    def _wrong_names(self) -> Iterator[str]:
         if self.duplicate_scope not in DUPLICATE_SCOPES:
             known = ", ".join(DUPLICATE_SCOPES)
-            raise ValueError(f"duplicate_scope: found {self.duplicate_scope!r}, expected one of {known}")
+            yield f"duplicate_scope: found {self.duplicate_scope!r}, expected one of {known}"
         unknown = sorted(set(self.formats) - set(IMAGE_FORMATS))
         if unknown or not self.formats:
-            raise ValueError(f"formats: found {unknown or 'nothing'}, expected some of {', '.join(IMAGE_FORMATS)}")
+            yield f"formats: found {unknown or 'nothing'}, expected some of {', '.join(IMAGE_FORMATS)}"
         odd = [code for code in self.languages if not LANGUAGE_CODE.fullmatch(code)]
         if odd:
-            raise ValueError(f"languages: found {odd}, expected ISO 639-1 codes such as 'en', or 'und'")
+            yield f"languages: found {odd}, expected ISO 639-1 codes such as 'en', or 'und'"
         beyond = sorted(set(self.repair_captions) - set(REPAIRABLE))
         if beyond:
-            raise ValueError(f"repair_captions: found {beyond}, expected some of {', '.join(REPAIRABLE)}")
+            yield f"repair_captions: found {beyond}, expected some of {', '.join(REPAIRABLE)}"
+
+    def _wrong_numbers(self) -> Iterator[str]:
+        if not self.anchors or any(min(anchor) < 1 for anchor in self.anchors):
+            yield "anchors: expected at least one (height, width) of positive pixels"
         if not 0 <= self.max_crop < 1 or self.max_aspect < 1:
-            raise ValueError("max_crop must lie in 0..1 and max_aspect must be at least 1")
+            yield "max_crop must lie in 0..1 and max_aspect must be at least 1"
         if not 0 <= self.phash_distance <= 15:
-            raise ValueError(f"phash_distance: found {self.phash_distance}, expected 0 to 15 of 64 bits")
+            yield f"phash_distance: found {self.phash_distance}, expected 0 to 15 of 64 bits"
         if self.semantic_distance is not None and not 0 < self.semantic_distance <= 2:
-            raise ValueError(f"semantic_distance: found {self.semantic_distance:g}, expected more than 0, at most 2")
+            yield f"semantic_distance: found {self.semantic_distance:g}, expected more than 0, at most 2"
+        needed = max((max(anchor) for anchor in self.anchors), default=1)
+        if self.max_stored_side is not None and self.max_stored_side < needed:
+            yield (
+                f"max_stored_side: found {self.max_stored_side}, expected at least {needed}, the longest side of an "
+                "anchor, or training would enlarge what was made small"
+            )
+        if not 1 <= self.stored_quality <= 95:
+            yield f"stored_quality: found {self.stored_quality}, expected 1 to 95"
         if min(self.min_side, self.max_pixels, self.max_file_bytes, self.thumbnail_side) < 1:
-            raise ValueError("min_side, max_pixels, max_file_bytes and thumbnail_side must be positive")
+            yield "min_side, max_pixels, max_file_bytes and thumbnail_side must be positive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +126,9 @@ class EmitConfig:
 
     thumbnails_per_reason: int
     thumbnail_side: int  # pixels
-    limits: DecodeLimits  # of the pictures that thumbnails are made of
+    max_stored_side: int | None
+    stored_quality: int
+    limits: DecodeLimits  # of the pictures that smaller ones are made of
 
 
 def measuring(config: CurationConfig) -> DecodeLimits:
@@ -125,5 +147,7 @@ def emitting(config: CurationConfig) -> EmitConfig:
     return EmitConfig(
         thumbnails_per_reason=config.thumbnails_per_reason,
         thumbnail_side=config.thumbnail_side,
+        max_stored_side=config.max_stored_side,
+        stored_quality=config.stored_quality,
         limits=measuring(config),
     )

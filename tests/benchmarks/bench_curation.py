@@ -2,7 +2,8 @@
 
 Run: python tests/benchmarks/bench_curation.py [--images 300] [--side 512] [--photos TAR]
 Curation is all of it from ingested records on: verdict, checks, hashes, scores, tar of the original bytes, ledger and
-thumbnails. The decode loop only opens each file and makes it RGB. All rows are measured in this one run, in turns.
+thumbnails; in the last row pictures are also stored smaller, as JPEG. The decode loop only opens each file and makes it
+RGB. All rows are measured in this one run, in turns.
 """
 
 import io
@@ -10,6 +11,7 @@ import json
 import tarfile
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -25,6 +27,7 @@ from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.measurement import measure_shard, record_shards
 
+ANCHORS = ((512, 512), (384, 512), (512, 384))
 WORDS = [
     "a",
     "the",
@@ -121,10 +124,13 @@ def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` ta
 @click.option("--images", default=400, help="How many pictures.")
 @click.option("--side", default=512, help="Longer side of drawn pictures, in pixels.")
 @click.option("--photos", type=click.Path(path_type=Path, exists=True), help="A tar of pictures to use instead.")
+@click.option("--stored", default=256, help="Longer side of pictures that are stored smaller, in pixels.")
 @click.option("--repeats", default=3, help="Rounds; the median counts.")
-def main(images: int, side: int, photos: Path | None, repeats: int) -> None:
+def main(images: int, side: int, photos: Path | None, stored: int, repeats: int) -> None:
     files = photo_files(photos, images) if photos else drawn_jpegs(images, side)
-    config = CurationConfig(anchors=((512, 512), (384, 512), (512, 384)), duplicate_scope="image")
+    anchors = tuple((height * stored // 512, width * stored // 512) for height, width in ANCHORS)
+    config = CurationConfig(anchors=anchors, duplicate_scope="image")
+    smaller = replace(config, max_stored_side=stored)
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2) as workers:
         records = write_records(Path(folder), files)
         names = record_shards(records)
@@ -133,6 +139,7 @@ def main(images: int, side: int, photos: Path | None, repeats: int) -> None:
             "measuring alone, 1 process": lambda: [measure(records, name, config) for name in names],
             "curation, 1 process": lambda: curate(records, names, config, None),
             "curation, 2 processes": lambda: curate(records, names, config, workers),
+            "and stored smaller, 1 process": lambda: curate(records, names, smaller, None),
         }
         seconds = seconds_in_turns(measures, repeats)
     size = sum(map(len, files)) / len(files) / 1024

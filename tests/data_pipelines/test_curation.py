@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageChops, ImageEnhance, ImageOps, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from data_pipelines.audit import audit_dataset
@@ -290,6 +290,27 @@ def test_repaired_words_are_kept_and_told_of_and_what_copies_are_known_by(tmp_pa
     }
 
 
+def test_large_pictures_are_stored_as_small_as_asked_and_known_by_what_they_were(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    large = encoded(picture(1, (480, 640)), "JPEG", quality=95, exif=exif.tobytes())
+    exact = encoded(picture(2, (96, 72)))
+    records = records_of(tmp_path, [("large", large, "a scene"), ("small", exact, "another scene")])
+    ledger = curate(records, tmp_path / "out", replace(CONFIG, anchors=((96, 72), (72, 96)), max_stored_side=96))
+    dataset = CuratedDataset(tmp_path / "out" / "data")
+    stored = {one.sample.sample_id: one for one in dataset.stored_samples("part", dataset.rows("part"))}
+    one = stored[ledger["large"]["sample_id"]]
+    data, image = one.image_bytes(0), one.sample.images[0]
+    assert (image.width, image.height, image.anchor) == (72, 96, (96, 72))
+    assert hashlib.sha256(data).hexdigest() == image.sha256
+    assert ledger["large"]["images"] == [hashlib.sha256(large).hexdigest()]  # by which it is traced
+    with Image.open(io.BytesIO(data)) as small, Image.open(io.BytesIO(large)) as source:
+        assert (small.size, small.format, dict(small.getexif())) == ((72, 96), "JPEG", {})
+        plain = ImageOps.exif_transpose(source).resize(small.size, Image.Resampling.BICUBIC)
+        assert ImageStat.Stat(ImageChops.difference(plain, small)).rms < [4, 4, 4]
+    assert stored[ledger["small"]["sample_id"]].image_bytes(0) == exact
+
+
 def test_licences_are_an_allow_list(tmp_path: Path) -> None:
     records = records_of(tmp_path, [("a", encoded(picture(1)), "a scene")])
     config = CurationConfig(anchors=CONFIG.anchors, min_side=32, allowed_licenses=("MIT",))
@@ -318,6 +339,9 @@ def test_thumbnails_show_each_verdict_and_are_few(world: Path, tmp_path: Path) -
         ({"duplicate_scope": "all"}, "duplicate_scope: found 'all', expected one of"),
         ({"formats": ("EPS",)}, "formats: found"),
         ({"phash_distance": 40}, "phash_distance: found 40"),
+        ({"max_stored_side": 63}, "max_stored_side: found 63, expected at least 64"),
+        ({"stored_quality": 96}, "stored_quality: found 96, expected 1 to 95"),
+        ({"repair_captions": ("caption_long",)}, "repair_captions: found .'caption_long'"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
