@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from data_pipelines.caption_repairs import repair_turns
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
-from data_pipelines.duplicates import Candidate, Likeness, find_copies
+from data_pipelines.duplicates import PLAIN_SEARCH, Candidate, Likeness, PairSearch, find_copies
 from data_pipelines.images import ImageFacts, judge
 from data_pipelines.measurement import measured_facts, table_rows
 from data_pipelines.records import Reject, canonical, turns_from_text, turns_to_json
@@ -191,6 +191,7 @@ def find_duplicates(
     *,
     without: Mapping[str, Collection[int]] = NOTHING,
     scores: Mapping[str, Sequence[Path]] = NO_TABLES,
+    search: PairSearch = PLAIN_SEARCH,
 ) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
@@ -212,7 +213,7 @@ def find_duplicates(
     order = sorted(range(len(places)), key=lambda index: places[index])
     ordered = [candidates[index] for index in order]
     limits = Likeness(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
-    copies = find_copies(ordered, near=limits if config.near_duplicates else None)
+    copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search)
     if config.semantic_distance is not None:
         known = _embeddings([places[index][1:] for index in order], scores)
         copies = add_semantic_copies(ordered, copies, known, config.semantic_distance)

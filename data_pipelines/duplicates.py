@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -48,7 +49,34 @@ class Copy:
     reason: str  # "same_record", "same_bytes", "same_pixels", "similar_picture" or "mirrored_picture"
 
 
-def find_copies(candidates: Sequence[Candidate], *, near: Likeness | None) -> list[Copy]:
+class PairSearch(Protocol):
+    """Finds pairs of places whose hashes differ in few bits, among those with the same salt; some more than once."""
+
+    def within(self, hashes: Hashes, salts: Hashes, distance: int) -> Iterator[Pairs]: ...
+
+    def between(
+        self, hashes: Hashes, salts: Hashes, others: Hashes, other_salts: Hashes, distance: int
+    ) -> Iterator[Pairs]: ...
+
+
+class PlainSearch:
+    """Compares them here and now."""
+
+    def within(self, hashes: Hashes, salts: Hashes, distance: int) -> Iterator[Pairs]:
+        return near_pairs(hashes ^ salts, distance)
+
+    def between(
+        self, hashes: Hashes, salts: Hashes, others: Hashes, other_salts: Hashes, distance: int
+    ) -> Iterator[Pairs]:
+        return near_pairs_between(hashes ^ salts, others ^ other_salts, distance)
+
+
+PLAIN_SEARCH = PlainSearch()
+
+
+def find_copies(
+    candidates: Sequence[Candidate], *, near: Likeness | None, search: PairSearch = PLAIN_SEARCH
+) -> list[Copy]:
     """All samples that repeat another one, in order; `near`: None finds exact copies only.
 
     Similar pictures form groups, also through others between them; the first of a group is kept. Of two groups that
@@ -62,8 +90,8 @@ def find_copies(candidates: Sequence[Candidate], *, near: Likeness | None) -> li
     ]
     if near is not None:
         pictured = [i for i, candidate in enumerate(candidates) if i not in originals and candidate.phashes]
-        groups = _similar_groups(candidates, pictured, near)
-        mirrors = _mirrored_groups(candidates, groups, near)
+        groups = _similar_groups(candidates, pictured, near, search)
+        mirrors = _mirrored_groups(candidates, groups, near, search)
         sizes = Counter(groups[_follow(originals, i)] for i, candidate in enumerate(candidates) if candidate.phashes)
         copies += _group_copies(groups, _kept_sides(mirrors, sizes, candidates))
     return towards_kept(copies)
@@ -109,7 +137,9 @@ def towards_kept(copies: list[Copy]) -> list[Copy]:
     return sorted(moved, key=lambda copy: copy.index)
 
 
-def _similar_groups(candidates: Sequence[Candidate], indices: Sequence[int], limits: Likeness) -> dict[int, int]:
+def _similar_groups(
+    candidates: Sequence[Candidate], indices: Sequence[int], limits: Likeness, search: PairSearch
+) -> dict[int, int]:
     """The first sample of the group of each of `indices`; pictures are compared slot by slot."""
     parents = {index: index for index in indices}
 
@@ -119,8 +149,8 @@ def _similar_groups(candidates: Sequence[Candidate], indices: Sequence[int], lim
             index = parents[index]
         return index
 
-    hashes = _salted(candidates, indices, mirrored=False)
-    for one, other in _compared(hashes, limits.phash_distance):
+    hashes = _first_hashes(candidates, indices, mirrored=False)
+    for one, other in _compared(hashes, _salts(candidates, indices), limits.phash_distance, search):
         first, second = root(indices[one]), root(indices[other])
         if first != second and _look_alike(candidates[indices[one]], candidates[indices[other]], limits):
             parents[max(first, second)] = min(first, second)
@@ -128,14 +158,14 @@ def _similar_groups(candidates: Sequence[Candidate], indices: Sequence[int], lim
 
 
 def _mirrored_groups(
-    candidates: Sequence[Candidate], groups: Mapping[int, int], limits: Likeness
+    candidates: Sequence[Candidate], groups: Mapping[int, int], limits: Likeness, search: PairSearch
 ) -> dict[int, set[int]]:
     """For the first sample of each group that has a mirror image: the firsts of the groups that show it."""
     links: dict[int, set[int]] = {}
     indices = [index for index in groups if candidates[index].mirrored_phashes]
-    hashes = _salted(candidates, indices, mirrored=False)
-    flipped = _salted(candidates, indices, mirrored=True)
-    for one, other in _compared_between(hashes, flipped, limits.phash_distance):
+    hashes = _first_hashes(candidates, indices, mirrored=False)
+    flipped = _first_hashes(candidates, indices, mirrored=True)
+    for one, other in _compared_between(hashes, flipped, _salts(candidates, indices), limits.phash_distance, search):
         first, second = groups[indices[one]], groups[indices[other]]
         if first == second or second in links.get(first, ()):
             continue
@@ -173,38 +203,46 @@ def _group_copies(groups: Mapping[int, int], moved: Mapping[int, tuple[int, str,
     return copies
 
 
-def _salted(candidates: Sequence[Candidate], indices: Sequence[int], *, mirrored: bool) -> Hashes:
-    """Hashes of first pictures, kept apart where partition or number of pictures differ."""
-    found = np.empty(len(indices), dtype=np.uint64)
-    for place, index in enumerate(indices):
-        candidate = candidates[index]
-        hashes = candidate.mirrored_phashes if mirrored else candidate.phashes
-        found[place] = hashes[0] ^ hash_of_text(f"{candidate.partition}/{len(hashes)}")
-    return found
+def _first_hashes(candidates: Sequence[Candidate], indices: Sequence[int], *, mirrored: bool) -> Hashes:
+    """Of first pictures."""
+    chosen = (candidates[index] for index in indices)
+    hashes = ((one.mirrored_phashes if mirrored else one.phashes)[0] for one in chosen)
+    return np.fromiter(hashes, np.uint64, len(indices))
 
 
-def _compared(hashes: Hashes, distance: int) -> Iterator[tuple[int, int]]:
+def _salts(candidates: Sequence[Candidate], indices: Sequence[int]) -> Hashes:
+    """What keeps samples apart whose partition or number of pictures differs."""
+    chosen = (candidates[index] for index in indices)
+    return np.fromiter((hash_of_text(f"{one.partition}/{len(one.phashes)}") for one in chosen), np.uint64, len(indices))
+
+
+def _compared(hashes: Hashes, salts: Hashes, distance: int, search: PairSearch) -> Iterator[tuple[int, int]]:
     """Places whose pictures are worth a closer look: near hashes, and of many equal ones each with the next few."""
-    unique, groups = _by_hash(hashes)
+    groups = _equal(hashes, salts)
     for group in groups:
         for place, one in enumerate(group):
             for other in group[place + 1 : place + 1 + EQUALS_COMPARED]:
                 yield one, other
-    yield from _members(near_pairs(unique, distance), groups, groups)
+    firsts = [group[0] for group in groups]
+    yield from _members(search.within(hashes[firsts], salts[firsts], distance), groups, groups)
 
 
-def _compared_between(hashes: Hashes, others: Hashes, distance: int) -> Iterator[tuple[int, int]]:
+def _compared_between(
+    hashes: Hashes, others: Hashes, salts: Hashes, distance: int, search: PairSearch
+) -> Iterator[tuple[int, int]]:
     """Places in `hashes` and in `others` whose pictures are worth a closer look."""
-    unique, groups = _by_hash(hashes)
-    other_unique, other_groups = _by_hash(others)
-    yield from _members(near_pairs_between(unique, other_unique, distance), groups, other_groups)
+    groups, other_groups = _equal(hashes, salts), _equal(others, salts)
+    firsts, other_firsts = [group[0] for group in groups], [group[0] for group in other_groups]
+    found = search.between(hashes[firsts], salts[firsts], others[other_firsts], salts[other_firsts], distance)
+    yield from _members(found, groups, other_groups)
 
 
-def _by_hash(hashes: Hashes) -> tuple[Hashes, list[list[int]]]:
-    """Distinct hashes and the places that have them."""
-    order = np.argsort(hashes, kind="stable")
-    unique, starts = np.unique(hashes[order], return_index=True)
-    return unique, [group.tolist() for group in np.split(order, starts[1:])] if len(hashes) else []
+def _equal(hashes: Hashes, salts: Hashes) -> list[list[int]]:
+    """The places of each hash and salt, in order of both."""
+    salted = hashes ^ salts
+    order = np.argsort(salted, kind="stable")
+    _, starts = np.unique(salted[order], return_index=True)
+    return [group.tolist() for group in np.split(order, starts[1:])] if len(salted) else []
 
 
 def _members(

@@ -9,6 +9,7 @@ IEEE TKDE 2019.
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +19,46 @@ Keys = npt.NDArray[np.int64]  # 16-bit parts of hashes
 Pairs = npt.NDArray[np.int64]  # [N, 2]
 
 NUM_PARTS = 4
+NUM_KEYS = 1 << 16
 PLACES_AT_ONCE = 1 << 15  # compared in one go, so few that their arrays stay in a core's cache
 FEW_PLACES = 64  # so many are better taken one by one
 
 
-def near_pairs(hashes: Hashes, distance: int) -> Iterator[Pairs]:
-    """All pairs of places (i, j) of distinct hashes at most `distance` bits apart, some of them more than once."""
-    for part, radius in enumerate(part_limits(distance)):
-        yield from _search(hashes, hashes, part, radius, distance, within=True)
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A share of a search that can be made on its own: of the hashes whose key, in one part, lies in a range."""
+
+    part: int
+    first_key: int = 0
+    stop_key: int = NUM_KEYS
 
 
-def near_pairs_between(hashes: Hashes, others: Hashes, distance: int) -> Iterator[Pairs]:
-    """All pairs of a place in `hashes` and one in `others` at most `distance` bits apart, some more than once."""
-    for part, radius in enumerate(part_limits(distance)):
-        yield from _search(hashes, others, part, radius, distance, within=False)
+def pieces(distance: int, slices: int = 1) -> list[Piece]:
+    """A whole search, each part of the hashes in so many slices."""
+    parts = [part for part, radius in enumerate(part_limits(distance)) if radius >= 0]
+    bounds = [NUM_KEYS * place // slices for place in range(slices + 1)]
+    keys = list(itertools.pairwise(bounds))
+    return [Piece(part=part, first_key=first, stop_key=stop) for part in parts for first, stop in keys]
+
+
+def near_pairs(hashes: Hashes, distance: int, made: list[Piece] | None = None) -> Iterator[Pairs]:
+    """All pairs of places (i, j) of distinct hashes at most `distance` bits apart, some of them more than once.
+
+    `made`: only what these pieces of the search find.
+    """
+    for piece in pieces(distance) if made is None else made:
+        yield from _search(hashes, hashes, piece, distance, within=True)
+
+
+def near_pairs_between(
+    hashes: Hashes, others: Hashes, distance: int, made: list[Piece] | None = None
+) -> Iterator[Pairs]:
+    """All pairs of a place in `hashes` and one in `others` at most `distance` bits apart, some more than once.
+
+    `made`: only what these pieces of the search find.
+    """
+    for piece in pieces(distance) if made is None else made:
+        yield from _search(hashes, others, piece, distance, within=False)
 
 
 def part_limits(distance: int) -> list[int]:
@@ -40,21 +67,22 @@ def part_limits(distance: int) -> list[int]:
     return [(total + place) // NUM_PARTS for place in range(NUM_PARTS)]
 
 
-def _search(hashes: Hashes, others: Hashes, part: int, radius: int, distance: int, *, within: bool) -> Iterator[Pairs]:
-    """Near pairs whose 16-bit keys, part `part`, differ in at most `radius` bits.
+def _search(hashes: Hashes, others: Hashes, piece: Piece, distance: int, *, within: bool) -> Iterator[Pairs]:
+    """Near pairs whose 16-bit keys differ in no more bits than the part's limit.
 
     `within`: both are the same hashes, and each pair comes once. Hashes are sorted by key first: then those compared
     with one another lie side by side in memory, which is several times faster.
     """
-    order, keys, ordered = _by_key(hashes, part)
-    other_order, other_keys, other_ordered = _by_key(others, part)
-    bounds = np.searchsorted(other_keys, np.arange(65537))
-    for flips in range(radius + 1):
+    order, keys, ordered = _by_key(hashes, piece.part)
+    other_order, other_keys, other_ordered = _by_key(others, piece.part)
+    bounds = np.searchsorted(other_keys, np.arange(NUM_KEYS + 1))
+    searched = np.arange(*np.searchsorted(keys, [piece.first_key, piece.stop_key]))
+    for flips in range(part_limits(distance)[piece.part] + 1):
         for bits in itertools.combinations(range(16), flips):
             mask = sum(1 << bit for bit in bits)
-            chosen = np.arange(len(keys))
+            chosen = searched
             if within and mask:
-                chosen = np.flatnonzero(keys & (1 << bits[-1]) == 0)  # each pair of buckets once
+                chosen = searched[keys[searched] & (1 << bits[-1]) == 0]  # each pair of buckets once
             start, stop = bounds[keys[chosen] ^ mask], bounds[(keys[chosen] ^ mask) + 1]
             if within and not mask:
                 start = chosen + 1

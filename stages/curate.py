@@ -29,6 +29,7 @@ from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import Slot, StageContext, StageKind
+from stages.copy_search import search_for_copies
 from stages.scoring_config import check_use_of_scores, tables_of, with_scores
 from stages.totals import sum_stats
 
@@ -253,7 +254,10 @@ def _emit(
     analyses = {name: _analysis(record, name) for name, record in judged.items()}
     scored = context.inputs("scores")
     tables = {name: tables_of(with_scores(Shard(name=name, items=()), scored).work) for name in ingested}
-    copies = find_duplicates(analyses, config, without=dropped, scores=tables)
+    digests = {name: _digest(record, f"analysis/{name}.parquet") for name, record in judged.items()}
+    rows = sum(record.outcome.rows for record in judged.values())
+    search = search_for_copies(config, context, analyses, digests, rows)
+    copies = find_duplicates(analyses, config, without=dropped, scores=tables, search=search)
     shards = []
     for name, source in ingested.items():
         verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
@@ -264,7 +268,7 @@ def _emit(
                 items=(name,),
                 identity={
                     **source.contents,
-                    "analysis": _digest(judged[name], f"analysis/{name}.parquet"),
+                    "analysis": digests[name],
                     "copies": verdicts,
                     **({"contaminated": found} if found else {}),  # shards that no evaluation set touches stay the same
                 },

@@ -1,0 +1,119 @@
+"""A search in pieces finds the copies that a search in one process finds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_pipelines.copy_pairs import FoundPairs
+from data_pipelines.curation import ANALYSIS_SCHEMA, find_duplicates
+from data_pipelines.curation_config import CurationConfig
+from data_pipelines.duplicates import PLAIN_SEARCH
+from orchestrator.errors import PoisonError
+from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, ShardRecord
+from stages import copy_search
+from stages.copy_search import search_for_copies
+
+CONFIG = CurationConfig(anchors=((64, 64),), duplicate_scope="image")
+
+
+@dataclass
+class Context:
+    """Runs the worker of a map here; some items of it fail."""
+
+    folder: Path
+    failing: int = 0
+    pieces: int = 0
+    stage_id: str = "curated"
+
+    def map_shards(self, worker: Any, shards: Sequence[Shard], **_: object) -> list[ShardRecord]:
+        run, made = worker.start(), []
+        for shard in shards:
+            output = self.folder / shard.name
+            output.mkdir()
+            outcome = run(ShardInput(name=shard.name, items=shard.items, work=shard.work, output=output))
+            if len(made) < self.failing:
+                outcome = ShardOutcome(rows=0, quarantined=(Quarantined(item=shard.name, reason="died"),))
+            record = ShardRecord(
+                shard=shard.name, fingerprint=shard.name, path=output, files=(), outcome=outcome, reused=False
+            )
+            made.append(record)
+        self.pieces += len(made)
+        return made
+
+
+@pytest.fixture(scope="module")
+def analyses(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Two shards of records about pictures of which many are near others, mirror them, or equal them."""
+    folder = tmp_path_factory.mktemp("analyses")
+    rng = np.random.default_rng(5)
+    centres = rng.integers(0, 2**64, 40, dtype=np.uint64)
+    found = {}
+    for name in ("first", "second"):
+        rows = []
+        for row in range(150):
+            bits = rng.integers(0, 64, rng.integers(0, 9))
+            hashes = [int(rng.choice(centres)) ^ sum({1 << int(bit) for bit in bits}) for _ in range(2)]
+            has_picture = row % 10 > 0
+            rows.append(
+                {
+                    "row": row,
+                    "sample_id": f"{name}{row}",
+                    "split": "train",
+                    "task": ("understanding", "generation")[row % 2],
+                    "text_digest": str(row % 3),
+                    "images": [f"{name}{row}"] * has_picture,
+                    "reason": "too_small" if row % 7 == 0 else None,
+                    "phash": hashes[:1] * has_picture,
+                    "mirrored_phash": hashes[1:] * has_picture,
+                    "pixel_digest": [f"{name}{row}"] * has_picture,
+                    "miniature": [bytes(192)] * has_picture,
+                }
+            )
+        found[name] = folder / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=ANALYSIS_SCHEMA), found[name])
+    return found
+
+
+def searched(config: CurationConfig, context: Context, analyses: Mapping[str, Path], rows: int = 300) -> Any:
+    digests = {name: f"digest of {name}" for name in analyses}
+    return search_for_copies(config, context, analyses, digests, rows)  # type: ignore[arg-type]  # the part that is used
+
+
+@pytest.mark.parametrize("scope", ["image", "image_in_task", "sample"])
+@pytest.mark.parametrize("change", [{}, {"mirrored_pictures": False}, {"phash_distance": 2}])
+def test_pieces_find_what_one_process_finds(
+    analyses: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str, change: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(copy_search, "SEARCHED_APART", 1)
+    monkeypatch.setattr(copy_search, "RECORDS_IN_A_SLICE", 200)  # three slices
+    config = replace(CONFIG, duplicate_scope=scope, **change)
+    context = Context(tmp_path)
+    search = searched(config, context, analyses)
+    assert isinstance(search, FoundPairs)
+    expected = find_duplicates(analyses, config)
+    assert find_duplicates(analyses, config, search=search) == expected
+    assert {copy.verdict for copies in expected.values() for copy in copies} >= {"near_duplicate"}
+    assert context.pieces % 3 == 0
+
+
+def test_small_datasets_and_those_without_near_copies_are_compared_in_the_driver(
+    analyses: Mapping[str, Path], tmp_path: Path
+) -> None:
+    many = copy_search.SEARCHED_APART
+    for config, rows in (
+        (CONFIG, many - 1),
+        (replace(CONFIG, near_duplicates=False), many),
+        (replace(CONFIG, duplicate_scope="off"), many),
+    ):
+        assert searched(config, Context(tmp_path), analyses, rows) is PLAIN_SEARCH
+
+
+def test_a_piece_that_cannot_be_made_is_no_silent_miss(analyses: Mapping[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(PoisonError, match="curated: pictures were not compared with one another, as 1 pieces"):
+        searched(CONFIG, Context(tmp_path, failing=1), analyses, copy_search.SEARCHED_APART)
