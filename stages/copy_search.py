@@ -70,7 +70,8 @@ def search_for_copies(
     if lost:
         raise PoisonError(
             f"{context.stage_id}: pictures were not compared with one another, as {len(lost)} pieces of the search "
-            f"fail ({lost[0]}); give the stage's workers more memory (resources.memory_gib), or set near_duplicates: false"
+            f"fail ({lost[0]}); give the stage's workers more memory (resources.memory_gib), or set "
+            "near_duplicates: false"
         )
     within, between = (read_pairs(_files(made, search)) for search in SEARCHES)
     return FoundPairs(pairs_within=within, pairs_between=between)
