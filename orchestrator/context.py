@@ -17,6 +17,7 @@ from orchestrator.shard_map import map_shards
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 from orchestrator.takedowns import Marks, Takedown, all_marks
+from orchestrator.worker_pool import Spares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class AttemptContext:
     stopped: Callable[[], bool]
     takedowns: Sequence[Takedown] = ()
     memory_halvings: int = 0
+    spares: Spares = field(default_factory=Spares)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all that its maps gave back, by fingerprint
 
@@ -134,6 +136,7 @@ class AttemptContext:
             stop_requested=self.stopped,
             on_made=self._note_made,
             rng=random.Random(self.attempt_id),
+            spares=self.spares,
         )
         finished = map_shards(worker, shards, settings, tools)
         self.shards.update((entry.stored.fingerprint, entry.stored) for entry in finished)

@@ -36,7 +36,7 @@ from orchestrator.shard_host import HostInfo, HostSettings, ShardOrder
 from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 from orchestrator.takedowns import Takedown
-from orchestrator.worker_pool import Ended, WorkerPool
+from orchestrator.worker_pool import Ended, Spares, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class MapTools:
     stop_requested: Callable[[], bool]
     on_made: Callable[[StoredShard], None]  # called for each shard right after it was recorded
     rng: random.Random  # of the back-off only
+    spares: Spares  # processes that the attempt's maps leave to one another
 
 
 @dataclass(kw_only=True)
@@ -134,7 +135,6 @@ class MapRun:
         self._start_after = 0.0
         resources = settings.resources
         host = HostSettings(
-            worker=worker,
             ledger=tools.ledger,
             stage_kind=settings.stage_kind,
             attempt_id=settings.attempt_id,
@@ -147,8 +147,10 @@ class MapRun:
         self._pool: WorkerPool[_Unit] = WorkerPool(
             tools.cluster,
             host,
+            worker,
             size=max(1, min(resources.workers >> settings.memory_halvings, len(lots))),
             needs=WorkerNeeds(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib),
+            spares=tools.spares,
         )
 
     def run(self) -> dict[str, StoredShard]:

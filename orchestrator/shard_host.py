@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
-    worker: ShardWorker
     ledger: ShardLedger
     stage_kind: str
     attempt_id: str
@@ -66,10 +65,12 @@ class ShardHost:
         self._log_file = _open_log(settings.log_stem)
         self._watch = _Watch(settings.hang_after_s, self._log_file)
 
-    def start(self) -> HostInfo | FailureReport:
+    def start(self, worker: ShardWorker) -> HostInfo | FailureReport:
+        """Get ready for the shards of a map. What an earlier map's worker holds is given up first."""
+        self._function = None
         try:
             with self._watch.over(None):
-                self._function = self._settings.worker.start()
+                self._function = worker.start()
         except Exception as error:  # noqa: BLE001 - the border of the process: reported, not swallowed
             return report_of(error)
         return HostInfo(pid=os.getpid(), host=socket.gethostname())

@@ -99,7 +99,8 @@ class StageWork:
             takedowns=read_takedowns(store),
             memory_halvings=order.memory_halvings,
         )
-        stats = kind.run(planned.spec.config, context)
+        with context.spares:
+            stats = kind.run(planned.spec.config, context)
         self._check_gates(stats)
         return self.artifacts.commit(folder, self._draft(context, inputs, stats), epoch=order.epoch)
 

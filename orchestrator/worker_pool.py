@@ -1,6 +1,7 @@
 """A bounded set of worker processes, each with at most one call under way, so that a death has exactly one suspect."""
 
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -9,11 +10,12 @@ from orchestrator.failures import FailureClass, FailureReport, report_of
 from orchestrator.launch import Call, Cluster, WorkerNeeds, WorkerProcess
 from orchestrator.ledger import StoredShard
 from orchestrator.shard_host import HostInfo, HostSettings, ShardHost
-from orchestrator.shards import ShardOutcome
+from orchestrator.shards import ShardOutcome, ShardWorker
 
 log = logging.getLogger(__name__)
 
 K = TypeVar("K")
+KEEP_S = 5.0  # how long an idle process waits for the next map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,66 @@ class _Running(Generic[K]):
     since: float
 
 
-class WorkerPool(Generic[K]):
-    """Processes are started when there is work for them. Context manager: leaving it kills them all."""
+class Spares:
+    """Idle processes that the next map of an attempt goes on with, as starting one takes seconds.
 
-    def __init__(self, cluster: Cluster, settings: HostSettings, *, size: int, needs: WorkerNeeds) -> None:
+    All maps of an attempt have the same settings and needs. Context manager: leaving it kills them.
+    """
+
+    def __init__(self, keep_s: float = KEEP_S) -> None:
+        self._keep_s = keep_s
+        self._lock = threading.Lock()
+        self._processes: list[WorkerProcess] = []
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def __enter__(self) -> "Spares":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._let_go()
+
+    def put(self, process: WorkerProcess) -> None:
+        """Keep it for a moment; others may need what it occupies."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._processes.append(process)
+            self._timer = threading.Timer(0.0 if self._closed else self._keep_s, self._let_go)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def take(self) -> WorkerProcess | None:
+        with self._lock:
+            return self._processes.pop() if self._processes else None
+
+    def _let_go(self) -> None:
+        with self._lock:
+            processes, self._processes = self._processes, []
+        for process in processes:
+            process.kill()
+
+
+class WorkerPool(Generic[K]):
+    """Processes are started when there is work for them. Context manager: leaving it ends them all.
+
+    `spares`: idle processes are taken from there first, and left there in the end, those with GPUs aside: of what was
+    loaded onto one, something always remains.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: HostSettings,
+        worker: ShardWorker,
+        *,
+        size: int,
+        needs: WorkerNeeds,
+        spares: Spares,
+    ) -> None:
         self._cluster, self._settings, self._needs = cluster, settings, needs
+        self._worker, self._spares = worker, spares
         self.size = size
         self._idle: list[_Member] = []
         self._calls: dict[Call, _Running[K]] = {}
@@ -52,9 +109,15 @@ class WorkerPool(Generic[K]):
     def __enter__(self) -> "WorkerPool[K]":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for member in [*self._idle, *(running.member for running in self._calls.values())]:
-            member.process.kill()
+    def __exit__(self, error: object, *_: object) -> None:
+        keep = error is None and not self._needs.gpus
+        for member in self._idle:
+            if keep:
+                self._spares.put(member.process)
+            else:
+                member.process.kill()
+        for running in self._calls.values():
+            running.member.process.kill()
         self._idle, self._calls = [], {}
 
     @property
@@ -71,8 +134,8 @@ class WorkerPool(Generic[K]):
         starting = len(self._calls) - self.num_under_way
         room = self.size - len(self._idle) - len(self._calls)
         for _ in range(min(room, wanted - len(self._idle) - starting)):
-            process = self._cluster.spawn(ShardHost, self._settings, needs=self._needs)
-            self._follow(_Member(process=process), None, process.call("start"))
+            process = self._spares.take() or self._cluster.spawn(ShardHost, self._settings, needs=self._needs)
+            self._follow(_Member(process=process), None, process.call("start", self._worker))
 
     def halve(self) -> bool:
         """From now on keep at most half as many processes; False if there is only one left."""

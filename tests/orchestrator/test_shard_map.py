@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.artifact import JSON
@@ -21,6 +22,7 @@ from orchestrator.shard_map import FinishedShard, map_shards, shard_fingerprint
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store import open_store
+from orchestrator.worker_pool import Spares
 
 pytestmark = pytest.mark.ray
 
@@ -113,6 +115,7 @@ class Bench:
     cluster: Cluster
     folder: Path
     ledger: ShardLedger
+    spares: Spares
 
     def settings(self, **changes: object) -> MapSettings:
         policy = RetryPolicy(attempts=3, wait_s=0.01, hang_after_s=HANG_S, max_quarantined_share=0.2)
@@ -143,6 +146,7 @@ class Bench:
             stop_requested=stop_requested,
             on_made=lambda stored: None,
             rng=random.Random(0),
+            spares=self.spares,
         )
 
     def worked(self) -> list[str]:
@@ -154,9 +158,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(cluster: Cluster, tmp_path: Path) -> Bench:
+def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
     ledger = ShardLedger(open_store(tmp_path / "store"), tmp_path / "cache")
-    return Bench(cluster=cluster, folder=tmp_path, ledger=ledger)
+    with Spares() as spares:
+        yield Bench(cluster=cluster, folder=tmp_path, ledger=ledger, spares=spares)
 
 
 def shard(name: str, *items: JSON) -> Shard:
@@ -323,3 +328,39 @@ def test_a_stop_finishes_what_is_under_way_and_the_rest_comes_later(bench: Bench
     finished = bench.run(shards)
     assert sum(entry.reused for entry in finished) == made
     assert len(bench.worked()) == 8 - made
+
+
+def pids(notes: Notes) -> set[JSON]:
+    return {event["pid"] for event in notes.all("worker_started")}
+
+
+def test_the_next_map_of_an_attempt_goes_on_with_the_processes_of_the_last(bench: Bench) -> None:
+    first, second, third = Notes(), Notes(), Notes()
+    bench.run([shard("a", 1), shard("b", 2)], first)
+    assert results(bench.run([shard("a", 3), shard("b", 4)], second, label="again")) == [[9], [16]]
+    assert pids(second) <= pids(first)
+    bench.run([shard("c", "once-die", 5)], third)  # one of them dies, its shard goes elsewhere
+    assert len(third.all("worker_lost")) == 1
+    assert bench.run([shard("d", 6)])[0].stored.outcome.result == [36]
+
+
+def test_a_spare_process_that_died_meanwhile_costs_nothing(bench: Bench) -> None:
+    first, second = Notes(), Notes()
+    bench.run([shard("a", 1)], first)
+    for pid in pids(first):
+        os.kill(int(str(pid)), signal.SIGKILL)
+    assert results(bench.run([shard("b", 2)], second)) == [[4]]
+    assert pids(second).isdisjoint(pids(first))
+
+
+def test_spare_processes_are_let_go_soon_and_after_a_failure_at_once(bench: Bench) -> None:
+    notes = Notes()
+    bench.spares = Spares(keep_s=0.1)
+    bench.run([shard("a", 1)], notes)
+    with pytest.raises(Exception, match="each of 1 single items that were tried fails alike"):
+        bench.run([shard("b", "broken")], notes)
+    assert bench.spares.take() is None
+    give_up_at = time.monotonic() + 30
+    while any(psutil.pid_exists(int(str(pid))) for pid in pids(notes)):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
