@@ -34,6 +34,7 @@ Image.init()  # else a list of formats finds only the five commonest
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header was read
 BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
 ORIENTATION_TAG = 0x0112
+MEASURED_SIDE = 192  # pixels of the shorter side that measures need
 WORK_SIDE = 64  # hashes and scores are taken from a reduction to at least this many pixels a side
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,6 +69,7 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EO
 
 
 T = TypeVar("T")
+Size = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class ImageFacts:
     height: int
     phash: int  # 64 bits
     mirrored_phash: int  # of the same picture with left and right swapped
-    pixel_digest: str  # equal for equal pixels, whatever the file around them
+    pixel_digest: str  # equal for equal pixels, whatever the file around them; of a JPEG for what they are coded as
     miniature: bytes  # 8 x 8 RGB, row by row
     scores: Mapping[str, float] = field(default_factory=dict)
     opt_out: str = ""  # what in its metadata reserves it from training, see `opt_out`
@@ -99,19 +101,31 @@ def ending_of(data: bytes) -> str:
 
 
 def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
-    """Decode a picture within the limits and measure it, or say why it cannot be used."""
-    return _looked_at(data, limits, lambda image: _measure(image, data))
+    """Decode a picture within the limits and measure it, or say why it cannot be used.
+
+    Large JPEGs are measured at a half, quarter or eighth of their size; all their data is decoded for that too, only
+    fewer pixels are made of it.
+    """
+    return _looked_at(data, limits, lambda image, size: _measure(image, size, data), enough=_measured_share)
 
 
 def decode(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
     """The whole picture in RGB, upright, or why it cannot be used."""
-    return _looked_at(data, limits, lambda image: upright(to_rgb(image), orientation(image)).convert("RGB"))
+    return _looked_at(data, limits, lambda image, _: upright(to_rgb(image), orientation(image)).convert("RGB"))
+
+
+def _measured_share(size: Size) -> float:
+    return MEASURED_SIDE / min(size)
 
 
 def _looked_at(
-    data: bytes, limits: DecodeLimits, look: Callable[[Image.Image], T | Reject], *, side: int | None = None
+    data: bytes,
+    limits: DecodeLimits,
+    look: Callable[[Image.Image, Size], T | Reject],
+    *,
+    enough: Callable[[Size], float] | None = None,
 ) -> T | Reject:
-    """`side`: that many pixels of the longer side are enough."""
+    """`look` gets the picture, by a power of two smaller if a share of its size is `enough`, and its whole size."""
     if not data:
         return Reject(reason="zero_byte", detail="the file is empty")
     if len(data) > limits.max_file_bytes:
@@ -122,11 +136,11 @@ def _looked_at(
         if isinstance(opened, Reject):
             return opened
         try:
-            if side is not None:
-                scale = side / max(opened.size)
-                opened.draft("RGB", (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
+            size = opened.size
+            if enough is not None and (scale := enough(size)) < 1:
+                opened.draft(None, (math.ceil(size[0] * scale), math.ceil(size[1] * scale)))  # JPEGs only
             opened.load()
-            return look(opened)
+            return look(opened, size)
         except _DECODE_ERRORS as error:
             return _damage(error, data)
 
@@ -271,20 +285,20 @@ def smaller(
     A JPEG is decoded at the half, quarter or eighth of its size that is still large enough, which is cheaper.
     """
 
-    def shrink(image: Image.Image) -> Smaller:
+    def shrink(image: Image.Image, _: Size) -> Smaller:
         small = upright(to_rgb(image), orientation(image))
         small.thumbnail((side, side), resample)
         buffer = io.BytesIO()
         small.convert("RGB").save(buffer, "JPEG", quality=quality)
         return Smaller(jpeg=buffer.getvalue(), width=small.width, height=small.height)
 
-    return _looked_at(data, limits, shrink, side=side)
+    return _looked_at(data, limits, shrink, enough=lambda size: side / max(size))
 
 
-def _measure(image: Image.Image, data: bytes) -> ImageFacts | Reject:
+def _measure(image: Image.Image, size: Size, data: bytes) -> ImageFacts | Reject:
     code = orientation(image)
     plain = to_rgb(image)
-    width, height = plain.size if code < 5 else plain.size[::-1]
+    width, height = size if code < 5 else size[::-1]
     small = upright(plain.reduce(max(1, min(plain.size) // WORK_SIDE)), code)
     whole_grey = small.convert("L")
     hashed = whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS)
@@ -306,11 +320,23 @@ def _measure(image: Image.Image, data: bytes) -> ImageFacts | Reject:
         height=height,
         phash=phash,
         mirrored_phash=mirrored_phash,
-        pixel_digest=_pixel_digest(plain, code),
+        pixel_digest=_coded_digest(data, code) if image.format == "JPEG" else _pixel_digest(plain, code),
         miniature=miniature,
         scores=scores,
         opt_out=opt_out(image, data),
     )
+
+
+def _coded_digest(data: bytes, code: int) -> str:
+    """Equal for JPEG files of one coded picture, whatever is said around it in comments and application data."""
+    digest, view = xxhash.xxh3_128(), memoryview(data)[: data.rfind(b"\xff\xd9") + 2 or len(data)]
+    place = 2
+    while place + 4 <= len(view):
+        following, marker = _next_segment(data, place), data[place + 1]
+        if marker == 0xEE or not (0xE0 <= marker <= 0xEF or marker == 0xFE):  # EE says how colours are coded
+            digest.update(view[place:following])
+        place = following
+    return f"coded-{code}-{digest.hexdigest()}"
 
 
 def _pixel_digest(plain: Image.Image, code: int) -> str:
