@@ -17,7 +17,9 @@ from models.mllm.vocabulary import IGNORED_LABEL
 Integers = npt.NDArray[np.int64]
 Lengths = Callable[[int, int], Integers]  # lengths of positions start .. stop-1; 0: left out of training
 
-CHUNK = 65_536  # positions whose lengths are asked for at a time
+CHUNK = 65_536  # positions whose lengths are asked for at a time,
+FIRST_CHUNK = 1_024  # at first: who asks for a few rows only need not wait for many
+MAX_DOUBLINGS = 8  # of the chunk while no row gets full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class PackPlan:
         self._lengths = lengths
         self._row_tokens = row_tokens
         self._first = start or RowStart(row=0, position=0)
+        self._chunk = FIRST_CHUNK
         self._starts = array("q", [self._first.position])  # 8 bytes each: a long training has 10 million rows
 
     def span(self, row: int) -> tuple[int, int]:
@@ -60,14 +63,13 @@ class PackPlan:
         return RowStart(row=row, position=self.span(row)[0])
 
     def _walk_until(self, is_enough: Callable[[], bool]) -> None:
-        chunk, carried = CHUNK, 0
+        chunk = min(self._chunk, CHUNK)
         while not is_enough():
             begin = self._starts[-1]
             found = row_starts(self._lengths(begin, begin + chunk), self._row_tokens)
             self._starts.extend(begin + start for start in found)
-            carried = 0 if found else carried + 1
-            chunk = CHUNK if found else chunk * 2
-            if carried > 8:
+            chunk = self._chunk = min(2 * chunk, CHUNK if found else CHUNK << MAX_DOUBLINGS + 1)
+            if chunk > CHUNK << MAX_DOUBLINGS:
                 raise ValueError(
                     f"no row could be filled from {chunk} samples after position {begin}: nearly all are left out; "
                     "see the reasons in the index of the training data"
