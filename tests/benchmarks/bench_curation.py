@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -61,11 +62,14 @@ def drawn_jpegs(count: int, side: int) -> list[bytes]:
     return files
 
 
-def photo_files(path: Path, count: int) -> list[bytes]:
-    with tarfile.open(path) as tar:
-        members = [member for member in tar if member.name.lower().endswith((".jpg", ".jpeg", ".png"))]
-        files = [tar.extractfile(member) for member in members[:count]]
-        return [file.read() for file in files if file is not None]
+def photo_files(paths: Sequence[Path], count: int) -> list[bytes]:
+    found = []
+    for path in paths:
+        with tarfile.open(path) as tar:
+            members = [member for member in tar if member.name.lower().endswith((".jpg", ".jpeg", ".png"))]
+            files = [tar.extractfile(member) for member in members]
+            found += [file.read() for file in files if file is not None]
+    return found[:count]
 
 
 def write_records(folder: Path, files: list[bytes]) -> Path:
@@ -123,10 +127,10 @@ def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` ta
 @click.command(help=__doc__)
 @click.option("--images", default=400, help="How many pictures.")
 @click.option("--side", default=512, help="Longer side of drawn pictures, in pixels.")
-@click.option("--photos", type=click.Path(path_type=Path, exists=True), help="A tar of pictures to use instead.")
+@click.option("--photos", type=click.Path(path_type=Path, exists=True), multiple=True, help="Tars of pictures instead.")
 @click.option("--stored", default=256, help="Longer side of pictures that are stored smaller, in pixels.")
 @click.option("--repeats", default=3, help="Rounds; the median counts.")
-def main(images: int, side: int, photos: Path | None, stored: int, repeats: int) -> None:
+def main(images: int, side: int, photos: Sequence[Path], stored: int, repeats: int) -> None:
     files = photo_files(photos, images) if photos else drawn_jpegs(images, side)
     anchors = tuple((height * stored // 512, width * stored // 512) for height, width in ANCHORS)
     config = CurationConfig(anchors=anchors, duplicate_scope="image")
