@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from orchestrator.errors import StoreError
 from orchestrator.local_store import LocalStore
 from orchestrator.store import probe
 
+NOBODY = 65534
 IN_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
@@ -67,11 +69,35 @@ def test_a_file_where_the_store_should_be_is_explained(tmp_path: Path) -> None:
         probe(LocalStore(tmp_path / "store"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
-def test_a_folder_without_write_permission_is_explained(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir(mode=0o555)
-    with pytest.raises(StoreError, match=r"Permission denied\. Give this user write permission"):
-        probe(LocalStore(tmp_path / "store"))
+def test_a_folder_without_write_permission_is_explained() -> None:
+    with tempfile.TemporaryDirectory() as name:  # which others may enter
+        os.chmod(name, 0o755)
+        store = Path(name, "store")
+        store.mkdir()
+        store.chmod(0o555)
+        assert "Permission denied. Give this user write permission" in probed_by_nobody(store)
+
+
+def probed_by_nobody(folder: Path) -> str:
+    """What a user without rights is told of a store: the administrator may write everywhere."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        try:
+            probe(LocalStore(folder))
+        except StoreError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text
 
 
 def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
