@@ -320,7 +320,7 @@ def _measure(image: Image.Image, size: Size, data: bytes) -> ImageFacts | Reject
         height=height,
         phash=phash,
         mirrored_phash=mirrored_phash,
-        pixel_digest=_coded_digest(data, code) if image.format == "JPEG" else _pixel_digest(plain, code),
+        pixel_digest=_coded_digest(data, code) if image.format in ("JPEG", "MPO") else _pixel_digest(plain, code),
         miniature=miniature,
         scores=scores,
         opt_out=opt_out(image, data),

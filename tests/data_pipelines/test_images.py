@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -174,6 +175,32 @@ def test_equal_pixels_have_one_digest_whatever_the_file() -> None:
     assert again != GOOD
     assert facts(again).pixel_digest == facts(GOOD).pixel_digest == facts(encoded(picture(), "BMP")).pixel_digest
     assert facts(encoded(ImageOps.mirror(picture()))).pixel_digest != facts(GOOD).pixel_digest
+
+
+def test_jpegs_of_one_coded_picture_have_one_digest_whatever_is_said_around_it() -> None:
+    comment, application = b"\xff\xfe\0\x0bcopied by", b"\xff\xe3\0\x08anyone"
+    digest = facts(JPEG).pixel_digest
+    for said in (comment, application + comment):
+        assert facts(JPEG[:2] + said + JPEG[2:]).pixel_digest == digest
+    assert facts(JPEG + b"after the end").pixel_digest == digest
+    for other in (encoded(picture(), "JPEG", quality=60), encoded(picture(), "JPEG", progressive=True)):
+        assert facts(other).pixel_digest != digest
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    assert facts(encoded(picture(), "JPEG", exif=exif.tobytes())).pixel_digest != digest
+
+
+@pytest.mark.parametrize("size", [(391, 383), (800, 640), (780, 1040)])
+def test_large_jpegs_are_measured_like_all_their_pixels(size: tuple[int, int]) -> None:
+    large = picture(160, 120).resize(size, Image.Resampling.BICUBIC)
+    pixels, coded = facts(encoded(large, "BMP")), facts(encoded(large, "JPEG", quality=95))
+    assert (coded.width, coded.height) == size
+    assert (coded.phash ^ pixels.phash).bit_count() <= 2
+    difference = np.frombuffer(coded.miniature, np.uint8).astype(int) - np.frombuffer(pixels.miniature, np.uint8)
+    assert np.abs(difference).max() <= 6
+    for name in ("contrast", "sharpness"):
+        assert coded.scores[name] == pytest.approx(pixels.scores[name], rel=0.1)
+    assert coded.scores["neighbour_correlation"] > 0.5
 
 
 def test_sixteen_bits_and_transparency_are_read_as_they_look() -> None:
