@@ -23,7 +23,8 @@ from data_pipelines.captions import fails, judge_words, kinds_of, words_of_turn
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.records import IMAGE
 
-_PLACES = re.compile(f"({re.escape(IMAGE)}|{re.escape('{resolution_tag}')})")  # of what is not words: left alone
+PLACES = (IMAGE, "{resolution_tag}")  # of what is not words: left alone, and none may come by a repair
+_PLACES = re.compile(f"({'|'.join(map(re.escape, PLACES))})")
 _ESCAPE_SEQUENCES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of terminals
 _WHOLE_URL = re.compile(r"(?i)\b(?:(?:https?|ftp|file|s3)://|www\.|data:[a-z]+/[a-z.+-]+;base64,)[^\s<>\"']+")
 _UNSEEN = re.compile(r"(?is)<(script|style)\b[^>]{0,500}>.{0,4000}?</\1>|<!--.{0,4000}?-->|<!doctype[^>]{0,500}>")
@@ -50,9 +51,13 @@ def repair_turns(
                 text = _repair(text, repair)
                 made[reason] = None
         repaired.append((role, text))
-    if made and judge_words(task, repaired, config) is not None:
+    if made and (_places_in(repaired) != _places_in(turns) or judge_words(task, repaired, config) is not None):
         return list(turns), ()
     return repaired, tuple(made)
+
+
+def _places_in(turns: Sequence[tuple[str, str]]) -> list[int]:
+    return [text.count(place) for _, text in turns for place in PLACES]
 
 
 def _repair(text: str, repair: Callable[[str], str]) -> str:

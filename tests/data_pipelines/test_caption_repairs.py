@@ -91,6 +91,15 @@ def test_prompts_keep_their_template_and_the_places_of_pictures() -> None:
     assert turns[1][1] == "<image>"
 
 
+@pytest.mark.parametrize("hidden", ["&lt;image&gt;", "<im\u2060age>", "&#123;resolution_tag&#125;"])
+def test_no_repair_makes_a_place_for_a_picture_that_is_not_there(hidden: str) -> None:
+    turns = [("human", f"<image>\nWhat is <b>this</b> {hidden}?"), ("gpt", "A dog.")]
+    assert repair_turns("understanding", turns, CONFIG) == (turns, ())
+    prompt = [("human", f"Generate an image of {{resolution_tag}}, the content of image is a dog {hidden}\n")]
+    turns = [*prompt, ("gpt", "<image>")]
+    assert repair_turns("generation", turns, CONFIG) == (turns, ())
+
+
 def test_texts_without_pictures_may_hold_markup() -> None:
     turns = [("human", "Write a page."), ("gpt", "<p>Hello</p> &amp; good bye")]
     assert repair_turns("text", turns, CONFIG) == (turns, ())
