@@ -59,7 +59,10 @@ class Spares:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
         self._let_go()
 
     def put(self, process: WorkerProcess) -> None:
@@ -67,10 +70,13 @@ class Spares:
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
-            self._processes.append(process)
-            self._timer = threading.Timer(0.0 if self._closed else self._keep_s, self._let_go)
-            self._timer.daemon = True
-            self._timer.start()
+            if not self._closed:
+                self._processes.append(process)
+                self._timer = threading.Timer(self._keep_s, self._let_go)
+                self._timer.daemon = True
+                self._timer.start()
+                return
+        process.kill()
 
     def take(self) -> WorkerProcess | None:
         with self._lock:
