@@ -19,7 +19,10 @@ PUBLICATION = Publication(published=datetime.date(2026, 11, 1))
 
 def test_the_head_says_what_the_ledger_says(tmp_path: Path) -> None:
     rows = [ledger_row(number, language="de", license="CC-BY-4.0") for number in range(3)]
-    rows += [ledger_row(4, language="en", task="generation"), ledger_row(5, license=None, language="not a code")]
+    rows += [
+        ledger_row(4, language="en", task="generation", repairs=["caption_html", "caption_pii"]),
+        ledger_row(5, license=None, language="not a code"),
+    ]
     rows += [ledger_row(6, verdict="drop", reason="caption_pii", license="MIT", language="fr")]
     write_ledgers(tmp_path / "data", [rows])
     text = dataset_card(audit_dataset(tmp_path / "data"), PUBLICATION)
@@ -33,7 +36,7 @@ def test_the_head_says_what_the_ledger_says(tmp_path: Path) -> None:
         "ledger": 6,
     }
     assert "| caption\\_pii | 1 |" in text
-    assert "records dropped for them: 1." in text
+    assert "records dropped for them: 1, with these replaced in them: 1." in text
     assert "- Kept records that state no licence: 1." in text
     assert "- Made by: not stated" in text
 
