@@ -24,7 +24,7 @@ class Candidate:
     sample_id: str
     partition: str  # only samples of one partition are compared
     file_digests: tuple[str, ...]  # of its pictures
-    pixel_digests: tuple[str, ...]
+    pixel_digests: tuple[str, ...]  # see `images.ImageFacts`
     phashes: tuple[int, ...]
     miniatures: tuple[bytes, ...]  # 8 x 8 RGB
     mirrored_phashes: tuple[int, ...] = ()  # of the same pictures with left and right swapped; (): not looked for

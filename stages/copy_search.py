@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.curation_config import CurationConfig
 from orchestrator.artifact import JSON
-from orchestrator.errors import PoisonError
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import StageContext
 
@@ -21,7 +20,7 @@ MAX_SLICES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class PairsWorker:
-    """Makes pieces of the search; the only item of each is its name, `work` says what it is."""
+    """Makes pieces of the search. They have no items: none can be left out, so one that fails fails the map."""
 
     analyses: tuple[str, ...]  # files
     distance: int
@@ -47,8 +46,6 @@ def search_for_copies(
     """How `find_duplicates` finds near pictures among `rows` records; a map of its own makes it where they are many.
 
     `analyses` and `digests`: of each shard the file of `judge_shard` and its SHA-256.
-
-    Raises: PoisonError: a piece of the search fails again and again.
     """
     from data_pipelines.copy_pairs import SEARCHES, FoundPairs, read_pairs
     from data_pipelines.duplicates import PLAIN_SEARCH
@@ -62,17 +59,11 @@ def search_for_copies(
     for search in SEARCHES if config.mirrored_pictures else SEARCHES[:1]:
         for piece in pieces(distance, slices):
             name = f"{search}-{piece.part}-{piece.first_key:05}-{piece.stop_key:05}"
-            shards.append(Shard(name=name, items=(name,), work={"search": search, **vars(piece)}))
+            what: dict[str, JSON] = {"search": search, **vars(piece)}
+            shards.append(Shard(name=name, items=(), identity=what, work=what))
     worker = PairsWorker(analyses=tuple(str(analyses[name]) for name in sorted(analyses)), distance=distance)
     identity: dict[str, JSON] = {"analyses": [digests[name] for name in sorted(digests)], "distance": distance}
     made = context.map_shards(worker, shards, label="compare", identity=identity, unit="pieces")
-    lost = [record.shard for record in made if record.outcome.quarantined]
-    if lost:
-        raise PoisonError(
-            f"{context.stage_id}: pictures were not compared with one another, as {len(lost)} pieces of the search "
-            f"fail ({lost[0]}); give the stage's workers more memory (resources.memory_gib), or set "
-            "near_duplicates: false"
-        )
     within, between = (read_pairs(_files(made, search)) for search in SEARCHES)
     return FoundPairs(pairs_within=within, pairs_between=between)
 
