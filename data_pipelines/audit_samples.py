@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from data_pipelines.curation_config import VERDICTS, DecodeLimits
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.images import thumbnail
 from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks
 from data_pipelines.samples import SampleError
+from data_pipelines.smaller_images import thumbnail
 
 PICTURES_PER_GROUP = 12
 NUM_RANDOM = 24

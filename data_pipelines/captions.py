@@ -1,5 +1,6 @@
 """Judges the words of a record: what is empty, broken, not meant for people, or dangerous to train on."""
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,9 @@ from data_pipelines.caption_patterns import (
 )
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.records import IMAGE, Reject
+
+_WORDS, _VOWEL, _UNSPOKEN = re.compile(r"[a-z]+"), re.compile(r"[aeiouy]"), re.compile(r"[^aeiouy]{5}")
+_WIDE = re.compile("[\u2e80-\uffef]")  # one sign of Chinese can be a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +118,10 @@ def _too_long(text: str, config: CurationConfig) -> str:
 
 
 def _too_short(text: str, config: CurationConfig) -> str:
-    letters = sum(1 for character in text if unicodedata.category(character)[0] in "LNMS")
-    wide = any("\u2e80" <= character <= "\uffef" for character in text)  # one sign of Chinese can be a word
-    return f"{letters} letters" if letters < config.min_caption_chars and not wide else ""
+    enough = config.min_caption_chars
+    speaking = (character for character in text if unicodedata.category(character)[0] in "LNMS")
+    letters = sum(1 for _ in itertools.islice(speaking, enough))
+    return f"{letters} letters" if letters < enough and not _WIDE.search(text) else ""
 
 
 def _personal(text: str, config: CurationConfig) -> str:
@@ -137,11 +142,11 @@ def _file_name(text: str, config: CurationConfig) -> str:
 def _gibberish(text: str, config: CurationConfig) -> str:
     if LOREM.search(text):
         return "filler text"
-    words = re.findall(r"[a-z]+", text.lower())
+    words = _WORDS.findall(text.lower())
     if len(words) >= 20 and len(set(words)) <= len(words) // 8:
         return "the same few words over and over"
     long_words = [word for word in words if len(word) > 3]
-    unspoken = [word for word in long_words if not re.search(r"[aeiouy]", word) or re.search(r"[^aeiouy]{5}", word)]
+    unspoken = [word for word in long_words if not _VOWEL.search(word) or _UNSPOKEN.search(word)]
     return "words without vowels" if len(long_words) >= 3 and 2 * len(unspoken) > len(long_words) else ""
 
 

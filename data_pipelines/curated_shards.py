@@ -6,6 +6,7 @@ A shard's bytes depend on its own records, analysis and verdicts only.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +18,10 @@ import pyarrow.parquet as pq
 from data_pipelines.contamination import ContaminationVerdict
 from data_pipelines.curation import CopyVerdict
 from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
-from data_pipelines.images import Smaller, ending_of, smaller, thumbnail
+from data_pipelines.images import ending_of
 from data_pipelines.measurement import ShardImages
 from data_pipelines.records import SCHEMA, canonical
+from data_pipelines.smaller_images import SmallerImages, thumbnail
 from data_pipelines.tar_writer import TarWriter
 
 DATASET_FORMAT = 1
@@ -90,11 +92,13 @@ def emit_shard(
     *,
     copies: Sequence[CopyVerdict] = (),
     contaminated: Sequence[ContaminationVerdict] = (),
+    smaller: Path | None = None,
 ) -> dict[str, int]:
     """Write `shards/`, `ledger/` and `thumbnails/` of one shard below `output`; counts by verdict and reason.
 
     `analysis` is the folder that `judge_shard` wrote to, `copies` what `find_duplicates` and `contaminated` what
-    `find_contaminated` says about this shard.
+    `find_contaminated` says about this shard. `smaller`: the folder that `measure_shard` wrote to, if some pictures are
+    stored smaller than they came.
     """
     for folder in ("shards", "ledger", "thumbnails"):
         (output / folder).mkdir(parents=True, exist_ok=True)
@@ -106,13 +110,15 @@ def emit_shard(
     ledger = []
     thumbnails = _Thumbnails(limit=config.thumbnails_per_reason)
     counts: Counter[str] = Counter(rows=len(rows))
-    with (output / "shards" / f"{name}.tar").open("wb") as file, ShardImages(records, name) as images:
-        tar = TarWriter(file)
+    with ExitStack() as files:
+        tar = TarWriter(files.enter_context((output / "shards" / f"{name}.tar").open("wb")))
+        images = files.enter_context(ShardImages(records, name))
+        small = files.enter_context(SmallerImages(smaller, name)) if smaller else None
         kept = 0
         for index, record in enumerate(rows):
             row = _ledger_row(record, analysed.get(index), ruled.get(index))
             if row["verdict"] == "keep":
-                place = _write_sample(tar, record, analysed[index], images, config)
+                place = _write_sample(tar, record, analysed[index], images, small)
                 row |= {"shard": name, "row": kept, **place}
                 kept += 1
                 counts["kept_bytes"] += place["span_bytes"]
@@ -121,9 +127,9 @@ def emit_shard(
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
             counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])
         tar.close()
-        small = _thumbnail_rows(thumbnails, ledger, images, config)
+        shown = _thumbnail_rows(thumbnails, ledger, images, config)
     _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(table.schema.metadata))
-    _write(output / "thumbnails" / f"{name}.parquet", small, THUMBNAIL_SCHEMA)
+    _write(output / "thumbnails" / f"{name}.parquet", shown, THUMBNAIL_SCHEMA)
     return dict(counts)
 
 
@@ -171,19 +177,23 @@ def _ledger_row(
 
 
 def _write_sample(
-    tar: TarWriter, record: Mapping[str, Any], analysed: Mapping[str, Any], images: ShardImages, config: EmitConfig
+    tar: TarWriter,
+    record: Mapping[str, Any],
+    analysed: Mapping[str, Any],
+    images: ShardImages,
+    smaller: SmallerImages | None,
 ) -> dict[str, int]:
     """Append a sample, JSON first; where it lies. A picture that is stored smaller names the file it was made of."""
     members = []
     described = []
     for slot, digest in enumerate(record["images"]):
-        data = images.read(digest)
-        width, height, made_of = analysed["width"][slot], analysed["height"][slot], {}
-        if config.max_stored_side is not None and max(width, height) > config.max_stored_side:
-            small = smaller(data, config.max_stored_side, config.stored_quality, config.limits)
-            if isinstance(small, Smaller):
-                made_of = {"made_of": digest}
-                data, width, height, digest = small.jpeg, small.width, small.height, sha256(small.jpeg).hexdigest()
+        made_of = {}
+        small = smaller.find(digest) if smaller else None
+        if small is not None:
+            made_of = {"made_of": digest}
+            data, width, height, digest = small.jpeg, small.width, small.height, sha256(small.jpeg).hexdigest()
+        else:
+            data, width, height = images.read(digest), analysed["width"][slot], analysed["height"][slot]
         member = f"{record['sample_id']}.{slot}{ending_of(data)}"
         members.append((member, data))
         anchor = [analysed["anchor_h"][slot], analysed["anchor_w"][slot]]

@@ -20,7 +20,7 @@ from data_pipelines.caption_repairs import repair_turns
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.duplicates import PLAIN_SEARCH, Candidate, Likeness, PairSearch, find_copies
-from data_pipelines.images import ImageFacts, judge
+from data_pipelines.image_facts import ImageFacts, judge
 from data_pipelines.measurement import measured_facts, table_rows
 from data_pipelines.records import Reject, canonical, turns_from_text, turns_to_json
 from data_pipelines.score_tables import NO_SCORES, ShardScores, Vectors, read_embeddings, with_scores

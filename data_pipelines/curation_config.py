@@ -121,19 +121,32 @@ class CurationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredSize:
+    """How large pictures are stored at most."""
+
+    max_side: int  # pixels
+    quality: int  # of the JPEGs that larger ones become, 1..95
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmitConfig:
     """What a written shard depends on beside its records and their verdicts."""
 
     thumbnails_per_reason: int
     thumbnail_side: int  # pixels
-    max_stored_side: int | None
-    stored_quality: int
-    limits: DecodeLimits  # of the pictures that smaller ones are made of
+    limits: DecodeLimits  # of the pictures that thumbnails are made of
 
 
 def measuring(config: CurationConfig) -> DecodeLimits:
     """What measuring reads: a picture is decoded again only when one of these changes."""
     return DecodeLimits(formats=config.formats, max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes)
+
+
+def storing(config: CurationConfig) -> StoredSize | None:
+    """What of a large picture is stored instead of the bytes it came as; None: nothing."""
+    if config.max_stored_side is None:
+        return None
+    return StoredSize(max_side=config.max_stored_side, quality=config.stored_quality)
 
 
 def judging(config: CurationConfig) -> CurationConfig:
@@ -147,7 +160,5 @@ def emitting(config: CurationConfig) -> EmitConfig:
     return EmitConfig(
         thumbnails_per_reason=config.thumbnails_per_reason,
         thumbnail_side=config.thumbnail_side,
-        max_stored_side=config.max_stored_side,
-        stored_quality=config.stored_quality,
         limits=measuring(config),
     )

@@ -18,8 +18,8 @@ from data_pipelines.audit_samples import THUMBNAIL_SIDE
 from data_pipelines.curation_config import DecodeLimits
 from data_pipelines.dataset_diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.images import thumbnail
 from data_pipelines.samples import SampleError
+from data_pipelines.smaller_images import thumbnail
 
 MAX_CAPTION_CHARS = 140
 MAX_PAGE_PICTURES = 200

@@ -1,7 +1,6 @@
-"""Looks at one picture's bytes safely: format, upright size, damage, perceptual hash and simple scores.
+"""Opens and decodes one picture's bytes safely, or says why they cannot be used.
 
 Limits are checked on the header, before any pixel is decoded; only formats on the list reach a decoder.
-Legend: Y, X pixel rows and columns; C channels.
 """
 
 import io
@@ -10,32 +9,21 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
-import xxhash
 from PIL import Image, UnidentifiedImageError
 
-from data_pipelines.curation_config import CurationConfig, DecodeLimits
-from data_pipelines.opt_out import opt_out
-from data_pipelines.picture_measures import (
-    HASHED_SIDE,
-    deviation,
-    neighbour_correlation,
-    perceptual_hashes,
-    sharpness,
-)
+from data_pipelines.curation_config import DecodeLimits
+from data_pipelines.jpegs import next_segment, sound_jpeg
 from data_pipelines.records import Reject
 
 Image.init()  # else a list of formats finds only the five commonest
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header was read
 BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
 ORIENTATION_TAG = 0x0112
-MEASURED_SIDE = 192  # pixels of the shorter side that measures need
-WORK_SIDE = 64  # hashes and scores are taken from a reduction to at least this many pixels a side
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -73,18 +61,16 @@ Size = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFacts:
-    """What is known about a picture; sizes are upright, after its EXIF orientation."""
+class Picture:
+    """A decoded picture, which may be smaller than the file's."""
 
-    format: str
-    width: int
-    height: int
-    phash: int  # 64 bits
-    mirrored_phash: int  # of the same picture with left and right swapped
-    pixel_digest: str  # equal for equal pixels, whatever the file around them; of a JPEG for what they are coded as
-    miniature: bytes  # 8 x 8 RGB, row by row
-    scores: Mapping[str, float] = field(default_factory=dict)
-    opt_out: str = ""  # what in its metadata reserves it from training, see `opt_out`
+    header: Image.Image  # the picture as it was opened, for its metadata
+    pixels: Image.Image
+    size: Size  # of the file, before its orientation
+
+    def upright(self) -> Image.Image:
+        """RGB or L."""
+        return upright(to_rgb(self.pixels), orientation(self.header))
 
 
 def sniff(data: bytes) -> str | None:
@@ -100,32 +86,19 @@ def ending_of(data: bytes) -> str:
     return sniff(data) or ".bin"
 
 
-def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
-    """Decode a picture within the limits and measure it, or say why it cannot be used.
-
-    Large JPEGs are measured at a half, quarter or eighth of their size; all their data is decoded for that too, only
-    fewer pixels are made of it.
-    """
-    return _looked_at(data, limits, lambda image, size: _measure(image, size, data), enough=_measured_share)
-
-
 def decode(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
     """The whole picture in RGB, upright, or why it cannot be used."""
-    return _looked_at(data, limits, lambda image, _: upright(to_rgb(image), orientation(image)).convert("RGB"))
+    return look_at(data, limits, lambda picture: picture.upright().convert("RGB"))
 
 
-def _measured_share(size: Size) -> float:
-    return MEASURED_SIDE / min(size)
-
-
-def _looked_at(
+def look_at(
     data: bytes,
     limits: DecodeLimits,
-    look: Callable[[Image.Image, Size], T | Reject],
+    look: Callable[[Picture], T | Reject],
     *,
-    enough: Callable[[Size], float] | None = None,
+    enough: Callable[[Size], float] = lambda _: 1.0,
 ) -> T | Reject:
-    """`look` gets the picture, by a power of two smaller if a share of its size is `enough`, and its whole size."""
+    """What `look` sees; a JPEG is by a power of two smaller if that leaves the share of its size that is `enough`."""
     if not data:
         return Reject(reason="zero_byte", detail="the file is empty")
     if len(data) > limits.max_file_bytes:
@@ -136,13 +109,19 @@ def _looked_at(
         if isinstance(opened, Reject):
             return opened
         try:
-            size = opened.size
-            if enough is not None and (scale := enough(size)) < 1:
-                opened.draft(None, (math.ceil(size[0] * scale), math.ceil(size[1] * scale)))  # JPEGs only
-            opened.load()
-            return look(opened, size)
+            return look(_decoded(opened, data, min(1.0, enough(opened.size))))
         except _DECODE_ERRORS as error:
             return _damage(error, data)
+
+
+def _decoded(opened: Image.Image, data: bytes, share: float) -> Picture:
+    size = opened.size
+    wanted = math.ceil(size[0] * share), math.ceil(size[1] * share)
+    pixels = sound_jpeg(data, opened, wanted)
+    if pixels is None:
+        opened.draft(None, wanted)  # of JPEGs only
+        opened.load()
+    return Picture(header=opened, pixels=pixels or opened, size=size)
 
 
 def _open(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
@@ -178,7 +157,7 @@ def _too_many_parts(data: bytes, ending: str | None) -> bool:
         return data.count(b"\0\x2c") + data.count(b"\0\x21") > limit
     if ending not in (".png", ".jpg"):
         return False
-    step, place = (_next_chunk, 8) if ending == ".png" else (_next_segment, 2)
+    step, place = (_next_chunk, 8) if ending == ".png" else (next_segment, 2)
     for _ in range(limit):
         if place + 4 > len(data):
             return False
@@ -188,21 +167,6 @@ def _too_many_parts(data: bytes, ending: str | None) -> bool:
 
 def _next_chunk(data: bytes, place: int) -> int:
     return place + 12 + int.from_bytes(data[place : place + 4], "big")
-
-
-def _next_segment(data: bytes, place: int) -> int:
-    """The place after a segment or a byte of filling; the end of the file once the pixels begin."""
-    marker = data[place + 1]
-    if data[place] != 0xFF or marker in (0x00, 0xFF):
-        return place + 1
-    if marker == 0xDA:
-        return len(data)
-    return place + 2 + (0 if 0xD0 <= marker <= 0xD9 else int.from_bytes(data[place + 2 : place + 4], "big"))
-
-
-def _frames(image: Image.Image) -> float:
-    """Only formats that can move have the attribute; a TIFF would have to be read to its end for it."""
-    return 1.0 if image.format in ("TIFF", "MPO") else float(getattr(image, "n_frames", 1))
 
 
 def _unopened(data: bytes, ending: str) -> Reject:
@@ -257,119 +221,3 @@ def orientation(image: Image.Image) -> int:
 
 def upright(image: Image.Image, code: int) -> Image.Image:
     return image.transpose(_TRANSPOSE[code]) if code in _TRANSPOSE else image
-
-
-def thumbnail(data: bytes, side: int, limits: DecodeLimits) -> bytes | None:
-    """A small upright JPEG, or None if the picture cannot be read."""
-    found = smaller(data, side, 80, limits, resample=Image.Resampling.BOX)
-    return None if isinstance(found, Reject) else found.jpeg
-
-
-@dataclass(frozen=True, kw_only=True)
-class Smaller:
-    jpeg: bytes
-    width: int  # pixels
-    height: int
-
-
-def smaller(
-    data: bytes,
-    side: int,
-    quality: int,
-    limits: DecodeLimits,
-    *,
-    resample: Image.Resampling = Image.Resampling.BICUBIC,
-) -> Smaller | Reject:
-    """The picture upright and at most `side` pixels high and wide, or why it cannot be read.
-
-    A JPEG is decoded at the half, quarter or eighth of its size that is still large enough, which is cheaper.
-    """
-
-    def shrink(image: Image.Image, _: Size) -> Smaller:
-        small = upright(to_rgb(image), orientation(image))
-        small.thumbnail((side, side), resample)
-        buffer = io.BytesIO()
-        small.convert("RGB").save(buffer, "JPEG", quality=quality)
-        return Smaller(jpeg=buffer.getvalue(), width=small.width, height=small.height)
-
-    return _looked_at(data, limits, shrink, enough=lambda size: side / max(size))
-
-
-def _measure(image: Image.Image, size: Size, data: bytes) -> ImageFacts | Reject:
-    code = orientation(image)
-    plain = to_rgb(image)
-    width, height = size if code < 5 else size[::-1]
-    small = upright(plain.reduce(max(1, min(plain.size) // WORK_SIDE)), code)
-    whole_grey = small.convert("L")
-    hashed = whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS)
-    grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.BOX)
-    grey_YX = np.asarray(grey, dtype=np.float32)
-    miniature = small.convert("RGB").resize((8, 8), Image.Resampling.BOX).tobytes()
-    colours = np.frombuffer(miniature, np.uint8).reshape(64, 3)
-    scores = {
-        "contrast": round(max(deviation(grey_YX), *map(deviation, colours.T.astype(np.float32))), 3),
-        "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
-        "sharpness": round(sharpness(grey_YX), 3),
-        "neighbour_correlation": round(neighbour_correlation(plain), 3),
-        "frames": _frames(image),
-    }
-    phash, mirrored_phash = perceptual_hashes(np.asarray(hashed, dtype=np.float32))
-    return ImageFacts(
-        format=(image.format or "unknown").lower(),
-        width=width,
-        height=height,
-        phash=phash,
-        mirrored_phash=mirrored_phash,
-        pixel_digest=_coded_digest(data, code) if image.format in ("JPEG", "MPO") else _pixel_digest(plain, code),
-        miniature=miniature,
-        scores=scores,
-        opt_out=opt_out(image, data),
-    )
-
-
-def _coded_digest(data: bytes, code: int) -> str:
-    """Equal for JPEG files of one coded picture, whatever is said around it in comments and application data."""
-    digest, view = xxhash.xxh3_128(), memoryview(data)[: data.rfind(b"\xff\xd9") + 2 or len(data)]
-    place = 2
-    while place + 4 <= len(view):
-        following, marker = _next_segment(data, place), data[place + 1]
-        if marker == 0xEE or not (0xE0 <= marker <= 0xEF or marker == 0xFE):  # EE says how colours are coded
-            digest.update(view[place:following])
-        place = following
-    return f"coded-{code}-{digest.hexdigest()}"
-
-
-def _pixel_digest(plain: Image.Image, code: int) -> str:
-    """Equal for equal pixels. Not a cryptographic hash: those cost as much as decoding."""
-    digest = xxhash.xxh3_128_hexdigest(_pixels(plain))
-    return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{digest}"
-
-
-def _pixels(plain: Image.Image) -> bytes | memoryview:
-    """The pixels as they lie in memory; large pictures lie in several pieces, which are copied together."""
-    try:
-        column = pa.array(plain)
-    except ValueError:
-        return plain.tobytes()
-    return memoryview((column.values if plain.mode == "RGB" else column).buffers()[1])
-
-
-def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
-    """What the thresholds say about a picture that could be read."""
-    if facts.opt_out and config.respect_opt_out:
-        return Reject(reason="opted_out", detail=facts.opt_out)
-    short, long = sorted((facts.width, facts.height))
-    if long / short > config.max_aspect:
-        return Reject(reason="extreme_aspect", detail=f"{facts.width} x {facts.height}, over {config.max_aspect:g} : 1")
-    if short < config.min_side:
-        return Reject(reason="too_small", detail=f"{facts.width} x {facts.height}, a side is under {config.min_side}")
-    scores = facts.scores
-    if scores["contrast"] < config.min_contrast:
-        return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
-    if scores["neighbour_correlation"] < config.min_neighbour_correlation:
-        detail = f"neighbouring pixels correlate by {scores['neighbour_correlation']:g} only"
-        return Reject(reason="noise_image", detail=detail)
-    if scores["sharpness"] < config.min_sharpness:
-        detail = f"sharpness {scores['sharpness']:g}, under {config.min_sharpness:g}"
-        return Reject(reason="low_quality", detail=detail)
-    return None

@@ -6,6 +6,8 @@ What is measured of a shard depends on its records, its pictures and the limits 
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.captions import caption_of
-from data_pipelines.curation_config import DecodeLimits
-from data_pipelines.images import ImageFacts, inspect
+from data_pipelines.curation_config import DecodeLimits, StoredSize
+from data_pipelines.image_facts import ImageFacts, inspect, measured, measured_share
+from data_pipelines.images import Picture, look_at
 from data_pipelines.languages import language_of
 from data_pipelines.records import Reject, canonical, turns_from_text
+from data_pipelines.smaller_images import Smaller, SmallerWriter, needed_share, stored_smaller
 
 PICTURE = pa.struct(
     [
@@ -83,46 +87,82 @@ def table_rows(table: Any) -> Iterator[dict[str, Any]]:
 
 
 def measure_shard(
-    records: Path, name: str, output: Path, limits: DecodeLimits, *, rows: Collection[int] | None = None
+    records: Path,
+    name: str,
+    output: Path,
+    limits: DecodeLimits,
+    *,
+    stored: StoredSize | None = None,
+    rows: Collection[int] | None = None,
 ) -> dict[str, int]:
     """Write `measured/NAME.parquet` below `output`: facts of every picture and the language of every caption.
 
+    `stored`: pictures larger than this are made smaller while they are decoded, into `smaller/`.
     `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
     """
     columns = ["sample_id", "task", "conversations", "reject", "images"]
     table = pq.read_table(records / "records" / f"{name}.parquet", columns=columns)
     counts: Counter[str] = Counter()
-    measured = []
-    with ShardImages(records, name) as images:
-        seen: dict[str, dict[str, Any]] = {}
+    found = []
+    with ExitStack() as files:
+        pictures_of = _Measuring(
+            images=files.enter_context(ShardImages(records, name)),
+            limits=limits,
+            stored=stored,
+            smaller=files.enter_context(SmallerWriter(output, name)) if stored else None,
+        )
         for row, record in enumerate(table_rows(table)):
             if rows is not None and row not in rows:
                 continue
-            pictures = [_measured_picture(digest, images, seen, limits) for digest in record["images"]]
+            pictures = [pictures_of.picture(digest) for digest in record["images"]]
             language = language_of(caption_of(record["task"], turns_from_text(record["conversations"])))
             kept = {key: record[key] for key in ("sample_id", "reject", "images")}
-            measured.append({"row": row, **kept, "language": language, "pictures": pictures})
+            found.append({"row": row, **kept, "language": language, "pictures": pictures})
             counts.update(rows=1, pictures=len(pictures), unreadable=sum(bool(one.get("reason")) for one in pictures))
     path = output / "measured" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(measured, schema=MEASURED_SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(found, schema=MEASURED_SCHEMA), path, compression="zstd")
     return dict(counts)
 
 
-def _measured_picture(
-    digest: str, images: ShardImages, seen: dict[str, dict[str, Any]], limits: DecodeLimits
-) -> dict[str, Any]:
-    """A `PICTURE`, from `seen` where many records share it."""
-    if digest in seen:
-        return seen[digest]
-    data = images.read(digest)
-    found = inspect(data, limits)
-    measured = {**vars(found), "bytes": len(data)}
-    if isinstance(found, ImageFacts):
-        measured["scores"] = canonical(dict(found.scores))
-    if len(seen) < MAX_CACHED_FACTS:
-        seen[digest] = measured
-    return measured
+@dataclass(frozen=True, kw_only=True)
+class _Measuring:
+    """Measures the pictures of a shard, each once where many records share it."""
+
+    images: ShardImages
+    limits: DecodeLimits
+    stored: StoredSize | None
+    smaller: SmallerWriter | None
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def picture(self, digest: str) -> dict[str, Any]:
+        """A `PICTURE`."""
+        if digest in self.seen:
+            return self.seen[digest]
+        data = self.images.read(digest)
+        found, small = _measured(data, self.limits, self.stored)
+        if small is not None and self.smaller is not None:
+            self.smaller.add(digest, small)
+        fields = {**vars(found), "bytes": len(data)}
+        if isinstance(found, ImageFacts):
+            fields["scores"] = canonical(dict(found.scores))
+        if len(self.seen) < MAX_CACHED_FACTS:
+            self.seen[digest] = fields
+        return fields
+
+
+def _measured(
+    data: bytes, limits: DecodeLimits, stored: StoredSize | None
+) -> tuple[ImageFacts | Reject, Smaller | None]:
+    """What is known about a picture, and what is stored instead; both are made of one decoding."""
+    if stored is None:
+        return inspect(data, limits), None
+
+    def look(picture: Picture) -> tuple[ImageFacts, Smaller | None]:
+        return measured(picture, data), stored_smaller(picture, stored)
+
+    found = look_at(data, limits, look, enough=lambda size: max(measured_share(size), needed_share(size, stored)))
+    return (found, None) if isinstance(found, Reject) else found
 
 
 def measured_facts(picture: Mapping[str, Any]) -> ImageFacts | Reject:

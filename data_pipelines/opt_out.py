@@ -41,8 +41,16 @@ def opt_out(image: Image.Image, data: bytes) -> str:
         if uses:
             return uses
     for note in _notes(image):
-        found = found or _PROHIBITED.search(note) or _WORD.search(note) or _WORD.search(note.replace(b"\0", b""))
+        found = found or _reservation(note)
     return f"its metadata says {found[0].decode()}" if found else ""
+
+
+def _reservation(note: bytes) -> re.Match[bytes] | None:
+    """Words may be in UTF-16."""
+    plain = note.replace(b"\0", b"")
+    if b"ai" not in plain.lower() and b"DMI" not in note:  # which is far quicker than the patterns
+        return None
+    return _PROHIBITED.search(note) or _WORD.search(note) or _WORD.search(plain)
 
 
 def _notes(image: Image.Image) -> Iterator[bytes]:
@@ -50,6 +58,8 @@ def _notes(image: Image.Image) -> Iterator[bytes]:
     for _, value in zip(range(_MAX_NOTES), image.info.items(), strict=False):
         yield from _texts(value[1] if value[0] not in ("exif", "icc_profile") else None)
     exif = image.getexif()
+    if not exif:
+        return
     for tag in (*_TEXT_TAGS, _XMP_TAG, _IPTC_TAG):
         yield from _texts(exif.get(tag))
     if _EXIF_FOLDER in exif:

@@ -3,6 +3,7 @@
 Legend: Y, X pixel rows and columns.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 HASHED_SIDE = 32  # pixels a side that perceptual hashes see
+WORK_SIDE = 64  # pixels a side of what scores are taken from
 SPECTRUM_DECIMALS = 3  # noise is 1e-10, and in 200 photographs no value lay within 0.1 of the median
 STEEPEST_STEPS = 40  # of the 8,064 steps between neighbours of a 64 x 64 picture
 NOISE_CONTRAST = 10.0  # a flat patch is not noise, however its grains relate
@@ -55,11 +57,13 @@ def sharpness(grey_YX: npt.NDArray[np.float32]) -> float:
     return float(min(1.0, steepest.mean() / max(float(grey_YX.max() - grey_YX.min()), 8.0)))
 
 
-def deviation(values: npt.NDArray[np.float32]) -> float:
-    """Standard deviation; for small arrays several times faster than numpy's own."""
-    flat = values.ravel()
-    centred = flat - np.add.reduce(flat) / np.float32(len(flat))
-    return float(np.sqrt(np.dot(centred, centred) / len(flat)))
+def contrast(grey_YX: npt.NDArray[np.float32], colours_NC: npt.NDArray[np.uint8]) -> float:
+    """Standard deviation of the grey values, or of the channel of a few colours in which they differ most, 0..127.5."""
+    flat, channels_CN = grey_YX.flatten(), colours_NC.T.astype(np.float32)
+    flat -= np.add.reduce(flat) / np.float32(len(flat))
+    channels_CN -= np.add.reduce(channels_CN, axis=1, keepdims=True) / np.float32(len(colours_NC))
+    strongest = np.add.reduce(channels_CN * channels_CN, axis=1).max() / len(colours_NC)
+    return math.sqrt(max(float(np.dot(flat, flat)) / len(flat), float(strongest)))
 
 
 def neighbour_correlation(plain: Image.Image) -> float:
@@ -68,13 +72,15 @@ def neighbour_correlation(plain: Image.Image) -> float:
     Photographs reach 0.8 and more; dithered ones, and those with an empty middle, when their pixels are put together.
     """
     near = _middle(plain, 128)
-    if min(near.size) < 3 or deviation(np.asarray(near, dtype=np.float32)) < NOISE_CONTRAST:
+    contrast, found = _contrast_and_correlation(near)
+    if min(near.size) < 3 or contrast < NOISE_CONTRAST:
         return 1.0
-    found = _correlation(near)
     if found >= CORRELATED:
         return found
     far = _middle(plain, 512).reduce(4)
-    return max(found, _correlation(far)) if min(far.size) >= 24 else found  # chance correlates so few pixels
+    if min(far.size) < 24:  # chance correlates so few pixels
+        return found
+    return max(found, _contrast_and_correlation(far)[1])
 
 
 def _middle(plain: Image.Image, side: int) -> Image.Image:
@@ -83,16 +89,19 @@ def _middle(plain: Image.Image, side: int) -> Image.Image:
     return plain.crop((left, top, min(plain.width, left + side), min(plain.height, top + side))).convert("L")
 
 
-def _correlation(grey: Image.Image) -> float:
-    """-1..1, along the better of both directions, as stripes correlate along the stripes only; 0 if all is equal."""
+def _contrast_and_correlation(grey: Image.Image) -> tuple[float, float]:
+    """Standard deviation, and how neighbours correlate along the better of both directions; 0 if all is equal.
+
+    The better one, as stripes correlate along the stripes only.
+    """
     grey_YX = np.asarray(grey, dtype=np.float32)
-    contrast = deviation(grey_YX)
-    if contrast == 0:
-        return 0.0
     height, width = grey_YX.shape
     centred_YX = grey_YX - np.add.reduce(grey_YX, axis=None) / np.float32(grey_YX.size)
     flat = centred_YX.ravel()
+    variance = float(np.dot(flat, flat)) / len(flat)
+    if variance == 0 or min(height, width) < 2:
+        return math.sqrt(variance), 0.0
     beyond = np.dot(centred_YX[:-1, -1], centred_YX[1:, 0])  # row by row, the end of one meets the start of the next
     across = (np.dot(flat[:-1], flat[1:]) - beyond) / (height * (width - 1))
     down = np.dot(flat[:-width], flat[width:]) / ((height - 1) * width)
-    return float(max(across, down)) / contrast**2
+    return math.sqrt(variance), float(max(across, down)) / variance

@@ -16,7 +16,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from data_pipelines.curation_config import DecodeLimits
-from data_pipelines.images import inspect
+from data_pipelines.image_facts import inspect
 from data_pipelines.records import Reject
 
 _DIGEST = "^[0-9a-fA-F]{64}$"

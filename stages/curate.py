@@ -8,8 +8,7 @@ No picture of an evaluation set is kept, in no split; the sets are records of in
     gates: {reason/contaminated_share: {at_most: 0.0, severity: warning}, evaluation_unread: {at_most: 0}}
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,18 +17,20 @@ from data_pipelines.curation_config import (
     LEDGER_COLUMNS,
     VERDICTS,
     CurationConfig,
-    DecodeLimits,
-    EmitConfig,
+    StoredSize,
     emitting,
     judging,
     measuring,
+    storing,
 )
 from data_pipelines.reasons import REASONS
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
-from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
+from orchestrator.shards import Shard, ShardRecord
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.copy_search import search_for_copies
+from stages.curation_workers import EmitWorker, JudgeWorker, MeasureWorker
+from stages.ingested_shards import Ingested, ingested_shards, shard_of
 from stages.scoring_config import check_use_of_scores, tables_of, with_scores
 from stages.totals import sum_stats
 
@@ -41,112 +42,16 @@ NUM_SHOWN_REASONS = 5
 REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ingested:
-    """One shard of the inputs."""
-
-    folder: str  # of the artifact
-    shard: str  # its name there
-    num_rows: int
-    contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar of its pictures
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureWorker:
-    """Decodes every picture and takes its measures; items are the rows of an ingested shard."""
-
-    limits: DecodeLimits
-
-    def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.measurement import measure_shard
-
-        def run(shard: ShardInput) -> ShardOutcome:
-            rows = _rows(shard)
-            records, name = Path(str(shard.work["records"])), str(shard.work["shard"])
-            counts = measure_shard(records, name, shard.output, self.limits, rows=rows)
-            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
-
-        return run
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeWorker:
-    """Holds the thresholds against what was measured; items are the measured rows of a shard."""
-
-    config: CurationConfig
-    looks: frozenset[str]  # marks of pictures that were taken down
-
-    def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.curation import judge_shard
-        from data_pipelines.score_tables import read_scores
-        from data_pipelines.tombstones import LOOKS, tombstones_from_marks
-
-        tombstones = tombstones_from_marks({LOOKS: self.looks})
-
-        def run(shard: ShardInput) -> ShardOutcome:
-            rows = _rows(shard)
-            records, measured = Path(str(shard.work["records"])), Path(str(shard.work["measured"]))
-            counts = judge_shard(
-                records,
-                measured,
-                str(shard.work["shard"]),
-                shard.output,
-                self.config,
-                rows=rows,
-                tombstones=tombstones,
-                scores=read_scores(tables_of(shard.work)),
-            )
-            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
-
-        return run
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmitWorker:
-    """Writes the kept samples of a shard and its ledger."""
-
-    config: EmitConfig
-
-    def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.contamination import ContaminationVerdict
-        from data_pipelines.curated_shards import emit_shard
-        from data_pipelines.curation import CopyVerdict
-
-        def run(shard: ShardInput) -> ShardOutcome:
-            work = shard.work
-            copies = [CopyVerdict(**copy) for copy in work["copies"]]  # type: ignore[union-attr,arg-type]  # JSON
-            records, analysis, name = Path(str(work["records"])), Path(str(work["analysis"])), str(work["shard"])
-            found = [ContaminationVerdict(**one) for one in work["contaminated"]]  # type: ignore[union-attr,arg-type]  # JSON
-            counts = emit_shard(records, analysis, name, shard.output, self.config, copies=copies, contaminated=found)
-            return ShardOutcome(rows=counts["rows"], stats={key: float(count) for key, count in counts.items()})
-
-        return run
-
-
-def shard_of(name: str, source: Ingested) -> Shard:
-    """All rows of an ingested shard."""
-    return Shard(
-        name=name,
-        items=tuple(range(source.num_rows)),
-        identity=dict(source.contents),
-        work={"records": source.folder, "shard": source.shard},
-    )
-
-
-def _rows(shard: ShardInput) -> set[int]:
-    return {int(item) for item in shard.items if isinstance(item, int)}
-
-
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.column_figures import column_figures
     from data_pipelines.curated_shards import write_dataset
     from data_pipelines.orphans import merge_orphans
 
     ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
-    measured = _measure(config, context, ingested)
+    measured = _measure(config, context, ingested, stored=storing(config))
     judged = _judge(config, context, ingested, measured, context.inputs("scores"))
     contaminated, evaluation_figures = _contaminated(config, context, evaluation, judged)
-    emitted = _emit(config, context, ingested, judged, contaminated)
+    emitted = _emit(config, context, ingested, measured, judged, contaminated)
     for record in emitted:
         context.adopt(record)
     ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
@@ -170,11 +75,20 @@ def _evaluation_sets(context: StageContext) -> list[Artifact]:
     return list(artifacts.values())
 
 
-def _measure(config: CurationConfig, context: StageContext, ingested: Mapping[str, Ingested]) -> dict[str, ShardRecord]:
+def _measure(
+    config: CurationConfig,
+    context: StageContext,
+    ingested: Mapping[str, Ingested],
+    *,
+    stored: StoredSize | None = None,
+) -> dict[str, ShardRecord]:
     """What depends on no threshold, so that a changed one decodes nothing again."""
     shards = [shard_of(name, source) for name, source in ingested.items()]
     limits = measuring(config)
-    worker, identity = MeasureWorker(limits=limits), {"limits": repr(limits)}
+    identity: dict[str, JSON] = {"limits": repr(limits)}
+    if stored is not None:
+        identity["stored"] = repr(stored)
+    worker = MeasureWorker(limits=limits, stored=stored)
     made = context.map_shards(worker, shards, label="measure", identity=identity, unit="records")
     return {record.shard: record for record in made}
 
@@ -244,6 +158,7 @@ def _emit(
     config: CurationConfig,
     context: StageContext,
     ingested: Mapping[str, Ingested],
+    measured: Mapping[str, ShardRecord],
     judged: Mapping[str, ShardRecord],
     contaminated: Mapping[str, Sequence["ContaminationVerdict"]],
 ) -> list[ShardRecord]:
@@ -258,6 +173,7 @@ def _emit(
     rows = sum(record.outcome.rows for record in judged.values())
     search = search_for_copies(config, context, analyses, digests, rows)
     copies = find_duplicates(analyses, config, without=dropped, scores=tables, search=search)
+    smaller = storing(config) is not None
     shards = []
     for name, source in ingested.items():
         verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
@@ -271,6 +187,7 @@ def _emit(
                     "analysis": digests[name],
                     "copies": verdicts,
                     **({"contaminated": found} if found else {}),  # shards that no evaluation set touches stay the same
+                    **({"smaller": _digest(measured[name], f"smaller/{name}.tar")} if smaller else {}),
                 },
                 work={
                     "records": source.folder,
@@ -278,6 +195,7 @@ def _emit(
                     "shard": name,
                     "copies": verdicts,
                     "contaminated": found,
+                    **({"smaller": str(measured[name].path)} if smaller else {}),
                 },
             )
         )
@@ -323,37 +241,9 @@ def _nothing_kept(output: Path, num_rows: int) -> str:
     )
 
 
-def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Ingested]:
-    """All shards of the inputs by name, in order."""
-    from data_pipelines.measurement import record_shards
-
-    found: dict[str, Ingested] = {}
-    for artifact in inputs:
-        digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
-        for name in record_shards(artifact.path):
-            if name in found:
-                raise PrecheckError(
-                    f"two inputs of this stage both have a shard {name!r}; give their sources different file names"
-                )
-            records, images = f"records/{name}.parquet", f"images/{name}.tar"
-            found[name] = Ingested(
-                folder=str(artifact.path),
-                shard=name,
-                num_rows=_num_rows(artifact.path / records),
-                contents={"records": digests[records], "images": digests[images]},
-            )
-    return dict(sorted(found.items()))
-
-
 def _digest(record: ShardRecord, path: str) -> str:
     """SHA-256 of a file of a finished shard."""
     return next(entry.sha256 for entry in record.files if entry.path == path)
-
-
-def _num_rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
 
 
 CURATE = StageKind(

@@ -11,7 +11,7 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.curate import ingested_shards, shard_of
+from stages.ingested_shards import ingested_shards, shard_of
 from stages.scoring_config import ScoreImagesConfig, ScorerConfig
 
 if TYPE_CHECKING:

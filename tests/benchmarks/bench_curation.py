@@ -22,10 +22,11 @@ from turns import print_rates, seconds_in_turns
 
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, judging, measuring
+from data_pipelines.curation_config import CurationConfig, emitting, judging, measuring, storing
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.languages import language_of
 from data_pipelines.measurement import measure_shard, record_shards
 
 ANCHORS = ((512, 512), (384, 512), (512, 384))
@@ -99,12 +100,14 @@ def decode(files: list[bytes]) -> None:
 
 
 def measure(records: Path, name: str, config: CurationConfig) -> None:
+    language_of.cache_clear()  # captions of a real shard are new ones
     with tempfile.TemporaryDirectory() as work:
         measure_shard(records, name, Path(work), measuring(config))
 
 
 def analyse(records: Path, work: Path, name: str, config: CurationConfig) -> None:
-    measure_shard(records, name, work, measuring(config))
+    language_of.cache_clear()
+    measure_shard(records, name, work, measuring(config), stored=storing(config))
     judge_shard(records, work, name, work, judging(config))
 
 
@@ -121,7 +124,8 @@ def curate(records: Path, names: list[str], config: CurationConfig, workers: Pro
 
 def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` takes, in its order
     records, folder, name, config, copies = work
-    emit_shard(records, folder, name, folder, emitting(config), copies=copies)
+    smaller = folder if storing(config) else None
+    emit_shard(records, folder, name, folder, emitting(config), copies=copies, smaller=smaller)
 
 
 @click.command(help=__doc__)

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 from data_pipelines.contamination import EvaluationPictures, EvaluationShard, find_contaminated
 from data_pipelines.curation import ANALYSIS_SCHEMA, find_duplicates
 from data_pipelines.curation_config import CurationConfig
-from data_pipelines.images import ImageFacts, inspect
+from data_pipelines.image_facts import ImageFacts, inspect
 
 CONFIG = CurationConfig(anchors=((64, 64),))
 GREY = bytes([120]) * 192

@@ -18,7 +18,15 @@ from PIL.PngImagePlugin import PngInfo
 from data_pipelines.audit import audit_dataset
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import NOT_JUDGED, CurationConfig, DecodeLimits, emitting, judging, measuring
+from data_pipelines.curation_config import (
+    NOT_JUDGED,
+    CurationConfig,
+    DecodeLimits,
+    emitting,
+    judging,
+    measuring,
+    storing,
+)
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.decisions import decisions
 from data_pipelines.image_sources import open_images
@@ -78,11 +86,14 @@ def curate(records: Path, output: Path, config: CurationConfig = CONFIG) -> dict
     """The whole curation; ledger rows by external id."""
     names = record_shards(records)
     for name in names:
-        measure_shard(records, name, output / "work", measuring(config))
+        measure_shard(records, name, output / "work", measuring(config), stored=storing(config))
         judge_shard(records, output / "work", name, output / "work", judging(config))
     copies = find_duplicates({name: output / "work" / "analysis" / f"{name}.parquet" for name in names}, config)
+    smaller = output / "work" if storing(config) else None
     for name in names:
-        emit_shard(records, output / "work", name, output / "data", emitting(config), copies=copies[name])
+        emit_shard(
+            records, output / "work", name, output / "data", emitting(config), copies=copies[name], smaller=smaller
+        )
     write_dataset(
         output / "data", "test", {name: output / "data" / "ledger" / f"{name}.parquet" for name in names}, config
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from data_pipelines.curation_config import CurationConfig, measuring
-from data_pipelines.images import ImageFacts, inspect, judge
+from data_pipelines.image_facts import ImageFacts, inspect, judge
 from data_pipelines.records import Reject
 
 CONFIG = CurationConfig(anchors=((64, 64),), min_sharpness=0.0)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.tar_reader import BLOCK, Member, open_tar, scan_tar
-from data_pipelines.tar_writer import TarWriter
+from data_pipelines.tar_writer import TarWriter, header_of
 
 
 def written(members: dict[str, bytes]) -> bytes:
@@ -45,6 +45,13 @@ def test_what_is_written_is_read_by_python_too() -> None:
         assert {m.name: tar.extractfile(m).read() for m in tar} == MEMBERS  # type: ignore[union-attr] # all are files
         assert all((m.mtime, m.uid, m.gid, m.uname) == (0, 0, 0, "") for m in tar.getmembers())
     assert contents(data) == MEMBERS
+
+
+@given(name=st.text("abc/\u00e9. \u65e50", max_size=130), size=st.sampled_from([0, 5, 10**6, 8**11 - 1, 8**11, 8**12]))
+def test_headers_are_those_of_python(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert header_of(name, size) == info.tobuf(tarfile.GNU_FORMAT)
 
 
 def test_places_say_where_headers_and_bytes_lie() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from data_pipelines.curation_config import CurationConfig, measuring
-from data_pipelines.images import ImageFacts, inspect, judge, thumbnail
+from data_pipelines.image_facts import ImageFacts, inspect, judge
 from data_pipelines.records import Reject
+from data_pipelines.smaller_images import thumbnail
 
 CONFIG = CurationConfig(anchors=((64, 64),), max_pixels=1_000_000)
 
@@ -162,6 +163,15 @@ def test_copies_have_near_hashes(changed: bytes) -> None:
     assert (facts(changed).phash ^ facts(GOOD).phash).bit_count() <= 10
 
 
+@pytest.mark.parametrize("size", [(517, 400), (331, 243), (90, 65)])
+def test_a_picture_of_another_size_has_nearly_the_same_hash(size: tuple[int, int]) -> None:
+    """The cells of a reduction that cover only the rest of a side count for no more than that."""
+    scene = np.random.default_rng(7).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    large = Image.fromarray(scene).resize((640, 480), Image.Resampling.BICUBIC)
+    small = large.resize(size, Image.Resampling.LANCZOS)
+    assert (facts(encoded(large)).phash ^ facts(encoded(small)).phash).bit_count() <= 4
+
+
 @pytest.mark.parametrize("size", [(128, 128), (161, 333), (400, 90)])
 def test_the_mirrored_hash_is_the_hash_of_the_mirrored_picture(size: tuple[int, int]) -> None:
     one, other = facts(encoded(picture(*size))), facts(encoded(ImageOps.mirror(picture(*size))))
@@ -209,14 +219,6 @@ def test_sixteen_bits_and_transparency_are_read_as_they_look() -> None:
     layer = picture().convert("RGBA")
     layer.putalpha(Image.new("L", layer.size, 255))
     assert facts(encoded(layer)).miniature == facts(GOOD).miniature
-
-
-def test_thumbnails_are_small_upright_jpegs_and_none_for_rubbish() -> None:
-    small = thumbnail(GOOD, 48, measuring(CONFIG))
-    assert small is not None
-    assert Image.open(io.BytesIO(small)).size == (48, 36)
-    assert thumbnail(b"nothing", 48, measuring(CONFIG)) is None
-    assert thumbnail(JPEG[:200], 48, measuring(CONFIG)) is None
 
 
 def test_the_published_example_pictures_are_fine(shared: Path) -> None:

@@ -1,0 +1,135 @@
+"""What is known about one picture: upright size, digests, perceptual hash and simple scores, and what thresholds say.
+
+Legend: Y, X pixel rows and columns; N pixels of the miniature; C channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from PIL import Image
+
+from data_pipelines.curation_config import CurationConfig, DecodeLimits
+from data_pipelines.images import Picture, Size, look_at, orientation, to_rgb, upright
+from data_pipelines.jpegs import coded_digest
+from data_pipelines.opt_out import opt_out
+from data_pipelines.picture_measures import (
+    HASHED_SIDE,
+    WORK_SIDE,
+    contrast,
+    neighbour_correlation,
+    perceptual_hashes,
+    sharpness,
+)
+from data_pipelines.records import Reject
+
+MEASURED_SIDE = 160  # pixels of the shorter side that measures need
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What is known about a picture; sizes are upright, after its EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+    phash: int  # 64 bits
+    mirrored_phash: int  # of the same picture with left and right swapped
+    pixel_digest: str  # equal for equal pixels, whatever the file around them; of a JPEG for what they are coded as
+    miniature: bytes  # 8 x 8 RGB, row by row
+    scores: Mapping[str, float] = field(default_factory=dict)
+    opt_out: str = ""  # what in its metadata reserves it from training, see `opt_out`
+
+
+def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
+    """Decode a picture within the limits and measure it, or say why it cannot be used.
+
+    Large JPEGs are measured at a half, quarter or eighth of their size; all their data is decoded for that too, only
+    fewer pixels are made of it.
+    """
+    return look_at(data, limits, lambda picture: measured(picture, data), enough=measured_share)
+
+
+def measured_share(size: Size) -> float:
+    """How much of each side measures need; more than 1 for small pictures."""
+    return MEASURED_SIDE / min(size)
+
+
+def measured(picture: Picture, data: bytes) -> ImageFacts:
+    """`data`: the file."""
+    header, code = picture.header, orientation(picture.header)
+    plain = to_rgb(picture.pixels)
+    width, height = picture.size if code < 5 else picture.size[::-1]
+    factor = max(1, min(plain.size) // WORK_SIDE)
+    reduced = plain.reduce(factor)
+    box = (0, 0, plain.width / factor, plain.height / factor)  # the last column and row may cover fewer pixels
+    whole_grey = reduced.convert("L")
+    hashed = upright(whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.HAMMING, box), code)
+    grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.HAMMING, box)
+    grey_YX = np.asarray(grey, dtype=np.float32)
+    miniature = upright(reduced.convert("RGB").resize((8, 8), Image.Resampling.HAMMING, box), code).tobytes()
+    colours_NC = np.frombuffer(miniature, np.uint8).reshape(64, 3)
+    scores = {
+        "contrast": round(contrast(grey_YX, colours_NC), 3),
+        "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
+        "sharpness": round(sharpness(grey_YX), 3),
+        "neighbour_correlation": round(neighbour_correlation(plain), 3),
+        "frames": _frames(header),
+    }
+    phash, mirrored_phash = perceptual_hashes(np.asarray(hashed, dtype=np.float32))
+    return ImageFacts(
+        format=(header.format or "unknown").lower(),
+        width=width,
+        height=height,
+        phash=phash,
+        mirrored_phash=mirrored_phash,
+        pixel_digest=_pixel_digest(picture, plain, data),
+        miniature=miniature,
+        scores=scores,
+        opt_out=opt_out(header, data),
+    )
+
+
+def _pixel_digest(picture: Picture, plain: Image.Image, data: bytes) -> str:
+    """Equal for equal pixels. Not a cryptographic hash: those cost as much as decoding."""
+    code = orientation(picture.header)
+    if picture.header.format in ("JPEG", "MPO"):
+        return f"coded-{code}-{coded_digest(data)}"
+    return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{xxhash.xxh3_128_hexdigest(_pixels(plain))}"
+
+
+def _pixels(plain: Image.Image) -> bytes | memoryview:
+    """The pixels as they lie in memory; large pictures lie in several pieces, which are copied together."""
+    try:
+        column = pa.array(plain)
+    except ValueError:
+        return plain.tobytes()
+    return memoryview((column.values if plain.mode == "RGB" else column).buffers()[1])
+
+
+def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
+    """What the thresholds say about a picture that could be read."""
+    if facts.opt_out and config.respect_opt_out:
+        return Reject(reason="opted_out", detail=facts.opt_out)
+    short, long = sorted((facts.width, facts.height))
+    if long / short > config.max_aspect:
+        return Reject(reason="extreme_aspect", detail=f"{facts.width} x {facts.height}, over {config.max_aspect:g} : 1")
+    if short < config.min_side:
+        return Reject(reason="too_small", detail=f"{facts.width} x {facts.height}, a side is under {config.min_side}")
+    scores = facts.scores
+    if scores["contrast"] < config.min_contrast:
+        return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
+    if scores["neighbour_correlation"] < config.min_neighbour_correlation:
+        detail = f"neighbouring pixels correlate by {scores['neighbour_correlation']:g} only"
+        return Reject(reason="noise_image", detail=detail)
+    if scores["sharpness"] < config.min_sharpness:
+        detail = f"sharpness {scores['sharpness']:g}, under {config.min_sharpness:g}"
+        return Reject(reason="low_quality", detail=detail)
+    return None
+
+
+def _frames(image: Image.Image) -> float:
+    """Only formats that can move have the attribute; a TIFF would have to be read to its end for it."""
+    return 1.0 if image.format in ("TIFF", "MPO") else float(getattr(image, "n_frames", 1))

@@ -1,0 +1,96 @@
+"""What worker processes do in the maps of a curation: measure, judge and write shards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipelines.curation_config import CurationConfig, DecodeLimits, EmitConfig, StoredSize
+from orchestrator.shards import ShardInput, ShardOutcome
+from stages.scoring_config import tables_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureWorker:
+    """Decodes every picture and takes its measures; items are the rows of an ingested shard."""
+
+    limits: DecodeLimits
+    stored: StoredSize | None = None  # how large pictures are stored at most
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.measurement import measure_shard
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            rows = _rows(shard)
+            records, name = Path(str(shard.work["records"])), str(shard.work["shard"])
+            counts = measure_shard(records, name, shard.output, self.limits, stored=self.stored, rows=rows)
+            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
+
+        return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeWorker:
+    """Holds the thresholds against what was measured; items are the measured rows of a shard."""
+
+    config: CurationConfig
+    looks: frozenset[str]  # marks of pictures that were taken down
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.curation import judge_shard
+        from data_pipelines.score_tables import read_scores
+        from data_pipelines.tombstones import LOOKS, tombstones_from_marks
+
+        tombstones = tombstones_from_marks({LOOKS: self.looks})
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            rows = _rows(shard)
+            records, measured = Path(str(shard.work["records"])), Path(str(shard.work["measured"]))
+            counts = judge_shard(
+                records,
+                measured,
+                str(shard.work["shard"]),
+                shard.output,
+                self.config,
+                rows=rows,
+                tombstones=tombstones,
+                scores=read_scores(tables_of(shard.work)),
+            )
+            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
+
+        return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmitWorker:
+    """Writes the kept samples of a shard and its ledger."""
+
+    config: EmitConfig
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.contamination import ContaminationVerdict
+        from data_pipelines.curated_shards import emit_shard
+        from data_pipelines.curation import CopyVerdict
+
+        def run(shard: ShardInput) -> ShardOutcome:
+            work = shard.work
+            copies = [CopyVerdict(**copy) for copy in work["copies"]]  # type: ignore[union-attr,arg-type]  # JSON
+            records, analysis, name = Path(str(work["records"])), Path(str(work["analysis"])), str(work["shard"])
+            found = [ContaminationVerdict(**one) for one in work["contaminated"]]  # type: ignore[union-attr,arg-type]  # JSON
+            smaller = Path(str(work["smaller"])) if "smaller" in work else None
+            counts = emit_shard(
+                records,
+                analysis,
+                name,
+                shard.output,
+                self.config,
+                copies=copies,
+                contaminated=found,
+                smaller=smaller,
+            )
+            return ShardOutcome(rows=counts["rows"], stats={key: float(count) for key, count in counts.items()})
+
+        return run
+
+
+def _rows(shard: ShardInput) -> set[int]:
+    return {int(item) for item in shard.items if isinstance(item, int)}

@@ -1,0 +1,75 @@
+"""Thumbnails and what is stored of large pictures are small, upright, and look like what they were made of."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops, ImageStat
+
+from data_pipelines.curation_config import CurationConfig, DecodeLimits, StoredSize, measuring
+from data_pipelines.images import Picture, look_at
+from data_pipelines.smaller_images import Smaller, SmallerImages, SmallerWriter, stored_smaller, thumbnail
+
+LIMITS: DecodeLimits = measuring(CurationConfig(anchors=((64, 64),)))
+HALF = StoredSize(max_side=150, quality=95)
+
+
+def coded(mode: str = "RGB", form: str = "PNG", **options: object) -> bytes:
+    soft = Image.fromarray(np.random.default_rng(3).integers(0, 255, (7, 9, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    soft.resize((301, 207), Image.Resampling.BICUBIC).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def stored(data: bytes, size: StoredSize) -> Smaller | None:
+    found: list[Smaller | None] = []
+
+    def look(picture: Picture) -> int:
+        found.append(stored_smaller(picture, size))
+        return 1
+
+    assert look_at(data, LIMITS, look) == 1
+    return found[0]
+
+
+def test_thumbnails_are_small_upright_jpegs_and_none_for_rubbish() -> None:
+    small = thumbnail(coded(), 48, LIMITS)
+    assert small is not None
+    assert Image.open(io.BytesIO(small)).size == (48, 33)
+    assert thumbnail(b"nothing", 48, LIMITS) is None
+    assert thumbnail(coded(form="JPEG")[:200], 48, LIMITS) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
+def test_what_is_stored_looks_like_what_pillow_makes(mode: str) -> None:
+    data = coded(mode, "TIFF" if mode == "CMYK" else "PNG")
+    small = stored(data, HALF)
+    assert small is not None
+    assert (small.width, small.height) == (150, 103)
+    with Image.open(io.BytesIO(data)) as whole, Image.open(io.BytesIO(small.jpeg)) as found:
+        by_pillow = io.BytesIO()
+        whole.convert("RGB").resize((150, 103), Image.Resampling.BICUBIC).save(by_pillow, "JPEG", quality=HALF.quality)
+        difference = ImageChops.difference(Image.open(by_pillow), found)
+        assert max(ImageStat.Stat(difference).mean) < 1
+
+
+def test_what_is_stored_stands_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    small = stored(coded(form="JPEG", quality=95, exif=exif.tobytes()), HALF)
+    assert small is not None
+    assert (small.width, small.height) == Image.open(io.BytesIO(small.jpeg)).size == (103, 150)
+
+
+def test_a_small_picture_stays_as_it_came() -> None:
+    assert stored(coded(), StoredSize(max_side=301, quality=95)) is None
+
+
+def test_what_was_written_is_read_by_the_digest_of_its_source(tmp_path: Path) -> None:
+    one, two = (Smaller(jpeg=bytes([number]) * 700, width=number, height=9) for number in (1, 2))
+    with SmallerWriter(tmp_path, "part") as writer:
+        for digest, small in (("aa", one), ("bb", two), ("aa", one)):
+            writer.add(digest, small)
+    with SmallerImages(tmp_path, "part") as images:
+        assert (images.find("bb"), images.find("aa"), images.find("cc")) == (two, one, None)
