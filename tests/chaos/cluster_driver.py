@@ -1,7 +1,7 @@
 """A driver on a Ray cluster that is broken around it: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS`.
 
 Makes squares shard by shard on two workers, then trains a toy model on 1 to WORKERS; continues the newest run if any.
-Prints the SHA-256 of every file made, as JSON.
+Prints the SHA-256 of every file made, as JSON. Steps of data that are named in ROOT/poison hold a NaN.
 """
 
 import json
@@ -26,6 +26,10 @@ CHECKPOINT_EVERY = 4
 LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))
 
 
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     root: Location
@@ -33,7 +37,8 @@ class TrainConfig:
 
 def run_training(config: TrainConfig, context: StageContext) -> Mapping[str, float]:
     root = Path(config.root)
-    task = ToyTask(pause_s=0.1, log=str(root / "steps"), hold=str(root / "hold"))
+    poison = tuple(map(int, lines(root / "poison")))
+    task = ToyTask(pause_s=0.1, log=str(root / "steps"), hold=str(root / "hold"), poison_data=poison)
     result = train(task, LOOP, context)
     shutil.copyfile(result.checkpoint.path / "weights-model.safetensors", context.output / "model.safetensors")
     return {}

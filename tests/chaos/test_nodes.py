@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes loses one of them, or its head: the run goes on with what is left, or is continued."""
+"""A Ray cluster loses a node or its head, or is given data that are no numbers: the run goes on or can be continued."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from orchestrator.plan import make_plan
 from orchestrator.run_status import list_runs
 from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
-from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, recipe
+from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines, recipe
 from tests.chaos.invariants import check
 
 pytestmark = pytest.mark.ray
@@ -70,10 +70,6 @@ def start(root: Path, cluster: Any, workers: int) -> subprocess.Popen[str]:
     root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.chaos.cluster_driver", str(root), cluster.address, str(workers)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 120.0) -> None:
@@ -133,6 +129,25 @@ def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quie
     # I6: at most the interval of one checkpoint was trained again, and one that was being written.
     again = len(lines(root / "steps")) - LOOP.steps * LOOP.micros_per_step
     assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micros_per_step
+
+
+def test_data_that_are_no_numbers_end_a_run_with_their_names_and_it_is_continued_without_them(
+    quiet: Quiet, tmp_path: Path
+) -> None:
+    """The way of a NaN through a worker process and Ray Train: window after window is skipped, then it is too much."""
+    root = tmp_path / "broken"
+    root.mkdir()
+    (root / "poison").write_text("\n".join(map(str, range(6, 60))))
+    code, text = finish(start(root, quiet.cluster, workers=1))
+    assert code == 1, text
+    assert set(failure_classes(root)) == {FailureClass.NUMERIC}
+    for said in ("loss nan", "at learning rates 0.0", "samples sample-", "2 windows"):
+        assert said in text, text
+    (root / "poison").unlink()
+    code, text = finish(start(root, quiet.cluster, workers=1))
+    assert code == 0, text
+    assert text == quiet.printed  # to the byte: no skip was kept that did not help
+    weights(root)  # and the invariants
 
 
 @pytest.mark.slow
