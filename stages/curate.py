@@ -248,7 +248,7 @@ def _digest(record: ShardRecord, path: str) -> str:
 
 CURATE = StageKind(
     name="curate",
-    version=3,
+    version=4,
     config=CurationConfig,
     run=run,
     inputs={
