@@ -25,7 +25,7 @@ from data_pipelines.picture_measures import (
 )
 from data_pipelines.records import Reject
 
-MEASURED_SIDE = 160  # pixels of the shorter side that measures need
+MEASURED_SIDE = 128  # pixels of the shorter side that measures need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ def measured(picture: Picture, data: bytes) -> ImageFacts:
     hashed = upright(whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.HAMMING, box), code)
     grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.HAMMING, box)
     grey_YX = np.asarray(grey, dtype=np.float32)
-    miniature = upright(reduced.convert("RGB").resize((8, 8), Image.Resampling.HAMMING, box), code).tobytes()
+    small = upright(reduced.resize((8, 8), Image.Resampling.HAMMING, box), code)
+    miniature = small.convert("RGB").tobytes()
     colours_NC = np.frombuffer(miniature, np.uint8).reshape(64, 3)
     scores = {
         "contrast": round(contrast(grey_YX, colours_NC), 3),

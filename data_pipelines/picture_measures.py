@@ -71,7 +71,7 @@ def neighbour_correlation(plain: Image.Image) -> float:
 
     Photographs reach 0.8 and more; dithered ones, and those with an empty middle, when their pixels are put together.
     """
-    near = _middle(plain, 128)
+    near = _middle(plain, 64)
     contrast, found = _contrast_and_correlation(near)
     if min(near.size) < 3 or contrast < NOISE_CONTRAST:
         return 1.0
