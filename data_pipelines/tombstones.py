@@ -1,10 +1,12 @@
 """What was taken down and must not come in again: records and pictures by digest, look-alikes by perceptual hash."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -72,30 +74,59 @@ def looks_of(dataset: Path, pictures: frozenset[str]) -> set[int]:
     return found
 
 
-def holds(path: Path, digests: frozenset[str]) -> bool:
-    """Whether a Parquet file of records, pictures, ledger rows or codes has a row about one of `digests`.
+_PICTURES = frozenset({"sha256", "images"})  # columns that name pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a table has about some digests."""
+
+    rows: int
+    samples: frozenset[str]  # that these rows are about
+    names_samples_only: bool  # the table names no pictures: they may be in it under ids that nobody asked for
+
+
+def held(path: Path, digests: frozenset[str]) -> Held:
+    """What a Parquet file of records, pictures, ledger rows, codes or scores has about samples and pictures.
 
     Rows that only say that something was taken down do not count.
 
     Raises: DatasetError if the file cannot be read.
     """
-    wanted = pa.array(sorted(digests), pa.string())
     try:
         with pq.ParquetFile(path) as file:
             names = set(file.schema_arrow.names)
-            columns = sorted(names & {"sample_id", "sha256", "images", "reject", "reason"})
-            if not names & {"sample_id", "sha256", "images"}:
-                return False
-            return any(_has(pa.Table.from_batches([batch]), wanted) for batch in file.iter_batches(columns=columns))
+            tables = list(_rows_about(file, digests))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); run `illume verify --heal`") from error
+    ids = (rows["sample_id"].to_pylist() for rows in tables if "sample_id" in names)
+    return Held(
+        rows=sum(rows.num_rows for rows in tables),
+        samples=frozenset(chain.from_iterable(ids)),
+        names_samples_only="sample_id" in names and not names & _PICTURES,
+    )
 
 
-def _has(table: Any, wanted: Any) -> bool:
-    for column in {"reject", "reason"} & set(table.column_names):
-        table = table.filter(pc.not_equal(pc.fill_null(table[column], ""), TAKEN_DOWN))
-    for column in {"sample_id", "sha256", "images"} & set(table.column_names):
-        values = pc.list_flatten(table[column]) if pa.types.is_list(table.schema.field(column).type) else table[column]
-        if pc.any(pc.is_in(values, wanted)).as_py():
-            return True
-    return False
+def _rows_about(file: Any, digests: frozenset[str]) -> Iterator[Any]:
+    wanted = pa.array(sorted(digests), pa.string())
+    columns = sorted(set(file.schema_arrow.names) & ({"sample_id", "reject", "reason"} | _PICTURES))
+    if not set(columns) & ({"sample_id"} | _PICTURES):
+        return
+    for batch in file.iter_batches(columns=columns):
+        table = pa.Table.from_batches([batch])
+        for column in {"reject", "reason"} & set(columns):
+            table = table.filter(pc.not_equal(pc.fill_null(table[column], ""), TAKEN_DOWN))
+        yield table.filter(_is_about(table, wanted))
+
+
+def _is_about(table: Any, wanted: Any) -> Any:
+    """A truth value for each row."""
+    found = np.zeros(table.num_rows, dtype=bool)
+    for column in ({"sample_id"} | _PICTURES) & set(table.column_names):
+        values = table[column].combine_chunks()
+        if pa.types.is_list(values.type):
+            hits = pc.is_in(pc.list_flatten(values), wanted)
+            found[pc.list_parent_indices(values).filter(hits).to_numpy(zero_copy_only=False)] = True
+        else:
+            found |= pc.is_in(values, wanted).to_numpy(zero_copy_only=False)
+    return pa.array(found)

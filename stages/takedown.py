@@ -6,6 +6,7 @@ Everything in the store is looked at, whichever run made it. What cannot be show
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -101,18 +102,31 @@ def store_state(workspace: Workspace) -> str:
 
 
 def shards_holding(workspace: Workspace, digests: frozenset[str]) -> tuple[set[Place], dict[str, tuple[int, int]]]:
-    """The finished shards with rows about some samples or pictures; for each stage kind how many of how many."""
-    from data_pipelines.tombstones import holds
+    """The finished shards with rows about some samples or pictures; for each stage kind how many of how many.
+
+    What names samples alone, such as a table of scores, is found by those that other shards show the pictures with.
+    """
+    from data_pipelines.tombstones import held
 
     found: set[Place] = set()
-    totals: dict[str, list[int]] = {}
+    samples: set[str] = set()
+    by_sample: list[StoredShard] = []
+    totals: Counter[str] = Counter()
     for shard in workspace.ledger.all() if digests else ():
-        total = totals.setdefault(shard.stage_kind, [0, 0])
-        total[1] += 1
-        if any(holds(path, digests) for path in _parquet_files(workspace.store, shard)):
+        totals[shard.stage_kind] += 1
+        tables = [held(path, digests) for path in _parquet_files(workspace.store, shard)]
+        samples.update(*(table.samples for table in tables))
+        if any(table.rows for table in tables):
             found.add((shard.stage_kind, shard.fingerprint))
-            total[0] += 1
-    return found, {kind: (total[0], total[1]) for kind, total in sorted(totals.items()) if total[0]}
+        elif any(table.names_samples_only for table in tables):
+            by_sample.append(shard)
+    more = frozenset(samples - digests)
+    for shard in by_sample if more else ():
+        tables = [held(path, more) for path in _parquet_files(workspace.store, shard)]
+        if any(table.rows and table.names_samples_only for table in tables):
+            found.add((shard.stage_kind, shard.fingerprint))
+    counts = Counter(stage_kind for stage_kind, _ in found)
+    return found, {kind: (counts[kind], totals[kind]) for kind in sorted(counts)}
 
 
 def _parquet_files(store: Store, shard: StoredShard) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.tombstones import (
     TAKEN_DOWN,
+    Held,
     Tombstones,
-    holds,
+    held,
     looks_of,
     marks_of,
     tombstones_from_marks,
@@ -100,16 +102,28 @@ def dataset(tmp_path: Path) -> Path:
 def test_tables_are_searched_for_what_they_hold(dataset: Path, tmp_path: Path) -> None:
     (ledger,) = (dataset / "ledger").iterdir()
     row = pq.read_table(ledger).to_pylist()[1]
+    about = Held(rows=1, samples=frozenset({row["sample_id"]}), names_samples_only=False)
     for wanted in (row["sample_id"], row["images"][0]):
-        assert holds(ledger, frozenset({wanted, "0" * 64}))
+        assert held(ledger, frozenset({wanted, "0" * 64})) == about
     (index,) = (tmp_path / "records" / "index").iterdir()
-    assert holds(index, frozenset({row["images"][0]}))
-    assert not holds(ledger, frozenset({"0" * 64}))
+    assert held(index, frozenset({row["images"][0]})) == replace(about, samples=frozenset())
+    nothing = replace(about, rows=0, samples=frozenset())
+    assert held(ledger, frozenset({"0" * 64})) == nothing
     pq.write_table(pa.table({"codes": [1]}), tmp_path / "codes.parquet")
-    assert not holds(tmp_path / "codes.parquet", frozenset({row["sample_id"]}))
+    assert held(tmp_path / "codes.parquet", frozenset({row["sample_id"]})) == nothing
+    pq.write_table(pa.table({"sample_id": ["a", "b", "a"], "fit": [0.1, 0.2, 0.3]}), tmp_path / "scores.parquet")
+    found = held(tmp_path / "scores.parquet", frozenset({"a"}))
+    assert found == Held(rows=2, samples=frozenset({"a"}), names_samples_only=True)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match="verify --heal"):
-        holds(tmp_path / "broken.parquet", frozenset({row["sample_id"]}))
+        held(tmp_path / "broken.parquet", frozenset({row["sample_id"]}))
+
+
+def test_of_samples_with_several_pictures_or_none_the_right_ones_are_found(tmp_path: Path) -> None:
+    rows = {"sample_id": ["a", "b", "c", "d"], "images": [[], ["x", "y"], None, ["y", "z"]]}
+    pq.write_table(pa.table(rows), tmp_path / "records.parquet")
+    assert held(tmp_path / "records.parquet", frozenset({"y"})).samples == {"b", "d"}
+    assert held(tmp_path / "records.parquet", frozenset({"z", "c"})).samples == {"c", "d"}
 
 
 def test_a_row_that_only_says_so_holds_nothing(tmp_path: Path) -> None:
@@ -120,7 +134,7 @@ def test_a_row_that_only_says_so_holds_nothing(tmp_path: Path) -> None:
     (records,) = (tmp_path / "out" / "records").iterdir()
     gone = next(row["sample_id"] for row in pq.read_table(records).to_pylist() if row["reject"])
     assert gone in ids
-    assert not holds(records, digests | {gone})
+    assert held(records, digests | {gone}).rows == 0
 
 
 def test_the_look_of_a_picture_is_found_by_its_digest(dataset: Path) -> None:

@@ -107,16 +107,8 @@ def test_measured_scores_can_be_bounded_without_a_model() -> None:
 
 @pytest.mark.ray
 def test_a_changed_bound_or_one_more_scorer_scores_nothing_again(tmp_path: Path) -> None:
-    desk = Desk(folder=tmp_path)
-    (tmp_path / "pictures").mkdir()
-    write_clip(tmp_path / "clip")
+    desk = desk_with_pictures(tmp_path)
     write_classifier(tmp_path / "classifier")
-    lines = []
-    for seed in range(4):
-        (tmp_path / "pictures" / f"{seed}.png").write_bytes(encoded(picture(seed)))
-        turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": f"shape {seed}"}]
-        lines.append(json.dumps({"id": str(seed), "images": [f"{seed}.png"], "conversations": turns}))
-    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     desk.illume("run", "recipe.yaml")
     made = desk.shard_records("score_images")
@@ -140,6 +132,29 @@ def test_a_changed_bound_or_one_more_scorer_scores_nothing_again(tmp_path: Path)
     assert made < both
     assert len(both) == 2
     assert all(0 < json.loads(row["scores"])["safe"] < 1 for row in rows_of(desk, "curate", "ledger"))
+
+
+@pytest.mark.ray
+def test_a_takedown_finds_the_scores_of_a_picture_that_no_dataset_holds(tmp_path: Path) -> None:
+    desk = desk_with_pictures(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE[: RECIPE.index("  kept:")])
+    desk.illume("run", "recipe.yaml")
+    drawn = desk.illume("takedown", "plan", "pictures/2.png", "--id", "T1", "--json").data
+    assert {kind for kind, _ in drawn["takedown"]["shards"]} == {"ingest", "score_images"}
+    assert {one["stage_id"] for one in drawn["takedown"]["tainted"]} == {"read", "scored"}
+
+
+def desk_with_pictures(folder: Path) -> Desk:
+    """Four records with a picture each, and a small model that scores them."""
+    (folder / "pictures").mkdir()
+    write_clip(folder / "clip")
+    lines = []
+    for seed in range(4):
+        (folder / "pictures" / f"{seed}.png").write_bytes(encoded(picture(seed)))
+        turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": f"shape {seed}"}]
+        lines.append(json.dumps({"id": str(seed), "images": [f"{seed}.png"], "conversations": turns}))
+    (folder / "lines.jsonl").write_text("\n".join(lines))
+    return Desk(folder=folder)
 
 
 def rows_of(desk: Desk, stage_kind: str, folder: str) -> list[dict[str, Any]]:
