@@ -54,8 +54,8 @@ def _wait(driver: subprocess.Popen[str]) -> None:
     assert driver.returncode in (0, 1, 2, -signal.SIGKILL), driver.returncode
 
 
-def one_round(seed: int, quiet: dict[str, str]) -> None:
-    """Raises: AssertionError, with what was done."""
+def one_round(seed: int, quiet: dict[str, str]) -> list[str]:
+    """What was done. Raises: AssertionError, with it."""
     rng = random.Random(seed)
     root = Path(tempfile.mkdtemp(prefix=f"storm-{seed}-"))
     story = storm(root, rng)
@@ -68,6 +68,7 @@ def one_round(seed: int, quiet: dict[str, str]) -> None:
     except AssertionError as error:
         raise AssertionError(f"{error}\nwhat was done: {json.dumps(story, indent=1)}\nleft in {root}") from error
     shutil.rmtree(root)
+    return story
 
 
 @click.command()
@@ -80,17 +81,23 @@ def main(seed: int, minutes: float, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         quiet = finish(Path(folder) / "quiet")
     ends_at = time.monotonic() + 60 * minutes
+    stories: list[str] = []
     done = 0
     while time.monotonic() < ends_at and (not rounds or done < rounds):
         try:
-            one_round(seed + done, quiet)
+            stories += one_round(seed + done, quiet)
         except Exception as error:  # noqa: BLE001 - whatever it was, its round can be repeated
             again = f"python -m tests.chaos.storm --seed {seed + done} --rounds 1"
             click.echo(f"round {done + 1} failed:\n{error}\nagain: {again}")
             sys.exit(1)
         done += 1
         click.echo(f"round {done}: fine")
-    click.echo(f"{done} rounds, none failed")
+    armed = sum(story.count("=") for story in stories)
+    killed = sum("kill after None" not in story for story in stories)
+    click.echo(
+        f"{done} rounds, none failed: {len(stories)} drivers with {armed} failpoints armed, {killed} of them killed "
+        "after a while too"
+    )
 
 
 if __name__ == "__main__":
