@@ -25,7 +25,7 @@ from data_pipelines.picture_measures import (
 )
 from data_pipelines.records import Reject
 
-MEASURED_SIDE = 128  # pixels of the shorter side that measures need
+MEASURED_SIDE = 96  # pixels of the shorter side that measures need
 
 
 @dataclass(frozen=True, kw_only=True)
