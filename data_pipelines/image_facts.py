@@ -64,7 +64,8 @@ def measured(picture: Picture, data: bytes) -> ImageFacts:
     width, height = picture.size if code < 5 else picture.size[::-1]
     factor = max(1, min(plain.size) // WORK_SIDE)
     reduced = plain.reduce(factor)
-    box = (0, 0, plain.width / factor, plain.height / factor)  # the last column and row may cover fewer pixels
+    factor *= round(picture.size[0] / plain.width)  # of a JPEG that was decoded smaller
+    box = (0, 0, picture.size[0] / factor, picture.size[1] / factor)  # the last column and row may cover fewer pixels
     whole_grey = reduced.convert("L")
     hashed = upright(whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.HAMMING, box), code)
     grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.HAMMING, box)
