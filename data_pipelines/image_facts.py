@@ -25,7 +25,7 @@ from data_pipelines.picture_measures import (
 )
 from data_pipelines.records import Reject
 
-MEASURED_SIDE = 96  # pixels of the shorter side that measures need
+MEASURED_SIDE = 128  # pixels of the shorter side that measures need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,10 @@ def measured(picture: Picture, data: bytes) -> ImageFacts:
     header, code = picture.header, orientation(picture.header)
     plain = to_rgb(picture.pixels)
     width, height = picture.size if code < 5 else picture.size[::-1]
+    shrink = round(picture.size[0] / plain.width)  # more than 1 for a JPEG that was decoded smaller
     factor = max(1, min(plain.size) // WORK_SIDE)
     reduced = plain.reduce(factor)
-    factor *= round(picture.size[0] / plain.width)  # of a JPEG that was decoded smaller
+    factor *= shrink
     box = (0, 0, picture.size[0] / factor, picture.size[1] / factor)  # the last column and row may cover fewer pixels
     whole_grey = reduced.convert("L")
     hashed = upright(whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.HAMMING, box), code)
@@ -77,7 +78,7 @@ def measured(picture: Picture, data: bytes) -> ImageFacts:
         "contrast": round(contrast(grey_YX, colours_NC), 3),
         "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
         "sharpness": round(sharpness(grey_YX), 3),
-        "neighbour_correlation": round(neighbour_correlation(plain), 3),
+        "neighbour_correlation": round(neighbour_correlation(plain, shrink), 3),
         "frames": _frames(header),
     }
     phash, mirrored_phash = perceptual_hashes(np.asarray(hashed, dtype=np.float32))
@@ -121,11 +122,11 @@ def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
     if short < config.min_side:
         return Reject(reason="too_small", detail=f"{facts.width} x {facts.height}, a side is under {config.min_side}")
     scores = facts.scores
-    if scores["contrast"] < config.min_contrast:
-        return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
     if scores["neighbour_correlation"] < config.min_neighbour_correlation:
         detail = f"neighbouring pixels correlate by {scores['neighbour_correlation']:g} only"
-        return Reject(reason="noise_image", detail=detail)
+        return Reject(reason="noise_image", detail=detail)  # which from far away is blank, and so comes first
+    if scores["contrast"] < config.min_contrast:
+        return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
     if scores["sharpness"] < config.min_sharpness:
         detail = f"sharpness {scores['sharpness']:g}, under {config.min_sharpness:g}"
         return Reject(reason="low_quality", detail=detail)

@@ -66,14 +66,15 @@ def contrast(grey_YX: npt.NDArray[np.float32], colours_NC: npt.NDArray[np.uint8]
     return math.sqrt(max(float(np.dot(flat, flat)) / len(flat), float(strongest)))
 
 
-def neighbour_correlation(plain: Image.Image) -> float:
+def neighbour_correlation(plain: Image.Image, shrink: int = 1) -> float:
     """Of neighbouring grey values in the middle of the picture; noise has none, however far it is looked at from.
 
+    `shrink`: how much larger the picture was before; noise loses as much of its contrast.
     Photographs reach 0.8 and more; dithered ones, and those with an empty middle, when their pixels are put together.
     """
     near = _middle(plain, 64)
     contrast, found = _contrast_and_correlation(near)
-    if min(near.size) < 3 or contrast < NOISE_CONTRAST:
+    if min(near.size) < 3 or contrast < NOISE_CONTRAST / shrink:
         return 1.0
     if found >= CORRELATED:
         return found

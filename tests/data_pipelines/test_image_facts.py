@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,15 @@ def test_large_jpegs_are_measured_like_all_their_pixels(size: tuple[int, int]) -
     for name in ("contrast", "sharpness"):
         assert coded.scores[name] == pytest.approx(pixels.scores[name], rel=0.1)
     assert coded.scores["neighbour_correlation"] > 0.5
+
+
+@pytest.mark.parametrize("side", [300, 600, 1000, 2000])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_noise_is_noise_at_any_size(side: int, form: str) -> None:
+    pixels = 128 + np.random.default_rng(side).normal(0, 50, (side // 2, side, 3))
+    config = replace(CONFIG, max_pixels=4_000_000)
+    assert reason(encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), form), config) == "noise_image"
+    assert reason(encoded(picture().resize((side, side // 2)), form), config) == "fine"
 
 
 def test_sixteen_bits_and_transparency_are_read_as_they_look() -> None:
