@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_AUTH_TOKEN": "",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # 60 s by default
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # 60 s by default, spent once where Ray still counts on a lost node
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # 60 s by default, spent once where Ray still counts on a lost node
     "PYTHONPATH": str(ROOT),
     "SQUARES_PAUSE_S": "0.5",
 }
@@ -72,7 +72,7 @@ def start(root: Path, cluster: Any, workers: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 300.0) -> None:
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -81,7 +81,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], time
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=400)
     return process.returncode, err if process.returncode else out
 
 
