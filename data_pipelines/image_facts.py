@@ -58,7 +58,7 @@ def measured_share(size: Size) -> float:
 
 
 def measured(picture: Picture, data: bytes) -> ImageFacts:
-    """`data`: the file."""
+    """What is known about a decoded picture; `data` is its file."""
     header, code = picture.header, orientation(picture.header)
     plain = to_rgb(picture.pixels)
     width, height = picture.size if code < 5 else picture.size[::-1]
