@@ -1,6 +1,7 @@
 """The figures of a curation: every reason has a share that a recipe can bound, and words that are none are refused."""
 
 import ast
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from data_pipelines import captions
+from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.reasons import REASONS
 from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
@@ -17,6 +19,7 @@ from orchestrator.gates import broken_gates
 from orchestrator.stage import Recipe
 from stages import STAGE_KINDS
 from stages.curate import CURATE, _evaluation_sets, figures_of
+from tests.data_pipelines.test_curation import encoded, picture
 from tests.end_to_end.desk import Desk
 
 RECIPE = """
@@ -112,3 +115,34 @@ def test_a_curation_returns_known_figures_only_and_the_share_of_each_reason(fini
     for name, share in reasons.items():
         count = manifest.stats[name.replace("reason/", "reason ").removesuffix("_share")]
         assert share == count / manifest.stats["rows"] > 0
+
+
+STORED_SMALLER = """
+name: smaller
+stages:
+  read: {kind: ingest, config: {read: {source: a}, paths: [lines.jsonl], images: [pictures]}}
+  kept: {kind: curate, inputs: {records: read}, config: {anchors: [[64, 64]], min_side: 32, max_stored_side: 100}}
+"""
+
+
+@pytest.mark.ray
+def test_pictures_are_stored_smaller_and_again_only_where_it_changes_them(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    lines = []
+    for seed, size in enumerate([(320, 300), (90, 80)]):  # height and width
+        (tmp_path / "pictures" / f"{seed}.png").write_bytes(encoded(picture(seed, size)))
+        turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": f"shape {seed}"}]
+        lines.append(json.dumps({"id": str(seed), "images": [f"{seed}.png"], "conversations": turns}))
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    (tmp_path / "recipe.yaml").write_text(STORED_SMALLER)
+    desk = Desk(folder=tmp_path)
+    desk.illume("run", "recipe.yaml")
+    (made,) = (desk.store / "artifacts" / "curate").glob("*/*/attempts/*/data")
+    dataset = CuratedDataset(made)
+    (shard,) = dataset.shards
+    stored = [one.sample.images[0] for one in dataset.stored_samples(shard, dataset.rows(shard))]
+    assert sorted((image.width, image.height) for image in stored) == [(80, 90), (94, 100)]
+    before = desk.shard_records("curate")
+    assert len(before) == 3  # measured, judged, written
+    desk.illume("run", "recipe.yaml", "--set", "stages.kept.config.stored_quality=50")
+    assert len(desk.shard_records("curate") - before) == 2  # decoded and written again; what is judged is the same
