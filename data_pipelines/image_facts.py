@@ -16,7 +16,7 @@ from data_pipelines.images import Picture, Size, look_at, orientation, to_rgb, u
 from data_pipelines.jpegs import coded_digest
 from data_pipelines.opt_out import opt_out
 from data_pipelines.picture_measures import (
-    HASHED_SIDE,
+    CORRELATED,
     WORK_SIDE,
     contrast,
     neighbour_correlation,
@@ -25,7 +25,8 @@ from data_pipelines.picture_measures import (
 )
 from data_pipelines.records import Reject
 
-MEASURED_SIDE = 128  # pixels of the shorter side that measures need
+MEASURED_SIDE = 64  # pixels of the shorter side that measures need
+CLEAR_SIDE = 128  # and of what looks like noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
     Large JPEGs are measured at a half, quarter or eighth of their size; all their data is decoded for that too, only
     fewer pixels are made of it.
     """
-    return look_at(data, limits, lambda picture: measured(picture, data), enough=measured_share)
+    return look_at(data, limits, measured, enough=measured_share)
 
 
 def measured_share(size: Size) -> float:
@@ -57,49 +58,62 @@ def measured_share(size: Size) -> float:
     return MEASURED_SIDE / min(size)
 
 
-def measured(picture: Picture, data: bytes) -> ImageFacts:
-    """What is known about a decoded picture; `data` is its file."""
+def measured(picture: Picture) -> ImageFacts:
+    """What is known about a decoded picture."""
     header, code = picture.header, orientation(picture.header)
-    plain = to_rgb(picture.pixels)
+    plain = _plain(picture)
     width, height = picture.size if code < 5 else picture.size[::-1]
-    shrink = round(picture.size[0] / plain.width)  # more than 1 for a JPEG that was decoded smaller
     factor = max(1, min(plain.size) // WORK_SIDE)
     reduced = plain.reduce(factor)
-    factor *= shrink
+    factor *= picture.shrink
     box = (0, 0, picture.size[0] / factor, picture.size[1] / factor)  # the last column and row may cover fewer pixels
     whole_grey = reduced.convert("L")
-    hashed = upright(whole_grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.HAMMING, box), code)
     grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.HAMMING, box)
-    grey_YX = np.asarray(grey, dtype=np.float32)
-    small = upright(reduced.resize((8, 8), Image.Resampling.HAMMING, box), code)
+    small = upright(reduced.resize((8, 8), Image.Resampling.HAMMING, box, reducing_gap=3.0), code)
+    grey_YX = np.asarray(grey)
+    fine_YX = grey_YX.astype(np.float32)
     miniature = small.convert("RGB").tobytes()
     colours_NC = np.frombuffer(miniature, np.uint8).reshape(64, 3)
     scores = {
-        "contrast": round(contrast(grey_YX, colours_NC), 3),
+        "contrast": round(contrast(fine_YX, colours_NC), 3),
         "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
         "sharpness": round(sharpness(grey_YX), 3),
-        "neighbour_correlation": round(neighbour_correlation(plain, shrink), 3),
+        "neighbour_correlation": round(_correlation(picture, plain), 3),
         "frames": _frames(header),
     }
-    phash, mirrored_phash = perceptual_hashes(np.asarray(hashed, dtype=np.float32))
+    phash, mirrored_phash = perceptual_hashes(np.asarray(whole_grey), box[2:], code)
     return ImageFacts(
         format=(header.format or "unknown").lower(),
         width=width,
         height=height,
         phash=phash,
         mirrored_phash=mirrored_phash,
-        pixel_digest=_pixel_digest(picture, plain, data),
+        pixel_digest=_pixel_digest(picture, plain),
         miniature=miniature,
         scores=scores,
-        opt_out=opt_out(header, data),
+        opt_out=opt_out(header, picture.data),
     )
 
 
-def _pixel_digest(picture: Picture, plain: Image.Image, data: bytes) -> str:
+def _plain(picture: Picture) -> Image.Image:
+    """RGB, L or RGBX, as few pixels copied as can be."""
+    return picture.pixels if picture.pixels.mode == "RGBX" else to_rgb(picture.pixels)
+
+
+def _correlation(picture: Picture, plain: Image.Image) -> float:
+    """Of neighbouring pixels; what seems to be noise is looked at again from nearer."""
+    found = neighbour_correlation(plain, picture.shrink)
+    if found >= CORRELATED or picture.shrink == 1:
+        return found
+    clear = picture.clearer(CLEAR_SIDE)
+    return max(found, neighbour_correlation(_plain(clear), clear.shrink))
+
+
+def _pixel_digest(picture: Picture, plain: Image.Image) -> str:
     """Equal for equal pixels. Not a cryptographic hash: those cost as much as decoding."""
     code = orientation(picture.header)
     if picture.header.format in ("JPEG", "MPO"):
-        return f"coded-{code}-{coded_digest(data)}"
+        return f"coded-{code}-{coded_digest(picture.data, picture.segments)}"
     return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{xxhash.xxh3_128_hexdigest(_pixels(plain))}"
 
 

@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.curation_config import DecodeLimits
-from data_pipelines.jpegs import next_segment, sound_jpeg
+from data_pipelines.jpegs import Segment, segments, sound_jpeg
 from data_pipelines.records import Reject
 
 Image.init()  # else a list of formats finds only the five commonest
@@ -64,9 +64,23 @@ Size = tuple[int, int]  # width and height in pixels
 class Picture:
     """A decoded picture, which may be smaller than the file's."""
 
+    data: bytes  # the file
+    segments: Sequence[Segment]  # of a JPEG
     header: Image.Image  # the picture as it was opened, for its metadata
     pixels: Image.Image
     size: Size  # of the file, before its orientation
+
+    @property
+    def shrink(self) -> int:
+        """How many times larger the file's sides are."""
+        return round(self.size[0] / self.pixels.width)
+
+    def clearer(self, side: int) -> "Picture":
+        """The same with at least so many pixels on the shorter side, if the file has them."""
+        if self.shrink == 1:
+            return self
+        again = Image.open(io.BytesIO(self.data), formats=("JPEG",))  # as no other format is made smaller
+        return _decoded(self.data, self.segments, again, min(1.0, side / min(self.size)))
 
     def upright(self) -> Image.Image:
         """RGB or L."""
@@ -109,25 +123,28 @@ def look_at(
         if isinstance(opened, Reject):
             return opened
         try:
-            return look(_decoded(opened, data, min(1.0, enough(opened.size))))
+            image, parts = opened
+            return look(_decoded(data, parts, image, min(1.0, enough(image.size))))
         except _DECODE_ERRORS as error:
             return _damage(error, data)
 
 
-def _decoded(opened: Image.Image, data: bytes, share: float) -> Picture:
+def _decoded(data: bytes, parts: Sequence[Segment], opened: Image.Image, share: float) -> Picture:
     size = opened.size
     wanted = math.ceil(size[0] * share), math.ceil(size[1] * share)
     pixels = sound_jpeg(data, opened, wanted)
     if pixels is None:
         opened.draft(None, wanted)  # of JPEGs only
         opened.load()
-    return Picture(header=opened, pixels=pixels or opened, size=size)
+    return Picture(data=data, segments=parts, header=opened, pixels=pixels or opened, size=size)
 
 
-def _open(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
-    """The header, checked against the limits."""
+def _open(data: bytes, limits: DecodeLimits) -> tuple[Image.Image, Sequence[Segment]] | Reject:
+    """The header, checked against the limits, and the segments of a JPEG."""
     known = sniff(data)
-    if _too_many_parts(data, known):
+    most = MAX_PARTS + len(data) // MIN_PART_BYTES
+    parts = segments(data, most) if known == ".jpg" else []
+    if len(parts) == most or _too_many_parts(data, known, most):
         return Reject(
             reason="decompression_bomb", detail=f"{len(data)} bytes of tiny parts, which take minutes to read"
         )
@@ -147,26 +164,19 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
         tight = pixels > BOMB_PIXELS_PER_BYTE * len(data)
         detail = f"{width} x {height} pixels in {len(data)} bytes, at most {limits.max_pixels} pixels"
         return Reject(reason="decompression_bomb" if tight else "too_large", detail=detail)
-    return image
+    return image, parts
 
 
-def _too_many_parts(data: bytes, ending: str | None) -> bool:
+def _too_many_parts(data: bytes, ending: str | None, most: int) -> bool:
     """True for a file of so many tiny parts that finding the picture among them would take minutes."""
-    limit = MAX_PARTS + len(data) // MIN_PART_BYTES
     if ending == ".gif":  # marks that begin a frame or an extension, which pixels seldom spell
-        return data.count(b"\0\x2c") + data.count(b"\0\x21") > limit
-    if ending not in (".png", ".jpg"):
-        return False
-    step, place = (_next_chunk, 8) if ending == ".png" else (next_segment, 2)
-    for _ in range(limit):
+        return data.count(b"\0\x2c") + data.count(b"\0\x21") > most
+    place = 8
+    for _ in range(most if ending == ".png" else 0):
         if place + 4 > len(data):
             return False
-        place = step(data, place)
-    return True
-
-
-def _next_chunk(data: bytes, place: int) -> int:
-    return place + 12 + int.from_bytes(data[place : place + 4], "big")
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return ending == ".png"
 
 
 def _unopened(data: bytes, ending: str) -> Reject:

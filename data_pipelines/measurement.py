@@ -159,7 +159,7 @@ def _measured(
         return inspect(data, limits), None
 
     def look(picture: Picture) -> tuple[ImageFacts, Smaller | None]:
-        return measured(picture, data), stored_smaller(picture, stored)
+        return measured(picture), stored_smaller(picture, stored)
 
     found = look_at(data, limits, look, enough=lambda size: max(measured_share(size), needed_share(size, stored)))
     return (found, None) if isinstance(found, Reject) else found

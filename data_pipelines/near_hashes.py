@@ -22,6 +22,7 @@ NUM_PARTS = 4
 NUM_KEYS = 1 << 16
 PLACES_AT_ONCE = 1 << 15  # compared in one go, so few that their arrays stay in a core's cache
 FEW_PLACES = 64  # so many are better taken one by one
+FEW_PAIRS = 1 << 21  # so many are sooner compared all than sorted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,10 @@ def near_pairs(hashes: Hashes, distance: int, made: list[Piece] | None = None) -
 
     `made`: only what these pieces of the search find.
     """
+    if made is None and len(hashes) ** 2 <= FEW_PAIRS:
+        found = _compare_all(hashes, hashes, distance)
+        yield found[found[:, 0] < found[:, 1]]
+        return
     for piece in pieces(distance) if made is None else made:
         yield from _search(hashes, hashes, piece, distance, within=True)
 
@@ -57,8 +62,15 @@ def near_pairs_between(
 
     `made`: only what these pieces of the search find.
     """
+    if made is None and len(hashes) * len(others) <= FEW_PAIRS:
+        yield _compare_all(hashes, others, distance)
+        return
     for piece in pieces(distance) if made is None else made:
         yield from _search(hashes, others, piece, distance, within=False)
+
+
+def _compare_all(hashes: Hashes, others: Hashes, distance: int) -> Pairs:
+    return np.argwhere(np.bitwise_count(hashes[:, None] ^ others[None, :]) <= distance)
 
 
 def part_limits(distance: int) -> list[int]:

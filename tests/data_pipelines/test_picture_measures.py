@@ -1,9 +1,12 @@
 """What is read off the pixels: hashes as their definition says, and noise told from fine patterns."""
 
+import io
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from data_pipelines.picture_measures import neighbour_correlation, perceptual_hashes
@@ -13,7 +16,10 @@ def added_backwards(grey: Image.Image) -> int:
     """The perceptual hash as its definition says, in plain numbers and from the last pixel to the first."""
 
     def cosine(place: int, frequency: int) -> float:
-        return math.cos(math.pi * (2 * place + 1) * frequency / 64) / (1 if frequency else math.sqrt(2))
+        if not frequency:
+            return 1 / math.sqrt(2)
+        begin, end = (math.sin(math.pi * frequency * edge / 32) for edge in (place, place + 1))
+        return (end - begin) * 32 / (math.pi * frequency)
 
     pixels = [(y, x, grey.getpixel((x, y))) for y in reversed(range(32)) for x in reversed(range(32))]
     values = [
@@ -37,12 +43,37 @@ def test_hashes_of_symmetrical_pictures_do_not_hang_on_the_order_of_a_sum(kind: 
         grey.putdata([40 + 170 * ((x // 4 + y // 4) % 2) for y in range(32) for x in range(32)])
     elif kind == "ramp":
         grey.putdata([7 * min(x, 31 - x) for _ in range(32) for x in range(32)])
-    pixels_YX = np.asarray(grey, dtype=np.float32)
+    pixels_YX, size = np.asarray(grey), (32.0, 32.0)
     expected = added_backwards(grey)
-    assert perceptual_hashes(pixels_YX) == (expected, added_backwards(ImageOps.mirror(grey)))
-    assert perceptual_hashes(np.ascontiguousarray(pixels_YX.T))[0] == added_backwards(
+    assert perceptual_hashes(pixels_YX, size, 1) == (expected, added_backwards(ImageOps.mirror(grey)))
+    assert perceptual_hashes(np.ascontiguousarray(pixels_YX.T), size, 1)[0] == added_backwards(
         grey.transpose(Image.Transpose.TRANSPOSE)
     )
+
+
+@given(width=st.integers(1, 5), height=st.integers(1, 5), cell=st.integers(2, 9), seed=st.integers(0, 99))
+def test_a_last_cell_counts_for_what_it_covers(width: int, height: int, cell: int, seed: int) -> None:
+    """A picture in cells of several pixels has the hash of its pixels, the last cells being cut anywhere."""
+    rng = np.random.default_rng(seed)
+    small_YX = rng.integers(0, 256, (8 + height, 8 + width), dtype=np.uint8)
+    cut_y, cut_x = (int(rng.integers(0, cell)) for _ in range(2))
+    large_YX = small_YX.repeat(cell, 0).repeat(cell, 1)
+    large_YX = large_YX[: large_YX.shape[0] - cut_y, : large_YX.shape[1] - cut_x]
+    size = large_YX.shape[1] / cell, large_YX.shape[0] / cell
+    whole = large_YX.shape[1], large_YX.shape[0]
+    assert perceptual_hashes(small_YX, size, 1) == perceptual_hashes(large_YX, whole, 1)
+
+
+@pytest.mark.parametrize("code", range(1, 9))
+def test_hashes_are_of_the_picture_upright(code: int) -> None:
+    stored = Image.fromarray(np.random.default_rng(code).integers(0, 256, (40, 70), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = code
+    buffer = io.BytesIO()
+    stored.save(buffer, "PNG", exif=exif)
+    turned = ImageOps.exif_transpose(Image.open(buffer))
+    found = perceptual_hashes(np.asarray(stored), stored.size, code)
+    assert found == perceptual_hashes(np.asarray(turned), turned.size, 1)
 
 
 def scene(side: int = 512) -> Image.Image:
