@@ -95,8 +95,9 @@ def judge_text(words: Words, config: CurationConfig) -> Reject | None:
     """The first check that a text fails, in the order of `_CHECKS`; a question may be the picture alone."""
     if words.kind == "question" and not INVISIBLE.sub("", words.text):
         return None
-    for reason, kinds, check in _CHECKS:
-        if words.kind in kinds:
+    used = frozenset(words.text)
+    for reason, kinds, signs, check in _CHECKS:
+        if words.kind in kinds and (not signs or not signs.isdisjoint(used)):
             detail = check(words.text, config)
             if detail:
                 return Reject(reason=reason, detail=f"{detail}: {words.text[:80]!r}")
@@ -105,7 +106,7 @@ def judge_text(words: Words, config: CurationConfig) -> Reject | None:
 
 def fails(words: Words, reason: str, config: CurationConfig) -> bool:
     """Whether one check finds something in a text, all others aside."""
-    check = next((check for name, kinds, check in _CHECKS if name == reason and words.kind in kinds), None)
+    check = next((check for name, kinds, _, check in _CHECKS if name == reason and words.kind in kinds), None)
     return check is not None and check(words.text, config) != ""
 
 
@@ -158,19 +159,26 @@ ALL = frozenset({"caption", "answer", "question", "free"})
 ABOUT_PICTURES = frozenset({"caption", "answer", "question"})
 SPOKEN = frozenset({"caption", "answer"})
 CAPTION = frozenset({"caption"})
-_CHECKS: tuple[tuple[str, frozenset[str], Callable[[str, CurationConfig], str]], ...] = (
-    ("caption_empty", ALL, _empty),
-    ("caption_mojibake", ABOUT_PICTURES, _matches(MOJIBAKE, "UTF-8 that was read as another encoding")),
-    ("caption_bad_encoding", ALL, _matches(re.compile("\ufffd"), "bytes that are not UTF-8")),
-    ("caption_control_chars", ALL, _matches(CONTROL, "control characters")),
-    ("caption_too_long", SPOKEN, _too_long),
-    ("caption_special_tokens", ALL, _matches(TOKENS, "a control token")),
-    ("caption_html", ABOUT_PICTURES, _matches(HTML, "markup")),
-    ("caption_url", SPOKEN, _matches(URL, "an address")),
-    ("caption_pii", SPOKEN, _personal),
-    ("caption_filename", SPOKEN, _file_name),
-    ("caption_too_short", CAPTION, _too_short),
-    ("caption_boilerplate", CAPTION, _matches(BOILERPLATE, "words that stand under many pictures")),
-    ("caption_prompt_injection", SPOKEN, _matches(INJECTION, "an order to whoever reads it")),
-    ("caption_gibberish", CAPTION, _gibberish),
+ANY: frozenset[str] = frozenset()
+# The third is signs of which a text must have one for the check to find something, which is sooner seen.
+_CHECKS: tuple[tuple[str, frozenset[str], frozenset[str], Callable[[str, CurationConfig], str]], ...] = (
+    ("caption_empty", ALL, ANY, _empty),
+    (
+        "caption_mojibake",
+        ABOUT_PICTURES,
+        frozenset("ÃâÂïÐ"),
+        _matches(MOJIBAKE, "UTF-8 that was read as another encoding"),
+    ),
+    ("caption_bad_encoding", ALL, frozenset("\ufffd"), _matches(re.compile("\ufffd"), "bytes that are not UTF-8")),
+    ("caption_control_chars", ALL, ANY, _matches(CONTROL, "control characters")),
+    ("caption_too_long", SPOKEN, ANY, _too_long),
+    ("caption_special_tokens", ALL, frozenset("<[{"), _matches(TOKENS, "a control token")),
+    ("caption_html", ABOUT_PICTURES, frozenset("<&"), _matches(HTML, "markup")),
+    ("caption_url", SPOKEN, frozenset(":."), _matches(URL, "an address")),
+    ("caption_pii", SPOKEN, frozenset("@0123456789"), _personal),
+    ("caption_filename", SPOKEN, ANY, _file_name),
+    ("caption_too_short", CAPTION, ANY, _too_short),
+    ("caption_boilerplate", CAPTION, ANY, _matches(BOILERPLATE, "words that stand under many pictures")),
+    ("caption_prompt_injection", SPOKEN, ANY, _matches(INJECTION, "an order to whoever reads it")),
+    ("caption_gibberish", CAPTION, ANY, _gibberish),
 )

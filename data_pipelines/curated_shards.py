@@ -19,7 +19,7 @@ from data_pipelines.contamination import ContaminationVerdict
 from data_pipelines.curation import CopyVerdict
 from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
 from data_pipelines.images import ending_of
-from data_pipelines.measurement import ShardImages
+from data_pipelines.measurement import ShardImages, shard_rows
 from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.smaller_images import SmallerImages, thumbnail
 from data_pipelines.tar_writer import TarWriter
@@ -102,9 +102,9 @@ def emit_shard(
     """
     for folder in ("shards", "ledger", "thumbnails"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    table = pq.read_table(records / "records" / f"{name}.parquet")
-    rows = table.to_pylist()
-    analysed = {row["row"]: row for row in pq.read_table(analysis / "analysis" / f"{name}.parquet").to_pylist()}
+    source = records / "records" / f"{name}.parquet"
+    rows = list(shard_rows(source))
+    analysed = {row["row"]: row for row in shard_rows(analysis / "analysis" / f"{name}.parquet")}
     rulings: list[CopyVerdict | ContaminationVerdict] = [*copies, *contaminated]
     ruled = {ruling.row: ruling for ruling in rulings}
     ledger = []
@@ -128,7 +128,7 @@ def emit_shard(
             counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])
         tar.close()
         shown = _thumbnail_rows(thumbnails, ledger, images, config)
-    _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(table.schema.metadata))
+    _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(pq.read_schema(source).metadata))
     _write(output / "thumbnails" / f"{name}.parquet", shown, THUMBNAIL_SCHEMA)
     return dict(counts)
 

@@ -21,7 +21,7 @@ from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
 from data_pipelines.duplicates import PLAIN_SEARCH, Candidate, Likeness, PairSearch, find_copies
 from data_pipelines.image_facts import ImageFacts, judge
-from data_pipelines.measurement import measured_facts, table_rows
+from data_pipelines.measurement import measured_facts, shard_rows
 from data_pipelines.records import Reject, canonical, turns_from_text, turns_to_json
 from data_pipelines.score_tables import NO_SCORES, ShardScores, Vectors, read_embeddings, with_scores
 from data_pipelines.semantic_copies import add_semantic_copies
@@ -80,13 +80,13 @@ def judge_shard(
     `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
     `tombstones`: pictures that look like one of these are dropped. `scores`: what models say of this shard's pictures.
     """
-    facts = pq.read_table(measured / "measured" / f"{name}.parquet")
-    places = set(facts["row"].to_pylist())
-    table = pq.read_table(records / "records" / f"{name}.parquet")
-    known = (record for row, record in enumerate(table_rows(table)) if row in places)
+    facts = measured / "measured" / f"{name}.parquet"
+    places = {row["row"] for row in shard_rows(facts, ["row"])}
+    every = enumerate(shard_rows(records / "records" / f"{name}.parquet"))
+    known = (record for row, record in every if row in places)
     counts: Counter[str] = Counter()
     analysed = []
-    for record, found in zip(known, table_rows(facts), strict=True):
+    for record, found in zip(known, shard_rows(facts), strict=True):
         if rows is not None and found["row"] not in rows:
             continue
         row = {"row": found["row"], **_analyse(record, found, config, tombstones)}
@@ -139,7 +139,7 @@ def _analyse(
         "miniature": [fact.miniature for fact in facts],
         "anchor_h": [anchor[0] for anchor in anchors],
         "anchor_w": [anchor[1] for anchor in anchors],
-        "scores": canonical(dict(facts[0].scores)) if facts else "{}",
+        "scores": next((one["scores"] for one in measured["pictures"] if one["scores"]), "{}"),
     }
 
 
@@ -206,7 +206,7 @@ def find_duplicates(
     places: list[tuple[bool, str, int]] = []
     candidates: list[Candidate] = []
     for name in sorted(analyses):
-        for row in table_rows(pq.read_table(analyses[name], columns=DUPLICATE_COLUMNS)):
+        for row in shard_rows(analyses[name], DUPLICATE_COLUMNS):
             if row["reason"] is None and row["row"] not in without.get(name, ()):
                 places.append((row["split"] != "val", name, row["row"]))
                 candidates.append(_candidate(row, config))

@@ -5,7 +5,7 @@ What is measured of a shard depends on its records, its pictures and the limits 
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ MEASURED_SCHEMA = pa.schema(
         ("pictures", pa.list_(PICTURE)),  # one for each image
     ]
 )
+ROWS_AT_ONCE = 1024
 MAX_CACHED_FACTS = 4096  # pictures of one shard whose facts are kept for further records
 
 
@@ -55,13 +56,8 @@ class ShardImages:
     """The pictures of one ingested shard by SHA-256."""
 
     def __init__(self, records: Path, name: str) -> None:
-        index = pq.read_table(records / "index" / f"{name}.parquet")
-        self._places = {
-            digest: (offset, size)
-            for digest, offset, size in zip(
-                index["sha256"].to_pylist(), index["offset"].to_pylist(), index["bytes"].to_pylist(), strict=True
-            )
-        }
+        index = shard_rows(records / "index" / f"{name}.parquet", ["sha256", "offset", "bytes"])
+        self._places = {place["sha256"]: (place["offset"], place["bytes"]) for place in index}
         self._file = (records / "images" / f"{name}.tar").open("rb")
 
     def __enter__(self) -> "ShardImages":
@@ -81,9 +77,11 @@ def record_shards(records: Path) -> list[str]:
     return sorted(path.stem for path in (records / "records").glob("*.parquet"))
 
 
-def table_rows(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
+def shard_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of one file of a shard, in order."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+            yield from batch.to_pylist()
 
 
 def measure_shard(
@@ -101,7 +99,9 @@ def measure_shard(
     `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
     """
     columns = ["sample_id", "task", "conversations", "reject", "images"]
-    table = pq.read_table(records / "records" / f"{name}.parquet", columns=columns)
+    known = enumerate(shard_rows(records / "records" / f"{name}.parquet", columns))
+    chosen = {row: record for row, record in known if rows is None or row in rows}
+    languages = [_language(record) for record in chosen.values()]  # one after the other, while the model is at hand
     counts: Counter[str] = Counter()
     found = []
     with ExitStack() as files:
@@ -111,11 +111,8 @@ def measure_shard(
             stored=stored,
             smaller=files.enter_context(SmallerWriter(output, name)) if stored else None,
         )
-        for row, record in enumerate(table_rows(table)):
-            if rows is not None and row not in rows:
-                continue
+        for (row, record), language in zip(chosen.items(), languages, strict=True):
             pictures = [pictures_of.picture(digest) for digest in record["images"]]
-            language = language_of(caption_of(record["task"], turns_from_text(record["conversations"])))
             kept = {key: record[key] for key in ("sample_id", "reject", "images")}
             found.append({"row": row, **kept, "language": language, "pictures": pictures})
             counts.update(rows=1, pictures=len(pictures), unreadable=sum(bool(one.get("reason")) for one in pictures))
@@ -123,6 +120,10 @@ def measure_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(found, schema=MEASURED_SCHEMA), path, compression="zstd")
     return dict(counts)
+
+
+def _language(record: Mapping[str, Any]) -> str:
+    return language_of(caption_of(record["task"], turns_from_text(record["conversations"])))
 
 
 @dataclass(frozen=True, kw_only=True)

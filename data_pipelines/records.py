@@ -66,9 +66,12 @@ class Record:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
 def canonical(value: object) -> str:
     """JSON with one spelling for each value; plain ASCII, so that it can always be written."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def writable(text: str) -> str:

@@ -72,6 +72,8 @@ def read_scores(files: Sequence[Path]) -> ShardScores:
 
 def with_scores(row: Mapping[str, Any], scores: ShardScores, bounds: Mapping[str, ScoreBounds]) -> dict[str, Any]:
     """A row of an analysis with the scores of its first picture, dropped if one of any picture is out of bounds."""
+    if not scores.of_rows and not bounds:
+        return dict(row)
     slots = scores.of(row["row"], row["sample_id"], len(row["images"]))
     known: dict[str, float] = json.loads(row["scores"])
     first = {name: round(value, DIGITS) for name, value in (slots[0] if slots else {}).items() if value is not None}
