@@ -3,22 +3,25 @@
 Legend: Y, X pixel rows and columns; N pixels of the miniature; C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import xxhash
 from PIL import Image
 
 from data_pipelines.curation_config import CurationConfig, DecodeLimits
-from data_pipelines.images import Picture, Size, look_at, orientation, to_rgb, upright
+from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
 from data_pipelines.jpegs import coded_digest
 from data_pipelines.opt_out import opt_out
 from data_pipelines.picture_measures import (
     CORRELATED,
+    NEAR_SIDE,
     WORK_SIDE,
     contrast,
+    middle,
+    near_correlation,
     neighbour_correlation,
     perceptual_hashes,
     sharpness,
@@ -44,13 +47,34 @@ class ImageFacts:
     opt_out: str = ""  # what in its metadata reserves it from training, see `opt_out`
 
 
+@dataclass(frozen=True, kw_only=True)
+class Glimpse:
+    """What is kept of a picture until it is measured: little, so that many are measured together, which is quicker."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int  # of EXIF, 1 to 8
+    pixel_digest: str
+    miniature: bytes
+    frames: float
+    opt_out: str
+    shrink: int  # how many times larger the file's sides are than those of the pixels that were seen
+    whole_YX: npt.NDArray[np.uint8]  # all of it in grey, its shorter side 64 to 127 cells; as it lies in the file
+    whole_size: tuple[float, float]  # width and height in cells, of which the last ones may be parts
+    square_YX: npt.NDArray[np.uint8]  # 64 x 64, all of it in grey
+    entropy: float  # of these, in bits
+    near_YX: npt.NDArray[np.uint8]  # at most 64 x 64 pixels from its middle, in grey
+
+
 def inspect(data: bytes, limits: DecodeLimits) -> ImageFacts | Reject:
     """Decode a picture within the limits and measure it, or say why it cannot be used.
 
     Large JPEGs are measured at a half, quarter or eighth of their size; all their data is decoded for that too, only
     fewer pixels are made of it.
     """
-    return look_at(data, limits, measured, enough=measured_share)
+    seen = look_at(data, limits, glimpse, enough=measured_share)
+    return seen if isinstance(seen, Reject) else measured(seen, lambda: data, limits)
 
 
 def measured_share(size: Size) -> float:
@@ -58,55 +82,65 @@ def measured_share(size: Size) -> float:
     return MEASURED_SIDE / min(size)
 
 
-def measured(picture: Picture) -> ImageFacts:
-    """What is known about a decoded picture."""
+def glimpse(picture: Picture) -> Glimpse:
+    """What measures need of a decoded picture."""
     header, code = picture.header, orientation(picture.header)
-    plain = _plain(picture)
+    plain = picture.plain()
     width, height = picture.size if code < 5 else picture.size[::-1]
     factor = max(1, min(plain.size) // WORK_SIDE)
     reduced = plain.reduce(factor)
     factor *= picture.shrink
     box = (0, 0, picture.size[0] / factor, picture.size[1] / factor)  # the last column and row may cover fewer pixels
-    whole_grey = reduced.convert("L")
-    grey = whole_grey.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.HAMMING, box)
+    whole = reduced.convert("L")
+    square = whole.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.HAMMING, box)
     small = upright(reduced.resize((8, 8), Image.Resampling.HAMMING, box, reducing_gap=3.0), code)
-    grey_YX = np.asarray(grey)
-    fine_YX = grey_YX.astype(np.float32)
-    miniature = small.convert("RGB").tobytes()
-    colours_NC = np.frombuffer(miniature, np.uint8).reshape(64, 3)
-    scores = {
-        "contrast": round(contrast(fine_YX, colours_NC), 3),
-        "entropy": round(grey.entropy(), 3),  # bits of the grey histogram, 0..8
-        "sharpness": round(sharpness(grey_YX), 3),
-        "neighbour_correlation": round(_correlation(picture, plain), 3),
-        "frames": _frames(header),
-    }
-    phash, mirrored_phash = perceptual_hashes(np.asarray(whole_grey), box[2:], code)
-    return ImageFacts(
+    return Glimpse(
         format=(header.format or "unknown").lower(),
         width=width,
         height=height,
-        phash=phash,
-        mirrored_phash=mirrored_phash,
+        orientation=code,
         pixel_digest=_pixel_digest(picture, plain),
-        miniature=miniature,
-        scores=scores,
+        miniature=small.convert("RGB").tobytes(),
+        frames=_frames(header),
         opt_out=opt_out(header, picture.data),
+        shrink=picture.shrink,
+        whole_YX=np.asarray(whole),
+        whole_size=box[2:],
+        square_YX=np.asarray(square),
+        entropy=square.entropy(),
+        near_YX=np.asarray(middle(plain, NEAR_SIDE)),
     )
 
 
-def _plain(picture: Picture) -> Image.Image:
-    """RGB, L or RGBX, as few pixels copied as can be."""
-    return picture.pixels if picture.pixels.mode == "RGBX" else to_rgb(picture.pixels)
+def measured(seen: Glimpse, read: Callable[[], bytes], limits: DecodeLimits) -> ImageFacts:
+    """What is known about a picture; `read` gives its file again: what seems to be noise is looked at more closely."""
+    colours_NC = np.frombuffer(seen.miniature, np.uint8).reshape(64, 3)
+    correlation = near_correlation(seen.near_YX, seen.shrink)
+    if correlation < CORRELATED:
+        clear = look_at(read(), limits, _clear_correlation, enough=lambda size: CLEAR_SIDE / min(size))
+        correlation = max(correlation, clear) if isinstance(clear, float) else correlation
+    phash, mirrored_phash = perceptual_hashes(seen.whole_YX, seen.whole_size, seen.orientation)
+    return ImageFacts(
+        format=seen.format,
+        width=seen.width,
+        height=seen.height,
+        phash=phash,
+        mirrored_phash=mirrored_phash,
+        pixel_digest=seen.pixel_digest,
+        miniature=seen.miniature,
+        scores={
+            "contrast": round(contrast(seen.square_YX, colours_NC), 3),
+            "entropy": round(seen.entropy, 3),  # bits of the grey histogram, 0..8
+            "sharpness": round(sharpness(seen.square_YX), 3),
+            "neighbour_correlation": round(correlation, 3),
+            "frames": seen.frames,
+        },
+        opt_out=seen.opt_out,
+    )
 
 
-def _correlation(picture: Picture, plain: Image.Image) -> float:
-    """Of neighbouring pixels; what seems to be noise is looked at again from nearer."""
-    found = neighbour_correlation(plain, picture.shrink)
-    if found >= CORRELATED or picture.shrink == 1:
-        return found
-    clear = picture.clearer(CLEAR_SIDE)
-    return max(found, neighbour_correlation(_plain(clear), clear.shrink))
+def _clear_correlation(picture: Picture) -> float:
+    return neighbour_correlation(picture.plain(), picture.shrink)
 
 
 def _pixel_digest(picture: Picture, plain: Image.Image) -> str:
@@ -114,16 +148,7 @@ def _pixel_digest(picture: Picture, plain: Image.Image) -> str:
     code = orientation(picture.header)
     if picture.header.format in ("JPEG", "MPO"):
         return f"coded-{code}-{coded_digest(picture.data, picture.segments)}"
-    return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{xxhash.xxh3_128_hexdigest(_pixels(plain))}"
-
-
-def _pixels(plain: Image.Image) -> bytes | memoryview:
-    """The pixels as they lie in memory; large pictures lie in several pieces, which are copied together."""
-    try:
-        column = pa.array(plain)
-    except ValueError:
-        return plain.tobytes()
-    return memoryview((column.values if plain.mode == "RGB" else column).buffers()[1])
+    return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{xxhash.xxh3_128_hexdigest(pixels_of(plain).data)}"
 
 
 def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:

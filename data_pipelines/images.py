@@ -1,6 +1,8 @@
 """Opens and decodes one picture's bytes safely, or says why they cannot be used.
 
 Limits are checked on the header, before any pixel is decoded; only formats on the list reach a decoder.
+
+Legend: Y, X pixel rows and columns; C channels.
 """
 
 import io
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.curation_config import DecodeLimits
@@ -75,12 +79,9 @@ class Picture:
         """How many times larger the file's sides are."""
         return round(self.size[0] / self.pixels.width)
 
-    def clearer(self, side: int) -> "Picture":
-        """The same with at least so many pixels on the shorter side, if the file has them."""
-        if self.shrink == 1:
-            return self
-        again = Image.open(io.BytesIO(self.data), formats=("JPEG",))  # as no other format is made smaller
-        return _decoded(self.data, self.segments, again, min(1.0, side / min(self.size)))
+    def plain(self) -> Image.Image:
+        """L, RGB or RGBX, copied only if it has to be."""
+        return self.pixels if self.pixels.mode == "RGBX" else to_rgb(self.pixels)
 
     def upright(self) -> Image.Image:
         """RGB or L."""
@@ -218,6 +219,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of a picture in L, RGB or RGBX as they lie in memory, not to be written: [Y, X, 1 or 4]."""
+    try:
+        column = pa.array(image)
+    except ValueError:  # a large picture lies in several pieces
+        rows_YXC = np.asarray(image).reshape(image.height, image.width, -1)
+        return np.concatenate([rows_YXC, rows_YXC[:, :, :1]], axis=2) if image.mode == "RGB" else rows_YXC
+    values = column.buffers()[1] if image.mode == "L" else column.values.buffers()[1]
+    return np.frombuffer(values, np.uint8).reshape(image.height, image.width, -1)
 
 
 def orientation(image: Image.Image) -> int:

@@ -1,4 +1,4 @@
-"""What is particular about JPEGs: their segments, and a decoder that gives the pixels of Pillow in less time.
+"""What is particular about JPEGs: their segments, and coding to and from the pixels of Pillow in less time.
 
 Legend: Y, X pixel rows and columns; C channels.
 """
@@ -6,6 +6,7 @@ Legend: Y, X pixel rows and columns; C channels.
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 import xxhash
 from PIL import Image
@@ -38,12 +39,19 @@ def sound_jpeg(data: bytes, header: Image.Image, wanted: tuple[int, int]) -> Ima
     return Image.frombuffer(mode, size, room_YXC, "raw", mode, 0, 1)
 
 
+def coded(pixels_YXC: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """A JPEG of 4 channels, of which the last is not used, or of one of grey; colours at half the resolution."""
+    colourspace, sampling = ("GRAY", "Gray") if pixels_YXC.shape[2] == 1 else ("RGBX", "420")
+    return bytes(simplejpeg.encode_jpeg(pixels_YXC, quality, colourspace, sampling))
+
+
 def segments(data: bytes, limit: int) -> list[Segment]:
     """At most `limit` parts of a JPEG up to the pixels, which belong to the last one.
 
     A byte between two parts, as filling, is a part of its own.
     """
-    found, place, end = [], 2, len(data) - 3
+    found: list[Segment] = []
+    place, end = 2, len(data) - 3
     while place < end and len(found) < limit:
         marker = data[place + 1]
         if data[place] != 0xFF or marker in (0x00, 0xFF):

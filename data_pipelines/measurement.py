@@ -3,11 +3,12 @@
 What is measured of a shard depends on its records, its pictures and the limits of decoding only.
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pyarrow.parquet as pq
 
 from data_pipelines.captions import caption_of
 from data_pipelines.curation_config import DecodeLimits, StoredSize
-from data_pipelines.image_facts import ImageFacts, inspect, measured, measured_share
-from data_pipelines.images import Picture, look_at
+from data_pipelines.image_facts import Glimpse, ImageFacts, glimpse, measured, measured_share
+from data_pipelines.images import Picture, Size, look_at
 from data_pipelines.languages import language_of
 from data_pipelines.records import Reject, canonical, turns_from_text
-from data_pipelines.smaller_images import Smaller, SmallerWriter, needed_share, stored_smaller
+from data_pipelines.smaller_images import SmallerWriter, needed_share, stored_smaller
 
 PICTURE = pa.struct(
     [
@@ -49,7 +50,7 @@ MEASURED_SCHEMA = pa.schema(
     ]
 )
 ROWS_AT_ONCE = 1024
-MAX_CACHED_FACTS = 4096  # pictures of one shard whose facts are kept for further records
+PICTURES_AT_ONCE = 64
 
 
 class ShardImages:
@@ -103,7 +104,6 @@ def measure_shard(
     chosen = {row: record for row, record in known if rows is None or row in rows}
     languages = [_language(record) for record in chosen.values()]  # one after the other, while the model is at hand
     counts: Counter[str] = Counter()
-    found = []
     with ExitStack() as files:
         pictures_of = _Measuring(
             images=files.enter_context(ShardImages(records, name)),
@@ -111,11 +111,14 @@ def measure_shard(
             stored=stored,
             smaller=files.enter_context(SmallerWriter(output, name)) if stored else None,
         )
-        for (row, record), language in zip(chosen.items(), languages, strict=True):
-            pictures = [pictures_of.picture(digest) for digest in record["images"]]
-            kept = {key: record[key] for key in ("sample_id", "reject", "images")}
-            found.append({"row": row, **kept, "language": language, "pictures": pictures})
-            counts.update(rows=1, pictures=len(pictures), unreadable=sum(bool(one.get("reason")) for one in pictures))
+        digests = dict.fromkeys(digest for record in chosen.values() for digest in record["images"])
+        pictures = dict(pictures_of.pictures(list(digests)))
+    found = []
+    for (row, record), language in zip(chosen.items(), languages, strict=True):
+        shown = [pictures[digest] for digest in record["images"]]
+        kept = {key: record[key] for key in ("sample_id", "reject", "images")}
+        found.append({"row": row, **kept, "language": language, "pictures": shown})
+        counts.update(rows=1, pictures=len(shown), unreadable=sum(bool(one.get("reason")) for one in shown))
     path = output / "measured" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(found, schema=MEASURED_SCHEMA), path, compression="zstd")
@@ -128,42 +131,40 @@ def _language(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measuring:
-    """Measures the pictures of a shard, each once where many records share it."""
+    """Looks at the pictures of a shard."""
 
     images: ShardImages
     limits: DecodeLimits
     stored: StoredSize | None
     smaller: SmallerWriter | None
-    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def picture(self, digest: str) -> dict[str, Any]:
-        """A `PICTURE`."""
-        if digest in self.seen:
-            return self.seen[digest]
-        data = self.images.read(digest)
-        found, small = _measured(data, self.limits, self.stored)
-        if small is not None and self.smaller is not None:
-            self.smaller.add(digest, small)
-        fields = {**vars(found), "bytes": len(data)}
-        if isinstance(found, ImageFacts):
-            fields["scores"] = canonical(dict(found.scores))
-        if len(self.seen) < MAX_CACHED_FACTS:
-            self.seen[digest] = fields
-        return fields
+    def pictures(self, digests: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A `PICTURE` for each SHA-256; some are decoded, then measured, which keeps a core's caches warm."""
+        for first in range(0, len(digests), PICTURES_AT_ONCE):
+            some = digests[first : first + PICTURES_AT_ONCE]
+            for digest, (size, seen) in zip(some, [self._seen(digest) for digest in some], strict=True):
+                read = functools.partial(self.images.read, digest)
+                found = measured(seen, read, self.limits) if isinstance(seen, Glimpse) else seen
+                fields = {**vars(found), "bytes": size}
+                if isinstance(found, ImageFacts):
+                    fields["scores"] = canonical(dict(found.scores))
+                yield digest, fields
 
+    def _seen(self, digest: str) -> tuple[int, Glimpse | Reject]:
+        """Bytes of the file, and what was seen of it; what is stored instead is made of the same decoding."""
+        data, stored = self.images.read(digest), self.stored
 
-def _measured(
-    data: bytes, limits: DecodeLimits, stored: StoredSize | None
-) -> tuple[ImageFacts | Reject, Smaller | None]:
-    """What is known about a picture, and what is stored instead; both are made of one decoding."""
-    if stored is None:
-        return inspect(data, limits), None
+        def look(picture: Picture) -> Glimpse:
+            seen = glimpse(picture)
+            small = stored_smaller(picture, stored) if stored else None
+            if small is not None and self.smaller is not None:
+                self.smaller.add(digest, small)
+            return seen
 
-    def look(picture: Picture) -> tuple[ImageFacts, Smaller | None]:
-        return measured(picture), stored_smaller(picture, stored)
+        def share(size: Size) -> float:
+            return max(measured_share(size), needed_share(size, stored) if stored else 0.0)
 
-    found = look_at(data, limits, look, enough=lambda size: max(measured_share(size), needed_share(size, stored)))
-    return (found, None) if isinstance(found, Reject) else found
+        return len(data), look_at(data, self.limits, look, enough=share)
 
 
 def measured_facts(picture: Mapping[str, Any]) -> ImageFacts | Reject:

@@ -18,6 +18,7 @@ SPECTRUM_SCALE = 1024.0  # the order of values in a spectrum
 SPECTRUM_DECIMALS = 3  # noise is 1e-10, and in 200 photographs no value lay within 0.1 of the median
 STEEPEST_STEPS = 40  # of the 8,064 steps between neighbours of a 64 x 64 picture
 _STEPS_S = np.arange(255, -1, -1)
+NEAR_SIDE = 64  # pixels of the middle that are looked at for noise
 NOISE_CONTRAST = 10.0  # a flat patch is not noise, however its grains relate
 CORRELATED = 0.5  # between neighbouring pixels: surely no noise
 
@@ -76,13 +77,18 @@ def sharpness(grey_YX: npt.NDArray[np.uint8]) -> float:
     return min(1.0, mean / max(int(grey_YX.max()) - int(grey_YX.min()), 8))
 
 
-def contrast(grey_YX: npt.NDArray[np.float32], colours_NC: npt.NDArray[np.uint8]) -> float:
+def contrast(grey_YX: npt.NDArray[np.uint8], colours_NC: npt.NDArray[np.uint8]) -> float:
     """Standard deviation of the grey values, or of the channel of a few colours in which they differ most, 0..127.5."""
-    flat, channels_CN = grey_YX.flatten(), colours_NC.T.astype(np.float32)
-    flat -= np.add.reduce(flat) / np.float32(len(flat))
-    channels_CN -= np.add.reduce(channels_CN, axis=1, keepdims=True) / np.float32(len(colours_NC))
-    strongest = np.add.reduce(channels_CN * channels_CN, axis=1).max() / len(colours_NC)
-    return math.sqrt(max(float(np.dot(flat, flat)) / len(flat), float(strongest)))
+    grey_C, channels_C = _variances(grey_YX.reshape(1, -1)), _variances(colours_NC.T)
+    return math.sqrt(max(0.0, float(grey_C[0]), float(channels_C.max())))
+
+
+def _variances(values_CN: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Exact but for the last step: whole numbers far under 2^53 add up the same in any order."""
+    fine_CN, count = values_CN.astype(np.float64), values_CN.shape[1]
+    means_C = np.add.reduce(fine_CN, axis=1) / count
+    squares_C = np.add.reduce(fine_CN * fine_CN, axis=1) / count
+    return np.subtract(squares_C, means_C * means_C)
 
 
 def neighbour_correlation(plain: Image.Image, shrink: int = 1) -> float:
@@ -91,32 +97,36 @@ def neighbour_correlation(plain: Image.Image, shrink: int = 1) -> float:
     `shrink`: how much larger the picture was before; noise loses as much of its contrast.
     Photographs reach 0.8 and more; dithered ones, and those with an empty middle, when their pixels are put together.
     """
-    near = _middle(plain, 64)
-    contrast, found = _contrast_and_correlation(near)
-    if min(near.size) < 3 or contrast < NOISE_CONTRAST / shrink:
-        return 1.0
-    if found >= CORRELATED:
-        return found
-    far = _middle(plain, 512).reduce(4)
+    near = near_correlation(np.asarray(middle(plain, NEAR_SIDE)), shrink)
+    if near >= CORRELATED:
+        return near
+    far = middle(plain, 512).reduce(4)
     if min(far.size) < 24:  # chance correlates so few pixels
-        return found
-    return max(found, _contrast_and_correlation(far)[1])
+        return near
+    return max(near, _contrast_and_correlation(np.asarray(far))[1])
 
 
-def _middle(plain: Image.Image, side: int) -> Image.Image:
+def near_correlation(near_YX: npt.NDArray[np.uint8], shrink: int) -> float:
+    """The same for the pixels of the middle as they are; 1 where there is nothing that could be noise."""
+    if min(near_YX.shape) < 3:
+        return 1.0
+    contrast, correlation = _contrast_and_correlation(near_YX)
+    return 1.0 if contrast < NOISE_CONTRAST / shrink else correlation
+
+
+def middle(plain: Image.Image, side: int) -> Image.Image:
     """At most `side` pixels of each side, as grey values."""
     left, top = max(0, (plain.width - side) // 2), max(0, (plain.height - side) // 2)
     return plain.crop((left, top, min(plain.width, left + side), min(plain.height, top + side))).convert("L")
 
 
-def _contrast_and_correlation(grey: Image.Image) -> tuple[float, float]:
+def _contrast_and_correlation(grey_YX: npt.NDArray[np.uint8]) -> tuple[float, float]:
     """Standard deviation, and how neighbours correlate along the better of both directions; 0 if all is equal.
 
     The better one, as stripes correlate along the stripes only.
     """
-    grey_YX = np.asarray(grey, dtype=np.float32)
     height, width = grey_YX.shape
-    centred_YX = grey_YX - np.add.reduce(grey_YX, axis=None) / np.float32(grey_YX.size)
+    centred_YX = grey_YX - np.float32(np.add.reduce(grey_YX, axis=None, dtype=np.int64) / grey_YX.size)
     flat = centred_YX.ravel()
     variance = float(np.dot(flat, flat)) / len(flat)
     if variance == 0 or min(height, width) < 2:

@@ -3,19 +3,18 @@
 Legend: N batch of one; C channels; Y, X pixel rows and columns.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from data_pipelines.curation_config import DecodeLimits, StoredSize
-from data_pipelines.images import Picture, Size, look_at, orientation, to_rgb, upright
+from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
+from data_pipelines.jpegs import coded
 from data_pipelines.records import Reject
 from data_pipelines.tar_writer import TarWriter
 
@@ -62,26 +61,24 @@ def stored_smaller(picture: Picture, stored: StoredSize) -> Smaller | None:
     if share >= 1:
         return None
     width, height = (max(1, round(side * share)) for side in picture.size)
-    small = _resized(to_rgb(picture.pixels), (width, height))
+    small = _resized(picture.plain(), (width, height))
     return _coded(upright(small, orientation(picture.header)), stored.quality)
 
 
 def _resized(pixels: Image.Image, size: Size) -> Image.Image:
-    """Bicubic with antialiasing like Pillow's, to within 2 of 255, in a third of its time."""
+    """Bicubic with antialiasing like Pillow's, to within 2 of 255, in a sixth of its time."""
     import torch  # takes seconds, and few datasets are stored smaller
     from torch.nn.functional import interpolate
 
-    pixels_YXC = np.array(pixels).reshape(pixels.height, pixels.width, -1)
-    pixels_NCYX = torch.from_numpy(pixels_YXC).permute(2, 0, 1)[None]
+    pixels_NCYX = torch.from_numpy(pixels_of(pixels))[None].permute(0, 3, 1, 2)  # whose channels stay together
     small_NCYX = interpolate(pixels_NCYX, size=size[::-1], mode="bicubic", antialias=True)
     small_YXC = small_NCYX[0].permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(small_YXC if pixels.mode == "RGB" else small_YXC[:, :, 0])
+    mode = "L" if pixels.mode == "L" else "RGBX"
+    return Image.frombuffer(mode, size, small_YXC, "raw", mode, 0, 1)
 
 
 def _coded(small: Image.Image, quality: int) -> Smaller:
-    buffer = io.BytesIO()
-    small.convert("RGB").save(buffer, "JPEG", quality=quality)
-    return Smaller(jpeg=buffer.getvalue(), width=small.width, height=small.height)
+    return Smaller(jpeg=coded(pixels_of(small), quality), width=small.width, height=small.height)
 
 
 class SmallerWriter:

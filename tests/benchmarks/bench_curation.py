@@ -3,10 +3,11 @@
 Run: python tests/benchmarks/bench_curation.py [--images 300] [--side 512] [--photos TAR]
 Curation is all of it from ingested records on: verdict, checks, hashes, scores, tar of the original bytes, ledger and
 thumbnails; in the last row pictures are also stored smaller, as JPEG. The decode loop only opens each file and makes it
-RGB. All rows are measured in this one run, in turns.
+RGB. All rows are measured in this one run, in turns; a process has one thread, as in a worker of Ray's with one CPU.
 """
 
 import io
+import itertools
 import json
 import tarfile
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 from PIL import Image
 from turns import print_rates, seconds_in_turns
 
@@ -99,10 +101,9 @@ def decode(files: list[bytes]) -> None:
             image.convert("RGB")
 
 
-def measure(records: Path, name: str, config: CurationConfig) -> None:
+def measure(records: Path, name: str, work: Path, config: CurationConfig) -> None:
     language_of.cache_clear()  # captions of a real shard are new ones
-    with tempfile.TemporaryDirectory() as work:
-        measure_shard(records, name, Path(work), measuring(config))
+    measure_shard(records, name, work, measuring(config))
 
 
 def analyse(records: Path, work: Path, name: str, config: CurationConfig) -> None:
@@ -111,15 +112,15 @@ def analyse(records: Path, work: Path, name: str, config: CurationConfig) -> Non
     judge_shard(records, work, name, work, judging(config))
 
 
-def curate(records: Path, names: list[str], config: CurationConfig, workers: ProcessPoolExecutor | None) -> None:
+def curate(
+    records: Path, names: list[str], work: Path, config: CurationConfig, workers: ProcessPoolExecutor | None
+) -> None:
     """All steps; the two that look at pictures go to the workers, shard by shard."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        run = workers.map if workers else map
-        list(run(analyse, [records] * len(names), [work] * len(names), names, [config] * len(names)))
-        copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
-        list(run(_emit, [(records, work, name, config, copies[name]) for name in names]))
-        write_dataset(work, "benchmark", {name: work / "ledger" / f"{name}.parquet" for name in names}, config)
+    run = workers.map if workers else map
+    list(run(analyse, [records] * len(names), [work] * len(names), names, [config] * len(names)))
+    copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
+    list(run(_emit, [(records, work, name, config, copies[name]) for name in names]))
+    write_dataset(work, "benchmark", {name: work / "ledger" / f"{name}.parquet" for name in names}, config)
 
 
 def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` takes, in its order
@@ -139,15 +140,20 @@ def main(images: int, side: int, photos: Sequence[Path], stored: int, repeats: i
     anchors = tuple((height * stored // 512, width * stored // 512) for height, width in ANCHORS)
     config = CurationConfig(anchors=anchors, duplicate_scope="image")
     smaller = replace(config, max_stored_side=stored)
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2) as workers:
+    torch.set_num_threads(1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as workers,
+    ):
         records = write_records(Path(folder), files)
         names = record_shards(records)
+        outputs = (Path(folder) / f"output-{number}" for number in itertools.count())  # a new one for each turn
         measures = {
             "PIL decode loop, 1 process": lambda: decode(files),
-            "measuring alone, 1 process": lambda: [measure(records, name, config) for name in names],
-            "curation, 1 process": lambda: curate(records, names, config, None),
-            "curation, 2 processes": lambda: curate(records, names, config, workers),
-            "and stored smaller, 1 process": lambda: curate(records, names, smaller, None),
+            "measuring alone, 1 process": lambda: [measure(records, name, next(outputs), config) for name in names],
+            "curation, 1 process": lambda: curate(records, names, next(outputs), config, None),
+            "curation, 2 processes": lambda: curate(records, names, next(outputs), config, workers),
+            "and stored smaller, 1 process": lambda: curate(records, names, next(outputs), smaller, None),
         }
         seconds = seconds_in_turns(measures, repeats)
     size = sum(map(len, files)) / len(files) / 1024
