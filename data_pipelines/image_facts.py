@@ -88,7 +88,7 @@ def glimpse(picture: Picture) -> Glimpse:
     plain = picture.plain()
     width, height = picture.size if code < 5 else picture.size[::-1]
     factor = max(1, min(plain.size) // WORK_SIDE)
-    reduced = plain.reduce(factor)
+    reduced = plain.reduce(factor) if factor > 1 else plain
     factor *= picture.shrink
     box = (0, 0, picture.size[0] / factor, picture.size[1] / factor)  # the last column and row may cover fewer pixels
     whole = reduced.convert("L")

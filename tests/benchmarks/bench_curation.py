@@ -7,8 +7,8 @@ RGB. All rows are measured in this one run, in turns; a process has one thread, 
 """
 
 import io
-import itertools
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -147,15 +147,15 @@ def main(images: int, side: int, photos: Sequence[Path], stored: int, repeats: i
     ):
         records = write_records(Path(folder), files)
         names = record_shards(records)
-        outputs = (Path(folder) / f"output-{number}" for number in itertools.count())  # a new one for each turn
+        output = Path(folder) / "output"
         measures = {
             "PIL decode loop, 1 process": lambda: decode(files),
-            "measuring alone, 1 process": lambda: [measure(records, name, next(outputs), config) for name in names],
-            "curation, 1 process": lambda: curate(records, names, next(outputs), config, None),
-            "curation, 2 processes": lambda: curate(records, names, next(outputs), config, workers),
-            "and stored smaller, 1 process": lambda: curate(records, names, next(outputs), smaller, None),
+            "measuring alone, 1 process": lambda: [measure(records, name, output, config) for name in names],
+            "curation, 1 process": lambda: curate(records, names, output, config, None),
+            "curation, 2 processes": lambda: curate(records, names, output, config, workers),
+            "and stored smaller, 1 process": lambda: curate(records, names, output, smaller, None),
         }
-        seconds = seconds_in_turns(measures, repeats)
+        seconds = seconds_in_turns(measures, repeats, lambda: shutil.rmtree(output, ignore_errors=True))
     size = sum(map(len, files)) / len(files) / 1024
     print_rates(
         f"{len(files)} pictures of {size:.0f} KB on average",

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 import click
 
 
-def seconds_in_turns(measures: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall seconds of each measure, after one round that is not counted."""
+def seconds_in_turns(
+    measures: Mapping[str, Callable[[], object]], repeats: int, tidy: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Median wall seconds of each measure, after one round that is not counted; `tidy` runs between them, untimed."""
     times_s: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(repeats + 1):
         for name, measure in measures.items():
@@ -16,6 +18,7 @@ def seconds_in_turns(measures: Mapping[str, Callable[[], object]], repeats: int)
             measure()
             if number:
                 times_s[name].append(time.perf_counter() - began)
+            tidy()
     return {name: statistics.median(times) for name, times in times_s.items()}
 
 
