@@ -227,7 +227,8 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
         column = pa.array(image)
     except ValueError:  # a large picture lies in several pieces
         rows_YXC = np.asarray(image).reshape(image.height, image.width, -1)
-        return np.concatenate([rows_YXC, rows_YXC[:, :, :1]], axis=2) if image.mode == "RGB" else rows_YXC
+        filling_YXC = np.full((image.height, image.width, 1), 255, np.uint8)
+        return np.concatenate([rows_YXC, filling_YXC], axis=2) if image.mode == "RGB" else rows_YXC
     values = column.buffers()[1] if image.mode == "L" else column.values.buffers()[1]
     return np.frombuffer(values, np.uint8).reshape(image.height, image.width, -1)
 

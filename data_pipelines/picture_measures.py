@@ -15,6 +15,7 @@ from PIL import Image
 WORK_SIDE = 64  # pixels a side of what scores are taken from
 FREQUENCIES = 8  # a side of a spectrum, from 0 on
 SPECTRUM_SCALE = 1024.0  # the order of values in a spectrum
+SPECTRUM_NOISE = 24.0  # what JPEG adds to a value: drawn pictures have many that are next to nothing, so to the median
 SPECTRUM_DECIMALS = 3  # noise is 1e-10, and in 200 photographs no value lay within 0.1 of the median
 STEEPEST_STEPS = 40  # of the 8,064 steps between neighbours of a 64 x 64 picture
 _STEPS_S = np.arange(255, -1, -1)
@@ -39,7 +40,7 @@ def _cosines(count: int, length: float) -> npt.NDArray[np.float64]:
 
 
 def perceptual_hashes(grey_YX: npt.NDArray[np.uint8], size: tuple[float, float], orientation: int) -> tuple[int, int]:
-    """64 signs of the lowest frequencies of a grey picture, against their median without the mean.
+    """Which of the 64 lowest frequencies of a grey picture are clearly above their median, that of the mean aside.
 
     `size`: width and height in pixels, of which the last column and row may be a part. `orientation`: of EXIF, 1 to 8;
     the hash is that of the picture upright.
@@ -60,7 +61,7 @@ def perceptual_hashes(grey_YX: npt.NDArray[np.uint8], size: tuple[float, float],
 
 def _signs(spectrum_YX: npt.NDArray[np.floating[Any]]) -> int:
     values = spectrum_YX.ravel()
-    bits = values > np.partition(values[1:], 31)[31]  # the median of 63
+    bits = values > np.partition(values[1:], 31)[31] + SPECTRUM_NOISE  # the median of 63
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -248,7 +248,7 @@ def _digest(record: ShardRecord, path: str) -> str:
 
 CURATE = StageKind(
     name="curate",
-    version=4,
+    version=5,
     config=CurationConfig,
     run=run,
     inputs={

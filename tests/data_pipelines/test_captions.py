@@ -4,10 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipelines import captions
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
 
 CONFIG = CurationConfig(anchors=((64, 64),))
+
+
+PIECES = (
+    "un cafÃ© crÃ¨me", "â€œquotedâ€", "\ufffd", "<|im_start|>", "</s>", "[INST]", "{resolution_tag}", "<p>", "&amp;",
+    "<!--", "https://example.com", "www.example.com", "data:image/png;base64,", "jane@example.com", "+1 555-0142",
+    "(555) 123-4567", "4111 1111 1111 1111", " @account", "12 Long Street, Anytown 12345",
+)  # fmt: skip
 
 
 def reason(caption: str, question: str = "<image>\nDescribe the image.", task: str = "understanding") -> str:
@@ -97,3 +105,12 @@ def test_instructions_are_captions_of_edits() -> None:
 @given(st.text(max_size=300))
 def test_any_text_is_judged(text: str) -> None:
     reason(text)
+
+
+@given(st.text(alphabet="ab1 .:@<>[]{}|&;/\ufffdÃÂâ€ï»¿Ð\u0080\u0091Ñ-+()", max_size=40), st.sampled_from(PIECES))
+def test_a_text_without_the_signs_of_a_check_passes_it(text: str, piece: str) -> None:
+    """Checks are only asked about texts that hold one of their signs."""
+    for name, _, signs, check in captions._CHECKS:
+        for said in (text, piece, text[:20] + piece + text[20:]):
+            if signs and signs.isdisjoint(said):
+                assert check(said, CONFIG) == "", name

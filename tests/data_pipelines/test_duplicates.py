@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.duplicates import Candidate, Copy, Likeness, find_copies
-from data_pipelines.near_hashes import near_pairs, near_pairs_between
+from data_pipelines.near_hashes import near_pairs, near_pairs_between, pieces
 
 GREY = bytes([120]) * 192
 
@@ -28,8 +28,10 @@ def copies(*candidates: Candidate, distance: int = 10) -> list[Copy]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 15))
-def test_the_search_finds_exactly_the_near_pairs(seed: int, distance: int) -> None:
+@given(st.integers(0, 2**32), st.integers(0, 15), st.integers(0, 3))
+def test_the_search_finds_exactly_the_near_pairs(seed: int, distance: int, slices: int) -> None:
+    """Few hashes are compared all with all, unless the search is told its pieces."""
+    made = pieces(distance, slices) if slices else None
     rng = random.Random(seed)
     centres = [rng.getrandbits(64) for _ in range(6)]
     values = {
@@ -37,7 +39,7 @@ def test_the_search_finds_exactly_the_near_pairs(seed: int, distance: int) -> No
         for _ in range(60)
     }
     hashes = np.array(sorted(values), dtype=np.uint64)
-    found = {tuple(sorted(pair)) for pairs in near_pairs(hashes, distance) for pair in pairs.tolist()}
+    found = {tuple(sorted(pair)) for pairs in near_pairs(hashes, distance, made) for pair in pairs.tolist()}
     expected = {
         (i, j)
         for i in range(len(hashes))
@@ -46,8 +48,8 @@ def test_the_search_finds_exactly_the_near_pairs(seed: int, distance: int) -> No
     }
     assert found == expected
     others = np.array([*rng.sample(sorted(values), len(values) // 2), rng.getrandbits(64)], dtype=np.uint64)
-    between = {tuple(pair) for pairs in near_pairs_between(hashes, others, distance) for pair in pairs.tolist()}
-    assert between == {
+    search = near_pairs_between(hashes, others, distance, made)
+    assert {tuple(pair) for pairs in search for pair in pairs.tolist()} == {
         (i, j)
         for i in range(len(hashes))
         for j in range(len(others))
