@@ -6,8 +6,10 @@ verdicts only: `measure_shard` -> `judge_shard` -> `find_duplicates` -> `emit_sh
 """
 
 import hashlib
+import itertools
+from array import array
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,14 +18,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.candidates import Candidate, Candidates
 from data_pipelines.caption_repairs import repair_turns
 from data_pipelines.captions import caption_of, judge_words
 from data_pipelines.curation_config import CurationConfig
-from data_pipelines.duplicates import PLAIN_SEARCH, Candidate, Likeness, PairSearch, find_copies
+from data_pipelines.duplicates import PLAIN_SEARCH, Likeness, PairSearch, find_copies
 from data_pipelines.image_facts import ImageFacts, judge
 from data_pipelines.measurement import measured_facts, shard_rows
 from data_pipelines.records import Reject, canonical, turns_from_text, turns_to_json
-from data_pipelines.score_tables import NO_SCORES, ShardScores, Vectors, read_embeddings, with_scores
+from data_pipelines.score_tables import NO_SCORES, ShardScores, read_embeddings, with_scores
 from data_pipelines.semantic_copies import add_semantic_copies
 from data_pipelines.tombstones import Tombstones
 from models.dualvitok.geometry import match_anchor
@@ -203,33 +206,31 @@ def find_duplicates(
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
         return verdicts
-    places: list[tuple[bool, str, int]] = []
-    candidates: list[Candidate] = []
-    for name in sorted(analyses):
-        for row in shard_rows(analyses[name], DUPLICATE_COLUMNS):
-            if row["reason"] is None and row["row"] not in without.get(name, ()):
-                places.append((row["split"] != "val", name, row["row"]))
-                candidates.append(_candidate(row, config))
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    ordered = [candidates[index] for index in order]
+    names = sorted(analyses)
+    shards, rows = array("i"), array("q")  # where each candidate lies
+
+    def candidates() -> Iterator[Candidate]:
+        for held_out, (shard, name) in itertools.product((True, False), enumerate(names)):
+            for row in shard_rows(analyses[name], DUPLICATE_COLUMNS):
+                chosen = row["reason"] is None and (row["split"] == "val") == held_out
+                if chosen and row["row"] not in without.get(name, ()):
+                    shards.append(shard)
+                    rows.append(row["row"])
+                    yield _candidate(row, config)
+
+    ordered = Candidates(candidates())
     limits = Likeness(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
     copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search)
     if config.semantic_distance is not None:
-        known = _embeddings([places[index][1:] for index in order], scores)
-        copies = add_semantic_copies(ordered, copies, known, config.semantic_distance)
+        known = {name: read_embeddings(files) for name, files in scores.items()}
+        embeddings = [known.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]
+        copies = add_semantic_copies(ordered, copies, embeddings, config.semantic_distance)
     for copy in copies:
-        _, name, place = places[order[copy.index]]
-        original = ordered[copy.original].sample_id
-        verdicts[name].append(CopyVerdict(row=place, verdict=copy.verdict, reason=copy.reason, duplicate_of=original))
+        original = ordered.sample_id(copy.original)
+        verdicts[names[shards[copy.index]]].append(
+            CopyVerdict(row=rows[copy.index], verdict=copy.verdict, reason=copy.reason, duplicate_of=original)
+        )
     return {name: sorted(found, key=lambda copy: copy.row) for name, found in verdicts.items()}
-
-
-def _embeddings(
-    places: Sequence[tuple[str, int]], tables: Mapping[str, Sequence[Path]]
-) -> list[Sequence[Vectors] | None]:
-    """Of the pictures of each sample, given by shard and row."""
-    known = {name: read_embeddings(files) for name, files in tables.items()}
-    return [known.get(name, {}).get(row) for name, row in places]
 
 
 def _candidate(row: Mapping[str, Any], config: CurationConfig) -> Candidate:

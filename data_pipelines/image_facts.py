@@ -60,7 +60,7 @@ class Glimpse:
     frames: float
     opt_out: str
     shrink: int  # how many times larger the file's sides are than those of the pixels that were seen
-    whole_YX: npt.NDArray[np.uint8]  # all of it in grey, less than 128 cells on its shorter side; as it lies in the file
+    whole_YX: npt.NDArray[np.uint8]  # in grey as it lies in the file, less than 128 cells on its shorter side
     whole_size: tuple[float, float]  # width and height in cells, of which the last ones may be parts
     square_YX: npt.NDArray[np.uint8]  # 64 x 64, all of it in grey
     entropy: float  # of these, in bits

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.duplicates import Candidate, Copy, towards_kept
+from data_pipelines.candidates import Candidates
+from data_pipelines.duplicates import Copy, towards_kept
 from data_pipelines.score_tables import Vectors
 
 BLOCK = 2048  # samples compared with as many others in one go: 16 MB of cosines
@@ -18,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def add_semantic_copies(
-    candidates: Sequence[Candidate],
+    candidates: Candidates,
     copies: Sequence[Copy],
     embeddings: Sequence[Sequence[Vectors] | None],
     distance: float,
@@ -30,13 +31,13 @@ def add_semantic_copies(
     pictures of each candidate, None: not known. The work grows with the square of the largest partition.
     """
     repeated = {copy.index for copy in copies}
-    alike: dict[tuple[str, int], list[int]] = defaultdict(list)
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, vectors in enumerate(embeddings):
-        if vectors is not None and index not in repeated and len(vectors) == len(candidates[index].file_digests):
-            alike[candidates[index].partition, len(vectors)].append(index)
+        if vectors and index not in repeated and len(vectors) == candidates.num_pictures[index]:
+            alike[int(candidates.salts[index]), len(vectors)].append(index)
     found = []
-    for (_, num_pictures), indices in alike.items():
-        if num_pictures and len(indices) > 1:
+    for indices in alike.values():
+        if len(indices) > 1:
             vectors_NSD = np.stack([np.stack(list(embeddings[index] or ())) for index in indices])
             firsts = group_by_meaning(vectors_NSD, distance)
             for place in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.duplicates import Candidate, Copy, Likeness, find_copies
+from data_pipelines.candidates import Candidate, Candidates
+from data_pipelines.duplicates import Copy, Likeness, find_copies
 from data_pipelines.near_hashes import near_pairs, near_pairs_between, pieces
 
 GREY = bytes([120]) * 192
@@ -24,7 +25,7 @@ def candidate(
 
 
 def copies(*candidates: Candidate, distance: int = 10) -> list[Copy]:
-    return find_copies(candidates, near=Likeness(phash_distance=distance, colour_distance=20))
+    return find_copies(Candidates(candidates), near=Likeness(phash_distance=distance, colour_distance=20))
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import semantic_copies
+from data_pipelines.candidates import Candidate, Candidates
 from data_pipelines.curated_shards import emit_shard
 from data_pipelines.curation import find_duplicates, judge_shard
 from data_pipelines.curation_config import CurationConfig, emitting, measuring
-from data_pipelines.duplicates import Candidate, Copy
+from data_pipelines.duplicates import Copy
 from data_pipelines.measurement import measure_shard
 from data_pipelines.score_config import ScoreBounds, check_score_name
 from data_pipelines.score_tables import (
@@ -132,7 +133,9 @@ def candidate(name: str, partition: str = "", pictures: int = 1) -> Candidate:
 
 def test_the_first_of_a_group_is_kept_and_copies_of_the_others_point_at_it() -> None:
     vector, near, far = (np.array(v, dtype=np.float16) for v in ([1, 0], [0.999, 0.04], [0, 1]))
-    candidates = [*map(candidate, "abcd"), candidate("e", partition="other"), candidate("f"), candidate("g")]
+    candidates = Candidates(
+        [*map(candidate, "abcd"), candidate("e", partition="other"), candidate("f"), candidate("g")]
+    )
     embeddings = [[vector], [far], [near], [near], [vector], None, [near, near]]
     exact = Copy(index=3, original=2, verdict="duplicate", reason="same_bytes")
     found = add_semantic_copies(candidates, [exact], embeddings, 0.01)
