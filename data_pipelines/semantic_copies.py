@@ -1,21 +1,16 @@
-"""Finds samples whose pictures mean the same to a model, by products of blocks of their embeddings.
+"""Groups samples whose pictures mean the same to a model.
 
 Legend: N samples, S pictures of a sample, D width of an embedding.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from data_pipelines.candidates import Candidates
 from data_pipelines.duplicates import Copy, towards_kept
-from data_pipelines.score_tables import Vectors
-
-BLOCK = 2048  # samples compared with as many others in one go: 16 MB of cosines
-
-Integers = npt.NDArray[np.int64]
+from data_pipelines.near_vectors import Integers, Vectors, near_pairs
 
 
 def add_semantic_copies(
@@ -28,7 +23,7 @@ def add_semantic_copies(
 
     Of samples of one partition with as many pictures those are grouped whose pictures, slot by slot, are less than
     `distance` of cosine apart, also through others between them; the first of a group is kept. `embeddings`: of the
-    pictures of each candidate, None: not known. The work grows with the square of the largest partition.
+    pictures of each candidate, None: not known.
     """
     repeated = {copy.index for copy in copies}
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -51,30 +46,9 @@ def add_semantic_copies(
 def group_by_meaning(vectors_NSD: Vectors, distance: float) -> Integers:
     """For each sample the first of its group [N]."""
     groups = _Groups(len(vectors_NSD))
-    for ones, others in _near_pairs(vectors_NSD, 1 - distance):
+    for ones, others in near_pairs(vectors_NSD, distance):
         groups.join(ones, others)
     return groups.firsts(np.arange(len(vectors_NSD)))
-
-
-def _near_pairs(vectors_NSD: Vectors, cosine: float) -> Iterator[tuple[Integers, Integers]]:
-    """Places of pairs whose pictures all have a larger cosine, block by block; each pair once."""
-    starts = range(0, len(vectors_NSD), BLOCK)
-    for first in starts:
-        block_NSD = _unit(vectors_NSD[first : first + BLOCK])
-        for second in starts[first // BLOCK :]:
-            others_NSD = block_NSD if second == first else _unit(vectors_NSD[second : second + BLOCK])
-            near = np.ones((len(block_NSD), len(others_NSD)), dtype=bool)
-            for slot in range(vectors_NSD.shape[1]):
-                near &= block_NSD[:, slot] @ others_NSD[:, slot].T > cosine
-            ones, others = np.nonzero(np.triu(near, 1) if second == first else near)
-            if len(ones):
-                yield ones + first, others + second
-
-
-def _unit(vectors_NSD: Vectors) -> npt.NDArray[np.float32]:
-    """Of length 1 once more: 16 bits have rounded them."""
-    wide_NSD = vectors_NSD.astype(np.float32)
-    return wide_NSD / np.maximum(np.linalg.norm(wide_NSD, axis=-1, keepdims=True), np.float32(1e-12))
 
 
 class _Groups:

@@ -9,10 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_pipelines import semantic_copies
 from data_pipelines.candidates import Candidate, Candidates
 from data_pipelines.curated_shards import emit_shard
 from data_pipelines.curation import find_duplicates, judge_shard
@@ -29,7 +26,7 @@ from data_pipelines.score_tables import (
     table_schema,
     with_scores,
 )
-from data_pipelines.semantic_copies import add_semantic_copies, group_by_meaning
+from data_pipelines.semantic_copies import add_semantic_copies
 from tests.data_pipelines.test_curation import encoded, picture, records_of
 
 Row = tuple[int, str, int, float | None]  # row, sample id, slot, score
@@ -100,28 +97,6 @@ def test_rows_without_an_embedding_of_each_picture_are_left_out(tmp_path: Path) 
         0: [[1, 0]],
         3: [[1, 0], pytest.approx([0.6, 0.8], abs=1e-3)],
     }
-
-
-def by_hand(vectors_NSD: np.ndarray[Any, Any], distance: float) -> list[int]:
-    """Groups by comparing every pair and following the links."""
-    wide_NSD = vectors_NSD.astype(np.float64)
-    wide_NSD /= np.linalg.norm(wide_NSD, axis=-1, keepdims=True)
-    linked = (np.einsum("nsd,msd->nms", wide_NSD, wide_NSD) > 1 - distance).all(-1)
-    for _ in linked:
-        linked = linked @ linked
-    firsts: list[int] = linked.argmax(axis=1).tolist()
-    return firsts
-
-
-@settings(deadline=None)  # loaded machines
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 24), slots=st.integers(1, 2), block=st.sampled_from([1, 5, 64]))
-def test_groups_are_those_of_comparing_every_pair(seed: int, count: int, slots: int, block: int) -> None:
-    rng = np.random.default_rng(seed)
-    vectors_NSD = rng.normal(size=(count, slots, 3)).astype(np.float16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(semantic_copies, "BLOCK", block)
-        found = group_by_meaning(vectors_NSD, 0.1)
-    assert found.tolist() == by_hand(vectors_NSD, 0.1)
 
 
 def candidate(name: str, partition: str = "", pictures: int = 1) -> Candidate:

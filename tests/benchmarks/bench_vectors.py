@@ -1,0 +1,64 @@
+"""The search for pictures of the same meaning next to comparing every pair, on synthetic embeddings in one run.
+
+Run: python tests/benchmarks/bench_vectors.py [--samples 100000] [--width 512] [--distance 0.02]
+Embeddings scatter around topics and a direction that all share, as those of image encoders do, some of them twice.
+"""
+
+import time
+from collections.abc import Iterator
+
+import click
+import numpy as np
+
+from data_pipelines import near_vectors
+from data_pipelines.near_vectors import Integers, Vectors
+
+PER_TOPIC = 200
+SHARED = 0.5  # the mean of all cosines
+FALL = 0.6  # the k-th direction counts k to the power of minus this
+
+
+def embeddings(count: int, width: int) -> Vectors:
+    rng = np.random.default_rng(0)
+    weights_D = np.arange(1, width + 1, dtype=np.float32) ** -FALL
+    topics = rng.normal(size=(max(8, count // PER_TOPIC), width)).astype(np.float32)
+    own = topics[rng.integers(len(topics), size=count)] + 0.8 * rng.standard_normal((count, width), dtype=np.float32)
+    own *= weights_D
+    own *= np.sqrt(1 - SHARED) / np.linalg.norm(own, axis=1, keepdims=True)
+    own += np.sqrt(SHARED / width)
+    places = rng.permutation(count)[: count // 25]
+    copies, originals = places[: len(places) // 2], places[len(places) // 2 : 2 * (len(places) // 2)]
+    own[copies] = own[originals] + rng.normal(size=(len(copies), width)) * 0.1 / np.sqrt(width)
+    return own[:, None].astype(np.float16)
+
+
+def every_pair(vectors_NSD: Vectors, distance: float) -> Iterator[tuple[Integers, Integers]]:
+    starts = range(0, len(vectors_NSD), near_vectors.BLOCK)
+    units = [vectors_NSD[start : start + near_vectors.BLOCK, 0].astype(np.float32) for start in starts]
+    units = [unit / np.linalg.norm(unit, axis=1, keepdims=True) for unit in units]
+    for first, unit in enumerate(units):
+        for second in range(first, len(units)):
+            near = unit @ units[second].T > 1 - distance
+            ones, others = np.nonzero(np.triu(near, 1) if first == second else near)
+            yield ones + starts[first], others + starts[second]
+
+
+@click.command()
+@click.option("--samples", default=100_000, show_default=True)
+@click.option("--width", default=512, show_default=True)
+@click.option("--distance", default=0.02, show_default=True, help="1 - cosine.")
+@click.option("--plain/--no-plain", default=True, help="Compare every pair too.")
+def main(samples: int, width: int, distance: float, plain: bool) -> None:
+    vectors_NSD = embeddings(samples, width)
+    click.echo(f"{samples:,} embeddings of {width} numbers, pairs less than {distance:g} of cosine apart")
+    counts = {}
+    for name, search in {"by cells": near_vectors.near_pairs, **({"every pair": every_pair} if plain else {})}.items():
+        began_s = time.perf_counter()
+        counts[name] = sum(len(ones) for ones, _ in search(vectors_NSD, distance))
+        click.echo(f"  {name:12} {time.perf_counter() - began_s:8.1f} s   {counts[name]:,} pairs")
+    if len(set(counts.values())) > 1:
+        raise SystemExit("the searches differ")
+
+
+if __name__ == "__main__":
+    main()
