@@ -28,6 +28,7 @@ Image.init()  # else a list of formats finds only the five commonest
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header was read
 BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
 ORIENTATION_TAG = 0x0112
+JPEG2000_END = b"\xff\xd9"  # which stands nowhere else in a codestream
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,6 +47,7 @@ _MAGIC = (
     (b"II*\x00", ".tif"),
     (b"MM\x00*", ".tif"),
     (b"\x00\x00\x00\x0cjP  ", ".jp2"),
+    (b"\xff\x4f\xff\x51", ".j2k"),
     (b"\xff\x4f\xff\x51", ".j2k"),
 )
 # Headers of pictures that are none of the formats we decode; they are told from what is no picture at all.
@@ -199,8 +201,11 @@ def _damage(error: BaseException, data: bytes) -> Reject:
         return Reject(reason="decompression_bomb", detail=f"a part of the file unpacks to too much: {text}")
     if "truncated" in text.lower() or "unexpected end" in text.lower() or isinstance(error, EOFError | struct.error):
         return Reject(reason="truncated_image", detail=text)
-    if sniff(data) == ".webp" and len(data) < int.from_bytes(data[4:8], "little") + 8:
+    ending = sniff(data)
+    if ending == ".webp" and len(data) < int.from_bytes(data[4:8], "little") + 8:
         return Reject(reason="truncated_image", detail="shorter than its header says")
+    if ending in (".jp2", ".j2k") and JPEG2000_END not in data:
+        return Reject(reason="truncated_image", detail="the mark that ends a JPEG 2000 picture is missing")
     return Reject(reason="corrupt_image", detail=f"{type(error).__name__}: {text}")
 
 

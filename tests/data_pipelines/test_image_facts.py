@@ -58,6 +58,7 @@ def png_header(width: int, height: int) -> bytes:
 GOOD = encoded(picture())
 JPEG = encoded(picture(), "JPEG", quality=90)
 AVIF = encoded(picture(), "AVIF")
+JPEG2000 = encoded(picture(), "JPEG2000")
 GIF = encoded(Image.new("P", (8, 8)), "GIF")
 GIF_FRAME = b"\x2c" + bytes(4) + b"\1\0\1\0\0\2\2\x4c\1\0"
 TEXT_BOMB = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))
@@ -91,7 +92,9 @@ FORMS = {form: encoded(picture(), form) for form in ("JPEG", "PNG", "WEBP", "GIF
         (encoded(picture().filter(ImageFilter.GaussianBlur(9))), "low_quality"),
         (AVIF[:-200] + bytes(50) + AVIF[-150:], "corrupt_image"),
         (AVIF[:40], "truncated_image"),
-        (encoded(picture(), "JPEG2000")[:3000], "corrupt_image"),
+        (JPEG2000[:3000], "truncated_image"),
+        (JPEG2000[JPEG2000.index(b"\xff\x4f\xff\x51") : 3000], "truncated_image"),
+        (JPEG2000[:200] + bytes(50) + JPEG2000[250:], "corrupt_image"),
         (encoded(picture(), "TIFF")[:3000], "truncated_image"),
         (GOOD[:33] + 200 * chunk(b"zTXt", b"C\0\0" + zlib.compress(bytes(900_000))) + GOOD[33:], "decompression_bomb"),
         (GOOD[:33] + 30_000 * chunk(b"teSt", b"") + GOOD[33:], "decompression_bomb"),
