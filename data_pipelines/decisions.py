@@ -1,7 +1,8 @@
 """What became of every unit of input, one JSON line each: for people who check a curation against a known truth.
 
-A unit is a line of a record file, a sample of a tar, a tar itself, or a file that no record names:
+A unit is a line of a record file, a sample of a tar, a tar or broken file itself, or a file that no record names:
   {"where": "records.jsonl", "line": 17, "verdict": "keep"}
+  {"where": "part.jsonl.gz", "line": null, "verdict": "keep:partial"}       a file that could not be read to its end
   {"where": "tars/a.tar", "member": "s00003", "verdict": "duplicate-of:s00001"}
   {"where": "file", "file": "images/Thumbs.db", "verdict": "drop:orphan_file"}
 Archives stand below "tars/" whatever their own folder is called. Copies name the sample that is kept by its own id.
@@ -72,7 +73,9 @@ def _of_source(
 ) -> Iterator[dict[str, Any]]:
     """Decisions about one source in one ledger; `following` goes from ledger to ledger of a source that was split."""
     if not source.lower().endswith(TAR_ENDINGS):
-        lines = {row["source_row"]: row for row in rows}
+        lines = {row["source_row"]: row for row in rows if row["source_row"] >= 0}
+        if len(lines) < len(rows):
+            yield {"where": source, "line": None, "verdict": _container_verdict(rows, list(lines.values()))}
         for number in range(following.get(source, 0), max(lines, default=-1) + 1):
             verdict = _verdict(lines[number], names) if number in lines else "skip"  # a blank line
             yield {"where": source, "line": number + 1, "verdict": verdict}

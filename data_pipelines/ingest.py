@@ -115,7 +115,7 @@ def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[Inge
             for first in range(0, len(pictures), step)
         ]
     if config.format == "illume" and rows:
-        ranges = line_ranges(source.path, rows)
+        ranges = line_ranges(source.path, config)
         return [
             IngestShard(
                 name=f"{name}-{number:05d}" if len(ranges) > 1 else name,

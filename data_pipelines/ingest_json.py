@@ -1,54 +1,89 @@
-"""Units of JSON files: one value in each line, or pretty-printed values one after the other."""
+"""Units of JSON files: one value in each line, or values and lists of them that span many lines."""
 
-import gzip
+import codecs
 import io
 import json
-import zlib
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.ingest_units import IngestShard, Unit, decode_json, digest
+from data_pipelines.packed_files import Narrowed, Unpacked, open_packed, wide_encoding
 from data_pipelines.records import Record, Reject, parse_record
+
+BLANK_LINES = 1000  # looked behind for the first value of a file
+CHUNK_BYTES = 1 << 16
+_BETWEEN = re.compile("[ \t\r\n,\\[\\]\ufeff]*")  # what stands between the values of a list
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)  # to see where values end, whatever their numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """A file's bytes as UTF-8 and, if they had to be unpacked, what they were unpacked by."""
+
+    file: io.BufferedIOBase
+    packed: Unpacked | None
+    is_plain: bool  # as it lies on disk, so that one can begin anywhere
+
+    @property
+    def problem(self) -> str:
+        return self.packed.problem if self.packed else ""
+
+
+@contextmanager
+def _open_text(path: Path, config: IngestConfig) -> Iterator[_Text]:
+    packed = open_packed(path, config.max_unpacked_bytes)
+    with io.BufferedReader(packed or io.FileIO(path), 1 << 20) as file:
+        encoding = wide_encoding(file.peek(8)[:8])
+        narrow: io.BufferedIOBase = io.BufferedReader(Narrowed(file, encoding)) if encoding else file
+        yield _Text(file=narrow, packed=packed, is_plain=not packed and not encoding)
 
 
 def json_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a JSON-lines file, gzip or not; also of a file of pretty-printed values that span many lines."""
-    with _open_text(Path(shard.file)) as file:
-        try:
-            if shard.start_byte == 0 and _is_pretty_printed(file):
-                yield from _document_units(file, config)
-            else:
-                file.seek(shard.start_byte)
-                yield from _line_units(file, shard, config)
-        except (EOFError, OSError, zlib.error) as error:
-            detail = f"the compressed file is damaged ({error}); what follows is lost"
-            yield Unit(row=-1, content=Reject(reason="truncated_archive", detail=detail), raw_sha256=digest(b""))
+    """Units of a file of JSON lines, or of a document: values that span many lines, or a list of them.
+
+    The file may be compressed, and in UTF-8, UTF-16 or UTF-32.
+    """
+    path = Path(shard.file)
+    whole = shard.start_byte == 0 and _is_document(path, config)
+    with _open_text(path, config) as text:
+        if not whole and text.is_plain:
+            text.file.seek(shard.start_byte)
+        yield from _document_units(text, config) if whole else _line_units(text, shard, config)
+        if text.problem:
+            reject = Reject(reason="truncated_archive", detail=f"{text.problem}; what follows is lost")
+            yield Unit(row=-1, content=reject, raw_sha256=digest(b""))
 
 
-def _open_text(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+def _is_document(path: Path, config: IngestConfig) -> bool:
+    """True if the first line only opens a value, or holds a part of a list, or all there is in a list."""
+    with _open_text(path, config) as text:
+        first = _next_line(text.file, config).removeprefix(codecs.BOM_UTF8).strip()
+        if first in (b"{", b"["):
+            return True
+        if not first.startswith(b"["):
+            return False
+        return (
+            first.endswith((b",", b"{", b"["))
+            or len(first) >= config.max_line_bytes
+            or not _next_line(text.file, config)
+        )
 
 
-def _is_pretty_printed(file: IO[bytes]) -> bool:
-    """True if the first line with anything in it only opens a value."""
-    file.seek(0)
-    for _ in range(1000):
-        line = file.readline(4096)
-        if not line or line.strip().removeprefix(b"\xef\xbb\xbf"):
-            break
-    file.seek(0)
-    return line.strip().removeprefix(b"\xef\xbb\xbf") in (b"{", b"[")
+def _next_line(file: io.BufferedIOBase, config: IngestConfig) -> bytes:
+    """The next line with anything in it; nothing if there is none for long."""
+    lines = (file.readline(config.max_line_bytes) for _ in range(BLANK_LINES))
+    return next((line for line in lines if line.strip()), b"")
 
 
-def _line_units(file: IO[bytes], shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    row, place = shard.first_row, shard.start_byte
+def _line_units(text: _Text, shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+    row, place, file = shard.first_row, shard.start_byte, text.file
     while shard.stop_byte < 0 or place < shard.stop_byte:
         line = file.readline(config.max_line_bytes + 1)
-        if not line:
+        if not line or (text.problem and not line.endswith(b"\n")):
             return
         place += len(line)
         if len(line) > config.max_line_bytes and not line.endswith(b"\n"):
@@ -71,46 +106,70 @@ def _decoded_record(data: bytes) -> Record | Reject:
     return parse_record(value)
 
 
-def _document_units(file: IO[bytes], config: IngestConfig) -> Iterator[Unit]:
-    """Units of a file that holds JSON values one after the other, or one list of them."""
-    data = file.read(config.max_line_bytes + 1)
-    if len(data) > config.max_line_bytes:
-        detail = f"pretty-printed JSON of more than {config.max_line_bytes} bytes; write one value in each line"
-        yield Unit(row=0, content=Reject(reason="broken_json", detail=detail), raw_sha256=digest(data))
-        return
-    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
-    place, row = 0, 0
-    while rest := text[place:].lstrip():
-        place = len(text) - len(rest)
-        try:
-            _, place = json.JSONDecoder().raw_decode(text, place)
-            values = decode_json(text[len(text) - len(rest) : place].encode("utf-8", "surrogatepass"))
-        except (ValueError, RecursionError) as error:
-            detail = f"{error or 'nested too deeply'}; what follows is lost"[:300]
-            yield Unit(row=row, content=Reject(reason="broken_json", detail=detail), raw_sha256=digest(rest.encode()))
-            return
-        for value in values if isinstance(values, list) else [values]:
-            raw = json.dumps(value, sort_keys=True).encode()
-            yield Unit(row=row, content=parse_record(value), raw_sha256=digest(raw))
+def _document_units(text: _Text, config: IngestConfig) -> Iterator[Unit]:
+    row = 0
+    try:
+        for value in _values(text.file, config.max_line_bytes):
+            yield Unit(row=row, content=_decoded_record(value), raw_sha256=digest(value))
             row += 1
+    except ValueError as error:
+        if not text.problem:  # else it is no more than cut
+            reject = Reject(reason="broken_json", detail=f"{error}; what follows is lost")
+            yield Unit(row=row, content=reject, raw_sha256=digest(f"{row}: {error}".encode()))
 
 
-def line_ranges(path: Path, rows_per_shard: int) -> list[tuple[int, int, int]]:
+def _values(file: io.BufferedIOBase, max_bytes: int) -> Iterator[bytes]:
+    """The values of a document as they stand there, those of lists one by one.
+
+    Raises: ValueError for the first that is broken, behind which nobody knows where the next one begins.
+    """
+    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # out of which the same bytes come again
+    ahead, place, is_end = "", 0, False
+    while place < len(ahead) or not is_end:
+        end, problem = _end_of_value(ahead, place)
+        if end == len(ahead) and ahead[-1] not in '}]"' and not is_end:
+            problem = "may go on"
+        if not problem:
+            yield ahead[place:end].encode("utf-8", "surrogateescape")
+            place = _behind(_BETWEEN, ahead, end)
+        elif is_end or len(ahead) - place > max_bytes:
+            raise ValueError(problem)
+        else:
+            data = file.read(max(CHUNK_BYTES, len(ahead) - place))
+            ahead, is_end = ahead[place:] + utf8.decode(data, final=not data), not data
+            place = _behind(_BETWEEN, ahead, 0)
+
+
+def _end_of_value(text: str, place: int) -> tuple[int, str]:
+    """Where the value ends that begins at `place`, or what is wrong with it, which more text may mend."""
+    try:
+        return _DECODER.raw_decode(text, place)[1], ""
+    except json.JSONDecodeError as error:
+        return -1, f"{error.msg}, in a value that begins with {text[place : place + 40]!r}"
+    except RecursionError:
+        return -1, "nested too deeply"
+
+
+def _behind(pattern: re.Pattern[str], text: str, place: int) -> int:
+    match = pattern.match(text, place)
+    return match.end() if match else place
+
+
+def line_ranges(path: Path, config: IngestConfig) -> list[tuple[int, int, int]]:
     """(first row, start byte, stop byte) of pieces of `rows_per_shard` lines.
 
-    Files that cannot be cut, compressed or pretty-printed, are one piece.
+    Files that cannot be cut, compressed ones and documents, are one piece.
     """
-    with _open_text(path) as file:
-        if isinstance(file, gzip.GzipFile) or _is_pretty_printed(file):
+    with _open_text(path, config) as text:
+        if not text.is_plain or _is_document(path, config):
             return [(0, 0, -1)]
-    ranges, first, start, rows = [], 0, 0, 0
-    with io.BufferedReader(io.FileIO(path), 1 << 20) as lines:
-        while lines.readline():
+        ranges, first, start, rows = [], 0, 0, 0
+        while text.file.readline():
             rows += 1
-            if rows - first == rows_per_shard:
-                stop = lines.tell()
+            if rows - first == config.rows_per_shard:
+                stop = text.file.tell()
                 ranges.append((first, start, stop))
                 first, start = rows, stop
         if rows > first or not ranges:
-            ranges.append((first, start, lines.tell()))
+            ranges.append((first, start, text.file.tell()))
     return ranges

@@ -3,32 +3,19 @@
 Python's `tarfile` stops without an error at a broken header and loses all members behind it.
 """
 
-import bz2
-import gzip
-import io
-import lzma
 import re
+import shutil
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from data_pipelines.packed_files import open_packed
+
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 MAX_LONG_NAME_BYTES = 1 << 20
-
-
-def _gunzip(file: IO[bytes]) -> io.BufferedIOBase:
-    return gzip.GzipFile(fileobj=file)
-
-
-_OPENERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
-    b"\x1f\x8b": _gunzip,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-}
 _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "link", b"2": "link", b"3": "device", b"4": "device",
           b"5": "folder", b"6": "pipe", b"S": "sparse file"}  # fmt: skip
 
@@ -54,25 +41,15 @@ class OpenedTar:
 
 
 def open_tar(path: Path, *, max_unpacked_bytes: int) -> OpenedTar:
-    """Open a tar whatever its name says; gzip, bzip2 and xz are unpacked into a temporary file."""
-    file = path.open("rb")
-    start = file.read(6)
-    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
-    if opener is None:
+    """Open a tar whatever its name says; a compressed one is unpacked into a temporary file."""
+    packed = open_packed(path, max_unpacked_bytes)
+    if packed is None:
+        file = path.open("rb")
         return OpenedTar(file=file, size=file.seek(0, 2))
-    file.seek(0)
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 # lives as long as the tar is read
-    problem = ""
-    with file, opener(file) as packed:
-        try:
-            while chunk := packed.read1(1 << 20):  # a plain `read` would lose what it has at a damaged place
-                unpacked.write(chunk)
-                if unpacked.tell() > max_unpacked_bytes:
-                    problem = f"unpacks to more than {max_unpacked_bytes} bytes"
-                    break
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-            problem = f"compressed data is damaged ({error})"
-    return OpenedTar(file=unpacked, size=unpacked.tell(), problem=problem)
+    with packed:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)
+    return OpenedTar(file=unpacked, size=unpacked.tell(), problem=packed.problem)
 
 
 def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[Member]:
@@ -110,6 +87,8 @@ def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[Member]:
             problem = "truncated_tar_member" if following is None else "bad_tar_member"  # the stated size is wrong
             offset = size if following is None else following
         yield Member(name=name, offset=data, size=length, kind=kind, problem=problem)
+    if zero_blocks < 2 and not lost and any(rest := _read(file, offset, max(size - offset, 0))):
+        yield _damaged(rest, offset, "truncated_tar_member")  # cut in a header
 
 
 def _read(file: BinaryIO | IO[bytes], offset: int, num_bytes: int) -> bytes:
@@ -168,11 +147,11 @@ def _next_header(file: BinaryIO | IO[bytes], offset: int, size: int) -> int | No
     return None
 
 
-def _damaged(block: bytes, offset: int) -> Member:
+def _damaged(block: bytes, offset: int, problem: str = "bad_tar_member") -> Member:
     """The name of a broken header, if it still looks like one."""
     name = _words(block[:100]) if block[257:262] == b"ustar" else ""
     readable = name if name.isprintable() and "\ufffd" not in name else ""
-    return Member(name=readable, offset=offset, size=0, kind="damaged", problem="bad_tar_member")
+    return Member(name=readable, offset=offset, size=0, kind="damaged", problem=problem)
 
 
 def _after_damage(file: BinaryIO | IO[bytes], block: bytes, offset: int, size: int) -> int:
