@@ -15,7 +15,7 @@ MAX_NAME_BYTES = 1024
 MAX_LISTED_BYTES = 1 << 40  # of a compressed tar that is only listed
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:(//|[^\\/]*,)|^data:")
 _DRIVE = re.compile(r"^[a-zA-Z]:")
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class ImageSource(Protocol):

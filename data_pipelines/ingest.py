@@ -3,19 +3,18 @@
 A shard's files depend on its own source and the config only. Every unit of input gets a row, read or not.
 """
 
-import glob
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.image_sources import TAR_ENDINGS, ImageSource
+from data_pipelines.image_sources import ImageSource
 from data_pipelines.images import ending_of
 from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest_formats import UNITS
@@ -34,55 +33,14 @@ from data_pipelines.records import (
     turns_to_json,
     writable,
 )
+from data_pipelines.source_files import ENDINGS, SourceFile, find_sources
 from data_pipelines.tar_writer import TarWriter
 from data_pipelines.tombstones import TAKEN_DOWN, Tombstones
 
-ENDINGS = {
-    "illume": (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz"),
-    "webdataset": TAR_ENDINGS,
-    "parquet": (".parquet",),
-}
 PICTURES_PER_SHARD = 2000
 NO_TOMBSTONES = Tombstones()
 _TAKEN_DOWN_FIELDS = {"conversations": "[]", "images": [], "image_names": [], "meta": "{}", "reject": TAKEN_DOWN,
                       "detail": "was taken down; neither its words nor its pictures are kept"}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """An input file with a name that is free of where the data lies."""
-
-    path: Path
-    shown: str  # below the folder that was given, or the file's own name
-
-
-def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
-    """The input files behind files, folders and glob patterns, in a fixed order.
-
-    Raises: FileNotFoundError if a path matches nothing.
-    """
-    found: dict[Path, str] = {}
-    for given in paths:
-        text = str(given)
-        matches = [Path(text)] if Path(text).exists() else sorted(map(Path, glob.glob(text, recursive=True)))
-        files = [pair for match in matches for pair in _files_of(match, config.format)]
-        if not files:
-            wanted = (
-                "a folder of pictures" if config.format in FOLDER_FORMATS else " or ".join(ENDINGS[config.format][:2])
-            )
-            raise FileNotFoundError(f"{text}: found nothing to ingest as {config.format!r}, expected {wanted} files")
-        found.update({path: found.get(path, shown) for path, shown in files})
-    return sorted((SourceFile(path=path, shown=shown) for path, shown in found.items()), key=lambda file: file.shown)
-
-
-def _files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
-    if file_format in FOLDER_FORMATS:
-        return [(path, path.name)] if path.is_dir() else []
-    if path.is_file():
-        return [(path, path.name)]
-    endings = ENDINGS[file_format]
-    inside = sorted(file for file in path.rglob("*") if file.name.lower().endswith(endings) and file.is_file())
-    return [(file, file.relative_to(path).as_posix()) for file in inside]
 
 
 def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[IngestShard]:
@@ -99,41 +57,38 @@ def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[Inges
 
 
 def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[IngestShard]:
-    whole = IngestShard(name=name, file=str(source.path), source_file=source.shown)
+    whole = IngestShard(name=name, file=str(source.path), source_file=source.shown, format=source.format)
     rows = config.rows_per_shard
-    if config.format in FOLDER_FORMATS:
+    if source.format in FOLDER_FORMATS:
         pictures = _pictures(source.path)
         step = rows or PICTURES_PER_SHARD
         return [
-            IngestShard(
+            replace(
+                whole,
                 name=f"{name}-{first // step:05d}",
-                file=whole.file,
-                source_file=whole.source_file,
                 first_row=first,
                 members=tuple(pictures[first : first + step]),
             )
             for first in range(0, len(pictures), step)
         ]
-    if config.format == "illume" and rows:
+    if source.format == "illume" and rows:
         ranges = line_ranges(source.path, config)
         return [
-            IngestShard(
+            replace(
+                whole,
                 name=f"{name}-{number:05d}" if len(ranges) > 1 else name,
-                file=whole.file,
-                source_file=whole.source_file,
                 first_row=first,
                 start_byte=start,
                 stop_byte=stop,
             )
             for number, (first, start, stop) in enumerate(ranges)
         ]
-    if config.format == "parquet" and rows:
+    if source.format == "parquet" and rows:
         total = _parquet_rows(source.path)
         return [
-            IngestShard(
+            replace(
+                whole,
                 name=f"{name}-{first // rows:05d}" if total > rows else name,
-                file=whole.file,
-                source_file=whole.source_file,
                 first_row=first,
                 num_rows=min(rows, total - first),
             )
@@ -217,7 +172,7 @@ def ingest_shard(
         (output / folder).mkdir(parents=True, exist_ok=True)
     with (output / "images" / f"{shard.name}.tar").open("wb") as file:
         files = _ShardFiles(tar=TarWriter(file))
-        for unit in UNITS[config.format](shard, config):
+        for unit in UNITS[shard.format](shard, config):
             _write_unit(files, unit, shard, config, images, metadata or {}, tombstones)
         files.tar.close()
     # A source without a single record is still a source, and only its name can say so.
@@ -329,11 +284,11 @@ def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
 
 def names_of_images(shard: IngestShard, config: IngestConfig) -> list[str]:
     """The names of pictures that lie outside the shard's own file, as its records give them."""
-    if config.format == "pictures":
+    if shard.format == "pictures":
         return list(shard.members)
-    if config.format == "images":
+    if shard.format == "images":
         return [name for member in shard.members for name in (member, str(Path(member).with_suffix(".txt")))]
-    if config.format != "illume":
+    if shard.format != "illume":
         return []
-    units = (unit.content for unit in UNITS[config.format](shard, config))
+    units = (unit.content for unit in UNITS[shard.format](shard, config))
     return sorted({name for content in units if isinstance(content, Record) for name in content.image_names})

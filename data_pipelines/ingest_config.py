@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-FORMATS = ("illume", "webdataset", "parquet", "images", "pictures")
+FORMATS = ("auto", "illume", "webdataset", "parquet", "images", "pictures")
 FOLDER_FORMATS = ("images", "pictures")  # whose source is a folder of pictures
 CAPTION_TASKS = ("understanding", "generation")
 
@@ -12,8 +12,8 @@ class IngestConfig:
     """Format, what is true of every record unless it says otherwise, and limits against hostile files."""
 
     source: str  # name of the dataset, kept with every record
-    format: str = "illume"  # "illume" JSON lines, "webdataset" tars, "parquet", "images" with sidecar .txt files, or
-    # "pictures" without any words, of which only the looks count, as those of an evaluation set
+    format: str = "auto"  # "illume" JSON, "webdataset" tars, "parquet", "images" with sidecar .txt files, "pictures"
+    # without any words, of which only the looks count, as those of an evaluation set; "auto": what each file is
     license: str = ""  # where neither the record nor the metadata file states one
     split: str = ""  # "train" or "val" for all; "" = as the record says, else the file's name, else "train"
     caption_tasks: tuple[str, ...] = ("understanding",)  # one record for each from a captioned picture

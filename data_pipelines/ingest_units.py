@@ -37,6 +37,7 @@ class IngestShard:
     name: str
     file: str  # path of the source file, or of the folder for pictures
     source_file: str  # the same as the ledger shows it, independent of where the data lies
+    format: str  # a key of `ingest_formats.UNITS`
     first_row: int = 0
     num_rows: int = -1  # -1: to the end
     start_byte: int = 0

@@ -52,6 +52,11 @@ def open_tar(path: Path, *, max_unpacked_bytes: int) -> OpenedTar:
     return OpenedTar(file=unpacked, size=unpacked.tell(), problem=packed.problem)
 
 
+def is_header(block: bytes) -> bool:
+    """Whether a file that begins so is a tar beyond doubt."""
+    return len(block) == BLOCK and _parse(block, strict=True) is not None
+
+
 def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[Member]:
     """All members in order of place; broken stretches come as members of kind "damaged"."""
     offset, zero_blocks, lost = 0, 0, False

@@ -61,7 +61,7 @@ class IngestWorker:
 
 def sources(config: IngestStageConfig) -> Mapping[str, Path]:
     """Every file outside the store that is read, by a name that does not say where it lies."""
-    from data_pipelines.ingest import find_sources
+    from data_pipelines.source_files import find_sources
 
     found = {f"paths/{file.shown}": file.path for file in find_sources(config.read, config.paths)}
     files = {name: path for name, path in found.items() if path.is_file()}
@@ -145,6 +145,7 @@ class _Digests:
             named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode("utf-8", "surrogatepass"))
         return {
             "source": self._digest(source) if source.is_file() else "folder",
+            "format": shard.format,
             "rows": [shard.first_row, shard.num_rows],
             "bytes": [shard.start_byte, shard.stop_byte],
             "pictures": named.hexdigest(),
@@ -174,7 +175,7 @@ class _Digests:
 
 INGEST = StageKind(
     name="ingest",
-    version=1,
+    version=2,
     config=IngestStageConfig,
     run=run,
     inputs={"raw": Slot(kind="raw@1", required=False)},

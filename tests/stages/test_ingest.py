@@ -136,7 +136,10 @@ def test_sources_are_named_the_same_wherever_they_lie(raw: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (IngestStageConfig(read=CONFIG, paths=(Location("nowhere"),)), "nowhere: found nothing to ingest as 'illume'"),
+        (
+            IngestStageConfig(read=CONFIG, paths=(Location("nowhere"),)),
+            "nowhere: found nothing to ingest, expected .jsonl",
+        ),
         (
             IngestStageConfig(read=CONFIG, paths=(Location("a.jsonl"),), images=(Location("nowhere"),)),
             "images: no folder or tar 'nowhere'; give the one with the pictures",

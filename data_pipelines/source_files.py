@@ -1,0 +1,92 @@
+"""The input files behind files, folders and glob patterns, and the format of each."""
+
+import glob
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipelines.image_sources import TAR_ENDINGS
+from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
+from data_pipelines.packed_files import open_packed
+from data_pipelines.tar_reader import BLOCK, is_header
+
+PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+ENDINGS = {
+    "illume": tuple(ending + packed for ending in (".jsonl", ".json", ".ndjson") for packed in PACKED_ENDINGS),
+    "webdataset": TAR_ENDINGS,
+    "parquet": (".parquet",),
+}
+PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """An input file or folder with a name that is free of where the data lies."""
+
+    path: Path
+    shown: str  # below the folder that was given, or the file's own name
+    format: str  # any of `ingest_config.FORMATS` but "auto"
+
+
+def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
+    """The input files behind files, folders and glob patterns, in a fixed order.
+
+    Raises: FileNotFoundError if a path matches nothing; ValueError for a folder of files of several formats if the
+    config does not say which of them are meant.
+    """
+    found: dict[Path, SourceFile] = {}
+    for given in paths:
+        text = str(given)
+        matches = [Path(text)] if Path(text).exists() else sorted(map(Path, glob.glob(text, recursive=True)))
+        sources = [source for match in matches for source in _sources_at(match, config.format)]
+        if not sources:
+            wanted = "a folder of pictures" if config.format in FOLDER_FORMATS else f"{_endings(config.format)} files"
+            raise FileNotFoundError(
+                f"{text}: found nothing to ingest, expected {wanted} (read.format: {config.format})"
+            )
+        for source in sources:
+            found.setdefault(source.path, source)
+    return sorted(found.values(), key=lambda source: source.shown)
+
+
+def _endings(file_format: str) -> str:
+    return " or ".join(endings[0] for name, endings in ENDINGS.items() if file_format in (name, "auto"))
+
+
+def _sources_at(path: Path, file_format: str) -> list[SourceFile]:
+    if file_format in FOLDER_FORMATS:
+        return [SourceFile(path=path, shown=path.name, format=file_format)] if path.is_dir() else []
+    if path.is_file():
+        return [
+            SourceFile(path=path, shown=path.name, format=_format_of(path) if file_format == "auto" else file_format)
+        ]
+    inside = [
+        SourceFile(path=file, shown=file.relative_to(path).as_posix(), format=named)
+        for file in sorted(path.rglob("*"))
+        for named in (_format_by_name(file),)
+        if named and file_format in (named, "auto") and file.is_file()
+    ]
+    counts = Counter(source.format for source in inside)
+    if len(counts) > 1:
+        listed = ", ".join(f"{count} of {name!r}" for name, count in sorted(counts.items()))
+        raise ValueError(f"{path}: holds files of several formats: {listed}; say which are meant: read.format")
+    return inside
+
+
+def _format_by_name(path: Path) -> str | None:
+    return next((name for name, endings in ENDINGS.items() if path.name.lower().endswith(endings)), None)
+
+
+def _format_of(path: Path) -> str:
+    """What a file is: by its first bytes, else by its name, else JSON."""
+    with path.open("rb") as file:
+        start = file.read(BLOCK)
+    if start.startswith(PARQUET_MAGIC):
+        return "parquet"
+    packed = open_packed(path, BLOCK)
+    if packed is not None:
+        with io.BufferedReader(packed) as file:
+            start = file.read(BLOCK)
+    return "webdataset" if is_header(start) else _format_by_name(path) or "illume"
