@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.image_sources import ImageSource
 from data_pipelines.images import ending_of
 from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest_formats import UNITS
+from data_pipelines.ingest_formats import UNITS, parquet_image_names
 from data_pipelines.ingest_json import line_ranges
 from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
 from data_pipelines.records import (
@@ -288,6 +288,8 @@ def names_of_images(shard: IngestShard, config: IngestConfig) -> list[str]:
         return list(shard.members)
     if shard.format == "images":
         return [name for member in shard.members for name in (member, str(Path(member).with_suffix(".txt")))]
+    if shard.format == "parquet":
+        return sorted(parquet_image_names(shard))
     if shard.format != "illume":
         return []
     units = (unit.content for unit in UNITS[shard.format](shard, config))

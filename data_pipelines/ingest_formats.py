@@ -4,7 +4,7 @@ No format raises for bad content: whatever a file holds, its units come out in i
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from data_pipelines.ingest_tar import tar_units
 from data_pipelines.ingest_units import CAPTION_ENDINGS, IngestShard, Unit, captioned, decode_json, digest
 from data_pipelines.records import Record, Reject, parse_record
 
-IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
+IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img",
+                 "image_path", "image_file", "file_name", "filename", "path")  # fmt: skip
 PARQUET_BATCH_ROWS = 64
 
 
 def parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a Parquet file: a caption column and image bytes, or conversations and a list of images."""
+    """Units of a Parquet file: captions or conversations, and pictures as bytes or by the names of their files."""
     row = 0
     try:
         with pq.ParquetFile(shard.file) as file:
@@ -38,14 +39,14 @@ def parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
         yield Unit(row=-1, content=Reject(reason="broken_parquet", detail=detail), raw_sha256=digest(detail.encode()))
 
 
-def _parquet_batches(file: Any, first: int, stop: int) -> Iterator[Any]:
-    """Batches of the rows first..stop, reading only the row groups that hold them."""
+def _parquet_batches(file: Any, first: int, stop: int, columns: list[str] | None = None) -> Iterator[Any]:
+    """Batches of the rows first..stop, reading only the row groups that hold them; `columns`: None for all."""
     start = 0
     for group in range(file.metadata.num_row_groups):
         length = file.metadata.row_group(group).num_rows
         if start + length > first and start < stop:
             place = start
-            for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], use_threads=False):
+            for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
                 low, high = max(first - place, 0), min(stop - place, len(batch))
                 if low < high:
                     yield batch.slice(low, high - low)
@@ -55,28 +56,33 @@ def _parquet_batches(file: Any, first: int, stop: int) -> Iterator[Any]:
 
 def _parquet_row(row: int, fields: dict[str, Any], config: IngestConfig) -> Iterator[Unit]:
     column = next((name for name in IMAGE_COLUMNS if fields.get(name) is not None), None)
-    cells = fields.pop(column) if column else []
+    found = fields.pop(column) if column else []
+    cells = found if isinstance(found, list) else [found]
+    images = None if cells and all(isinstance(cell, str) for cell in cells) else _parquet_images(row, cells, config)
+    names = cells if images is None else list(images)
+    key = next((str(fields[name]) for name in ("id", "__key__", "key") if fields.get(name) is not None), None)
+    plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | bool)}
+    raw = digest(json.dumps(plain, sort_keys=True, default=str).encode())
+    for content in _parquet_records(fields, names, config):
+        yield Unit(row=row, key=key, content=content, raw_sha256=raw, images=images)
+
+
+def _parquet_images(row: int, cells: list[Any], config: IngestConfig) -> dict[str, bytes | Reject]:
     images: dict[str, bytes | Reject] = {}
-    for slot, cell in enumerate(cells if isinstance(cells, list) else [cells]):
+    for slot, cell in enumerate(cells):
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
-            detail = f"row {row}: column {column!r} holds no image bytes"
+            detail = f"row {row}: picture {slot + 1} is neither bytes nor a name"
             images[str(slot)] = Reject(reason="missing_file", detail=detail)
         elif len(data) > config.max_image_bytes:
             detail = f"row {row}: {len(data)} bytes, at most {config.max_image_bytes}"
             images[str(slot)] = Reject(reason="too_large", detail=detail)
         else:
             images[str(slot)] = data
-    key = next((str(fields[name]) for name in ("id", "__key__", "key") if fields.get(name) is not None), None)
-    plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | bool)}
-    raw = digest(json.dumps(plain, sort_keys=True, default=str).encode())
-    for content in _parquet_records(fields, images, config):
-        yield Unit(row=row, key=key, content=content, raw_sha256=raw, images=images)
+    return images
 
 
-def _parquet_records(
-    fields: Mapping[str, Any], images: Mapping[str, bytes | Reject], config: IngestConfig
-) -> list[Record | Reject]:
+def _parquet_records(fields: Mapping[str, Any], names: Sequence[str], config: IngestConfig) -> list[Record | Reject]:
     turns = fields.get("conversations", fields.get("messages"))
     if turns is not None:
         try:
@@ -84,10 +90,32 @@ def _parquet_records(
         except ValueError as error:
             return [Reject(reason="broken_json", detail=str(error)[:200])]
         kept = {name: fields[name] for name in ("id", "license", "split", "task") if fields.get(name) is not None}
-        return [parse_record({**kept, "conversations": turns, "images": list(images)})]
-    if not images:
-        return [Reject(reason="missing_file", detail="a row without image bytes and without a conversation")]
-    return captioned(None, fields, next(iter(images)), config)
+        return [parse_record({**kept, "conversations": turns, "images": list(names)})]
+    if not names:
+        return [Reject(reason="missing_file", detail="a row without a picture and without a conversation")]
+    return captioned(None, fields, names[0], config)
+
+
+def parquet_image_names(shard: IngestShard) -> set[str]:
+    """The names of pictures that rows of a Parquet file may refer to; none if it cannot be read."""
+    names: set[str] = set()
+    try:
+        with pq.ParquetFile(shard.file) as file:
+            columns = [
+                field.name for field in file.schema_arrow if field.name in IMAGE_COLUMNS and _holds_text(field.type)
+            ]
+            stop = shard.first_row + shard.num_rows if shard.num_rows >= 0 else file.metadata.num_rows
+            for batch in _parquet_batches(file, shard.first_row, stop, columns) if columns else ():
+                for cell in (cell for column in batch.columns for cell in column.to_pylist()):
+                    names.update(filter(None, cell if isinstance(cell, list) else [cell]))
+    except (pa.ArrowException, OSError, ValueError):
+        return names
+    return names
+
+
+def _holds_text(kind: Any) -> bool:
+    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
 
 
 # ---------------------------------------------------------------- folders of pictures

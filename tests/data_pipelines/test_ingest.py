@@ -1,84 +1,29 @@
 """Every format becomes records; every bad unit a row with its reason; the same input the same bytes."""
 
-import bz2
 import gzip
 import hashlib
 import io
 import json
 import lzma
-import math
 import os
-import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 from data_pipelines.image_sources import FolderImages, check_name, open_images
 from data_pipelines.ingest import (
-    ingest_shard,
     load_metadata,
     names_of_images,
     plan_ingest,
-    shard_from_json,
-    shard_to_json,
 )
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.ingest_json import json_units
 from data_pipelines.records import Reject
 from data_pipelines.source_files import find_sources
 from data_pipelines.tar_writer import TarWriter
-
-LIMITS = {"max_bytes": 1 << 20, "max_unpacked_bytes": 1 << 30}
-
-
-def png(shade: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 10, 10)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def line(name: str, caption: str = "a red circle", **more: Any) -> dict[str, Any]:
-    turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": caption}]
-    return {"id": name, "images": [f"{name}.png"], "conversations": turns, **more}
-
-
-def raw_folder(folder: Path, names: str = "abc") -> Path:
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    for number, name in enumerate(names):
-        (folder / "images" / f"{name}.png").write_bytes(png(number))
-    text = "".join(json.dumps(line(name)) + "\n" for name in names)
-    (folder / "annotations" / "some_val.jsonl").write_text(text)
-    return folder
-
-
-def ingest(
-    output: Path, config: IngestConfig, paths: list[Path], images: list[Path] | None = None, **more: Any
-) -> list[dict[str, Any]]:
-    """All rows of all shards, in order."""
-    source = open_images(images, **LIMITS) if images else None
-    rows = []
-    for shard in plan_ingest(config, paths):
-        ingest_shard(
-            shard_from_json(json.loads(json.dumps(shard_to_json(shard)))), output, config, images=source, **more
-        )
-        rows += pq.read_table(output / "records" / f"{shard.name}.parquet").to_pylist()
-    return rows
-
-
-def reasons(rows: list[dict[str, Any]]) -> dict[str, str | None]:
-    return {row["external_id"]: row["reject"] for row in rows}
-
-
-ILLUME = IngestConfig(source="mine")
+from tests.data_pipelines.raw_files import ILLUME, LIMITS, ingest, line, png, raw_folder, reasons
 
 
 def test_an_annotation_file_becomes_records_with_their_pictures(tmp_path: Path) -> None:
@@ -158,115 +103,6 @@ def test_bad_lines_become_rejects_and_good_ones_go_on(tmp_path: Path) -> None:
         (0, None), (2, "broken_json"), (3, "bad_schema"), (4, "broken_json"), (5, None), (6, "broken_json"), (7, None),
     ]  # fmt: skip
     assert "c\ufffdrcle" in json.loads(rows[4]["conversations"])[1]["text"]
-
-
-@pytest.mark.parametrize("opening", ["{", "["])
-def test_pretty_printed_json_is_read_as_values(tmp_path: Path, opening: str) -> None:
-    values = [line("a"), line("b")]
-    text = (
-        json.dumps(values, indent=2) if opening == "[" else "\n".join(json.dumps(value, indent=2) for value in values)
-    )
-    raw = raw_folder(tmp_path / "raw")
-    path = raw / "annotations" / "some_val.jsonl"
-    path.write_text(text)
-    assert reasons(ingest(tmp_path / "out", ILLUME, [path], [raw / "images"])) == {"a": None, "b": None}
-    path.write_text(text[:-40])
-    rows = ingest(tmp_path / "cut", ILLUME, [path], [raw / "images"])
-    assert rows[-1]["reject"] == "broken_json"
-
-
-def test_compressed_lines_are_read_and_a_cut_file_says_so(tmp_path: Path) -> None:
-    raw = raw_folder(tmp_path / "raw", "abcdef" * 40)
-    packed = gzip.compress((raw / "annotations" / "some_val.jsonl").read_bytes())
-    path = tmp_path / "part.jsonl.gz"
-    path.write_bytes(packed)
-    assert len(ingest(tmp_path / "out", ILLUME, [path], [raw / "images"])) == 240
-    path.write_bytes(packed[:-30])
-    rows = ingest(tmp_path / "cut", ILLUME, [path], [raw / "images"])
-    assert (rows[-1]["reject"], rows[-1]["source_row"]) == ("truncated_archive", -1)
-
-
-def zstd(data: bytes) -> bytes:
-    packed: bytes = pa.compress(data, codec="zstd", asbytes=True)
-    return packed
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd])
-def test_lines_are_read_whatever_they_are_packed_by(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    raw = raw_folder(tmp_path / "raw", "abcdef" * 400)
-    packed = pack((raw / "annotations" / "some_val.jsonl").read_bytes())
-    path = tmp_path / "part.jsonl"
-    path.write_bytes(packed)
-    assert len(ingest(tmp_path / "out", ILLUME, [path], [raw / "images"])) == 2400
-    small = IngestConfig(source="mine", max_unpacked_bytes=10_000)
-    rows = ingest(tmp_path / "small", small, [path], [raw / "images"])
-    assert "more than 10000 bytes" in rows[-1]["detail"]
-    assert 10 < len(rows) < 100
-    path.write_bytes(packed[:-9])
-    rows = ingest(tmp_path / "cut", ILLUME, [path], [raw / "images"])
-    assert (rows[-1]["reject"], rows[-1]["source_row"]) == ("truncated_archive", -1)
-    assert {row["reject"] for row in rows[:-1]} <= {None}  # a line that was cut is no broken line
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
-@pytest.mark.parametrize("packed", [False, True])
-def test_records_in_wide_characters_are_read(tmp_path: Path, encoding: str, packed: bool) -> None:
-    raw = raw_folder(tmp_path / "raw")
-    lines = [json.dumps(line(name, f"ein grüner Kreis, 緑の円 {name} 🟢"), ensure_ascii=False) for name in "abc"]
-    for text in ("\n".join(lines), f"[{','.join(lines)}]", "[\n" + ",\n".join(lines) + "]\n"):
-        path = raw / "annotations" / "some_val.jsonl"
-        data = text.encode(encoding)
-        path.write_bytes(gzip.compress(data) if packed else data)
-        rows = ingest(tmp_path / "out", IngestConfig(source="mine", rows_per_shard=2), [path], [raw / "images"])
-        assert reasons(rows) == {"a": None, "b": None, "c": None}
-        assert json.loads(rows[2]["conversations"])[1]["text"] == "ein grüner Kreis, 緑の円 c 🟢"
-
-
-def test_a_list_in_one_line_is_read_as_records_as_far_as_it_goes(tmp_path: Path) -> None:
-    raw = raw_folder(tmp_path / "raw")
-    path = tmp_path / "all.json"
-    values = [line(name, 300 * f"a red circle {number} ") for number, name in enumerate("abc" * 40)]
-    config = IngestConfig(source="mine", max_line_bytes=9000)
-    tight = json.dumps(values)
-    for name, text in {"tight": tight, "loose": "\n \n" + tight.replace("}, {", "},\n{")}.items():
-        path.write_text(text)
-        rows = ingest(tmp_path / name, config, [path], [raw / "images"])
-        assert [(row["source_row"], row["external_id"], row["reject"]) for row in rows] == [
-            (number, value["id"], None) for number, value in enumerate(values)
-        ]
-    path.write_text(json.dumps(values)[:-1000])
-    rows = ingest(tmp_path / "cut", config, [path], [raw / "images"])
-    assert [row["reject"] for row in rows] == [None] * 119 + ["broken_json"]
-    path.write_text(json.dumps([*values[:2], {"x": math.nan}, 7, {"x": "y" * 20_000}, values[2]]))
-    rows = ingest(tmp_path / "odd", config, [path], [raw / "images"])
-    assert [row["reject"] for row in rows] == [None, None, "broken_json", "bad_schema", "bad_schema", None]
-
-
-def test_one_list_among_lines_is_one_bad_line(tmp_path: Path) -> None:
-    raw = raw_folder(tmp_path / "raw")
-    path = tmp_path / "lines.jsonl"
-    path.write_text("[1, 2]\n" + "\n".join(json.dumps(line(name)) for name in "ab"))
-    rows = ingest(tmp_path / "out", ILLUME, [path], [raw / "images"])
-    assert [(row["source_row"], row["reject"]) for row in rows] == [(0, "bad_schema"), (1, None), (2, None)]
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5), max_size=6)
-    | st.lists(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.text()), max_size=6),
-    st.sampled_from([None, 1, "\t"]),
-    st.booleans(),
-    st.data(),
-)
-def test_no_document_stops_the_ingest(value: list[Any], indent: Any, ascii_only: bool, data: st.DataObject) -> None:
-    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
-    cut = data.draw(st.integers(0, len(text)))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.json"
-        for content in (text, text[:cut], text[:cut] + data.draw(st.binary(max_size=5)) + text[cut:]):
-            path.write_bytes(content)
-            for shard in plan_ingest(ILLUME, [path]):
-                list(json_units(shard, ILLUME))
 
 
 def test_each_file_is_read_as_what_it_is(tmp_path: Path) -> None:
@@ -410,6 +246,24 @@ def test_a_parquet_file_becomes_records_in_shards(tmp_path: Path) -> None:
     assert {row["license"] for row in rows} == {"MIT"}
     path.write_bytes(path.read_bytes()[:300])
     assert [row["reject"] for row in ingest(tmp_path / "cut", config, [path])] == ["broken_parquet"]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_parquet_file_may_name_its_pictures(tmp_path: Path, listed: bool) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    names = ["a.png", "../../etc/passwd", "c.png", "http://example.com/d.png", None, "absent.png"]
+    column = "images" if listed else "image_path"
+    cells = [[name] if listed and name else name for name in names]
+    pq.write_table(pa.table({column: cells, "caption": [f"a circle, number {n}" for n in range(6)]}), tmp_path / "p")
+    config = IngestConfig(source="p", rows_per_shard=4)
+    rows = ingest(tmp_path / "out", config, [tmp_path / "p"], [raw / "images"])
+    assert [row["reject"] for row in rows] == [
+        None, "path_traversal", None, "remote_url", "missing_file", "missing_file",
+    ]  # fmt: skip
+    assert rows[2]["image_names"] == ["c.png"]
+    assert [names_of_images(shard, config) for shard in plan_ingest(config, [tmp_path / "p"])] == [
+        sorted(filter(None, names[:4])), ["absent.png"],
+    ]  # fmt: skip
 
 
 def test_a_folder_of_pictures_takes_texts_from_beside_them(tmp_path: Path) -> None:
