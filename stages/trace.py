@@ -20,6 +20,7 @@ from orchestrator.artifact import Artifact, Fingerprint
 from orchestrator.checkpoints import kept_checkpoints
 from orchestrator.errors import RecipeError
 from orchestrator.files_check import place
+from orchestrator.local_copies import INDEXES
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.takedowns import Takedown, read_takedowns
 from orchestrator.workspace import Workspace
@@ -112,7 +113,7 @@ class _Run:
 
     def index(self, stage: PlannedStage, make: Callable[[Path], Any]) -> Path:
         """The index of a training's data, kept for the next trace; `make` fills a folder with it."""
-        folder = self._cache / "trace" / stage.fingerprint
+        folder = self._cache / INDEXES / stage.fingerprint
         if not folder.exists():
             fresh = folder.with_name(uuid.uuid4().hex)
             make(fresh)

@@ -16,6 +16,7 @@ from orchestrator.commits import head
 from orchestrator.database import Database
 from orchestrator.files_check import Problem
 from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
+from orchestrator.local_copies import delete_copies, stale_copies
 from orchestrator.purging import tainted_files
 from orchestrator.rebuild import rebuild_index
 from orchestrator.retention import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
@@ -75,15 +76,17 @@ def verify_command(
 def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, places: Places, as_json: bool) -> None:
     """List leftovers of attempts that can never be used again, and what was taken down; delete them with --delete.
 
-    Committed artifacts are touched only with --unneeded-days; `illume pin` keeps what must stay.
+    So go copies on this machine of what the store no longer has. Committed artifacts are touched only with
+    --unneeded-days; `illume pin` keeps what must stay.
     """
     with open_workspace(places) as workspace:
+        now_s, older_than_s = time.time(), older_than_h * 3600.0
         unneeded: list[Unneeded] = []
         if unneeded_days is not None:
             unneeded = unneeded_artifacts(
                 workspace.artifacts,
                 workspace.database,
-                now_s=time.time(),
+                now_s=now_s,
                 older_than_s=unneeded_days * 24 * 3600.0,
                 is_registered=_is_registered,
             )
@@ -91,11 +94,18 @@ def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, p
                 reason = f"no run needs it, {unneeded_days:g} days old"
                 unneeded = give_up(workspace.artifacts, workspace.database, unneeded, reason=reason)
         taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
-        garbage = plan_collection(
-            workspace.store, now_s=time.time(), is_live=workspace.is_live, older_than_s=older_than_h * 3600.0
-        )
+        garbage = plan_collection(workspace.store, now_s=now_s, is_live=workspace.is_live, older_than_s=older_than_s)
         garbage = list({item.key: item for item in (*taken_down, *garbage)}.values())
         collected = collect(workspace.store, garbage, is_live=workspace.is_live) if delete else None
+        copies = stale_copies(
+            workspace.store,
+            workspace.artifacts.cache,
+            now_s=now_s,
+            is_live=workspace.is_live,
+            older_than_s=older_than_s,
+        )
+        if delete:
+            delete_copies(copies)
     if as_json:
         listed = [
             {"reason": item.reason, "key": item.key, "files": item.files, "bytes": item.bytes} for item in garbage
@@ -103,6 +113,7 @@ def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, p
         told = {
             "unneeded": [asdict(one) for one in unneeded],
             "garbage": listed,
+            "copies": [{"key": copy.key, "bytes": copy.bytes} for copy in copies],
             "collected": asdict(collected) if collected else None,
         }
         click.echo(json.dumps(told, indent=2))
@@ -110,12 +121,15 @@ def gc_command(delete: bool, older_than_h: float, unneeded_days: float | None, p
     for one in unneeded:
         click.echo(f"unneeded   {bytes_text(one.bytes):>10} {one.stage_kind} {one.fingerprint[:12]} ({one.kind})")
     _print_garbage(garbage)
+    if copies:
+        verb = "deleted" if delete else "can go"
+        click.echo(f"on this machine: {verb}: {len(copies)} copies, {bytes_text(sum(copy.bytes for copy in copies))}")
     if collected is not None:
         given_up = f"gave up {len(unneeded)} artifacts, " if unneeded else ""
         click.echo(f"{given_up}deleted {collected.items} items, {bytes_text(collected.bytes)}")
         for key in collected.kept:
             click.echo(f"kept, because it is in use: {key}")
-    elif garbage or unneeded:
+    elif garbage or unneeded or copies:
         click.echo("nothing was deleted; add --delete")
 
 
