@@ -159,15 +159,19 @@ class ShardLedger:
 
     def all(self) -> Iterator[StoredShard]:
         """Every finished shard whose record can be read; what cannot is reported in the log and passed over."""
-        for stage_kind, fingerprint in stored_fingerprints(self.store, SHARDS):
-            found = head(self.store, shard_site(stage_kind, fingerprint))
-            try:
-                if found.problem:
-                    raise CorruptArtifactError(found.problem)
-                if found.commit:
-                    yield _stored(stage_kind, fingerprint, found.commit)
-            except CorruptArtifactError as error:
-                log.warning("passed over: %s", error)
+        with ThreadPoolExecutor(PARALLEL_FINDS) as threads:
+            found = threads.map(lambda place: self._readable(*place), stored_fingerprints(self.store, SHARDS))
+            yield from (stored for stored in found if stored is not None)
+
+    def _readable(self, stage_kind: str, fingerprint: str) -> StoredShard | None:
+        found = head(self.store, shard_site(stage_kind, fingerprint))
+        try:
+            if found.problem:
+                raise CorruptArtifactError(found.problem)
+            return _stored(stage_kind, fingerprint, found.commit) if found.commit else None
+        except CorruptArtifactError as error:
+            log.warning("passed over: %s", error)
+            return None
 
     def _problems(self, stored: StoredShard, *, rehash: bool) -> list[Problem]:
         different = differences(self.store, stored.data_key, stored.files, rehash=rehash)

@@ -7,7 +7,8 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +28,12 @@ from orchestrator.workspace import Workspace
 from stages.trace import MODELS, TRAININGS, trace_run
 
 if TYPE_CHECKING:
-    from data_pipelines.tombstones import Tombstones
+    from data_pipelines.tombstones import Held, Tombstones
     from data_pipelines.trace import Match, Questions
 
 KEPT_KINDS = (*MODELS, "vocabulary@1")  # what was learned: it is marked and not deleted
 NUM_SEARCHED_RUNS = 10_000
+SHARDS_AT_ONCE = 16  # searched beside one another
 ORPHAN = "cannot be shown clean: what it was made from is gone"
 MAX_OUTSIDE = 10_000  # places in source files that are listed
 
@@ -106,27 +108,36 @@ def shards_holding(workspace: Workspace, digests: frozenset[str]) -> tuple[set[P
 
     What names samples alone, such as a table of scores, is found by those that other shards show the pictures with.
     """
-    from data_pipelines.tombstones import held
-
     found: set[Place] = set()
     samples: set[str] = set()
     by_sample: list[StoredShard] = []
     totals: Counter[str] = Counter()
-    for shard in workspace.ledger.all() if digests else ():
+    for shard, tables in _held(workspace.store, workspace.ledger.all() if digests else (), digests):
         totals[shard.stage_kind] += 1
-        tables = [held(path, digests) for path in _parquet_files(workspace.store, shard)]
         samples.update(*(table.samples for table in tables))
         if any(table.rows for table in tables):
             found.add((shard.stage_kind, shard.fingerprint))
         elif any(table.names_samples_only for table in tables):
             by_sample.append(shard)
     more = frozenset(samples - digests)
-    for shard in by_sample if more else ():
-        tables = [held(path, more) for path in _parquet_files(workspace.store, shard)]
+    for shard, tables in _held(workspace.store, by_sample if more else (), more):
         if any(table.rows and table.names_samples_only for table in tables):
             found.add((shard.stage_kind, shard.fingerprint))
     counts = Counter(stage_kind for stage_kind, _ in found)
     return found, {kind: (counts[kind], totals[kind]) for kind in sorted(counts)}
+
+
+def _held(
+    store: Store, shards: Iterable[StoredShard], digests: frozenset[str]
+) -> Iterator[tuple[StoredShard, list["Held"]]]:
+    """What each table of each shard has about samples and pictures; many at a time, as stores take long to answer."""
+    from data_pipelines.tombstones import held
+
+    def search(shard: StoredShard) -> tuple[StoredShard, list["Held"]]:
+        return shard, [held(path, digests) for path in _parquet_files(store, shard)]
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        yield from threads.map(search, shards)
 
 
 def _parquet_files(store: Store, shard: StoredShard) -> Iterator[Path]:
