@@ -1,7 +1,6 @@
 """What texts of records are searched for: markup, addresses, control tokens, words that say nothing."""
 
 import re
-from collections.abc import Iterator
 
 GENERATION = re.compile(
     r"(?is)^\s*generate an? image of (?:\{resolution_tag\}\s*,\s*)?(?:the )?content of (?:the )?image is\s*"
@@ -20,18 +19,11 @@ TOKENS = re.compile(
 HTML = re.compile(
     r"(?i)</?(?:p|div|span|a|b|i|u|em|strong|br|hr|img|ul|ol|li|h[1-6]|table|tr|td|th|script|style|font|html|head|body"
     r"|title|iframe|form|input|center|blockquote|code|pre|sup|sub|meta|link)(?:\s[^<>]{0,500})?/?>"
-    r"|<!--|<!doctype|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|rsquo|lsquo|ldquo|rdquo|#\d{2,6}|#x[0-9a-f]{2,6});"
+    r"|<!--|<!doctype|!\[[^\]\n]{0,200}\]\([^)\n]{1,500}\)|\[/?(?:b|i|u|url|img|quote|code)(?:=[^\]\n]{0,200})?\]|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|rsquo|lsquo|ldquo|rdquo|#\d{2,6}|#x[0-9a-f]{2,6});"
 )
-URL = re.compile(r"(?i)\b(?:https?|ftp|file|s3)://\S|\bwww\.[a-z0-9-]+\.[a-z]{2,}|\bdata:[a-z]+/[a-z.+-]+;base64,")
-MAIL = re.compile(r"(?i)\b[a-z0-9._%+-]{1,64}@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*\.[a-z]{2,24}\b")
-PHONE = re.compile(
-    r"(?:\+\d{1,3}[\s./-]?(?:\(?\d{1,4}\)?[\s./-]?){1,5}\d{2,4})|(?:\(\d{3}\)\s?|\b\d{3}[.-])\d{3}[.-]\d{4}\b"
-)
-CARD = re.compile(r"\b\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{1,7}\b")
-HANDLE = re.compile(r"(?:^|\s)@[A-Za-z]\w{2,30}\b")
-ADDRESS = re.compile(
-    r"\b\d{1,5} (?:[A-Z][\w'.-]+ ){1,3}(?:Street|St|Lane|Ln|Road|Rd|Avenue|Ave|Boulevard|Blvd|Drive|Dr|Court|Ct|Way)\b"
-    r"[^\n]{0,60}\b\d{5}\b"
+URL = re.compile(
+    r"(?i)\b(?:https?|ftp|file|s3)://\S|\bwww\.[a-z0-9-]+\.[a-z]{2,}|\bdata:[a-z]+/[a-z.+-]+;base64,"
+    r"|\b(?:[a-z0-9-]{1,63}\.){1,4}(?:com|org|net|edu|gov|info|biz|shop|io|co|ly|gl|me|tv|eu|de|fr|uk|it|es|nl|ru|cn|jp)/[\w~%?#]"
 )
 FILE_NAME = re.compile(
     r"(?i)^\s*(?:[^\n/\\]{1,200}\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|avif|raw|cr2|nef|psd|svg)"
@@ -40,26 +32,26 @@ FILE_NAME = re.compile(
     r"(?:\s*\((?:copy|\d+)\))*)\s*$"
 )
 FILE_NAME_WORDS = re.compile(r"(?i)^\s*(?:an? )?(?:image|photo|picture|scan)\s*$")  # plain words, not a file's name
+# Both of these are searched for in small letters.
 BOILERPLATE = re.compile(
-    r"(?i)\b(?:image may contain|no (?:photo )?description available|may be an image of"
+    r"\b(?:image may contain|no (?:photo |image )?(?:description|caption) available|may be an? (?:image|photo) of"
+    r"|bild könnte enthalten|peut être une image de|l'image peut contenir|puede ser una imagen de"
+    r"|la imagen puede contener|pode ser uma imagem de|keine (?:foto)?beschreibung verfügbar"
+    r"|aucune description (?:de photo )?disponible|nessuna descrizione (?:della foto )?disponibile"
     r"|stock (?:photo|image|vector)s? (?:of|by)|click (?:here )?to (?:enlarge|view|zoom|see)|all rights reserved"
     r"|this (?:image|photo|file) (?:is|was) (?:licensed|uploaded)"
-    r"|image not (?:found|available)|loading image|advertisement$)"
+    r"|image not (?:found|available)|loading image|advertisement$|free shipping on (?:all )?orders"
+    r"|subscribe to our (?:newsletter|channel|mailing list)|sign up for our newsletter|follow us on"
+    r"|(?:we use|(?:site|website) uses|accept (?:all )?) ?cookies|enable javascript|(?:404|page) not found"
+    r"|as an ai (?:language )?model|i'?m sorry, (?:but )?i (?:can(?:'t|not)|am unable))\b"
+    r"|^\s*(?:thumbnail|loading|add to (?:cart|basket|bag|wish ?list)|buy now)\W*$"
 )
-LOREM = re.compile(r"(?i)\blorem ipsum\b")
 INJECTION = re.compile(
-    r"(?i)\b(?:ignore|disregard|forget) (?:all |any |the |your )*(?:previous|prior|above|earlier) "
-    r"(?:instructions|prompts|rules|messages)"
+    r"\b(?:ignore|disregard|forget|override) (?:all |any |of |the |your |these |everything )*"
+    r"(?:(?:previous|prior|above|earlier|preceding) (?:instructions|prompts|rules|messages|directions)|above\b)"
+    r"|\b(?:reveal|print|show|repeat|output|leak) (?:me )?(?:your|the) (?:(?:hidden|secret|full|entire) )*system prompt"
+    r"|\byou are now (?:an? |in )?(?:unrestricted|unfiltered|jailbroken|developer mode|dan\b)"
+    r"|#{2,} ?(?:human|user|assistant|system|instruction|response) ?:"
 )
-
-
-def card_numbers(text: str) -> Iterator[str]:
-    """Digits that pass the checksum of payment cards."""
-    return (match[0] for match in CARD.finditer(text) if _luhn(match[0]))
-
-
-def _luhn(digits: str) -> bool:
-    """Checksum of payment card numbers."""
-    numbers = [int(digit) for digit in digits if digit.isdigit()]
-    doubled = [2 * number if place % 2 else number for place, number in enumerate(reversed(numbers))]
-    return 13 <= len(numbers) <= 19 and sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
+NOTHING = re.compile(r"(?i)^\W*(?:null|none|nan|n/?a|undefined|no (?:caption|title|text|description))\W*$")
+LOREM = re.compile(r"(?i)\blorem ipsum\b")

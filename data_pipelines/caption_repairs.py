@@ -9,18 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ftfy
 
-from data_pipelines.caption_patterns import (
-    ADDRESS,
-    CONTROL,
-    HANDLE,
-    HTML,
-    MAIL,
-    PHONE,
-    TOKENS,
-    card_numbers,
-)
+from data_pipelines.caption_patterns import CONTROL, HTML, TOKENS
 from data_pipelines.captions import fails, judge_words, kinds_of, words_of_turn
 from data_pipelines.curation_config import CurationConfig
+from data_pipelines.personal_data import without_personal_data
 from data_pipelines.records import IMAGE
 
 PLACES = (IMAGE, "{resolution_tag}")  # of what is not words: left alone, and none may come by a repair
@@ -95,14 +87,6 @@ def _addresses(text: str) -> str:
     return _WHOLE_URL.sub("", text)
 
 
-def _personal_data(text: str) -> str:
-    """Each piece gives way to a word in brackets that says what stood there."""
-    for number in card_numbers(text):
-        text = text.replace(number, "[card number]")
-    text = ADDRESS.sub("[postal address]", MAIL.sub("[mail address]", text))
-    return HANDLE.sub(" [account name]", PHONE.sub("[telephone number]", text))
-
-
 def _control_tokens(text: str) -> str:
     return TOKENS.sub("", _TURN.sub("", text))
 
@@ -113,5 +97,5 @@ REPAIRS: Mapping[str, Callable[[str], str]] = {
     "caption_special_tokens": _control_tokens,
     "caption_html": _markup,
     "caption_url": _addresses,
-    "caption_pii": _personal_data,
+    "caption_pii": without_personal_data,
 }

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data_pipelines.caption_patterns import (
-    ADDRESS,
     BOILERPLATE,
     CONTROL,
     DESCRIBE,
@@ -15,22 +14,24 @@ from data_pipelines.caption_patterns import (
     FILE_NAME,
     FILE_NAME_WORDS,
     GENERATION,
-    HANDLE,
     HTML,
     INJECTION,
     INVISIBLE,
     LOREM,
-    MAIL,
     MOJIBAKE,
-    PHONE,
+    NOTHING,
     TOKENS,
     URL,
-    card_numbers,
 )
 from data_pipelines.curation_config import CurationConfig
+from data_pipelines.personal_data import SIGNS, kinds_in
 from data_pipelines.records import IMAGE, Reject
 
 _WORDS, _VOWEL, _UNSPOKEN = re.compile(r"[a-z]+"), re.compile(r"[aeiouy]"), re.compile(r"[^aeiouy]{5}")
+_ANY_WORDS = re.compile(r"[^\W\d_]+")
+SAME_LETTERS = 12
+_SAME_LETTER = re.compile(rf"(.)\1{{{SAME_LETTERS - 1}}}")
+MANY_WORDS = 10  # so many that say little by being few different ones
 _WIDE = re.compile("[\u2e80-\uffef]")  # one sign of Chinese can be a word
 
 
@@ -126,14 +127,7 @@ def _too_short(text: str, config: CurationConfig) -> str:
 
 
 def _personal(text: str, config: CurationConfig) -> str:
-    if not config.drop_personal_data:
-        return ""
-    for name, pattern in (("a mail address", MAIL), ("a telephone number", PHONE), ("an account name", HANDLE)):
-        if pattern.search(text):
-            return name
-    if ADDRESS.search(text):
-        return "a postal address"
-    return "a card number" if any(card_numbers(text)) else ""
+    return ", ".join(kinds_in(text)) if config.drop_personal_data else ""
 
 
 def _file_name(text: str, config: CurationConfig) -> str:
@@ -143,16 +137,24 @@ def _file_name(text: str, config: CurationConfig) -> str:
 def _gibberish(text: str, config: CurationConfig) -> str:
     if LOREM.search(text):
         return "filler text"
-    words = _WORDS.findall(text.lower())
-    if len(words) >= 20 and len(set(words)) <= len(words) // 8:
+    if len(text.strip()) > 3 and not any(sign.isalpha() or unicodedata.category(sign) == "So" for sign in text):
+        return "marks and digits alone"
+    spoken = _ANY_WORDS.findall(text.lower())
+    if any(len(word) >= SAME_LETTERS and _SAME_LETTER.search(word) for word in spoken):
+        return "one letter over and over"
+    if len(spoken) >= MANY_WORDS and len(set(spoken)) <= len(spoken) // (4 if len(spoken) < 100 else 8):
         return "the same few words over and over"
-    long_words = [word for word in words if len(word) > 3]
+    long_words = [word for word in _WORDS.findall(text.lower()) if len(word) > 3]
     unspoken = [word for word in long_words if not _VOWEL.search(word) or _UNSPOKEN.search(word)]
     return "words without vowels" if len(long_words) >= 3 and 2 * len(unspoken) > len(long_words) else ""
 
 
 def _matches(pattern: re.Pattern[str], name: str) -> Callable[[str, CurationConfig], str]:
     return lambda text, config: name if pattern.search(text) else ""
+
+
+def _says(pattern: re.Pattern[str], name: str) -> Callable[[str, CurationConfig], str]:
+    return lambda text, config: name if pattern.search(text.lower()) else ""
 
 
 ALL = frozenset({"caption", "answer", "question", "free"})
@@ -163,6 +165,7 @@ ANY: frozenset[str] = frozenset()
 # The third is signs of which a text must have one for the check to find something, which is sooner seen.
 _CHECKS: tuple[tuple[str, frozenset[str], frozenset[str], Callable[[str, CurationConfig], str]], ...] = (
     ("caption_empty", ALL, ANY, _empty),
+    ("caption_empty", CAPTION, ANY, _matches(NOTHING, "a word that stands for none")),
     (
         "caption_mojibake",
         ABOUT_PICTURES,
@@ -173,12 +176,12 @@ _CHECKS: tuple[tuple[str, frozenset[str], frozenset[str], Callable[[str, Curatio
     ("caption_control_chars", ALL, ANY, _matches(CONTROL, "control characters")),
     ("caption_too_long", SPOKEN, ANY, _too_long),
     ("caption_special_tokens", ALL, frozenset("<[{"), _matches(TOKENS, "a control token")),
-    ("caption_html", ABOUT_PICTURES, frozenset("<&"), _matches(HTML, "markup")),
+    ("caption_html", ABOUT_PICTURES, frozenset("<&["), _matches(HTML, "markup")),
     ("caption_url", SPOKEN, frozenset(":."), _matches(URL, "an address")),
-    ("caption_pii", SPOKEN, frozenset("@0123456789"), _personal),
+    ("caption_pii", SPOKEN, SIGNS, _personal),
     ("caption_filename", SPOKEN, ANY, _file_name),
     ("caption_too_short", CAPTION, ANY, _too_short),
-    ("caption_boilerplate", CAPTION, ANY, _matches(BOILERPLATE, "words that stand under many pictures")),
-    ("caption_prompt_injection", SPOKEN, ANY, _matches(INJECTION, "an order to whoever reads it")),
+    ("caption_boilerplate", CAPTION, ANY, _says(BOILERPLATE, "words that stand under many pictures")),
+    ("caption_prompt_injection", SPOKEN, ANY, _says(INJECTION, "an order to whoever reads it")),
     ("caption_gibberish", CAPTION, ANY, _gibberish),
 )
