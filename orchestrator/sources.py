@@ -35,7 +35,7 @@ def source_digests(spec: StageSpec, cache: DigestCache) -> dict[str, str]:
     where = f"stages.{spec.id}.config"
     try:
         paths = spec.kind.sources(spec.config)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{where}: cannot list the files that {spec.kind.name!r} reads: {error}") from error
     files = {name: _files_below(path, f"{where} ({name})") for name, path in paths.items()}
     flat = sorted({file for found in files.values() for file in found.values()})

@@ -113,6 +113,14 @@ def test_a_missing_file_is_named_with_its_stage(tmp_path: Path) -> None:
         source_digests(stage(tmp_path, missing), Memory())
 
 
+def test_what_a_kind_cannot_tell_apart_is_named_with_its_stage(tmp_path: Path) -> None:
+    def unsure(config: Config) -> Mapping[str, Path]:
+        raise ValueError("two formats; say which")
+
+    with pytest.raises(RecipeError, match=r"stages\.ingested\.config: cannot list .*: two formats; say which"):
+        source_digests(stage(tmp_path, unsure), Memory())
+
+
 def test_a_missing_folder_that_a_kind_looks_into_is_named_with_its_stage(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stages\.ingested\.config: cannot list the files that 'ingest' reads"):
         source_digests(stage(tmp_path / "absent"), Memory())
