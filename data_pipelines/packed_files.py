@@ -8,9 +8,12 @@ import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 def _gunzip(file: IO[bytes]) -> io.BufferedIOBase:
@@ -27,12 +30,8 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _unzstd,
 }
-_WIDE = (
-    "utf-32-le",
-    "utf-32-be",
-    "utf-16-le",
-    "utf-16-be",
-)  # the first that fits: a mark of 32 bits begins like one of 16
+# The first that fits is taken: a byte order mark of 32 bits begins like one of 16.
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 
 
 class Unpacked(io.RawIOBase):
@@ -46,11 +45,12 @@ class Unpacked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # a buffer without a type in typeshed
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer)
         if self.problem:
             return 0
         try:
-            data = self._packed.read1(len(buffer))  # a plain `read` would lose what it has at a damaged place
+            data = self._packed.read1(len(view))  # a plain `read` would lose what it has at a damaged place
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             self.problem = f"compressed data is damaged ({error})"
             return 0
@@ -58,7 +58,7 @@ class Unpacked(io.RawIOBase):
             self.problem = f"unpacks to more than {self._max_bytes} bytes"
             data = data[: self._left]
         self._left -= len(data)
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
@@ -100,14 +100,15 @@ class Narrowed(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # a buffer without a type in typeshed
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer)
         while not self._ready:
             data = self._file.read1(1 << 16)
             self._ready = self._decoder.decode(data, final=not data).encode()
             if not data and not self._ready:
                 return 0
-        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(data)] = data
+        data, self._ready = self._ready[: len(view)], self._ready[len(view) :]
+        view[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
