@@ -19,7 +19,10 @@ TOKENS = re.compile(
 HTML = re.compile(
     r"(?i)</?(?:p|div|span|a|b|i|u|em|strong|br|hr|img|ul|ol|li|h[1-6]|table|tr|td|th|script|style|font|html|head|body"
     r"|title|iframe|form|input|center|blockquote|code|pre|sup|sub|meta|link)(?:\s[^<>]{0,500})?/?>"
-    r"|<!--|<!doctype|!\[[^\]\n]{0,200}\]\([^)\n]{1,500}\)|\[/?(?:b|i|u|url|img|quote|code)(?:=[^\]\n]{0,200})?\]|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|rsquo|lsquo|ldquo|rdquo|#\d{2,6}|#x[0-9a-f]{2,6});"
+    r"|<!--|<!doctype|!\[[^\]\n]{0,200}\]\([^)\n]{1,500}\)"
+    # A letter in brackets is markup only where it is closed.
+    r"|\[(?P<tag>b|i|u|url|img|quote|code)(?:=[^\]\n]{0,200})?\](?=.{0,500}\[/(?P=tag)\])|\[/(?:b|i|u|url|img|quote|code)\]"
+    r"|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|rsquo|lsquo|ldquo|rdquo|#\d{2,6}|#x[0-9a-f]{2,6});"
 )
 URL = re.compile(
     r"(?i)\b(?:https?|ftp|file|s3)://\S|\bwww\.[a-z0-9-]+\.[a-z]{2,}|\bdata:[a-z]+/[a-z.+-]+;base64,"
@@ -40,11 +43,13 @@ BOILERPLATE = re.compile(
     r"|aucune description (?:de photo )?disponible|nessuna descrizione (?:della foto )?disponibile"
     r"|stock (?:photo|image|vector)s? (?:of|by)|click (?:here )?to (?:enlarge|view|zoom|see)|all rights reserved"
     r"|this (?:image|photo|file) (?:is|was) (?:licensed|uploaded)"
-    r"|image not (?:found|available)|loading image|advertisement$|free shipping on (?:all )?orders"
-    r"|subscribe to our (?:newsletter|channel|mailing list)|sign up for our newsletter|follow us on"
-    r"|(?:we use|(?:site|website) uses|accept (?:all )?) ?cookies|enable javascript|(?:404|page) not found"
+    r"|image not (?:found|available)|loading image|advertisement$)\b"
+    # What a picture can show as well, on a sign or a screen, says nothing only where the text begins with it.
+    r"|^\W*(?:(?:please |this |our )?(?:free shipping on|subscribe to our|sign up for our newsletter|follow us on"
+    r"|we use cookies|(?:web)?site uses cookies|accept (?:all )?cookies|enable javascript"
+    r"|(?:error )?404 (?:error|not found|page)|page not found"
     r"|as an ai (?:language )?model|i'?m sorry, (?:but )?i (?:can(?:'t|not)|am unable))\b"
-    r"|^\s*(?:thumbnail|loading|add to (?:cart|basket|bag|wish ?list)|buy now)\W*$"
+    r"|(?:thumbnail|loading|add to (?:cart|basket|bag|wish ?list)|buy now)(?:\W*$|\. ))"
 )
 INJECTION = re.compile(
     r"\b(?:ignore|disregard|forget|override) (?:all |any |of |the |your |these |everything )*"

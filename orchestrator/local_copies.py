@@ -6,6 +6,7 @@ Nothing of it is needed: what is missing is fetched or made again.
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class LocalCopy:
     path: Path
     key: str  # below the cache
     bytes: int
+    newest_s: float  # when the newest of its files was written
 
 
 def stale_copies(
@@ -33,16 +35,16 @@ def stale_copies(
     """
     found = []
     for key in _kept_below(cache):
-        path = cache / key
-        top, _, rest = key.partition("/")
-        if top in (DOWNLOADS, INDEXES):
-            can_go = _newest_s(path) < now_s - older_than_s
-        elif top == STAGING:
-            can_go = not is_live(owner_of(Path(rest).parent.name)) and _newest_s(path) < now_s - older_than_s
-        else:
-            can_go = next(iter(store.list(key)), None) is None
-        if can_go:
-            found.append(LocalCopy(path=path, key=key, bytes=sum(file.stat().st_size for file in _files(path))))
+        with suppress(FileNotFoundError):  # somebody moves it this moment
+            copy = _copy_at(cache, key)
+            top, _, rest = key.partition("/")
+            if top in (DOWNLOADS, INDEXES):
+                can_go = copy.newest_s < now_s - older_than_s
+            elif top == STAGING:
+                can_go = not is_live(owner_of(Path(rest).parent.name)) and copy.newest_s < now_s - older_than_s
+            else:
+                can_go = next(iter(store.list(key)), None) is None
+            found += [copy] if can_go else []
     return found
 
 
@@ -60,9 +62,8 @@ def _kept_below(cache: Path) -> Iterator[str]:
         yield from (f"{here}/{name}" for name in sorted(whole))
 
 
-def _newest_s(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *_files(folder)))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+def _copy_at(cache: Path, key: str) -> LocalCopy:
+    path = cache / key
+    files = [file.stat() for file in path.rglob("*") if file.is_file()]
+    newest_s = max(path.stat().st_mtime, *(file.st_mtime for file in files), 0.0)
+    return LocalCopy(path=path, key=key, bytes=sum(file.st_size for file in files), newest_s=newest_s)

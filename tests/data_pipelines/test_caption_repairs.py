@@ -45,6 +45,10 @@ def test_there_is_a_repair_for_each_name_that_the_config_takes() -> None:
             "shorts [account name], card [card number]",
             "caption_pii",
         ),
+        ("a dog, jane [at] example [dot] com", "a dog, [mail address]", "caption_pii"),
+        ("a form with 078-05-1120 on it", "a form with [social security number] on it", "caption_pii"),
+        ("IBAN DE89 3704 0044 0532 0130 00 on paper", "IBAN [bank account] on paper", "caption_pii"),
+        ("a [b]brown[/b] dog ![x](y.png)", "a brown dog", "caption_html"),
     ],
 )
 def test_a_repaired_text_is_kept(caption: str, expected: str, reason: str) -> None:

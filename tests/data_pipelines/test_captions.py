@@ -16,7 +16,7 @@ PIECES = (
     "<!--", "https://example.com", "www.example.com", "data:image/png;base64,", "jane@example.com", "+1 555-0142",
     "(555) 123-4567", "4111 1111 1111 1111", " @account",
     "jane [at] example [dot] com", "Tel. 030 901820", "078-05-1120", "DE89 3704 0044 0532 0130 00", "bit.ly/3xYzAbC",
-    "![a](b.png)", "[b]", "12 Long Street, Anytown 12345",
+    "![a](b.png)", "[b]dog[/b]", "12 Long Street, Anytown 12345",
 )  # fmt: skip
 
 
@@ -71,6 +71,9 @@ def reason(caption: str, question: str = "<image>\nDescribe the image.", task: s
         ("buy now " * 7, "caption_gibberish"),
         ("Loading...", "caption_boilerplate"),
         ("Add to cart", "caption_boilerplate"),
+        ("Add to cart. Free shipping on all orders over $50.", "caption_boilerplate"),
+        ("Please enable JavaScript to view this content.", "caption_boilerplate"),
+        ("404 Not Found", "caption_boilerplate"),
         ("Bild könnte enthalten: eine Person", "caption_boilerplate"),
         ("We use cookies to improve your experience.", "caption_boilerplate"),
         ("I'm sorry, but I can't describe this image.", "caption_boilerplate"),
@@ -102,10 +105,14 @@ def test_bad_captions_have_a_reason(caption: str, expected: str) -> None:
         "a call box, model 747-400, ISBN 978-3-16-148410-0",
         "a phone next to 12 mobile phones and 3 telephones",
         "a map of DE12 and GB29 NWBK",
+        "[a] a dog [b] a cat, see [i] and [u]",
         "[left] a dog [right] a cat (see figure 3)",
         "Goooooal! a player cheers",
         "a cat and a dog and a cat and a bird",
         "add to cart buttons of four shops",
+        "a truck with the words follow us on its side, and free shipping on all orders",
+        "a screen that says page not found, we use cookies",
+        "404 people on a square",
         "a box of cookies on a table we use in the kitchen",
         "😀😀😀",
         "#dog #beach #sunset",
