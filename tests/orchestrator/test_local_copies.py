@@ -1,6 +1,9 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from orchestrator import local_copies
 from orchestrator.artifacts import ArtifactStore, ManifestDraft
 from orchestrator.collector import collect, plan_collection
 from orchestrator.identity import fingerprint_of
@@ -63,3 +66,8 @@ def test_what_dead_attempts_left_goes_with_age(store: Store, tmp_path: Path) -> 
 
 def test_a_machine_without_copies_has_none_to_delete(store: Store, tmp_path: Path) -> None:
     assert keys(store, tmp_path / "absent") == []
+
+
+def test_what_is_moved_meanwhile_is_passed_over(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_copies, "_kept_below", lambda _cache: ["downloads/gone", "artifacts/a/data"])
+    assert keys(store, tmp_path) == []
