@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.contamination import ContaminationVerdict
 from data_pipelines.curation import CopyVerdict
 from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
@@ -22,7 +23,6 @@ from data_pipelines.images import ending_of
 from data_pipelines.measurement import ShardImages, shard_rows
 from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.smaller_images import SmallerImages, thumbnail
-from data_pipelines.tar_writer import TarWriter
 
 DATASET_FORMAT = 1
 QUARANTINED = "quarantined"  # the reason of rows that have no analysis

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.image_sources import ImageSource
 from data_pipelines.images import ending_of
 from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
@@ -34,7 +35,6 @@ from data_pipelines.records import (
     writable,
 )
 from data_pipelines.source_files import ENDINGS, SourceFile, find_sources
-from data_pipelines.tar_writer import TarWriter
 from data_pipelines.tombstones import TAKEN_DOWN, Tombstones
 
 PICTURES_PER_SHARD = 2000

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.archives.compressed_files import Narrowed, Unpacked, open_packed, wide_encoding
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.ingest_units import IngestShard, Unit, decode_json, digest
-from data_pipelines.packed_files import Narrowed, Unpacked, open_packed, wide_encoding
 from data_pipelines.records import Record, Reject, parse_record
 
 BLANK_LINES = 1000  # looked behind for the first value of a file

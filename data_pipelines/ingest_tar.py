@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_pipelines.archives.tar_reader import Member, OpenedTar, open_tar, scan_tar
 from data_pipelines.image_sources import check_name
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.ingest_units import (
@@ -16,7 +17,6 @@ from data_pipelines.ingest_units import (
     digest,
 )
 from data_pipelines.records import Record, Reject, parse_record
-from data_pipelines.tar_reader import Member, OpenedTar, open_tar, scan_tar
 
 
 def tar_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.image_sources import FolderImages, check_name, open_images
 from data_pipelines.ingest import (
     load_metadata,
@@ -22,7 +23,6 @@ from data_pipelines.ingest import (
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.records import Reject
 from data_pipelines.source_files import find_sources
-from data_pipelines.tar_writer import TarWriter
 from tests.data_pipelines.raw_files import ILLUME, LIMITS, ingest, line, png, raw_folder, reasons
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.tar_reader import BLOCK, Member, open_tar, scan_tar
-from data_pipelines.tar_writer import TarWriter, header_of
+from data_pipelines.archives.tar_reader import BLOCK, Member, open_tar, scan_tar
+from data_pipelines.archives.tar_writer import TarWriter, header_of
 
 
 def written(members: dict[str, bytes]) -> bytes:

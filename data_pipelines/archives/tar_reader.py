@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from data_pipelines.packed_files import open_packed
+from data_pipelines.archives.compressed_files import open_packed
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
