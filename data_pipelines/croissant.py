@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.audit import AuditSummary
+from data_pipelines.audit.summary import AuditSummary
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.publication import (
     Publication,

@@ -18,7 +18,7 @@ from orchestrator.database import Database
 from orchestrator.errors import RecipeError
 
 if TYPE_CHECKING:
-    from data_pipelines.audit import AuditSummary
+    from data_pipelines.audit.summary import AuditSummary
 
 OUT_FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -106,11 +106,11 @@ def audit_command(
 
     DATASET is a folder, RUN:STAGE, or the first digits of an artifact's identity.
     """
-    from data_pipelines.audit import audit_dataset, summary_text, summary_to_json
-    from data_pipelines.audit_page import write_audit_page
+    from data_pipelines.audit.decisions import write_decisions
+    from data_pipelines.audit.drift import drift_text, drift_to_json, measure_drift
+    from data_pipelines.audit.page import write_audit_page
+    from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
     from data_pipelines.dataset_reader import DatasetError
-    from data_pipelines.decisions import write_decisions
-    from data_pipelines.drift import drift_text, drift_to_json, measure_drift
 
     written: list[str] = []
     place, *others = dataset_places([dataset] + ([against] if against else []), places)

@@ -18,7 +18,7 @@ from orchestrator.run_outputs import Output, open_output, run_outputs
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
-    from data_pipelines.dataset_diff import DatasetDiff, Side
+    from data_pipelines.audit.diff import DatasetDiff, Side
 
 DATASET = "dataset@1"
 LEDGERS, PICTURES = "ledger/", "shards/"  # folders of a dataset; the second is never fetched from afar
@@ -45,8 +45,8 @@ def diff_command(
 
     RUN_A and RUN_B are runs' ids, starts of them, or recipes' names for their newest runs.
     """
-    from data_pipelines.audit_markup import STYLE
-    from data_pipelines.dataset_diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
+    from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
+    from data_pipelines.audit.markup import STYLE
 
     with open_workspace(places) as workspace:
         diff = compare(workspace, run_a, run_b)
@@ -79,7 +79,7 @@ def _datasets(
 
     Raises: RecipeError: a dataset is damaged.
     """
-    from data_pipelines.dataset_diff import diff_datasets
+    from data_pipelines.audit.diff import diff_datasets
     from data_pipelines.dataset_reader import DatasetError
 
     for stage in diff.stages:
@@ -101,7 +101,7 @@ def _dataset_outputs(stage: StageDiff) -> tuple[Output, Output] | None:
 
 
 def _side(artifacts: ArtifactStore, output: Output) -> "Side":
-    from data_pipelines.dataset_diff import Side
+    from data_pipelines.audit.diff import Side
 
     folder = open_output(artifacts, output, lambda path: not path.startswith(PICTURES))
     ledgers = {Path(entry.path).stem: entry.sha256 for entry in output.manifest.files if entry.path.startswith(LEDGERS)}

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image, ImageChops, ImageEnhance, ImageOps, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
-from data_pipelines.audit import audit_dataset
+from data_pipelines.audit.decisions import decisions
+from data_pipelines.audit.summary import audit_dataset
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
 from data_pipelines.curation_config import (
@@ -28,7 +29,6 @@ from data_pipelines.curation_config import (
     storing,
 )
 from data_pipelines.dataset_reader import CuratedDataset
-from data_pipelines.decisions import decisions
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig

@@ -11,7 +11,7 @@ import pytest
 from referencing import Registry
 
 from orchestrator.stage import StageContext, StageKind
-from tests.data_pipelines.test_dataset_diff import hand_made
+from tests.data_pipelines.audit.test_diff import hand_made
 from tests.orchestrator import test_cli, test_lineage
 from tests.orchestrator.test_cli import RECIPE, Illume, SayConfig, newest
 

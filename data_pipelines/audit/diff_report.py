@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.audit import printable
-from data_pipelines.audit_samples import THUMBNAIL_SIDE
+from data_pipelines.audit.diff import DatasetDiff, Example, Place, Transition
+from data_pipelines.audit.samples import THUMBNAIL_SIDE
+from data_pipelines.audit.summary import printable
 from data_pipelines.curation_config import DecodeLimits
-from data_pipelines.dataset_diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.samples import SampleError
 from data_pipelines.smaller_images import thumbnail

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.audit import TITLES, AuditSummary, Cell, printable
+from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, printable
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks, sorted_once
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.audit.diff import DatasetDiff, Side, diff_datasets
+from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 from data_pipelines.curated_shards import LEDGER_SCHEMA, emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
 from data_pipelines.curation_config import CurationConfig, emitting, measuring
-from data_pipelines.dataset_diff import DatasetDiff, Side, diff_datasets
-from data_pipelines.dataset_diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 from data_pipelines.dataset_reader import DatasetError
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.audit import audit_dataset, summary_text, summary_to_json
-from data_pipelines.audit_markup import PictureFrames
-from data_pipelines.audit_page import write_audit_page
+from data_pipelines.audit.markup import PictureFrames
+from data_pipelines.audit.page import write_audit_page
+from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
 from data_pipelines.curation_config import CurationConfig, emitting, measuring

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.histograms import EDGES, Histogram, add_to_histograms, empty_histograms, score_columns
+from data_pipelines.audit.histograms import EDGES, Histogram, add_to_histograms, empty_histograms, score_columns
 from tests.data_pipelines.ledger_rows import ledger_row
 
 VALUES = st.lists(st.tuples(st.floats(allow_infinity=False), st.booleans()), max_size=200)

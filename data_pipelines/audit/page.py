@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.audit import TITLES, AuditSummary, Cell, readable_bytes
-from data_pipelines.audit_markup import (
+from data_pipelines.audit.drift import DRIFT_TITLES, LITTLE, MUCH, Drift, Shift
+from data_pipelines.audit.markup import (
     NAMES,
     POLICY,
     STYLE,
@@ -21,10 +21,10 @@ from data_pipelines.audit_markup import (
     two_bars,
     verdict_name,
 )
-from data_pipelines.audit_samples import SPECIAL_REASONS, Cluster, PageSamples, choose_samples
+from data_pipelines.audit.samples import SPECIAL_REASONS, Cluster, PageSamples, choose_samples
+from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, readable_bytes
 from data_pipelines.curation_config import VERDICTS
 from data_pipelines.dataset_reader import CuratedDataset
-from data_pipelines.drift import DRIFT_TITLES, LITTLE, MUCH, Drift, Shift
 
 MAX_TABLE_ROWS = 40
 MAX_FIGURE_CHARS = 90

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.audit import audit_dataset, summary_text
+from data_pipelines.audit.decisions import write_decisions
+from data_pipelines.audit.summary import audit_dataset, summary_text
 from data_pipelines.curated_shards import emit_shard, write_dataset
 from data_pipelines.curation import find_duplicates, judge_shard
 from data_pipelines.curation_config import CurationConfig, emitting, measuring
-from data_pipelines.decisions import write_decisions
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
