@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
-from data_pipelines.curation_config import CurationConfig, DecodeLimits
+from data_pipelines.curation.config import CurationConfig, DecodeLimits
 from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
 from data_pipelines.jpegs import coded_digest
 from data_pipelines.opt_out import opt_out

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from data_pipelines.curation_config import DecodeLimits
+from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.jpegs import Segment, segments, sound_jpeg
 from data_pipelines.records import Reject
 

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.captions import caption_of
-from data_pipelines.curation_config import DecodeLimits
+from data_pipelines.curation.caption_rules import caption_of
+from data_pipelines.curation.config import DecodeLimits
+from data_pipelines.curation.measure import ShardImages
 from data_pipelines.images import decode
-from data_pipelines.measurement import ShardImages
 from data_pipelines.records import Reject
 from data_pipelines.score_tables import table_schema
 from data_pipelines.scorers import Floats, Prepared, Scorer

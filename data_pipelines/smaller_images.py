@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.curation_config import DecodeLimits, StoredSize
+from data_pipelines.curation.config import DecodeLimits, StoredSize
 from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
 from data_pipelines.jpegs import coded
 from data_pipelines.records import Reject

@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from data_pipelines.curation_config import DecodeLimits
+from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.image_facts import inspect
 from data_pipelines.records import Reject
 

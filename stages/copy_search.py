@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation.config import CurationConfig
 from orchestrator.artifact import JSON
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import StageContext

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.curation_config import (
+from data_pipelines.curation.config import (
     COLUMN_METRICS,
     LEDGER_COLUMNS,
     VERDICTS,
@@ -35,7 +35,7 @@ from stages.scoring_config import check_use_of_scores, tables_of, with_scores
 from stages.totals import sum_stats
 
 if TYPE_CHECKING:
-    from data_pipelines.contamination import ContaminationVerdict
+    from data_pipelines.curation.contamination import ContaminationVerdict
 
 EVALUATION_FIGURES = ("evaluation_pictures", "evaluation_unread")  # the second: samples not looked at as a whole
 NUM_SHOWN_REASONS = 5
@@ -44,7 +44,7 @@ REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.column_figures import column_figures
-    from data_pipelines.curated_shards import write_dataset
+    from data_pipelines.curation.emit import write_dataset
     from data_pipelines.orphans import merge_orphans
 
     ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
@@ -129,7 +129,7 @@ def _contaminated(
     config: CurationConfig, context: StageContext, artifacts: Sequence[Artifact], judged: Mapping[str, ShardRecord]
 ) -> tuple[dict[str, list["ContaminationVerdict"]], dict[str, float]]:
     """What of each shard the evaluation sets hold too, and figures about these; nothing without such a set."""
-    from data_pipelines.contamination import EvaluationPictures, EvaluationShard, find_contaminated
+    from data_pipelines.curation.contamination import EvaluationPictures, EvaluationShard, find_contaminated
 
     if not artifacts:
         return {}, {}
@@ -163,7 +163,7 @@ def _emit(
     contaminated: Mapping[str, Sequence["ContaminationVerdict"]],
 ) -> list[ShardRecord]:
     """Known by what was judged, not by the thresholds: a shard in which a changed one changes nothing stays."""
-    from data_pipelines.curation import find_duplicates
+    from data_pipelines.curation.judge import find_duplicates
 
     dropped = {name: frozenset(verdict.row for verdict in found) for name, found in contaminated.items()}
     analyses = {name: _analysis(record, name) for name, record in judged.items()}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.curation_config import CurationConfig, DecodeLimits, EmitConfig, StoredSize
+from data_pipelines.curation.config import CurationConfig, DecodeLimits, EmitConfig, StoredSize
 from orchestrator.shards import ShardInput, ShardOutcome
 from stages.scoring_config import tables_of
 
@@ -17,7 +17,7 @@ class MeasureWorker:
     stored: StoredSize | None = None  # how large pictures are stored at most
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.measurement import measure_shard
+        from data_pipelines.curation.measure import measure_shard
 
         def run(shard: ShardInput) -> ShardOutcome:
             rows = _rows(shard)
@@ -36,7 +36,7 @@ class JudgeWorker:
     looks: frozenset[str]  # marks of pictures that were taken down
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.curation import judge_shard
+        from data_pipelines.curation.judge import judge_shard
         from data_pipelines.score_tables import read_scores
         from data_pipelines.tombstones import LOOKS, tombstones_from_marks
 
@@ -67,9 +67,9 @@ class EmitWorker:
     config: EmitConfig
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.contamination import ContaminationVerdict
-        from data_pipelines.curated_shards import emit_shard
-        from data_pipelines.curation import CopyVerdict
+        from data_pipelines.curation.contamination import ContaminationVerdict
+        from data_pipelines.curation.emit import emit_shard
+        from data_pipelines.curation.judge import CopyVerdict
 
         def run(shard: ShardInput) -> ShardOutcome:
             work = shard.work

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation.config import CurationConfig
 from data_pipelines.score_config import MEASURED_SCORES, check_score_name
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data_pipelines.audit.diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.audit.samples import THUMBNAIL_SIDE
 from data_pipelines.audit.summary import printable
-from data_pipelines.curation_config import DecodeLimits
+from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.samples import SampleError
 from data_pipelines.smaller_images import thumbnail

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.curation_config import VERDICTS, DecodeLimits
+from data_pipelines.curation.config import VERDICTS, DecodeLimits
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks
 from data_pipelines.samples import SampleError

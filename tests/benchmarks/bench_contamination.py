@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.contamination import EvaluationPictures, EvaluationShard, find_contaminated
-from data_pipelines.curation import ANALYSIS_SCHEMA
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation.config import CurationConfig
+from data_pipelines.curation.contamination import EvaluationPictures, EvaluationShard, find_contaminated
+from data_pipelines.curation.judge import ANALYSIS_SCHEMA
 from tests.benchmarks.bench_duplicates import changed
 
 ROWS_PER_SHARD = 10_000

@@ -22,14 +22,14 @@ import torch
 from PIL import Image
 from turns import print_rates, seconds_in_turns
 
-from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, judging, measuring, storing
+from data_pipelines.captions.languages import language_of
+from data_pipelines.curation.config import CurationConfig, emitting, judging, measuring, storing
+from data_pipelines.curation.emit import emit_shard, write_dataset
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard, record_shards
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.languages import language_of
-from data_pipelines.measurement import measure_shard, record_shards
 
 ANCHORS = ((512, 512), (384, 512), (512, 384))
 WORDS = [

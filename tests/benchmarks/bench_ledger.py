@@ -55,7 +55,7 @@ def drawn(rng: np.random.Generator, values: Any, count: int) -> Any:
 
 def shard_table(rng: np.random.Generator, name: str, count: int) -> Any:
     """A shard's ledger: three rows of four are kept."""
-    from data_pipelines.curated_shards import LEDGER_SCHEMA
+    from data_pipelines.curation.emit import LEDGER_SCHEMA
 
     kept = rng.random(count) < 0.75
     captions = pa.array([" ".join(words) for words in rng.choice(WORDS, (4096, 14))])

@@ -16,14 +16,14 @@ import click
 import numpy as np
 import torch
 
-from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.emit import emit_shard, write_dataset
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.measurement import measure_shard
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_world import generate_world
 from data_pipelines.tokenizing import encode_pictures, samples_to_tokenize, tokenize_shard

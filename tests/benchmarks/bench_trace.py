@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.curated_shards import LEDGER_SCHEMA
+from data_pipelines.curation.emit import LEDGER_SCHEMA
 from data_pipelines.loader_config import LoaderConfig, MixturePart
 from data_pipelines.trace import find_everywhere
 from data_pipelines.trace_questions import Questions

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.curated_shards import LEDGER_SCHEMA
+from data_pipelines.curation.emit import LEDGER_SCHEMA
 
 LANGUAGE = pa.field("language", pa.string())
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipelines.curation_config import CurationConfig, measuring
+from data_pipelines.curation.config import CurationConfig, measuring
 from data_pipelines.image_facts import inspect
 from data_pipelines.jpegs import sound_jpeg
 from data_pipelines.records import Reject

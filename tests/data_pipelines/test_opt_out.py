@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from data_pipelines.curation_config import CurationConfig, measuring
+from data_pipelines.curation.config import CurationConfig, measuring
 from data_pipelines.image_facts import ImageFacts, inspect, judge
 from data_pipelines.records import Reject
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.candidates import Candidate, Candidates
-from data_pipelines.curated_shards import emit_shard
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.emit import emit_shard
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard
 from data_pipelines.duplicates import Copy
-from data_pipelines.measurement import measure_shard
 from data_pipelines.score_config import ScoreBounds, check_score_name
 from data_pipelines.score_tables import (
     ScoresError,
@@ -27,7 +27,7 @@ from data_pipelines.score_tables import (
     with_scores,
 )
 from data_pipelines.semantic_copies import add_semantic_copies
-from tests.data_pipelines.test_curation import encoded, picture, records_of
+from tests.data_pipelines.curation.test_judge import encoded, picture, records_of
 
 Row = tuple[int, str, int, float | None]  # row, sample id, slot, score
 

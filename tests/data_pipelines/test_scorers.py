@@ -14,14 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTForImageClassification
 
-from data_pipelines.curation_config import DecodeLimits, measuring
+from data_pipelines.curation.config import DecodeLimits, measuring
 from data_pipelines.image_facts import inspect
 from data_pipelines.images import decode
 from data_pipelines.model_files import labels_of, model_files
 from data_pipelines.score_config import MEASURED_SCORES
 from data_pipelines.score_shards import ScoringSettings, score_shard
 from data_pipelines.scorers import Aesthetic, Classifier, Scorer, ScorerError, Similarity
-from tests.data_pipelines.test_curation import CONFIG, encoded, picture, records_of
+from tests.data_pipelines.curation.test_judge import CONFIG, encoded, picture, records_of
 from tests.data_pipelines.tiny_scorers import LABELS, WIDTH, write_classifier, write_clip, write_head
 
 CAPTIONS = ("a red square", "two blue circles and a triangle far away", "x")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.curation_config import CurationConfig, DecodeLimits, StoredSize, measuring
+from data_pipelines.curation.config import CurationConfig, DecodeLimits, StoredSize, measuring
 from data_pipelines.images import Picture, look_at
 from data_pipelines.smaller_images import Smaller, SmallerImages, SmallerWriter, stored_smaller, thumbnail
 

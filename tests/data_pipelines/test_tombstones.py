@@ -23,8 +23,8 @@ from data_pipelines.tombstones import (
     marks_of,
     tombstones_from_marks,
 )
+from tests.data_pipelines.curation.test_judge import curate, encoded, picture, records_of
 from tests.data_pipelines.raw_files import line, png, raw_folder
-from tests.data_pipelines.test_curation import curate, encoded, picture, records_of
 
 LIMITS = {"max_bytes": 1 << 20, "max_unpacked_bytes": 1 << 30}
 FORMAT = IngestConfig(source="mine", format="illume")

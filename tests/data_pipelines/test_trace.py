@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipelines.curated_shards import LEDGER_SCHEMA
+from data_pipelines.curation.emit import LEDGER_SCHEMA
 from data_pipelines.dataset_reader import CuratedDataset, DatasetError
 from data_pipelines.records import canonical
 from data_pipelines.trace import Found, find_everywhere, find_samples, find_tokens

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.copy_pairs import FoundPairs
-from data_pipelines.curation import ANALYSIS_SCHEMA, find_duplicates
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation.config import CurationConfig
+from data_pipelines.curation.judge import ANALYSIS_SCHEMA, find_duplicates
 from data_pipelines.duplicates import PLAIN_SEARCH
 from orchestrator.shards import Shard, ShardInput, ShardRecord
 from stages import copy_search

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_pipelines import captions
+from data_pipelines.curation import caption_rules as captions
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.reasons import REASONS
 from orchestrator.config import load_recipe
@@ -19,7 +19,7 @@ from orchestrator.gates import broken_gates
 from orchestrator.stage import Recipe
 from stages import STAGE_KINDS
 from stages.curate import CURATE, _evaluation_sets, figures_of
-from tests.data_pipelines.test_curation import encoded, picture
+from tests.data_pipelines.curation.test_judge import encoded, picture
 from tests.end_to_end.desk import Desk
 
 RECIPE = """

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation.config import CurationConfig
 from data_pipelines.score_config import ScoreBounds
 from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
@@ -16,7 +16,7 @@ from stages import STAGE_KINDS
 from stages.curate import CURATE
 from stages.score_images import SCORE_IMAGES, sources
 from stages.scoring_config import ScoreImagesConfig, ScorerConfig, check_use_of_scores
-from tests.data_pipelines.test_curation import encoded, picture
+from tests.data_pipelines.curation.test_judge import encoded, picture
 from tests.data_pipelines.tiny_scorers import write_classifier, write_clip
 from tests.end_to_end.desk import Desk
 

@@ -13,13 +13,13 @@ from PIL import Image
 
 from data_pipelines.audit.decisions import write_decisions
 from data_pipelines.audit.summary import audit_dataset, summary_text
-from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.emit import emit_shard, write_dataset
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard, record_shards
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.orphans import merge_orphans, read_orphans, write_orphans
 from models.dualvitok.geometry import PUBLISHED_ANCHORS
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from data_pipelines.audit.diff import DatasetDiff, Side, diff_datasets
 from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
-from data_pipelines.curated_shards import LEDGER_SCHEMA, emit_shard, write_dataset
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.emit import LEDGER_SCHEMA, emit_shard, write_dataset
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard, record_shards
 from data_pipelines.dataset_reader import DatasetError
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes_config import ShapesConfig
 from data_pipelines.shapes_world import generate_world
 

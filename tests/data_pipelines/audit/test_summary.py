@@ -12,14 +12,14 @@ import pytest
 from data_pipelines.audit.markup import PictureFrames
 from data_pipelines.audit.page import write_audit_page
 from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
-from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.emit import emit_shard, write_dataset
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard, record_shards
 from data_pipelines.dataset_reader import DatasetError
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_world import generate_world
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.contamination import ContaminationVerdict
-from data_pipelines.curation import CopyVerdict
-from data_pipelines.curation_config import VERDICTS, CurationConfig, EmitConfig
+from data_pipelines.curation.config import VERDICTS, CurationConfig, EmitConfig
+from data_pipelines.curation.contamination import ContaminationVerdict
+from data_pipelines.curation.judge import CopyVerdict
+from data_pipelines.curation.measure import ShardImages, shard_rows
 from data_pipelines.images import ending_of
-from data_pipelines.measurement import ShardImages, shard_rows
 from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.smaller_images import SmallerImages, thumbnail
 

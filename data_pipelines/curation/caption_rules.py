@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from data_pipelines.caption_patterns import (
+from data_pipelines.captions.patterns import (
     BOILERPLATE,
     CONTROL,
     DESCRIBE,
@@ -23,8 +23,8 @@ from data_pipelines.caption_patterns import (
     TOKENS,
     URL,
 )
-from data_pipelines.curation_config import CurationConfig
-from data_pipelines.personal_data import SIGNS, kinds_in
+from data_pipelines.captions.personal_data import SIGNS, kinds_in
+from data_pipelines.curation.config import CurationConfig
 from data_pipelines.records import IMAGE, Reject
 
 _WORDS, _VOWEL, _UNSPOKEN = re.compile(r"[a-z]+"), re.compile(r"[aeiouy]"), re.compile(r"[^aeiouy]{5}")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.languages import language_of
+from data_pipelines.captions.languages import language_of
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ftfy
 
-from data_pipelines.caption_patterns import CONTROL, HTML, TOKENS
-from data_pipelines.captions import fails, judge_words, kinds_of, words_of_turn
-from data_pipelines.curation_config import CurationConfig
-from data_pipelines.personal_data import without_personal_data
+from data_pipelines.captions.patterns import CONTROL, HTML, TOKENS
+from data_pipelines.captions.personal_data import without_personal_data
+from data_pipelines.curation.caption_rules import fails, judge_words, kinds_of, words_of_turn
+from data_pipelines.curation.config import CurationConfig
 from data_pipelines.records import IMAGE
 
 PLACES = (IMAGE, "{resolution_tag}")  # of what is not words: left alone, and none may come by a repair

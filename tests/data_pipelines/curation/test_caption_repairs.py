@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.caption_repairs import REPAIRS, repair_turns
-from data_pipelines.captions import judge_words
-from data_pipelines.curation_config import REPAIRABLE, CurationConfig
+from data_pipelines.curation.caption_repairs import REPAIRS, repair_turns
+from data_pipelines.curation.caption_rules import judge_words
+from data_pipelines.curation.config import REPAIRABLE, CurationConfig
 
 CONFIG = CurationConfig(anchors=((64, 64),), repair_captions=REPAIRABLE)
 QUESTION = ("human", "<image>\nDescribe the image.")

@@ -17,9 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from data_pipelines.audit.decisions import decisions
 from data_pipelines.audit.summary import audit_dataset
-from data_pipelines.curated_shards import emit_shard, write_dataset
-from data_pipelines.curation import find_duplicates, judge_shard
-from data_pipelines.curation_config import (
+from data_pipelines.curation.config import (
     NOT_JUDGED,
     CurationConfig,
     DecodeLimits,
@@ -28,11 +26,13 @@ from data_pipelines.curation_config import (
     measuring,
     storing,
 )
+from data_pipelines.curation.emit import emit_shard, write_dataset
+from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.measure import measure_shard, record_shards
 from data_pipelines.dataset_reader import CuratedDataset
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.measurement import measure_shard, record_shards
 from data_pipelines.shapes import invent_scene
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_drawing import draw

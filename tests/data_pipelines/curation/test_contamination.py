@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from data_pipelines.contamination import EvaluationPictures, EvaluationShard, find_contaminated
-from data_pipelines.curation import ANALYSIS_SCHEMA, find_duplicates
-from data_pipelines.curation_config import CurationConfig
+from data_pipelines.curation.config import CurationConfig
+from data_pipelines.curation.contamination import EvaluationPictures, EvaluationShard, find_contaminated
+from data_pipelines.curation.judge import ANALYSIS_SCHEMA, find_duplicates
 from data_pipelines.image_facts import ImageFacts, inspect
 
 CONFIG = CurationConfig(anchors=((64, 64),))
