@@ -14,8 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.input_images import InputSizes, grids, image_anchor, input_size
-from data_pipelines.samples import (
+from data_pipelines.datasets.samples import (
     IMAGE,
     RESOLUTION_TAG,
     TASKS_WITH_TARGETS,
@@ -25,6 +24,7 @@ from data_pipelines.samples import (
     SampleImage,
     Turn,
 )
+from data_pipelines.input_images import InputSizes, grids, image_anchor, input_size
 from data_pipelines.text_tokenizer import ChatTokenizer
 from models.dualvitok.geometry import Size
 from models.mllm.vocabulary import IGNORED_LABEL, VisionVocabulary

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.audit.summary import AuditSummary
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.publication import (
     Publication,
     described,

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.samples import Sample, SampleError
 from data_pipelines.input_images import input_pixels, open_upright
 from data_pipelines.loader import ByteCache
 from data_pipelines.order import Integers, Permutation, epoch_permutation, is_chosen, sample_words
-from data_pipelines.samples import Sample, SampleError
 from models.dualvitok.geometry import Size
 
 PROMPT_OPENING = "the content of image is"

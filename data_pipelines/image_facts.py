@@ -12,6 +12,7 @@ import xxhash
 from PIL import Image
 
 from data_pipelines.curation.config import CurationConfig, DecodeLimits
+from data_pipelines.datasets.records import Reject
 from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
 from data_pipelines.jpegs import coded_digest
 from data_pipelines.opt_out import opt_out
@@ -26,7 +27,6 @@ from data_pipelines.picture_measures import (
     perceptual_hashes,
     sharpness,
 )
-from data_pipelines.records import Reject
 
 MEASURED_SIDE = 64  # pixels of the shorter side that measures need
 CLEAR_SIDE = 128  # and of what looks like noise

@@ -9,7 +9,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from data_pipelines.archives.tar_reader import open_tar, scan_tar
-from data_pipelines.records import Reject
+from data_pipelines.datasets.records import Reject
 
 MAX_NAME_BYTES = 1024
 MAX_LISTED_BYTES = 1 << 40  # of a compressed tar that is only listed

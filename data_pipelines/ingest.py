@@ -15,13 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.image_sources import ImageSource
-from data_pipelines.images import ending_of
-from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest_formats import UNITS, parquet_image_names
-from data_pipelines.ingest_json import line_ranges
-from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
-from data_pipelines.records import (
+from data_pipelines.datasets.records import (
     INDEX_SCHEMA,
     SCHEMA,
     SOURCE_KEY,
@@ -34,8 +28,14 @@ from data_pipelines.records import (
     turns_to_json,
     writable,
 )
+from data_pipelines.datasets.tombstones import TAKEN_DOWN, Tombstones
+from data_pipelines.image_sources import ImageSource
+from data_pipelines.images import ending_of
+from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
+from data_pipelines.ingest_formats import UNITS, parquet_image_names
+from data_pipelines.ingest_json import line_ranges
+from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
 from data_pipelines.source_files import ENDINGS, SourceFile, find_sources
-from data_pipelines.tombstones import TAKEN_DOWN, Tombstones
 
 PICTURES_PER_SHARD = 2000
 NO_TOMBSTONES = Tombstones()

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_pipelines.archives.tar_reader import Member, OpenedTar, open_tar, scan_tar
+from data_pipelines.datasets.records import Record, Reject, parse_record
 from data_pipelines.image_sources import check_name
 from data_pipelines.ingest_config import IngestConfig
 from data_pipelines.ingest_units import (
@@ -16,7 +17,6 @@ from data_pipelines.ingest_units import (
     decode_json,
     digest,
 )
-from data_pipelines.records import Record, Reject, parse_record
 
 
 def tar_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:

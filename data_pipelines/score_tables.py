@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.records import Reject, canonical
+from data_pipelines.datasets.records import Reject, canonical
 from data_pipelines.score_config import MEASURED_SCORES, TABLE_COLUMNS, ScoreBounds
 
 DIGITS = 6  # of a score in a ledger: what a 32-bit float holds

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.lookalikes import LookAlikes
 from data_pipelines.tokens import TokenShard
 from data_pipelines.trace_questions import AddressMatcher

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipelines.dataset_reader import CuratedDataset
-from data_pipelines.samples import IMAGE, RESOLUTION_TAG
+from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.samples import IMAGE, RESOLUTION_TAG
 from data_pipelines.text_tokenizer import (
     SYSTEM_TEXT,
     ChatTokenizer,

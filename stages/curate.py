@@ -23,7 +23,7 @@ from data_pipelines.curation.config import (
     measuring,
     storing,
 )
-from data_pipelines.reasons import REASONS
+from data_pipelines.datasets.reasons import REASONS
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard, ShardRecord
@@ -43,8 +43,8 @@ REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 
 
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.column_figures import column_figures
     from data_pipelines.curation.emit import write_dataset
+    from data_pipelines.datasets.column_metrics import column_figures
     from data_pipelines.orphans import merge_orphans
 
     ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
@@ -101,7 +101,7 @@ def _judge(
     scored: Sequence[Artifact] = (),
 ) -> dict[str, ShardRecord]:
     """A map of its own, as words of millions of records are too many for the driver and may kill their process."""
-    from data_pipelines.tombstones import LOOKS
+    from data_pipelines.datasets.tombstones import LOOKS
 
     shards = []
     for name, source in ingested.items():

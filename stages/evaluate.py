@@ -48,7 +48,7 @@ class EvaluateWorker:
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
 
-        from data_pipelines.dataset_reader import CuratedDataset
+        from data_pipelines.datasets.reader import CuratedDataset
         from data_pipelines.evaluation import EvaluationSettings, evaluate, find_samples
         from data_pipelines.inference import IllumePlus
 
@@ -105,7 +105,7 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
 
 
 def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str, str]:
-    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.datasets.reader import CuratedDataset
     from data_pipelines.evaluation import usual_answers
 
     usual: dict[str, str] = {}
@@ -117,7 +117,7 @@ def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str
 
 def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool) -> list[Shard]:
     """Samples spread evenly over each task's part of the split, in shards of equal size."""
-    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.datasets.reader import CuratedDataset
     from data_pipelines.evaluation import SAMPLES_OF, TASKS, choose_samples
 
     shards = []

@@ -40,9 +40,9 @@ class IngestWorker:
     tombstones: Mapping[str, frozenset[str]]
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        from data_pipelines.datasets.tombstones import tombstones_from_marks
         from data_pipelines.image_sources import open_images
         from data_pipelines.ingest import ingest_shard, load_metadata, shard_from_json
-        from data_pipelines.tombstones import tombstones_from_marks
 
         tombstones = tombstones_from_marks(self.tombstones)
         limits = {"max_bytes": self.config.max_image_bytes, "max_unpacked_bytes": self.config.max_unpacked_bytes}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.input_files import ModelInput, save_input
 from data_pipelines.input_images import InputSizes
 from data_pipelines.loader import TrainingData

@@ -25,7 +25,7 @@ def pair_tokens(kind: str, datasets: Sequence[Path], tokens: Sequence[Path]) -> 
 
     Raises: PrecheckError if their numbers do not fit, or two datasets with a shard of one name share their tokens.
     """
-    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.datasets.reader import CuratedDataset
     from data_pipelines.training_index import SourceFolders
 
     check_pairs(kind, {"datasets": datasets, "tokens": tokens})

@@ -35,7 +35,7 @@ class ScoreWorker:
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
 
-        from data_pipelines.dataset_reader import CuratedDataset
+        from data_pipelines.datasets.reader import CuratedDataset
         from data_pipelines.reconstruction import score_part
         from models.dualvitok.weights import load
         from models.inception import load_inception
@@ -106,7 +106,7 @@ def _check_digest(config: ScoreTokenizerConfig) -> None:
 
 def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
     """The chosen samples, by the dataset shard that they lie in. Raises: PrecheckError if there are none."""
-    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.datasets.reader import CuratedDataset
 
     shards = []
     for number, artifact in enumerate(context.inputs("datasets")):

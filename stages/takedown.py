@@ -28,7 +28,7 @@ from orchestrator.workspace import Workspace
 from stages.trace import MODELS, TRAININGS, trace_run
 
 if TYPE_CHECKING:
-    from data_pipelines.tombstones import Held, Tombstones
+    from data_pipelines.datasets.tombstones import Held, Tombstones
     from data_pipelines.trace import Match, Questions
 
 KEPT_KINDS = (*MODELS, "vocabulary@1")  # what was learned: it is marked and not deleted
@@ -82,7 +82,7 @@ def draft_takedown(
     touched = _made_from(stored, {place[1] for place in holding})
     seen = _exposures(workspace, kinds, stored, touched, tombstones.digests, draft) if touched else {}
     tainted, cleared = _judge(stored, touched, {place[1] for place in holding}, seen)
-    from data_pipelines.tombstones import marks_of
+    from data_pipelines.datasets.tombstones import marks_of
 
     draft.takedown = replace(
         draft.takedown,
@@ -131,7 +131,7 @@ def _held(
     store: Store, shards: Iterable[StoredShard], digests: frozenset[str]
 ) -> Iterator[tuple[StoredShard, list["Held"]]]:
     """What each table of each shard has about samples and pictures; many at a time, as stores take long to answer."""
-    from data_pipelines.tombstones import held
+    from data_pipelines.datasets.tombstones import held
 
     def search(shard: StoredShard) -> tuple[StoredShard, list["Held"]]:
         return shard, [held(path, digests) for path in _parquet_files(store, shard)]
@@ -161,7 +161,7 @@ def _search(
     workspace: Workspace, stored: Mapping[str, StoredArtifact], questions: "Questions"
 ) -> tuple[dict[str, list["Match"]], list[str]]:
     """What answers in any dataset, and all that shares a picture with it."""
-    from data_pipelines.tombstones import TAKEN_DOWN
+    from data_pipelines.datasets.tombstones import TAKEN_DOWN
     from data_pipelines.trace import find_everywhere, find_samples
     from data_pipelines.trace_questions import Questions
 
@@ -178,7 +178,7 @@ def _search(
 
 
 def _datasets(workspace: Workspace, stored: Mapping[str, StoredArtifact]) -> dict[str, Path]:
-    from data_pipelines.dataset_reader import is_table
+    from data_pipelines.datasets.reader import is_table
 
     return {
         f"{one.manifest.provenance.get('stage', 'dataset')} {fingerprint[:12]}": workspace.artifacts.open(
@@ -207,7 +207,7 @@ def _tombstones(
     questions: "Questions",
     matches: Mapping[str, Sequence["Match"]],
 ) -> "Tombstones":
-    from data_pipelines.tombstones import Tombstones, looks_of
+    from data_pipelines.datasets.tombstones import Tombstones, looks_of
 
     looks = set(questions.phashes.values())
     for folder in _datasets(workspace, stored).values() if questions.near else ():

@@ -74,7 +74,7 @@ class Receipt:
 
 def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Receipt:
     """Look at the store as it is now; every finished shard is searched again."""
-    from data_pipelines.tombstones import DIGESTS
+    from data_pipelines.datasets.tombstones import DIGESTS
 
     files = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
     holding, _ = shards_holding(workspace, takedown.content.get(DIGESTS, frozenset()))

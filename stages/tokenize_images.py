@@ -38,7 +38,7 @@ class TokenizeWorker:
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
 
-        from data_pipelines.dataset_reader import CuratedDataset
+        from data_pipelines.datasets.reader import CuratedDataset
         from data_pipelines.tokenizing import tokenize_shard, tokenizer_identity
         from models.dualvitok.weights import WEIGHTS_FILE, load
 
@@ -96,7 +96,7 @@ def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> l
 
     Raises: PrecheckError if two datasets have a shard of one name: their codes would share one file.
     """
-    from data_pipelines.dataset_reader import CuratedDataset
+    from data_pipelines.datasets.reader import CuratedDataset
     from data_pipelines.tokenizing import samples_to_tokenize
 
     found: dict[str, Shard] = {}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.dataset_reader import is_table
-from data_pipelines.tombstones import DIGESTS
+from data_pipelines.datasets.reader import is_table
+from data_pipelines.datasets.tombstones import DIGESTS
 from data_pipelines.trace import Match, TokenRow, find_everywhere, find_tokens
 from data_pipelines.trace_questions import Questions
 from orchestrator.artifact import Artifact, Fingerprint

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 
 ROWS_PER_PART = 1 << 22  # of both sides; about 150 bytes each at the peak
 ID_BYTES = 32

@@ -17,8 +17,8 @@ from data_pipelines.audit.diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.audit.samples import THUMBNAIL_SIDE
 from data_pipelines.audit.summary import printable
 from data_pipelines.curation.config import DecodeLimits
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.samples import SampleError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.samples import SampleError
 from data_pipelines.smaller_images import thumbnail
 
 MAX_CAPTION_CHARS = 140

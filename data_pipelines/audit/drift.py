@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, printable
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks, sorted_once
+from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks, sorted_once
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 
 OF_ALL = ("verdict", "reason")  # compared over all records
 DRIFT_TITLES = {"verdict": "Verdict", **TITLES}

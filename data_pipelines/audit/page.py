@@ -24,7 +24,7 @@ from data_pipelines.audit.markup import (
 from data_pipelines.audit.samples import SPECIAL_REASONS, Cluster, PageSamples, choose_samples
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, readable_bytes
 from data_pipelines.curation.config import VERDICTS
-from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset
 
 MAX_TABLE_ROWS = 40
 MAX_FIGURE_CHARS = 90

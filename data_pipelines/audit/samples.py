@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import VERDICTS, DecodeLimits
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.ledgers import id_prefixes, ledger_tables, ranks
-from data_pipelines.samples import SampleError
+from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.samples import SampleError
 from data_pipelines.smaller_images import thumbnail
 
 PICTURES_PER_GROUP = 12

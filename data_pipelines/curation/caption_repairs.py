@@ -13,7 +13,7 @@ from data_pipelines.captions.patterns import CONTROL, HTML, TOKENS
 from data_pipelines.captions.personal_data import without_personal_data
 from data_pipelines.curation.caption_rules import fails, judge_words, kinds_of, words_of_turn
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.records import IMAGE
+from data_pipelines.datasets.records import IMAGE
 
 PLACES = (IMAGE, "{resolution_tag}")  # of what is not words: left alone, and none may come by a repair
 _PLACES = re.compile(f"({'|'.join(map(re.escape, PLACES))})")

@@ -25,7 +25,7 @@ from data_pipelines.captions.patterns import (
 )
 from data_pipelines.captions.personal_data import SIGNS, kinds_in
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.records import IMAGE, Reject
+from data_pipelines.datasets.records import IMAGE, Reject
 
 _WORDS, _VOWEL, _UNSPOKEN = re.compile(r"[a-z]+"), re.compile(r"[aeiouy]"), re.compile(r"[^aeiouy]{5}")
 _ANY_WORDS = re.compile(r"[^\W\d_]+")

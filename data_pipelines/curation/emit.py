@@ -20,8 +20,8 @@ from data_pipelines.curation.config import VERDICTS, CurationConfig, EmitConfig
 from data_pipelines.curation.contamination import ContaminationVerdict
 from data_pipelines.curation.judge import CopyVerdict
 from data_pipelines.curation.measure import ShardImages, shard_rows
+from data_pipelines.datasets.records import SCHEMA, canonical
 from data_pipelines.images import ending_of
-from data_pipelines.records import SCHEMA, canonical
 from data_pipelines.smaller_images import SmallerImages, thumbnail
 
 DATASET_FORMAT = 1

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.conversations import RenderedSample, render
+from data_pipelines.datasets.samples import Sample, SampleError, SampleImage, Turn
 from data_pipelines.input_images import InputSizes
-from data_pipelines.samples import Sample, SampleError, SampleImage, Turn
 from data_pipelines.text_tokenizer import ChatTokenizer
 from models.check.report import Report, Vectors, VectorsError
 from models.mllm.vocabulary import IGNORED_LABEL, SEMANTIC_FEATURE, VisionVocabulary

@@ -110,7 +110,7 @@ def audit_command(
     from data_pipelines.audit.drift import drift_text, drift_to_json, measure_drift
     from data_pipelines.audit.page import write_audit_page
     from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
-    from data_pipelines.dataset_reader import DatasetError
+    from data_pipelines.datasets.reader import DatasetError
 
     written: list[str] = []
     place, *others = dataset_places([dataset] + ([against] if against else []), places)
@@ -174,7 +174,7 @@ def dataset_places(targets: Sequence[str], places: Places) -> list[DatasetPlace]
 
 
 def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str) -> DatasetPlace:
-    from data_pipelines.dataset_reader import is_table
+    from data_pipelines.datasets.reader import is_table
 
     manifest = find_artifact(artifacts, database, target).manifest
     opened = artifacts.open(manifest.stage_kind, manifest.fingerprint, only=is_table)

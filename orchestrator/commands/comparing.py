@@ -80,7 +80,7 @@ def _datasets(
     Raises: RecipeError: a dataset is damaged.
     """
     from data_pipelines.audit.diff import diff_datasets
-    from data_pipelines.dataset_reader import DatasetError
+    from data_pipelines.datasets.reader import DatasetError
 
     for stage in diff.stages:
         outputs = _dataset_outputs(stage)

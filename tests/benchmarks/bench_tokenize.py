@@ -20,7 +20,7 @@ from data_pipelines.curation.config import CurationConfig, emitting, measuring
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard
-from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig

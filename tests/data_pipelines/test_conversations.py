@@ -14,8 +14,8 @@ from data_pipelines.conversations import (
     rendered_length,
     target_slots,
 )
+from data_pipelines.datasets.samples import Sample, SampleError, SampleImage, Turn
 from data_pipelines.input_images import InputSizes
-from data_pipelines.samples import Sample, SampleError, SampleImage, Turn
 from data_pipelines.text_tokenizer import ChatTokenizer, train_text_tokenizer
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipelines.audit.summary import audit_dataset
 from data_pipelines.croissant import croissant_metadata, hash_files, write_croissant
-from data_pipelines.dataset_reader import DatasetError
+from data_pipelines.datasets.reader import DatasetError
 from data_pipelines.publication import Publication
 from tests.data_pipelines.audit import test_summary as test_audit
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers

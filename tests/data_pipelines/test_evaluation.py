@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError, StoredSample
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredSample
+from data_pipelines.datasets.samples import Turn
 from data_pipelines.evaluation import (
     SAMPLES_OF,
     TASKS,
@@ -24,7 +25,6 @@ from data_pipelines.evaluation import (
 from data_pipelines.evaluation_summary import sheet, summarize
 from data_pipelines.inference import IllumePlus
 from data_pipelines.oracle import read_scene
-from data_pipelines.samples import Turn
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.dataset_reader import DatasetError
+from data_pipelines.datasets.reader import DatasetError
+from data_pipelines.datasets.samples import Sample, SampleError, Turn
 from data_pipelines.image_batches import PictureBatches, description
-from data_pipelines.samples import Sample, SampleError, Turn
 from tests.data_pipelines.conftest import MadeDataset, MakeDataset, Wanted
 
 BATCH = 3

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.archives.tar_writer import TarWriter
+from data_pipelines.datasets.records import Reject
 from data_pipelines.image_sources import FolderImages, check_name, open_images
 from data_pipelines.ingest import (
     load_metadata,
@@ -21,7 +22,6 @@ from data_pipelines.ingest import (
     plan_ingest,
 )
 from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.records import Reject
 from data_pipelines.source_files import find_sources
 from tests.data_pipelines.raw_files import ILLUME, LIMITS, ingest, line, png, raw_folder, reasons
 

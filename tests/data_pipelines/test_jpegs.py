@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.curation.config import CurationConfig, measuring
+from data_pipelines.datasets.records import Reject
 from data_pipelines.image_facts import inspect
 from data_pipelines.jpegs import sound_jpeg
-from data_pipelines.records import Reject
 
 LIMITS = measuring(CurationConfig(anchors=((64, 64),)))
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.conversations import render
-from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.input_images import InputSizes
 from data_pipelines.loader import ByteCache, TrainingData
 from data_pipelines.loader_config import LoaderConfig, MixturePart

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.input_images import open_upright
 from data_pipelines.reconstruction import score_part, summarize
 from data_pipelines.tokenizing import samples_to_tokenize

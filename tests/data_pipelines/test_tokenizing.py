@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.samples import SampleError, SampleImage
 from data_pipelines.input_images import input_pixels, open_upright
-from data_pipelines.samples import SampleError, SampleImage
 from data_pipelines.tokenizing import TokenizedShard, samples_to_tokenize, tokenize_shard, tokenizer_identity
 from data_pipelines.tokens import TokensError, TokenShard
 from models.dualvitok.config import (

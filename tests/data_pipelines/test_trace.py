@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.curation.emit import LEDGER_SCHEMA
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.records import canonical
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.records import canonical
 from data_pipelines.trace import Found, find_everywhere, find_samples, find_tokens
 from data_pipelines.trace_questions import Questions
 from tests.data_pipelines.conftest import MakeDataset

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from data_pipelines.curation import caption_rules as captions
-from data_pipelines.dataset_reader import CuratedDataset
-from data_pipelines.reasons import REASONS
+from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.reasons import REASONS
 from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.gates import broken_gates
@@ -63,7 +63,7 @@ def test_every_reason_that_the_code_can_give_is_known() -> None:
                     if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant)
                 }
     assert len(found) > 30
-    assert found - set(REASONS) == set(), "add them to data_pipelines/reasons.py"
+    assert found - set(REASONS) == set(), "add them to data_pipelines/datasets/reasons.py"
     assert len(set(REASONS)) == len(REASONS)
 
 

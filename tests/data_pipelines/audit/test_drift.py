@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_pipelines.audit.drift import drift_text, drift_to_json, measure_drift, sample_changes, stability_index
 from data_pipelines.audit.page import write_audit_page
 from data_pipelines.audit.summary import audit_dataset
-from data_pipelines.dataset_reader import DatasetError
+from data_pipelines.datasets.reader import DatasetError
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 10_000), max_size=6)

@@ -29,7 +29,8 @@ from data_pipelines.curation.config import (
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard, record_shards
-from data_pipelines.dataset_reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.tombstones import Tombstones
 from data_pipelines.image_sources import open_images
 from data_pipelines.ingest import ingest_shard, plan_ingest
 from data_pipelines.ingest_config import IngestConfig
@@ -37,7 +38,6 @@ from data_pipelines.shapes import invent_scene
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_drawing import draw
 from data_pipelines.shapes_world import generate_world
-from data_pipelines.tombstones import Tombstones
 
 CONFIG = CurationConfig(anchors=((64, 64), (48, 96), (96, 48), (56, 72)), min_side=32)
 WORLD = ShapesConfig(

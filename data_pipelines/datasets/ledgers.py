@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 
 ROWS_AT_ONCE = 1 << 17
 LATER_COLUMNS = {"language": pa.string(), "repairs": pa.list_(pa.string())}  # that older ledgers lack: null there

@@ -10,11 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.dataset_reader import DatasetError
-from data_pipelines.image_sources import open_images
-from data_pipelines.ingest import ingest_shard, plan_ingest
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.tombstones import (
+from data_pipelines.datasets.reader import DatasetError
+from data_pipelines.datasets.tombstones import (
     TAKEN_DOWN,
     Held,
     Tombstones,
@@ -23,6 +20,9 @@ from data_pipelines.tombstones import (
     marks_of,
     tombstones_from_marks,
 )
+from data_pipelines.image_sources import open_images
+from data_pipelines.ingest import ingest_shard, plan_ingest
+from data_pipelines.ingest_config import IngestConfig
 from tests.data_pipelines.curation.test_judge import curate, encoded, picture, records_of
 from tests.data_pipelines.raw_files import line, png, raw_folder
 

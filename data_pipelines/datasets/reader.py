@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.samples import Sample, SampleError, parse_sample
+from data_pipelines.datasets.samples import Sample, SampleError, parse_sample
 from models.dualvitok.geometry import Size
 
 DATASET_FORMAT = 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.ledgers import id_prefixes, ranks, sorted_once
+from data_pipelines.datasets.ledgers import id_prefixes, ranks, sorted_once
 
 IDS = st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), max_size=30)
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.records import Reject
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.records import Reject
 
 TAKEN_DOWN = "taken_down"  # the reason in every ledger
 DIGESTS, LOOKS = "digests", "looks"  # kinds of marks in a takedown's record

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.dataset_reader import CuratedDataset, DatasetError
-from data_pipelines.samples import SampleError, parse_sample
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.samples import SampleError, parse_sample
 
 
 @pytest.fixture(scope="module")
