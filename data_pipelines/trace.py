@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
-from data_pipelines.lookalikes import LookAlikes
+from data_pipelines.duplicates.hash_lookup import LookAlikes
 from data_pipelines.tokens import TokenShard
 from data_pipelines.trace_questions import AddressMatcher
 from data_pipelines.trace_questions import Questions as Questions  # whoever traces needs both

@@ -11,7 +11,7 @@ from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import StageContext
 
 if TYPE_CHECKING:
-    from data_pipelines.duplicates import PairSearch
+    from data_pipelines.duplicates.search import PairSearch
 
 SEARCHED_APART = 1 << 19  # records; fewer are compared in the driver within a minute
 RECORDS_IN_A_SLICE = 1 << 20  # so that a piece takes some ten seconds; the work grows with their square
@@ -26,8 +26,8 @@ class PairsWorker:
     distance: int
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.copy_pairs import first_hashes, write_pairs
-        from data_pipelines.near_hashes import Piece
+        from data_pipelines.duplicates.copy_pairs import first_hashes, write_pairs
+        from data_pipelines.duplicates.near_hashes import Piece
 
         hashes = first_hashes(Path(path) for path in self.analyses)
 
@@ -47,9 +47,9 @@ def search_for_copies(
 
     `analyses` and `digests`: of each shard the file of `judge_shard` and its SHA-256.
     """
-    from data_pipelines.copy_pairs import SEARCHES, FoundPairs, read_pairs
-    from data_pipelines.duplicates import PLAIN_SEARCH
-    from data_pipelines.near_hashes import pieces
+    from data_pipelines.duplicates.copy_pairs import SEARCHES, FoundPairs, read_pairs
+    from data_pipelines.duplicates.near_hashes import pieces
+    from data_pipelines.duplicates.search import PLAIN_SEARCH
 
     distance = config.phash_distance
     if rows < SEARCHED_APART or not config.near_duplicates or config.duplicate_scope == "off":

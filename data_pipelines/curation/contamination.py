@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.lookalikes import Hashes, Integers, LookAlikes, expanded
+from data_pipelines.duplicates.hash_lookup import Hashes, Integers, LookAlikes, expanded
 
 Miniatures = npt.NDArray[np.uint8]  # [N, 8, 8, 3]
 

@@ -18,17 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.candidates import Candidate, Candidates
 from data_pipelines.curation.caption_repairs import repair_turns
 from data_pipelines.curation.caption_rules import caption_of, judge_words
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.measure import measured_facts, shard_rows
 from data_pipelines.datasets.records import Reject, canonical, turns_from_text, turns_to_json
 from data_pipelines.datasets.tombstones import Tombstones
-from data_pipelines.duplicates import PLAIN_SEARCH, Likeness, PairSearch, find_copies
+from data_pipelines.duplicates.candidates import Candidate, Candidates
+from data_pipelines.duplicates.search import PLAIN_SEARCH, Likeness, PairSearch, find_copies
+from data_pipelines.duplicates.semantic import add_semantic_copies
 from data_pipelines.image_facts import ImageFacts, judge
 from data_pipelines.score_tables import NO_SCORES, ShardScores, read_embeddings, with_scores
-from data_pipelines.semantic_copies import add_semantic_copies
 from models.dualvitok.geometry import match_anchor
 
 ANALYSIS_SCHEMA = pa.schema(

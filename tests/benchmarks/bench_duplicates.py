@@ -10,7 +10,7 @@ import time
 import click
 import numpy as np
 
-from data_pipelines.near_hashes import Hashes, near_pairs, near_pairs_between
+from data_pipelines.duplicates.near_hashes import Hashes, near_pairs, near_pairs_between
 
 
 def changed(hashes: Hashes, distance: int, rng: np.random.Generator) -> Hashes:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import click
 import numpy as np
 
-from data_pipelines import near_vectors
-from data_pipelines.near_vectors import Integers, Vectors
+from data_pipelines.duplicates import near_vectors
+from data_pipelines.duplicates.near_vectors import Integers, Vectors
 
 PER_TOPIC = 200
 SHARED = 0.5  # the mean of all cosines

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.candidates import Candidate, Candidates
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
 from data_pipelines.curation.emit import emit_shard
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard
-from data_pipelines.duplicates import Copy
+from data_pipelines.duplicates.candidates import Candidate, Candidates
+from data_pipelines.duplicates.search import Copy
+from data_pipelines.duplicates.semantic import add_semantic_copies
 from data_pipelines.score_config import ScoreBounds, check_score_name
 from data_pipelines.score_tables import (
     ScoresError,
@@ -26,7 +27,6 @@ from data_pipelines.score_tables import (
     table_schema,
     with_scores,
 )
-from data_pipelines.semantic_copies import add_semantic_copies
 from tests.data_pipelines.curation.test_judge import encoded, picture, records_of
 
 Row = tuple[int, str, int, float | None]  # row, sample id, slot, score

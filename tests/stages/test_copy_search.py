@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.copy_pairs import FoundPairs
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.judge import ANALYSIS_SCHEMA, find_duplicates
-from data_pipelines.duplicates import PLAIN_SEARCH
+from data_pipelines.duplicates.copy_pairs import FoundPairs
+from data_pipelines.duplicates.search import PLAIN_SEARCH
 from orchestrator.shards import Shard, ShardInput, ShardRecord
 from stages import copy_search
 from stages.copy_search import search_for_copies

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.near_hashes import Hashes
+from data_pipelines.duplicates.near_hashes import Hashes
 
 MINIATURE_BYTES = 192  # 8 x 8 RGB
 EXACT_REASONS = ("same_record", "same_bytes", "same_pixels")

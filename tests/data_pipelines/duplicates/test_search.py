@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.candidates import Candidate, Candidates
-from data_pipelines.duplicates import Copy, Likeness, find_copies
-from data_pipelines.near_hashes import near_pairs, near_pairs_between, pieces
+from data_pipelines.duplicates.candidates import Candidate, Candidates
+from data_pipelines.duplicates.near_hashes import near_pairs, near_pairs_between, pieces
+from data_pipelines.duplicates.search import Copy, Likeness, find_copies
 
 GREY = bytes([120]) * 192
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines import near_vectors
-from data_pipelines.near_vectors import near_pairs
-from data_pipelines.semantic_copies import group_by_meaning
+from data_pipelines.duplicates import near_vectors
+from data_pipelines.duplicates.near_vectors import near_pairs
+from data_pipelines.duplicates.semantic import group_by_meaning
 
 
 def cosines(vectors_NSD: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.near_hashes import Hashes, Pairs, Piece, near_pairs, near_pairs_between
+from data_pipelines.duplicates.near_hashes import Hashes, Pairs, Piece, near_pairs, near_pairs_between
 
 PAIRS_SCHEMA = pa.schema([("hash", pa.uint64()), ("other", pa.uint64())])
 SEARCHES = ("within", "between")  # among the hashes; between them and those of the mirrored pictures

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.candidates import Candidates
-from data_pipelines.duplicates import Copy, towards_kept
-from data_pipelines.near_vectors import Integers, Vectors, near_pairs
+from data_pipelines.duplicates.candidates import Candidates
+from data_pipelines.duplicates.near_vectors import Integers, Vectors, near_pairs
+from data_pipelines.duplicates.search import Copy, towards_kept
 
 
 def add_semantic_copies(

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data_pipelines.candidates import EXACT_REASONS, Candidates, Integers
-from data_pipelines.near_hashes import Hashes, Pairs, near_pairs, near_pairs_between
+from data_pipelines.duplicates.candidates import EXACT_REASONS, Candidates, Integers
+from data_pipelines.duplicates.near_hashes import Hashes, Pairs, near_pairs, near_pairs_between
 
 EQUALS_COMPARED = 32  # of many samples with one hash, each is compared with this many others
 

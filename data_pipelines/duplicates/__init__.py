@@ -1,0 +1,1 @@
+"""Search for duplicates: equal bytes and pixels, near perceptual hashes, near embeddings."""
