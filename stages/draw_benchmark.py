@@ -39,7 +39,7 @@ class DrawWorker:
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
 
-        from data_pipelines.benchmarks import Drawing, draw_items, read_items
+        from data_pipelines.evaluation.benchmarks import Drawing, draw_items, read_items
         from data_pipelines.inference import IllumePlus
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,7 +67,7 @@ def sources(config: DrawBenchmarkConfig) -> Mapping[str, Path]:
 
 
 def run(config: DrawBenchmarkConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.benchmarks import read_items
+    from data_pipelines.evaluation.benchmarks import read_items
 
     decoders = context.inputs("decoder")
     models = [context.input("tokenizer"), context.input("mllm"), *decoders]

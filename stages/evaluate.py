@@ -49,7 +49,7 @@ class EvaluateWorker:
         import torch
 
         from data_pipelines.datasets.reader import CuratedDataset
-        from data_pipelines.evaluation import EvaluationSettings, evaluate, find_samples
+        from data_pipelines.evaluation.evaluate import EvaluationSettings, evaluate, find_samples
         from data_pipelines.inference import IllumePlus
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,8 +76,8 @@ class EvaluateWorker:
 def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     import json
 
-    from data_pipelines.evaluation import read_results
-    from data_pipelines.evaluation_summary import sheet, summarize
+    from data_pipelines.evaluation.evaluate import read_results
+    from data_pipelines.evaluation.summary import sheet, summarize
 
     models = {name: context.input(name) for name in ("tokenizer", "mllm")}
     decoders = context.inputs("decoder")
@@ -106,7 +106,7 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
 
 def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str, str]:
     from data_pipelines.datasets.reader import CuratedDataset
-    from data_pipelines.evaluation import usual_answers
+    from data_pipelines.evaluation.evaluate import usual_answers
 
     usual: dict[str, str] = {}
     for artifact in context.inputs("datasets"):
@@ -118,7 +118,7 @@ def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str
 def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool) -> list[Shard]:
     """Samples spread evenly over each task's part of the split, in shards of equal size."""
     from data_pipelines.datasets.reader import CuratedDataset
-    from data_pipelines.evaluation import SAMPLES_OF, TASKS, choose_samples
+    from data_pipelines.evaluation.evaluate import SAMPLES_OF, TASKS, choose_samples
 
     shards = []
     for task in TASKS:

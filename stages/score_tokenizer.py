@@ -36,7 +36,7 @@ class ScoreWorker:
         import torch
 
         from data_pipelines.datasets.reader import CuratedDataset
-        from data_pipelines.reconstruction import score_part
+        from data_pipelines.evaluation.reconstruction import score_part
         from models.dualvitok.weights import load
         from models.inception import load_inception
 
@@ -68,7 +68,7 @@ def needs(config: ScoreTokenizerConfig) -> Mapping[str, str]:
 
 
 def run(config: ScoreTokenizerConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.reconstruction import summarize
+    from data_pipelines.evaluation.reconstruction import summarize
 
     if config.inception_sha256:
         _check_digest(config)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredSample
 from data_pipelines.datasets.samples import Turn
-from data_pipelines.evaluation import (
+from data_pipelines.evaluation.evaluate import (
     SAMPLES_OF,
     TASKS,
     EvaluationSettings,
@@ -22,7 +22,7 @@ from data_pipelines.evaluation import (
     read_results,
     usual_answers,
 )
-from data_pipelines.evaluation_summary import sheet, summarize
+from data_pipelines.evaluation.summary import sheet, summarize
 from data_pipelines.inference import IllumePlus
 from data_pipelines.oracle import read_scene
 from models.mllm.config import LevelSampling, SamplingConfig

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_pipelines.benchmarks import BenchmarkError, Drawing, Format, draw_items, read_items
+from data_pipelines.evaluation.benchmarks import BenchmarkError, Drawing, Format, draw_items, read_items
 from data_pipelines.inference import IllumePlus
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun

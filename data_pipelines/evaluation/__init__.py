@@ -1,0 +1,1 @@
+"""Evaluation of finished models: benchmarks, reconstruction, scores and their summary."""
