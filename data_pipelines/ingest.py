@@ -30,7 +30,7 @@ from data_pipelines.datasets.records import (
 )
 from data_pipelines.datasets.tombstones import TAKEN_DOWN, Tombstones
 from data_pipelines.image_sources import ImageSource
-from data_pipelines.images import ending_of
+from data_pipelines.images.decoding import ending_of
 from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest_formats import UNITS, parquet_image_names
 from data_pipelines.ingest_json import line_ranges

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.input_images import InputSizes
+from data_pipelines.images.model_input import InputSizes
 from models import json_config
 from models.dualvitok.geometry import Size
 

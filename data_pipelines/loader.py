@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from data_pipelines.conversations import Codes, render, target_slots
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.samples import Sample, SampleError
-from data_pipelines.input_images import input_pixels, input_size, is_cropped, open_upright
+from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.loader_config import LoaderConfig
 from data_pipelines.packing import PackedRow, PackedSample, build_row
 from data_pipelines.tokens import TokenizerIdentity, TokensError, TokenShard

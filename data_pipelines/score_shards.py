@@ -19,7 +19,7 @@ from data_pipelines.curation.caption_rules import caption_of
 from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.curation.measure import ShardImages
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images import decode
+from data_pipelines.images.decoding import decode
 from data_pipelines.score_tables import table_schema
 from data_pipelines.scorers import Floats, Prepared, Scorer
 

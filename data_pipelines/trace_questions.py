@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.datasets.records import Reject
-from data_pipelines.image_facts import inspect
+from data_pipelines.images.facts import inspect
 
 _DIGEST = "^[0-9a-fA-F]{64}$"
 WILDCARDS = frozenset("*?[")

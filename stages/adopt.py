@@ -39,8 +39,8 @@ def adopt_tokenizer(config: AdoptConfig, context: StageContext) -> Mapping[str, 
 def adopt_mllm(config: AdoptMllmConfig, context: StageContext) -> Mapping[str, float]:
     import shutil
 
+    from data_pipelines.images.model_input import InputSizes
     from data_pipelines.input_files import ModelInput, save_input
-    from data_pipelines.input_images import InputSizes
     from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
     from models.dualvitok.weights import load_config
     from models.mllm.config import VisionBranchConfig

@@ -19,7 +19,7 @@ from data_pipelines.audit.summary import printable
 from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
-from data_pipelines.smaller_images import thumbnail
+from data_pipelines.images.resizing import thumbnail
 
 MAX_CAPTION_CHARS = 140
 MAX_PAGE_PICTURES = 200

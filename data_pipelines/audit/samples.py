@@ -18,7 +18,7 @@ from data_pipelines.curation.config import VERDICTS, DecodeLimits
 from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
-from data_pipelines.smaller_images import thumbnail
+from data_pipelines.images.resizing import thumbnail
 
 PICTURES_PER_GROUP = 12
 NUM_RANDOM = 24

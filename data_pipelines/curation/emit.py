@@ -21,8 +21,8 @@ from data_pipelines.curation.contamination import ContaminationVerdict
 from data_pipelines.curation.judge import CopyVerdict
 from data_pipelines.curation.measure import ShardImages, shard_rows
 from data_pipelines.datasets.records import SCHEMA, canonical
-from data_pipelines.images import ending_of
-from data_pipelines.smaller_images import SmallerImages, thumbnail
+from data_pipelines.images.decoding import ending_of
+from data_pipelines.images.resizing import SmallerImages, thumbnail
 
 DATASET_FORMAT = 1
 QUARANTINED = "quarantined"  # the reason of rows that have no analysis

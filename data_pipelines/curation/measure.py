@@ -19,9 +19,9 @@ from data_pipelines.captions.languages import language_of
 from data_pipelines.curation.caption_rules import caption_of
 from data_pipelines.curation.config import DecodeLimits, StoredSize
 from data_pipelines.datasets.records import Reject, canonical, turns_from_text
-from data_pipelines.image_facts import Glimpse, ImageFacts, glimpse, measured, measured_share
-from data_pipelines.images import Picture, Size, look_at
-from data_pipelines.smaller_images import SmallerWriter, needed_share, stored_smaller
+from data_pipelines.images.decoding import Picture, Size, look_at
+from data_pipelines.images.facts import Glimpse, ImageFacts, glimpse, measured, measured_share
+from data_pipelines.images.resizing import SmallerWriter, needed_share, stored_smaller
 
 PICTURE = pa.struct(
     [

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data_pipelines.contact_sheet import Cell, Row, contact_sheet
 from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
 from data_pipelines.tokenizing import Picture, decoded_in_order, encode_pictures
 from models.dualvitok.geometry import Size
 from models.dualvitok.model import Codes, DualViTok

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_pipelines.contact_sheet import Cell, Row, contact_sheet
 from data_pipelines.evaluation.evaluate import TASKS, Result, question_of
+from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
 
 Objects = Sequence[tuple[str, str]]  # (shape, colour)
 PICTURES_PER_TASK = 8

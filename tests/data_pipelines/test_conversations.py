@@ -15,7 +15,7 @@ from data_pipelines.conversations import (
     target_slots,
 )
 from data_pipelines.datasets.samples import Sample, SampleError, SampleImage, Turn
-from data_pipelines.input_images import InputSizes
+from data_pipelines.images.model_input import InputSizes
 from data_pipelines.text_tokenizer import ChatTokenizer, train_text_tokenizer
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 
@@ -183,7 +183,7 @@ def test_codes_outside_the_code_book_are_refused(chat: ChatTokenizer, vocabulary
 def test_the_length_is_known_without_codes(
     chat: ChatTokenizer, vocabulary: VisionVocabulary, sample: Sample, drops: bool
 ) -> None:
-    from data_pipelines.input_images import grids
+    from data_pipelines.images.model_input import grids
 
     codes = {}
     for slot in target_slots(sample, drop_condition=drops):

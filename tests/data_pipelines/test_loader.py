@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.conversations import render
 from data_pipelines.datasets.reader import CuratedDataset
-from data_pipelines.input_images import InputSizes
+from data_pipelines.images.model_input import InputSizes
 from data_pipelines.loader import ByteCache, TrainingData
 from data_pipelines.loader_config import LoaderConfig, MixturePart
 from data_pipelines.packing import PackedRow

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTForImageClassification
 
 from data_pipelines.curation.config import DecodeLimits, measuring
-from data_pipelines.image_facts import inspect
-from data_pipelines.images import decode
+from data_pipelines.images.decoding import decode
+from data_pipelines.images.facts import inspect
 from data_pipelines.model_files import labels_of, model_files
 from data_pipelines.score_config import MEASURED_SCORES
 from data_pipelines.score_shards import ScoringSettings, score_shard

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError, SampleImage
-from data_pipelines.input_images import input_pixels, open_upright
+from data_pipelines.images.model_input import input_pixels, open_upright
 from data_pipelines.tokenizing import TokenizedShard, samples_to_tokenize, tokenize_shard, tokenizer_identity
 from data_pipelines.tokens import TokensError, TokenShard
 from models.dualvitok.config import (

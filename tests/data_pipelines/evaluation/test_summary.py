@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines.contact_sheet import Cell, Row, contact_sheet
 from data_pipelines.evaluation.evaluate import Result
 from data_pipelines.evaluation.summary import PICTURES_PER_TASK, exact, objects_right, sheet, summarize
+from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
 
 STAR, DISC, CROSS = ("star", "red"), ("circle", "blue"), ("cross", "green")
 Objects = list[tuple[str, str]]

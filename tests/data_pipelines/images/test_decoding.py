@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import pixels_of
+from data_pipelines.images.decoding import pixels_of
 
 LARGE = (3000, 2000)  # more than one of the pieces of memory that Pillow takes
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.datasets.samples import TASKS_WITH_TARGETS, Sample, SampleError, SampleImage
-from data_pipelines.images import orientation, to_rgb, upright
+from data_pipelines.images.decoding import orientation, to_rgb, upright
 from models.dualvitok.geometry import Size, as_rgb, fit_to_anchor, pixel_grid, semantic_grid, smart_resize
 
 

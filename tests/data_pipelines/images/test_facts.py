@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from data_pipelines.curation.config import CurationConfig, measuring
 from data_pipelines.datasets.records import Reject
-from data_pipelines.image_facts import ImageFacts, inspect, judge
-from data_pipelines.smaller_images import thumbnail
+from data_pipelines.images.facts import ImageFacts, inspect, judge
+from data_pipelines.images.resizing import thumbnail
 
 CONFIG = CurationConfig(anchors=((64, 64),), max_pixels=1_000_000)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from data_pipelines.picture_measures import neighbour_correlation, perceptual_hashes
+from data_pipelines.images.measures import neighbour_correlation, perceptual_hashes
 
 
 def added_backwards(grey: Image.Image) -> int:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data_pipelines.curation.config import CurationConfig, DecodeLimits, StoredSize, measuring
-from data_pipelines.images import Picture, look_at
-from data_pipelines.smaller_images import Smaller, SmallerImages, SmallerWriter, stored_smaller, thumbnail
+from data_pipelines.images.decoding import Picture, look_at
+from data_pipelines.images.resizing import Smaller, SmallerImages, SmallerWriter, stored_smaller, thumbnail
 
 LIMITS: DecodeLimits = measuring(CurationConfig(anchors=((64, 64),)))
 HALF = StoredSize(max_side=150, quality=95)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from data_pipelines.curation.config import CurationConfig, measuring
 from data_pipelines.datasets.records import Reject
-from data_pipelines.image_facts import inspect
-from data_pipelines.jpegs import sound_jpeg
+from data_pipelines.images.facts import inspect
+from data_pipelines.images.jpegs import sound_jpeg
 
 LIMITS = measuring(CurationConfig(anchors=((64, 64),)))
 
@@ -91,7 +91,7 @@ def test_damage_is_judged_as_pillow_judges_it(edits: list[tuple[float, int]], ke
     damaged = bytes(data[: int(kept * len(data))])
     quick = inspect(damaged, LIMITS)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr("data_pipelines.images.sound_jpeg", lambda *_: None)
+        patch.setattr("data_pipelines.images.decoding.sound_jpeg", lambda *_: None)
         plain = inspect(damaged, LIMITS)
     assert isinstance(quick, Reject) == isinstance(plain, Reject)
     assert quick == plain

@@ -13,10 +13,9 @@ from PIL import Image
 
 from data_pipelines.curation.config import CurationConfig, DecodeLimits
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
-from data_pipelines.jpegs import coded_digest
-from data_pipelines.opt_out import opt_out
-from data_pipelines.picture_measures import (
+from data_pipelines.images.decoding import Picture, Size, look_at, orientation, pixels_of, upright
+from data_pipelines.images.jpegs import coded_digest
+from data_pipelines.images.measures import (
     CORRELATED,
     NEAR_SIDE,
     WORK_SIDE,
@@ -27,6 +26,7 @@ from data_pipelines.picture_measures import (
     perceptual_hashes,
     sharpness,
 )
+from data_pipelines.images.opt_out import opt_out
 
 MEASURED_SIDE = 64  # pixels of the shorter side that measures need
 CLEAR_SIDE = 128  # and of what looks like noise

@@ -15,8 +15,8 @@ from PIL import Image
 from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.curation.config import DecodeLimits, StoredSize
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images import Picture, Size, look_at, orientation, pixels_of, upright
-from data_pipelines.jpegs import coded
+from data_pipelines.images.decoding import Picture, Size, look_at, orientation, pixels_of, upright
+from data_pipelines.images.jpegs import coded
 
 FOLDER = "smaller"
 THUMBNAIL_QUALITY = 80

@@ -1,0 +1,1 @@
+"""Images: decoding within limits, measuring, resizing, model input, metadata of opt-out, contact sheets."""
