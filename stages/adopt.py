@@ -40,7 +40,7 @@ def adopt_mllm(config: AdoptMllmConfig, context: StageContext) -> Mapping[str, f
     import shutil
 
     from data_pipelines.images.model_input import InputSizes
-    from data_pipelines.input_files import ModelInput, save_input
+    from data_pipelines.inference.input_settings import ModelInput, save_input
     from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
     from models.dualvitok.weights import load_config
     from models.mllm.config import VisionBranchConfig

@@ -40,7 +40,7 @@ class DrawWorker:
         import torch
 
         from data_pipelines.evaluation.benchmarks import Drawing, draw_items, read_items
-        from data_pipelines.inference import IllumePlus
+        from data_pipelines.inference.illume_plus import IllumePlus
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder, device=device)

@@ -50,7 +50,7 @@ class EvaluateWorker:
 
         from data_pipelines.datasets.reader import CuratedDataset
         from data_pipelines.evaluation.evaluate import EvaluationSettings, evaluate, find_samples
-        from data_pipelines.inference import IllumePlus
+        from data_pipelines.inference.illume_plus import IllumePlus
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder, device=device)

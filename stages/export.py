@@ -16,7 +16,7 @@ class ExportConfig:
 
 
 def run(config: ExportConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.export import export_models
+    from data_pipelines.inference.export import export_models
 
     slots = ("tokenizer", "mllm", "decoder", "report")
     folders = {slot: found[0].path for slot in slots if (found := context.inputs(slot))}

@@ -29,7 +29,7 @@ class FinishedRun:
     def __init__(self, workspace: "Workspace", recipe_or_run: str | None) -> None:
         import torch
 
-        from data_pipelines.inference import IllumePlus
+        from data_pipelines.inference.illume_plus import IllumePlus
 
         self._workspace = workspace
         self._plan = workspace.plan_of(_run_id(workspace, recipe_or_run), STAGE_KINDS, only_to_look=True)

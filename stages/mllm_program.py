@@ -11,7 +11,7 @@ from torch import nn
 
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.images.model_input import InputSizes
-from data_pipelines.input_files import ModelInput, save_input
+from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.loader import TrainingData
 from data_pipelines.packing import PackedRow
 from data_pipelines.training_index import Rendering, SourceFolders, build_training_index

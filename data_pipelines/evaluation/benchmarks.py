@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from data_pipelines.inference import IllumePlus
+from data_pipelines.inference.illume_plus import IllumePlus
 from models.dualvitok.geometry import Size
 from models.mllm.config import SamplingConfig
 

@@ -18,7 +18,7 @@ from PIL import Image
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredSample
 from data_pipelines.datasets.samples import IMAGE
 from data_pipelines.images.model_input import image_anchor, input_pixels, input_size, is_cropped, open_upright
-from data_pipelines.inference import IllumePlus, Request
+from data_pipelines.inference.illume_plus import IllumePlus, Request
 from data_pipelines.oracle import read_scene
 from data_pipelines.shapes import Scene
 from data_pipelines.shapes_language import Described, describe, parse_caption

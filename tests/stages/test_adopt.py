@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipelines.inference import IllumePlus
+from data_pipelines.inference.illume_plus import IllumePlus
 from data_pipelines.vocabulary_files import load_vocabulary
 from models.diffusion import weights as decoder_weights
 from models.dualvitok import weights as tokenizer_weights

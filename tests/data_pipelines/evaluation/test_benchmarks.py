@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.evaluation.benchmarks import BenchmarkError, Drawing, Format, draw_items, read_items
-from data_pipelines.inference import IllumePlus
+from data_pipelines.inference.illume_plus import IllumePlus
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.inference import IllumePlus, to_picture
+from data_pipelines.inference.illume_plus import IllumePlus, to_picture
 from models.dualvitok.geometry import Size
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import ANCHORS, DECODER, TinyRun

@@ -13,7 +13,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
-from data_pipelines.inference import IllumePlus
+from data_pipelines.inference.illume_plus import IllumePlus
 from models.mllm.config import LevelSampling, SamplingConfig
 
 MANIFEST = ModelManifest(model_id="illume_plus", simple_class_path=f"{__name__}.IllumePlusForLmmsEval")

@@ -31,9 +31,9 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "lmms_eval.api.model", SimpleNamespace(lmms=Base))
     monkeypatch.setitem(sys.modules, "lmms_eval.models.registry_v2", SimpleNamespace(ModelManifest=Manifest))
-    module = importlib.import_module("data_pipelines.lmms_eval_model")
+    module = importlib.import_module("data_pipelines.inference.lmms_eval_model")
     yield module
-    del sys.modules["data_pipelines.lmms_eval_model"]
+    del sys.modules["data_pipelines.inference.lmms_eval_model"]
 
 
 def picture(seed: int) -> Image.Image:

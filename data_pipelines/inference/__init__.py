@@ -1,0 +1,1 @@
+"""Finished models in use: generation, description, editing, export, evaluation through lmms-eval."""
