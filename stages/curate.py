@@ -45,7 +45,7 @@ REASON_COUNT = "reason "  # before a reason, in the figures of a shard
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.curation.emit import write_dataset
     from data_pipelines.datasets.column_metrics import column_figures
-    from data_pipelines.orphans import merge_orphans
+    from data_pipelines.ingest.orphans import merge_orphans
 
     ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
     measured = _measure(config, context, ingested, stored=storing(config))

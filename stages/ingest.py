@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.totals import sum_stats
 
 if TYPE_CHECKING:
-    from data_pipelines.ingest_units import IngestShard
+    from data_pipelines.ingest.units import IngestShard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class IngestWorker:
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.datasets.tombstones import tombstones_from_marks
-        from data_pipelines.image_sources import open_images
-        from data_pipelines.ingest import ingest_shard, load_metadata, shard_from_json
+        from data_pipelines.ingest.image_sources import open_images
+        from data_pipelines.ingest.shards import ingest_shard, load_metadata, shard_from_json
 
         tombstones = tombstones_from_marks(self.tombstones)
         limits = {"max_bytes": self.config.max_image_bytes, "max_unpacked_bytes": self.config.max_unpacked_bytes}
@@ -61,7 +61,7 @@ class IngestWorker:
 
 def sources(config: IngestStageConfig) -> Mapping[str, Path]:
     """Every file outside the store that is read, by a name that does not say where it lies."""
-    from data_pipelines.source_files import find_sources
+    from data_pipelines.ingest.source_files import find_sources
 
     found = {f"paths/{file.shown}": file.path for file in find_sources(config.read, config.paths)}
     files = {name: path for name, path in found.items() if path.is_file()}
@@ -75,7 +75,7 @@ def sources(config: IngestStageConfig) -> Mapping[str, Path]:
 
 
 def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.orphans import write_orphans
+    from data_pipelines.ingest.orphans import write_orphans
 
     places = _places(config, context)
     records = context.map_shards(
@@ -96,7 +96,7 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
 
 def ingest_shards(config: IngestConfig, places: Places) -> list[Shard]:
     """The parts of the input; what one is made of, its own source and pictures alone, is its identity."""
-    from data_pipelines.ingest import plan_ingest, shard_to_json
+    from data_pipelines.ingest.shards import plan_ingest, shard_to_json
 
     digests = _Digests(places)
     return [
@@ -126,7 +126,7 @@ class _Digests:
     """What a shard's output depends on: the bytes of its source, and of the pictures that it names."""
 
     def __init__(self, places: Places) -> None:
-        from data_pipelines.image_sources import member_names
+        from data_pipelines.ingest.image_sources import member_names
 
         self._places = places
         self._known: dict[Path, str] = {}
@@ -134,7 +134,7 @@ class _Digests:
         self._archives = {path: member_names(path) for path in places.images if path.is_file()}
 
     def identity(self, shard: "IngestShard", config: IngestConfig) -> dict[str, JSON]:
-        from data_pipelines.ingest import names_of_images
+        from data_pipelines.ingest.shards import names_of_images
 
         source = Path(shard.file)
         roots = [Path(shard.file), *self._folders] if shard.members else self._folders
@@ -154,7 +154,7 @@ class _Digests:
 
     def _place(self, name: str, roots: Sequence[Path]) -> Path | None:
         """The file or tar that the picture is read from; None for names that are never followed."""
-        from data_pipelines.image_sources import check_name
+        from data_pipelines.ingest.image_sources import check_name
 
         if check_name(name) is not None:
             return None

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import SOURCE_KEY
-from data_pipelines.image_sources import TAR_ENDINGS
-from data_pipelines.ingest_units import IMAGE_ENDINGS
-from data_pipelines.orphans import read_orphans
+from data_pipelines.ingest.image_sources import TAR_ENDINGS
+from data_pipelines.ingest.orphans import read_orphans
+from data_pipelines.ingest.units import IMAGE_ENDINGS
 
 COLUMNS = ["sample_id", "external_id", "source_file", "source_row", "verdict", "reason", "duplicate_of", "repairs"]
 _COPIES = {"duplicate": "duplicate-of", "near_duplicate": "near-duplicate-of", "mirrored": "mirror-of"}

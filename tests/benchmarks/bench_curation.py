@@ -27,9 +27,9 @@ from data_pipelines.curation.config import CurationConfig, emitting, judging, me
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard, record_shards
-from data_pipelines.image_sources import open_images
-from data_pipelines.ingest import ingest_shard, plan_ingest
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 
 ANCHORS = ((512, 512), (384, 512), (512, 384))
 WORDS = [

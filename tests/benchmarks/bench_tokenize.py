@@ -21,9 +21,9 @@ from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.datasets.reader import CuratedDataset
-from data_pipelines.image_sources import open_images
-from data_pipelines.ingest import ingest_shard, plan_ingest
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes_world import generate_world
 from data_pipelines.tokenizing import encode_pictures, samples_to_tokenize, tokenize_shard

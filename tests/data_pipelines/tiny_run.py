@@ -10,11 +10,11 @@ from data_pipelines.curation.config import CurationConfig, emitting, measuring
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard, record_shards
-from data_pipelines.image_sources import open_images
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
-from data_pipelines.ingest import ingest_shard, plan_ingest
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes_config import ShapesConfig
 from data_pipelines.shapes_world import generate_world
 from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, build_vocabulary, load_vocabulary

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
 from orchestrator.stage import Location
 from stages.ingest import IngestStageConfig, Places, ingest_shards, sources

@@ -17,10 +17,10 @@ from data_pipelines.curation.config import CurationConfig, emitting, measuring
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import find_duplicates, judge_shard
 from data_pipelines.curation.measure import measure_shard, record_shards
-from data_pipelines.image_sources import open_images
-from data_pipelines.ingest import ingest_shard, plan_ingest
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.orphans import merge_orphans, read_orphans, write_orphans
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.orphans import merge_orphans, read_orphans, write_orphans
+from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from models.dualvitok.geometry import PUBLISHED_ANCHORS
 
 CONFIG = CurationConfig(anchors=PUBLISHED_ANCHORS, max_crop=0.5, duplicate_scope="image")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.datasets.records import Record, Reject, parse_record, sample_id, split_of_name, writable
-from data_pipelines.ingest_units import decode_json
+from data_pipelines.ingest.units import decode_json
 
 ASK = {"from": "human", "value": "<image>\nDescribe the image."}
 TELL = {"from": "gpt", "value": "a red circle"}

@@ -20,11 +20,11 @@ from data_pipelines.datasets.tombstones import (
     marks_of,
     tombstones_from_marks,
 )
-from data_pipelines.image_sources import open_images
-from data_pipelines.ingest import ingest_shard, plan_ingest
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from tests.data_pipelines.curation.test_judge import curate, encoded, picture, records_of
-from tests.data_pipelines.raw_files import line, png, raw_folder
+from tests.data_pipelines.ingest.raw_files import line, png, raw_folder
 
 LIMITS = {"max_bytes": 1 << 20, "max_unpacked_bytes": 1 << 30}
 FORMAT = IngestConfig(source="mine", format="illume")

@@ -29,13 +29,13 @@ from data_pipelines.datasets.records import (
     writable,
 )
 from data_pipelines.datasets.tombstones import TAKEN_DOWN, Tombstones
-from data_pipelines.image_sources import ImageSource
 from data_pipelines.images.decoding import ending_of
-from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest_formats import UNITS, parquet_image_names
-from data_pipelines.ingest_json import line_ranges
-from data_pipelines.ingest_units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
-from data_pipelines.source_files import ENDINGS, SourceFile, find_sources
+from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
+from data_pipelines.ingest.formats import UNITS, parquet_image_names
+from data_pipelines.ingest.image_sources import ImageSource
+from data_pipelines.ingest.json_files import line_ranges
+from data_pipelines.ingest.source_files import ENDINGS, SourceFile, find_sources
+from data_pipelines.ingest.units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
 
 PICTURES_PER_SHARD = 2000
 NO_TOMBSTONES = Tombstones()

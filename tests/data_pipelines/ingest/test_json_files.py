@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.ingest import (
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.json_files import json_units
+from data_pipelines.ingest.shards import (
     plan_ingest,
 )
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.ingest_json import json_units
-from tests.data_pipelines.raw_files import ILLUME, ingest, line, raw_folder, reasons
+from tests.data_pipelines.ingest.raw_files import ILLUME, ingest, line, raw_folder, reasons
 
 
 @pytest.mark.parametrize("opening", ["{", "["])

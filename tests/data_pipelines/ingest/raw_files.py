@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data_pipelines.image_sources import open_images
-from data_pipelines.ingest import (
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.shards import (
     ingest_shard,
     plan_ingest,
     shard_from_json,
     shard_to_json,
 )
-from data_pipelines.ingest_config import IngestConfig
 
 LIMITS = {"max_bytes": 1 << 20, "max_unpacked_bytes": 1 << 30}
 ILLUME = IngestConfig(source="mine")

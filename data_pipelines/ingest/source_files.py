@@ -9,8 +9,8 @@ from pathlib import Path
 
 from data_pipelines.archives.compressed_files import open_packed
 from data_pipelines.archives.tar_reader import BLOCK, is_header
-from data_pipelines.image_sources import TAR_ENDINGS
-from data_pipelines.ingest_config import FOLDER_FORMATS, IngestConfig
+from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
+from data_pipelines.ingest.image_sources import TAR_ENDINGS
 
 PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 ENDINGS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipelines.datasets.records import Record, Reject, caption_record
-from data_pipelines.ingest_config import IngestConfig
+from data_pipelines.ingest.config import IngestConfig
 
 IMAGE_ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from data_pipelines.archives.compressed_files import Narrowed, Unpacked, open_packed, wide_encoding
 from data_pipelines.datasets.records import Record, Reject, parse_record
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.ingest_units import IngestShard, Unit, decode_json, digest
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.units import IngestShard, Unit, decode_json, digest
 
 BLANK_LINES = 1000  # looked behind for the first value of a file
 CHUNK_BYTES = 1 << 16

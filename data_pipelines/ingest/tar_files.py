@@ -6,9 +6,9 @@ from typing import Any
 
 from data_pipelines.archives.tar_reader import Member, OpenedTar, open_tar, scan_tar
 from data_pipelines.datasets.records import Record, Reject, parse_record
-from data_pipelines.image_sources import check_name
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.ingest_units import (
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import check_name
+from data_pipelines.ingest.units import (
     CAPTION_ENDINGS,
     IMAGE_ENDINGS,
     IngestShard,

@@ -4,7 +4,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from data_pipelines.image_sources import member_names, open_images
+from data_pipelines.ingest.image_sources import member_names, open_images
 
 LIMITS = {"max_bytes": 1000, "max_unpacked_bytes": 10_000}
 

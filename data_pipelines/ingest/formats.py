@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.records import Record, Reject, parse_record
-from data_pipelines.image_sources import read_regular_file
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.ingest_json import json_units
-from data_pipelines.ingest_tar import tar_units
-from data_pipelines.ingest_units import CAPTION_ENDINGS, IngestShard, Unit, captioned, decode_json, digest
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import read_regular_file
+from data_pipelines.ingest.json_files import json_units
+from data_pipelines.ingest.tar_files import tar_units
+from data_pipelines.ingest.units import CAPTION_ENDINGS, IngestShard, Unit, captioned, decode_json, digest
 
 IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img",
                  "image_path", "image_file", "file_name", "filename", "path")  # fmt: skip

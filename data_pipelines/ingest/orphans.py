@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.image_sources import check_name, member_names
+from data_pipelines.ingest.image_sources import check_name, member_names
 
 ORPHANS_FILE = "orphans.parquet"
 SCHEMA = pa.schema([("file", pa.string())])  # "<folder or tar>/<name in it>"

@@ -15,15 +15,15 @@ import pytest
 
 from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.datasets.records import Reject
-from data_pipelines.image_sources import FolderImages, check_name, open_images
-from data_pipelines.ingest import (
+from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.image_sources import FolderImages, check_name, open_images
+from data_pipelines.ingest.shards import (
     load_metadata,
     names_of_images,
     plan_ingest,
 )
-from data_pipelines.ingest_config import IngestConfig
-from data_pipelines.source_files import find_sources
-from tests.data_pipelines.raw_files import ILLUME, LIMITS, ingest, line, png, raw_folder, reasons
+from data_pipelines.ingest.source_files import find_sources
+from tests.data_pipelines.ingest.raw_files import ILLUME, LIMITS, ingest, line, png, raw_folder, reasons
 
 
 def test_an_annotation_file_becomes_records_with_their_pictures(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Ingest: source files of every format become shards of records with content ids."""
