@@ -29,7 +29,7 @@ from stages.trace import MODELS, TRAININGS, trace_run
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.tombstones import Held, Tombstones
-    from data_pipelines.trace import Match, Questions
+    from data_pipelines.provenance.sample_search import Match, Questions
 
 KEPT_KINDS = (*MODELS, "vocabulary@1")  # what was learned: it is marked and not deleted
 NUM_SEARCHED_RUNS = 10_000
@@ -162,8 +162,8 @@ def _search(
 ) -> tuple[dict[str, list["Match"]], list[str]]:
     """What answers in any dataset, and all that shares a picture with it."""
     from data_pipelines.datasets.tombstones import TAKEN_DOWN
-    from data_pipelines.trace import find_everywhere, find_samples
-    from data_pipelines.trace_questions import Questions
+    from data_pipelines.provenance.questions import Questions
+    from data_pipelines.provenance.sample_search import find_everywhere, find_samples
 
     folders = _datasets(workspace, stored)
     found = find_everywhere(folders, questions)
@@ -258,7 +258,7 @@ def _exposures(
     draft: Draft,
 ) -> dict[str, _Seen]:
     """For the trainings among `touched`, by fingerprint. Those that no readable plan names are absent."""
-    from data_pipelines.trace_questions import Questions
+    from data_pipelines.provenance.questions import Questions
 
     wanted = {name for name in touched if stored[name].manifest.stage_kind in TRAININGS}
     seen: dict[str, _Seen] = {}

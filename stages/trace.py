@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from data_pipelines.datasets.reader import is_table
 from data_pipelines.datasets.tombstones import DIGESTS
-from data_pipelines.trace import Match, TokenRow, find_everywhere, find_tokens
-from data_pipelines.trace_questions import Questions
+from data_pipelines.provenance.questions import Questions
+from data_pipelines.provenance.sample_search import Match, TokenRow, find_everywhere, find_tokens
 from orchestrator.artifact import Artifact, Fingerprint
 from orchestrator.checkpoints import kept_checkpoints
 from orchestrator.errors import RecipeError

@@ -10,7 +10,7 @@ from orchestrator.commands.options import Command
 from orchestrator.errors import RecipeError
 
 if TYPE_CHECKING:
-    from data_pipelines.trace_questions import Questions
+    from data_pipelines.provenance.questions import Questions
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 NEAR_BITS = 10  # of 64: re-encoded, resized and slightly cropped pictures
@@ -48,7 +48,7 @@ def question_options(command: Command) -> Command:
 
 
 def questions_from(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
-    from data_pipelines.trace_questions import Questions
+    from data_pipelines.provenance.questions import Questions
 
     if not what and not urls:
         raise RecipeError("nothing to look for; give a picture, an id, a SHA-256, a list of those, or --source-url")

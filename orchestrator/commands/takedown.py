@@ -20,7 +20,7 @@ from orchestrator.takedowns import TaintedArtifact, find_takedown, read_takedown
 from orchestrator.wording import bytes_text, duration_text
 
 if TYPE_CHECKING:
-    from data_pipelines.trace_questions import Questions
+    from data_pipelines.provenance.questions import Questions
     from stages.takedown import Draft
 
 MAX_LISTED = 20

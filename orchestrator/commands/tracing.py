@@ -12,8 +12,8 @@ from orchestrator.commands.options import Places, json_option, open_workspace, p
 from orchestrator.commands.targets import find_run
 
 if TYPE_CHECKING:
-    from data_pipelines.trace import Match
-    from data_pipelines.trace_questions import Questions
+    from data_pipelines.provenance.questions import Questions
+    from data_pipelines.provenance.sample_search import Match
     from stages.trace import Trace
 
 SHOWN_STEPS = 12

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from data_pipelines.curation.emit import LEDGER_SCHEMA
 from data_pipelines.loader_config import LoaderConfig, MixturePart
-from data_pipelines.trace import find_everywhere
-from data_pipelines.trace_questions import Questions
+from data_pipelines.provenance.questions import Questions
+from data_pipelines.provenance.sample_search import find_everywhere
 from data_pipelines.training_index import DROPPABLE, IndexedPart, TrainingIndex
 from data_pipelines.training_order import TrainingOrder
 

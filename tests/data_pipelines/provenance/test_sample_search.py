@@ -19,8 +19,8 @@ from PIL import Image
 from data_pipelines.curation.emit import LEDGER_SCHEMA
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import canonical
-from data_pipelines.trace import Found, find_everywhere, find_samples, find_tokens
-from data_pipelines.trace_questions import Questions
+from data_pipelines.provenance.questions import Questions
+from data_pipelines.provenance.sample_search import Found, find_everywhere, find_samples, find_tokens
 from tests.data_pipelines.conftest import MakeDataset
 from tests.data_pipelines.tiny_run import TinyRun
 

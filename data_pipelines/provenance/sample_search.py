@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.duplicates.hash_lookup import LookAlikes
+from data_pipelines.provenance.questions import AddressMatcher
+from data_pipelines.provenance.questions import Questions as Questions  # whoever traces needs both
 from data_pipelines.tokens import TokenShard
-from data_pipelines.trace_questions import AddressMatcher
-from data_pipelines.trace_questions import Questions as Questions  # whoever traces needs both
 
 COLUMNS = ["sample_id", "external_id", "source", "source_file", "source_row", "verdict", "reason", "duplicate_of",
            "images", "shard", "row"]  # fmt: skip

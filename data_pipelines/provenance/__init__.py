@@ -1,0 +1,1 @@
+"""Where samples went: search for samples and images in shards, datasets, token files and training orders."""
