@@ -138,9 +138,9 @@ def audit_command(
 
 def _describe(place: DatasetPlace, summary: "AuditSummary", asked: Descriptions) -> list[str]:
     """Write the descriptions that were asked for; a line for each."""
-    from data_pipelines.croissant import DatasetFile, croissant_metadata, hash_files, write_croissant
-    from data_pipelines.dataset_card import dataset_card
-    from data_pipelines.publication import Publication
+    from data_pipelines.publishing.croissant import DatasetFile, croissant_metadata, hash_files, write_croissant
+    from data_pipelines.publishing.dataset_card import dataset_card
+    from data_pipelines.publishing.publication import Publication
 
     day = {"published": asked.published.date()} if asked.published else {}
     publication = Publication(creator=asked.creator, url=asked.url, version=asked.release, **day)

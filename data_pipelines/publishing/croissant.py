@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.audit.summary import AuditSummary
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
-from data_pipelines.publication import (
+from data_pipelines.publishing.publication import (
     Publication,
     described,
     handling_of_personal_data,

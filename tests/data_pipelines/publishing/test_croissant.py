@@ -11,9 +11,9 @@ import mlcroissant
 import pytest
 
 from data_pipelines.audit.summary import audit_dataset
-from data_pipelines.croissant import croissant_metadata, hash_files, write_croissant
 from data_pipelines.datasets.reader import DatasetError
-from data_pipelines.publication import Publication
+from data_pipelines.publishing.croissant import croissant_metadata, hash_files, write_croissant
+from data_pipelines.publishing.publication import Publication
 from tests.data_pipelines.audit import test_summary as test_audit
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 

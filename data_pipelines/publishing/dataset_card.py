@@ -11,7 +11,7 @@ import yaml
 
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, printable, readable_bytes
 from data_pipelines.curation.config import VERDICTS
-from data_pipelines.publication import (
+from data_pipelines.publishing.publication import (
     NONE_STATED,
     Publication,
     described,

@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from data_pipelines.audit.summary import audit_dataset
-from data_pipelines.dataset_card import dataset_card, size_category
-from data_pipelines.licences import known_licence
-from data_pipelines.publication import Publication
+from data_pipelines.publishing.dataset_card import dataset_card, size_category
+from data_pipelines.publishing.licences import known_licence
+from data_pipelines.publishing.publication import Publication
 from tests.data_pipelines.audit import test_summary as test_audit
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 

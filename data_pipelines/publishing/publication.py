@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass, field
 
 from data_pipelines.audit.summary import AuditSummary
-from data_pipelines.licences import Licence, known_licence
+from data_pipelines.publishing.licences import Licence, known_licence
 
 NONE_STATED = "none stated"  # what the audit calls a licence or a language that a record leaves out
 

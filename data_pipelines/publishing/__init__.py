@@ -1,0 +1,1 @@
+"""What a dataset is published with: Croissant metadata, dataset card, licences."""
