@@ -38,7 +38,7 @@ class JudgeWorker:
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.judge import judge_shard
         from data_pipelines.datasets.tombstones import LOOKS, tombstones_from_marks
-        from data_pipelines.score_tables import read_scores
+        from data_pipelines.scoring.tables import read_scores
 
         tombstones = tombstones_from_marks({LOOKS: self.looks})
 

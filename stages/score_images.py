@@ -15,7 +15,7 @@ from stages.ingested_shards import ingested_shards, shard_of
 from stages.scoring_config import ScoreImagesConfig, ScorerConfig
 
 if TYPE_CHECKING:
-    from data_pipelines.scorers import Scorer
+    from data_pipelines.scoring.scorers import Scorer
 
 COUNTS = ("pictures", "unscored", "sum")  # of a shard
 
@@ -29,8 +29,8 @@ class ScoreWorker:
     on_gpu: bool
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.score_shards import ScoringSettings, score_shard
-        from data_pipelines.scorers import Similarity
+        from data_pipelines.scoring.score_shard import ScoringSettings, score_shard
+        from data_pipelines.scoring.scorers import Similarity
 
         config, name = self.config, self.scorer.name
         scorer = self._load()
@@ -59,7 +59,7 @@ class ScoreWorker:
     def _load(self) -> "Scorer":
         import torch
 
-        from data_pipelines.scorers import Aesthetic, Classifier, Similarity
+        from data_pipelines.scoring.scorers import Aesthetic, Classifier, Similarity
 
         folder, device = Path(self.scorer.model), "cuda" if self.on_gpu else "cpu"
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
@@ -72,7 +72,7 @@ class ScoreWorker:
 
 def sources(config: ScoreImagesConfig) -> Mapping[str, Path]:
     """Every file that the models are loaded from, by score and name."""
-    from data_pipelines.model_files import model_files
+    from data_pipelines.scoring.model_files import model_files
 
     found: dict[str, Path] = {}
     for scorer in config.scorers:
@@ -83,7 +83,7 @@ def sources(config: ScoreImagesConfig) -> Mapping[str, Path]:
 
 
 def precheck(config: ScoreImagesConfig, inputs: Mapping[str, Any]) -> None:
-    from data_pipelines.model_files import labels_of
+    from data_pipelines.scoring.model_files import labels_of
 
     for scorer in config.scorers:
         if scorer.kind == "classifier":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.score_config import MEASURED_SCORES, check_score_name
+from data_pipelines.scoring.bounds import MEASURED_SCORES, check_score_name
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.names import expectation

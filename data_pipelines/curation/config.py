@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
-from data_pipelines.score_config import ScoreBounds
+from data_pipelines.scoring.bounds import ScoreBounds
 
 VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
 LEDGER_COLUMNS = ("width", "height", "image_bytes")  # of which `column_figures` tells, about what is kept

@@ -28,7 +28,7 @@ from data_pipelines.duplicates.candidates import Candidate, Candidates
 from data_pipelines.duplicates.search import PLAIN_SEARCH, Likeness, PairSearch, find_copies
 from data_pipelines.duplicates.semantic import add_semantic_copies
 from data_pipelines.images.facts import ImageFacts, judge
-from data_pipelines.score_tables import NO_SCORES, ShardScores, read_embeddings, with_scores
+from data_pipelines.scoring.tables import NO_SCORES, ShardScores, read_embeddings, with_scores
 from models.dualvitok.geometry import match_anchor
 
 ANALYSIS_SCHEMA = pa.schema(

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.score_config import ScoreBounds
+from data_pipelines.scoring.bounds import ScoreBounds
 from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.stage import Location
@@ -17,7 +17,7 @@ from stages.curate import CURATE
 from stages.score_images import SCORE_IMAGES, sources
 from stages.scoring_config import ScoreImagesConfig, ScorerConfig, check_use_of_scores
 from tests.data_pipelines.curation.test_judge import encoded, picture
-from tests.data_pipelines.tiny_scorers import write_classifier, write_clip
+from tests.data_pipelines.scoring.tiny_scorers import write_classifier, write_clip
 from tests.end_to_end.desk import Desk
 
 RECIPE = """

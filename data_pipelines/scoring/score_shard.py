@@ -20,8 +20,8 @@ from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.curation.measure import ShardImages
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.decoding import decode
-from data_pipelines.score_tables import table_schema
-from data_pipelines.scorers import Floats, Prepared, Scorer
+from data_pipelines.scoring.scorers import Floats, Prepared, Scorer
+from data_pipelines.scoring.tables import table_schema
 
 MAX_ASPECT = 50.0  # long side / short side; preparing a longer one would blow up its short side, and with it the long
 COLUMNS = ["sample_id", "task", "conversations", "images", "reject"]

@@ -17,12 +17,12 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTForIma
 from data_pipelines.curation.config import DecodeLimits, measuring
 from data_pipelines.images.decoding import decode
 from data_pipelines.images.facts import inspect
-from data_pipelines.model_files import labels_of, model_files
-from data_pipelines.score_config import MEASURED_SCORES
-from data_pipelines.score_shards import ScoringSettings, score_shard
-from data_pipelines.scorers import Aesthetic, Classifier, Scorer, ScorerError, Similarity
+from data_pipelines.scoring.bounds import MEASURED_SCORES
+from data_pipelines.scoring.model_files import labels_of, model_files
+from data_pipelines.scoring.score_shard import ScoringSettings, score_shard
+from data_pipelines.scoring.scorers import Aesthetic, Classifier, Scorer, ScorerError, Similarity
 from tests.data_pipelines.curation.test_judge import CONFIG, encoded, picture, records_of
-from tests.data_pipelines.tiny_scorers import LABELS, WIDTH, write_classifier, write_clip, write_head
+from tests.data_pipelines.scoring.tiny_scorers import LABELS, WIDTH, write_classifier, write_clip, write_head
 
 CAPTIONS = ("a red square", "two blue circles and a triangle far away", "x")
 ROUNDING = 2e-6  # of 32-bit sums in another order

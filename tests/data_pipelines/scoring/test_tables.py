@@ -17,8 +17,8 @@ from data_pipelines.curation.measure import measure_shard
 from data_pipelines.duplicates.candidates import Candidate, Candidates
 from data_pipelines.duplicates.search import Copy
 from data_pipelines.duplicates.semantic import add_semantic_copies
-from data_pipelines.score_config import ScoreBounds, check_score_name
-from data_pipelines.score_tables import (
+from data_pipelines.scoring.bounds import ScoreBounds, check_score_name
+from data_pipelines.scoring.tables import (
     ScoresError,
     ShardScores,
     judge_scores,

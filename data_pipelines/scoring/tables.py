@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.records import Reject, canonical
-from data_pipelines.score_config import MEASURED_SCORES, TABLE_COLUMNS, ScoreBounds
+from data_pipelines.scoring.bounds import MEASURED_SCORES, TABLE_COLUMNS, ScoreBounds
 
 DIGITS = 6  # of a score in a ledger: what a 32-bit float holds
 

@@ -1,0 +1,1 @@
+"""Scores of images by models given as local folders, and their tables."""
