@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-from data_pipelines.shapes_config import ShapesConfig
+from data_pipelines.shapes.config import ShapesConfig
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import StageContext, StageKind
 from stages.totals import sum_stats
@@ -16,7 +16,7 @@ class DrawWorker:
     config: ShapesConfig
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.shapes_world import WorldFile, generate_file
+        from data_pipelines.shapes.world import WorldFile, generate_file
 
         def run(shard: ShardInput) -> ShardOutcome:
             file = WorldFile(**shard.work["file"])  # type: ignore[arg-type]  # JSON of this very class
@@ -27,7 +27,7 @@ class DrawWorker:
 
 
 def run(config: ShapesConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.shapes_world import plan_world
+    from data_pipelines.shapes.world import plan_world
 
     shards = [
         Shard(name=file.name, items=(file.name,), identity={"file": asdict(file)}, work={"file": asdict(file)})

@@ -19,9 +19,9 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredS
 from data_pipelines.datasets.samples import IMAGE
 from data_pipelines.images.model_input import image_anchor, input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.inference.illume_plus import IllumePlus, Request
-from data_pipelines.oracle import read_scene
-from data_pipelines.shapes import Scene
-from data_pipelines.shapes_language import Described, describe, parse_caption
+from data_pipelines.shapes.language import Described, describe, parse_caption
+from data_pipelines.shapes.oracle import read_scene
+from data_pipelines.shapes.scenes import Scene
 from models.dualvitok.geometry import Size
 from models.image_metrics import psnr, ssim
 from models.mllm.config import SamplingConfig

@@ -24,8 +24,8 @@ from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
-from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
-from data_pipelines.shapes_world import generate_world
+from data_pipelines.shapes.config import ShapesConfig, SpoiltShares
+from data_pipelines.shapes.world import generate_world
 from data_pipelines.tokenizing import encode_pictures, samples_to_tokenize, tokenize_shard
 from data_pipelines.tokens import TokenizerIdentity
 from models.dualvitok.config import (

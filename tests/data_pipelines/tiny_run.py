@@ -15,8 +15,8 @@ from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
-from data_pipelines.shapes_config import ShapesConfig
-from data_pipelines.shapes_world import generate_world
+from data_pipelines.shapes.config import ShapesConfig
+from data_pipelines.shapes.world import generate_world
 from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, build_vocabulary, load_vocabulary
 from models.diffusion import weights as decoder_weights
 from models.diffusion.config import DecoderConfig, NoiseSchedule, UNetConfig

@@ -24,8 +24,8 @@ from data_pipelines.datasets.reader import DatasetError
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
-from data_pipelines.shapes_config import ShapesConfig
-from data_pipelines.shapes_world import generate_world
+from data_pipelines.shapes.config import ShapesConfig
+from data_pipelines.shapes.world import generate_world
 
 HOSTILE = "</h3><script>alert(1)</script>\u202e"
 Row = tuple[str, str, str]  # sample id, verdict, reason

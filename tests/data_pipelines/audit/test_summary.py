@@ -20,8 +20,8 @@ from data_pipelines.datasets.reader import DatasetError
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
-from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
-from data_pipelines.shapes_world import generate_world
+from data_pipelines.shapes.config import ShapesConfig, SpoiltShares
+from data_pipelines.shapes.world import generate_world
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 
 HOSTILE = '</title><script>alert("x")</script>\u202e'

@@ -34,10 +34,10 @@ from data_pipelines.datasets.tombstones import Tombstones
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
-from data_pipelines.shapes import invent_scene
-from data_pipelines.shapes_config import ShapesConfig, SpoiltShares
-from data_pipelines.shapes_drawing import draw
-from data_pipelines.shapes_world import generate_world
+from data_pipelines.shapes.config import ShapesConfig, SpoiltShares
+from data_pipelines.shapes.drawing import draw
+from data_pipelines.shapes.scenes import invent_scene
+from data_pipelines.shapes.world import generate_world
 
 CONFIG = CurationConfig(anchors=((64, 64), (48, 96), (96, 48), (56, 72)), min_side=32)
 WORLD = ShapesConfig(

@@ -24,7 +24,7 @@ from data_pipelines.evaluation.evaluate import (
 )
 from data_pipelines.evaluation.summary import sheet, summarize
 from data_pipelines.inference.illume_plus import IllumePlus
-from data_pipelines.oracle import read_scene
+from data_pipelines.shapes.oracle import read_scene
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_pipelines.shapes_config import ShapesConfig
+from data_pipelines.shapes.config import ShapesConfig
 
 PLACES = (
     "top left", "top", "top right",

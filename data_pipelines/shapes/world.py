@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image, ImageEnhance
 
-from data_pipelines import shapes_language as language
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.shapes import Scene, invent_edit, invent_scene
-from data_pipelines.shapes_config import ShapesConfig
-from data_pipelines.shapes_drawing import draw
+from data_pipelines.shapes import language
+from data_pipelines.shapes.config import ShapesConfig
+from data_pipelines.shapes.drawing import draw
+from data_pipelines.shapes.scenes import Scene, invent_edit, invent_scene
 
 TASKS = ("understanding", "generation", "editing", "text")
 BAD_CAPTIONS = {

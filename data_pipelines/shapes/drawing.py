@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_pipelines.shapes import Scene
+from data_pipelines.shapes.scenes import Scene
 
 Floats = npt.NDArray[np.float64]
 Inside = Callable[[Floats, Floats], npt.NDArray[np.bool_]]

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from data_pipelines import shapes_language as language
-from data_pipelines.oracle import Found, SceneScore, connected_areas, read_scene, score_scene
-from data_pipelines.shapes import Scene, invent_edit, invent_scene
-from data_pipelines.shapes_config import SHAPES, ShapesConfig, SpoiltShares
-from data_pipelines.shapes_drawing import draw
-from data_pipelines.shapes_language import Described
-from data_pipelines.shapes_world import generate_file, generate_world, plan_world
+from data_pipelines.shapes import language
+from data_pipelines.shapes.config import SHAPES, ShapesConfig, SpoiltShares
+from data_pipelines.shapes.drawing import draw
+from data_pipelines.shapes.language import Described
+from data_pipelines.shapes.oracle import Found, SceneScore, connected_areas, read_scene, score_scene
+from data_pipelines.shapes.scenes import Scene, invent_edit, invent_scene
+from data_pipelines.shapes.world import generate_file, generate_world, plan_world
 
 PLAIN = ShapesConfig(
     seed=3, sizes=("large",), backgrounds=("white",), placement="row", max_shapes=2, varied_wording=False

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.shapes import PLACES, place_of
-from data_pipelines.shapes_config import COLOURS
-from data_pipelines.shapes_drawing import INSIDE, PALETTE, coverage
-from data_pipelines.shapes_language import Described
+from data_pipelines.shapes.config import COLOURS
+from data_pipelines.shapes.drawing import INSIDE, PALETTE, coverage
+from data_pipelines.shapes.language import Described
+from data_pipelines.shapes.scenes import PLACES, place_of
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

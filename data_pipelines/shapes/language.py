@@ -5,8 +5,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from data_pipelines.shapes import PLACES, Edit, Figure, Scene
-from data_pipelines.shapes_config import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from data_pipelines.shapes.config import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from data_pipelines.shapes.scenes import PLACES, Edit, Figure, Scene
 
 # Source of both templates: ILLUME+ data (published prompts); the resolution tag is filled in by the consumer.
 GENERATION_PROMPT = "Generate an image of {resolution_tag}, the content of image is %s\n"
