@@ -8,13 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from data_pipelines.conversations import Codes, render, target_slots
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.samples import Sample, SampleError
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.loader_config import LoaderConfig
 from data_pipelines.packing import PackedRow, PackedSample, build_row
-from data_pipelines.tokens import TokenizerIdentity, TokensError, TokenShard
+from data_pipelines.tokens.conversations import Codes, render, target_slots
+from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
 from data_pipelines.training_index import (
     NO_CODES,
     IndexedPart,

@@ -41,7 +41,7 @@ def adopt_mllm(config: AdoptMllmConfig, context: StageContext) -> Mapping[str, f
 
     from data_pipelines.images.model_input import InputSizes
     from data_pipelines.inference.input_settings import ModelInput, save_input
-    from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
+    from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
     from models.dualvitok.weights import load_config
     from models.mllm.config import VisionBranchConfig
     from models.published_weights import mllm_from_published

@@ -26,7 +26,7 @@ def sources(config: ExtendVocabularyConfig) -> Mapping[str, Path]:
 
 
 def run(config: ExtendVocabularyConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.vocabulary_files import build_vocabulary
+    from data_pipelines.tokens.vocabulary import build_vocabulary
 
     return build_vocabulary(
         [artifact.path for artifact in context.inputs("datasets")],

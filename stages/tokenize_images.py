@@ -39,7 +39,7 @@ class TokenizeWorker:
         import torch
 
         from data_pipelines.datasets.reader import CuratedDataset
-        from data_pipelines.tokenizing import tokenize_shard, tokenizer_identity
+        from data_pipelines.tokens.tokenize import tokenize_shard, tokenizer_identity
         from models.dualvitok.weights import WEIGHTS_FILE, load
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,7 +97,7 @@ def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> l
     Raises: PrecheckError if two datasets have a shard of one name: their codes would share one file.
     """
     from data_pipelines.datasets.reader import CuratedDataset
-    from data_pipelines.tokenizing import samples_to_tokenize
+    from data_pipelines.tokens.tokenize import samples_to_tokenize
 
     found: dict[str, Shard] = {}
     for artifact in datasets:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
-from data_pipelines.tokenizing import Picture, decoded_in_order, encode_pictures
+from data_pipelines.tokens.tokenize import Picture, decoded_in_order, encode_pictures
 from models.dualvitok.geometry import Size
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.quantizer import code_usage

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from data_pipelines.vocabulary_files import TOKENIZER_FILE, load_vocabulary
+from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, load_vocabulary
 from models.mllm import weights
 from models.mllm.model import UnifiedMllm
 from models.mllm.text_model import qwen2_config

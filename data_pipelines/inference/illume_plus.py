@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_pipelines.conversations import editing_request, generation_request, question, render_prompt
 from data_pipelines.datasets.samples import Sample, SampleImage
 from data_pipelines.images.model_input import grids, input_pixels, input_size, is_cropped, pixels_to_input
 from data_pipelines.inference.input_settings import ModelInput, load_input
-from data_pipelines.vocabulary_files import Vocabulary, load_vocabulary
+from data_pipelines.tokens.conversations import editing_request, generation_request, question, render_prompt
+from data_pipelines.tokens.vocabulary import Vocabulary, load_vocabulary
 from models.diffusion.decoder import DiffusionDecoder
 from models.diffusion.weights import load as load_decoder
 from models.dualvitok.geometry import PUBLISHED_MAX_CROP, Size, as_rgb, match_anchor, pad_to_anchor, remove_padding

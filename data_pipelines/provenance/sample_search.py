@@ -19,7 +19,7 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.duplicates.hash_lookup import LookAlikes
 from data_pipelines.provenance.questions import AddressMatcher
 from data_pipelines.provenance.questions import Questions as Questions  # whoever traces needs both
-from data_pipelines.tokens import TokenShard
+from data_pipelines.tokens.token_shards import TokenShard
 
 COLUMNS = ["sample_id", "external_id", "source", "source_file", "source_row", "verdict", "reason", "duplicate_of",
            "images", "shard", "row"]  # fmt: skip

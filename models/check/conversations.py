@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.conversations import RenderedSample, render
 from data_pipelines.datasets.samples import Sample, SampleError, SampleImage, Turn
 from data_pipelines.images.model_input import InputSizes
-from data_pipelines.text_tokenizer import ChatTokenizer
+from data_pipelines.tokens.conversations import RenderedSample, render
+from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from models.check.report import Report, Vectors, VectorsError
 from models.mllm.vocabulary import IGNORED_LABEL, SEMANTIC_FEATURE, VisionVocabulary
 

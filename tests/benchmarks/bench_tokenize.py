@@ -26,8 +26,8 @@ from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes.config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes.world import generate_world
-from data_pipelines.tokenizing import encode_pictures, samples_to_tokenize, tokenize_shard
-from data_pipelines.tokens import TokenizerIdentity
+from data_pipelines.tokens.token_shards import TokenizerIdentity
+from data_pipelines.tokens.tokenize import encode_pictures, samples_to_tokenize, tokenize_shard
 from models.dualvitok.config import (
     BlocksConfig,
     ConvolutionsConfig,

@@ -20,8 +20,8 @@ import click
 import numpy as np
 from tokenizers import Tokenizer
 
-from data_pipelines.text_tokenizer import extend, train_text_tokenizer
-from data_pipelines.tokens import ImageCodes, TokenizerIdentity, TokenShard, TokenShardWriter, block_ids
+from data_pipelines.tokens.text_tokenizer import extend, train_text_tokenizer
+from data_pipelines.tokens.token_shards import ImageCodes, TokenizerIdentity, TokenShard, TokenShardWriter, block_ids
 from models.mllm.vocabulary import VisionVocabulary
 
 TEXTS = [f"Generate an image of a {colour} frog, number {n}" for n in range(40) for colour in ("red", "green", "blue")]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_pipelines.tokens import ImageCodes, TokenizerIdentity, TokenShardWriter
+from data_pipelines.tokens.token_shards import ImageCodes, TokenizerIdentity, TokenShardWriter
 
 if TYPE_CHECKING:
     from tests.data_pipelines.tiny_run import TinyRun

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.conversations import render
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.loader import ByteCache, TrainingData
 from data_pipelines.loader_config import LoaderConfig, MixturePart
 from data_pipelines.packing import PackedRow
-from data_pipelines.text_tokenizer import ChatTokenizer, train_text_tokenizer
-from data_pipelines.tokens import TokenizerIdentity, TokensError
+from data_pipelines.tokens.conversations import render
+from data_pipelines.tokens.text_tokenizer import ChatTokenizer, train_text_tokenizer
+from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError
 from data_pipelines.training_index import IndexedPart, LoadingError, Rendering, SourceFolders, build_training_index
 from data_pipelines.training_order import LoaderPosition, TrainingOrder, places_of
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, VisionVocabulary

@@ -17,7 +17,7 @@ from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes.config import ShapesConfig
 from data_pipelines.shapes.world import generate_world
-from data_pipelines.vocabulary_files import TOKENIZER_FILE, VOCABULARY_FILE, build_vocabulary, load_vocabulary
+from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, build_vocabulary, load_vocabulary
 from models.diffusion import weights as decoder_weights
 from models.diffusion.config import DecoderConfig, NoiseSchedule, UNetConfig
 from models.diffusion.decoder import DiffusionDecoder

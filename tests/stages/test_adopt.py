@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_pipelines.inference.illume_plus import IllumePlus
-from data_pipelines.vocabulary_files import load_vocabulary
+from data_pipelines.tokens.vocabulary import load_vocabulary
 from models.diffusion import weights as decoder_weights
 from models.dualvitok import weights as tokenizer_weights
 from models.mllm import weights as mllm_weights

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipelines.tokens import TokenizerIdentity, TokenShard
+from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard
 from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
 from orchestrator.artifact import Artifact, FileEntry, Fingerprint, Manifest

@@ -12,7 +12,7 @@ import torch
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.evaluation.reconstruction import score_part, summarize
 from data_pipelines.images.model_input import open_upright
-from data_pipelines.tokenizing import samples_to_tokenize
+from data_pipelines.tokens.tokenize import samples_to_tokenize
 from models.dualvitok.geometry import fit_to_anchor
 from models.dualvitok.model import DualViTok
 from models.image_metrics import psnr, ssim, to_levels

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_pipelines.conversations import question, render_prompt
 from data_pipelines.inference.export import export_models, export_text_model
 from data_pipelines.inference.input_settings import load_input
-from data_pipelines.vocabulary_files import load_vocabulary
+from data_pipelines.tokens.conversations import question, render_prompt
+from data_pipelines.tokens.vocabulary import load_vocabulary
 from models.mllm import weights
 from models.mllm.attention import attention_inputs
 from models.mllm.model import UnifiedMllm

@@ -19,7 +19,7 @@ import torch
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
 from data_pipelines.images.model_input import image_anchor, open_upright
-from data_pipelines.tokens import ImageCodes, TokenizerIdentity, TokensError, TokenShardWriter
+from data_pipelines.tokens.token_shards import ImageCodes, TokenizerIdentity, TokensError, TokenShardWriter
 from models.dualvitok.geometry import Size, fit_to_anchor
 from models.dualvitok.model import Codes, DualViTok
 

@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipelines.conversations import (
+from data_pipelines.datasets.samples import Sample, SampleError, SampleImage, Turn
+from data_pipelines.images.model_input import InputSizes
+from data_pipelines.tokens.conversations import (
     editing_request,
     generation_request,
     question,
@@ -14,9 +16,7 @@ from data_pipelines.conversations import (
     rendered_length,
     target_slots,
 )
-from data_pipelines.datasets.samples import Sample, SampleError, SampleImage, Turn
-from data_pipelines.images.model_input import InputSizes
-from data_pipelines.text_tokenizer import ChatTokenizer, train_text_tokenizer
+from data_pipelines.tokens.text_tokenizer import ChatTokenizer, train_text_tokenizer
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 
 SIZES = InputSizes()

@@ -25,7 +25,7 @@ from data_pipelines.datasets.samples import (
     Turn,
 )
 from data_pipelines.images.model_input import InputSizes, grids, image_anchor, input_size
-from data_pipelines.text_tokenizer import ChatTokenizer
+from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from models.dualvitok.geometry import Size
 from models.mllm.vocabulary import IGNORED_LABEL, VisionVocabulary
 

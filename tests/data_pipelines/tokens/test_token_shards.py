@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.tokens import (
+from data_pipelines.tokens.token_shards import (
     GROUP_ROWS,
     METADATA_KEY,
     ImageCodes,

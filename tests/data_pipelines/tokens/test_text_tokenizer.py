@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from data_pipelines.text_tokenizer import (
+from data_pipelines.tokens.text_tokenizer import (
     ChatTokenizer,
     TextTokenizerError,
     adopt_text_tokenizer,
@@ -40,7 +40,7 @@ def small_vocabulary(first_id: int) -> VisionVocabulary:
 
 def test_training_in_another_process_gives_the_same_file(trained: Tokenizer) -> None:
     program = (
-        "import hashlib, sys; from data_pipelines.text_tokenizer import train_text_tokenizer as t;"
+        "import hashlib, sys; from data_pipelines.tokens.token_shards.text_tokenizer import train_text_tokenizer as t;"
         "print(hashlib.sha256(t(eval(sys.stdin.read()), 330).to_str().encode()).hexdigest())"
     )
     expected = hashlib.sha256(trained.to_str().encode()).hexdigest()
@@ -49,7 +49,7 @@ def test_training_in_another_process_gives_the_same_file(trained: Tokenizer) -> 
             [sys.executable, "-c", program],
             input=repr(TEXTS),
             env=os.environ | {"PYTHONHASHSEED": seed, "TOKENIZERS_PARALLELISM": parallel},
-            cwd=Path(__file__).resolve().parents[2],
+            cwd=Path(__file__).resolve().parents[3],
             capture_output=True,
             text=True,
             check=True,

@@ -13,8 +13,8 @@ from PIL import Image
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError, SampleImage
 from data_pipelines.images.model_input import input_pixels, open_upright
-from data_pipelines.tokenizing import TokenizedShard, samples_to_tokenize, tokenize_shard, tokenizer_identity
-from data_pipelines.tokens import TokensError, TokenShard
+from data_pipelines.tokens.token_shards import TokensError, TokenShard
+from data_pipelines.tokens.tokenize import TokenizedShard, samples_to_tokenize, tokenize_shard, tokenizer_identity
 from models.dualvitok.config import (
     BlocksConfig,
     ConvolutionsConfig,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from data_pipelines.text_tokenizer import TextTokenizerError, train_text_tokenizer
-from data_pipelines.vocabulary_files import build_vocabulary, load_vocabulary
+from data_pipelines.tokens.text_tokenizer import TextTokenizerError, train_text_tokenizer
+from data_pipelines.tokens.vocabulary import build_vocabulary, load_vocabulary
 from models.json_config import ConfigError
 from tests.data_pipelines.conftest import MakeDataset, Wanted
 from tests.data_pipelines.tiny_run import TOKENIZER, TinyRun

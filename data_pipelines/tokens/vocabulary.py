@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.samples import IMAGE, RESOLUTION_TAG
-from data_pipelines.text_tokenizer import (
+from data_pipelines.tokens.text_tokenizer import (
     SYSTEM_TEXT,
     ChatTokenizer,
     adopt_text_tokenizer,

@@ -1,0 +1,1 @@
+"""Token files: text tokenizer, vocabulary, conversations, image codes."""
