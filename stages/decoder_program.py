@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_pipelines.image_batches import PictureBatch, PictureBatches, names_of
 from data_pipelines.tokens.token_shards import TokenShard
+from data_pipelines.training_data.image_batches import PictureBatch, PictureBatches, names_of
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder

@@ -12,11 +12,11 @@ from torch import nn
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
-from data_pipelines.loader import TrainingData
-from data_pipelines.packing import PackedRow
 from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
-from data_pipelines.training_index import Rendering, SourceFolders, build_training_index
-from data_pipelines.training_order import TrainingOrder
+from data_pipelines.training_data.index import Rendering, SourceFolders, build_training_index
+from data_pipelines.training_data.loader import TrainingData
+from data_pipelines.training_data.order import TrainingOrder
+from data_pipelines.training_data.packing import PackedRow
 from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.weights import load as load_tokenizer
 from models.mllm import weights

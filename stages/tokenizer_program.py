@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipelines.image_batches import PictureBatches, names_of
+from data_pipelines.training_data.image_batches import PictureBatches, names_of
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss

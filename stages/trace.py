@@ -262,7 +262,7 @@ def _mllm_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: int) 
 
 
 def _picture_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: int) -> tuple[Integers, Integers]:
-    from data_pipelines.image_batches import PictureBatches
+    from data_pipelines.training_data.image_batches import PictureBatches
 
     batches: PictureBatches = _PICTURES[stage.spec.kind.name](run, stage)
     micros_per_step = stage.spec.config.loop.micros_per_step

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from data_pipelines.loader_config import LoaderConfig
+from data_pipelines.training_data.config import LoaderConfig
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.training_config import LoopConfig, in_smaller_parts

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipelines.image_batches import PictureBatches, description
+from data_pipelines.training_data.image_batches import PictureBatches, description
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from turns import print_rates, seconds_in_turns
 
-from data_pipelines.packing import PackedRow, PackedSample, build_row, row_starts
+from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row, row_starts
 from models.dualvitok.config import PixelConfig, VisionConfig
 from models.dualvitok.geometry import Size, pixel_grid, semantic_grid
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig

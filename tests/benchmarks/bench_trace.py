@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.emit import LEDGER_SCHEMA
-from data_pipelines.loader_config import LoaderConfig, MixturePart
 from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import find_everywhere
-from data_pipelines.training_index import DROPPABLE, IndexedPart, TrainingIndex
-from data_pipelines.training_order import TrainingOrder
+from data_pipelines.training_data.config import LoaderConfig, MixturePart
+from data_pipelines.training_data.index import DROPPABLE, IndexedPart, TrainingIndex
+from data_pipelines.training_data.order import TrainingOrder
 
 CHUNK = 1 << 20
 ROW_TOKENS, ROWS_PER_STEP = 4096, 1024

@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
         stages__work="from orchestrator.stage import StageKind\ndef run():\n    from models.net import Net\n",
         models__net="import numpy\nfrom models import layers\nfrom . import losses\n",
         models__layers="from models.constants import WIDTH\n",
-        models__losses="import data_pipelines.order as order\n",
+        models__losses="import data_pipelines.training_data.permutation as order\n",
         models__constants="WIDTH = 3\n",
         models__unused="X = 1\n",
         data_pipelines__order="Y = 1\n",
@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_closure_follows_late_and_relative_imports_and_leaves_the_kernel_out(root: Path) -> None:
     assert sorted(code_digest("stages.work", root).files) == [
-        "data_pipelines/order.py",
+        "data_pipelines/training_data/permutation.py",
         "models/constants.py",
         "models/layers.py",
         "models/losses.py",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.datasets.reader import DatasetError
 from data_pipelines.datasets.samples import Sample, SampleError, Turn
-from data_pipelines.image_batches import PictureBatches, description
+from data_pipelines.training_data.image_batches import PictureBatches, description
 from tests.data_pipelines.conftest import MadeDataset, MakeDataset, Wanted
 
 BATCH = 3

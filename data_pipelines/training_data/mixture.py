@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.order import Integers, Permutation, epoch_permutation
+from data_pipelines.training_data.permutation import Integers, Permutation, epoch_permutation
 
 MAX_PATTERN = 65_536  # positions; weights that need a longer pattern are rounded to 1/65,536
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines import packing
-from data_pipelines.packing import PackedSample, PackPlan, RowStart, build_row
+from data_pipelines.training_data import packing
+from data_pipelines.training_data.packing import PackedSample, PackPlan, RowStart, build_row
 from models.mllm.vocabulary import IGNORED_LABEL
 
 ROW = 50

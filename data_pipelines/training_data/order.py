@@ -14,11 +14,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.loader_config import LoaderConfig
-from data_pipelines.mixture import Mixture, Places, Source
-from data_pipelines.order import Integers, is_chosen, sample_words
-from data_pipelines.packing import PackPlan, RowStart
-from data_pipelines.training_index import DROPPABLE, IndexedPart, LoadingError, TrainingIndex
+from data_pipelines.training_data.config import LoaderConfig
+from data_pipelines.training_data.index import DROPPABLE, IndexedPart, LoadingError, TrainingIndex
+from data_pipelines.training_data.mixture import Mixture, Places, Source
+from data_pipelines.training_data.packing import PackPlan, RowStart
+from data_pipelines.training_data.permutation import Integers, is_chosen, sample_words
 
 POSITION_FORMAT = 1
 IDS_AT_ONCE = 1 << 17  # of an index, compared with the asked ones in one go: what caches hold

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from data_pipelines.datasets.reader import CuratedDataset, ShardRows
 from data_pipelines.datasets.samples import TASKS_WITH_TARGETS, Sample, SampleError
 from data_pipelines.images.model_input import InputSizes
-from data_pipelines.loader_config import LoaderConfig, MixturePart
 from data_pipelines.tokens.conversations import can_drop_condition, rendered_lengths, target_slots
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard, require_one_tokenizer
+from data_pipelines.training_data.config import LoaderConfig, MixturePart
 from models.mllm.vocabulary import VisionVocabulary
 
 INDEX_FORMAT = 1

@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.images.model_input import InputSizes
-from data_pipelines.loader import ByteCache, TrainingData
-from data_pipelines.loader_config import LoaderConfig, MixturePart
-from data_pipelines.packing import PackedRow
 from data_pipelines.tokens.conversations import render
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer, train_text_tokenizer
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError
-from data_pipelines.training_index import IndexedPart, LoadingError, Rendering, SourceFolders, build_training_index
-from data_pipelines.training_order import LoaderPosition, TrainingOrder, places_of
+from data_pipelines.training_data.config import LoaderConfig, MixturePart
+from data_pipelines.training_data.index import IndexedPart, LoadingError, Rendering, SourceFolders, build_training_index
+from data_pipelines.training_data.loader import ByteCache, TrainingData
+from data_pipelines.training_data.order import LoaderPosition, TrainingOrder, places_of
+from data_pipelines.training_data.packing import PackedRow
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, VisionVocabulary
 
 TASKS = ("text", "understanding", "generation", "editing")
 ROW_TOKENS = 700
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +377,7 @@ def test_the_cache_never_holds_more_than_it_may() -> None:
 
 def test_the_loader_does_not_need_torch() -> None:
     program = (
-        "import sys, data_pipelines.loader, data_pipelines.training_index;"
+        "import sys, data_pipelines.training_data.loader, data_pipelines.training_data.index;"
         "sys.exit(', '.join({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)) or 0)"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.mixture import MAX_PATTERN, Mixture, Source, pattern_counts
-from data_pipelines.order import Permutation, epoch_permutation, is_chosen, mix, sample_words
+from data_pipelines.training_data.mixture import MAX_PATTERN, Mixture, Source, pattern_counts
+from data_pipelines.training_data.permutation import Permutation, epoch_permutation, is_chosen, mix, sample_words
 
 sizes = st.integers(1, 5000)
 

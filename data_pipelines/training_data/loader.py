@@ -11,18 +11,18 @@ from typing import Generic, TypeVar
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.samples import Sample, SampleError
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
-from data_pipelines.loader_config import LoaderConfig
-from data_pipelines.packing import PackedRow, PackedSample, build_row
 from data_pipelines.tokens.conversations import Codes, render, target_slots
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
-from data_pipelines.training_index import (
+from data_pipelines.training_data.config import LoaderConfig
+from data_pipelines.training_data.index import (
     NO_CODES,
     IndexedPart,
     Rendering,
     SourceFolders,
     open_training_index,
 )
-from data_pipelines.training_order import SeenSample, TrainingOrder
+from data_pipelines.training_data.order import SeenSample, TrainingOrder
+from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row
 
 SAMPLE_CACHE_BYTES = 256 * 2**20  # samples of small data sets stay ready between epochs
 CODES_CACHE_BYTES = 64 * 2**20

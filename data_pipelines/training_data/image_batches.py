@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import Sample, SampleError
 from data_pipelines.images.model_input import input_pixels, open_upright
-from data_pipelines.loader import ByteCache
-from data_pipelines.order import Integers, Permutation, epoch_permutation, is_chosen, sample_words
+from data_pipelines.training_data.loader import ByteCache
+from data_pipelines.training_data.permutation import Integers, Permutation, epoch_permutation, is_chosen, sample_words
 from models.dualvitok.geometry import Size
 
 PROMPT_OPENING = "the content of image is"

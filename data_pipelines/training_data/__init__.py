@@ -1,0 +1,1 @@
+"""Training data: index, seeded order, mixture, packing, loading."""
