@@ -38,7 +38,7 @@ class ScoreWorker:
         from data_pipelines.datasets.reader import CuratedDataset
         from data_pipelines.evaluation.reconstruction import score_part
         from models.dualvitok.weights import load
-        from models.inception import load_inception
+        from models.metrics.inception import load_inception
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = load(self.tokenizer, device)

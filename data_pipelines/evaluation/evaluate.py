@@ -23,7 +23,7 @@ from data_pipelines.shapes.language import Described, describe, parse_caption
 from data_pipelines.shapes.oracle import read_scene
 from data_pipelines.shapes.scenes import Scene
 from models.dualvitok.geometry import Size
-from models.image_metrics import psnr, ssim
+from models.metrics.image_metrics import psnr, ssim
 from models.mllm.config import SamplingConfig
 
 Task = Literal["reconstruction", "generation", "understanding", "editing", "enlargement"]

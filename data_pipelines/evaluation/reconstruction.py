@@ -23,9 +23,9 @@ from data_pipelines.tokens.tokenize import Picture, decoded_in_order, encode_pic
 from models.dualvitok.geometry import Size
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.quantizer import code_usage
-from models.frechet_distance import FeatureStatistics, frechet_distance
-from models.image_metrics import SSIM_WINDOW_PX, psnr, ssim, to_levels
-from models.inception import InceptionFeatures
+from models.metrics.frechet_distance import FeatureStatistics, frechet_distance
+from models.metrics.image_metrics import SSIM_WINDOW_PX, psnr, ssim, to_levels
+from models.metrics.inception import InceptionFeatures
 
 SCORES_FILE, SUMS_FILE, PICTURES_FILE = "scores.parquet", "sums.safetensors", "pictures.png"
 PICTURES_SHOWN = 6  # of each part

@@ -21,7 +21,7 @@ from models.diffusion.weights import load as load_decoder
 from models.dualvitok.geometry import PUBLISHED_MAX_CROP, Size, as_rgb, match_anchor, pad_to_anchor, remove_padding
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
-from models.image_metrics import to_levels
+from models.metrics.image_metrics import to_levels
 from models.mllm.config import SamplingConfig
 from models.mllm.generation import Generation, Generator, Prompt
 from models.mllm.grammar import Rules

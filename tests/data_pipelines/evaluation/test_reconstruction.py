@@ -15,8 +15,8 @@ from data_pipelines.images.model_input import open_upright
 from data_pipelines.tokens.tokenize import samples_to_tokenize
 from models.dualvitok.geometry import fit_to_anchor
 from models.dualvitok.model import DualViTok
-from models.image_metrics import psnr, ssim, to_levels
-from models.inception import InceptionFeatures
+from models.metrics.image_metrics import psnr, ssim, to_levels
+from models.metrics.inception import InceptionFeatures
 from tests.data_pipelines.tiny_run import TOKENIZER
 
 SHARD = "d-00000"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.image_metrics import SSIM_SIGMA_PX, SSIM_WINDOW_PX, psnr, ssim
+from models.metrics.image_metrics import SSIM_SIGMA_PX, SSIM_WINDOW_PX, psnr, ssim
 
 
 def plain_ssim(x: torch.Tensor, y: torch.Tensor) -> float:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.frechet_distance import FeatureStatistics, frechet_distance
+from models.metrics.frechet_distance import FeatureStatistics, frechet_distance
 
 
 def gaussian(mean: list[float], deviations: list[float]) -> FeatureStatistics:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from models.inception import InceptionFeatures, load_inception, resize_like_tensorflow
+from models.metrics.inception import InceptionFeatures, load_inception, resize_like_tensorflow
 from models.strict_weights import WeightsError
 
 

@@ -1,0 +1,1 @@
+"""Image metrics: PSNR, SSIM, Inception features, Frechet distance."""
