@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.launch import Cluster
-from orchestrator.ledger import ShardLedger, StoredShard
 from orchestrator.map_run import MapSettings, MapTools
 from orchestrator.plan import PlannedStage
 from orchestrator.shard_map import map_shards
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
-from orchestrator.takedowns import Marks, Takedown, all_marks
 from orchestrator.worker_pool import Spares
 
 

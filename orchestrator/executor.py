@@ -13,7 +13,8 @@ from pathlib import Path
 
 from orchestrator import owners
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.errors import (
     CancelledError,
     DatabaseError,
@@ -32,7 +33,6 @@ from orchestrator.job_records import JobRecords
 from orchestrator.job_work import job_id_of
 from orchestrator.launch import Cluster
 from orchestrator.leases import Lease, LeaseKeeper, Leases
-from orchestrator.ledger import ShardLedger
 from orchestrator.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.plan_file import plan_digest
 from orchestrator.ray_jobs import ENDED, RayJobs

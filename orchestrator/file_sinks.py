@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.events import Event, EventKind, event_to_json
 from orchestrator.line_file import LineFile
-from orchestrator.run_records import RunRecords
 
 
 def file_sink_name(word: str, path: Path) -> str:

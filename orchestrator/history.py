@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from orchestrator import failpoints, owners
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifact_facts import artifact_fields
+from orchestrator.artifacts.manifest_summary import artifact_fields
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, OrchestratorError
 from orchestrator.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON
-from orchestrator.artifact_facts import artifact_fields, counted_rows
-from orchestrator.artifacts import StoredArtifact
+from orchestrator.artifacts.artifact_store import StoredArtifact
+from orchestrator.artifacts.manifest_summary import artifact_fields, counted_rows
 from orchestrator.events import AttemptState, Event, EventKind, masked_fields
 from orchestrator.lineage import run_event, store_place
 

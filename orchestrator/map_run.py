@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.errors import CancelledError
 from orchestrator.failures import FailureClass, FailureReport, classified
 from orchestrator.launch import Cluster, WorkerNeeds
-from orchestrator.ledger import ShardLedger, StoredShard
 from orchestrator.poison import Search, TrialFailure, all_alike, find_poison, spread
 from orchestrator.quarantine import Tally, shortened
 from orchestrator.retries import backoff_s
 from orchestrator.shard_host import HostInfo, HostSettings, ShardOrder
 from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
-from orchestrator.takedowns import Takedown
 from orchestrator.worker_pool import Ended, Spares, WorkerPool
 
 log = logging.getLogger(__name__)

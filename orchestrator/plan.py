@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.code_digest import CodeDigest
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import fingerprint_of
@@ -29,7 +30,6 @@ from orchestrator.plan_reasons import (
 )
 from orchestrator.stage import Recipe, StageSpec
 from orchestrator.stage_identity import IdentifiedStage, PlanView, Taints, identify
-from orchestrator.takedowns import Takedown
 
 Action = typing.Literal["run", "reuse", "skip"]
 

@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.code_digest import code_of
 from orchestrator.database import Database
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.run_records import RunRecords
 from orchestrator.run_status import last_fingerprint, list_runs, typical_duration_s
 from orchestrator.source_cache import DatabaseDigestCache
 from orchestrator.sources import source_digests
 from orchestrator.stage import StageSpec
 from orchestrator.stage_identity import PlanView
-from orchestrator.takedowns import read_takedowns
 
 NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity of an artifact that is gone
 

@@ -6,12 +6,12 @@ Models that saw it are not deleted: they are marked, and no plan uses them.
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.collector import Garbage, plan_deletion
 from orchestrator.commits import head, retract, roll_forward
 from orchestrator.layout import Site, artifact_site, shard_site
 from orchestrator.retention import pins, unpin
-from orchestrator.takedowns import Takedown
 
 
 def give_up_tainted(artifacts: ArtifactStore, takedown: Takedown) -> None:

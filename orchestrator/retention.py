@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from orchestrator.artifacts import ArtifactStore, StoredArtifact
+from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
+from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.commits import retract, roll_forward
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
 from orchestrator.events import RunState
 from orchestrator.layout import artifact_site, shard_site
-from orchestrator.run_records import RunRecords
 from orchestrator.schema import leases, runs, stages
 from orchestrator.store import Store, put_same, record_bytes
 

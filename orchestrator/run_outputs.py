@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from orchestrator.artifact import JSON, Manifest
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.database import Database
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.events import AttemptState, EventKind

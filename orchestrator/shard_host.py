@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TextIO
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.errors import OrchestratorError
 from orchestrator.failures import FailureReport, report_of
-from orchestrator.ledger import ShardLedger, StoredShard
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome, ShardWorker
 
 log = logging.getLogger(__name__)

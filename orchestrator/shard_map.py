@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.identity import fingerprint_of
-from orchestrator.ledger import StoredShard
 from orchestrator.map_run import Lot, MapRun, MapSettings, MapTools
 from orchestrator.quarantine import Tally
 from orchestrator.shards import Shard, ShardWorker

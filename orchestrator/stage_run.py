@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.stage_records import withdraw
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
 from orchestrator.events import AttemptState, EventKind
 from orchestrator.failures import FailureClass, FailureReport, classify, report_of
@@ -23,13 +25,11 @@ from orchestrator.identity import config_to_json
 from orchestrator.job_work import JobWork
 from orchestrator.launch import Cluster
 from orchestrator.leases import LeaseKeeper, Leases
-from orchestrator.ledger import ShardLedger
 from orchestrator.owners import describe
 from orchestrator.plan import PlannedStage
 from orchestrator.retries import PastFailure, Retry, decide
 from orchestrator.run_logs import RunLogs
 from orchestrator.runs import Attempt, AttemptIntent, InputSummary
-from orchestrator.stage_records import withdraw
 from orchestrator.stage_work import Order, StageWork
 
 log = logging.getLogger(__name__)

@@ -14,19 +14,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.stage_records import newest_checkpoint_step
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.context import AttemptContext, AttemptPlace
 from orchestrator.errors import GateError, OrchestratorError
 from orchestrator.gates import broken_gates
 from orchestrator.launch import Cluster
-from orchestrator.ledger import ShardLedger
 from orchestrator.plan import PlannedStage
 from orchestrator.stage import Tracker
 from orchestrator.stage_identity import PROVENANCE_CODE
-from orchestrator.stage_records import newest_checkpoint_step
-from orchestrator.takedowns import read_takedowns
 
 log = logging.getLogger(__name__)
 

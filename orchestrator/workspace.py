@@ -15,7 +15,10 @@ from pathlib import Path
 from sqlalchemy import select
 
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.takedowns import Takedown, put_takedown, read_takedowns
 from orchestrator.config import Kinds
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, RecipeError
@@ -26,7 +29,6 @@ from orchestrator.history import RunStore
 from orchestrator.job_records import JobRecords
 from orchestrator.launch import Cluster
 from orchestrator.leases import Leases
-from orchestrator.ledger import ShardLedger
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
 from orchestrator.owners import is_gone
@@ -35,11 +37,9 @@ from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.purging import give_up_tainted
 from orchestrator.retention import ENDED
 from orchestrator.run_logs import RunLogs
-from orchestrator.run_records import RunRecords
 from orchestrator.runs import StageRow
 from orchestrator.schema import attempts, runs
 from orchestrator.store import Store, open_store, probe
-from orchestrator.takedowns import Takedown, put_takedown, read_takedowns
 from orchestrator.tracking import MlflowSink
 
 log = logging.getLogger(__name__)

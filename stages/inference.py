@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.errors import RecipeError
 from orchestrator.plan import tainted_stages
-from orchestrator.takedowns import read_takedowns
 from stages import STAGE_KINDS
 from stages.evaluate import EvaluateConfig, SampleCounts
 

@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.artifacts import StoredArtifact
+from orchestrator.artifacts.artifact_store import StoredArtifact
+from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.artifacts.takedowns import Place, TaintedArtifact, Takedown
 from orchestrator.config import Kinds
 from orchestrator.errors import CorruptArtifactError, OrchestratorError
-from orchestrator.ledger import StoredShard
 from orchestrator.plan import Plan, make_plan
 from orchestrator.planning import plan_view
 from orchestrator.run_status import list_runs
 from orchestrator.stage import Recipe
 from orchestrator.store import Store
-from orchestrator.takedowns import Place, TaintedArtifact, Takedown
 from orchestrator.workspace import Workspace
 from stages.trace import MODELS, TRAININGS, trace_run
 

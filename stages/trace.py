@@ -17,12 +17,12 @@ from data_pipelines.datasets.tombstones import DIGESTS
 from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import Match, TokenRow, find_everywhere, find_tokens
 from orchestrator.artifact import Artifact, Fingerprint
-from orchestrator.checkpoints import kept_checkpoints
+from orchestrator.artifacts.checkpoints import kept_checkpoints
+from orchestrator.artifacts.takedowns import Takedown, read_takedowns
 from orchestrator.errors import RecipeError
 from orchestrator.files_check import place
 from orchestrator.local_copies import INDEXES
 from orchestrator.plan import Plan, PlannedStage
-from orchestrator.takedowns import Takedown, read_takedowns
 from orchestrator.workspace import Workspace
 from stages.checkpointing import PROGRESS_FILE, Progress, parse_progress, read_progress
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.artifact import Manifest
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.targets import find_artifact
 from orchestrator.database import Database

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.diff_page import write_diff_page
 from orchestrator.commands.diff_text import run_diff_text
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options

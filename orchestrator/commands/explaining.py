@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.artifact import Fingerprint
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.targets import NUM_SEARCHED_RUNS, find_artifact, find_run, planned_stages
 from orchestrator.lineage_events import lineage_events

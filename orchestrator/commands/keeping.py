@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import click
 
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.collector import DEFAULT_AGE_S, Garbage, collect, plan_collection
 from orchestrator.commands.options import Places, json_option, open_workspace, place_options, stage_kinds
 from orchestrator.commands.targets import find_artifact
@@ -20,7 +21,6 @@ from orchestrator.local_copies import delete_copies, stale_copies
 from orchestrator.purging import tainted_files
 from orchestrator.rebuild import rebuild_index
 from orchestrator.retention import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
-from orchestrator.takedowns import read_takedowns
 from orchestrator.wording import bytes_text
 
 MAX_LISTED = 50

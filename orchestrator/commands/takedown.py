@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.artifacts.takedowns import (
+    TaintedArtifact,
+    find_takedown,
+    read_takedowns,
+    takedown_from_json,
+    takedown_to_json,
+)
 from orchestrator.attestation import signed
 from orchestrator.collector import collect
 from orchestrator.commands.asking import question_options
@@ -16,7 +23,6 @@ from orchestrator.identity import to_json
 from orchestrator.plan import Plan
 from orchestrator.purging import tainted_files
 from orchestrator.stage import StageSpec
-from orchestrator.takedowns import TaintedArtifact, find_takedown, read_takedowns, takedown_from_json, takedown_to_json
 from orchestrator.wording import bytes_text, duration_text
 
 if TYPE_CHECKING:

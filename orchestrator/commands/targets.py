@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.artifacts import ArtifactStore, StoredArtifact
+from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
+from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.database import Database
 from orchestrator.errors import RecipeError
 from orchestrator.layout import ARTIFACTS, stored_fingerprints
 from orchestrator.names import expectation
-from orchestrator.run_records import RunRecords
 from orchestrator.run_status import RunStatus, RunSummary, list_runs, newest_run, run_status
 
 NUM_SEARCHED_RUNS = 10_000

@@ -9,7 +9,7 @@ import psutil
 from sqlalchemy import select
 
 from orchestrator import owners, schema
-from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.events import AttemptState, RunState
 from orchestrator.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
 from orchestrator.plan import Plan

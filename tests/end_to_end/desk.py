@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.artifacts import ArtifactStore, StoredArtifact
+from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.store import open_store
 from stages import STAGE_KINDS
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
-from orchestrator.ledger import ShardLedger
 from orchestrator.shards import ShardOutcome
 from orchestrator.store import Store
 

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.collector import AttemptFacts, Generation, collect, judge, plan_collection
 from orchestrator.commits import Commit, Outcome, outcome
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.layout import artifact_site
-from orchestrator.ledger import ShardLedger
 from orchestrator.shards import ShardOutcome
 from orchestrator.store import Store
 

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
-from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.collector import collect, plan_collection
 from orchestrator.commits import head
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.layout import artifact_site
-from orchestrator.ledger import ShardLedger
 from orchestrator.local_store import LocalStore
 from orchestrator.shards import ShardOutcome
 from orchestrator.store import Store

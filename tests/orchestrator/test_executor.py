@@ -321,7 +321,7 @@ def test_attempts_of_a_dead_driver_are_lost_or_found_committed(site: Site) -> No
     workspace, plan = site.workspace, site.plan(stage("lost", 1), stage("committed", 2))
     run_id = new_run_id()
     site.run_ids.append(run_id)
-    from orchestrator.artifacts import ManifestDraft
+    from orchestrator.artifacts.artifact_store import ManifestDraft
     from orchestrator.plan_file import plan_digest, plan_to_json
 
     workspace.records.put_plan(plan_digest(plan), plan_to_json(plan))

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import select, update
 
 from orchestrator import owners, schema
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
 from orchestrator.events import AttemptState, RunState, event_to_json
@@ -17,7 +18,6 @@ from orchestrator.identity import fingerprint_of
 from orchestrator.leases import Leases
 from orchestrator.outbox import Outbox
 from orchestrator.rebuild import rebuild_index
-from orchestrator.run_records import RunRecords
 from orchestrator.runs import AttemptIntent, StageRow
 from orchestrator.store import open_store
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.database import Database
 from orchestrator.events import RunState
 from orchestrator.history import RunStore
 from orchestrator.identity import fingerprint_of
 from orchestrator.leases import Lease, Leases
-from orchestrator.ledger import ShardLedger
 from orchestrator.objects import StoredObject
 from orchestrator.retention import Place, Unneeded, give_up, pin, unneeded_artifacts, unpin
 from orchestrator.runs import StageRow

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.artifact import JSON
-from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.stage import RetryPolicy
 from stages import checkpoint_pace
 from stages.checkpoint_pace import FIRST_S, MAX_S, Pace, best_interval_s, mean_uptime_s

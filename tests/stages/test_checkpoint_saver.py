@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifact import JSON
-from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint
 from stages.training_worker import run_worker

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import NumericError
 from orchestrator.stage import RetryPolicy
 from orchestrator.store import open_store

@@ -1,6 +1,6 @@
 """The durable records of one stage fingerprint beside its artifact: how far they reach, withdrawing them."""
 
-from orchestrator.artifacts import ArtifactStore
+from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commits import retract, roll_forward
 from orchestrator.layout import Site, checkpoint_site, checkpoint_steps, shard_site
 from orchestrator.store import Store

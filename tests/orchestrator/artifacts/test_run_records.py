@@ -1,7 +1,7 @@
 import pytest
 
+from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import StoreError
-from orchestrator.run_records import RunRecords
 from orchestrator.store import Store
 
 

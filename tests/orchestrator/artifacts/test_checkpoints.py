@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.layout import checkpoint_site
 from orchestrator.store import Store
 

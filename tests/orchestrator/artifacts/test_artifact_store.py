@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifact import Artifact
-from orchestrator.artifacts import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.commits import abort, head, outcome
 from orchestrator.errors import CorruptArtifactError, StoreError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.errors import StoreError
 from orchestrator.layout import owner_of, shard_site
-from orchestrator.ledger import ShardLedger, StoredShard
 from orchestrator.shards import Quarantined, ShardOutcome
 from orchestrator.store import Store
 

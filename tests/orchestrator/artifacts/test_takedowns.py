@@ -9,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.artifact import Fingerprint
-from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.plan import Plan, PlanWishes, make_plan, tainted_stages
-from orchestrator.stage import Recipe
-from orchestrator.store import record_bytes
-from orchestrator.takedowns import (
+from orchestrator.artifacts.takedowns import (
     TAKEDOWNS,
     TaintedArtifact,
     Takedown,
@@ -24,6 +20,10 @@ from orchestrator.takedowns import (
     takedown_from_json,
     takedown_to_json,
 )
+from orchestrator.errors import CorruptArtifactError, RecipeError
+from orchestrator.plan import Plan, PlanWishes, make_plan, tainted_stages
+from orchestrator.stage import Recipe
+from orchestrator.store import record_bytes
 from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.conftest import MemoryStore

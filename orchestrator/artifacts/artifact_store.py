@@ -13,12 +13,12 @@ from pathlib import Path
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact, Fingerprint, Manifest
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_folder import AttemptFolder, new_folder
 from orchestrator.commits import Commit, Head, abort, conclude, delete_attempt, head, outcome, retract, roll_forward
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.files_check import Problem, differences, place, readable_folder
 from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
-from orchestrator.ledger import ShardLedger
 from orchestrator.manifests import manifest_from_bytes, manifest_to_bytes
 from orchestrator.store import Store, put_same
 

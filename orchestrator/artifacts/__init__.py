@@ -1,0 +1,1 @@
+"""Artifacts in the store: finding and committing them, the shard ledger, checkpoints, run records, takedowns."""
