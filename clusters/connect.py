@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import RecipeError
-from orchestrator.launch import Cluster, LocalRay, RayAddress
-from orchestrator.ray_jobs import RayJobs
 
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"

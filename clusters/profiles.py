@@ -16,9 +16,9 @@ A profile is execution only: it never changes what comes out. Secrets are named,
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
 from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
-from orchestrator.launch import LOCAL_OBJECT_STORE_MIB
 from orchestrator.recipe_yaml import Place, parse_yaml, place_text, read_text
 
 MIN_OBJECT_STORE_MIB = 75  # below this Ray does not start

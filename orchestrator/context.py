@@ -11,7 +11,7 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.launch import Cluster
+from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.map_run import MapSettings, MapTools
 from orchestrator.plan import PlannedStage
 from orchestrator.shard_map import map_shards

@@ -15,6 +15,8 @@ from orchestrator import owners
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.cluster.ray_jobs import ENDED, RayJobs
 from orchestrator.errors import (
     CancelledError,
     DatabaseError,
@@ -31,11 +33,9 @@ from orchestrator.gates import broken_gates
 from orchestrator.history import RunStore
 from orchestrator.job_records import JobRecords
 from orchestrator.job_work import job_id_of
-from orchestrator.launch import Cluster
 from orchestrator.leases import Lease, LeaseKeeper, Leases
 from orchestrator.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.plan_file import plan_digest
-from orchestrator.ray_jobs import ENDED, RayJobs
 from orchestrator.run_logs import RunLogs
 from orchestrator.runs import Attempt
 from orchestrator.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
+from orchestrator.cluster.ray_jobs import ENDED, JobInfo, RayJobs
 from orchestrator.errors import CancelledError, NodeLostError, OrchestratorError, StoreError
 from orchestrator.failures import classified
 from orchestrator.history import RunStore
 from orchestrator.job_records import JobOutcome, JobRecords
-from orchestrator.ray_jobs import ENDED, JobInfo, RayJobs
 from orchestrator.stage import Tracker
 from orchestrator.stage_work import Order
 

@@ -27,9 +27,9 @@ from typing import Literal
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Takedown
+from orchestrator.cluster.ray_cluster import Cluster, WorkerNeeds
 from orchestrator.errors import CancelledError
 from orchestrator.failures import FailureClass, FailureReport, classified
-from orchestrator.launch import Cluster, WorkerNeeds
 from orchestrator.poison import Search, TrialFailure, all_alike, find_poison, spread
 from orchestrator.quarantine import Tally, shortened
 from orchestrator.retries import backoff_s

@@ -16,6 +16,7 @@ from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import withdraw
+from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
 from orchestrator.events import AttemptState, EventKind
 from orchestrator.failures import FailureClass, FailureReport, classify, report_of
@@ -23,7 +24,6 @@ from orchestrator.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.history import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
 from orchestrator.job_work import JobWork
-from orchestrator.launch import Cluster
 from orchestrator.leases import LeaseKeeper, Leases
 from orchestrator.owners import describe
 from orchestrator.plan import PlannedStage

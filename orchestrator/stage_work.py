@@ -20,10 +20,10 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.attempt_folder import AttemptFolder
+from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.context import AttemptContext, AttemptPlace
 from orchestrator.errors import GateError, OrchestratorError
 from orchestrator.gates import broken_gates
-from orchestrator.launch import Cluster
 from orchestrator.plan import PlannedStage
 from orchestrator.stage import Tracker
 from orchestrator.stage_identity import PROVENANCE_CODE

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerNeeds, WorkerProcess
 from orchestrator.failures import FailureClass, FailureReport, report_of
-from orchestrator.launch import Call, Cluster, WorkerNeeds, WorkerProcess
 from orchestrator.shard_host import HostInfo, HostSettings, ShardHost
 from orchestrator.shards import ShardOutcome, ShardWorker
 

@@ -19,6 +19,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import Takedown, put_takedown, read_takedowns
+from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.config import Kinds
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, RecipeError
@@ -27,7 +28,6 @@ from orchestrator.executor import Executor
 from orchestrator.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.history import RunStore
 from orchestrator.job_records import JobRecords
-from orchestrator.launch import Cluster
 from orchestrator.leases import Leases
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink

@@ -15,6 +15,7 @@ from clusters.connect import cluster_of_this_job
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.commands.options import stage_kinds
 from orchestrator.errors import (
     EXIT_FAILED,
@@ -27,7 +28,6 @@ from orchestrator.errors import (
 )
 from orchestrator.failures import INFRASTRUCTURE, report_of
 from orchestrator.job_records import JobOutcome, JobRecords, StoreTracker
-from orchestrator.launch import Cluster
 from orchestrator.plan import Plan
 from orchestrator.plan_file import plan_from_json
 from orchestrator.run_logs import LOG_FORMAT, RunLogs

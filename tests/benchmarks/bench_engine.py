@@ -18,7 +18,7 @@ import click
 import ray
 from ray.util import ActorPool
 
-from orchestrator.launch import Cluster, LocalRay
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.plan import Plan, make_plan
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.launch import Cluster, RayAddress
+from orchestrator.cluster.ray_cluster import Cluster, RayAddress
 from orchestrator.plan import make_plan
 from orchestrator.run_status import newest_run
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.artifact import Artifact
-from orchestrator.launch import Cluster, LocalRay
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.plan import Plan, make_plan
 from orchestrator.run_status import newest_run
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator.cluster.ray_jobs import ENDED, RayJobs
 from orchestrator.errors import EXIT_INFRASTRUCTURE, EXIT_REQUEUE, EXIT_UNUSABLE, NodeLostError
 from orchestrator.layout import RUNS
-from orchestrator.ray_jobs import ENDED, RayJobs
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.ray

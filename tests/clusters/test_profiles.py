@@ -6,9 +6,9 @@ import pytest
 
 from clusters.connect import cluster_of_this_job, connect
 from clusters.profiles import LocalProfile, RayJobsProfile, RayProfile, load_profile, profile_at
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import RecipeError
-from orchestrator.launch import Cluster, LocalRay
-from orchestrator.ray_jobs import RayJobs
 
 
 def written(folder: Path, text: str) -> Path:

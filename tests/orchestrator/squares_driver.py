@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.launch import Cluster, LocalRay
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.plan import make_plan
 from orchestrator.run_status import newest_run
 from orchestrator.shards import Shard, ShardInput, ShardOutcome

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator.artifact import Artifact
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
 from orchestrator.events import AttemptState, Event
-from orchestrator.launch import Cluster, LocalRay
 from orchestrator.plan import Plan, PlanWishes, make_plan
 from orchestrator.planning import plan_view
 from orchestrator.run_status import run_status

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError
-from orchestrator.ray_jobs import RayJobs
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from orchestrator.cluster.ray_jobs import JobInfo, JobState, RayJobs
 from orchestrator.errors import NodeLostError, PrecheckError
-from orchestrator.ray_jobs import JobInfo, JobState, RayJobs
 
 
 class Api(BaseHTTPRequestHandler):
