@@ -91,7 +91,7 @@ def test_a_run_that_was_cut_off_keeps_what_it_has(illume: Illume, given: Given, 
 def test_a_registered_model_stays(illume: Illume, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     illume("run", "words.yaml")
     illume("run", "words.yaml", *OTHER)
-    monkeypatch.setattr("orchestrator.commands.keeping._is_registered", lambda stage_kind: stage_kind == "shout")
+    monkeypatch.setattr("orchestrator.commands.gc._is_registered", lambda stage_kind: stage_kind == "shout")
     assert given() == []
 
 

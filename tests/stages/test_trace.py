@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.provenance.sample_search import Match
-from orchestrator.commands.tracing import trace_text
+from orchestrator.commands.trace import trace_text
 from stages.checkpointing import Progress, Skip
 from stages.trace import CheckpointExposure, Exposure, Trace, _has_seen, _optimizer_steps
 

@@ -24,9 +24,9 @@ from orchestrator.commands.options import (
     recipe_options,
     stage_kinds,
 )
-from orchestrator.commands.planning import print_plan, warn_of_code
+from orchestrator.commands.plan import print_plan, warn_of_code
+from orchestrator.commands.status import event_pages
 from orchestrator.commands.targets import find_run
-from orchestrator.commands.watching import event_pages
 from orchestrator.errors import EXIT_REQUEUE, RecipeError
 from orchestrator.events import RunState
 from orchestrator.live import default_style, watching

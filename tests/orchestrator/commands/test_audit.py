@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.commands.auditing import audit_command
+from orchestrator.commands.audit import audit_command
 from orchestrator.errors import RecipeError
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 
