@@ -12,8 +12,8 @@ import click
 
 from orchestrator.artifact import Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options
-from orchestrator.commands.targets import find_artifact
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.database import Database
 from orchestrator.errors import RecipeError
 

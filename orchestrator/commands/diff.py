@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commands.diff_page import write_diff_page
-from orchestrator.commands.diff_text import run_diff_text
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options
-from orchestrator.commands.targets import find_run, planned_stages
+from orchestrator.commands.shared.diff_page import write_diff_page
+from orchestrator.commands.shared.diff_text import run_diff_text
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.targets import find_run, planned_stages
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
 from orchestrator.run_outputs import Output, open_output, run_outputs

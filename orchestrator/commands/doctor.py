@@ -14,13 +14,13 @@ import click
 import psutil
 
 from orchestrator import owners
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.formatting import bytes_text
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import RunState
 from orchestrator.outbox import deliveries
 from orchestrator.run_status import list_runs
 from orchestrator.store import probe
-from orchestrator.wording import bytes_text
 from orchestrator.workspace import Workspace
 
 MIN_PYTHON = (3, 11)

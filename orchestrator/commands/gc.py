@@ -11,8 +11,9 @@ import click
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.collector import DEFAULT_AGE_S, Garbage, collect, plan_collection
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options, stage_kinds
-from orchestrator.commands.targets import find_artifact
+from orchestrator.commands.shared.formatting import bytes_text
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
+from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.commits import head
 from orchestrator.database import Database
 from orchestrator.files_check import Problem
@@ -21,7 +22,6 @@ from orchestrator.local_copies import delete_copies, stale_copies
 from orchestrator.purging import tainted_files
 from orchestrator.rebuild import rebuild_index
 from orchestrator.retention import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
-from orchestrator.wording import bytes_text
 
 MAX_LISTED = 50
 

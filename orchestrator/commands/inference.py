@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.options import Places, open_workspace, place_options
+from orchestrator.commands.shared.options import Places, open_workspace, place_options
 
 PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(path_type=Path)

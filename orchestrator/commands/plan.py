@@ -6,7 +6,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.commands.options import (
+from orchestrator.commands.shared.formatting import duration_text, short
+from orchestrator.commands.shared.live_view import console
+from orchestrator.commands.shared.options import (
     Places,
     builtin_recipes,
     json_option,
@@ -15,12 +17,10 @@ from orchestrator.commands.options import (
     read_recipe,
     recipe_options,
 )
-from orchestrator.live import console
 from orchestrator.plan import Plan, PlanWishes, make_plan, run_prechecks
 from orchestrator.plan_file import plan_to_json
 from orchestrator.plan_reasons import CodeChanged
 from orchestrator.planning import plan_view
-from orchestrator.wording import duration_text, short
 
 ACTION_STYLES = {"run": "bold green", "reuse": "dim", "skip": "dim"}
 

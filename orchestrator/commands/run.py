@@ -13,7 +13,10 @@ from typing import Any, NoReturn
 import click
 
 from orchestrator.artifact import Artifact
-from orchestrator.commands.options import (
+from orchestrator.commands.plan import print_plan, warn_of_code
+from orchestrator.commands.shared.formatting import duration_text
+from orchestrator.commands.shared.live_view import default_style, watching
+from orchestrator.commands.shared.options import (
     Places,
     accept_taint_option,
     cluster_option,
@@ -24,18 +27,15 @@ from orchestrator.commands.options import (
     recipe_options,
     stage_kinds,
 )
-from orchestrator.commands.plan import print_plan, warn_of_code
+from orchestrator.commands.shared.targets import find_run
 from orchestrator.commands.status import event_pages
-from orchestrator.commands.targets import find_run
 from orchestrator.errors import EXIT_REQUEUE, RecipeError
 from orchestrator.events import RunState
-from orchestrator.live import default_style, watching
 from orchestrator.owners import is_gone
 from orchestrator.plan import Plan, PlanWishes, make_plan
 from orchestrator.plan_file import plan_to_json
 from orchestrator.planning import plan_view
 from orchestrator.run_status import RunSummary, newest_run, run_status
-from orchestrator.wording import duration_text
 from orchestrator.workspace import Workspace
 
 SHOW_CURSOR = "\x1b[?25h"

@@ -16,7 +16,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.commands.options import stage_kinds
+from orchestrator.commands.shared.options import stage_kinds
 from orchestrator.errors import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,

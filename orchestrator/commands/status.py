@@ -9,14 +9,22 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options
-from orchestrator.commands.targets import find_run
+from orchestrator.commands.shared.formatting import short, time_text
+from orchestrator.commands.shared.live_view import (
+    REFRESH_S,
+    STATE_STYLES,
+    console,
+    default_style,
+    stage_line,
+    status_table,
+    watching,
+)
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.targets import find_run
 from orchestrator.database import Database
 from orchestrator.events import Event, RunState, event_to_line, iso_time
 from orchestrator.history import RunStore
-from orchestrator.live import REFRESH_S, STATE_STYLES, console, default_style, stage_line, status_table, watching
 from orchestrator.run_status import RunStatus, list_runs, run_status
-from orchestrator.wording import short, time_text
 
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 EVENT_PAGE = 500

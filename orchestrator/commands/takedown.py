@@ -16,14 +16,14 @@ from orchestrator.artifacts.takedowns import (
 )
 from orchestrator.attestation import signed
 from orchestrator.collector import collect
-from orchestrator.commands.asking import question_options
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options, stage_kinds
+from orchestrator.commands.shared.formatting import bytes_text, duration_text
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
+from orchestrator.commands.shared.questions import question_options
 from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
 from orchestrator.plan import Plan
 from orchestrator.purging import tainted_files
 from orchestrator.stage import StageSpec
-from orchestrator.wording import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions

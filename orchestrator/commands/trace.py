@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.asking import question_options
-from orchestrator.commands.options import Places, json_option, open_workspace, place_options
-from orchestrator.commands.targets import find_run
+from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.questions import question_options
+from orchestrator.commands.shared.targets import find_run
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions

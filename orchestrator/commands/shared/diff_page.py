@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.commands.diff_text import (
+from orchestrator.commands.shared.diff_text import (
     difference_text,
     figure_text,
     files_text,

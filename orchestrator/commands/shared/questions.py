@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.commands.options import Command
+from orchestrator.commands.shared.options import Command
 from orchestrator.errors import RecipeError
 
 if TYPE_CHECKING:

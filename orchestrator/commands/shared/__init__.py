@@ -1,0 +1,1 @@
+"""What several commands share: options, targets, questions, texts, the live view."""
