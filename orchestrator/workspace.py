@@ -24,10 +24,11 @@ from orchestrator.config import Kinds
 from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.events import AttemptState
-from orchestrator.executor import Executor
+from orchestrator.execution.executor import Executor
+from orchestrator.execution.job_records import JobRecords
+from orchestrator.execution.run_logs import RunLogs
 from orchestrator.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.history import RunStore
-from orchestrator.job_records import JobRecords
 from orchestrator.leases import Leases
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
@@ -36,7 +37,6 @@ from orchestrator.plan import Plan, check_needs, run_prechecks, tainted_stages, 
 from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.purging import give_up_tainted
 from orchestrator.retention import ENDED
-from orchestrator.run_logs import RunLogs
 from orchestrator.runs import StageRow
 from orchestrator.schema import attempts, runs
 from orchestrator.store import Store, open_store, probe

@@ -26,12 +26,12 @@ from orchestrator.errors import (
     RecipeError,
     StoreError,
 )
+from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
+from orchestrator.execution.local_attempt import Order, StageWork
+from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures import INFRASTRUCTURE, report_of
-from orchestrator.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.plan import Plan
 from orchestrator.plan_file import plan_from_json
-from orchestrator.run_logs import LOG_FORMAT, RunLogs
-from orchestrator.stage_work import Order, StageWork
 from orchestrator.store import Store, open_store
 
 log = logging.getLogger(__name__)

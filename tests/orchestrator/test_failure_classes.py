@@ -45,7 +45,7 @@ from orchestrator.quarantine import Tally
 from orchestrator.retries import WHAT_TO_DO, PastFailure, Retry, decide
 from orchestrator.shards import Quarantined
 from orchestrator.stage import RetryPolicy, StageContext
-from tests.orchestrator.test_executor import CALLS, TROUBLES, Site, fail, number, open_workspace, stage
+from tests.orchestrator.execution.test_executor import CALLS, TROUBLES, Site, fail, number, open_workspace, stage
 
 Signal = Callable[[], None]  # raises
 Budget = Literal["unlimited", "attempts", "twice", "once"]  # how often it may happen without progress before it ends
@@ -338,7 +338,7 @@ def test_a_store_that_cannot_say_whether_there_was_progress_costs_a_try_and_not_
 
     def store_goes_away(_context: StageContext) -> None:
         if len(CALLS) == 1:
-            monkeypatch.setattr("orchestrator.stage_work.newest_checkpoint_step", unreachable)
+            monkeypatch.setattr("orchestrator.execution.local_attempt.newest_checkpoint_step", unreachable)
             raise StoreError("the store does not answer")
 
     TROUBLES["one"] = store_goes_away

@@ -19,18 +19,18 @@ from orchestrator.artifacts.stage_records import withdraw
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
 from orchestrator.events import AttemptState, EventKind
+from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
+from orchestrator.execution.job_attempt import JobWork
+from orchestrator.execution.local_attempt import Order, StageWork
+from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures import FailureClass, FailureReport, classify, report_of
-from orchestrator.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.history import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
-from orchestrator.job_work import JobWork
 from orchestrator.leases import LeaseKeeper, Leases
 from orchestrator.owners import describe
 from orchestrator.plan import PlannedStage
 from orchestrator.retries import PastFailure, Retry, decide
-from orchestrator.run_logs import RunLogs
 from orchestrator.runs import Attempt, AttemptIntent, InputSummary
-from orchestrator.stage_work import Order, StageWork
 
 log = logging.getLogger(__name__)
 

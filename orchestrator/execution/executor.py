@@ -28,17 +28,17 @@ from orchestrator.errors import (
     StoppedError,
 )
 from orchestrator.events import AttemptState, RunState
+from orchestrator.execution.gates import broken_gates
+from orchestrator.execution.job_attempt import job_id_of
+from orchestrator.execution.job_records import JobRecords
+from orchestrator.execution.run_logs import RunLogs
+from orchestrator.execution.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
 from orchestrator.failures import INFRASTRUCTURE, FailureClass
-from orchestrator.gates import broken_gates
 from orchestrator.history import RunStore
-from orchestrator.job_records import JobRecords
-from orchestrator.job_work import job_id_of
 from orchestrator.leases import Lease, LeaseKeeper, Leases
 from orchestrator.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.plan_file import plan_digest
-from orchestrator.run_logs import RunLogs
 from orchestrator.runs import Attempt
-from orchestrator.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
 
 log = logging.getLogger(__name__)
 

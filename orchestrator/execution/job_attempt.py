@@ -16,11 +16,11 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.cluster.ray_jobs import ENDED, JobInfo, RayJobs
 from orchestrator.errors import CancelledError, NodeLostError, OrchestratorError, StoreError
+from orchestrator.execution.job_records import JobOutcome, JobRecords
+from orchestrator.execution.local_attempt import Order
 from orchestrator.failures import classified
 from orchestrator.history import RunStore
-from orchestrator.job_records import JobOutcome, JobRecords
 from orchestrator.stage import Tracker
-from orchestrator.stage_work import Order
 
 log = logging.getLogger(__name__)
 

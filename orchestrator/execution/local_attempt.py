@@ -21,9 +21,9 @@ from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.context import AttemptContext, AttemptPlace
 from orchestrator.errors import GateError, OrchestratorError
-from orchestrator.gates import broken_gates
+from orchestrator.execution.gates import broken_gates
+from orchestrator.execution.stage_context import AttemptContext, AttemptPlace
 from orchestrator.plan import PlannedStage
 from orchestrator.stage import Tracker
 from orchestrator.stage_identity import PROVENANCE_CODE

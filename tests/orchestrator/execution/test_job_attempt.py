@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import job_work
 from orchestrator.errors import CancelledError, NodeLostError
-from orchestrator.job_work import JobWork
+from orchestrator.execution import job_attempt as job_work
+from orchestrator.execution.job_attempt import JobWork
 
 
 class NewHead:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import StoreError
+from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.failures import FailureClass, report_of
-from orchestrator.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.store import open_store
 
 

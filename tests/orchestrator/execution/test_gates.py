@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE
-from orchestrator.gates import broken_gates
+from orchestrator.execution.gates import broken_gates
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageKind, StageSpec
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import RECIPE, Illume, actions, newest
