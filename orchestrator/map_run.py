@@ -29,10 +29,10 @@ from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.cluster.ray_cluster import Cluster, WorkerNeeds
 from orchestrator.errors import CancelledError
-from orchestrator.failures import FailureClass, FailureReport, classified
+from orchestrator.failures.classes import FailureClass, FailureReport, classified
+from orchestrator.failures.retries import backoff_s
 from orchestrator.poison import Search, TrialFailure, all_alike, find_poison, spread
 from orchestrator.quarantine import Tally, shortened
-from orchestrator.retries import backoff_s
 from orchestrator.shard_host import HostInfo, HostSettings, ShardOrder
 from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker

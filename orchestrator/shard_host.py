@@ -21,7 +21,7 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.errors import OrchestratorError
-from orchestrator.failures import FailureReport, report_of
+from orchestrator.failures.classes import FailureReport, report_of
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome, ShardWorker
 
 log = logging.getLogger(__name__)

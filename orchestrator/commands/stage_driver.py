@@ -29,7 +29,7 @@ from orchestrator.errors import (
 from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.execution.local_attempt import Order, StageWork
 from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
-from orchestrator.failures import INFRASTRUCTURE, report_of
+from orchestrator.failures.classes import INFRASTRUCTURE, report_of
 from orchestrator.plan import Plan
 from orchestrator.plan_file import plan_from_json
 from orchestrator.store import Store, open_store

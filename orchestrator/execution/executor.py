@@ -33,7 +33,7 @@ from orchestrator.execution.job_attempt import job_id_of
 from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
-from orchestrator.failures import INFRASTRUCTURE, FailureClass
+from orchestrator.failures.classes import INFRASTRUCTURE, FailureClass
 from orchestrator.history import RunStore
 from orchestrator.leases import Lease, LeaseKeeper, Leases
 from orchestrator.plan import Plan, PlannedStage, upstream_ids

@@ -18,7 +18,7 @@ from orchestrator.cluster.ray_jobs import ENDED, JobInfo, RayJobs
 from orchestrator.errors import CancelledError, NodeLostError, OrchestratorError, StoreError
 from orchestrator.execution.job_records import JobOutcome, JobRecords
 from orchestrator.execution.local_attempt import Order
-from orchestrator.failures import classified
+from orchestrator.failures.classes import classified
 from orchestrator.history import RunStore
 from orchestrator.stage import Tracker
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import OrchestratorError
-from orchestrator.failures import FailureClass, FailureReport
+from orchestrator.failures.classes import FailureClass, FailureReport
 from orchestrator.layout import RUNS
 from orchestrator.store import Store, put_same, read_record, record_bytes
 

@@ -23,13 +23,13 @@ from orchestrator.execution.gates import broken_gates, gate_results, gates_to_js
 from orchestrator.execution.job_attempt import JobWork
 from orchestrator.execution.local_attempt import Order, StageWork
 from orchestrator.execution.run_logs import RunLogs
-from orchestrator.failures import FailureClass, FailureReport, classify, report_of
+from orchestrator.failures.classes import FailureClass, FailureReport, classify, report_of
+from orchestrator.failures.retries import PastFailure, Retry, decide
 from orchestrator.history import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
 from orchestrator.leases import LeaseKeeper, Leases
 from orchestrator.owners import describe
 from orchestrator.plan import PlannedStage
-from orchestrator.retries import PastFailure, Retry, decide
 from orchestrator.runs import Attempt, AttemptIntent, InputSummary
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import ray.cluster_utils
 from safetensors.torch import load_file
 
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.failures import FailureClass
+from orchestrator.failures.classes import FailureClass
 from orchestrator.plan import make_plan
 from orchestrator.run_status import list_runs
 from orchestrator.stage_identity import PlanView

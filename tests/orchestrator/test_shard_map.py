@@ -16,7 +16,7 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError
-from orchestrator.failures import FailureClass, classify
+from orchestrator.failures.classes import FailureClass, classify
 from orchestrator.map_run import MapSettings, MapTools
 from orchestrator.shard_map import FinishedShard, map_shards, shard_fingerprint
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import StoreError
 from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
-from orchestrator.failures import FailureClass, report_of
+from orchestrator.failures.classes import FailureClass, report_of
 from orchestrator.store import open_store
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.failures import FailureClass
-from orchestrator.retries import MAX_WAIT_S, GiveUp, PastFailure, Retry, backoff_s, decide
+from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.retries import MAX_WAIT_S, GiveUp, PastFailure, Retry, backoff_s, decide
 from orchestrator.stage import RetryPolicy
 
 POLICY = RetryPolicy(attempts=3, wait_s=2.0)

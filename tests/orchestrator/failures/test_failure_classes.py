@@ -40,9 +40,9 @@ from orchestrator.errors import (
     StageFailedError,
     StoreError,
 )
-from orchestrator.failures import FailureClass, classified, classify
+from orchestrator.failures.classes import FailureClass, classified, classify
+from orchestrator.failures.retries import WHAT_TO_DO, PastFailure, Retry, decide
 from orchestrator.quarantine import Tally
-from orchestrator.retries import WHAT_TO_DO, PastFailure, Retry, decide
 from orchestrator.shards import Quarantined
 from orchestrator.stage import RetryPolicy, StageContext
 from tests.orchestrator.execution.test_executor import CALLS, TROUBLES, Site, fail, number, open_workspace, stage

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from orchestrator import errors
-from orchestrator.failures import FailureClass, classified, classify, report_of
+from orchestrator.failures.classes import FailureClass, classified, classify, report_of
 
 
 def error_of_library(module: str, name: str, base: type[Exception] = Exception) -> Exception:

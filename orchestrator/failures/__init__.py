@@ -1,0 +1,1 @@
+"""Failures: their classes, and the policy of retries."""
