@@ -147,7 +147,7 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
 
 def report_bug(error: Exception, arguments: list[str]) -> None:
     """A short note for the user; the traceback goes to a log file, or to standard error where there is no room."""
-    from orchestrator.events import mask_text  # late: only when it is needed
+    from orchestrator.history.events import mask_text  # late: only when it is needed
 
     trace = mask_text("".join(traceback.format_exception(error)))
     cause = mask_text((str(error).strip().splitlines() or [""])[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.events import Event, EventKind, event_to_json
+from orchestrator.history.events import Event, EventKind, event_to_json
 from orchestrator.line_file import LineFile
 
 

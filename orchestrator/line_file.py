@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.artifact import JSON
-from orchestrator.events import Event
+from orchestrator.history.events import Event
 
 
 class LineFile:

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.events import AttemptState, Event, EventKind, RunState, flattened, iso_time, mask_text
 from orchestrator.file_sinks import file_sink_name
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flattened, iso_time, mask_text
 from orchestrator.line_file import LineFile
 
 PRODUCER = "https://github.com/illume-orchestrator"

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.manifest_summary import artifact_fields, counted_rows
-from orchestrator.events import AttemptState, Event, EventKind, masked_fields
+from orchestrator.history.events import AttemptState, Event, EventKind, masked_fields
 from orchestrator.lineage import run_event, store_place
 
 UNKNOWN = "unknown"

@@ -8,9 +8,9 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.code_digest import code_of
-from orchestrator.database import Database
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.run_status import last_fingerprint, list_runs, typical_duration_s
+from orchestrator.history.database import Database
+from orchestrator.history.run_status import last_fingerprint, list_runs, typical_duration_s
 from orchestrator.source_cache import DatabaseDigestCache
 from orchestrator.sources import source_digests
 from orchestrator.stage import StageSpec

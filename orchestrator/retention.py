@@ -12,11 +12,11 @@ from sqlalchemy import Connection, func, select
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.commits import retract, roll_forward
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
-from orchestrator.events import RunState
+from orchestrator.history.database import Database
+from orchestrator.history.events import RunState
+from orchestrator.history.schema import leases, runs, stages
 from orchestrator.layout import artifact_site, shard_site
-from orchestrator.schema import leases, runs, stages
 from orchestrator.store import Store, put_same, record_bytes
 
 PINS = "pins"

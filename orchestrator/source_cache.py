@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from orchestrator.database import Database, upsert
-from orchestrator.schema import source_digests
+from orchestrator.history.database import Database, upsert
+from orchestrator.history.schema import source_digests
 
 
 class DatabaseDigestCache:

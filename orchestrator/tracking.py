@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.events import AttemptState, Event, EventKind, RunState, flattened, mask_text
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flattened, mask_text
 from orchestrator.outbox import SinkRejectedError
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of the MLflow API

@@ -21,24 +21,24 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import Takedown, put_takedown, read_takedowns
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.config import Kinds
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, RecipeError
-from orchestrator.events import AttemptState
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.file_sinks import JsonLinesSink, StoreExporter
-from orchestrator.history import RunStore
-from orchestrator.leases import Leases
+from orchestrator.history.attempts import StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState
+from orchestrator.history.lease_owners import is_gone
+from orchestrator.history.leases import Leases
+from orchestrator.history.run_store import RunStore
+from orchestrator.history.schema import attempts, runs
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
-from orchestrator.owners import is_gone
 from orchestrator.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.purging import give_up_tainted
 from orchestrator.retention import ENDED
-from orchestrator.runs import StageRow
-from orchestrator.schema import attempts, runs
 from orchestrator.store import Store, open_store, probe
 from orchestrator.tracking import MlflowSink
 

@@ -136,7 +136,7 @@ def edit(
 
 def _run_id(workspace: "Workspace", recipe_or_run: str | None) -> str:
     """The newest run, or the one that is named, or the newest of the recipe that is named."""
-    from orchestrator.run_status import list_runs
+    from orchestrator.history.run_status import list_runs
 
     found = list_runs(workspace.database)
     if not found:

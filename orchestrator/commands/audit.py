@@ -14,8 +14,8 @@ from orchestrator.artifact import Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.shared.targets import find_artifact
-from orchestrator.database import Database
 from orchestrator.errors import RecipeError
+from orchestrator.history.database import Database
 
 if TYPE_CHECKING:
     from data_pipelines.audit.summary import AuditSummary

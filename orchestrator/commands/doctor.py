@@ -13,13 +13,13 @@ from pathlib import Path
 import click
 import psutil
 
-from orchestrator import owners
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.errors import OrchestratorError
-from orchestrator.events import RunState
+from orchestrator.history import lease_owners as owners
+from orchestrator.history.events import RunState
+from orchestrator.history.run_status import list_runs
 from orchestrator.outbox import deliveries
-from orchestrator.run_status import list_runs
 from orchestrator.store import probe
 from orchestrator.workspace import Workspace
 

@@ -11,12 +11,12 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.formatting import short
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.shared.targets import NUM_SEARCHED_RUNS, find_artifact, find_run, planned_stages
+from orchestrator.history.run_status import list_runs
 from orchestrator.lineage_events import lineage_events
 from orchestrator.lineage_queries import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
 from orchestrator.names import check_names
 from orchestrator.plan_file import reason_from_json
 from orchestrator.plan_reasons import own_changes
-from orchestrator.run_status import list_runs
 
 
 @click.command("explain")

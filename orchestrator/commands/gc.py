@@ -15,12 +15,12 @@ from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.commits import head
-from orchestrator.database import Database
 from orchestrator.files_check import Problem
+from orchestrator.history.database import Database
+from orchestrator.history.rebuild import rebuild_index
 from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
 from orchestrator.local_copies import delete_copies, stale_copies
 from orchestrator.purging import tainted_files
-from orchestrator.rebuild import rebuild_index
 from orchestrator.retention import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
 
 MAX_LISTED = 50

@@ -30,12 +30,12 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.targets import find_run
 from orchestrator.commands.status import event_pages
 from orchestrator.errors import EXIT_REQUEUE, RecipeError
-from orchestrator.events import RunState
-from orchestrator.owners import is_gone
+from orchestrator.history.events import RunState
+from orchestrator.history.lease_owners import is_gone
+from orchestrator.history.run_status import RunSummary, newest_run, run_status
 from orchestrator.plan import Plan, PlanWishes, make_plan
 from orchestrator.plan_file import plan_to_json
 from orchestrator.planning import plan_view
-from orchestrator.run_status import RunSummary, newest_run, run_status
 from orchestrator.workspace import Workspace
 
 SHOW_CURSOR = "\x1b[?25h"

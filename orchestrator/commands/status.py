@@ -21,10 +21,10 @@ from orchestrator.commands.shared.live_view import (
 )
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.shared.targets import find_run
-from orchestrator.database import Database
-from orchestrator.events import Event, RunState, event_to_line, iso_time
-from orchestrator.history import RunStore
-from orchestrator.run_status import RunStatus, list_runs, run_status
+from orchestrator.history.database import Database
+from orchestrator.history.events import Event, RunState, event_to_line, iso_time
+from orchestrator.history.run_status import RunStatus, list_runs, run_status
+from orchestrator.history.run_store import RunStore
 
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 EVENT_PAGE = 500

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import owners
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.shard_ledger import ShardLedger
@@ -27,18 +26,19 @@ from orchestrator.errors import (
     StageFailedError,
     StoppedError,
 )
-from orchestrator.events import AttemptState, RunState
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.job_attempt import job_id_of
 from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
 from orchestrator.failures.classes import INFRASTRUCTURE, FailureClass
-from orchestrator.history import RunStore
-from orchestrator.leases import Lease, LeaseKeeper, Leases
+from orchestrator.history import lease_owners as owners
+from orchestrator.history.attempts import Attempt
+from orchestrator.history.events import AttemptState, RunState
+from orchestrator.history.leases import Lease, LeaseKeeper, Leases
+from orchestrator.history.run_store import RunStore
 from orchestrator.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.plan_file import plan_digest
-from orchestrator.runs import Attempt
 
 log = logging.getLogger(__name__)
 

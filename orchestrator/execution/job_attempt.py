@@ -19,7 +19,7 @@ from orchestrator.errors import CancelledError, NodeLostError, OrchestratorError
 from orchestrator.execution.job_records import JobOutcome, JobRecords
 from orchestrator.execution.local_attempt import Order
 from orchestrator.failures.classes import classified
-from orchestrator.history import RunStore
+from orchestrator.history.run_store import RunStore
 from orchestrator.stage import Tracker
 
 log = logging.getLogger(__name__)

@@ -18,19 +18,19 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import withdraw
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
-from orchestrator.events import AttemptState, EventKind
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobWork
 from orchestrator.execution.local_attempt import Order, StageWork
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureClass, FailureReport, classify, report_of
 from orchestrator.failures.retries import PastFailure, Retry, decide
-from orchestrator.history import RunStore, StateConflictError
+from orchestrator.history.attempts import Attempt, AttemptIntent, InputSummary
+from orchestrator.history.events import AttemptState, EventKind
+from orchestrator.history.lease_owners import describe
+from orchestrator.history.leases import LeaseKeeper, Leases
+from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
-from orchestrator.leases import LeaseKeeper, Leases
-from orchestrator.owners import describe
 from orchestrator.plan import PlannedStage
-from orchestrator.runs import Attempt, AttemptIntent, InputSummary
 
 log = logging.getLogger(__name__)
 

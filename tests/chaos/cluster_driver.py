@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import Cluster, RayAddress
+from orchestrator.history.run_status import newest_run
 from orchestrator.plan import make_plan
-from orchestrator.run_status import newest_run
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace

@@ -8,13 +8,14 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from orchestrator import owners, schema
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
-from orchestrator.events import AttemptState, RunState
+from orchestrator.history import lease_owners as owners
+from orchestrator.history import schema
+from orchestrator.history.events import AttemptState, RunState
+from orchestrator.history.rebuild import rebuild_index
+from orchestrator.history.run_status import list_runs
 from orchestrator.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
 from orchestrator.plan import Plan
-from orchestrator.rebuild import rebuild_index
-from orchestrator.run_status import list_runs
 from orchestrator.workspace import Workspace
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)

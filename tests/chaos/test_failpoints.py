@@ -148,7 +148,7 @@ def _expire_leases(root: Path) -> None:
     """As if the time of all leases had passed."""
     from sqlalchemy import update
 
-    from orchestrator import schema
+    from orchestrator.history import schema
 
     with open_workspace(root) as workspace:
         workspace.database.write(lambda connection: connection.execute(update(schema.leases).values(expires_at=0.0)))

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.failures.classes import FailureClass
+from orchestrator.history.run_status import list_runs
 from orchestrator.plan import make_plan
-from orchestrator.run_status import list_runs
 from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines, recipe

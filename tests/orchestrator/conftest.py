@@ -23,13 +23,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from orchestrator.artifact import JSON, Artifact, FileEntry, Manifest
-from orchestrator.database import Database
-from orchestrator.events import AttemptState, EventKind, RunState
-from orchestrator.history import RunStore
+from orchestrator.history.attempts import AttemptIntent, InputSummary, StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState, EventKind, RunState
+from orchestrator.history.leases import Leases
+from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.leases import Leases
 from orchestrator.objects import Digest, StoredObject
-from orchestrator.runs import AttemptIntent, InputSummary, StageRow
 from orchestrator.store import Store, open_store
 
 

@@ -8,8 +8,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from orchestrator.database import Database
-from orchestrator.events import AttemptState, Event, EventKind, RunState
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState
 from orchestrator.lineage import OpenLineageSink, StorePlace, run_event, store_place
 
 TellStory = Callable[[Database, str], Any]

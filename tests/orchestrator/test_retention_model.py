@@ -14,15 +14,15 @@ from sqlalchemy import update
 
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.database import Database
-from orchestrator.events import RunState
-from orchestrator.history import RunStore
+from orchestrator.history.attempts import StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import RunState
+from orchestrator.history.leases import Lease, Leases
+from orchestrator.history.run_store import RunStore
+from orchestrator.history.schema import runs
 from orchestrator.identity import fingerprint_of
-from orchestrator.leases import Lease, Leases
 from orchestrator.objects import StoredObject
 from orchestrator.retention import Place, Unneeded, give_up, pin, unneeded_artifacts, unpin
-from orchestrator.runs import StageRow
-from orchestrator.schema import runs
 from orchestrator.shards import ShardOutcome
 from tests.orchestrator.conftest import MemoryStore
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.database import Database
-from orchestrator.events import Event, EventKind
-from orchestrator.history import RunStore
+from orchestrator.history.database import Database
+from orchestrator.history.events import Event, EventKind
+from orchestrator.history.run_store import RunStore
 from orchestrator.outbox import Outbox, SinkRejectedError
 from orchestrator.tracking import MlflowSink
 

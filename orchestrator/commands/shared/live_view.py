@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.commands.shared.formatting import count_text, duration_text
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
-from orchestrator.events import Event, event_to_line
-from orchestrator.run_status import REUSED, RunStatus, StageStatus, run_status
+from orchestrator.history.database import Database
+from orchestrator.history.events import Event, event_to_line
+from orchestrator.history.run_status import REUSED, RunStatus, StageStatus, run_status
 
 log = logging.getLogger(__name__)
 

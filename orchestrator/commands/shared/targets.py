@@ -5,11 +5,11 @@ from typing import Any
 
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.database import Database
 from orchestrator.errors import RecipeError
+from orchestrator.history.database import Database
+from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, newest_run, run_status
 from orchestrator.layout import ARTIFACTS, stored_fingerprints
 from orchestrator.names import expectation
-from orchestrator.run_status import RunStatus, RunSummary, list_runs, newest_run, run_status
 
 NUM_SEARCHED_RUNS = 10_000
 MIN_PREFIX = 4  # hex digits of an identity

@@ -13,11 +13,11 @@ import pytest
 from orchestrator.artifact import Artifact
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
-from orchestrator.events import AttemptState, Event
+from orchestrator.history.attempts import AttemptIntent
+from orchestrator.history.events import AttemptState, Event
+from orchestrator.history.run_status import run_status
 from orchestrator.plan import Plan, PlanWishes, make_plan
 from orchestrator.planning import plan_view
-from orchestrator.run_status import run_status
-from orchestrator.runs import AttemptIntent
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace, new_run_id, stage_rows
 

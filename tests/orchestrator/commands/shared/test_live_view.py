@@ -9,8 +9,8 @@ from rich.console import Console
 
 from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text
 from orchestrator.commands.shared.live_view import JsonView, LinesView, TableView, stage_line, status_table
-from orchestrator.events import Event, RunState
-from orchestrator.run_status import RunStatus, RunSummary, StageStatus
+from orchestrator.history.events import Event, RunState
+from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus
 
 RUN = RunSummary(
     run_id="20250131-081500-abc123",

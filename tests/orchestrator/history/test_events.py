@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.events import (
+from orchestrator.history.events import (
     Event,
     event_from_json,
     event_to_json,

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, case, insert, select, update
 
 from orchestrator.artifact import JSON
-from orchestrator.database import dump_json
 from orchestrator.errors import DatabaseError, LeaseLostError
-from orchestrator.events import AttemptState, Event, EventKind, RunState, masked_fields
-from orchestrator.schema import attempts, database_now, events, runs, stages
+from orchestrator.history.database import dump_json
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, masked_fields
+from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
 

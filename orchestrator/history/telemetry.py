@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, update
 
 from orchestrator.artifact import JSON
-from orchestrator.database import Database
 from orchestrator.errors import LeaseLostError, OrchestratorError
-from orchestrator.events import RESERVED_KINDS, AttemptState, Event, EventKind
-from orchestrator.projection import append_once, lock_run
-from orchestrator.schema import attempts
+from orchestrator.history.database import Database
+from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind
+from orchestrator.history.projection import append_once, lock_run
+from orchestrator.history.schema import attempts
 from orchestrator.stage import Tracker
 
 FLUSH_S = 1.0

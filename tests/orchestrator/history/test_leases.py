@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import event, text
 
-from orchestrator import owners
-from orchestrator.database import Database
 from orchestrator.errors import LeaseLostError
-from orchestrator.leases import Lease, LeaseKeeper, Leases
+from orchestrator.history import lease_owners as owners
+from orchestrator.history.database import Database
+from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 
 RESOURCE = "run:r1"
 

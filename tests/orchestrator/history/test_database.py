@@ -7,9 +7,9 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, insert, select, text
 
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
-from orchestrator.schema import database_now, source_digests
+from orchestrator.history.database import Database
+from orchestrator.history.schema import database_now, source_digests
 from orchestrator.source_cache import DatabaseDigestCache
 
 
@@ -64,7 +64,7 @@ def test_a_lock_that_sqlite_refuses_at_once_is_tried_again(tmp_path: Path, monke
             raise error
         connection.isolation_level = None
 
-    monkeypatch.setattr("orchestrator.database._set_up_sqlite", refuse_twice)
+    monkeypatch.setattr("orchestrator.history.run_store.database._set_up_sqlite", refuse_twice)
     Database(str(tmp_path / "index.db")).close()
     assert next(refusals, None) is None
 

@@ -6,19 +6,20 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from orchestrator import owners, schema
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
-from orchestrator.events import AttemptState, RunState, event_to_json
 from orchestrator.file_sinks import StoreExporter
-from orchestrator.history import RunStore
+from orchestrator.history import lease_owners as owners
+from orchestrator.history import schema
+from orchestrator.history.attempts import AttemptIntent, StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState, RunState, event_to_json
+from orchestrator.history.leases import Leases
+from orchestrator.history.rebuild import rebuild_index
+from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.leases import Leases
 from orchestrator.outbox import Outbox
-from orchestrator.rebuild import rebuild_index
-from orchestrator.runs import AttemptIntent, StageRow
 from orchestrator.store import open_store
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)

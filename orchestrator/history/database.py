@@ -19,8 +19,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
-from orchestrator.events import mask_text
-from orchestrator.schema import SCHEMA_VERSION, metadata, schema_version
+from orchestrator.history.events import mask_text
+from orchestrator.history.schema import SCHEMA_VERSION, metadata, schema_version
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
-from orchestrator.events import AttemptState, RunState
-from orchestrator.schema import attempts, database_now, runs, stages
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState, RunState
+from orchestrator.history.schema import attempts, database_now, runs, stages
 
 # What a stage shows while it has no attempt of its own.
 WAITING, REUSED, SKIPPED, NOT_RUN = "WAITING", "REUSED", "SKIPPED", "NOT_RUN"

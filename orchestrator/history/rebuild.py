@@ -13,12 +13,12 @@ from sqlalchemy import Connection, delete, insert, select
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.database import Database, insert_new
 from orchestrator.errors import CorruptArtifactError, DatabaseError
-from orchestrator.events import Event, event_from_json
-from orchestrator.owners import describe, is_gone
-from orchestrator.projection import event_from_row, insert_event, new_run_row, project
-from orchestrator.schema import attempts, database_now, events, leases, runs, stages
+from orchestrator.history.database import Database, insert_new
+from orchestrator.history.events import Event, event_from_json
+from orchestrator.history.lease_owners import describe, is_gone
+from orchestrator.history.projection import event_from_row, insert_event, new_run_row, project
+from orchestrator.history.schema import attempts, database_now, events, leases, runs, stages
 
 log = logging.getLogger(__name__)
 

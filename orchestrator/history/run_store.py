@@ -11,17 +11,18 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
-from orchestrator import failpoints, owners
+from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.manifest_summary import artifact_fields
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, OrchestratorError
-from orchestrator.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
-from orchestrator.leases import Lease, require_lease
-from orchestrator.projection import append_event, append_once, event_from_row, lock_run, new_run_row
-from orchestrator.runs import Attempt, AttemptIntent, StageRow
-from orchestrator.schema import attempts, database_now, events, runs
-from orchestrator.telemetry import Telemetry
+from orchestrator.history import lease_owners as owners
+from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
+from orchestrator.history.leases import Lease, require_lease
+from orchestrator.history.projection import append_event, append_once, event_from_row, lock_run, new_run_row
+from orchestrator.history.schema import attempts, database_now, events, runs
+from orchestrator.history.telemetry import Telemetry
 
 _RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
 _ATTEMPT_ENDS = frozenset({AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED, AttemptState.COMMITTED})

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from orchestrator import telemetry as telemetry_module
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError
-from orchestrator.events import AttemptState, Event
-from orchestrator.history import RunStore
-from orchestrator.leases import Leases
-from orchestrator.run_status import StageStatus, run_status
-from orchestrator.runs import AttemptIntent, StageRow
+from orchestrator.history import telemetry as telemetry_module
+from orchestrator.history.attempts import AttemptIntent, StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState, Event
+from orchestrator.history.leases import Leases
+from orchestrator.history.run_status import StageStatus, run_status
+from orchestrator.history.run_store import RunStore
+from orchestrator.history.telemetry import Telemetry
 from orchestrator.stage import Tracker
-from orchestrator.telemetry import Telemetry
 
 
 class Clock:

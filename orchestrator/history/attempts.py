@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.artifact import JSON
-from orchestrator.events import AttemptState
+from orchestrator.history.events import AttemptState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.database import Database
 from orchestrator.errors import DatabaseError, LeaseLostError
-from orchestrator.events import AttemptState, Event, EventKind, RunState
-from orchestrator.history import ATTEMPT_MOVES, RUN_MOVES, RunStore, StateConflictError
-from orchestrator.leases import Lease, Leases
-from orchestrator.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
-from orchestrator.runs import AttemptIntent, StageRow
+from orchestrator.history.attempts import AttemptIntent, StageRow
+from orchestrator.history.database import Database
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState
+from orchestrator.history.leases import Lease, Leases
+from orchestrator.history.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
+from orchestrator.history.run_store import ATTEMPT_MOVES, RUN_MOVES, RunStore, StateConflictError
 
 STAGES = (
     StageRow(stage_id="clean", stage_kind="curate", fingerprint="1" * 64, action="run", reasons=("never made",)),
