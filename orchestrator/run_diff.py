@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from orchestrator.artifact import JSON, Manifest
 from orchestrator.manifests import number_to_json
-from orchestrator.plan_reasons import code_changes, own_changes, sequence_changes, value_changes
+from orchestrator.planning.reasons import code_changes, own_changes, sequence_changes, value_changes
+from orchestrator.planning.stage_identity import recorded_code
 from orchestrator.run_outputs import RunOutputs, StageOutput
-from orchestrator.stage_identity import recorded_code
 
 DIFF_FORMAT = 1
 ABSENT = "(absent)"

@@ -35,8 +35,8 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
 from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
-from orchestrator.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
-from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
+from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.purging import give_up_tainted
 from orchestrator.retention import ENDED
 from orchestrator.store import Store, open_store, probe

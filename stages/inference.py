@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.errors import RecipeError
-from orchestrator.plan import tainted_stages
+from orchestrator.planning.plan import tainted_stages
 from stages import STAGE_KINDS
 from stages.evaluate import EvaluateConfig, SampleCounts
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from models.mllm.config import SamplingConfig
-    from orchestrator.plan import Plan, PlannedStage
+    from orchestrator.planning.plan import Plan, PlannedStage
     from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from orchestrator.artifacts.takedowns import Place, TaintedArtifact, Takedown
 from orchestrator.config import Kinds
 from orchestrator.errors import CorruptArtifactError, OrchestratorError
 from orchestrator.history.run_status import list_runs
-from orchestrator.plan import Plan, make_plan
-from orchestrator.planning import plan_view
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.store_view import plan_view
 from orchestrator.stage import Recipe
 from orchestrator.store import Store
 from orchestrator.workspace import Workspace

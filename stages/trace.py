@@ -22,7 +22,7 @@ from orchestrator.artifacts.takedowns import Takedown, read_takedowns
 from orchestrator.errors import RecipeError
 from orchestrator.files_check import place
 from orchestrator.local_copies import INDEXES
-from orchestrator.plan import Plan, PlannedStage
+from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.workspace import Workspace
 from stages.checkpointing import PROGRESS_FILE, Progress, parse_progress, read_progress
 

@@ -15,8 +15,8 @@ from orchestrator.history.run_status import list_runs
 from orchestrator.lineage_events import lineage_events
 from orchestrator.lineage_queries import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
 from orchestrator.names import check_names
-from orchestrator.plan_file import reason_from_json
-from orchestrator.plan_reasons import own_changes
+from orchestrator.planning.plan_file import reason_from_json
+from orchestrator.planning.reasons import own_changes
 
 
 @click.command("explain")

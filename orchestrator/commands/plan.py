@@ -17,10 +17,10 @@ from orchestrator.commands.shared.options import (
     read_recipe,
     recipe_options,
 )
-from orchestrator.plan import Plan, PlanWishes, make_plan, run_prechecks
-from orchestrator.plan_file import plan_to_json
-from orchestrator.plan_reasons import CodeChanged
-from orchestrator.planning import plan_view
+from orchestrator.planning.plan import Plan, PlanWishes, make_plan, run_prechecks
+from orchestrator.planning.plan_file import plan_to_json
+from orchestrator.planning.reasons import CodeChanged
+from orchestrator.planning.store_view import plan_view
 
 ACTION_STYLES = {"run": "bold green", "reuse": "dim", "skip": "dim"}
 

@@ -33,9 +33,9 @@ from orchestrator.errors import EXIT_REQUEUE, RecipeError
 from orchestrator.history.events import RunState
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.run_status import RunSummary, newest_run, run_status
-from orchestrator.plan import Plan, PlanWishes, make_plan
-from orchestrator.plan_file import plan_to_json
-from orchestrator.planning import plan_view
+from orchestrator.planning.plan import Plan, PlanWishes, make_plan
+from orchestrator.planning.plan_file import plan_to_json
+from orchestrator.planning.store_view import plan_view
 from orchestrator.workspace import Workspace
 
 SHOW_CURSOR = "\x1b[?25h"

@@ -30,8 +30,8 @@ from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTrac
 from orchestrator.execution.local_attempt import Order, StageWork
 from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures.classes import INFRASTRUCTURE, report_of
-from orchestrator.plan import Plan
-from orchestrator.plan_file import plan_from_json
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import plan_from_json
 from orchestrator.store import Store, open_store
 
 log = logging.getLogger(__name__)

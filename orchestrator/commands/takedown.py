@@ -21,7 +21,7 @@ from orchestrator.commands.shared.options import Places, json_option, open_works
 from orchestrator.commands.shared.questions import question_options
 from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.purging import tainted_files
 from orchestrator.stage import StageSpec
 

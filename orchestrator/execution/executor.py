@@ -37,8 +37,8 @@ from orchestrator.history.attempts import Attempt
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore
-from orchestrator.plan import Plan, PlannedStage, upstream_ids
-from orchestrator.plan_file import plan_digest
+from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
+from orchestrator.planning.plan_file import plan_digest
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import GateError, OrchestratorError
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_context import AttemptContext, AttemptPlace
-from orchestrator.plan import PlannedStage
+from orchestrator.planning.plan import PlannedStage
+from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.stage import Tracker
-from orchestrator.stage_identity import PROVENANCE_CODE
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.map_run import MapSettings, MapTools
-from orchestrator.plan import PlannedStage
+from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map import map_shards
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker

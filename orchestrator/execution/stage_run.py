@@ -30,7 +30,7 @@ from orchestrator.history.lease_owners import describe
 from orchestrator.history.leases import LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
-from orchestrator.plan import PlannedStage
+from orchestrator.planning.plan import PlannedStage
 
 log = logging.getLogger(__name__)
 

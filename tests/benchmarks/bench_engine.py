@@ -19,10 +19,10 @@ import ray
 from ray.util import ActorPool
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
-from orchestrator.plan import Plan, make_plan
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.stage_identity import PlanView
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
-from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 
 FEW = 2

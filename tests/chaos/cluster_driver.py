@@ -13,9 +13,9 @@ from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import Cluster, RayAddress
 from orchestrator.history.run_status import newest_run
-from orchestrator.plan import make_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.stage_identity import PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
-from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 from stages.training import train
 from stages.training_config import LoopConfig, OptimizerConfig

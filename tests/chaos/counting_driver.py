@@ -14,9 +14,9 @@ from pathlib import Path
 from orchestrator.artifact import Artifact
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.history.run_status import newest_run
-from orchestrator.plan import Plan, make_plan
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.stage_identity import PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
-from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 
 STEPS = 4

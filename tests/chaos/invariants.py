@@ -15,7 +15,7 @@ from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.history.run_status import list_runs
 from orchestrator.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.workspace import Workspace
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.failures.classes import FailureClass
 from orchestrator.history.run_status import list_runs
-from orchestrator.plan import make_plan
-from orchestrator.stage_identity import PlanView
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines, recipe
 from tests.chaos.invariants import check

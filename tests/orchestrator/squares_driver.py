@@ -14,10 +14,10 @@ from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.history.run_status import newest_run
-from orchestrator.plan import make_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.stage_identity import PlanView
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
-from orchestrator.stage_identity import PlanView
 from orchestrator.workspace import Workspace
 
 NUM_SHARDS, NUM_STEPS = 8, 8

@@ -14,8 +14,8 @@ from clusters.profiles import profile_at
 from orchestrator.config import Kinds, load_recipe
 from orchestrator.errors import RecipeError
 from orchestrator.names import expectation
-from orchestrator.plan import PlanWishes
-from orchestrator.plan_reasons import CodePolicy
+from orchestrator.planning.plan import PlanWishes
+from orchestrator.planning.reasons import CodePolicy
 from orchestrator.stage import Recipe
 from orchestrator.workspace import Workspace
 

@@ -21,14 +21,14 @@ from orchestrator.artifacts.takedowns import (
     takedown_to_json,
 )
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.plan import Plan, PlanWishes, make_plan, tainted_stages
+from orchestrator.planning.plan import Plan, PlanWishes, make_plan, tainted_stages
 from orchestrator.stage import Recipe
 from orchestrator.store import record_bytes
 from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.conftest import MemoryStore
+from tests.orchestrator.planning.test_plan import Config, World, chain, spec
 from tests.orchestrator.test_cli import Illume, newest
-from tests.orchestrator.test_plan import Config, World, chain, spec
 
 illume = test_cli.illume
 

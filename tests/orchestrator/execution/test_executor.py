@@ -16,8 +16,8 @@ from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, S
 from orchestrator.history.attempts import AttemptIntent
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.run_status import run_status
-from orchestrator.plan import Plan, PlanWishes, make_plan
-from orchestrator.planning import plan_view
+from orchestrator.planning.plan import Plan, PlanWishes, make_plan
+from orchestrator.planning.store_view import plan_view
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace, new_run_id, stage_rows
 
@@ -322,7 +322,7 @@ def test_attempts_of_a_dead_driver_are_lost_or_found_committed(site: Site) -> No
     run_id = new_run_id()
     site.run_ids.append(run_id)
     from orchestrator.artifacts.artifact_store import ManifestDraft
-    from orchestrator.plan_file import plan_digest, plan_to_json
+    from orchestrator.planning.plan_file import plan_digest, plan_to_json
 
     workspace.records.put_plan(plan_digest(plan), plan_to_json(plan))
     workspace.runs.create_run(run_id, recipe_name="numbers", plan_digest=plan_digest(plan), stages=stage_rows(plan))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown
-from orchestrator.code_digest import CodeDigest
 from orchestrator.identity import fingerprint_of, semantic_config
-from orchestrator.plan_reasons import CodePolicy, code_changes
+from orchestrator.planning.code_digest import CodeDigest
+from orchestrator.planning.reasons import CodePolicy, code_changes
 from orchestrator.stage import StageKind, StageSpec
 
 PROVENANCE_CODE = "code"  # key of a manifest's provenance: `{"digest": ..., "files": {...}}` of `CodeDigest`

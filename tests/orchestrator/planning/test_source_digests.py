@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RecipeError
-from orchestrator.sources import source_digests
+from orchestrator.planning.source_digests import source_digests
 from orchestrator.stage import Location, Resources, RetryPolicy, StageKind, StageSpec
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown
-from orchestrator.code_digest import CodeDigest
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import fingerprint_of
 from orchestrator.names import check_names
-from orchestrator.plan_reasons import (
+from orchestrator.planning.code_digest import CodeDigest
+from orchestrator.planning.reasons import (
     CodeChanged,
     CodePolicy,
     ConsumersExist,
@@ -28,8 +28,8 @@ from orchestrator.plan_reasons import (
     own_changes,
     sequence_changes,
 )
+from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, Taints, identify
 from orchestrator.stage import Recipe, StageSpec
-from orchestrator.stage_identity import IdentifiedStage, PlanView, Taints, identify
 
 Action = typing.Literal["run", "reuse", "skip"]
 

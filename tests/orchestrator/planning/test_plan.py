@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
-from orchestrator.code_digest import CodeDigest
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import canonical_json
-from orchestrator.plan import Plan, PlannedStage, PlanWishes, make_plan, run_prechecks
-from orchestrator.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.planning.code_digest import CodeDigest
+from orchestrator.planning.plan import Plan, PlannedStage, PlanWishes, make_plan, run_prechecks
+from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.planning.stage_identity import PROVENANCE_CODE, PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
-from orchestrator.stage_identity import PROVENANCE_CODE, PlanView
 
 DATA = Location("/data")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.code_digest import code_digest, normalised_digest
+from orchestrator.planning.code_digest import code_digest, normalised_digest
 
 PLAIN = b"""
 def double(x):
@@ -121,7 +121,7 @@ def test_behaviour_counts(old: bytes, new: bytes) -> None:
 def test_a_kind_of_a_notebook_or_script_has_no_code_to_watch(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from orchestrator.code_digest import code_of\n"
+        "from orchestrator.planning.store_view.code_digest import code_of\n"
         "from orchestrator.stage import StageKind\n"
         "def run(config, context): return {}\n"
         "print(dict(code_of(StageKind(name='mine', version=1, config=object, run=run, output='mine@1')).files))\n"

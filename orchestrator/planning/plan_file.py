@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON, Fingerprint
-from orchestrator.code_digest import code_of
 from orchestrator.config import Kinds
 from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
 from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
-from orchestrator.plan import Plan, PlannedStage
-from orchestrator.plan_reasons import REASON_TYPES, Reason
+from orchestrator.planning.code_digest import code_of
+from orchestrator.planning.plan import Plan, PlannedStage
+from orchestrator.planning.reasons import REASON_TYPES, Reason
 from orchestrator.recipe_yaml import Place, Problem, place_text
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 
