@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
-from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
-from orchestrator.recipe_yaml import Place, parse_yaml, place_text, read_text
+from orchestrator.recipe.decoding import decode
+from orchestrator.recipe.yaml_subset import Place, parse_yaml, place_text, read_text
 
 MIN_OBJECT_STORE_MIB = 75  # below this Ray does not start
 

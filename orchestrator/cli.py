@@ -19,7 +19,7 @@ import click
 from orchestrator.errors import EXIT_FAILED, OrchestratorError
 
 if TYPE_CHECKING:
-    from orchestrator.config import Kinds
+    from orchestrator.recipe.loading import Kinds
 
 REPEAT_S = 60.0  # after which a line that comes again is shown again
 _DURATION = re.compile(r"\d+\.\d+ s\b")
@@ -78,7 +78,7 @@ class LateGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in {*COMMANDS, *HIDDEN_COMMANDS}:
-            from orchestrator.names import expectation
+            from orchestrator.recipe.suggestions import expectation
 
             ctx.fail(f"no such command {args[0]!r}; {expectation(args[0], COMMANDS.keys())}")
         return super().resolve_command(ctx, args)

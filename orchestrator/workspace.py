@@ -20,7 +20,6 @@ from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import Takedown, put_takedown, read_takedowns
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.config import Kinds
 from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_records import JobRecords
@@ -38,6 +37,7 @@ from orchestrator.outbox import Outbox, Sink
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.purging import give_up_tainted
+from orchestrator.recipe.loading import Kinds
 from orchestrator.retention import ENDED
 from orchestrator.store import Store, open_store, probe
 from orchestrator.tracking import MlflowSink

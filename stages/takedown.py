@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.artifacts.takedowns import Place, TaintedArtifact, Takedown
-from orchestrator.config import Kinds
 from orchestrator.errors import CorruptArtifactError, OrchestratorError
 from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.store_view import plan_view
+from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Recipe
 from orchestrator.store import Store
 from orchestrator.workspace import Workspace

@@ -14,9 +14,9 @@ from orchestrator.commands.shared.targets import NUM_SEARCHED_RUNS, find_artifac
 from orchestrator.history.run_status import list_runs
 from orchestrator.lineage_events import lineage_events
 from orchestrator.lineage_queries import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
-from orchestrator.names import check_names
 from orchestrator.planning.plan_file import reason_from_json
 from orchestrator.planning.reasons import own_changes
+from orchestrator.recipe.suggestions import check_names
 
 
 @click.command("explain")

@@ -12,7 +12,6 @@ from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import fingerprint_of
-from orchestrator.names import check_names
 from orchestrator.planning.code_digest import CodeDigest
 from orchestrator.planning.reasons import (
     CodeChanged,
@@ -29,6 +28,7 @@ from orchestrator.planning.reasons import (
     sequence_changes,
 )
 from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, Taints, identify
+from orchestrator.recipe.suggestions import check_names
 from orchestrator.stage import Recipe, StageSpec
 
 Action = typing.Literal["run", "reuse", "skip"]

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON, Fingerprint
-from orchestrator.config import Kinds
-from orchestrator.decode import decode
 from orchestrator.errors import RecipeError
 from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
 from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
-from orchestrator.recipe_yaml import Place, Problem, place_text
+from orchestrator.recipe.decoding import decode
+from orchestrator.recipe.loading import Kinds
+from orchestrator.recipe.yaml_subset import Place, Problem, place_text
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 
 PLAN_FORMAT = 1

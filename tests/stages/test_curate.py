@@ -13,9 +13,9 @@ import pytest
 from data_pipelines.curation import caption_rules as captions
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.reasons import REASONS
-from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.execution.gates import broken_gates
+from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Recipe
 from stages import STAGE_KINDS
 from stages.curate import CURATE, _evaluation_sets, figures_of

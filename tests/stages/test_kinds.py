@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import canonical_json, semantic_config
 from orchestrator.planning.plan import Plan, check_needs, make_plan, run_prechecks
 from orchestrator.planning.stage_identity import PlanView
+from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Location, Recipe
 from stages import STAGE_KINDS
 from stages.inference import published_settings, stage_that_names_models

@@ -9,8 +9,8 @@ import pytest
 
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.scoring.bounds import ScoreBounds
-from orchestrator.config import load_recipe
 from orchestrator.errors import PrecheckError, RecipeError
+from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Location
 from stages import STAGE_KINDS
 from stages.curate import CURATE

@@ -11,11 +11,11 @@ import click
 
 from clusters.connect import connect
 from clusters.profiles import profile_at
-from orchestrator.config import Kinds, load_recipe
 from orchestrator.errors import RecipeError
-from orchestrator.names import expectation
 from orchestrator.planning.plan import PlanWishes
 from orchestrator.planning.reasons import CodePolicy
+from orchestrator.recipe.loading import Kinds, load_recipe
+from orchestrator.recipe.suggestions import expectation
 from orchestrator.stage import Recipe
 from orchestrator.workspace import Workspace
 

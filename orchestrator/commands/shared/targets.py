@@ -9,7 +9,7 @@ from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, newest_run, run_status
 from orchestrator.layout import ARTIFACTS, stored_fingerprints
-from orchestrator.names import expectation
+from orchestrator.recipe.suggestions import expectation
 
 NUM_SEARCHED_RUNS = 10_000
 MIN_PREFIX = 4  # hex digits of an identity

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.artifact import JSON
-from orchestrator.decode import default_data, found_text
-from orchestrator.names import expectation
-from orchestrator.recipe_yaml import Place, Problem, parse_yaml, place_text
+from orchestrator.recipe.decoding import default_data, found_text
+from orchestrator.recipe.suggestions import expectation
+from orchestrator.recipe.yaml_subset import Place, Problem, parse_yaml, place_text
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageKind
 
 _KEY = re.compile(r"([^.\[\]=]+)((?:\[[0-9]+\])*)")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifact import JSON
-from orchestrator.decode import decode, found_text
 from orchestrator.errors import RecipeError
-from orchestrator.names import expectation
-from orchestrator.overrides import apply_overrides
-from orchestrator.recipe_yaml import Document, Place, Problem, parse_yaml, place_text, read_text
+from orchestrator.recipe.decoding import decode, found_text
+from orchestrator.recipe.overrides import apply_overrides
+from orchestrator.recipe.suggestions import expectation
+from orchestrator.recipe.yaml_subset import Document, Place, Problem, parse_yaml, place_text, read_text
 from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 
 Kinds = Mapping[str, StageKind[Any]]

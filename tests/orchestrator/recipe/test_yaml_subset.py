@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import load_recipe
 from orchestrator.errors import RecipeError
-from orchestrator.recipe_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml
+from orchestrator.recipe.loading import load_recipe
+from orchestrator.recipe.yaml_subset import MAX_BYTES, MAX_DEPTH, parse_yaml
 
 HOSTILE = {
     "a bomb of aliases": ("a: &a [x]\nb: &b [*a, *a]\n", "bomb.yaml:2: found the alias '*a'"),

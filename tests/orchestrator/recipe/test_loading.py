@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import decode_recipe, load_recipe
 from orchestrator.errors import RecipeError
-from orchestrator.recipe_yaml import parse_yaml
+from orchestrator.recipe.loading import decode_recipe, load_recipe
+from orchestrator.recipe.yaml_subset import parse_yaml
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageKind
 
 

@@ -13,8 +13,8 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.artifact import JSON
 from orchestrator.identity import config_to_json
-from orchestrator.names import expectation
-from orchestrator.recipe_yaml import Place, Problem
+from orchestrator.recipe.suggestions import expectation
+from orchestrator.recipe.yaml_subset import Place, Problem
 from orchestrator.stage import Location
 
 T = typing.TypeVar("T")

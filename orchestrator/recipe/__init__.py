@@ -1,0 +1,1 @@
+"""Recipes: from YAML and overrides to checked stage specifications."""
