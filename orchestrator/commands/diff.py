@@ -13,8 +13,8 @@ from orchestrator.commands.shared.diff_text import run_diff_text
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.shared.targets import find_run, planned_stages
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
-from orchestrator.run_outputs import Output, open_output, run_outputs
+from orchestrator.reports.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
+from orchestrator.reports.run_outputs import Output, open_output, run_outputs
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:

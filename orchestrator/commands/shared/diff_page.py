@@ -15,8 +15,8 @@ from orchestrator.commands.shared.diff_text import (
     time_of,
     unsteady_lines,
 )
-from orchestrator.run_diff import Change, RunDiff, StageDiff, is_same_figure
-from orchestrator.run_outputs import RunOutputs
+from orchestrator.reports.run_diff import Change, RunDiff, StageDiff, is_same_figure
+from orchestrator.reports.run_outputs import RunOutputs
 
 MORE_STYLE = """
 td.left, th.left { text-align: left; white-space: normal; overflow-wrap: break-word; }

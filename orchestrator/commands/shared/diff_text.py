@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.commands.shared.formatting import duration_text, short, time_text
-from orchestrator.run_diff import RunDiff, StageDiff, is_same_figure
-from orchestrator.run_outputs import RunOutputs, StageOutput
+from orchestrator.reports.run_diff import RunDiff, StageDiff, is_same_figure
+from orchestrator.reports.run_outputs import RunOutputs, StageOutput
 
 SHOWN_FILES = 4
 SHOWN_FIGURES = 12  # of one stage; JSON and the page have all

@@ -5,7 +5,15 @@ import pytest
 
 from orchestrator.artifact import FileEntry, Fingerprint, Manifest
 from orchestrator.errors import RecipeError
-from orchestrator.lineage_queries import LineageGraph, lineage_graph, related, resolve, to_json, to_mermaid, to_text
+from orchestrator.reports.lineage_graph import (
+    LineageGraph,
+    lineage_graph,
+    related,
+    resolve,
+    to_json,
+    to_mermaid,
+    to_text,
+)
 
 
 def manifest(digit: str, kind: str, **inputs: tuple[str, ...]) -> Manifest:

@@ -1,0 +1,1 @@
+"""Questions to finished runs: differences, outputs, lineage, attestation."""
