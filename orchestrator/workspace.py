@@ -36,9 +36,9 @@ from orchestrator.lineage import OpenLineageSink
 from orchestrator.outbox import Outbox, Sink
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
-from orchestrator.purging import give_up_tainted
 from orchestrator.recipe.loading import Kinds
-from orchestrator.retention import ENDED
+from orchestrator.retention.taint_removal import give_up_tainted
+from orchestrator.retention.unneeded import ENDED
 from orchestrator.store import Store, open_store, probe
 from orchestrator.tracking import MlflowSink
 

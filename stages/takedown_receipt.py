@@ -8,9 +8,9 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan, tainted_stages
-from orchestrator.purging import still_usable, tainted_files
 from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.attestation import statement
+from orchestrator.retention.taint_removal import still_usable, tainted_files
 from orchestrator.workspace import Workspace
 from stages.takedown import newest_plans, shards_holding
 

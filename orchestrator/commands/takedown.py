@@ -14,15 +14,15 @@ from orchestrator.artifacts.takedowns import (
     takedown_from_json,
     takedown_to_json,
 )
-from orchestrator.collector import collect
 from orchestrator.commands.shared.formatting import bytes_text, duration_text
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
 from orchestrator.commands.shared.questions import question_options
 from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan
-from orchestrator.purging import tainted_files
 from orchestrator.reports.attestation import signed
+from orchestrator.retention.garbage import collect
+from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.stage import StageSpec
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import runs
 from orchestrator.identity import fingerprint_of
 from orchestrator.objects import StoredObject
-from orchestrator.retention import Place, Unneeded, give_up, pin, unneeded_artifacts, unpin
+from orchestrator.retention.unneeded import Place, Unneeded, give_up, pin, unneeded_artifacts, unpin
 from orchestrator.shards import ShardOutcome
 from tests.orchestrator.conftest import MemoryStore
 

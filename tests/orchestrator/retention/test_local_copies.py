@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import local_copies
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
-from orchestrator.collector import collect, plan_collection
 from orchestrator.identity import fingerprint_of
-from orchestrator.local_copies import INDEXES, delete_copies, stale_copies
+from orchestrator.retention import local_copies
+from orchestrator.retention.garbage import collect, plan_collection
+from orchestrator.retention.local_copies import INDEXES, delete_copies, stale_copies
 from orchestrator.store import Store
 
 PAYLOAD = {"kind": "curate"}

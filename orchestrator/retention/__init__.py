@@ -1,0 +1,1 @@
+"""Retention: garbage, unneeded artifacts, pins, removal of tainted files, local copies."""
