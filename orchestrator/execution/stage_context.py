@@ -12,12 +12,12 @@ from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.map_run import MapSettings, MapTools
 from orchestrator.planning.plan import PlannedStage
-from orchestrator.shard_map import map_shards
+from orchestrator.shard_map.map_run import MapSettings, MapTools
+from orchestrator.shard_map.map_shards import map_shards
+from orchestrator.shard_map.worker_pool import Spares
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
-from orchestrator.worker_pool import Spares
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, S
 from orchestrator.workspace import Workspace
 from stages.training import train
 from stages.training_config import LoopConfig, OptimizerConfig
-from tests.orchestrator.squares_driver import SQUARES, DriverConfig
+from tests.orchestrator.shard_map.squares_driver import SQUARES, DriverConfig
 from tests.stages.toy import ToyTask
 
 CHECKPOINT_EVERY = 4

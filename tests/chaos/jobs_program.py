@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.cli import exit_code
 from orchestrator.stage import Location, StageContext, StageKind
-from tests.orchestrator.squares_driver import SQUARES, STEPS
+from tests.orchestrator.shard_map.squares_driver import SQUARES, STEPS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from tests.chaos.invariants import check_decisions_kept, decisions
 
 pytestmark = pytest.mark.ray
 
-DRIVER = Path(__file__).parents[1] / "orchestrator" / "squares_driver.py"
+DRIVER = Path(__file__).parents[1] / "orchestrator" / "shard_map" / "squares_driver.py"
 SHARD_POINTS = ("shard.files", "shard.outcome", "shard.commit")
 
 

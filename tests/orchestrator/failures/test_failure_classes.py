@@ -42,7 +42,7 @@ from orchestrator.errors import (
 )
 from orchestrator.failures.classes import FailureClass, classified, classify
 from orchestrator.failures.retries import WHAT_TO_DO, PastFailure, Retry, decide
-from orchestrator.quarantine import Tally
+from orchestrator.shard_map.quarantine import Tally
 from orchestrator.shards import Quarantined
 from orchestrator.stage import RetryPolicy, StageContext
 from tests.orchestrator.execution.test_executor import CALLS, TROUBLES, Site, fail, number, open_workspace, stage

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerNeeds, WorkerProcess
 from orchestrator.failures.classes import FailureClass, FailureReport, report_of
-from orchestrator.shard_host import HostInfo, HostSettings, ShardHost
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost
 from orchestrator.shards import ShardOutcome, ShardWorker
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.identity import fingerprint_of
-from orchestrator.map_run import Lot, MapRun, MapSettings, MapTools
-from orchestrator.quarantine import Tally
+from orchestrator.shard_map.map_run import Lot, MapRun, MapSettings, MapTools
+from orchestrator.shard_map.quarantine import Tally
 from orchestrator.shards import Shard, ShardWorker
 
 

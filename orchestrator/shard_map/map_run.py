@@ -31,12 +31,12 @@ from orchestrator.cluster.ray_cluster import Cluster, WorkerNeeds
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureClass, FailureReport, classified
 from orchestrator.failures.retries import backoff_s
-from orchestrator.poison import Search, TrialFailure, all_alike, find_poison, spread
-from orchestrator.quarantine import Tally, shortened
-from orchestrator.shard_host import HostInfo, HostSettings, ShardOrder
+from orchestrator.shard_map.bisection import Search, TrialFailure, all_alike, find_poison, spread
+from orchestrator.shard_map.quarantine import Tally, shortened
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardOrder
+from orchestrator.shard_map.worker_pool import Ended, Spares, WorkerPool
 from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
-from orchestrator.worker_pool import Ended, Spares, WorkerPool
 
 log = logging.getLogger(__name__)
 

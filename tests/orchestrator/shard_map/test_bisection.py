@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.poison import Trial, TrialFailure, all_alike, find_poison, spread
+from orchestrator.shard_map.bisection import Trial, TrialFailure, all_alike, find_poison, spread
 
 RAISES = TrialFailure(reason="ValueError: bad", signature=("ValueError", "work.py:3 in parse"))
 DIES = TrialFailure(reason="dies", signature=("died", ""), died=True)

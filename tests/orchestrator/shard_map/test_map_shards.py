@@ -17,12 +17,12 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureClass, classify
-from orchestrator.map_run import MapSettings, MapTools
-from orchestrator.shard_map import FinishedShard, map_shards, shard_fingerprint
+from orchestrator.shard_map.map_run import MapSettings, MapTools
+from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_fingerprint
+from orchestrator.shard_map.worker_pool import Spares
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store import open_store
-from orchestrator.worker_pool import Spares
 
 pytestmark = pytest.mark.ray
 

@@ -1,0 +1,1 @@
+"""The durable map over shards: worker processes, bisection of failing shards, quarantine."""
