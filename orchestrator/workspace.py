@@ -24,7 +24,6 @@ from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
-from orchestrator.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState
@@ -32,15 +31,16 @@ from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
-from orchestrator.lineage import OpenLineageSink
-from orchestrator.outbox import Outbox, Sink
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.recipe.loading import Kinds
 from orchestrator.retention.taint_removal import give_up_tainted
 from orchestrator.retention.unneeded import ENDED
+from orchestrator.sinks.file_sinks import JsonLinesSink, StoreExporter
+from orchestrator.sinks.mlflow_sink import MlflowSink
+from orchestrator.sinks.openlineage_sink import OpenLineageSink
+from orchestrator.sinks.outbox import Outbox, Sink
 from orchestrator.store import Store, open_store, probe
-from orchestrator.tracking import MlflowSink
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
-from orchestrator.outbox import deliveries
+from orchestrator.sinks.outbox import deliveries
 from orchestrator.store import probe
 from orchestrator.workspace import Workspace
 

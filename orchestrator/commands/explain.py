@@ -12,11 +12,11 @@ from orchestrator.commands.shared.formatting import short
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
 from orchestrator.commands.shared.targets import NUM_SEARCHED_RUNS, find_artifact, find_run, planned_stages
 from orchestrator.history.run_status import list_runs
-from orchestrator.lineage_events import lineage_events
 from orchestrator.planning.plan_file import reason_from_json
 from orchestrator.planning.reasons import own_changes
 from orchestrator.recipe.suggestions import check_names
 from orchestrator.reports.lineage_graph import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
+from orchestrator.sinks.openlineage_export import lineage_events
 
 
 @click.command("explain")

@@ -12,7 +12,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from tests.end_to_end.desk import KINDS, TINY, Desk
-from tests.orchestrator.test_lineage import problems
+from tests.orchestrator.sinks.test_openlineage_sink import problems
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -9,7 +9,6 @@ from sqlalchemy import select, update
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import DatabaseError
-from orchestrator.file_sinks import StoreExporter
 from orchestrator.history import lease_owners as owners
 from orchestrator.history import schema
 from orchestrator.history.attempts import AttemptIntent, StageRow
@@ -19,7 +18,8 @@ from orchestrator.history.leases import Leases
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.outbox import Outbox
+from orchestrator.sinks.file_sinks import StoreExporter
+from orchestrator.sinks.outbox import Outbox
 from orchestrator.store import open_store
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)

@@ -12,7 +12,8 @@ from referencing import Registry
 
 from orchestrator.stage import StageContext, StageKind
 from tests.data_pipelines.audit.test_diff import hand_made
-from tests.orchestrator import test_cli, test_lineage
+from tests.orchestrator import test_cli
+from tests.orchestrator.sinks import test_openlineage_sink as test_lineage
 from tests.orchestrator.test_cli import RECIPE, Illume, SayConfig, newest
 
 illume = test_cli.illume

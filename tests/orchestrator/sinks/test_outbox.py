@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.history.database import Database
 from orchestrator.history.events import Event
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
-from orchestrator.outbox import LONGEST_WAIT_S, Outbox, SinkRejectedError, back_off_s, deliveries
+from orchestrator.sinks.file_sinks import JsonLinesSink, StoreExporter
+from orchestrator.sinks.outbox import LONGEST_WAIT_S, Outbox, SinkRejectedError, back_off_s, deliveries
 from orchestrator.store import open_store
 
 TellStory = Callable[[Database, str], Any]

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.file_sinks import file_sink_name
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flattened, iso_time, mask_text
-from orchestrator.line_file import LineFile
+from orchestrator.sinks.file_sinks import file_sink_name
+from orchestrator.sinks.line_file import LineFile
 
 PRODUCER = "https://github.com/illume-orchestrator"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"

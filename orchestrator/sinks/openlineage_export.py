@@ -11,7 +11,7 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.manifest_summary import artifact_fields, counted_rows
 from orchestrator.history.events import AttemptState, Event, EventKind, masked_fields
-from orchestrator.lineage import run_event, store_place
+from orchestrator.sinks.openlineage_sink import run_event, store_place
 
 UNKNOWN = "unknown"
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flattened, mask_text
-from orchestrator.outbox import SinkRejectedError
+from orchestrator.sinks.outbox import SinkRejectedError
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of the MLflow API
 MAX_KEY, MAX_VALUE, MAX_TAG, MAX_DIGEST = 250, 6000, 5000, 36  # characters; limits of the MLflow API

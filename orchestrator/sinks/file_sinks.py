@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.history.events import Event, EventKind, event_to_json
-from orchestrator.line_file import LineFile
+from orchestrator.sinks.line_file import LineFile
 
 
 def file_sink_name(word: str, path: Path) -> str:

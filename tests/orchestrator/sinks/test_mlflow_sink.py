@@ -15,8 +15,8 @@ import pytest
 from orchestrator.history.database import Database
 from orchestrator.history.events import Event, EventKind
 from orchestrator.history.run_store import RunStore
-from orchestrator.outbox import Outbox, SinkRejectedError
-from orchestrator.tracking import MlflowSink
+from orchestrator.sinks.mlflow_sink import MlflowSink
+from orchestrator.sinks.outbox import Outbox, SinkRejectedError
 
 TellStory = Callable[[Database, str], Any]
 
@@ -211,7 +211,7 @@ def test_a_run_deleted_in_mlflow_is_reported_and_made_again_by_its_next_state(
 
 
 def test_importing_the_sink_does_not_import_mlflow() -> None:
-    code = "import sys, orchestrator.tracking; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, orchestrator.sinks.mlflow_sink; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,7 +10,7 @@ from referencing.jsonschema import DRAFT202012
 
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState
-from orchestrator.lineage import OpenLineageSink, StorePlace, run_event, store_place
+from orchestrator.sinks.openlineage_sink import OpenLineageSink, StorePlace, run_event, store_place
 
 TellStory = Callable[[Database, str], Any]
 FACET_PLACES = {  # where a facet stands -> how the names of its schemas end
