@@ -40,7 +40,7 @@ from orchestrator.sinks.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.sinks.mlflow_sink import MlflowSink
 from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
-from orchestrator.store import Store, open_store, probe
+from orchestrator.store.store import Store, open_store, probe
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.store_view import plan_view
 from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Recipe
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.workspace import Workspace
 from stages.trace import MODELS, TRAININGS, trace_run
 

@@ -20,9 +20,9 @@ from orchestrator.artifact import Artifact, Fingerprint
 from orchestrator.artifacts.checkpoints import kept_checkpoints
 from orchestrator.artifacts.takedowns import Takedown, read_takedowns
 from orchestrator.errors import RecipeError
-from orchestrator.files_check import place
 from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.retention.local_copies import INDEXES
+from orchestrator.store.verification import place
 from orchestrator.workspace import Workspace
 from stages.checkpointing import PROGRESS_FILE, Progress, parse_progress, read_progress
 

@@ -14,13 +14,23 @@ from pathlib import Path
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact, Fingerprint, Manifest
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.attempt_folder import AttemptFolder, new_folder
-from orchestrator.commits import Commit, Head, abort, conclude, delete_attempt, head, outcome, retract, roll_forward
 from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.files_check import Problem, differences, place, readable_folder
-from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
-from orchestrator.manifests import manifest_from_bytes, manifest_to_bytes
-from orchestrator.store import Store, put_same
+from orchestrator.store.attempt_folder import AttemptFolder, new_folder
+from orchestrator.store.commits import (
+    Commit,
+    Head,
+    abort,
+    conclude,
+    delete_attempt,
+    head,
+    outcome,
+    retract,
+    roll_forward,
+)
+from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_fingerprints
+from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
+from orchestrator.store.store import Store, put_same
+from orchestrator.store.verification import Problem, differences, place, readable_folder
 
 log = logging.getLogger(__name__)
 

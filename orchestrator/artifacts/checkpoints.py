@@ -11,14 +11,14 @@ from pathlib import Path
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, FileEntry
-from orchestrator.attempt_folder import files_below
-from orchestrator.commits import Commit, Head, conclude, delete_attempt, head, retract, roll_forward
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.files_check import differences, readable_folder
-from orchestrator.layout import checkpoint_site, checkpoint_steps, new_attempt_id
-from orchestrator.manifests import files_from_json, files_to_json
 from orchestrator.stage import Checkpoint
-from orchestrator.store import Store, parse_record, put_same, record_bytes
+from orchestrator.store.attempt_folder import files_below
+from orchestrator.store.commits import Commit, Head, conclude, delete_attempt, head, retract, roll_forward
+from orchestrator.store.layout import checkpoint_site, checkpoint_steps, new_attempt_id
+from orchestrator.store.manifests import files_from_json, files_to_json
+from orchestrator.store.store import Store, parse_record, put_same, record_bytes
+from orchestrator.store.verification import differences, readable_folder
 
 log = logging.getLogger(__name__)
 

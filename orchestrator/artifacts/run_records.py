@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import canonical_json
-from orchestrator.layout import PLANS, RUNS
-from orchestrator.store import Store, parse_record, read_record, record_bytes
+from orchestrator.store.layout import PLANS, RUNS
+from orchestrator.store.store import Store, parse_record, read_record, record_bytes
 
 log = logging.getLogger(__name__)
 

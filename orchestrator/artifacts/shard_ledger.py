@@ -13,14 +13,24 @@ from typing import NoReturn
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, FileEntry
-from orchestrator.attempt_folder import AttemptFolder, new_folder
-from orchestrator.commits import Commit, Head, abort, conclude, delete_attempt, head, outcome, retract, roll_forward
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.files_check import Problem, differences, place, readable_folder
-from orchestrator.layout import SHARDS, new_attempt_id, shard_site, stored_fingerprints
-from orchestrator.manifests import files_from_json, files_to_json, number_from_json, number_to_json
 from orchestrator.shards import Quarantined, ShardOutcome, ShardRecord
-from orchestrator.store import Store
+from orchestrator.store.attempt_folder import AttemptFolder, new_folder
+from orchestrator.store.commits import (
+    Commit,
+    Head,
+    abort,
+    conclude,
+    delete_attempt,
+    head,
+    outcome,
+    retract,
+    roll_forward,
+)
+from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site, stored_fingerprints
+from orchestrator.store.manifests import files_from_json, files_to_json, number_from_json, number_to_json
+from orchestrator.store.store import Store
+from orchestrator.store.verification import Problem, differences, place, readable_folder
 
 log = logging.getLogger(__name__)
 

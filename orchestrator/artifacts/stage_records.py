@@ -1,9 +1,9 @@
 """The durable records of one stage fingerprint beside its artifact: how far they reach, withdrawing them."""
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commits import retract, roll_forward
-from orchestrator.layout import Site, checkpoint_site, checkpoint_steps, shard_site
-from orchestrator.store import Store
+from orchestrator.store.commits import retract, roll_forward
+from orchestrator.store.layout import Site, checkpoint_site, checkpoint_steps, shard_site
+from orchestrator.store.store import Store
 
 
 def newest_checkpoint_step(store: Store, stage_kind: str, fingerprint: str) -> int | None:

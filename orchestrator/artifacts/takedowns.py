@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import to_json
-from orchestrator.store import Store, read_record, record_bytes
+from orchestrator.store.store import Store, read_record, record_bytes
 
 TAKEDOWNS = "takedowns"
 TAKEDOWN_FORMAT = 1

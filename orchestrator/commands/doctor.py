@@ -20,7 +20,7 @@ from orchestrator.history import lease_owners as owners
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
 from orchestrator.sinks.outbox import deliveries
-from orchestrator.store import probe
+from orchestrator.store.store import probe
 from orchestrator.workspace import Workspace
 
 MIN_PYTHON = (3, 11)

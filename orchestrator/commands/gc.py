@@ -13,15 +13,15 @@ from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
 from orchestrator.commands.shared.targets import find_artifact
-from orchestrator.commits import head
-from orchestrator.files_check import Problem
 from orchestrator.history.database import Database
 from orchestrator.history.rebuild import rebuild_index
-from orchestrator.layout import ARTIFACTS, artifact_site, stored_fingerprints
 from orchestrator.retention.garbage import DEFAULT_AGE_S, Garbage, collect, plan_collection
 from orchestrator.retention.local_copies import delete_copies, stale_copies
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.retention.unneeded import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
+from orchestrator.store.commits import head
+from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_fingerprints
+from orchestrator.store.verification import Problem
 
 MAX_LISTED = 50
 

@@ -32,7 +32,7 @@ from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures.classes import INFRASTRUCTURE, report_of
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_from_json
-from orchestrator.store import Store, open_store
+from orchestrator.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
 

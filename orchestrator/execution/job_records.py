@@ -17,8 +17,8 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.errors import OrchestratorError
 from orchestrator.failures.classes import FailureClass, FailureReport
-from orchestrator.layout import RUNS
-from orchestrator.store import Store, put_same, read_record, record_bytes
+from orchestrator.store.layout import RUNS
+from orchestrator.store.store import Store, put_same, read_record, record_bytes
 
 FLUSH_S = 2.0
 NUMBER_DIGITS = 9

@@ -19,7 +19,6 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
-from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import GateError, OrchestratorError
 from orchestrator.execution.gates import broken_gates
@@ -27,6 +26,7 @@ from orchestrator.execution.stage_context import AttemptContext, AttemptPlace
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.stage import Tracker
+from orchestrator.store.attempt_folder import AttemptFolder
 
 log = logging.getLogger(__name__)
 

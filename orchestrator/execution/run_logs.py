@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
-from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map.map_run import MapSettings, MapTools
@@ -18,6 +17,7 @@ from orchestrator.shard_map.map_shards import map_shards
 from orchestrator.shard_map.worker_pool import Spares
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
+from orchestrator.store.attempt_folder import AttemptFolder
 
 
 @dataclass(frozen=True, kw_only=True)

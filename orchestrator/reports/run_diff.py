@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.artifact import JSON, Manifest
-from orchestrator.manifests import number_to_json
 from orchestrator.planning.reasons import code_changes, own_changes, sequence_changes, value_changes
 from orchestrator.planning.stage_identity import recorded_code
 from orchestrator.reports.run_outputs import RunOutputs, StageOutput
+from orchestrator.store.manifests import number_to_json
 
 DIFF_FORMAT = 1
 ABSENT = "(absent)"

@@ -15,13 +15,13 @@ from sqlalchemy import Connection, Row, select
 from orchestrator.artifact import JSON, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.files_check import readable_folder
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, EventKind
 from orchestrator.history.run_status import RunSummary
 from orchestrator.history.schema import attempts, events
-from orchestrator.layout import artifact_site
-from orchestrator.manifests import manifest_from_bytes
+from orchestrator.store.layout import artifact_site
+from orchestrator.store.manifests import manifest_from_bytes
+from orchestrator.store.verification import readable_folder
 
 S_PER_HOUR = 3600.0
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from orchestrator.commits import Commit, Outcome, abort, delete_attempt, follow, outcome, retract, roll_forward
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.layout import (
+from orchestrator.store.commits import Commit, Outcome, abort, delete_attempt, follow, outcome, retract, roll_forward
+from orchestrator.store.layout import (
     ARTIFACTS,
     SHARDS,
     Site,
@@ -24,9 +24,9 @@ from orchestrator.layout import (
     shard_site,
     stored_fingerprints,
 )
-from orchestrator.local_store import TEMPORARY
-from orchestrator.objects import StoredObject
-from orchestrator.store import PROBE_FOLDER, Store
+from orchestrator.store.local_store import TEMPORARY
+from orchestrator.store.objects import StoredObject
+from orchestrator.store.store import PROBE_FOLDER, Store
 
 log = logging.getLogger(__name__)
 

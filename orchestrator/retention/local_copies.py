@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.attempt_folder import STAGING
-from orchestrator.files_check import DOWNLOADS
-from orchestrator.layout import owner_of
-from orchestrator.store import Store
+from orchestrator.store.attempt_folder import STAGING
+from orchestrator.store.layout import owner_of
+from orchestrator.store.store import Store
+from orchestrator.store.verification import DOWNLOADS
 
 INDEXES = "trace"  # made from data of the store by `illume trace`
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import Takedown
-from orchestrator.commits import head, retract, roll_forward
-from orchestrator.layout import Site, artifact_site, shard_site
 from orchestrator.retention.garbage import Garbage, plan_deletion
 from orchestrator.retention.unneeded import pins, unpin
+from orchestrator.store.commits import head, retract, roll_forward
+from orchestrator.store.layout import Site, artifact_site, shard_site
 
 
 def give_up_tainted(artifacts: ArtifactStore, takedown: Takedown) -> None:

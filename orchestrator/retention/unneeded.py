@@ -11,13 +11,13 @@ from sqlalchemy import Connection, func, select
 
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.commits import retract, roll_forward
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.schema import leases, runs, stages
-from orchestrator.layout import artifact_site, shard_site
-from orchestrator.store import Store, put_same, record_bytes
+from orchestrator.store.commits import retract, roll_forward
+from orchestrator.store.layout import artifact_site, shard_site
+from orchestrator.store.store import Store, put_same, record_bytes
 
 PINS = "pins"
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)

@@ -19,10 +19,10 @@ from typing import TextIO
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
-from orchestrator.attempt_folder import AttemptFolder
 from orchestrator.errors import OrchestratorError
 from orchestrator.failures.classes import FailureReport, report_of
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome, ShardWorker
+from orchestrator.store.attempt_folder import AttemptFolder
 
 log = logging.getLogger(__name__)
 

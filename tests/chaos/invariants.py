@@ -14,8 +14,8 @@ from orchestrator.history import schema
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.history.run_status import list_runs
-from orchestrator.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
 from orchestrator.planning.plan import Plan
+from orchestrator.store.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
 from orchestrator.workspace import Workspace
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.layout import RUNS
+from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 from tests.chaos.invariants import check_decisions_kept, decisions
 

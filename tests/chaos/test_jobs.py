@@ -20,7 +20,7 @@ import pytest
 
 from orchestrator.cluster.ray_jobs import ENDED, RayJobs
 from orchestrator.errors import EXIT_INFRASTRUCTURE, EXIT_REQUEUE, EXIT_UNUSABLE, NodeLostError
-from orchestrator.layout import RUNS
+from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.ray

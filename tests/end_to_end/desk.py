@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
-from orchestrator.store import open_store
+from orchestrator.store.store import open_store
 from stages import STAGE_KINDS
 
 ILLUME = Path(sys.executable).with_name("illume")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.store import Store, open_store
+from orchestrator.store.store import Store, open_store
 from tests.end_to_end.desk import TINY, Desk
 from tests.orchestrator import conftest as orchestrator_fixtures
 

@@ -29,8 +29,8 @@ from orchestrator.history.events import AttemptState, EventKind, RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.objects import Digest, StoredObject
-from orchestrator.store import Store, open_store
+from orchestrator.store.objects import Digest, StoredObject
+from orchestrator.store.store import Store, open_store
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import NumericError
 from orchestrator.stage import RetryPolicy
-from orchestrator.store import open_store
+from orchestrator.store.store import open_store
 from stages.checkpointing import Progress, Skip, load_result, load_state
 from stages.training_config import LoopConfig, OptimizerConfig, in_smaller_parts
 from stages.training_program import micro_seed

@@ -8,8 +8,8 @@ from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, newest_run, run_status
-from orchestrator.layout import ARTIFACTS, stored_fingerprints
 from orchestrator.recipe.suggestions import expectation
+from orchestrator.store.layout import ARTIFACTS, stored_fingerprints
 
 NUM_SEARCHED_RUNS = 10_000
 MIN_PREFIX = 4  # hex digits of an identity

@@ -10,12 +10,12 @@ import pytest
 
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
-from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.commits import abort, head, outcome
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import fingerprint_of
-from orchestrator.layout import artifact_site
-from orchestrator.store import Store, record_bytes
+from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.commits import abort, head, outcome
+from orchestrator.store.layout import artifact_site
+from orchestrator.store.store import Store, record_bytes
 
 PAYLOAD = {"kind": "curate", "version": 1}
 FINGERPRINT = fingerprint_of(PAYLOAD)

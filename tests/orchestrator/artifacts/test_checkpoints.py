@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
-from orchestrator.layout import checkpoint_site
-from orchestrator.store import Store
+from orchestrator.store.layout import checkpoint_site
+from orchestrator.store.store import Store
 
 FINGERPRINT = "ab" * 32
 

@@ -2,7 +2,7 @@ import pytest
 
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import StoreError
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.errors import StoreError
-from orchestrator.layout import owner_of, shard_site
 from orchestrator.shards import Quarantined, ShardOutcome
-from orchestrator.store import Store
+from orchestrator.store.layout import owner_of, shard_site
+from orchestrator.store.store import Store
 
 SHARD = "cd" * 32
 OUTCOME = ShardOutcome(

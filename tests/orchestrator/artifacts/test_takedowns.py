@@ -23,7 +23,7 @@ from orchestrator.artifacts.takedowns import (
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.planning.plan import Plan, PlanWishes, make_plan, tainted_stages
 from orchestrator.stage import Recipe
-from orchestrator.store import record_bytes
+from orchestrator.store.store import record_bytes
 from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.conftest import MemoryStore

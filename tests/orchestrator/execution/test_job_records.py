@@ -8,7 +8,7 @@ import pytest
 from orchestrator.errors import StoreError
 from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.failures.classes import FailureClass, report_of
-from orchestrator.store import open_store
+from orchestrator.store.store import open_store
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
 from orchestrator.sinks.file_sinks import StoreExporter
 from orchestrator.sinks.outbox import Outbox
-from orchestrator.store import open_store
+from orchestrator.store.store import open_store
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)
 

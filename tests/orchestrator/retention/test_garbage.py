@@ -6,14 +6,14 @@ import pytest
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.attempt_folder import AttemptFolder
-from orchestrator.commits import Commit, Outcome, outcome
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
-from orchestrator.layout import artifact_site
 from orchestrator.retention.garbage import AttemptFacts, Generation, collect, judge, plan_collection
 from orchestrator.shards import ShardOutcome
-from orchestrator.store import Store
+from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.commits import Commit, Outcome, outcome
+from orchestrator.store.layout import artifact_site
+from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate"}
 FINGERPRINT = fingerprint_of(PAYLOAD)

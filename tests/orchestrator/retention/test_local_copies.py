@@ -8,7 +8,7 @@ from orchestrator.identity import fingerprint_of
 from orchestrator.retention import local_copies
 from orchestrator.retention.garbage import collect, plan_collection
 from orchestrator.retention.local_copies import INDEXES, delete_copies, stale_copies
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate"}
 FINGERPRINT = fingerprint_of(PAYLOAD)

@@ -21,9 +21,9 @@ from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import runs
 from orchestrator.identity import fingerprint_of
-from orchestrator.objects import StoredObject
 from orchestrator.retention.unneeded import Place, Unneeded, give_up, pin, unneeded_artifacts, unpin
 from orchestrator.shards import ShardOutcome
+from orchestrator.store.objects import StoredObject
 from tests.orchestrator.conftest import MemoryStore
 
 AGE_S = 5.0

@@ -22,7 +22,7 @@ from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_f
 from orchestrator.shard_map.worker_pool import Spares
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Resources, RetryPolicy
-from orchestrator.store import open_store
+from orchestrator.store.store import open_store
 
 pytestmark = pytest.mark.ray
 

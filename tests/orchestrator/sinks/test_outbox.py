@@ -14,7 +14,7 @@ from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.sinks.file_sinks import JsonLinesSink, StoreExporter
 from orchestrator.sinks.outbox import LONGEST_WAIT_S, Outbox, SinkRejectedError, back_off_s, deliveries
-from orchestrator.store import open_store
+from orchestrator.store.store import open_store
 
 TellStory = Callable[[Database, str], Any]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orchestrator.artifact import FileEntry, Fingerprint, Manifest
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.manifests import manifest_from_bytes, manifest_to_bytes
+from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 JSON_VALUES = st.recursive(

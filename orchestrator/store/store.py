@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, RecipeError, StoreError, UnfitStoreError
 from orchestrator.identity import canonical_json
-from orchestrator.local_store import LocalStore
-from orchestrator.object_store import REMOTE_SCHEMES, ObjectStore
-from orchestrator.objects import Digest, StoredObject
+from orchestrator.store.local_store import LocalStore
+from orchestrator.store.object_store import REMOTE_SCHEMES, ObjectStore
+from orchestrator.store.objects import Digest, StoredObject
 
 log = logging.getLogger(__name__)
 

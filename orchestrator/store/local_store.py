@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import StoreError
-from orchestrator.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key, file_digest
+from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key, file_digest
 
 TEMPORARY = ".tmp"  # beside the objects, so that a link into place stays on one disk
 LINK_TRIES = 5  # the folder of a new object may be pruned by a deletion next door

@@ -6,9 +6,9 @@ from typing import NoReturn
 
 from orchestrator.artifact import JSON, MANIFEST_FORMAT, FileEntry, Fingerprint, Manifest
 from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.layout import is_fingerprint
-from orchestrator.objects import check_key
-from orchestrator.store import parse_record, record_bytes
+from orchestrator.store.layout import is_fingerprint
+from orchestrator.store.objects import check_key
+from orchestrator.store.store import parse_record, record_bytes
 
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:

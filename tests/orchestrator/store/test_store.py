@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import CorruptArtifactError, RecipeError, StoreError
-from orchestrator.objects import check_key, file_digest
-from orchestrator.store import Store, open_store, probe, put_same, read_record, record_bytes
+from orchestrator.store.objects import check_key, file_digest
+from orchestrator.store.store import Store, open_store, probe, put_same, read_record, record_bytes
 
 
 def test_the_first_create_of_a_key_wins_and_the_second_changes_nothing(store: Store) -> None:

@@ -11,7 +11,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardOutcome
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate", "version": 1}
 FINGERPRINT = fingerprint_of(PAYLOAD)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.store import Store, open_store, probe
+from orchestrator.store.store import Store, open_store, probe
 
 
 def test_a_store_that_ignores_put_if_absent_is_refused(s3, s3_store: Store) -> None:

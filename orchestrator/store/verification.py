@@ -11,9 +11,9 @@ from pathlib import Path
 
 from orchestrator.artifact import FileEntry
 from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.local_store import explain_os_error
-from orchestrator.objects import Digest
-from orchestrator.store import Store
+from orchestrator.store.local_store import explain_os_error
+from orchestrator.store.objects import Digest
+from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)
 

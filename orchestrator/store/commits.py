@@ -16,8 +16,8 @@ from typing import Literal
 from orchestrator import failpoints
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.layout import Site
-from orchestrator.store import Store, parse_record, read_record, record_bytes
+from orchestrator.store.layout import Site
+from orchestrator.store.store import Store, parse_record, read_record, record_bytes
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.local_store import LocalStore
-from orchestrator.store import probe
+from orchestrator.store.local_store import LocalStore
+from orchestrator.store.store import probe
 
 NOBODY = 65534
 IN_A_SMALL_DISK = """

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.commits import head
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
-from orchestrator.layout import artifact_site
-from orchestrator.local_store import LocalStore
 from orchestrator.retention.garbage import collect, plan_collection
 from orchestrator.shards import ShardOutcome
-from orchestrator.store import Store
+from orchestrator.store.commits import head
+from orchestrator.store.layout import artifact_site
+from orchestrator.store.local_store import LocalStore
+from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate"}
 FINGERPRINT = fingerprint_of(PAYLOAD)

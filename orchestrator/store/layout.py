@@ -16,7 +16,7 @@ from string import hexdigits
 from typing import Literal
 
 from orchestrator.errors import StoreError
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 ARTIFACTS, SHARDS, PLANS, RUNS = "artifacts", "shards", "plans", "runs"
 STEP_DIGITS = 12  # so that folders of steps sort by number

@@ -20,7 +20,7 @@ from obstore.store import ObjectStore as Bucket
 from obstore.store import from_url
 
 from orchestrator.errors import RecipeError, StoreError
-from orchestrator.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key
+from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from orchestrator.artifact import FileEntry
 from orchestrator.errors import StoreError
-from orchestrator.layout import Site
-from orchestrator.local_store import explain_os_error, is_regular, link_or_copy, make_folders, seal, sync_folder
-from orchestrator.objects import Digest, check_key
-from orchestrator.store import Store
+from orchestrator.store.layout import Site
+from orchestrator.store.local_store import explain_os_error, is_regular, link_or_copy, make_folders, seal, sync_folder
+from orchestrator.store.objects import Digest, check_key
+from orchestrator.store.store import Store
 
 PARALLEL_FILES = 4  # hashed or uploaded at a time
 STAGING = "staging"

@@ -1,0 +1,1 @@
+"""Bytes in a local folder or an object store: layout, commit protocol, manifests, verification."""
