@@ -33,7 +33,7 @@ def generate_command(
     places: Places,
 ) -> None:
     """Draw pictures for PROMPT."""
-    from stages.inference import generate
+    from stages.finished_run import generate
 
     with open_workspace(places) as workspace:
         files = generate(
@@ -57,7 +57,7 @@ def generate_command(
 @place_options
 def describe_command(image: Path, run: str | None, seed: int, places: Places) -> None:
     """Describe the picture IMAGE."""
-    from stages.inference import describe
+    from stages.finished_run import describe
 
     with open_workspace(places) as workspace:
         click.echo(describe(workspace, recipe_or_run=run, image=image, seed=seed))
@@ -77,7 +77,7 @@ def ask_command(
     places: Places,
 ) -> None:
     """Answer QUESTION about the picture IMAGE."""
-    from stages.inference import ask
+    from stages.finished_run import ask
 
     with open_workspace(places) as workspace:
         click.echo(ask(workspace, recipe_or_run=run, image=image, question=question, seed=seed))
@@ -99,7 +99,7 @@ def edit_command(
     places: Places,
 ) -> None:
     """Change the picture IMAGE as INSTRUCTION says."""
-    from stages.inference import edit
+    from stages.finished_run import edit
 
     with open_workspace(places) as workspace:
         for file in edit(workspace, recipe_or_run=run, image=image, instruction=instruction, seed=seed, out=out):

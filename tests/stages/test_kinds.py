@@ -16,7 +16,7 @@ from orchestrator.planning.stage_identity import PlanView
 from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Location, Recipe
 from stages import STAGE_KINDS
-from stages.inference import published_settings, stage_that_names_models
+from stages.finished_run import published_settings, stage_that_names_models
 from tests.end_to_end.desk import KINDS, TINY
 
 RECIPES = sorted((Path(__file__).parents[2] / "stages" / "recipes").glob("*.yaml"))
