@@ -28,10 +28,10 @@ from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard, ShardRecord
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.copy_search import search_for_copies
-from stages.curation_workers import EmitWorker, JudgeWorker, MeasureWorker
-from stages.ingested_shards import Ingested, ingested_shards, shard_of
-from stages.scoring_config import check_use_of_scores, tables_of, with_scores
+from stages.curation.copy_search import search_for_copies
+from stages.curation.ingested_shards import Ingested, ingested_shards, shard_of
+from stages.curation.scoring_config import check_use_of_scores, tables_of, with_scores
+from stages.curation.workers import EmitWorker, JudgeWorker, MeasureWorker
 from stages.totals import sum_stats
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.ingested_shards import ingested_shards, shard_of
-from stages.scoring_config import ScoreImagesConfig, ScorerConfig
+from stages.curation.ingested_shards import ingested_shards, shard_of
+from stages.curation.scoring_config import ScoreImagesConfig, ScorerConfig
 
 if TYPE_CHECKING:
     from data_pipelines.scoring.scorers import Scorer

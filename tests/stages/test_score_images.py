@@ -14,8 +14,8 @@ from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Location
 from stages import STAGE_KINDS
 from stages.curate import CURATE
+from stages.curation.scoring_config import ScoreImagesConfig, ScorerConfig, check_use_of_scores
 from stages.score_images import SCORE_IMAGES, sources
-from stages.scoring_config import ScoreImagesConfig, ScorerConfig, check_use_of_scores
 from tests.data_pipelines.curation.test_judge import encoded, picture
 from tests.data_pipelines.scoring.tiny_scorers import write_classifier, write_clip
 from tests.end_to_end.desk import Desk

@@ -15,8 +15,8 @@ from data_pipelines.curation.judge import ANALYSIS_SCHEMA, find_duplicates
 from data_pipelines.duplicates.copy_pairs import FoundPairs
 from data_pipelines.duplicates.search import PLAIN_SEARCH
 from orchestrator.shards import Shard, ShardInput, ShardRecord
-from stages import copy_search
-from stages.copy_search import search_for_copies
+from stages.curation import copy_search
+from stages.curation.copy_search import search_for_copies
 
 CONFIG = CurationConfig(anchors=((64, 64),), duplicate_scope="image")
 

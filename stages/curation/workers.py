@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipelines.curation.config import CurationConfig, DecodeLimits, EmitConfig, StoredSize
 from orchestrator.shards import ShardInput, ShardOutcome
-from stages.scoring_config import tables_of
+from stages.curation.scoring_config import tables_of
 
 
 @dataclass(frozen=True, kw_only=True)

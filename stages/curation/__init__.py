@@ -1,0 +1,1 @@
+"""Workers and maps of the stage kind `curate`."""
