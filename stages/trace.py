@@ -244,7 +244,7 @@ def _divide_models(run: _Run, plan: Plan, trace: Trace, checkpoints: Mapping[str
 
 
 def _mllm_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: int) -> tuple[Integers, Integers]:
-    from stages.mllm_program import index_data, training_order
+    from stages.programs.mllm import index_data, training_order
     from stages.train_mllm import MllmTask
 
     task = MllmTask(
@@ -271,13 +271,13 @@ def _picture_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: in
 
 
 def _vision_pictures(run: _Run, stage: PlannedStage) -> Any:
-    from stages.vision_program import vision_pictures
+    from stages.programs.vision import vision_pictures
 
     return vision_pictures(stage.spec.config, run.inputs(stage, "datasets"))
 
 
 def _tokenizer_pictures(run: _Run, stage: PlannedStage) -> Any:
-    from stages.tokenizer_program import tokenizer_pictures
+    from stages.programs.tokenizer import tokenizer_pictures
     from stages.train_tokenizer import TokenizerTask
 
     task = TokenizerTask(config=stage.spec.config, datasets=run.inputs(stage, "datasets"), vision=None, start=None)
@@ -285,7 +285,7 @@ def _tokenizer_pictures(run: _Run, stage: PlannedStage) -> Any:
 
 
 def _decoder_pictures(run: _Run, stage: PlannedStage) -> Any:
-    from stages.decoder_program import TokenizedPictures
+    from stages.programs.decoder import TokenizedPictures
     from stages.train_decoder import DecoderTask
 
     task = DecoderTask(

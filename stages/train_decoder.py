@@ -12,7 +12,7 @@ from stages.training_config import LoopConfig, in_smaller_parts
 if TYPE_CHECKING:
     import torch
 
-    from stages.decoder_program import DecoderProgram
+    from stages.programs.decoder import DecoderProgram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class DecoderTask:
     parts: int = 1  # into which each micro-batch is cut
 
     def build(self, device: "torch.device") -> "DecoderProgram":
-        from stages.decoder_program import DecoderProgram
+        from stages.programs.decoder import DecoderProgram
 
         return DecoderProgram(self, device)
 
@@ -51,13 +51,13 @@ def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
 
 
 def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
-    from stages.decoder_program import check_config
+    from stages.programs.decoder import check_config
 
     check_config(config, inputs)
 
 
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.decoder_program import export_decoder
+    from stages.programs.decoder import export_decoder
     from stages.training import train
 
     start = context.inputs("start")

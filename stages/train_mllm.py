@@ -13,7 +13,7 @@ from stages.training_config import LoopConfig, in_smaller_parts
 if TYPE_CHECKING:
     import torch
 
-    from stages.mllm_program import MllmProgram
+    from stages.programs.mllm import MllmProgram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class MllmTask:
     index: Path  # of the training data, made before the workers start
 
     def build(self, device: "torch.device") -> "MllmProgram":
-        from stages.mllm_program import MllmProgram
+        from stages.programs.mllm import MllmProgram
 
         return MllmProgram(self, device)
 
@@ -73,13 +73,13 @@ def needs(config: TrainMllmConfig) -> Mapping[str, str]:
 
 
 def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
-    from stages.mllm_program import check_config
+    from stages.programs.mllm import check_config
 
     check_config(config, inputs)
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.mllm_program import export_mllm, index_data
+    from stages.programs.mllm import export_mllm, index_data
     from stages.training import train
 
     start = context.inputs("start")

@@ -12,7 +12,7 @@ from stages.training_config import LoopConfig, in_smaller_parts
 if TYPE_CHECKING:
     import torch
 
-    from stages.tokenizer_program import TokenizerProgram
+    from stages.programs.tokenizer import TokenizerProgram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class TokenizerTask:
     parts: int = 1  # into which each micro-batch is cut
 
     def build(self, device: "torch.device") -> "TokenizerProgram":
-        from stages.tokenizer_program import TokenizerProgram
+        from stages.programs.tokenizer import TokenizerProgram
 
         return TokenizerProgram(self, device)
 
@@ -61,13 +61,13 @@ def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
 
 
 def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
-    from stages.tokenizer_program import check_config
+    from stages.programs.tokenizer import check_config
 
     check_config(config)
 
 
 def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.tokenizer_program import export_tokenizer
+    from stages.programs.tokenizer import export_tokenizer
     from stages.training import train
 
     vision = context.inputs("vision")

@@ -12,7 +12,7 @@ from stages.training_config import LoopConfig
 if TYPE_CHECKING:
     import torch
 
-    from stages.vision_program import VisionProgram
+    from stages.programs.vision import VisionProgram
 
 NUM_BYTE_IDS = 257  # texts are read as UTF-8 bytes shifted by one; 0 is padding
 
@@ -48,14 +48,14 @@ class VisionTask:
     datasets: tuple[Path, ...]
 
     def build(self, device: "torch.device") -> "VisionProgram":
-        from stages.vision_program import VisionProgram
+        from stages.programs.vision import VisionProgram
 
         return VisionProgram(self.config, self.datasets, device)
 
 
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
+    from stages.programs.vision import export_tower
     from stages.training import train
-    from stages.vision_program import export_tower
 
     datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
     result = train(VisionTask(config=config, datasets=datasets), config.loop, context)

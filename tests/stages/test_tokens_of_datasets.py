@@ -11,7 +11,7 @@ from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
 from orchestrator.artifact import Artifact, FileEntry, Fingerprint, Manifest
 from orchestrator.errors import PrecheckError
-from stages.paired_tokens import pair_tokens
+from stages.programs.token_pairing import pair_tokens
 from stages.tokenize_images import shards_to_tokenize
 from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training_config import LoopConfig

@@ -19,7 +19,7 @@ from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_result
-from stages.paired_tokens import check_pairs, pair_tokens
+from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training_program import Micro, Pass, PassOutput, micro_seed
 

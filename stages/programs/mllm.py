@@ -29,7 +29,7 @@ from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
 from stages.checkpointing import load_result
 from stages.extend_vocabulary import ExtendVocabularyConfig
-from stages.paired_tokens import check_pairs, pair_tokens
+from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.train_mllm import MllmTask, TrainMllmConfig
 from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
 

@@ -1,0 +1,1 @@
+"""What is trained: config and training program of each model."""
