@@ -27,7 +27,7 @@ from orchestrator.stage import StageSpec
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions
-    from stages.takedown import Draft
+    from stages.provenance.takedown import Draft
 
 MAX_LISTED = 20
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
@@ -57,7 +57,7 @@ def plan_takedown(
 
     WHAT is as for `illume trace`. Everything in the store is searched, whichever run made it.
     """
-    from stages.takedown import draft_takedown
+    from stages.provenance.takedown import draft_takedown
 
     takedown_id = takedown_id or f"takedown-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     with open_workspace(places) as workspace:
@@ -87,7 +87,7 @@ def plan_takedown(
 @place_options
 def apply_takedown(file: Path, delete: bool, places: Places) -> None:
     """Let the takedown in FILE take effect: nothing of it comes in again, and what holds it is given up."""
-    from stages.takedown import store_state
+    from stages.provenance.takedown import store_state
 
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, pl
 
     Ends with 1 while something is still to do.
     """
-    from stages.takedown_receipt import make_receipt
+    from stages.provenance.receipt import make_receipt
 
     with open_workspace(places) as workspace:
         receipt = make_receipt(workspace, stage_kinds(), find_takedown(workspace.store, takedown_id))

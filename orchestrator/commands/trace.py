@@ -14,7 +14,7 @@ from orchestrator.commands.shared.targets import find_run
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions
     from data_pipelines.provenance.sample_search import Match
-    from stages.trace import Trace
+    from stages.provenance.trace import Trace
 
 SHOWN_STEPS = 12
 SHOWN_ROWS = 10  # of one stage; JSON has all
@@ -32,7 +32,7 @@ def trace_command(questions: "Questions", run: str | None, places: Places, as_js
     file with one in each line, or a .csv, .parquet or .jsonl file with a column sample_id, sha256 or url.
     """
     from stages import STAGE_KINDS
-    from stages.trace import trace_run
+    from stages.provenance.trace import trace_run
 
     with open_workspace(places) as workspace:
         found = find_run(workspace.database, run)

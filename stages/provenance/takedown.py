@@ -25,7 +25,7 @@ from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Recipe
 from orchestrator.store.store import Store
 from orchestrator.workspace import Workspace
-from stages.trace import MODELS, TRAININGS, trace_run
+from stages.provenance.trace import MODELS, TRAININGS, trace_run
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.tombstones import Held, Tombstones

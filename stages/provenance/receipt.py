@@ -12,7 +12,7 @@ from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.attestation import statement
 from orchestrator.retention.taint_removal import still_usable, tainted_files
 from orchestrator.workspace import Workspace
-from stages.takedown import newest_plans, shards_holding
+from stages.provenance.takedown import newest_plans, shards_holding
 
 PREDICATE_TYPE = "urn:illume:takedown:1"
 
