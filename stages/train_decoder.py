@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.diffusion.config import DecoderConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training_config import LoopConfig, in_smaller_parts
+from stages.training.config import LoopConfig, in_smaller_parts
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
 
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.decoder import export_decoder
-    from stages.training import train
+    from stages.training.driver import train
 
     start = context.inputs("start")
     loop, parts = in_smaller_parts(config.loop, config.batch, context.memory_halvings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_pipelines.training_data.config import LoaderConfig
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training_config import LoopConfig, in_smaller_parts
+from stages.training.config import LoopConfig, in_smaller_parts
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.mllm import export_mllm, index_data
-    from stages.training import train
+    from stages.training.driver import train
 
     start = context.inputs("start")
     loop, _ = in_smaller_parts(config.loop, config.rows, context.memory_halvings)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training_config import LoopConfig, in_smaller_parts
+from stages.training.config import LoopConfig, in_smaller_parts
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
 
 def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.tokenizer import export_tokenizer
-    from stages.training import train
+    from stages.training.driver import train
 
     vision = context.inputs("vision")
     published = Path(config.vision_weights) if config.vision_id else None

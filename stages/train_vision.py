@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from models.dualvitok.config import ImageTextConfig, VisionConfig
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.training_config import LoopConfig
+from stages.training.config import LoopConfig
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class VisionTask:
 
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.vision import export_tower
-    from stages.training import train
+    from stages.training.driver import train
 
     datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
     result = train(VisionTask(config=config, datasets=datasets), config.loop, context)

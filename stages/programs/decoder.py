@@ -18,10 +18,10 @@ from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
-from stages.checkpointing import load_result
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.train_decoder import DecoderTask, TrainDecoderConfig
-from stages.training_program import Micro, Pass, PassOutput, micro_seed
+from stages.training.checkpoint_files import load_result
+from stages.training.program import Micro, Pass, PassOutput, micro_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
 TASKS = ("generation", "editing")  # those whose pictures have codes

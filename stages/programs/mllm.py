@@ -27,11 +27,11 @@ from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import VisionVocabulary
 from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
-from stages.checkpointing import load_result
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.train_mllm import MllmTask, TrainMllmConfig
-from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.checkpoint_files import load_result
+from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
 

@@ -13,9 +13,9 @@ from models.dualvitok.losses import TokenizerLoss
 from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from orchestrator.errors import PrecheckError
-from stages.checkpointing import has_weights, load_result
 from stages.train_tokenizer import TokenizerTask, TrainTokenizerConfig
-from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.checkpoint_files import has_weights, load_result
+from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 

@@ -9,9 +9,9 @@ from data_pipelines.training_data.image_batches import PictureBatches, descripti
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
-from stages.checkpointing import load_result
 from stages.train_vision import TrainVisionConfig
-from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.checkpoint_files import load_result
+from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint
 

@@ -24,7 +24,7 @@ from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.retention.local_copies import INDEXES
 from orchestrator.store.verification import place
 from orchestrator.workspace import Workspace
-from stages.checkpointing import PROGRESS_FILE, Progress, parse_progress, read_progress
+from stages.training.checkpoint_files import PROGRESS_FILE, Progress, parse_progress, read_progress
 
 MODELS = ("vision@1", "tokenizer@1", "mllm@1", "decoder@1", "export@1")
 Integers = npt.NDArray[np.int64]

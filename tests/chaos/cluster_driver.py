@@ -17,10 +17,10 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace
-from stages.training import train
-from stages.training_config import LoopConfig, OptimizerConfig
+from stages.training.config import LoopConfig, OptimizerConfig
+from stages.training.driver import train
 from tests.orchestrator.shard_map.squares_driver import SQUARES, DriverConfig
-from tests.stages.toy import ToyTask
+from tests.stages.training.toy import ToyTask
 
 CHECKPOINT_EVERY = 4
 LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))

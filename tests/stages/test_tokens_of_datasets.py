@@ -14,7 +14,7 @@ from orchestrator.errors import PrecheckError
 from stages.programs.token_pairing import pair_tokens
 from stages.tokenize_images import shards_to_tokenize
 from stages.train_decoder import DecoderTask, TrainDecoderConfig
-from stages.training_config import LoopConfig
+from stages.training.config import LoopConfig
 from tests.data_pipelines.conftest import Wanted, write_dataset, write_tokens
 from tests.data_pipelines.tiny_run import DECODER, TOKENIZER
 

@@ -3,7 +3,7 @@
 The signals are real errors, carried through the real executor. What only real processes on a real Ray can show is
 shown elsewhere: `test_shard_map.py` (a worker that is killed, hangs or dies of one item), `chaos/test_nodes.py` (a
 lost node), `chaos/test_failpoints_on_ray.py` (no memory left on the host), `chaos/test_jobs.py` and
-`chaos/test_killed.py` (drivers and training workers), `stages/test_training_worker.py` (a loss that is no number:
+`chaos/test_killed.py` (drivers and training workers), `stages/training/test_loop.py` (a loss that is no number:
 back, and past the data).
 """
 

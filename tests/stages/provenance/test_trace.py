@@ -5,8 +5,8 @@ import pytest
 
 from data_pipelines.provenance.sample_search import Match
 from orchestrator.commands.trace import trace_text
-from stages.checkpointing import Progress, Skip
 from stages.provenance.trace import CheckpointExposure, Exposure, Trace, _has_seen, _optimizer_steps
+from stages.training.checkpoint_files import Progress, Skip
 
 KEPT = Match(
     sample_id="a" * 64, external_id=None, found_by="picture", source="web", source_file="a.jsonl", source_row=5,

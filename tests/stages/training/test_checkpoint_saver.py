@@ -10,9 +10,9 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint
-from stages.training_worker import run_worker
-from tests.stages.test_training_worker import EVERY_5, LOOP, Recorder, alone, checkpoints, trained
-from tests.stages.toy import ToyTask
+from stages.training.loop import run_worker
+from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, alone, checkpoints, trained
+from tests.stages.training.toy import ToyTask
 
 
 class Slow:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stages.training_program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from orchestrator.stage import Checkpoints
-from stages.checkpointing import Snapshot
+from stages.training.checkpoint_files import Snapshot
 
 logger = logging.getLogger(__name__)
 

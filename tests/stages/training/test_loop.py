@@ -13,11 +13,11 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import NumericError
 from orchestrator.stage import RetryPolicy
 from orchestrator.store.store import open_store
-from stages.checkpointing import Progress, Skip, load_result, load_state
-from stages.training_config import LoopConfig, OptimizerConfig, in_smaller_parts
-from stages.training_program import micro_seed
-from stages.training_worker import Place, run_worker
-from tests.stages.toy import ToyProgram, ToyTask
+from stages.training.checkpoint_files import Progress, Skip, load_result, load_state
+from stages.training.config import LoopConfig, OptimizerConfig, in_smaller_parts
+from stages.training.loop import Place, run_worker
+from stages.training.program import micro_seed
+from tests.stages.training.toy import ToyProgram, ToyTask
 
 LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))
 EVERY_5 = RetryPolicy(checkpoint_every=5)

@@ -22,11 +22,11 @@ import ray.train.torch
 
 from orchestrator.errors import CancelledError, HangError, NodeLostError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, StageContext
-from stages.checkpointing import PROGRESS_FILE
-from stages.mailbox import Mail, Mailbox
-from stages.nodes import answering_nodes, on_node
-from stages.training_config import LoopConfig
-from stages.training_program import TrainingTask
+from stages.training.checkpoint_files import PROGRESS_FILE
+from stages.training.config import LoopConfig
+from stages.training.nodes import answering_nodes, on_node
+from stages.training.program import TrainingTask
+from stages.training.worker_reports import Mail, Mailbox
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _worker(settings: dict[str, Any]) -> None:
     """The train function of one Ray Train worker."""
     import torch
 
-    from stages.training_worker import Place, run_worker
+    from stages.training.loop import Place, run_worker
 
     torch.set_num_threads(max(1, int(settings["cpus"])))
     dump_stacks_on_signal(Path(settings["stacks"]))

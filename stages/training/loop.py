@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoints, RetryPolicy
-from stages.checkpoint_pace import Pace
-from stages.checkpoint_saver import CheckpointSaver
-from stages.checkpointing import AVERAGE, Progress, Skip, Snapshot, load_state
-from stages.training_config import LoopConfig
-from stages.training_program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
+from stages.training.checkpoint_files import AVERAGE, Progress, Skip, Snapshot, load_state
+from stages.training.checkpoint_pace import Pace
+from stages.training.checkpoint_saver import CheckpointSaver
+from stages.training.config import LoopConfig
+from stages.training.program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
 
 logger = logging.getLogger(__name__)
 

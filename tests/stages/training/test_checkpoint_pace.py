@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.stage import RetryPolicy
-from stages import checkpoint_pace
-from stages.checkpoint_pace import FIRST_S, MAX_S, Pace, best_interval_s, mean_uptime_s
-from stages.training_config import LoopConfig, OptimizerConfig
-from stages.training_worker import run_worker
-from tests.stages.test_training_worker import Recorder, alone, checkpoints, trained
-from tests.stages.toy import ToyTask
+from stages.training import checkpoint_pace
+from stages.training.checkpoint_pace import FIRST_S, MAX_S, Pace, best_interval_s, mean_uptime_s
+from stages.training.config import LoopConfig, OptimizerConfig
+from stages.training.loop import run_worker
+from tests.stages.training.test_loop import Recorder, alone, checkpoints, trained
+from tests.stages.training.toy import ToyTask
 
 HOUR_S = 3600.0
 LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))

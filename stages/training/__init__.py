@@ -1,0 +1,1 @@
+"""The training loop on Ray Train: driver, worker loop, checkpoints, reports."""
