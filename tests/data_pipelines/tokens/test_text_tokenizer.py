@@ -40,7 +40,7 @@ def small_vocabulary(first_id: int) -> VisionVocabulary:
 
 def test_training_in_another_process_gives_the_same_file(trained: Tokenizer) -> None:
     program = (
-        "import hashlib, sys; from data_pipelines.tokens.token_shards.text_tokenizer import train_text_tokenizer as t;"
+        "import hashlib, sys; from data_pipelines.tokens.text_tokenizer import train_text_tokenizer as t;"
         "print(hashlib.sha256(t(eval(sys.stdin.read()), 330).to_str().encode()).hexdigest())"
     )
     expected = hashlib.sha256(trained.to_str().encode()).hexdigest()

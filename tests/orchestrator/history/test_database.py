@@ -64,7 +64,7 @@ def test_a_lock_that_sqlite_refuses_at_once_is_tried_again(tmp_path: Path, monke
             raise error
         connection.isolation_level = None
 
-    monkeypatch.setattr("orchestrator.history.run_store.database._set_up_sqlite", refuse_twice)
+    monkeypatch.setattr("orchestrator.history.database._set_up_sqlite", refuse_twice)
     Database(str(tmp_path / "index.db")).close()
     assert next(refusals, None) is None
 

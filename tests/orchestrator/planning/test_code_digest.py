@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
         stages__work="from orchestrator.stage import StageKind\ndef run():\n    from models.net import Net\n",
         models__net="import numpy\nfrom models import layers\nfrom . import losses\n",
         models__layers="from models.constants import WIDTH\n",
-        models__losses="import data_pipelines.training_data.permutation as order\n",
+        models__losses="import data_pipelines.order as order\n",
         models__constants="WIDTH = 3\n",
         models__unused="X = 1\n",
         data_pipelines__order="Y = 1\n",
@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_closure_follows_late_and_relative_imports_and_leaves_the_kernel_out(root: Path) -> None:
     assert sorted(code_digest("stages.work", root).files) == [
-        "data_pipelines/training_data/permutation.py",
+        "data_pipelines/order.py",
         "models/constants.py",
         "models/layers.py",
         "models/losses.py",
@@ -121,7 +121,7 @@ def test_behaviour_counts(old: bytes, new: bytes) -> None:
 def test_a_kind_of_a_notebook_or_script_has_no_code_to_watch(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from orchestrator.planning.store_view.code_digest import code_of\n"
+        "from orchestrator.planning.code_digest import code_of\n"
         "from orchestrator.stage import StageKind\n"
         "def run(config, context): return {}\n"
         "print(dict(code_of(StageKind(name='mine', version=1, config=object, run=run, output='mine@1')).files))\n"
