@@ -1,6 +1,6 @@
 """The words of the durable shard map: what a shard is, what a worker does with it, what is recorded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -67,3 +67,14 @@ class ShardRecord:
     files: tuple[FileEntry, ...]
     outcome: ShardOutcome
     reused: bool  # made earlier, by this or another run
+
+
+def sum_stats(records: Iterable[ShardRecord]) -> dict[str, float]:
+    """The shards' own figures added up by name, with `rows` and `quarantined` beside them."""
+    totals = {"rows": 0.0, "quarantined": 0.0}
+    for record in records:
+        totals["rows"] += record.outcome.rows
+        totals["quarantined"] += len(record.outcome.quarantined)
+        for name, value in record.outcome.stats.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals

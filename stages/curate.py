@@ -12,27 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.curation.config import (
-    COLUMN_METRICS,
-    LEDGER_COLUMNS,
-    VERDICTS,
-    CurationConfig,
-    StoredSize,
-    emitting,
-    judging,
-    measuring,
-    storing,
-)
+from data_pipelines.curation.config import CurationConfig, emitting, judging, measuring, storing
 from data_pipelines.datasets.reasons import REASONS
+from data_pipelines.datasets.verdicts import COLUMN_METRICS, LEDGER_COLUMNS, VERDICTS
+from data_pipelines.images.limits import StoredSize
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
-from orchestrator.shards import Shard, ShardRecord
+from orchestrator.shards import Shard, ShardRecord, sum_stats
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.curation.copy_search import search_for_copies
 from stages.curation.ingested_shards import Ingested, ingested_shards, shard_of
 from stages.curation.scoring_config import check_use_of_scores, tables_of, with_scores
 from stages.curation.workers import EmitWorker, JudgeWorker, MeasureWorker
-from stages.totals import sum_stats
 
 if TYPE_CHECKING:
     from data_pipelines.curation.contamination import ContaminationVerdict
@@ -163,7 +154,7 @@ def _emit(
     contaminated: Mapping[str, Sequence["ContaminationVerdict"]],
 ) -> list[ShardRecord]:
     """Known by what was judged, not by the thresholds: a shard in which a changed one changes nothing stays."""
-    from data_pipelines.curation.judge import find_duplicates
+    from data_pipelines.curation.copies import find_duplicates
 
     dropped = {name: frozenset(verdict.row for verdict in found) for name, found in contaminated.items()}
     analyses = {name: _analysis(record, name) for name, record in judged.items()}

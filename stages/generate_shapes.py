@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from data_pipelines.shapes.config import ShapesConfig
-from orchestrator.shards import Shard, ShardInput, ShardOutcome
+from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_stats
 from orchestrator.stage import StageContext, StageKind
-from stages.totals import sum_stats
 
 COUNTS = ("understanding", "generation", "editing", "text", "val_share", "lines_per_file")  # how much, not what
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
-from orchestrator.shards import Shard, ShardInput, ShardOutcome
+from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_stats
 from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.totals import sum_stats
 
 if TYPE_CHECKING:
     from data_pipelines.ingest.units import IngestShard

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipelines.curation.config import DecodeLimits
+from data_pipelines.images.limits import DecodeLimits
 from orchestrator.artifact import JSON
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import ShardInput, ShardOutcome

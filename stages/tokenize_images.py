@@ -7,9 +7,8 @@ from typing import Literal
 
 from orchestrator.artifact import Artifact
 from orchestrator.errors import PrecheckError
-from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
+from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, sum_stats
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.totals import sum_stats
 
 Task = Literal["understanding", "generation", "editing"]
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from data_pipelines.audit.diff import DatasetDiff, Example, Place, Transition
 from data_pipelines.audit.samples import THUMBNAIL_SIDE
 from data_pipelines.audit.summary import printable
-from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.images.resizing import thumbnail
 
 MAX_CAPTION_CHARS = 140

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from data_pipelines.audit.histograms import Histogram
 from data_pipelines.audit.summary import Cell, readable_bytes
-from data_pipelines.curation.config import VERDICTS
+from data_pipelines.datasets.verdicts import VERDICTS
 
 MAX_PICTURE_BYTES = 3 << 20  # of all JPEGs of a page; base64 makes a third more of them
 NAMES = {"keep": "kept", "drop": "dropped", "duplicate": "duplicate", "near_duplicate": "near-duplicate",

@@ -23,8 +23,8 @@ from data_pipelines.audit.markup import (
 )
 from data_pipelines.audit.samples import SPECIAL_REASONS, Cluster, PageSamples, choose_samples
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, readable_bytes
-from data_pipelines.curation.config import VERDICTS
 from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.verdicts import VERDICTS
 
 MAX_TABLE_ROWS = 40
 MAX_FIGURE_CHARS = 90

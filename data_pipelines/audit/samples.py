@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.curation.config import VERDICTS, DecodeLimits
 from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
+from data_pipelines.datasets.verdicts import VERDICTS
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.images.resizing import thumbnail
 
 PICTURES_PER_GROUP = 12

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipelines.audit.histograms import Histogram, add_to_histograms, empty_histograms, histogram_to_json
-from data_pipelines.curation.config import VERDICTS
 from data_pipelines.datasets.ledgers import ledger_tables
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.ingest.orphans import read_orphans
 
 AUDIT_FORMAT = 1

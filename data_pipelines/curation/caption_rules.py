@@ -6,14 +6,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from data_pipelines.captions.extraction import _without_template
 from data_pipelines.captions.patterns import (
     BOILERPLATE,
     CONTROL,
     DESCRIBE,
-    EDITING,
     FILE_NAME,
     FILE_NAME_WORDS,
-    GENERATION,
     HTML,
     INJECTION,
     INVISIBLE,
@@ -41,21 +40,6 @@ class Words:
 
     text: str
     kind: str  # "caption": describes a picture; "answer": replies to a question; "free": text without a picture
-
-
-def caption_of(task: str, turns: Sequence[tuple[str, str]]) -> str:
-    """The text that says most about a sample: its caption, prompt, instruction or first answer."""
-    wanted = "human" if task in ("generation", "editing") else "gpt"
-    text = next((text for role, text in turns if role == wanted), "")
-    return _without_template(text) if wanted == "human" else text
-
-
-def _without_template(prompt: str) -> str:
-    """The words that a published prompt template was filled with; the one for edits ends with a full stop."""
-    text = prompt.replace(IMAGE, "")
-    if EDITING.match(text):
-        return EDITING.sub("", text).removesuffix("\n").removesuffix(".")
-    return GENERATION.sub("", text).removesuffix("\n")
 
 
 def kinds_of(task: str, turns: Sequence[tuple[str, str]]) -> Iterator[str]:

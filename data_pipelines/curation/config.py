@@ -8,33 +8,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
+from data_pipelines.images.limits import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_PIXELS, DecodeLimits, StoredSize
 from data_pipelines.scoring.bounds import ScoreBounds
 
-VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
-LEDGER_COLUMNS = ("width", "height", "image_bytes")  # of which `column_figures` tells, about what is kept
-COLUMN_METRICS = ("count", "nullCount", "sum", "min", "max")  # in the words of OpenLineage's facet of data quality
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 REPAIRABLE = ("caption_mojibake", "caption_control_chars", "caption_special_tokens", "caption_html", "caption_url",
               "caption_pii")  # fmt: skip
 LANGUAGE_CODE = re.compile("[a-z]{2}|und")
-MAX_PIXELS = 100_000_000
-MAX_FILE_BYTES = 64 << 20
 # What no judgement about one record reads: limits of decoding, what counts as a copy, what the audit shows.
 NOT_JUDGED = frozenset(
     ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",
      "phash_distance", "colour_distance", "semantic_distance", "thumbnails_per_reason", "thumbnail_side",
      "max_stored_side", "stored_quality"]
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeLimits:
-    """What may reach a decoder; the fields of `CurationConfig` with the same names."""
-
-    formats: tuple[str, ...] = IMAGE_FORMATS
-    max_pixels: int = MAX_PIXELS
-    max_file_bytes: int = MAX_FILE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +104,6 @@ class CurationConfig:
             yield f"stored_quality: found {self.stored_quality}, expected 1 to 95"
         if min(self.min_side, self.max_pixels, self.max_file_bytes, self.thumbnail_side) < 1:
             yield "min_side, max_pixels, max_file_bytes and thumbnail_side must be positive"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredSize:
-    """How large pictures are stored at most."""
-
-    max_side: int  # pixels
-    quality: int  # of the JPEGs that larger ones become, 1..95
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.curation.config import VERDICTS, CurationConfig, EmitConfig
+from data_pipelines.curation.config import CurationConfig, EmitConfig
 from data_pipelines.curation.contamination import ContaminationVerdict
-from data_pipelines.curation.judge import CopyVerdict
-from data_pipelines.curation.measure import ShardImages, shard_rows
+from data_pipelines.curation.copies import CopyVerdict
+from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
 from data_pipelines.datasets.records import SCHEMA, canonical
+from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.images.decoding import ending_of
 from data_pipelines.images.resizing import SmallerImages, thumbnail
 

@@ -6,29 +6,25 @@ verdicts only: `measure_shard` -> `judge_shard` -> `find_duplicates` -> `emit_sh
 """
 
 import hashlib
-import itertools
-from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.captions.extraction import caption_of
 from data_pipelines.curation.caption_repairs import repair_turns
-from data_pipelines.curation.caption_rules import caption_of, judge_words
+from data_pipelines.curation.caption_rules import judge_words
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.curation.measure import measured_facts, shard_rows
+from data_pipelines.curation.image_rules import judge
+from data_pipelines.curation.measure import measured_facts
+from data_pipelines.datasets.ingested_reader import shard_rows
 from data_pipelines.datasets.records import Reject, canonical, turns_from_text, turns_to_json
 from data_pipelines.datasets.tombstones import Tombstones
-from data_pipelines.duplicates.candidates import Candidate, Candidates
-from data_pipelines.duplicates.search import PLAIN_SEARCH, Likeness, PairSearch, find_copies
-from data_pipelines.duplicates.semantic import add_semantic_copies
-from data_pipelines.images.facts import ImageFacts, judge
-from data_pipelines.scoring.tables import NO_SCORES, ShardScores, read_embeddings, with_scores
+from data_pipelines.images.facts import ImageFacts
+from data_pipelines.scoring.tables import NO_SCORES, ShardScores, with_scores
 from models.dualvitok.geometry import match_anchor
 
 ANALYSIS_SCHEMA = pa.schema(
@@ -58,12 +54,8 @@ ANALYSIS_SCHEMA = pa.schema(
         ("scores", pa.string()),
     ]
 )
-DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "mirrored_phash",
-                     "pixel_digest", "miniature"]  # fmt: skip
 MAX_CAPTION_CHARS = 500
 NO_TOMBSTONES = Tombstones()
-NOTHING: Mapping[str, Collection[int]] = MappingProxyType({})
-NO_TABLES: Mapping[str, Sequence[Path]] = MappingProxyType({})
 
 
 def judge_shard(
@@ -176,72 +168,3 @@ def _judge_language(language: str, config: CurationConfig) -> Reject | None:
     if not config.languages or language in config.languages:
         return None
     return Reject(reason="language_not_allowed", detail=f"language {language!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyVerdict:
-    """A row of a shard that repeats a sample which is kept."""
-
-    row: int
-    verdict: str  # "duplicate", "near_duplicate" or "mirrored"
-    reason: str
-    duplicate_of: str  # sample id of the kept one
-
-
-def find_duplicates(
-    analyses: Mapping[str, Path],
-    config: CurationConfig,
-    *,
-    without: Mapping[str, Collection[int]] = NOTHING,
-    scores: Mapping[str, Sequence[Path]] = NO_TABLES,
-    search: PairSearch = PLAIN_SEARCH,
-) -> dict[str, list[CopyVerdict]]:
-    """For each shard the rows that repeat a sample of this or another shard.
-
-    `analyses` maps shard names to the files of `judge_shard`, `scores` to their tables of scores. Of several copies the
-    first is kept, those of the val split before all others (so no kept training sample repeats a validation sample),
-    then in the order of the shards' names; of pictures that mirror each other those with most copies (see
-    `find_copies`). `without`: rows by shard that are dropped for another reason, which none can be a copy of.
-    """
-    verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
-    if config.duplicate_scope == "off":
-        return verdicts
-    names = sorted(analyses)
-    shards, rows = array("i"), array("q")  # where each candidate lies
-
-    def candidates() -> Iterator[Candidate]:
-        for held_out, (shard, name) in itertools.product((True, False), enumerate(names)):
-            for row in shard_rows(analyses[name], DUPLICATE_COLUMNS):
-                chosen = row["reason"] is None and (row["split"] == "val") == held_out
-                if chosen and row["row"] not in without.get(name, ()):
-                    shards.append(shard)
-                    rows.append(row["row"])
-                    yield _candidate(row, config)
-
-    ordered = Candidates(candidates())
-    limits = Likeness(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
-    copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search)
-    if config.semantic_distance is not None:
-        known = {name: read_embeddings(files) for name, files in scores.items()}
-        embeddings = [known.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]
-        copies = add_semantic_copies(ordered, copies, embeddings, config.semantic_distance)
-    for copy in copies:
-        original = ordered.sample_id(copy.original)
-        verdicts[names[shards[copy.index]]].append(
-            CopyVerdict(row=rows[copy.index], verdict=copy.verdict, reason=copy.reason, duplicate_of=original)
-        )
-    return {name: sorted(found, key=lambda copy: copy.row) for name, found in verdicts.items()}
-
-
-def _candidate(row: Mapping[str, Any], config: CurationConfig) -> Candidate:
-    partitions = {"image": "", "image_in_task": row["task"], "sample": f"{row['task']}/{row['text_digest']}"}
-    return Candidate(
-        sample_id=row["sample_id"],
-        partition=partitions[config.duplicate_scope],
-        file_digests=tuple(row["images"]),
-        pixel_digests=tuple(row["pixel_digest"]),
-        phashes=tuple(row["phash"]),
-        miniatures=tuple(row["miniature"]),
-        mirrored_phashes=tuple(row["mirrored_phash"]) if config.mirrored_pictures else (),
-        held_out=row["split"] == "val",
-    )

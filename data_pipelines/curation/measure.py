@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.captions.extraction import caption_of
 from data_pipelines.captions.languages import language_of
-from data_pipelines.curation.caption_rules import caption_of
-from data_pipelines.curation.config import DecodeLimits, StoredSize
+from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
 from data_pipelines.datasets.records import Reject, canonical, turns_from_text
 from data_pipelines.images.decoding import Picture, Size, look_at
 from data_pipelines.images.facts import Glimpse, ImageFacts, glimpse, measured, measured_share
+from data_pipelines.images.limits import DecodeLimits, StoredSize
 from data_pipelines.images.resizing import SmallerWriter, needed_share, stored_smaller
 
 PICTURE = pa.struct(
@@ -49,40 +50,7 @@ MEASURED_SCHEMA = pa.schema(
         ("pictures", pa.list_(PICTURE)),  # one for each image
     ]
 )
-ROWS_AT_ONCE = 1024
 PICTURES_AT_ONCE = 64
-
-
-class ShardImages:
-    """The pictures of one ingested shard by SHA-256."""
-
-    def __init__(self, records: Path, name: str) -> None:
-        index = shard_rows(records / "index" / f"{name}.parquet", ["sha256", "offset", "bytes"])
-        self._places = {place["sha256"]: (place["offset"], place["bytes"]) for place in index}
-        self._file = (records / "images" / f"{name}.tar").open("rb")
-
-    def __enter__(self) -> "ShardImages":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read(self, digest: str) -> bytes:
-        offset, size = self._places[digest]
-        self._file.seek(offset)
-        return self._file.read(size)
-
-
-def record_shards(records: Path) -> list[str]:
-    """Names of the shards of an ingested folder, in order."""
-    return sorted(path.stem for path in (records / "records").glob("*.parquet"))
-
-
-def shard_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of one file of a shard, in order."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-            yield from batch.to_pylist()
 
 
 def measure_shard(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.curation.config import COLUMN_METRICS, LEDGER_COLUMNS
+from data_pipelines.datasets.verdicts import COLUMN_METRICS, LEDGER_COLUMNS
 
 
 def column_figures(ledgers: Iterable[Path]) -> dict[str, float]:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.jpegs import Segment, segments, sound_jpeg
+from data_pipelines.images.limits import DecodeLimits
 
 Image.init()  # else a list of formats finds only the five commonest
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header was read

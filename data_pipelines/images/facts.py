@@ -11,10 +11,10 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
-from data_pipelines.curation.config import CurationConfig, DecodeLimits
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.decoding import Picture, Size, look_at, orientation, pixels_of, upright
 from data_pipelines.images.jpegs import coded_digest
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.images.measures import (
     CORRELATED,
     NEAR_SIDE,
@@ -149,27 +149,6 @@ def _pixel_digest(picture: Picture, plain: Image.Image) -> str:
     if picture.header.format in ("JPEG", "MPO"):
         return f"coded-{code}-{coded_digest(picture.data, picture.segments)}"
     return f"{plain.mode}-{plain.width}x{plain.height}-{code}-{xxhash.xxh3_128_hexdigest(pixels_of(plain).data)}"
-
-
-def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
-    """What the thresholds say about a picture that could be read."""
-    if facts.opt_out and config.respect_opt_out:
-        return Reject(reason="opted_out", detail=facts.opt_out)
-    short, long = sorted((facts.width, facts.height))
-    if long / short > config.max_aspect:
-        return Reject(reason="extreme_aspect", detail=f"{facts.width} x {facts.height}, over {config.max_aspect:g} : 1")
-    if short < config.min_side:
-        return Reject(reason="too_small", detail=f"{facts.width} x {facts.height}, a side is under {config.min_side}")
-    scores = facts.scores
-    if scores["neighbour_correlation"] < config.min_neighbour_correlation:
-        detail = f"neighbouring pixels correlate by {scores['neighbour_correlation']:g} only"
-        return Reject(reason="noise_image", detail=detail)  # which from far away is blank, and so comes first
-    if scores["contrast"] < config.min_contrast:
-        return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
-    if scores["sharpness"] < config.min_sharpness:
-        detail = f"sharpness {scores['sharpness']:g}, under {config.min_sharpness:g}"
-        return Reject(reason="low_quality", detail=detail)
-    return None
 
 
 def _frames(image: Image.Image) -> float:

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.curation.config import DecodeLimits, StoredSize
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.decoding import Picture, Size, look_at, orientation, pixels_of, upright
 from data_pipelines.images.jpegs import coded
+from data_pipelines.images.limits import DecodeLimits, StoredSize
 
 FOLDER = "smaller"
 THUMBNAIL_QUALITY = 80

@@ -15,9 +15,9 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from data_pipelines.curation.config import DecodeLimits
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.facts import inspect
+from data_pipelines.images.limits import DecodeLimits
 
 _DIGEST = "^[0-9a-fA-F]{64}$"
 WILDCARDS = frozenset("*?[")

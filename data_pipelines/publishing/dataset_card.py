@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, printable, readable_bytes
-from data_pipelines.curation.config import VERDICTS
+from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.publishing.publication import (
     NONE_STATED,
     Publication,

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.curation.caption_rules import caption_of
-from data_pipelines.curation.config import DecodeLimits
-from data_pipelines.curation.measure import ShardImages
+from data_pipelines.captions.extraction import caption_of
+from data_pipelines.datasets.ingested_reader import ShardImages
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.decoding import decode
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.scoring.scorers import Floats, Prepared, Scorer
 from data_pipelines.scoring.tables import table_schema
 

@@ -1,4 +1,4 @@
-"""`illume verify`, `illume gc`, `illume pin` and `illume index rebuild`: looking after what is kept."""
+"""`illume gc` and `illume pin`: what is deleted from the store, and what stays whatever its age."""
 
 import json
 import time
@@ -8,59 +8,17 @@ from dataclasses import asdict
 
 import click
 
-from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
 from orchestrator.commands.shared.targets import find_artifact
-from orchestrator.history.database import Database
-from orchestrator.history.rebuild import rebuild_index
 from orchestrator.retention.garbage import DEFAULT_AGE_S, Garbage, collect, plan_collection
 from orchestrator.retention.local_copies import delete_copies, stale_copies
+from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
-from orchestrator.retention.unneeded import Unneeded, give_up, pin, pins, unneeded_artifacts, unpin
-from orchestrator.store.commits import head
-from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_fingerprints
-from orchestrator.store.verification import Problem
+from orchestrator.retention.unneeded import Unneeded, give_up, unneeded_artifacts
 
 MAX_LISTED = 50
-
-
-@click.command("verify")
-@click.argument("target", required=False)
-@click.option("--quick", is_flag=True, help="Compare lengths only, read no bytes.")
-@click.option("--heal", is_flag=True, help="Withdraw what is damaged, so that the next run makes it again.")
-@place_options
-@json_option
-def verify_command(
-    target: str | None,
-    quick: bool,
-    heal: bool,
-    places: Places,
-    as_json: bool,
-) -> int:
-    """Check committed artifacts against their digests.
-
-    TARGET is RUN:STAGE or the first digits of an identity; without one, everything is checked. Ends with 1 if
-    something is damaged.
-    """
-    with open_workspace(places) as workspace:
-        checked = _checked(workspace.artifacts, workspace.database, target)
-        problems: list[Problem] = []
-        for stage_kind, fingerprint in checked:
-            found = workspace.artifacts.verify(stage_kind, fingerprint, rehash=not quick)
-            problems += found
-            if found and heal:
-                workspace.artifacts.heal(stage_kind, fingerprint)
-    if as_json:
-        click.echo(
-            json.dumps({"checked": len(checked), "problems": [asdict(problem) for problem in problems]}, indent=2)
-        )
-    else:
-        for problem in problems:
-            click.echo(str(problem))
-        click.echo(_verdict(len(checked), problems, heal=heal))
-    return 1 if problems and not heal else 0
 
 
 @click.command("gc")
@@ -157,43 +115,6 @@ def _is_registered(stage_kind: str) -> bool:
     """Kinds that do not exist any more may have been models."""
     kind = stage_kinds().get(stage_kind)
     return kind is None or kind.model_version is not None
-
-
-@click.group("index")
-def index_command() -> None:
-    """The index database, which can always be made again from the store."""
-
-
-@index_command.command("rebuild")
-@place_options
-@json_option
-def rebuild_command(places: Places, as_json: bool) -> None:
-    """Make every row of the database again from the store. Nothing in the store is changed."""
-    with open_workspace(places) as workspace:
-        report = rebuild_index(workspace.database, workspace.artifacts)
-    if as_json:
-        click.echo(json.dumps(asdict(report), indent=2))
-        return
-    click.echo(f"{report.runs} runs, {report.events} events, {report.artifacts} artifacts")
-    for problem in report.problems:
-        click.echo(f"warning: {problem}", err=True)
-
-
-def _checked(artifacts: ArtifactStore, database: Database, target: str | None) -> list[tuple[str, str]]:
-    if target is None:
-        places = stored_fingerprints(artifacts.store, ARTIFACTS)
-        heads = ((place, head(artifacts.store, artifact_site(*place))) for place in places)
-        return [place for place, found in heads if found.commit or found.problem]
-    manifest = find_artifact(artifacts, database, target).manifest
-    return [(manifest.stage_kind, str(manifest.fingerprint))]
-
-
-def _verdict(num_checked: int, problems: Sequence[Problem], *, heal: bool) -> str:
-    if not problems:
-        return f"{num_checked} artifacts checked, nothing is damaged"
-    next_step = "withdrawn; `illume run` makes them again" if heal else "add --heal to have them made again"
-    num_damaged = len({problem.fingerprint for problem in problems})
-    return f"{num_checked} artifacts checked, {num_damaged} damaged: {next_step}"
 
 
 def _print_garbage(garbage: Sequence[Garbage]) -> None:

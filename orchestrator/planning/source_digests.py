@@ -5,9 +5,13 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from sqlalchemy import select
 
 from orchestrator.errors import RecipeError
+from orchestrator.history import schema
+from orchestrator.history.database import Database, upsert
 from orchestrator.stage import StageSpec
 
 READ_BYTES = 1 << 20
@@ -20,6 +24,24 @@ class DigestCache(Protocol):
 
     def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None: ...
     def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None: ...
+
+
+class DatabaseDigestCache:
+    """`DigestCache` in the database. Forgetting is always safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None:
+        same_file = (schema.source_digests.c.bytes == num_bytes) & (schema.source_digests.c.mtime_ns == mtime_ns)
+        query = select(schema.source_digests.c.sha256).where(
+            schema.source_digests.c.path == _valid_unicode(path), same_file
+        )
+        return self._database.read(lambda connection: connection.execute(query).scalar_one_or_none())
+
+    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None:
+        row: dict[str, Any] = {"path": _valid_unicode(path), "bytes": num_bytes, "mtime_ns": mtime_ns, "sha256": sha256}
+        self._database.write(lambda connection: connection.execute(upsert(connection, schema.source_digests, row)))
 
 
 def source_digests(spec: StageSpec, cache: DigestCache) -> dict[str, str]:
@@ -78,3 +100,8 @@ def _digest(file: Path, cache: DigestCache, where: str) -> str:
     if time.time() - after.st_mtime > SETTLED_S:
         cache.remember(*key, sha256.hexdigest())
     return sha256.hexdigest()
+
+
+def _valid_unicode(path: str) -> str:
+    """The path as valid Unicode: names of files need not be."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -11,9 +11,8 @@ from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import last_fingerprint, list_runs, typical_duration_s
 from orchestrator.planning.code_digest import code_of
-from orchestrator.planning.source_digests import source_digests
+from orchestrator.planning.source_digests import DatabaseDigestCache, source_digests
 from orchestrator.planning.stage_identity import PlanView
-from orchestrator.source_cache import DatabaseDigestCache
 from orchestrator.stage import StageSpec
 
 NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity of an artifact that is gone

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.retention.garbage import Garbage, plan_deletion
-from orchestrator.retention.unneeded import pins, unpin
+from orchestrator.retention.pins import pins, unpin
 from orchestrator.store.commits import head, retract, roll_forward
 from orchestrator.store.layout import Site, artifact_site, shard_site
 

@@ -15,14 +15,12 @@ from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.schema import leases, runs, stages
+from orchestrator.retention.pins import Place, pins
 from orchestrator.store.commits import retract, roll_forward
 from orchestrator.store.layout import artifact_site, shard_site
-from orchestrator.store.store import Store, put_same, record_bytes
+from orchestrator.store.store import Store
 
-PINS = "pins"
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
-
-Place = tuple[str, str]  # stage kind, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +33,6 @@ class Unneeded:
     bytes: int
     shards: tuple[str, ...]  # fingerprints of those that belong to no artifact that stays
     inputs: tuple[str, ...] = ()  # fingerprints of what it was made from
-
-
-def pin(store: Store, stage_kind: str, fingerprint: str) -> None:
-    """Keep an artifact whatever its age."""
-    put_same(store, _pin_key(stage_kind, fingerprint), record_bytes({}))
-
-
-def unpin(store: Store, stage_kind: str, fingerprint: str) -> None:
-    store.delete(_pin_key(stage_kind, fingerprint))
-
-
-def pins(store: Store) -> list[Place]:
-    """(stage kind, fingerprint) of what is pinned, in order."""
-    keys = sorted(item.key.removesuffix(".json").split("/") for item in store.list(PINS))
-    return [(stage_kind, fingerprint) for _, stage_kind, fingerprint in keys]
 
 
 def unneeded_artifacts(
@@ -179,7 +162,3 @@ def _committed_at_s(store: Store, stored: StoredArtifact) -> float:
 def _modified(store: Store, folder: str) -> Iterator[float]:
     """Of the records of an attempt; its data may be links to older files."""
     return (item.modified_s for item in store.list(folder) if "/data/" not in item.key)
-
-
-def _pin_key(stage_kind: str, fingerprint: str) -> str:
-    return f"{PINS}/{stage_kind}/{fingerprint}.json"

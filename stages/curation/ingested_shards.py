@@ -31,7 +31,7 @@ def shard_of(name: str, source: Ingested) -> Shard:
 
 def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Ingested]:
     """All shards of the inputs by name, in order."""
-    from data_pipelines.curation.measure import record_shards
+    from data_pipelines.datasets.ingested_reader import record_shards
 
     found: dict[str, Ingested] = {}
     for artifact in inputs:

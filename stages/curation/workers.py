@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.curation.config import CurationConfig, DecodeLimits, EmitConfig, StoredSize
+from data_pipelines.curation.config import CurationConfig, EmitConfig
+from data_pipelines.images.limits import DecodeLimits, StoredSize
 from orchestrator.shards import ShardInput, ShardOutcome
 from stages.curation.scoring_config import tables_of
 
@@ -68,8 +69,8 @@ class EmitWorker:
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.contamination import ContaminationVerdict
+        from data_pipelines.curation.copies import CopyVerdict
         from data_pipelines.curation.emit import emit_shard
-        from data_pipelines.curation.judge import CopyVerdict
 
         def run(shard: ShardInput) -> ShardOutcome:
             work = shard.work

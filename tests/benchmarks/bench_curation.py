@@ -24,9 +24,11 @@ from turns import print_rates, seconds_in_turns
 
 from data_pipelines.captions.languages import language_of
 from data_pipelines.curation.config import CurationConfig, emitting, judging, measuring, storing
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
-from data_pipelines.curation.measure import measure_shard, record_shards
+from data_pipelines.curation.judge import judge_shard
+from data_pipelines.curation.measure import measure_shard
+from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest

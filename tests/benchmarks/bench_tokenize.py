@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.judge import judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.ingest.config import IngestConfig

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
-from data_pipelines.curation.measure import measure_shard, record_shards
+from data_pipelines.curation.judge import judge_shard
+from data_pipelines.curation.measure import measure_shard
+from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.ingest.config import IngestConfig

@@ -14,9 +14,11 @@ from PIL import Image
 from data_pipelines.audit.decisions import write_decisions
 from data_pipelines.audit.summary import audit_dataset, summary_text
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
-from data_pipelines.curation.measure import measure_shard, record_shards
+from data_pipelines.curation.judge import judge_shard
+from data_pipelines.curation.measure import measure_shard
+from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.orphans import merge_orphans, read_orphans, write_orphans

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from data_pipelines.audit.diff import DatasetDiff, Side, diff_datasets
 from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import LEDGER_SCHEMA, emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
-from data_pipelines.curation.measure import measure_shard, record_shards
+from data_pipelines.curation.judge import judge_shard
+from data_pipelines.curation.measure import measure_shard
+from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.datasets.reader import DatasetError
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images

@@ -13,9 +13,11 @@ from data_pipelines.audit.markup import PictureFrames
 from data_pipelines.audit.page import write_audit_page
 from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
-from data_pipelines.curation.measure import measure_shard, record_shards
+from data_pipelines.curation.judge import judge_shard
+from data_pipelines.curation.measure import measure_shard
+from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.datasets.reader import DatasetError
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipelines.captions.extraction import caption_of
 from data_pipelines.curation import caption_rules as captions
-from data_pipelines.curation.caption_rules import caption_of, judge_words
+from data_pipelines.curation.caption_rules import judge_words
 from data_pipelines.curation.config import CurationConfig
 
 CONFIG = CurationConfig(anchors=((64, 64),))

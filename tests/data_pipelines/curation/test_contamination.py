@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.contamination import EvaluationPictures, EvaluationShard, find_contaminated
-from data_pipelines.curation.judge import ANALYSIS_SCHEMA, find_duplicates
+from data_pipelines.curation.copies import find_duplicates
+from data_pipelines.curation.judge import ANALYSIS_SCHEMA
 from data_pipelines.images.facts import ImageFacts, inspect
 
 CONFIG = CurationConfig(anchors=((64, 64),))

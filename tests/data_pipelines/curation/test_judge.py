@@ -17,20 +17,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from data_pipelines.audit.decisions import decisions
 from data_pipelines.audit.summary import audit_dataset
-from data_pipelines.curation.config import (
-    NOT_JUDGED,
-    CurationConfig,
-    DecodeLimits,
-    emitting,
-    judging,
-    measuring,
-    storing,
-)
+from data_pipelines.curation.config import NOT_JUDGED, CurationConfig, emitting, judging, measuring, storing
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
-from data_pipelines.curation.judge import find_duplicates, judge_shard
-from data_pipelines.curation.measure import measure_shard, record_shards
+from data_pipelines.curation.judge import judge_shard
+from data_pipelines.curation.measure import measure_shard
+from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.tombstones import Tombstones
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest

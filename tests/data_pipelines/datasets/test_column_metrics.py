@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.curation.config import LEDGER_COLUMNS
 from data_pipelines.datasets.column_metrics import column_figures
+from data_pipelines.datasets.verdicts import LEDGER_COLUMNS
 
 ROWS = [("keep", 640, 480, 9000), ("keep", None, None, None), ("drop", 9999, 1, 1), ("keep", 320, 500, 7000)]
 

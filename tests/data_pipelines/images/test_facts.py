@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from data_pipelines.curation.config import CurationConfig, measuring
+from data_pipelines.curation.image_rules import judge
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images.facts import ImageFacts, inspect, judge
+from data_pipelines.images.facts import ImageFacts, inspect
 from data_pipelines.images.resizing import thumbnail
 
 CONFIG = CurationConfig(anchors=((64, 64),), max_pixels=1_000_000)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from data_pipelines.curation.config import CurationConfig, measuring
+from data_pipelines.curation.image_rules import judge
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images.facts import ImageFacts, inspect, judge
+from data_pipelines.images.facts import ImageFacts, inspect
 
 CONFIG = CurationConfig(anchors=((64, 64),), min_sharpness=0.0)
 PICTURE = Image.linear_gradient("L").resize((96, 80)).convert("RGB")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.curation.config import CurationConfig, DecodeLimits, StoredSize, measuring
+from data_pipelines.curation.config import CurationConfig, measuring
 from data_pipelines.images.decoding import Picture, look_at
+from data_pipelines.images.limits import DecodeLimits, StoredSize
 from data_pipelines.images.resizing import Smaller, SmallerImages, SmallerWriter, stored_smaller, thumbnail
 
 LIMITS: DecodeLimits = measuring(CurationConfig(anchors=((64, 64),)))

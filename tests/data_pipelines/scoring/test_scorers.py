@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTForImageClassification
 
-from data_pipelines.curation.config import DecodeLimits, measuring
+from data_pipelines.curation.config import measuring
 from data_pipelines.images.decoding import decode
 from data_pipelines.images.facts import inspect
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.scoring.bounds import MEASURED_SCORES
 from data_pipelines.scoring.model_files import labels_of, model_files
 from data_pipelines.scoring.score_shard import ScoringSettings, score_shard

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard
-from data_pipelines.curation.judge import find_duplicates, judge_shard
+from data_pipelines.curation.judge import judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.duplicates.candidates import Candidate, Candidates
 from data_pipelines.duplicates.search import Copy

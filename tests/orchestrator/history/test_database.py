@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, text
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.schema import database_now, source_digests
-from orchestrator.source_cache import DatabaseDigestCache
+from orchestrator.planning.source_digests import DatabaseDigestCache
 
 
 def now(database: Database) -> float:

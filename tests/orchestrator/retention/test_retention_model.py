@@ -21,7 +21,8 @@ from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import runs
 from orchestrator.identity import fingerprint_of
-from orchestrator.retention.unneeded import Place, Unneeded, give_up, pin, unneeded_artifacts, unpin
+from orchestrator.retention.pins import Place, pin, unpin
+from orchestrator.retention.unneeded import Unneeded, give_up, unneeded_artifacts
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.objects import StoredObject
 from tests.orchestrator.conftest import MemoryStore

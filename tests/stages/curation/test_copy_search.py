@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.curation.judge import ANALYSIS_SCHEMA, find_duplicates
+from data_pipelines.curation.copies import find_duplicates
+from data_pipelines.curation.judge import ANALYSIS_SCHEMA
 from data_pipelines.duplicates.copy_pairs import FoundPairs
 from data_pipelines.duplicates.search import PLAIN_SEARCH
 from orchestrator.shards import Shard, ShardInput, ShardRecord

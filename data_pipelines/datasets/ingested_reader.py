@@ -1,0 +1,41 @@
+"""Readers of ingested shards: records, and the bytes of their images."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+ROWS_AT_ONCE = 1024
+
+
+class ShardImages:
+    """The pictures of one ingested shard by SHA-256."""
+
+    def __init__(self, records: Path, name: str) -> None:
+        index = shard_rows(records / "index" / f"{name}.parquet", ["sha256", "offset", "bytes"])
+        self._places = {place["sha256"]: (place["offset"], place["bytes"]) for place in index}
+        self._file = (records / "images" / f"{name}.tar").open("rb")
+
+    def __enter__(self) -> "ShardImages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, digest: str) -> bytes:
+        offset, size = self._places[digest]
+        self._file.seek(offset)
+        return self._file.read(size)
+
+
+def record_shards(records: Path) -> list[str]:
+    """Names of the shards of an ingested folder, in order."""
+    return sorted(path.stem for path in (records / "records").glob("*.parquet"))
+
+
+def shard_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of one file of a shard, in order."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+            yield from batch.to_pylist()
