@@ -1,49 +1,12 @@
 """Train the diffusion decoder: codes to pictures of twice their size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from models.diffusion.config import DecoderConfig
-from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training.config import LoopConfig, in_smaller_parts
-
-if TYPE_CHECKING:
-    import torch
-
-    from stages.programs.decoder import DecoderProgram
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainDecoderConfig:
-    model: DecoderConfig
-    batch: int  # pictures of one micro-batch, all of one anchor
-    learning_rate: float
-    loop: LoopConfig
-    base_model_id: str = ""  # name and revision of the diffusers model to start from; latent space needs one
-    base_model: Location = Location("")  # its folder, with `unet` and `vae`
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch: {self.batch} is less than 1")
-        if self.model.space == "latent" and not self.base_model_id:
-            raise ValueError("base_model_id: empty, but latent space needs the autoencoder of a base model")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderTask:
-    config: TrainDecoderConfig
-    datasets: tuple[Path, ...]
-    tokens: tuple[Path, ...]  # of each dataset, or one of all
-    tokenizer: Path
-    start: Path | None  # folder of the decoder to go on from
-    parts: int = 1  # into which each micro-batch is cut
-
-    def build(self, device: "torch.device") -> "DecoderProgram":
-        from stages.programs.decoder import DecoderProgram
-
-        return DecoderProgram(self, device)
+from orchestrator.stage import Slot, StageContext, StageKind
+from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.training.config import in_smaller_parts
 
 
 def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
@@ -57,7 +20,7 @@ def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.decoder import export_decoder
+    from stages.programs.decoder import DecoderProgram, export_decoder
     from stages.training.driver import train
 
     start = context.inputs("start")
@@ -70,7 +33,7 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
         start=start[0].path if start else None,
         parts=parts,
     )
-    result = train(task, loop, context)
+    result = train(DecoderProgram, task, loop, context)
     export_decoder(task, result.checkpoint.path, context.output)
     return result.metrics
 

@@ -1,71 +1,12 @@
 """Train the unified language model: one kind, used once for each of the progressive stages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from data_pipelines.training_data.config import LoaderConfig
-from models.mllm.config import LossWeights, TextModelConfig
-from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.training.config import LoopConfig, in_smaller_parts
-
-if TYPE_CHECKING:
-    import torch
-
-    from stages.programs.mllm import MllmProgram
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningRates:
-    """Peak learning rate of each group that the phase trains; the others must stay 0."""
-
-    adapter: float
-    image_tokens: float = 0.0  # stage 1
-    language: float = 0.0  # stages 2, 2.5 and 3
-    vision: float = 0.0  # stage 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainMllmConfig:
-    phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # what trains: models/mllm/phases.py
-    text: TextModelConfig
-    learning_rates: LearningRates
-    data: LoaderConfig
-    loop: LoopConfig
-    padded_rows: int = 0  # rows of the token tables; 0: as many as there are tokens
-    loss_weights: LossWeights = LossWeights()
-    checkpoint_activations: bool = False
-    base_model_id: str = ""  # name and revision of the Qwen2 or Qwen2.5 model to start from; "": from scratch
-    base_model: Location = Location("")  # its folder
-
-    def __post_init__(self) -> None:
-        if self.data.rows_per_step % self.loop.micros_per_step:
-            raise ValueError(
-                f"data.rows_per_step: {self.data.rows_per_step} rows cannot be cut into loop.micros_per_step "
-                f"({self.loop.micros_per_step}) equal micro-batches"
-            )
-
-    @property
-    def rows(self) -> int:
-        """Packed rows of one micro-batch."""
-        return self.data.rows_per_step // self.loop.micros_per_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class MllmTask:
-    config: TrainMllmConfig
-    datasets: tuple[Path, ...]
-    tokens: tuple[Path, ...]  # of each dataset, or one of all
-    tokenizer: Path
-    vocabulary: Path
-    start: Path | None  # folder of the model to go on from
-    index: Path  # of the training data, made before the workers start
-
-    def build(self, device: "torch.device") -> "MllmProgram":
-        from stages.programs.mllm import MllmProgram
-
-        return MllmProgram(self, device)
+from orchestrator.stage import Slot, StageContext, StageKind
+from stages.programs.mllm_config import MllmTask, TrainMllmConfig
+from stages.training.config import in_smaller_parts
 
 
 def needs(config: TrainMllmConfig) -> Mapping[str, str]:
@@ -79,7 +20,7 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.mllm import export_mllm, index_data
+    from stages.programs.mllm import MllmProgram, export_mllm, index_data
     from stages.training.driver import train
 
     start = context.inputs("start")
@@ -94,7 +35,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         index=context.scratch / "index",
     )
     left_out = index_data(task)
-    result = train(task, loop, context)
+    result = train(MllmProgram, task, loop, context)
     export_mllm(task, result.checkpoint.path, context.output)
     return {**result.metrics, **left_out}
 

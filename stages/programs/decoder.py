@@ -18,8 +18,8 @@ from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
+from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training.checkpoint_files import load_result
 from stages.training.program import Micro, Pass, PassOutput, micro_seed
 

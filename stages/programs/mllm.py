@@ -28,8 +28,8 @@ from models.mllm.vocabulary import VisionVocabulary
 from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
+from stages.programs.mllm_config import MllmTask, TrainMllmConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.train_mllm import MllmTask, TrainMllmConfig
 from stages.training.checkpoint_files import load_result
 from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 

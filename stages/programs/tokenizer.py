@@ -13,7 +13,7 @@ from models.dualvitok.losses import TokenizerLoss
 from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from orchestrator.errors import PrecheckError
-from stages.train_tokenizer import TokenizerTask, TrainTokenizerConfig
+from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoint_files import has_weights, load_result
 from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 

@@ -9,7 +9,7 @@ from data_pipelines.training_data.image_batches import PictureBatches, descripti
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
-from stages.train_vision import TrainVisionConfig
+from stages.programs.vision_config import TrainVisionConfig, VisionTask
 from stages.training.checkpoint_files import load_result
 from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 
@@ -38,9 +38,10 @@ def vision_pictures(config: TrainVisionConfig, datasets: tuple[Path, ...]) -> Pi
 
 
 class VisionProgram:
-    def __init__(self, config: TrainVisionConfig, datasets: tuple[Path, ...], device: torch.device) -> None:
+    def __init__(self, task: VisionTask, device: torch.device) -> None:
+        config = task.config
         self._config, self._device = config, device
-        self._pictures = vision_pictures(config, datasets)
+        self._pictures = vision_pictures(config, task.datasets)
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)

@@ -245,7 +245,7 @@ def _divide_models(run: _Run, plan: Plan, trace: Trace, checkpoints: Mapping[str
 
 def _mllm_steps(run: _Run, stage: PlannedStage, samples: _Samples, before: int) -> tuple[Integers, Integers]:
     from stages.programs.mllm import index_data, training_order
-    from stages.train_mllm import MllmTask
+    from stages.programs.mllm_config import MllmTask
 
     task = MllmTask(
         config=stage.spec.config,
@@ -278,7 +278,7 @@ def _vision_pictures(run: _Run, stage: PlannedStage) -> Any:
 
 def _tokenizer_pictures(run: _Run, stage: PlannedStage) -> Any:
     from stages.programs.tokenizer import tokenizer_pictures
-    from stages.train_tokenizer import TokenizerTask
+    from stages.programs.tokenizer_config import TokenizerTask
 
     task = TokenizerTask(config=stage.spec.config, datasets=run.inputs(stage, "datasets"), vision=None, start=None)
     return tokenizer_pictures(task)
@@ -286,7 +286,7 @@ def _tokenizer_pictures(run: _Run, stage: PlannedStage) -> Any:
 
 def _decoder_pictures(run: _Run, stage: PlannedStage) -> Any:
     from stages.programs.decoder import TokenizedPictures
-    from stages.train_decoder import DecoderTask
+    from stages.programs.decoder_config import DecoderTask
 
     task = DecoderTask(
         config=stage.spec.config,

@@ -1,4 +1,4 @@
-"""Runs a `TrainingTask` on Ray Train workers and gives back the committed checkpoint of the last step.
+"""Trains a program on Ray Train workers and gives back the committed checkpoint of the last step.
 
 Ray Train starts the workers and their process group; everything that must not be lost is ours: the checkpoints are
 committed in the store, and a failed group ends the attempt, so that one policy decides about retries.
@@ -25,7 +25,7 @@ from orchestrator.stage import Checkpoint, Checkpoints, StageContext
 from stages.training.checkpoint_files import PROGRESS_FILE
 from stages.training.config import LoopConfig
 from stages.training.nodes import answering_nodes, on_node
-from stages.training.program import TrainingTask
+from stages.training.program import ProgramClass, Task
 from stages.training.worker_reports import Mail, Mailbox
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,10 @@ class TrainingResult:
     metrics: dict[str, float]  # of the last step that this attempt made; empty if it made none
 
 
-def train(task: TrainingTask, loop: LoopConfig, context: StageContext) -> TrainingResult:
+def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, context: StageContext) -> TrainingResult:
     """Train to the last step, continuing from the newest committed checkpoint of this stage.
+
+    Each worker builds `program_class(task, device)`, so the class must stand at the top of an importable module.
 
     Raises: CancelledError after a clean stop; NodeLostError if a worker died; HangError if no step ended for
     `retry.hang_after_s`; whatever a worker raised on purpose; RuntimeError with the worker's traceback otherwise.
@@ -50,7 +52,7 @@ def train(task: TrainingTask, loop: LoopConfig, context: StageContext) -> Traini
     latest = context.checkpoints.latest()
     metrics: dict[str, float] = {}
     if latest is None or latest.step < loop.steps:
-        metrics = _run_group(task, loop, context)
+        metrics = _run_group(program_class, task, loop, context)
         latest = context.checkpoints.latest()
     if latest is None or latest.step < loop.steps:
         if context.stop_requested():
@@ -110,9 +112,10 @@ def _worker(settings: dict[str, Any]) -> None:
     checkpoints: Checkpoints = settings["checkpoints"]
     try:
         run_worker(
+            settings["program_class"],
             settings["task"],
             settings["loop"],
-            settings["retry"],
+            retry=settings["retry"],
             checkpoints=checkpoints,
             reporter=reporter,
             place=place,
@@ -137,7 +140,9 @@ class _Trainer(ray.train.torch.TorchTrainer):
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
 
 
-def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> dict[str, float]:
+def _run_group(
+    program_class: ProgramClass[Task], task: Task, loop: LoopConfig, context: StageContext
+) -> dict[str, float]:
     context.connect_ray()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")  # ours go to the tracker
@@ -150,6 +155,7 @@ def _run_group(task: TrainingTask, loop: LoopConfig, context: StageContext) -> d
     trainer = _Trainer(
         _worker,
         train_loop_config={
+            "program_class": program_class,
             "task": task,
             "loop": loop,
             "retry": context.retry,

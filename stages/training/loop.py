@@ -20,7 +20,7 @@ from stages.training.checkpoint_files import AVERAGE, Progress, Skip, Snapshot, 
 from stages.training.checkpoint_pace import Pace
 from stages.training.checkpoint_saver import CheckpointSaver
 from stages.training.config import LoopConfig
-from stages.training.program import Micro, Pass, PassOutput, Sum, TrainingProgram, TrainingTask
+from stages.training.program import Micro, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,11 @@ class Reporter(Protocol):
 
 
 def run_worker(
-    task: TrainingTask,
+    program_class: ProgramClass[Task],
+    task: Task,
     loop: LoopConfig,
-    retry: RetryPolicy,
     *,
+    retry: RetryPolicy,
     checkpoints: Checkpoints,
     reporter: Reporter,
     place: Place,
@@ -64,7 +65,16 @@ def run_worker(
     pace = Pace(retry, workers=place.world)
     while True:
         try:
-            _train(task, loop, pace, checkpoints=checkpoints, reporter=reporter, place=place, skips=skips)
+            _train(
+                program_class,
+                task,
+                loop,
+                pace=pace,
+                checkpoints=checkpoints,
+                reporter=reporter,
+                place=place,
+                skips=skips,
+            )
             return
         except _NotFiniteError as error:
             if len(error.skips) >= loop.most_skips:
@@ -79,17 +89,18 @@ def _window_start(step: int, loop: LoopConfig) -> int:
 
 
 def _train(
-    task: TrainingTask,
+    program_class: ProgramClass[Task],
+    task: Task,
     loop: LoopConfig,
-    pace: Pace,
     *,
+    pace: Pace,
     checkpoints: Checkpoints,
     reporter: Reporter,
     place: Place,
     skips: Sequence[Skip],
 ) -> None:
     torch.manual_seed(loop.seed)
-    program = task.build(place.device)
+    program = program_class(task, place.device)
     trainer = _Trainer(program, loop, place)
     progress = trainer.restore(checkpoints, skips)
     step = started = progress.step

@@ -1,8 +1,8 @@
 """What a trained stage gives to the training loop: passes over micro-batches, and the modules to keep."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -57,10 +57,8 @@ class TrainingProgram(Protocol):
         """`step` counts steps of data: those of the optimizer and all that were skipped before."""
 
 
-class TrainingTask(Protocol):
-    """A frozen dataclass that crosses to the training workers."""
-
-    def build(self, device: torch.device) -> TrainingProgram: ...
+Task = TypeVar("Task")  # a frozen dataclass that crosses to the training workers
+ProgramClass = Callable[[Task, torch.device], TrainingProgram]  # at module level, so that workers can import it
 
 
 def micro_seed(seed: int, step: int, index: int) -> int:

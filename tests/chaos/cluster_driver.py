@@ -20,7 +20,7 @@ from orchestrator.workspace import Workspace
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.driver import train
 from tests.orchestrator.shard_map.squares_driver import SQUARES, DriverConfig
-from tests.stages.training.toy import ToyTask
+from tests.stages.training.toy import ToyProgram, ToyTask
 
 CHECKPOINT_EVERY = 4
 LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))
@@ -39,7 +39,7 @@ def run_training(config: TrainConfig, context: StageContext) -> Mapping[str, flo
     root = Path(config.root)
     poison = tuple(map(int, lines(root / "poison")))
     task = ToyTask(pause_s=0.1, log=str(root / "steps"), hold=str(root / "hold"), poison_data=poison)
-    result = train(task, LOOP, context)
+    result = train(ToyProgram, task, LOOP, context)
     shutil.copyfile(result.checkpoint.path / "weights-model.safetensors", context.output / "model.safetensors")
     return {}
 

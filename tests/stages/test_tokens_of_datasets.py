@@ -11,9 +11,10 @@ from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
 from orchestrator.artifact import Artifact, FileEntry, Fingerprint, Manifest
 from orchestrator.errors import PrecheckError
+from stages.programs.decoder import DecoderProgram
+from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.programs.token_pairing import pair_tokens
 from stages.tokenize_images import shards_to_tokenize
-from stages.train_decoder import DecoderTask, TrainDecoderConfig
 from stages.training.config import LoopConfig
 from tests.data_pipelines.conftest import Wanted, write_dataset, write_tokens
 from tests.data_pipelines.tiny_run import DECODER, TOKENIZER
@@ -120,7 +121,7 @@ def decoder_task(tmp_path: Path, tokenizer: Path, without: int) -> tuple[Decoder
 
 def test_the_decoder_learns_each_picture_with_its_own_codes(tmp_path: Path, tokenizer: Path) -> None:
     task, ids = decoder_task(tmp_path, tokenizer, without=0)
-    micro = task.build(torch.device("cpu")).micro(0, 0)
+    micro = DecoderProgram(task, torch.device("cpu")).micro(0, 0)
     images_BCYX, codes = micro.data
     assert images_BCYX.shape == (2, 3, 64, 64)
     known = {
@@ -135,6 +136,6 @@ def test_the_decoder_learns_each_picture_with_its_own_codes(tmp_path: Path, toke
 
 def test_the_decoder_passes_over_pictures_that_could_not_be_tokenized(tmp_path: Path, tokenizer: Path) -> None:
     task, _ = decoder_task(tmp_path, tokenizer, without=1)
-    program = task.build(torch.device("cpu"))
+    program = DecoderProgram(task, torch.device("cpu"))
     for step in range(6):
         assert program.micro(step, 0).weight == 2

@@ -16,7 +16,7 @@ from stages.training.checkpoint_pace import FIRST_S, MAX_S, Pace, best_interval_
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import run_worker
 from tests.stages.training.test_loop import Recorder, alone, checkpoints, trained
-from tests.stages.training.toy import ToyTask
+from tests.stages.training.toy import ToyProgram, ToyTask
 
 HOUR_S = 3600.0
 LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))
@@ -96,7 +96,7 @@ class Noting:
 
 def train(folder: Path, task: ToyTask, retry: RetryPolicy) -> tuple[list[int], Recorder]:
     store, recorder = Noting(checkpoints(folder)), Recorder()
-    run_worker(task, LOOP, retry, checkpoints=store, reporter=recorder, place=alone())
+    run_worker(ToyProgram, task, LOOP, retry=retry, checkpoints=store, reporter=recorder, place=alone())
     return store.steps, recorder
 
 

@@ -12,7 +12,7 @@ from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint
 from stages.training.loop import run_worker
 from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, alone, checkpoints, trained
-from tests.stages.training.toy import ToyTask
+from tests.stages.training.toy import ToyProgram, ToyTask
 
 
 class Slow:
@@ -58,11 +58,17 @@ class OpensAt(Recorder):
 
 def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     run_worker(
-        ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(tmp_path / "quiet"), reporter=Recorder(), place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path / "quiet"),
+        reporter=Recorder(),
+        place=alone(),
     )
     slow = Slow(checkpoints(tmp_path / "slow"))
     reporter = OpensAt(slow, step=9)  # the checkpoint of step 5 is still open
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=slow, reporter=reporter, place=alone())
+    run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=reporter, place=alone())
     assert slow.commits == [5, 10, 12]
     expected = trained(tmp_path / "quiet")
     for name, tensor in trained(tmp_path / "slow").items():
@@ -75,8 +81,10 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 def test_what_is_saved_is_the_state_of_its_step_not_of_the_steps_since(tmp_path: Path) -> None:
     slow, quiet = Slow(checkpoints(tmp_path / "slow")), Slow(checkpoints(tmp_path / "quiet"))
     quiet.gate.set()
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=slow, reporter=OpensAt(slow, step=8), place=alone())
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=quiet, reporter=Recorder(), place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=OpensAt(slow, step=8), place=alone()
+    )
+    run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=quiet, reporter=Recorder(), place=alone())
     assert slow.files == quiet.files
 
 
@@ -84,6 +92,6 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_within_a_step(tmp_
     slow = Slow(checkpoints(tmp_path), fails=True)
     reporter = OpensAt(slow, step=7)
     with pytest.raises(StoreError, match="does not answer"):
-        run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=slow, reporter=reporter, place=alone())
+        run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=reporter, place=alone())
     assert reporter.steps[-1][0] <= 10  # at the latest where the next one would be saved
     assert checkpoints(tmp_path).latest() is None

@@ -67,14 +67,24 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
     run_worker(
-        ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(tmp_path / "whole"), reporter=Recorder(), place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path / "whole"),
+        reporter=Recorder(),
+        place=alone(),
     )
     halves = tmp_path / "halves"
     first = Recorder(stop_after=7)
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(halves), reporter=first, place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=first, place=alone()
+    )
     assert first.steps[-1][0] == 8  # the step during which the stop was seen is finished and kept
     second = Recorder()
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(halves), reporter=second, place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=second, place=alone()
+    )
     assert second.first == 8
     expected = trained(tmp_path / "whole")
     for name, tensor in trained(halves).items():
@@ -84,13 +94,27 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
 def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Path) -> None:
     loop = replace(LOOP, average_decay=0.9)
     run_worker(
-        ToyTask(), loop, EVERY_5, checkpoints=checkpoints(tmp_path / "whole"), reporter=Recorder(), place=alone()
+        ToyProgram,
+        ToyTask(),
+        loop,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path / "whole"),
+        reporter=Recorder(),
+        place=alone(),
     )
     halves = tmp_path / "halves"
     run_worker(
-        ToyTask(), loop, EVERY_5, checkpoints=checkpoints(halves), reporter=Recorder(stop_after=7), place=alone()
+        ToyProgram,
+        ToyTask(),
+        loop,
+        retry=EVERY_5,
+        checkpoints=checkpoints(halves),
+        reporter=Recorder(stop_after=7),
+        place=alone(),
     )
-    run_worker(ToyTask(), loop, EVERY_5, checkpoints=checkpoints(halves), reporter=Recorder(), place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), loop, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=Recorder(), place=alone()
+    )
     results = []
     for folder in (tmp_path / "whole", halves):
         found = checkpoints(folder).latest()
@@ -99,7 +123,9 @@ def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Pa
         load_result(found.path, "model", program.model)
         results.append(program.model.state_dict())
     plain = tmp_path / "plain"
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(plain), reporter=Recorder(), place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(plain), reporter=Recorder(), place=alone()
+    )
     last = trained(plain)
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name]), name
@@ -114,12 +140,28 @@ def work_on_rank(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     place = Place(rank=rank, world=world, device=torch.device("cpu"))
-    run_worker(ToyTask(), ODD, EVERY_5, checkpoints=checkpoints(Path(folder)), reporter=Recorder(), place=place)
+    run_worker(
+        ToyProgram,
+        ToyTask(),
+        ODD,
+        retry=EVERY_5,
+        checkpoints=checkpoints(Path(folder)),
+        reporter=Recorder(),
+        place=place,
+    )
     dist.destroy_process_group()
 
 
 def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> None:
-    run_worker(ToyTask(), ODD, EVERY_5, checkpoints=checkpoints(tmp_path / "one"), reporter=Recorder(), place=alone())
+    run_worker(
+        ToyProgram,
+        ToyTask(),
+        ODD,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path / "one"),
+        reporter=Recorder(),
+        place=alone(),
+    )
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=work_on_rank, args=(rank, 2, free_port, str(tmp_path / "two"))) for rank in range(2)
@@ -139,7 +181,13 @@ def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint
         NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates .*2 windows"
     ):
         run_worker(
-            ToyTask(poison_step=7), LOOP, EVERY_5, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone()
+            ToyProgram,
+            ToyTask(poison_step=7),
+            LOOP,
+            retry=EVERY_5,
+            checkpoints=checkpoints(tmp_path),
+            reporter=Recorder(),
+            place=alone(),
         )
     found = checkpoints(tmp_path).latest()
     assert found is not None
@@ -149,7 +197,9 @@ def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint
 def test_poisoned_data_are_passed_over_and_the_skip_is_remembered(tmp_path: Path) -> None:
     """Steps of data 5 to 7 are left out: the run goes back to the checkpoint of step 5 and on with data 8."""
     task, recorder = ToyTask(poison_data=(7,)), Recorder()
-    run_worker(task, LOOP, EVERY_5, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone())
+    run_worker(
+        ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone()
+    )
     skipped = [metrics["data_steps_skipped"] for step, metrics in recorder.steps if step > 5]
     assert [step for step, _ in recorder.steps] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12]
     assert skipped == [0.0, 0.0, *[3.0] * 7]
@@ -166,10 +216,20 @@ def test_poisoned_data_are_passed_over_and_the_skip_is_remembered(tmp_path: Path
 def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -> None:
     task = ToyTask(poison_data=(7,))
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    run_worker(task, LOOP, EVERY_5, checkpoints=checkpoints(whole), reporter=Recorder(), place=alone())
-    run_worker(task, LOOP, EVERY_5, checkpoints=checkpoints(halves), reporter=Recorder(stop_after=9), place=alone())
+    run_worker(
+        ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(whole), reporter=Recorder(), place=alone()
+    )
+    run_worker(
+        ToyProgram,
+        task,
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(halves),
+        reporter=Recorder(stop_after=9),
+        place=alone(),
+    )
     second = Recorder()
-    run_worker(task, LOOP, EVERY_5, checkpoints=checkpoints(halves), reporter=second, place=alone())
+    run_worker(ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=second, place=alone())
     assert second.first > 5
     expected = trained(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in trained(halves).items())
@@ -187,7 +247,9 @@ def test_a_step_of_data_leads_back_to_the_step_that_consumed_it() -> None:
 def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path: Path) -> None:
     task = ToyTask(poison_data=tuple(range(6, 40)))
     with pytest.raises(NumericError, match=r"at learning rates 0\.\d+.*Data: step 8, samples sample-8-0-0.*2 windows"):
-        run_worker(task, LOOP, EVERY_5, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone())
+        run_worker(
+            ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone()
+        )
 
 
 @pytest.mark.parametrize(("size", "halvings", "parts"), [(8, 0, 1), (8, 1, 2), (8, 5, 8), (6, 3, 2), (1, 2, 1)])
@@ -200,11 +262,27 @@ def test_out_of_memory_makes_micro_batches_smaller_and_more(size: int, halvings:
 def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:
     place = Place(rank=0, world=5, device=torch.device("cpu"))
     with pytest.raises(ValueError, match=r"micros_per_step: 4 micro-batches leave some of 5 workers without work"):
-        run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=place)
+        run_worker(
+            ToyProgram,
+            ToyTask(),
+            LOOP,
+            retry=EVERY_5,
+            checkpoints=checkpoints(tmp_path),
+            reporter=Recorder(),
+            place=place,
+        )
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone())
+    run_worker(
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path),
+        reporter=Recorder(),
+        place=alone(),
+    )
     kept = sorted(int(path.parent.name) for path in tmp_path.rglob("checkpoints/*/COMMIT"))
     assert kept[-LOOP.keep_checkpoints :] == [10, 12]
 
@@ -217,7 +295,9 @@ def test_every_place_in_the_data_has_its_own_seed() -> None:
 
 def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
     recorder = Recorder()
-    run_worker(ToyTask(), LOOP, EVERY_5, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone()
+    )
     micros = [ToyProgram(ToyTask()).micro(0, index) for index in range(LOOP.micros_per_step)]
     rows = torch.cat([micro.data[0] for micro in micros])
     assert recorder.steps[0][1]["fit/mean_x"] == pytest.approx(float(rows.mean()), abs=1e-6)

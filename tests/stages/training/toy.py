@@ -9,6 +9,8 @@ from torch import nn
 
 from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToyTask:
@@ -19,9 +21,6 @@ class ToyTask:
     pause_s: float = 0.0  # that each micro-batch takes
     log: str = ""  # file that gets a line for each micro-batch: step and sum of its data
     hold: str = ""  # file during whose existence nothing goes on
-
-    def build(self, device: torch.device) -> "ToyProgram":
-        return ToyProgram(self)
 
 
 class ToyPass(nn.Module):
@@ -46,7 +45,7 @@ class ToyPass(nn.Module):
 
 
 class ToyProgram:
-    def __init__(self, task: ToyTask) -> None:
+    def __init__(self, task: ToyTask, device: torch.device = CPU) -> None:
         torch.manual_seed(0)
         self._task = task
         self.model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))

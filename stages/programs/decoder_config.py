@@ -1,0 +1,34 @@
+"""Config of the diffusion decoder's training, and the task that its workers get."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.diffusion.config import DecoderConfig
+from orchestrator.stage import Location
+from stages.training.config import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDecoderConfig:
+    model: DecoderConfig
+    batch: int  # pictures of one micro-batch, all of one anchor
+    learning_rate: float
+    loop: LoopConfig
+    base_model_id: str = ""  # name and revision of the diffusers model to start from; latent space needs one
+    base_model: Location = Location("")  # its folder, with `unet` and `vae`
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch: {self.batch} is less than 1")
+        if self.model.space == "latent" and not self.base_model_id:
+            raise ValueError("base_model_id: empty, but latent space needs the autoencoder of a base model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTask:
+    config: TrainDecoderConfig
+    datasets: tuple[Path, ...]
+    tokens: tuple[Path, ...]  # of each dataset, or one of all
+    tokenizer: Path
+    start: Path | None  # folder of the decoder to go on from
+    parts: int = 1  # into which each micro-batch is cut

@@ -1,0 +1,41 @@
+"""Config of the tokenizer's training, and the task that its workers get."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
+from orchestrator.stage import Location
+from stages.training.config import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizerConfig:
+    model: DualViTokConfig
+    loss: LossConfig
+    batch: int  # pictures of one micro-batch, all of one anchor
+    learning_rate: float
+    loop: LoopConfig
+    mirrored_share: float = 0.0  # of the pictures that are shown mirrored, others in each epoch; published 0.5
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    vision_id: str = ""  # name and revision of a published tower to use, where no stage trains one
+    vision_weights: Location = Location("")  # its folder: `config.json` and `model.safetensors` of a vision tower
+    lpips_sha256: tuple[str, ...] = ()  # digests of the LPIPS weights, which are part of the loss
+    lpips_weights: tuple[Location, ...] = ()  # their files, in the same order; needed for perceptual: lpips
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mirrored_share <= 1:
+            raise ValueError(f"mirrored_share: {self.mirrored_share} is not in [0, 1]")
+        if self.loss.perceptual == "lpips" and not self.lpips_sha256:
+            raise ValueError(
+                "lpips_sha256: empty, but loss.perceptual is 'lpips'; give the weights' digests here and their files "
+                "in lpips_weights, or choose perceptual: gradients or none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTask:
+    config: TrainTokenizerConfig
+    datasets: tuple[Path, ...]
+    vision: Path | None  # folder of the pre-trained tower
+    start: Path | None  # folder of the tokenizer to go on from
+    parts: int = 1  # into which each micro-batch is cut
