@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test test-slow lint wheel bench chaos clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,16 @@ lint: $(VENV)/.tested
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.tested # what takes minutes each: whole recipes and chains through Ray Train
+	$(BIN)/python -m pytest -m slow
+
+wheel: $(VENV)/.installed # builds the package and plans from it alone (-S: without the editable install), so that a missing file is seen
+	rm -rf build
+	$(PIP) wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PIP) install --quiet --no-deps --target build/site build/wheel/*.whl
+	cd build && PYTHONPATH="site:$$($(abspath $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		$(abspath $(BIN))/python -S -c 'from orchestrator.cli import main; main()' plan quickstart
 
 bench: $(VENV)/.tested
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

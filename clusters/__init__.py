@@ -1,1 +1,1 @@
-"""Where a recipe runs: profiles and connections."""
+"""Where stages run: cluster profiles, and connecting to them."""

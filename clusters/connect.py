@@ -1,4 +1,4 @@
-"""From a profile to the cluster that stages run on. Nothing is started or contacted before the first stage needs it."""
+"""Makes the cluster that stages run on from a profile. Nothing is started or contacted before a stage needs it."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 
 def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cluster:
-    """Raises: RecipeError: the token file of the profile cannot be read."""
+    """The cluster of a profile. Raises: RecipeError: the token file of the profile cannot be read."""
     if isinstance(profile, LocalProfile):
         return Cluster(
             LocalRay(
@@ -24,7 +24,7 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
                 object_store_mib=profile.object_store_mib,
             )
         )
-    token = _token_of(profile, environment)
+    token = _find_token(profile, environment)
     if isinstance(profile, RayJobsProfile):
         jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=profile.environment)
         return Cluster(jobs)
@@ -32,7 +32,7 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
 
 
 def cluster_of_this_job(environment: Mapping[str, str] = os.environ) -> Cluster:
-    """The Ray in which this process runs as a job. Raises: RecipeError: it is no job."""
+    """The Ray cluster in which this process runs as a job. Raises: RecipeError: it is not a job."""
     address = environment.get("RAY_ADDRESS")
     if not address:
         raise RecipeError("RAY_ADDRESS is not set; `illume stage-driver` runs as a job of a Ray cluster only")
@@ -43,7 +43,7 @@ def cluster_of_this_job(environment: Mapping[str, str] = os.environ) -> Cluster:
     return Cluster(RayAddress(address=address, token=token))
 
 
-def _token_of(profile: RayProfile | RayJobsProfile, environment: Mapping[str, str]) -> str:
+def _find_token(profile: RayProfile | RayJobsProfile, environment: Mapping[str, str]) -> str:
     return _read_token(Path(profile.token_file)) if profile.token_file else environment.get(TOKEN_VARIABLE, "")
 
 

@@ -1,6 +1,6 @@
-"""Where runs are carried out, as a file that people write: this machine with limits, or a Ray that is there already.
+"""Profiles, the YAML files that say where runs execute: on this machine with limits, or on an existing Ray cluster.
 
-Joined (`ray`), the stages end with the process that carries out the run; as jobs (`ray_jobs`), they outlive it.
+In a joined cluster (`ray`) the stages end with the process that controls the run; as jobs (`ray_jobs`) they outlive it.
 
     kind: local                   kind: ray
     cpus: 8                       address: ray-head:6379
@@ -10,7 +10,7 @@ Joined (`ray`), the stages end with the process that carries out the run; as job
     address: http://ray-head:8265
     token_file: /run/secrets/ray-token
 
-A profile is execution only: it never changes what comes out. Secrets are named, not written down.
+A profile is execution only: it never changes the output. It names files with secrets and contains none.
 """
 
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ from pathlib import Path
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.decoding import decode
-from orchestrator.recipe.yaml_subset import Place, parse_yaml, place_text, read_text
+from orchestrator.recipe.yaml_subset import YamlPath, parse_yaml, path_text, read_text
 
-MIN_OBJECT_STORE_MIB = 75  # below this Ray does not start
+MIN_OBJECT_STORE_MIB = 75  # with less, Ray does not start
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalProfile:
-    """A Ray of our own on this machine, for as long as the command runs."""
+    """A local Ray cluster on this machine, for as long as the command runs."""
 
     cpus: float = 0.0  # 0: all that this process may use
     gpus: float | None = None  # null: those that Ray finds
-    memory_gib: float = 0.0  # that stages may ask for together; 0: Ray decides
+    memory_gib: float = 0.0  # that all stages may request together; 0: Ray decides
     object_store_mib: int = LOCAL_OBJECT_STORE_MIB
 
     def __post_init__(self) -> None:
@@ -44,10 +44,10 @@ class LocalProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class RayProfile:
-    """A Ray cluster that is there already, reached through the port of its GCS."""
+    """An existing Ray cluster, reached through the port of its GCS."""
 
     address: str  # "host:6379"
-    token_file: str = ""  # "" means the variable RAY_AUTH_TOKEN; without both the cluster runs without authentication
+    token_file: str = ""  # "": the variable RAY_AUTH_TOKEN; without both, the cluster has no authentication
 
     def __post_init__(self) -> None:
         host, colon, port = self.address.rpartition(":")
@@ -59,13 +59,13 @@ class RayProfile:
 class RayJobsProfile:
     """A Ray cluster on which every stage is a job of its own, reached through its dashboard.
 
-    The controller may be killed: stages go on, and the next one follows them. The cluster needs this program in the
-    same version and the store under the same address.
+    The controller may be killed: stages continue, and the next controller follows them. The cluster needs this program
+    in the same version and the store under the same address.
     """
 
     address: str  # "http://host:8265"
     token_file: str = ""  # as for `RayProfile`
-    command: str = "illume"  # how this program is called on the cluster
+    command: str = "illume"  # that starts this program on the cluster
     environment: dict[str, str] = field(default_factory=dict)  # of the stage drivers; not for secrets, Ray shows it
 
     def __post_init__(self) -> None:
@@ -78,18 +78,18 @@ Profile = LocalProfile | RayProfile | RayJobsProfile
 _KINDS: dict[str, type[Profile]] = {"local": LocalProfile, "ray": RayProfile, "ray_jobs": RayJobsProfile}
 
 
-def profile_at(place: str) -> Profile:
-    """The profile in a file, or jobs on the cluster whose address is given. Raises: RecipeError, see `load_profile`."""
-    if "://" not in place:
-        return load_profile(Path(place))
+def profile_at(location: str) -> Profile:
+    """The profile in a file, or for an address the jobs on that cluster. Raises: RecipeError, see `load_profile`."""
+    if "://" not in location:
+        return load_profile(Path(location))
     try:
-        return RayJobsProfile(address=place)
+        return RayJobsProfile(address=location)
     except ValueError as error:
         raise RecipeError(f"--cluster: {error}") from error
 
 
 def load_profile(file: Path) -> Profile:
-    """Raises: RecipeError: the file cannot be read, or a key or value is wrong; with its place."""
+    """The profile in a YAML file. Raises: RecipeError: the file cannot be read, or a key or value is wrong."""
     document = parse_yaml(read_text(file), str(file))
     data, problems = document.data, list(document.problems)
     kind = data.pop("kind", None) if isinstance(data, dict) else None
@@ -97,10 +97,10 @@ def load_profile(file: Path) -> Profile:
         raise RecipeError(f"{file}: kind: found {kind!r}, expected one of: {', '.join(_KINDS)}")
     profile = decode(_KINDS[kind], data, (), problems)
     if problems or profile is None:
-        lines = [f"  {_where(problem.place)}{problem.text}" for problem in problems]
+        lines = [f"  {_where(problem.path)}{problem.text}" for problem in problems]
         raise RecipeError("\n".join([f"{file}: cannot be used as a profile:", *lines]))
     return profile
 
 
-def _where(place: Place) -> str:
-    return f"{place_text(place)}: " if place else ""
+def _where(path: YamlPath) -> str:
+    return f"{path_text(path)}: " if path else ""

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to and from JSON, strictly: every key known, every key present, every value of its type."""
+"""Converts frozen dataclasses to and from JSON, strictly: no unknown or missing key, every value of its type."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ C = TypeVar("C")
 
 
 class ConfigError(ValueError):
-    """A configuration file that does not say what it must."""
+    """A configuration file with broken JSON, an unknown or missing key, or a wrong value."""
 
 
 def to_json(config: Any) -> str:

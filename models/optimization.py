@@ -12,7 +12,7 @@ from torch import nn
 def learning_rate_factor(
     step: int, *, steps: int, schedule: Literal["constant", "cosine"], warmup_share: float, final_share: float
 ) -> float:
-    """Factor on the peak learning rate in [0, 1] at a 0-based step: linear warm-up, then constant or half a cosine."""
+    """Factor in [0, 1] of the peak learning rate at a 0-based step: linear warm-up, then constant or half a cosine."""
     warmup = int(steps * warmup_share)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -45,8 +45,8 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 class WeightAverages:
     """Exponential moving averages of whole state dicts, in copies of the modules.
 
-    The decay of the n-th update is min(decay, (1 + n) / (10 + n)), n from 0, so that short runs forget their start;
-    published: 0.9999 over the tokenizer's state dict, switched off. Integers are copied.
+    The decay of the n-th update is min(decay, (1 + n) / (10 + n)), n from 0, so that the initial weights of short runs
+    lose their influence; published: 0.9999 over the tokenizer's state dict, switched off. Integers are copied.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
@@ -55,7 +55,7 @@ class WeightAverages:
 
     @torch.no_grad()
     def update(self, count: int) -> None:
-        """Move towards the modules' present weights; `count` updates came before."""
+        """Move the averages towards the modules' present weights; `count` updates came before."""
         decay = min(self._decay, (1 + count) / (10 + count))
         for name, source in self._sources.items():
             for average, value in zip(

@@ -1,6 +1,6 @@
-"""Published checkpoints as our folders, and back: any of the usual files, recognised by the names in them.
+"""Converts published checkpoints to our folders and back: any of the usual files, recognised by their tensors' names.
 
-DualViTok keeps its published names in our folders; the unified model changes its own (`models.mllm.weights`).
+DualViTok has its published names in our folders too; the unified model has other names (`models.mllm.weights`).
 """
 
 import json
@@ -32,13 +32,13 @@ _NESTED = ("state_dict", "model", "module")  # where training checkpoints keep t
 _TOKENIZER_MARK = "semantic_encoder.model.patch_embed.proj.weight"
 _MLLM_MARK = "model.embed_tokens.weight"
 _TOWER = "model.vision_tower."
-_LARGEST_FILE = "5GB"
+_MAX_FILE_SIZE = "5GB"
 
 
 def tokenizer_from_published(source: Path, output: Path) -> DualViTokConfig:
     """Write the tokenizer folder of a published DualViTok: a file, or a folder of safetensors.
 
-    Its configuration is read off the shapes; noise is off. Raises: WeightsError.
+    Its configuration is inferred from the shapes; noise is off. Raises: WeightsError.
     """
     tensors = _without_prefix(read_checkpoint(source), _TOKENIZER_MARK, where=str(source))
     try:
@@ -57,7 +57,7 @@ def mllm_from_published(
 ) -> MllmConfig:
     """Write the folder of the unified model from a Hugging Face folder: `config.json` and safetensors.
 
-    Sizes of the decoder are those of `config.json`, those of the vision branch are `vision` or read off the shapes.
+    The sizes of the decoder come from `config.json`, those of the vision branch from `vision` or the shapes.
     Raises: WeightsError.
     """
     settings = _settings(source)
@@ -71,7 +71,7 @@ def mllm_from_published(
             resolutions=tuple(vocabulary.resolutions),
             rows=tensors[_MLLM_MARK].shape[0],
         ),
-        vision=vision or vision_of(tensors, where=str(source)),
+        vision=vision or vision_branch_from_tensors(tensors, where=str(source)),
     )
     try:
         model = mllm_weights.empty_model(config, with_vision=True)
@@ -84,15 +84,15 @@ def mllm_from_published(
 
 
 def mllm_to_published(source: Path, output: Path) -> None:
-    """Write a folder with the published names: safetensors of at most 5 GB each with their index, `config.json`.
+    """Write a folder with the published names: safetensors of at most 5 GB each with their index, and `config.json`.
 
-    A tied model's one table is written once, as Hugging Face does. Raises: WeightsError, ConfigError.
+    The single table of a tied model is written once, as Hugging Face does. Raises: WeightsError, ConfigError.
     """
     model = mllm_weights.load(source)
     tensors = mllm_weights.to_published(model.state_dict())
     if model.config.text.tie_embeddings:
         del tensors["lm_head.weight"]
-    save_torch_state_dict(tensors, output, max_shard_size=_LARGEST_FILE)
+    save_torch_state_dict(tensors, output, max_shard_size=_MAX_FILE_SIZE)
     settings = text_config_to_published(model.config.text, rows=model.config.tokens.rows)
     (output / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
@@ -115,7 +115,7 @@ def read_checkpoint(source: Path) -> dict[str, Tensor]:
         found: Any = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{source}: no such file; expected a published checkpoint") from error
-    except Exception as error:  # whatever a damaged or foreign pickle raises
+    except Exception as error:  # a damaged or foreign pickle can raise anything
         raise WeightsError(
             f"{source}: cannot be read as tensors alone ({type(error).__name__}); save its state dict as safetensors"
         ) from error
@@ -126,7 +126,7 @@ def read_checkpoint(source: Path) -> dict[str, Tensor]:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], mark: str, *, where: str) -> dict[str, Tensor]:
-    """Names as published, without what wrappers put before all of them."""
+    """The tensors under their published names, without the common prefix that wrappers add."""
     found = [name for name in tensors if name.endswith(mark)]
     if len(found) != 1:
         raise WeightsError(
@@ -137,7 +137,7 @@ def _without_prefix(tensors: Mapping[str, Tensor], mark: str, *, where: str) -> 
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def vision_of(tensors: Mapping[str, Tensor], *, where: str) -> VisionBranchConfig:
+def vision_branch_from_tensors(tensors: Mapping[str, Tensor], *, where: str) -> VisionBranchConfig:
     """Sizes of the vision branch in the published state dict of a unified model. Raises: WeightsError."""
     shapes = {
         name.removeprefix(_TOWER): list(tensor.shape) for name, tensor in tensors.items() if name.startswith(_TOWER)

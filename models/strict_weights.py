@@ -1,4 +1,4 @@
-"""Loading of weights that fit exactly or not at all, with one message that lists every difference by module."""
+"""Loads weights that match exactly or not at all, with one message that lists every difference by module."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ _NAMES_PER_GROUP = 4
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit the model they are meant for."""
+    """Weights that do not match the model they are meant for."""
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Put `tensors` in place of the module's parameters and buffers; nothing is changed unless all of them fit.
+    """Replace the parameters and buffers of a module by `tensors`; nothing is changed unless all of them match.
 
     Works on a module built on the meta device: the tensors themselves become its parameters.
     Raises: WeightsError that lists missing, unexpected and mis-shaped names by module. `where` names the source.
@@ -38,7 +38,7 @@ def _describe(
     for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped)):
         if names:
             lines.append(f"  {title}: {len(names)}")
-            lines.extend(f"    {line}" for line in _grouped(names))
+            lines.extend(f"    {line}" for line in _group_by_module(names))
     if misshaped:
         lines.append(
             "  What to do: the sizes differ, so load with the configuration that these weights were made with."
@@ -56,7 +56,7 @@ def _describe(
     return "\n".join(lines)
 
 
-def _grouped(names: Sequence[str]) -> list[str]:
+def _group_by_module(names: Sequence[str]) -> list[str]:
     """One line per top-level module: how many names, and the first few."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:

@@ -1,6 +1,6 @@
-"""Contrastive image-text pre-training of a Qwen2-VL vision tower, for where no published semantic encoder is at hand.
+"""Contrastive image-text pre-training of a Qwen2-VL vision tower, for use without a published semantic encoder.
 
-The text side is thrown away afterwards; `weights.save_vision(model.vision, folder)` writes the tower for the tokenizer.
+The text encoder is discarded afterwards; `weights.save_vision(model.vision, folder)` writes the tower for a tokenizer.
 Letters: B batch, T text tokens or cells, D width, C channels, Y X pixel rows and columns.
 Source: CLIP (arXiv 2103.00020).
 """
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.vision_tower import VisionTower
 
-_FIRST_SCALE = 1 / 0.07  # of the logits, as in CLIP
-_LARGEST_SCALE = 100.0
+_INITIAL_SCALE = 1 / 0.07  # of the logits, as in CLIP
+_MAX_SCALE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveOutputs:
-    """Loss of one batch and how often the nearest text (image) of an image (text) is one of its own."""
+    """Loss of one batch, and how often the nearest text of an image (or image of a text) is its own."""
 
     loss: Tensor
     image_accuracy: Tensor
@@ -51,7 +51,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """[B, D]; padded places count for nothing. Every text needs at least one token."""
+        """[B, D]; padded positions are ignored. Every text needs at least one token."""
         ids_BT = ids_BT[:, : self.max_tokens]
         padded_BT = ids_BT == self.padding_id
         x_BTD = self.tokens(ids_BT) + self.positions[: ids_BT.shape[1]]
@@ -70,7 +70,7 @@ class ImageTextModel(nn.Module):
         self.text = TextEncoder(config)
         self.image_projection = nn.Linear(config.vision.output_width, config.embedding_width, bias=False)
         self.text_projection = nn.Linear(config.text_width, config.embedding_width, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_INITIAL_SCALE)))
 
     def embed_images(self, images_BCYX: Tensor) -> Tensor:
         """Unit vectors [B, D] of images in [-1, 1]: the mean over the tower's cells, normalised and projected."""
@@ -83,7 +83,7 @@ class ImageTextModel(nn.Module):
         return F.normalize(self.text_projection(self.text(ids_BT)).float(), dim=-1)
 
     def forward(self, images_BCYX: Tensor, ids_BT: Tensor) -> ContrastiveOutputs:
-        scale = self.log_scale.exp().clamp(max=_LARGEST_SCALE)
+        scale = self.log_scale.exp().clamp(max=_MAX_SCALE)
         same_BB = (ids_BT[:, None] == ids_BT[None]).all(-1)
         return contrastive_loss(self.embed_images(images_BCYX), self.embed_texts(ids_BT), scale, same_BB)
 
@@ -91,8 +91,8 @@ class ImageTextModel(nn.Module):
 def contrastive_loss(image_BD: Tensor, text_BD: Tensor, scale: Tensor, same_BB: Tensor) -> ContrastiveOutputs:
     """Symmetric InfoNCE over the batch, image i with text i.
 
-    `same_BB` is true where text j equals text i: the accuracies count such a hit as right. The loss needs no such care,
-    equal texts have equal logits and only raise its floor.
+    `same_BB` is true where text j equals text i: the accuracies count such a hit as correct. The loss ignores it, as
+    equal texts have equal logits and only raise its minimum.
     """
     logits_BB = scale * image_BD @ text_BD.T
     rows = torch.arange(len(logits_BB), device=logits_BB.device)

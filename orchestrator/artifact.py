@@ -1,4 +1,4 @@
-"""What a committed artifact is: a manifest in the store and a local folder to read its files from."""
+"""The types of a committed artifact: its key, its manifest, and a local folder with its files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,28 +11,43 @@ Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, SHA-256 of a canonic
 MANIFEST_FORMAT = 1
 
 
+@dataclass(frozen=True, order=True)
+class ArtifactKey:
+    """Identifies an artifact, a shard or the checkpoints of a stage in a store."""
+
+    stage_kind: str  # name of the stage kind that makes it
+    fingerprint: str  # 64 hex digits
+
+    def __str__(self) -> str:
+        return f"{self.stage_kind} {self.fingerprint}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
     path: str  # relative to the artifact's data folder, "/" separated
     bytes: int
     sha256: str
-    rows: int | None = None  # where counting rows makes sense
+    rows: int | None = None  # None: rows are not counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The whole truth about one artifact. Written once, before its commit record."""
+    """The record of one artifact: identity, files, metrics, provenance. Written once, before its commit record."""
 
     kind: str  # artifact kind, e.g. "dataset@1"
-    stage_kind: str  # the stage kind that made it
+    stage_kind: str  # name of the stage kind that made it
     fingerprint: Fingerprint
     payload: dict[str, JSON]  # the identity whose canonical JSON hashes to `fingerprint`
     files: tuple[FileEntry, ...]
-    stats: dict[str, float]  # what the stage's `run` returned
+    metrics: dict[str, float]  # what the stage's `run` returned
     shards: tuple[str, ...] = ()  # fingerprints of the shards that make it up, in order
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)  # slot -> fingerprints of parents
     provenance: dict[str, JSON] = field(default_factory=dict)  # run, attempt, host, versions: never identity
     format: int = MANIFEST_FORMAT
+
+    @property
+    def key(self) -> ArtifactKey:
+        return ArtifactKey(self.stage_kind, str(self.fingerprint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,5 +67,5 @@ class Artifact:
         return self.manifest.kind
 
     @property
-    def stats(self) -> Mapping[str, float]:
-        return self.manifest.stats
+    def metrics(self) -> Mapping[str, float]:
+        return self.manifest.metrics

@@ -1,6 +1,7 @@
-"""The command line `illume`: finds the command, and is the one boundary where errors become messages and exit codes.
+"""The command line `illume`: dispatches to the commands, and turns errors into messages and exit codes.
 
-Exit codes: 0 done; 1 work failed; 2 nothing ran, fix the input.
+The only boundary that catches all errors. Exit codes: 0 done; 1 work failed; 2 nothing ran, fix the input; for 75 and
+85 see `errors.py`.
 """
 
 import importlib
@@ -21,42 +22,42 @@ from orchestrator.errors import EXIT_FAILED, OrchestratorError
 if TYPE_CHECKING:
     from orchestrator.recipe.loading import Kinds
 
-REPEAT_S = 60.0  # after which a line that comes again is shown again
+REPEAT_S = 60.0  # a repeated log line is suppressed for this time
 _DURATION = re.compile(r"\d+\.\d+ s\b")
 BUG_LOG = Path(".illume") / "illume.log"
 
-# name -> (module below `orchestrator.commands`, what `--help` says); a module is imported when its command is used
+# name -> (module below `orchestrator.commands`, text of `--help`); a module is imported when its command is used
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("run", "Carry out a recipe; continues what was begun."),
+    "run": ("run", "Run a recipe; continues an interrupted run."),
     "plan": ("plan", "Show what would run, what is reused, and why."),
     "recipes": ("plan", "List the built-in recipes."),
     "resume": ("run", "Continue a run with the plan it was started with."),
     "cancel": ("run", "Ask a run to stop at its next commit point."),
     "status": ("status", "List the runs, or show the stages of one."),
-    "logs": ("status", "Print what the stages of a run logged."),
-    "events": ("status", "Print what happened in a run, one event per line."),
-    "explain": ("explain", "Show why a stage is what it is: identity, reasons, changes."),
+    "logs": ("status", "Print the logs of a run's stages."),
+    "events": ("status", "Print the events of a run, one per line."),
+    "explain": ("explain", "Show the identity of a stage, why it ran or was reused, and what changed."),
     "lineage": ("explain", "Show what an artifact was made from, and what was made from it."),
-    "diff": ("diff", "Show what differs between two runs: recipe, code, data, figures, time."),
-    "audit": ("audit", "Count what went into a dataset and what was dropped; write a page with pictures."),
+    "diff": ("diff", "Show what differs between two runs: recipe, code, data, metrics, time."),
+    "audit": ("audit", "Count what a dataset contains and what was dropped; write a page with images."),
     "verify": ("verify", "Check committed artifacts against their digests."),
     "gc": ("gc", "List what can be deleted from the store; delete it with --delete."),
-    "pin": ("gc", "Keep an artifact whatever its age."),
+    "pin": ("gc", "Protect an artifact from `gc`."),
     "index": ("index", "Rebuild the database from the store."),
     "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
-    "trace": ("trace", "Follow samples and pictures through a run: datasets, tokens, steps, models."),
-    "takedown": ("takedown", "Take samples out of data and models: plan, apply, receipt."),
-    "generate": ("inference", "Draw pictures for a text with the models of a run."),
-    "describe": ("inference", "Describe a picture with the models of a run."),
-    "ask": ("inference", "Answer a question about a picture with the models of a run."),
-    "edit": ("inference", "Change a picture as told with the models of a run."),
+    "trace": ("trace", "Follow samples and images through a run: datasets, tokens, steps, models."),
+    "takedown": ("takedown", "Remove samples from data and models: plan, apply, receipt."),
+    "generate": ("inference", "Generate images for a text with the models of a run."),
+    "describe": ("inference", "Describe an image with the models of a run."),
+    "ask": ("inference", "Answer a question about an image with the models of a run."),
+    "edit": ("inference", "Edit an image by an instruction with the models of a run."),
 }
-# Called by the program itself on a cluster, and not listed.
+# Called by the program itself on a cluster; not listed in `--help`.
 HIDDEN_COMMANDS: Mapping[str, str] = {"stage-driver": "stage_driver"}
 
 
 class LateGroup(click.Group):
-    """Commands whose modules are imported when they are used, so that `--help` stays quick."""
+    """Imports a command's module when the command is used, so that `--help` stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -67,7 +68,9 @@ class LateGroup(click.Group):
             return None
         module = importlib.import_module(f"orchestrator.commands.{module_name}")
         name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(module, f"{name}_command")  # by convention, so a table suffices
+        command: click.Command = getattr(
+            module, f"{name}_command"
+        )  # the name is a convention, so that the table suffices
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,7 +88,7 @@ class LateGroup(click.Group):
 
 
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-v", "--verbose", is_flag=True, help="Also show what the engine notes along the way.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show informational log lines.")
 @click.version_option(package_name="illume-orchestrator", prog_name="illume")
 def cli(verbose: bool) -> None:
     """Durable orchestration of the ILLUME+ recipe: curate, tokenize, train, decode, evaluate, export."""
@@ -95,21 +98,21 @@ def cli(verbose: bool) -> None:
 
 
 class TerminalHandler(logging.Handler):
-    """Writes to what is standard error at the time, so that lines appear above a live table and not inside it.
+    """Writes to the current standard error, so that lines appear above a live table and not inside it.
 
-    A line that only says again what was said just before, by an error that is still there, is left out.
+    A line that repeats one shown in the last `REPEAT_S`, except for its durations, is suppressed.
     """
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        self._told_at: dict[str, float] = {}
+        self._shown_at: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        essence = _DURATION.sub("", line)
-        self._told_at = {text: at for text, at in self._told_at.items() if record.created - at < REPEAT_S}
-        if essence not in self._told_at:
-            self._told_at[essence] = record.created
+        message_key = _DURATION.sub("", line)
+        self._shown_at = {text: at for text, at in self._shown_at.items() if record.created - at < REPEAT_S}
+        if message_key not in self._shown_at:
+            self._shown_at[message_key] = record.created
             click.echo(line, err=True)
 
 
@@ -119,9 +122,9 @@ def main() -> None:
 
 
 def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
-    """Carry out one command line and say how it ended; messages go to standard error.
+    """Run one command line and return its exit code; messages go to standard error.
 
-    `kinds` are the stage kinds that recipes can use; by default those of the package `stages`.
+    `kinds`: the stage kinds that recipes can use; by default those of the package `stages`.
     """
     try:
         result = cli.main(arguments, prog_name="illume", standalone_mode=False, obj=kinds)
@@ -138,20 +141,20 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
         click.echo("stopped", err=True)
         return EXIT_FAILED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing reads the output any more
         return EXIT_FAILED
-    except Exception as error:  # noqa: BLE001 - the one boundary: a mistake of ours becomes a note
+    except Exception as error:  # noqa: BLE001 - the one boundary: a bug becomes a note
         report_bug(error, arguments)
         return EXIT_FAILED
 
 
 def report_bug(error: Exception, arguments: list[str]) -> None:
-    """A short note for the user; the traceback goes to a log file, or to standard error where there is no room."""
-    from orchestrator.history.events import mask_text  # late: only when it is needed
+    """Print a short note; the traceback goes to a log file, or to standard error if it cannot be written."""
+    from orchestrator.history.events import mask_text  # late: only needed here
 
     trace = mask_text("".join(traceback.format_exception(error)))
     cause = mask_text((str(error).strip().splitlines() or [""])[0])
-    click.echo(f"error: this is a mistake in illume, not in your input: {type(error).__name__}: {cause}", err=True)
+    click.echo(f"error: this is a bug in illume, not in your input: {type(error).__name__}: {cause}", err=True)
     try:
         BUG_LOG.parent.mkdir(exist_ok=True)
         with BUG_LOG.open("a") as log:

@@ -1,12 +1,12 @@
 """The errors that the kernel raises on purpose; each prints as one message, without a traceback.
 
-Every class takes exactly one message and has no `__init__`, so it survives the trip from a Ray worker.
+Every class takes exactly one message and has no `__init__`, so that it can be pickled back from a Ray worker.
 """
 
 EXIT_FAILED = 1  # work failed, or was cancelled
 EXIT_UNUSABLE = 2  # nothing ran; fix the input
-EXIT_INFRASTRUCTURE = 75  # what the work runs on failed (EX_TEMPFAIL of sysexits.h); the same again may succeed
-EXIT_REQUEUE = 85  # stopped from outside before the end; please start the same again
+EXIT_INFRASTRUCTURE = 75  # the infrastructure failed (EX_TEMPFAIL of sysexits.h); the same command may succeed later
+EXIT_REQUEUE = 85  # stopped from outside before the end; run the same command again
 
 
 class OrchestratorError(Exception):
@@ -22,7 +22,7 @@ class RecipeError(OrchestratorError):
 
 
 class PrecheckError(OrchestratorError):
-    """A stage found, before spending anything, that it cannot work."""
+    """A stage found, before using any resources, that it cannot run."""
 
     exit_code = EXIT_UNUSABLE
 
@@ -34,7 +34,7 @@ class StoreError(OrchestratorError):
 
 
 class UnfitStoreError(StoreError):
-    """The store works, but does not keep what the commit protocol needs."""
+    """The store works, but does not give the guarantees that the commit protocol needs."""
 
     exit_code = EXIT_UNUSABLE
 
@@ -46,7 +46,7 @@ class DatabaseError(OrchestratorError):
 
 
 class LeaseLostError(OrchestratorError):
-    """Another driver holds the lease, or ours ran out before it could be renewed."""
+    """Another driver holds the lease, or ours expired before it could be renewed."""
 
     exit_code = EXIT_INFRASTRUCTURE
 
@@ -56,21 +56,21 @@ class CorruptArtifactError(OrchestratorError):
 
 
 class PoisonError(OrchestratorError):
-    """Stage code found input that no retry can repair; the shard map narrows it down to single items."""
+    """Stage code found input that no retry can repair; the shard map bisects it down to single items."""
 
 
 class GateError(OrchestratorError):
-    """A figure of a stage is outside the bounds that the recipe sets."""
+    """A metric of a stage is outside the bounds that the recipe sets."""
 
 
 class NodeLostError(OrchestratorError):
-    """A worker process or its node died; the work in flight is tried again."""
+    """A worker process or its node died; its work is retried."""
 
     exit_code = EXIT_INFRASTRUCTURE
 
 
 class NumericError(OrchestratorError):
-    """A loss or gradient stopped being finite; the message names the step and the learning rate."""
+    """A loss or gradient is non-finite; the message names the step and the learning rate."""
 
 
 class HangError(OrchestratorError):
@@ -78,20 +78,20 @@ class HangError(OrchestratorError):
 
 
 class StageFailedError(OrchestratorError):
-    """One or more stages failed for good; the message lists them and what they held back."""
+    """One or more stages failed for good; the message lists them and the stages that could not run because of them."""
 
 
 class InfrastructureFailedError(StageFailedError):
-    """Stages failed for good, and none of them by its own fault."""
+    """Stages failed for good, all of them because of the infrastructure."""
 
     exit_code = EXIT_INFRASTRUCTURE
 
 
 class CancelledError(OrchestratorError):
-    """The user asked to stop; committed work is kept."""
+    """The user cancelled the run; committed work is kept."""
 
 
 class StoppedError(CancelledError):
-    """The driver was told to stop by a signal; meant to be continued."""
+    """A signal stopped the driver; the run can be continued."""
 
     exit_code = EXIT_REQUEUE

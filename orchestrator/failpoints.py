@@ -1,11 +1,11 @@
-"""Named places in the code where a test can break the world. Off unless the environment arms them.
+"""Failpoints: named places in the code where tests inject failures. Off unless the environment arms them.
 
     ILLUME_FAILPOINTS='artifact.outcome=kill; shard.commit=raise@3; outbox.delivered=delay:2.5'
 
 Actions: `kill` (SIGKILL to this process), `freeze` (SIGSTOP, until somebody sends SIGCONT), `raise` (a store failure;
-right behind a write, this is its lost acknowledgement), `delay:SECONDS`. `@n` acts on the n-th pass of a process,
-the first if nothing is said, and only then. With ILLUME_FAILPOINTS_ONCE=FOLDER a point acts once for all processes
-together: the first to make a marker file there.
+directly after a write it simulates the write's lost acknowledgement), `delay:SECONDS`. `@n` acts on the n-th pass of a
+process only; the default is the first. With ILLUME_FAILPOINTS_ONCE=FOLDER a point acts once for all processes together:
+in the first one to create a marker file there.
 """
 
 import os
@@ -20,11 +20,11 @@ from orchestrator.errors import RecipeError, StoreError
 VARIABLE, ONCE_VARIABLE = "ILLUME_FAILPOINTS", "ILLUME_FAILPOINTS_ONCE"
 _SITES = ("artifact", "checkpoint", "shard")
 POINTS = (
-    *(f"{site}.files" for site in _SITES),  # everything that the attempt wrote is in the store
+    *(f"{site}.files" for site in _SITES),  # all files of the attempt are in the store
     "artifact.manifest",
     "checkpoint.manifest",
-    *(f"{site}.outcome" for site in _SITES),  # decided, but not yet what readers follow
-    *(f"{site}.commit" for site in _SITES),  # readers follow it, but nobody was told
+    *(f"{site}.outcome" for site in _SITES),  # the outcome is decided, but readers do not see it yet
+    *(f"{site}.commit" for site in _SITES),  # readers see it, but the caller has not returned
     *(f"{site}.retracted" for site in _SITES),
     "attempt.intent",  # the attempt's row is in the database
     "attempt.running",
@@ -37,23 +37,23 @@ _ACTIONS = ("kill", "freeze", "raise", "delay")
 
 
 @dataclass
-class _Armed:
+class _ArmedPoint:
     action: str
     seconds: float
     passes_left: int
 
 
-def parse(text: str) -> dict[str, _Armed]:
+def parse(text: str) -> dict[str, _ArmedPoint]:
     """Raises: RecipeError for an unknown point or action."""
     armed = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
-        point, _, what = part.partition("=")
-        what, _, count = what.partition("@")
-        action, _, seconds = what.partition(":")
+        point, _, action_text = part.partition("=")
+        action_text, _, count = action_text.partition("@")
+        action, _, seconds = action_text.partition(":")
         try:
             if point not in POINTS or action not in _ACTIONS:
                 raise ValueError
-            armed[point] = _Armed(action, float(seconds or 0), int(count or 1))
+            armed[point] = _ArmedPoint(action, float(seconds or 0), int(count or 1))
         except ValueError as error:
             raise RecipeError(
                 f"{VARIABLE}: found {part!r}, expected POINT=ACTION with one of {', '.join(_ACTIONS)} and one of "
@@ -62,11 +62,11 @@ def parse(text: str) -> dict[str, _Armed]:
     return armed
 
 
-_armed: Mapping[str, _Armed] = parse(os.environ.get(VARIABLE, ""))
+_armed: Mapping[str, _ArmedPoint] = parse(os.environ.get(VARIABLE, ""))
 
 
 def hit(point: str) -> None:
-    """Do what was armed for this point; nothing if it was not."""
+    """Perform the action armed for this point, if any."""
     armed = _armed.get(point)
     if armed is None:
         return
@@ -76,7 +76,7 @@ def hit(point: str) -> None:
 
 
 def _is_first(point: str) -> bool:
-    """True for one process only, if the processes share a folder of markers."""
+    """True unless another process with the same marker folder has acted at this point."""
     folder = os.environ.get(ONCE_VARIABLE)
     if not folder:
         return True
@@ -87,7 +87,7 @@ def _is_first(point: str) -> bool:
     return True
 
 
-def _act(point: str, armed: _Armed) -> None:
+def _act(point: str, armed: _ArmedPoint) -> None:
     if armed.action == "delay":
         time.sleep(armed.seconds)
     elif armed.action == "raise":

@@ -1,4 +1,4 @@
-"""What a stage's output is, as one number: the SHA-256 of the canonical JSON of its identity payload.
+"""The identity of a stage's output: the SHA-256 of the canonical JSON of its identity payload.
 
 The rule that keeps it correct: a value without exactly one obvious encoding raises; nothing is ever turned into text
 by `str(x)`.
@@ -30,7 +30,7 @@ def to_json(value: object) -> JSON:
 
 
 def canonical_json(value: object) -> str:
-    """The one text of a value: sorted keys, no spaces, floats as their shortest exact decimal, UTF-8 unescaped."""
+    """The canonical JSON of a value: sorted keys, no spaces, floats as shortest exact decimals, UTF-8 unescaped."""
     return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -39,13 +39,13 @@ def fingerprint_of(payload: Mapping[str, JSON]) -> Fingerprint:
 
 
 def semantic_config(config: object) -> dict[str, JSON]:
-    """The part of a stage's configuration that decides its output: everything but fields typed as `Location`.
+    """The part of a stage's configuration that decides its output: all fields except those typed as `Location`.
 
-    Which fields are left out follows from their types alone, at every depth, also for optional, tuple and mapping
-    fields of locations, so two values of one class always keep the same fields.
+    Fields are excluded by their types alone, at every depth, including optional, tuple and mapping fields of
+    locations, so two values of one class always keep the same fields.
 
     Raises:
-        TypeError: the configuration is no dataclass, or a field mixes locations with other values.
+        TypeError: the configuration is not a dataclass, or a field mixes locations with other values.
     """
     if not _is_dataclass_value(config):
         raise TypeError(f"a stage's configuration is a frozen dataclass, found {type(config).__name__}")
@@ -62,7 +62,7 @@ def config_to_json(config: object) -> dict[str, JSON]:
 
 
 def is_location_type(annotation: object) -> bool:
-    """True for `Location` and for optional, tuple, list and mapping types that hold nothing but locations.
+    """True for `Location` and for optional, tuple, list and mapping types that contain only locations.
 
     Raises:
         TypeError: the type mixes locations with other values, so that neither answer is right.
@@ -85,44 +85,44 @@ def is_location_type(annotation: object) -> bool:
     return found == {True}
 
 
-def _encode(value: object, place: str, depth: int) -> JSON:
+def _encode(value: object, path: str, depth: int) -> JSON:
     if depth > MAX_DEPTH:
-        raise ValueError(f"{place[:80] or 'value'}: nested deeper than {MAX_DEPTH} levels")
+        raise ValueError(f"{path[:80] or 'value'}: nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, enum.Enum):
-        return _encode(value.value, place, depth + 1)
+        return _encode(value.value, path, depth + 1)
     if value is None or type(value) in (bool, int):
         return typing.cast(JSON, value)
     if type(value) is float:
         if not math.isfinite(value):
-            raise ValueError(f"{place or 'value'}: found {value}, which JSON cannot express")
+            raise ValueError(f"{path or 'value'}: found {value}, which JSON cannot express")
         return value
     if type(value) is str:
-        return _checked_text(value, place)
+        return _checked_text(value, path)
     if _is_dataclass_value(value):
         fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return _encode_items(fields, place, depth)
+        return _encode_items(fields, path, depth)
     if isinstance(value, Mapping):
-        return _encode_items(value.items(), place, depth)
+        return _encode_items(value.items(), path, depth)
     if type(value) in (list, tuple):
         items = typing.cast("list[object]", value)
-        return [_encode(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(items)]
-    raise TypeError(f"{place or 'value'}: {type(value).__name__} has no obvious encoding in JSON")
+        return [_encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(items)]
+    raise TypeError(f"{path or 'value'}: {type(value).__name__} has no obvious encoding in JSON")
 
 
-def _encode_items(items: Iterable[tuple[object, object]], place: str, depth: int) -> dict[str, JSON]:
+def _encode_items(items: Iterable[tuple[object, object]], path: str, depth: int) -> dict[str, JSON]:
     encoded: dict[str, JSON] = {}
     for key, item in items:
         if type(key) is not str:
-            raise TypeError(f"{place or 'value'}: the key {key!r} is no text")
-        encoded[_checked_text(key, place)] = _encode(item, f"{place}.{key}" if place else key, depth + 1)
+            raise TypeError(f"{path or 'value'}: the key {key!r} is not text")
+        encoded[_checked_text(key, path)] = _encode(item, f"{path}.{key}" if path else key, depth + 1)
     return encoded
 
 
-def _checked_text(text: str, place: str) -> str:
+def _checked_text(text: str, path: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{place or 'value'}: the text {text!r} holds half of a surrogate pair") from None
+        raise ValueError(f"{path or 'value'}: the text {text!r} holds half of a surrogate pair") from None
     return text
 
 
@@ -131,7 +131,7 @@ def _is_dataclass_value(value: object) -> typing.TypeGuard["typing.Any"]:
 
 
 def _without_locations(value: object) -> object:
-    """Dataclasses as mappings without their location fields, whatever tuples and mappings they lie in."""
+    """Dataclasses as mappings without their location fields, also inside tuples and mappings."""
     if _is_dataclass_value(value):
         hints = typing.get_type_hints(type(value), include_extras=True)
         return {

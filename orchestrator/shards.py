@@ -1,4 +1,4 @@
-"""The words of the durable shard map: what a shard is, what a worker does with it, what is recorded."""
+"""The types of the durable shard map: shards, their workers, and what is recorded."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class Shard:
     """An explicit list of items, fixed before anything runs.
 
     `items` and `identity` (content digests of what the items refer to) make the shard's fingerprint together with
-    the identity that the stage gives to `map_shards`; `name` and `work` (where things lie) do not.
+    the identity that the stage passes to `map_shards`; `name` and `work` (paths, for example) do not.
     """
 
     name: str  # unique within one map, usable as a file stem, e.g. "images-00007"
@@ -24,7 +24,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInput:
-    """What a worker gets: the items to work on and an empty local folder to write files into."""
+    """A worker's input: the items to process and an empty local folder for the output files."""
 
     name: str
     items: tuple[JSON, ...]
@@ -40,18 +40,18 @@ class Quarantined:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOutcome:
-    """What a worker returns. Deterministic: it is part of the durable record."""
+    """A worker's result. Deterministic: it is part of the durable record."""
 
     rows: int
     quarantined: tuple[Quarantined, ...] = ()
-    stats: dict[str, float] = field(default_factory=dict)  # summed over shards by `map_shards`
-    result: JSON = None  # small value handed back to the stage, e.g. a digest
+    metrics: dict[str, float] = field(default_factory=dict)  # summed over shards by `map_shards`
+    result: JSON = None  # small value returned to the stage, e.g. a digest
 
 
 class ShardWorker(Protocol):
-    """A frozen dataclass that crosses to a Ray worker process.
+    """A frozen dataclass that is sent to a Ray worker process.
 
-    `start` runs once in each process (loads the model, say); what it returns is called once for each shard.
+    `start` runs once in each process (for example, loads the model); the function it returns is called for each shard.
     """
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]: ...
@@ -59,7 +59,7 @@ class ShardWorker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """The write-once record of a finished shard, and where its files can be read."""
+    """The write-once record of a finished shard, and the local folder of its files."""
 
     shard: str  # the shard's name in this map
     fingerprint: str
@@ -69,12 +69,12 @@ class ShardRecord:
     reused: bool  # made earlier, by this or another run
 
 
-def sum_stats(records: Iterable[ShardRecord]) -> dict[str, float]:
-    """The shards' own figures added up by name, with `rows` and `quarantined` beside them."""
+def sum_metrics(records: Iterable[ShardRecord]) -> dict[str, float]:
+    """The shards' metrics summed by name, with the counts `rows` and `quarantined`."""
     totals = {"rows": 0.0, "quarantined": 0.0}
     for record in records:
         totals["rows"] += record.outcome.rows
         totals["quarantined"] += len(record.outcome.quarantined)
-        for name, value in record.outcome.stats.items():
+        for name, value in record.outcome.metrics.items():
             totals[name] = totals.get(name, 0.0) + value
     return totals

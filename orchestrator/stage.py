@@ -1,4 +1,4 @@
-"""What a stage kind declares and what its `run` is given; the contract between the kernel and every stage."""
+"""The contract between the kernel and every stage: what a stage kind declares, and what its `run` receives."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,14 @@ C = TypeVar("C")
 
 
 class Location(str):
-    """A configuration value that says where something lies. Never part of an identity."""
+    """A path or an address in a configuration. Never part of an identity."""
 
     __slots__ = ()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> "CoreSchema":
-        """Text in a recipe; called by pydantic when it decodes a configuration class with a location in it."""
-        from pydantic_core import core_schema  # late: this file stays free of third parties
+        """A location is text in a recipe; pydantic calls this when it decodes a configuration class that has one."""
+        from pydantic_core import core_schema  # late: this file imports no third-party package
 
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
@@ -42,7 +42,7 @@ class Resources:
     """Execution only, never identity."""
 
     workers: int = 1  # parallel workers (shard workers, or training ranks)
-    min_workers: int = 0  # training goes on with as few while the cluster has no room for more; 0: only with all
+    min_workers: int = 0  # training continues with this few while the cluster has no room for more; 0: only with all
     cpus: float = 1.0  # for each worker
     gpus: float = 0.0  # for each worker
     memory_gib: float = 0.0  # for each worker; 0: unstated
@@ -60,11 +60,11 @@ class Resources:
 class RetryPolicy:
     """Execution only, never identity."""
 
-    attempts: int = 3  # tries that count against the budget of a failure class
+    attempts: int = 3  # failed attempts allowed by the budget of a failure class
     wait_s: float = 1.0  # first back-off; doubles, with jitter
-    hang_after_s: float = 1800.0  # no progress for this long is a hang
+    hang_after_s: float = 1800.0  # an attempt without progress for this long counts as hanging
     max_quarantined_share: float = 0.01  # of the items of one map
-    checkpoint_every: int = 0  # training steps; 0: as often as it pays, by the measured cost of a checkpoint
+    checkpoint_every: int = 0  # training steps; 0: chosen from the measured cost of a checkpoint
     mean_uptime_h: float = 0.0  # between two failures of the stage; 0: estimated from its number of workers
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """Bounds of one figure that a stage returns. Execution only, never identity."""
+    """Bounds of one metric that a stage returns. Execution only, never identity."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -92,7 +92,7 @@ class Gate:
 
 
 class Tracker(Protocol):
-    """Metrics and progress of one attempt. Calls return at once; a dead tracking server only delays delivery."""
+    """Takes metrics and progress of one attempt. Calls never block; a dead tracking server only delays delivery."""
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None: ...
     def progress(self, done: int, total: int, unit: str) -> None: ...
@@ -112,7 +112,7 @@ class Checkpoints(Protocol):
     """Committed checkpoints of one stage fingerprint, shared by every attempt of every run. Can be pickled."""
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files match their digests; damaged ones are skipped and reported."""
+        """The newest checkpoint whose files match their digests; damaged checkpoints are skipped and logged."""
 
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         """Publish the files below `folder` as the checkpoint of `step`; the first commit of a step wins."""
@@ -120,12 +120,12 @@ class Checkpoints(Protocol):
     def prune(self, keep: int, needed: int | None = None) -> None:
         """Delete all but the newest `keep` verified checkpoints, and the newest one at or before step `needed`."""
 
-    def withdraw(self, after: int) -> None:
-        """Give up the checkpoints of later steps than `after`: what was trained since then is trained differently."""
+    def retract_after(self, step: int) -> None:
+        """Retract the checkpoints of steps later than `step`, because training repeats these steps differently."""
 
 
 class StageContext(Protocol):
-    """What `run` may use. Implemented by the executor."""
+    """What a stage's `run` may use. Implemented by `AttemptContext` in `orchestrator/execution/`."""
 
     @property
     def stage_id(self) -> str: ...
@@ -137,11 +137,11 @@ class StageContext(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def output(self) -> Path:
-        """Empty folder; what lies in it when `run` returns becomes the artifact."""
+        """Folder, empty at first; its content when `run` returns becomes the artifact."""
 
     @property
     def scratch(self) -> Path:
-        """Local folder of this attempt for temporary files; not kept."""
+        """Local folder of this attempt for temporary files; deleted afterwards."""
 
     @property
     def resources(self) -> Resources: ...
@@ -153,12 +153,14 @@ class StageContext(Protocol):
     def checkpoints(self) -> Checkpoints: ...
     @property
     def tombstones(self) -> Mapping[str, frozenset[str]]:
-        """Marks of content that was taken down and must not come in again, by kind of mark."""
+        """Marks of content that was taken down and must not be ingested again, by kind of mark."""
 
     @property
     def memory_halvings(self) -> int:
-        """How often what is held at once must be halved, because earlier attempts ran out of memory. Never identity:
-        a micro-batch is halved and the accumulation doubled, the result stays the same."""
+        """How many times to halve what is held in memory, because earlier attempts ran out of memory.
+
+        Never identity: a micro-batch is halved and the accumulation doubled, so the result stays the same.
+        """
 
     def input(self, slot: str) -> Artifact:
         """The only artifact in `slot`."""
@@ -167,10 +169,10 @@ class StageContext(Protocol):
         """All artifacts in `slot`, in the recipe's order; empty for an absent optional slot."""
 
     def stop_requested(self) -> bool:
-        """True when the run should come to a clean stop at the next commit point."""
+        """True if the stage should stop cleanly at its next commit point."""
 
     def connect_ray(self) -> None:
-        """Make sure that this process is connected to Ray; for stages that start their own workers."""
+        """Connect this process to Ray unless it is connected; for stages that start their own workers."""
 
     def map_shards(
         self,
@@ -181,19 +183,19 @@ class StageContext(Protocol):
         identity: Mapping[str, JSON],
         unit: str = "items",
     ) -> list[ShardRecord]:
-        """Run `worker` over `shards` on Ray, durably; records come back in the order of `shards`.
+        """Run `worker` over `shards` on Ray, skipping those already recorded; returns records in the order of `shards`.
 
-        Shards whose record exists (from any run) are not run again. `identity` names what else decides a shard's
-        output (the relevant part of the config, digests of weights); the stage kind's name and version and `label`
-        are added to it. Work in flight is bounded by `resources.workers`. Items that fail or kill their process
-        are narrowed down, quarantined and reported; above `retry.max_quarantined_share` the stage fails.
+        A record counts whichever run made it. `identity` holds what else decides a shard's output (the relevant part
+        of the config, digests of weights); the stage kind's name and version and `label` are added to it. At most
+        `resources.workers` shards run at a time. Items that fail or kill their process are found by bisection,
+        quarantined and reported; if their share exceeds `retry.max_quarantined_share`, the stage fails.
         """
 
     def adopt(self, record: ShardRecord, names: Mapping[str, str] | None = None) -> None:
-        """Make a shard's files part of this stage's output without copying bytes where the store can link.
+        """Add a shard's files to this stage's output, by link instead of by copy where the store can link.
 
-        `names` maps a file of the record to its path in the artifact; files not named are left out; by default
-        all are taken under their own paths.
+        `names` maps a file of the record to its path in the artifact and leaves out the files that it does not name;
+        by default all files are added under their own paths.
         """
 
 
@@ -202,7 +204,7 @@ RunFunction = Callable[[C, StageContext], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """A name in the tracker's model registry, and the alias that moves to the new version."""
+    """A model's name in the tracker's registry, and the alias that moves to the new version."""
 
     name: str
     alias: str
@@ -217,7 +219,7 @@ class ModelVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class StageKind(Generic[C]):
-    """What a stage does. `version` is raised by a person when the same config must give another output."""
+    """What a stage does. Raise `version` by hand when the same config must give another output."""
 
     name: str
     version: int
@@ -225,12 +227,15 @@ class StageKind(Generic[C]):
     run: RunFunction[C]
     output: str  # artifact kind, e.g. "dataset@1"
     inputs: Mapping[str, Slot] = field(default_factory=dict)
-    sources: Callable[[C], Mapping[str, Path]] | None = None  # files outside the store that it reads, by stable name
+    sources: Callable[[C], Mapping[str, Path]] | None = (
+        None  # files that it reads from outside the store, by stable name
+    )
     needs: Callable[[C], Mapping[str, str]] | None = None  # config field -> path that must exist when a run starts
     precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
     model_version: Callable[[C], "ModelVersion"] | None = None  # what the output is registered as, once committed
     deterministic: bool = True  # the same fingerprint gives the same bytes
-    figures: frozenset[str] = frozenset()  # all that `run` may return, 0 where it does not; empty: known after it ran
+    # All metrics that `run` may return; one that it does not return counts as 0. Empty: known only after a run.
+    metric_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +248,7 @@ class StageSpec:
     inputs: Mapping[str, tuple[str, ...]]  # slot -> ids of upstream stages
     resources: Resources
     retry: RetryPolicy
-    gates: Mapping[str, Gate] = field(default_factory=dict)  # by the name of the figure
+    gates: Mapping[str, Gate] = field(default_factory=dict)  # by the name of the metric
 
 
 @dataclass(frozen=True, kw_only=True)

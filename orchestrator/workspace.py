@@ -1,6 +1,6 @@
-"""Everything that a command works on, opened together: the store, the index database, the tracking sinks.
+"""Opens everything that a command needs: the store, the index database, the tracking sinks.
 
-By default all of it lies below `.illume/` in the current folder. What is opened here starts no Ray and no MLflow.
+By default all of it is below `.illume/` in the current folder. Opening starts neither Ray nor MLflow.
 """
 
 import logging
@@ -19,6 +19,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import Takedown, put_takedown, read_takedowns
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.execution.executor import Executor
@@ -34,9 +35,9 @@ from orchestrator.history.schema import attempts, runs
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.recipe.loading import Kinds
-from orchestrator.retention.taint_removal import give_up_tainted
+from orchestrator.retention.taint_removal import retract_tainted
 from orchestrator.retention.unneeded import ENDED
-from orchestrator.sinks.file_sinks import JsonLinesSink, StoreExporter
+from orchestrator.sinks.file_sinks import JsonLinesSink, StoreSink
 from orchestrator.sinks.mlflow_sink import MlflowSink
 from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
@@ -46,12 +47,12 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = Path(".illume")
 NO_TRACKING = "none"
-DRAIN_S = 30.0  # how long the end of a run waits for the sinks; what is left goes out with the next command
+DRAIN_S = 30.0  # how long the end of a run waits for the sinks; the next command delivers the rest
 
 
 @dataclass(kw_only=True)
 class Workspace:
-    """Context manager; leaving it delivers what the sinks have not had and closes everything."""
+    """The opened store, database and cluster. Context manager; leaving it delivers buffered metrics and closes all."""
 
     root: Path  # local folder for the database, caches and files of sinks
     store: Store
@@ -75,11 +76,11 @@ class Workspace:
         *,
         cluster: Cluster | None = None,
     ) -> "Workspace":
-        """`tracking_url` "none" turns MLflow off. The cluster is a small Ray on this machine unless one is given.
+        """Open a workspace. `tracking_url` "none" turns MLflow off. The default cluster is a small Ray on this machine.
 
         Raises:
-            RecipeError: an address cannot be understood.
-            StoreError, DatabaseError: it cannot be used.
+            RecipeError: an address is not valid.
+            StoreError, DatabaseError: the store or the database cannot be used.
         """
         root = root.absolute()
         store = open_store(store_url or root / "store")
@@ -115,14 +116,14 @@ class Workspace:
         *,
         run_id: str | None = None,
         stop: threading.Event | None = None,
-        started: Callable[[str], None] = lambda _run_id: None,
+        on_started: Callable[[str], None] = lambda _run_id: None,
         fields: Mapping[str, JSON] | None = None,
     ) -> dict[str, Artifact]:
-        """Carry out a plan as a new run. `started` is told the run's id before any stage starts.
+        """Run a plan as a new run. Calls `on_started` with the run's id before any stage starts.
 
-        Set `stop` from a signal handler to come to a clean stop. The plan, and `fields` with it, is kept.
+        Set `stop` from a signal handler to stop cleanly. `fields` are stored in the run's first event.
 
-        Raises: as `Executor.run`, and PrecheckError before the run exists if a stage cannot work.
+        Raises: as `Executor.run`; PrecheckError also before the run exists, if a stage cannot work.
         """
         check_needs(plan)
         run_prechecks(plan)
@@ -138,7 +139,7 @@ class Workspace:
             stages=stage_rows(plan),
             fields={"file": plan.file, **(fields or {})},
         )
-        return self._carry_out(executor, plan, run_id, stop, started)
+        return self._run(executor, plan, run_id, stop, on_started)
 
     def resume(
         self,
@@ -146,23 +147,23 @@ class Workspace:
         kinds: Kinds,
         *,
         stop: threading.Event | None = None,
-        started: Callable[[str], None] = lambda _run_id: None,
+        on_started: Callable[[str], None] = lambda _run_id: None,
         accept_taint: bool = False,
     ) -> dict[str, Artifact]:
-        """Continue a run with the plan it was started with; finished stages, shards and steps are kept.
+        """Continue a run with its original plan; finished stages, shards and checkpoints are kept.
 
         Raises: as `Executor.run`; RecipeError: the plan is gone, the stage kinds have changed since, or a takedown
-            forbids what it would use.
+            forbids artifacts that it would use.
         """
         plan = self.plan_of(run_id, kinds)
         self._refuse_tainted(plan, run_id, accept_taint=accept_taint)
         check_needs(plan)
         run_prechecks(plan)
         probe(self.store)
-        return self._carry_out(self._executor(), plan, run_id, stop, started)
+        return self._run(self._executor(), plan, run_id, stop, on_started)
 
-    def plan_of(self, run_id: str, kinds: Kinds, *, only_to_look: bool = False) -> Plan:
-        """The plan of a run; with `only_to_look` also of one that cannot be run any more.
+    def plan_of(self, run_id: str, kinds: Kinds, *, allow_changed_kinds: bool = False) -> Plan:
+        """The plan of a run; with `allow_changed_kinds` also one that cannot be run any more.
 
         Raises:
             DatabaseError: there is no such run.
@@ -175,16 +176,16 @@ class Workspace:
         data = self.records.plan(digest)
         if data is None:
             raise RecipeError(f"run {run_id}: its plan {digest} is not in {self.store.url}; start again: `illume run`")
-        return plan_from_json(data, kinds, digest=digest, only_to_look=only_to_look)
+        return plan_from_json(data, kinds, digest=digest, allow_changed_kinds=allow_changed_kinds)
 
     def _refuse_tainted(self, plan: Plan, run_id: str, *, accept_taint: bool) -> None:
-        tainted = tainted_stages(plan, read_takedowns(self.store), models_count=not accept_taint)
+        tainted = tainted_stages(plan, read_takedowns(self.store), forbid_tainted_models=not accept_taint)
         if tainted:
             stage_id, takedowns = next(iter(tainted.items()))
             more = f" and {len(tainted) - 1} more stages" if len(tainted) > 1 else ""
             raise RecipeError(
-                f"run {run_id}: stage {stage_id!r}{more} would use what was taken down ({', '.join(takedowns)}); "
-                "`illume run` with its recipe makes a plan without it"
+                f"run {run_id}: stage {stage_id!r}{more} would use content that was taken down "
+                f"({', '.join(takedowns)}); `illume run` with its recipe makes a plan without it"
             )
 
     def cancel(self, run_id: str) -> None:
@@ -192,29 +193,31 @@ class Workspace:
         self.runs.request_cancel(run_id)
 
     def take_down(self, takedown: Takedown) -> None:
-        """Let a takedown take effect and give up what it forbids. Can be interrupted and repeated.
+        """Make a takedown take effect and retract what it taints. Can be interrupted and repeated.
 
         Raises:
-            RecipeError: a run is under way, which might use what is given up; or another takedown has this id.
+            RecipeError: a run is active, which might use what is retracted; or another takedown has this id.
         """
         if live := self._live_runs():
             raise RecipeError(
-                f"takedown {takedown.id!r}: run {live[0]} is under way and may use what goes; stop it first: "
+                f"takedown {takedown.id!r}: run {live[0]} is active and may use what is retracted; stop it first: "
                 f"`illume cancel {live[0]}`"
             )
-        known = {one.id: one for one in read_takedowns(self.store)}
+        known = {recorded.id: recorded for recorded in read_takedowns(self.store)}
         if known.get(takedown.id) != takedown:
             put_takedown(self.store, takedown)
-        give_up_tainted(self.artifacts, takedown)
+        retract_tainted(self.artifacts, takedown)
         with Outbox(self.database, self._sinks()) as outbox:
-            for one in takedown.tainted:
-                if one.is_kept and self._knows_attempt(one.attempt_id):
-                    self.runs.record_taint(one.run_id, takedown.id, stage_id=one.stage_id, attempt_id=one.attempt_id)
-                    outbox.follow(one.run_id)
+            for artifact in takedown.tainted:
+                if artifact.is_kept and self._knows_attempt(artifact.attempt_id):
+                    self.runs.record_tainted_model(
+                        artifact.run_id, takedown.id, stage_id=artifact.stage_id, attempt_id=artifact.attempt_id
+                    )
+                    outbox.follow(artifact.run_id)
             self._drain(outbox)
 
     def _live_runs(self) -> list[str]:
-        """Runs that a driver is at work on, as far as can be told."""
+        """Ids of runs whose driver may be alive."""
         query = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
         unfinished = self.database.read(lambda connection: list(connection.execute(query).scalars()))
         holders = ((run_id, self.leases.holder(f"run:{run_id}")) for run_id in unfinished)
@@ -225,19 +228,24 @@ class Workspace:
         return self.database.read(lambda connection: connection.execute(query).scalar_one_or_none()) is not None
 
     def logs(self, run_id: str, stage_id: str | None = None) -> list[tuple[str, str]]:
-        """(file name, text) of the logs of a run or of one stage, oldest first."""
+        """(file name, text) of each log of a run, or of one stage, oldest first."""
         files = RunLogs(store=self.store, state=self.root, run_id=run_id).files()
         wanted = [file for file in files if stage_id is None or file.name.startswith(f"{stage_id}-")]
         return [(file.name, file.read_text(errors="replace")) for file in sorted(wanted, key=_modified_s)]
 
     def is_live(self, attempt_id: str) -> bool:
-        """True while the attempt may still write: it is under way as a job, or a driver holds the lease of its run."""
-        query = select(attempts.c.run_id, attempts.c.epoch, attempts.c.state).where(attempts.c.attempt_id == attempt_id)
+        """True while the attempt may still write: it runs as a job, or a driver holds the lease of its run."""
+        query = select(attempts.c.run_id, attempts.c.stage_id, attempts.c.epoch, attempts.c.state).where(
+            attempts.c.attempt_id == attempt_id
+        )
         row = self.database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None or row.state not in (AttemptState.INTENT, AttemptState.RUNNING):
             return False
-        job = JobRecords(store=self.store, run_id=row.run_id, attempt_id=attempt_id)
-        if job.is_announced() and job.outcome() is None:  # it outlives its driver; the next one says if it is lost
+        attempt = AttemptId(run_id=row.run_id, stage_id=row.stage_id, epoch=row.epoch, name=attempt_id)
+        job = JobRecords(store=self.store, attempt=attempt)
+        if (
+            job.is_announced() and job.outcome() is None
+        ):  # it outlives its driver; the next driver decides whether it is lost
             return True
         lease = self.leases.holder(f"run:{row.run_id}")
         return lease is not None and lease.epoch == row.epoch
@@ -247,17 +255,17 @@ class Workspace:
             artifacts=self.artifacts, history=self.runs, leases=self.leases, cluster=self.cluster, state=self.root
         )
 
-    def _carry_out(
+    def _run(
         self,
         executor: Executor,
         plan: Plan,
         run_id: str,
         stop: threading.Event | None,
-        started: Callable[[str], None],
+        on_started: Callable[[str], None],
     ) -> dict[str, Artifact]:
         with Outbox(self.database, self._sinks()) as outbox:
             outbox.follow(run_id)
-            started(run_id)
+            on_started(run_id)
             try:
                 return executor.run(plan, run_id, stop=stop)
             finally:
@@ -266,11 +274,11 @@ class Workspace:
 
     def _drain(self, outbox: Outbox) -> None:
         for sink, waiting in outbox.drain(DRAIN_S).items():
-            log.warning("%s: %d events wait; the next run delivers them", sink, waiting)
+            log.warning("%s: %d events are not delivered yet; the next run delivers them", sink, waiting)
 
     def _sinks(self) -> list[Sink]:
         sinks: list[Sink] = [
-            StoreExporter(self.records),
+            StoreSink(self.records),
             JsonLinesSink(self.root / "events.jsonl"),
             OpenLineageSink(self.root / "lineage.jsonl", store_url=self.store.url),
         ]
@@ -280,7 +288,7 @@ class Workspace:
 
 
 def new_run_id() -> str:
-    """Sorts by time; unique without asking anybody."""
+    """A unique id that sorts by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 

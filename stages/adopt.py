@@ -1,4 +1,4 @@
-"""Take published models as they are, in place of training them: the tokenizer, the unified model, the decoder."""
+"""Adopts published models instead of training them: the tokenizer, the unified model, the decoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from orchestrator.stage import Location, Slot, StageContext, StageKind
 
 @dataclass(frozen=True, kw_only=True)
 class AdoptConfig:
-    """Where the published weights lie; their bytes, not their place, decide what the stage makes."""
+    """Where the published weights are; their bytes, not their location, are part of the stage's identity."""
 
     weights: Location  # a file (safetensors or PyTorch) or a folder of safetensors
 
@@ -17,8 +17,8 @@ class AdoptConfig:
 @dataclass(frozen=True, kw_only=True)
 class AdoptMllmConfig:
     weights: Location  # a Hugging Face folder: config.json and safetensors
-    anchors: tuple[tuple[int, int], ...]  # (height, width) of pictures that it draws and edits
-    min_pixels: int = 32**2  # of an input picture, height x width
+    anchors: tuple[tuple[int, int], ...]  # (height, width) of images that it generates and edits
+    min_pixels: int = 32**2  # of an input image, height x width
     max_pixels: int = 768**2  # stage 3 as published
 
 

@@ -1,4 +1,4 @@
-"""Draw the pictures of a public benchmark, laid out for its own scoring tool. Nothing is scored here."""
+"""Generates the images of a public benchmark, in the layout of its own scoring tool. Scores nothing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class DrawBenchmarkConfig:
     size: tuple[int, int]  # (height, width) of the codes, in pixels; edits keep their source's size
     sampling: SamplingConfig
     images_per_prompt: int = 1  # GenEval wants 4
-    enlarge: bool = True  # with the diffusion decoder, if one is given
+    enlarge: bool = True  # with the diffusion decoder, if there is one
     diffusion_steps: int = 50
     diffusion_guidance: float = 2.0
     prompts_per_shard: int = 32
@@ -29,7 +29,7 @@ class DrawBenchmarkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawWorker:
-    """Holds all models; one in each worker process."""
+    """Holds all models, once in each worker process."""
 
     config: DrawBenchmarkConfig
     tokenizer: Path
@@ -39,14 +39,14 @@ class DrawWorker:
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
 
-        from data_pipelines.evaluation.benchmarks import Drawing, draw_items, read_items
+        from data_pipelines.evaluation.benchmarks import DrawSettings, draw_items, read_items
         from data_pipelines.inference.illume_plus import IllumePlus
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder, device=device)
         config = self.config
         items = {item.key: item for item in read_items(config.format, Path(config.data))}
-        drawing = Drawing(
+        drawing = DrawSettings(
             size=config.size,
             sampling=config.sampling,
             images_per_prompt=config.images_per_prompt,
@@ -101,7 +101,7 @@ def run(config: DrawBenchmarkConfig, context: StageContext) -> Mapping[str, floa
 
 
 def _drawn_by(config: DrawBenchmarkConfig) -> tuple[object, ...]:
-    """Everything but the prompts that decides what is drawn."""
+    """The settings that decide what is drawn, except the prompts."""
     diffusion = (config.enlarge, config.diffusion_steps, config.diffusion_guidance)
     return config.format, config.size, config.sampling, config.images_per_prompt, *diffusion
 

@@ -1,4 +1,4 @@
-"""Try the finished models on samples that they have never seen, and draw what they made."""
+"""Evaluates the finished models on samples that they were not trained on, and makes a contact sheet of the results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from models.mllm.config import SamplingConfig
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 
-USUAL_SAMPLES = 2000  # conversations of a dataset that tell which answers are usual
+USUAL_SAMPLES = 2000  # conversations of a dataset from which the most common answers are taken
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts:
-    """Samples of each task; 0 leaves it out."""
+    """Number of samples of each task; 0 leaves it out."""
 
     reconstruction: int
     generation: int
@@ -30,7 +30,7 @@ class EvaluateConfig:
     editing: SamplingConfig
     seed: int
     split: str = "val"
-    train_split: str = "train"  # tells which answers are usual
+    train_split: str = "train"  # from which the most common answers are taken, as a baseline
     samples_per_shard: int = 32
     diffusion_steps: int = 20
     diffusion_guidance: float = 1.5
@@ -38,7 +38,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateWorker:
-    """Holds all models of the run; one in each worker process."""
+    """Holds all models of the run, once in each worker process."""
 
     config: EvaluateConfig
     tokenizer: Path
@@ -77,7 +77,7 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     import json
 
     from data_pipelines.evaluation.evaluate import read_results
-    from data_pipelines.evaluation.summary import sheet, summarize
+    from data_pipelines.evaluation.summary import results_sheet, summarize
 
     models = {name: context.input(name) for name in ("tokenizer", "mllm")}
     decoders = context.inputs("decoder")
@@ -96,27 +96,27 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     )
     results = []
     for record in records:
-        results += read_results(record.path / "results.jsonl", pictures=record.path)
+        results += read_results(record.path / "results.jsonl", images=record.path)
         context.adopt(record, {entry.path: f"samples/{record.shard}/{entry.path}" for entry in record.files})
-    figures = summarize(results, _usual_answers(config, context))
-    (context.output / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    sheet(results).save(context.output / "contact_sheet.png")
-    return figures
+    metrics = summarize(results, _usual_answers(config, context))
+    (context.output / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    results_sheet(results).save(context.output / "contact_sheet.png")
+    return metrics
 
 
 def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str, str]:
     from data_pipelines.datasets.reader import CuratedDataset
-    from data_pipelines.evaluation.evaluate import usual_answers
+    from data_pipelines.evaluation.evaluate import most_frequent_answers
 
     usual: dict[str, str] = {}
     for artifact in context.inputs("datasets"):
         dataset = CuratedDataset(artifact.path)
-        usual = usual_answers(dataset, split=config.train_split, count=USUAL_SAMPLES) | usual
+        usual = most_frequent_answers(dataset, split=config.train_split, count=USUAL_SAMPLES) | usual
     return usual
 
 
 def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool) -> list[Shard]:
-    """Samples spread evenly over each task's part of the split, in shards of equal size."""
+    """Samples spread evenly over the samples of each task in the split, in shards of equal size."""
     from data_pipelines.datasets.reader import CuratedDataset
     from data_pipelines.evaluation.evaluate import SAMPLES_OF, TASKS, choose_samples
 
@@ -143,7 +143,7 @@ def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool
 
 
 def _identity(config: EvaluateConfig) -> str:
-    """Everything that decides what a sample's result is; not how many there are."""
+    """The settings that decide a sample's result, without the number of samples."""
     decides = (
         config.understanding,
         config.generation,

@@ -1,4 +1,4 @@
-"""Put the finished models into one folder that other programs load, and register them."""
+"""Exports the finished models into one folder that other programs load, and registers them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

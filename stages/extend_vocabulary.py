@@ -1,4 +1,4 @@
-"""Make the token vocabulary: a text tokenizer, trained or adopted, and the image tokens behind it."""
+"""Makes the token vocabulary: a text tokenizer, trained or adopted, and the image tokens after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from orchestrator.stage import Location, Slot, StageContext, StageKind
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendVocabularyConfig:
-    resolutions: tuple[int, ...]  # pixels: sides that have a height and a width tag
+    resolutions: tuple[int, ...]  # pixels; side lengths for which there are a height and a width tag
     text_vocabulary: int = 0  # size of the text tokenizer to train; 0: adopt `text_tokenizer`
     first_id: int = 0  # of the image tokens in an adopted tokenizer, e.g. 151665 for Qwen2.5; 0: right after the text
     text_tokenizer: Location = Location("")  # a tokenizer.json to adopt

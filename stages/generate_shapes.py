@@ -1,13 +1,14 @@
-"""Draw the built-in world of shapes: the embedded default data, whose truth is known exactly."""
+"""Generates the built-in shapes dataset, the default data, whose ground truth is known exactly."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from data_pipelines.shapes.config import ShapesConfig
-from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_stats
+from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_metrics
 from orchestrator.stage import StageContext, StageKind
 
-COUNTS = ("understanding", "generation", "editing", "text", "val_share", "lines_per_file")  # how much, not what
+# Fields that decide how many lines there are, not what is in them.
+COUNTS = ("understanding", "generation", "editing", "text", "val_share", "lines_per_file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class DrawWorker:
         def run(shard: ShardInput) -> ShardOutcome:
             file = WorldFile(**shard.work["file"])  # type: ignore[arg-type]  # JSON of this very class
             counts = generate_file(shard.output, self.config, file)
-            return ShardOutcome(rows=file.count, stats={name: float(count) for name, count in counts.items()})
+            return ShardOutcome(rows=file.count, metrics={name: float(count) for name, count in counts.items()})
 
         return run
 
@@ -32,14 +33,14 @@ def run(config: ShapesConfig, context: StageContext) -> Mapping[str, float]:
         Shard(name=file.name, items=(file.name,), identity={"file": asdict(file)}, work={"file": asdict(file)})
         for file in plan_world(config)
     ]
-    # A line depends on its own number and on what the scenes are like, not on how many lines there are.
+    # A line depends on its own number and on the settings of the scenes, not on how many lines there are.
     scenes = {name: value for name, value in asdict(config).items() if name not in COUNTS}
     records = context.map_shards(
         DrawWorker(config=config), shards, label="draw", identity={"scenes": repr(sorted(scenes.items()))}, unit="files"
     )
     for record in records:
         context.adopt(record)
-    return sum_stats(records)
+    return sum_metrics(records)
 
 
 GENERATE_SHAPES = StageKind(name="generate_shapes", version=1, config=ShapesConfig, run=run, output="raw@1")

@@ -1,4 +1,4 @@
-"""Read raw files into records: every unit of input gets an id, a source, a licence, and a row, read or not."""
+"""Reads raw files into records: every unit of input gets an id, a source, a licence and a row, even if unreadable."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
-from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_stats
+from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_metrics
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class IngestStageConfig:
     read: IngestConfig
     paths: tuple[Location, ...] = ()  # files, folders or glob patterns; without them the `raw` input is read
-    images: tuple[Location, ...] = ()  # folders and tars in which annotations' picture names are looked up
-    metadata: Location = Location("")  # JSON lines with licence and split by picture name
+    images: tuple[Location, ...] = ()  # folders and tars in which the annotations' image names are looked up
+    metadata: Location = Location("")  # JSON lines with licence and split by image name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where everything lies on this machine."""
+class InputPaths:
+    """The input files on this machine."""
 
     paths: tuple[Path, ...]
     images: tuple[Path, ...]
@@ -35,51 +35,51 @@ class Places:
 @dataclass(frozen=True, kw_only=True)
 class IngestWorker:
     config: IngestConfig
-    places: Places
+    inputs: InputPaths
     tombstones: Mapping[str, frozenset[str]]
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
-        from data_pipelines.datasets.tombstones import tombstones_from_marks
+        from data_pipelines.datasets.tombstones import marks_to_tombstones
         from data_pipelines.ingest.image_sources import open_images
         from data_pipelines.ingest.shards import ingest_shard, load_metadata, shard_from_json
 
-        tombstones = tombstones_from_marks(self.tombstones)
+        tombstones = marks_to_tombstones(self.tombstones)
         limits = {"max_bytes": self.config.max_image_bytes, "max_unpacked_bytes": self.config.max_unpacked_bytes}
-        images = open_images(self.places.images, **limits) if self.places.images else None
-        metadata = load_metadata(self.places.metadata) if self.places.metadata else None
+        images = open_images(self.inputs.images, **limits) if self.inputs.images else None
+        metadata = load_metadata(self.inputs.metadata) if self.inputs.metadata else None
 
         def run(shard: ShardInput) -> ShardOutcome:
             planned = shard_from_json(shard.work)
             counts = ingest_shard(
                 planned, shard.output, self.config, images=images, metadata=metadata, tombstones=tombstones
             )
-            return ShardOutcome(rows=counts["rows"], stats={name: float(count) for name, count in counts.items()})
+            return ShardOutcome(rows=counts["rows"], metrics={name: float(count) for name, count in counts.items()})
 
         return run
 
 
 def sources(config: IngestStageConfig) -> Mapping[str, Path]:
-    """Every file outside the store that is read, by a name that does not say where it lies."""
+    """Every file outside the store that is read, by a name that does not depend on its location."""
     from data_pipelines.ingest.source_files import find_sources
 
-    found = {f"paths/{file.shown}": file.path for file in find_sources(config.read, config.paths)}
+    found = {f"paths/{file.display_name}": file.path for file in find_sources(config.read, config.paths)}
     files = {name: path for name, path in found.items() if path.is_file()}
-    folders = [path for path in found.values() if path.is_dir()] + [Path(place) for place in config.images]
-    for number, place in enumerate(folders):
-        if not place.exists():
-            raise FileNotFoundError(f"images: no folder or tar {str(place)!r}; give the one with the pictures")
-        inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
-        files.update({f"images/{number}/{path.relative_to(place).as_posix()}": path for path in inside})
+    roots = [path for path in found.values() if path.is_dir()] + [Path(location) for location in config.images]
+    for number, root in enumerate(roots):
+        if not root.exists():
+            raise FileNotFoundError(f"images: no folder or tar {str(root)!r}; give the one with the images")
+        inside = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+        files.update({f"images/{number}/{path.relative_to(root).as_posix()}": path for path in inside})
     return files | ({"metadata": Path(config.metadata)} if config.metadata else {})
 
 
 def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.ingest.orphans import write_orphans
 
-    places = _places(config, context)
+    inputs = _input_paths(config, context)
     records = context.map_shards(
-        IngestWorker(config=config.read, places=places, tombstones=context.tombstones),
-        ingest_shards(config.read, places),
+        IngestWorker(config=config.read, inputs=inputs, tombstones=context.tombstones),
+        ingest_shards(config.read, inputs),
         label="ingest",
         identity={"config": repr(config.read)},
         unit="files",
@@ -89,15 +89,15 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     found = [
         record.path / entry.path for record in records for entry in record.files if entry.path.startswith("records/")
     ]
-    orphans = write_orphans(found, places.images, context.output)
-    return {**sum_stats(records), "orphans": float(orphans)}
+    orphans = write_orphans(found, inputs.images, context.output)
+    return {**sum_metrics(records), "orphans": float(orphans)}
 
 
-def ingest_shards(config: IngestConfig, places: Places) -> list[Shard]:
-    """The parts of the input; what one is made of, its own source and pictures alone, is its identity."""
+def ingest_shards(config: IngestConfig, inputs: InputPaths) -> list[Shard]:
+    """The input split into shards, each identified by its own source and images only."""
     from data_pipelines.ingest.shards import plan_ingest, shard_to_json
 
-    digests = _Digests(places)
+    digests = _Digests(inputs)
     return [
         Shard(
             name=planned.name,
@@ -105,42 +105,42 @@ def ingest_shards(config: IngestConfig, places: Places) -> list[Shard]:
             identity=digests.identity(planned, config),
             work=shard_to_json(planned),
         )
-        for planned in plan_ingest(config, places.paths)
+        for planned in plan_ingest(config, inputs.paths)
     ]
 
 
-def _places(config: IngestStageConfig, context: StageContext) -> Places:
+def _input_paths(config: IngestStageConfig, context: StageContext) -> InputPaths:
     if config.paths:
-        return Places(
+        return InputPaths(
             paths=tuple(map(Path, config.paths)),
             images=tuple(map(Path, config.images)),
             metadata=Path(config.metadata) if config.metadata else None,
         )
     raw = context.input("raw").path
     tars = tuple(sorted((raw / "images").glob("*.tar")))
-    return Places(paths=(raw / "annotations",), images=tars or (raw / "images",), metadata=None)
+    return InputPaths(paths=(raw / "annotations",), images=tars or (raw / "images",), metadata=None)
 
 
 class _Digests:
-    """What a shard's output depends on: the bytes of its source, and of the pictures that it names."""
+    """Digests of what a shard's output depends on: the bytes of its source and of the images that it names."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, inputs: InputPaths) -> None:
         from data_pipelines.ingest.image_sources import member_names
 
-        self._places = places
+        self._inputs = inputs
         self._known: dict[Path, str] = {}
-        self._folders = [path for path in places.images if path.is_dir()]
-        self._archives = {path: member_names(path) for path in places.images if path.is_file()}
+        self._folders = [path for path in inputs.images if path.is_dir()]
+        self._archives = {path: member_names(path) for path in inputs.images if path.is_file()}
 
     def identity(self, shard: "IngestShard", config: IngestConfig) -> dict[str, JSON]:
-        from data_pipelines.ingest.shards import names_of_images
+        from data_pipelines.ingest.shards import external_image_names
 
         source = Path(shard.file)
         roots = [Path(shard.file), *self._folders] if shard.members else self._folders
         named = hashlib.sha256()
-        for name in names_of_images(shard, config):
-            path = self._place(name, roots)
-            # Names come from the data: some are no Unicode.
+        for name in external_image_names(shard, config):
+            path = self._locate(name, roots)
+            # Names come from the data: some are not valid Unicode.
             named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode("utf-8", "surrogatepass"))
         return {
             "source": self._digest(source) if source.is_file() else "folder",
@@ -148,11 +148,11 @@ class _Digests:
             "rows": [shard.first_row, shard.num_rows],
             "bytes": [shard.start_byte, shard.stop_byte],
             "pictures": named.hexdigest(),
-            "metadata": self._digest(self._places.metadata) if self._places.metadata else "",
+            "metadata": self._digest(self._inputs.metadata) if self._inputs.metadata else "",
         }
 
-    def _place(self, name: str, roots: Sequence[Path]) -> Path | None:
-        """The file or tar that the picture is read from; None for names that are never followed."""
+    def _locate(self, name: str, roots: Sequence[Path]) -> Path | None:
+        """The file or tar that an image is read from; None if there is none, or for names that are not allowed."""
         from data_pipelines.ingest.image_sources import check_name
 
         if check_name(name) is not None:

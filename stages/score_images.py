@@ -1,4 +1,4 @@
-"""Let models score the pictures of ingested records, once: a changed bound looks at the scores, not at the pictures."""
+"""Scores the images of ingested records with models, once: a changed bound reads the scores, not the images."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.curation.ingested_shards import ingested_shards, shard_of
+from stages.curation.ingested_shards import all_rows_shard, ingested_shards
 from stages.curation.scoring_config import ScoreImagesConfig, ScorerConfig
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ScoreWorker:
                 rows={int(item) for item in shard.items if isinstance(item, int)},
                 embedding_width=width,
             )
-            return ShardOutcome(rows=len(shard.items), stats=counts)
+            return ShardOutcome(rows=len(shard.items), metrics=counts)
 
         return run
 
@@ -71,7 +71,7 @@ class ScoreWorker:
 
 
 def sources(config: ScoreImagesConfig) -> Mapping[str, Path]:
-    """Every file that the models are loaded from, by score and name."""
+    """Every file that the models are loaded from, by score and file name."""
     from data_pipelines.scoring.model_files import model_files
 
     found: dict[str, Path] = {}
@@ -83,11 +83,11 @@ def sources(config: ScoreImagesConfig) -> Mapping[str, Path]:
 
 
 def precheck(config: ScoreImagesConfig, inputs: Mapping[str, Any]) -> None:
-    from data_pipelines.scoring.model_files import labels_of
+    from data_pipelines.scoring.model_files import class_labels
 
     for scorer in config.scorers:
         if scorer.kind == "classifier":
-            labels = labels_of(Path(scorer.model))
+            labels = class_labels(Path(scorer.model))
             if labels and scorer.label not in labels:
                 raise PrecheckError(
                     f"score_images ({scorer.name}): the model {scorer.model} has no label {scorer.label!r}; expected "
@@ -96,10 +96,10 @@ def precheck(config: ScoreImagesConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]:
-    """One map for each scorer, so that one more leaves the scores of the others as they are."""
-    shards = [shard_of(name, found) for name, found in ingested_shards(context.inputs("records")).items()]
+    """One map for each scorer, so that adding a scorer does not run the others again."""
+    shards = [all_rows_shard(name, found) for name, found in ingested_shards(context.inputs("records")).items()]
     digests = {name: _sha256(path) for name, path in sources(config).items()}
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for scorer in config.scorers:
         records = context.map_shards(
             ScoreWorker(config=config, scorer=scorer, on_gpu=context.resources.gpus > 0),
@@ -110,12 +110,12 @@ def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]
         )
         for record in records:
             context.adopt(record, {"scores.parquet": f"scores/{scorer.name}/{record.shard}.parquet"})
-        totals = {name: sum(record.outcome.stats.get(name, 0.0) for record in records) for name in COUNTS}
+        totals = {name: sum(record.outcome.metrics.get(name, 0.0) for record in records) for name in COUNTS}
         scored = totals["pictures"] - totals["unscored"]
-        figures |= {f"{name}/{scorer.name}": totals[name] for name in ("pictures", "unscored")}
-        figures[f"mean/{scorer.name}"] = totals["sum"] / scored if scored else 0.0
-        figures[f"quarantined/{scorer.name}"] = float(sum(len(record.outcome.quarantined) for record in records))
-    return figures
+        metrics |= {f"{name}/{scorer.name}": totals[name] for name in ("pictures", "unscored")}
+        metrics[f"mean/{scorer.name}"] = totals["sum"] / scored if scored else 0.0
+        metrics[f"quarantined/{scorer.name}"] = float(sum(len(record.outcome.quarantined) for record in records))
+    return metrics
 
 
 def _identity(config: ScoreImagesConfig, scorer: ScorerConfig, digests: Mapping[str, str]) -> dict[str, JSON]:

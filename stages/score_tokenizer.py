@@ -1,4 +1,4 @@
-"""Measure a tokenizer on pictures that it has not seen: PSNR, SSIM, use of its codes, and rFID if weights are given."""
+"""Measures a tokenizer on images it was not trained on: PSNR, SSIM, codebook usage, and rFID if weights are given."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ SAMPLES_PER_SHARD = 2048
 @dataclass(frozen=True, kw_only=True)
 class ScoreTokenizerConfig:
     split: str = "val"
-    tasks: tuple[Task, ...] = ("understanding", "generation", "editing")  # those whose pictures are scored
+    tasks: tuple[Task, ...] = ("understanding", "generation", "editing")  # of the samples whose images are scored
     samples: int = 0  # of each dataset, spread evenly; 0: all
-    batch: int = 16  # pictures of one anchor that are encoded together
-    inception_sha256: str = ""  # digest of the weights that rFID is measured with; empty: no rFID
-    inception_weights: Location = Location("")  # their file: safetensors or PyTorch, the conversion of 2015-12-05
+    batch: int = 16  # images of one anchor that are encoded together
+    inception_sha256: str = ""  # digest of the Inception weights for rFID; empty: no rFID
+    inception_weights: Location = Location("")  # file of these weights: safetensors or PyTorch, of 2015-12-05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,9 @@ def run(config: ScoreTokenizerConfig, context: StageContext) -> Mapping[str, flo
     )
     for record in records:
         context.adopt(record, {entry.path: f"parts/{record.shard}/{entry.path}" for entry in record.files})
-    figures = summarize([record.path for record in records])
-    (context.output / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    return figures
+    metrics = summarize([record.path for record in records])
+    (context.output / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    return metrics
 
 
 def _check_digest(config: ScoreTokenizerConfig) -> None:
@@ -105,7 +105,7 @@ def _check_digest(config: ScoreTokenizerConfig) -> None:
 
 
 def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
-    """The chosen samples, by the dataset shard that they lie in. Raises: PrecheckError if there are none."""
+    """The chosen samples, grouped by dataset shard. Raises: PrecheckError if there are none."""
     from data_pipelines.datasets.reader import CuratedDataset
 
     shards = []
@@ -116,10 +116,10 @@ def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
         }
         total = sum(map(len, ids.values()))
         count = min(config.samples or total, total)
-        chosen = {place * total // count for place in range(count)} if count else set()
+        chosen = {index * total // count for index in range(count)} if count else set()
         position = 0
         for name, found in ids.items():
-            items = [item for place, item in enumerate(found, start=position) if place in chosen]
+            items = [item for index, item in enumerate(found, start=position) if index in chosen]
             position += len(found)
             for first in range(0, len(items), SAMPLES_PER_SHARD):
                 shards.append(
@@ -133,7 +133,7 @@ def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
     if not shards:
         raise PrecheckError(
             f"score_tokenizer: no kept sample of {', '.join(config.tasks)} in split {config.split!r}; "
-            "look at `illume audit`"
+            "see `illume audit`"
         )
     return shards
 

@@ -1,4 +1,4 @@
-"""Turn the pictures of curated datasets into semantic and pixel codes, once, before any training reads them."""
+"""Encodes the images of curated datasets into semantic and pixel codes, once, before any training reads them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 from orchestrator.artifact import Artifact
 from orchestrator.errors import PrecheckError
-from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, sum_stats
+from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, sum_metrics
 from orchestrator.stage import Slot, StageContext, StageKind
 
 Task = Literal["understanding", "generation", "editing"]
@@ -15,11 +15,11 @@ Task = Literal["understanding", "generation", "editing"]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeImagesConfig:
-    tasks: tuple[Task, ...] = ("generation", "editing")  # those whose answers hold pictures
-    batch: int = 16  # pictures of one anchor that are encoded together
+    tasks: tuple[Task, ...] = ("generation", "editing")  # of the samples whose answers contain images
+    batch: int = 16  # images of one anchor that are encoded together
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False  # the encoders with torch.compile: minutes per worker and anchor, repaid by large datasets
-    decode_threads: int = 2  # of each worker; pictures are decoded while others are encoded
+    compile: bool = False  # the encoders, with torch.compile: takes minutes per worker and anchor; for large datasets
+    decode_threads: int = 2  # of each worker; images are decoded while others are encoded
 
     def __post_init__(self) -> None:
         for name in ("batch", "decode_threads"):
@@ -29,7 +29,7 @@ class TokenizeImagesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeWorker:
-    """Holds the tokenizer; one in each worker process."""
+    """Holds the tokenizer, once in each worker process."""
 
     config: TokenizeImagesConfig
     tokenizer: Path
@@ -64,7 +64,7 @@ class TokenizeWorker:
             return ShardOutcome(
                 rows=done.num_images,
                 quarantined=tuple(Quarantined(item=item, reason=reason) for item, reason in done.quarantined),
-                stats={f"images_{anchor}": float(count) for anchor, count in done.images_per_anchor.items()},
+                metrics={f"images_{anchor}": float(count) for anchor, count in done.images_per_anchor.items()},
             )
 
         return run
@@ -87,13 +87,13 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
     )
     for record in records:
         context.adopt(record, {"codes.parquet": f"tokens/{record.shard}.parquet"})
-    return sum_stats(records)
+    return sum_metrics(records)
 
 
 def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> list[Shard]:
-    """A shard for each of the datasets' that holds samples of the tasks.
+    """One shard for each dataset shard with samples of the tasks.
 
-    Raises: PrecheckError if two datasets have a shard of one name: their codes would share one file.
+    Raises: PrecheckError if two datasets have a shard of the same name, as their codes would share one file.
     """
     from data_pipelines.datasets.reader import CuratedDataset
     from data_pipelines.tokens.tokenize import samples_to_tokenize

@@ -1,4 +1,4 @@
-"""Train the diffusion decoder: codes to pictures of twice their size."""
+"""Trains the diffusion decoder: codes to images of twice their size."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
-from stages.training.config import in_smaller_parts
+from stages.training.config import split_micro_batches
 
 
 def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
@@ -24,7 +24,7 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
     from stages.training.driver import train
 
     start = context.inputs("start")
-    loop, parts = in_smaller_parts(config.loop, config.batch, context.memory_halvings)
+    loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
     task = DecoderTask(
         config=replace(config, loop=loop),
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),

@@ -1,4 +1,4 @@
-"""Train the unified language model: one kind, used once for each of the progressive stages."""
+"""Trains the unified language model: one kind, used once for each of the progressive stages."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.mllm_config import MllmTask, TrainMllmConfig
-from stages.training.config import in_smaller_parts
+from stages.training.config import split_micro_batches
 
 
 def needs(config: TrainMllmConfig) -> Mapping[str, str]:
@@ -20,11 +20,11 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.mllm import MllmProgram, export_mllm, index_data
+    from stages.programs.mllm import MllmProgram, build_index, export_mllm
     from stages.training.driver import train
 
     start = context.inputs("start")
-    loop, _ = in_smaller_parts(config.loop, config.rows, context.memory_halvings)
+    loop, _ = split_micro_batches(config.loop, config.rows, context.memory_halvings)
     task = MllmTask(
         config=replace(config, loop=loop),
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
@@ -34,7 +34,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         start=start[0].path if start else None,
         index=context.scratch / "index",
     )
-    left_out = index_data(task)
+    left_out = build_index(task)
     result = train(MllmProgram, task, loop, context)
     export_mllm(task, result.checkpoint.path, context.output)
     return {**result.metrics, **left_out}

@@ -1,4 +1,4 @@
-"""Train DualViTok: pictures to semantic and pixel codes and back."""
+"""Trains DualViTok: images to semantic and pixel codes and back."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,14 +7,14 @@ from typing import Any
 
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
-from stages.training.config import in_smaller_parts
+from stages.training.config import split_micro_batches
 
 
 def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
-    places = {"vision_weights": config.vision_weights} if config.vision_id else {}
+    needed = {"vision_weights": config.vision_weights} if config.vision_id else {}
     if config.loss.perceptual == "lpips":
-        places["lpips_weights"] = config.lpips_weights[0] if config.lpips_weights else Location("")
-    return places
+        needed["lpips_weights"] = config.lpips_weights[0] if config.lpips_weights else Location("")
+    return needed
 
 
 def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
     vision = context.inputs("vision")
     published = Path(config.vision_weights) if config.vision_id else None
     start = context.inputs("start")
-    loop, parts = in_smaller_parts(config.loop, config.batch, context.memory_halvings)
+    loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
     task = TokenizerTask(
         config=replace(config, loop=loop),
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),

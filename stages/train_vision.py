@@ -1,4 +1,4 @@
-"""Pre-train a small semantic encoder on pictures and their texts, for when no published encoder is at hand."""
+"""Pre-trains a small semantic encoder on images and their texts, for use where no published encoder is available."""
 
 from collections.abc import Mapping
 

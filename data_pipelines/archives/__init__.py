@@ -1,1 +1,1 @@
-"""Tar and compressed files: reading them safely, writing tars of always the same bytes."""
+"""Tar and compressed files: reading them safely, writing reproducible tars."""

@@ -1,4 +1,4 @@
-"""Reads files that are compressed or written in wide characters, whatever their names say."""
+"""Reads compressed files and files in UTF-16 or UTF-32. Formats are detected by content; names are ignored."""
 
 import bz2
 import codecs
@@ -30,16 +30,16 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _unzstd,
 }
-# The first that fits is taken: a byte order mark of 32 bits begins like one of 16.
+# In the order in which they are tried: a byte order mark of 32 bits begins like one of 16.
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 
 
-class Unpacked(io.RawIOBase):
-    """What is in a compressed file. It ends where that is damaged or over the limit; then `problem` says so."""
+class DecompressedFile(io.RawIOBase):
+    """The content of a compressed file. Where the file is damaged or exceeds the limit it ends, and sets `problem`."""
 
     def __init__(self, file: IO[bytes], opener: Callable[[IO[bytes]], io.BufferedIOBase], max_bytes: int) -> None:
         self.problem = ""
-        self._file, self._packed = file, opener(file)
+        self._file, self._stream = file, opener(file)
         self._left = self._max_bytes = max_bytes
 
     def readable(self) -> bool:
@@ -50,7 +50,7 @@ class Unpacked(io.RawIOBase):
         if self.problem:
             return 0
         try:
-            data = self._packed.read1(len(view))  # a plain `read` would lose what it has at a damaged place
+            data = self._stream.read1(len(view))  # `read` would lose the data before a damaged place
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             self.problem = f"compressed data is damaged ({error})"
             return 0
@@ -63,13 +63,13 @@ class Unpacked(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._packed.close()
+            self._stream.close()
             self._file.close()
         super().close()
 
 
-def open_packed(path: Path, max_bytes: int) -> Unpacked | None:
-    """What a file compressed by gzip, bzip2, xz or zstd holds, at most `max_bytes` of it; None for any other file."""
+def open_compressed(path: Path, max_bytes: int) -> DecompressedFile | None:
+    """At most `max_bytes` of the content of a file compressed by gzip, bzip2, xz or zstd; None for any other file."""
     file = path.open("rb")
     start = file.read(6)
     opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
@@ -77,11 +77,11 @@ def open_packed(path: Path, max_bytes: int) -> Unpacked | None:
         file.close()
         return None
     file.seek(0)
-    return Unpacked(file, opener, max_bytes)
+    return DecompressedFile(file, opener, max_bytes)
 
 
 def wide_encoding(start: bytes) -> str | None:
-    """The encoding of JSON that begins so, if its characters have 16 or 32 bits, with or without a byte order mark."""
+    """The encoding of JSON that begins with `start`, with or without a byte order mark; None unless UTF-16 or 32."""
     for encoding in _WIDE:
         text = start.decode(encoding, "replace")[:2].removeprefix("\ufeff")
         if text.startswith(("{", "[")):
@@ -89,13 +89,13 @@ def wide_encoding(start: bytes) -> str | None:
     return None
 
 
-class Narrowed(io.RawIOBase):
-    """A file of wide characters as UTF-8; what is no character becomes U+FFFD."""
+class Utf8Stream(io.RawIOBase):
+    """A file of another encoding as UTF-8; invalid characters become U+FFFD."""
 
     def __init__(self, file: io.BufferedIOBase, encoding: str) -> None:
         self._file = file
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._ready = b""
+        self._ready = b""  # converted and not yet read
 
     def readable(self) -> bool:
         return True

@@ -1,6 +1,6 @@
-"""Reads tars that may be damaged: after a broken header it goes on with the next one whose checksum is right.
+"""Reads tars that may be damaged: after a broken header, reading continues at the next one with a valid checksum.
 
-Python's `tarfile` stops without an error at a broken header and loses all members behind it.
+Python's `tarfile` stops without an error at a broken header and loses all members after it.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from data_pipelines.archives.compressed_files import open_packed
+from data_pipelines.archives.compressed_files import open_compressed
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
@@ -21,10 +21,10 @@ _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "link", b"2": "link",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """One entry of a tar: where its bytes lie in the unpacked file."""
+class TarMember:
+    """One entry of a tar, with the offset of its bytes in the decompressed file."""
 
-    name: str  # "" where a broken header no longer tells
+    name: str  # "" if the header is too broken to read it
     offset: int
     size: int
     kind: str  # "file", "link", "device", "pipe", "folder" or "damaged"
@@ -33,47 +33,47 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedTar:
-    """A tar that can be sought in, unpacked if it was compressed."""
+    """A seekable tar, decompressed if it was compressed."""
 
     file: IO[bytes]
     size: int
-    problem: str = ""  # the compressed stream ended early or went over the limit; what came before can be read
+    problem: str = ""  # the compressed stream ended early or exceeded the limit; the data before that can be read
 
 
 def open_tar(path: Path, *, max_unpacked_bytes: int) -> OpenedTar:
-    """Open a tar whatever its name says; a compressed one is unpacked into a temporary file."""
-    packed = open_packed(path, max_unpacked_bytes)
-    if packed is None:
+    """Open a tar, whatever its name; a compressed one is decompressed into a temporary file."""
+    compressed = open_compressed(path, max_unpacked_bytes)
+    if compressed is None:
         file = path.open("rb")
         return OpenedTar(file=file, size=file.seek(0, 2))
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 # lives as long as the tar is read
-    with packed:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
-    return OpenedTar(file=unpacked, size=unpacked.tell(), problem=packed.problem)
+    content = tempfile.TemporaryFile()  # noqa: SIM115 # lives as long as the tar is read
+    with compressed:
+        shutil.copyfileobj(compressed, content, 1 << 20)
+    return OpenedTar(file=content, size=content.tell(), problem=compressed.problem)
 
 
 def is_header(block: bytes) -> bool:
-    """Whether a file that begins so is a tar beyond doubt."""
-    return len(block) == BLOCK and _parse(block, strict=True) is not None
+    """Whether the first block of a file is certainly a tar header."""
+    return len(block) == BLOCK and _parse_header(block, strict=True) is not None
 
 
-def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[Member]:
-    """All members in order of place; broken stretches come as members of kind "damaged"."""
-    offset, zero_blocks, lost = 0, 0, False
+def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[TarMember]:
+    """All members in order of offset; a damaged region comes as a member of kind "damaged"."""
+    offset, zero_blocks, in_damage = 0, 0, False
     extended: dict[str, str] = {}
     while offset + BLOCK <= size:
         block = _read(file, offset, BLOCK)
         if block == ZERO_BLOCK:
             zero_blocks, offset = zero_blocks + 1, offset + BLOCK
             continue
-        header = _parse(block, strict=lost or zero_blocks >= 2)
+        header = _parse_header(block, strict=in_damage or zero_blocks >= 2)
         if header is None:
-            if zero_blocks < 2 and not lost:
-                yield _damaged(block, offset)
-                lost = True
+            if zero_blocks < 2 and not in_damage:
+                yield _damaged_member(block, offset)
+                in_damage = True
             offset = _after_damage(file, block, offset, size)
             continue
-        zero_blocks, lost = 0, False
+        zero_blocks, in_damage = 0, False
         name, length, typeflag = header
         data = offset + BLOCK
         offset = data + -(-length // BLOCK) * BLOCK
@@ -91,9 +91,9 @@ def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[Member]:
             following = _next_header(file, data, size)
             problem = "truncated_tar_member" if following is None else "bad_tar_member"  # the stated size is wrong
             offset = size if following is None else following
-        yield Member(name=name, offset=data, size=length, kind=kind, problem=problem)
-    if zero_blocks < 2 and not lost and any(rest := _read(file, offset, max(size - offset, 0))):
-        yield _damaged(rest, offset, "truncated_tar_member")  # cut in a header
+        yield TarMember(name=name, offset=data, size=length, kind=kind, problem=problem)
+    if zero_blocks < 2 and not in_damage and any(rest := _read(file, offset, max(size - offset, 0))):
+        yield _damaged_member(rest, offset, "truncated_tar_member")  # the file ends within a header
 
 
 def _read(file: BinaryIO | IO[bytes], offset: int, num_bytes: int) -> bytes:
@@ -101,27 +101,27 @@ def _read(file: BinaryIO | IO[bytes], offset: int, num_bytes: int) -> bytes:
     return file.read(num_bytes)
 
 
-def _parse(block: bytes, *, strict: bool) -> tuple[str, int, bytes] | None:
-    """(name, size, type) of a header whose checksum is right; `strict` also wants the magic word."""
+def _parse_header(block: bytes, *, strict: bool) -> tuple[str, int, bytes] | None:
+    """(name, size, type) of a header with a valid checksum; `strict` also requires the magic word."""
     if strict and block[257:262] != b"ustar":
         return None
-    stated = _number(block[148:156])
-    if stated is None or stated != sum(block) - sum(block[148:156]) + 8 * 32:
+    checksum = _parse_number(block[148:156])
+    if checksum is None or checksum != sum(block) - sum(block[148:156]) + 8 * 32:
         return None
-    length = _number(block[124:136])
+    length = _parse_number(block[124:136])
     if length is None or length < 0:
         return None
-    prefix = _words(block[345:500]) if block[257:263] == b"ustar\0" else ""
-    name = _words(block[:100])
+    prefix = _parse_text(block[345:500]) if block[257:263] == b"ustar\0" else ""
+    name = _parse_text(block[:100])
     return (f"{prefix}/{name}" if prefix else name), length, block[156:157]
 
 
-def _words(field: bytes) -> str:
+def _parse_text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def _number(field: bytes) -> int | None:
-    """Octal digits, or the GNU way with the highest bit set."""
+def _parse_number(field: bytes) -> int | None:
+    """A number in octal digits, or in GNU's binary encoding with the highest bit set; None if it is neither."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     digits = field.strip(b" \0")
@@ -129,9 +129,9 @@ def _number(field: bytes) -> int | None:
 
 
 def _extension(typeflag: bytes, data: bytes) -> dict[str, str]:
-    """What a GNU long name or a pax header says about the next member."""
+    """The "path" and "size" that a GNU long name or a pax header gives the next member."""
     if typeflag == b"L":
-        return {"path": _words(data)}
+        return {"path": _parse_text(data)}
     fields: dict[str, str] = {}
     while typeflag == b"x" and (match := re.match(rb"(\d{1,7}) ([^=\n]{1,99})=", data)):
         length = int(match[1])
@@ -144,27 +144,27 @@ def _extension(typeflag: bytes, data: bytes) -> dict[str, str]:
 
 
 def _next_header(file: BinaryIO | IO[bytes], offset: int, size: int) -> int | None:
-    """The place of the next block that is a header beyond doubt."""
-    for place in range(offset, size - BLOCK + 1, BLOCK):
-        block = _read(file, place, BLOCK)
-        if block[257:262] == b"ustar" and _parse(block, strict=True) is not None:
-            return place
+    """The offset of the next block that is certainly a header."""
+    for start in range(offset, size - BLOCK + 1, BLOCK):
+        block = _read(file, start, BLOCK)
+        if block[257:262] == b"ustar" and _parse_header(block, strict=True) is not None:
+            return start
     return None
 
 
-def _damaged(block: bytes, offset: int, problem: str = "bad_tar_member") -> Member:
-    """The name of a broken header, if it still looks like one."""
-    name = _words(block[:100]) if block[257:262] == b"ustar" else ""
+def _damaged_member(block: bytes, offset: int, problem: str = "bad_tar_member") -> TarMember:
+    """A member of kind "damaged", with the name in the broken header if that is readable."""
+    name = _parse_text(block[:100]) if block[257:262] == b"ustar" else ""
     readable = name if name.isprintable() and "\ufffd" not in name else ""
-    return Member(name=readable, offset=offset, size=0, kind="damaged", problem=problem)
+    return TarMember(name=readable, offset=offset, size=0, kind="damaged", problem=problem)
 
 
 def _after_damage(file: BinaryIO | IO[bytes], block: bytes, offset: int, size: int) -> int:
-    """Where to look next: behind the member if its size still leads to a good header, else the next block."""
-    length = _number(block[124:136]) if block[257:262] == b"ustar" else None
+    """The next offset to read: after the member if its stated size leads to a good header, else the next block."""
+    length = _parse_number(block[124:136]) if block[257:262] == b"ustar" else None
     if length is not None and 0 <= length < size:
         target = offset + BLOCK + -(-length // BLOCK) * BLOCK
         following = _read(file, target, BLOCK) if target + BLOCK <= size else b""
-        if following == ZERO_BLOCK or (following and _parse(following, strict=True) is not None):
+        if following == ZERO_BLOCK or (following and _parse_header(following, strict=True) is not None):
             return target
     return offset + BLOCK

@@ -1,4 +1,4 @@
-"""Writes plain tars whose bytes depend on the members alone: no times, owners or modes of this machine."""
+"""Writes tars whose bytes depend on the members alone: no times, owners or modes of this machine."""
 
 import tarfile
 from dataclasses import dataclass
@@ -8,28 +8,30 @@ BLOCK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    header: int  # offset of the member's header
-    data: int  # offset of its bytes
-    end: int  # offset behind its padding
+class TarSpan:
+    """The offsets of a member in a tar."""
+
+    header: int  # start of the member's header
+    data: int  # start of its bytes
+    end: int  # end of its padding
 
 
-def _blank(name: str, size: int) -> bytes:
+def _gnu_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
-_BLANK = _blank("", 0)
-_SHORT, _SMALL = 100, 8**11  # what fits into the plain fields; more takes blocks and codes of GNU's
+_EMPTY_HEADER = _gnu_header("", 0)
+_MAX_NAME, _MAX_SIZE = 100, 8**11  # limits of the standard fields; beyond them GNU's extensions are needed
 _SIZE, _SUM = slice(124, 136), slice(148, 156)
 
 
-def header_of(name: str, size: int) -> bytes:
-    """The block that `tarfile` writes too, in a quarter of its time."""
-    if len(name) > _SHORT or not name.isascii() or size >= _SMALL:
-        return _blank(name, size)
-    block = bytearray(_BLANK)
+def tar_header(name: str, size: int) -> bytes:
+    """The same header as `tarfile` writes, in a quarter of its time."""
+    if len(name) > _MAX_NAME or not name.isascii() or size >= _MAX_SIZE:
+        return _gnu_header(name, size)
+    block = bytearray(_EMPTY_HEADER)
     block[: len(name)] = name.encode()
     block[_SIZE] = b"%011o\0" % size
     block[_SUM] = b" " * 8
@@ -44,14 +46,14 @@ class TarWriter:
         self._file = file
         self._offset = 0
 
-    def add(self, name: str, data: bytes) -> Place:
-        header = header_of(name, len(data))
+    def add(self, name: str, data: bytes) -> TarSpan:
+        header = tar_header(name, len(data))
         padding = bytes(-len(data) % BLOCK)
         for part in (header, data, padding):
             self._file.write(part)
-        start, first = self._offset, self._offset + len(header)
-        self._offset = first + len(data) + len(padding)
-        return Place(header=start, data=first, end=self._offset)
+        header_start, data_start = self._offset, self._offset + len(header)
+        self._offset = data_start + len(data) + len(padding)
+        return TarSpan(header=header_start, data=data_start, end=self._offset)
 
     def close(self) -> None:
         end = self._offset + 2 * BLOCK

@@ -1,11 +1,11 @@
-"""What became of every unit of input, one JSON line each: for people who check a curation against a known truth.
+"""Lists the decision about every unit of input, one JSON line each, to check a curation against a known truth.
 
 A unit is a line of a record file, a sample of a tar, a tar or broken file itself, or a file that no record names:
   {"where": "records.jsonl", "line": 17, "verdict": "keep"}
   {"where": "part.jsonl.gz", "line": null, "verdict": "keep:partial"}       a file that could not be read to its end
   {"where": "tars/a.tar", "member": "s00003", "verdict": "duplicate-of:s00001"}
   {"where": "file", "file": "images/Thumbs.db", "verdict": "drop:orphan_file"}
-Archives stand below "tars/" whatever their own folder is called. Copies name the sample that is kept by its own id.
+Archives are listed below "tars/", whatever their folder is called. Copies name the kept sample by its external id.
 """
 
 import json
@@ -27,7 +27,7 @@ _COPIES = {"duplicate": "duplicate-of", "near_duplicate": "near-duplicate-of", "
 
 
 def write_decisions(folder: Path, out: Path) -> int:
-    """Write the decisions of a curated dataset; how many there are. Raises: DatasetError."""
+    """Write the decisions of a curated dataset to `out`. Returns their number. Raises: DatasetError."""
     count = 0
     with out.open("w", encoding="utf-8") as file:
         for decision in decisions(folder):
@@ -37,16 +37,19 @@ def write_decisions(folder: Path, out: Path) -> int:
 
 
 def decisions(folder: Path) -> Iterator[dict[str, Any]]:
-    """See the module. Two passes over the ledgers: the first learns what kept samples are called."""
+    """The decisions of a curated dataset, see the module. Reads the ledgers twice, first for the names of kept samples.
+
+    Raises: DatasetError.
+    """
     dataset = CuratedDataset(folder)
     paths = [folder / "ledger" / f"{shard}.parquet" for shard in dataset.shards]
-    following: dict[str, int] = {}  # by source: the line after the last one that was decided
+    next_lines: dict[str, int] = {}  # by source: the line after the last one with a decision
     names = {row["sample_id"]: _unit_name(row) for row in _rows(paths) if row["verdict"] == "keep"}
     for path in paths:
         rows = list(_rows([path]))
         sources = {row["source_file"] for row in rows} | ({_empty_source(path)} if not rows else set())
         for source in sorted(filter(None, sources)):
-            yield from _of_source(source, [row for row in rows if row["source_file"] == source], names, following)
+            yield from _of_source(source, [row for row in rows if row["source_file"] == source], names, next_lines)
     for name in read_orphans(folder):
         yield {"where": "file", "file": name, "verdict": "drop:orphan_file"}
 
@@ -69,17 +72,17 @@ def _empty_source(ledger: Path) -> str | None:
 
 
 def _of_source(
-    source: str, rows: list[dict[str, Any]], names: Mapping[str, str], following: dict[str, int]
+    source: str, rows: list[dict[str, Any]], names: Mapping[str, str], next_lines: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Decisions about one source in one ledger; `following` goes from ledger to ledger of a source that was split."""
+    """Decisions about one source in one ledger; `next_lines` carries over to the next ledger of a split source."""
     if not source.lower().endswith(TAR_ENDINGS):
         lines = {row["source_row"]: row for row in rows if row["source_row"] >= 0}
         if len(lines) < len(rows):
             yield {"where": source, "line": None, "verdict": _container_verdict(rows, list(lines.values()))}
-        for number in range(following.get(source, 0), max(lines, default=-1) + 1):
+        for number in range(next_lines.get(source, 0), max(lines, default=-1) + 1):
             verdict = _verdict(lines[number], names) if number in lines else "skip"  # a blank line
             yield {"where": source, "line": number + 1, "verdict": verdict}
-            following[source] = number + 1
+            next_lines[source] = number + 1
         return
     where = f"tars/{source}"
     samples = [row for row in rows if row["source_row"] >= 0]
@@ -104,7 +107,7 @@ def _verdict(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 
 def _unit_name(row: Mapping[str, Any]) -> str:
-    """A sample's own id; a damaged picture of a tar goes by the name of the sample that it belonged to."""
+    """A sample's external id, else its sample id; of a damaged image in a tar, the name of its sample."""
     name = str(row["external_id"] if row["external_id"] is not None else row["sample_id"])
     if row["reason"] == "bad_tar_member" and PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS:
         return str(PurePosixPath(name).with_suffix(""))

@@ -1,11 +1,11 @@
-"""What differs between two curated datasets: records added, removed and judged otherwise, from their ledgers alone.
+"""Compares two curated datasets by their ledgers: records added, removed, and given another verdict or reason.
 
 A record is a row of a ledger: a sample id, a verdict and its reason. Equal records of both sides cancel out, each as
-often as it comes. What is left of one sample on both sides is a record that is judged otherwise, on one side a record
-that was added or removed. So shards with equal ledgers need not be read: what they hold would cancel out.
+often as it occurs. Where one sample has a record left on both sides, its verdict changed; a record left on one side
+only was added or removed. So shards with equal ledgers need not be read: their records would cancel out.
 
-Ids are kept as 32 bytes in arrays. What does not fit into memory is first written to a temporary folder, in as many
-parts as memory asks for, each with its range of ids, and compared part by part.
+Ids are kept as 32 bytes in arrays. Datasets that do not fit into memory are first written to a temporary folder, in
+parts that do, each with its own range of ids, and compared part by part.
 """
 
 import json
@@ -29,20 +29,20 @@ ROWS_PER_PART = 1 << 22  # of both sides; about 150 bytes each at the peak
 ID_BYTES = 32
 KEY_COLUMNS = ["sample_id", "verdict", "reason"]
 EXAMPLE_COLUMNS = [*KEY_COLUMNS, "caption", "source_file", "source_row", "shard", "offset", "span_bytes"]
-EXAMPLES = 12  # records that are named for each kind of change
-ABSENT = -1  # in place of a label's number: no record on this side
+EXAMPLES = 12  # records that are listed for each kind of change
+ABSENT = -1  # the number of no label: there is no record on this side
 BATCH_ROWS = 1 << 17
 _NIBBLES = np.full(256, 255, np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint8)
 _NIBBLES[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16, dtype=np.uint8)
 
-# [N, 4] the ids as big-endian numbers, so that their order is that of the text; as rows [N, 5] with a label's number
-Words = npt.NDArray[np.uint64]
+# [N, 4]: ids as big-endian numbers, so that they sort like their text. Rows are [N, 5]: an id and the number of a label
+IdWords = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a record stands: in the source, and, if it was kept, in a shard."""
+class RecordLocation:
+    """The position of a record in its source and, if it was kept, in a shard."""
 
     source_file: str
     source_row: int
@@ -55,13 +55,13 @@ class Place:
 class Example:
     sample_id: str
     caption: str
-    before: Place | None
-    after: Place | None
+    before: RecordLocation | None
+    after: RecordLocation | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """Records that went from one label to another; a label is a verdict with its reason, None stands for no record."""
+    """Records that changed from one label to another. A label is a verdict with its reason; None means no record."""
 
     before: str | None
     after: str | None
@@ -71,7 +71,7 @@ class Transition:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetDiff:
-    rows: tuple[int, int]  # before, after; so are all pairs here
+    rows: tuple[int, int]  # before, after, as in all pairs here
     verdicts: Mapping[str, tuple[int, int]]
     reasons: Mapping[str, tuple[int, int]]
     transitions: tuple[Transition, ...]  # the most frequent first
@@ -87,20 +87,20 @@ class DatasetDiff:
         return sum(change.records for change in self.transitions if change.after is None)
 
     @property
-    def rejudged(self) -> int:
+    def changed(self) -> int:
         return sum(change.records for change in self.transitions if None not in (change.before, change.after))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """A dataset with the SHA-256 of its ledgers, by shard, as far as they are known."""
+class DiffSide:
+    """A dataset, and the SHA-256 of its ledgers by shard where they are known."""
 
     folder: Path
     ledgers: Mapping[str, str] = field(default_factory=dict)
 
 
 def diff_datasets(
-    before: Side, after: Side, *, examples: int = EXAMPLES, rows_per_part: int = ROWS_PER_PART
+    before: DiffSide, after: DiffSide, *, examples: int = EXAMPLES, rows_per_part: int = ROWS_PER_PART
 ) -> DatasetDiff:
     """Compare two datasets.
 
@@ -108,18 +108,18 @@ def diff_datasets(
     """
     datasets = (CuratedDataset(before.folder), CuratedDataset(after.folder))
     equal = {shard for shard, digest in before.ledgers.items() if after.ledgers.get(shard) == digest}
-    unlike = [[shard for shard in dataset.shards if shard not in equal] for dataset in datasets]
-    read = [_Ledgers(dataset=dataset, shards=shards) for dataset, shards in zip(datasets, unlike, strict=True)]
-    comparison = _Comparison(examples=examples, pictured=_pictured(read))
-    num_parts = max(1, -(-sum(ledgers.num_rows() for ledgers in read) // rows_per_part))
-    for rows in _parts([comparison.rows(ledgers) for ledgers in read], num_parts):
+    to_read = [[shard for shard in dataset.shards if shard not in equal] for dataset in datasets]
+    sides = [_Ledgers(dataset=dataset, shards=shards) for dataset, shards in zip(datasets, to_read, strict=True)]
+    comparison = _Comparison(examples=examples, with_thumbnail=_ids_with_thumbnail(sides))
+    num_parts = max(1, -(-sum(ledgers.num_rows() for ledgers in sides) // rows_per_part))
+    for rows in _parts([comparison.rows(ledgers) for ledgers in sides], num_parts):
         comparison.add(*rows)
     totals = [_totals(dataset) for dataset in datasets]
     return DatasetDiff(
         rows=(totals[0]["rows"], totals[1]["rows"]),
-        verdicts=_paired(totals[0]["counts"], totals[1]["counts"]),
-        reasons=_paired(totals[0]["reasons"], totals[1]["reasons"]),
-        transitions=comparison.transitions(read),
+        verdicts=_pair_counts(totals[0]["counts"], totals[1]["counts"]),
+        reasons=_pair_counts(totals[0]["reasons"], totals[1]["reasons"]),
+        transitions=comparison.transitions(sides),
         shards=(len(datasets[0].shards), len(datasets[1].shards)),
         equal_shards=len(equal.intersection(datasets[0].shards, datasets[1].shards)),
     )
@@ -127,7 +127,7 @@ def diff_datasets(
 
 @dataclass(frozen=True, kw_only=True)
 class _Ledgers:
-    """The ledgers of one side that are read."""
+    """The ledgers of one side that have to be read."""
 
     dataset: CuratedDataset
     shards: Sequence[str]
@@ -153,40 +153,40 @@ class _Ledgers:
 
     def _unreadable(self, shard: str, error: Exception) -> DatasetError:
         path = self.dataset.folder / "ledger" / f"{shard}.parquet"
-        if isinstance(error, DatasetError):  # of a file that could not be opened
+        if isinstance(error, DatasetError):  # raised by `_open`
             return error
         return DatasetError(f"{path}: not a ledger that can be read ({error}); curate again")
 
 
 @dataclass(kw_only=True)
 class _Comparison:
-    """Counts of changes and the ids that stand for them, over all passes."""
+    """Counts of changes and the ids of their examples, summed over all parts."""
 
     examples: int
-    pictured: npt.NDArray[np.void]  # ids that have a thumbnail on one side: the better examples
-    labels: dict[str, int] = field(default_factory=dict)  # numbered as they were first read
+    with_thumbnail: npt.NDArray[np.void]  # ids that have a thumbnail on one side, which are the better examples
+    labels: dict[str, int] = field(default_factory=dict)  # numbered in the order of reading
     counts: Counter[tuple[int, int]] = field(default_factory=Counter)  # by ranks of labels
     chosen: dict[tuple[int, int], list[tuple[bool, bytes]]] = field(default_factory=dict)
 
-    def rows(self, ledgers: _Ledgers) -> Iterator[Words]:
+    def rows(self, ledgers: _Ledgers) -> Iterator[IdWords]:
         """All rows of a side, batch by batch."""
         return ledgers.batches(
-            KEY_COLUMNS, lambda batch: np.column_stack([_words(batch["sample_id"]), self._codes(batch)])
+            KEY_COLUMNS, lambda batch: np.column_stack([_id_words(batch["sample_id"]), self._label_numbers(batch)])
         )
 
-    def add(self, before: Words, after: Words) -> None:
+    def add(self, before: IdWords, after: IdWords) -> None:
         """Compare the rows of all samples in a range of ids."""
         rows = np.concatenate([before, after])
         if not len(rows):
             return
-        ranks = np.empty(len(self.labels), np.int64)  # by their text, so that the order of reading decides nothing
+        ranks = np.empty(len(self.labels), np.int64)  # of labels by their text, whatever the order of reading
         ranks[[self.labels[label] for label in sorted(self.labels)]] = np.arange(len(ranks))
-        self._count(*_left_over(rows[:, :4], ranks[rows[:, 4]], len(before)))
+        self._count(*_uncancelled(rows[:, :4], ranks[rows[:, 4]], len(before)))
 
     def transitions(self, sides: Sequence[_Ledgers]) -> tuple[Transition, ...]:
         names = dict(enumerate(sorted(self.labels)))
         wanted = {sample_id.hex() for chosen in self.chosen.values() for _, sample_id in chosen}
-        rows = [_rows_of(ledgers, wanted) for ledgers in sides]
+        rows = [_find_rows(ledgers, wanted) for ledgers in sides]
         changes = []
         for (before, after), records in self.counts.items():
             labels = (names.get(before), names.get(after))
@@ -195,29 +195,29 @@ class _Comparison:
         changes.sort(key=lambda change: (-change.records, change.before or "", change.after or ""))
         return tuple(changes)
 
-    def _codes(self, batch: Any) -> npt.NDArray[np.uint64]:
+    def _label_numbers(self, batch: Any) -> npt.NDArray[np.uint64]:
         """The number of each row's label."""
         verdict, reason = (pc.fill_null(batch[name], "").dictionary_encode() for name in ("verdict", "reason"))
         numbers = [
-            self.labels.setdefault(_label(first, second), len(self.labels))
-            for first in verdict.dictionary.to_pylist()
-            for second in reason.dictionary.to_pylist()
+            self.labels.setdefault(_label(verdict_text, reason_text), len(self.labels))
+            for verdict_text in verdict.dictionary.to_pylist()
+            for reason_text in reason.dictionary.to_pylist()
         ]
-        places = verdict.indices.to_numpy() * len(reason.dictionary) + reason.indices.to_numpy()
-        return np.asarray(numbers, np.uint64)[places]
+        indices = verdict.indices.to_numpy() * len(reason.dictionary) + reason.indices.to_numpy()
+        return np.asarray(numbers, np.uint64)[indices]
 
-    def _count(self, words: Words, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> None:
-        """Take in changes in the order of their ids."""
+    def _count(self, words: IdWords, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> None:
+        """Count changes, which come in the order of their ids, and choose examples: first those with a thumbnail."""
         ids = _as_void(words)
-        is_pictured = np.isin(ids, self.pictured)
+        has_thumbnail = np.isin(ids, self.with_thumbnail)
         kinds, kind_of, records = np.unique(np.stack([before, after]), axis=1, return_inverse=True, return_counts=True)
         for number, (kind, count) in enumerate(zip(kinds.T.tolist(), records.tolist(), strict=True)):
             key = (int(kind[0]), int(kind[1]))
             self.counts[key] += count
-            places = np.flatnonzero(kind_of.reshape(-1) == number)
-            shown = is_pictured[places]
-            best = np.concatenate([places[shown][: self.examples], places[~shown][: self.examples]])
-            chosen = {(not is_pictured[place], ids[place].tobytes()) for place in best.tolist()}
+            changes = np.flatnonzero(kind_of.reshape(-1) == number)
+            is_shown = has_thumbnail[changes]
+            best = np.concatenate([changes[is_shown][: self.examples], changes[~is_shown][: self.examples]])
+            chosen = {(not has_thumbnail[change], ids[change].tobytes()) for change in best.tolist()}
             self.chosen[key] = sorted(chosen.union(self.chosen.get(key, [])))[: self.examples]
 
 
@@ -225,8 +225,8 @@ def _label(verdict: str, reason: str | None) -> str:
     return f"{verdict}: {reason}" if reason else verdict
 
 
-def _parts(sides: Sequence[Iterator[Words]], num_parts: int) -> Iterator[list[Words]]:
-    """The rows of each side in ranges of ids, all of a range together."""
+def _parts(sides: Sequence[Iterator[IdWords]], num_parts: int) -> Iterator[list[IdWords]]:
+    """The rows of both sides, one range of ids at a time."""
     if num_parts == 1:
         yield [np.concatenate([np.empty((0, 5), np.uint64), *batches]) for batches in sides]
         return
@@ -234,13 +234,13 @@ def _parts(sides: Sequence[Iterator[Words]], num_parts: int) -> Iterator[list[Wo
         paths = [[Path(folder, f"{side}-{part}") for part in range(num_parts)] for side in range(len(sides))]
         for batches, files in zip(sides, paths, strict=True):
             _write_parts(batches, files)
-        for of_part in zip(*paths, strict=True):
-            yield [np.fromfile(path, np.uint64).reshape(-1, 5) for path in of_part]
-            for path in of_part:
+        for part_paths in zip(*paths, strict=True):
+            yield [np.fromfile(path, np.uint64).reshape(-1, 5) for path in part_paths]
+            for path in part_paths:
                 path.unlink()
 
 
-def _write_parts(batches: Iterator[Words], paths: Sequence[Path]) -> None:
+def _write_parts(batches: Iterator[IdWords], paths: Sequence[Path]) -> None:
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("wb")) for path in paths]
         for rows in batches:
@@ -251,61 +251,66 @@ def _write_parts(batches: Iterator[Words], paths: Sequence[Path]) -> None:
                 file.write(chunk.tobytes())
 
 
-def _left_over(
-    words: Words, codes: npt.NDArray[np.int64], num_before: int
-) -> tuple[Words, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _uncancelled(
+    words: IdWords, labels: npt.NDArray[np.int64], num_before: int
+) -> tuple[IdWords, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Ids, labels before and labels after of the records that do not cancel out, in the order of ids.
 
     The first `num_before` rows are of the first side, the others of the second.
     """
-    order = _order(words, codes)
-    words, codes = words[order], codes[order]
-    new_sample = _steps(words)
+    order = _sort_order(words, labels)
+    words, labels = words[order], labels[order]
+    new_sample = _is_new_id(words)
     signs = np.where(order < num_before, np.int8(-1), np.int8(1))
     new_record = new_sample.copy()
-    new_record[1:] |= codes[1:] != codes[:-1]
+    new_record[1:] |= labels[1:] != labels[:-1]
     starts = np.flatnonzero(new_record)
     surplus = np.add.reduceat(signs, starts, dtype=np.int64)
     starts, surplus = starts[surplus != 0], surplus[surplus != 0]
     samples = np.cumsum(new_sample)[starts]
     stride = int(np.abs(surplus).sum()) + 1
-    removed, added = (_repeated(samples * stride, starts, np.maximum(0, sign * surplus)) for sign in (-1, 1))
-    _, of_removed, of_added = np.intersect1d(removed[1], added[1], assume_unique=True, return_indices=True)
-    gone, come = np.delete(removed[0], of_removed), np.delete(added[0], of_added)
-    places = np.concatenate([removed[0][of_removed], gone, come])
-    absent = np.full(max(len(gone), len(come)), ABSENT, np.int64)
-    before = np.concatenate([codes[removed[0][of_removed]], codes[gone], absent[: len(come)]])
-    after = np.concatenate([codes[added[0][of_added]], absent[: len(gone)], codes[come]])
-    order = np.argsort(places, kind="stable")
-    return words[places[order]], before[order], after[order]
+    # Rows and keys of the records left on each side; records of one sample with equal keys are one changed record.
+    rows_before, keys_before = _repeat_rows(samples * stride, starts, np.maximum(0, -surplus))
+    rows_after, keys_after = _repeat_rows(samples * stride, starts, np.maximum(0, surplus))
+    _, paired_before, paired_after = np.intersect1d(keys_before, keys_after, assume_unique=True, return_indices=True)
+    removed, added = np.delete(rows_before, paired_before), np.delete(rows_after, paired_after)
+    rows = np.concatenate([rows_before[paired_before], removed, added])
+    absent = np.full(max(len(removed), len(added)), ABSENT, np.int64)
+    before = np.concatenate([labels[rows_before[paired_before]], labels[removed], absent[: len(added)]])
+    after = np.concatenate([labels[rows_after[paired_after]], absent[: len(removed)], labels[added]])
+    order = np.argsort(rows, kind="stable")
+    return words[rows[order]], before[order], after[order]
 
 
-def _order(words: Words, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Sorts by id, then by label. The start of an id with the label in its last bits nearly always decides."""
-    bits = np.uint64(int(codes.max()).bit_length())
-    order = np.argsort(words[:, 0] >> bits << bits | codes.astype(np.uint64))
+def _sort_order(words: IdWords, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The order of rows by id, then by label.
+
+    Sorts by the start of each id with the label in its last bits, and by everything only if two ids share a start.
+    """
+    bits = np.uint64(int(labels.max()).bit_length())
+    order = np.argsort(words[:, 0] >> bits << bits | labels.astype(np.uint64))
     starts = words[order, 0] >> bits
-    is_alike = np.flatnonzero(starts[1:] == starts[:-1])
-    if np.any(words[order[is_alike]] != words[order[is_alike + 1]]):  # two ids with one start
-        order = np.lexsort((codes, *words.T[::-1]))
+    has_same_start = np.flatnonzero(starts[1:] == starts[:-1])
+    if np.any(words[order[has_same_start]] != words[order[has_same_start + 1]]):
+        order = np.lexsort((labels, *words.T[::-1]))
     return order
 
 
-def _steps(words: Words) -> npt.NDArray[np.bool_]:
+def _is_new_id(words: IdWords) -> npt.NDArray[np.bool_]:
     """True where another id begins."""
     return np.concatenate([[True], (words[1:] != words[:-1]).any(axis=1)])
 
 
-def _repeated(
-    samples: npt.NDArray[np.int64], places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+def _repeat_rows(
+    samples: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Each place as often as it counts, with the number of its sample plus its rank within the sample."""
+    """Each row repeated `counts` times, with a key: the number of its sample plus its rank within the sample."""
     owners = np.repeat(samples, counts)
     ranks = np.arange(len(owners)) - np.searchsorted(owners, owners)
-    return np.repeat(places, counts), owners + ranks
+    return np.repeat(rows, counts), owners + ranks
 
 
-def _words(column: Any) -> Words:
+def _id_words(column: Any) -> IdWords:
     """Sample ids, 64 hexadecimal digits each, as [N, 4] numbers. Raises: ValueError for anything else."""
     lengths = pc.min_max(pc.binary_length(column)).as_py()
     if column.null_count or lengths["min"] not in (2 * ID_BYTES, None) or lengths["max"] not in (2 * ID_BYTES, None):
@@ -320,21 +325,21 @@ def _words(column: Any) -> Words:
     return data.view(">u8").astype(np.uint64)
 
 
-def _as_void(words: Words) -> npt.NDArray[np.void]:
+def _as_void(words: IdWords) -> npt.NDArray[np.void]:
     """The ids as 32 bytes each."""
     data = np.ascontiguousarray(words.astype(">u8")).view(f"V{ID_BYTES}")
     return data.reshape(len(words))
 
 
-def _pictured(sides: Sequence[_Ledgers]) -> npt.NDArray[np.void]:
-    """Ids of the samples that have a thumbnail; none where a file cannot be read, as they only help to choose."""
+def _ids_with_thumbnail(sides: Sequence[_Ledgers]) -> npt.NDArray[np.void]:
+    """Ids of the samples that have a thumbnail. A file that cannot be read is skipped, as ids only help to choose."""
     found = [np.empty((0, 4), np.uint64)]
     for ledgers in sides:
         for shard in ledgers.shards:
             path = ledgers.dataset.folder / "thumbnails" / f"{shard}.parquet"
             try:
                 column = pq.read_table(path, columns=["sample_id"], use_threads=False)["sample_id"]
-                found.append(_words(column.combine_chunks()))
+                found.append(_id_words(column.combine_chunks()))
             except (OSError, pa.ArrowException, ValueError):
                 continue
     return np.unique(_as_void(np.concatenate(found)))
@@ -350,25 +355,25 @@ def _totals(dataset: CuratedDataset) -> dict[str, Any]:
         raise DatasetError(f"{path}: holds no counts ({type(error).__name__}: {error}); curate again") from error
 
 
-def _paired(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+def _pair_counts(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     return {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
 
 
-def _rows_of(ledgers: _Ledgers, sample_ids: set[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The first row of each sample and label, for a few samples; other columns are read only where one of them is."""
+def _find_rows(ledgers: _Ledgers, sample_ids: set[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The first row of each of these samples and each label. Other columns are read only from shards that hold one."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     ids = pa.array(sorted(sample_ids), pa.string())
     for shard in ledgers.shards if sample_ids else ():
-        one = _Ledgers(dataset=ledgers.dataset, shards=[shard])
-        if not any(pc.any(_is_one_of(batch, ids)).as_py() for batch in one.batches(["sample_id"])):
+        ledger = _Ledgers(dataset=ledgers.dataset, shards=[shard])
+        if not any(pc.any(_has_id(batch, ids)).as_py() for batch in ledger.batches(["sample_id"])):
             continue
-        for batch in one.batches(EXAMPLE_COLUMNS):
-            for row in batch.filter(_is_one_of(batch, ids)).to_pylist():
+        for batch in ledger.batches(EXAMPLE_COLUMNS):
+            for row in batch.filter(_has_id(batch, ids)).to_pylist():
                 found.setdefault((row["sample_id"].lower(), _label(row["verdict"], row["reason"])), row)
     return found
 
 
-def _is_one_of(batch: Any, ids: Any) -> Any:
+def _has_id(batch: Any, ids: Any) -> Any:
     return pc.is_in(pc.utf8_lower(batch["sample_id"]), ids)
 
 
@@ -376,6 +381,9 @@ def _example(
     sample_id: str, labels: tuple[str | None, str | None], rows: Sequence[Mapping[tuple[str, str], dict[str, Any]]]
 ) -> Example:
     found = [side.get((sample_id, label)) if label else None for side, label in zip(rows, labels, strict=True)]
-    places = [Place(**{name: row[name] for name in Place.__dataclass_fields__}) if row else None for row in found]
+    before, after = (
+        RecordLocation(**{name: row[name] for name in RecordLocation.__dataclass_fields__}) if row else None
+        for row in found
+    )
     caption = next((row["caption"] for row in reversed(found) if row and row["caption"]), "")
-    return Example(sample_id=sample_id, caption=caption, before=places[0], after=places[1])
+    return Example(sample_id=sample_id, caption=caption, before=before, after=after)

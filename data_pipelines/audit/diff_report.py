@@ -1,6 +1,6 @@
-"""A comparison of two curated datasets for people and scripts: text, JSON, and a part of an HTML page with pictures.
+"""A comparison of two curated datasets for people and scripts: text, JSON, and a part of an HTML page with images.
 
-All text comes from outside and is escaped; pictures are small JPEGs inside the page.
+All text comes from outside and is escaped; images are small JPEGs inside the page.
 """
 
 import base64
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.audit.diff import DatasetDiff, Example, Place, Transition
+from data_pipelines.audit.diff import DatasetDiff, Example, RecordLocation, Transition
 from data_pipelines.audit.samples import THUMBNAIL_SIDE
 from data_pipelines.audit.summary import printable
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
@@ -22,7 +22,7 @@ from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.images.resizing import thumbnail
 
 MAX_CAPTION_CHARS = 140
-MAX_PAGE_PICTURES = 200
+MAX_PAGE_IMAGES = 200
 KEPT = "keep"
 
 
@@ -31,7 +31,7 @@ def dataset_diff_to_json(diff: DatasetDiff) -> dict[str, Any]:
         "rows": list(diff.rows),
         "added": diff.added,
         "removed": diff.removed,
-        "changed_verdict": diff.rejudged,
+        "changed_verdict": diff.changed,
         "verdicts": {name: list(pair) for name, pair in diff.verdicts.items()},
         "reasons": {name: list(pair) for name, pair in diff.reasons.items()},
         "shards": list(diff.shards),
@@ -54,7 +54,7 @@ def dataset_diff_lines(diff: DatasetDiff) -> list[str]:
     shards = f", {diff.equal_shards:,} of {diff.shards[1]:,} shards are the same" if diff.equal_shards else ""
     lines = [
         f"{diff.rows[0]:,} -> {diff.rows[1]:,} records, {kept[0]:,} -> {kept[1]:,} kept{shards}",
-        f"{diff.added:,} added, {diff.removed:,} removed, {diff.rejudged:,} judged otherwise",
+        f"{diff.added:,} added, {diff.removed:,} removed, {diff.changed:,} with a changed verdict",
     ]
     counts = [(name, pair) for name, pair in {**diff.verdicts, **diff.reasons}.items() if pair[0] != pair[1]]
     width = max((len(printable(name)) for name, _ in counts), default=0)
@@ -74,20 +74,20 @@ def change_text(change: Transition) -> str:
 
 
 def dataset_diff_html(diff: DatasetDiff, before: Path, after: Path) -> str:
-    """A part of a page in the style of the audit's; `before` and `after` are the folders that pictures come from."""
+    """A part of a page in the style of the audit's; `before` and `after` are the folders that images come from."""
     tiles = [
         (f"{diff.rows[1]:,}", f"records, {diff.rows[0]:,} before"),
         (f"{diff.verdicts.get(KEPT, (0, 0))[1]:,}", f"kept, {diff.verdicts.get(KEPT, (0, 0))[0]:,} before"),
         (f"{diff.added:,}", "added"),
         (f"{diff.removed:,}", "removed"),
-        (f"{diff.rejudged:,}", "judged otherwise"),
+        (f"{diff.changed:,}", "changed verdicts"),
     ]
-    shown = "".join(f'<div class="tile"><b>{number}</b>{_text(words)}</div>' for number, words in tiles)
-    pictures = _pictures(diff.transitions, (CuratedDataset(before), CuratedDataset(after)))
-    groups = "".join(_group(change, pictures) for change in diff.transitions)
-    read = f"{diff.equal_shards:,} of {diff.shards[1]:,} shards have the same ledger in both."
+    tile_html = "".join(f'<div class="tile"><b>{number}</b>{_text(label)}</div>' for number, label in tiles)
+    images = _example_images(diff.transitions, (CuratedDataset(before), CuratedDataset(after)))
+    groups = "".join(_group(change, images) for change in diff.transitions)
+    equal_shards = f"{diff.equal_shards:,} of {diff.shards[1]:,} shards have the same ledger in both."
     return (
-        f'<div class="tiles">{shown}</div><p class="soft">{read}</p>'
+        f'<div class="tiles">{tile_html}</div><p class="soft">{equal_shards}</p>'
         f'<div class="tables"><div>{_counts_table("verdict", diff.verdicts.items())}</div>'
         f"<div>{_counts_table('reason', diff.reasons.items())}</div></div>{groups}"
     )
@@ -106,16 +106,16 @@ def _counts_table(title: str, counts: Any) -> str:
     return f"<table>{head}{rows}</table>" if rows else f'<p class="soft">no {title}</p>'
 
 
-def _group(change: Transition, pictures: dict[str, bytes]) -> str:
-    figures = "".join(_figure(example, pictures.get(example.sample_id)) for example in change.examples)
-    return f'<h3>{_text(change_text(change))}: {change.records:,}</h3><div class="pictures">{figures}</div>'
+def _group(change: Transition, images: dict[str, bytes]) -> str:
+    figures = "".join(_figure(example, images.get(example.sample_id)) for example in change.examples)
+    return f'<h3>{_text(change_text(change))}: {change.records:,}</h3><div class="images">{figures}</div>'
 
 
 def _figure(example: Example, jpeg: bytes | None) -> str:
-    place = example.after or example.before
+    location = example.after or example.before
     caption = " ".join(example.caption.split())[:MAX_CAPTION_CHARS]
-    source = f"{place.source_file}, row {place.source_row}" if place else ""
-    image = '<span class="none">no picture</span>'
+    source = f"{location.source_file}, row {location.source_row}" if location else ""
+    image = '<span class="none">no image</span>'
     if jpeg:
         image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
     return (
@@ -124,17 +124,17 @@ def _figure(example: Example, jpeg: bytes | None) -> str:
     )
 
 
-def _pictures(changes: Sequence[Transition], datasets: tuple[CuratedDataset, CuratedDataset]) -> dict[str, bytes]:
-    """A small JPEG of the first picture of each example, from the thumbnails or, where it was kept, from its shard."""
-    examples = [example for change in changes for example in change.examples][:MAX_PAGE_PICTURES]
+def _example_images(changes: Sequence[Transition], datasets: tuple[CuratedDataset, CuratedDataset]) -> dict[str, bytes]:
+    """A small JPEG of the first image of each example, from the thumbnails or, if it was kept, from its shard."""
+    examples = [example for change in changes for example in change.examples][:MAX_PAGE_IMAGES]
     found: dict[str, bytes] = {}
     for dataset in datasets:
         missing = {example.sample_id for example in examples} - found.keys()
         found.update(_thumbnails(dataset, missing))
     for example in examples:
-        for dataset, place in zip(datasets, (example.before, example.after), strict=True):
-            if example.sample_id not in found and place is not None and place.shard is not None:
-                data = _first_picture(dataset, place)
+        for dataset, location in zip(datasets, (example.before, example.after), strict=True):
+            if example.sample_id not in found and location is not None and location.shard is not None:
+                data = _first_image(dataset, location)
                 small = thumbnail(data, THUMBNAIL_SIDE, DecodeLimits()) if data else None
                 if small:
                     found[example.sample_id] = small
@@ -148,23 +148,23 @@ def _thumbnails(dataset: CuratedDataset, sample_ids: set[str]) -> Iterator[tuple
         try:
             table = pq.read_table(path, columns=["sample_id", "slot", "jpeg"], use_threads=False)
         except (OSError, pa.ArrowException):
-            continue  # the page shows a gap; `illume verify` says what is damaged
+            continue  # the page lacks these images; `illume verify` reports the damage
         chosen = table.filter(pc.and_(pc.is_in(table["sample_id"], wanted), pc.equal(table["slot"], 0)))
         yield from ((row["sample_id"], row["jpeg"]) for row in chosen.to_pylist() if row["jpeg"])
 
 
-def _first_picture(dataset: CuratedDataset, place: Place) -> bytes | None:
-    """None where there is no picture, or where the shard is damaged or was not fetched."""
-    if place.shard is None or place.offset is None or place.span_bytes is None:
+def _first_image(dataset: CuratedDataset, location: RecordLocation) -> bytes | None:
+    """The first image of a record; None if it has none, or if its shard is damaged or was not fetched."""
+    if location.shard is None or location.offset is None or location.span_bytes is None:
         return None
     try:
-        stored = dataset.read(place.shard, place.offset, place.span_bytes)
+        stored = dataset.read(location.shard, location.offset, location.span_bytes)
         return stored.image_bytes(0) if stored.sample.images else None
     except (SampleError, DatasetError):
         return None
 
 
 def _example_to_json(example: Example) -> dict[str, Any]:
-    places = {name: vars(place) if place else None for name, place in
-              (("before", example.before), ("after", example.after))}  # fmt: skip
-    return {"sample_id": example.sample_id, "caption": example.caption, **places}
+    locations = {name: vars(location) if location else None for name, location in
+                 (("before", example.before), ("after", example.after))}  # fmt: skip
+    return {"sample_id": example.sample_id, "caption": example.caption, **locations}

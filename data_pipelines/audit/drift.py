@@ -1,6 +1,7 @@
-"""What changed between two versions of a curated dataset: shares of every table, and samples that came and went.
+"""Measures what changed between two versions of a curated dataset: shares of every table, samples added and removed.
 
-Verdicts and reasons are compared over all records, everything else over the kept ones, which are what trains.
+Verdicts and reasons are compared over all records, everything else over the kept ones, which are what a model is
+trained on.
 """
 
 import math
@@ -16,15 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, printable
-from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks, sorted_once
+from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks, sorted_unique
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 
 OF_ALL = ("verdict", "reason")  # compared over all records
 DRIFT_TITLES = {"verdict": "Verdict", **TITLES}
 NO_REASON = "none"
 IDS_AT_ONCE = 1 << 24  # of each dataset: 8 bytes each, a second copy while they are sorted
-LITTLE, MUCH = 0.1, 0.25  # of the stability index; below the first nothing to see, above the second look into it
-WORTH_TELLING = 0.001  # in text, value by value; pages and JSON tell all
+LITTLE, MUCH = 0.1, 0.25  # of the stability index: below the first it is negligible, above the second look into it
+MIN_SHOWN_INDEX = 0.001  # of the tables that the text lists value by value; pages and JSON have all
 NUM_SHOWN_SAMPLES = 48
 MAX_TEXT_VALUES = 12
 ADDED_SALT = 3
@@ -32,12 +33,12 @@ ADDED_SALT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """One table then and now: rows by value, every value of either; `index` is their difference."""
+    """One table of counts in both versions: rows by value, for every value of either version."""
 
     name: str  # of a table of the audit, or "verdict"
     then: Mapping[str, int]
     now: Mapping[str, int]
-    index: float
+    index: float  # population stability index
 
     def shares(self, value: str) -> tuple[float, float]:
         """Then and now."""
@@ -51,12 +52,12 @@ class Shift:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleChanges:
-    """How many samples came and went, by their ids; a sample that stands in a ledger twice counts once."""
+    """The numbers of samples added and removed, by id; a sample that is in a ledger twice counts once."""
 
     added: int
     removed: int
     common: int
-    kept_added: int  # kept now, and then not there or not kept
+    kept_added: int  # kept now, but then missing or not kept
     kept_removed: int
     shown: frozenset[int]  # the first 64 bits of the ids of a random choice of those of `kept_added`
 
@@ -71,7 +72,7 @@ class Drift:
 
 
 def measure_drift(folder: Path, now: AuditSummary, earlier: Path, then: AuditSummary) -> Drift:
-    """Compare the dataset in `folder`, summed up in `now`, with the one in `earlier`, summed up in `then`.
+    """Compare the dataset in `folder`, with the summary `now`, with the one in `earlier`, with the summary `then`.
 
     Raises: DatasetError if a ledger cannot be read.
     """
@@ -88,8 +89,8 @@ def measure_drift(folder: Path, now: AuditSummary, earlier: Path, then: AuditSum
 def stability_index(then: Mapping[str, int], now: Mapping[str, int]) -> float:
     """The population stability index of two tables of counts: the sum of (q - p) ln(q / p) over all values.
 
-    Half a row is added to each value, so that one that is new or gone counts much, but not endlessly; 0 where either
-    table is empty. Sources: N. Siddiqi, Credit Risk Scorecards, Wiley 2006, section "Scorecard stability" (also for
+    Half a row is added to each value, so that a new or missing one counts much, but not infinitely; 0 if either table
+    is empty. Sources: N. Siddiqi, Credit Risk Scorecards, Wiley 2006, section "Scorecard stability" (also for
     the bounds 0.1 and 0.25); it is the symmetric divergence of H. Jeffreys, Proc. R. Soc. A 186 (1946), whose prior
     the half rows are.
     """
@@ -127,7 +128,7 @@ def _counts(name: str, summary: AuditSummary) -> dict[str, int]:
 
 
 def sample_changes(folder: Path, earlier: Path, *, ids_at_once: int = IDS_AT_ONCE) -> SampleChanges:
-    """Which ids are in one dataset only. The ids of at most about `ids_at_once` rows are in memory at a time.
+    """Compare the ids of two datasets. The ids of at most about `ids_at_once` rows of each are in memory at a time.
 
     Raises: DatasetError if a ledger cannot be read.
     """
@@ -173,7 +174,7 @@ def _ids(dataset: CuratedDataset, part: int, num_parts: int) -> tuple[npt.NDArra
         chosen = prefixes % np.uint64(num_parts) == part if num_parts > 1 else np.ones(len(prefixes), np.bool_)
         everything.append(prefixes[chosen])
         kept.append(prefixes[chosen & is_kept])
-    return sorted_once(np.concatenate(everything)), sorted_once(np.concatenate(kept))
+    return sorted_unique(np.concatenate(everything)), sorted_unique(np.concatenate(kept))
 
 
 def _prefixes(dataset: CuratedDataset) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
@@ -186,7 +187,7 @@ def _prefixes(dataset: CuratedDataset) -> Iterator[tuple[npt.NDArray[np.uint64],
 
 
 def drift_to_json(drift: Drift) -> dict[str, Any]:
-    """For scripts: everything but the choice of samples that the page shows."""
+    """The drift as JSON for scripts: everything but the choice of samples that the page shows."""
     samples = drift.samples
     return {
         "against": drift.then_name,
@@ -206,20 +207,20 @@ def drift_to_json(drift: Drift) -> dict[str, Any]:
 
 
 def drift_text(drift: Drift) -> str:
-    """For a terminal: samples that came and went, then the tables that changed, the most changed first."""
+    """The drift as text for a terminal: samples added and removed, then the changed tables, the most changed first."""
     samples = drift.samples
     lines = [
         f"Against {printable(drift.then_name)}: {drift.then_rows:,} records then, {drift.now_rows:,} now",
         "",
-        f"  samples  {samples.added:>12,} added  {samples.removed:>12,} gone  {samples.common:>12,} in both",
-        f"  kept     {samples.kept_added:>12,} added  {samples.kept_removed:>12,} gone",
+        f"  samples  {samples.added:>12,} added  {samples.removed:>12,} removed  {samples.common:>12,} in both",
+        f"  kept     {samples.kept_added:>12,} added  {samples.kept_removed:>12,} removed",
         "",
         f"  Difference of each table (population stability index: under {LITTLE:g} little, over {MUCH:g} much)",
         *(f"  {shift.index:>10.4f}  {DRIFT_TITLES[shift.name]}" for shift in drift.shifts),
     ]
     for shift in drift.shifts:
         values = [value for value in shift.by_change() if shift.shares(value)[0] != shift.shares(value)[1]]
-        if shift.index < WORTH_TELLING or not values:
+        if shift.index < MIN_SHOWN_INDEX or not values:
             continue
         width = min(48, max(len(printable(value)) for value in values[:MAX_TEXT_VALUES]))
         lines += ["", f"{DRIFT_TITLES[shift.name]}, share then and now", ""]

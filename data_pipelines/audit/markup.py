@@ -1,7 +1,7 @@
-"""Pieces of the audit's page: escaped text, bars, histograms, pictures; and its style.
+"""Elements of the audit page: escaped text, bars, histograms, images; and its style.
 
-All text comes from outside and is escaped; pictures are small JPEGs made here, inside the page. Nothing is loaded from
-anywhere and nothing is run: the page's own policy forbids it.
+All text comes from outside and is escaped; images are small JPEGs that we encode, embedded in the page. The page loads
+and runs nothing: its own policy forbids it.
 """
 
 import base64
@@ -12,7 +12,7 @@ from data_pipelines.audit.histograms import Histogram
 from data_pipelines.audit.summary import Cell, readable_bytes
 from data_pipelines.datasets.verdicts import VERDICTS
 
-MAX_PICTURE_BYTES = 3 << 20  # of all JPEGs of a page; base64 makes a third more of them
+MAX_IMAGE_BYTES = 3 << 20  # of all JPEGs of a page; base64 adds a third
 NAMES = {"keep": "kept", "drop": "dropped", "duplicate": "duplicate", "near_duplicate": "near-duplicate",
          "mirrored": "mirrored"}  # fmt: skip
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -20,7 +20,7 @@ HISTOGRAM_TITLES = {
     "width": "Width, pixels",
     "height": "Height, pixels",
     "aspect": "Width / height",
-    "bytes": "Size of the first picture's file",
+    "bytes": "Size of the first image's file",
     "caption": "Length of the text, characters",
     "entropy": "Entropy, bits",
     "sharpness": "Sharpness",
@@ -81,7 +81,7 @@ table.words td:last-child { color: var(--soft); width: 28%; }
 .chart svg { display: block; width: 100%; height: 84px; border-bottom: 1px solid var(--line); }
 .chart .scale { display: flex; justify-content: space-between; color: var(--soft); font-size: 12px; }
 .chart b { font-weight: normal; font-size: 14px; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(124px, 1fr)); gap: 14px 12px; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(124px, 1fr)); gap: 14px 12px; }
 figure { margin: 0; min-width: 0; }
 figure.pair { grid-column: span 2; }
 .frames { display: flex; gap: 4px; }
@@ -92,7 +92,7 @@ img, .none { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(
   font-size: 12px; padding: 8px; }
 figcaption { font-size: 12px; line-height: 1.35; color: var(--soft); overflow-wrap: anywhere; margin-top: 4px; }
 .cluster { border-top: 1px solid var(--line); padding: 12px 0 14px; }
-.cluster .pictures { grid-template-columns: repeat(auto-fill, minmax(104px, 128px)); }
+.cluster .images { grid-template-columns: repeat(auto-fill, minmax(104px, 128px)); }
 .cluster .first img { border: 2px solid var(--keep); }
 details { border-top: 1px solid var(--line); padding: 8px 0; }
 summary { cursor: pointer; }
@@ -104,36 +104,36 @@ code { font: 11px ui-monospace, monospace; }
   .counts th:nth-child(3) { width: 66px; }
   .counts th.graph { width: 18%; }
   .counts td { font-size: 14px; }
-  .pictures { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
+  .images { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
   .chart .scale span:nth-child(2) { display: none; } }
 """
 
 
-class PictureFrames:
-    """Makes pictures part of the page until they take too much room; then it says so in their place."""
+class ImageBudget:
+    """Embeds images in the page up to a total of `max_bytes`; after that a note takes their place."""
 
-    def __init__(self, max_bytes: int = MAX_PICTURE_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_IMAGE_BYTES) -> None:
         self._left_bytes = max_bytes
 
-    def image(self, jpeg: bytes | None) -> str:
+    def embed(self, jpeg: bytes | None) -> str:
         if not jpeg:
             return '<span class="none">cannot be shown</span>'
         if len(jpeg) > self._left_bytes:
-            return '<span class="none">left out, the page is full</span>'
+            return '<span class="none">omitted, the page is full</span>'
         self._left_bytes -= len(jpeg)
         return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
 
 
 def escaped(value: object) -> str:
-    """For HTML, and with characters that could hide or turn text made visible."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in str(value))
-    return html.escape(shown, quote=True)
+    """The value escaped for HTML; characters that could hide or reverse text become U+FFFD."""
+    visible = "".join(character if character.isprintable() else "\ufffd" for character in str(value))
+    return html.escape(visible, quote=True)
 
 
 def shortened(value: object, max_chars: int) -> str:
-    """Escaped, its blanks made single, cut at `max_chars`."""
-    words = " ".join(str(value or "").split())
-    return escaped(words if len(words) <= max_chars else words[: max_chars - 1] + "\u2026")
+    """The value escaped, with single spaces, cut at `max_chars`."""
+    text = " ".join(str(value or "").split())
+    return escaped(text if len(text) <= max_chars else text[: max_chars - 1] + "\u2026")
 
 
 def verdict_name(verdict: str) -> str:
@@ -141,7 +141,7 @@ def verdict_name(verdict: str) -> str:
 
 
 def bar(cell: Cell, full: int) -> str:
-    """The verdicts of a cell side by side; `full` rows fill it."""
+    """A bar of a cell's rows by verdict; `full` rows fill it."""
     parts = "".join(
         f'<i class="{verdict}" style="width:{100 * cell.rows[verdict] / max(1, full):.2f}%"></i>'
         for verdict in VERDICTS
@@ -151,7 +151,7 @@ def bar(cell: Cell, full: int) -> str:
 
 
 def two_bars(then: float, now: float, full: float) -> str:
-    """Two shares below each other; `full` fills the width."""
+    """Two bars for the shares, one below the other; `full` fills the width."""
     widths = [100 * share / max(full, 1e-12) for share in (then, now)]
     return "".join(
         f'<div class="bar thin"><i class="{name}" style="width:{width:.2f}%"></i></div>'
@@ -160,23 +160,24 @@ def two_bars(then: float, now: float, full: float) -> str:
 
 
 def chart(name: str, histogram: Histogram) -> str:
-    """Bars of the steps between the first and the last that hold a row: kept below, left out above."""
-    totals = histogram.kept + histogram.left_out
-    there = totals.nonzero()[0]
-    if not len(there):
+    """A bar chart of the bins from the first to the last that is not empty: kept rows below, the others above."""
+    totals = histogram.kept + histogram.not_kept
+    used = totals.nonzero()[0]
+    if not len(used):
         return ""
-    first, last = int(there[0]), int(there[-1]) + 1
+    first, last = int(used[0]), int(used[-1]) + 1
     width, full = 1000 / (last - first), int(totals.max())
     parts = []
-    for step in range(first, last):
-        kept, all_rows = 100 * histogram.kept[step] / full, 100 * totals[step] / full
-        left, wide = (step - first) * width, max(1.0, width * 0.92)
-        told = f"{_value(name, histogram.edges[step])} to {_value(name, histogram.edges[step + 1])}: {totals[step]:,}"
-        if totals[step]:
+    for index in range(first, last):
+        kept, all_rows = 100 * histogram.kept[index] / full, 100 * totals[index] / full
+        left, bar_width = (index - first) * width, max(1.0, width * 0.92)
+        low, high = _value(name, histogram.edges[index]), _value(name, histogram.edges[index + 1])
+        if totals[index]:
             parts.append(
-                f'<g><title>{told}</title><rect class="then" x="{left:.1f}" y="{100 - all_rows:.1f}" '
-                f'width="{wide:.1f}" height="{all_rows - kept:.1f}"/><rect class="keep" x="{left:.1f}" '
-                f'y="{100 - kept:.1f}" width="{wide:.1f}" height="{kept:.1f}"/></g>'
+                f'<g><title>{low} to {high}: {totals[index]:,}</title><rect class="then" x="{left:.1f}" '
+                f'y="{100 - all_rows:.1f}" width="{bar_width:.1f}" height="{all_rows - kept:.1f}"/>'
+                f'<rect class="keep" x="{left:.1f}" y="{100 - kept:.1f}" width="{bar_width:.1f}" '
+                f'height="{kept:.1f}"/></g>'
             )
     low, high = _value(name, histogram.edges[first]), _value(name, histogram.edges[last])
     title = HISTOGRAM_TITLES[name]
@@ -194,6 +195,6 @@ def _value(name: str, edge: float) -> str:
 
 
 def legend(names: Mapping[str, str]) -> str:
-    """Classes of the style and what they mean."""
+    """A legend of the style's classes. `names`: the meaning of each class."""
     entries = "".join(f'<span><i class="{name}"></i>{meaning}</span>' for name, meaning in names.items())
     return f'<div class="legend">{entries}</div>'

@@ -1,6 +1,6 @@
-"""One HTML page about a curated dataset that opens anywhere, offline: counts, histograms, drift, pictures and captions.
+"""Writes an HTML page about a curated dataset that opens offline: counts, histograms, drift, images and captions.
 
-Its size is bounded whatever the dataset's: tables are cut, pictures end when they take too much room.
+Its size is bounded, whatever the dataset's: tables are cut, and images are omitted once they take too much room.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from data_pipelines.audit.markup import (
     NAMES,
     POLICY,
     STYLE,
-    PictureFrames,
+    ImageBudget,
     bar,
     chart,
     escaped,
@@ -31,32 +31,32 @@ MAX_FIGURE_CHARS = 90
 MAX_CAPTION_CHARS = 300
 SPECIAL_TITLES = {"quarantined": "Quarantine", "contaminated": "Evaluation contamination"}
 SPECIAL_NOTES = {
-    "quarantined": "Samples that ended the process that looked at them.",
-    "contaminated": "Samples that an evaluation set holds too.",
+    "quarantined": "Samples that crashed the process that read them.",
+    "contaminated": "Samples that share an image with an evaluation set.",
 }
 
 
 def write_audit_page(folder: Path, target: Path, summary: AuditSummary, drift: Drift | None = None) -> None:
-    """Write the page about the dataset in `folder`, which `summary` counts, to `target`.
+    """Write the page about the dataset in `folder`, whose counts are in `summary`, to `target`.
 
     Raises: DatasetError if a ledger or the thumbnails cannot be read.
     """
     samples = choose_samples(CuratedDataset(folder), drift.samples.shown if drift else ())
-    frames = PictureFrames()
+    budget = ImageBudget()
     sections = {
-        "Reasons": ("Why records were left out", _table(summary.tables["reason"], summary, "reason")),
-        "Contents": ("What is in it", _tables(summary)),
-        "Histograms": ("How it is spread", _charts(summary)),
+        "Reasons": ("Why records were not kept", _table(summary.tables["reason"], summary, "reason")),
+        "Contents": ("Contents", _tables(summary)),
+        "Histograms": ("Histograms", _charts(summary)),
     }
     if drift:
         sections["Drift"] = (f"Changes since {drift.then_name}", _drift(drift))
-        sections["New"] = ("Newly added", _sheet(samples.added, samples, frames, "no sample that is kept is new"))
-    sections["Pictures"] = ("A random choice of what is kept", _sheet(samples.random, samples, frames, "none"))
-    sections["Copies"] = ("Copies, the largest groups first", _clusters(samples, frames))
+        sections["New"] = ("Newly added", _sheet(samples.added, samples, budget, "no kept sample is new"))
+    sections["Images"] = ("A random choice of kept samples", _sheet(samples.random, samples, budget, "none"))
+    sections["Copies"] = ("Copies, the largest groups first", _clusters(samples, budget))
     for reason in SPECIAL_REASONS:
         title = SPECIAL_TITLES[reason]
-        sections[title.split()[-1].capitalize()] = (title, _special(reason, summary, samples, frames))
-    sections["Verdicts"] = ("By verdict and reason", _groups(samples, frames))
+        sections[title.split()[-1].capitalize()] = (title, _special(reason, summary, samples, budget))
+    sections["Verdicts"] = ("By verdict and reason", _groups(samples, budget))
     sections["Captions"] = ("Captions", _captions(samples))
     body = [_head(summary, sections)]
     body += [f'<h2 id="{key}">{escaped(title)}</h2>{content}' for key, (title, content) in sections.items()]
@@ -76,11 +76,11 @@ def _head(summary: AuditSummary, sections: Mapping[str, object]) -> str:
         f"{summary.share(verdict):.1%}<br>{readable_bytes(summary.whole.bytes.get(verdict, 0))}</div>"
         for verdict in VERDICTS
     )
-    orphans = f" {summary.orphans:,} files beside them are named by no record." if summary.orphans else ""
+    orphans = f" {summary.orphans:,} files of the sources are named by no record." if summary.orphans else ""
     links = "".join(f'<a href="#{key}">{key}</a>' for key in sections)
     return (
         f"<h1>{escaped(summary.name)}</h1>"
-        f'<p class="soft">{summary.whole.total:,} records came in.{orphans} Bytes are those of first pictures.</p>'
+        f'<p class="soft">{summary.whole.total:,} records in all.{orphans} Bytes are those of first images.</p>'
         f'<div class="tiles">{tiles}</div>{bar(summary.whole, summary.whole.total)}'
         f"{legend({verdict: NAMES[verdict] for verdict in VERDICTS})}<nav>{links}</nav>"
     )
@@ -97,7 +97,7 @@ def _table(cells: Mapping[str, Cell], summary: AuditSummary, name: str) -> str:
     )
     rows += _more(len(cells) - MAX_TABLE_ROWS, 5)
     head = '<th></th><th>records</th><th>share</th><th class="wide">bytes</th><th class="graph"></th>'
-    title = f"<caption>{TITLES[name]}</caption>" if name != "reason" else ""  # which has a heading of its own
+    title = f"<caption>{TITLES[name]}</caption>" if name != "reason" else ""  # reasons have a heading of their own
     return f'<table class="counts">{title}<tr>{head}</tr>{rows}</table>' if cells else '<p class="soft">none</p>'
 
 
@@ -112,21 +112,21 @@ def _tables(summary: AuditSummary) -> str:
 
 def _charts(summary: AuditSummary) -> str:
     charts = "".join(chart(name, histogram) for name, histogram in summary.histograms.items())
-    note = '<p class="soft">Sizes and scores are those of first pictures; what lies outside counts in the last bar.</p>'
-    return f'{note}<div class="charts">{charts}</div>{legend({"keep": "kept", "then": "left out"})}'
+    note = '<p class="soft">Sizes and scores are those of first images; values outside count in the last bar.</p>'
+    return f'{note}<div class="charts">{charts}</div>{legend({"keep": "kept", "then": "not kept"})}'
 
 
 def _drift(drift: Drift) -> str:
     samples = drift.samples
-    told = (
-        f"<p>{samples.added:,} samples are new and {samples.removed:,} are gone; {samples.common:,} are in both. Of "
-        f"those that are kept, {samples.kept_added:,} are new and {samples.kept_removed:,} are gone. Records: "
+    overview = (
+        f"<p>{samples.added:,} samples were added and {samples.removed:,} removed; {samples.common:,} are in both. "
+        f"Of the kept samples, {samples.kept_added:,} were added and {samples.kept_removed:,} removed. Records: "
         f"{drift.then_rows:,} then, {drift.now_rows:,} now.</p>"
-        '<p class="soft">The figure of each table is its population stability index: under '
-        f"{LITTLE:g} there is little to see, over {MUCH:g} look into it. Verdicts and reasons are compared over all "
-        "records, the rest over those that are kept.</p>"
+        '<p class="soft">The number of each table is its population stability index: under '
+        f"{LITTLE:g} it is negligible, over {MUCH:g} look into it. Verdicts and reasons are compared over all "
+        "records, the other tables over the kept ones.</p>"
     )
-    return told + "".join(_shift(shift) for shift in drift.shifts) + legend({"then": "then", "keep": "now"})
+    return overview + "".join(_shift(shift) for shift in drift.shifts) + legend({"then": "then", "keep": "now"})
 
 
 def _shift(shift: Shift) -> str:
@@ -150,92 +150,93 @@ def _shift_row(shift: Shift, value: str, full: float) -> str:
     )
 
 
-def _sheet(rows: Sequence[Mapping[str, Any]], samples: PageSamples, frames: PictureFrames, otherwise: str) -> str:
-    """Kept samples of a ledger; those without a picture show their words."""
+def _sheet(rows: Sequence[Mapping[str, Any]], samples: PageSamples, budget: ImageBudget, if_empty: str) -> str:
+    """Kept samples of a ledger; of those without an image, their texts."""
     figures = "".join(
-        _figure(row, frames.image(samples.pictures.get((row["sample_id"], 0))))
+        _figure(row, budget.embed(samples.images.get((row["sample_id"], 0))))
         for row in rows
-        if (row["sample_id"], 0) in samples.pictures or row["task"] != "text"
+        if (row["sample_id"], 0) in samples.images or row["task"] != "text"
     )
-    texts = [row for row in rows if row["task"] == "text"]
-    words = _words(texts, lambda row: "text only") if texts else ""
-    sheet = f'<div class="pictures">{figures}</div>' if figures else ""
-    return sheet + words or f'<p class="soft">{otherwise}</p>'
+    text_rows = [row for row in rows if row["task"] == "text"]
+    texts = _texts(text_rows, lambda row: "text only") if text_rows else ""
+    sheet = f'<div class="images">{figures}</div>' if figures else ""
+    return sheet + texts or f'<p class="soft">{if_empty}</p>'
 
 
-def _figure(row: Mapping[str, Any], frames: str, *, kind: str = "") -> str:
+def _figure(row: Mapping[str, Any], images: str, *, attributes: str = "") -> str:
     return (
-        f'<figure{kind}><div class="frames">{frames}</div><figcaption><span class="outside">'
+        f'<figure{attributes}><div class="frames">{images}</div><figcaption><span class="outside">'
         f"{shortened(row['caption'], MAX_FIGURE_CHARS)}</span><br><code>{escaped(row['sample_id'][:12])}</code>"
         "</figcaption></figure>"
     )
 
 
-def _clusters(samples: PageSamples, frames: PictureFrames) -> str:
+def _clusters(samples: PageSamples, budget: ImageBudget) -> str:
     if not samples.clusters:
         return '<p class="soft">none</p>'
-    note = "The kept picture stands first; of its copies some are shown. Sizes count the whole ledger."
-    return f'<p class="soft">{note}</p>' + "".join(_cluster(cluster, samples, frames) for cluster in samples.clusters)
+    note = "The kept image comes first, then some of its copies. Sizes count the whole ledger."
+    return f'<p class="soft">{note}</p>' + "".join(_cluster(cluster, samples, budget) for cluster in samples.clusters)
 
 
-def _cluster(cluster: Cluster, samples: PageSamples, frames: PictureFrames) -> str:
+def _cluster(cluster: Cluster, samples: PageSamples, budget: ImageBudget) -> str:
     slot = cluster.copies[0]["slot"] if cluster.copies else 0
     kept = {"sample_id": cluster.kept_id, "caption": "kept"}
-    figures = _figure(kept, frames.image(samples.pictures.get((cluster.kept_id, slot))), kind=' class="first"')
+    figures = _figure(kept, budget.embed(samples.images.get((cluster.kept_id, slot))), attributes=' class="first"')
     for row in cluster.copies:
-        told = {**row, "caption": f"{verdict_name(row['verdict'])}, {row['reason']}"}
-        figures += _figure(told, frames.image(row["jpeg"]))
+        captioned = {**row, "caption": f"{verdict_name(row['verdict'])}, {row['reason']}"}
+        figures += _figure(captioned, budget.embed(row["jpeg"]))
     copies = "1 copy" if cluster.num_copies == 1 else f"{cluster.num_copies:,} copies"
     hidden = cluster.num_copies - len(cluster.copies)
     more = f"; {hidden:,} not shown" if hidden > 0 else ""
-    return f'<div class="cluster"><p class="soft">{copies}{more}</p><div class="pictures">{figures}</div></div>'
+    return f'<div class="cluster"><p class="soft">{copies}{more}</p><div class="images">{figures}</div></div>'
 
 
-def _special(reason: str, summary: AuditSummary, samples: PageSamples, frames: PictureFrames) -> str:
-    """Samples of a reason that people look at one by one."""
+def _special(reason: str, summary: AuditSummary, samples: PageSamples, budget: ImageBudget) -> str:
+    """Samples of a reason that has a section of its own, each with its source."""
     cell = summary.tables["reason"].get(reason)
     rows = samples.special.get(reason, ())
     if cell is None or not rows:
         return '<p class="soft">none</p>'
-    pictured = [row for (_, why), group in samples.groups.items() if why == reason for row in group]
-    figures = "".join(_figure(row, frames.image(row["jpeg"])) for row in pictured if row["slot"] == 0)
+    thumbnails = [row for (_, why), group in samples.groups.items() if why == reason for row in group]
+    figures = "".join(_figure(row, budget.embed(row["jpeg"])) for row in thumbnails if row["slot"] == 0)
     note = f"<p>{SPECIAL_NOTES[reason]} {cell.total:,} in all, {len(rows)} shown.</p>"
-    sheet = f'<div class="pictures">{figures}</div>' if figures else ""
-    return note + sheet + _words(rows, lambda row: f"{row['source_file']}, row {row['source_row']}: {row['detail']}")
+    sheet = f'<div class="images">{figures}</div>' if figures else ""
+    return note + sheet + _texts(rows, lambda row: f"{row['source_file']}, row {row['source_row']}: {row['detail']}")
 
 
-def _groups(samples: PageSamples, frames: PictureFrames) -> str:
-    """Thumbnails of every verdict and reason; a copy stands beside the picture that was kept."""
-    parts = ['<p class="soft">A fixed choice from every shard; copies stand beside the picture that was kept.</p>']
+def _groups(samples: PageSamples, budget: ImageBudget) -> str:
+    """Thumbnails of every verdict and reason; a copy is shown next to the kept image."""
+    parts = ['<p class="soft">A fixed choice from every shard; copies are shown next to the kept image.</p>']
     for (verdict, reason), rows in samples.groups.items():
         if reason in SPECIAL_REASONS:
             continue
-        figures = "".join(_of_group(row, samples, frames) for row in rows)
-        because = f" <span>{escaped(reason)}</span>" if reason else ""
-        parts.append(f'<h3>{escaped(verdict_name(verdict))}{because}</h3><div class="pictures">{figures}</div>')
+        figures = "".join(_group_figure(row, samples, budget) for row in rows)
+        reason_html = f" <span>{escaped(reason)}</span>" if reason else ""
+        parts.append(f'<h3>{escaped(verdict_name(verdict))}{reason_html}</h3><div class="images">{figures}</div>')
     return "".join(parts)
 
 
-def _of_group(row: Mapping[str, Any], samples: PageSamples, frames: PictureFrames) -> str:
+def _group_figure(row: Mapping[str, Any], samples: PageSamples, budget: ImageBudget) -> str:
     if not row["duplicate_of"]:
-        return _figure(row, frames.image(row["jpeg"]))
-    original = samples.pictures.get((row["duplicate_of"], row["slot"]))
-    return _figure(row, frames.image(original) + frames.image(row["jpeg"]), kind=' class="pair"')
+        return _figure(row, budget.embed(row["jpeg"]))
+    original = samples.images.get((row["duplicate_of"], row["slot"]))
+    return _figure(row, budget.embed(original) + budget.embed(row["jpeg"]), attributes=' class="pair"')
 
 
 def _captions(samples: PageSamples) -> str:
     parts = ['<p class="soft">A fixed random choice; ledgers keep the first 500 characters.</p>']
     for title, rows in samples.captions.items():
         if rows:
-            parts.append(f"<h3>{title}</h3>" + _words(rows, _why))
+            parts.append(f"<h3>{title}</h3>" + _texts(rows, _reason_or_task))
     return "".join(parts)
 
 
-def _why(row: Mapping[str, Any]) -> str:
+def _reason_or_task(row: Mapping[str, Any]) -> str:
     return str(row["reason"] or row["task"] or "")
 
 
-def _words(rows: Sequence[Mapping[str, Any]], note: Callable[[Mapping[str, Any]], str]) -> str:
+def _texts(rows: Sequence[Mapping[str, Any]], note: Callable[[Mapping[str, Any]], str]) -> str:
+    """A table of the rows' captions with a note for each."""
     cells = "".join(
         f'<tr><td><span class="outside">{shortened(row["caption"] or row["sample_id"][:12], MAX_CAPTION_CHARS)}</span>'
         f'</td><td><span class="outside">{shortened(note(row), MAX_CAPTION_CHARS)}</span></td></tr>'

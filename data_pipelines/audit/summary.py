@@ -1,4 +1,4 @@
-"""Counts what went into a curated dataset, what was dropped and why, from its ledger alone.
+"""Counts the records of a curated dataset by verdict, reason and other properties, from its ledgers alone.
 
 Ledgers are read shard by shard and summed by Arrow, so memory does not grow with the dataset.
 """
@@ -22,10 +22,10 @@ from data_pipelines.ingest.orphans import read_orphans
 AUDIT_FORMAT = 1
 COLUMNS = ["verdict", "reason", "source", "license", "split", "task", "format", "width", "height", "anchor_h",
            "anchor_w", "image_bytes", "caption", "language", "repairs", "scores"]  # fmt: skip
-SIDE_STEPS = (64, 128, 256, 512, 1024, 2048)  # pixels of the shorter side
-CAPTION_STEPS = (20, 50, 100, 200, 500)  # characters; ledgers keep the first 500
-ASPECT_STEPS = (0.5, 0.67, 0.9, 1.12, 1.5, 2.0)  # width / height
-BYTES_STEPS = (1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # of the first picture's file
+SIDE_BOUNDS = (64, 128, 256, 512, 1024, 2048)  # pixels of the shorter side
+CAPTION_BOUNDS = (20, 50, 100, 200, 500)  # characters; ledgers keep the first 500
+ASPECT_BOUNDS = (0.5, 0.67, 0.9, 1.12, 1.5, 2.0)  # width / height
+BYTES_BOUNDS = (1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # of the first image's file
 TITLES = {
     "reason": "Reason",
     "source": "Source",
@@ -35,18 +35,18 @@ TITLES = {
     "format": "Format of the first picture",
     "side": "Shorter side, pixels",
     "aspect": "Width / height",
-    "anchor": "Size that it is cropped to, height x width",
-    "bytes": "Size of the first picture's file",
+    "anchor": "Anchor that the image is cropped to, height x width",
+    "bytes": "Size of the first image's file",
     "caption": "Length of the text, characters",
     "language": "Language",
-    "repairs": "Repaired words, by what was wrong with them",
+    "repairs": "Repaired texts, by reason",
 }
-ORDERED = ("side", "aspect", "bytes", "caption")  # tables in the order of their steps; the others by number of rows
+BINNED = ("side", "aspect", "bytes", "caption")  # tables in the order of their bins; the others by number of rows
 
 
 @dataclass(kw_only=True)
 class Cell:
-    """Rows and bytes of first pictures of one value, by verdict."""
+    """The rows with one value and the bytes of their first images, by verdict."""
 
     rows: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
@@ -62,20 +62,20 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSummary:
-    """All counts of a dataset: `tables[name][value]`, where name is a key of `TITLES`; `whole` is over everything."""
+    """All counts of a dataset: `tables[name][value]`, where name is a key of `TITLES`; `whole` counts all rows."""
 
     name: str
     whole: Cell
     tables: Mapping[str, Mapping[str, Cell]]
     histograms: Mapping[str, Histogram]  # by the names of `histograms.EDGES`
-    orphans: int  # files beside the annotations that none of them names
+    orphans: int  # files of the sources that no record names
 
     def share(self, verdict: str) -> float:
         return self.whole.rows.get(verdict, 0) / max(1, self.whole.total)
 
 
 def audit_dataset(folder: Path) -> AuditSummary:
-    """Sum the ledgers below `folder`.
+    """The counts over all ledgers of the dataset in `folder`.
 
     Raises: DatasetError if it is not a curated dataset or a ledger is missing or damaged.
     """
@@ -85,32 +85,32 @@ def audit_dataset(folder: Path) -> AuditSummary:
     histograms = empty_histograms()
     for table in ledger_tables(dataset, COLUMNS):
         try:
-            _add(table, whole, tables)
+            _add_counts(table, whole, tables)
             add_to_histograms(table, histograms)
         except (pa.ArrowException, ValueError) as error:
             raise DatasetError(f"{folder / 'ledger'}: found rows of another kind ({error}); curate again") from error
-    ordered = {name: _in_order(name, cells) for name, cells in tables.items()}
+    ordered = {name: _sort_cells(name, cells) for name, cells in tables.items()}
     orphans = sum(1 for _ in read_orphans(folder))
     return AuditSummary(name=dataset.name, whole=whole, tables=ordered, histograms=histograms, orphans=orphans)
 
 
-def _in_order(name: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
-    if name in ORDERED:
-        return {value: cells[value] for value in _labels(name) if value in cells}
+def _sort_cells(name: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    if name in BINNED:
+        return {value: cells[value] for value in _bin_labels(name) if value in cells}
     return dict(sorted(cells.items(), key=lambda entry: (-entry[1].total, entry[0])))
 
 
-def _add(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> None:
+def _add_counts(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> None:
     columns = {
         "reason": table["reason"],
-        **{name: _stated(table[name]) for name in ("source", "license", "task", "split", "language")},
+        **{name: _or_none_stated(table[name]) for name in ("source", "license", "task", "split", "language")},
         "format": pc.fill_null(table["format"], "no picture read"),
-        "side": _steps("side", pc.min_element_wise(table["width"], table["height"])),
-        "aspect": _steps("aspect", pc.divide(pc.cast(table["width"], pa.float64()), table["height"])),
+        "side": _bins("side", pc.min_element_wise(table["width"], table["height"])),
+        "aspect": _bins("aspect", pc.divide(pc.cast(table["width"], pa.float64()), table["height"])),
         "anchor": _anchors(table),
-        "bytes": _steps("bytes", table["image_bytes"]),
+        "bytes": _bins("bytes", table["image_bytes"]),
         "repairs": _joined(table["repairs"]),
-        "caption": _steps("caption", pc.utf8_length(pc.fill_null(table["caption"], ""))),
+        "caption": _bins("caption", pc.utf8_length(pc.fill_null(table["caption"], ""))),
     }
     data = pa.table({**columns, "verdict": table["verdict"], "num_bytes": pc.fill_null(table["image_bytes"], 0)})
     for verdict, _, rows, num_bytes in _sums(data, ["verdict"]):
@@ -126,42 +126,42 @@ def _sums(data: Any, keys: list[str]) -> Iterator[tuple[str, str, int, int]]:
         yield row["verdict"], row[keys[-1]], row["count_all"], row["num_bytes_sum"]
 
 
-def _stated(column: Any) -> Any:
+def _or_none_stated(column: Any) -> Any:
     return pc.if_else(pc.equal(pc.fill_null(column, ""), ""), "none stated", column)
 
 
 def _joined(lists: Any) -> Any:
-    """Null where the list is empty."""
+    """Each list as one text, null where it is empty."""
     joined = pc.fill_null(pc.binary_join(lists, ", "), "")
     return pc.if_else(pc.equal(joined, ""), None, joined)
 
 
 def _anchors(table: Any) -> Any:
-    """ "64x96", null for rows without a picture, "none fits" for pictures that no size fits."""
+    """ "64x96", null for rows without an image, "none fits" for images that no anchor fits."""
     height, width = (pc.cast(table[name], pa.string()) for name in ("anchor_h", "anchor_w"))
     joined = pc.binary_join_element_wise(height, width, "x")
     return pc.if_else(pc.is_valid(table["width"]), pc.fill_null(joined, "none fits"), None)
 
 
 def _bounds(name: str) -> tuple[float, ...]:
-    return {"side": SIDE_STEPS, "aspect": ASPECT_STEPS, "bytes": BYTES_STEPS, "caption": CAPTION_STEPS}[name]
+    return {"side": SIDE_BOUNDS, "aspect": ASPECT_BOUNDS, "bytes": BYTES_BOUNDS, "caption": CAPTION_BOUNDS}[name]
 
 
-def _labels(name: str) -> list[str]:
+def _bin_labels(name: str) -> list[str]:
     bounds = [readable_bytes(int(bound)) if name == "bytes" else f"{bound:g}" for bound in _bounds(name)]
     between = [f"{low} to {high}" for low, high in itertools.pairwise(bounds)]
     return [f"under {bounds[0]}", *between, f"{bounds[-1]} and more"]
 
 
-def _steps(name: str, values: Any) -> Any:
-    """The label of each value's step; null where the value is."""
+def _bins(name: str, values: Any) -> Any:
+    """The label of each value's bin, null where the value is null."""
     numbers = np.asarray(pc.fill_null(pc.cast(values, pa.float64()), np.nan))
-    places = np.digitize(numbers, _bounds(name))
-    return pa.array(np.asarray(_labels(name), dtype=object)[places], pa.string(), mask=np.isnan(numbers))
+    indices = np.digitize(numbers, _bounds(name))
+    return pa.array(np.asarray(_bin_labels(name), dtype=object)[indices], pa.string(), mask=np.isnan(numbers))
 
 
 def summary_to_json(summary: AuditSummary) -> dict[str, Any]:
-    """For scripts: everything that the summary holds."""
+    """The whole summary as JSON for scripts."""
     return {
         "format": AUDIT_FORMAT,
         "name": summary.name,
@@ -178,7 +178,7 @@ def summary_to_json(summary: AuditSummary) -> dict[str, Any]:
 
 
 def summary_text(summary: AuditSummary) -> str:
-    """For a terminal: one line for each verdict, then a table for each question."""
+    """The summary as text for a terminal: one line for each verdict, then the tables."""
     lines = [f"{printable(summary.name)}: {summary.whole.total:,} records", ""]
     for verdict in VERDICTS:
         rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
@@ -198,7 +198,7 @@ def summary_text(summary: AuditSummary) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from outside, safe for a terminal: nothing that moves the cursor or turns the writing around."""
+    """The text, safe for a terminal: characters that move the cursor or reverse text become U+FFFD."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 

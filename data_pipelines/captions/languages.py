@@ -1,6 +1,6 @@
-"""Tells the language of a caption: by its script where that is enough, else by a model of letter sequences.
+"""Detects the language of a caption: by its script where that is enough, else by a model of letter sequences.
 
-Nothing is downloaded. The model is that of py3langid, 97 languages; it takes 2 microseconds for a letter.
+Nothing is downloaded. The model is that of py3langid, 97 languages; it takes 2 microseconds per letter.
 """
 
 import functools
@@ -9,24 +9,24 @@ from collections import Counter
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-UNDETERMINED = "und"  # ISO 639-2: cannot be told
-MIN_LETTERS = 20  # of a caption that the model is asked about; it guesses wildly for less
-MAX_CHARS = 120  # of a caption that are looked at
-MIN_CONFIDENCE = 0.5  # 0..1; right captions of a line reach 0.7 and more, lists of names less
-MAX_CACHED = 1 << 14  # captions whose language is remembered, as one caption often serves many records
+UNDETERMINED = "und"  # ISO 639-2: undetermined
+MIN_LETTERS = 20  # of a caption that the model classifies; for less it guesses wildly
+MAX_CHARS = 120  # of a caption that are read
+MIN_CONFIDENCE = 0.5  # 0..1; real captions of a line reach 0.7 and more, lists of names less
+MAX_CACHED = 1 << 14  # captions whose language is cached, as one caption often serves many records
 # Scripts in which almost everything is written in one language, by the first word of Unicode's character names.
 _SCRIPTS = {
     "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th", "GREEK": "el", "HEBREW": "he", "GEORGIAN": "ka",
     "ARMENIAN": "hy", "TAMIL": "ta", "TELUGU": "te", "KANNADA": "kn", "MALAYALAM": "ml", "GUJARATI": "gu",
     "GURMUKHI": "pa", "ORIYA": "or", "SINHALA": "si", "KHMER": "km", "LAO": "lo", "MYANMAR": "my", "ETHIOPIC": "am",
 }  # fmt: skip
-_MIN_SHARE = 0.5  # of the letters that one script must have to speak for a text
-_MIN_KANA_SHARE = 0.1  # Japanese mixes kana with Chinese signs
+_MIN_SHARE = 0.5  # of the letters that must be of one script for it to decide
+_MIN_KANA_SHARE = 0.1  # Japanese mixes kana with Chinese characters
 
 
 @functools.lru_cache(MAX_CACHED)
-def language_of(text: str) -> str:
-    """ISO 639-1 code, or "und" for what is too short or too mixed to tell."""
+def detect_language(text: str) -> str:
+    """ISO 639-1 code of the text's language, "und" if it is too short or too mixed to decide."""
     letters = [character for character in text[:MAX_CHARS] if character.isalpha()]
     if not letters:
         return UNDETERMINED
@@ -51,7 +51,7 @@ def _by_script(letters: list[str]) -> str | None:
 
 @functools.cache
 def _model() -> LanguageIdentifier:
-    """Takes a second to load, once in each process."""
+    """The model of py3langid, loaded once in each process, which takes a second."""
     model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     model.set_languages([label for label in model.labels if len(label) == 2])
     return model

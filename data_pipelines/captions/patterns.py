@@ -1,4 +1,4 @@
-"""What texts of records are searched for: markup, addresses, control tokens, words that say nothing."""
+"""Patterns that texts of records are searched for: templates, markup, URLs, control tokens, boilerplate."""
 
 import re
 
@@ -12,7 +12,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u200b\u2060\ufeff\u202a-
 MOJIBAKE = re.compile(
     "Ã[\u0080-\u00bf\u0152-\u0161\u0178-\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|Ð[\u0080-\u00bf]Ñ"
 )
-TOKENS = re.compile(
+CONTROL_TOKENS = re.compile(
     r"<\|[^|<>\s]{1,60}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>|<(?:height|width)_\d+>|</?think>"
     r"|<(?:pad|unk|bos|eos|mask|image|img|vision)\s*/?>|\{resolution_tag\}"
 )
@@ -35,7 +35,7 @@ FILE_NAME = re.compile(
     r"(?:\s*\((?:copy|\d+)\))*)\s*$"
 )
 FILE_NAME_WORDS = re.compile(r"(?i)^\s*(?:an? )?(?:image|photo|picture|scan)\s*$")  # plain words, not a file's name
-# Both of these are searched for in small letters.
+# BOILERPLATE and INJECTION are searched for in lower-cased text.
 BOILERPLATE = re.compile(
     r"\b(?:image may contain|no (?:photo |image )?(?:description|caption) available|may be an? (?:image|photo) of"
     r"|bild könnte enthalten|peut être une image de|l'image peut contenir|puede ser una imagen de"
@@ -44,7 +44,7 @@ BOILERPLATE = re.compile(
     r"|stock (?:photo|image|vector)s? (?:of|by)|click (?:here )?to (?:enlarge|view|zoom|see)|all rights reserved"
     r"|this (?:image|photo|file) (?:is|was) (?:licensed|uploaded)"
     r"|image not (?:found|available)|loading image|advertisement$)\b"
-    # What a picture can show as well, on a sign or a screen, says nothing only where the text begins with it.
+    # Texts that an image can show too, on a sign or a screen, are boilerplate only at the start of a caption.
     r"|^\W*(?:(?:please |this |our )?(?:free shipping on|subscribe to our|sign up for our newsletter|follow us on"
     r"|we use cookies|(?:web)?site uses cookies|accept (?:all )?cookies|enable javascript"
     r"|(?:error )?404 (?:error|not found|page)|page not found"
@@ -58,5 +58,5 @@ INJECTION = re.compile(
     r"|\byou are now (?:an? |in )?(?:unrestricted|unfiltered|jailbroken|developer mode|dan\b)"
     r"|#{2,} ?(?:human|user|assistant|system|instruction|response) ?:"
 )
-NOTHING = re.compile(r"(?i)^\W*(?:null|none|nan|n/?a|undefined|no (?:caption|title|text|description))\W*$")
+EMPTY_CAPTION = re.compile(r"(?i)^\W*(?:null|none|nan|n/?a|undefined|no (?:caption|title|text|description))\W*$")
 LOREM = re.compile(r"(?i)\blorem ipsum\b")

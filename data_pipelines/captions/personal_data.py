@@ -1,4 +1,4 @@
-"""Finds what tells of a person in words: addresses, numbers, accounts; and puts the name of its kind in its place."""
+"""Finds personal data in texts (addresses, numbers, account names) and replaces it by the name of its kind."""
 
 import re
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 _DIGITS = frozenset("0123456789")
 _AT = frozenset("@[({")
-SIGNS = _DIGITS | _AT  # none is found in words without any of these
+PERSONAL_CHARACTERS = _DIGITS | _AT  # a text without any of these holds no personal data
 
 _MAIL = re.compile(
     r"(?i)\b[a-z0-9._%+-]{1,64}(?:@|\s?[\[({]\s?(?:at|@)\s?[\])}]\s?)[a-z0-9-]{1,63}"
@@ -31,49 +31,49 @@ _ACCOUNT = re.compile(r"(?<!\S)@[A-Za-z]\w{2,30}\b")
 class _Kind:
     name: str
     pattern: re.Pattern[str]
-    signs: frozenset[str] = _DIGITS  # of which one is in each
-    holds: Callable[[str], bool] = lambda _words: True  # more than a pattern can tell
+    characters: frozenset[str] = _DIGITS  # every match has at least one of these
+    is_valid: Callable[[str], bool] = lambda _match: True  # a check beyond the pattern, such as a checksum
 
-    def pieces(self, text: str) -> list[str]:
-        if self.signs.isdisjoint(text):
+    def find(self, text: str) -> list[str]:
+        if self.characters.isdisjoint(text):
             return []
-        return [found[0] for found in self.pattern.finditer(text) if self.holds(found[0])]
+        return [match[0] for match in self.pattern.finditer(text) if self.is_valid(match[0])]
 
-    def covered(self, found: re.Match[str]) -> str:
-        return f"[{self.name}]" if self.holds(found[0]) else found[0]
+    def mask(self, match: re.Match[str]) -> str:
+        return f"[{self.name}]" if self.is_valid(match[0]) else match[0]
 
 
-def _luhn(words: str) -> bool:
+def _has_luhn_checksum(text: str) -> bool:
     """Checksum of payment card numbers (ISO/IEC 7812-1, annex B)."""
-    numbers = [int(digit) for digit in words if digit.isdigit()]
-    doubled = [2 * number if place % 2 else number for place, number in enumerate(reversed(numbers))]
+    numbers = [int(digit) for digit in text if digit.isdigit()]
+    doubled = [2 * number if index % 2 else number for index, number in enumerate(reversed(numbers))]
     return 13 <= len(numbers) <= 19 and sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
 
 
-def _mod_97(words: str) -> bool:
+def _has_mod_97_checksum(text: str) -> bool:
     """Checksum of international bank account numbers (ISO 13616, after ISO 7064 MOD 97-10)."""
-    plain = words.replace(" ", "")
-    return 15 <= len(plain) <= 34 and int("".join(str(int(sign, 36)) for sign in plain[4:] + plain[:4])) % 97 == 1
+    code = text.replace(" ", "")
+    return 15 <= len(code) <= 34 and int("".join(str(int(char, 36)) for char in code[4:] + code[:4])) % 97 == 1
 
 
 _KINDS = (
-    _Kind(name="card number", pattern=_CARD, holds=_luhn),
-    _Kind(name="bank account", pattern=_BANK_ACCOUNT, holds=_mod_97),
-    _Kind(name="mail address", pattern=_MAIL, signs=_AT),
+    _Kind(name="card number", pattern=_CARD, is_valid=_has_luhn_checksum),
+    _Kind(name="bank account", pattern=_BANK_ACCOUNT, is_valid=_has_mod_97_checksum),
+    _Kind(name="mail address", pattern=_MAIL, characters=_AT),
     _Kind(name="postal address", pattern=_ADDRESS),
     _Kind(name="social security number", pattern=_SOCIAL_SECURITY),
     _Kind(name="telephone number", pattern=_PHONE),
-    _Kind(name="account name", pattern=_ACCOUNT, signs=_AT),
+    _Kind(name="account name", pattern=_ACCOUNT, characters=_AT),
 )
 
 
-def kinds_in(text: str) -> list[str]:
-    """The names of the kinds of personal data that a text holds."""
-    return [kind.name for kind in _KINDS if kind.pieces(text)]
+def personal_data_kinds(text: str) -> list[str]:
+    """The names of the kinds of personal data in a text."""
+    return [kind.name for kind in _KINDS if kind.find(text)]
 
 
-def without_personal_data(text: str) -> str:
-    """Each piece gives way to a word in brackets that says what stood there."""
+def mask_personal_data(text: str) -> str:
+    """The text with each piece of personal data replaced by the name of its kind in brackets."""
     for kind in _KINDS:
-        text = kind.pattern.sub(kind.covered, text)
+        text = kind.pattern.sub(kind.mask, text)
     return text

@@ -1,1 +1,1 @@
-"""Rules of curation: measuring images, judging records, finding copies and contamination, writing the kept shards."""
+"""Curation: measuring images, judging records, finding copies and contamination, writing the kept shards."""

@@ -1,6 +1,6 @@
-"""Which records are worth learning from: every threshold of the curation, and which step reads which.
+"""The thresholds of curation, and which of its steps reads which.
 
-What each step is told is all that its results may depend on, so a changed threshold repeats no more than it must.
+The results of a step depend only on the settings it is given, so a changed threshold repeats no more than it must.
 """
 
 import itertools
@@ -15,7 +15,7 @@ DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 REPAIRABLE = ("caption_mojibake", "caption_control_chars", "caption_special_tokens", "caption_html", "caption_url",
               "caption_pii")  # fmt: skip
 LANGUAGE_CODE = re.compile("[a-z]{2}|und")
-# What no judgement about one record reads: limits of decoding, what counts as a copy, what the audit shows.
+# Fields that no judgement about a single record reads: limits of decoding, what counts as a copy, what the audit shows.
 NOT_JUDGED = frozenset(
     ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",
      "phash_distance", "colour_distance", "semantic_distance", "thumbnails_per_reason", "thumbnail_side",
@@ -25,15 +25,15 @@ NOT_JUDGED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class CurationConfig:
-    """Limits on pictures and words, what counts as a duplicate, and the sizes that training will use.
+    """Limits on images and texts, what counts as a duplicate, and the sizes that training will use.
 
-    `duplicate_scope`: "sample" compares records of one task with the same words (for data in which one picture serves
+    `duplicate_scope`: "sample" compares records of one task with the same text (for data in which one image serves
     many records on purpose), "image_in_task" all records of a task, "image" all records, "off" none.
     """
 
-    anchors: tuple[tuple[int, int], ...]  # (height, width) in pixels that pictures are cropped to
-    max_crop: float = 0.2  # share of a picture that the crop to its anchor may cut off
-    # pictures
+    anchors: tuple[tuple[int, int], ...]  # (height, width) in pixels that images are cropped to
+    max_crop: float = 0.2  # share of an image that the crop to its anchor may cut off
+    # images
     formats: tuple[str, ...] = IMAGE_FORMATS
     min_side: int = 64  # pixels, upright
     max_aspect: float = 5.0  # long side / short side
@@ -41,26 +41,26 @@ class CurationConfig:
     max_file_bytes: int = MAX_FILE_BYTES
     min_contrast: float = 2.0  # standard deviation of the grey values, 0..127; less is blank
     min_neighbour_correlation: float = 0.2  # -1..1 between neighbouring pixels; less is noise
-    min_sharpness: float = 0.2  # 0..1, see `picture_measures.sharpness`; 0 keeps blurred pictures
-    respect_opt_out: bool = True  # drop what its own metadata reserves from training
-    # words
+    min_sharpness: float = 0.2  # 0..1, see `images.measures.sharpness`; 0 keeps blurred images
+    respect_opt_out: bool = True  # drop images whose metadata reserves them from training
+    # texts
     min_caption_chars: int = 2
     max_caption_chars: int = 4000
     drop_personal_data: bool = True  # mail addresses, telephone and card numbers in captions
-    repair_captions: tuple[str, ...] = ()  # what is repaired instead: reasons, any of `REPAIRABLE`
-    allowed_licenses: tuple[str, ...] = ()  # empty: all, also none
-    languages: tuple[str, ...] = ()  # ISO 639-1 codes, and "und" for captions that cannot be told; empty: all
+    repair_captions: tuple[str, ...] = ()  # reasons, any of `REPAIRABLE`, whose texts are repaired and not dropped
+    allowed_licenses: tuple[str, ...] = ()  # empty: all, also records without a licence
+    languages: tuple[str, ...] = ()  # ISO 639-1 codes, and "und" for undetermined captions; empty: all
     # scores, see the stage kind `score_images`
     score_bounds: Mapping[str, ScoreBounds] = field(default_factory=dict)  # by the name of the score
     # duplicates
     duplicate_scope: str = "sample"
     near_duplicates: bool = True
-    mirrored_pictures: bool = True  # with near_duplicates: pictures that repeat another one with left and right swapped
+    mirrored_pictures: bool = True  # with near_duplicates: images that repeat another one with left and right swapped
     phash_distance: int = 10  # of 64 bits
     colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
-    semantic_distance: float | None = None  # 1 - cosine of embeddings, 0..2; pictures nearer than this mean the same
+    semantic_distance: float | None = None  # 1 - cosine of embeddings, 0..2; images nearer than this are copies
     # what is written
-    max_stored_side: int | None = None  # pixels; larger pictures are stored smaller, as JPEG; null: bytes as they came
+    max_stored_side: int | None = None  # pixels; larger images are stored resized, as JPEG; null: all original bytes
     stored_quality: int = 92  # of these JPEGs, 1..95
     # audit
     thumbnails_per_reason: int = 6  # for each verdict and reason in each shard
@@ -108,35 +108,35 @@ class CurationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmitConfig:
-    """What a written shard depends on beside its records and their verdicts."""
+    """The settings that a written shard depends on, apart from its records and their verdicts."""
 
     thumbnails_per_reason: int
     thumbnail_side: int  # pixels
-    limits: DecodeLimits  # of the pictures that thumbnails are made of
+    limits: DecodeLimits  # of the images that thumbnails are made of
 
 
-def measuring(config: CurationConfig) -> DecodeLimits:
-    """What measuring reads: a picture is decoded again only when one of these changes."""
+def decode_limits(config: CurationConfig) -> DecodeLimits:
+    """The settings that measuring reads: images are decoded again only when one of these changes."""
     return DecodeLimits(formats=config.formats, max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes)
 
 
-def storing(config: CurationConfig) -> StoredSize | None:
-    """What of a large picture is stored instead of the bytes it came as; None: nothing."""
+def stored_size(config: CurationConfig) -> StoredSize | None:
+    """The size and quality that larger images are stored at, None if all are stored as their original bytes."""
     if config.max_stored_side is None:
         return None
     return StoredSize(max_side=config.max_stored_side, quality=config.stored_quality)
 
 
-def judging(config: CurationConfig) -> CurationConfig:
-    """What judging reads: all that it does not is as if it had never been set."""
-    read = {one.name: vars(config)[one.name] for one in fields(config) if one.name not in NOT_JUDGED}
+def judge_config(config: CurationConfig) -> CurationConfig:
+    """The settings that judging reads; every field that it does not read has its default value."""
+    read = {item.name: vars(config)[item.name] for item in fields(config) if item.name not in NOT_JUDGED}
     return CurationConfig(**read)
 
 
-def emitting(config: CurationConfig) -> EmitConfig:
-    """What writing a shard reads."""
+def emit_config(config: CurationConfig) -> EmitConfig:
+    """The settings that writing a shard reads."""
     return EmitConfig(
         thumbnails_per_reason=config.thumbnails_per_reason,
         thumbnail_side=config.thumbnail_side,
-        limits=measuring(config),
+        limits=decode_limits(config),
     )

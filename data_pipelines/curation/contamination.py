@@ -1,8 +1,8 @@
-"""Finds the samples whose pictures an evaluation set holds too, so that no model learns what it is tested with.
+"""Finds samples that share an image with an evaluation set, so that no model is trained on what it is tested with.
 
-A picture counts as the same by its bytes, by its pixels, or because it looks the same, also with left and right
-swapped. What counts as looking the same is what counts so among copies. Every picture of an evaluation set counts,
-whatever the thresholds of the curation say of it, and in every split: nothing of a benchmark is kept, not for
+Two images are the same if their bytes, their pixels or their appearance are the same, also with left and right swapped;
+appearance is compared by the limits that apply to copies. Every image of an evaluation set counts, even one that the
+thresholds of curation would drop, and samples of every split are checked: nothing of a benchmark is kept, not for
 validation either.
 """
 
@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.duplicates.hash_lookup import Hashes, Integers, LookAlikes, expanded
+from data_pipelines.duplicates.hash_lookup import Hashes, HashLookup, Integers, expand_ranges
 
 Miniatures = npt.NDArray[np.uint8]  # [N, 8, 8, 3]
 
-PICTURES_AT_ONCE = 1024  # whose hashes are looked up in one go
-LOOKS_AT_ONCE = 1 << 16  # pairs of miniatures compared in one go: 40 MB
+IMAGES_AT_ONCE = 1024  # whose hashes are looked up at once
+PAIRS_AT_ONCE = 1 << 16  # pairs of miniatures compared at once: 40 MB
 MAX_NAME_CHARS = 200  # of an evaluation set or sample in a verdict's detail
 
-# How a picture was found, the surest first. Ranks of a finding are ordered by this, by bits, by sample.
-SAME_BYTES, SAME_PIXELS, LOOKS_LIKE, MIRRORED = range(4)
-NOT_FOUND = np.iinfo(np.int64).max
+# Kinds of match, the most certain first. Matches are ranked by kind, then by differing bits, then by sample.
+SAME_BYTES, SAME_PIXELS, SIMILAR, MIRRORED = range(4)
+NO_MATCH = np.iinfo(np.int64).max
 _SENTENCES = (
     "the same file as in {}",
     "the same pixels as in {}",
@@ -48,15 +48,15 @@ class EvaluationShard:
 
 @dataclass(frozen=True, kw_only=True)
 class ContaminationVerdict:
-    """A row of a shard that shows what an evaluation set shows."""
+    """A row of a shard that shares an image with an evaluation set."""
 
     row: int
     reason: str
-    detail: str  # which sample of which set, and how it was found
+    detail: str  # which sample of which set, and the kind of match
 
 
-class EvaluationPictures:
-    """What is known about the pictures of all evaluation sets. Samples are in the order of their sets' names."""
+class EvaluationImages:
+    """Digests, hashes and miniatures of the images of all evaluation sets; samples are ordered by their set's name."""
 
     def __init__(self, shards: Sequence[EvaluationShard]) -> None:
         tables = [_EVALUATION_SCHEMA.empty_table(), *map(_read_evaluation, shards)]
@@ -67,80 +67,83 @@ class EvaluationPictures:
         ]
         self.files, self.file_samples = _first_samples(table["images"])
         self.pixels, self.pixel_samples = _first_samples(table["pixel_digest"])
-        self.unread = table["is_read"].to_pylist().count(False)  # samples with a picture that nobody could look at
-        self.hashes, self.miniatures, self.look_samples = _distinct_looks(table)  # by hash, of all decoded pictures
+        self.unread = table["is_read"].to_pylist().count(False)  # samples with an image that could not be decoded
+        self.hashes, self.miniatures, self.hash_samples = _distinct_appearances(table)  # sorted by hash
 
 
 def find_contaminated(
-    analyses: Mapping[str, Path], evaluation: EvaluationPictures, config: CurationConfig
+    analyses: Mapping[str, Path], evaluation: EvaluationImages, config: CurationConfig
 ) -> dict[str, list[ContaminationVerdict]]:
-    """For each shard the rows that passed all checks and of which a picture is in an evaluation set.
+    """For each shard the rows that passed all checks and share an image with an evaluation set.
 
-    `analyses` maps shard names to their analysis files, which are held one at a time. Looks are compared unless
-    `near_duplicates` is off. The search is exact: nothing that is left looks like a picture of an evaluation set.
+    `analyses` maps shard names to their analysis files, which are read one at a time. Appearance is compared unless
+    `near_duplicates` is off. The search is exact: no row that is left looks like an image of an evaluation set.
     """
-    looks = _Looks(evaluation, config) if config.near_duplicates else None
-    return {name: _judge_shard(analyses[name], evaluation, looks) for name in sorted(analyses)}
+    similar = _SimilarImages(evaluation, config) if config.near_duplicates else None
+    return {name: _judge_shard(analyses[name], evaluation, similar) for name in sorted(analyses)}
 
 
-def _judge_shard(analysis: Path, evaluation: EvaluationPictures, looks: "_Looks | None") -> list[ContaminationVerdict]:
+def _judge_shard(
+    analysis: Path, evaluation: EvaluationImages, similar: "_SimilarImages | None"
+) -> list[ContaminationVerdict]:
     table = pq.read_table(analysis, columns=_COLUMNS)
     table = table.filter(pc.is_null(table["reason"])).combine_chunks()
-    ranks = np.full(len(table), NOT_FOUND, dtype=np.int64)
-    for column, digests, samples, way in (
+    ranks = np.full(len(table), NO_MATCH, dtype=np.int64)
+    for column, digests, samples, kind in (
         ("images", evaluation.files, evaluation.file_samples, SAME_BYTES),
         ("pixel_digest", evaluation.pixels, evaluation.pixel_samples, SAME_PIXELS),
     ):
         found = pc.index_in(_flat(table[column]), value_set=digests)
-        places = np.flatnonzero(found.is_valid())
-        at = samples[found.drop_null().to_numpy()]
-        np.minimum.at(ranks, _rows_of(table[column])[places], _rank(way, np.zeros_like(at), at))
-    if looks is not None:
-        looks.judge(table, ranks)
+        matched = np.flatnonzero(found.is_valid())
+        matched_samples = samples[found.drop_null().to_numpy()]
+        match_ranks = _rank(kind, np.zeros_like(matched_samples), matched_samples)
+        np.minimum.at(ranks, _row_indices(table[column])[matched], match_ranks)
+    if similar is not None:
+        similar.lower_ranks(table, ranks)
     rows = table["row"].to_numpy()
-    return [_verdict(int(rows[place]), int(ranks[place]), evaluation) for place in np.flatnonzero(ranks != NOT_FOUND)]
+    return [_verdict(int(rows[index]), int(ranks[index]), evaluation) for index in np.flatnonzero(ranks != NO_MATCH)]
 
 
-def _verdict(row: int, rank: int, evaluation: EvaluationPictures) -> ContaminationVerdict:
-    way, bits, sample = rank >> 48, rank >> 40 & 0xFF, rank & 0xFFFFFFFFFF
+def _verdict(row: int, rank: int, evaluation: EvaluationImages) -> ContaminationVerdict:
+    kind, bits, sample = rank >> 48, rank >> 40 & 0xFF, rank & 0xFFFFFFFFFF
     return ContaminationVerdict(
-        row=row, reason="contaminated", detail=_SENTENCES[way].format(evaluation.names[sample], bits)
+        row=row, reason="contaminated", detail=_SENTENCES[kind].format(evaluation.names[sample], bits)
     )
 
 
-def _rank(way: int, bits: Integers, samples: Integers) -> Integers:
-    """One number for a finding, less for a surer one: 40 bits hold the sample."""
-    return np.int64(way) << 48 | bits.astype(np.int64) << 40 | samples
+def _rank(kind: int, bits: Integers, samples: Integers) -> Integers:
+    """A match as one number, smaller for a more certain one; the lowest 40 bits hold the sample."""
+    return np.int64(kind) << 48 | bits.astype(np.int64) << 40 | samples
 
 
-class _Looks:
-    """The looks of all evaluation pictures, ready to be compared with many shards."""
+class _SimilarImages:
+    """Compares the appearance of all evaluation images with that of many shards."""
 
-    def __init__(self, evaluation: EvaluationPictures, config: CurationConfig) -> None:
+    def __init__(self, evaluation: EvaluationImages, config: CurationConfig) -> None:
         self._evaluation, self._config = evaluation, config
         hashes, self._starts = np.unique(evaluation.hashes, return_index=True)
         self._counts = np.diff(np.append(self._starts, len(evaluation.hashes)))
-        self._near = LookAlikes(hashes, config.phash_distance)
+        self._lookup = HashLookup(hashes, config.phash_distance)
 
-    def judge(self, table: Any, ranks: Integers) -> None:
-        """Lower the `ranks` of the rows of an analysis that look like an evaluation picture."""
-        rows, miniatures = _rows_of(table["phash"]), _miniatures(_flat(table["miniature"]))
-        self._judge(rows, _flat(table["phash"]).to_numpy(), miniatures, LOOKS_LIKE, ranks)
+    def lower_ranks(self, table: Any, ranks: Integers) -> None:
+        """Lower the `ranks` of the rows of an analysis that look like an evaluation image."""
+        rows, miniatures = _row_indices(table["phash"]), _miniatures(_flat(table["miniature"]))
+        self._lower(rows, _flat(table["phash"]).to_numpy(), miniatures, SIMILAR, ranks)
         if self._config.mirrored_pictures:
             flipped = miniatures[:, :, ::-1]
-            self._judge(rows, _flat(table["mirrored_phash"]).to_numpy(), flipped, MIRRORED, ranks)
+            self._lower(rows, _flat(table["mirrored_phash"]).to_numpy(), flipped, MIRRORED, ranks)
 
-    def _judge(self, rows: Integers, hashes: Hashes, miniatures: Miniatures, way: int, ranks: Integers) -> None:
-        for first in range(0, len(hashes), PICTURES_AT_ONCE):
-            pairs = self._near.near(hashes[first : first + PICTURES_AT_ONCE])
-            starts, counts = self._starts[pairs.asked], self._counts[pairs.asked]
-            for chosen, looks in expanded(starts, counts, LOOKS_AT_ONCE):
-                places = first + pairs.places[chosen]
-                far = np.abs(miniatures[places].astype(np.int16) - self._evaluation.miniatures[looks])
-                alike = far.mean(axis=(1, 2, 3)) <= self._config.colour_distance
-                samples = self._evaluation.look_samples[looks[alike]]
-                found = _rank(way, pairs.distances[chosen[alike]], samples)
-                np.minimum.at(ranks, rows[places[alike]], found)
+    def _lower(self, rows: Integers, hashes: Hashes, miniatures: Miniatures, kind: int, ranks: Integers) -> None:
+        for first in range(0, len(hashes), IMAGES_AT_ONCE):
+            pairs = self._lookup.near(hashes[first : first + IMAGES_AT_ONCE])
+            starts, counts = self._starts[pairs.known], self._counts[pairs.known]
+            for chosen, known in expand_ranges(starts, counts, PAIRS_AT_ONCE):
+                positions = first + pairs.positions[chosen]
+                difference = np.abs(miniatures[positions].astype(np.int16) - self._evaluation.miniatures[known])
+                is_similar = difference.mean(axis=(1, 2, 3)) <= self._config.colour_distance
+                samples = self._evaluation.hash_samples[known[is_similar]]
+                match_ranks = _rank(kind, pairs.distances[chosen[is_similar]], samples)
+                np.minimum.at(ranks, rows[positions[is_similar]], match_ranks)
 
 
 _EVALUATION_SCHEMA = pa.schema(
@@ -157,16 +160,16 @@ _EVALUATION_SCHEMA = pa.schema(
 
 
 def _read_evaluation(shard: EvaluationShard) -> Any:
-    """One row for each record, readable or not; lists of looks leave out pictures that could not be decoded."""
+    """One row for each record, readable or not; hashes and miniatures exist only for images that could be decoded."""
     records = pq.read_table(shard.records, columns=["source", "sample_id", "external_id", "images", "reject"])
     analysis = pq.read_table(shard.analysis, columns=["row", "phash", "pixel_digest", "miniature"])
     analysed = analysis.take(pc.index_in(pa.array(np.arange(len(records))), value_set=analysis["row"].combine_chunks()))
-    is_whole = pc.equal(pc.list_value_length(records["images"]), pc.list_value_length(analysed["phash"]))
+    is_complete = pc.equal(pc.list_value_length(records["images"]), pc.list_value_length(analysed["phash"]))
     columns = {
         "source": records["source"],
         "name": pc.coalesce(records["external_id"], records["sample_id"]),
         "images": records["images"],
-        "is_read": pc.and_(pc.is_null(records["reject"]), pc.fill_null(is_whole, False)),
+        "is_read": pc.and_(pc.is_null(records["reject"]), pc.fill_null(is_complete, False)),
         **{name: analysed[name] for name in ("phash", "pixel_digest", "miniature")},
     }
     return pa.table(columns, schema=_EVALUATION_SCHEMA)
@@ -176,15 +179,15 @@ def _first_samples(lists: Any) -> tuple[Any, Integers]:
     """The distinct digests in a column of lists, and the first row that has each."""
     flat = _flat(lists)
     digests = pc.unique(flat)
-    first = np.full(len(digests), NOT_FOUND, dtype=np.int64)
-    np.minimum.at(first, pc.index_in(flat, value_set=digests).to_numpy(), _rows_of(lists))
+    first = np.full(len(digests), NO_MATCH, dtype=np.int64)
+    np.minimum.at(first, pc.index_in(flat, value_set=digests).to_numpy(), _row_indices(lists))
     return digests, first
 
 
-def _distinct_looks(table: Any) -> tuple[Hashes, Miniatures, Integers]:
-    """Hashes in order, miniatures, and the first row that has each pair of them."""
-    looks = {"hash": _flat(table["phash"]), "small": _flat(table["miniature"]), "row": _rows_of(table["phash"])}
-    distinct = pa.table(looks).group_by(["hash", "small"]).aggregate([("row", "min")]).sort_by("hash")
+def _distinct_appearances(table: Any) -> tuple[Hashes, Miniatures, Integers]:
+    """The distinct pairs of hash and miniature, sorted by hash, and the first row that has each pair."""
+    columns = {"hash": _flat(table["phash"]), "small": _flat(table["miniature"]), "row": _row_indices(table["phash"])}
+    distinct = pa.table(columns).group_by(["hash", "small"]).aggregate([("row", "min")]).sort_by("hash")
     return distinct["hash"].to_numpy(), _miniatures(distinct["small"]), distinct["row_min"].to_numpy()
 
 
@@ -192,7 +195,7 @@ def _flat(lists: Any) -> Any:
     return pc.list_flatten(lists.combine_chunks())
 
 
-def _rows_of(lists: Any) -> Integers:
+def _row_indices(lists: Any) -> Integers:
     """The row of each value in a column of lists."""
     rows: Integers = pc.list_parent_indices(lists.combine_chunks()).to_numpy()
     return rows

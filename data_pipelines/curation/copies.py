@@ -1,4 +1,4 @@
-"""Which records are copies of others, and the verdicts that follow."""
+"""Finds the records that are copies of others, over all shards, and their verdicts."""
 
 import itertools
 from array import array
@@ -11,13 +11,13 @@ from typing import Any
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.datasets.ingested_reader import shard_rows
 from data_pipelines.duplicates.candidates import Candidate, Candidates
-from data_pipelines.duplicates.search import PLAIN_SEARCH, Likeness, PairSearch, find_copies
+from data_pipelines.duplicates.search import IN_PROCESS_SEARCH, PairSearch, SimilarityLimits, find_copies
 from data_pipelines.duplicates.semantic import add_semantic_copies
 from data_pipelines.scoring.tables import read_embeddings
 
 DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "mirrored_phash",
                      "pixel_digest", "miniature"]  # fmt: skip
-NOTHING: Mapping[str, Collection[int]] = MappingProxyType({})
+NO_ROWS: Mapping[str, Collection[int]] = MappingProxyType({})
 NO_TABLES: Mapping[str, Sequence[Path]] = MappingProxyType({})
 
 
@@ -35,38 +35,39 @@ def find_duplicates(
     analyses: Mapping[str, Path],
     config: CurationConfig,
     *,
-    without: Mapping[str, Collection[int]] = NOTHING,
+    without: Mapping[str, Collection[int]] = NO_ROWS,
     scores: Mapping[str, Sequence[Path]] = NO_TABLES,
-    search: PairSearch = PLAIN_SEARCH,
+    search: PairSearch = IN_PROCESS_SEARCH,
 ) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
     `analyses` maps shard names to the files of `judge_shard`, `scores` to their tables of scores. Of several copies the
-    first is kept, those of the val split before all others (so no kept training sample repeats a validation sample),
-    then in the order of the shards' names; of pictures that mirror each other those with most copies (see
-    `find_copies`). `without`: rows by shard that are dropped for another reason, which none can be a copy of.
+    first is kept. Samples of the val split come before all others (so no kept training sample repeats a validation
+    sample), then the order is that of the shards' names. Of groups of images that mirror each other the one with most
+    copies is kept (see `find_copies`). `without`: rows by shard that are dropped for another reason; no row is a copy
+    of one of them.
     """
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
         return verdicts
     names = sorted(analyses)
-    shards, rows = array("i"), array("q")  # where each candidate lies
+    shards, rows = array("i"), array("q")  # of each candidate: index into `names`, row
 
     def candidates() -> Iterator[Candidate]:
         for held_out, (shard, name) in itertools.product((True, False), enumerate(names)):
             for row in shard_rows(analyses[name], DUPLICATE_COLUMNS):
-                chosen = row["reason"] is None and (row["split"] == "val") == held_out
-                if chosen and row["row"] not in without.get(name, ()):
+                is_candidate = row["reason"] is None and (row["split"] == "val") == held_out
+                if is_candidate and row["row"] not in without.get(name, ()):
                     shards.append(shard)
                     rows.append(row["row"])
                     yield _candidate(row, config)
 
     ordered = Candidates(candidates())
-    limits = Likeness(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
+    limits = SimilarityLimits(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
     copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search)
     if config.semantic_distance is not None:
-        known = {name: read_embeddings(files) for name, files in scores.items()}
-        embeddings = [known.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]
+        by_shard = {name: read_embeddings(files) for name, files in scores.items()}
+        embeddings = [by_shard.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]
         copies = add_semantic_copies(ordered, copies, embeddings, config.semantic_distance)
     for copy in copies:
         original = ordered.sample_id(copy.original)

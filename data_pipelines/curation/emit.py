@@ -1,4 +1,4 @@
-"""Writes a curated dataset (`dataset@1`): WebDataset shards of what is kept and a ledger of everything that came in.
+"""Writes a curated dataset (`dataset@1`): WebDataset shards of the kept samples and a ledger of all records.
 
 A shard's bytes depend on its own records, analysis and verdicts only.
 """
@@ -22,8 +22,8 @@ from data_pipelines.curation.copies import CopyVerdict
 from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
 from data_pipelines.datasets.records import SCHEMA, canonical
 from data_pipelines.datasets.verdicts import VERDICTS
-from data_pipelines.images.decoding import ending_of
-from data_pipelines.images.resizing import SmallerImages, thumbnail
+from data_pipelines.images.decoding import file_ending
+from data_pipelines.images.resizing import ResizedImages, thumbnail
 
 DATASET_FORMAT = 1
 QUARANTINED = "quarantined"  # the reason of rows that have no analysis
@@ -31,9 +31,9 @@ LEDGER_SCHEMA = pa.schema(
     [field for field in SCHEMA if field.name not in ("conversations", "detail")]
     + [
         ("caption", pa.string()),
-        ("language", pa.string()),  # of the caption as it came: ISO 639-1 or "und"
-        ("repairs", pa.list_(pa.string())),  # reasons for which the words would have been dropped
-        ("width", pa.int32()),  # of the first picture, upright
+        ("language", pa.string()),  # of the caption before repairs: ISO 639-1 or "und"
+        ("repairs", pa.list_(pa.string())),  # reasons for which the texts would have been dropped
+        ("width", pa.int32()),  # of the first image, upright
         ("height", pa.int32()),
         ("format", pa.string()),
         ("image_bytes", pa.int64()),
@@ -42,7 +42,7 @@ LEDGER_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("duplicate_of", pa.string()),
-        ("anchor_h", pa.int32()),  # of the first picture; null: none fits
+        ("anchor_h", pa.int32()),  # of the first image; null: none fits
         ("anchor_w", pa.int32()),
         ("scores", pa.string()),
         ("shard", pa.string()),
@@ -66,12 +66,12 @@ THUMBNAIL_SCHEMA = pa.schema(
 
 @dataclass(kw_only=True)
 class _Thumbnails:
-    """The few rows of each verdict and reason whose digests are lowest: a random choice that never changes.
+    """The rows of each verdict and reason with the lowest digests: a random choice that never changes.
 
-    None is of a quarantined row, whose pictures may have killed the process that decoded them.
+    Quarantined rows are never chosen: their images may have killed the process that decoded them.
     """
 
-    limit: int
+    limit: int  # rows for each verdict and reason
     chosen: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=dict)
 
     def offer(self, ledger_row: Mapping[str, Any], index: int) -> None:
@@ -93,44 +93,44 @@ def emit_shard(
     *,
     copies: Sequence[CopyVerdict] = (),
     contaminated: Sequence[ContaminationVerdict] = (),
-    smaller: Path | None = None,
+    resized: Path | None = None,
 ) -> dict[str, int]:
-    """Write `shards/`, `ledger/` and `thumbnails/` of one shard below `output`; counts by verdict and reason.
+    """Write `shards/`, `ledger/` and `thumbnails/` of one shard below `output`. Returns counts by verdict and reason.
 
-    `analysis` is the folder that `judge_shard` wrote to, `copies` what `find_duplicates` and `contaminated` what
-    `find_contaminated` says about this shard. `smaller`: the folder that `measure_shard` wrote to, if some pictures are
-    stored smaller than they came.
+    `analysis`: the folder that `judge_shard` wrote to. `copies` and `contaminated`: the verdicts of `find_duplicates`
+    and `find_contaminated` about this shard. `resized`: the folder that `measure_shard` wrote to, if it resized images
+    for storage.
     """
     for folder in ("shards", "ledger", "thumbnails"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     source = records / "records" / f"{name}.parquet"
     rows = list(shard_rows(source))
     analysed = {row["row"]: row for row in shard_rows(analysis / "analysis" / f"{name}.parquet")}
-    rulings: list[CopyVerdict | ContaminationVerdict] = [*copies, *contaminated]
-    ruled = {ruling.row: ruling for ruling in rulings}
+    verdicts: list[CopyVerdict | ContaminationVerdict] = [*copies, *contaminated]
+    verdict_by_row = {verdict.row: verdict for verdict in verdicts}
     ledger = []
     thumbnails = _Thumbnails(limit=config.thumbnails_per_reason)
     counts: Counter[str] = Counter(rows=len(rows))
     with ExitStack() as files:
         tar = TarWriter(files.enter_context((output / "shards" / f"{name}.tar").open("wb")))
         images = files.enter_context(ShardImages(records, name))
-        small = files.enter_context(SmallerImages(smaller, name)) if smaller else None
+        resized_images = files.enter_context(ResizedImages(resized, name)) if resized else None
         kept = 0
         for index, record in enumerate(rows):
-            row = _ledger_row(record, analysed.get(index), ruled.get(index))
+            row = _ledger_row(record, analysed.get(index), verdict_by_row.get(index))
             if row["verdict"] == "keep":
-                place = _write_sample(tar, record, analysed[index], images, small)
-                row |= {"shard": name, "row": kept, **place}
+                span = _write_sample(tar, record, analysed[index], images, resized_images)
+                row |= {"shard": name, "row": kept, **span}
                 kept += 1
-                counts["kept_bytes"] += place["span_bytes"]
+                counts["kept_bytes"] += span["span_bytes"]
             ledger.append(row)
             thumbnails.offer(row, index)
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
             counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])
         tar.close()
-        shown = _thumbnail_rows(thumbnails, ledger, images, config)
+        thumbnail_rows = _thumbnail_rows(thumbnails, ledger, images, config)
     _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(pq.read_schema(source).metadata))
-    _write(output / "thumbnails" / f"{name}.parquet", shown, THUMBNAIL_SCHEMA)
+    _write(output / "thumbnails" / f"{name}.parquet", thumbnail_rows, THUMBNAIL_SCHEMA)
     return dict(counts)
 
 
@@ -139,18 +139,18 @@ def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
 
 
 def _ledger_row(
-    record: Mapping[str, Any], analysed: Mapping[str, Any] | None, ruled: CopyVerdict | ContaminationVerdict | None
+    record: Mapping[str, Any], analysed: Mapping[str, Any] | None, found: CopyVerdict | ContaminationVerdict | None
 ) -> dict[str, Any]:
-    """The ledger's words about one record, place in the tar aside."""
+    """The ledger's row of one record, without its span in the tar. `found`: the verdict about it over all shards."""
     verdict, reason, detail, original = "keep", None, record["detail"], None
     if analysed is None:
         verdict, reason, detail = "drop", QUARANTINED, "the process that looked at this record died or failed"
     elif analysed["reason"] is not None:
         verdict, reason, detail = "drop", analysed["reason"], analysed["detail"]
-    elif isinstance(ruled, ContaminationVerdict):
-        verdict, reason, detail = "drop", ruled.reason, ruled.detail
-    elif ruled is not None:
-        verdict, reason, original = ruled.verdict, ruled.reason, ruled.duplicate_of
+    elif isinstance(found, ContaminationVerdict):
+        verdict, reason, detail = "drop", found.reason, found.detail
+    elif found is not None:
+        verdict, reason, original = found.verdict, found.reason, found.duplicate_of
     facts = analysed or {}
     row = {key: value for key, value in record.items() if key not in ("conversations", "detail")}
     anchor_h = (facts.get("anchor_h") or [0])[0]
@@ -182,23 +182,23 @@ def _write_sample(
     record: Mapping[str, Any],
     analysed: Mapping[str, Any],
     images: ShardImages,
-    smaller: SmallerImages | None,
+    resized_images: ResizedImages | None,
 ) -> dict[str, int]:
-    """Append a sample, JSON first; where it lies. A picture that is stored smaller names the file it was made of."""
+    """Append a sample, JSON first. Returns its span in the tar. A resized image names its original in `made_of`."""
     members = []
-    described = []
+    image_fields = []
     for slot, digest in enumerate(record["images"]):
         made_of = {}
-        small = smaller.find(digest) if smaller else None
-        if small is not None:
+        resized = resized_images.find(digest) if resized_images else None
+        if resized is not None:
             made_of = {"made_of": digest}
-            data, width, height, digest = small.jpeg, small.width, small.height, sha256(small.jpeg).hexdigest()
+            data, width, height, digest = resized.jpeg, resized.width, resized.height, sha256(resized.jpeg).hexdigest()
         else:
             data, width, height = images.read(digest), analysed["width"][slot], analysed["height"][slot]
-        member = f"{record['sample_id']}.{slot}{ending_of(data)}"
+        member = f"{record['sample_id']}.{slot}{file_ending(data)}"
         members.append((member, data))
         anchor = [analysed["anchor_h"][slot], analysed["anchor_w"][slot]]
-        described.append(
+        image_fields.append(
             {
                 "member": member,
                 "sha256": digest,
@@ -215,14 +215,14 @@ def _write_sample(
         "split": record["split"],
         "task": record["task"],
         "conversations": json.loads(analysed["conversations"] or record["conversations"]),
-        "images": described,
+        "images": image_fields,
         "meta": json.loads(record["meta"]),
     }
-    place = tar.add(f"{record['sample_id']}.json", canonical(sample).encode())
-    end = place.end
+    span = tar.add(f"{record['sample_id']}.json", canonical(sample).encode())
+    end = span.end
     for member, data in members:
         end = tar.add(member, data).end
-    return {"offset": place.header, "span_bytes": end - place.header}
+    return {"offset": span.header, "span_bytes": end - span.header}
 
 
 def _thumbnail_rows(
@@ -240,7 +240,7 @@ def _thumbnail_rows(
 
 
 def write_dataset(output: Path, name: str, ledgers: Mapping[str, Path], config: CurationConfig) -> dict[str, int]:
-    """Write `dataset.json` over the ledgers of all shards, by shard name; counts by verdict."""
+    """Write `dataset.json`. `ledgers` maps shard names to their ledgers. Returns counts by verdict and of all rows."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for ledger in ledgers.values():

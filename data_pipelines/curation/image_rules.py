@@ -1,12 +1,12 @@
-"""The rules that images are judged by."""
+"""The rules that a decoded image is judged by."""
 
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.facts import ImageFacts
 
 
-def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
-    """What the thresholds say about a picture that could be read."""
+def judge_image(facts: ImageFacts, config: CurationConfig) -> Reject | None:
+    """The first threshold that an image fails, None if it passes all."""
     if facts.opt_out and config.respect_opt_out:
         return Reject(reason="opted_out", detail=facts.opt_out)
     short, long = sorted((facts.width, facts.height))
@@ -17,7 +17,7 @@ def judge(facts: ImageFacts, config: CurationConfig) -> Reject | None:
     scores = facts.scores
     if scores["neighbour_correlation"] < config.min_neighbour_correlation:
         detail = f"neighbouring pixels correlate by {scores['neighbour_correlation']:g} only"
-        return Reject(reason="noise_image", detail=detail)  # which from far away is blank, and so comes first
+        return Reject(reason="noise_image", detail=detail)  # before contrast, as noise at a reduced size is blank
     if scores["contrast"] < config.min_contrast:
         return Reject(reason="blank_image", detail=f"contrast {scores['contrast']:g}, under {config.min_contrast:g}")
     if scores["sharpness"] < config.min_sharpness:

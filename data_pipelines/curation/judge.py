@@ -1,7 +1,7 @@
-"""Curates records shard by shard: measure and judge each shard, find copies over all, then write what is kept.
+"""Judges the measured records of a shard: repairs texts, applies all thresholds that concern a single record.
 
-Four steps with files between them, so that each shard's output depends on its own records, the config and its own
-verdicts only: `measure_shard` -> `judge_shard` -> `find_duplicates` -> `emit_shard` (for each shard) ->
+Curation has four steps with files between them, so that each shard's output depends on its own records, the config and
+its own verdicts only: `measure_shard` -> `judge_shard` -> `find_duplicates` over all shards -> `emit_shard`; then
 `write_dataset`. Measuring decodes and knows no threshold; judging is cheap and reads only what was measured.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.captions.extraction import caption_of
+from data_pipelines.captions.extraction import extract_caption
 from data_pipelines.curation.caption_repairs import repair_turns
-from data_pipelines.curation.caption_rules import judge_words
+from data_pipelines.curation.caption_rules import judge_texts
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.curation.image_rules import judge
-from data_pipelines.curation.measure import measured_facts
+from data_pipelines.curation.image_rules import judge_image
+from data_pipelines.curation.measure import read_measurement
 from data_pipelines.datasets.ingested_reader import shard_rows
-from data_pipelines.datasets.records import Reject, canonical, turns_from_text, turns_to_json
+from data_pipelines.datasets.records import Reject, canonical, json_to_turns, turns_to_json
 from data_pipelines.datasets.tombstones import Tombstones
 from data_pipelines.images.facts import ImageFacts
 from data_pipelines.scoring.tables import NO_SCORES, ShardScores, with_scores
@@ -35,11 +35,11 @@ ANALYSIS_SCHEMA = pa.schema(
         ("task", pa.string()),
         ("caption", pa.string()),
         ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
-        ("conversations", pa.string()),  # as they are after repairs; null: nothing was repaired
-        ("repairs", pa.list_(pa.string())),  # reasons for which the words would have been dropped
-        ("text_digest", pa.string()),  # of the words after repairs
+        ("conversations", pa.string()),  # after repairs; null: nothing was repaired
+        ("repairs", pa.list_(pa.string())),  # reasons for which the texts would have been dropped
+        ("text_digest", pa.string()),  # of the texts after repairs
         ("images", pa.list_(pa.string())),
-        ("reason", pa.string()),  # why the row is dropped, null while nothing speaks against it
+        ("reason", pa.string()),  # why the row is dropped, null if it passed all checks
         ("detail", pa.string()),
         ("width", pa.list_(pa.int32())),
         ("height", pa.list_(pa.int32())),
@@ -69,22 +69,23 @@ def judge_shard(
     tombstones: Tombstones = NO_TOMBSTONES,
     scores: ShardScores = NO_SCORES,
 ) -> dict[str, int]:
-    """Write `analysis/NAME.parquet` below `output`: what is known and thought about every record, copies aside.
+    """Write `analysis/NAME.parquet` below `output`: the measurements of every record, and why it is dropped.
 
     `measured`: the folder that `measure_shard` wrote to; rows that are missing there are missing here.
-    `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
-    `tombstones`: pictures that look like one of these are dropped. `scores`: what models say of this shard's pictures.
+    `rows`: judge only these. The others killed their process; they are missing in the file and later dropped.
+    `tombstones`: images that look like one of these are dropped. `scores`: the scores that models gave this shard's
+    images. Returns counts by reason.
     """
-    facts = measured / "measured" / f"{name}.parquet"
-    places = {row["row"] for row in shard_rows(facts, ["row"])}
-    every = enumerate(shard_rows(records / "records" / f"{name}.parquet"))
-    known = (record for row, record in every if row in places)
+    measured_path = measured / "measured" / f"{name}.parquet"
+    measured_rows = {row["row"] for row in shard_rows(measured_path, ["row"])}
+    all_records = enumerate(shard_rows(records / "records" / f"{name}.parquet"))
+    measured_records = (record for row, record in all_records if row in measured_rows)
     counts: Counter[str] = Counter()
     analysed = []
-    for record, found in zip(known, shard_rows(facts), strict=True):
-        if rows is not None and found["row"] not in rows:
+    for record, measurement in zip(measured_records, shard_rows(measured_path), strict=True):
+        if rows is not None and measurement["row"] not in rows:
             continue
-        row = {"row": found["row"], **_analyse(record, found, config, tombstones)}
+        row = {"row": measurement["row"], **_analyse(record, measurement, config, tombstones)}
         analysed.append(with_scores(row, scores, config.score_bounds))
         counts["rows"] += 1
         counts.update([f"reason {analysed[-1]['reason']}"] if analysed[-1]["reason"] else ["passed"])
@@ -95,29 +96,29 @@ def judge_shard(
 
 
 def _analyse(
-    record: Mapping[str, Any], measured: Mapping[str, Any], config: CurationConfig, tombstones: Tombstones
+    record: Mapping[str, Any], measurement: Mapping[str, Any], config: CurationConfig, tombstones: Tombstones
 ) -> dict[str, Any]:
-    """A row of the analysis, `row` aside; `measured` is the row of the same record there."""
-    turns, repairs = repair_turns(record["task"], turns_from_text(record["conversations"]), config)
+    """A row of the analysis without its `row`; `measurement` is the row that measuring wrote for the same record."""
+    turns, repairs = repair_turns(record["task"], json_to_turns(record["conversations"]), config)
     conversations = canonical(turns_to_json(turns)) if repairs else record["conversations"]
     problem = Reject(reason=record["reject"], detail=record["detail"] or "") if record["reject"] else None
     facts: list[ImageFacts] = []
-    for found in map(measured_facts, measured["pictures"]):
-        if isinstance(found, Reject):
-            problem = problem or found
+    for image in map(read_measurement, measurement["pictures"]):
+        if isinstance(image, Reject):
+            problem = problem or image
         else:
-            facts.append(found)
-            problem = problem or judge(found, config)
+            facts.append(image)
+            problem = problem or judge_image(image, config)
     anchors = [_anchor(fact, config) for fact in facts]
-    problem = problem or tombstones.judge_look([fact.phash for fact in facts])
+    problem = problem or tombstones.judge_phashes([fact.phash for fact in facts])
     problem = problem or _judge_rest(record, turns, facts, anchors, config)
-    problem = problem or _judge_language(measured["language"], config)
+    problem = problem or _judge_language(measurement["language"], config)
     return {
         "sample_id": record["sample_id"],
         "split": record["split"],
         "task": record["task"],
-        "caption": caption_of(record["task"], turns)[:MAX_CAPTION_CHARS],
-        "language": measured["language"],
+        "caption": extract_caption(record["task"], turns)[:MAX_CAPTION_CHARS],
+        "language": measurement["language"],
         "conversations": conversations if repairs else None,
         "repairs": list(repairs),
         "text_digest": hashlib.sha256(conversations.encode()).hexdigest(),
@@ -127,19 +128,19 @@ def _analyse(
         "width": [fact.width for fact in facts],
         "height": [fact.height for fact in facts],
         "format": [fact.format for fact in facts],
-        "image_bytes": [picture["bytes"] for picture in measured["pictures"]],
+        "image_bytes": [image["bytes"] for image in measurement["pictures"]],
         "phash": [fact.phash for fact in facts],
         "mirrored_phash": [fact.mirrored_phash for fact in facts],
         "pixel_digest": [fact.pixel_digest for fact in facts],
         "miniature": [fact.miniature for fact in facts],
         "anchor_h": [anchor[0] for anchor in anchors],
         "anchor_w": [anchor[1] for anchor in anchors],
-        "scores": next((one["scores"] for one in measured["pictures"] if one["scores"]), "{}"),
+        "scores": next((image["scores"] for image in measurement["pictures"] if image["scores"]), "{}"),
     }
 
 
 def _anchor(facts: ImageFacts, config: CurationConfig) -> tuple[int, int]:
-    """The size that the picture is cropped to, (0, 0) if the crop would cut off too much."""
+    """The (height, width) that the image is cropped to, (0, 0) if the crop would cut off too much."""
     match = match_anchor(facts.width, facts.height, config.anchors)
     return match.anchor if match.crop_share <= config.max_crop else (0, 0)
 
@@ -151,8 +152,8 @@ def _judge_rest(
     anchors: Sequence[tuple[int, int]],
     config: CurationConfig,
 ) -> Reject | None:
-    """Words, licence, and whether pictures that are to be generated fit a size. Understanding takes any size."""
-    problem = judge_words(record["task"], turns, config)
+    """Checks texts, licence, and that images to be generated fit an anchor; understanding takes any size."""
+    problem = judge_texts(record["task"], turns, config)
     if problem is not None:
         return problem
     if config.allowed_licenses and record["license"] not in config.allowed_licenses:

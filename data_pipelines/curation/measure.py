@@ -1,6 +1,6 @@
-"""Measures ingested records: all that costs time and depends on no threshold, so that it is done once.
+"""Measures ingested records: everything that costs time and depends on no threshold, so that it is done once.
 
-What is measured of a shard depends on its records, its pictures and the limits of decoding only.
+The measurements of a shard depend only on its records, its images and the limits of decoding.
 """
 
 import functools
@@ -15,18 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.captions.extraction import caption_of
-from data_pipelines.captions.languages import language_of
+from data_pipelines.captions.extraction import extract_caption
+from data_pipelines.captions.languages import detect_language
 from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
-from data_pipelines.datasets.records import Reject, canonical, turns_from_text
-from data_pipelines.images.decoding import Picture, Size, look_at
-from data_pipelines.images.facts import Glimpse, ImageFacts, glimpse, measured, measured_share
+from data_pipelines.datasets.records import Reject, canonical, json_to_turns
+from data_pipelines.images.decoding import DecodedImage, Size, decode_within
+from data_pipelines.images.facts import ImageFacts, ReducedImage, measure_reduced, measurement_share, reduce_image
 from data_pipelines.images.limits import DecodeLimits, StoredSize
-from data_pipelines.images.resizing import SmallerWriter, needed_share, stored_smaller
+from data_pipelines.images.resizing import ResizedImageWriter, resize_for_storage, storage_share
 
-PICTURE = pa.struct(
+MEASUREMENT = pa.struct(
     [
-        ("reason", pa.string()),  # why it cannot be read; null: it can, and the rest is known
+        ("reason", pa.string()),  # why the image cannot be read; null: it is readable and measured
         ("detail", pa.string()),
         ("bytes", pa.int64()),
         ("format", pa.string()),
@@ -44,13 +44,13 @@ MEASURED_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),  # in the records file
         ("sample_id", pa.string()),
-        ("reject", pa.string()),  # what ingest said
+        ("reject", pa.string()),  # the reason that ingest gave
         ("images", pa.list_(pa.string())),
         ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
-        ("pictures", pa.list_(PICTURE)),  # one for each image
+        ("pictures", pa.list_(MEASUREMENT)),  # one for each image
     ]
 )
-PICTURES_AT_ONCE = 64
+IMAGES_AT_ONCE = 64
 
 
 def measure_shard(
@@ -62,82 +62,87 @@ def measure_shard(
     stored: StoredSize | None = None,
     rows: Collection[int] | None = None,
 ) -> dict[str, int]:
-    """Write `measured/NAME.parquet` below `output`: facts of every picture and the language of every caption.
+    """Write `measured/NAME.parquet` below `output`: measurements of every image and the language of every caption.
 
-    `stored`: pictures larger than this are made smaller while they are decoded, into `smaller/`.
-    `rows`: only these (the others were found to kill their process); they are missing in the file and later dropped.
+    `stored`: images larger than this are also resized and written to `smaller/` below `output`.
+    `rows`: measure only these. The others killed their process; they are missing in the file and later dropped.
+    Returns counts of rows, images and unreadable images.
     """
     columns = ["sample_id", "task", "conversations", "reject", "images"]
-    known = enumerate(shard_rows(records / "records" / f"{name}.parquet", columns))
-    chosen = {row: record for row, record in known if rows is None or row in rows}
-    languages = [_language(record) for record in chosen.values()]  # one after the other, while the model is at hand
+    all_records = enumerate(shard_rows(records / "records" / f"{name}.parquet", columns))
+    chosen = {row: record for row, record in all_records if rows is None or row in rows}
+    languages = [_language(record) for record in chosen.values()]  # in one pass, while the model is in the caches
     counts: Counter[str] = Counter()
     with ExitStack() as files:
-        pictures_of = _Measuring(
+        measurer = _ImageMeasurer(
             images=files.enter_context(ShardImages(records, name)),
             limits=limits,
             stored=stored,
-            smaller=files.enter_context(SmallerWriter(output, name)) if stored else None,
+            resized=files.enter_context(ResizedImageWriter(output, name)) if stored else None,
         )
         digests = dict.fromkeys(digest for record in chosen.values() for digest in record["images"])
-        pictures = dict(pictures_of.pictures(list(digests)))
-    found = []
+        by_digest = dict(measurer.measurements(list(digests)))
+    measured = []
     for (row, record), language in zip(chosen.items(), languages, strict=True):
-        shown = [pictures[digest] for digest in record["images"]]
+        images = [by_digest[digest] for digest in record["images"]]
         kept = {key: record[key] for key in ("sample_id", "reject", "images")}
-        found.append({"row": row, **kept, "language": language, "pictures": shown})
-        counts.update(rows=1, pictures=len(shown), unreadable=sum(bool(one.get("reason")) for one in shown))
+        measured.append({"row": row, **kept, "language": language, "pictures": images})
+        num_unreadable = sum(bool(image.get("reason")) for image in images)
+        counts.update({"rows": 1, "pictures": len(images), "unreadable": num_unreadable})
     path = output / "measured" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(found, schema=MEASURED_SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(measured, schema=MEASURED_SCHEMA), path, compression="zstd")
     return dict(counts)
 
 
 def _language(record: Mapping[str, Any]) -> str:
-    return language_of(caption_of(record["task"], turns_from_text(record["conversations"])))
+    return detect_language(extract_caption(record["task"], json_to_turns(record["conversations"])))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measuring:
-    """Looks at the pictures of a shard."""
+class _ImageMeasurer:
+    """Measures the images of a shard, and resizes those that are stored smaller."""
 
     images: ShardImages
     limits: DecodeLimits
     stored: StoredSize | None
-    smaller: SmallerWriter | None
+    resized: ResizedImageWriter | None
 
-    def pictures(self, digests: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """A `PICTURE` for each SHA-256; some are decoded, then measured, which keeps a core's caches warm."""
-        for first in range(0, len(digests), PICTURES_AT_ONCE):
-            some = digests[first : first + PICTURES_AT_ONCE]
-            for digest, (size, seen) in zip(some, [self._seen(digest) for digest in some], strict=True):
+    def measurements(self, digests: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The fields of `MEASUREMENT` for each SHA-256.
+
+        Images are decoded, then measured, `IMAGES_AT_ONCE` at a time, which keeps a core's caches warm.
+        """
+        for first in range(0, len(digests), IMAGES_AT_ONCE):
+            batch = digests[first : first + IMAGES_AT_ONCE]
+            for digest, (num_bytes, reduced) in zip(batch, [self._decode(digest) for digest in batch], strict=True):
                 read = functools.partial(self.images.read, digest)
-                found = measured(seen, read, self.limits) if isinstance(seen, Glimpse) else seen
-                fields = {**vars(found), "bytes": size}
-                if isinstance(found, ImageFacts):
-                    fields["scores"] = canonical(dict(found.scores))
+                result = measure_reduced(reduced, read, self.limits) if isinstance(reduced, ReducedImage) else reduced
+                fields = {**vars(result), "bytes": num_bytes}
+                if isinstance(result, ImageFacts):
+                    fields["scores"] = canonical(dict(result.scores))
                 yield digest, fields
 
-    def _seen(self, digest: str) -> tuple[int, Glimpse | Reject]:
-        """Bytes of the file, and what was seen of it; what is stored instead is made of the same decoding."""
+    def _decode(self, digest: str) -> tuple[int, ReducedImage | Reject]:
+        """The size of the file in bytes, and its reduced image. A resized image is written from the same decoding."""
         data, stored = self.images.read(digest), self.stored
 
-        def look(picture: Picture) -> Glimpse:
-            seen = glimpse(picture)
-            small = stored_smaller(picture, stored) if stored else None
-            if small is not None and self.smaller is not None:
-                self.smaller.add(digest, small)
-            return seen
+        def convert(decoded: DecodedImage) -> ReducedImage:
+            reduced = reduce_image(decoded)
+            resized = resize_for_storage(decoded, stored) if stored else None
+            if resized is not None and self.resized is not None:
+                self.resized.add(digest, resized)
+            return reduced
 
         def share(size: Size) -> float:
-            return max(measured_share(size), needed_share(size, stored) if stored else 0.0)
+            return max(measurement_share(size), storage_share(size, stored) if stored else 0.0)
 
-        return len(data), look_at(data, self.limits, look, enough=share)
+        return len(data), decode_within(data, self.limits, convert, needed_share=share)
 
 
-def measured_facts(picture: Mapping[str, Any]) -> ImageFacts | Reject:
-    """What was measured of a `PICTURE`, its scores as the text they were written as."""
-    if picture["reason"] is not None:
-        return Reject(reason=picture["reason"], detail=picture["detail"])
-    fields = {key: value for key, value in picture.items() if key not in ("reason", "detail", "bytes")}
-    return ImageFacts(**{**fields, "scores": json.loads(fields["scores"])})
+def read_measurement(fields: Mapping[str, Any]) -> ImageFacts | Reject:
+    """The measurements in the fields of a `MEASUREMENT`, with its scores decoded, or why the image cannot be read."""
+    if fields["reason"] is not None:
+        return Reject(reason=fields["reason"], detail=fields["detail"])
+    facts = {key: value for key, value in fields.items() if key not in ("reason", "detail", "bytes")}
+    return ImageFacts(**{**facts, "scores": json.loads(facts["scores"])})

@@ -1,4 +1,4 @@
-"""Figures of single columns of a curated dataset's ledgers."""
+"""Metrics of single columns of a curated dataset's ledgers."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 from data_pipelines.datasets.verdicts import COLUMN_METRICS, LEDGER_COLUMNS
 
 
-def column_figures(ledgers: Iterable[Path]) -> dict[str, float]:
-    """`column/COLUMN/METRIC` of the first pictures of what is kept; no "min" and "max" of a column without values."""
+def column_metrics(ledgers: Iterable[Path]) -> dict[str, float]:
+    """`column/COLUMN/METRIC` over the kept rows, about first images. A column without values has no "min" and "max"."""
     count, nulls, total, low, high = COLUMN_METRICS
-    added: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
     lowest: dict[str, float] = {}
     highest: dict[str, float] = {}
     for path in ledgers:
@@ -21,11 +21,11 @@ def column_figures(ledgers: Iterable[Path]) -> dict[str, float]:
         kept = table.filter(pc.equal(table["verdict"], "keep"))
         for column in LEDGER_COLUMNS:
             values, name = kept[column], f"column/{column}"
-            added[f"{name}/{count}"] += len(values) - values.null_count
-            added[f"{name}/{nulls}"] += values.null_count
-            added[f"{name}/{total}"] += pc.sum(values).as_py() or 0
+            sums[f"{name}/{count}"] += len(values) - values.null_count
+            sums[f"{name}/{nulls}"] += values.null_count
+            sums[f"{name}/{total}"] += pc.sum(values).as_py() or 0
             if len(values) > values.null_count:
-                least, most = pc.min_max(values).as_py().values()
-                lowest[f"{name}/{low}"] = min(least, lowest.get(f"{name}/{low}", least))
-                highest[f"{name}/{high}"] = max(most, highest.get(f"{name}/{high}", most))
-    return {name: float(value) for name, value in {**added, **lowest, **highest}.items()}
+                minimum, maximum = pc.min_max(values).as_py().values()
+                lowest[f"{name}/{low}"] = min(minimum, lowest.get(f"{name}/{low}", minimum))
+                highest[f"{name}/{high}"] = max(maximum, highest.get(f"{name}/{high}", maximum))
+    return {name: float(value) for name, value in {**sums, **lowest, **highest}.items()}

@@ -10,11 +10,11 @@ ROWS_AT_ONCE = 1024
 
 
 class ShardImages:
-    """The pictures of one ingested shard by SHA-256."""
+    """The images of one ingested shard by SHA-256."""
 
     def __init__(self, records: Path, name: str) -> None:
         index = shard_rows(records / "index" / f"{name}.parquet", ["sha256", "offset", "bytes"])
-        self._places = {place["sha256"]: (place["offset"], place["bytes"]) for place in index}
+        self._spans = {row["sha256"]: (row["offset"], row["bytes"]) for row in index}
         self._file = (records / "images" / f"{name}.tar").open("rb")
 
     def __enter__(self) -> "ShardImages":
@@ -24,7 +24,7 @@ class ShardImages:
         self._file.close()
 
     def read(self, digest: str) -> bytes:
-        offset, size = self._places[digest]
+        offset, size = self._spans[digest]
         self._file.seek(offset)
         return self._file.read(size)
 

@@ -1,4 +1,4 @@
-"""Random access to a curated dataset (`dataset@1`): a ledger says where a sample lies, one read brings it.
+"""Random access to a curated dataset (`dataset@1`): ledgers hold each sample's span in its shard; one read gets it.
 
 A sample is a small tar of its own inside its shard: the JSON member, then its images.
 """
@@ -27,7 +27,7 @@ COLUMNS = ["sample_id", "verdict", "split", "task", "offset", "span_bytes"]
 
 
 def is_table(path: str) -> bool:
-    """Whether a file of a dataset can be enough to answer questions about it, without its pictures."""
+    """Whether a file of a dataset is a table or JSON; these answer questions about a dataset without its images."""
     return path.endswith((".parquet", ".json"))
 
 
@@ -37,7 +37,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRows:
-    """Where the kept samples of one shard lie, in order; arrays of equal length."""
+    """The spans of the kept samples of one shard, in order; arrays of equal length."""
 
     ids: npt.NDArray[np.uint8]  # [N, 32]
     tasks: list[str]
@@ -64,7 +64,7 @@ class StoredSample:
 
 
 class CuratedDataset:
-    """A folder of the kind `dataset@1`. Holds nothing open; ledgers are read shard by shard."""
+    """A folder of the kind `dataset@1`. No file stays open; ledgers are read shard by shard."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,7 @@ class CuratedDataset:
         return self.folder / "shards" / f"{shard}.tar"
 
     def rows(self, shard: str, *, split: str | None = None, tasks: Collection[str] | None = None) -> ShardRows:
-        """The kept samples of a shard, all or those of a split and of some tasks.
+        """The kept samples of a shard; `split` and `tasks` restrict them.
 
         Raises: DatasetError if the ledger is missing or damaged.
         """
@@ -111,7 +111,7 @@ class CuratedDataset:
             raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
 
     def read(self, shard: str, offset: int, span_bytes: int) -> StoredSample:
-        """The sample at a place. Raises: SampleError if what lies there is no whole sample."""
+        """The sample at an offset. Raises: SampleError if there is no whole sample."""
         where = f"shard {shard} at byte {offset}"
         members = _members(self._pread(shard, span_bytes, offset), where)
         name = next(iter(members))
@@ -156,7 +156,7 @@ class CuratedDataset:
 
 
 def _members(data: bytes, where: str) -> dict[str, bytes]:
-    """The members of a stretch of a tar. Raises: SampleError if it is not made of whole members, JSON first."""
+    """The members in a part of a tar. Raises: SampleError if these are not whole members, JSON first."""
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:

@@ -1,4 +1,4 @@
-"""What a sample of a curated dataset is once it has been read, and the error that names a bad one."""
+"""Samples of a curated dataset in memory, parsed from the JSON members of its shards."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["human", "gpt"]
-IMAGE = "<image>"  # one place of one image in a turn, literal
+IMAGE = "<image>"  # the placeholder of one image in a turn, literal
 RESOLUTION_TAG = "{resolution_tag}"  # replaced literally, never by str.format
 TASKS = ("text", "understanding", "generation", "editing")
 TASKS_WITH_TARGETS = ("generation", "editing")  # the answer holds images, so training needs their codes

@@ -1,4 +1,7 @@
-"""What was taken down and must not come in again: records and pictures by digest, look-alikes by perceptual hash."""
+"""Tombstones: what was taken down and must not be ingested again, and the search for rows about it.
+
+Records and images are known by digest, similar images by perceptual hash.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,52 +18,52 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import Reject
 
 TAKEN_DOWN = "taken_down"  # the reason in every ledger
-DIGESTS, LOOKS = "digests", "looks"  # kinds of marks in a takedown's record
+DIGEST_MARKS, PHASH_MARKS = "digests", "looks"  # keys of the marks in a takedown's record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tombstones:
-    """Can be pickled; empty ones forbid nothing."""
+    """What was taken down; empty tombstones forbid nothing. Can be pickled."""
 
-    digests: frozenset[str] = frozenset()  # sample ids, and SHA-256 of pictures' bytes
-    looks: frozenset[tuple[int, int]] = frozenset()  # perceptual hash of 64 bits, bits in which a look-alike may differ
+    digests: frozenset[str] = frozenset()  # sample ids, and SHA-256 of images' bytes
+    phashes: frozenset[tuple[int, int]] = frozenset()  # 64-bit perceptual hash, bits in which similar images may differ
 
     def __bool__(self) -> bool:
-        return bool(self.digests or self.looks)
+        return bool(self.digests or self.phashes)
 
     def forbids(self, sample_id: str, images: Iterable[str]) -> bool:
-        """Whether a record may not come in, by its own id or by one of its pictures."""
+        """Whether a record, or one of its images (by SHA-256), was taken down."""
         return sample_id in self.digests or not self.digests.isdisjoint(images)
 
-    def judge_look(self, phashes: Sequence[int]) -> Reject | None:
-        """Says no to a picture that looks like one that was taken down."""
-        for look, bits in self.looks:
-            distance = min(((look ^ phash).bit_count() for phash in phashes), default=65)
+    def judge_phashes(self, phashes: Sequence[int]) -> Reject | None:
+        """A reject if one of the perceptual hashes is near that of an image that was taken down."""
+        for taken_down, bits in self.phashes:
+            distance = min(((taken_down ^ phash).bit_count() for phash in phashes), default=65)
             if distance <= bits:
                 detail = f"looks like a picture that was taken down ({distance} of 64 bits differ)"
                 return Reject(reason=TAKEN_DOWN, detail=detail)
         return None
 
 
-def tombstones_from_marks(marks: Mapping[str, Iterable[str]]) -> Tombstones:
-    """From the content of takedown records: digests as hexadecimal digits, looks as `<16 digits>/<bits>`."""
-    looks = (mark.split("/") for mark in marks.get(LOOKS, ()))
+def marks_to_tombstones(marks: Mapping[str, Iterable[str]]) -> Tombstones:
+    """The tombstones in takedown records: digests as hexadecimal digits, hashes as `<16 digits>/<bits>`."""
+    phashes = (mark.split("/") for mark in marks.get(PHASH_MARKS, ()))
     return Tombstones(
-        digests=frozenset(marks.get(DIGESTS, ())),
-        looks=frozenset((int(phash, 16), int(bits)) for phash, bits in looks),
+        digests=frozenset(marks.get(DIGEST_MARKS, ())),
+        phashes=frozenset((int(phash, 16), int(bits)) for phash, bits in phashes),
     )
 
 
-def marks_of(tombstones: Tombstones) -> dict[str, frozenset[str]]:
-    """The inverse of `tombstones_from_marks`."""
-    looks = frozenset(f"{phash:016x}/{bits}" for phash, bits in tombstones.looks)
-    return {DIGESTS: tombstones.digests, LOOKS: looks}
+def tombstones_to_marks(tombstones: Tombstones) -> dict[str, frozenset[str]]:
+    """The inverse of `marks_to_tombstones`."""
+    phashes = frozenset(f"{phash:016x}/{bits}" for phash, bits in tombstones.phashes)
+    return {DIGEST_MARKS: tombstones.digests, PHASH_MARKS: phashes}
 
 
-def looks_of(dataset: Path, pictures: frozenset[str]) -> set[int]:
-    """Perceptual hashes of some pictures, by SHA-256, from the ledgers of a dataset. Raises: DatasetError."""
+def image_phashes(dataset: Path, digests: frozenset[str]) -> set[int]:
+    """The perceptual hashes of the images with these SHA-256, from a dataset's ledgers. Raises: DatasetError."""
     found: set[int] = set()
-    wanted = pa.array(sorted(pictures), pa.string())
+    wanted = pa.array(sorted(digests), pa.string())
     for shard in CuratedDataset(dataset).shards:
         path = dataset / "ledger" / f"{shard}.parquet"
         try:
@@ -74,55 +77,55 @@ def looks_of(dataset: Path, pictures: frozenset[str]) -> set[int]:
     return found
 
 
-_PICTURES = frozenset({"sha256", "images"})  # columns that name pictures
+_IMAGE_COLUMNS = frozenset({"sha256", "images"})  # columns that name images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a table has about some digests."""
+class HeldRows:
+    """The rows of a table that are about some digests."""
 
     rows: int
     samples: frozenset[str]  # that these rows are about
-    names_samples_only: bool  # the table names no pictures: they may be in it under ids that nobody asked for
+    names_samples_only: bool  # the table names no images, so images may be in it under other sample ids
 
 
-def held(path: Path, digests: frozenset[str]) -> Held:
-    """What a Parquet file of records, pictures, ledger rows, codes or scores has about samples and pictures.
+def find_held_rows(path: Path, digests: frozenset[str]) -> HeldRows:
+    """The rows of a Parquet file (records, images, ledger rows, codes or scores) that are about samples or images.
 
-    Rows that only say that something was taken down do not count.
+    `digests`: sample ids, and SHA-256 of images. Rows that only record a takedown do not count.
 
     Raises: DatasetError if the file cannot be read.
     """
     try:
         with pq.ParquetFile(path) as file:
             names = set(file.schema_arrow.names)
-            tables = list(_rows_about(file, digests))
+            tables = list(_matching_rows(file, digests))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); run `illume verify --heal`") from error
     ids = (rows["sample_id"].to_pylist() for rows in tables if "sample_id" in names)
-    return Held(
+    return HeldRows(
         rows=sum(rows.num_rows for rows in tables),
         samples=frozenset(chain.from_iterable(ids)),
-        names_samples_only="sample_id" in names and not names & _PICTURES,
+        names_samples_only="sample_id" in names and not names & _IMAGE_COLUMNS,
     )
 
 
-def _rows_about(file: Any, digests: frozenset[str]) -> Iterator[Any]:
+def _matching_rows(file: Any, digests: frozenset[str]) -> Iterator[Any]:
     wanted = pa.array(sorted(digests), pa.string())
-    columns = sorted(set(file.schema_arrow.names) & ({"sample_id", "reject", "reason"} | _PICTURES))
-    if not set(columns) & ({"sample_id"} | _PICTURES):
+    columns = sorted(set(file.schema_arrow.names) & ({"sample_id", "reject", "reason"} | _IMAGE_COLUMNS))
+    if not set(columns) & ({"sample_id"} | _IMAGE_COLUMNS):
         return
     for batch in file.iter_batches(columns=columns):
         table = pa.Table.from_batches([batch])
         for column in {"reject", "reason"} & set(columns):
             table = table.filter(pc.not_equal(pc.fill_null(table[column], ""), TAKEN_DOWN))
-        yield table.filter(_is_about(table, wanted))
+        yield table.filter(_matches(table, wanted))
 
 
-def _is_about(table: Any, wanted: Any) -> Any:
-    """A truth value for each row."""
+def _matches(table: Any, wanted: Any) -> Any:
+    """For each row whether it names a wanted digest."""
     found = np.zeros(table.num_rows, dtype=bool)
-    for column in ({"sample_id"} | _PICTURES) & set(table.column_names):
+    for column in ({"sample_id"} | _IMAGE_COLUMNS) & set(table.column_names):
         values = table[column].combine_chunks()
         if pa.types.is_list(values.type):
             hits = pc.is_in(pc.list_flatten(values), wanted)

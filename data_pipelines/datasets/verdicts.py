@@ -1,5 +1,5 @@
 """Verdicts of curation and the columns of a ledger that hold them."""
 
-VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # what curation says of a record
-LEDGER_COLUMNS = ("width", "height", "image_bytes")  # of which `column_figures` tells, about what is kept
-COLUMN_METRICS = ("count", "nullCount", "sum", "min", "max")  # in the words of OpenLineage's facet of data quality
+VERDICTS = ("keep", "drop", "duplicate", "near_duplicate", "mirrored")  # of curation about a record
+LEDGER_COLUMNS = ("width", "height", "image_bytes")  # that `column_metrics` reports, over the kept rows
+COLUMN_METRICS = ("count", "nullCount", "sum", "min", "max")  # named as in OpenLineage's data quality facet

@@ -1,6 +1,6 @@
-"""The search for near and mirrored pictures in pieces, each of which another process can make from the same files.
+"""The search for near and mirrored images in tasks that other processes can run, and files of the pairs they find.
 
-A piece finds pairs of values, not of samples, so it hangs on nothing but the hashes and the distance.
+A task finds pairs of hash values, not of samples, so its result depends only on the hashes and the distance.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,42 +12,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.duplicates.near_hashes import Hashes, Pairs, Piece, near_pairs, near_pairs_between
+from data_pipelines.duplicates.near_hashes import Hashes, Pairs, SearchTask, near_pairs, near_pairs_between
 
 PAIRS_SCHEMA = pa.schema([("hash", pa.uint64()), ("other", pa.uint64())])
-SEARCHES = ("within", "between")  # among the hashes; between them and those of the mirrored pictures
+SEARCHES = ("within", "between")  # among the hashes; between them and the hashes of mirrored images
 ValuePairs = Hashes  # [N, 2]
 
 
 def first_hashes(analyses: Iterable[Path]) -> tuple[Hashes, Hashes]:
-    """Of the first pictures of all that is not dropped yet: their hashes and those mirrored, sorted, each once."""
+    """The hashes, and the mirrored hashes, of the first images of all records not yet dropped; sorted, each once."""
     columns: dict[str, list[Hashes]] = {"phash": [], "mirrored_phash": []}
     for path in analyses:
         table = pq.read_table(path, columns=["reason", *columns])
-        has_picture = pc.greater(pc.list_value_length(table["phash"]), 0)
-        pictured = table.filter(pc.and_(pc.is_null(table["reason"]), has_picture))
+        has_image = pc.greater(pc.list_value_length(table["phash"]), 0)
+        candidates = table.filter(pc.and_(pc.is_null(table["reason"]), has_image))
         for name, found in columns.items():
-            found.append(np.asarray(pc.list_element(pictured[name], 0), dtype=np.uint64))
+            found.append(np.asarray(pc.list_element(candidates[name], 0), dtype=np.uint64))
     plain, mirrored = (np.unique(np.concatenate([np.zeros(0, np.uint64), *found])) for found in columns.values())
     return plain, mirrored
 
 
-def write_pairs(hashes: tuple[Hashes, Hashes], search: str, piece: Piece, distance: int, output: Path) -> int:
-    """Write the pairs that one piece of a search (one of `SEARCHES`) finds as a Parquet file; how many there are."""
+def write_pairs(hashes: tuple[Hashes, Hashes], search: str, task: SearchTask, distance: int, output: Path) -> int:
+    """Write the pairs that one task of a search (one of `SEARCHES`) finds as a Parquet file. Returns their number.
+
+    `hashes`: see `first_hashes`.
+    """
     plain, mirrored = hashes
     if search == "within":
-        others, found = plain, near_pairs(plain, distance, [piece])
+        others, found = plain, near_pairs(plain, distance, [task])
     else:
-        others, found = mirrored, near_pairs_between(plain, mirrored, distance, [piece])
+        others, found = mirrored, near_pairs_between(plain, mirrored, distance, [task])
     values = [np.stack([plain[pairs[:, 0]], others[pairs[:, 1]]], axis=1) for pairs in found if len(pairs)]
-    each_once = np.unique(np.concatenate([np.zeros((0, 2), np.uint64), *values]), axis=0)
-    columns = [pa.array(np.ascontiguousarray(each_once[:, side])) for side in range(2)]
+    unique = np.unique(np.concatenate([np.zeros((0, 2), np.uint64), *values]), axis=0)
+    columns = [pa.array(np.ascontiguousarray(unique[:, side])) for side in range(2)]
     pq.write_table(pa.table(columns, schema=PAIRS_SCHEMA), output, compression="zstd")
-    return len(each_once)
+    return len(unique)
 
 
 def read_pairs(paths: Iterable[Path]) -> ValuePairs:
-    """What several pieces found, each pair once."""
+    """The pairs that several tasks found, each once."""
     found = [np.zeros((0, 2), np.uint64)]
     for path in paths:
         table = pq.read_table(path)
@@ -56,39 +59,41 @@ def read_pairs(paths: Iterable[Path]) -> ValuePairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundPairs:
-    """A `PairSearch` over hashes that were compared before."""
+class PrecomputedPairs:
+    """A `PairSearch` that returns pairs of an earlier search over the same hashes and distance."""
 
     pairs_within: ValuePairs
     pairs_between: ValuePairs
 
     def within(self, hashes: Hashes, salts: Hashes, distance: int) -> Iterator[Pairs]:
-        return _places(self.pairs_within, _Places(hashes, salts), _Places(hashes, salts))
+        return _pairs_of_positions(self.pairs_within, _HashPositions(hashes, salts), _HashPositions(hashes, salts))
 
     def between(
         self, hashes: Hashes, salts: Hashes, others: Hashes, other_salts: Hashes, distance: int
     ) -> Iterator[Pairs]:
-        return _places(self.pairs_between, _Places(hashes, salts), _Places(others, other_salts))
+        found = self.pairs_between
+        return _pairs_of_positions(found, _HashPositions(hashes, salts), _HashPositions(others, other_salts))
 
 
-class _Places:
-    """Where each hash stands, and with which salt."""
+class _HashPositions:
+    """The positions of each hash in an array, with their salts."""
 
     def __init__(self, hashes: Hashes, salts: Hashes) -> None:
         self._order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[self._order]
         self._salts = salts
 
-    def of(self, value: np.uint64) -> Sequence[tuple[int, int]]:
-        """(place, salt) of each that has this hash."""
+    def find(self, value: np.uint64) -> Sequence[tuple[int, int]]:
+        """(position, salt) of each occurrence of a hash."""
         first, stop = (int(np.searchsorted(self._sorted, value, side)) for side in ("left", "right"))
-        places = self._order[first:stop]
-        return list(zip(places.tolist(), self._salts[places].tolist(), strict=True))
+        positions = self._order[first:stop]
+        return list(zip(positions.tolist(), self._salts[positions].tolist(), strict=True))
 
 
-def _places(pairs: ValuePairs, places: _Places, other_places: _Places) -> Iterator[Pairs]:
-    for one, other in pairs:
-        ones, others = places.of(one), other_places.of(other)
-        found = [(place, beside) for place, salt in ones for beside, its_salt in others if salt == its_salt]
+def _pairs_of_positions(pairs: ValuePairs, left: _HashPositions, right: _HashPositions) -> Iterator[Pairs]:
+    """The positions of all pairs of hashes that have the same salt."""
+    for left_hash, right_hash in pairs:
+        left_found, right_found = left.find(left_hash), right.find(right_hash)
+        found = [(i, j) for i, left_salt in left_found for j, right_salt in right_found if left_salt == right_salt]
         if found:
             yield np.array(found, dtype=np.int64)

@@ -1,7 +1,8 @@
-"""Which of many perceptual hashes are near a few thousand asked ones: a join in bounded memory.
+"""Finds which of many perceptual hashes are near a few thousand known ones: a join in bounded memory.
 
-Two hashes at most d bits apart agree within d // 4 bits in at least one of their four 16-bit parts. All keys that near
-a part of an asked hash stand in a table, so a hash of the stream meets only the asked ones in its four buckets.
+Two hashes at most d bits apart agree within d // 4 bits in at least one of their four 16-bit parts. A table per part
+maps every key so near to a part of a known hash to that hash, so a hash is compared only with the known ones in its
+four buckets.
 Source: multi-index hashing, Norouzi, Punjani and Fleet, arXiv 1307.2982.
 """
 
@@ -17,56 +18,57 @@ Integers = npt.NDArray[np.int64]
 
 PARTS, PART_BITS = 4, 16
 NUM_KEYS = 1 << PART_BITS
-MAX_TABLE = 1 << 24  # keys of one part of all asked hashes: 64 MB; beyond it the stream's keys are varied too
-PAIRS_AT_ONCE = 1 << 21  # candidates compared in one go: 100 MB at most
+MAX_TABLE = 1 << 24  # keys of one part of all known hashes: 64 MB; for more, the keys that are looked up vary instead
+PAIRS_AT_ONCE = 1 << 21  # candidate pairs compared at once: 100 MB at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearPairs:
-    """Pairs of hashes that are near; arrays of equal length, no pair twice, by place in the stream."""
+    """Pairs of near hashes: arrays of equal length, sorted by position, no pair twice."""
 
-    places: Integers  # in the stream
-    asked: Integers  # which of the asked hashes
+    positions: Integers  # among the hashes that were looked up
+    known: Integers  # among the known hashes
     distances: Integers  # bits that differ
 
 
-class LookAlikes:
-    """Some asked hashes, ready to be compared with streams of others."""
+class HashLookup:
+    """Known hashes, indexed to find those near to others. `distance`: the bits in which near hashes differ at most."""
 
-    def __init__(self, asked: Hashes, near: int) -> None:
-        self._asked, self._near = np.asarray(asked, dtype=np.uint64), near
-        radius = near // PARTS
-        inside = radius
-        while inside and len(self._asked) * len(_masks(inside)) > MAX_TABLE:
-            inside -= 1
-        self._tables: list[tuple[Integers, Integers]] = []  # for each part: bounds of the buckets, what is in them
-        if PARTS * len(_masks(radius)) >= NUM_KEYS:  # so far apart that every pair has to be compared
+    def __init__(self, known: Hashes, distance: int) -> None:
+        self._known, self._distance = np.asarray(known, dtype=np.uint64), distance
+        radius = distance // PARTS
+        table_radius = radius
+        while table_radius and len(self._known) * len(_masks(table_radius)) > MAX_TABLE:
+            table_radius -= 1
+        self._tables: list[tuple[Integers, Integers]] = []  # for each part: bounds of the buckets, their members
+        if PARTS * len(_masks(radius)) >= NUM_KEYS:  # the distance is so large that every pair has to be compared
             self._probes = np.zeros(1, dtype=np.int64)
-            self._tables.append((np.array([0, len(self._asked)]), np.arange(len(self._asked))))
+            self._tables.append((np.array([0, len(self._known)]), np.arange(len(self._known))))
             return
-        self._probes = _masks(radius - inside)
+        self._probes = _masks(radius - table_radius)
         for part in range(PARTS):
-            keys = (_keys(self._asked, part)[:, None] ^ _masks(inside)).reshape(-1)
+            keys = (_keys(self._known, part)[:, None] ^ _masks(table_radius)).reshape(-1)
             order = np.argsort(keys, kind="stable")
             bounds = np.searchsorted(keys[order], np.arange(NUM_KEYS + 1))
-            self._tables.append((bounds, order // len(_masks(inside))))
+            self._tables.append((bounds, order // len(_masks(table_radius))))
 
     def near(self, hashes: Hashes) -> NearPairs:
-        """All pairs of `hashes` and asked ones that differ in few enough bits."""
+        """All pairs of one of `hashes` and a known hash within the distance."""
         found: list[Integers] = []
         for part, (bounds, members) in enumerate(self._tables):
             compares_all = len(self._tables) == 1
             keys = np.zeros(len(hashes), dtype=np.int64) if compares_all else _keys(hashes, part)
             for probe in self._probes:
                 starts = bounds[keys ^ probe]
-                for places, at in expanded(starts, bounds[(keys ^ probe) + 1] - starts, PAIRS_AT_ONCE):
-                    asked = members[at]
-                    close = np.flatnonzero(np.bitwise_count(hashes[places] ^ self._asked[asked]) <= self._near)
-                    found.append(places[close] * len(self._asked) + asked[close])
+                for positions, slots in expand_ranges(starts, bounds[(keys ^ probe) + 1] - starts, PAIRS_AT_ONCE):
+                    known = members[slots]
+                    distances = np.bitwise_count(hashes[positions] ^ self._known[known])
+                    near = np.flatnonzero(distances <= self._distance)
+                    found.append(positions[near] * len(self._known) + known[near])
         pairs = np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
-        places, asked = np.divmod(pairs, max(1, len(self._asked)))
-        distances = np.bitwise_count(hashes[places] ^ self._asked[asked]).astype(np.int64)
-        return NearPairs(places=places, asked=asked, distances=distances)
+        positions, known = np.divmod(pairs, max(1, len(self._known)))
+        distances = np.bitwise_count(hashes[positions] ^ self._known[known]).astype(np.int64)
+        return NearPairs(positions=positions, known=known, distances=distances)
 
 
 def _keys(hashes: Hashes, part: int) -> Integers:
@@ -74,13 +76,16 @@ def _keys(hashes: Hashes, part: int) -> Integers:
 
 
 def _masks(radius: int) -> Integers:
-    """All keys with at most `radius` bits."""
+    """All keys with at most `radius` bits set."""
     chosen = (bits for count in range(radius + 1) for bits in itertools.combinations(range(PART_BITS), count))
     return np.array([sum(1 << bit for bit in bits) for bits in chosen], dtype=np.int64)
 
 
-def expanded(starts: Integers, counts: Integers, at_once: int) -> Iterator[tuple[Integers, Integers]]:
-    """Every place with each of the `counts` numbers from its start on, about `at_once` at a time."""
+def expand_ranges(starts: Integers, counts: Integers, at_once: int) -> Iterator[tuple[Integers, Integers]]:
+    """For each range `starts[i]`, `starts[i] + 1`, ... of `counts[i]` numbers: i and the number, about `at_once` pairs.
+
+    Yields two arrays at a time: the indices i, and the numbers.
+    """
     ends = np.cumsum(counts)
     first = 0
     while first < len(counts):

@@ -1,6 +1,6 @@
-"""Groups samples whose pictures mean the same to a model.
+"""Groups samples whose images have near embeddings.
 
-Legend: N samples, S pictures of a sample, D width of an embedding.
+Legend: N samples, S images of a sample, D width of an embedding.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.duplicates.candidates import Candidates
 from data_pipelines.duplicates.near_vectors import Integers, Vectors, near_pairs
-from data_pipelines.duplicates.search import Copy, towards_kept
+from data_pipelines.duplicates.search import Copy, resolve_to_kept
 
 
 def add_semantic_copies(
@@ -19,55 +19,56 @@ def add_semantic_copies(
     embeddings: Sequence[Sequence[Vectors] | None],
     distance: float,
 ) -> list[Copy]:
-    """`copies` and those that only mean the same, in order.
+    """`copies` and the semantic copies among the other samples, in order.
 
-    Of samples of one partition with as many pictures those are grouped whose pictures, slot by slot, are less than
-    `distance` of cosine apart, also through others between them; the first of a group is kept. `embeddings`: of the
-    pictures of each candidate, None: not known.
+    Samples of one partition with the same number of images form a group if their embeddings, slot by slot, are less
+    than `distance` of cosine apart, also through others between them; the first of a group is kept. `embeddings`: of
+    the images of each candidate; None: unknown.
     """
-    repeated = {copy.index for copy in copies}
-    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    copied = {copy.index for copy in copies}
+    comparable: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, vectors in enumerate(embeddings):
-        if vectors and index not in repeated and len(vectors) == candidates.num_pictures[index]:
-            alike[int(candidates.salts[index]), len(vectors)].append(index)
+        if vectors and index not in copied and len(vectors) == candidates.num_images[index]:
+            comparable[int(candidates.salts[index]), len(vectors)].append(index)
     found = []
-    for indices in alike.values():
+    for indices in comparable.values():
         if len(indices) > 1:
             vectors_NSD = np.stack([np.stack(list(embeddings[index] or ())) for index in indices])
             firsts = group_by_meaning(vectors_NSD, distance)
-            for place in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
-                original = indices[int(firsts[place])]
+            for sample in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
+                original = indices[int(firsts[sample])]
                 found.append(
-                    Copy(index=indices[place], original=original, verdict="near_duplicate", reason="similar_meaning")
+                    Copy(index=indices[sample], original=original, verdict="near_duplicate", reason="similar_meaning")
                 )
-    return towards_kept([*copies, *found])
+    return resolve_to_kept([*copies, *found])
 
 
 def group_by_meaning(vectors_NSD: Vectors, distance: float) -> Integers:
-    """For each sample the first of its group [N]."""
-    groups = _Groups(len(vectors_NSD))
-    for ones, others in near_pairs(vectors_NSD, distance):
-        groups.join(ones, others)
+    """For each sample the first sample of its group [N]."""
+    groups = _UnionFind(len(vectors_NSD))
+    for left, right in near_pairs(vectors_NSD, distance):
+        groups.join(left, right)
     return groups.firsts(np.arange(len(vectors_NSD)))
 
 
-class _Groups:
-    """A union-find over places 0 to N - 1 that takes many pairs at once; the first of a group speaks for it."""
+class _UnionFind:
+    """A union-find over 0 to N - 1 that joins many pairs at once; the first of a group represents it."""
 
     def __init__(self, size: int) -> None:
         self._parents = np.arange(size)
 
-    def firsts(self, places: Integers) -> Integers:
-        found = places
-        while not np.array_equal(above := self._parents[found], found):
-            found = above
-        self._parents[places] = found
+    def firsts(self, items: Integers) -> Integers:
+        """The first of the group of each item."""
+        found = items
+        while not np.array_equal(parents := self._parents[found], found):
+            found = parents
+        self._parents[items] = found
         return found
 
-    def join(self, ones: Integers, others: Integers) -> None:
-        while len(ones):
-            ones, others = self.firsts(ones), self.firsts(others)
-            apart = ones != others
-            low, high = np.minimum(ones, others)[apart], np.maximum(ones, others)[apart]
+    def join(self, left: Integers, right: Integers) -> None:
+        while len(left):
+            left, right = self.firsts(left), self.firsts(right)
+            differ = left != right
+            low, high = np.minimum(left, right)[differ], np.maximum(left, right)[differ]
             np.minimum.at(self._parents, high, low)  # of several, the lowest; the others are joined in the next round
-            ones, others = low, high
+            left, right = low, high

@@ -1,1 +1,1 @@
-"""Evaluation of finished models: benchmarks, reconstruction, scores and their summary."""
+"""Evaluation of finished models: benchmark images, reconstruction metrics, per-sample results and their summary."""

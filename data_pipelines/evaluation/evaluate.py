@@ -1,6 +1,7 @@
-"""What trained models make of samples that they have never seen, one result for each, with the pictures to look at.
+"""Runs trained models on held-out samples: one result per sample, with its images.
 
-Samples of the drawn world carry their scene, so what is drawn or said is checked exactly by reading it back.
+Samples of the synthetic shapes dataset carry their scene, so images and answers are checked exactly by reading them
+back.
 """
 
 import json
@@ -19,7 +20,7 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredS
 from data_pipelines.datasets.samples import IMAGE
 from data_pipelines.images.model_input import image_anchor, input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.inference.illume_plus import IllumePlus, Request
-from data_pipelines.shapes.language import Described, describe, parse_caption
+from data_pipelines.shapes.language import ObjectDescription, describe, parse_caption
 from data_pipelines.shapes.oracle import read_scene
 from data_pipelines.shapes.scenes import Scene
 from models.dualvitok.geometry import Size
@@ -28,7 +29,7 @@ from models.mllm.config import SamplingConfig
 
 Task = Literal["reconstruction", "generation", "understanding", "editing", "enlargement"]
 TASKS: tuple[Task, ...] = ("reconstruction", "generation", "understanding", "editing", "enlargement")
-SAMPLES_OF: Mapping[Task, str] = {  # which samples a task is tried on
+SAMPLES_OF: Mapping[Task, str] = {  # evaluation task -> task of the samples it uses
     "reconstruction": "generation",
     "generation": "generation",
     "understanding": "understanding",
@@ -49,7 +50,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One sample of one task. Object lists are (shape, colour) pairs; None where the sample has no known scene."""
+    """The result of a sample in a task. Objects are (shape, colour) pairs; None if the sample has no known scene."""
 
     task: Task
     sample_id: str
@@ -57,17 +58,17 @@ class Result:
     answer: str = ""
     expected_answer: str = ""
     expected: list[tuple[str, str]] | None = None
-    source: list[tuple[str, str]] | None = None  # objects of the picture that was to be edited
-    found: list[tuple[str, str]] | None = None  # objects read back from the drawn picture, or from the answer
-    scores: dict[str, float] = field(default_factory=dict)  # PSNR in dB and SSIM against the true picture
+    source: list[tuple[str, str]] | None = None  # objects of the image to edit
+    found: list[tuple[str, str]] | None = None  # objects detected in the drawn image, or parsed from the answer
+    scores: dict[str, float] = field(default_factory=dict)  # PSNR in dB and SSIM against the target image
     files: dict[str, str] = field(default_factory=dict)  # "input", "target", "drawn" -> PNG file
 
 
 def evaluate(
     model: IllumePlus, task: Task, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
 ) -> list[Result]:
-    """Try a task on samples; pictures go to PNG files in `output`, results to `results.jsonl`."""
-    results = _TRIALS[task](model, samples, settings, output)
+    """Run a task on samples; writes images as PNG files and the results as `results.jsonl` to `output`."""
+    results = _EVALUATORS[task](model, samples, settings, output)
     with (output / "results.jsonl").open("w", encoding="utf-8") as file:
         for result in results:
             file.write(json.dumps(asdict(result), sort_keys=True) + "\n")
@@ -75,7 +76,7 @@ def evaluate(
 
 
 def choose_samples(dataset: CuratedDataset, *, split: str, task: str, count: int) -> list[str]:
-    """Ids of up to `count` kept samples of a task, evenly spread over the dataset's order."""
+    """Ids of up to `count` kept samples of a task, evenly spaced in the order of the dataset."""
     ids = [
         row.tobytes().hex() for shard in dataset.shards for row in dataset.rows(shard, split=split, tasks=(task,)).ids
     ]
@@ -84,7 +85,7 @@ def choose_samples(dataset: CuratedDataset, *, split: str, task: str, count: int
 
 
 def find_samples(dataset: CuratedDataset, sample_ids: Sequence[str], *, split: str) -> list[StoredSample]:
-    """The samples with these ids, in their order. Raises: DatasetError if one is not in the split."""
+    """The samples with these ids, in the given order. Raises: DatasetError if one is not in the split."""
     wanted = set(sample_ids)
     found: dict[str, StoredSample] = {}
     for shard in dataset.shards:
@@ -100,32 +101,32 @@ def find_samples(dataset: CuratedDataset, sample_ids: Sequence[str], *, split: s
     return [found[sample_id] for sample_id in sample_ids]
 
 
-def usual_answers(dataset: CuratedDataset, *, split: str, count: int) -> dict[str, str]:
-    """The most frequent answer to each question in up to `count` understanding samples, and of all under ""."""
+def most_frequent_answers(dataset: CuratedDataset, *, split: str, count: int) -> dict[str, str]:
+    """The most frequent answer to each question in up to `count` understanding samples; key "": to any question."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     chosen = choose_samples(dataset, split=split, task="understanding", count=count)
     for stored in find_samples(dataset, chosen, split=split):
-        for asked, said in pairwise(stored.sample.turns):
-            if (asked.role, said.role) == ("human", "gpt"):
-                answers[question_of(asked.text)][said.text] += 1
-                answers[""][said.text] += 1
+        for asked, answer in pairwise(stored.sample.turns):
+            if (asked.role, answer.role) == ("human", "gpt"):
+                answers[question_of(asked.text)][answer.text] += 1
+                answers[""][answer.text] += 1
     return {question: counts.most_common(1)[0][0] for question, counts in answers.items()}
 
 
 def question_of(prompt: str) -> str:
-    """The words of a prompt without its pictures."""
+    """The text of a prompt without its image placeholders."""
     return prompt.replace(IMAGE, "").strip()
 
 
-def read_results(path: Path, *, pictures: Path) -> list[Result]:
-    """What `evaluate` wrote, with the paths of its pictures, which lie in the folder `pictures`."""
+def read_results(path: Path, *, images: Path) -> list[Result]:
+    """The results that `evaluate` wrote, with the paths of their images in the folder `images`."""
     results = []
     for line in path.read_text(encoding="utf-8").splitlines():
         fields: dict[str, Any] = json.loads(line)
         for name in ("expected", "source", "found"):
             if fields[name] is not None:
                 fields[name] = [(shape, colour) for shape, colour in fields[name]]
-        fields["files"] = {name: str(pictures / file) for name, file in fields["files"].items()}
+        fields["files"] = {name: str(images / file) for name, file in fields["files"].items()}
         results.append(Result(**fields))
     return results
 
@@ -135,16 +136,16 @@ def _reconstruction(
 ) -> list[Result]:
     results = []
     for stored in samples:
-        true = _pixels(stored, 0, scale=1)
-        (drawn,) = model.decode([model.encode(true)])
-        results.append(_drawn_result("reconstruction", stored, output, drawn=drawn, true=true, slot=0))
+        target = _pixels(stored, 0, scale=1)
+        (drawn,) = model.decode([model.encode(target)])
+        results.append(_drawn_result("reconstruction", stored, output, drawn=drawn, target=target, slot=0))
     return results
 
 
 def _enlargement(
     model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
 ) -> list[Result]:
-    assert model.decoder is not None, "asked to enlarge without a decoder"
+    assert model.decoder is not None, "enlargement needs a diffusion decoder"
     results = []
     for stored in samples:
         (drawn,) = model.enlarge(
@@ -153,8 +154,8 @@ def _enlargement(
             guidance=settings.diffusion_guidance,
             seed=settings.seed,
         )
-        true = _pixels(stored, 0, scale=model.decoder.config.enlarge)
-        results.append(_drawn_result("enlargement", stored, output, drawn=drawn, true=true, slot=0))
+        target = _pixels(stored, 0, scale=model.decoder.config.enlarge)
+        results.append(_drawn_result("enlargement", stored, output, drawn=drawn, target=target, slot=0))
     return results
 
 
@@ -167,7 +168,7 @@ def _generation(
     ]
     answers = model.draw(requests, settings.generation)
     return [
-        _drawn_result("generation", stored, output, drawn=drawn, true=_pixels(stored, 0, scale=1), slot=0)
+        _drawn_result("generation", stored, output, drawn=drawn, target=_pixels(stored, 0, scale=1), slot=0)
         for stored, drawn in zip(samples, model.decode(answers), strict=True)
     ]
 
@@ -186,7 +187,7 @@ def _editing(
     ]
     answers = model.draw(requests, settings.editing)
     return [
-        _drawn_result("editing", stored, output, drawn=drawn, true=_pixels(stored, 1, scale=1), slot=1)
+        _drawn_result("editing", stored, output, drawn=drawn, target=_pixels(stored, 1, scale=1), slot=1)
         for stored, drawn in zip(samples, model.decode(answers), strict=True)
     ]
 
@@ -202,8 +203,8 @@ def _understanding(
     results = []
     for stored, answer in zip(samples, model.answer(requests, settings.understanding), strict=True):
         text, expected = model.text(answer), _last_answer(stored)
-        asked, said = parse_caption(expected), parse_caption(text)
-        known = stored.sample.meta.get("kind") == "caption" and asked is not None
+        expected_objects, found_objects = parse_caption(expected), parse_caption(text)
+        is_caption = stored.sample.meta.get("kind") == "caption" and expected_objects is not None
         results.append(
             Result(
                 task="understanding",
@@ -211,23 +212,23 @@ def _understanding(
                 prompt=_request_text(stored),
                 answer=text,
                 expected_answer=expected,
-                expected=_pairs(asked or ()) if known else None,
-                found=_pairs(said or ()) if known else None,
-                files=_save_pictures(stored, output, "understanding", drawn=None),
+                expected=_pairs(expected_objects or ()) if is_caption else None,
+                found=_pairs(found_objects or ()) if is_caption else None,
+                files=_save_images(stored, output, "understanding", drawn=None),
             )
         )
     return results
 
 
 def _first_exchange(stored: StoredSample) -> StoredSample:
-    """Without what is asked later about the same pictures: earlier answers give that away."""
+    """The sample without later questions about the same images, since earlier answers give theirs away."""
     turns = stored.sample.turns
     if any(IMAGE in turn.text for turn in turns[2:]):
         return stored
     return replace(stored, sample=replace(stored.sample, turns=turns[:2]))
 
 
-_TRIALS = {
+_EVALUATORS = {
     "reconstruction": _reconstruction,
     "generation": _generation,
     "understanding": _understanding,
@@ -237,24 +238,24 @@ _TRIALS = {
 
 
 def _drawn_result(
-    task: Task, stored: StoredSample, output: Path, *, drawn: Image.Image, true: torch.Tensor, slot: int
+    task: Task, stored: StoredSample, output: Path, *, drawn: Image.Image, target: torch.Tensor, slot: int
 ) -> Result:
-    found_CYX = torch.from_numpy(np.asarray(drawn).copy()).permute(2, 0, 1).float() / 255
-    true_CYX = (true.cpu() + 1) / 2
+    drawn_CYX = torch.from_numpy(np.asarray(drawn).copy()).permute(2, 0, 1).float() / 255
+    target_CYX = (target.cpu() + 1) / 2
     scores = {
-        "psnr_db": float(psnr(found_CYX[None], true_CYX[None]).clamp(max=100.0)),
-        "ssim": float(ssim(found_CYX[None], true_CYX[None])),
+        "psnr_db": float(psnr(drawn_CYX[None], target_CYX[None]).clamp(max=100.0)),
+        "ssim": float(ssim(drawn_CYX[None], target_CYX[None])),
     }
-    scene, before = (_scene(stored, name) for name in ("scene", "source_scene"))
+    scene, source_scene = (_scene(stored, name) for name in ("scene", "source_scene"))
     return Result(
         task=task,
         sample_id=stored.sample.sample_id,
         prompt=_request_text(stored),
         expected=_pairs(describe(scene)) if scene else None,
-        source=_pairs(describe(before)) if before else None,
-        found=[(one.shape, one.colour) for one in read_scene(np.asarray(drawn))] if scene else None,
+        source=_pairs(describe(source_scene)) if source_scene else None,
+        found=[(detected.shape, detected.colour) for detected in read_scene(np.asarray(drawn))] if scene else None,
         scores=scores,
-        files=_save_pictures(stored, output, task, drawn=drawn, slot=slot),
+        files=_save_images(stored, output, task, drawn=drawn, slot=slot),
     )
 
 
@@ -266,8 +267,8 @@ def _pixels(stored: StoredSample, slot: int, *, scale: int) -> torch.Tensor:
 
 
 def _inputs(model: IllumePlus, stored: StoredSample) -> list[torch.Tensor]:
-    """All pictures of an understanding sample as the model reads them."""
-    sizes = model.reading.sizes
+    """All images of an understanding sample as the model reads them."""
+    sizes = model.model_input.sizes
     return [
         torch.from_numpy(
             input_pixels(
@@ -285,15 +286,15 @@ def _open(stored: StoredSample, slot: int) -> Image.Image:
     return open_upright(stored.image_bytes(slot), stored.sample.images[slot], where)
 
 
-def _save_pictures(
+def _save_images(
     stored: StoredSample, output: Path, task: str, *, drawn: Image.Image | None, slot: int = 0
 ) -> dict[str, str]:
     files = {}
-    pictures = {"input": _open(stored, 0), "target": _open(stored, slot) if slot else None, "drawn": drawn}
-    for name, picture in pictures.items():
-        if picture is not None:
+    images = {"input": _open(stored, 0), "target": _open(stored, slot) if slot else None, "drawn": drawn}
+    for name, image in images.items():
+        if image is not None:
             files[name] = f"{task}-{stored.sample.sample_id[:16]}-{name}.png"
-            picture.convert("RGB").save(output / files[name])
+            image.convert("RGB").save(output / files[name])
     return files
 
 
@@ -302,8 +303,8 @@ def _scene(stored: StoredSample, name: str) -> Scene | None:
     return Scene.from_json(value) if isinstance(value, Mapping) else None
 
 
-def _pairs(described: Sequence[Described]) -> list[tuple[str, str]]:
-    return [(one.shape, one.colour) for one in described]
+def _pairs(objects: Sequence[ObjectDescription]) -> list[tuple[str, str]]:
+    return [(described.shape, described.colour) for described in objects]
 
 
 def _request_text(stored: StoredSample) -> str:

@@ -1,7 +1,7 @@
-"""How well a tokenizer gives pictures back: PSNR, SSIM, rFID and the use of its codes, gathered in parts.
+"""Reconstruction metrics of an image tokenizer: PSNR, SSIM, rFID and code usage, computed in parts.
 
-Each part (a shard) is a table of scores and sums that can be added up, so nothing is read twice.
-Letters: B batch, C channels, Y X pixel rows and columns, K codes.
+Each part (a shard) is a table of scores, and sums that add up, so no image is read twice.
+Legend: B batch, C channels, Y X pixel rows and columns, K codes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
-from data_pipelines.tokens.tokenize import Picture, decoded_in_order, encode_pictures
+from data_pipelines.tokens.tokenize import ImageArray, decode_in_order, encode_images
 from models.dualvitok.geometry import Size
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.quantizer import code_usage
@@ -27,8 +27,8 @@ from models.metrics.frechet_distance import FeatureStatistics, frechet_distance
 from models.metrics.image_metrics import SSIM_WINDOW_PX, psnr, ssim, to_levels
 from models.metrics.inception import InceptionFeatures
 
-SCORES_FILE, SUMS_FILE, PICTURES_FILE = "scores.parquet", "sums.safetensors", "pictures.png"
-PICTURES_SHOWN = 6  # of each part
+SCORES_FILE, SUMS_FILE, SHEET_FILE = "scores.parquet", "sums.safetensors", "pictures.png"
+IMAGES_SHOWN = 6  # of each part
 SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -58,62 +58,62 @@ def score_part(
     batch_size: int,
     out: Path,
 ) -> ScoredPart:
-    """Encode and decode the pictures of some samples of a shard; write scores, sums and a few pictures to `out`."""
+    """Encode and decode the images of some samples of a shard; writes scores, sums and a sheet of images to `out`."""
     scorer = _Scorer(model, inception, batch_size)
     left_out = []
-    for decoded in decoded_in_order(dataset, shard, sample_ids=sample_ids, anchors=anchors, decode_threads=2):
+    for decoded in decode_in_order(dataset, shard, sample_ids=sample_ids, anchors=anchors, decode_threads=2):
         if decoded.reason:
             left_out.append((decoded.sample_id, decoded.reason))
-        for slot, (anchor, picture) in enumerate(zip(decoded.anchors, decoded.pictures, strict=True)):
-            scorer.add((decoded.sample_id, slot), anchor, picture)
+        for slot, (anchor, image) in enumerate(zip(decoded.anchors, decoded.images, strict=True)):
+            scorer.add((decoded.sample_id, slot), anchor, image)
     scorer.flush()
     rows = sorted(scorer.rows, key=lambda row: (row["sample_id"], row["slot"]))
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out / SCORES_FILE)
     save_file(scorer.sums(), str(out / SUMS_FILE))
     if scorer.shown:
-        _sheet(scorer.shown).save(out / PICTURES_FILE)
+        _sheet(scorer.shown).save(out / SHEET_FILE)
     return ScoredPart(num_images=len(rows), left_out=tuple(left_out))
 
 
 def summarize(parts: Sequence[Path]) -> dict[str, float]:
-    """Figures over all parts: means of `psnr` (dB) and `ssim`, overall and by anchor; shares of both code books that
-    are used, and their perplexity; `rfid` where features were gathered.
+    """Metrics over all parts: means of `psnr` (dB) and `ssim`, overall and by anchor; the used share of each codebook
+    and its perplexity; `rfid` if the parts have Inception features.
 
-    A picture that came back exactly has no finite PSNR and is left out of that mean.
+    An exactly reconstructed image has no finite PSNR and is excluded from that mean.
     """
     tables = [pq.read_table(part / SCORES_FILE) for part in parts]
     scores = pa.concat_tables(tables) if tables else pa.Table.from_pylist([], schema=SCHEMA)
-    figures = {"images": float(len(scores))}
+    metrics = {"images": float(len(scores))}
     anchors = [
         f"{h}x{w}" for h, w in zip(*(scores[name].to_pylist() for name in ("anchor_h", "anchor_w")), strict=True)
     ]
     for name in ("psnr", "ssim"):
         values = np.array(scores[name].to_pylist(), dtype=np.float64)
-        figures.update(_means(name, values, anchors))
+        metrics.update(_means(name, values, anchors))
     sums = [load_file(str(part / SUMS_FILE)) for part in parts]
     for book in ("semantic", "pixel"):
         counts = [found[f"{book}_counts"] for found in sums]
         if counts:
             usage = code_usage(torch.stack(counts).sum(dim=0))
-            figures[f"{book}_codes_used"] = usage.used_share
-            figures[f"{book}_perplexity"] = usage.perplexity
+            metrics[f"{book}_codes_used"] = usage.used_share
+            metrics[f"{book}_perplexity"] = usage.perplexity
     with_features = [found for found in sums if "original_mean" in found]
     if with_features:
         original, reconstructed = (_merged(with_features, side) for side in ("original", "reconstructed"))
         if original.count > 1:
-            figures["rfid"] = frechet_distance(original, reconstructed)
-            figures["rfid_images"] = float(original.count)
-    return figures
+            metrics["rfid"] = frechet_distance(original, reconstructed)
+            metrics["rfid_images"] = float(original.count)
+    return metrics
 
 
 class _Scorer:
-    """Collects pictures by anchor; scores each full batch. Short batches are filled up, as in tokenizing."""
+    """Collects images by anchor and scores each full batch. Short batches are padded, as in `tokens.tokenize`."""
 
     def __init__(self, model: DualViTok, inception: InceptionFeatures | None, batch_size: int) -> None:
         self._model, self._inception, self._batch_size = model, inception, batch_size
-        self._waiting: dict[Size, list[tuple[tuple[str, int], Picture]]] = {}
+        self._waiting: dict[Size, list[tuple[tuple[str, int], ImageArray]]] = {}
         self.rows: list[dict[str, Any]] = []
-        self.shown: list[tuple[Picture, Picture]] = []
+        self.shown: list[tuple[ImageArray, ImageArray]] = []
         config = model.config
         self._counts = {
             "semantic": torch.zeros(config.semantic.codebook_size, dtype=torch.int64),
@@ -121,9 +121,9 @@ class _Scorer:
         }
         self._features: dict[str, FeatureStatistics] = {}
 
-    def add(self, key: tuple[str, int], anchor: Size, picture: Picture) -> None:
+    def add(self, key: tuple[str, int], anchor: Size, image: ImageArray) -> None:
         batch = self._waiting.setdefault(anchor, [])
-        batch.append((key, picture))
+        batch.append((key, image))
         if len(batch) == self._batch_size:
             self._score(anchor, self._waiting.pop(anchor))
 
@@ -139,24 +139,24 @@ class _Scorer:
             found[f"{side}_scatter"] = statistics.scatter_DD
         return found
 
-    def _score(self, anchor: Size, batch: Sequence[tuple[tuple[str, int], Picture]]) -> None:
+    def _score(self, anchor: Size, batch: Sequence[tuple[tuple[str, int], ImageArray]]) -> None:
         real = len(batch)
-        pictures = np.stack([picture for _, picture in batch] + [batch[-1][1]] * (self._batch_size - real))
-        codes = encode_pictures(self._model, pictures)
+        raw_BYXC = np.stack([image for _, image in batch] + [batch[-1][1]] * (self._batch_size - real))
+        codes = encode_images(self._model, raw_BYXC)
         with torch.inference_mode():
-            images = self._model.decode(codes)
-        made = to_levels(images[:real])
-        original = torch.from_numpy(pictures[:real]).permute(0, 3, 1, 2)
+            decoded = self._model.decode(codes)
+        reconstructed = to_levels(decoded[:real])
+        original = torch.from_numpy(raw_BYXC[:real]).permute(0, 3, 1, 2)
         self._count(Codes(semantic_BYX=codes.semantic_BYX[:real], pixel_BYX=codes.pixel_BYX[:real]))
         self._gather("original", original)
-        self._gather("reconstructed", made)
-        pairs = made.double() / 255, original.double() / 255
-        similar = ssim(*pairs) if min(anchor) >= SSIM_WINDOW_PX else torch.full((real,), torch.nan)
-        for (key, _), close, alike in zip(batch, psnr(*pairs).tolist(), similar.tolist(), strict=True):
+        self._gather("reconstructed", reconstructed)
+        pairs = reconstructed.double() / 255, original.double() / 255
+        ssim_B = ssim(*pairs) if min(anchor) >= SSIM_WINDOW_PX else torch.full((real,), torch.nan)
+        for (key, _), psnr_db, similarity in zip(batch, psnr(*pairs).tolist(), ssim_B.tolist(), strict=True):
             row = {"sample_id": key[0], "slot": key[1], "anchor_h": anchor[0], "anchor_w": anchor[1]}
-            self.rows.append({**row, "psnr": close, "ssim": alike})
-        for before, after in zip(pictures[:real], made.permute(0, 2, 3, 1).numpy(), strict=True):
-            if len(self.shown) < PICTURES_SHOWN:
+            self.rows.append({**row, "psnr": psnr_db, "ssim": similarity})
+        for before, after in zip(raw_BYXC[:real], reconstructed.permute(0, 2, 3, 1).numpy(), strict=True):
+            if len(self.shown) < IMAGES_SHOWN:
                 self.shown.append((before, after))
 
     def _count(self, codes: Codes) -> None:
@@ -169,8 +169,8 @@ class _Scorer:
             return
         with torch.inference_mode():
             features = self._inception(levels_BCYX.to(next(self._inception.parameters()).device))
-        found = FeatureStatistics.of(features)
-        self._features[side] = self._features[side].merge(found) if side in self._features else found
+        statistics = FeatureStatistics.of(features)
+        self._features[side] = self._features[side].merge(statistics) if side in self._features else statistics
 
 
 def _means(name: str, values: npt.NDArray[np.float64], anchors: Sequence[str]) -> Mapping[str, float]:
@@ -196,7 +196,7 @@ def _merged(sums: Sequence[Mapping[str, torch.Tensor]], side: str) -> FeatureSta
     return merged
 
 
-def _sheet(pairs: Sequence[tuple[Picture, Picture]]) -> Image.Image:
+def _sheet(pairs: Sequence[tuple[ImageArray, ImageArray]]) -> Image.Image:
     rows = [
         Row(label=label, cells=[Cell(image=Image.fromarray(pair[side])) for pair in pairs])
         for side, label in enumerate(("original", "reconstructed"))

@@ -1,4 +1,4 @@
-"""Results of an evaluation as figures with their chance levels, and as one sheet of pictures."""
+"""Summaries of evaluation results: metrics with their chance levels, and one contact sheet of images."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,33 +10,33 @@ from data_pipelines.evaluation.evaluate import TASKS, Result, question_of
 from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
 
 Objects = Sequence[tuple[str, str]]  # (shape, colour)
-PICTURES_PER_TASK = 8
+IMAGES_PER_TASK = 8
 
 
-def summarize(results: Sequence[Result], usual: Mapping[str, str]) -> dict[str, float]:
-    """Means by task. `usual` is the most frequent answer to each question, as the training data have it.
+def summarize(results: Sequence[Result], frequent_answers: Mapping[str, str]) -> dict[str, float]:
+    """Means by task. `frequent_answers` is the most frequent answer to each question in the training data.
 
     `<task>/objects_right` is the share of expected objects found with their shape and colour; `/exact` the share of
-    samples with all of them and nothing else. `/chance` of each is the same figure when every result is held against
-    the truth of another sample (a lone one has none); `editing/exact_if_copied` is what giving the source back would
-    score.
+    samples with all of them and no others. `/chance` of each is the same metric with every result compared with the
+    truth of another sample (absent for a single sample); `editing/exact_if_copied` is the score of returning the source
+    unchanged.
     """
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for task in TASKS:
-        of_task = [result for result in results if result.task == task]
-        if not of_task:
+        task_results = [result for result in results if result.task == task]
+        if not task_results:
             continue
-        figures[f"{task}/samples"] = float(len(of_task))
-        for name in sorted({name for result in of_task for name in result.scores}):
-            figures[f"{task}/{name}"] = _mean([result.scores[name] for result in of_task])
-        known = [result for result in of_task if result.expected is not None]
+        metrics[f"{task}/samples"] = float(len(task_results))
+        for name in sorted({name for result in task_results for name in result.scores}):
+            metrics[f"{task}/{name}"] = _mean([result.scores[name] for result in task_results])
+        known = [result for result in task_results if result.expected is not None]
         for name, score in (("objects_right", objects_right), ("colours_right", colours_right), ("exact", exact)):
-            figures.update(_with_chance(f"{task}/{name}", known, score))
+            metrics.update(_with_chance(f"{task}/{name}", known, score))
         copied = [exact(result.expected or (), result.source) for result in known if result.source is not None]
         if copied:
-            figures[f"{task}/exact_if_copied"] = _mean(copied)
-        figures.update(_answers(task, [result for result in of_task if result.expected is None], usual))
-    return figures
+            metrics[f"{task}/exact_if_copied"] = _mean(copied)
+        metrics.update(_answers(task, [result for result in task_results if result.expected is None], frequent_answers))
+    return metrics
 
 
 def objects_right(expected: Objects, found: Objects) -> float:
@@ -55,11 +55,11 @@ def exact(expected: Objects, found: Objects) -> float:
     return float(Counter(expected) == Counter(found))
 
 
-def sheet(results: Sequence[Result]) -> Image.Image:
-    """Inputs, targets and what the models made of them, a few of each task."""
+def results_sheet(results: Sequence[Result]) -> Image.Image:
+    """A contact sheet of inputs, targets and drawn images, a few of each task."""
     rows: list[Row] = []
     for task in TASKS:
-        shown = [result for result in results if result.task == task][:PICTURES_PER_TASK]
+        shown = [result for result in results if result.task == task][:IMAGES_PER_TASK]
         for name in ("input", "target", "drawn"):
             cells = [
                 Cell(image=_open(Path(result.files[name])), text=_caption(result, name))
@@ -78,19 +78,19 @@ def _with_chance(
         return {}
     found = [result.found or () for result in results]
     expected = [result.expected or () for result in results]
-    figures = {name: _mean([score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)])}
+    metrics = {name: _mean([score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)])}
     if len(results) > 1:
         others = [*expected[1:], expected[0]]
-        figures[f"{name}/chance"] = _mean([score(wanted, seen) for wanted, seen in zip(others, found, strict=True)])
-    return figures
+        metrics[f"{name}/chance"] = _mean([score(wanted, seen) for wanted, seen in zip(others, found, strict=True)])
+    return metrics
 
 
-def _answers(task: str, results: Sequence[Result], usual: Mapping[str, str]) -> Mapping[str, float]:
-    """Exact answers in words; blind is the usual answer to each question, whatever the picture."""
+def _answers(task: str, results: Sequence[Result], frequent_answers: Mapping[str, str]) -> Mapping[str, float]:
+    """Share of exact text answers; `blind` is that of the most frequent answer to each question, ignoring the image."""
     answered = [result for result in results if result.expected_answer]
     if not answered:
         return {}
-    guesses = [usual.get(question_of(result.prompt), usual.get("", "")) for result in answered]
+    guesses = [frequent_answers.get(question_of(result.prompt), frequent_answers.get("", "")) for result in answered]
     truths = [_plain(result.expected_answer) for result in answered]
     return {
         f"{task}/answers_right": _share_equal([result.answer for result in answered], truths),
@@ -108,8 +108,8 @@ def _plain(text: str) -> str:
 
 
 def _caption(result: Result, name: str) -> str:
-    """Below a picture: what was asked for, and what was read back from what was drawn."""
-    asked = _words(result.prompt)
+    """The text below an image: the request, and the objects found in a drawn image."""
+    asked = _request_text(result.prompt)
     if result.task == "understanding":
         return f"{asked} {result.answer}"
     if result.task == "editing" and name == "input":
@@ -123,8 +123,8 @@ def _caption(result: Result, name: str) -> str:
     return wanted + (found if result.found is not None else "")
 
 
-def _words(prompt: str) -> str:
-    """A request without the fixed words of its template."""
+def _request_text(prompt: str) -> str:
+    """The text of a request without the fixed parts of its template."""
     text = question_of(prompt)
     for opening in ("the content of image is", "according to the instruction:"):
         text = text.split(opening, 1)[-1]
@@ -132,8 +132,8 @@ def _words(prompt: str) -> str:
 
 
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def _mean(values: Sequence[float]) -> float:

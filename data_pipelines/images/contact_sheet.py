@@ -1,4 +1,4 @@
-"""One PNG that shows pictures in labelled rows, for people to look at."""
+"""Draws images in labelled rows on one sheet, for people to look at."""
 
 import textwrap
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LABEL_WIDTH_PX = 150
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     image: Image.Image | None  # None: text only
-    text: str = ""  # below the picture
+    text: str = ""  # below the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Row:
 
 
 def contact_sheet(rows: Sequence[Row], *, cell_px: int = 128, text_lines: int = 4) -> Image.Image:
-    """Draw rows of pictures, each scaled to fit a square of `cell_px` without smoothing away its pixels."""
+    """A sheet of rows of images, each scaled to fit a square of `cell_px`; enlarged ones keep sharp pixels."""
     columns = max((len(row.cells) for row in rows), default=1)
     row_px = cell_px + text_lines * LINE_PX + MARGIN_PX
     width = LABEL_WIDTH_PX + columns * (cell_px + MARGIN_PX) + MARGIN_PX
@@ -39,13 +39,13 @@ def contact_sheet(rows: Sequence[Row], *, cell_px: int = 128, text_lines: int = 
         for column, cell in enumerate(row.cells):
             left = LABEL_WIDTH_PX + column * (cell_px + MARGIN_PX)
             if cell.image is not None:
-                sheet.paste(_fitted(cell.image, cell_px), (left, top))
+                sheet.paste(_fit(cell.image, cell_px), (left, top))
             lines = textwrap.wrap(cell.text, max(8, cell_px // 6))[:text_lines]
             draw.multiline_text((left, top + cell_px + 1), "\n".join(lines), fill=TEXT_COLOUR, font=font, spacing=1)
     return sheet
 
 
-def _fitted(image: Image.Image, side_px: int) -> Image.Image:
+def _fit(image: Image.Image, side_px: int) -> Image.Image:
     scale = side_px / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     enlarge = scale >= 1

@@ -1,6 +1,6 @@
-"""Opens and decodes one picture's bytes safely, or says why they cannot be used.
+"""Decodes the bytes of one image within limits, or returns the reason why they cannot be used.
 
-Limits are checked on the header, before any pixel is decoded; only formats on the list reach a decoder.
+Limits are checked on the header, before any pixel is decoded; only the allowed formats reach a decoder.
 
 Legend: Y, X pixel rows and columns; C channels.
 """
@@ -21,14 +21,14 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images.jpegs import Segment, segments, sound_jpeg
+from data_pipelines.images.jpegs import Segment, decode_jpeg, segments
 from data_pipelines.images.limits import DecodeLimits
 
 Image.init()  # else a list of formats finds only the five commonest
-Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header was read
-BOMB_PIXELS_PER_BYTE = 100  # a picture over the pixel limit that packs this tightly was made to hurt
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header is read
+BOMB_PIXELS_PER_BYTE = 100  # an image over the pixel limit with more pixels per byte than this is a decompression bomb
 ORIENTATION_TAG = 0x0112
-JPEG2000_END = b"\xff\xd9"  # which stands nowhere else in a codestream
+JPEG2000_END = b"\xff\xd9"  # occurs nowhere else in a codestream
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,12 +50,12 @@ _MAGIC = (
     (b"\xff\x4f\xff\x51", ".j2k"),
     (b"\xff\x4f\xff\x51", ".j2k"),
 )
-# Headers of pictures that are none of the formats we decode; they are told from what is no picture at all.
+# Headers of image formats that we do not decode, to tell such a file from one that is no image at all.
 _FOREIGN = re.compile(
     rb"(?s).{4}ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)|\xff\x0a|\x00\x00\x00\x0cJXL "
     rb"|8BPS|\x00\x00\x01\x00|P[1-6]\s|%!PS"
 )
-MAX_PARTS = 10_000  # chunks, segments or frames of a file that may be smaller than this on average:
+MAX_PARTS = 10_000  # chunks, segments or frames of a file, plus one for every MIN_PART_BYTES of it
 MIN_PART_BYTES = 256
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError, ArithmeticError,
                   TypeError, RuntimeError, MemoryError, AttributeError, AssertionError,
@@ -67,31 +67,31 @@ Size = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A decoded picture, which may be smaller than the file's."""
+class DecodedImage:
+    """A decoded image, possibly at a reduced size."""
 
     data: bytes  # the file
     segments: Sequence[Segment]  # of a JPEG
-    header: Image.Image  # the picture as it was opened, for its metadata
+    header: Image.Image  # the image as it was opened, for its metadata
     pixels: Image.Image
-    size: Size  # of the file, before its orientation
+    size: Size  # of the file, before its orientation is applied
 
     @property
     def shrink(self) -> int:
-        """How many times larger the file's sides are."""
+        """The factor by which the decoded sides are smaller than the file's."""
         return round(self.size[0] / self.pixels.width)
 
-    def plain(self) -> Image.Image:
-        """L, RGB or RGBX, copied only if it has to be."""
+    def unrotated(self) -> Image.Image:
+        """The pixels in the file's own orientation, mode L, RGB or RGBX; a copy only where the mode is converted."""
         return self.pixels if self.pixels.mode == "RGBX" else to_rgb(self.pixels)
 
     def upright(self) -> Image.Image:
-        """RGB or L."""
+        """The pixels after the EXIF orientation, mode L or RGB."""
         return upright(to_rgb(self.pixels), orientation(self.header))
 
 
 def sniff(data: bytes) -> str | None:
-    """The file ending that the first bytes of a picture speak for, None for what is no picture."""
+    """The file ending that the first bytes indicate, None if they are those of no known image format."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
     if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"mif1"):
@@ -99,91 +99,96 @@ def sniff(data: bytes) -> str | None:
     return next((ending for magic, ending in _MAGIC if data.startswith(magic)), None)
 
 
-def ending_of(data: bytes) -> str:
+def file_ending(data: bytes) -> str:
+    """As `sniff`, ".bin" for an unknown format."""
     return sniff(data) or ".bin"
 
 
 def decode(data: bytes, limits: DecodeLimits) -> Image.Image | Reject:
-    """The whole picture in RGB, upright, or why it cannot be used."""
-    return look_at(data, limits, lambda picture: picture.upright().convert("RGB"))
+    """The image at full size in RGB, upright, or why it cannot be used."""
+    return decode_within(data, limits, lambda decoded: decoded.upright().convert("RGB"))
 
 
-def look_at(
+def decode_within(
     data: bytes,
     limits: DecodeLimits,
-    look: Callable[[Picture], T | Reject],
+    convert: Callable[[DecodedImage], T | Reject],
     *,
-    enough: Callable[[Size], float] = lambda _: 1.0,
+    needed_share: Callable[[Size], float] = lambda _: 1.0,
 ) -> T | Reject:
-    """What `look` sees; a JPEG is by a power of two smaller if that leaves the share of its size that is `enough`."""
+    """The result of `convert` on the image decoded within `limits`, or why it cannot be used.
+
+    A JPEG is decoded at a half, quarter or eighth of its size where its sides keep at least the `needed_share` of the
+    file's size. A decoding error that `convert` raises is a `Reject` too.
+    """
     if not data:
         return Reject(reason="zero_byte", detail="the file is empty")
     if len(data) > limits.max_file_bytes:
         return Reject(reason="too_large", detail=f"{len(data)} bytes, at most {limits.max_file_bytes}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata; what matters raises
-        opened = _open(data, limits)
+        warnings.simplefilter("ignore")  # they concern metadata; what matters raises
+        opened = _open_header(data, limits)
         if isinstance(opened, Reject):
             return opened
         try:
             image, parts = opened
-            return look(_decoded(data, parts, image, min(1.0, enough(image.size))))
+            return convert(_decode_pixels(data, parts, image, min(1.0, needed_share(image.size))))
         except _DECODE_ERRORS as error:
-            return _damage(error, data)
+            return _reject_damage(error, data)
 
 
-def _decoded(data: bytes, parts: Sequence[Segment], opened: Image.Image, share: float) -> Picture:
+def _decode_pixels(data: bytes, parts: Sequence[Segment], opened: Image.Image, share: float) -> DecodedImage:
     size = opened.size
-    wanted = math.ceil(size[0] * share), math.ceil(size[1] * share)
-    pixels = sound_jpeg(data, opened, wanted)
+    min_size = math.ceil(size[0] * share), math.ceil(size[1] * share)
+    pixels = decode_jpeg(data, opened, min_size)
     if pixels is None:
-        opened.draft(None, wanted)  # of JPEGs only
+        opened.draft(None, min_size)  # has an effect on JPEGs only
         opened.load()
-    return Picture(data=data, segments=parts, header=opened, pixels=pixels or opened, size=size)
+    return DecodedImage(data=data, segments=parts, header=opened, pixels=pixels or opened, size=size)
 
 
-def _open(data: bytes, limits: DecodeLimits) -> tuple[Image.Image, Sequence[Segment]] | Reject:
-    """The header, checked against the limits, and the segments of a JPEG."""
-    known = sniff(data)
-    most = MAX_PARTS + len(data) // MIN_PART_BYTES
-    parts = segments(data, most) if known == ".jpg" else []
-    if len(parts) == most or _too_many_parts(data, known, most):
+def _open_header(data: bytes, limits: DecodeLimits) -> tuple[Image.Image, Sequence[Segment]] | Reject:
+    """The opened image, its header checked against the limits, and the segments of a JPEG."""
+    ending = sniff(data)
+    max_parts = MAX_PARTS + len(data) // MIN_PART_BYTES
+    parts = segments(data, max_parts) if ending == ".jpg" else []
+    if len(parts) == max_parts or _has_too_many_parts(data, ending, max_parts):
         return Reject(
             reason="decompression_bomb", detail=f"{len(data)} bytes of tiny parts, which take minutes to read"
         )
     try:
         image = Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:
-        if known is None and _FOREIGN.match(data):
+        if ending is None and _FOREIGN.match(data):
             return Reject(reason="format_not_allowed", detail=f"a picture of another format, begins with {data[:16]!r}")
-        if known is None:
+        if ending is None:
             return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}")
-        return _unopened(data, known)
+        return _reject_unopened(data, ending)
     except _DECODE_ERRORS as error:
-        return _damage(error, data)
+        return _reject_damage(error, data)
     width, height = image.size
     pixels = width * height
     if pixels > limits.max_pixels:
-        tight = pixels > BOMB_PIXELS_PER_BYTE * len(data)
+        is_bomb = pixels > BOMB_PIXELS_PER_BYTE * len(data)
         detail = f"{width} x {height} pixels in {len(data)} bytes, at most {limits.max_pixels} pixels"
-        return Reject(reason="decompression_bomb" if tight else "too_large", detail=detail)
+        return Reject(reason="decompression_bomb" if is_bomb else "too_large", detail=detail)
     return image, parts
 
 
-def _too_many_parts(data: bytes, ending: str | None, most: int) -> bool:
-    """True for a file of so many tiny parts that finding the picture among them would take minutes."""
-    if ending == ".gif":  # marks that begin a frame or an extension, which pixels seldom spell
-        return data.count(b"\0\x2c") + data.count(b"\0\x21") > most
-    place = 8
-    for _ in range(most if ending == ".png" else 0):
-        if place + 4 > len(data):
+def _has_too_many_parts(data: bytes, ending: str | None, max_parts: int) -> bool:
+    """True for a file of so many tiny parts that finding the image among them would take minutes."""
+    if ending == ".gif":  # bytes that begin a frame or an extension and are rare among coded pixels
+        return data.count(b"\0\x2c") + data.count(b"\0\x21") > max_parts
+    offset = 8
+    for _ in range(max_parts if ending == ".png" else 0):
+        if offset + 4 > len(data):
             return False
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
     return ending == ".png"
 
 
-def _unopened(data: bytes, ending: str) -> Reject:
-    """A known kind of picture whose header no allowed decoder takes."""
+def _reject_unopened(data: bytes, ending: str) -> Reject:
+    """The reason for a file of a known format whose header no allowed decoder accepts."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return Reject(reason="format_not_allowed", detail=f"a picture of the format {image.format}")
@@ -191,7 +196,8 @@ def _unopened(data: bytes, ending: str) -> Reject:
         return Reject(reason="truncated_image", detail=f"begins like a {ending[1:]} file but its header is not whole")
 
 
-def _damage(error: BaseException, data: bytes) -> Reject:
+def _reject_damage(error: BaseException, data: bytes) -> Reject:
+    """The reason for a file whose decoder raised `error`."""
     text = str(error).split(" at 0x")[0][:150]
     if (
         "too large" in text.lower()
@@ -210,14 +216,14 @@ def _damage(error: BaseException, data: bytes) -> Reject:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB (or L for grey); transparent parts become white, 16 bits keep their range."""
+    """The image in mode RGB, or L for grey; transparent parts become white, 16 bits are scaled to 8."""
     if image.mode in ("RGB", "L"):
         return image
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        ground.alpha_composite(layer)
-        return ground.convert("RGB")
+        background = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        background.alpha_composite(layer)
+        return background.convert("RGB")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray((values / 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
@@ -226,20 +232,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels of a picture in L, RGB or RGBX as they lie in memory, not to be written: [Y, X, 1 or 4]."""
+def pixel_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of an image in mode L, RGB or RGBX: [Y, X, 1 or 4]. A view of Pillow's memory: do not write to it."""
     try:
         column = pa.array(image)
-    except ValueError:  # a large picture lies in several pieces
+    except ValueError:  # Pillow keeps a large image in several blocks of memory
         rows_YXC = np.asarray(image).reshape(image.height, image.width, -1)
-        filling_YXC = np.full((image.height, image.width, 1), 255, np.uint8)
-        return np.concatenate([rows_YXC, filling_YXC], axis=2) if image.mode == "RGB" else rows_YXC
+        padding_YXC = np.full((image.height, image.width, 1), 255, np.uint8)
+        return np.concatenate([rows_YXC, padding_YXC], axis=2) if image.mode == "RGB" else rows_YXC
     values = column.buffers()[1] if image.mode == "L" else column.values.buffers()[1]
     return np.frombuffer(values, np.uint8).reshape(image.height, image.width, -1)
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 for none or nonsense."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except _DECODE_ERRORS:
@@ -248,4 +254,5 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image, code: int) -> Image.Image:
+    """The image turned as the EXIF orientation `code` says; the same object if it needs no turn."""
     return image.transpose(_TRANSPOSE[code]) if code in _TRANSPOSE else image

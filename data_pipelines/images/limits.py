@@ -9,7 +9,7 @@ MAX_FILE_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What may reach a decoder; the fields of `CurationConfig` with the same names."""
+    """What may reach a decoder: the fields of `CurationConfig` with the same names."""
 
     formats: tuple[str, ...] = IMAGE_FORMATS
     max_pixels: int = MAX_PIXELS
@@ -18,7 +18,7 @@ class DecodeLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSize:
-    """How large pictures are stored at most."""
+    """The largest size at which images are stored."""
 
     max_side: int  # pixels
     quality: int  # of the JPEGs that larger ones become, 1..95

@@ -1,4 +1,4 @@
-"""Which size an image has when it is fed to the image tower or tokenized, and its pixels at that size.
+"""The size at which an image is fed to the image tower or tokenized, and its pixels at that size.
 
 Sizes are (height, width). Legend: C channels, Y X pixel rows and columns.
 """
@@ -16,7 +16,7 @@ from models.dualvitok.geometry import Size, as_rgb, fit_to_anchor, pixel_grid, s
 
 @dataclass(frozen=True, kw_only=True)
 class InputSizes:
-    """How images become input. Images of generation and editing samples are always cropped to their anchor.
+    """The rules of input sizes. Images of generation and editing samples are always cropped to their anchor.
 
     Source: facts 1.2, stage 3 limits.
     """
@@ -24,7 +24,7 @@ class InputSizes:
     pixel_factor: int = 16  # image pixels per side of one pixel code, from the image tokenizer
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
-    fit_understanding_to_anchor: bool = False  # crop those that match one too, so that batches share sizes
+    fit_understanding_to_anchor: bool = False  # crop understanding images that have an anchor too, to share sizes
 
     def __post_init__(self) -> None:
         if self.pixel_factor < 1 or not 0 < self.min_pixels <= self.max_pixels:
@@ -80,15 +80,15 @@ def grids(size: Size, pixel_factor: int) -> tuple[Size, Size]:
 
 
 def open_upright(data: bytes, image: SampleImage, where: str) -> Image.Image:
-    """The decoded RGB picture, turned as its EXIF says and seen as when it was curated.
+    """The image in RGB, turned as its EXIF orientation says, decoded like in curation.
 
-    Raises: SampleError if it cannot be decoded or has not the size that was recorded when it was curated.
+    Raises: SampleError if it cannot be decoded, or its size differs from the one that curation recorded.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
             if sorted(opened.size) != sorted((image.width, image.height)):
                 raise SampleError(
-                    f"{where}: picture of {opened.width}x{opened.height}, but the dataset recorded "
+                    f"{where}: image of {opened.width}x{opened.height}, but the dataset recorded "
                     f"{image.width}x{image.height}; its bytes were changed after curating"
                 )
             opened.load()
@@ -96,17 +96,15 @@ def open_upright(data: bytes, image: SampleImage, where: str) -> Image.Image:
     except SampleError:
         raise
     except UnidentifiedImageError as error:
-        raise SampleError(f"{where}: not a picture of any known format") from error
+        raise SampleError(f"{where}: not an image of any known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleError(f"{where}: cannot be decoded ({type(error).__name__}: {error})") from error
 
 
-def input_pixels(picture: Image.Image, size: Size, *, crop: bool) -> np.ndarray:
+def input_pixels(image: Image.Image, size: Size, *, crop: bool) -> np.ndarray:
     """float32 CYX in [-1, 1]: cropped to the anchor `size` with LANCZOS, or resized to it with BICUBIC (facts 1.2)."""
-    if crop:
-        fitted = fit_to_anchor(picture, size)
-    else:
-        fitted = as_rgb(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    height, width = size
+    fitted = fit_to_anchor(image, size) if crop else as_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
     return pixels_to_input(np.asarray(fitted))
 
 

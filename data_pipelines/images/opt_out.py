@@ -1,8 +1,8 @@
-"""Reads from a picture's metadata whether its owner reserves it from training.
+"""Reads from an image's metadata whether its owner reserves it from training.
 
-Three ways of saying so are known: the data-mining property of IPTC and PLUS in XMP, the words "noai" and "noimageai" in
-the text fields of EXIF, XMP, IPTC and PNG, and signed training-mining assertions of C2PA and CAWG.
-Signatures are not checked: a false reservation costs a picture, a missed one breaks a promise.
+Three kinds of reservation are known: the data-mining property of IPTC and PLUS in XMP, the words "noai" and "noimageai"
+in the text fields of EXIF, XMP, IPTC and PNG, and signed training-mining assertions of C2PA and CAWG.
+Signatures are not checked: a false reservation costs an image, a missed one breaks a promise.
 """
 
 import json
@@ -12,50 +12,50 @@ from collections.abc import Iterator
 import cbor2
 from PIL import Image
 
-# Source: PLUS licence data format vocabulary, DMI-PROHIBITED, DMI-PROHIBITED-AIMLTRAINING and others of this beginning.
+# Source: PLUS licence data format vocabulary, DMI-PROHIBITED, DMI-PROHIBITED-AIMLTRAINING and others that begin so.
 _PROHIBITED = re.compile(rb"DMI-PROHIBITED[A-Z-]{0,60}")
 _WORD = re.compile(rb"(?i)(?<![\w+/=.-])no(?:image)?ai(?![\w+/=.-])")
 # Source: C2PA specification 1.4, training and data mining; CAWG training and data mining assertion 1.1.
 _LABEL_END = b".training-mining"
 _ASSERTION = re.compile(rb"(?:c2pa|cawg)\.training-mining(?:\.v\d{1,2})?(?:__\d{1,4})?\0")
 _CONTENT = re.compile(rb"(?s)(.{4})(cbor|json)")
-_RESERVED_USES = ("notAllowed", "constrained")  # nobody can check a constraint by machine
+_RESERVED_USES = ("notAllowed", "constrained")  # a constraint cannot be checked by machine
 _TRAINING = re.compile(r"\.(?:ai_training|ai_generative_training|data_mining)$")
 _TEXT_TAGS = (0x010E, 0x013B, 0x8298, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F)  # description, artist, copyright, XP*
 _EXIF_FOLDER, _USER_COMMENT = 0x8769, 0x9286
 _XMP_TAG, _IPTC_TAG = 700, 33723  # of TIFF
 _LABEL_REACH = 512  # bytes between an assertion's label and its content
 _MAX_ASSERTION_BYTES = 16 << 10
-_MAX_NOTES = 64  # text fields looked at, and assertions
-_MAX_NOTE_BYTES = 4 << 20
+_MAX_FIELDS = 64  # text fields that are read, and assertions
+_MAX_FIELD_BYTES = 4 << 20
 
 
 def opt_out(image: Image.Image, data: bytes) -> str:
-    """What in a loaded picture reserves it from training, in words for people; "" if nothing does.
+    """The reservation from training in a loaded image's metadata, as a sentence for people; "" if there is none.
 
-    `data`: the file. Whole files are searched only for words so long that no pixels spell them by chance.
+    `data`: the file. The whole file is searched only for words so long that no pixels spell them by chance.
     """
     found = _PROHIBITED.search(data) if b"DMI-PROHIBITED" in data else None
     if found is None and _LABEL_END in data:
-        uses = next(filter(None, map(_reserved_use, _assertions(_joined(image, data)))), "")
-        if uses:
-            return uses
-    for note in _notes(image):
-        found = found or _reservation(note)
+        use = next(filter(None, map(_reserved_use, _assertions(_joined_boxes(image, data)))), "")
+        if use:
+            return use
+    for text in _text_fields(image):
+        found = found or _reservation(text)
     return f"its metadata says {found[0].decode()}" if found else ""
 
 
-def _reservation(note: bytes) -> re.Match[bytes] | None:
-    """Words may be in UTF-16."""
-    plain = note.replace(b"\0", b"")
-    if b"ai" not in plain.lower() and b"DMI" not in note:  # which is far quicker than the patterns
+def _reservation(text: bytes) -> re.Match[bytes] | None:
+    """The words that reserve an image, also where the text is UTF-16."""
+    narrow = text.replace(b"\0", b"")
+    if b"ai" not in narrow.lower() and b"DMI" not in text:  # far quicker than the patterns
         return None
-    return _PROHIBITED.search(note) or _WORD.search(note) or _WORD.search(plain)
+    return _PROHIBITED.search(text) or _WORD.search(text) or _WORD.search(narrow)
 
 
-def _notes(image: Image.Image) -> Iterator[bytes]:
+def _text_fields(image: Image.Image) -> Iterator[bytes]:
     """The text fields of the metadata."""
-    for _, value in zip(range(_MAX_NOTES), image.info.items(), strict=False):
+    for _, value in zip(range(_MAX_FIELDS), image.info.items(), strict=False):
         yield from _texts(value[1] if value[0] not in ("exif", "icc_profile") else None)
     exif = image.getexif()
     if not exif:
@@ -68,19 +68,19 @@ def _notes(image: Image.Image) -> Iterator[bytes]:
 
 def _texts(value: object) -> Iterator[bytes]:
     if isinstance(value, str):
-        yield value[:_MAX_NOTE_BYTES].encode("utf-8", "replace")
+        yield value[:_MAX_FIELD_BYTES].encode("utf-8", "replace")
     elif isinstance(value, bytes):
-        yield value[:_MAX_NOTE_BYTES]
+        yield value[:_MAX_FIELD_BYTES]
     elif isinstance(value, dict):  # Photoshop's resources by number
-        for part in list(value.values())[:_MAX_NOTES]:
+        for part in list(value.values())[:_MAX_FIELDS]:
             yield from _texts(part if not isinstance(part, dict) else None)
     elif isinstance(value, tuple):
-        for part in value[:_MAX_NOTES]:
+        for part in value[:_MAX_FIELDS]:
             yield from _texts(part if isinstance(part, str | bytes) else None)
 
 
-def _joined(image: Image.Image, data: bytes) -> bytes:
-    """The file; of a JPEG its JUMBF boxes, which are cut to segments of 64 KB.
+def _joined_boxes(image: Image.Image, data: bytes) -> bytes:
+    """The JUMBF boxes of a JPEG, each joined from its segments of at most 64 KB; of another format, the whole file.
 
     Source: ISO/IEC 19566-5, annex D: "JP", number of the box, number of the segment, then the box, whose header every
     segment repeats.
@@ -98,8 +98,8 @@ def _joined(image: Image.Image, data: bytes) -> bytes:
 
 
 def _assertions(data: bytes) -> Iterator[object]:
-    """The contents of training-mining assertions; a broken one comes as its bytes."""
-    for _, label in zip(range(_MAX_NOTES), _ASSERTION.finditer(data), strict=False):
+    """The decoded contents of training-mining assertions, as bytes where they cannot be decoded."""
+    for _, label in zip(range(_MAX_FIELDS), _ASSERTION.finditer(data), strict=False):
         content = _CONTENT.search(data, label.end(), label.end() + _LABEL_REACH)
         if content is None:
             continue
@@ -112,7 +112,7 @@ def _assertions(data: bytes) -> Iterator[object]:
 
 
 def _reserved_use(assertion: object) -> str:
-    """The first entry about training whose use is not free, "" if all are."""
+    """A sentence about the first entry that reserves the image from training, "" if none does."""
     if isinstance(assertion, bytes):
         return "a damaged training-mining assertion says notAllowed" if b"notAllowed" in assertion else ""
     entries = assertion.get("entries") if isinstance(assertion, dict) else None

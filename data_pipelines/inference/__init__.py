@@ -1,1 +1,1 @@
-"""Finished models in use: generation, description, editing, export, evaluation through lmms-eval."""
+"""Inference with trained models: generation, description, editing, export, and the model for lmms-eval."""

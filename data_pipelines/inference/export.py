@@ -1,4 +1,4 @@
-"""Finished models as one folder for other programs: safetensors and JSON only, with a card that says what is what."""
+"""Exports trained models as one folder for other programs: safetensors and JSON only, with a model card."""
 
 import json
 import shutil
@@ -21,9 +21,9 @@ CARD = """# {title}
 |---|---|---|
 {rows}
 
-{figures}
+{metrics}
 """
-WHAT = {
+CONTENTS = {  # folder -> (content, how to load it)
     "tokenizer": ("DualViTok: pictures to codes and back", "`models.dualvitok.weights.load`"),
     "mllm": ("the unified language model with its vision branch and vocabulary", "`models.mllm.weights.load`"),
     "mllm_text": ("its decoder alone, all token rows", "`transformers.AutoModelForCausalLM`, `AutoTokenizer`"),
@@ -38,10 +38,10 @@ CHAT_TEMPLATE = (
 
 
 def export_models(folders: Mapping[str, Path], output: Path) -> Mapping[str, float]:
-    """Copy the models, add the plain Hugging Face folder of the language model and the card."""
+    """Copy the models to `output`, and add the language model as a plain Hugging Face folder and the card."""
     for slot, folder in folders.items():
-        keep = shutil.ignore_patterns("samples")  # of a report: its figures and sheet are enough
-        shutil.copytree(folder, output / slot, ignore=keep)
+        without_samples = shutil.ignore_patterns("samples")  # of a report only its metrics and sheet are exported
+        shutil.copytree(folder, output / slot, ignore=without_samples)
     model = weights.load(folders["mllm"])
     export_text_model(model, folders["mllm"], output / "mllm_text")
     card = _card(folders, output)
@@ -50,7 +50,7 @@ def export_models(folders: Mapping[str, Path], output: Path) -> Mapping[str, flo
 
 
 def export_text_model(model: UnifiedMllm, vocabulary: Path, output: Path) -> None:
-    """The decoder with its token tables as plain `Qwen2ForCausalLM`, and the tokenizer that fits it."""
+    """Write the language model and its token tables as a plain `Qwen2ForCausalLM`, with its tokenizer."""
     text, tokens = model.config.text, model.config.tokens
     chat = load_vocabulary(vocabulary).text
     config = qwen2_config(
@@ -61,12 +61,12 @@ def export_text_model(model: UnifiedMllm, vocabulary: Path, output: Path) -> Non
         pad_token_id=chat.end_of_text_id,
     )
     published = weights.to_published(model.state_dict())
-    tensors = {name: tensor for name, tensor in published.items() if not _is_picture_part(name)}
+    tensors = {name: tensor for name, tensor in published.items() if not _is_vision_weight(name)}
     with torch.device("meta"):
         plain = Qwen2ForCausalLM(config)
     plain.load_state_dict(tensors, strict=True, assign=True)
     plain.tie_weights()
-    disable_progress_bar()  # the terminal belongs to the run's own display
+    disable_progress_bar()  # it would disturb the run's own progress display
     plain.save_pretrained(output, safe_serialization=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(vocabulary / TOKENIZER_FILE),
@@ -77,16 +77,16 @@ def export_text_model(model: UnifiedMllm, vocabulary: Path, output: Path) -> Non
     tokenizer.save_pretrained(output)
 
 
-def _is_picture_part(name: str) -> bool:
+def _is_vision_weight(name: str) -> bool:
     return name.startswith(("model.mm_projector.", "model.vision_tower."))
 
 
 def _card(folders: Mapping[str, Path], output: Path) -> str:
-    present = [name for name in WHAT if (output / name).is_dir()]
-    rows = "\n".join(f"| {name}/ | {WHAT[name][0]} | {WHAT[name][1]} |" for name in present)
-    figures = ""
+    present = [name for name in CONTENTS if (output / name).is_dir()]
+    rows = "\n".join(f"| {name}/ | {CONTENTS[name][0]} | {CONTENTS[name][1]} |" for name in present)
+    metrics = ""
     if "report" in folders:
-        found: dict[str, Any] = json.loads((folders["report"] / "metrics.json").read_text())
-        lines = [f"| {name} | {value:.4g} |" for name, value in found.items()]
-        figures = "\n".join(["| figure | value |", "|---|---|", *lines])
-    return CARD.format(title="ILLUME+ models", rows=rows, figures=figures)
+        values: dict[str, Any] = json.loads((folders["report"] / "metrics.json").read_text())
+        lines = [f"| {name} | {value:.4g} |" for name, value in values.items()]
+        metrics = "\n".join(["| figure | value |", "|---|---|", *lines])
+    return CARD.format(title="ILLUME+ models", rows=rows, metrics=metrics)

@@ -1,4 +1,4 @@
-"""How a trained model was shown its pictures, kept beside its weights so that inference shows them the same way."""
+"""The image sizes that a model was trained with, saved with its weights so that inference uses the same."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ INPUT_FILE = "input.json"
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
     sizes: InputSizes
-    anchors: tuple[Size, ...]  # (height, width): the sizes that pictures are cropped to, drawn at and edited at
+    anchors: tuple[Size, ...]  # (height, width); images are cropped to, generated at and edited at these sizes
 
 
-def save_input(found: ModelInput, folder: Path) -> None:
-    (folder / INPUT_FILE).write_text(json_config.to_json(found))
+def save_input(model_input: ModelInput, folder: Path) -> None:
+    (folder / INPUT_FILE).write_text(json_config.to_json(model_input))
 
 
 def load_input(folder: Path) -> ModelInput:
-    """Raises: ConfigError for a file that is not what `save_input` wrote."""
+    """The settings that `save_input` wrote to `folder`. Raises: ConfigError for a malformed file."""
     path = folder / INPUT_FILE
     return json_config.from_json(ModelInput, path.read_text(), where=str(path))

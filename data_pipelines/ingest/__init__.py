@@ -1,1 +1,1 @@
-"""Ingest: source files of every format become shards of records with content ids."""
+"""Ingest: source files of every format become shards of records, whose ids are digests of their content."""

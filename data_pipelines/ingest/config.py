@@ -1,23 +1,24 @@
-"""How raw files are read into records, and how much of them is read at most."""
+"""Settings of ingest: how source files are read into records, and the size limits."""
 
 from dataclasses import dataclass
 
 FORMATS = ("auto", "illume", "webdataset", "parquet", "images", "pictures")
-FOLDER_FORMATS = ("images", "pictures")  # whose source is a folder of pictures
+FOLDER_FORMATS = ("images", "pictures")  # whose source is a folder of images
 CAPTION_TASKS = ("understanding", "generation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """Format, what is true of every record unless it says otherwise, and limits against hostile files."""
+    """The source format, defaults for fields that a record leaves out, and limits against hostile files."""
 
     source: str  # name of the dataset, kept with every record
-    format: str = "auto"  # "illume" JSON, "webdataset" tars, "parquet", "images" with sidecar .txt files, "pictures"
-    # without any words, of which only the looks count, as those of an evaluation set; "auto": what each file is
-    license: str = ""  # where neither the record nor the metadata file states one
-    split: str = ""  # "train" or "val" for all; "" = as the record says, else the file's name, else "train"
-    caption_tasks: tuple[str, ...] = ("understanding",)  # one record for each from a captioned picture
-    rows_per_shard: int = 0  # 0: one shard for each file (image folders: 2,000 pictures)
+    # "illume" JSON, "webdataset" tars, "parquet", "images" with sidecar .txt files, "pictures": images without
+    # captions, as in an evaluation set; "auto": detected for each file
+    format: str = "auto"
+    license: str = ""  # default, if neither the record nor the metadata file states one
+    split: str = ""  # "train" or "val" for all; "": from the record, else from the file's name, else "train"
+    caption_tasks: tuple[str, ...] = ("understanding",)  # a captioned image gives one record for each
+    rows_per_shard: int = 0  # 0: one shard per file (image folders: 2,000 images per shard)
     max_image_bytes: int = 64 << 20
     max_line_bytes: int = 8 << 20  # of one JSON value
     max_unpacked_bytes: int = 32 << 30  # of one compressed file

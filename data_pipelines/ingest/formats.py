@@ -1,6 +1,6 @@
-"""The table of formats, and the two small ones: Parquet files and folders of pictures.
+"""The table of source formats, and the readers of two of them: Parquet files and folders of images.
 
-No format raises for bad content: whatever a file holds, its units come out in input order, readable or not.
+No reader raises for bad content: it yields the units of a file in input order, readable or not.
 """
 
 import json
@@ -16,7 +16,7 @@ from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import read_regular_file
 from data_pipelines.ingest.json_files import json_units
 from data_pipelines.ingest.tar_files import tar_units
-from data_pipelines.ingest.units import CAPTION_ENDINGS, IngestShard, Unit, captioned, decode_json, digest
+from data_pipelines.ingest.units import CAPTION_ENDINGS, IngestShard, Unit, caption_records, decode_json, digest
 
 IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img",
                  "image_path", "image_file", "file_name", "filename", "path")  # fmt: skip
@@ -24,7 +24,7 @@ PARQUET_BATCH_ROWS = 64
 
 
 def parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a Parquet file: captions or conversations, and pictures as bytes or by the names of their files."""
+    """Units of a Parquet file: captions or conversations, with images as bytes or as file names."""
     row = 0
     try:
         with pq.ParquetFile(shard.file) as file:
@@ -40,24 +40,24 @@ def parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
 
 
 def _parquet_batches(file: Any, first: int, stop: int, columns: list[str] | None = None) -> Iterator[Any]:
-    """Batches of the rows first..stop, reading only the row groups that hold them; `columns`: None for all."""
+    """Batches of the rows first .. stop-1; reads only the row groups that hold them. `columns` None: all."""
     start = 0
     for group in range(file.metadata.num_row_groups):
         length = file.metadata.row_group(group).num_rows
         if start + length > first and start < stop:
-            place = start
+            batch_start = start
             for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
-                low, high = max(first - place, 0), min(stop - place, len(batch))
+                low, high = max(first - batch_start, 0), min(stop - batch_start, len(batch))
                 if low < high:
                     yield batch.slice(low, high - low)
-                place += len(batch)
+                batch_start += len(batch)
         start += length
 
 
 def _parquet_row(row: int, fields: dict[str, Any], config: IngestConfig) -> Iterator[Unit]:
     column = next((name for name in IMAGE_COLUMNS if fields.get(name) is not None), None)
-    found = fields.pop(column) if column else []
-    cells = found if isinstance(found, list) else [found]
+    value = fields.pop(column) if column else []
+    cells = value if isinstance(value, list) else [value]
     images = None if cells and all(isinstance(cell, str) for cell in cells) else _parquet_images(row, cells, config)
     names = cells if images is None else list(images)
     key = next((str(fields[name]) for name in ("id", "__key__", "key") if fields.get(name) is not None), None)
@@ -93,11 +93,11 @@ def _parquet_records(fields: Mapping[str, Any], names: Sequence[str], config: In
         return [parse_record({**kept, "conversations": turns, "images": list(names)})]
     if not names:
         return [Reject(reason="missing_file", detail="a row without a picture and without a conversation")]
-    return captioned(None, fields, names[0], config)
+    return caption_records(None, fields, names[0], config)
 
 
 def parquet_image_names(shard: IngestShard) -> set[str]:
-    """The names of pictures that rows of a Parquet file may refer to; none if it cannot be read."""
+    """Image file names that the rows of a Parquet file refer to; empty if the file cannot be read."""
     names: set[str] = set()
     try:
         with pq.ParquetFile(shard.file) as file:
@@ -118,13 +118,13 @@ def _holds_text(kind: Any) -> bool:
     return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
 
 
-# ---------------------------------------------------------------- folders of pictures
+# ---------------------------------------------------------------- folders of images
 
 
-def image_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a folder of pictures, each with its text in a file of the same name ending in .txt."""
+def captioned_image_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+    """Units of a folder of images, each with its caption in a file of the same name that ends in .txt."""
     root = Path(shard.file)
-    for place, name in enumerate(shard.members):
+    for index, name in enumerate(shard.members):
         caption: str | None = None
         problem: Reject | None = None
         for ending in CAPTION_ENDINGS:
@@ -134,28 +134,28 @@ def image_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
                 problem = data if isinstance(data, Reject) else None
                 caption = data.decode("utf-8", "replace") if isinstance(data, bytes) else None
                 break
-        contents = [problem] if problem else captioned(caption, {}, name, config)
+        contents = [problem] if problem else caption_records(caption, {}, name, config)
         for content in contents:
             yield Unit(
-                row=shard.first_row + place,
+                row=shard.first_row + index,
                 key=name,
                 content=content,
                 raw_sha256=digest(name.encode("utf-8", "replace")),
             )
 
 
-def picture_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a folder of pictures without words: records with an empty caption, which no curation keeps."""
-    for place, name in enumerate(shard.members):
+def bare_image_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+    """Units of a folder of images without captions: records with an empty caption, which no curation keeps."""
+    for index, name in enumerate(shard.members):
         raw = digest(name.encode("utf-8", "replace"))
-        for content in captioned("", {}, name, config):
-            yield Unit(row=shard.first_row + place, key=name, content=content, raw_sha256=raw)
+        for content in caption_records("", {}, name, config):
+            yield Unit(row=shard.first_row + index, key=name, content=content, raw_sha256=raw)
 
 
-UNITS: dict[str, Callable[[IngestShard, IngestConfig], Iterator[Unit]]] = {
+UNIT_READERS: dict[str, Callable[[IngestShard, IngestConfig], Iterator[Unit]]] = {
     "illume": json_units,
     "webdataset": tar_units,
     "parquet": parquet_units,
-    "images": image_units,
-    "pictures": picture_units,
+    "images": captioned_image_units,
+    "pictures": bare_image_units,
 }

@@ -1,4 +1,7 @@
-"""Where the pictures that annotations name are read from: folders and tars. A name can never lead out of them."""
+"""Image sources: the folders and tars that images named in annotations are read from.
+
+No name can lead out of its folder or tar.
+"""
 
 import os
 import re
@@ -19,13 +22,13 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class ImageSource(Protocol):
-    """Reads pictures by the names that annotations use."""
+    """Reads the image with a name from an annotation."""
 
     def read(self, name: str) -> bytes | Reject: ...
 
 
 def check_name(name: str) -> Reject | None:
-    """What is wrong with a picture's name; decided from the text alone, nothing is opened."""
+    """Why an image name is refused, None if it is fine. Decided from the text alone; nothing is opened."""
     shown = repr(name[:200])
     if not name.strip() or "\x00" in name:
         return Reject(reason="unsafe_path", detail=f"image name {shown} is empty or holds a NUL")
@@ -43,8 +46,8 @@ def check_name(name: str) -> Reject | None:
     return None
 
 
-class FolderImages:
-    """Pictures below a folder. Symbolic links are followed only while they stay inside."""
+class FolderSource:
+    """Images below a folder. Follows symbolic links only while they stay inside it."""
 
     def __init__(self, root: Path, *, max_bytes: int) -> None:
         self.root = root.resolve()
@@ -66,7 +69,7 @@ class FolderImages:
 
 
 def read_regular_file(path: Path, *, max_bytes: int, name: str) -> bytes | Reject:
-    """The bytes of a file that is neither a device, pipe or folder nor larger than allowed."""
+    """The bytes of a regular file of at most `max_bytes`; a reject for a device, pipe, folder or larger file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
@@ -77,25 +80,25 @@ def read_regular_file(path: Path, *, max_bytes: int, name: str) -> bytes | Rejec
         return file.read(max_bytes + 1)
 
 
-class ArchiveImages:
-    """Pictures inside tars, found by member name. The headers are read once, when it is made."""
+class TarSource:
+    """Images inside tars, found by member name. Reads all headers once, on construction."""
 
     def __init__(self, paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._files = [open_tar(path, max_unpacked_bytes=max_unpacked_bytes) for path in paths]
-        self._places: dict[str, tuple[int, int, int]] = {}
+        self._spans: dict[str, tuple[int, int, int]] = {}  # member name -> (number of the tar, offset, size)
         for number, opened in enumerate(self._files):
             for member in scan_tar(opened.file, opened.size):
                 if member.kind == "file" and not member.problem:
-                    self._places.setdefault(_plain(member.name), (number, member.offset, member.size))
+                    self._spans.setdefault(_plain(member.name), (number, member.offset, member.size))
 
     def read(self, name: str) -> bytes | Reject:
         problem = check_name(name)
         if problem is not None:
             return problem
-        if _plain(name) not in self._places:
+        if _plain(name) not in self._spans:
             return Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the tars")
-        number, offset, size = self._places[_plain(name)]
+        number, offset, size = self._spans[_plain(name)]
         if size > self.max_bytes:
             return Reject(reason="too_large", detail=f"{name[:200]!r}: {size} bytes, at most {self.max_bytes}")
         file = self._files[number].file
@@ -103,7 +106,7 @@ class ArchiveImages:
         return file.read(size)
 
 
-class SeveralImages:
+class ChainedSource:
     """Tries each source in turn; the first that has the name wins."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
@@ -119,26 +122,26 @@ class SeveralImages:
 
 
 def open_images(paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: int) -> ImageSource:
-    """Folders and tars together as one source.
+    """One image source over all of the folders and tars.
 
-    Raises: FileNotFoundError if one of them does not exist.
+    Raises: FileNotFoundError if a path does not exist.
     """
     sources: list[ImageSource] = []
     tars = []
     for path in paths:
         if path.is_dir():
-            sources.append(FolderImages(path, max_bytes=max_bytes))
+            sources.append(FolderSource(path, max_bytes=max_bytes))
         elif path.is_file():
             tars.append(path)
         else:
             raise FileNotFoundError(f"{path}: no such folder or tar of images; give the one that annotations refer to")
     if tars:
-        sources.append(ArchiveImages(tars, max_bytes=max_bytes, max_unpacked_bytes=max_unpacked_bytes))
-    return sources[0] if len(sources) == 1 else SeveralImages(sources)
+        sources.append(TarSource(tars, max_bytes=max_bytes, max_unpacked_bytes=max_unpacked_bytes))
+    return sources[0] if len(sources) == 1 else ChainedSource(sources)
 
 
 def member_names(path: Path) -> frozenset[str]:
-    """Names of the whole files inside a tar."""
+    """Names of the undamaged files inside a tar."""
     opened = open_tar(path, max_unpacked_bytes=MAX_LISTED_BYTES)
     return frozenset(
         _plain(member.name)
@@ -148,7 +151,7 @@ def member_names(path: Path) -> frozenset[str]:
 
 
 def _plain(name: str) -> str:
-    """A name without the "./" that tars of a folder put before theirs."""
+    """The name without a leading "./", which tars of a folder put before their members."""
     while name.startswith("./"):
         name = name[2:]
     return name

@@ -1,4 +1,4 @@
-"""Units of JSON files: one value in each line, or values and lists of them that span many lines."""
+"""Units of JSON files: JSON lines, or documents, whose values and lists of values span many lines."""
 
 import codecs
 import io
@@ -9,24 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.archives.compressed_files import Narrowed, Unpacked, open_packed, wide_encoding
+from data_pipelines.archives.compressed_files import DecompressedFile, Utf8Stream, open_compressed, wide_encoding
 from data_pipelines.datasets.records import Record, Reject, parse_record
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.units import IngestShard, Unit, decode_json, digest
 
-BLANK_LINES = 1000  # looked behind for the first value of a file
+BLANK_LINES = 1000  # at most skipped before the first value of a file
 CHUNK_BYTES = 1 << 16
-_BETWEEN = re.compile("[ \t\r\n,\\[\\]\ufeff]*")  # what stands between the values of a list
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)  # to see where values end, whatever their numbers
+_BETWEEN = re.compile("[ \t\r\n,\\[\\]\ufeff]*")  # separators between the values of a list
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)  # finds where a value ends, whatever its numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """A file's bytes as UTF-8 and, if they had to be unpacked, what they were unpacked by."""
+    """A file's bytes as UTF-8, and the decompressor that unpacks them, if any."""
 
     file: io.BufferedIOBase
-    packed: Unpacked | None
-    is_plain: bool  # as it lies on disk, so that one can begin anywhere
+    packed: DecompressedFile | None
+    is_plain: bool  # neither compressed nor re-encoded, so reading can start at any byte
 
     @property
     def problem(self) -> str:
@@ -35,15 +35,15 @@ class _Text:
 
 @contextmanager
 def _open_text(path: Path, config: IngestConfig) -> Iterator[_Text]:
-    packed = open_packed(path, config.max_unpacked_bytes)
+    packed = open_compressed(path, config.max_unpacked_bytes)
     with io.BufferedReader(packed or io.FileIO(path), 1 << 20) as file:
         encoding = wide_encoding(file.peek(8)[:8])
-        narrow: io.BufferedIOBase = io.BufferedReader(Narrowed(file, encoding)) if encoding else file
+        narrow: io.BufferedIOBase = io.BufferedReader(Utf8Stream(file, encoding)) if encoding else file
         yield _Text(file=narrow, packed=packed, is_plain=not packed and not encoding)
 
 
 def json_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a file of JSON lines, or of a document: values that span many lines, or a list of them.
+    """Units of a file of JSON lines, or of a document: values, or a list of values, that span many lines.
 
     The file may be compressed, and in UTF-8, UTF-16 or UTF-32.
     """
@@ -59,7 +59,7 @@ def json_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
 
 
 def _is_document(path: Path, config: IngestConfig) -> bool:
-    """True if the first line only opens a value, or holds a part of a list, or all there is in a list."""
+    """True if the first line only opens a value, holds part of a list, or is a list and the only line."""
     with _open_text(path, config) as text:
         first = _next_line(text.file, config).removeprefix(codecs.BOM_UTF8).strip()
         if first in (b"{", b"["):
@@ -74,21 +74,21 @@ def _is_document(path: Path, config: IngestConfig) -> bool:
 
 
 def _next_line(file: io.BufferedIOBase, config: IngestConfig) -> bytes:
-    """The next line with anything in it; nothing if there is none for long."""
+    """The next line that is not blank; empty after `BLANK_LINES` blank ones."""
     lines = (file.readline(config.max_line_bytes) for _ in range(BLANK_LINES))
     return next((line for line in lines if line.strip()), b"")
 
 
 def _line_units(text: _Text, shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    row, place, file = shard.first_row, shard.start_byte, text.file
-    while shard.stop_byte < 0 or place < shard.stop_byte:
+    row, offset, file = shard.first_row, shard.start_byte, text.file
+    while shard.stop_byte < 0 or offset < shard.stop_byte:
         line = file.readline(config.max_line_bytes + 1)
         if not line or (text.problem and not line.endswith(b"\n")):
             return
-        place += len(line)
+        offset += len(line)
         if len(line) > config.max_line_bytes and not line.endswith(b"\n"):
             while rest := file.readline(1 << 20):
-                place += len(rest)
+                offset += len(rest)
                 if rest.endswith(b"\n"):
                     break
             detail = f"a line longer than {config.max_line_bytes} bytes"
@@ -113,52 +113,52 @@ def _document_units(text: _Text, config: IngestConfig) -> Iterator[Unit]:
             yield Unit(row=row, content=_decoded_record(value), raw_sha256=digest(value))
             row += 1
     except ValueError as error:
-        if not text.problem:  # else it is no more than cut
+        if not text.problem:  # else the value is only cut off
             reject = Reject(reason="broken_json", detail=f"{error}; what follows is lost")
             yield Unit(row=row, content=reject, raw_sha256=digest(f"{row}: {error}".encode()))
 
 
 def _values(file: io.BufferedIOBase, max_bytes: int) -> Iterator[bytes]:
-    """The values of a document as they stand there, those of lists one by one.
+    """The bytes of each value of a document; the items of a list are separate values.
 
-    Raises: ValueError for the first that is broken, behind which nobody knows where the next one begins.
+    Raises: ValueError for the first broken value, since the start of the next one is then unknown.
     """
-    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # out of which the same bytes come again
-    ahead, place, is_end = "", 0, False
-    while place < len(ahead) or not is_end:
-        end, problem = _end_of_value(ahead, place)
-        if end == len(ahead) and ahead[-1] not in '}]"' and not is_end:
+    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # encoding again gives the same bytes
+    buffer, start, is_end = "", 0, False
+    while start < len(buffer) or not is_end:
+        end, problem = _end_of_value(buffer, start)
+        if end == len(buffer) and buffer[-1] not in '}]"' and not is_end:
             problem = "may go on"
         if not problem:
-            yield ahead[place:end].encode("utf-8", "surrogateescape")
-            place = _behind(_BETWEEN, ahead, end)
-        elif is_end or len(ahead) - place > max_bytes:
+            yield buffer[start:end].encode("utf-8", "surrogateescape")
+            start = _skip(_BETWEEN, buffer, end)
+        elif is_end or len(buffer) - start > max_bytes:
             raise ValueError(problem)
         else:
-            data = file.read(max(CHUNK_BYTES, len(ahead) - place))
-            ahead, is_end = ahead[place:] + utf8.decode(data, final=not data), not data
-            place = _behind(_BETWEEN, ahead, 0)
+            data = file.read(max(CHUNK_BYTES, len(buffer) - start))
+            buffer, is_end = buffer[start:] + utf8.decode(data, final=not data), not data
+            start = _skip(_BETWEEN, buffer, 0)
 
 
-def _end_of_value(text: str, place: int) -> tuple[int, str]:
-    """Where the value ends that begins at `place`, or what is wrong with it, which more text may mend."""
+def _end_of_value(text: str, start: int) -> tuple[int, str]:
+    """(end of the value at `start`, ""), or (-1, what is wrong with it); more text may complete the value."""
     try:
-        return _DECODER.raw_decode(text, place)[1], ""
+        return _DECODER.raw_decode(text, start)[1], ""
     except json.JSONDecodeError as error:
-        return -1, f"{error.msg}, in a value that begins with {text[place : place + 40]!r}"
+        return -1, f"{error.msg}, in a value that begins with {text[start : start + 40]!r}"
     except RecursionError:
         return -1, "nested too deeply"
 
 
-def _behind(pattern: re.Pattern[str], text: str, place: int) -> int:
-    match = pattern.match(text, place)
-    return match.end() if match else place
+def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    return match.end() if match else start
 
 
 def line_ranges(path: Path, config: IngestConfig) -> list[tuple[int, int, int]]:
     """(first row, start byte, stop byte) of pieces of `rows_per_shard` lines.
 
-    Files that cannot be cut, compressed ones and documents, are one piece.
+    Files that cannot be split, compressed ones and documents, are one piece.
     """
     with _open_text(path, config) as text:
         if not text.is_plain or _is_document(path, config):

@@ -1,7 +1,7 @@
-"""Pictures and other files beside the annotations that no annotation names.
+"""Orphans: files in the image folders and tars of an ingest that no annotation names.
 
-Names are kept as 64-bit digests, so a hundred million of them take under a gigabyte; two names of one digest (one pair
-among about six billion names) would hide an orphan, never invent one.
+Names are kept as 64-bit digests, so a hundred million of them take under a gigabyte. Two names with the same digest
+(one pair among about six billion names) can hide an orphan, never invent one.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ SCHEMA = pa.schema([("file", pa.string())])  # "<folder or tar>/<name in it>"
 
 
 def write_orphans(records: Sequence[Path], images: Sequence[Path], output: Path) -> int:
-    """Write `orphans.parquet` for record files and the folders and tars that they were read from; how many there are.
+    """Write `orphans.parquet` for record files and their image folders and tars; returns the number of orphans.
 
-    `records` are the Parquet files of the ingested shards. Nothing is opened but folders and the headers of tars.
+    `records` are the Parquet files of the ingested shards. Reads only folder listings and the headers of tars.
     """
     named = _digests(name for path in records for name in _names_in(path))
-    files = [f"{place.name}/{name}" for place in images for name in _unnamed(place, named)]
+    files = [f"{source.name}/{name}" for source in images for name in _unreferenced(source, named)]
     pq.write_table(pa.table({"file": sorted(files)}, schema=SCHEMA), output / ORPHANS_FILE, compression="zstd")
     return len(files)
 
 
 def read_orphans(folder: Path) -> Iterator[str]:
-    """The files that `write_orphans` or `merge_orphans` found; none where nothing was written."""
+    """The files that `write_orphans` or `merge_orphans` wrote; empty if the folder has none."""
     path = folder / ORPHANS_FILE
     if path.exists():
         for batch in pq.ParquetFile(path).iter_batches(columns=["file"]):
@@ -40,7 +40,7 @@ def read_orphans(folder: Path) -> Iterator[str]:
 
 
 def merge_orphans(folders: Sequence[Path], output: Path) -> int:
-    """Write the orphans of several ingested folders as one file; how many there are."""
+    """Write the orphans of several ingested folders as one file; returns their number."""
     files = sorted({file for folder in folders for file in read_orphans(folder)})
     pq.write_table(pa.table({"file": files}, schema=SCHEMA), output / ORPHANS_FILE, compression="zstd")
     return len(files)
@@ -53,13 +53,13 @@ def _names_in(path: Path) -> Iterator[str]:
 
 
 def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """Sorted digests of the names that lead to a file at all."""
+    """Sorted digests of the valid file names."""
     found = np.fromiter((_digest(_plain(name)) for name in names if check_name(name) is None), dtype=np.uint64)
     return np.unique(found)
 
 
-def _unnamed(place: Path, named: npt.NDArray[np.uint64]) -> Iterator[str]:
-    for name in _files_below(place) if place.is_dir() else sorted(member_names(place)):
+def _unreferenced(source: Path, named: npt.NDArray[np.uint64]) -> Iterator[str]:
+    for name in _files_below(source) if source.is_dir() else sorted(member_names(source)):
         digest = np.uint64(_digest(name))
         position = int(np.searchsorted(named, digest))
         if position == len(named) or named[position] != digest:

@@ -1,6 +1,6 @@
-"""Turns raw files into records (`records@1`): plans shards with stable names and ingests one at a time.
+"""Turns source files into records (`records@1`): plans shards with stable names and ingests them one at a time.
 
-A shard's files depend on its own source and the config only. Every unit of input gets a row, read or not.
+The files of a shard depend on its own source and the config only. Every unit of input gets a row, readable or not.
 """
 
 import hashlib
@@ -22,34 +22,34 @@ from data_pipelines.datasets.records import (
     Record,
     Reject,
     canonical,
-    normal_split,
+    normalize_split,
     sample_id,
-    split_of_name,
+    split_from_name,
     turns_to_json,
-    writable,
+    utf8_safe,
 )
 from data_pipelines.datasets.tombstones import TAKEN_DOWN, Tombstones
-from data_pipelines.images.decoding import ending_of
+from data_pipelines.images.decoding import file_ending
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest.formats import UNITS, parquet_image_names
+from data_pipelines.ingest.formats import UNIT_READERS, parquet_image_names
 from data_pipelines.ingest.image_sources import ImageSource
 from data_pipelines.ingest.json_files import line_ranges
 from data_pipelines.ingest.source_files import ENDINGS, SourceFile, find_sources
 from data_pipelines.ingest.units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
 
-PICTURES_PER_SHARD = 2000
+IMAGES_PER_SHARD = 2000
 NO_TOMBSTONES = Tombstones()
 _TAKEN_DOWN_FIELDS = {"conversations": "[]", "images": [], "image_names": [], "meta": "{}", "reject": TAKEN_DOWN,
                       "detail": "was taken down; neither its words nor its pictures are kept"}  # fmt: skip
 
 
 def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[IngestShard]:
-    """The shards of the input: one for each file, or for each `rows_per_shard` rows of it.
+    """The shards of the input: one per file, or one per `rows_per_shard` rows of a file.
 
     Raises: FileNotFoundError if a path matches nothing.
     """
     sources = find_sources(config, paths)
-    names = _shard_names([source.shown for source in sources])
+    names = _shard_names([source.display_name for source in sources])
     shards = []
     for source, name in zip(sources, names, strict=True):
         shards += _shards_of(source, name, config)
@@ -57,19 +57,19 @@ def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[Inges
 
 
 def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[IngestShard]:
-    whole = IngestShard(name=name, file=str(source.path), source_file=source.shown, format=source.format)
+    whole = IngestShard(name=name, file=str(source.path), source_file=source.display_name, format=source.format)
     rows = config.rows_per_shard
     if source.format in FOLDER_FORMATS:
-        pictures = _pictures(source.path)
-        step = rows or PICTURES_PER_SHARD
+        images = _image_files(source.path)
+        step = rows or IMAGES_PER_SHARD
         return [
             replace(
                 whole,
                 name=f"{name}-{first // step:05d}",
                 first_row=first,
-                members=tuple(pictures[first : first + step]),
+                members=tuple(images[first : first + step]),
             )
-            for first in range(0, len(pictures), step)
+            for first in range(0, len(images), step)
         ]
     if source.format == "illume" and rows:
         ranges = line_ranges(source.path, config)
@@ -97,7 +97,7 @@ def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[Inge
     return [whole]
 
 
-def _pictures(folder: Path) -> list[str]:
+def _image_files(folder: Path) -> list[str]:
     found = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS]
     return sorted(file.relative_to(folder).as_posix() for file in found if not file.is_dir())
 
@@ -106,13 +106,13 @@ def _parquet_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError, ValueError):
-        return 0  # the shard itself will say what is wrong with the file
+        return 0  # reading the shard reports what is wrong with the file
 
 
-def _shard_names(shown: Sequence[str]) -> list[str]:
-    """File stems that are safe and unique: the path without its ending, with a digest where two would be equal."""
+def _shard_names(paths: Sequence[str]) -> list[str]:
+    """Safe and unique file stems: the path without its ending, plus a digest where two would be equal."""
     stems = []
-    for name in shown:
+    for name in paths:
         ending = next((e for e in sorted(sum(ENDINGS.values(), ()), key=len)[::-1] if name.lower().endswith(e)), "")
         stems.append(
             re.sub(r"[^A-Za-z0-9_-]+", "-", name.removesuffix(name[len(name) - len(ending) :])).strip("-")[:80]
@@ -120,28 +120,28 @@ def _shard_names(shown: Sequence[str]) -> list[str]:
     counts = Counter(stems)
     return [
         stem if stem and counts[stem] == 1 else f"{stem or 'shard'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        for stem, name in zip(stems, shown, strict=True)
+        for stem, name in zip(stems, paths, strict=True)
     ]
 
 
 def load_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    """Licence and split by picture name, from JSON lines with a `file` key. Raises: ValueError with the line."""
-    facts: dict[str, dict[str, Any]] = {}
+    """Licence and split by image name, from JSON lines with a `file` key. Raises: ValueError with the line."""
+    metadata: dict[str, dict[str, Any]] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = decode_json(line)
-                facts[str(row["file"])] = {"license": row.get("license"), "split": row.get("split")}
+                metadata[str(row["file"])] = {"license": row.get("license"), "split": row.get("split")}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}:{number}: expected a JSON object with 'file' ({error})") from error
-    return facts
+    return metadata
 
 
 @dataclass(kw_only=True)
 class _ShardFiles:
-    """The growing files of one shard: rows in memory, pictures straight to disk, each distinct one once."""
+    """The files of a shard while it is written: rows in memory, each distinct image once straight to disk."""
 
     tar: TarWriter
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -149,9 +149,9 @@ class _ShardFiles:
 
     def store(self, digest: str, data: bytes) -> None:
         if digest not in self.index:
-            member = digest + ending_of(data)
-            place = self.tar.add(member, data)
-            self.index[digest] = {"sha256": digest, "member": member, "offset": place.data, "bytes": len(data)}
+            member = digest + file_ending(data)
+            span = self.tar.add(member, data)
+            self.index[digest] = {"sha256": digest, "member": member, "offset": span.data, "bytes": len(data)}
 
 
 def ingest_shard(
@@ -163,20 +163,21 @@ def ingest_shard(
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
     tombstones: Tombstones = NO_TOMBSTONES,
 ) -> dict[str, int]:
-    """Write `records/`, `images/` and `index/` of one shard below `output`; counts of rows, rejects, pictures, bytes.
+    """Write `records/`, `images/` and `index/` of one shard below `output`; returns counts of rows, rejects, images
+    and bytes.
 
-    `images` is where names in annotations are looked up, `metadata` what is known about pictures by name. Of what
-    `tombstones` forbid nothing is kept but a row that says so.
+    `images`: source of the images that annotations name. `metadata`: licence and split by image name. Of records that
+    `tombstones` forbid only a row that says so is kept.
     """
     for folder in ("records", "images", "index"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     with (output / "images" / f"{shard.name}.tar").open("wb") as file:
         files = _ShardFiles(tar=TarWriter(file))
-        for unit in UNITS[shard.format](shard, config):
+        for unit in UNIT_READERS[shard.format](shard, config):
             _write_unit(files, unit, shard, config, images, metadata or {}, tombstones)
         files.tar.close()
-    # A source without a single record is still a source, and only its name can say so.
-    schema = SCHEMA.with_metadata({SOURCE_KEY: writable(shard.source_file)})
+    # So that a source without a single record is still known by its name.
+    schema = SCHEMA.with_metadata({SOURCE_KEY: utf8_safe(shard.source_file)})
     table = pa.Table.from_pylist(files.rows, schema=schema)
     pq.write_table(table, output / "records" / f"{shard.name}.parquet", compression="zstd")
     index = pa.Table.from_pylist(list(files.index.values()), schema=INDEX_SCHEMA)
@@ -197,7 +198,7 @@ def _write_unit(
     metadata: Mapping[str, Mapping[str, Any]],
     tombstones: Tombstones,
 ) -> None:
-    pictures: list[bytes] = []
+    image_bytes: list[bytes] = []
     content = unit.content
     if isinstance(content, Record):
         for name in content.image_names:
@@ -205,13 +206,13 @@ def _write_unit(
             if isinstance(data, Reject):
                 content = data
                 break
-            pictures.append(data)
-    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+            image_bytes.append(data)
+    digests = [hashlib.sha256(data).hexdigest() for data in image_bytes]
     row = _row(unit, content, digests, shard, config, metadata)
     if tombstones.forbids(row["sample_id"], digests):
         files.rows.append(row | _TAKEN_DOWN_FIELDS)
         return
-    for digest, data in zip(digests, pictures, strict=True):
+    for digest, data in zip(digests, image_bytes, strict=True):
         files.store(digest, data)
     files.rows.append(row)
 
@@ -235,7 +236,9 @@ def _row(
     record = unit.content if isinstance(unit.content, Record) else None
     known = next((metadata[name] for name in record.image_names if name in metadata), {}) if record else {}
     stated = record.split if record else None
-    split = config.split or stated or normal_split(known.get("split")) or split_of_name(shard.source_file) or "train"
+    split = (
+        config.split or stated or normalize_split(known.get("split")) or split_from_name(shard.source_file) or "train"
+    )
     reject = content if isinstance(content, Reject) else None
     row = {
         "sample_id": unit.raw_sha256,
@@ -259,17 +262,17 @@ def _row(
 
 
 def _clean(value: Any) -> Any:
-    """Arrow takes only text that UTF-8 can hold."""
+    """The value with all text made valid UTF-8, which Arrow requires."""
     if isinstance(value, str):
-        return writable(value)
+        return utf8_safe(value)
     return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
-def summarise(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The sum of several shards' counts."""
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums of the counts of several shards."""
     total: Counter[str] = Counter()
-    for part in counts:
-        total.update(part)
+    for shard_counts in counts:
+        total.update(shard_counts)
     return dict(sorted(total.items()))
 
 
@@ -282,8 +285,8 @@ def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
     return IngestShard(**{**value, "members": tuple(value["members"])})
 
 
-def names_of_images(shard: IngestShard, config: IngestConfig) -> list[str]:
-    """The names of pictures that lie outside the shard's own file, as its records give them."""
+def external_image_names(shard: IngestShard, config: IngestConfig) -> list[str]:
+    """Names of the images and caption files that a shard reads outside its own file, as its records give them."""
     if shard.format == "pictures":
         return list(shard.members)
     if shard.format == "images":
@@ -292,5 +295,5 @@ def names_of_images(shard: IngestShard, config: IngestConfig) -> list[str]:
         return sorted(parquet_image_names(shard))
     if shard.format != "illume":
         return []
-    units = (unit.content for unit in UNITS[shard.format](shard, config))
+    units = (unit.content for unit in UNIT_READERS[shard.format](shard, config))
     return sorted({name for content in units if isinstance(content, Record) for name in content.image_names})

@@ -1,4 +1,4 @@
-"""The input files behind files, folders and glob patterns, and the format of each."""
+"""Finds the input files behind paths and glob patterns, and detects the format of each."""
 
 import glob
 import io
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.archives.compressed_files import open_packed
+from data_pipelines.archives.compressed_files import open_compressed
 from data_pipelines.archives.tar_reader import BLOCK, is_header
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest.image_sources import TAR_ENDINGS
@@ -23,18 +23,18 @@ PARQUET_MAGIC = b"PAR1"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """An input file or folder with a name that is free of where the data lies."""
+    """An input file or folder, with a name that does not depend on where the data lies."""
 
     path: Path
-    shown: str  # below the folder that was given, or the file's own name
-    format: str  # any of `ingest_config.FORMATS` but "auto"
+    display_name: str  # path below the given folder, or the file's own name
+    format: str  # any of `config.FORMATS` but "auto"
 
 
 def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
-    """The input files behind files, folders and glob patterns, in a fixed order.
+    """The input files below files, folders and glob patterns, in a fixed order.
 
     Raises: FileNotFoundError if a path matches nothing; ValueError for a folder of files of several formats if the
-    config does not say which of them are meant.
+    config does not choose one.
     """
     found: dict[Path, SourceFile] = {}
     for given in paths:
@@ -42,13 +42,13 @@ def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[Sour
         matches = [Path(text)] if Path(text).exists() else sorted(map(Path, glob.glob(text, recursive=True)))
         sources = [source for match in matches for source in _sources_at(match, config.format)]
         if not sources:
-            wanted = "a folder of pictures" if config.format in FOLDER_FORMATS else f"{_endings(config.format)} files"
+            wanted = "a folder of images" if config.format in FOLDER_FORMATS else f"{_endings(config.format)} files"
             raise FileNotFoundError(
                 f"{text}: found nothing to ingest, expected {wanted} (read.format: {config.format})"
             )
         for source in sources:
             found.setdefault(source.path, source)
-    return sorted(found.values(), key=lambda source: source.shown)
+    return sorted(found.values(), key=lambda source: source.display_name)
 
 
 def _endings(file_format: str) -> str:
@@ -57,16 +57,20 @@ def _endings(file_format: str) -> str:
 
 def _sources_at(path: Path, file_format: str) -> list[SourceFile]:
     if file_format in FOLDER_FORMATS:
-        return [SourceFile(path=path, shown=path.name, format=file_format)] if path.is_dir() else []
+        return [SourceFile(path=path, display_name=path.name, format=file_format)] if path.is_dir() else []
     if path.is_file():
         return [
-            SourceFile(path=path, shown=path.name, format=_format_of(path) if file_format == "auto" else file_format)
+            SourceFile(
+                path=path,
+                display_name=path.name,
+                format=_format_of(path) if file_format == "auto" else file_format,
+            )
         ]
     inside = [
-        SourceFile(path=file, shown=file.relative_to(path).as_posix(), format=named)
+        SourceFile(path=file, display_name=file.relative_to(path).as_posix(), format=found_format)
         for file in sorted(path.rglob("*"))
-        for named in (_format_by_name(file),)
-        if named and file_format in (named, "auto") and file.is_file()
+        for found_format in (_format_by_name(file),)
+        if found_format and file_format in (found_format, "auto") and file.is_file()
     ]
     counts = Counter(source.format for source in inside)
     if len(counts) > 1:
@@ -80,12 +84,12 @@ def _format_by_name(path: Path) -> str | None:
 
 
 def _format_of(path: Path) -> str:
-    """What a file is: by its first bytes, else by its name, else JSON."""
+    """The format of a file: by its first bytes, else by its name, else JSON."""
     with path.open("rb") as file:
         start = file.read(BLOCK)
     if start.startswith(PARQUET_MAGIC):
         return "parquet"
-    packed = open_packed(path, BLOCK)
+    packed = open_compressed(path, BLOCK)
     if packed is not None:
         with io.BufferedReader(packed) as file:
             start = file.read(BLOCK)

@@ -1,10 +1,10 @@
-"""Units of WebDataset tars, damaged ones too: a sample is all members whose names agree up to the first dot."""
+"""Units of WebDataset tars, damaged ones included: all members whose names agree up to the first dot are a sample."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_pipelines.archives.tar_reader import Member, OpenedTar, open_tar, scan_tar
+from data_pipelines.archives.tar_reader import OpenedTar, TarMember, open_tar, scan_tar
 from data_pipelines.datasets.records import Record, Reject, parse_record
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import check_name
@@ -13,27 +13,27 @@ from data_pipelines.ingest.units import (
     IMAGE_ENDINGS,
     IngestShard,
     Unit,
-    captioned,
+    caption_records,
     decode_json,
     digest,
 )
 
 
 def tar_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a tar: a sample is all members whose names agree up to the first dot of the last part."""
+    """Units of a tar: a sample is all members whose paths agree up to the first dot of the file name."""
     opened = open_tar(Path(shard.file), max_unpacked_bytes=config.max_unpacked_bytes)
     with opened.file:
         members = list(scan_tar(opened.file, opened.size))
-        whole = _container_problem(opened, members)
-        if whole is not None:
-            yield Unit(row=-1, content=whole, raw_sha256=digest(shard.source_file.encode()))
+        problem = _container_problem(opened, members)
+        if problem is not None:
+            yield Unit(row=-1, content=problem, raw_sha256=digest(shard.source_file.encode()))
         if not any(member.kind != "damaged" for member in members):
             return
         for row, (key, group) in enumerate(_grouped(members).items()):
             yield from _group_units(opened, config, row, key, group)
 
 
-def _container_problem(opened: OpenedTar, members: list[Member]) -> Reject | None:
+def _container_problem(opened: OpenedTar, members: list[TarMember]) -> Reject | None:
     if opened.problem:
         return Reject(reason="truncated_archive", detail=opened.problem)
     if opened.size == 0:
@@ -43,9 +43,9 @@ def _container_problem(opened: OpenedTar, members: list[Member]) -> Reject | Non
     return None
 
 
-def _grouped(members: list[Member]) -> dict[str, list[Member]]:
-    """Members by sample, in order of first appearance; one that cannot belong to a sample stands alone."""
-    groups: dict[str, list[Member]] = {}
+def _grouped(members: list[TarMember]) -> dict[str, list[TarMember]]:
+    """Members by sample, in order of first appearance; a member that fits no sample is a group of its own."""
+    groups: dict[str, list[TarMember]] = {}
     for number, member in enumerate(members):
         path = PurePosixPath(member.name)
         if member.kind == "folder" and path.suffix.lower() not in IMAGE_ENDINGS:
@@ -58,13 +58,13 @@ def _grouped(members: list[Member]) -> dict[str, list[Member]]:
     return groups
 
 
-def _group_units(opened: OpenedTar, config: IngestConfig, row: int, key: str, group: list[Member]) -> Iterator[Unit]:
+def _group_units(opened: OpenedTar, config: IngestConfig, row: int, key: str, group: list[TarMember]) -> Iterator[Unit]:
     problem = _member_problem(group)
     if problem is not None:
         raw = "|".join(f"{member.name}:{member.size}" for member in group)
         yield Unit(row=row, key=key, content=problem, raw_sha256=digest(raw.encode()))
         return
-    first: dict[str, Member] = {}
+    first: dict[str, TarMember] = {}
     for member in group:
         first.setdefault(member.name, member)
     repeated = len(group) - len(first)
@@ -86,7 +86,7 @@ def _group_units(opened: OpenedTar, config: IngestConfig, row: int, key: str, gr
         yield Unit(row=row, key=key, content=content, raw_sha256=raw, images=images, note=note)
 
 
-def _member_problem(group: list[Member]) -> Reject | None:
+def _member_problem(group: list[TarMember]) -> Reject | None:
     for member in group:
         if member.problem:
             return Reject(reason=member.problem, detail=f"member {member.name[:200]!r} is damaged or cut off")
@@ -98,7 +98,7 @@ def _member_problem(group: list[Member]) -> Reject | None:
     return None
 
 
-def _member_bytes(opened: OpenedTar, member: Member, max_bytes: int) -> bytes | Reject:
+def _member_bytes(opened: OpenedTar, member: TarMember, max_bytes: int) -> bytes | Reject:
     if member.size > max_bytes:
         return Reject(
             reason="too_large", detail=f"member {member.name[:200]!r}: {member.size} bytes, at most {max_bytes}"
@@ -123,4 +123,4 @@ def _group_records(
     if not images:
         return [Reject(reason="missing_file", detail="a sample without a picture and without a conversation")]
     caption = next((texts[ending].decode("utf-8", "replace") for ending in CAPTION_ENDINGS if ending in texts), None)
-    return captioned(caption, fields, next(iter(images)), config)
+    return caption_records(caption, fields, next(iter(images)), config)

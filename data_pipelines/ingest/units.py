@@ -1,4 +1,4 @@
-"""What every format takes its raw files apart into: units, one for each record that was meant."""
+"""The units that every format reader yields, one per record of a source file, readable or not."""
 
 import hashlib
 import json
@@ -20,33 +20,36 @@ MAX_JSON_DEPTH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One thing that was meant as a record. `row` is its line, row or member group from 0; -1: the file itself."""
+    """One record of a source file, or why it cannot be read.
+
+    `row`: its line, row or member group, from 0; -1: the file itself.
+    """
 
     row: int
     content: Record | Reject
-    key: str | None = None  # what the source calls it, where the record has no id of its own
+    key: str | None = None  # name in the source, for records without an id of their own
     raw_sha256: str = ""
-    images: Mapping[str, bytes | Reject] | None = None  # by name; None: to be looked up in the image source
-    note: str = ""  # something that a person should know although the record is taken
+    images: Mapping[str, bytes | Reject] | None = None  # by name; None: read them from the image source
+    note: str = ""  # remark on a record that is accepted
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestShard:
-    """A part of the input with a stable name: a file, a range of its bytes or rows, or a list of pictures."""
+    """A part of the input with a stable name: a file, a range of its bytes or rows, or a list of images."""
 
     name: str
-    file: str  # path of the source file, or of the folder for pictures
-    source_file: str  # the same as the ledger shows it, independent of where the data lies
-    format: str  # a key of `ingest_formats.UNITS`
+    file: str  # path of the source file, or of the folder for images
+    source_file: str  # the file as shown in the ledger; does not depend on where the data lies
+    format: str  # a key of `formats.UNIT_READERS`
     first_row: int = 0
     num_rows: int = -1  # -1: to the end
     start_byte: int = 0
     stop_byte: int = -1  # -1: to the end
-    members: tuple[str, ...] = field(default_factory=tuple)  # pictures below the folder
+    members: tuple[str, ...] = field(default_factory=tuple)  # images below the folder
 
 
 def decode_json(data: bytes) -> Any:
-    """One JSON value. Bytes that are not UTF-8 become U+FFFD, which the caption checks notice later.
+    """The JSON value. Bytes that are not UTF-8 become U+FFFD, which the caption checks notice later.
 
     Raises: ValueError for anything that is not exactly one strict JSON value of moderate depth.
     """
@@ -83,12 +86,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def captioned(
+def caption_records(
     caption: str | None, fields: Mapping[str, Any], image_name: str, config: IngestConfig
 ) -> list[Record | Reject]:
+    """One record per task of `config.caption_tasks`, with the given caption or else one from `fields`."""
     if caption is None:
-        stated = next((fields[key] for key in CAPTION_COLUMNS if isinstance(fields.get(key), str)), None)
-        caption = stated
+        caption = next((fields[key] for key in CAPTION_COLUMNS if isinstance(fields.get(key), str)), None)
     if caption is None:
         return [Reject(reason="caption_missing", detail=f"the picture {image_name[:200]!r} has no text")]
     return [caption_record(caption.rstrip("\r\n"), image_name, task, fields) for task in config.caption_tasks]

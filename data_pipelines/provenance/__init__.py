@@ -1,1 +1,1 @@
-"""Where samples went: search for samples and images in shards, datasets, token files and training orders."""
+"""Provenance: search for samples and images in the ledgers of datasets and in token files."""

@@ -1,4 +1,4 @@
-"""What a trace looks for: digests, names, web addresses, pictures, and files full of these."""
+"""The questions of a trace: digests, names, web addresses and image files, or lists of these in files."""
 
 import fnmatch
 import hashlib
@@ -16,59 +16,59 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images.facts import inspect
+from data_pipelines.images.facts import measure_image
 from data_pipelines.images.limits import DecodeLimits
 
 _DIGEST = "^[0-9a-fA-F]{64}$"
 WILDCARDS = frozenset("*?[")
 ADDRESS_KEYS = re.compile("ur[il]|href|link", re.IGNORECASE)  # keys of `meta` whose values are web addresses
-_LITERAL = re.compile(r"\[[^]]*\]|[*?\[]|[^\x00-\x7f]")  # what stands between the plain pieces of a pattern
+_LITERAL = re.compile(r"\[[^]]*\]|[*?\[]|[^\x00-\x7f]")  # separators between the literal pieces of a pattern
 LIST_COLUMNS = ("sample_id", "sha256", "url")  # of a table of questions
 LIST_ENDINGS = (".csv", ".parquet", ".jsonl")
 
 
 @dataclass(kw_only=True)
 class Questions:
-    """What is looked for."""
+    """The samples, images and sources to search for."""
 
-    digests: set[str] = field(default_factory=set)  # sample ids or pictures' SHA-256: nobody can tell from the text
-    names: set[str] = field(default_factory=set)  # ids that the sources gave
-    phashes: dict[str, int] = field(default_factory=dict)  # picture file -> perceptual hash
-    near: int = 0  # bits of 64 in which a picture that looks alike may differ
-    pictures: dict[str, str] = field(default_factory=dict)  # picture file -> SHA-256, which is among `digests` too
-    urls: set[str] = field(default_factory=set)  # addresses or sources, in lower case
-    url_patterns: set[str] = field(default_factory=set)  # the same with shell wildcards
+    digests: set[str] = field(default_factory=set)  # sample ids and SHA-256 of images; both are 64 hex digits
+    names: set[str] = field(default_factory=set)  # external ids, given by the sources
+    phashes: dict[str, int] = field(default_factory=dict)  # image file -> perceptual hash
+    near: int = 0  # at most so many of 64 bits differ in look-alikes; 0: none are searched for
+    images: dict[str, str] = field(default_factory=dict)  # image file -> SHA-256, which is among `digests` too
+    urls: set[str] = field(default_factory=set)  # addresses and sources, in lower case
+    url_patterns: set[str] = field(default_factory=set)  # the same, with shell wildcards
 
     def add(self, text: str) -> None:
-        """A digest or a name."""
+        """Add a digest or a name."""
         self.add_all([text])
 
     def add_all(self, texts: Iterable[str]) -> None:
-        """Digests and names, millions of them if need be."""
+        """Add digests and names; fast enough for millions."""
         array = pa.array(texts, pa.string())
         is_digest = pc.match_substring_regex(array, _DIGEST)
         self.digests.update(pc.utf8_lower(array.filter(is_digest)).to_pylist())
         self.names.update(array.filter(pc.invert(is_digest)).to_pylist())
 
     def add_url(self, pattern: str) -> None:
-        """An address or a source's name, with the wildcards of a shell if it has any; case does not matter."""
+        """Add an address or the name of a source; may have shell wildcards, case does not matter."""
         (self.url_patterns if WILDCARDS & set(pattern) else self.urls).add(pattern.lower())
 
-    def add_picture(self, path: Path) -> None:
-        """Raises: ValueError if the file is no picture that can be opened safely."""
+    def add_image(self, path: Path) -> None:
+        """Add an image file. Raises: ValueError if it cannot be decoded safely as an image."""
         data = path.read_bytes()
-        facts = inspect(data, DecodeLimits())
+        facts = measure_image(data, DecodeLimits())
         if isinstance(facts, Reject):
             raise ValueError(f"{path}: {facts.reason}: {facts.detail}")
         digest = hashlib.sha256(data).hexdigest()
         self.digests.add(digest)
-        self.pictures[str(path)] = digest
+        self.images[str(path)] = digest
         self.phashes[str(path)] = facts.phash
 
     def add_file(self, path: Path) -> None:
-        """A list: one question in each line of a text, or a .csv, .parquet or .jsonl with known columns.
+        """Add a list: a text file with a question per line, or a .csv, .parquet or .jsonl with known columns.
 
-        Raises: ValueError if it is none of these or holds no question.
+        Raises: ValueError if the file is none of these or holds no new question.
         """
         before = self.num_asked
         if path.suffix.lower() in LIST_ENDINGS:
@@ -84,18 +84,18 @@ class Questions:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             self.add_all([line for line in map(str.strip, lines) if line])
         if self.num_asked == before:
-            raise ValueError("holds no question that was not asked already")
+            raise ValueError("holds no question that is not asked already")
 
     @property
     def num_asked(self) -> int:
-        """Questions as a person counts them: a picture is one."""
-        return len(self.digests - set(self.pictures.values())) + len(self.pictures) + sum(
+        """The number of questions; an image, with digest and hash, counts as one."""
+        return len(self.digests - set(self.images.values())) + len(self.images) + sum(
             len(texts) for texts in (self.names, self.urls, self.url_patterns)
         )  # fmt: skip
 
 
 def _read_table(path: Path) -> pa.Table:
-    """Those columns of a list that hold questions. Raises: ValueError if there is none."""
+    """The columns of a list that hold questions. Raises: ValueError if there is none."""
     ending = path.suffix.lower()
     try:
         if ending == ".parquet":
@@ -115,7 +115,7 @@ def _read_table(path: Path) -> pa.Table:
 
 
 class AddressMatcher:
-    """Says which records come from the asked addresses: by `meta`, `source`, `source_file` or `image_names`."""
+    """Matches records with the addresses of questions, by `meta`, `source`, `source_file` and `image_names`."""
 
     columns = ("source", "source_file", "image_names", "meta")
 
@@ -129,7 +129,7 @@ class AddressMatcher:
         return bool(self._urls or self._patterns)
 
     def rows(self, table: pa.Table) -> dict[int, str]:
-        """Row -> the question that its record answers."""
+        """The matching rows of a table: row -> question."""
         found: dict[int, str] = {}
         for name in self.columns:
             column = table[name].combine_chunks()
@@ -140,16 +140,16 @@ class AddressMatcher:
             if not answers:
                 continue
             values = pa.array(answers, pa.string())
-            at = pc.indices_nonzero(pc.is_in(column, values))
-            owners = at if rows is None else rows.take(at)
-            for row, text in zip(owners.to_pylist(), column.take(at).to_pylist(), strict=True):
+            matching = pc.indices_nonzero(pc.is_in(column, values))
+            owners = matching if rows is None else rows.take(matching)
+            for row, text in zip(owners.to_pylist(), column.take(matching).to_pylist(), strict=True):
                 found.setdefault(row, answers[text])
         return found
 
     def _answers(self, column: pa.Array, *, is_meta: bool) -> dict[str, str]:
-        """Text of the column -> the question that it answers."""
+        """The matching texts of a column: text -> question."""
         texts = pc.unique(column.drop_null())
-        if is_meta:  # decoding JSON is slow, so only where the longest plain piece of a question stands
+        if is_meta:  # decoding JSON is slow: only texts that hold the longest literal piece of a question
             pieces = (re.escape(json.dumps(piece)[1:-1]) for piece in sorted(self._pieces))
             texts = texts.filter(pc.match_substring_regex(texts, "|".join(pieces), ignore_case=True))
         found = {}
@@ -170,14 +170,14 @@ class AddressMatcher:
 def addresses_of(meta: str) -> Iterator[str]:
     """The web addresses in a record's `meta` (JSON), at any depth."""
     try:
-        waiting: list[tuple[str, Any]] = [("", json.loads(meta))]
+        pending: list[tuple[str, Any]] = [("", json.loads(meta))]
     except ValueError:
         return
-    while waiting:
-        key, value = waiting.pop()
+    while pending:
+        key, value = pending.pop()
         if isinstance(value, dict):
-            waiting += [(str(name), each) for name, each in value.items()]
+            pending += [(str(name), item) for name, item in value.items()]
         elif isinstance(value, list):
-            waiting += [(key, each) for each in value]
+            pending += [(key, item) for item in value]
         elif isinstance(value, str) and ("://" in value or ADDRESS_KEYS.search(key)):
             yield value

@@ -1,1 +1,1 @@
-"""What a dataset is published with: Croissant metadata, dataset card, licences."""
+"""Descriptions of a dataset for publication: Croissant metadata, dataset card, licences."""

@@ -1,6 +1,6 @@
-"""A curated dataset described in Croissant 1.1 (JSON-LD), so that others find, check and load it.
+"""Describes a curated dataset in Croissant 1.1 (JSON-LD), so that other tools find, check and load it.
 
-Addresses of files are relative to the description, which belongs beside `dataset.json`.
+File addresses are relative to the description, which must lie in the folder of `dataset.json`.
 Source: Croissant Format Specification 1.1, http://mlcommons.org/croissant/1.1, and its RAI vocabulary 1.0.
 """
 
@@ -19,13 +19,13 @@ from data_pipelines.audit.summary import AuditSummary
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.publishing.publication import (
     Publication,
-    described,
-    handling_of_personal_data,
+    description_paragraph,
     kept_languages,
     kept_licences,
     kept_values,
-    limits,
+    limitations,
     num_without_licence,
+    personal_data_statement,
 )
 
 CROISSANT = "http://mlcommons.org/croissant/1.1"
@@ -44,7 +44,7 @@ _DATA_TYPES = {
     pa.float32(): "cr:Float32",
     pa.float64(): "cr:Float64",
 }
-_COLUMNS = {  # those whose names do not say it all
+_COLUMNS = {  # descriptions of columns whose names are not enough
     "sample_id": "SHA-256 of the record's task, its words and its pictures' SHA-256; equal content has one id.",
     "external_id": "The id that the source gave.",
     "source_row": "Line, row or group of members in the source file, from 0; -1: the file itself.",
@@ -67,7 +67,7 @@ _COLUMNS = {  # those whose names do not say it all
     "offset": "Byte of the tar at which the sample begins.",
     "span_bytes": "Bytes of the tar that the sample takes.",
 }
-_CONTEXT: dict[str, Any] = {  # appendix 1 of the specification, and the words for provenance
+_CONTEXT: dict[str, Any] = {  # appendix 1 of the specification, and the provenance terms
     "@language": "en",
     "@vocab": "https://schema.org/",
     "arrayShape": "cr:arrayShape",
@@ -115,13 +115,13 @@ _CONTEXT: dict[str, Any] = {  # appendix 1 of the specification, and the words f
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFile:
-    path: str  # below the dataset's folder
+    path: str  # relative to the dataset's folder
     num_bytes: int
     sha256: str
 
 
 def hash_files(folder: Path) -> list[DatasetFile]:
-    """Size and digest of the files of a dataset that a description names. Raises: DatasetError if one is missing."""
+    """Size and digest of the files that the description of a dataset lists. Raises: DatasetError if one is missing."""
     dataset = CuratedDataset(folder)
     paths = ["dataset.json"]
     paths += [path for shard in dataset.shards for path in (f"ledger/{shard}.parquet", f"shards/{shard}.tar")]
@@ -143,21 +143,21 @@ def _hashed(folder: Path, path: str) -> DatasetFile:
 def croissant_metadata(
     folder: Path, summary: AuditSummary, files: Sequence[DatasetFile], publication: Publication
 ) -> dict[str, Any]:
-    """The JSON-LD of the dataset in `folder`, which `summary` counts and `files` lists.
+    """The JSON-LD of the dataset in `folder`, given its audit summary and files.
 
-    Raises: DatasetError if no ledger can be read for its columns.
+    Raises: DatasetError if the columns cannot be read from a ledger.
     """
-    named = [file for file in files if file.path == "dataset.json" or file.path.endswith((".parquet", ".tar"))]
-    named = sorted((file for file in named if not file.path.startswith("thumbnails/")), key=lambda file: file.path)
-    tars = [file.path for file in named if file.path.startswith("shards/")]
-    # Without an address: a name that is the content's own.
-    identity = hashlib.sha256("".join(f"{file.path} {file.sha256}\n" for file in named).encode()).hexdigest()
+    listed = [file for file in files if file.path == "dataset.json" or file.path.endswith((".parquet", ".tar"))]
+    listed = sorted((file for file in listed if not file.path.startswith("thumbnails/")), key=lambda file: file.path)
+    tars = [file.path for file in listed if file.path.startswith("shards/")]
+    # A name derived from the content, for datasets without an address.
+    identity = hashlib.sha256("".join(f"{file.path} {file.sha256}\n" for file in listed).encode()).hexdigest()
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": [CROISSANT, RAI],
         "name": summary.name,
-        "description": described(summary),
+        "description": description_paragraph(summary),
         "url": publication.url or f"urn:sha256:{identity}",
         "creator": {"@type": "sc:Organization", "name": publication.creator or "not stated"},
         "datePublished": publication.published.isoformat(),
@@ -167,7 +167,7 @@ def croissant_metadata(
         "citeAs": _citation(summary.name, publication),
         "keywords": ["image-text", "multimodal", "webdataset", *kept_values(summary, "task")],
         **({"inLanguage": languages} if (languages := kept_languages(summary)) else {}),
-        "distribution": [*(_file(file) for file in named), *_file_sets(tars)],
+        "distribution": [*(_file(file) for file in listed), *_file_sets(tars)],
         "recordSet": _record_sets(folder, has_samples=bool(summary.whole.rows.get("keep")) and bool(tars)),
         "prov:wasDerivedFrom": [
             {"@type": "prov:Entity", "prov:label": source} for source in kept_values(summary, "source")
@@ -178,8 +178,8 @@ def croissant_metadata(
             "whose words are no description are left out with a reason; copies are found and one of them is kept.",
             "Kept pictures are stored byte for byte as they came.",
         ],
-        "rai:dataLimitations": limits(summary),
-        "rai:personalSensitiveInformation": [handling_of_personal_data(summary)],
+        "rai:dataLimitations": limitations(summary),
+        "rai:personalSensitiveInformation": [personal_data_statement(summary)],
     }
 
 
@@ -188,7 +188,7 @@ def write_croissant(target: Path, metadata: dict[str, Any]) -> None:
 
 
 def _licences(summary: AuditSummary) -> list[Any]:
-    """Addresses of known licences, words of others."""
+    """Addresses of known licences; others as they are stated."""
     found: list[Any] = []
     for licence in kept_licences(summary):
         entry = licence.address or {"@type": "sc:CreativeWork", "name": licence.stated}
@@ -200,7 +200,7 @@ def _licences(summary: AuditSummary) -> list[Any]:
 
 
 def _citation(name: str, publication: Publication) -> str:
-    """BibTeX; signs that mean something there are taken out of what came from outside."""
+    """A BibTeX entry; characters that are special in BibTeX are removed from the values."""
     fields = {"title": name, "author": publication.creator, "year": str(publication.published.year)}
     fields |= {"url": publication.url}
     plain = {key: re.sub(r"[{}\\%\x00-\x1f]", "", value) for key, value in fields.items() if value}
@@ -228,27 +228,27 @@ def _file_sets(tars: Sequence[str]) -> list[dict[str, Any]]:
         "encodingFormat": _ENCODINGS[".parquet"],
         "includes": "ledger/*.parquet",
     }
-    inside = [{"@id": path} for path in tars]
+    containers = [{"@id": path} for path in tars]
     samples = {
         "@type": "cr:FileSet",
         "@id": "samples",
         "name": "samples",
         "description": "One JSON object for each kept sample, before its pictures in the same tar.",
-        "containedIn": inside,
+        "containedIn": containers,
         "encodingFormat": _ENCODINGS[".json"],
         "includes": "*.json",
     }
-    pictures = {
+    images = {
         "@type": "cr:FileSet",
         "@id": "pictures",
         "name": "pictures",
         "description": "Pictures of the kept samples, named <sample_id>.<slot> with the ending of their format.",
-        "containedIn": inside,
+        "containedIn": containers,
         "encodingFormat": ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff",
                            "image/avif", "image/jp2"],
         "includes": IMAGE_PATTERNS,
     }  # fmt: skip
-    return [ledgers, samples, pictures] if tars else [ledgers]
+    return [ledgers, samples, images] if tars else [ledgers]
 
 
 def _record_sets(folder: Path, *, has_samples: bool) -> list[dict[str, Any]]:
@@ -286,7 +286,7 @@ def _ledger_schema(folder: Path) -> Any:
 
 
 def _data_type(kind: Any) -> str | None:
-    """Of a column or of the values of its lists; None for what Croissant has no word for."""
+    """The data type of a column or of the items of its lists; None if Croissant has none."""
     return _DATA_TYPES.get(kind.value_type if pa.types.is_list(kind) else kind)
 
 
@@ -304,7 +304,7 @@ def _column(column: Any) -> dict[str, Any]:
 
 
 def _member(name: str, description: str, extract: dict[str, str], **transform: Any) -> dict[str, Any]:
-    """A field made of the JSON member of each kept sample."""
+    """A field of the JSON member of each kept sample."""
     return {
         "@type": "cr:Field",
         "@id": f"sample/{name}",

@@ -1,4 +1,4 @@
-"""A curated dataset described as a Hugging Face dataset card: YAML that the Hub reads, then Markdown for people.
+"""Describes a curated dataset as a Hugging Face dataset card: YAML that the Hub reads, then Markdown.
 
 Source: https://github.com/huggingface/hub-docs/blob/main/datasetcard.md for the keys of the YAML.
 """
@@ -14,17 +14,17 @@ from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.publishing.publication import (
     NONE_STATED,
     Publication,
-    described,
-    handling_of_personal_data,
+    description_paragraph,
     kept_languages,
     kept_licences,
     kept_values,
-    limits,
+    limitations,
+    personal_data_statement,
 )
 
 MAX_ROWS = 30
 TABLES = ("reason", "source", "license", "language", "task", "split", "format", "side", "aspect")
-_TASKS = {  # the Hub's words for ours
+_TASKS = {  # our tasks -> task categories of the Hub
     "understanding": ["image-to-text", "visual-question-answering"],
     "generation": ["text-to-image"],
     "editing": ["image-to-image"],
@@ -35,14 +35,14 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 
 
 def dataset_card(summary: AuditSummary, publication: Publication) -> str:
-    """The text of a README.md."""
+    """The dataset card, as the text of a README.md."""
     front = yaml.safe_dump(card_fields(summary), sort_keys=False, allow_unicode=True)
-    heads = [f"# {_cell(summary.name)}", described(summary)]
+    opening = [f"# {_cell(summary.name)}", description_paragraph(summary)]
     facts = [f"- Version {_cell(publication.version)}, described on {publication.published.isoformat()}"]
     facts.append(f"- Made by: {_cell(publication.creator) if publication.creator else 'not stated'}")
     facts += [f"- To be had at: {_cell(publication.url)}"] if publication.url else []
     parts = [
-        *heads,
+        *opening,
         "\n".join(facts),
         "## What came in and what is kept",
         _verdicts(summary),
@@ -50,9 +50,9 @@ def dataset_card(summary: AuditSummary, publication: Publication) -> str:
         "## Files",
         _FILES,
         "## Personal data",
-        handling_of_personal_data(summary),
+        personal_data_statement(summary),
         "## Limits, and what is not known",
-        "\n".join(f"- {_cell(sentence)}" for sentence in limits(summary)),
+        "\n".join(f"- {_cell(sentence)}" for sentence in limitations(summary)),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -68,10 +68,10 @@ The Hub's one split "train" is all kept samples; which split a sample is in stan
 
 
 def card_fields(summary: AuditSummary) -> dict[str, Any]:
-    """The YAML at the head. What is not known is left out, except for the licence, which is then "unknown"."""
+    """The YAML header. Unknown fields are omitted, except for the licence, which is then "unknown"."""
     kept = summary.whole.rows.get("keep", 0)
-    tasks = [word for task in kept_values(summary, "task") for word in _TASKS.get(task, ())]
-    languages = [word for word in kept_languages(summary) if re.fullmatch("[a-z]{2,3}", word)]
+    tasks = [category for task in kept_values(summary, "task") for category in _TASKS.get(task, ())]
+    languages = [code for code in kept_languages(summary) if re.fullmatch("[a-z]{2,3}", code)]
     return {
         "pretty_name": printable(summary.name),
         "license": _licences(summary),
@@ -91,7 +91,7 @@ def card_fields(summary: AuditSummary) -> dict[str, Any]:
 
 
 def size_category(num_samples: int) -> str:
-    """The Hub's word for a number of samples, each ten times the one before it."""
+    """The Hub's size category of a number of samples; each is ten times the one before."""
     return _SIZES[min(max(0, len(str(num_samples)) - 3), len(_SIZES) - 1)]
 
 
@@ -109,7 +109,7 @@ def _verdicts(summary: AuditSummary) -> str:
 
 
 def _table(name: str, summary: AuditSummary) -> str:
-    """Records by value; those that are kept beside all of them, but for reasons, which kept ones do not have."""
+    """Records by value: kept and all; for reasons, which kept records do not have, only all."""
     cells: Mapping[str, Cell] = summary.tables[name]
     is_reason = name == "reason"
     lines = ["| | records |" if is_reason else "| | kept | of |", "|---|---:|" if is_reason else "|---|---:|---:|"]
@@ -122,5 +122,5 @@ def _table(name: str, summary: AuditSummary) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text from outside as plain words: nothing that Markdown or HTML would take for its own."""
+    """Foreign text escaped so that Markdown and HTML render it literally."""
     return re.sub(r"([\\`*_\[\]<>|#&!])", r"\\\1", " ".join(printable(text).split()))

@@ -1,10 +1,10 @@
-"""What licences are called elsewhere: the words of records, SPDX's names and addresses, Hugging Face's short names."""
+"""Recognises licences stated in records, with their SPDX names and addresses and their Hugging Face names."""
 
 import re
 from dataclasses import dataclass
 
 SPDX = "https://spdx.org/licenses/"
-# The names that Hugging Face's cards take, of licences for data, by SPDX's names in lower case.
+# Licence names that Hugging Face cards accept, for licences used for data; lower-case SPDX names.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
 _HUGGING_FACE = frozenset(
     {"afl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc", "cc-by-2.0",
@@ -29,7 +29,7 @@ _TO_HUGGING_FACE = {"pddl-1.0": "pddl", "odc-by-1.0": "odc-by", "odbl-1.0": "odb
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
-    """A licence as records state it; `spdx` is None for words that no known licence goes by."""
+    """A licence as stated in records; `spdx` is its SPDX name, None if it is not recognised."""
 
     stated: str
     spdx: str | None
@@ -40,14 +40,14 @@ class Licence:
 
     @property
     def hugging_face(self) -> str:
-        """ "other" where Hugging Face has no name for it."""
+        """Its name on Hugging Face; "other" if there is none."""
         name = (self.spdx or "").lower()
         name = _TO_HUGGING_FACE.get(name, name)
         return name if name in _HUGGING_FACE else "other"
 
 
 def known_licence(stated: str) -> Licence:
-    """Recognises SPDX's names however they are spelt ("cc by 4.0", "CC-BY-4.0"), and guesses nothing else."""
+    """The licence with its SPDX name, recognised in any spelling ("cc by 4.0", "CC-BY-4.0"); guesses nothing else."""
     plain = re.sub(r"[\s_]+", "-", stated.strip()).lower()
     spdx = _SPDX_NAMES.get(plain) or (_SPDX_NAMES.get(_OTHER_NAMES[plain].lower()) if plain in _OTHER_NAMES else None)
     return Licence(stated=stated, spdx=spdx)

@@ -1,4 +1,4 @@
-"""What a description of a dataset for others needs and the dataset does not know: who made it, where it can be had."""
+"""Facts of a publication that the dataset does not hold, such as its creator, and texts shared by all descriptions."""
 
 import datetime
 from dataclasses import dataclass, field
@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 from data_pipelines.audit.summary import AuditSummary
 from data_pipelines.publishing.licences import Licence, known_licence
 
-NONE_STATED = "none stated"  # what the audit calls a licence or a language that a record leaves out
+NONE_STATED = "none stated"  # the value in an audit for a licence or language that a record does not state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """Given by a person; what is not given is said to be unknown."""
+    """Facts given by the publisher; those not given are described as not stated."""
 
     creator: str = ""
-    url: str = ""  # where the dataset can be had
+    url: str = ""  # address where the dataset is available
     published: datetime.date = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).date())
     version: str = "1.0.0"
 
 
 def kept_values(summary: AuditSummary, table: str) -> dict[str, int]:
-    """Kept records by value, most first."""
+    """The number of kept records by value, most frequent first."""
     counts = {value: cell.rows.get("keep", 0) for value, cell in summary.tables[table].items()}
     return dict(sorted(((value, rows) for value, rows in counts.items() if rows), key=lambda entry: -entry[1]))
 
 
 def kept_licences(summary: AuditSummary) -> list[Licence]:
-    """Of kept records, those that state one."""
+    """The licences of kept records that state one."""
     return [known_licence(stated) for stated in kept_values(summary, "license") if stated != NONE_STATED]
 
 
@@ -38,8 +38,8 @@ def num_without_licence(summary: AuditSummary) -> int:
     return kept_values(summary, "license").get(NONE_STATED, 0)
 
 
-def described(summary: AuditSummary) -> str:
-    """One paragraph for the head of a description."""
+def description_paragraph(summary: AuditSummary) -> str:
+    """A one-paragraph description of the dataset."""
     kept, total = summary.whole.rows.get("keep", 0), summary.whole.total
     tasks = ", ".join(f"{rows:,} of {task}" for task, rows in kept_values(summary, "task").items())
     return (
@@ -49,8 +49,8 @@ def described(summary: AuditSummary) -> str:
     )
 
 
-def limits(summary: AuditSummary) -> list[str]:
-    """What a reader must not take for granted, as sentences."""
+def limitations(summary: AuditSummary) -> list[str]:
+    """Limitations of the dataset, as sentences."""
     found = [
         "Rules decide, not people: no record was looked at by a person as part of the curation.",
         "Copies are found by equal bytes, equal pixels and perceptual hashes; copies that look alike in meaning only "
@@ -69,7 +69,7 @@ def limits(summary: AuditSummary) -> list[str]:
     return found
 
 
-def handling_of_personal_data(summary: AuditSummary) -> str:
+def personal_data_statement(summary: AuditSummary) -> str:
     dropped = summary.tables["reason"].get("caption_pii")
     number = dropped.total if dropped else 0
     masked = sum(cell.total for value, cell in summary.tables["repairs"].items() if "caption_pii" in value)

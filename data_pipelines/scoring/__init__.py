@@ -1,1 +1,1 @@
-"""Scores of images by models given as local folders, and their tables."""
+"""Scores of images, computed by models from local folders, and the tables that hold them."""

@@ -1,16 +1,17 @@
-"""Names and bounds of scores."""
+"""Names of scores, and the bounds within which a score keeps a sample."""
 
 import re
 from dataclasses import dataclass
 
 SCORE_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
-MEASURED_SCORES = ("contrast", "entropy", "sharpness", "neighbour_correlation", "frames")  # by `images.inspect`
+# Measured by `images.facts.measure_image`.
+MEASURED_SCORES = ("contrast", "entropy", "sharpness", "neighbour_correlation", "frames")
 TABLE_COLUMNS = ("row", "sample_id", "slot", "embedding")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreBounds:
-    """Between which values a score keeps a sample."""
+    """Keeps a sample whose score is within these bounds, inclusive."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -23,7 +24,7 @@ class ScoreBounds:
 
 
 def check_score_name(name: str) -> None:
-    """Raises: ValueError for a name that cannot stand beside the other scores and columns."""
+    """Raises: ValueError for a malformed name, or one that another score or column has."""
     if not SCORE_NAME.fullmatch(name):
         raise ValueError(f"name: found {name!r}, expected lower-case letters, digits and '_', a letter first")
     if name in (*MEASURED_SCORES, *TABLE_COLUMNS):

@@ -1,9 +1,9 @@
-"""Folders of models as transformers keeps them, looked at without loading any of it."""
+"""Reads the file list and labels of model folders in the layout of transformers, without loading the model."""
 
 import json
 from pathlib import Path
 
-READ_ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")  # of the files that loading a folder may read
+READ_ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")  # of files that loading a model may read
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -19,7 +19,7 @@ def model_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def labels_of(folder: Path) -> list[str]:
-    """What a classifier's configuration calls its classes, in their order; empty where it does not say."""
+def class_labels(folder: Path) -> list[str]:
+    """The names of a classifier's classes, in the order of its configuration; empty if it names none."""
     labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", {})
     return [str(label) for label in labels.values()]

@@ -1,8 +1,8 @@
-"""Scores of pictures in files, one for each scorer and ingested shard, and what bounds on them say of a sample.
+"""Score tables, one file for each scorer and ingested shard, and the bounds that drop samples by their scores.
 
-`scores/SCORER/SHARD.parquet`: a row for each picture of each record that was read. A score is null where there is none:
-the picture cannot be read, or it has no caption to compare with. An embedding of zeros stands for none (Arrow 25 cannot
-read back a null among lists of fixed size).
+`scores/SCORER/SHARD.parquet`: a row for each image of each record that was read. A score is null if the image cannot be
+read or has no caption to compare with. An embedding of zeros means none (Arrow 25 cannot read back a null among lists
+of fixed size).
 """
 
 import json
@@ -26,11 +26,11 @@ Vectors = npt.NDArray[np.float16]
 
 
 class ScoresError(ValueError):
-    """A table of scores that does not belong to the records."""
+    """A score table does not belong to the records."""
 
 
 def table_schema(score: str, width: int = 0) -> Any:
-    """Columns of a table of one score; `width` of the embeddings, 0: none."""
+    """Schema of the table of one score; `width` of the embeddings, 0: no embeddings."""
     columns = [("row", pa.int64()), ("sample_id", pa.string()), ("slot", pa.int16()), (score, pa.float32())]
     return pa.schema(columns + ([("embedding", pa.list_(pa.float16(), width))] if width else []))
 
@@ -42,36 +42,36 @@ class ShardScores:
     of_rows: Mapping[int, Mapping[int, Scores]] = field(default_factory=dict)  # by row of the records and slot
     sample_ids: Mapping[int, str] = field(default_factory=dict)
 
-    def of(self, row: int, sample_id: str, num_pictures: int) -> list[Scores]:
-        """For each picture its scores. Raises: ScoresError for scores of another sample."""
+    def of(self, row: int, sample_id: str, num_images: int) -> list[Scores]:
+        """The scores of each image of a row. Raises: ScoresError for scores of another sample."""
         if self.sample_ids.get(row, sample_id) != sample_id:
             raise ScoresError(
                 f"row {row} is {sample_id}, but its scores are those of {self.sample_ids[row]}; score the records that "
                 "are curated"
             )
         slots = self.of_rows.get(row, {})
-        return [slots.get(slot, {}) for slot in range(num_pictures)]
+        return [slots.get(slot, {}) for slot in range(num_images)]
 
 
 NO_SCORES = ShardScores()
 
 
 def read_scores(files: Sequence[Path]) -> ShardScores:
-    """All scores in the tables of one shard, embeddings aside."""
+    """All scores in the tables of one shard, without embeddings."""
     of_rows: dict[int, dict[int, dict[str, float | None]]] = {}
     sample_ids: dict[int, str] = {}
     for file in files:
         names = [name for name in pq.read_schema(file).names if name not in TABLE_COLUMNS]
-        for found in pq.read_table(file, columns=["row", "sample_id", "slot", *names]).to_pylist():
-            if sample_ids.setdefault(found["row"], found["sample_id"]) != found["sample_id"]:
-                raise ScoresError(f"{file}: row {found['row']} is of another sample than in the other tables")
-            slots = of_rows.setdefault(found["row"], {})
-            slots.setdefault(found["slot"], {}).update({name: found[name] for name in names})
+        for entry in pq.read_table(file, columns=["row", "sample_id", "slot", *names]).to_pylist():
+            if sample_ids.setdefault(entry["row"], entry["sample_id"]) != entry["sample_id"]:
+                raise ScoresError(f"{file}: row {entry['row']} is of another sample than in the other tables")
+            slots = of_rows.setdefault(entry["row"], {})
+            slots.setdefault(entry["slot"], {}).update({name: entry[name] for name in names})
     return ShardScores(of_rows=of_rows, sample_ids=sample_ids)
 
 
 def with_scores(row: Mapping[str, Any], scores: ShardScores, bounds: Mapping[str, ScoreBounds]) -> dict[str, Any]:
-    """A row of an analysis with the scores of its first picture, dropped if one of any picture is out of bounds."""
+    """An analysis row with the scores of its first image added; dropped if a score of any image is out of bounds."""
     if not scores.of_rows and not bounds:
         return dict(row)
     slots = scores.of(row["row"], row["sample_id"], len(row["images"]))
@@ -85,9 +85,10 @@ def with_scores(row: Mapping[str, Any], scores: ShardScores, bounds: Mapping[str
 def judge_scores(
     measured: Mapping[str, float], slots: Sequence[Scores], bounds: Mapping[str, ScoreBounds]
 ) -> Reject | None:
-    """What bounds say of a sample; those on measured scores speak of its first picture, all others of every one.
+    """The reject of a sample with a score out of bounds, or None.
 
-    A picture without a score that is bounded is left out: nobody knows on which side it lies.
+    Bounds on measured scores apply to the first image, all others to every image. A bounded score that is missing
+    rejects the sample too, since it cannot be known to lie within the bounds.
     """
     for name, bound in sorted(bounds.items()):
         values = [measured.get(name)][: len(slots)] if name in MEASURED_SCORES else [slot.get(name) for slot in slots]
@@ -103,9 +104,9 @@ def judge_scores(
 
 
 def read_embeddings(files: Sequence[Path]) -> dict[int, list[Vectors]]:
-    """By row the embeddings of its pictures in order, from the tables of a shard that have them.
+    """The embeddings of the images of each row, in order, from the tables of a shard that have them.
 
-    They are views of one array [N, D]. Rows that lack one are left out.
+    They are views of one array [N, D]. Rows with a missing embedding are left out.
     """
     found: dict[int, list[Vectors]] = {}
     for file in files:

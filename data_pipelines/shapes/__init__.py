@@ -1,1 +1,1 @@
-"""The built-in world of coloured shapes: scenes, drawing, language, and the oracle that reads images back."""
+"""The synthetic dataset of coloured shapes: scenes, drawing, texts, and the oracle that reads images back."""

@@ -1,4 +1,4 @@
-"""What the built-in world of drawn shapes contains, and how much of it is spoilt on purpose."""
+"""Settings of the synthetic dataset of drawn shapes, and the shares of it that are spoilt on purpose."""
 
 from dataclasses import dataclass, field
 
@@ -13,9 +13,9 @@ PLACEMENTS = ("grid", "row")
 class SpoiltShares:
     """Shares of all lines that are spoilt on purpose; each line is spoilt in at most one way."""
 
-    exact_duplicates: float = 0.02  # an earlier line of the same file again, picture bytes included
-    near_duplicates: float = 0.02  # an earlier line, its picture re-encoded, resized or brightened
-    broken_files: float = 0.02  # truncated, empty, or HTML under a picture's name
+    exact_duplicates: float = 0.02  # repeats an earlier line of the same file, image bytes included
+    near_duplicates: float = 0.02  # an earlier line, its image re-encoded, resized or brightened
+    broken_files: float = 0.02  # truncated, empty, or HTML under an image's name
     bad_captions: float = 0.02  # empty, HTML, URL, file name, control characters
 
     def __post_init__(self) -> None:
@@ -26,26 +26,26 @@ class SpoiltShares:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
-    """How many lines of each kind, how hard the scenes are, and the seed of all of it."""
+    """The number of lines of each task, the difficulty of the scenes, and the seed."""
 
     seed: int
     understanding: int = 2000  # lines of the train split
     generation: int = 2000
     editing: int = 1000
     text: int = 500
-    val_share: float = 0.05  # the val split gets this share more lines of each kind, at least one
+    val_share: float = 0.05  # extra lines of each task for the val split, as a share of its train lines; at least one
     lines_per_file: int = 500
     image_sizes: tuple[tuple[int, int], ...] = ((64, 64), (48, 96), (96, 48), (56, 72))  # (height, width) in pixels
     shapes: tuple[str, ...] = ("circle", "square", "triangle")
     colours: tuple[str, ...] = COLOURS
-    sizes: tuple[str, ...] = SIZES  # with one entry the texts never mention a size
-    backgrounds: tuple[str, ...] = BACKGROUNDS  # with one entry the texts never mention it
+    sizes: tuple[str, ...] = SIZES  # with a single entry the texts never mention a size
+    backgrounds: tuple[str, ...] = BACKGROUNDS  # with a single entry the texts never mention the background
     min_shapes: int = 1
     max_shapes: int = 3
     placement: str = "grid"  # "grid": nine named places; "row": evenly from left to right, places never mentioned
-    varied_wording: bool = True  # False: one wording for each thing that can be said
-    question_share: float = 0.5  # of the understanding lines: begin with a question instead of "Describe the image."
-    exchanges: int = 1  # of an understanding line, as far as there is something new to ask
+    varied_wording: bool = True  # False: always the same wording
+    question_share: float = 0.5  # of understanding lines that begin with a question, not "Describe the image."
+    exchanges: int = 1  # at most, of an understanding line; fewer if there is nothing new to ask
     spoilt: SpoiltShares = field(default_factory=SpoiltShares)
     license: str = "CC0-1.0"
 
@@ -75,10 +75,10 @@ class ShapesConfig:
 
     @property
     def mentions(self) -> frozenset[str]:
-        """Which of "size", "place" and "background" the texts speak of."""
-        spoken = {
+        """Which of "size", "place" and "background" the texts mention."""
+        mentioned = {
             "size": len(self.sizes) > 1,
             "place": self.placement == "grid",
             "background": len(self.backgrounds) > 1,
         }
-        return frozenset(name for name, yes in spoken.items() if yes)
+        return frozenset(name for name, is_mentioned in mentioned.items() if is_mentioned)

@@ -1,4 +1,4 @@
-"""What the shapes and colours look like: the one definition that the drawing and the oracle share.
+"""Geometry and colours of the shapes, shared by drawing and oracle, and the drawing of scenes.
 
 Legend: Y, X pixel rows and columns; C the three channels red, green, blue.
 """
@@ -31,12 +31,12 @@ BACKGROUND_PALETTE = {
     "cream": (250, 240, 208),
     "mint": (212, 242, 220),
 }
-EXTENT = 1.1  # half the side of a box around a shape of radius 1, with some air
+EXTENT = 1.1  # half the side of a box around a shape of radius 1, with a margin
 SUPERSAMPLING = 4  # samples along each side of a pixel
 
 
 def _star(x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
-    """Five points up, inner radius half of the outer one."""
+    """A five-pointed star, one point up; the inner radius is half of the outer one."""
     angle = np.arctan2(x, -y)
     folded = np.abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
     radius = np.hypot(x, y)
@@ -46,7 +46,8 @@ def _star(x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
     return valley_y * (along - tip) - (valley_x - tip) * across <= 0
 
 
-# Membership in units of the figure's radius, y downwards; areas are near pi so that no shape looks bigger than another.
+# Tests whether a point lies inside; units of the figure's radius, y downwards. Areas are near pi, so that all shapes
+# look equally large.
 INSIDE: dict[str, Inside] = {
     "circle": lambda x, y: x * x + y * y <= 0.98,
     "square": lambda x, y: (np.abs(x) <= 0.88) & (np.abs(y) <= 0.88),
@@ -74,7 +75,7 @@ def coverage(shape: str, *, x: float, y: float, radius: float, height: int, widt
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of its own size, anti-aliased."""
+    """The scene as an RGB image of its own size, anti-aliased."""
     canvas_YXC = np.empty((scene.height, scene.width, 3))
     canvas_YXC[:] = BACKGROUND_PALETTE[scene.background]
     for figure in scene.figures:

@@ -1,4 +1,4 @@
-"""What is said about a scene, exactly: captions, questions, prompts, instructions; and how to read it back."""
+"""Texts about a scene: captions, questions, prompts and edit instructions; and the parser that reads captions back."""
 
 import random
 import re
@@ -24,8 +24,8 @@ _BACKGROUND = re.compile(rf"\b(?P<colour>{'|'.join(BACKGROUNDS)})\s+background\b
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
-    """One object as a text names it; None where the text does not say."""
+class ObjectDescription:
+    """An object as a text describes it; None where the text does not say."""
 
     shape: str
     colour: str
@@ -52,7 +52,7 @@ def _listed(phrases: list[str]) -> str:
 
 
 def caption(scene: Scene, mentions: frozenset[str], rng: random.Random | None = None) -> str:
-    """All figures of the scene in words; with `rng` the order and the opening words vary."""
+    """A caption that names all figures of the scene; with `rng` the order and the opening words vary."""
     figures = list(scene.figures)
     if rng is not None:
         rng.shuffle(figures)
@@ -63,10 +63,10 @@ def caption(scene: Scene, mentions: frozenset[str], rng: random.Random | None = 
     return opening + text
 
 
-def parse_caption(text: str) -> tuple[Described, ...] | None:
-    """The objects that a text names, in its order, or None when it names none; other words are passed over."""
+def parse_caption(text: str) -> tuple[ObjectDescription, ...] | None:
+    """The objects that a text names, in its order, or None if it names none; other words are ignored."""
     found = tuple(
-        Described(shape=match["shape"], colour=match["colour"], size=match["size"], place=match["place"])
+        ObjectDescription(shape=match["shape"], colour=match["colour"], size=match["size"], place=match["place"])
         for match in _OBJECT.finditer(" ".join(text.lower().split()))
     )
     return found or None
@@ -78,10 +78,10 @@ def parse_background(text: str) -> str | None:
     return match["colour"] if match else None
 
 
-def describe(scene: Scene) -> tuple[Described, ...]:
-    """What a perfect and complete caption says about the scene."""
+def describe(scene: Scene) -> tuple[ObjectDescription, ...]:
+    """The objects of the scene, as a complete and correct caption describes them."""
     return tuple(
-        Described(shape=figure.shape, colour=figure.colour, size=figure.size, place=figure.place)
+        ObjectDescription(shape=figure.shape, colour=figure.colour, size=figure.size, place=figure.place)
         for figure in scene.figures
     )
 
@@ -96,9 +96,9 @@ class Question:
 def questions(
     scene: Scene, mentions: frozenset[str], rng: random.Random, *, colours: tuple[str, ...] = COLOURS
 ) -> list[Question]:
-    """Every kind of question that has one right answer here.
+    """A question of every kind that has one right answer in the scene.
 
-    `rng` picks the object that each asks about; `colours` are those that absent objects may have.
+    `rng` picks the object of each question; `colours` are those that absent objects may have.
     """
     count = len(scene.figures)
     asked = [Question(kind="count", question="How many shapes are there?", answer=NUMBERS[count])]
@@ -125,18 +125,18 @@ def questions(
 
 
 def _existence(scene: Scene, rng: random.Random, colours: tuple[str, ...]) -> Question:
-    """Half of the time about an object that is there, else about one whose colour is not."""
+    """A yes/no question: half of the time about an object of the scene, else about one whose colour is absent."""
     figure = rng.choice(scene.figures)
-    there = {(other.shape, other.colour) for other in scene.figures}
+    present = {(other.shape, other.colour) for other in scene.figures}
     name, answer = (figure.shape, figure.colour), "yes"
-    absent = [(figure.shape, colour) for colour in colours if (figure.shape, colour) not in there]
+    absent = [(figure.shape, colour) for colour in colours if (figure.shape, colour) not in present]
     if absent and rng.random() < 0.5:
         name, answer = rng.choice(absent), "no"
     return Question(kind="exists", question=f"Is there {article(f'{name[1]} {name[0]}')}?", answer=answer)
 
 
 def instruction(edit: Edit, mentions: frozenset[str]) -> str:
-    """What to do, as the published instructions are phrased: an order without a full stop."""
+    """The edit instruction, phrased as the published ones: an imperative without a full stop."""
     name = f"the {edit.subject.colour} {edit.subject.shape}"
     if edit.kind == "recolour":
         return f"change the colour of {name} to {edit.value}"

@@ -1,4 +1,4 @@
-"""Reads shapes and colours back from pixels, also from the blurred and noisy pictures that small models make.
+"""The oracle: detects shapes and colours in pixels, also in the blurred and noisy images that small models generate.
 
 Legend: Y, X pixel rows and columns; C the three channels; K the colours of the palette.
 """
@@ -12,23 +12,23 @@ import numpy.typing as npt
 
 from data_pipelines.shapes.config import COLOURS
 from data_pipelines.shapes.drawing import INSIDE, PALETTE, coverage
-from data_pipelines.shapes.language import Described
+from data_pipelines.shapes.language import ObjectDescription
 from data_pipelines.shapes.scenes import PLACES, place_of
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-MIN_DISTANCE = 48.0  # of 0..441 in RGB: what differs less from the background belongs to it
-MIN_AREA_SHARE = 0.006  # of the picture; the smallest drawn shape covers 0.026 of a 2:1 picture
-READING_SIDE = 60  # pictures with a longer shorter side are shrunk by a whole factor before they are read
-BLURS = (0.0, 0.8, 1.5, 2.2)  # pixels: the ideal shapes are compared at these softnesses
+MIN_DISTANCE = 48.0  # in RGB, 0..441: pixels that differ less from the background belong to it
+MIN_AREA_SHARE = 0.006  # of the image; the smallest drawn shape covers 0.026 of a 2:1 image
+READING_SIDE = 60  # images whose shorter side is longer are shrunk by an integer factor first
+BLURS = (0.0, 0.8, 1.5, 2.2)  # in pixels: the ideal shapes are compared at these levels of blur
 SCALES = (0.94, 1.0, 1.06)
-LARGE_RADIUS = 0.17  # of the shorter side: between the small and the large shapes of the world
+LARGE_RADIUS = 0.17  # of the shorter side: separates small from large drawn shapes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """One object seen in a picture; lengths in pixels."""
+class DetectedObject:
+    """An object detected in an image; lengths in pixels."""
 
     shape: str
     colour: str
@@ -42,7 +42,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneScore:
-    """How many of the expected objects were found; each count is at most `expected`."""
+    """Counts of the expected objects that were found, by what is right about them."""
 
     expected: int
     found: int
@@ -53,13 +53,13 @@ class SceneScore:
     places_stated: int
 
     @property
-    def number_right(self) -> bool:
+    def count_right(self) -> bool:
         return self.expected == self.found
 
     @property
     def all_right(self) -> bool:
-        """Every object with its shape, colour and stated place, and nothing else."""
-        return self.number_right and self.both_right == self.expected and self.places_right == self.places_stated
+        """True if every object has its shape, colour and stated place, and there is no other."""
+        return self.count_right and self.both_right == self.expected and self.places_right == self.places_stated
 
 
 def read_scene(
@@ -68,10 +68,10 @@ def read_scene(
     background: tuple[int, int, int] | None = None,
     shapes: Sequence[str] = ("circle", "square", "triangle"),
     colours: Sequence[str] = COLOURS,
-) -> list[Found]:
-    """The objects in an RGB picture, in reading order.
+) -> list[DetectedObject]:
+    """The objects in an RGB image, in reading order.
 
-    `background` None: taken from the border. Only `shapes` and `colours` are considered.
+    `background` None: estimated from the border. Only `shapes` and `colours` are considered.
     """
     factor = max(1, min(image_YXC.shape[:2]) // READING_SIDE)
     pixels_YXC = _shrunk(image_YXC.astype(np.float64), factor)
@@ -86,8 +86,10 @@ def read_scene(
     return sorted(found, key=lambda figure: (PLACES.index(figure.place), figure.x))
 
 
-def score_scene(expected: Sequence[Described], found: Sequence[Found | Described]) -> SceneScore:
-    """Compare as multisets, so an object that is there twice counts once unless two were expected."""
+def score_scene(
+    expected: Sequence[ObjectDescription], found: Sequence[DetectedObject | ObjectDescription]
+) -> SceneScore:
+    """Compare expected and found objects as multisets: an object found twice counts once unless two are expected."""
     stated = [thing for thing in expected if thing.place is not None]
     return SceneScore(
         expected=len(expected),
@@ -105,8 +107,8 @@ def score_scene(expected: Sequence[Described], found: Sequence[Found | Described
     )
 
 
-def _common(one: Sequence[object], other: Sequence[object]) -> int:
-    return sum((Counter(one) & Counter(other)).values())
+def _common(expected: Sequence[object], found: Sequence[object]) -> int:
+    return sum((Counter(expected) & Counter(found)).values())
 
 
 def _shrunk(image_YXC: Floats, factor: int) -> Floats:
@@ -135,8 +137,8 @@ def _border_colour(pixels_YXC: Floats) -> Floats:
 def _nearest_colour(pixels_YXC: Floats, ground: Floats, colours: Sequence[str]) -> npt.NDArray[np.int64]:
     """Index of each pixel's colour, -1 for background.
 
-    Every pixel is taken as a mixture of the background and one colour: an edge pixel lies on the line between the
-    two, so the best line wins and not the nearest end (else the rim of a red shape on white would read orange).
+    Every pixel is taken as a mixture of the background and one colour. An edge pixel lies on the line between the two,
+    so the nearest line wins, not the nearest colour (else the rim of a red shape on white would be read as orange).
     """
     palette_KC = np.asarray([PALETTE[name] for name in colours], dtype=np.float64) - ground
     offset_YXC = pixels_YXC - ground
@@ -150,7 +152,7 @@ def _nearest_colour(pixels_YXC: Floats, ground: Floats, colours: Sequence[str]) 
 
 
 def _objects(nearest_YX: npt.NDArray[np.int64], min_area: float) -> list[Mask]:
-    """Connected foreground areas; one with two large patches of different colour counts as two objects."""
+    """Connected foreground areas; an area with several large patches of different colours is split into them."""
     objects = []
     for area in connected_areas(nearest_YX >= 0):
         if area.sum() < min_area:
@@ -208,8 +210,8 @@ def _measure(
     shapes: Sequence[str],
     colours: Sequence[str],
     factor: int,
-) -> Found:
-    """Colour from the core of the area, then how far each pixel is covered by it, then the best fitting shape."""
+) -> DetectedObject:
+    """The object in an area: its colour from the core, then the coverage of each pixel, then the best fitting shape."""
     offsets = pixels_YXC[area_YX] - ground
     distances = np.linalg.norm(offsets, axis=1)
     core = np.median(offsets[distances >= np.quantile(distances, 0.5)], axis=0)
@@ -219,7 +221,7 @@ def _measure(
     cover_YX = np.where(reach_YX & (share_YX > 0.1), np.clip(share_YX, 0.0, 1.0), 0.0)
     fit, x, y, radius, shape = max((*_best_fit(cover_YX, shape), shape) for shape in shapes)
     height, width = cover_YX.shape
-    return Found(
+    return DetectedObject(
         shape=shape,
         colour=colour,
         size="large" if radius >= LARGE_RADIUS * min(height, width) else "small",
@@ -232,7 +234,7 @@ def _measure(
 
 
 def _best_fit(cover_YX: Floats, shape: str) -> tuple[float, float, float, float]:
-    """(overlap, x, y, radius) of the ideal shape with the mask's mass and centroid, at a few sizes and softnesses."""
+    """(overlap, x, y, radius) of the ideal shape with the mask's mass and centroid, over a few sizes and blurs."""
     centroid_x, centroid_y, unit_area = _UNIT[shape]
     mass = float(cover_YX.sum())
     radius = float(np.sqrt(mass / unit_area))

@@ -1,6 +1,6 @@
-"""Scenes of a few plain shapes: what a scene is, how one is invented from a seed, and how one is changed.
+"""Scenes of a few plain shapes: their types, random scenes, and random edits of a scene.
 
-A scene is a function of the config and a random generator alone, so item i of a file depends on (seed, i) only.
+A scene is a function of the config and a random generator alone, so line i of a file depends on (seed, i) only.
 """
 
 import math
@@ -16,7 +16,7 @@ PLACES = (
     "left", "centre", "right",
     "bottom left", "bottom", "bottom right",
 )  # fmt: skip
-RADIUS = {"small": 0.13, "large": 0.21}  # of the picture's shorter side
+RADIUS = {"small": 0.13, "large": 0.21}  # of the image's shorter side
 GAP_PX = 2.0  # between two shapes
 BOX = 1.05  # half the side of a square that holds any shape of radius 1
 REACH = 1.34  # from the centre of a shape of radius 1 to its farthest corner, that of the triangle
@@ -24,7 +24,7 @@ REACH = 1.34  # from the centre of a shape of radius 1 to its farthest corner, t
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One drawn shape; lengths are in pixels of the scene."""
+    """A drawn shape; lengths are in pixels of the scene."""
 
     shape: str
     colour: str
@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture to be: figures in reading order on a plain background."""
+    """The content of an image: figures in reading order on a plain background."""
 
     height: int
     width: int
@@ -63,7 +63,7 @@ class Scene:
 
 
 def place_of(x: float, y: float, *, height: int, width: int) -> str:
-    """The word for a point, by thirds of the picture."""
+    """The place name of a point, by thirds of the image."""
     column = min(2, max(0, int(3 * x / width)))
     row = min(2, max(0, int(3 * y / height)))
     return PLACES[3 * row + column]
@@ -82,20 +82,20 @@ def invent_scene(config: ShapesConfig, rng: random.Random) -> Scene:
             figures.append(_row_figure(shape, colour, size, index, wanted, height, width, rng))
             continue
         figure = _free_figure(shape, colour, size, figures, height, width, rng)
-        if figure is not None:  # else the picture is full: a scene with fewer figures
+        if figure is not None:  # else no place is free: the scene gets fewer figures
             figures.append(figure)
     return Scene(height=height, width=width, background=background, figures=reading_order(figures))
 
 
 def reading_order(figures: list[Figure] | tuple[Figure, ...]) -> tuple[Figure, ...]:
-    """By place from top left to bottom right, then from left to right."""
+    """The figures sorted by place from top left to bottom right, then from left to right."""
     return tuple(sorted(figures, key=lambda figure: (PLACES.index(figure.place), figure.x, figure.y)))
 
 
 def _row_figure(
     shape: str, colour: str, size: str, index: int, count: int, height: int, width: int, rng: random.Random
 ) -> Figure:
-    """The index-th of `count` figures along the longer side, a little off its middle line."""
+    """Figure number `index` of `count` along the longer side, with a random offset from the middle line."""
     share = (index + 0.5) / count
     x, y = (share * width, height / 2) if width >= height else (width / 2, share * height)
     room = (max(height, width) / count / 2 - GAP_PX / 2) / BOX
@@ -113,7 +113,7 @@ def _row_figure(
 def _free_figure(
     shape: str, colour: str, size: str, others: list[Figure], height: int, width: int, rng: random.Random
 ) -> Figure | None:
-    """A figure in a random place that touches none of the others, or None after all places were tried."""
+    """A figure in a random place that touches none of the others, or None if no place is free."""
     for place in rng.sample(PLACES, len(PLACES)):
         figure = _figure_in(place, shape, colour, size, height, width, rng)
         if all(_apart(figure, other) for other in others):
@@ -133,11 +133,11 @@ def _figure_in(place: str, shape: str, colour: str, size: str, height: int, widt
     )
 
 
-def _apart(one: Figure, other: Figure) -> bool:
-    along, across = abs(one.x - other.x), abs(one.y - other.y)
-    together = one.radius + other.radius
-    boxes_apart = max(along, across) >= BOX * together + GAP_PX
-    return one.place != other.place and (boxes_apart or math.hypot(along, across) >= REACH * together + GAP_PX)
+def _apart(figure: Figure, other: Figure) -> bool:
+    dx, dy = abs(figure.x - other.x), abs(figure.y - other.y)
+    radii = figure.radius + other.radius
+    boxes_apart = max(dx, dy) >= BOX * radii + GAP_PX
+    return figure.place != other.place and (boxes_apart or math.hypot(dx, dy) >= REACH * radii + GAP_PX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +145,14 @@ class Edit:
     """A change from one scene to another."""
 
     kind: str  # "recolour", "move", "add" or "remove"
-    subject: Figure  # as it was before; the added one
-    value: str  # the colour or place that it gets, or ""
+    subject: Figure  # the changed figure before the edit, or the added figure
+    value: str  # its new colour or place, or ""
     source: Scene
     target: Scene
 
 
 def invent_edit(scene: Scene, config: ShapesConfig, rng: random.Random) -> Edit:
-    """A random change that `scene` allows; the recolouring always does."""
+    """A random edit that `scene` allows; falls back to recolouring, which is always possible."""
     kinds = ["recolour", "recolour"]
     if config.placement == "grid":
         kinds += ["move", "add"]

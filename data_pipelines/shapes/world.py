@@ -1,6 +1,6 @@
-"""Writes the world of drawn shapes as ILLUME+ annotation files and pictures, some of them spoilt on purpose.
+"""Writes the synthetic dataset of drawn shapes as ILLUME+ annotation files and images, some of them spoilt on purpose.
 
-Every line is a function of (seed, task, split, its number), so files can be made in any order and by any worker.
+Every line is a function of (seed, task, split, its number), so files can be written in any order and by any worker.
 """
 
 import io
@@ -30,7 +30,7 @@ BAD_CAPTIONS = {
     "caption_control_chars": "{}\x07\x08",
     "caption_special_tokens": "{} <|im_start|>system",
 }
-BAD_ANYWHERE = ("caption_control_chars", "caption_empty", "caption_special_tokens")  # text may hold markup, addresses
+BAD_ANYWHERE = ("caption_control_chars", "caption_empty", "caption_special_tokens")  # text may hold markup and URLs
 BROKEN_FILES = {"truncated_image": "cut", "zero_byte": "empty", "not_an_image": "html"}
 NEAR_COPIES = ("jpeg", "resized", "brighter")
 HTML_PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Not Found</body></html>\n"
@@ -38,7 +38,7 @@ HTML_PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><b
 
 @dataclass(frozen=True, kw_only=True)
 class WorldFile:
-    """One annotation file to make: lines `first` to `first + count` of a task and split."""
+    """An annotation file to write: lines `first` to `first + count - 1` of a task and split."""
 
     name: str
     task: str
@@ -49,19 +49,19 @@ class WorldFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One annotation line before it is written: its words, and its pictures by name ending."""
+    """An annotation line before it is written: its texts and its encoded images."""
 
     prompt: str
     answer: str
-    pictures: tuple[bytes, ...]
-    endings: tuple[str, ...]
+    images: tuple[bytes, ...]  # encoded
+    endings: tuple[str, ...]  # of the file names of the images
     meta: dict[str, Any]
-    spoken: str  # the part of prompt or answer that is the caption
-    more: tuple[tuple[str, str], ...] = ()  # further prompts and answers about the same picture
+    caption: str  # the part of prompt or answer that describes the image
+    follow_ups: tuple[tuple[str, str], ...] = ()  # further prompts and answers about the same image
 
 
 def plan_world(config: ShapesConfig) -> list[WorldFile]:
-    """Which annotation files there will be, in order."""
+    """The annotation files to write, in order."""
     files = []
     for task in TASKS:
         train = int(getattr(config, task))  # the config has one field for each task
@@ -75,7 +75,10 @@ def plan_world(config: ShapesConfig) -> list[WorldFile]:
 
 
 def generate_world(folder: Path, config: ShapesConfig) -> dict[str, int]:
-    """Write `annotations/*.jsonl`, `images/*.tar` and `truth/*.jsonl` below `folder`; counts by what was done."""
+    """Write `annotations/*.jsonl`, `images/*.tar` and `truth/*.jsonl` below `folder`.
+
+    Returns counts of lines by task and by expected verdict, and of images.
+    """
     counts: Counter[str] = Counter()
     for file in plan_world(config):
         counts.update(generate_file(folder, config, file))
@@ -83,17 +86,17 @@ def generate_world(folder: Path, config: ShapesConfig) -> dict[str, int]:
 
 
 def generate_file(folder: Path, config: ShapesConfig, file: WorldFile) -> dict[str, int]:
-    """Write one annotation file with its pictures and its truth; nothing else in `folder` is read or changed."""
+    """Write one annotation file with its images and expected verdicts; touches nothing else in `folder`."""
     for part in ("annotations", "truth", "images"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter(lines=file.count)
     lines, truths = [], []
-    with (folder / "images" / f"{file.name}.tar").open("wb") as pictures:
-        tar = TarWriter(pictures)
+    with (folder / "images" / f"{file.name}.tar").open("wb") as images:
+        tar = TarWriter(images)
         for number in range(file.first, file.first + file.count):
             line, truth = _make_line(config, file, number)
             names = [f"{file.name}/{number:06d}-{slot}{ending}" for slot, ending in enumerate(line.endings)]
-            for name, data in zip(names, line.pictures, strict=True):
+            for name, data in zip(names, line.images, strict=True):
                 tar.add(name, data)
             lines.append(_annotation(config, file, number, line, names))
             truths.append({"id": f"{file.task}-{file.split}-{number:06d}", **truth})
@@ -114,9 +117,9 @@ def _annotation(config: ShapesConfig, file: WorldFile, number: int, line: Line, 
         "id": f"{file.task}-{file.split}-{number:06d}",
         "images": names,
         "conversations": [
-            {"from": speaker, "value": words}
-            for exchange in ((line.prompt, line.answer), *line.more)
-            for speaker, words in zip(("human", "gpt"), exchange, strict=True)
+            {"from": role, "value": text}
+            for exchange in ((line.prompt, line.answer), *line.follow_ups)
+            for role, text in zip(("human", "gpt"), exchange, strict=True)
         ],
         "task": file.task,
         "split": file.split,
@@ -129,8 +132,8 @@ def _random(config: ShapesConfig, file: WorldFile, number: int, purpose: str) ->
     return random.Random(f"{config.seed}/{file.task}/{file.split}/{number}/{purpose}")
 
 
-def _fate(config: ShapesConfig, file: WorldFile, number: int) -> str:
-    """How line `number` is spoilt; "clean" for most."""
+def _defect(config: ShapesConfig, file: WorldFile, number: int) -> str:
+    """The kind of defect of line `number`; "clean" for most lines."""
     roll = _random(config, file, number, "fate").random()
     shares = config.spoilt
     for name, share in (
@@ -147,64 +150,69 @@ def _fate(config: ShapesConfig, file: WorldFile, number: int) -> str:
 
 def _original(config: ShapesConfig, file: WorldFile, number: int, rng: random.Random) -> int | None:
     """An earlier clean line of the same file that `number` can copy."""
-    earlier = [other for other in range(max(file.first, number - 50), number) if _fate(config, file, other) == "clean"]
+    earlier = [
+        other for other in range(max(file.first, number - 50), number) if _defect(config, file, other) == "clean"
+    ]
     return rng.choice(earlier) if earlier else None
 
 
 def _make_line(config: ShapesConfig, file: WorldFile, number: int) -> tuple[Line, dict[str, Any]]:
-    fate = _fate(config, file, number)
+    defect = _defect(config, file, number)
     rng = _random(config, file, number, "spoil")
-    if fate in ("exact", "near"):
+    if defect in ("exact", "near"):
         original = _original(config, file, number, rng)
         if original is not None:
             line = _clean_line(config, file, original)
-            of = f"{file.task}-{file.split}-{original:06d}"
-            if fate == "exact":
-                return line, {"verdict": "duplicate", "of": of}
+            original_id = f"{file.task}-{file.split}-{original:06d}"
+            if defect == "exact":
+                return line, {"verdict": "duplicate", "of": original_id}
             kind = rng.choice(NEAR_COPIES)
-            return _near_copy(line, kind), {"verdict": "near_duplicate", "of": of, "kind": kind}
+            return _near_copy(line, kind), {"verdict": "near_duplicate", "of": original_id, "kind": kind}
     line = _clean_line(config, file, number)
-    if fate == "broken":
+    if defect == "broken":
         reason = rng.choice(sorted(BROKEN_FILES))
-        broken = _broken_bytes(line.pictures[-1], BROKEN_FILES[reason])
-        return replace(line, pictures=(*line.pictures[:-1], broken)), {"verdict": "drop", "reason": reason}
-    if fate == "caption":
+        broken = _broken_bytes(line.images[-1], BROKEN_FILES[reason])
+        return replace(line, images=(*line.images[:-1], broken)), {"verdict": "drop", "reason": reason}
+    if defect == "caption":
         reason = rng.choice(sorted(BAD_ANYWHERE if file.task == "text" else BAD_CAPTIONS))
-        return _respoken(line, BAD_CAPTIONS[reason].replace("{}", line.spoken)), {"verdict": "drop", "reason": reason}
+        return _with_caption(line, BAD_CAPTIONS[reason].replace("{}", line.caption)), {
+            "verdict": "drop",
+            "reason": reason,
+        }
     return line, {"verdict": "keep"}
 
 
-def _respoken(line: Line, words: str) -> Line:
-    if line.answer == line.spoken:
-        return replace(line, answer=words)
-    return replace(line, prompt=line.prompt.replace(line.spoken, words))
+def _with_caption(line: Line, caption: str) -> Line:
+    if line.answer == line.caption:
+        return replace(line, answer=caption)
+    return replace(line, prompt=line.prompt.replace(line.caption, caption))
 
 
-def _broken_bytes(data: bytes, how: str) -> bytes:
-    return {"cut": data[: len(data) * 6 // 10], "empty": b"", "html": HTML_PAGE}[how]
+def _broken_bytes(data: bytes, kind: str) -> bytes:
+    return {"cut": data[: len(data) * 6 // 10], "empty": b"", "html": HTML_PAGE}[kind]
 
 
 def _near_copy(line: Line, kind: str) -> Line:
-    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in line.pictures]
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in line.images]
     if kind == "resized":
-        pictures = [
-            picture.resize((round(picture.width * 1.25), round(picture.height * 1.25)), Image.Resampling.LANCZOS)
-            for picture in pictures
+        images = [
+            image.resize((round(image.width * 1.25), round(image.height * 1.25)), Image.Resampling.LANCZOS)
+            for image in images
         ]
     if kind == "brighter":
-        pictures = [ImageEnhance.Brightness(picture).enhance(0.95) for picture in pictures]
+        images = [ImageEnhance.Brightness(image).enhance(0.95) for image in images]
     if kind == "jpeg":
         return replace(
             line,
-            pictures=tuple(_encode(picture, "JPEG", quality=88) for picture in pictures),
-            endings=tuple(".jpg" for _ in pictures),
+            images=tuple(_encode(image, "JPEG", quality=88) for image in images),
+            endings=tuple(".jpg" for _ in images),
         )
-    return replace(line, pictures=tuple(_encode(picture, "PNG") for picture in pictures))
+    return replace(line, images=tuple(_encode(image, "PNG") for image in images))
 
 
-def _encode(picture: Image.Image, file_format: str, **options: Any) -> bytes:
+def _encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -216,47 +224,53 @@ def _clean_line(config: ShapesConfig, file: WorldFile, number: int) -> Line:
     return makers[file.task](config, scene, rng, wording)
 
 
-def _pictures(*scenes: Scene) -> Mapping[str, tuple[Any, ...]]:
+def _drawn_images(*scenes: Scene) -> Mapping[str, tuple[Any, ...]]:
     return {
-        "pictures": tuple(_encode(draw(scene), "PNG") for scene in scenes),
+        "images": tuple(_encode(draw(scene), "PNG") for scene in scenes),
         "endings": tuple(".png" for _ in scenes),
     }
 
 
 def _understanding(config: ShapesConfig, scene: Scene, rng: random.Random, wording: random.Random | None) -> Line:
     meta: dict[str, Any] = {"kind": "caption", "scene": scene.to_json()}
-    caption = (language.DESCRIBE, language.caption(scene, config.mentions, wording))
+    described = (language.DESCRIBE, language.caption(scene, config.mentions, wording))
     questions = language.questions(scene, config.mentions, rng, colours=config.colours)
-    exchanges = [caption, *((asked.question, asked.answer) for asked in questions)]
+    exchanges = [described, *((asked.question, asked.answer) for asked in questions)]
     first = 0
     if rng.random() < config.question_share:
         first = 1 + rng.randrange(len(questions))
         meta |= {"kind": "question", "question": questions[first - 1].kind}
     prompt, answer = exchanges.pop(first)
-    more = rng.sample(exchanges, min(config.exchanges - 1, len(exchanges)))
+    follow_ups = rng.sample(exchanges, min(config.exchanges - 1, len(exchanges)))
     return Line(
-        prompt=f"<image>\n{prompt}", answer=answer, meta=meta, spoken=answer, more=tuple(more), **_pictures(scene)
+        prompt=f"<image>\n{prompt}",
+        answer=answer,
+        meta=meta,
+        caption=answer,
+        follow_ups=tuple(follow_ups),
+        **_drawn_images(scene),
     )
 
 
 def _generation(config: ShapesConfig, scene: Scene, rng: random.Random, wording: random.Random | None) -> Line:
-    words = language.caption(scene, config.mentions, wording)
+    caption = language.caption(scene, config.mentions, wording)
     meta = {"kind": "generation", "scene": scene.to_json()}
-    prompt = language.GENERATION_PROMPT % words
-    return Line(prompt=prompt, answer="<image>", meta=meta, spoken=words, **_pictures(scene))
+    prompt = language.GENERATION_PROMPT % caption
+    return Line(prompt=prompt, answer="<image>", meta=meta, caption=caption, **_drawn_images(scene))
 
 
 def _editing(config: ShapesConfig, scene: Scene, rng: random.Random, wording: random.Random | None) -> Line:
     edit = invent_edit(scene, config, rng)
-    words = language.instruction(edit, config.mentions)
+    instruction = language.instruction(edit, config.mentions)
     meta = {"kind": edit.kind, "scene": edit.target.to_json(), "source_scene": edit.source.to_json()}
-    prompt = language.EDITING_PROMPT % words
-    return Line(prompt=prompt, answer="<image>", meta=meta, spoken=words, **_pictures(edit.source, edit.target))
+    prompt = language.EDITING_PROMPT % instruction
+    images = _drawn_images(edit.source, edit.target)
+    return Line(prompt=prompt, answer="<image>", meta=meta, caption=instruction, **images)
 
 
 def _text(config: ShapesConfig, scene: Scene, rng: random.Random, wording: random.Random | None) -> Line:
-    words = language.caption(scene, config.mentions, wording)
+    caption = language.caption(scene, config.mentions, wording)
     asked = rng.choice(language.questions(scene, config.mentions, rng, colours=config.colours))
     meta = {"kind": "text", "question": asked.kind, "scene": scene.to_json()}
-    prompt = f"{words[0].upper()}{words[1:]}. {asked.question}"
-    return Line(prompt=prompt, answer=asked.answer, meta=meta, spoken=asked.answer, pictures=(), endings=())
+    prompt = f"{caption[0].upper()}{caption[1:]}. {asked.question}"
+    return Line(prompt=prompt, answer=asked.answer, meta=meta, caption=asked.answer, images=(), endings=())

@@ -1,1 +1,1 @@
-"""Token files: text tokenizer, vocabulary, conversations, image codes."""
+"""Tokens: text tokenizer, vocabulary, rendering of conversations, and image codes in token shards."""

@@ -1,7 +1,7 @@
-"""Samples become token ids: the ChatML template, the places of images, what is trained, dropped conditions.
+"""Renders samples into token ids and labels: ChatML template, image tokens, trained parts, dropped conditions.
 
-One function (`pieces`) decides what stands where; ids, labels, lengths and prompts are all read off its answer.
-Source: the "qwen2" template of the released code (facts 4.2 to 4.6); where that is broken (facts 8.8, 8.9) every
+`pieces` alone decides the content and its order; ids, labels, lengths and prompts are all derived from its result.
+Source: the "qwen2" template of the released code (facts 4.2 to 4.6). Where that is broken (facts 8.8, 8.9), every
 `<image>` gets its own image, braces are text, and an answer may begin with newlines.
 Legend: T tokens, Y X rows and columns of codes.
 """
@@ -34,23 +34,23 @@ Codes = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]  # semantic_YX, 
 
 RANDOM_IMAGE = f"Generate a random image of {RESOLUTION_TAG}\n"
 RECONSTRUCT = f"{IMAGE}\nReconstruct the image according to the given image\n"
-_PLACES = re.compile(f"({re.escape(IMAGE)}|{re.escape(RESOLUTION_TAG)})")
+_PLACEHOLDERS = re.compile(f"({re.escape(IMAGE)}|{re.escape(RESOLUTION_TAG)})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A stretch of a conversation: text, fixed ids, the resolution tags of an image, an image as input or as target."""
+    """A part of a conversation: text, fixed ids, the resolution tags of an image, an image as input or as target."""
 
     kind: Literal["text", "ids", "tags", "input", "target"]
     text: str = ""
     ids: tuple[int, ...] = ()
-    slot: int = -1  # which image of the sample
+    slot: int = -1  # index of the image in the sample
     trained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlacedTurn:
-    """A turn and the image of each of its placeholders."""
+class TurnWithImages:
+    """A turn, with the image slot of each of its placeholders."""
 
     role: Role
     text: str
@@ -59,19 +59,19 @@ class PlacedTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedSample:
-    ids: Ids  # T; vision feature placeholders where an input image goes
-    labels: Ids  # T; the id at the same place, or IGNORED_LABEL
-    images: tuple[int, ...]  # slots to feed to the tower, in order of appearance
+    ids: Ids  # T; an input image is a block of vision feature placeholders
+    labels: Ids  # T; the id at the same index, or IGNORED_LABEL
+    images: tuple[int, ...]  # slots of the inputs of the vision tower, in order of appearance
 
 
 def pieces(
     sample: Sample, tokenizer: ChatTokenizer, *, drop_condition: bool = False, prompt: bool = False
 ) -> list[Piece]:
-    """What stands where. With `prompt` the last answer is left out, all but the resolution tags it would open with.
+    """The content of a conversation, in order. `prompt` omits the last answer, except for its leading resolution tags.
 
     Raises: SampleError if roles do not alternate or placeholders and images do not match.
     """
-    turns = placed_turns(sample, drop_condition=drop_condition)
+    turns = turns_with_images(sample, drop_condition=drop_condition)
     contents = _contents(sample, turns)
     opening: list[Piece] = []
     if prompt and turns[-1].role == "gpt":
@@ -80,20 +80,20 @@ def pieces(
     found = [Piece(kind="ids", ids=tuple(tokenizer.system_ids))]
     for turn, content in zip(turns, contents, strict=False):
         is_answer = turn.role == "gpt"
-        if is_answer:  # apart from the message, so that a prompt is always a prefix of what was trained
+        if is_answer:  # a separate piece, so that a prompt is always a prefix of what was trained
             found.append(Piece(kind="ids", ids=tuple(tokenizer.assistant_prefix_ids)))
-            found += _joined(content)
+            found += _merge_texts(content)
         else:
             found.append(Piece(kind="ids", ids=(tokenizer.im_start_id,)))
-            found += _joined([Piece(kind="text", text="user\n"), *content])
+            found += _merge_texts([Piece(kind="text", text="user\n"), *content])
         found.append(Piece(kind="ids", ids=(tokenizer.im_end_id, *tokenizer.newline_ids), trained=is_answer))
     if prompt:
         found += [Piece(kind="ids", ids=tuple(tokenizer.assistant_prefix_ids)), *opening]
     return found
 
 
-def placed_turns(sample: Sample, *, drop_condition: bool = False) -> tuple[PlacedTurn, ...]:
-    """The turns with their images; answers before the first question are left out.
+def turns_with_images(sample: Sample, *, drop_condition: bool = False) -> tuple[TurnWithImages, ...]:
+    """The turns with their image slots; answers before the first question are omitted.
 
     Raises: SampleError if roles do not alternate, nothing is answered, or placeholders and images do not match.
     """
@@ -105,7 +105,7 @@ def placed_turns(sample: Sample, *, drop_condition: bool = False) -> tuple[Place
         )
     slots = iter(range(len(sample.images)))
     placed = [
-        PlacedTurn(role=turn.role, text=turn.text, slots=tuple(next(slots) for _ in range(count)))
+        TurnWithImages(role=turn.role, text=turn.text, slots=tuple(next(slots) for _ in range(count)))
         for turn, count in zip(sample.turns, counts, strict=True)
     ]
     first = next((number for number, turn in enumerate(placed) if turn.role == "human"), len(placed))
@@ -121,11 +121,11 @@ def placed_turns(sample: Sample, *, drop_condition: bool = False) -> tuple[Place
     return _without_condition(sample, turns) if drop_condition else turns
 
 
-def _without_condition(sample: Sample, turns: tuple[PlacedTurn, ...]) -> tuple[PlacedTurn, ...]:
-    """The turns as guidance needs them (facts 4.6).
+def _without_condition(sample: Sample, turns: tuple[TurnWithImages, ...]) -> tuple[TurnWithImages, ...]:
+    """The turns without their condition, as guidance needs them (facts 4.6).
 
-    Generation: the first request becomes one for a random image. Editing: source and target both become the source;
-    later turns go, since they speak of an image that is no longer there. Other tasks stay as they are.
+    Generation: the first request becomes one for a random image. Editing: source and target both become the source, and
+    later turns are removed, since they refer to an image that is gone. Other tasks are unchanged.
     """
     if sample.task == "generation":
         if turns[0].slots:
@@ -142,8 +142,8 @@ def _without_condition(sample: Sample, turns: tuple[PlacedTurn, ...]) -> tuple[P
     return turns
 
 
-def _contents(sample: Sample, turns: Sequence[PlacedTurn]) -> list[list[Piece]]:
-    """The pieces inside each turn. A resolution tag speaks of the next image to come, a second one of the one after."""
+def _contents(sample: Sample, turns: Sequence[TurnWithImages]) -> list[list[Piece]]:
+    """The pieces of each turn. A resolution tag refers to the next image, a second tag before it to the image after."""
     has_tags = sample.task in TASKS_WITH_TARGETS
     order = [slot for turn in turns for slot in turn.slots]
     num_used, ahead = 0, 0
@@ -151,7 +151,7 @@ def _contents(sample: Sample, turns: Sequence[PlacedTurn]) -> list[list[Piece]]:
     for turn in turns:
         is_answer = turn.role == "gpt"
         content: list[Piece] = []
-        for text in filter(None, _PLACES.split(turn.text)):
+        for text in filter(None, _PLACEHOLDERS.split(turn.text)):
             if text == IMAGE:
                 slot = order[num_used]
                 if has_tags or is_answer:
@@ -168,8 +168,8 @@ def _contents(sample: Sample, turns: Sequence[PlacedTurn]) -> list[list[Piece]]:
     return contents
 
 
-def _joined(content: Sequence[Piece]) -> Iterator[Piece]:
-    """Neighbouring texts as one, so that they are tokenized together."""
+def _merge_texts(content: Sequence[Piece]) -> Iterator[Piece]:
+    """The pieces with adjacent texts merged, so that they are tokenized together."""
     text: Piece | None = None
     for piece in content:
         if piece.kind == "text":
@@ -192,9 +192,9 @@ def render(
     codes: Mapping[int, Codes],
     drop_condition: bool = False,
 ) -> RenderedSample:
-    """Ids, labels and the images to feed. `codes` holds the codes of the slots that are answered with.
+    """Ids, labels and input images of a sample. `codes` holds the codes of the target slots.
 
-    Raises: SampleError for a sample that cannot be rendered, codes that are missing or out of range.
+    Raises: SampleError for a sample that cannot be rendered, or codes that are missing or out of range.
     """
     found = pieces(sample, tokenizer, drop_condition=drop_condition)
     ids = [_piece_ids(sample, piece, tokenizer, vocabulary, codes, sizes) for piece in found]
@@ -217,8 +217,10 @@ def render_prompt(
     codes: Mapping[int, Codes] | None = None,
     unconditional: bool = False,
 ) -> RenderedSample:
-    """The conversation up to where the model gives its last answer: the assistant prefix and, if that answer opens with
-    an image, the resolution tags of that image. `unconditional` is the prompt of the guidance branch.
+    """The conversation up to its last answer.
+
+    It ends with the assistant prefix and, if that answer opens with an image, the resolution tags of that image.
+    `unconditional` gives the prompt of the guidance branch.
 
     `codes` are needed only for images in earlier answers. All labels are ignored.
     """
@@ -236,22 +238,23 @@ def rendered_lengths(
     sizes: InputSizes,
     drop_condition: bool = False,
 ) -> list[int | SampleError]:
-    """How many ids `render` gives for each sample, found without codes and pixels; an error where it would fail."""
-    found: list[tuple[int, int] | SampleError] = []  # ids that are not text, number of texts
+    """The number of ids that `render` gives for each sample, without codes and pixels; the error if it would fail."""
+    counts: list[tuple[int, int] | SampleError] = []  # ids that are not text, number of texts
     texts: list[str] = []
     for sample in samples:
         try:
             parts = pieces(sample, tokenizer, drop_condition=drop_condition)
             fixed = sum(_fixed_length(sample, piece, vocabulary, sizes) for piece in parts)
         except SampleError as error:
-            found.append(error)
+            counts.append(error)
             continue
-        of_sample = [piece.text for piece in parts if piece.kind == "text"]
-        found.append((fixed, len(of_sample)))
-        texts += of_sample
+        sample_texts = [piece.text for piece in parts if piece.kind == "text"]
+        counts.append((fixed, len(sample_texts)))
+        texts += sample_texts
     lengths = iter([len(ids) for ids in tokenizer.encode_many(texts)])
     return [
-        one if isinstance(one, SampleError) else one[0] + sum(next(lengths) for _ in range(one[1])) for one in found
+        count if isinstance(count, SampleError) else count[0] + sum(next(lengths) for _ in range(count[1]))
+        for count in counts
     ]
 
 
@@ -273,31 +276,31 @@ def rendered_length(
 
 
 def target_slots(sample: Sample, *, drop_condition: bool = False) -> tuple[int, ...]:
-    """The images whose codes `render` needs, each once, in order."""
-    turns = placed_turns(sample, drop_condition=drop_condition)
+    """The distinct slots of the images whose codes `render` needs, in order."""
+    turns = turns_with_images(sample, drop_condition=drop_condition)
     return tuple(dict.fromkeys(slot for turn in turns if turn.role == "gpt" for slot in turn.slots))
 
 
 def can_drop_condition(task: str) -> bool:
-    """True for tasks that are trained for guidance."""
+    """True for tasks that are trained with guidance."""
     return task in TASKS_WITH_TARGETS
 
 
 def generation_request(text: str, size: Size) -> Sample:
-    """A request for a picture of `size`, worded as the training data (facts 4.6)."""
+    """A request to generate an image of `size`, worded as in the training data (facts 4.6)."""
     request = f"Generate an image of {RESOLUTION_TAG}, the content of image is {text}\n"
     return _request("generation", request, IMAGE, (SampleImage(width=size[1], height=size[0], anchor=size),))
 
 
 def editing_request(text: str, size: Size) -> Sample:
-    """A request to change a picture, given at `size`, as `text` says, into one of the same size."""
+    """A request to edit an image of `size` as `text` says; the result has the same size."""
     request = f"{IMAGE}\nPlease edit the image according to the instruction: {text.rstrip().removesuffix('.')}.\n"
     image = SampleImage(width=size[1], height=size[0], anchor=size)
     return _request("editing", request, IMAGE, (image, image))
 
 
 def question(text: str, images: Sequence[SampleImage] = ()) -> Sample:
-    """A question about images, or plain text without any."""
+    """A question about images, or a plain text question without images."""
     return _request("understanding" if images else "text", f"{IMAGE}\n" * len(images) + text, "", tuple(images))
 
 

@@ -1,6 +1,6 @@
-"""The text tokenizer: trained here or adopted, extended by the vision tokens, and plain text in and out of ids.
+"""The text tokenizer: training or adopting one, adding the vision tokens, encoding and decoding plain text.
 
-Text never becomes a control or vision token: those ids come from arithmetic only, whatever a caption spells out.
+Text is never encoded as a control or vision token, even if a caption spells one out: those ids come from arithmetic.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ class TextTokenizerError(ValueError):
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with at most `vocab_size` ids, control tokens included; the same for the same texts.
+    """A byte-level BPE with at most `vocab_size` ids, control tokens included; deterministic for the same texts.
 
-    Every byte has an id, so any text can be written. Fewer ids come out if the texts hold fewer pairs to merge.
+    Every byte has an id, so any text can be encoded. There are fewer ids if the texts hold fewer pairs to merge.
     """
     if vocab_size < NUM_BYTES + len(CONTROL_TOKENS):
         raise TextTokenizerError(
@@ -62,7 +62,7 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def adopt_text_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a `tokenizer.json`, with the ChatML control tokens added if it lacks them.
 
-    Raises: TextTokenizerError if the file is no tokenizer or not a byte-level one.
+    Raises: TextTokenizerError if the file is not a byte-level tokenizer.
     """
     tokenizer = _parse(path, path.read_text(encoding="utf-8") if path.is_file() else None)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -77,9 +77,9 @@ def adopt_text_tokenizer(path: Path) -> Tokenizer:
 
 
 def extend(tokenizer: Tokenizer, vocabulary: VisionVocabulary) -> Tokenizer:
-    """A copy of `tokenizer` that also knows the vision tokens, under the ids that `vocabulary` computes.
+    """A copy of `tokenizer` with the vision tokens added, under the ids that `vocabulary` computes.
 
-    Extending twice changes nothing.
+    Extending again changes nothing.
 
     Raises: TextTokenizerError if the ids would not agree.
     """
@@ -89,7 +89,7 @@ def extend(tokenizer: Tokenizer, vocabulary: VisionVocabulary) -> Tokenizer:
     known = tokenizer.token_to_id(tokens[0])
     if known is None and size != first:
         raise TextTokenizerError(
-            f"the vision tokens shall begin at id {first}, but the text tokenizer has {size} ids; "
+            f"the vision tokens must begin at id {first}, but the text tokenizer has {size} ids; "
             f"make the vocabulary with first_id={size}"
         )
     if known is None:
@@ -99,20 +99,20 @@ def extend(tokenizer: Tokenizer, vocabulary: VisionVocabulary) -> Tokenizer:
         if (found := extended.token_to_id(token)) != expected:
             raise TextTokenizerError(
                 f"{token} has id {found} in the tokenizer but {expected} in the vocabulary; "
-                "the tokenizer was extended with other code-book sizes or resolutions"
+                "the tokenizer was extended with other codebook sizes or resolutions"
             )
     return extended
 
 
 class ChatTokenizer:
-    """Plain text to ids and back, and the ids of the ChatML control tokens."""
+    """Encodes and decodes plain text, and holds the ids of the ChatML control tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._open(json.loads(tokenizer.to_str()), "tokenizer")
 
     @classmethod
     def load(cls, path: Path) -> "ChatTokenizer":
-        """Read a `tokenizer.json`; added tokens (131,111 of the published ones) cost only their parsing."""
+        """Read a `tokenizer.json`; its added tokens (131,111 in the published one) are parsed but not loaded."""
         if not path.is_file():
             raise TextTokenizerError(f"{path}: no such file; expected the tokenizer.json of a vocabulary")
         chat = cls.__new__(cls)
@@ -140,24 +140,24 @@ class ChatTokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what decides the ids of text."""
+        """SHA-256 of everything that affects the ids of text."""
         control = [self.end_of_text_id, self.im_start_id, self.im_end_id]
         return hashlib.sha256(f"{control}\n{self._plain.to_str()}".encode()).hexdigest()
 
     @property
     def num_text_ids(self) -> int:
-        """Ids of plain text are below this."""
+        """Exclusive upper bound of the ids of plain text."""
         return int(self._plain.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same as `encode` for each text, several times faster."""
+        """`encode` for each text, several times faster."""
         return [encoding.ids for encoding in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; control and vision tokens are left out, broken UTF-8 becomes U+FFFD."""
+        """The text of the ids; omits control and vision tokens, broken UTF-8 becomes U+FFFD."""
         limit = self.num_text_ids
         return str(self._plain.decode([int(id_) for id_ in ids if 0 <= id_ < limit]))
 
@@ -167,7 +167,7 @@ class ChatTokenizer:
 
     @cached_property
     def system_ids(self) -> list[int]:
-        """The system turn with which every conversation begins."""
+        """The system turn that every conversation begins with."""
         return [self.im_start_id, *self.encode(SYSTEM_TEXT), self.im_end_id, *self.newline_ids]
 
     @cached_property

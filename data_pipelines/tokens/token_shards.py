@@ -1,7 +1,7 @@
 """Token shards (`tokens@1`): the codes of every tokenized image as fixed-width integers in plain Parquet.
 
 A pixel code takes 17 bits: 16 in `pixel`, the top one packed into `pixel_high`. A shard carries the digest of the
-tokenizer that made it and the sizes of its code books; what does not fit them is refused on writing and on reading.
+tokenizer that made it and the sizes of its codebooks; codes outside them are refused on writing and on reading.
 Legend: N rows, Y X rows and columns of a code grid.
 """
 
@@ -27,10 +27,10 @@ Pixel = npt.NDArray[np.int32]
 
 TOKENS_FORMAT = 1
 METADATA_KEY = b"illume.tokens"
-GROUP_ROWS = 128  # a random read loads one row group: 100 KB at 256x256, and its footer costs 12 bytes a row
+GROUP_ROWS = 128  # a random read loads one row group: 100 KB at 256x256; the footer costs 12 bytes per row
 MAX_SEMANTIC_CODES = 2**16
 MAX_PIXEL_CODES = 2**17
-REMEDY = "the shard is damaged or none of ours; tokenize it again"
+REMEDY = "the shard is damaged or in a foreign format; tokenize it again"
 
 SCHEMA = pa.schema(
     [
@@ -51,7 +51,7 @@ class TokensError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerIdentity:
-    """Which tokenizer made the codes of a shard, and what its codes can be."""
+    """The tokenizer that made the codes of a shard, and the range of its codes."""
 
     sha256: str  # of the tokenizer's model.safetensors
     semantic_codes: int
@@ -62,12 +62,12 @@ class TokenizerIdentity:
     def __post_init__(self) -> None:
         if not 0 < self.semantic_codes <= MAX_SEMANTIC_CODES or not 0 < self.pixel_codes <= MAX_PIXEL_CODES:
             raise TokensError(
-                f"code books of {self.semantic_codes} semantic and {self.pixel_codes} pixel codes; "
+                f"codebooks of {self.semantic_codes} semantic and {self.pixel_codes} pixel codes; "
                 f"a token shard holds at most {MAX_SEMANTIC_CODES} and {MAX_PIXEL_CODES}"
             )
 
     def grids(self, anchor: Size, where: str) -> tuple[Size, Size]:
-        """Semantic and pixel grid of an anchor. Raises: TokensError if the anchor has none."""
+        """The semantic and pixel grid of an anchor. Raises: TokensError if the anchor has none."""
         try:
             return grids(anchor, self.pixel_factor)
         except ValueError as error:
@@ -79,7 +79,7 @@ class ImageCodes:
     """The codes of one image of a sample."""
 
     sample_id: str
-    slot: int  # position among the images of the sample
+    slot: int  # index among the images of the sample
     anchor: Size
     semantic_YX: npt.NDArray[np.integer]
     pixel_YX: npt.NDArray[np.integer]
@@ -96,7 +96,7 @@ class CodeBlock:
 
 
 def block_ids(block: CodeBlock, vocabulary: VisionVocabulary) -> npt.NDArray[np.int64]:
-    """`VisionVocabulary.block_ids` of every image of a block at once, [N, T]: one layout, filled with all codes."""
+    """`VisionVocabulary.block_ids` of every image of a block, [N, T]; computed at once, as all have the same layout."""
     layout = vocabulary.feature_block_ids(block.semantic_NYX.shape[1:], block.pixel_NYX.shape[1:])
     ids_NT = np.tile(layout, (len(block.rows), 1))
     ids_NT[:, layout == SEMANTIC_FEATURE] = vocabulary.semantic_ids(block.semantic_NYX).reshape(len(ids_NT), -1)
@@ -123,7 +123,10 @@ class TokenShardWriter:
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(asdict(tokenizer), sort_keys=True).encode()})
 
     def write(self, codes: ImageCodes) -> None:
-        """Raises: TokensError for codes of a wrong number or outside the code books."""
+        """Append the codes of an image.
+
+        Raises: TokensError for codes of a wrong shape or outside the codebooks.
+        """
         where = f"{self._path.name}: sample {codes.sample_id}, image {codes.slot}"
         grids = self._tokenizer.grids(codes.anchor, where)
         semantic = _checked(codes.semantic_YX, grids[0], self._tokenizer.semantic_codes, f"{where}: semantic codes")
@@ -174,15 +177,15 @@ def _checked(codes: npt.NDArray[np.integer], grid: Size, num_codes: int, where: 
 
 
 class TokenShard:
-    """One shard, opened for reading. Only the row groups that are asked for are read.
+    """A token shard opened for reading; reads only the row groups that are needed.
 
-    Raises: TokensError if the file is damaged, of another format, or holds what its tokenizer cannot have made.
+    Raises: TokensError if the file is damaged, of another format, or holds codes that its tokenizer cannot make.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise TokensError(f"{path}: no such token shard; tokenize this shard of the data set")
+            raise TokensError(f"{path}: no such token shard; tokenize this shard of the dataset")
         try:
             self._file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
             metadata, schema = self._file.metadata, self._file.schema_arrow
@@ -205,7 +208,7 @@ class TokenShard:
         return list(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
 
     def find(self, sample_ids: pa.Array) -> Iterator[tuple[int, str, int]]:
-        """(row, sample id, slot) of every row that holds a picture of one of some samples, in order."""
+        """(row, sample id, slot) of every row that holds an image of one of the samples, in order."""
         table = self._read(None, ["sample_id"])
         rows = pc.indices_nonzero(pc.is_in(table["sample_id"], sample_ids))
         if len(rows):
@@ -226,17 +229,17 @@ class TokenShard:
         return self.read_rows([row])[0]
 
     def read_rows(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[tuple[Semantic, Pixel]]:
-        """The codes of some rows, in their order; each row group that they lie in is read once."""
+        """The codes of the rows, in the given order; reads each row group once."""
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.num_rows):
-            raise TokensError(f"{self.path}: row {wanted.min()} or {wanted.max()} asked for; it has {self.num_rows}")
+            raise TokensError(f"{self.path}: no row {wanted.min()} or {wanted.max()}; it has {self.num_rows} rows")
         found: dict[int, tuple[Semantic, Pixel]] = {}
         needed = set(wanted.tolist())
         for group in np.unique(np.searchsorted(self._group_ends, wanted, side="right")).tolist():
             for block in self.read_group(group):
-                for place, row in enumerate(block.rows.tolist()):
+                for index, row in enumerate(block.rows.tolist()):
                     if row in needed:
-                        found[row] = (block.semantic_NYX[place], block.pixel_NYX[place])
+                        found[row] = (block.semantic_NYX[index], block.pixel_NYX[index])
         return [found[row] for row in wanted.tolist()]
 
     def group_of(self, row: int) -> int:
@@ -247,7 +250,7 @@ class TokenShard:
         return len(self._group_ends)
 
     def read_group(self, group: int) -> list[CodeBlock]:
-        """All rows of a row group, those of one anchor together."""
+        """All rows of a row group, one block per anchor."""
         table = self._read(group, [name for name in SCHEMA.names if name not in ("sample_id", "slot")])
         heights, widths = (table.column(name).to_numpy().astype(np.int64) for name in ("anchor_h", "anchor_w"))
         first_row = int(self._group_ends[group] - len(table))
@@ -279,7 +282,7 @@ class TokenShard:
         ):
             if codes.size and int(codes.max()) >= limit:
                 raise TokensError(
-                    f"{where}: {name} code {int(codes.max())} in a code book of {limit}; the shard is damaged"
+                    f"{where}: {name} code {int(codes.max())} in a codebook of {limit}; the shard is damaged"
                 )
         return CodeBlock(
             anchor=anchor,
@@ -309,7 +312,7 @@ def require_one_tokenizer(shards: Iterable[TokenShard]) -> TokenizerIdentity | N
         if first is not None and shard.tokenizer != first.tokenizer:
             raise TokensError(
                 f"{shard.path} was made by tokenizer {_short(shard.tokenizer)}, but {first.path} by "
-                f"{_short(first.tokenizer)}; tokenize all data sets of one training with the same tokenizer"
+                f"{_short(first.tokenizer)}; tokenize all datasets of one training with the same tokenizer"
             )
         first = first or shard
     return first.tokenizer if first else None
@@ -337,7 +340,7 @@ def _identity(path: Path, metadata: bytes | None) -> TokenizerIdentity:
 
 
 def _column(table: pa.Table, name: str, chosen: npt.NDArray[np.int64], width: int, where: str) -> npt.NDArray[np.uint8]:
-    """The bytes of some rows of a binary column as [N, width]. Raises: TokensError if one has another length."""
+    """The bytes of some rows of a binary column, [N, width]. Raises: TokensError if a value has another length."""
     array = table.column(name)
     array = array.chunk(0) if array.num_chunks else pa.array([], pa.binary())
     _, offsets_buffer, data_buffer = array.buffers()

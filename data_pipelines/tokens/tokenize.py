@@ -1,7 +1,7 @@
-"""Images of a curated shard become codes: decode, crop to the anchor, encode in batches of one anchor, write in order.
+"""Tokenizes the images of a curated shard: decode, crop to the anchor, encode in batches per anchor, write in order.
 
-The codes of an image do not depend on its neighbours: every call of the tokenizer has a full batch, short ones are
-filled up, so the arithmetic is the same whichever samples are asked for.
+The codes of an image do not depend on its neighbours: every call of the tokenizer has a full batch (short ones are
+padded), so the arithmetic is the same for any choice of samples.
 Legend: B batch, C channels, Y X pixel rows and columns.
 """
 
@@ -23,13 +23,13 @@ from data_pipelines.tokens.token_shards import ImageCodes, TokenizerIdentity, To
 from models.dualvitok.geometry import Size, fit_to_anchor
 from models.dualvitok.model import Codes, DualViTok
 
-Picture = npt.NDArray[np.uint8]  # YXC
+ImageArray = npt.NDArray[np.uint8]  # YXC
 DECODED_AHEAD = 4  # samples per decoding thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedShard:
-    """What became of the samples of one shard. Deterministic."""
+    """Counts of the tokenized samples of a shard, and the quarantined ones. Deterministic."""
 
     num_images: int
     num_samples: int
@@ -38,17 +38,17 @@ class TokenizedShard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """A sample's pictures at the sizes of their anchors."""
+class DecodedSample:
+    """A sample's images at the sizes of their anchors."""
 
     sample_id: str
     anchors: tuple[Size, ...] = ()
-    pictures: tuple[Picture, ...] = ()
-    reason: str = ""  # why it could not be decoded
+    images: tuple[ImageArray, ...] = ()
+    reason: str = ""  # why it cannot be decoded
 
 
 def tokenizer_identity(model: DualViTok, weights: Path) -> TokenizerIdentity:
-    """What token shards say about the tokenizer whose `model.safetensors` is `weights`."""
+    """The identity of the tokenizer in token shards; `weights` is its `model.safetensors`."""
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return TokenizerIdentity(
@@ -60,7 +60,7 @@ def tokenizer_identity(model: DualViTok, weights: Path) -> TokenizerIdentity:
 
 
 def samples_to_tokenize(dataset: CuratedDataset, shard: str, tasks: Collection[str] | None) -> list[str]:
-    """Ids of the kept samples of some tasks (None: all), in order."""
+    """Ids of the kept samples of the tasks (None: all), in order."""
     return [row.tobytes().hex() for row in dataset.rows(shard, tasks=tasks).ids]
 
 
@@ -78,7 +78,7 @@ def tokenize_shard(
 ) -> TokenizedShard:
     """Write the token shard of some samples of a dataset shard, in their order there, to the file `out`.
 
-    A sample of which one image cannot be decoded or fits none of `anchors` is left out whole and reported.
+    A sample is quarantined as a whole if one of its images cannot be decoded or fits none of `anchors`.
 
     Raises: DatasetError if a sample is not in the shard, TokensError for an anchor that the tokenizer cannot encode.
     """
@@ -86,16 +86,16 @@ def tokenize_shard(
         tokenizer.grids(anchor, f"shard {shard}")
     encoder = _BatchedEncoder(model, batch_size)
     quarantined: list[tuple[str, str]] = []
-    done: list[Decoded] = []
-    for decoded in decoded_in_order(
+    done: list[DecodedSample] = []
+    for decoded in decode_in_order(
         dataset, shard, sample_ids=sample_ids, anchors=anchors, decode_threads=max(1, decode_threads)
     ):
         if decoded.reason:
             quarantined.append((decoded.sample_id, decoded.reason))
             continue
-        for slot, (anchor, picture) in enumerate(zip(decoded.anchors, decoded.pictures, strict=True)):
-            encoder.add((decoded.sample_id, slot), anchor, picture)
-        done.append(Decoded(sample_id=decoded.sample_id, anchors=decoded.anchors))
+        for slot, (anchor, image) in enumerate(zip(decoded.anchors, decoded.images, strict=True)):
+            encoder.add((decoded.sample_id, slot), anchor, image)
+        done.append(DecodedSample(sample_id=decoded.sample_id, anchors=decoded.anchors))
     encoder.flush()
     with TokenShardWriter(out, tokenizer) as writer:
         for sample in done:
@@ -115,33 +115,33 @@ def tokenize_shard(
     )
 
 
-def encode_pictures(model: DualViTok, pictures_BYXC: npt.NDArray[np.uint8]) -> Codes:
-    """Codes of equal-sized RGB pictures, on the model's device; a GPU may still be at work on them."""
+def encode_images(model: DualViTok, raw_BYXC: npt.NDArray[np.uint8]) -> Codes:
+    """Codes of equal-sized RGB images, on the model's device; a GPU may still be computing them."""
     parameter = next(model.parameters())
-    raw = torch.from_numpy(np.ascontiguousarray(pictures_BYXC))
+    pixels = torch.from_numpy(np.ascontiguousarray(raw_BYXC))
     if parameter.device.type == "cuda":
-        raw = raw.pin_memory()  # only from there is a copy made while the GPU computes
-    raw = raw.to(parameter.device, non_blocking=True)
-    images_BCYX = (raw.permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(parameter.dtype)
+        pixels = pixels.pin_memory()  # only pinned memory is copied while the GPU computes
+    pixels = pixels.to(parameter.device, non_blocking=True)
+    images_BCYX = (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(parameter.dtype)
     return model.encode(images_BCYX)
 
 
 @dataclass
 class _BatchedEncoder:
-    """Collects pictures by anchor and encodes each full batch.
+    """Collects images by anchor and encodes each full batch.
 
-    Codes are fetched one batch late, so that a GPU has its next batch before it is done with the last.
+    Codes are fetched one batch late, so that a GPU gets its next batch before it finishes the last.
     """
 
     model: DualViTok
     batch_size: int
     codes: dict[tuple[str, int], tuple[npt.NDArray[np.int64], ...]] = field(default_factory=dict)
-    waiting: dict[Size, list[tuple[tuple[str, int], Picture]]] = field(default_factory=dict)
-    under_way: tuple[list[tuple[str, int]], Codes] | None = None
+    waiting: dict[Size, list[tuple[tuple[str, int], ImageArray]]] = field(default_factory=dict)
+    in_flight: tuple[list[tuple[str, int]], Codes] | None = None
 
-    def add(self, key: tuple[str, int], anchor: Size, picture: Picture) -> None:
+    def add(self, key: tuple[str, int], anchor: Size, image: ImageArray) -> None:
         batch = self.waiting.setdefault(anchor, [])
-        batch.append((key, picture))
+        batch.append((key, image))
         if len(batch) == self.batch_size:
             self._encode(self.waiting.pop(anchor))
 
@@ -150,40 +150,40 @@ class _BatchedEncoder:
             self._encode(self.waiting.popitem()[1])
         self._fetch()
 
-    def _encode(self, batch: list[tuple[tuple[str, int], Picture]]) -> None:
-        filled = [picture for _, picture in batch] + [batch[-1][1]] * (self.batch_size - len(batch))
-        codes = encode_pictures(self.model, np.stack(filled))
+    def _encode(self, batch: list[tuple[tuple[str, int], ImageArray]]) -> None:
+        filled = [image for _, image in batch] + [batch[-1][1]] * (self.batch_size - len(batch))
+        codes = encode_images(self.model, np.stack(filled))
         self._fetch()
-        self.under_way = [key for key, _ in batch], codes
+        self.in_flight = [key for key, _ in batch], codes
 
     def _fetch(self) -> None:
-        if self.under_way is None:
+        if self.in_flight is None:
             return
-        keys, codes = self.under_way
+        keys, codes = self.in_flight
         levels = codes.semantic_BYX.cpu().numpy(), codes.pixel_BYX.cpu().numpy()
         for row, key in enumerate(keys):
             self.codes[key] = tuple(level[row] for level in levels)
-        self.under_way = None
+        self.in_flight = None
 
 
-def decoded_in_order(
+def decode_in_order(
     dataset: CuratedDataset,
     shard: str,
     *,
     sample_ids: Sequence[str],
     anchors: Collection[Size],
     decode_threads: int,
-) -> Iterator[Decoded]:
-    """The samples with their pictures, a few of them decoded ahead of use."""
+) -> Iterator[DecodedSample]:
+    """The samples with their images, in the order of the shard; a few are decoded ahead of use."""
     rows = dataset.rows(shard)
     wanted = set(sample_ids)
     known = [row.tobytes().hex() for row in rows.ids]
     if absent := sorted(wanted - set(known)):
         raise DatasetError(
             f"shard {shard}: {len(absent)} of {len(wanted)} samples are not in its ledger, the first is {absent[0]}; "
-            "plan again, the data set has changed"
+            "plan again, the dataset has changed"
         )
-    ahead: deque[Future[Decoded]] = deque()
+    ahead: deque[Future[DecodedSample]] = deque()
     with ThreadPoolExecutor(max_workers=decode_threads) as pool:
         for sample_id, offset, span in zip(known, rows.offsets.tolist(), rows.spans.tolist(), strict=True):
             if sample_id in wanted:
@@ -196,23 +196,23 @@ def decoded_in_order(
 
 def _decode(
     dataset: CuratedDataset, shard: str, sample_id: str, offset: int, span: int, anchors: frozenset[Size]
-) -> Decoded:
+) -> DecodedSample:
     try:
         stored = dataset.read(shard, offset, span)
         if stored.sample.sample_id != sample_id:
             raise SampleError(
                 f"the ledger says {sample_id}, but the shard holds {stored.sample.sample_id} at its place"
             )
-        found_anchors, pictures = [], []
-        for slot, image in enumerate(stored.sample.images):
+        found_anchors, images = [], []
+        for slot, entry in enumerate(stored.sample.images):
             anchor = image_anchor(stored.sample, slot)
             if anchor not in anchors:
                 raise SampleError(
                     f"image {slot}: anchor {anchor[0]}x{anchor[1]} (HxW) is none of the {len(anchors)} known"
                 )
-            picture = open_upright(stored.image_bytes(slot), image, f"image {slot}")
-            pictures.append(np.asarray(fit_to_anchor(picture, anchor)))
+            image = open_upright(stored.image_bytes(slot), entry, f"image {slot}")
+            images.append(np.asarray(fit_to_anchor(image, anchor)))
             found_anchors.append(anchor)
     except (SampleError, TokensError) as error:
-        return Decoded(sample_id=sample_id, reason=str(error))
-    return Decoded(sample_id=sample_id, anchors=tuple(found_anchors), pictures=tuple(pictures))
+        return DecodedSample(sample_id=sample_id, reason=str(error))
+    return DecodedSample(sample_id=sample_id, anchors=tuple(found_anchors), images=tuple(images))

@@ -1,4 +1,4 @@
-"""A vocabulary as a folder: `tokenizer.json` with text and image tokens, `vocabulary.json` with where they begin."""
+"""The vocabulary folder: `tokenizer.json` with text and image tokens, `vocabulary.json` with the layout of the ids."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from models.mllm.vocabulary import VisionVocabulary
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocabulary.json"
 FORMAT = 1
-_PLACES = re.compile(f"{re.escape(IMAGE)}|{re.escape(RESOLUTION_TAG)}")
+_PLACEHOLDERS = re.compile(f"{re.escape(IMAGE)}|{re.escape(RESOLUTION_TAG)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class _VocabularyFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Text tokens and image tokens of one model."""
+    """The text tokens and image tokens of a model."""
 
     text: ChatTokenizer
     vision: VisionVocabulary
@@ -54,7 +54,7 @@ def build_vocabulary(
 ) -> Mapping[str, float]:
     """Write a vocabulary: train a text tokenizer of `text_vocabulary` ids on the datasets, or adopt one.
 
-    The code books' sizes are those of the image tokenizer in the folder `tokenizer`.
+    The codebook sizes are those of the image tokenizer in the folder `tokenizer`.
     """
     if text_tokenizer is None:
         text = train_text_tokenizer(_texts(datasets), text_vocabulary)
@@ -73,7 +73,7 @@ def build_vocabulary(
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
-    """Raises: ConfigError, TextTokenizerError for files that are not a vocabulary."""
+    """The vocabulary in `folder`. Raises: ConfigError, TextTokenizerError for files that are not a vocabulary."""
     path = folder / VOCABULARY_FILE
     found = json_config.from_json(_VocabularyFile, path.read_text(), where=str(path))
     if found.format != FORMAT:
@@ -88,12 +88,12 @@ def load_vocabulary(folder: Path) -> Vocabulary:
 
 
 def _texts(datasets: Sequence[Path]) -> Iterator[str]:
-    """The stretches of text as they are encoded: what stands between images and resolution tags."""
+    """The texts as they are encoded: split at images and resolution tags."""
     yield SYSTEM_TEXT
     for folder in datasets:
         dataset = CuratedDataset(folder)
         for shard in dataset.shards:
             for sample in dataset.samples(shard, dataset.rows(shard, split="train")):
                 for turn in sample.turns:
-                    said = f"{'user' if turn.role == 'human' else 'assistant'}\n{turn.text}"
-                    yield from filter(None, _PLACES.split(said))
+                    message = f"{'user' if turn.role == 'human' else 'assistant'}\n{turn.text}"
+                    yield from filter(None, _PLACEHOLDERS.split(message))

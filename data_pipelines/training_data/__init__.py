@@ -1,1 +1,1 @@
-"""Training data: index, seeded order, mixture, packing, loading."""
+"""Training data: index, seeded order, mixture, packing and loader."""

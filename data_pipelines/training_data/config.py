@@ -1,4 +1,4 @@
-"""What decides which samples are trained in which order, and how they become rows."""
+"""Settings of the loader: the mixture of datasets, the order of samples, and how they are packed into rows."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,11 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class MixturePart:
-    """The samples of one data set that have one of some tasks, and their share of the stream."""
+    """The samples of a dataset with one of some tasks, and their weight in the stream."""
 
     tasks: tuple[str, ...]  # of "text", "understanding", "generation", "editing"
     weight: float  # relative to the other parts, counted in samples
-    dataset: int = 0  # which of the stage's data sets, counted from 0
+    dataset: int = 0  # index of the dataset among the stage's, from 0
     split: str = "train"
 
     def __post_init__(self) -> None:
@@ -28,22 +28,22 @@ class MixturePart:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """The stream of samples and its rows. Every value changes what is trained."""
+    """The stream of samples and the rows packed from it. Every value changes what is trained."""
 
     parts: tuple[MixturePart, ...]
     seed: int
     row_tokens: int  # tokens of one packed row
     rows_per_step: int  # rows of one optimizer step, over all workers
-    condition_dropout: float = 0.1  # share of generation and editing samples whose condition is taken away
+    condition_dropout: float = 0.1  # share of generation and editing samples whose condition is dropped
     too_long: Literal["drop", "error"] = "drop"  # samples that do not fit into a row
-    max_left_out_share: float = 0.05  # of the samples of all parts; above it the index is not made
+    max_left_out_share: float = 0.05  # of the samples of all parts; building the index fails above it
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
     fit_understanding_to_anchor: bool = False  # crop those that match an anchor too, so that batches share sizes
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ValueError("parts: empty; name at least one part of a data set")
+            raise ValueError("parts: empty; name at least one part of a dataset")
         for name, value in (("row_tokens", self.row_tokens), ("rows_per_step", self.rows_per_step)):
             if value < 1:
                 raise ValueError(f"{name}: {value}, expected at least 1")

@@ -1,4 +1,4 @@
-"""Micro-batches of pictures of one anchor each, in an order that is arithmetic: training on images without dialogue.
+"""Micro-batches of images, each of a single anchor, in a computed order: for training on images without dialogue.
 
 Legend: B batch, C channels, Y X pixel rows and columns.
 """
@@ -23,21 +23,21 @@ from models.dualvitok.geometry import Size
 
 PROMPT_OPENING = "the content of image is"
 COLUMNS = ["sample_id", "images", "offset", "span_bytes", "anchor_h", "anchor_w", "task", "split", "verdict"]
-CACHE_BYTES = 512 * 2**20  # of pictures that stay decoded between epochs: all of a small dataset
+CACHE_BYTES = 512 * 2**20  # of decoded images kept between epochs: all of a small dataset
 
 Pixels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureBatch:
-    pixels_BCYX: Pixels  # in [-1, 1], cropped to `anchor` times the scale asked for
+class ImageBatch:
+    pixels_BCYX: Pixels  # in [-1, 1], cropped to `anchor` times the scale
     samples: tuple[Sample, ...]
-    shards: tuple[tuple[int, str], ...]  # number of the dataset and name of the shard of each sample
+    shards: tuple[tuple[int, str], ...]  # index of the dataset and name of the shard of each sample
     anchor: Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _ImageLocation:
     dataset: int
     shard: str
     offset: int
@@ -45,10 +45,10 @@ class _Place:
     image: str  # SHA-256
 
 
-class PictureBatches:
-    """The distinct first pictures of the kept samples of some datasets, cut into micro-batches of one anchor.
+class ImageBatches:
+    """The distinct first images of the kept samples of some datasets, grouped into micro-batches of one anchor.
 
-    An epoch shows every picture once; the last micro-batch of an anchor is filled from the start of its order.
+    An epoch shows every image once; the last micro-batch of an anchor is filled up from the start of its order.
     """
 
     def __init__(
@@ -64,113 +64,116 @@ class PictureBatches:
         parts: int = 1,
         mirrored_share: float = 0.0,
     ) -> None:
-        """`scale` multiplies the anchor's sides: the diffusion decoder learns pictures of twice the size.
-        `parts` cuts each micro-batch into as many of equal size, in the same order; it must divide `batch`.
-        `mirrored_share` of the pictures are shown mirrored, others in each epoch.
-        `usable` gives the ids of the samples of a dataset (its number) and shard that may be shown; None: all.
+        """`scale` multiplies the anchor's sides: the diffusion decoder is trained on images of twice the size.
+        `parts` splits each micro-batch into as many of equal size, in the same order; it must divide `batch`.
+        `mirrored_share` of the images are mirrored, a different choice in each epoch.
+        `usable` returns the ids of the usable samples of a dataset (its index) and shard; None: all are usable.
 
-        Raises: DatasetError if there is no picture with an anchor.
+        Raises: DatasetError if there is no image with an anchor.
         """
         self._datasets = [CuratedDataset(folder) for folder in folders]
         if batch % parts:
             raise ValueError(f"parts: {parts} do not divide a micro-batch of {batch}")
         self._batch, self._parts, self._seed, self._scale = batch, parts, seed, scale
         self._mirrored_share = mirrored_share
-        self._groups: dict[Size, list[_Place]] = {}
+        self._by_anchor: dict[Size, list[_ImageLocation]] = {}
         self._usable = usable
         digest = hashlib.sha256()
         seen: set[str] = set()
         for number, dataset in enumerate(self._datasets):
             for shard in dataset.shards:
                 self._add_shard(number, shard, split, tasks, seen, digest)
-        if not self._groups:
+        if not self._by_anchor:
             wanted = f"split {split!r}" + (f", tasks {', '.join(sorted(tasks))}" if tasks else "")
             raise DatasetError(
-                f"{', '.join(map(str, folders))}: no kept picture with an anchor ({wanted}); look at `illume audit`"
+                f"{', '.join(map(str, folders))}: no kept image with an anchor ({wanted}); look at `illume audit`"
             )
         self._digest = digest.hexdigest()
-        self._anchors = sorted(self._groups)
-        self._counts = [-(-len(self._groups[anchor]) // batch) for anchor in self._anchors]
-        self._ready: ByteCache[tuple[Pixels, Sample]] = ByteCache(CACHE_BYTES)
+        self._anchors = sorted(self._by_anchor)
+        self._counts = [-(-len(self._by_anchor[anchor]) // batch) for anchor in self._anchors]
+        self._cache: ByteCache[tuple[Pixels, Sample]] = ByteCache(CACHE_BYTES)
 
     @property
-    def num_pictures(self) -> int:
-        return sum(len(places) for places in self._groups.values())
+    def num_images(self) -> int:
+        return sum(len(locations) for locations in self._by_anchor.values())
 
     @property
-    def micros_per_epoch(self) -> int:
-        """Whole ones, not their parts."""
+    def micro_batches_per_epoch(self) -> int:
+        """Number of whole micro-batches, not of their parts."""
         return sum(self._counts)
 
-    def micro(self, number: int) -> PictureBatch:
+    def micro_batch(self, number: int) -> ImageBatch:
         """The micro-batch with this number, counted from 0 over all epochs.
 
-        Raises: SampleError if a picture that was curated can no longer be read.
+        Raises: SampleError if an image that was curated can no longer be read.
         """
         whole, part = divmod(number, self._parts)
-        epoch, position = divmod(whole, self.micros_per_epoch)
-        slot = int(self._shuffled("micros", self.micros_per_epoch, epoch, [position])[0])
+        epoch, position = divmod(whole, self.micro_batches_per_epoch)
+        slot = int(self._shuffled("micros", self.micro_batches_per_epoch, epoch, [position])[0])
         group = 0
         while slot >= self._counts[group]:
             slot -= self._counts[group]
             group += 1
         anchor = self._anchors[group]
-        places = self._groups[anchor]
+        locations = self._by_anchor[anchor]
         size = self._batch // self._parts
-        positions = (slot * self._batch + part * size + np.arange(size)) % len(places)
-        chosen = [places[index] for index in self._shuffled(f"{anchor}", len(places), epoch, positions)]
-        loaded = [self._picture(place, anchor) for place in chosen]
+        positions = (slot * self._batch + part * size + np.arange(size)) % len(locations)
+        chosen = [locations[index] for index in self._shuffled(f"{anchor}", len(locations), epoch, positions)]
+        loaded = [self._image(location, anchor) for location in chosen]
         mirrored = self._mirrored([sample for _, sample in loaded], epoch)
-        return PictureBatch(
+        return ImageBatch(
             pixels_BCYX=np.stack(
                 [pixels[:, :, ::-1] if mirror else pixels for (pixels, _), mirror in zip(loaded, mirrored, strict=True)]
             ),
             samples=tuple(sample for _, sample in loaded),
-            shards=tuple((place.dataset, place.shard) for place in chosen),
+            shards=tuple((location.dataset, location.shard) for location in chosen),
             anchor=anchor,
         )
 
-    def micros_that_showed(self, images: Collection[str], *, before: int) -> dict[str, list[int]]:
-        """The micro-batches (whole ones) below number `before` that hold each of some pictures, by SHA-256; in order.
+    def micro_batches_with(self, images: Collection[str], *, before: int) -> dict[str, list[int]]:
+        """By image (SHA-256), the numbers of the whole micro-batches below `before` that hold it, in order.
 
-        Computed, not logged: the inverse of `micro`.
+        Computed, not logged: the inverse of `micro_batch`.
         """
         asked = list(dict.fromkeys(images))
         which, numbers = self.exposures(asked, before=before)
         parts = np.split(numbers, np.searchsorted(which, np.arange(1, len(asked)))) if asked else []
-        return {image: some.tolist() for image, some in zip(asked, parts, strict=True)}
+        return {image: part.tolist() for image, part in zip(asked, parts, strict=True)}
 
     def exposures(self, images: Sequence[str], *, before: int) -> tuple[Integers, Integers]:
-        """(which of some distinct pictures, number of a whole micro-batch below `before` that holds it); sorted."""
+        """Pairs (index in `images`, number of a whole micro-batch below `before` that holds it) as two sorted arrays.
+
+        The images are distinct.
+        """
         ranks = {image: rank for rank, image in enumerate(images)}
         found = [np.zeros((2, 0), dtype=np.int64)]
         first_slot = 0
         for anchor, count in zip(self._anchors, self._counts, strict=True):
-            places = self._groups[anchor]
-            at = [(index, ranks[place.image]) for index, place in enumerate(places) if place.image in ranks]
+            locations = self._by_anchor[anchor]
+            at = [(index, ranks[found.image]) for index, found in enumerate(locations) if found.image in ranks]
             indices, which = np.array(at, dtype=np.int64).reshape(-1, 2).T
-            for epoch in range(-(-before // self.micros_per_epoch) if at else 0):
-                positions = self._order(f"{anchor}", len(places), epoch).position_of(indices)
-                # The last micro-batch is filled from the start of the order, again and again if it must be.
-                for shift in range(0, count * self._batch, len(places)):
+            for epoch in range(-(-before // self.micro_batches_per_epoch) if at else 0):
+                positions = self._order(f"{anchor}", len(locations), epoch).position_of(indices)
+                # The last micro-batch is filled up from the start of the order, several times if needed.
+                for shift in range(0, count * self._batch, len(locations)):
                     repeated = np.flatnonzero(positions + shift < count * self._batch)
                     slots = first_slot + (positions[repeated] + shift) // self._batch
-                    numbers = self._order("micros", self.micros_per_epoch, epoch).position_of(slots)
-                    found.append(np.stack([which[repeated], epoch * self.micros_per_epoch + numbers]))
+                    numbers = self._order("micros", self.micro_batches_per_epoch, epoch).position_of(slots)
+                    found.append(np.stack([which[repeated], epoch * self.micro_batches_per_epoch + numbers]))
             first_slot += count
         pairs = np.unique(np.concatenate(found, axis=1), axis=1)
         pairs = pairs[:, pairs[1] < before]
         return pairs[0], pairs[1]
 
-    def _shuffled(self, what: str, size: int, epoch: int, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """What stands at some positions of an epoch."""
-        return self._order(what, size, epoch).index_at(positions)
+    def _shuffled(self, group: str, size: int, epoch: int, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """The items at some positions of an epoch."""
+        return self._order(group, size, epoch).index_at(positions)
 
-    def _order(self, what: str, size: int, epoch: int) -> Permutation:
-        return epoch_permutation(size, dataset_digest=f"{self._digest}/{what}", seed=self._seed, epoch=epoch)
+    def _order(self, group: str, size: int, epoch: int) -> Permutation:
+        return epoch_permutation(size, dataset_digest=f"{self._digest}/{group}", seed=self._seed, epoch=epoch)
 
     def _mirrored(self, samples: Sequence[Sample], epoch: int) -> list[bool]:
-        """Which of the pictures are turned left to right in an epoch; follows from the picture alone."""
+        """Whether each sample's image is mirrored in an epoch; depends on the sample, seed and epoch only."""
         if not self._mirrored_share:
             return [False] * len(samples)
         ids = np.frombuffer(bytes.fromhex("".join(sample.sample_id for sample in samples)), dtype=np.uint8)
@@ -181,17 +184,17 @@ class PictureBatches:
             epochs=epoch,
             purpose="mirrored",
         )
-        return [bool(each) for each in chosen]
+        return [bool(is_mirrored) for is_mirrored in chosen]
 
-    def _picture(self, place: _Place, anchor: Size) -> tuple[Pixels, Sample]:
-        return self._ready.get(place, lambda: self._load(place, anchor), _num_bytes)
+    def _image(self, location: _ImageLocation, anchor: Size) -> tuple[Pixels, Sample]:
+        return self._cache.get(location, lambda: self._load(location, anchor), _num_bytes)
 
-    def _load(self, place: _Place, anchor: Size) -> tuple[Pixels, Sample]:
-        stored = self._datasets[place.dataset].read(place.shard, place.offset, place.span)
+    def _load(self, location: _ImageLocation, anchor: Size) -> tuple[Pixels, Sample]:
+        stored = self._datasets[location.dataset].read(location.shard, location.offset, location.span)
         where = f"sample {stored.sample.sample_id}"
-        picture = open_upright(stored.image_bytes(0), stored.sample.images[0], where)
+        image = open_upright(stored.image_bytes(0), stored.sample.images[0], where)
         size = (anchor[0] * self._scale, anchor[1] * self._scale)
-        return input_pixels(picture, size, crop=True), stored.sample
+        return input_pixels(image, size, crop=True), stored.sample
 
     def _add_shard(
         self,
@@ -219,13 +222,13 @@ class PictureBatches:
                 continue
             seen.add(row["images"][0])
             digest.update(row["images"][0].encode())
-            place = _Place(
+            location = _ImageLocation(
                 dataset=number, shard=shard, offset=row["offset"], span=row["span_bytes"], image=row["images"][0]
             )
-            self._groups.setdefault((row["anchor_h"], row["anchor_w"]), []).append(place)
+            self._by_anchor.setdefault((row["anchor_h"], row["anchor_w"]), []).append(location)
 
 
-def names_of(batch: PictureBatch) -> tuple[str, ...]:
+def sample_ids_of(batch: ImageBatch) -> tuple[str, ...]:
     """Ids of the samples of a micro-batch."""
     return tuple(sample.sample_id for sample in batch.samples)
 
@@ -235,12 +238,12 @@ def _num_bytes(loaded: tuple[Pixels, Sample]) -> int:
 
 
 def description(sample: Sample) -> str:
-    """What a sample says about its first picture: the answer, or the prompt where the answer is the picture.
+    """The text that describes a sample's first image: the answer, or the prompt if the answer is the image.
 
-    Of a prompt in the published wording (facts 4.6) only what the picture shows is given.
-    Raises: SampleError if it says nothing.
+    Of a prompt in the published wording (facts 4.6) only the description is returned.
+    Raises: SampleError if there is no such text.
     """
     texts = [turn.text for turn in sample.turns if turn.role == ("human" if sample.task == "generation" else "gpt")]
     if not texts:
-        raise SampleError(f"sample {sample.sample_id}: no text that describes its picture")
+        raise SampleError(f"sample {sample.sample_id}: no text that describes its image")
     return texts[0].split(PROMPT_OPENING, 1)[-1].strip()

@@ -1,7 +1,7 @@
-"""The index of the training data: for every sample of a mixture its place, its lengths and its codes, in mapped files.
+"""The index of the training data: location, lengths and codes of every sample of a mixture, in memory-mapped files.
 
-Made once, shard by shard, in bounded memory; then opened by every worker. Samples that cannot be trained keep their
-place in the order with length 0 and stand with their reason in `left_out.jsonl`.
+Built once, shard by shard, in bounded memory; then opened by every worker. Samples that cannot be trained keep their
+position in the order with length 0, and are listed with their reason in `left_out.jsonl`.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from models.mllm.vocabulary import VisionVocabulary
 INDEX_FORMAT = 1
 META_FILE, LEFT_OUT_FILE = "index.json", "left_out.jsonl"
 NO_CODES = -1
-DROPPABLE = 1  # flag: the condition of the sample can be taken away
+DROPPABLE = 1  # flag: the condition of the sample can be dropped
 BATCH = 512  # samples whose texts are tokenized together
 COLUMNS: dict[str, tuple[str, int]] = {  # name -> dtype, values per sample
     "ids": ("u1", 32),
@@ -37,7 +37,7 @@ COLUMNS: dict[str, tuple[str, int]] = {  # name -> dtype, values per sample
     "spans": ("<i8", 1),
     "token_rows": ("<i8", 1),  # row of the codes of image 0 in the token shard, or NO_CODES
     "flags": ("u1", 1),
-    "lengths": ("<i4", 2),  # tokens as it is, and without its condition; 0, 0: left out
+    "lengths": ("<i4", 2),  # tokens with and without its condition; 0, 0: left out
 }
 
 
@@ -47,19 +47,19 @@ class LoadingError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFolders:
-    """A curated data set and, if its images are to be drawn, its tokens."""
+    """The folders of a curated dataset and, if its images are training targets, of its tokens."""
 
     dataset: Path
     tokens: Path | None = None  # folder of the artifact `tokens@1`
 
     def token_shard(self, shard: str) -> Path:
-        assert self.tokens is not None, "asked for codes of a data set without tokens"
+        assert self.tokens is not None, "token shard of a dataset without tokens"
         return self.tokens / "tokens" / f"{shard}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What turns samples into ids; all of it decides their lengths."""
+    """What renders samples into ids; every field affects their lengths."""
 
     tokenizer: ChatTokenizer
     vocabulary: VisionVocabulary
@@ -68,7 +68,7 @@ class Rendering:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedPart:
-    """The samples of one part of the mixture; arrays of equal length, mapped from disk."""
+    """The samples of one part of the mixture; arrays of equal length, memory-mapped."""
 
     shard_names: tuple[str, ...]
     digest: str  # of the sample ids in order
@@ -89,7 +89,7 @@ class TrainingIndex:
     parts: tuple[IndexedPart, ...]
     tokenizer: TokenizerIdentity | None  # of the codes, if there are any
     left_out: dict[str, int]  # reason -> samples
-    digest: str  # changes if and only if ids, lengths or settings do
+    digest: str  # changes exactly when ids, lengths or settings do
 
 
 def build_training_index(
@@ -98,13 +98,13 @@ def build_training_index(
     """Write the index into the empty folder `out` and open it.
 
     Raises: LoadingError if a part is empty, needs tokens that are not given, or too many samples are left out;
-    DatasetError, TokensError, SampleError if data are damaged or of different tokenizers.
+    DatasetError, TokensError, SampleError if data are damaged or come from different tokenizers.
     """
     _check_sources(sources, config)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = require_one_tokenizer(_token_shards(sources, config))
     if tokenizer is not None:
-        _check_code_books(tokenizer, rendering)
+        _check_codebooks(tokenizer, rendering)
     parts: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     with (out / LEFT_OUT_FILE).open("w", encoding="utf-8") as rejects:
@@ -125,7 +125,7 @@ def build_training_index(
 
 
 def open_training_index(folder: Path, config: LoaderConfig, rendering: Rendering) -> TrainingIndex:
-    """Raises: LoadingError if the index is missing, damaged, or was made for other settings."""
+    """The index in `folder`. Raises: LoadingError if it is missing, damaged, or was built for other settings."""
     path = folder / META_FILE
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
@@ -140,14 +140,14 @@ def open_training_index(folder: Path, config: LoaderConfig, rendering: Rendering
     expected = index_settings(config, rendering)
     if found_format != INDEX_FORMAT or settings != expected:
         changed = sorted(key for key in expected if settings.get(key) != expected[key])
-        raise LoadingError(f"{path}: made for other settings ({', '.join(changed) or 'format'}); build it again")
+        raise LoadingError(f"{path}: built for other settings ({', '.join(changed) or 'format'}); build it again")
     identity = [settings, *((part["digest"], part["lengths_digest"]) for part in meta["parts"])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return TrainingIndex(parts=parts, tokenizer=tokenizer, left_out=left_out, digest=digest)
 
 
 def index_settings(config: LoaderConfig, rendering: Rendering) -> dict[str, Any]:
-    """Everything that decides the samples of the index and their lengths, as JSON."""
+    """Everything that affects the samples of the index and their lengths, as JSON."""
     settings: dict[str, Any] = {
         "parts": [asdict(part) for part in config.parts],
         "row_tokens": config.row_tokens,
@@ -160,7 +160,7 @@ def index_settings(config: LoaderConfig, rendering: Rendering) -> dict[str, Any]
 
 
 class _PartWriter:
-    """Writes the columns of one part and the reasons of what it leaves out."""
+    """Writes the columns of one part, and the left-out samples with their reasons."""
 
     def __init__(self, source: SourceFolders, config: LoaderConfig, rendering: Rendering, rejects: IO[str]) -> None:
         self._source, self._config, self._rendering, self._rejects = source, config, rendering, rejects
@@ -168,7 +168,7 @@ class _PartWriter:
         self.left_out: Counter[str] = Counter()
 
     def write(self, out: Path, number: int, part: MixturePart) -> dict[str, Any]:
-        """Returns what the index says about the part."""
+        """Write the files of the part; returns its entry in the index."""
         files = {name: (out / f"part-{number}.{name}").open("wb") for name in COLUMNS}
         ids_digest, lengths_digest, num_samples = hashlib.sha256(), hashlib.sha256(), 0
         try:
@@ -216,7 +216,7 @@ class _PartWriter:
         }
 
     def _lengths(self, shard: str, rows: ShardRows) -> Iterator[tuple[Sample, tuple[int | SampleError, ...]]]:
-        """Each sample with its length as it is and, where that can happen, without its condition."""
+        """Each sample with its length as it is and, if its condition can be dropped, without it."""
         stream = self._dataset.samples(shard, rows)
         drops = self._config.condition_dropout > 0
         while samples := list(islice(stream, BATCH)):
@@ -277,20 +277,20 @@ class _PartWriter:
 
 
 class _LeftOutError(Exception):
-    """Reason and detail of a sample that keeps its place but is not trained."""
+    """A sample is not trained, but keeps its position in the order. Arguments: reason, detail."""
 
 
 def _check_sources(sources: Sequence[SourceFolders], config: LoaderConfig) -> None:
     for number, part in enumerate(config.parts):
         if part.dataset >= len(sources):
             raise LoadingError(
-                f"parts[{number}].dataset: {part.dataset}, but there are {len(sources)} data sets, from 0"
+                f"parts[{number}].dataset: {part.dataset}, but there are {len(sources)} datasets, from 0"
             )
-        drawn = sorted(set(part.tasks) & set(TASKS_WITH_TARGETS))
-        if drawn and sources[part.dataset].tokens is None:
+        with_targets = sorted(set(part.tasks) & set(TASKS_WITH_TARGETS))
+        if with_targets and sources[part.dataset].tokens is None:
             raise LoadingError(
-                f"parts[{number}].tasks: {', '.join(drawn)} need image tokens, but data set {part.dataset} has none; "
-                "give the stage the tokens of this data set"
+                f"parts[{number}].tasks: {', '.join(with_targets)} need image tokens, but dataset {part.dataset} has "
+                "none; give the stage the tokens of this dataset"
             )
 
 
@@ -302,13 +302,13 @@ def _token_shards(sources: Sequence[SourceFolders], config: LoaderConfig) -> Ite
                 yield TokenShard(source.token_shard(shard))
 
 
-def _check_code_books(tokenizer: TokenizerIdentity, rendering: Rendering) -> None:
+def _check_codebooks(tokenizer: TokenizerIdentity, rendering: Rendering) -> None:
     vocabulary = rendering.vocabulary
     found = (tokenizer.semantic_codes, tokenizer.pixel_codes, tokenizer.pixel_factor)
     expected = (vocabulary.semantic_codes, vocabulary.pixel_codes, rendering.sizes.pixel_factor)
     if found != expected:
         raise LoadingError(
-            f"the tokens have code books of {found[0]} + {found[1]} and a pixel factor of {found[2]}, but the "
+            f"the tokens have codebooks of {found[0]} + {found[1]} and a pixel factor of {found[2]}, but the "
             f"vocabulary was made for {expected[0]} + {expected[1]} and {expected[2]}; "
             "make both from the same image tokenizer"
         )

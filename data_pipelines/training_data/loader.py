@@ -1,4 +1,4 @@
-"""Training data as a function: step -> packed rows, the same on any number of workers, in any process, at any time."""
+"""The loader: training data as a function step -> packed rows, independent of workers, process and time."""
 
 import threading
 from collections import OrderedDict, deque
@@ -21,17 +21,17 @@ from data_pipelines.training_data.index import (
     SourceFolders,
     open_training_index,
 )
-from data_pipelines.training_data.order import SeenSample, TrainingOrder
+from data_pipelines.training_data.order import ScheduledSample, TrainingOrder
 from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row
 
-SAMPLE_CACHE_BYTES = 256 * 2**20  # samples of small data sets stay ready between epochs
+SAMPLE_CACHE_BYTES = 256 * 2**20  # keeps the samples of small datasets between epochs
 CODES_CACHE_BYTES = 64 * 2**20
 OPEN_TOKEN_SHARDS = 64
 V = TypeVar("V")
 
 
 class TrainingData:
-    """The rows of a mixture of data sets. Opens the index that `build_training_index` made. Safe for threads."""
+    """The rows of a mixture of datasets, read through an index from `build_training_index`. Thread-safe."""
 
     def __init__(
         self, sources: Sequence[SourceFolders], config: LoaderConfig, rendering: Rendering, index: Path
@@ -45,31 +45,31 @@ class TrainingData:
             _PartReader(indexed, sources[part.dataset], rendering, codes)
             for indexed, part in zip(opened.parts, config.parts, strict=True)
         ]
-        self._ready: ByteCache[PackedSample] = ByteCache(SAMPLE_CACHE_BYTES)
+        self._cache: ByteCache[PackedSample] = ByteCache(SAMPLE_CACHE_BYTES)
 
     def row(self, row: int) -> PackedRow:
-        """One packed row, counted over the whole training.
+        """Packed row number `row`, counted over the whole training.
 
         Raises: SampleError, DatasetError, TokensError if stored data are damaged.
         """
         return build_row(
-            [self._sample(seen) for seen in self.order.samples_of(row)],
+            [self._sample(scheduled) for scheduled in self.order.samples_of(row)],
             row_tokens=self._config.row_tokens,
             pad_id=self._rendering.tokenizer.end_of_text_id,
         )
 
-    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> list[PackedRow]:
-        """The rows of a step, all or those of one of several workers."""
-        return [self.row(row) for row in self.order.rows_of_step(step, rank=rank, world=world)]
+    def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[PackedRow]:
+        """The rows of a step: all of them, or those of one of several workers."""
+        return [self.row(row) for row in self.order.rows_of_step(step, rank=rank, world_size=world_size)]
 
     def batches(
-        self, first_step: int, last_step: int, *, rank: int = 0, world: int = 1, threads: int = 1
+        self, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1, threads: int = 1
     ) -> Iterator[tuple[int, list[PackedRow]]]:
-        """(step, rows) of the steps before `last_step`; threads build one step ahead."""
+        """(step, rows) of the steps from `first_step` to before `last_step`; threads build one step ahead."""
         ahead: deque[tuple[int, list[Future[PackedRow]]]] = deque()
         with ThreadPoolExecutor(max_workers=threads) as pool:
             for step in range(first_step, last_step):
-                rows = self.order.rows_of_step(step, rank=rank, world=world)
+                rows = self.order.rows_of_step(step, rank=rank, world_size=world_size)
                 ahead.append((step, [pool.submit(self.row, row) for row in rows]))
                 if len(ahead) > 1:
                     ready, futures = ahead.popleft()
@@ -78,9 +78,9 @@ class TrainingData:
                 ready, futures = ahead.popleft()
                 yield ready, [future.result() for future in futures]
 
-    def _sample(self, seen: SeenSample) -> PackedSample:
-        key = (seen.part, seen.index, seen.condition_dropped)
-        return self._ready.get(key, lambda: self._parts[seen.part].load(seen), num_sample_bytes)
+    def _sample(self, scheduled: ScheduledSample) -> PackedSample:
+        key = (scheduled.part, scheduled.index, scheduled.condition_dropped)
+        return self._cache.get(key, lambda: self._parts[scheduled.part].load(scheduled), sample_bytes)
 
 
 class _PartReader:
@@ -90,35 +90,35 @@ class _PartReader:
         self._part, self._source, self._rendering, self._codes = part, source, rendering, codes
         self._dataset = CuratedDataset(source.dataset)
 
-    def load(self, seen: SeenSample) -> PackedSample:
+    def load(self, scheduled: ScheduledSample) -> PackedSample:
         part, rendering = self._part, self._rendering
-        shard = part.shard_names[int(part.shards[seen.index])]
-        stored = self._dataset.read(shard, int(part.offsets[seen.index]), int(part.spans[seen.index]))
+        shard = part.shard_names[int(part.shards[scheduled.index])]
+        stored = self._dataset.read(shard, int(part.offsets[scheduled.index]), int(part.spans[scheduled.index]))
         sample = stored.sample
-        if sample.sample_id != seen.sample_id:
+        if sample.sample_id != scheduled.sample_id:
             raise SampleError(
-                f"shard {shard} holds sample {sample.sample_id} where the index says {seen.sample_id}; "
-                "the data set has changed, build the index again"
+                f"shard {shard} holds sample {sample.sample_id} where the index says {scheduled.sample_id}; "
+                "the dataset has changed, build the index again"
             )
         rendered = render(
             sample,
             tokenizer=rendering.tokenizer,
             vocabulary=rendering.vocabulary,
             sizes=rendering.sizes,
-            codes=self._target_codes(sample, seen, shard),
-            drop_condition=seen.condition_dropped,
+            codes=self._target_codes(sample, scheduled, shard),
+            drop_condition=scheduled.condition_dropped,
         )
         images = []
         for slot in rendered.images:
             where = f"sample {sample.sample_id}, image {slot}"
-            picture = open_upright(stored.image_bytes(slot), sample.images[slot], where)
+            image = open_upright(stored.image_bytes(slot), sample.images[slot], where)
             size, crop = input_size(sample, slot, rendering.sizes), is_cropped(sample, slot, rendering.sizes)
-            images.append(input_pixels(picture, size, crop=crop))
+            images.append(input_pixels(image, size, crop=crop))
         return PackedSample(ids=rendered.ids, labels=rendered.labels, images=images)
 
-    def _target_codes(self, sample: Sample, seen: SeenSample, shard: str) -> dict[int, Codes]:
-        slots = target_slots(sample, drop_condition=seen.condition_dropped)
-        first_row = int(self._part.token_rows[seen.index])
+    def _target_codes(self, sample: Sample, scheduled: ScheduledSample, shard: str) -> dict[int, Codes]:
+        slots = target_slots(sample, drop_condition=scheduled.condition_dropped)
+        first_row = int(self._part.token_rows[scheduled.index])
         if not slots or first_row == NO_CODES:
             return {}
         path = self._source.token_shard(shard)
@@ -126,7 +126,7 @@ class _PartReader:
 
 
 class CodesReader:
-    """Codes by shard and row; row groups and open shards that were used last stay in memory. Safe for threads."""
+    """Reads codes by shard and row; keeps recently used row groups and open shards in memory. Thread-safe."""
 
     def __init__(self, tokenizer: TokenizerIdentity | None) -> None:
         self._tokenizer = tokenizer
@@ -135,11 +135,14 @@ class CodesReader:
         self._lock = threading.Lock()
 
     def read(self, path: Path, row: int) -> Codes:
-        """Raises: TokensError if the shard is damaged, lacks the row, or is of another tokenizer."""
-        with self._lock:  # a Parquet file is read by one thread at a time
+        """The codes in a row of a shard.
+
+        Raises: TokensError if the shard is damaged, lacks the row, or is of another tokenizer.
+        """
+        with self._lock:  # only one thread may read a Parquet file at a time
             shard = self._open(path)
             if row >= shard.num_rows:
-                raise TokensError(f"{path}: row {row} asked for; it has {shard.num_rows}; build the index again")
+                raise TokensError(f"{path}: no row {row}, it has {shard.num_rows} rows; build the index again")
             group = shard.group_of(row)
             codes = self._groups.get((path, group), lambda: _codes_by_row(shard, group), _num_codes_bytes)
         return codes[row]
@@ -155,7 +158,7 @@ class CodesReader:
 
 
 class ByteCache(Generic[V]):
-    """The values used last, as many as fit into a number of bytes. Safe for threads."""
+    """A cache of the most recently used values, limited in bytes. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._used_bytes = max_bytes, 0
@@ -163,7 +166,7 @@ class ByteCache(Generic[V]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], V], num_bytes: Callable[[V], int]) -> V:
-        """The value under `key`, made if it is not there."""
+        """The value of `key`, made by `make` if it is not cached."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -178,15 +181,15 @@ class ByteCache(Generic[V]):
         return value
 
 
-def num_sample_bytes(sample: PackedSample) -> int:
+def sample_bytes(sample: PackedSample) -> int:
     return sample.ids.nbytes + sample.labels.nbytes + sum(image.nbytes for image in sample.images)
 
 
 def _codes_by_row(shard: TokenShard, group: int) -> dict[int, Codes]:
     return {
-        row: (block.semantic_NYX[place], block.pixel_NYX[place])
+        row: (block.semantic_NYX[index], block.pixel_NYX[index])
         for block in shard.read_group(group)
-        for place, row in enumerate(block.rows.tolist())
+        for index, row in enumerate(block.rows.tolist())
     }
 
 

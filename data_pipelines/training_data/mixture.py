@@ -1,7 +1,7 @@
-"""Several data sets in one endless stream, as arithmetic: position -> (data set, epoch, index) and back.
+"""Several datasets mixed into one endless stream, by arithmetic: position -> (dataset, epoch, index) and back.
 
-The stream repeats a fixed pattern of sources in which each is spread evenly, so any stretch has the stated proportions;
-inside its turns every source goes through its own permuted epochs, each sample exactly once in each.
+The stream repeats a fixed pattern in which each source is spread evenly, so any stretch has the stated proportions.
+Within its turns every source runs through its own permuted epochs, with each sample exactly once per epoch.
 """
 
 import math
@@ -20,7 +20,7 @@ MAX_PATTERN = 65_536  # positions; weights that need a longer pattern are rounde
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One part of a mixture: `size` samples of a data set, chosen by `digest` (of data set and filter)."""
+    """A part of a mixture: `size` samples of a dataset, identified by `digest` (of dataset and filter)."""
 
     size: int
     weight: float
@@ -28,8 +28,8 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Which samples lie at some positions; arrays of equal length."""
+class SampleLocations:
+    """Source, epoch and index of the samples at some positions; arrays of equal length."""
 
     sources: Integers
     epochs: Integers
@@ -45,42 +45,42 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("mixture: no source; name at least one data set")
+            raise ValueError("mixture: no source; name at least one dataset")
         for number, source in enumerate(self.sources):
             if source.size < 1:
                 raise ValueError(f"mixture: source {number} has no samples; check its split and tasks, or leave it out")
             if not (math.isfinite(source.weight) and source.weight > 0):
                 raise ValueError(f"mixture: source {number} has weight {source.weight}; expected a positive number")
 
-    def at(self, positions: npt.ArrayLike) -> Places:
-        """What lies at each position (0 or more)."""
-        places = np.atleast_1d(np.asarray(positions, dtype=np.int64))
-        if places.size and places.min() < 0:
-            raise IndexError(f"position {places.min()} of a mixture; positions begin at 0")
-        cycles, offsets = np.divmod(places, len(self._pattern))
+    def locate(self, positions: npt.ArrayLike) -> SampleLocations:
+        """The sample at each position (0 or more)."""
+        wanted = np.atleast_1d(np.asarray(positions, dtype=np.int64))
+        if wanted.size and wanted.min() < 0:
+            raise IndexError(f"position {wanted.min()} of a mixture; positions begin at 0")
+        cycles, offsets = np.divmod(wanted, len(self._pattern))
         sources = self._pattern[offsets]
         ordinals = cycles * self._counts[sources] + self._ranks[offsets]
         epochs, within = np.divmod(ordinals, self._sizes[sources])
         indices = np.empty_like(within)
         for source, epoch, chosen in _groups(sources, epochs):
             indices[chosen] = self.permutation(source, epoch).index_at(within[chosen])
-        return Places(sources=sources, epochs=epochs, indices=indices)
+        return SampleLocations(sources=sources, epochs=epochs, indices=indices)
 
-    def position_of(self, places: Places) -> Integers:
-        """The one position at which each (source, epoch, index) lies."""
-        within = np.empty_like(places.indices)
-        for source, epoch, chosen in _groups(places.sources, places.epochs):
-            within[chosen] = self.permutation(source, epoch).position_of(places.indices[chosen])
-        ordinals = places.epochs * self._sizes[places.sources] + within
-        cycles, ranks = np.divmod(ordinals, self._counts[places.sources])
-        return cycles * len(self._pattern) + self._offsets[self._starts[places.sources] + ranks]
+    def position_of(self, samples: SampleLocations) -> Integers:
+        """The position of each (source, epoch, index); there is exactly one."""
+        within = np.empty_like(samples.indices)
+        for source, epoch, chosen in _groups(samples.sources, samples.epochs):
+            within[chosen] = self.permutation(source, epoch).position_of(samples.indices[chosen])
+        ordinals = samples.epochs * self._sizes[samples.sources] + within
+        cycles, ranks = np.divmod(ordinals, self._counts[samples.sources])
+        return cycles * len(self._pattern) + self._offsets[self._starts[samples.sources] + ranks]
 
     def permutation(self, source: int, epoch: int) -> Permutation:
         chosen = self.sources[source]
         return epoch_permutation(chosen.size, dataset_digest=chosen.digest, seed=self.seed, epoch=epoch)
 
     def epochs_before(self, source: int, position: int) -> int:
-        """How many epochs of a source have begun before `position`."""
+        """The number of epochs of a source that begin before `position`."""
         cycles, offset = divmod(position, len(self._pattern))
         seen = cycles * int(self._counts[source]) + int((self._pattern[:offset] == source).sum())
         return -(-seen // self.sources[source].size)
@@ -112,14 +112,14 @@ class Mixture:
 
     @cached_property
     def _ranks(self) -> Integers:
-        """For each position of a cycle, how many turns its source had before it."""
+        """For each position of a cycle, the number of earlier turns of its source."""
         ranks = np.empty(len(self._pattern), dtype=np.int64)
         ranks[self._offsets] = np.arange(len(self._pattern)) - np.repeat(self._starts, self._counts)
         return ranks
 
 
 def pattern_counts(weights: Sequence[float]) -> list[int]:
-    """Turns of each source in one cycle: exactly as the weights if a short pattern can do it, at least one each."""
+    """Turns of each source in one cycle, at least one each; exactly as the weights if a short enough pattern exists."""
     exact = [Fraction(str(weight)) for weight in weights]
     scale = math.lcm(*(weight.denominator for weight in exact))
     counts = [int(weight * scale) for weight in exact]
@@ -137,10 +137,10 @@ def pattern_counts(weights: Sequence[float]) -> list[int]:
 
 
 def _groups(sources: Integers, epochs: Integers) -> list[tuple[int, int, Integers]]:
-    """(source, epoch, the places that belong to it)."""
+    """(source, epoch, indices of the samples with both)."""
     if not len(sources):
         return []
-    if (sources == sources[0]).all() and (epochs == epochs[0]).all():  # nearly always: saves the sorting
+    if (sources == sources[0]).all() and (epochs == epochs[0]).all():  # the usual case: no need to sort
         return [(int(sources[0]), int(epochs[0]), np.arange(len(sources)))]
     order = np.lexsort((epochs, sources))
     changes = (np.diff(sources[order]) != 0) | (np.diff(epochs[order]) != 0)

@@ -1,7 +1,7 @@
-"""Which samples stand in which row of which step, as arithmetic over the index of the training data.
+"""The order of training: which samples are in which row of which step, computed from the index of the training data.
 
 Position -> sample is a mixture of permutations, row -> positions a pure function of lengths. So the state of a loader
-is a number of steps, and the steps that saw a sample are computed, not logged.
+is a number of steps, and the steps that trained a sample are computed, not logged.
 """
 
 import hashlib
@@ -16,23 +16,23 @@ import numpy.typing as npt
 
 from data_pipelines.training_data.config import LoaderConfig
 from data_pipelines.training_data.index import DROPPABLE, IndexedPart, LoadingError, TrainingIndex
-from data_pipelines.training_data.mixture import Mixture, Places, Source
+from data_pipelines.training_data.mixture import Mixture, SampleLocations, Source
 from data_pipelines.training_data.packing import PackPlan, RowStart
 from data_pipelines.training_data.permutation import Integers, is_chosen, sample_words
 
 POSITION_FORMAT = 1
-IDS_AT_ONCE = 1 << 17  # of an index, compared with the asked ones in one go: what caches hold
-PREFIX_BITS = 26  # of an id; of 100 million ids, 1.5% pass a table of 1 million asked prefixes (64 MB)
+IDS_AT_ONCE = 1 << 17  # ids of an index compared at once: as many as fit into CPU caches
+PREFIX_BITS = 26  # of an id; of 100 million ids, 1.5% pass a table of 1 million wanted prefixes (64 MB)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderPosition:
-    """Where training stands in its data; kept with a checkpoint."""
+    """The position of training in its data; saved with a checkpoint."""
 
     step: int  # the next one
     row: int
-    position: int  # in the stream of samples: where `row` begins
-    order: str  # digest of everything that decides the order
+    position: int  # of the first sample of `row` in the stream
+    order: str  # digest of everything that affects the order
     format: int = POSITION_FORMAT
 
     def to_json(self) -> str:
@@ -40,7 +40,7 @@ class LoaderPosition:
 
     @staticmethod
     def from_json(text: str) -> "LoaderPosition":
-        """Raises: LoadingError if it is no position."""
+        """Raises: LoadingError if `text` is not a position."""
         try:
             fields = json.loads(text)
             if fields["format"] != POSITION_FORMAT:
@@ -53,8 +53,8 @@ class LoaderPosition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenSample:
-    """One sample of a row."""
+class ScheduledSample:
+    """A sample of a row, with its epoch."""
 
     part: int  # of the mixture
     epoch: int
@@ -64,7 +64,7 @@ class SeenSample:
 
 
 class TrainingOrder:
-    """The order of one training. Safe for threads."""
+    """The order of the samples, rows and steps of one training. Thread-safe."""
 
     def __init__(self, index: TrainingIndex, config: LoaderConfig) -> None:
         self._parts, self._config = index.parts, config
@@ -76,75 +76,75 @@ class TrainingOrder:
                 for indexed, part in zip(index.parts, config.parts, strict=True)
             ),
         )
-        self._lock = threading.Lock()  # plans remember what they have walked over
+        self._lock = threading.Lock()  # plans are extended while they are read
         self._whole = PackPlan(self.lengths, config.row_tokens)
         self._plan = self._whole
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that decides which samples stand in which row."""
+        """Digest of everything that decides which samples are in which row."""
         config = self._config
-        decisive = [self._index_digest, config.seed, config.rows_per_step, config.condition_dropout]
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+        settings = [self._index_digest, config.seed, config.rows_per_step, config.condition_dropout]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def lengths(self, start: int, stop: int) -> Integers:
         """Tokens of the samples at positions start .. stop-1; 0 where a sample is left out."""
-        return self._lengths(self._mixture.at(np.arange(start, stop)))[0]
+        return self._lengths(self._mixture.locate(np.arange(start, stop)))[0]
 
-    def rows_of_step(self, step: int, *, rank: int = 0, world: int = 1) -> range:
-        """The rows of a step: all, or every `world`-th of them for one of several workers."""
+    def rows_of_step(self, step: int, *, rank: int = 0, world_size: int = 1) -> range:
+        """The rows of a step: all of them, or every `world_size`-th for one of several workers."""
         first = step * self._config.rows_per_step
-        return range(first + rank, first + self._config.rows_per_step, world)
+        return range(first + rank, first + self._config.rows_per_step, world_size)
 
-    def samples_of(self, row: int) -> list[SeenSample]:
+    def samples_of(self, row: int) -> list[ScheduledSample]:
         """The samples of a row in their order, without those that are left out."""
         with self._lock:
             start, stop = self._plan.span(row)
-        places = self._mixture.at(np.arange(start, stop))
-        lengths, dropped = self._lengths(places)
+        samples = self._mixture.locate(np.arange(start, stop))
+        lengths, dropped = self._lengths(samples)
         return [
-            SeenSample(
-                part=int(places.sources[at]),
-                epoch=int(places.epochs[at]),
-                index=int(places.indices[at]),
-                sample_id=self._parts[places.sources[at]].ids[places.indices[at]].tobytes().hex(),
-                condition_dropped=bool(dropped[at]),
+            ScheduledSample(
+                part=int(samples.sources[number]),
+                epoch=int(samples.epochs[number]),
+                index=int(samples.indices[number]),
+                sample_id=self._parts[samples.sources[number]].ids[samples.indices[number]].tobytes().hex(),
+                condition_dropped=bool(dropped[number]),
             )
-            for at in np.flatnonzero(lengths)
+            for number in np.flatnonzero(lengths)
         ]
 
     def position(self, step: int) -> LoaderPosition:
-        """What to keep with a checkpoint after `step` steps."""
+        """The position to save with a checkpoint after `step` steps."""
         row = step * self._config.rows_per_step
         with self._lock:
             start = self._plan.start_of(row)
         return LoaderPosition(step=step, row=row, position=start.position, order=self.digest)
 
     def resume(self, position: LoaderPosition) -> None:
-        """Go on from a kept position without walking over the rows before it, which can then not be asked for.
+        """Continue from a saved position without packing the rows before it; those can then no longer be read.
 
         Raises: LoadingError if the data, their order or their packing are not those of the position.
         """
         if position.order != self.digest or position.row != position.step * self._config.rows_per_step:
             raise LoadingError(
                 f"the checkpoint at step {position.step} was trained on data in order {position.order[:12]}, but these "
-                f"are in order {self.digest[:12]}; data sets, tokens, vocabulary or loader settings have changed"
+                f"are in order {self.digest[:12]}; datasets, tokens, vocabulary or loader settings have changed"
             )
         start = RowStart(row=position.row, position=position.position)
         with self._lock:
             self._plan = PackPlan(self.lengths, self._config.row_tokens, start=start)
 
     def steps_that_saw(self, sample_ids: Sequence[str], *, before_step: int) -> list[list[int]]:
-        """For each sample id the steps before `before_step` in which it was trained, in order."""
+        """For each sample id, the steps before `before_step` that trained it, in order."""
         ids = np.frombuffer(bytes.fromhex("".join(sample_ids)), dtype=np.uint8).reshape(-1, 32)
         which, steps = self.exposures(ids, before_step=before_step)
         bounds = np.searchsorted(which, np.arange(1, len(ids)))
-        return [some.tolist() for some in np.split(steps, bounds)] if len(ids) else []
+        return [part.tolist() for part in np.split(steps, bounds)] if len(ids) else []
 
     def exposures(self, ids: npt.NDArray[np.uint8], *, before_step: int) -> tuple[Integers, Integers]:
-        """(which of the ids, step) for every step before `before_step` that trained one; sorted, none twice.
+        """Distinct pairs (index in `ids`, step before `before_step` that trained this id) as two sorted arrays.
 
-        `ids` [N, 32] are bytes. One pass over the ids of the index finds all of them; the rest is arithmetic.
+        `ids` are bytes [N, 32]. One pass over the ids of the index finds all of them; the rest is arithmetic.
         """
         rows_before = before_step * self._config.rows_per_step
         if rows_before < 1 or not len(ids):
@@ -153,7 +153,7 @@ class TrainingOrder:
             end = self._whole.span(rows_before - 1)[1]
         found = [np.zeros((2, 0), dtype=np.int64)]
         for part, indexed in enumerate(self._parts):
-            which, indices = places_of(indexed, ids)
+            which, indices = find_ids(indexed, ids)
             for epoch in range(self._mixture.epochs_before(part, end) if len(which) else 0):
                 found.append(self._steps_of_epoch(part, epoch, which, indices, end))
         which, steps = np.concatenate(found, axis=1)
@@ -164,36 +164,38 @@ class TrainingOrder:
         return which[is_first], steps[is_first]
 
     def utilization(self, num_rows: int) -> float:
-        """Share of the tokens of the first rows that are not padding."""
+        """Share of the tokens of the first `num_rows` rows that are not padding."""
         with self._lock:
             stop = self._whole.span(num_rows - 1)[1]
         return float(self.lengths(0, stop).sum()) / (num_rows * self._config.row_tokens)
 
     def _steps_of_epoch(self, part: int, epoch: int, which: Integers, indices: Integers, end: int) -> Integers:
-        """[2, N]: which of the asked ids, step; in one epoch of a part."""
-        places = Places(sources=np.full(len(indices), part), epochs=np.full(len(indices), epoch), indices=indices)
-        positions = self._mixture.position_of(places)
-        seen = np.flatnonzero((positions < end) & (self._lengths(places)[0] > 0))
+        """[2, N]: index of a wanted id, step that trained it; in one epoch of a part."""
+        samples = SampleLocations(
+            sources=np.full(len(indices), part), epochs=np.full(len(indices), epoch), indices=indices
+        )
+        positions = self._mixture.position_of(samples)
+        trained = np.flatnonzero((positions < end) & (self._lengths(samples)[0] > 0))
         with self._lock:
-            rows = self._whole.rows_of(positions[seen])
-        return np.stack([which[seen], rows // self._config.rows_per_step])
+            rows = self._whole.rows_of(positions[trained])
+        return np.stack([which[trained], rows // self._config.rows_per_step])
 
-    def _lengths(self, places: Places) -> tuple[Integers, npt.NDArray[np.bool_]]:
-        """Lengths of samples in their epochs, and whether their condition is dropped there."""
+    def _lengths(self, samples: SampleLocations) -> tuple[Integers, npt.NDArray[np.bool_]]:
+        """The length of each sample in its epoch, and whether its condition is dropped there."""
         config = self._config
-        lengths = np.empty(len(places.sources), dtype=np.int64)
-        dropped = np.empty(len(places.sources), dtype=np.bool_)
+        lengths = np.empty(len(samples.sources), dtype=np.int64)
+        dropped = np.empty(len(samples.sources), dtype=np.bool_)
         for number, part in enumerate(self._parts):
-            chosen = np.flatnonzero(places.sources == number)
-            indices = places.indices[chosen]
+            chosen = np.flatnonzero(samples.sources == number)
+            indices = samples.indices[chosen]
             drops = np.zeros(len(chosen), dtype=np.bool_)
             if config.condition_dropout:
-                at = np.flatnonzero(part.flags[indices] & DROPPABLE)
-                drops[at] = is_chosen(
-                    sample_words(part.ids[indices[at]]),
+                droppable = np.flatnonzero(part.flags[indices] & DROPPABLE)
+                drops[droppable] = is_chosen(
+                    sample_words(part.ids[indices[droppable]]),
                     share=config.condition_dropout,
                     seed=config.seed,
-                    epochs=places.epochs[chosen[at]],
+                    epochs=samples.epochs[chosen[droppable]],
                     purpose="condition dropout",
                 )
             lengths[chosen] = part.lengths[indices, drops.astype(np.int64)]
@@ -201,26 +203,26 @@ class TrainingOrder:
         return lengths, dropped
 
 
-def places_of(part: IndexedPart, wanted: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
-    """(which of the wanted ids [N, 32], index in the part) for every id that is in it.
+def find_ids(part: IndexedPart, wanted: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
+    """Pairs (index in `wanted` [N, 32], index in the part) for every occurrence of a wanted id, as two arrays.
 
-    A pass over the ids, nearly all of which end at a table of prefixes: 100 million take about as long to read as a
-    sorted copy of them would take to write, and nothing has to be kept.
+    One pass over the ids of the part, of which a table of prefixes discards nearly all: scanning 100 million takes
+    about as long as writing a sorted copy of them would, and nothing has to be stored.
     """
     words = sample_words(wanted)
     order = np.argsort(words, kind="stable")
     words = words[order]
     shift = np.uint64(64 - PREFIX_BITS)
-    is_asked = np.zeros(1 << PREFIX_BITS, dtype=np.bool_)
-    is_asked[words >> shift] = True
+    is_wanted = np.zeros(1 << PREFIX_BITS, dtype=np.bool_)
+    is_wanted[words >> shift] = True
     found = [np.zeros((2, 0), dtype=np.int64)]
     for start in range(0, len(part), IDS_AT_ONCE):
         ids = part.ids[start : start + IDS_AT_ONCE]
-        held = sample_words(ids)
-        near = np.flatnonzero(is_asked[held >> shift])
-        first = np.searchsorted(words, held[near])
-        # More than one turn only if ids share their first 64 bits.
-        while (more := np.flatnonzero(words.take(first, mode="clip") == held[near])).size:
+        id_words = sample_words(ids)
+        near = np.flatnonzero(is_wanted[id_words >> shift])
+        first = np.searchsorted(words, id_words[near])
+        # More than one iteration only if ids share their first 64 bits.
+        while (more := np.flatnonzero(words.take(first, mode="clip") == id_words[near])).size:
             more = more[first[more] < len(words)]
             near, first = near[more], first[more]
             which = order[first]

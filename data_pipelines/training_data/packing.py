@@ -1,7 +1,7 @@
-"""Which samples share a row of fixed length: a pure function of the stream of lengths, and the row built from them.
+"""Packing of samples into rows of fixed length: the plan, a pure function of the stream of lengths, and the rows.
 
-Next fit: a row takes samples in the order of the stream until the next one does not fit. So a row is a stretch of
-positions, a row's end decides all that follows, and packing can go on from any known row. Samples are never split.
+Next fit: a row takes samples in the order of the stream until the next one does not fit. So a row is a range of
+positions, a row's end decides all that follows, and packing can continue from any known row. Samples are never split.
 Legend: T tokens.
 """
 
@@ -17,21 +17,21 @@ from models.mllm.vocabulary import IGNORED_LABEL
 Integers = npt.NDArray[np.int64]
 Lengths = Callable[[int, int], Integers]  # lengths of positions start .. stop-1; 0: left out of training
 
-CHUNK = 65_536  # positions whose lengths are asked for at a time,
-FIRST_CHUNK = 1_024  # at first: who asks for a few rows only need not wait for many
-MAX_DOUBLINGS = 8  # of the chunk while no row gets full
+CHUNK = 65_536  # positions whose lengths are read at a time
+FIRST_CHUNK = 1_024  # the same for the first time, so that a few rows do not wait for many lengths
+MAX_DOUBLINGS = 8  # of the chunk while no row fills up
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowStart:
-    """A place from which packing can go on."""
+    """A row and the position of its first sample, from which packing can continue."""
 
     row: int
     position: int
 
 
 class PackPlan:
-    """Where each row starts in the stream; found by walking, remembered from `start` on."""
+    """The position at which each row starts, from row `start` on; computed as far as needed and kept."""
 
     def __init__(self, lengths: Lengths, row_tokens: int, *, start: RowStart | None = None) -> None:
         if row_tokens < 1:
@@ -46,23 +46,23 @@ class PackPlan:
         """First and last+1 position of a row. Raises: ValueError for a row before the start of the plan."""
         if row < self._first.row:
             raise ValueError(f"row {row}: this plan starts at row {self._first.row}; open it from an earlier position")
-        self._walk_until(lambda: len(self._starts) > row - self._first.row + 1)
+        self._extend_until(lambda: len(self._starts) > row - self._first.row + 1)
         return self._starts[row - self._first.row], self._starts[row - self._first.row + 1]
 
     def rows_of(self, positions: npt.ArrayLike) -> Integers:
-        """The row in which each position lies (also of those that are left out, which nobody sees)."""
+        """The row of each position; also for samples that are left out of training."""
         wanted = np.atleast_1d(np.asarray(positions, dtype=np.int64))
         if wanted.size and wanted.min() < self._first.position:
             raise ValueError(f"position {wanted.min()}: this plan starts at position {self._first.position}")
         last = int(wanted.max()) if wanted.size else -1
-        self._walk_until(lambda: self._starts[-1] > last)
+        self._extend_until(lambda: self._starts[-1] > last)
         starts = np.frombuffer(self._starts, dtype=np.int64)
         return np.searchsorted(starts, wanted, side="right") - 1 + self._first.row
 
     def start_of(self, row: int) -> RowStart:
         return RowStart(row=row, position=self.span(row)[0])
 
-    def _walk_until(self, is_enough: Callable[[], bool]) -> None:
+    def _extend_until(self, is_enough: Callable[[], bool]) -> None:
         chunk = min(self._chunk, CHUNK)
         while not is_enough():
             begin = self._starts[-1]
@@ -83,12 +83,10 @@ def row_starts(lengths: Integers, row_tokens: int) -> list[int]:
     """
     if lengths.size and int(lengths.max()) > row_tokens:
         raise ValueError(
-            f"a sample of {int(lengths.max())} tokens in rows of {row_tokens}; leave it out or lengthen rows"
+            f"a sample of {int(lengths.max())} tokens in rows of {row_tokens}; leave it out or lengthen the rows"
         )
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    following = np.searchsorted(
-        ends, ends + row_tokens, side="right"
-    ).tolist()  # first position that no longer fits, + 1
+    following = np.searchsorted(ends, ends + row_tokens, side="right").tolist()  # first position that does not fit, + 1
     starts: list[int] = []
     start = 0
     while (start := following[start] - 1) < len(lengths):
@@ -98,19 +96,19 @@ def row_starts(lengths: Integers, row_tokens: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
-    """A row ready for training. Images are in order of appearance."""
+    """A row for training. Images are in order of appearance."""
 
-    ids: npt.NDArray[np.int64]  # T; the pad id where nothing is
-    labels: npt.NDArray[np.int64]  # T; the id at the same place, IGNORED_LABEL where it is not trained
+    ids: npt.NDArray[np.int64]  # T; the pad id in the padding
+    labels: npt.NDArray[np.int64]  # T; the id at the same index, or IGNORED_LABEL where it is not trained
     positions: npt.NDArray[np.int64]  # T; 0, 1, .. in each sample
     segments: npt.NDArray[np.int32]  # T; 1, 2, .. for each sample, 0: padding
     images: list[npt.NDArray[np.float32]]  # CYX in [-1, 1]
-    num_tokens: int  # that are not padding
+    num_tokens: int  # without padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSample:
-    """What one sample brings into a row."""
+    """A rendered sample, ready to be packed."""
 
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
@@ -118,7 +116,7 @@ class PackedSample:
 
 
 def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) -> PackedRow:
-    """Samples one after the other, then padding. Raises: ValueError if they do not fit."""
+    """The samples one after the other, then padding. Raises: ValueError if they do not fit."""
     num_tokens = sum(len(sample.ids) for sample in samples)
     if num_tokens > row_tokens:
         raise ValueError(f"{len(samples)} samples with {num_tokens} tokens do not fit into a row of {row_tokens}")
@@ -131,7 +129,7 @@ def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) 
         stop = start + len(sample.ids)
         ids[start:stop] = sample.ids
         labels[start:stop] = sample.labels
-        labels[start] = IGNORED_LABEL  # nothing stands before it in its sample from which it could be predicted
+        labels[start] = IGNORED_LABEL  # the first token of a sample has no context to be predicted from
         positions[start:stop] = np.arange(stop - start)
         segments[start:stop] = number
         start = stop

@@ -1,7 +1,6 @@
-"""The order in which samples are seen, as arithmetic: seeded permutations that can be computed both ways.
+"""Seeded permutations computed in both directions, position <-> index, without storing anything.
 
-A position of an epoch becomes an index and back without storing anything, so "when was this sample seen" is a
-computation, and the order depends on nothing but the data set, the seed and the epoch.
+The order of an epoch depends on dataset, seed and epoch only; when a sample was trained is computed, not logged.
 """
 
 import hashlib
@@ -16,15 +15,15 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
-NUM_ROUNDS = 8  # of the Feistel network; four already pass the tests of uniformity here
+NUM_ROUNDS = 8  # of the Feistel network; four already pass our tests of uniformity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Permutation:
-    """A bijection of 0 .. size-1, chosen by `key` (any text).
+    """A permutation of 0 .. size-1, selected by `key` (any text).
 
-    A Feistel network over pairs (a, b) of a square that is just larger than `size`; values outside walk on along
-    their cycle until they come back in (at most about 2/sqrt(size) of them have to).
+    A Feistel network over pairs (a, b) of a square that is just larger than `size`; values outside are mapped again
+    (cycle walking) until they fall inside (needed for at most about 2/sqrt(size) of them).
     """
 
     size: int
@@ -55,12 +54,12 @@ class Permutation:
         start = np.atleast_1d(np.asarray(values, dtype=np.int64))
         if start.size and (start.min() < 0 or start.max() >= self.size):
             raise IndexError(f"{start.min()} to {start.max()} in a permutation of {self.size} items")
-        found = step(start)
-        outside = np.flatnonzero(found >= self.size)
+        mapped = step(start)
+        outside = np.flatnonzero(mapped >= self.size)
         while outside.size:
-            found[outside] = step(found[outside])
-            outside = outside[found[outside] >= self.size]
-        return found.reshape(np.shape(values))
+            mapped[outside] = step(mapped[outside])
+            outside = outside[mapped[outside] >= self.size]
+        return mapped.reshape(np.shape(values))
 
     def _forward(self, values: Integers) -> Integers:
         left, right = values // self._side, values % self._side
@@ -79,7 +78,7 @@ class Permutation:
 
 
 def mix(words: Words) -> Words:
-    """Well-mixed 64-bit words, a bijection. Source: finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    """Hashes 64-bit words, a bijection. Source: finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -87,19 +86,19 @@ def mix(words: Words) -> Words:
 
 
 def epoch_permutation(size: int, *, dataset_digest: str, seed: int, epoch: int) -> Permutation:
-    """The order of one epoch over a data set."""
+    """The order of the samples of a dataset in one epoch."""
     return Permutation(size=size, key=f"order\n{dataset_digest}\n{seed}\n{epoch}")
 
 
 def sample_words(sample_ids: npt.NDArray[np.uint8]) -> Words:
-    """The first 64 bits of ids given as bytes [N, 32]."""
+    """The first 64 bits of each id; ids are bytes [N, 32]."""
     return np.ascontiguousarray(sample_ids[:, :8]).view(">u8").astype(np.uint64).reshape(-1)
 
 
 def is_chosen(words: Words, *, share: float, seed: int, epochs: npt.ArrayLike, purpose: str) -> npt.NDArray[np.bool_]:
-    """For each sample (its 64-bit word), whether it belongs to the `share` that is chosen in its epoch.
+    """For each sample, given by its 64-bit word, whether it belongs to the random `share` that is chosen in its epoch.
 
-    Depends on nothing but sample, seed, epoch and purpose: not on order, rank or batch.
+    Depends on sample, seed, epoch and purpose only, not on order, rank or batch.
     """
     digest = hashlib.sha256(f"{purpose}\n{seed}".encode()).digest()
     key = np.uint64(int.from_bytes(digest[:8], "big"))

@@ -1,1 +1,1 @@
-"""Vector files of the published code against this one: `python -m models.check FILE.json ...`."""
+"""Compares this code with vector files of the published code: `python -m models.check FILE.json ...`."""

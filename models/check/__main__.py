@@ -56,11 +56,11 @@ def _check(vectors: Vectors, report: Report) -> None:
         is_discriminator = "main.0.weight" in facts["tensors"]
         (check_discriminator_layout if is_discriminator else check_tokenizer_layout)(vectors, report)
     elif _EXTRA_SECTIONS & facts.keys():
-        base = read(_base_of(Path(vectors.where)))
+        base = read(_base_file(Path(vectors.where)))
         check_training(vectors, base, report)
         check_language(vectors, base, report)
         for name in facts.keys() - _EXTRA_SECTIONS - _EXTRA_NOTES:
-            report.left_out(name, "a section of no known kind")
+            report.skip(name, "a section of no known kind")
     else:
         raise VectorsError(f"{vectors.where}: found {', '.join(facts) or 'nothing'}; expected one of: {_FORMATS}")
 
@@ -83,7 +83,7 @@ def read(path: Path) -> Vectors:
     return Vectors(where=str(path), facts=facts, tensors=tensors)
 
 
-def _base_of(path: Path) -> Path:
+def _base_file(path: Path) -> Path:
     """The DualViTok file whose weights the vectors of an extra file were made with."""
     base = path.with_name(path.stem.removesuffix(_EXTRA) + path.suffix)
     if base == path or not base.exists():

@@ -19,7 +19,7 @@ def check_anchors(vectors: Vectors, report: Report) -> None:
     """Every list of decisions in the file; a list's name says which anchors it is about."""
     facts = vectors.facts
     anchors = tuple((int(height), int(width)) for height, width in facts["anchors_hw"])
-    most_crop = facts.get("crop_percent_thresh", PUBLISHED_MAX_CROP)
+    max_crop = facts.get("crop_percent_thresh", PUBLISHED_MAX_CROP)
     for name, cases in facts.items():
         fixed = re.fullmatch(r"fixed_(\d+)", name)
         if name == "black_border_cases":
@@ -27,13 +27,13 @@ def check_anchors(vectors: Vectors, report: Report) -> None:
         elif name == "fixed_anchors" or fixed:
             chosen = ((int(fixed[1]), int(fixed[1])),) if fixed else anchors
             for case in cases:
-                _check_decision(name, case, chosen, most_crop, report)
+                _check_decision(name, case, chosen, max_crop, report)
         elif name not in _NOTES:
-            report.left_out(name, "no decisions of a known kind")
+            report.skip(name, "no decisions of a known kind")
 
 
 def _check_decision(
-    name: str, case: Mapping[str, Any], anchors: Sequence[Size], most_crop: float, report: Report
+    name: str, case: Mapping[str, Any], anchors: Sequence[Size], max_crop: float, report: Report
 ) -> None:
     match = match_anchor(case["w"], case["h"], anchors)
     found = {
@@ -42,23 +42,23 @@ def _check_decision(
         "anchor_index": match.index,
         "cover_w": match.cover_wh[0],
         "cover_h": match.cover_wh[1],
-        "kept": match.crop_share <= most_crop,
+        "kept": match.crop_share <= max_crop,
         "resize_wh": list(match.resize_wh),
         "crop_box_ltrb": list(match.crop_box),
     }
     different = {key: (value, case[key]) for key, value in found.items() if key in case and value != case[key]}
     if abs(match.crop_share - case["crop_percent"]) > _CROP_DIGITS:
         different["crop_percent"] = (match.crop_share, case["crop_percent"])
-    report.same(f"{name} {case['w']}x{case['h']} (WxH)", different, {})
+    report.expect_equal(f"{name} {case['w']}x{case['h']} (WxH)", different, {})
 
 
 def _check_black_borders(cases: Sequence[Mapping[str, Any]], anchors: Sequence[Size], report: Report) -> None:
-    """Where the published crop begins outside the image, the decision holds, but the picture must fill the anchor."""
+    """Where the published crop begins outside the image: the same decision, but our crop must fill the anchor."""
     for case in cases:
         width, height = case["w"], case["h"]
         match = match_anchor(width, height, anchors)
         name = f"black_border_cases {width}x{height} (WxH)"
-        report.same(f"{name} anchor", match.anchor, (case["anchor_h"], case["anchor_w"]))
-        report.number(f"{name} crop_percent", match.crop_share, case["crop_percent"], rtol=0, atol=_CROP_DIGITS)
+        report.expect_equal(f"{name} anchor", match.anchor, (case["anchor_h"], case["anchor_w"]))
+        report.expect_number(f"{name} crop_percent", match.crop_share, case["crop_percent"], rtol=0, atol=_CROP_DIGITS)
         darkest = int(np.asarray(fit_to_anchor(Image.new("RGB", (width, height), _WHITE), match.anchor)).min())
-        report.same(f"{name} white stays white", darkest, 255, "equal (the published code draws a black line)")
+        report.expect_equal(f"{name} white stays white", darkest, 255, "equal (the published code draws a black line)")

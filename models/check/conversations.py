@@ -1,6 +1,6 @@
-"""Conversations: ids, labels and images of the published data set code, and the tokens of image blocks.
+"""Conversations: ids, labels and images of the published dataset code, and the tokens of image blocks.
 
-The one file of `models` that looks into another room: conversations are made by the data pipelines.
+The only file of `models` that imports another top-level package: conversations are made by `data_pipelines`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from models.check.report import Report, Vectors, VectorsError
 from models.mllm.vocabulary import IGNORED_LABEL, SEMANTIC_FEATURE, VisionVocabulary
 
-_IMAGE = -200  # what the published data set writes where an input image goes
+_IMAGE = -200  # what the published dataset writes where an input image goes
 _UNKNOWN_SIZE = (480, 640)  # of input images without a stated size; their features collapse into one placeholder
 _TASKS = {"DefaultDataset": "understanding", "Text2ImageDataset": "generation", "SingleTurnEditDataset": "editing"}
 _NOTES = {"description", "templates", "tiny_tokenizer", "image_token_layout"}
@@ -34,7 +34,7 @@ def check_conversations(vectors: Vectors, report: Report) -> None:
         pixel_codes=pixel_codes,
         resolutions=published.resolutions,
     )
-    report.same("tiny_tokenizer total", vocabulary.total, tiny["total"])
+    report.expect_equal("tiny_tokenizer total", vocabulary.total, tiny["total"])
     if "image_token_layout" in facts:
         _check_layout(facts["image_token_layout"], vocabulary, published, report)
     chat = _tokenizer(Path(vectors.where).with_name(tiny["file"]))
@@ -42,7 +42,7 @@ def check_conversations(vectors: Vectors, report: Report) -> None:
         if group in _NOTES:
             continue
         if not _are_cases(cases):
-            report.left_out(group, "no cases of a known kind")
+            report.skip(group, "no cases of a known kind")
             continue
         for name, case in cases.items():
             _check_case(f"{group}/{name}", case, chat, vocabulary, report)
@@ -66,12 +66,12 @@ def _check_layout(
     codes = facts["semantic_codes"], facts["pixel_codes"]
     for name, vocabulary in (("tiny_ids", tiny), ("qwen2_5_ids", published)):
         if name in facts:
-            report.same(f"image_token_layout {name}", vocabulary.block_ids(*codes).tolist(), facts[name])
+            report.expect_equal(f"image_token_layout {name}", vocabulary.block_ids(*codes).tolist(), facts[name])
     strings = list(published.token_strings())
     names = [strings[token - published.first_id] for token in published.block_ids(*codes)]
-    report.same("image_token_layout token_names", names, facts["token_names"])
-    report.same("image_token_layout rendered", "".join(names), facts.get("rendered", "".join(names)))
-    report.same("image_token_layout count", len(names), facts.get("count", len(names)))
+    report.expect_equal("image_token_layout token_names", names, facts["token_names"])
+    report.expect_equal("image_token_layout rendered", "".join(names), facts.get("rendered", "".join(names)))
+    report.expect_equal("image_token_layout count", len(names), facts.get("count", len(names)))
 
 
 def _check_case(
@@ -79,7 +79,7 @@ def _check_case(
 ) -> None:
     drops = case.get("cfg_dropout_p", 0.0)
     if drops not in (0.0, 1.0):
-        report.left_out(name, f"cfg_dropout_p {drops} leaves the outcome to chance; expected 0 or 1")
+        report.skip(name, f"cfg_dropout_p {drops} leaves the outcome to chance; expected 0 or 1")
         return
     try:
         sample, codes = _sample(case)
@@ -92,13 +92,15 @@ def _check_case(
             drop_condition=drops == 1.0,
         )
     except (SampleError, ValueError) as error:
-        report.failed(name, str(error))
+        report.fail(name, str(error))
         return
     ids, labels = _with_placeholders(rendered, vocabulary)
-    report.same(f"{name} ids", ids, case["token_ids"], f"{len(ids)} equal")
-    report.same(f"{name} labels", labels, case["labels"], f"{sum(label != IGNORED_LABEL for label in labels)} trained")
+    report.expect_equal(f"{name} ids", ids, case["token_ids"], f"{len(ids)} equal")
+    report.expect_equal(
+        f"{name} labels", labels, case["labels"], f"{sum(label != IGNORED_LABEL for label in labels)} trained"
+    )
     files = [case["sample_in"]["images"][slot] for slot in rendered.images]
-    report.same(f"{name} input images", files, case.get("images_used") or [])
+    report.expect_equal(f"{name} input images", files, case.get("images_used") or [])
 
 
 def _sample(case: Mapping[str, Any]) -> tuple[Sample, dict[int, tuple[np.ndarray, np.ndarray]]]:
@@ -119,7 +121,7 @@ def _sample(case: Mapping[str, Any]) -> tuple[Sample, dict[int, tuple[np.ndarray
 
 
 def _task(case: Mapping[str, Any], turns: Sequence[Turn]) -> str:
-    """By the published class, or by where the images stand if the class is another one."""
+    """The task of the published class, or for other classes by the turns that contain images."""
     if case.get("dataset_class") in _TASKS:
         return _TASKS[case["dataset_class"]]
     asked, answered = ("".join(turn.text for turn in turns if turn.role == role) for role in ("human", "gpt"))

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from models.check.formulas import formula_images, formula_scores
 from models.check.report import Report, Vectors, with_prefix
-from models.check.tokenizer import tokenizer_of
+from models.check.tokenizer import build_tokenizer
 from models.dualvitok.geometry import pixel_grid, semantic_grid
 from models.mllm.config import LevelSampling
 from models.mllm.grammar import Allowed, RowState, Rules
 from models.mllm.projector import MixedProjector
-from models.mllm.sampling import candidates, guided, masked
+from models.mllm.sampling import apply_guidance, mask_scores, select_candidates
 from models.mllm.vision import ImageFeatures, VisionBranch, read_images
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 from models.strict_weights import load_strictly
 
-_IMAGE = -200  # what the published data set writes where an input image goes
+_IMAGE = -200  # what the published dataset writes where an input image goes
 _SEMANTIC_ATOL = 2e-5  # of the tower
 _PIXEL_ATOL = 1e-4  # of the pixel encoder
 _SCORES_ATOL = 1e-4
@@ -27,7 +27,7 @@ _NEVER = float("-inf")
 
 
 def check_language(vectors: Vectors, base: Vectors, report: Report) -> None:
-    """The language model's part of an extra file; `base` is the DualViTok file that brings the encoders' weights."""
+    """The language model's part of an extra file; `base` is the DualViTok file with the encoders' weights."""
     if "mllm_input" in vectors.facts:
         _Inputs(vectors, base, report).check()
     if "sampler" in vectors.facts:
@@ -35,11 +35,11 @@ def check_language(vectors: Vectors, base: Vectors, report: Report) -> None:
             _SamplerRun(vectors.facts["sampler"]).check(name, run, report)
         for name in ("parse_example", "pad_truncate_example"):
             if name in vectors.facts["sampler"]:
-                report.left_out(f"sampler/{name}", "wrong numbers of codes cannot occur here, so none are mended")
+                report.skip(f"sampler/{name}", "wrong numbers of codes cannot occur here, so none are mended")
 
 
 class _Inputs:
-    """Embeddings of packed samples: table rows of ids and markers, projected features in the places of codes."""
+    """Embeddings of packed samples: table rows for ids and markers, projected features at the positions of codes."""
 
     def __init__(self, vectors: Vectors, base: Vectors, report: Report) -> None:
         self.facts: Mapping[str, Any] = vectors.facts["mllm_input"]
@@ -47,7 +47,7 @@ class _Inputs:
         self.table = vectors.tensors["mllm/embed_tokens.weight"].float()
         first = int(re.findall(r"(\d+)\.\.\d+", self.facts["special_tokens_ids"])[0])
         self.vocabulary = VisionVocabulary(first_id=first, semantic_codes=1, pixel_codes=1, resolutions=())
-        self.tokenizer = tokenizer_of(base)
+        self.tokenizer = build_tokenizer(base)
         self.projected = list(self._projected())
 
     def _projected(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -79,18 +79,18 @@ class _Inputs:
         for index, (layout, rows) in enumerate(self.projected):
             name = f"mllm/image_features_{index}"
             expected = self.tensors[name]
-            self.report.same(f"{name} rows", len(layout), self.facts["images"][index]["feature_rows"])
+            self.report.expect_equal(f"{name} rows", len(layout), self.facts["images"][index]["feature_rows"])
             if rows.shape != expected.shape:
-                self.report.failed(name, f"shape {list(rows.shape)}, expected {list(expected.shape)}")
+                self.report.fail(name, f"shape {list(rows.shape)}, expected {list(expected.shape)}")
                 continue
             markers = layout >= 0
-            self.report.tensor(f"{name} markers", rows[markers], expected[markers], 0)
+            self.report.expect_tensor(f"{name} markers", rows[markers], expected[markers], 0)
             for kind, feature, atol in (
                 ("semantic", SEMANTIC_FEATURE, _SEMANTIC_ATOL),
                 ("pixel", PIXEL_FEATURE, _PIXEL_ATOL),
             ):
                 places = layout == feature
-                self.report.tensor(f"{name} {kind}", rows[places], expected[places], atol)
+                self.report.expect_tensor(f"{name} {kind}", rows[places], expected[places], atol)
         for name in self.facts:
             if name.startswith("maxlen_"):
                 self._check_batch(name)
@@ -105,14 +105,16 @@ class _Inputs:
             vectors_TD, labels_T = self._spliced(ids, known, images)
             vectors_TD, labels_T = vectors_TD[:limit], labels_T[:limit]
             length = len(labels_T)
-            self.report.same(f"mllm/{name} row {row} length", length, int(attention[row].sum()))
+            self.report.expect_equal(f"mllm/{name} row {row} length", length, int(attention[row].sum()))
             if length > embeds.shape[1]:
                 continue
             place = slice(embeds.shape[1] - length, None)
-            self.report.same(f"mllm/{name} row {row} labels", labels_T, labels[row, place].tolist())
-            self.report.tensor(f"mllm/{name} row {row} inputs_embeds", vectors_TD, embeds[row, place], _PIXEL_ATOL)
+            self.report.expect_equal(f"mllm/{name} row {row} labels", labels_T, labels[row, place].tolist())
+            self.report.expect_tensor(
+                f"mllm/{name} row {row} inputs_embeds", vectors_TD, embeds[row, place], _PIXEL_ATOL
+            )
             trained = [label for label in labels_T if label != -100]
-            self.report.same(f"mllm/{name} row {row} trained", trained, self.facts[name]["trained_labels"][row])
+            self.report.expect_equal(f"mllm/{name} row {row} trained", trained, self.facts[name]["trained_labels"][row])
 
     def _spliced(
         self, ids: Sequence[int], known: Sequence[int], images: Iterator[tuple[Tensor, Tensor]]
@@ -127,7 +129,7 @@ class _Inputs:
 
 
 class _SamplerRun:
-    """A tiny vocabulary, scores from a formula, and our grammar, guidance and cuts in place of the published ones."""
+    """Our grammar, guidance and top-k/top-p cuts on a tiny vocabulary, with scores from a formula."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
         special, self.size = facts["vocab"]["special"], facts["vocab"]["size"]
@@ -145,8 +147,8 @@ class _SamplerRun:
             lambda *_: (grid["h2"], grid["w2"]),
             end_id=special["end_of_text"],
         )
-        room = max(len(run["steps"]) for run in facts["runs"].values()) + len(rules.plan((16, 16)))
-        self.state = RowState(rules=rules, room=room, images_left=room, resolution=(16, 16))
+        tokens_left = max(len(run["steps"]) for run in facts["runs"].values()) + len(rules.plan((16, 16)))
+        self.state = RowState(rules=rules, tokens_left=tokens_left, images_left=tokens_left, resolution=(16, 16))
         names = {"text": "default", "semantic": "level0", "pixel": "level1"}
         self.levels = {
             kind: LevelSampling(
@@ -164,30 +166,30 @@ class _SamplerRun:
             in_image = in_image + 1 if self.state.in_image else 0
             ours = self._processed(step["step"], in_image, scale)
             place = f"sampler/{name} step {step['step']}"
-            report.same(f"{place} ids", torch.isfinite(ours).nonzero().flatten().tolist(), step["finite_ids"])
+            report.expect_equal(f"{place} ids", torch.isfinite(ours).nonzero().flatten().tolist(), step["finite_ids"])
             expected = {int(token): value for token, value in step["processed"].items()}
             difference = ours[list(expected)] - torch.tensor(list(expected.values()))
-            # Inside images the published values are log-probabilities: the same but for one number per step.
+            # Inside images the published values are log-probabilities: the same up to one constant per step.
             shift = difference[0] if self.state.in_image else torch.zeros(())
-            report.tensor(f"{place} scores", difference - shift, torch.zeros_like(difference), _SCORES_ATOL)
+            report.expect_tensor(f"{place} scores", difference - shift, torch.zeros_like(difference), _SCORES_ATOL)
             if step["next"] is None:
                 continue
             try:
                 self.state.accept(step["next"])
             except ValueError as error:
-                report.failed(f"{place} next", str(error))
+                report.fail(f"{place} next", str(error))
                 return
-        report.same(f"sampler/{name} sequence", self.state.generated, run["sequence"])
+        report.expect_equal(f"sampler/{name} sequence", self.state.generated, run["sequence"])
 
     def _processed(self, step: int, in_image: int, scale: float) -> Tensor:
         """Scores [V] after guidance, grammar and cuts; -inf where nothing may be drawn."""
         allowed = self.state.allowed()
         scores = formula_scores(self.size, step, salt=0)
         if self.state.in_image and scale != 1:
-            scores = guided(scores, formula_scores(self.size, in_image, salt=5), scale)
+            scores = apply_guidance(scores, formula_scores(self.size, in_image, salt=5), scale)
         if not self.state.in_image:
-            # Published: an image may end that never began. Ours may not; the rest is compared with it put back.
+            # The published grammar lets an image end that never began; that id is added here to compare the rest.
             allowed = Allowed(allowed.ids, (*allowed.others, self.vocabulary.end_of_image))
         level = self.levels[self.state.kind]
-        found = candidates(masked(scores, [allowed], range(self.size)), [level])
+        found = select_candidates(mask_scores(scores, [allowed], range(self.size)), [level])
         return torch.full((1, self.size), _NEVER).scatter(1, found.ids_BK, found.scores_BK)[0]

@@ -27,26 +27,26 @@ _PROJECTOR = "model.mm_projector."
 
 
 def check_tokenizer_layout(vectors: Vectors, report: Report) -> None:
-    """Every tensor of DualViTok. The configuration is read off a few of the shapes; the others must follow from it."""
+    """Every tensor of DualViTok. The configuration is inferred from a few shapes; the others must follow from it."""
     layout = vectors.facts["tensors"]
     try:
         config = config_from_shapes(_shapes(layout))
     except ValueError as error:
-        report.failed("configuration", str(error))
+        report.fail("configuration", str(error))
         return
     published = config == DualViTokConfig.published()
-    report.same("configuration", True, True, "the published one" if published else f"by the shapes: {config}")
+    report.expect_equal("configuration", True, True, "the published one" if published else f"by the shapes: {config}")
     with torch.device("meta"):
         model = DualViTok(config)
     _check_state(model, layout, report)
     parameters = dict(model.named_parameters())
     for name, facts in layout.items():
         if "kind" in facts:
-            report.same(f"{name} kind", "param" if name in parameters else "buffer", facts["kind"])
+            report.expect_equal(f"{name} kind", "param" if name in parameters else "buffer", facts["kind"])
         if name in parameters and "trainable_in_tokenizer_training" in facts:
             trains = parameters[name].requires_grad
-            report.same(f"{name} trains", trains, facts["trainable_in_tokenizer_training"])
-    report.same("num_tensors", len(model.state_dict()), vectors.facts.get("num_tensors", len(layout)))
+            report.expect_equal(f"{name} trains", trains, facts["trainable_in_tokenizer_training"])
+    report.expect_equal("num_tensors", len(model.state_dict()), vectors.facts.get("num_tensors", len(layout)))
 
 
 def check_discriminator_layout(vectors: Vectors, report: Report) -> None:
@@ -57,19 +57,19 @@ def check_discriminator_layout(vectors: Vectors, report: Report) -> None:
     _check_state(model, layout, report)
     for number, (layer, expected) in enumerate(zip(model.main, vectors.facts.get("structure", ()), strict=False)):
         # Whether an activation works in place changes no value.
-        report.same(f"structure {number}", str(layer), expected.replace(", inplace=True", ""))
-    report.same("layers", len(model.main), len(vectors.facts.get("structure", model.main)))
+        report.expect_equal(f"structure {number}", str(layer), expected.replace(", inplace=True", ""))
+    report.expect_equal("layers", len(model.main), len(vectors.facts.get("structure", model.main)))
 
 
 def check_mllm_layout(vectors: Vectors, report: Report) -> None:
-    """What the unified model adds to each base model; of the base models that are known here, also all sizes."""
+    """What the unified model adds to each base model; for those with a published configuration also all sizes."""
     for name, schema in vectors.facts["models"].items():
         _check_vision_branch(name, schema, report)
         _check_additions(name, schema, report)
         if name in _MODELS:
             _check_whole_model(name, schema, _MODELS[name](), report)
         else:
-            report.left_out(f"{name} param_counts", f"no published configuration for this base; known: {[*_MODELS]}")
+            report.skip(f"{name} param_counts", f"no published configuration for this base; known: {[*_MODELS]}")
 
 
 def _check_vision_branch(name: str, schema: Mapping[str, Any], report: Report) -> None:
@@ -79,20 +79,22 @@ def _check_vision_branch(name: str, schema: Mapping[str, Any], report: Report) -
         branch = VisionBranch(VisionBranchConfig())
     shapes = {f"{_TOWER}{key}": list(value.shape) for key, value in branch.state_dict().items()}
     groups = assign_groups((f"vision.{key}" for key, _ in branch.named_parameters()), PHASES["stage3"])
-    report.same(f"{name} names of the vision tower", sorted(shapes), sorted(keys), f"{len(keys)} names equal")
+    report.expect_equal(f"{name} names of the vision tower", sorted(shapes), sorted(keys), f"{len(keys)} names equal")
     for key, facts in keys.items():
-        report.same(f"{name} {key}", shapes.get(key), facts["shape"], f"{facts['shape']}")
+        report.expect_equal(f"{name} {key}", shapes.get(key), facts["shape"], f"{facts['shape']}")
         trains = groups.get(f"vision.{key.removeprefix(_TOWER)}") == "vision"
-        report.same(f"{name} {key} trains in stage 3", trains, facts.get("trainable_stage3", trains))
+        report.expect_equal(f"{name} {key} trains in stage 3", trains, facts.get("trainable_stage3", trains))
     counts = schema.get("param_counts", {})
     for part, module in (("semantic", branch.semantic_encoder), ("pixel", branch.pixel_encoder)):
-        report.same(f"{name} {part} parameters", _size(module), counts.get(f"vision_tower_{part}", _size(module)))
+        report.expect_equal(
+            f"{name} {part} parameters", _size(module), counts.get(f"vision_tower_{part}", _size(module))
+        )
         prefix = f"vision.{part}_encoder."
         trained = sum(
             parameter.numel() for key, parameter in module.named_parameters() if groups[prefix + key] == "vision"
         )
         expected = counts.get(f"{part}_trainable_stage3", trained)
-        report.same(f"{name} {part} parameters that train in stage 3", trained, expected)
+        report.expect_equal(f"{name} {part} parameters that train in stage 3", trained, expected)
 
 
 def _check_additions(name: str, schema: Mapping[str, Any], report: Report) -> None:
@@ -113,11 +115,11 @@ def _check_additions(name: str, schema: Mapping[str, Any], report: Report) -> No
     )
     for key, shape in additions.items():
         found = list(published[key].shape) if key in published else None
-        report.same(f"{name} {key}", found, shape, f"{shape}")
+        report.expect_equal(f"{name} {key}", found, shape, f"{shape}")
     added = schema.get("added_tokens", VisionVocabulary.published().size)
-    report.same(f"{name} added_tokens", VisionVocabulary.published().size, added)
+    report.expect_equal(f"{name} added_tokens", VisionVocabulary.published().size, added)
     if "base_vocab_rows" in schema:
-        report.same(f"{name} rows", schema["base_vocab_rows"] + VisionVocabulary.published().size, rows)
+        report.expect_equal(f"{name} rows", schema["base_vocab_rows"] + VisionVocabulary.published().size, rows)
 
 
 def _check_whole_model(name: str, schema: Mapping[str, Any], config: MllmConfig, report: Report) -> None:
@@ -133,20 +135,20 @@ def _check_whole_model(name: str, schema: Mapping[str, Any], config: MllmConfig,
         "embed_vision_rows": VisionVocabulary.published().size * config.text.hidden_size,
     }
     for key, found in counts.items():
-        report.same(f"{name} param_counts {key}", found, schema["param_counts"].get(key, found), f"{found:,}")
-    report.same(f"{name} num_state_dict_keys", len(published), schema["num_state_dict_keys"])
-    report.same(f"{name} new_vocab_rows", config.tokens.rows, schema["new_vocab_rows"])
-    report.same(f"{name} tie_word_embeddings", config.text.tie_embeddings, schema["tie_word_embeddings"])
+        report.expect_equal(f"{name} param_counts {key}", found, schema["param_counts"].get(key, found), f"{found:,}")
+    report.expect_equal(f"{name} num_state_dict_keys", len(published), schema["num_state_dict_keys"])
+    report.expect_equal(f"{name} new_vocab_rows", config.tokens.rows, schema["new_vocab_rows"])
+    report.expect_equal(f"{name} tie_word_embeddings", config.text.tie_embeddings, schema["tie_word_embeddings"])
 
 
 def _check_state(model: nn.Module, layout: Mapping[str, Any], report: Report) -> None:
     """Names in their order, shapes and types."""
     state = model.state_dict()
-    report.same("names and their order", list(state), list(layout), f"{len(layout)} names equal")
+    report.expect_equal("names and their order", list(state), list(layout), f"{len(layout)} names equal")
     for name, facts in layout.items():
         found = [list(state[name].shape), str(state[name].dtype).removeprefix("torch.")] if name in state else None
         expected = [facts["shape"], facts.get("dtype", found[1] if found else "")]
-        report.same(name, found, expected, f"{facts['shape']}")
+        report.expect_equal(name, found, expected, f"{facts['shape']}")
 
 
 def _shapes(layout: Mapping[str, Any]) -> dict[str, list[int]]:

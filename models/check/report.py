@@ -1,4 +1,4 @@
-"""What a check found: one line per tensor or case."""
+"""Collects the result of a check: one finding per tensor or case."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LONGEST_VALUE = 120
+_MAX_VALUE_CHARS = 120
 
 
 class VectorsError(ValueError):
-    """A file that cannot be checked: not readable, of no known format, or without what belongs beside it."""
+    """A file that cannot be checked: not readable, of no known format, or without a file that it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)
 
-    def same(self, name: str, found: object, expected: object, text: str = "equal") -> None:
+    def expect_equal(self, name: str, found: object, expected: object, text: str = "equal") -> None:
         """Exact equality of values that Python compares."""
         equal = found == expected
         self._add(name, equal, text if equal else f"found {_short(found)}, expected {_short(expected)}")
 
-    def tensor(self, name: str, found: Tensor, expected: Tensor, atol: float) -> None:
+    def expect_tensor(self, name: str, found: Tensor, expected: Tensor, atol: float) -> None:
         """Equal shape, and no value further off than `atol`; NaN is never equal."""
         if found.shape != expected.shape:
             self._add(name, False, f"shape {list(found.shape)}, expected {list(expected.shape)}")
@@ -53,27 +53,29 @@ class Report:
         largest = float(difference.max()) if difference.numel() else 0.0
         self._add(name, largest <= atol, _difference(largest, atol))
 
-    def number(self, name: str, found: float | Tensor, expected: float, *, rtol: float, atol: float = 0.0) -> None:
+    def expect_number(
+        self, name: str, found: float | Tensor, expected: float, *, rtol: float, atol: float = 0.0
+    ) -> None:
         """Within `rtol` of the expected value or `atol`, whichever is larger."""
         largest, allowed = abs(float(found) - expected), max(rtol * abs(expected), atol)
         self._add(name, largest <= allowed, _difference(largest, allowed))
 
-    def codes(self, name: str, found: Tensor, expected: Tensor, margin: Tensor, least_margin: float) -> None:
-        """Exact wherever the second-best code is at least `least_margin` further away; nearer ones are ties."""
+    def expect_codes(self, name: str, found: Tensor, expected: Tensor, margin: Tensor, min_margin: float) -> None:
+        """Exact wherever the second-best code is at least `min_margin` further away; nearer ones are ties."""
         if found.shape != expected.shape:
             self._add(name, False, f"shape {list(found.shape)}, expected {list(expected.shape)}")
             return
-        decided = margin >= least_margin
+        decided = margin >= min_margin
         wrong = int((found != expected.long())[decided].sum())
         ties = int((~decided).sum())
         text = f"{found.numel() - ties} codes equal" + (f", {ties} ties left out" if ties else "")
         self._add(name, wrong == 0, text if wrong == 0 else f"{wrong} of {int(decided.sum())} codes differ")
 
-    def failed(self, name: str, text: str) -> None:
+    def fail(self, name: str, text: str) -> None:
         """Something that could not even be computed."""
         self._add(name, False, text)
 
-    def left_out(self, name: str, reason: str) -> None:
+    def skip(self, name: str, reason: str) -> None:
         """A part of the file that was not compared."""
         self.findings.append(Finding(name=name, equal=None, text=f"not compared: {reason}"))
 
@@ -90,7 +92,7 @@ class Report:
 
 
 def statistics(tensor: Tensor) -> dict[str, float]:
-    """Mean, standard deviation (n - 1), least, largest and absolute sum, in fp64: what the files keep of tensors."""
+    """Mean, standard deviation (n - 1), minimum, maximum and absolute sum, in fp64: what the files store of tensors."""
     values = tensor.detach().double()
     return {
         "mean": float(values.mean()),
@@ -127,4 +129,4 @@ def _difference(largest: float, allowed: float) -> str:
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 3] + "..."

@@ -1,4 +1,4 @@
-"""DualViTok: codes, features, reconstructions and losses of the cases of a file, with the weights that it brings."""
+"""DualViTok: codes, features, reconstructions and losses of the cases of a file, with the weights in the file."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ from models.dualvitok.published_config import config_from_published
 from models.dualvitok.vision_tower import images_to_patches
 from models.strict_weights import WeightsError, load_strictly
 
-# Where the file states no tolerance of its own.
+# Used where the file states no tolerance.
 _ATOL = {
     "patches": 2e-5,
     "vit_out": 2e-5,
@@ -35,13 +35,13 @@ _ATOL = {
     "dec_semantic": 2e-4,
 }
 _SCALARS_RTOL = 1e-4
-_LEAST_MARGIN = 1e-4
+_MIN_MARGIN = 1e-4
 _INPUTS = {"input_uint8", "semantic_indices", "pixel_indices", "semantic_margin", "pixel_margin"}
 # Of sums over many elements: statistics may be off by this share of the tensor's own scale.
 _STATISTICS_RTOL = 1e-4
 
 
-def tokenizer_of(vectors: Vectors) -> DualViTok:
+def build_tokenizer(vectors: Vectors) -> DualViTok:
     """The model of a file's configuration with its weights, in evaluation mode. Raises: WeightsError, ValueError."""
     facts = vectors.facts
     model = DualViTok(config_from_published(facts["vit_config"], facts["model_config"])).eval()
@@ -52,13 +52,13 @@ def tokenizer_of(vectors: Vectors) -> DualViTok:
 def check_tokenizer(vectors: Vectors, report: Report) -> None:
     """All cases of a file."""
     try:
-        model = tokenizer_of(vectors)
+        model = build_tokenizer(vectors)
     except (WeightsError, ValueError) as error:
-        report.failed("weights", str(error))
+        report.fail("weights", str(error))
         return
-    report.same("weights", True, True, f"{len(model.state_dict())} tensors fit exactly")
+    report.expect_equal("weights", True, True, f"{len(model.state_dict())} tensors fit exactly")
     if "order_of_state_dict" in vectors.facts:
-        report.same("order_of_state_dict", list(model.state_dict()), vectors.facts["order_of_state_dict"])
+        report.expect_equal("order_of_state_dict", list(model.state_dict()), vectors.facts["order_of_state_dict"])
     for name, case in vectors.facts["cases"].items():
         _Case(name=name, facts=case, vectors=vectors, model=model, report=report).check()
 
@@ -84,7 +84,7 @@ class _Case:
         self.check_tensors(found)
         self.check_statistics(found)
         difference = torch.zeros_like(from_codes)
-        self.report.tensor(
+        self.report.expect_tensor(
             f"{self.name}/decode(codes)", from_codes - outputs.images_BCYX, difference, self.tolerance("decoded")
         )
         scalars = {
@@ -95,19 +95,19 @@ class _Case:
         }
         for name, value in self.facts.get("scalars", {}).items():
             if name in scalars:
-                self.report.number(f"{self.name}/{name}", scalars[name], value, rtol=_SCALARS_RTOL)
+                self.report.expect_number(f"{self.name}/{name}", scalars[name], value, rtol=_SCALARS_RTOL)
             else:
-                self.report.left_out(f"{self.name}/{name}", "a number of no known name")
+                self.report.skip(f"{self.name}/{name}", "a number of no known name")
 
     def images(self) -> Tensor:
-        """The case's input: by its formula, as stored if the file stores it; both must agree with its digests."""
+        """The case's input images: as stored if the file stores them, else by formula; both must match the digests."""
         height, width = self.facts["height"], self.facts["width"]
         by_formula = np.stack([formula_image(height, width, k) for k in self.facts["image_k"]])
         stored = self.vectors.tensors.get(f"{self.name}/input_uint8")
         if stored is not None:
-            self.report.same(f"{self.name}/input_uint8", bool((stored.numpy() == by_formula).all()), True)
+            self.report.expect_equal(f"{self.name}/input_uint8", bool((stored.numpy() == by_formula).all()), True)
         digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in by_formula]
-        self.report.same(f"{self.name}/input_sha256", digests, self.facts.get("input_sha256", digests))
+        self.report.expect_equal(f"{self.name}/input_sha256", digests, self.facts.get("input_sha256", digests))
         return to_input(by_formula if stored is None else stored.numpy())
 
     def check_geometry(self, images: Tensor) -> None:
@@ -122,14 +122,14 @@ class _Case:
         }
         for name, value in found.items():
             if name in self.facts:
-                self.report.same(f"{self.name}/{name}", plain(value), self.facts[name])
+                self.report.expect_equal(f"{self.name}/{name}", plain(value), self.facts[name])
 
     def check_codes(self, kind: str, grid: Tensor) -> None:
         tensors, name = self.vectors.tensors, f"{self.name}/{kind}_indices"
         if name in tensors:
             expected = tensors[name]
             margin = tensors.get(f"{self.name}/{kind}_margin", torch.ones(expected.shape))
-            self.report.codes(name, grid, expected, margin, _LEAST_MARGIN)
+            self.report.expect_codes(name, grid, expected, margin, _MIN_MARGIN)
 
     def check_tensors(self, found: Mapping[str, Tensor]) -> None:
         """Every stored tensor: whole ones by name, parts by the expression that the file describes them with."""
@@ -139,26 +139,26 @@ class _Case:
             if case != self.name or name in _INPUTS:
                 continue
             if name in found:
-                self.report.tensor(full_name, found[name], expected, self.tolerance(name))
-            elif (part := _part_of(described.get(name, ""), found)) is not None:
+                self.report.expect_tensor(full_name, found[name], expected, self.tolerance(name))
+            elif (part := _described_part(described.get(name, ""), found)) is not None:
                 source, value = part
-                self.report.tensor(full_name, value, expected, self.tolerance(source))
+                self.report.expect_tensor(full_name, value, expected, self.tolerance(source))
             else:
-                self.report.left_out(full_name, f"no known tensor, described as {described.get(name, '')!r}")
+                self.report.skip(full_name, f"no known tensor, described as {described.get(name, '')!r}")
 
     def check_statistics(self, found: Mapping[str, Tensor]) -> None:
         for name, stated in self.facts.get("stats", {}).items():
             if name not in found:
-                self.report.left_out(f"{self.name}/stats/{name}", "a tensor of no known name")
+                self.report.skip(f"{self.name}/stats/{name}", "a tensor of no known name")
                 continue
-            self.report.same(f"{self.name}/stats/{name} shape", list(found[name].shape), stated["shape"])
+            self.report.expect_equal(f"{self.name}/stats/{name} shape", list(found[name].shape), stated["shape"])
             scale = max(abs(stated["min"]), abs(stated["max"]))
             ours = statistics(found[name])
             expected = torch.tensor([stated[key] for key in ours if key in stated]).double()
             values = torch.tensor([ours[key] for key in ours if key in stated]).double()
             sizes = torch.tensor([scale * (found[name].numel() if key == "abs_sum" else 1) for key in ours]).double()
             allowed = max(_STATISTICS_RTOL, self.tolerance(name) / scale)
-            self.report.tensor(f"{self.name}/stats/{name}", values / sizes, expected / sizes, allowed)
+            self.report.expect_tensor(f"{self.name}/stats/{name}", values / sizes, expected / sizes, allowed)
 
     def tolerance(self, name: str) -> float:
         stated = re.search(r"atol ([\d.e+-]+)", self.vectors.facts.get("tolerances", {}).get(name, ""))
@@ -186,7 +186,7 @@ def _intermediates(model: DualViTok, images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _part_of(description: str, found: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
+def _described_part(description: str, found: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
     """Name and value of a part such as `decoded[:1,:, ::4, ::4]` or `rows [0, 1, 60] of the patchified ViT input`."""
     rows = re.match(r"rows \[([\d, ]+)\] of the patchified", description)
     if rows:

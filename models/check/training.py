@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.check.formulas import fill_lpips, formula_images
 from models.check.report import Report, Vectors, with_prefix
-from models.check.tokenizer import tokenizer_of
+from models.check.tokenizer import build_tokenizer
 from models.dualvitok.config import DiscriminatorConfig, LossConfig, NoiseConfig
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss, hinge_discriminator_loss
@@ -36,7 +36,7 @@ _STEP_TERMS = {
 
 
 def check_training(vectors: Vectors, base: Vectors, report: Report) -> None:
-    """The tokenizer's part of an extra file; `base` is the DualViTok file that brings its weights."""
+    """The tokenizer's part of an extra file; `base` is the DualViTok file with its weights."""
     sections: Mapping[str, Callable[[Vectors, Vectors, Report], None]] = {
         "train": _check_steps,
         "gan": _check_adversary,
@@ -56,7 +56,7 @@ def _training_images(vectors: Vectors) -> Tensor:
 def _check_steps(vectors: Vectors, base: Vectors, report: Report) -> None:
     facts = vectors.facts["train"]
     # The vectors were made without noise, though their configuration may have it; evaluation mode changes nothing else.
-    model, images = tokenizer_of(base), _training_images(vectors)
+    model, images = build_tokenizer(base), _training_images(vectors)
     loss = TokenizerLoss(LossConfig(perceptual="none"))
     optimizer = torch.optim.Adam(model.trainable_parameters(), **_adam(facts["optimizer"]))
     clip = re.search(r"clip_grad_norm ([\d.e-]+)", facts["optimizer"])
@@ -73,13 +73,13 @@ def _check_steps(vectors: Vectors, base: Vectors, report: Report) -> None:
         values["grad_norm_before_clip"] = norm
         for name, value in expected.items():
             if name in values:
-                report.number(f"train/step {number}/{name}", values[name], value, rtol=_RTOL)
+                report.expect_number(f"train/step {number}/{name}", values[name], value, rtol=_RTOL)
     for key in (key for key in facts if re.fullmatch(r"params_after_\d+_steps", key)):
         for name, sums in facts[key].items():
             value = model.get_parameter(name).detach().double()
             scale = float(value.abs().sum())
-            report.number(f"train/{key}/{name} sum", value.sum(), sums["sum"], rtol=0, atol=1e-5 * scale)
-            report.number(f"train/{key}/{name} abs_sum", scale, sums["abs_sum"], rtol=1e-5)
+            report.expect_number(f"train/{key}/{name} sum", value.sum(), sums["sum"], rtol=0, atol=1e-5 * scale)
+            report.expect_number(f"train/{key}/{name} abs_sum", scale, sums["abs_sum"], rtol=1e-5)
 
 
 def _adam(text: str) -> dict[str, Any]:
@@ -92,13 +92,15 @@ def _adam(text: str) -> dict[str, Any]:
 
 def _check_gradients(model: DualViTok, expected: Mapping[str, float | None], report: Report) -> None:
     parameters = dict(model.named_parameters())
-    report.same("train/names of parameters", sorted(parameters), sorted(expected))
+    report.expect_equal("train/names of parameters", sorted(parameters), sorted(expected))
     for name, norm in expected.items():
         gradient = parameters[name].grad if name in parameters else None
         if norm is None or gradient is None:
-            report.same(f"train/gradient of {name}", gradient is None, norm is None, "equal (no gradient)")
+            report.expect_equal(f"train/gradient of {name}", gradient is None, norm is None, "equal (no gradient)")
         else:
-            report.number(f"train/gradient of {name}", gradient.norm(), norm, rtol=_GRADIENT_RTOL, atol=_GRADIENT_ATOL)
+            report.expect_number(
+                f"train/gradient of {name}", gradient.norm(), norm, rtol=_GRADIENT_RTOL, atol=_GRADIENT_ATOL
+            )
 
 
 def _discriminator(vectors: Vectors) -> PatchGan:
@@ -110,24 +112,24 @@ def _discriminator(vectors: Vectors) -> PatchGan:
 
 def _check_adversary(vectors: Vectors, base: Vectors, report: Report) -> None:
     facts, tensors = vectors.facts["gan"], vectors.tensors
-    model, images, judge = tokenizer_of(base), _training_images(vectors), _discriminator(vectors)
+    model, images, discriminator = build_tokenizer(base), _training_images(vectors), _discriminator(vectors)
     with torch.no_grad():
         outputs = model(images)
-        real, found = judge(images), judge(outputs.images_BCYX)
-        report.tensor("gan/logits_real_train", real, tensors["gan/logits_real_train"], _LOGITS_ATOL)
-        report.tensor("gan/logits_fake_train", found, tensors["gan/logits_fake_train"], _LOGITS_ATOL)
-        report.number("gan/hinge_d", hinge_discriminator_loss(real, found), facts["hinge_d"], rtol=_RTOL)
-        report.number("gan/hinge_g", -found.mean(), facts["hinge_g"], rtol=_RTOL)
+        real, found = discriminator(images), discriminator(outputs.images_BCYX)
+        report.expect_tensor("gan/logits_real_train", real, tensors["gan/logits_real_train"], _LOGITS_ATOL)
+        report.expect_tensor("gan/logits_fake_train", found, tensors["gan/logits_fake_train"], _LOGITS_ATOL)
+        report.expect_number("gan/hinge_d", hinge_discriminator_loss(real, found), facts["hinge_d"], rtol=_RTOL)
+        report.expect_number("gan/hinge_g", -found.mean(), facts["hinge_g"], rtol=_RTOL)
         loss = TokenizerLoss(LossConfig(perceptual="none", codebook_weight=0.0, semantic_weight=0.0))
         for name, expected in facts.items():
             step = re.fullmatch(r"global_step_(\d+)", name)
             if step is None:
                 continue
-            total, _ = loss.generator(images, outputs, int(step[1]) - 1, judge)
-            judged, _ = loss.discriminator(images, outputs.images_BCYX, int(step[1]) - 1, judge)
+            total, _ = loss.generator(images, outputs, int(step[1]) - 1, discriminator)
+            discriminator_loss, _ = loss.discriminator(images, outputs.images_BCYX, int(step[1]) - 1, discriminator)
             generator = expected["g_total_with_codebook_0p25"]
-            report.number(f"gan/{name}/generator", float(total) + _CODEBOOK_LOSS, generator, rtol=_RTOL)
-            report.number(f"gan/{name}/discriminator", judged, expected["d_loss"], rtol=_RTOL)
+            report.expect_number(f"gan/{name}/generator", float(total) + _CODEBOOK_LOSS, generator, rtol=_RTOL)
+            report.expect_number(f"gan/{name}/discriminator", discriminator_loss, expected["d_loss"], rtol=_RTOL)
 
 
 def _check_noise(vectors: Vectors, _: Vectors, report: Report) -> None:
@@ -142,16 +144,16 @@ def _check_noise(vectors: Vectors, _: Vectors, report: Report) -> None:
         )
         generator = torch.Generator().manual_seed(facts["torch_manual_seed"])
         found = perturb(pixel, config, generator)
-        report.tensor(f"noise/{kind}_out", found, vectors.tensors[f"noise/{kind}_out"], 1e-6)
+        report.expect_tensor(f"noise/{kind}_out", found, vectors.tensors[f"noise/{kind}_out"], 1e-6)
 
 
 def _check_lpips(vectors: Vectors, _: Vectors, report: Report) -> None:
     facts, model = vectors.facts["lpips"], Lpips()
-    report.same(
+    report.expect_equal(
         "lpips/params", [[name, list(value.shape)] for name, value in model.named_parameters()], facts["params"]
     )
     fill_lpips(model)
     for case in facts["cases"]:
         first, second = (formula_images(case["h"], case["w"], [case[key]]) for key in ("k_a", "k_b"))
         name = f"lpips/{case['h']}x{case['w']} images {case['k_a']} and {case['k_b']}"
-        report.number(name, model(first, second), case["value"], rtol=_RTOL, atol=1e-8)
+        report.expect_number(name, model(first, second), case["value"], rtol=_RTOL, atol=1e-8)

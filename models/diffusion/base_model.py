@@ -1,4 +1,4 @@
-"""Start the diffusion decoder from a published text-to-image model, its first layer widened for the codes."""
+"""Starts the diffusion decoder from a published text-to-image model, with the first layer widened for the codes."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from models import json_config
 
-# (height, width) of the output; the place in this list conditions the model. Published as (width, height).
+# (height, width) of the output; the position in this list conditions the model. Published as (width, height).
 PUBLISHED_OUTPUTS: tuple[tuple[int, int], ...] = (
     (1024, 1024),
     (1024, 768),
@@ -53,7 +53,7 @@ class UNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
-    """How images turn into noise, what the network predicts, and which solver goes back."""
+    """How images turn into noise, what the network predicts, and which solver removes the noise."""
 
     solver: Literal["euler", "ddim"] = "euler"
     # "sample" predicts the clean image: right for cells with more values than the network has channels
@@ -73,9 +73,9 @@ class NoiseSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
-    """Damage to the code features while training, so that a language model's imperfect codes still give good images."""
+    """Noise on the code features while training, so that a language model's imperfect codes still give good images."""
 
-    noisy_samples: float = 0.5  # share of images in which tokens are replaced by others of the batch
+    noisy_samples: float = 0.5  # share of images in which tokens are replaced by others from the batch
     noisy_tokens: float = 0.1  # share of tokens replaced in those
     drop_semantic: float = 0.1  # share of images without semantic features
     drop_pixel: float = 0.5  # share of images without pixel features; with both gone, the unconditional case
@@ -96,7 +96,7 @@ class DecoderConfig:
 
     unet: UNetConfig
     space: Literal["latent", "pixel"]
-    outputs: tuple[tuple[int, int], ...]  # (height, width) in pixels of every image that can be drawn
+    outputs: tuple[tuple[int, int], ...]  # (height, width) in pixels of every image that can be generated
     semantic_channels: int = 32
     pixel_channels: int = 32
     code_px: int = 16  # image pixels per side of one pixel code, before the enlargement

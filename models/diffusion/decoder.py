@@ -17,7 +17,7 @@ from models.diffusion.unet import make_unet, predict
 
 
 class DiffusionDecoder(nn.Module):
-    """The network trains; the autoencoder (only in latent space) is frozen. `scheduler` is one of diffusers'."""
+    """The network is trained; the autoencoder (only in latent space) is frozen. `scheduler` is one of diffusers'."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class DiffusionDecoder(nn.Module):
         super().__init__()
         if (config.space == "latent") != (vae is not None):
             raise ValueError(
-                f"decoder: space {config.space!r} {'needs' if vae is None else 'has no use for'} an autoencoder (vae)"
+                f"decoder: space {config.space!r} {'needs' if vae is None else 'does not use'} an autoencoder (vae)"
             )
         self.config = config
         self.unet = make_unet(config) if unet is None else unet
@@ -48,7 +48,7 @@ class DiffusionDecoder(nn.Module):
         return self.losses(images_BCYX, features_BZYX, generator).mean()
 
     def losses(self, images_BCYX: Tensor, features_BZYX: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss of each image [B] at a random noise level; features are damaged as `config.perturbation` says."""
+        """Loss of each image [B] at a random noise level; features are perturbed as `config.perturbation` says."""
         height, width = images_BCYX.shape[2:]
         resolution = self._resolution(features_BZYX, height, width)
         clean = self._to_samples(images_BCYX)
@@ -57,11 +57,11 @@ class DiffusionDecoder(nn.Module):
         steps_B = torch.randint(len(schedule_S), (len(clean),), generator=generator, device=generator.device)
         steps_B = steps_B.to(clean.device)
         alphas_B = schedule_S[steps_B].to(clean.dtype)
-        signal, blur = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)
-        damaged = perturb(features_BZYX, self.config.semantic_channels, self.config.perturbation, generator)
-        inputs = torch.cat([signal * clean + blur * noise, self._to_conditions(damaged, clean)], dim=1)
+        signal, sigma = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)
+        perturbed = perturb(features_BZYX, self.config.semantic_channels, self.config.perturbation, generator)
+        inputs = torch.cat([signal * clean + sigma * noise, self._to_conditions(perturbed, clean)], dim=1)
         prediction = self.scheduler.config.prediction_type
-        targets = {"epsilon": noise, "sample": clean, "v_prediction": signal * noise - blur * clean}
+        targets = {"epsilon": noise, "sample": clean, "v_prediction": signal * noise - sigma * clean}
         errors_B = (
             (predict(self.unet, inputs, steps_B, resolution).float() - targets[prediction].float())
             .square()
@@ -96,22 +96,22 @@ class DiffusionDecoder(nn.Module):
         self.scheduler.set_timesteps(steps, device=weight.device)
         samples = samples * self.scheduler.init_noise_sigma
         conditions = self._to_conditions(features_BZYX, samples)
-        guides = guidance > 1
-        if guides:
+        has_guidance = guidance > 1
+        if has_guidance:
             conditions = torch.cat([torch.zeros_like(conditions), conditions])
         for step in self.scheduler.timesteps:
-            noisy = torch.cat([samples, samples]) if guides else samples
+            noisy = torch.cat([samples, samples]) if has_guidance else samples
             noisy = self.scheduler.scale_model_input(noisy, step)
             steps_B = step.to(weight.device).expand(len(noisy))
             predicted = predict(self.unet, torch.cat([noisy, conditions], dim=1), steps_B, resolution)
-            if guides:
+            if has_guidance:
                 unconditional, conditional = predicted.chunk(2)
                 predicted = unconditional + guidance * (conditional - unconditional)
             samples = self.scheduler.step(predicted, step, samples).prev_sample
         return self._to_images(samples).clamp(-1, 1)
 
     def _resolution(self, features_BZYX: Tensor, height: int, width: int) -> int:
-        """Place of the output size in the list. Raises: ValueError if it is not there or does not fit the codes."""
+        """Index of the output size in `config.outputs`. Raises: ValueError if absent or if the codes do not fit it."""
         config = self.config
         if features_BZYX.shape[1] != config.code_channels:
             raise ValueError(f"features: {features_BZYX.shape[1]} channels, expected {config.code_channels}")
@@ -124,16 +124,16 @@ class DiffusionDecoder(nn.Module):
             )
         if (height, width) not in config.outputs:
             known = ", ".join(f"{h}x{w}" for h, w in config.outputs)
-            raise ValueError(f"decoder: cannot draw {height}x{width} (HxW); it was built for {known}")
+            raise ValueError(f"decoder: cannot generate {height}x{width} (HxW); it was built for {known}")
         return config.outputs.index((height, width))
 
     def _to_conditions(self, features_BZYX: Tensor, samples_BCYX: Tensor) -> Tensor:
-        """Features on the cells of the denoised array: each code's are repeated over its cells."""
+        """Features on the cells of the denoised array: those of each code are repeated over its cells."""
         conditions = F.interpolate(features_BZYX.float(), size=samples_BCYX.shape[2:], mode="nearest")
         return (self.config.feature_scale * conditions).to(samples_BCYX)
 
     def _to_samples(self, images_BCYX: Tensor) -> Tensor:
-        """Images to what is denoised."""
+        """Images to the array that is denoised: latents, or pixels folded into cells."""
         if self.vae is None:
             return F.pixel_unshuffle(images_BCYX, self.config.cell_px)
         with torch.no_grad():
@@ -150,18 +150,18 @@ class DiffusionDecoder(nn.Module):
         return images
 
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and factor that give latents about unit variance; per channel if the autoencoder knows them."""
+        """Mean and factor that give latents about unit variance; per channel if the autoencoder states them."""
         assert self.vae is not None, "only in latent space"
-        facts = self.vae.config
-        if facts.latents_mean is not None and facts.latents_std is not None:
-            mean = latents.new_tensor(facts.latents_mean).view(1, -1, 1, 1)
-            deviation = latents.new_tensor(facts.latents_std).view(1, -1, 1, 1)
-            return mean, facts.scaling_factor / deviation
-        return latents.new_zeros(()), latents.new_tensor(facts.scaling_factor)
+        settings = self.vae.config
+        if settings.latents_mean is not None and settings.latents_std is not None:
+            mean = latents.new_tensor(settings.latents_mean).view(1, -1, 1, 1)
+            deviation = latents.new_tensor(settings.latents_std).view(1, -1, 1, 1)
+            return mean, settings.scaling_factor / deviation
+        return latents.new_zeros(()), latents.new_tensor(settings.scaling_factor)
 
 
 def make_scheduler(config: DecoderConfig) -> Any:
-    """The solver of diffusers over 1,000 noise levels; spacing and offset as for SDXL, unless noise must end pure."""
+    """The solver of diffusers over 1,000 noise levels; spacing and offset are SDXL's unless the last is pure noise."""
     schedule = config.schedule
     kinds = {"euler": EulerDiscreteScheduler, "ddim": DDIMScheduler}
     # Estimates of an image are in [-1, 1], those of latents are not.

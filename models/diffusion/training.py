@@ -1,4 +1,4 @@
-"""Damage to code features and weights of noise levels while the decoder trains.
+"""Perturbation of code features, and loss weights of noise levels, while the decoder trains.
 
 All random numbers come from the generator, on its own device. Letters: B batch, Z code channels, Y X the pixel grid.
 """
@@ -10,7 +10,7 @@ from models.diffusion.config import Perturbation
 
 
 def perturb(features_BZYX: Tensor, semantic_channels: int, config: Perturbation, generator: torch.Generator) -> Tensor:
-    """Replace tokens in some samples, and blank semantic or pixel features in some.
+    """Code features with tokens replaced in some samples, and semantic or pixel features set to zero in some.
 
     A replaced position takes both features of another position anywhere in the batch, so it works for a batch of one.
     Source: arXiv 2504.01934 section 3.3 (shares); what replaces a token is not published.
@@ -36,7 +36,7 @@ def perturb(features_BZYX: Tensor, semantic_channels: int, config: Perturbation,
 def loss_weights(alphas_B: Tensor, *, prediction: str, min_snr: float | None) -> Tensor:
     """Weight of each sample's squared error; `alphas_B` are the cumulative products of 1 - beta at its step.
 
-    Source: Hang et al., arXiv 2303.09556, for each kind of prediction; None weighs all the same.
+    Source: Hang et al., arXiv 2303.09556, for each kind of prediction; with `min_snr` None all weights are 1.
     """
     if min_snr is None:
         return torch.ones_like(alphas_B)

@@ -1,4 +1,4 @@
-"""Networks of diffusers by our configuration, and one way to call both kinds.
+"""Builds the networks of diffusers from our configuration, and calls both kinds in the same way.
 
 Letters: B batch, C channels, Y X cells of the denoised array.
 """
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 from models.diffusion.config import DecoderConfig
 
-# Source: SDXL. Text is gone, so its inputs are zeros of these sizes.
+# Source: SDXL. There is no text, so its inputs are zeros of these sizes.
 _TEXT_TOKENS = 77
 _TEXT_WIDTH = 2048
 _POOLED_WIDTH = 1280
-_NUM_TIME_IDS = 6  # the last is the resolution's place in the list, the others are 0
+_NUM_TIME_IDS = 6  # the last is the resolution's index in the list, the others are 0
 _TIME_ID_WIDTH = 256
 
 
 def make_unet(config: DecoderConfig) -> nn.Module:
-    """Random weights."""
+    """The network of the configuration, with random weights."""
     return _make_sdxl(config) if config.unet.kind == "sdxl" else _make_plain(config)
 
 
 def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: int) -> Tensor:
-    """The network's prediction [B,C,Y,X] for noisy samples with code features behind them."""
+    """The network's prediction [B,C,Y,X] for noisy samples with code features as further channels."""
     batch = len(inputs_BCYX)
     if isinstance(unet, UNet2DModel):
         labels_B = torch.full((batch,), resolution, device=inputs_BCYX.device)

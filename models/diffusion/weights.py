@@ -1,6 +1,6 @@
-"""A decoder as a folder of diffusers: `unet/`, `scheduler/`, `vae/` (only in latent space), and our `config.json`.
+"""Saves and loads a decoder as a diffusers folder: `unet/`, `scheduler/`, `vae/` (only in latent space), `config.json`.
 
-Folders without `config.json` are read as the published decoder. Weights load completely or not at all.
+`config.json` is ours; folders without it are read as the published decoder. Weights load completely or not at all.
 """
 
 import json
@@ -29,7 +29,7 @@ _SCHEDULERS = (
 
 
 def save(decoder: DiffusionDecoder, folder: Path) -> None:
-    """Write the folder; plain diffusers can load its parts."""
+    """Write the folder; its parts can be loaded with diffusers alone."""
     cast(Any, decoder.unet).save_pretrained(folder / "unet")
     decoder.scheduler.save_pretrained(folder / "scheduler")
     if decoder.vae is not None:
@@ -55,7 +55,7 @@ def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype
 def load_part(folder: Path) -> Any:
     """A network of a diffusers folder, in one or several files of safetensors.
 
-    Raises: WeightsError if it is absent, of a kind that the decoder does not use, or unlike its own configuration.
+    Raises: WeightsError if it is absent, of a kind that the decoder does not use, or does not match its configuration.
     """
     settings = _read_json(folder / "config.json")
     name = settings.get("_class_name")
@@ -71,12 +71,12 @@ def load_part(folder: Path) -> Any:
 
 
 def load_scheduler(folder: Path) -> Any:
-    """Whatever scheduler the folder names, among those that the decoder's loop can drive. Raises: WeightsError."""
+    """The scheduler that the folder names. Raises: WeightsError if the decoder's loop does not support it."""
     settings = _read_json(folder / "scheduler_config.json")
     name = settings.get("_class_name")
     if name not in _SCHEDULERS:
         raise WeightsError(f"{folder}: holds a {name}, expected one of {', '.join(_SCHEDULERS)}")
-    return getattr(diffusers, name).from_config(settings)  # a name out of the list above
+    return getattr(diffusers, name).from_config(settings)  # a name from the list above
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class BlocksConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticConfig:
-    """Extra blocks before and after the semantic quantizer, and its code book."""
+    """Transformer blocks before and after the semantic quantizer, and its codebook."""
 
     encoder: BlocksConfig = field(default_factory=BlocksConfig)
     decoder: BlocksConfig = field(default_factory=BlocksConfig)
@@ -75,7 +75,7 @@ class ConvolutionsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelConfig:
-    """MoVQ-like convolutional encoder and decoder, and the pixel code book."""
+    """MoVQ-like convolutional encoder and decoder, and the pixel codebook."""
 
     encoder: ConvolutionsConfig = field(default_factory=lambda: ConvolutionsConfig(channels=128))
     decoder: ConvolutionsConfig = field(default_factory=lambda: ConvolutionsConfig(channels=384))
@@ -110,7 +110,7 @@ class PixelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Perturbation of pixel codes while training (facts: fixed-256 phase 0.1 and 0.1, any-resolution phase off)."""
+    """Perturbation of pixel codes while training (published: fixed-256 phase 0.1 and 0.1, any-resolution phase off)."""
 
     kind: Literal["none", "random", "zero"] = "none"
     sample_share: float = 0.1  # share of images that are perturbed
@@ -184,7 +184,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextConfig:
-    """Contrastive image-text model for pre-training a vision tower where no published one is at hand."""
+    """Contrastive image-text model for pre-training a vision tower where no published one is available."""
 
     vision: VisionConfig
     vocabulary_size: int  # of the text tokenizer
@@ -193,11 +193,11 @@ class ImageTextConfig:
     text_width: int = 128
     text_depth: int = 2
     text_heads: int = 4
-    embedding_width: int = 128  # of the space in which images and texts meet
+    embedding_width: int = 128  # of the space shared by images and texts
 
 
-def _check_heads(place: str, width: int, num_heads: int) -> None:
+def _check_heads(section: str, width: int, num_heads: int) -> None:
     if width % num_heads or (width // num_heads) % 4:
         raise ValueError(
-            f"{place}.width: {width} over {num_heads} heads; rotary positions need heads of a multiple of 4"
+            f"{section}.width: {width} over {num_heads} heads; rotary positions need heads of a multiple of 4"
         )

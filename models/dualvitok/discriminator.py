@@ -1,4 +1,4 @@
-"""PatchGAN: a small convolutional judge of overlapping patches (published layout of weights).
+"""PatchGAN: a small convolutional discriminator of overlapping patches (published layout of weights).
 
 Source: pix2pix (arXiv 1611.07004); ILLUME+ released configuration.
 """
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.dualvitok.config import DiscriminatorConfig
 
 _LEAK = 0.2
-_MOST_WIDTHS = 8  # channels stop doubling at 8 times the first
+_MAX_WIDTH_FACTOR = 8  # channels stop doubling at 8 times the first
 
 
 class PatchGan(nn.Module):
@@ -20,7 +20,7 @@ class PatchGan(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(3, config.channels, 4, stride=2, padding=1), nn.LeakyReLU(_LEAK)]
         before = config.channels
         for index in range(1, config.layers + 1):
-            width = config.channels * min(2**index, _MOST_WIDTHS)
+            width = config.channels * min(2**index, _MAX_WIDTH_FACTOR)
             stride = 2 if index < config.layers else 1
             layers += [
                 nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=False),

@@ -1,7 +1,7 @@
-"""Sizes: which grids an image gets, which anchor it matches, and how it is cropped or padded to it.
+"""Image sizes: the code grids of an image, the anchor that it matches, and how it is cropped or padded to the anchor.
 
 Sizes are (height, width) in pixels unless a name ends in `_wh`. No tensors here.
-Source: ILLUME+ released image processors and code-book inference (arXiv 2504.01934, appendix).
+Source: ILLUME+ released image processors and codebook inference (arXiv 2504.01934, appendix).
 """
 
 import math
@@ -94,7 +94,7 @@ class AnchorMatch:
 
     anchor: Size
     index: int  # position of the anchor in the list
-    cover_wh: Size  # the size that the crop decision was made with
+    cover_wh: Size  # the size by which the crop share is computed
     crop_share: float  # share of the covering area that is cut off
     resize_wh: Size  # LANCZOS target; always covers the anchor
     crop_box: tuple[int, int, int, int]  # left, top, right, bottom in the resized image
@@ -104,7 +104,7 @@ def match_anchor(width: int, height: int, anchors: Sequence[Size] = PUBLISHED_AN
     """The anchor whose aspect is nearest (difference of w/h; ties by squared distance of the sizes, then by order).
 
     `resize_wh` differs from the published code where that cuts a side one pixel short of the anchor and so draws a
-    black line into the picture (98x98 becomes 511x512 there); the decision itself is the same.
+    black line into the image (98x98 becomes 511x512 there); the decision itself is the same.
     """
     if width < 1 or height < 1 or not anchors:
         raise ValueError(f"image of {width}x{height} (WxH) against {len(anchors)} anchors: both must be positive")
@@ -147,7 +147,7 @@ def _resize(width: int, height: int, anchor: Size) -> Size:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB picture; transparent parts become white."""
+    """The image in RGB; transparent parts become white."""
     if image.mode == "RGB":
         return image
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -157,13 +157,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_to_anchor(image: Image.Image, anchor: Size) -> Image.Image:
-    """RGB picture of exactly the anchor's size: LANCZOS to cover it, then a centre crop."""
+    """RGB image of exactly the anchor's size: LANCZOS to cover it, then a centre crop."""
     match = match_anchor(image.width, image.height, (anchor,))
     return as_rgb(image).resize(match.resize_wh, Image.Resampling.LANCZOS).crop(match.crop_box)
 
 
 def padded_box(width: int, height: int, anchor: Size) -> tuple[int, int, int, int]:
-    """Where a picture lies (left, top, right, bottom) when it is fitted whole and centred into an anchor."""
+    """The box (left, top, right, bottom) of an image that is fitted whole and centred into an anchor."""
     anchor_height, anchor_width = anchor
     scale = min(anchor_width / width, anchor_height / height)
     inner_width = min(max(round(width * scale), 1), anchor_width)
@@ -173,7 +173,7 @@ def padded_box(width: int, height: int, anchor: Size) -> tuple[int, int, int, in
 
 
 def pad_to_anchor(image: Image.Image, anchor: Size) -> Image.Image:
-    """RGB picture of the anchor's size with the whole image centred on white, as for editing at inference."""
+    """RGB image of the anchor's size with the whole image centred on white, as for editing at inference."""
     left, top, right, bottom = padded_box(image.width, image.height, anchor)
     canvas = Image.new("RGB", (anchor[1], anchor[0]), (255, 255, 255))
     canvas.paste(as_rgb(image).resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
@@ -181,7 +181,7 @@ def pad_to_anchor(image: Image.Image, anchor: Size) -> Image.Image:
 
 
 def remove_padding(image: Image.Image, source_wh: Size, anchor: Size) -> Image.Image:
-    """Undo `pad_to_anchor` on a picture of the anchor's size or a multiple of it: cut, then resize to the source."""
+    """Undo `pad_to_anchor` on an image of the anchor's size or a multiple of it: crop, then resize to the source."""
     scale = image.width / anchor[1]
     left, top, right, bottom = (round(edge * scale) for edge in padded_box(source_wh[0], source_wh[1], anchor))
     return image.crop((left, top, right, bottom)).resize(source_wh, Image.Resampling.LANCZOS)

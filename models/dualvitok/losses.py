@@ -24,12 +24,12 @@ def psnr_db(images_BCYX: Tensor, found_BCYX: Tensor) -> Tensor:
 
 
 def hinge_discriminator_loss(real_logits: Tensor, found_logits: Tensor) -> Tensor:
-    """Half the hinge losses: real logits above 1 and found ones below -1 cost nothing."""
+    """Half the hinge losses: real logits above 1 and reconstructed ones below -1 cost nothing."""
     return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + found_logits).mean())
 
 
 class TokenizerLoss(nn.Module):
-    """Both losses. Holds the frozen LPIPS network if the configuration wants one; has nothing to train or save."""
+    """Both losses. Holds the frozen LPIPS network if the configuration uses it; has nothing to train or save."""
 
     def __init__(self, config: LossConfig, lpips: Lpips | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class TokenizerLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its terms (detached, unweighted, by name; also `psnr_db`).
 
-        Freeze the discriminator's parameters around this call; it is asked only from the start step on.
+        Freeze the discriminator's parameters around this call; it is evaluated only from the start step on.
         """
         config = self.config
         found = outputs.images_BCYX.float()

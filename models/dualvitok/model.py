@@ -1,7 +1,7 @@
 """DualViTok: images to two grids of codes and back; also the continuous features that the language model reads.
 
-Images are floats [B, 3, Y, X] in [-1, 1], sides multiples of `pixel_factor`. Images of one call are independent: every
-one gets the codes that it would get alone.
+Images are floats [B, 3, Y, X] in [-1, 1], sides multiples of `pixel_factor`. Images of one call are independent: each
+image gets the codes that it would get alone.
 Letters: B batch, T tokens in raster order, C channels, Z code channels, D width, Y X rows and columns.
 """
 
@@ -19,12 +19,12 @@ from models.dualvitok.pixel import PixelDecoder, PixelEncoder
 from models.dualvitok.quantizer import SimVQ
 from models.dualvitok.semantic import SemanticDecoder, SemanticEncoder, semantic_target, tokens_to_map
 
-_PIXELS_AT_ONCE = 256 * 256  # of images that a CPU encodes together
+_MAX_PIXELS_PER_PASS = 256 * 256  # of the images that a CPU encodes in one pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """The tokens of a batch of equal-sized images; int64, each grid counts from 0 in its own code book."""
+    """The tokens of a batch of equal-sized images; int64, each grid counts from 0 in its own codebook."""
 
     semantic_BYX: Tensor
     pixel_BYX: Tensor
@@ -39,7 +39,7 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuousFeatures:
-    """What the language model reads of images: tokens in raster order.
+    """The features of images that the language model reads: tokens in raster order.
 
     `semantic_BTD` is the tower's output before any normalisation, `pixel_BTZ` the pixel encoder's before
     `pixel_quant_conv`.
@@ -51,7 +51,7 @@ class ContinuousFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutputs:
-    """Everything that the losses of one batch need."""
+    """The inputs of the losses for one batch."""
 
     images_BCYX: Tensor  # reconstruction, not clamped
     semantic_target_BTD: Tensor  # normalised tower features, no gradient
@@ -87,19 +87,19 @@ class DualViTok(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def encode(self, images_BCYX: Tensor) -> Codes:
-        """Codes of equal-sized images. A CPU takes few at a time: more do not fit its caches and are slower."""
+        """Codes of equal-sized images. A CPU encodes few at a time: more do not fit its caches and are slower."""
         self._check_images(images_BCYX)
-        at_once = len(images_BCYX)
+        per_pass = len(images_BCYX)
         if images_BCYX.device.type == "cpu":
-            at_once = max(1, _PIXELS_AT_ONCE // images_BCYX[0, 0].numel()) if at_once else 1
+            per_pass = max(1, _MAX_PIXELS_PER_PASS // images_BCYX[0, 0].numel()) if per_pass else 1
         with torch.no_grad():
-            books = self.semantic_quantizer.effective_codebook(), self.pixel_quantizer.effective_codebook()
+            codebooks = self.semantic_quantizer.effective_codebook(), self.pixel_quantizer.effective_codebook()
             parts = [
                 (
-                    self.semantic_quantizer.encode(self._semantic_latents(part_BCYX)[0], books[0]),
-                    self.pixel_quantizer.encode(self._pixel_latents(part_BCYX), books[1]),
+                    self.semantic_quantizer.encode(self._semantic_latents(part_BCYX)[0], codebooks[0]),
+                    self.pixel_quantizer.encode(self._pixel_latents(part_BCYX), codebooks[1]),
                 )
-                for part_BCYX in images_BCYX.split(at_once)
+                for part_BCYX in images_BCYX.split(per_pass)
             ]
         semantic, pixel = zip(*parts, strict=True)
         return Codes(semantic_BYX=torch.cat(semantic), pixel_BYX=torch.cat(pixel))
@@ -116,15 +116,15 @@ class DualViTok(nn.Module):
         return [found[index] for index in range(len(images_CYX))]
 
     def compile_encoders(self, backend: str = "inductor") -> None:
-        """From now on `torch.compile` does what `encode` computes before the code books; once for each size of input.
+        """Compile everything that `encode` runs before the codebooks, with `torch.compile`, once for each input size.
 
-        Sums are made in another order: codes of near ties can differ from those of the encoders as they are.
+        Sums are computed in another order: codes of near ties can differ from those of the uncompiled encoders.
         """
         for module in (self.semantic_encoder, self.semantic_encoder.model, self.pixel_encoder):
             module.compile(backend=backend, dynamic=False)
 
     def features(self, images_BCYX: Tensor) -> ContinuousFeatures:
-        """Continuous input of the language model; with gradients, if any parameter wants them."""
+        """Continuous input of the language model; with gradients, if any parameter requires them."""
         self._check_images(images_BCYX)
         return ContinuousFeatures(
             semantic_BTD=self.semantic_encoder.model(images_BCYX),
@@ -132,9 +132,9 @@ class DualViTok(nn.Module):
         )
 
     def code_features(self, codes: Codes) -> Tensor:
-        """Merged features [B, semantic + pixel channels, Y, X] on the pixel grid, fp32: what both decoders read.
+        """Merged features [B, semantic + pixel channels, Y, X] on the pixel grid, fp32: the input of both decoders.
 
-        Raises: ValueError for codes outside the code books.
+        Raises: ValueError for codes outside the codebooks.
         """
         return merge_features(
             self.semantic_quantizer.decode(codes.semantic_BYX), self.pixel_quantizer.decode(codes.pixel_BYX)
@@ -156,7 +156,7 @@ class DualViTok(nn.Module):
         return features
 
     def training_step_outputs(self, images_BCYX: Tensor, generator: torch.Generator | None = None) -> TrainingOutputs:
-        """Reconstructions and code-book losses of one batch; the same as calling the module.
+        """Reconstructions and codebook losses of one batch; the same as calling the module.
 
         Pixel features are perturbed as `config.noise` says, only in training mode, with draws from `generator`.
         """

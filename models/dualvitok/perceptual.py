@@ -1,4 +1,4 @@
-"""Perceptual distances between images in [-1, 1]: LPIPS with weights by path, and a cheap one that needs none.
+"""Perceptual distances between images in [-1, 1]: LPIPS with weights from files, and a cheap one without weights.
 
 Source: LPIPS (arXiv 1801.03924) over VGG16, with the names of weights that the published tokenizer training uses.
 """
@@ -72,12 +72,12 @@ class Lpips(nn.Module):
         pairs = zip(self.net((first_BCYX - shift) / scale), self.net((second_BCYX - shift) / scale), strict=True)
         total = first_BCYX.new_zeros(first_BCYX.shape[0])
         for index, (a, b) in enumerate(pairs):
-            difference = (_unit(a) - _unit(b)).square()
+            difference = (_normalize(a) - _normalize(b)).square()
             total = total + self.get_submodule(f"lin{index}")(difference).mean(dim=(1, 2, 3))
         return total
 
 
-def _unit(x_BCYX: Tensor) -> Tensor:
+def _normalize(x_BCYX: Tensor) -> Tensor:
     return x_BCYX / (x_BCYX.square().sum(dim=1, keepdim=True).sqrt() + _EPSILON)
 
 
@@ -118,9 +118,9 @@ def _read_any(path: Path) -> dict[str, Tensor]:
 
 
 def gradient_distance(first_BCYX: Tensor, second_BCYX: Tensor, *, scales: int = 3) -> Tensor:
-    """Mean absolute difference of horizontal and vertical steps, averaged over halved resolutions: a scalar.
+    """Mean absolute difference of horizontal and vertical gradients, averaged over halved resolutions: a scalar.
 
-    Ours, for tiny models: sharp edges at a hundredth of the cost of LPIPS and without weights.
+    Not published; for tiny models: sharp edges at a hundredth of the cost of LPIPS and without weights.
     """
     difference = first_BCYX - second_BCYX
     total = difference.new_zeros(())

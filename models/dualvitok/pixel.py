@@ -1,6 +1,6 @@
-"""The pixel branch: a convolutional encoder and a decoder whose norms look at the codes (MoVQ style).
+"""The pixel branch: a convolutional encoder, and a decoder whose norms are conditioned on the codes (MoVQ style).
 
-Letters: B batch, C channels, Z code channels, Y X rows and columns (of whatever level).
+Letters: B batch, C channels, Z code channels, Y X rows and columns (of any level).
 Source: ILLUME+ section 3.1 and released configuration; MoVQ (arXiv 2209.09002); DC-AE (arXiv 2410.10733).
 """
 
@@ -18,7 +18,7 @@ def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _channels_last(x_BCYX: Tensor) -> Tensor:
-    """The same values laid out for convolutions; single ones ran 1.2 to 2 times faster on a CPU in fp32."""
+    """The same values in the memory layout for convolutions, which ran 1.2 to 2 times faster on a CPU in fp32."""
     return x_BCYX.contiguous(memory_format=torch.channels_last)
 
 
@@ -29,7 +29,7 @@ def _group_means(x_BCYX: Tensor, groups: int) -> Tensor:
 
 
 class SpatialNorm(nn.Module):
-    """Group norm, then scale and shift per place by 1x1 convolutions of the code features.
+    """Group norm, then scale and shift per position by 1x1 convolutions of the code features.
 
     The convolutions run on the code grid and their results are repeated (nearest): a 1x1 convolution and a nearest
     upsampling commute, and this order costs a factor-squared less.
@@ -50,7 +50,7 @@ class SpatialNorm(nn.Module):
 
 
 class Norm(nn.GroupNorm):
-    """Group norm with the call of a `SpatialNorm`; the encoder has no codes to look at."""
+    """Group norm with the signature of a `SpatialNorm`, for the encoder, which has no codes."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(groups, channels, eps=1e-6)
@@ -59,8 +59,8 @@ class Norm(nn.GroupNorm):
         return super().forward(x_BCYX)
 
 
-class Sizes:
-    """What every layer of one side needs to know: code channels (None in the encoder) and groups of a norm."""
+class NormFactory:
+    """Makes the norms of the encoder (`code_channels` None) or of the decoder."""
 
     def __init__(self, code_channels: int | None, groups: int) -> None:
         self.code_channels = code_channels
@@ -75,10 +75,10 @@ class Sizes:
 class ResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice, around a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, sizes: Sizes) -> None:
+    def __init__(self, inputs: int, outputs: int, norms: NormFactory) -> None:
         super().__init__()
-        self.norm1 = sizes.norm(inputs)
-        self.norm2 = sizes.norm(outputs)
+        self.norm1 = norms.norm(inputs)
+        self.norm2 = norms.norm(outputs)
         self.conv1 = _conv3(inputs, outputs)
         self.conv2 = _conv3(outputs, outputs)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
@@ -91,11 +91,11 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head attention over all places of one image."""
+    """Single-head attention over all positions of one image."""
 
-    def __init__(self, channels: int, sizes: Sizes) -> None:
+    def __init__(self, channels: int, norms: NormFactory) -> None:
         super().__init__()
-        self.norm = sizes.norm(channels)
+        self.norm = norms.norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -133,11 +133,11 @@ class Upsample(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    def __init__(self, channels: int, sizes: Sizes) -> None:
+    def __init__(self, channels: int, norms: NormFactory) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, sizes)
-        self.attn_1 = AttentionBlock(channels, sizes)
-        self.block_2 = ResidualBlock(channels, channels, sizes)
+        self.block_1 = ResidualBlock(channels, channels, norms)
+        self.attn_1 = AttentionBlock(channels, norms)
+        self.block_2 = ResidualBlock(channels, channels, norms)
 
     def forward(self, x_BCYX: Tensor, codes_BZYX: Tensor | None = None) -> Tensor:
         for layer in (self.block_1, self.attn_1, self.block_2):
@@ -148,12 +148,12 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution, each followed by attention if the level has any."""
 
-    def __init__(self, inputs: int, outputs: int, *, num_blocks: int, attention: bool, sizes: Sizes) -> None:
+    def __init__(self, inputs: int, outputs: int, *, num_blocks: int, attention: bool, norms: NormFactory) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(inputs if index == 0 else outputs, outputs, sizes) for index in range(num_blocks)
+            ResidualBlock(inputs if index == 0 else outputs, outputs, norms) for index in range(num_blocks)
         )
-        self.attn = nn.ModuleList(AttentionBlock(outputs, sizes) for _ in range(num_blocks if attention else 0))
+        self.attn = nn.ModuleList(AttentionBlock(outputs, norms) for _ in range(num_blocks if attention else 0))
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
@@ -173,7 +173,7 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
-        sizes = Sizes(None, config.norm_groups)
+        norms = NormFactory(None, config.norm_groups)
         side = config.encoder
         self.code_width = config.code_width
         self.conv_in = _conv3(3, side.channels)
@@ -181,13 +181,13 @@ class PixelEncoder(nn.Module):
         before = side.channels
         for index, width in enumerate(side.widths):
             attention = index in side.attention_levels
-            level = Level(before, width, num_blocks=side.residual_blocks, attention=attention, sizes=sizes)
+            level = Level(before, width, num_blocks=side.residual_blocks, attention=attention, norms=norms)
             if index < len(side.widths) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
             before = width
-        self.mid = Middle(before, sizes)
-        self.norm_out = sizes.norm(before)
+        self.mid = Middle(before, norms)
+        self.norm_out = norms.norm(before)
         self.conv_out = _conv3(before, config.code_width)
 
     def forward(self, images_BCYX: Tensor) -> Tensor:
@@ -201,28 +201,28 @@ class PixelEncoder(nn.Module):
 class PixelDecoder(nn.Module):
     """Code features to images [B, 3, Y, X], not clamped.
 
-    Two views of the features go in: after `pixel_post_quant_conv` as input, and as they are for the norms.
+    Takes the features twice: after `pixel_post_quant_conv` as input, and unchanged for the norms.
     """
 
     def __init__(self, config: PixelConfig, code_channels: int) -> None:
         super().__init__()
-        sizes = Sizes(code_channels, config.norm_groups)
+        norms = NormFactory(code_channels, config.norm_groups)
         side = config.decoder
         widths = side.widths
         self.conv_in = _conv3(code_channels, widths[-1])
         self.repeats = widths[-1] // code_channels
-        self.mid = Middle(widths[-1], sizes)
+        self.mid = Middle(widths[-1], norms)
         levels: list[Level] = []
         before = widths[-1]
         for index in reversed(range(len(widths))):
             attention = index in side.attention_levels
-            level = Level(before, widths[index], num_blocks=side.residual_blocks + 1, attention=attention, sizes=sizes)
+            level = Level(before, widths[index], num_blocks=side.residual_blocks + 1, attention=attention, norms=norms)
             if index > 0:
                 level.upsample = Upsample(widths[index])
             levels.append(level)
             before = widths[index]
         self.up = nn.ModuleList(reversed(levels))  # published numbering: 0 is full resolution
-        self.norm_out = sizes.norm(before)
+        self.norm_out = norms.norm(before)
         self.conv_out = _conv3(before, 3)
 
     def forward(self, z_BZYX: Tensor, codes_BZYX: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The published configuration dictionaries, or the shapes of published weights, as our configurations."""
+"""Converts published configuration dictionaries, or shapes of published weights, to our configurations."""
 
 import math
 import re
@@ -27,9 +27,9 @@ _NOISE_KINDS: Mapping[str | None, Literal["random", "zero", "none"]] = {
 
 
 def config_from_published(vision: Mapping[str, Any], model: Mapping[str, Any]) -> DualViTokConfig:
-    """Ours for a Qwen2-VL vision configuration and the `model` dictionary of a published tokenizer configuration.
+    """Our configuration for a Qwen2-VL vision configuration and the `model` dictionary of a published tokenizer.
 
-    Raises: ValueError if the dictionary asks for something that the published model never uses (double z, plain
+    Raises: ValueError if the dictionary uses something that the published model never uses (double z, plain
     resamplers, dropout, rotation trick).
     """
     encoder, decoder = model["pixel_encoder"], model["pixel_decoder"]
@@ -93,18 +93,18 @@ def _refuse_unused_features(model: Mapping[str, Any]) -> None:
 def config_from_shapes(shapes: Shapes) -> DualViTokConfig:
     """The configuration of weights in the published layout, for a state dict that comes without one.
 
-    Shapes do not tell numbers of heads (taken: 16, as published, or the most below it that fit), groups of norms
-    (32, or the most below it that fit) and noise (none).
+    Shapes do not determine the number of heads (assumed: 16, as published, or the largest valid number below it), the
+    groups of norms (32, or the largest valid number below it) and noise (none).
     Raises: ValueError that names the first tensor that is missing.
     """
     vision = tower_from_shapes(shapes, "semantic_encoder.model.")
     encoder = encoder_from_shapes(shapes)
-    decoder = _convolutions_of(shapes, "pixel_decoder.up", extra_blocks=1)
+    decoder = _convolutions_from_shapes(shapes, "pixel_decoder.up", extra_blocks=1)
     return DualViTokConfig(
         vision=vision,
         semantic=SemanticConfig(
-            encoder=_blocks_of(shapes, "semantic_encoder"),
-            decoder=_blocks_of(shapes, "semantic_decoder"),
+            encoder=_blocks_from_shapes(shapes, "semantic_encoder"),
+            decoder=_blocks_from_shapes(shapes, "semantic_decoder"),
             code_width=_shape(shapes, "semantic_quantizer.frozen_codebook")[1],
             codebook_size=_shape(shapes, "semantic_quantizer.frozen_codebook")[0],
         ),
@@ -125,7 +125,7 @@ def tower_from_shapes(shapes: Shapes, prefix: str) -> VisionConfig:
     return VisionConfig(
         depth=_count(shapes, rf"{re.escape(prefix)}blocks\.(\d+)\."),
         width=width,
-        num_heads=_heads(width),
+        num_heads=_infer_num_heads(width),
         mlp_ratio=_shape(shapes, f"{prefix}blocks.0.mlp.fc1.weight")[0] // width,
         output_width=_shape(shapes, f"{prefix}merger.mlp.2.weight")[0],
         patch_px=patch,
@@ -137,31 +137,31 @@ def tower_from_shapes(shapes: Shapes, prefix: str) -> VisionConfig:
 
 def encoder_from_shapes(shapes: Shapes) -> ConvolutionsConfig:
     """The pixel encoder; see `config_from_shapes`."""
-    return _convolutions_of(shapes, "pixel_encoder.down", extra_blocks=0)
+    return _convolutions_from_shapes(shapes, "pixel_encoder.down", extra_blocks=0)
 
 
 def norm_groups_for(*widths: int) -> int:
-    """As published, or the most below it that divide all widths."""
+    """The published number of groups, or the largest number below it that divides all widths."""
     return math.gcd(_NORM_GROUPS, *widths)
 
 
 def discriminator_config_from_shapes(shapes: Shapes) -> DiscriminatorConfig:
-    """Of a PatchGAN in the published layout. Raises: ValueError if it is none."""
+    """The configuration of a PatchGAN in the published layout. Raises: ValueError for other shapes."""
     convolutions = _numbers((name for name, shape in shapes.items() if len(shape) == 4), r"main\.(\d+)\.weight")
     return DiscriminatorConfig(channels=_shape(shapes, "main.0.weight")[0], layers=len(convolutions) - 2)
 
 
-def _blocks_of(shapes: Shapes, side: str) -> BlocksConfig:
+def _blocks_from_shapes(shapes: Shapes, side: str) -> BlocksConfig:
     width = _shape(shapes, f"{side}.proj_in.weight")[0]
     return BlocksConfig(
         width=width,
-        num_heads=_heads(width),
+        num_heads=_infer_num_heads(width),
         mlp_ratio=_shape(shapes, f"{side}.blocks.0.mlp.fc1.weight")[0] // width,
         depth=_count(shapes, rf"{side}\.blocks\.(\d+)\."),
     )
 
 
-def _convolutions_of(shapes: Shapes, levels: str, *, extra_blocks: int) -> ConvolutionsConfig:
+def _convolutions_from_shapes(shapes: Shapes, levels: str, *, extra_blocks: int) -> ConvolutionsConfig:
     level = re.escape(levels)
     numbers = range(_count(shapes, rf"{level}\.(\d+)\."))
     _shape(shapes, f"{levels}.0.block.0.conv2.weight")  # at least one level
@@ -174,12 +174,12 @@ def _convolutions_of(shapes: Shapes, levels: str, *, extra_blocks: int) -> Convo
     )
 
 
-def _heads(width: int) -> int:
-    """Raises: ValueError if no number of heads fits."""
-    fitting = [heads for heads in range(1, 17) if width % (4 * heads) == 0]
-    if not fitting:
+def _infer_num_heads(width: int) -> int:
+    """Raises: ValueError if no number of heads is valid for the width."""
+    valid = [heads for heads in range(1, 17) if width % (4 * heads) == 0]
+    if not valid:
         raise ValueError(f"a width of {width} has no heads of a multiple of 4; these are not weights of DualViTok")
-    return fitting[-1]
+    return valid[-1]
 
 
 def _shape(shapes: Shapes, name: str) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""SimVQ: a frozen random code book seen through one trained linear map, and the search for the nearest code.
+"""SimVQ: a frozen random codebook behind one trained linear map, and the search for the nearest code.
 
 The search works on tiles and never holds all distances; it returns the lowest index among equally near codes.
 Letters: B batch, Z code width, Y X rows and columns, M vectors, K codes.
@@ -13,40 +13,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COMMITMENT = 0.25  # weight of the encoder's half of the loss
-_TILE = 512  # codes among which the index is looked for
-_TILES_AT_ONCE, _ROWS_AT_ONCE = 4, 256  # on a CPU: scores of 2 MiB, which stay in its cache
-_TILES_AT_ONCE_ACCELERATOR, _ROWS_AT_ONCE_ACCELERATOR = 16, 8_192
+_TILE = 512  # codes among which the index is searched
+_TILES_PER_STEP, _ROWS_PER_STEP = 4, 256  # on a CPU: scores of 2 MiB, which stay in its cache
+_TILES_PER_STEP_ACCELERATOR, _ROWS_PER_STEP_ACCELERATOR = 16, 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What the quantizer makes of latents."""
+    """Quantized latents."""
 
     features_BZYX: Tensor  # codes in fp32; gradients pass straight through to the latents
     codes_BYX: Tensor  # int64
-    loss: Tensor  # code-book loss + COMMITMENT * commitment loss, means over all elements
+    loss: Tensor  # codebook loss + COMMITMENT * commitment loss, means over all elements
 
 
 def nearest_codes(x_MZ: Tensor, codebook_KZ: Tensor) -> Tensor:
     """Index [M] of the code with the smallest Euclidean distance, lowest index first among equals.
 
-    Maximises x.c - |c|^2/2 in fp32. First only the best score of each tile of codes is taken, which is ten times faster
-    than taking its place as well; then the place, in the best tile of each row alone.
+    Maximises x.c - |c|^2/2 in fp32. First only the best score of each tile of codes is computed, which is ten times
+    faster than finding its index as well; then the index, in the best tile of each row only.
     """
     tiles_TCZ, bias_TC = _tiles(codebook_KZ.float())
     on_cpu = x_MZ.device.type == "cpu"
-    rows_at_once = _ROWS_AT_ONCE if on_cpu else _ROWS_AT_ONCE_ACCELERATOR
-    tiles_at_once = _TILES_AT_ONCE if on_cpu else _TILES_AT_ONCE_ACCELERATOR
+    rows_per_step = _ROWS_PER_STEP if on_cpu else _ROWS_PER_STEP_ACCELERATOR
+    tiles_per_step = _TILES_PER_STEP if on_cpu else _TILES_PER_STEP_ACCELERATOR
     found = [x_MZ.new_empty(0, dtype=torch.int64)]
-    for rows_MZ in x_MZ.float().split(rows_at_once):
-        best_M = _best_tiles(rows_MZ, tiles_TCZ, bias_TC, tiles_at_once)
+    for rows_MZ in x_MZ.float().split(rows_per_step):
+        best_M = _best_tiles(rows_MZ, tiles_TCZ, bias_TC, tiles_per_step)
         scores_MC = torch.bmm(tiles_TCZ[best_M], rows_MZ[:, :, None]).squeeze(2) + bias_TC[best_M]
         found.append(best_M * tiles_TCZ.shape[1] + scores_MC.argmax(dim=1))
     return torch.cat(found)
 
 
 def _tiles(codebook_KZ: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes in tiles [T, C, Z] and the constant part of their scores [T, C]; what fills the last tile never wins."""
+    """Codes in tiles [T, C, Z] and the constant part of their scores [T, C]; padding of the last tile never wins."""
     num_codes, width = codebook_KZ.shape
     tile = min(_TILE, num_codes)
     bias_K = codebook_KZ.square().sum(1).mul(-0.5)
@@ -56,19 +56,19 @@ def _tiles(codebook_KZ: Tensor) -> tuple[Tensor, Tensor]:
     return codebook_KZ.view(-1, tile, width), bias_K.view(-1, tile)
 
 
-def _best_tiles(x_MZ: Tensor, tiles_TCZ: Tensor, bias_TC: Tensor, tiles_at_once: int) -> Tensor:
+def _best_tiles(x_MZ: Tensor, tiles_TCZ: Tensor, bias_TC: Tensor, tiles_per_step: int) -> Tensor:
     """The tile [M] with each row's best score, the first among equals."""
     best_scores = []
-    for codes_TCZ, part_TC in zip(tiles_TCZ.split(tiles_at_once), bias_TC.split(tiles_at_once), strict=True):
+    for codes_TCZ, part_TC in zip(tiles_TCZ.split(tiles_per_step), bias_TC.split(tiles_per_step), strict=True):
         scores = torch.addmm(part_TC.flatten(), x_MZ, codes_TCZ.flatten(0, 1).T)
         best_scores.append(scores.view(len(x_MZ), len(codes_TCZ), -1).amax(dim=2))
     return torch.cat(best_scores, dim=1).argmax(dim=1)
 
 
 class SimVQ(nn.Module):
-    """Vector quantizer with effective code book `frozen_codebook @ code_transform.T`.
+    """Vector quantizer with effective codebook `frozen_codebook @ code_transform.T`.
 
-    Stays in fp32 when the model is cast to a half-precision type, so code books are never rounded.
+    Stays in fp32 when the model is cast to a half-precision type, so codebooks are never rounded.
     """
 
     frozen_codebook: Tensor
@@ -96,7 +96,7 @@ class SimVQ(nn.Module):
             return F.linear(self.frozen_codebook, self.code_transform.weight)
 
     def encode(self, latents_BZYX: Tensor, codebook_KZ: Tensor | None = None) -> Tensor:
-        """Codes [B, Y, X], int64. `codebook_KZ` saves several calls from making the effective code book again."""
+        """Codes [B, Y, X], int64. `codebook_KZ` saves several calls from making the effective codebook again."""
         batch, width, rows, columns = latents_BZYX.shape
         with torch.no_grad(), torch.autocast(latents_BZYX.device.type, enabled=False):
             flat_MZ = latents_BZYX.detach().float().permute(0, 2, 3, 1).reshape(-1, width)
@@ -106,11 +106,11 @@ class SimVQ(nn.Module):
     def decode(self, codes_BYX: Tensor) -> Tensor:
         """Features [B, Z, Y, X] in fp32; trains `code_transform`.
 
-        Raises: ValueError for codes outside the code book.
+        Raises: ValueError for codes outside the codebook.
         """
         if codes_BYX.numel() and (int(codes_BYX.min()) < 0 or int(codes_BYX.max()) >= self.codebook_size):
             raise ValueError(
-                f"codes from {int(codes_BYX.min())} to {int(codes_BYX.max())}: the code book has 0 to "
+                f"codes from {int(codes_BYX.min())} to {int(codes_BYX.max())}: the codebook has 0 to "
                 f"{self.codebook_size - 1}; these codes belong to another tokenizer"
             )
         return self._look_up(codes_BYX)
@@ -130,10 +130,10 @@ class SimVQ(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class CodeUsage:
-    """How much of a code book some codes use."""
+    """How much of a codebook is used."""
 
     used_share: float  # 0..1
-    perplexity: float  # exp of the entropy; the size of the code book when all codes are equally frequent
+    perplexity: float  # exp of the entropy; the size of the codebook when all codes are equally frequent
 
 
 def code_usage(counts_K: Tensor) -> CodeUsage:

@@ -22,7 +22,7 @@ def map_to_tokens(x_BDYX: Tensor) -> Tensor:
 
 
 def semantic_target(features_BTD: Tensor) -> Tensor:
-    """What the semantic decoder must give back: tower features, normalised without affine, in fp32."""
+    """The target of the semantic decoder: tower features, normalised without affine, in fp32."""
     return F.layer_norm(features_BTD.float(), features_BTD.shape[-1:], eps=1e-6)
 
 
@@ -46,7 +46,7 @@ def initialise_linear(module: nn.Module) -> None:
 
 
 class SemanticEncoder(nn.Module):
-    """Tower features to latents of the semantic code book."""
+    """Tower features to latents of the semantic codebook."""
 
     def __init__(self, config: DualViTokConfig) -> None:
         super().__init__()

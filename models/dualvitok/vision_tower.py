@@ -68,7 +68,7 @@ def merged_positions(rows: int, columns: int, merge: int, device: torch.device) 
 
 
 def rotate(x_BTNH: Tensor, cos_T1H: Tensor, sin_T1H: Tensor) -> Tensor:
-    """Turn heads by their positions ("rotate half" pairing), computed in fp32."""
+    """Rotate heads by their positions ("rotate half" pairing), computed in fp32."""
     x = x_BTNH.float()
     first, second = x.chunk(2, dim=-1)
     return (x * cos_T1H + torch.cat([-second, first], dim=-1) * sin_T1H).to(x_BTNH.dtype)

@@ -1,4 +1,4 @@
-"""A tokenizer, a vision tower or a discriminator as a folder: `model.safetensors` and `config.json`."""
+"""Saves and loads a tokenizer, a vision tower or a discriminator as a folder: safetensors and a JSON configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ def save(model: DualViTok, folder: Path) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype = torch.float32) -> DualViTok:
-    """The tokenizer of a folder, in evaluation mode; quantizers stay in fp32 whatever `dtype` says.
+    """The tokenizer of a folder, in evaluation mode; quantizers stay in fp32 for any `dtype`.
 
     Raises: WeightsError, ConfigError. Never a partial load.
     """
@@ -45,7 +45,7 @@ def load_config(folder: Path) -> DualViTokConfig:
 
 
 def save_vision(tower: VisionTower, folder: Path) -> None:
-    """Write a tower alone, with the names below `semantic_encoder.model.` of the published layout."""
+    """Write a tower, with the names below `semantic_encoder.model.` of the published layout."""
     _write(tower, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json_config.to_json(tower.config))
 
@@ -107,4 +107,4 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file; expected the configuration beside the weights") from error
+        raise WeightsError(f"{path}: no such file; expected the configuration next to the weights") from error

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered in parts, and the distance of two Gaussians (FID).
+"""Mean and covariance of features, collected in parts, and the Frechet distance of two Gaussians (FID).
 
 Letters: N samples, D features, K directions that the samples span.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureStatistics:
-    """What the distance needs of any number of samples; fp64, on the CPU. Parts can be merged in any grouping."""
+    """Mean and scatter of any number of samples; fp64, on the CPU. Parts can be merged in any grouping."""
 
     count: int
     mean_D: Tensor
@@ -49,7 +49,7 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
 
     Source: Heusel et al., arXiv 1706.08500, equation 6. The trace of the root is taken from the eigenvalues of
     C1^1/2 C2 C1^1/2, which are those of C1 C2 and real. Few samples make it too large: below about 10,000 compare
-    only figures of equal numbers of samples.
+    only distances of equal numbers of samples.
     """
     covariances = first.covariance(), second.covariance()
     values, vectors = torch.linalg.eigh(covariances[0])

@@ -1,4 +1,4 @@
-"""Images as they are shown, and how close two are: PSNR and SSIM on images in [0, 1].
+"""Images as 8-bit levels, and their similarity: PSNR and SSIM on images in [0, 1].
 
 Legend: B batch, C channels, Y X pixel rows and columns.
 """

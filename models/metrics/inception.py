@@ -1,6 +1,6 @@
-"""Inception v3 as the Fréchet inception distance needs it: features of images, with the weights that all papers use.
+"""Inception v3 for the Fréchet inception distance: features of images, with the weights that all papers use.
 
-The graph of 2015-12-05 with its peculiarities: TensorFlow 1's bilinear resize, means that leave padding out, and a
+The graph of 2015-12-05 with its peculiarities: TensorFlow 1's bilinear resize, means that exclude padding, and a
 maximum where the paper has a mean (in the last block).
 Source: Szegedy et al., arXiv 1512.00567; names of weights as in the conversion that torch-fidelity and pytorch-fid use.
 Letters: B batch, C channels, Y X rows and columns.
@@ -21,9 +21,10 @@ FEATURES = 2048
 _SIDE_PX = 299
 
 Size = tuple[int, int]
-Step = tuple[str, int, Size]  # name, channels, kernel; a tuple of steps runs side by side
+Step = tuple[str, int, Size]  # name, channels, kernel; steps in a tuple run in parallel
 Branch = Sequence[Step | tuple[Step, ...]]
-Pool = Literal["mean", "max", "stride"]  # what the pooling branch does; "stride": every convolution at the end halves
+# "stride": the pooling and the last convolution of every branch halve the resolution
+Pool = Literal["mean", "max", "stride"]
 
 _ONE, _THREE, _FIVE = (1, 1), (3, 3), (5, 5)
 _WIDE, _TALL = (1, 7), (7, 1)
@@ -41,7 +42,7 @@ class _Convolution(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Branches over the same input, their outputs one after the other on the channels; the pooling branch is last."""
+    """Branches over the same input, their outputs concatenated along the channels; the pooling branch is last."""
 
     def __init__(self, inputs: int, branches: Sequence[Branch], pool: Pool, pool_channels: int = 0) -> None:
         super().__init__()
@@ -191,7 +192,7 @@ def resize_like_tensorflow(images_BCYX: Tensor, side: int) -> Tensor:
 
 
 def load_inception(path: Path, device: torch.device | str = "cpu") -> InceptionFeatures:
-    """The network with the weights of a file of tensors (safetensors or PyTorch); its classifier is left out.
+    """The network with the weights of a file of tensors (safetensors or PyTorch), without its classifier.
 
     Raises: WeightsError.
     """

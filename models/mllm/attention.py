@@ -1,7 +1,7 @@
-"""Which positions see which: causal inside a document, nothing across documents of a packed row.
+"""Attention of packed rows: causal inside a document, none across documents.
 
-Packed rows are worked on document by document, with the causal kernel: work grows with the squares of the documents'
-lengths, not with that of the row's, and no mask is held. Steps over a cache use a mask.
+Packed rows are computed document by document, with the causal kernel: the work grows with the squares of the documents'
+lengths, not with that of the row's, and no mask is stored. Steps over a cache use a mask.
 Letters: B batch, N heads, T tokens (queries), S keys, H width of a head.
 """
 
@@ -19,21 +19,21 @@ PACKED_ATTENTION = "packed_documents"  # name under which transformers finds `pa
 
 @dataclass(frozen=True)
 class Documents:
-    """First and last+1 token of each document, by row; all other tokens are padding."""
+    """Start and end (exclusive) of each document, by row; all other tokens are padding."""
 
     spans: tuple[tuple[tuple[int, int], ...], ...]
 
 
 def attention_inputs(segments_BT: Tensor) -> dict[str, Documents | Tensor]:
-    """What the decoder layers get, by kind of layer. Segments number the documents of a row; 0 is padding.
+    """The attention masks for the decoder, by kind of layer. Segments number the documents of a row; 0 is padding.
 
-    Tokens of one document stand side by side, as packing lays them.
+    The tokens of one document must be consecutive, as packing makes them.
     """
-    return {"full_attention": documents_of(segments_BT)}
+    return {"full_attention": find_documents(segments_BT)}
 
 
-def documents_of(segments_BT: Tensor) -> Documents:
-    """The stretches of equal segments other than 0."""
+def find_documents(segments_BT: Tensor) -> Documents:
+    """The runs of equal segments other than 0."""
     rows = []
     for segments_T in segments_BT.cpu():
         values, lengths = torch.unique_consecutive(segments_T, return_counts=True)
@@ -59,11 +59,14 @@ def packed_attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attention [B,T,N,H] as transformers' layers call it; over a mask where one is given. Padding gets zeros."""
+    """Attention [B,T,N,H] with the signature that transformers' layers call. Padding gets zeros.
+
+    `attention_mask` is a mask for steps over a cache, or the documents of packed rows.
+    """
     if not isinstance(attention_mask, Documents):
         return sdpa_attention_forward(module, query_BNTH, key_BNSH, value_BNSH, attention_mask, scaling=scaling, **more)
     spans = attention_mask.spans
-    if len(set(spans)) == 1:  # rows that are cut alike are worked on together
+    if len(set(spans)) == 1:  # rows with the same documents are computed together
         return _by_document(query_BNTH, key_BNSH, value_BNSH, spans[0], scaling), None
     rows = zip(query_BNTH.split(1), key_BNSH.split(1), value_BNSH.split(1), spans, strict=True)
     return torch.cat([_by_document(*row, scaling) for row in rows]), None
@@ -83,7 +86,7 @@ def _by_document(
         if start > end:
             pieces.append(query_BNTH.new_zeros(batch, start - end, heads, width))
         if stop > start:
-            seen_BNTH = F.scaled_dot_product_attention(
+            mixed_BNTH = F.scaled_dot_product_attention(
                 query_BNTH[:, :, start:stop],
                 key_BNSH[:, :, start:stop],
                 value_BNSH[:, :, start:stop],
@@ -91,7 +94,7 @@ def _by_document(
                 scale=scaling,
                 enable_gqa=True,
             )
-            pieces.append(seen_BNTH.transpose(1, 2))
+            pieces.append(mixed_BNTH.transpose(1, 2))
         end = stop
     return torch.cat(pieces, dim=1)
 

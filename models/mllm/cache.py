@@ -1,4 +1,4 @@
-"""Keys and values of many rows that grow independently; the slot of a token is its position.
+"""A cache of keys and values for rows that grow independently; the slot of a token is its position.
 
 Letters: R rows, B rows of one call, T tokens of one call, N heads, S slots, H head width.
 """
@@ -10,10 +10,10 @@ from models.mllm.config import TextModelConfig
 
 
 class RowCache:
-    """Fixed memory for keys and values; what the attention layers of transformers call `past_key_values`.
+    """Fixed memory for keys and values; passed to the attention layers of transformers as `past_key_values`.
 
-    A call is announced by `prefill` or `decode`. Tokens that fill up a short row of a call land in slots behind its
-    end: no mask lets anyone see them, and its next tokens overwrite them.
+    `prefill` or `decode` must be called before each forward pass. Tokens that pad a short row of a call are stored in
+    slots after its end: no mask makes them visible, and the row's next tokens overwrite them.
     """
 
     def __init__(
@@ -27,18 +27,18 @@ class RowCache:
         self._visible = 0
 
     def prefill(self, rows: Tensor) -> None:
-        """The next call starts these rows anew; its tokens see only each other."""
+        """Prepare a call that starts these rows anew; its tokens see only each other."""
         self._rows, self._positions_BT = rows, None
 
     def decode(self, positions_BT: Tensor, visible: int) -> None:
-        """The next call adds tokens at these positions to the first B rows; they see slots below `visible`."""
+        """Prepare a call that adds tokens at these positions to the first B rows; they see slots below `visible`."""
         self._rows = torch.arange(len(positions_BT), device=positions_BT.device)
         self._positions_BT, self._visible = positions_BT, visible
 
     def update(
         self, keys_BNTH: Tensor, values_BNTH: Tensor, layer: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer: stores its keys and values, returns those that this call may see."""
+        """Called by each attention layer: store its keys and values, and return those visible to this call."""
         keys, values = self._keys[layer], self._values[layer]
         if self._positions_BT is None:
             tokens = keys_BNTH.shape[2]

@@ -1,6 +1,6 @@
 """Every size of the unified language model as frozen values.
 
-Source: shapes of the released ILLUME+ 3B and 7B; their sums of parameters confirm the sizes of Qwen2.5-Instruct.
+Source: shapes of the released ILLUME+ 3B and 7B; their parameter counts confirm the sizes of Qwen2.5-Instruct.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from models.dualvitok.config import PixelConfig, VisionConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TextModelConfig:
-    """The Qwen2 decoder without its tables of token vectors."""
+    """The Qwen2 decoder without its token embeddings."""
 
     hidden_size: int
     intermediate_size: int
@@ -56,7 +56,7 @@ class VisionBranchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weight of a trained token by what it is; markers and resolution tags count as text."""
+    """Weight of a trained token by its kind; markers and resolution tags count as text."""
 
     text: float = 1.0
     semantic: float = 1.0
@@ -75,7 +75,7 @@ class MllmConfig:
     tokens: TokenTableConfig
     vision: VisionBranchConfig = field(default_factory=VisionBranchConfig)
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    loss_chunk_bytes: int = 256 * 2**20  # of fp32 scores that the loss holds at once
+    loss_chunk_bytes: int = 256 * 2**20  # of fp32 scores that exist at once in the loss
     checkpoint_activations: bool = False  # recompute each decoder layer in the backward pass
 
     @staticmethod
@@ -126,7 +126,7 @@ def _published_tokens(*, text_rows: int) -> TokenTableConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelSampling:
-    """How one kind of token is drawn. Applied once, in this order: temperature, top-k, top-p."""
+    """How one kind of token is sampled. Applied once, in this order: temperature, top-k, top-p."""
 
     temperature: float = 1.0
     top_k: int = 0  # 0: no limit
@@ -139,13 +139,13 @@ class LevelSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How answers are drawn. `guidance` 1 is off; it acts only inside images."""
+    """How answers are sampled. `guidance` acts only inside images; 1 switches it off."""
 
     text: LevelSampling
     semantic: LevelSampling
     pixel: LevelSampling
     guidance: float = 1.0
-    greedy: bool = False  # always the best allowed token
+    greedy: bool = False  # always take the best allowed token
     seed: int = 0
     max_new_tokens: int = 2048
     max_images: int = 1  # per answer; 0 gives text only
@@ -164,12 +164,12 @@ class SamplingConfig:
     @staticmethod
     def published_generation() -> "SamplingConfig":
         """Text to image: temperature 1, top-k 2048 (pixel codes three times that), guidance 2."""
-        return _drawing(temperature=1.0, top_k=2048, top_p=1.0, guidance=2.0)
+        return _image_sampling(temperature=1.0, top_k=2048, top_p=1.0, guidance=2.0)
 
     @staticmethod
     def published_editing() -> "SamplingConfig":
         """Editing: temperature 0.7, top-k 512 (pixel codes three times that), top-p 0.8, guidance 1.25."""
-        return _drawing(temperature=0.7, top_k=512, top_p=0.8, guidance=1.25)
+        return _image_sampling(temperature=0.7, top_k=512, top_p=0.8, guidance=1.25)
 
     @staticmethod
     def published_understanding() -> "SamplingConfig":
@@ -180,7 +180,7 @@ class SamplingConfig:
         )
 
 
-def _drawing(*, temperature: float, top_k: int, top_p: float, guidance: float) -> SamplingConfig:
+def _image_sampling(*, temperature: float, top_k: int, top_p: float, guidance: float) -> SamplingConfig:
     text = LevelSampling(temperature=temperature, top_k=top_k, top_p=top_p)
     return SamplingConfig(
         text=text,

@@ -1,7 +1,8 @@
-"""Batched answers of interleaved text and images.
+"""Generates batches of answers of interleaved text and images.
 
-Every row has its own grammar state, length, random numbers and, inside images, its own unguided companion row. What a
-row gives does not depend on the other rows of its batch (up to rounding). Tokens without a choice are appended undrawn.
+Every row has its own grammar state, length, random numbers and, inside images, its own unconditional companion row for
+guidance. The answer of a row does not depend on the other rows of its batch (up to rounding). Tokens without a choice
+are appended without sampling.
 Letters: B rows, T tokens of one pass, D width.
 """
 
@@ -18,12 +19,12 @@ from models.mllm.cache import RowCache
 from models.mllm.config import SamplingConfig
 from models.mllm.grammar import PromptError, RowState, Rules
 from models.mllm.model import UnifiedMllm
-from models.mllm.sampling import candidates, draw, guided, masked, scored_range
+from models.mllm.sampling import apply_guidance, draw, mask_scores, scored_range, select_candidates
 from models.mllm.vision import ImageFeatures, read_images
 from models.mllm.vocabulary import Grid, Ids, VisionVocabulary
 
-_LONGEST_RUN = 4  # tokens of one pass: the last code of a level, its end of line and two level markers
-_SLOT_STEP = 64  # visible slots are rounded up to this, so that attention sees few different sizes
+_MAX_TOKENS_PER_PASS = 4  # the last code of a level, its end of line and two level markers
+_SLOT_STEP = 64  # the number of visible slots is rounded up to this, so that attention has few different sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class Prompt:
     """Ids [T] with feature placeholders, and the images (or their features) that fill them.
 
     `unconditional` is the prompt without its condition, for guidance. The resolution (height, width) in pixels of an
-    image to draw comes from here, from tags in the ids, or from tags that the model writes. `seed` joins the request's.
+    image to generate comes from here, from tags in the ids, or from tags that the model writes. `seed` is combined with
+    the seed of the request.
     """
 
     ids: Ids
@@ -44,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """An answer: all its ids, and its parts in order: stretches of text ids (without tags and end) and images."""
+    """An answer: all its ids, and its parts in order: runs of text ids (without tags and end token) and images."""
 
     ids: Ids
     parts: tuple[Ids | Codes, ...]
@@ -70,9 +72,9 @@ class Generator:
         self._rules = rules
 
     def generate(self, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Generation]:
-        """One answer per prompt, in their order.
+        """One answer per prompt, in the order of the prompts.
 
-        Raises: PromptError for a prompt that cannot be answered as asked, before anything is computed.
+        Raises: PromptError for a prompt that cannot be answered as requested, before anything is computed.
         """
         rows = [_Row(prompt, config, self._rules) for prompt in prompts]
         if not rows:
@@ -84,17 +86,17 @@ class Generator:
                 _Session(self._model, rows, config).run()
         finally:
             self._model.train(training)
-        return [_finished(row.state, self._rules) for row in rows]
+        return [_to_generation(row.state, self._rules) for row in rows]
 
 
 class _Row:
-    """A prompt, its state, and how far its conditional and its unconditional sequence have been computed."""
+    """A prompt, its grammar state, and the computed length of its conditional and its unconditional sequence."""
 
     def __init__(self, prompt: Prompt, config: SamplingConfig, rules: Rules) -> None:
         self.prompt = prompt
         self.state = RowState(
             rules=rules,
-            room=config.max_new_tokens,
+            tokens_left=config.max_new_tokens,
             images_left=config.max_images,
             force_image=config.force_image,
             stop_after_image=config.stop_after_image,
@@ -108,10 +110,10 @@ class _Row:
         seed = np.random.SeedSequence([config.seed, prompt.seed]).generate_state(1, np.uint64)[0]
         self.random = torch.Generator().manual_seed(int(seed >> 1))
         self.length = 0
-        self.unguided_length = 0  # 0: no companion at the moment
+        self.unguided_length = 0  # 0: the row has no companion now
 
     def unguided_ids(self) -> Ids:
-        """The unconditional prompt with the image's own tags, and the image so far; nothing else of the answer."""
+        """The unconditional prompt with the image's own tags, and the image so far, without the rest of the answer."""
         assert self.prompt.unconditional is not None, "checked at the start"
         vocabulary = self.state.rules.vocabulary
         answer = np.array(self.state.generated, dtype=np.int64)
@@ -124,17 +126,17 @@ class _Row:
 
 
 class _Session:
-    """One batch on its way. Companion rows follow the conditional rows in the cache: row B + i belongs to row i."""
+    """The generation of one batch. Companion rows follow the conditional rows in the cache: row B + i is row i's."""
 
     def __init__(self, model: UnifiedMllm, rows: Sequence[_Row], config: SamplingConfig) -> None:
         self.model, self.rows, self.config = model, rows, config
         self.device, self.dtype = model.embedding.text.device, model.embedding.text.dtype
-        self.guides = config.guidance != 1 and config.max_images > 0
+        self.has_guidance = config.guidance != 1 and config.max_images > 0
         longest = max(len(row.prompt.ids) for row in rows)
-        if self.guides:
+        if self.has_guidance:
             longest = max(longest, *(2 + len(row.prompt.unconditional.ids) for row in rows if row.prompt.unconditional))
-        self.slots = longest + config.max_new_tokens + _LONGEST_RUN
-        count = len(rows) * (2 if self.guides else 1)
+        self.slots = longest + config.max_new_tokens + _MAX_TOKENS_PER_PASS
+        count = len(rows) * (2 if self.has_guidance else 1)
         self.cache = RowCache(model.config.text, rows=count, slots=self.slots, dtype=self.dtype, device=self.device)
         self.hidden_BD = torch.zeros(len(rows), model.config.text.hidden_size, dtype=self.dtype, device=self.device)
         self.unguided_BD = torch.zeros_like(self.hidden_BD)
@@ -149,7 +151,7 @@ class _Session:
         prompts = [row.prompt for row in self.rows]
         self.hidden_BD[:] = self._prefill(range(len(self.rows)), sequences, prompts)
         while active := [index for index, row in enumerate(self.rows) if not row.state.finished]:
-            self._join()
+            self._update_companions()
             added: list[list[int]] = [[] for _ in self.rows]
             for index, token in zip(active, self._draw(active), strict=True):
                 state = self.rows[index].state
@@ -158,9 +160,9 @@ class _Session:
             if not all(row.state.finished for row in self.rows):
                 self._decode(added)
 
-    def _join(self) -> None:
-        """Give rows that are newly inside an image their companions; let go of those whose image ended."""
-        if not self.guides:
+    def _update_companions(self) -> None:
+        """Add companions to rows that have entered an image, and remove those of rows whose image ended."""
+        if not self.has_guidance:
             return
         for row in self.rows:
             if not row.state.in_image:
@@ -185,22 +187,22 @@ class _Session:
         inside = [self.rows[index].unguided_length > 0 for index in active]
         if any(inside):
             unguided_BV = table.scores(self.unguided_BD[chosen_B], ids).float()
-            mixed_BV = guided(scores_BV, unguided_BV, self.config.guidance)
+            mixed_BV = apply_guidance(scores_BV, unguided_BV, self.config.guidance)
             scores_BV = torch.where(torch.tensor(inside, device=self.device)[:, None], mixed_BV, scores_BV)
-        scores_BV = masked(scores_BV, allowed, ids)
+        scores_BV = mask_scores(scores_BV, allowed, ids)
         if self.config.greedy:
             return [ids.start + offset for offset in scores_BV.argmax(dim=1).tolist()]
         levels = {"text": self.config.text, "semantic": self.config.semantic, "pixel": self.config.pixel}
         uniform_B = torch.stack([torch.rand((), generator=self.rows[index].random) for index in active])
-        found = candidates(scores_BV, [levels[state.kind] for state in states])
+        found = select_candidates(scores_BV, [levels[state.kind] for state in states])
         return [ids.start + offset for offset in draw(found, uniform_B.to(self.device)).tolist()]
 
-    def _prefill(self, places: Sequence[int], sequences: Sequence[Ids], prompts: Sequence[Prompt]) -> Tensor:
-        """Start rows of the cache with whole sequences; the hidden state [B,D] after the last token of each."""
-        ids_BT, counts_B = self._padded(sequences)
+    def _prefill(self, cache_rows: Sequence[int], sequences: Sequence[Ids], prompts: Sequence[Prompt]) -> Tensor:
+        """Start rows of the cache with whole sequences. Returns the hidden state [B,D] after the last token of each."""
+        ids_BT, counts_B = self._pad(sequences)
         positions_BT = torch.arange(ids_BT.shape[1], device=self.device).expand_as(ids_BT)
         features = [image for prompt in prompts for image in self._features(prompt)]
-        self.cache.prefill(torch.tensor(list(places), device=self.device))
+        self.cache.prefill(torch.tensor(list(cache_rows), device=self.device))
         hidden_BTD = self.model.decode(
             self.model.embed(ids_BT, features),
             positions_BT,
@@ -210,14 +212,14 @@ class _Session:
         return hidden_BTD[torch.arange(len(hidden_BTD), device=self.device), counts_B - 1]
 
     def _decode(self, added: Sequence[Sequence[int]]) -> None:
-        """Add the new tokens of each row, and of its companion if it was there for the tokens before."""
+        """Add the new tokens of each row to it, and to its companion if that has the tokens before."""
         pieces = [np.array(tokens, dtype=np.int64) for tokens in added]
         lengths = [row.length for row in self.rows]
         companions = any(row.unguided_length and row.state.in_image for row in self.rows)
         if companions:
             pieces += pieces
             lengths += [row.unguided_length for row in self.rows]
-        ids_BT, counts_B = self._padded(pieces)
+        ids_BT, counts_B = self._pad(pieces)
         starts_B1 = torch.tensor(lengths, device=self.device)[:, None]
         positions_BT = starts_B1 + torch.arange(ids_BT.shape[1], device=self.device)
         visible = min(self.slots, -(-(max(lengths) + ids_BT.shape[1]) // _SLOT_STEP) * _SLOT_STEP)
@@ -236,8 +238,8 @@ class _Session:
             row.length += len(tokens)
             row.unguided_length += len(tokens) if row.unguided_length else 0
 
-    def _padded(self, sequences: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-        """Ids [B,T] filled up on the right, and how many of each row are real."""
+    def _pad(self, sequences: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        """Ids [B,T] padded on the right, and the number of ids in each row."""
         counts = [len(sequence) for sequence in sequences]
         ids_BT = np.zeros((len(sequences), max(counts)), dtype=np.int64)
         for row, sequence in zip(ids_BT, sequences, strict=True):
@@ -256,8 +258,8 @@ def _ends_with_tags(ids: Ids, vocabulary: VisionVocabulary) -> bool:
     return len(ids) > 1 and ids[-2] in vocabulary.height_range and ids[-1] in vocabulary.width_range
 
 
-def _finished(state: RowState, rules: Rules) -> Generation:
-    """Cut an answer into text and images."""
+def _to_generation(state: RowState, rules: Rules) -> Generation:
+    """Split an answer into text and images."""
     ids = np.array(state.generated, dtype=np.int64)
     parts: list[Ids | Codes] = []
     at = 0

@@ -1,7 +1,7 @@
-"""Which ids may follow in an answer: text anywhere outside images, and inside an image exactly its rows and levels.
+"""The grammar of answers: text anywhere outside images, and inside an image exactly its rows and levels.
 
-Every row of a batch has its own state, so rows may be in different places of different images. An image is only begun
-when the room that is left holds all of it; the number of codes is therefore always exact.
+Every row of a batch has its own state, so rows may be at different positions of different images. An image is only
+begun if the tokens left are enough for all of it, so the number of codes is always exact.
 Source: ILLUME+ released sampler. There the first row's state is used for the whole batch, and an end of image without a
 beginning, tags in any order and images that cannot be finished are allowed.
 """
@@ -16,20 +16,20 @@ import numpy as np
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, Grid, Ids, VisionVocabulary
 
 Kind = Literal["text", "semantic", "pixel"]
-Sizes = Callable[[int, int], Grid]  # height and width in pixels -> rows and columns of codes
+GridSize = Callable[[int, int], Grid]  # height and width in pixels -> rows and columns of codes
 
 
 class PromptError(ValueError):
-    """A prompt that cannot be answered as asked."""
+    """A prompt that cannot be answered as requested."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is common to all rows. `resolutions` (height, width) limits what the model may choose by itself."""
+    """The part of the grammar that all rows share. `resolutions` (height, width) limits what the model may choose."""
 
     vocabulary: VisionVocabulary
-    semantic_grid: Sizes
-    pixel_grid: Sizes
+    semantic_grid: GridSize
+    pixel_grid: GridSize
     end_id: int  # ends an answer
     resolutions: Collection[Grid] | None = None
 
@@ -43,7 +43,7 @@ class Rules:
             try:
                 lengths[resolution] = len(self.plan(resolution))
             except ValueError:
-                continue  # not a size that this tokenizer can draw
+                continue  # not a size that this tokenizer supports
         return lengths
 
     def plan(self, resolution: Grid) -> Ids:
@@ -60,13 +60,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Allowed:
-    """The ids that may follow: a range, and some more that are not in it."""
+    """The ids that may follow: a range, and some others outside it."""
 
     ids: range
     others: tuple[int, ...] = ()
 
     @property
-    def only(self) -> int | None:
+    def single_id(self) -> int | None:
         """The id, if there is no choice."""
         if len(self.ids) + len(self.others) != 1:
             return None
@@ -75,10 +75,10 @@ class Allowed:
 
 @dataclass
 class RowState:
-    """Where one answer is. `room` counts the tokens that may still be generated, `images_left` the images."""
+    """The state of one answer. `tokens_left` and `images_left`: how many may still be generated."""
 
     rules: Rules
-    room: int
+    tokens_left: int
     images_left: int
     force_image: bool = False
     stop_after_image: bool = False
@@ -88,7 +88,7 @@ class RowState:
     generated: list[int] = field(default_factory=list)
     _plan: Ids | None = None
     _offset: int = 0
-    _tag: Literal["none", "height", "both"] = "none"  # resolution tags that stand directly before the next token
+    _tag: Literal["none", "height", "both"] = "none"  # resolution tags directly before the next token
     _height: int = 0
 
     @property
@@ -97,21 +97,21 @@ class RowState:
 
     @property
     def image_start(self) -> int:
-        """Place of the current image's first token in `generated`."""
+        """Index of the current image's first token in `generated`."""
         return len(self.generated) - self._offset
 
     @property
     def kind(self) -> Kind:
-        """Which way of drawing the next token gets."""
+        """The kind of the next token, which decides how it is sampled."""
         code = SEMANTIC_FEATURE if self._plan is None else self._plan[self._offset]
         if self._plan is None or code >= 0:
             return "text"
         return "semantic" if code == SEMANTIC_FEATURE else "pixel"
 
     def begin(self, prompt_ids: Ids) -> None:
-        """Take over resolution tags from the prompt: the last ones count; at its very end, they call for an image.
+        """Read resolution tags from the prompt: the last ones count; at the end of the prompt, they require an image.
 
-        Raises: PromptError if an image is called for, but has no resolution or no room.
+        Raises: PromptError if an image is required, but has no resolution or not enough tokens left.
         """
         vocabulary, given = self.rules.vocabulary, self.resolution
         heights, widths = _within(prompt_ids, vocabulary.height_range), _within(prompt_ids, vocabulary.width_range)
@@ -126,10 +126,10 @@ class RowState:
                 )
             self.resolution = given
         if self._must_start_image() and not self._can_start():
-            self._explain()
+            self._raise_cannot_start()
 
     def allowed(self) -> Allowed:
-        """What may follow. At least one id, unless the row is finished."""
+        """The ids that may follow: at least one, unless the row is finished."""
         vocabulary = self.rules.vocabulary
         if self._plan is not None:
             required = int(self._plan[self._offset])
@@ -140,20 +140,20 @@ class RowState:
             return Allowed(range(0), (required,))
         if self._must_start_image():
             return Allowed(range(0), (vocabulary.start_of_image,))
-        fitting = self._fitting()
+        feasible = self._feasible_resolutions()
         if self._tag == "height":
-            return Allowed(range(0), tuple(vocabulary.width_id(w) for h, w in fitting if h == self._height))
-        heights = sorted({vocabulary.height_id(height) for height, _ in fitting})
+            return Allowed(range(0), tuple(vocabulary.width_id(w) for h, w in feasible if h == self._height))
+        heights = sorted({vocabulary.height_id(height) for height, _ in feasible})
         start = (vocabulary.start_of_image,) if self._can_start() else ()
         return Allowed(range(vocabulary.first_id), (*start, *heights))
 
     def accept(self, token: int) -> None:
-        """Go on with a token. Raises: ValueError if it is not allowed here."""
+        """Append a token. Raises: ValueError if it is not allowed here."""
         allowed = self.allowed()
         if self.finished or not (token in allowed.ids or token in allowed.others):
             raise ValueError(f"token {token} is not allowed after {len(self.generated)} tokens")
         self.generated.append(token)
-        self.room -= 1
+        self.tokens_left -= 1
         if self._plan is not None:
             self._advance()
         elif token == self.rules.vocabulary.start_of_image:
@@ -167,7 +167,7 @@ class RowState:
     def forced(self) -> list[int]:
         """Accept and return all tokens that follow without a choice."""
         tokens = []
-        while not self.finished and (token := self.allowed().only) is not None:
+        while not self.finished and (token := self.allowed().single_id) is not None:
             self.accept(token)
             tokens.append(token)
         return tokens
@@ -180,7 +180,7 @@ class RowState:
             end = len(self.generated)
             self.spans.append((end - len(self._plan), end, self.resolution))
             self._plan = None
-            self.finished = self.stop_after_image or self.room == 0
+            self.finished = self.stop_after_image or self.tokens_left == 0
 
     def _read_text(self, token: int) -> None:
         vocabulary = self.rules.vocabulary
@@ -189,7 +189,7 @@ class RowState:
         elif token in vocabulary.width_range:
             self._tag = "both"
             self.resolution = (self._height, vocabulary.resolutions[token - vocabulary.width_range.start])
-        self.finished = token == self.rules.end_id or self.room == 0
+        self.finished = token == self.rules.end_id or self.tokens_left == 0
 
     def _must_start_image(self) -> bool:
         return self.force_image or self._tag == "both"
@@ -198,28 +198,28 @@ class RowState:
         if self.resolution is None or self.images_left == 0:
             return False
         try:
-            return len(self.rules.plan(self.resolution)) <= self.room
+            return len(self.rules.plan(self.resolution)) <= self.tokens_left
         except ValueError:
             return False
 
-    def _fitting(self) -> list[Grid]:
-        """Resolutions that the model may name next: room for both tags and the block."""
+    def _feasible_resolutions(self) -> list[Grid]:
+        """Resolutions that the model may write next: those whose tags and block fit into the tokens left."""
         if self.images_left == 0:
             return []
         tags = 1 if self._tag == "height" else 2
-        return [size for size, length in self.rules.block_lengths.items() if length + tags <= self.room]
+        return [size for size, length in self.rules.block_lengths.items() if length + tags <= self.tokens_left]
 
-    def _explain(self) -> None:
+    def _raise_cannot_start(self) -> None:
         if self.images_left == 0:
             raise PromptError(
                 "prompt: ends with resolution tags, but max_images is 0; allow an image or remove the tags"
             )
         if self.resolution is None:
-            raise PromptError("prompt: an image is wanted, but neither the prompt nor the request gives a resolution")
+            raise PromptError("prompt: an image is required, but neither the prompt nor the request gives a resolution")
         length = len(self.rules.plan(self.resolution))  # raises ValueError for an impossible size
         raise PromptError(
             f"prompt: an image of {self.resolution[0]}x{self.resolution[1]} (HxW) takes {length} tokens, but "
-            f"max_new_tokens leaves {self.room}; raise it"
+            f"max_new_tokens leaves {self.tokens_left}; raise it"
         )
 
 

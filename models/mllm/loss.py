@@ -1,6 +1,6 @@
-"""Next-token cross-entropy over a large vocabulary, in chunks of positions, so that all scores never exist at once.
+"""Next-token cross-entropy over a large vocabulary, in chunks of positions, so that never all scores exist at once.
 
-Gradients are taken chunk by chunk while the scores are at hand: three matrix products, as with full scores.
+Gradients are computed chunk by chunk while the scores exist: three matrix products, as with full scores.
 Letters: M trained positions, D width, V vocabulary rows, B batch, T tokens.
 """
 
@@ -15,7 +15,7 @@ from models.mllm.vocabulary import IGNORED_LABEL
 
 
 class NextTokens(NamedTuple):
-    """The positions that are trained: where their hidden states are, and what follows."""
+    """The trained positions and their targets."""
 
     positions_BT: Tensor  # bool, over all but the last position
     targets_M: Tensor  # int64
@@ -42,7 +42,7 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the losses in fp32, and the unweighted loss of each position (fp32, without gradient).
 
-    `tables_VD` are the parts of the output table in the order of their ids; a part that needs no gradient costs none.
+    `tables_VD` are the parts of the output table in the order of their ids; a part that requires no gradient gets none.
     Scores are computed in the autocast type, if any, and summed in fp32. Only one backward pass is possible.
     """
     device_type = hidden_MD.device.type
@@ -124,7 +124,7 @@ def _losses(hidden_MD: Tensor, tables: Sequence[Tensor], targets_M: Tensor) -> t
 
 
 def _add_product(grad_VD: Tensor, part_MV: Tensor, hidden_MD: Tensor) -> None:
-    """grad += part' hidden, in fp32; without a temporary array where the types allow it."""
+    """grad += part.T @ hidden, in fp32; without a temporary array where the types allow it."""
     if part_MV.dtype == torch.float32:
         grad_VD.addmm_(part_MV.T, hidden_MD)
     else:

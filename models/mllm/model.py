@@ -1,7 +1,7 @@
 """The unified model: a Qwen2 decoder over text tokens, image tokens and projected image features.
 
-Tables of token vectors are split at the first image id into two parameters, so that stage 1 trains image rows without
-gradient or optimizer state for the text rows.
+Token tables are split at the first image id into two parameters, so that stage 1 trains image rows without gradients
+or optimizer state for the text rows.
 Letters: B batch, T tokens, D width, V vocabulary rows, M selected positions.
 """
 
@@ -28,9 +28,9 @@ class PackedBatch:
     """Rows of packed documents.
 
     `positions_BT` restart at 0 in each document; `segments_BT` number the documents of a row from 1, 0 is padding;
-    `labels_BT` holds the id at the same place, or -100 where it is not trained.
+    `labels_BT` holds the id at the same position, or -100 where it is not trained.
 
-    Images [C,Y,X] in [-1, 1], or their features when those are computed elsewhere, are in the order in which their
+    Images [C,Y,X] in [-1, 1], or their features if those are computed elsewhere, are in the order in which their
     placeholders appear, row by row.
     """
 
@@ -65,7 +65,7 @@ class MllmOutput:
 
 
 class TokenTable(nn.Module):
-    """Vectors of all tokens in two parameters: text rows, then image rows with the unused rows behind them."""
+    """Vectors of all tokens in two parameters: text rows, and image rows followed by the unused rows."""
 
     def __init__(self, config: TokenTableConfig, hidden_size: int, initializer_range: float) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ class TokenTable(nn.Module):
 
 
 class UnifiedMllm(nn.Module):
-    """See the module. `vision` reads images; without it, batches must bring features."""
+    """See the module. `vision` encodes images; without it, batches must contain features."""
 
     def __init__(self, config: MllmConfig, vision: VisionBranch | None = None) -> None:
         super().__init__()
         self.config = config
-        self.vocabulary = vocabulary_of(config.tokens)
+        self.vocabulary = vision_vocabulary(config.tokens)
         text = config.text
         self.embedding = TokenTable(config.tokens, text.hidden_size, text.initializer_range)
         self.head = None
@@ -116,7 +116,7 @@ class UnifiedMllm(nn.Module):
         self.vision = vision
 
     def reset_positions(self) -> None:
-        """Compute the rotary frequencies, which no weights file holds, after building on the meta device."""
+        """Compute the rotary frequencies, which are in no weights file, after building on the meta device."""
         self.language.rotary_emb = Qwen2RotaryEmbedding(self.language.config)
 
     @property
@@ -144,10 +144,10 @@ class UnifiedMllm(nn.Module):
         return MllmOutput(loss_sum=loss_sum, trained_tokens=weights_M.sum(), metrics=metrics)
 
     def read(self, batch: PackedBatch) -> Sequence[ImageFeatures]:
-        """Features of the batch's images: those that it brings, or computed here; no pass without images.
+        """Features of the batch's images: given in the batch, or computed here; no pass for a batch without images.
 
-        The one exception: while the vision branch trains on several workers, each of them must take part in every
-        gradient exchange, so a batch without images sends the smallest image through.
+        The exception: while the vision branch trains on several workers, each of them must take part in every gradient
+        exchange, so for a batch without images the smallest image is encoded.
         """
         if batch.features is not None:
             return batch.features
@@ -168,7 +168,7 @@ class UnifiedMllm(nn.Module):
         table_BTD = self.embedding.look_up(ids_BT)
         dtype, device = table_BTD.dtype, table_BTD.device
         widths = self.config.vision.tower.output_width, self.config.vision.pixel.code_width
-        # An empty pass keeps the projector in the graph of a batch without images: data parallelism relies on it.
+        # An empty pass keeps the projector in the graph of a batch without images, which data parallelism requires.
         empty = ImageFeatures(*(torch.empty(0, width) for width in widths))
         parts = [empty, *features]
         semantic_MD, pixel_MD = self.projector(
@@ -179,13 +179,13 @@ class UnifiedMllm(nn.Module):
             ("semantic", SEMANTIC_FEATURE, semantic_MD),
             ("pixel", PIXEL_FEATURE, pixel_MD),
         ):
-            places_BT = ids_BT == placeholder
-            if (count := int(places_BT.sum())) != len(projected_MD):
+            mask_BT = ids_BT == placeholder
+            if (count := int(mask_BT.sum())) != len(projected_MD):
                 raise ValueError(
                     f"batch: {count} positions for {name} features, but its {len(features)} images have "
                     f"{len(projected_MD)}; images, grids and placeholders must agree"
                 )
-            table_BTD = table_BTD.masked_scatter(places_BT[..., None], projected_MD.to(table_BTD.dtype))
+            table_BTD = table_BTD.masked_scatter(mask_BT[..., None], projected_MD.to(table_BTD.dtype))
         return table_BTD
 
     def decode(
@@ -206,7 +206,7 @@ class UnifiedMllm(nn.Module):
         return hidden_BTD
 
     def trained_weight(self, labels_BT: Tensor, segments_BT: Tensor) -> float:
-        """What `MllmOutput.trained_tokens` will be, known before any forward pass."""
+        """The value of `MllmOutput.trained_tokens`, without a forward pass."""
         return float(self._weights(self._kinds(next_tokens(labels_BT, segments_BT).targets_M)).sum())
 
     def _weights(self, kinds_M: Tensor) -> Tensor:
@@ -219,8 +219,8 @@ class UnifiedMllm(nn.Module):
         return (targets_M >= semantic.start).long() + (targets_M >= pixel.start).long()
 
 
-def vocabulary_of(config: TokenTableConfig) -> VisionVocabulary:
-    """Raises: ValueError if the table has fewer rows than the vocabulary has ids."""
+def vision_vocabulary(config: TokenTableConfig) -> VisionVocabulary:
+    """The image tokens of a token table. Raises: ValueError if it has fewer rows than the vocabulary has ids."""
     vocabulary = VisionVocabulary(
         first_id=config.first_vision_id,
         semantic_codes=config.semantic_codes,
@@ -233,7 +233,7 @@ def vocabulary_of(config: TokenTableConfig) -> VisionVocabulary:
 
 
 def _decoder(config: TextModelConfig) -> Qwen2Model:
-    """The layers and the final norm of Qwen2; its own table of vectors is left out."""
+    """The layers and the final norm of Qwen2, without its token table."""
     model = Qwen2Model(qwen2_config(config, rows=1, attn_implementation=PACKED_ATTENTION))
     model.embed_tokens = nn.Identity()
     return model

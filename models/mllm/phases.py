@@ -1,8 +1,8 @@
-"""What trains in which phase, as data: patterns over parameter names, each with the group that sets the learning rate.
+"""Which parameters train in which phase, as data: patterns over names, each with the group that sets the learning rate.
 
-Every parameter matches exactly one rule of a phase, or the phase is refused.
-Source: ILLUME+ (arXiv 2504.01934) table 1 and the released stage-3 configurations. Each group's rate is really applied
-(the released code uses the vision rate only when another one is also set).
+Every parameter must match exactly one rule of a phase, or the phase is refused.
+Source: ILLUME+ (arXiv 2504.01934) table 1 and the released stage-3 configurations. Each group's rate is applied (the
+released code uses the vision rate only when another one is also set).
 """
 
 import re
@@ -19,12 +19,12 @@ from models.mllm.vision import VisionBranch
 
 
 class PhaseError(ValueError):
-    """A phase that does not fit the model's parameters or the given learning rates."""
+    """A phase that does not match the model's parameters or the given learning rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A full-match pattern over parameter names. `half` keeps only the lower or upper half of the tower's blocks."""
+    """A full-match pattern over parameter names. `half` limits it to the lower or upper half of the tower's blocks."""
 
     pattern: str
     group: str | None  # None: frozen
@@ -98,11 +98,11 @@ def assign_groups(names: Iterable[str], phase: Phase) -> dict[str, str | None]:
     groups: dict[str, str | None] = {}
     wrong = []
     for name in names:
-        fitting = [rule for rule in phase.rules if _fits(rule, name, num_blocks)]
-        if len(fitting) == 1:
-            groups[name] = fitting[0].group
+        matching = [rule for rule in phase.rules if _matches(rule, name, num_blocks)]
+        if len(matching) == 1:
+            groups[name] = matching[0].group
         else:
-            wrong.append(f"  {name}: {len(fitting)} rules" + "".join(f", {rule.pattern}" for rule in fitting))
+            wrong.append(f"  {name}: {len(matching)} rules" + "".join(f", {rule.pattern}" for rule in matching))
     if wrong:
         shown = "\n".join(wrong[:10] + ([f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []))
         raise PhaseError(f"phase: each parameter must match exactly one rule, but {len(wrong)} do not:\n{shown}")
@@ -150,13 +150,13 @@ def parameter_groups(
 
 
 def check_phase(config: MllmConfig, name: str, *, with_vision: bool) -> None:
-    """Refuse a phase that does not fit the model of a configuration, before any weights exist. Raises: PhaseError."""
+    """Raises: PhaseError if a phase does not match the model of a configuration. Builds the model without weights."""
     with torch.device("meta"):
         model = UnifiedMllm(config, VisionBranch(config.vision) if with_vision else None)
     parameter_groups(model, find_phase(name))
 
 
-def _fits(rule: Rule, name: str, num_blocks: int) -> bool:
+def _matches(rule: Rule, name: str, num_blocks: int) -> bool:
     match = re.fullmatch(rule.pattern, name)
     if match is None or rule.half is None:
         return match is not None

@@ -1,4 +1,4 @@
-"""Continuous image features to the width of the language model."""
+"""Projects continuous image features to the width of the language model."""
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class MixedProjector(nn.Module):
         self.pixel = _mlp(pixel_width, hidden_size)
 
     def forward(self, semantic_TD: Tensor, pixel_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of any number of positions, of all images one after the other."""
+        """Project the features of any number of positions, of all images concatenated."""
         return self.semantic(semantic_TD), self.pixel(pixel_TD)
 
 

@@ -1,4 +1,4 @@
-"""The decoder's sizes as transformers states them, both ways."""
+"""Converts the decoder's sizes to and from the configuration of transformers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import Qwen2Config
 from models.mllm.config import TextModelConfig
 from models.strict_weights import WeightsError
 
-_ROPE_THETA = 1_000_000.0  # of Qwen2.5, where a configuration does not say
+_ROPE_THETA = 1_000_000.0  # of Qwen2.5, for configurations without it
 
 
 def qwen2_config(config: TextModelConfig, *, rows: int, **more: Any) -> Qwen2Config:
@@ -36,10 +36,10 @@ def text_config_to_published(config: TextModelConfig, *, rows: int) -> dict[str,
 
 
 def text_config_from_published(settings: Mapping[str, Any], *, where: str) -> TextModelConfig:
-    """The sizes in a `config.json` of Qwen2 or of a model that is built on it. Raises: WeightsError."""
+    """The sizes in the `config.json` of Qwen2 or of a model built on it. Raises: WeightsError."""
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise WeightsError(f"{where}: rotary positions of type {rope!r}; only plain ones are built here")
+        raise WeightsError(f"{where}: rotary positions of type {rope!r}; only the default type is supported")
     try:
         return TextModelConfig(
             hidden_size=settings["hidden_size"],

@@ -1,4 +1,4 @@
-"""The parts of the tokenizer that the language model reads images with: vision tower and pixel encoder.
+"""The parts of the tokenizer with which the language model reads images: vision tower and pixel encoder.
 
 Letters: B batch, T positions of one image, D feature width, C channels, Y X pixel rows and columns.
 """
@@ -47,14 +47,14 @@ class VisionBranch(nn.Module):
         return branch.requires_grad_(False)
 
     def features(self, images_BCYX: Tensor) -> ContinuousFeatures:
-        """Features of images in [-1, 1] of one size; with gradients, if any parameter wants them."""
+        """Features of images in [-1, 1] of one size; with gradients, if any parameter requires them."""
         return ContinuousFeatures(
             semantic_BTD=self.semantic_encoder(images_BCYX),
             pixel_BTZ=self.pixel_encoder(images_BCYX).flatten(2).transpose(1, 2),
         )
 
     def empty_features(self) -> ImageFeatures:
-        """No positions, but every weight in the graph: the smallest image that the encoders can read."""
+        """Features without positions that keep every weight in the graph, from the smallest image possible."""
         side = self.config.pixel.factor
         weight = self.pixel_encoder.conv_in.weight
         batch = self.features(weight.new_zeros(1, 3, side, side))
@@ -62,7 +62,7 @@ class VisionBranch(nn.Module):
 
 
 def read_images(reader: ImageReader, images: Sequence[Tensor]) -> list[ImageFeatures]:
-    """Features of images [C,Y,X] of mixed sizes, in their order; equal sizes go through in one batch."""
+    """Features of images [C,Y,X] of mixed sizes, in their order; images of equal size form one batch."""
     by_size: dict[torch.Size, list[int]] = {}
     for index, image in enumerate(images):
         by_size.setdefault(image.shape, []).append(index)

@@ -1,4 +1,4 @@
-"""The added image tokens: ids by arithmetic, never by rendering and re-tokenizing text.
+"""The image tokens of the vocabulary: ids by arithmetic, never by rendering and re-tokenizing text.
 
 Order of the ids, from `first_id`: 7 markers, heights, widths, semantic codes, pixel codes.
 Source: ILLUME+ released vocabulary; for Qwen2.5 `first_id` is 151,665: 131,111 added tokens, 282,776 in all.
@@ -39,7 +39,7 @@ class BlockError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class VisionVocabulary:
-    """Where the image tokens lie in the vocabulary. Heights and widths share `resolutions` (pixels per side)."""
+    """The ids of the image tokens. Heights and widths share `resolutions` (pixels per side)."""
 
     first_id: int
     semantic_codes: int
@@ -54,7 +54,7 @@ class VisionVocabulary:
             )
         if list(self.resolutions) != sorted(set(self.resolutions)) or any(side < 1 for side in self.resolutions):
             raise ValueError(
-                f"vocabulary.resolutions: {self.resolutions}, expected distinct positive sides in rising order"
+                f"vocabulary.resolutions: {self.resolutions}, expected distinct positive sides in ascending order"
             )
 
     @staticmethod
@@ -138,12 +138,12 @@ class VisionVocabulary:
         )
 
     def semantic_ids(self, codes: npt.ArrayLike) -> Ids:
-        """Ids of semantic codes, any shape. Raises: ValueError for a code outside the code book."""
-        return _shifted(codes, self.semantic_range, "semantic")
+        """Ids of semantic codes, any shape. Raises: ValueError for a code outside the codebook."""
+        return _shift(codes, self.semantic_range, "semantic")
 
     def pixel_ids(self, codes: npt.ArrayLike) -> Ids:
-        """Ids of pixel codes, any shape. Raises: ValueError for a code outside the code book."""
-        return _shifted(codes, self.pixel_range, "pixel")
+        """Ids of pixel codes, any shape. Raises: ValueError for a code outside the codebook."""
+        return _shift(codes, self.pixel_range, "pixel")
 
     def block_ids(self, semantic_YX: npt.ArrayLike, pixel_YX: npt.ArrayLike, resolution: Grid | None = None) -> Ids:
         """One image as tokens [T]; with a resolution (height, width) in pixels, its two tags come first."""
@@ -159,9 +159,9 @@ class VisionVocabulary:
         return 6 + sum(rows * (columns + 1) for rows, columns in (semantic_grid, pixel_grid))
 
     def parse_block(self, ids: npt.ArrayLike) -> tuple[Ids, Ids]:
-        """Semantic codes [Y,X] and pixel codes [Y,X] of one block, tags in front allowed.
+        """Semantic codes [Y,X] and pixel codes [Y,X] of one block, with or without tags in front.
 
-        Raises: BlockError that names the first position that does not fit.
+        Raises: BlockError with the first wrong position.
         """
         block = np.asarray(ids)
         if block.ndim != 1 or block.dtype.kind not in "iu":
@@ -242,7 +242,7 @@ def _expect(block: npt.NDArray[Any], at: int, *expected: tuple[int, str]) -> int
     return at
 
 
-def _shifted(codes: npt.ArrayLike, ids: range, name: str) -> Ids:
+def _shift(codes: npt.ArrayLike, ids: range, name: str) -> Ids:
     array = np.asarray(codes)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} codes have type {array.dtype}, expected integers")

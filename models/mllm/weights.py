@@ -1,6 +1,6 @@
-"""The unified model as a folder, and its weights under their published names.
+"""Saves and loads the unified model as a folder, and converts its weights to and from their published names.
 
-Our layout splits the token tables at the first image id; the published one has whole tables. Both ways are exact.
+Our layout splits the token tables at the first image id; the published one has whole tables. Conversion is exact.
 """
 
 import re
@@ -46,7 +46,7 @@ def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype
     """
     config_path = folder / CONFIG_FILE
     if not config_path.is_file():
-        raise WeightsError(f"{config_path}: no such file; expected the configuration beside the weights")
+        raise WeightsError(f"{config_path}: no such file; expected the configuration next to the weights")
     config = MllmConfig.from_json(config_path.read_text(), where=str(config_path))
     tensors = read_tensors(folder / WEIGHTS_FILE)
     model = empty_model(config, with_vision=any(name.startswith("vision.") for name in tensors))
@@ -63,14 +63,14 @@ def empty_model(config: MllmConfig, *, with_vision: bool) -> UnifiedMllm:
 
 
 def to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under the published names. Tied models list their one table under both names, as published."""
+    """Our state dict under the published names. Tied models have their single table under both names, as published."""
     published = {}
     for name, tensor in tensors.items():
         table, _, part = name.partition(".")
         if table in _TABLES and part == "text":
             published[_TABLES[table]] = torch.cat([tensor, tensors[f"{table}.vision"]])
         elif table not in _TABLES:
-            published[_renamed(name, _PREFIXES)] = tensor
+            published[_rename(name, _PREFIXES)] = tensor
     published.setdefault(_TABLES["head"], published[_TABLES["embedding"]])
     return published
 
@@ -87,7 +87,7 @@ def from_published(tensors: Mapping[str, Tensor], config: MllmConfig, *, where: 
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name not in tables:
-            found[_renamed(name, prefixes)] = tensor
+            found[_rename(name, prefixes)] = tensor
         elif config.text.tie_embeddings and tables[name] == "head":
             _check_tied(tensor, tensors.get(_TABLES["embedding"]), where)
         else:
@@ -98,7 +98,7 @@ def from_published(tensors: Mapping[str, Tensor], config: MllmConfig, *, where: 
 def adopt_text_model(model: UnifiedMllm, folder: Path) -> None:
     """Copy a Qwen2 or Qwen2.5 text model (a Hugging Face folder of any number of files) into decoder and text rows.
 
-    Rows of image tokens keep their values. Raises: WeightsError if a tensor is missing, left over or of another shape.
+    Rows of image tokens keep their values. Raises: WeightsError if a tensor is missing, unused or of another shape.
     """
     first = model.config.tokens.first_vision_id
     tensors: dict[str, Tensor] = {}
@@ -119,7 +119,7 @@ def _not_in_text_model(name: str) -> bool:
     return name.startswith(("projector.", "vision.")) or _IMAGE_ROWS.fullmatch(name) is not None
 
 
-def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+def _rename(name: str, prefixes: Mapping[str, str]) -> str:
     for prefix, other in prefixes.items():
         if name.startswith(prefix):
             return other + name.removeprefix(prefix)

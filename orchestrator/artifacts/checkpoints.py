@@ -1,6 +1,6 @@
-"""Checkpoints inside a training stage, committed with the same protocol as artifacts, one site for each step.
+"""Checkpoints of training stages, committed with the same protocol as artifacts, one site for each step.
 
-They belong to the stage's fingerprint, not to an attempt: whoever continues the stage finds them.
+They belong to the fingerprint of the stage, not to an attempt, so every later attempt of any run finds them.
 """
 
 import hashlib
@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator import failpoints
-from orchestrator.artifact import JSON, FileEntry
+from orchestrator.artifact import JSON, ArtifactKey, FileEntry
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
-from orchestrator.store.commits import Commit, Head, conclude, delete_attempt, head, retract, roll_forward
+from orchestrator.store.commits import Commit, Head, commit_attempt, delete_attempt, head, retract, roll_forward
 from orchestrator.store.layout import checkpoint_site, checkpoint_steps, new_attempt_id
 from orchestrator.store.manifests import files_from_json, files_to_json
 from orchestrator.store.store import Store, parse_record, put_same, record_bytes
@@ -25,10 +26,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_FORMAT = 1
 
 
-def kept_checkpoints(store: Store, stage_kind: str, fingerprint: str, name: str) -> Iterator[tuple[int, bytes]]:
-    """(step, content of the file `name`) of every checkpoint that is kept, oldest first; nothing is verified."""
-    for step in checkpoint_steps(store, stage_kind, fingerprint):
-        site = checkpoint_site(stage_kind, fingerprint, step)
+def checkpoint_files(store: Store, key: ArtifactKey, name: str) -> Iterator[tuple[int, bytes]]:
+    """(step, content of the file `name`) of every committed checkpoint, oldest first; nothing is verified."""
+    for step in checkpoint_steps(store, key):
+        site = checkpoint_site(key, step)
         commit = head(store, site).commit
         data = store.get(f"{site.data_key(commit.attempt)}/{name}") if commit else None
         if data is not None:
@@ -37,18 +38,16 @@ def kept_checkpoints(store: Store, stage_kind: str, fingerprint: str, name: str)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCheckpoints:
-    """The checkpoints of one stage fingerprint. Can be pickled; every rank may hold one, one rank commits."""
+    """`stage.Checkpoints` of one stage fingerprint. Can be pickled: every rank may have a copy, one rank commits."""
 
     store: Store
     cache: Path
-    stage_kind: str
-    fingerprint: str
-    attempt_id: str  # of the stage attempt that commits through this object
-    epoch: int = 0
-    verified: set[str] = field(default_factory=set, compare=False, repr=False)  # manifests read back in this process
+    key: ArtifactKey  # of the artifact that the stage makes
+    attempt: AttemptId  # the attempt that commits through this object
+    verified: set[str] = field(default_factory=set, compare=False, repr=False)  # by this process: manifest digests
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files match their digests; damaged ones are reported in the log and skipped."""
+        """The newest checkpoint whose files match their digests; damaged checkpoints are logged and skipped."""
         for step, found in self._heads():
             try:
                 if found.commit:
@@ -62,19 +61,19 @@ class StoredCheckpoints:
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         """Copy the files below `folder` into the store as the checkpoint of `step`; the first commit of a step wins.
 
-        `folder` is left as it is. A damaged checkpoint of the same step is replaced.
+        `folder` is not changed. A damaged checkpoint of the same step is replaced.
 
         Raises:
             StoreError: the store failed; older checkpoints are safe.
         """
-        site = checkpoint_site(self.stage_kind, self.fingerprint, step)
+        site = checkpoint_site(self.key, step)
         found = roll_forward(self.store, site)
         while found.commit or found.problem:
             if self._is_sound(step, found):
                 return
             retract(self.store, site, found.generation, reason="damaged")
             found = roll_forward(self.store, site)
-        attempt = new_attempt_id(self.attempt_id)
+        attempt = new_attempt_id(self.attempt.name)
         files: list[FileEntry] = []
         for name in files_below(folder):
             digest = self.store.upload(folder / name, f"{site.data_key(attempt)}/{name}")
@@ -86,46 +85,49 @@ class StoredCheckpoints:
         put_same(self.store, site.manifest_key(attempt), data)
         failpoints.hit("checkpoint.manifest")
         body: dict[str, JSON] = {"manifest_sha256": hashlib.sha256(data).hexdigest()}
-        winner = conclude(self.store, site, generation=found.generation, attempt=attempt, epoch=self.epoch, body=body)
+        winner = commit_attempt(
+            self.store, site, generation=found.generation, attempt=attempt, epoch=self.attempt.epoch, body=body
+        )
         if winner.attempt != attempt:
             delete_attempt(self.store, site, attempt)
 
     def prune(self, keep: int, needed: int | None = None) -> None:
-        """Delete all but the newest `keep` verified checkpoints; nothing if fewer can be verified.
+        """Delete all but the newest `keep` verified checkpoints; delete nothing if fewer than `keep` can be verified.
 
-        The newest one at or before step `needed` stays too.
+        Also keeps the newest one at or before step `needed`.
         """
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
-        kept, doomed = 0, []
+        kept, superseded = 0, []
         for step, found in self._heads():
             is_needed = needed is not None and step <= needed
             if (kept < keep or is_needed) and self._is_sound(step, found):
                 kept += 1
                 needed = None if is_needed else needed
             elif found.commit or found.problem:
-                doomed.append((step, found))
+                superseded.append((step, found))
         if kept < keep:
             return
-        for step, found in doomed:
-            self._give_up(step, found, reason=f"pruned: {keep} newer ones are kept")
+        for step, found in superseded:
+            self._retract(step, found, reason=f"pruned: {keep} newer ones are kept")
 
-    def withdraw(self, after: int) -> None:
-        """Give up the checkpoints of later steps than `after`, newest first. Can be interrupted and repeated."""
-        for step, found in self._heads():
-            if step > after and (found.commit or found.problem):
-                self._give_up(step, found, reason=f"training goes on from step {after} in another way")
+    def retract_after(self, step: int) -> None:
+        """Retract the checkpoints of steps later than `step`, newest first. Can be interrupted and repeated."""
+        for later, found in self._heads():
+            if later > step and (found.commit or found.problem):
+                self._retract(later, found, reason=f"training goes on from step {step} in another way")
 
-    def _give_up(self, step: int, found: Head, *, reason: str) -> None:
-        site = checkpoint_site(self.stage_kind, self.fingerprint, step)
+    def _retract(self, step: int, found: Head, *, reason: str) -> None:
+        """Retract a checkpoint, then delete its files."""
+        site = checkpoint_site(self.key, step)
         retract(self.store, site, found.generation, reason=reason)
         if found.commit:
             delete_attempt(self.store, site, found.commit.attempt)
 
     def _heads(self) -> Iterator[tuple[int, Head]]:
-        """What is committed for each step, newest first."""
-        for step in reversed(checkpoint_steps(self.store, self.stage_kind, self.fingerprint)):
-            yield step, roll_forward(self.store, checkpoint_site(self.stage_kind, self.fingerprint, step))
+        """(step, newest generation) of each step, newest step first."""
+        for step in reversed(checkpoint_steps(self.store, self.key)):
+            yield step, roll_forward(self.store, checkpoint_site(self.key, step))
 
     def _is_sound(self, step: int, found: Head) -> bool:
         if not found.commit:
@@ -140,17 +142,17 @@ class StoredCheckpoints:
         return True
 
     def _read(self, step: int, commit: Commit) -> Checkpoint:
-        """Verify every byte and give a local folder.
+        """The checkpoint of a step, verified byte by byte, in a local folder.
 
         Raises:
             CorruptArtifactError: anything is missing or differs.
         """
-        site = checkpoint_site(self.stage_kind, self.fingerprint, step)
-        key = site.manifest_key(commit.attempt)
-        where, data = f"{self.store.url}: {key}", self.store.get(key)
+        site = checkpoint_site(self.key, step)
+        manifest_key = site.manifest_key(commit.attempt)
+        where, data = f"{self.store.url}: {manifest_key}", self.store.get(manifest_key)
         sha256 = commit.record.get("manifest_sha256")
         if data is None or hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptArtifactError(f"{where}: found another or no manifest, expected SHA-256 {sha256}")
+            raise CorruptArtifactError(f"{where}: found no manifest or a different one, expected SHA-256 {sha256}")
         record = parse_record(data, where)
         files, meta = files_from_json(record.get("files"), where), record.get("meta")
         if record.get("format") != CHECKPOINT_FORMAT or record.get("step") != step or not isinstance(meta, dict):

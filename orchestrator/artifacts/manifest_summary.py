@@ -1,4 +1,4 @@
-"""What events say of committed artifacts, made from nothing but their manifests."""
+"""Summaries of committed artifacts for events, made from the manifests alone."""
 
 from collections.abc import Iterable
 
@@ -6,9 +6,9 @@ from orchestrator.artifact import JSON, FileEntry, Manifest
 
 
 def artifact_fields(manifest: Manifest, manifest_sha256: str) -> dict[str, JSON]:
-    """What the event of a commit says about the artifact."""
+    """The artifact as described in the event of its commit."""
     inputs: JSON = {slot: list(parents) for slot, parents in manifest.inputs.items()}
-    stats: JSON = dict(manifest.stats)
+    metrics: JSON = dict(manifest.metrics)
     return {
         "kind": manifest.kind,
         "stage_kind": manifest.stage_kind,
@@ -17,12 +17,12 @@ def artifact_fields(manifest: Manifest, manifest_sha256: str) -> dict[str, JSON]
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files),
         "rows": counted_rows(manifest.files),
-        "stats": stats,
+        "stats": metrics,
         "inputs": inputs,
     }
 
 
 def counted_rows(files: Iterable[FileEntry]) -> int | None:
-    """Rows of all files that count them; None if none does."""
+    """Total rows of the files whose rows are counted; None if none is."""
     rows = [entry.rows for entry in files if entry.rows is not None]
     return sum(rows) if rows else None

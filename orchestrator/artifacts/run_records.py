@@ -1,6 +1,6 @@
-"""What happened, as the store keeps it: plans, starts of runs, and their events in write-once segments.
+"""Run records in the store: plans, the start of each run, and its events in write-once segments.
 
-The database is rebuilt from these and the artifacts alone.
+The database can be rebuilt from these records and the artifacts alone.
 """
 
 import json
@@ -22,29 +22,30 @@ SEGMENT = re.compile(r"events-(\d+)-(\d+)\.jsonl")
 
 @dataclass(frozen=True)
 class RunRecords:
-    """Plans and runs of one store. Every record is written once; readers pass over junk and say so in the log."""
+    """Plans and runs of one store. Records are written once; readers skip and log what they cannot parse."""
 
     store: Store
 
     def put_plan(self, digest: str, plan: Mapping[str, JSON]) -> None:
-        """Keep a plan under its digest; the same plan again is fine."""
+        """Store a plan under its digest. Storing the same plan again does nothing."""
         self.store.put_new(f"{PLANS}/{_part(digest)}.json", record_bytes(dict(plan)))
 
     def plan(self, digest: str) -> dict[str, JSON] | None:
-        """
+        """The plan with this digest; None if it is not in the store.
+
         Raises:
             CorruptArtifactError: the record is no JSON object.
         """
         return read_record(self.store, f"{PLANS}/{_part(digest)}.json")
 
     def put_run(self, run_id: str, record: Mapping[str, JSON]) -> bool:
-        """Keep how a run started. False: the run exists already and its record stays as it is."""
+        """Store how a run started. False: the run exists already and its record is unchanged."""
         return self.store.put_new(f"{RUNS}/{_part(run_id)}/RUN.json", record_bytes(dict(record)))
 
     def append_events(self, run_id: str, epoch: int, seq: int, events: Sequence[Mapping[str, JSON]]) -> bool:
-        """Keep one segment of a run's events. Segments are read in the order of epoch, then `seq`.
+        """Store one segment of a run's events. Segments are read in the order of epoch, then `seq`.
 
-        False: this segment was written before, by this driver or by another that believes to hold the same epoch.
+        False: this segment was written before, by this driver or by another one that believes it has the same epoch.
         """
         if epoch < 0 or seq < 0:
             raise StoreError(
@@ -63,7 +64,7 @@ class RunRecords:
             try:
                 record = read_record(self.store, f"{RUNS}/{run_id}/RUN.json")
             except CorruptArtifactError as error:
-                log.warning("passed over: %s", error)
+                log.warning("skipped: %s", error)
                 continue
             if record is not None:
                 yield run_id, record
@@ -75,7 +76,7 @@ class RunRecords:
                 try:
                     yield parse_record(line, f"{self.store.url}: {key}: line {number}")
                 except CorruptArtifactError as error:
-                    log.warning("passed over: %s", error)
+                    log.warning("skipped: %s", error)
 
     def _segments(self, run_id: str) -> Iterator[tuple[int, int, str]]:
         for item in self.store.list(f"{RUNS}/{_part(run_id)}"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from orchestrator import failpoints
-from orchestrator.artifact import JSON, FileEntry
+from orchestrator.artifact import JSON, ArtifactKey, FileEntry
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.shards import Quarantined, ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
@@ -20,17 +20,17 @@ from orchestrator.store.commits import (
     Commit,
     Head,
     abort,
-    conclude,
+    commit_attempt,
     delete_attempt,
     head,
-    outcome,
+    read_outcome,
     retract,
     roll_forward,
 )
-from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site, stored_fingerprints
+from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site, stored_keys
 from orchestrator.store.manifests import files_from_json, files_to_json, number_from_json, number_to_json
 from orchestrator.store.store import Store
-from orchestrator.store.verification import Problem, differences, place, readable_folder
+from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,102 +39,100 @@ PARALLEL_FINDS = 16  # requests in flight to a remote store
 
 @dataclass(frozen=True, kw_only=True)
 class StoredShard:
-    """A finished shard as its record tells it, without touching its files."""
+    """A finished shard as read from its record; its files are not read."""
 
-    stage_kind: str
-    fingerprint: str
+    key: ArtifactKey
     files: tuple[FileEntry, ...]
     outcome: ShardOutcome
-    provenance: dict[str, JSON]  # e.g. run and attempt that made it
+    provenance: dict[str, JSON]  # e.g. the run and attempt that made it
     commit: Commit
 
     @property
     def data_key(self) -> str:
-        return shard_site(self.stage_kind, self.fingerprint).data_key(self.commit.attempt)
+        return shard_site(self.key).data_key(self.commit.attempt)
 
     def key_of(self, name: str) -> str:
-        """The store's key of one of the files, e.g. to link it into an artifact."""
+        """The store key of one of the files, e.g. to link it into an artifact."""
         return f"{self.data_key}/{name}"
 
 
 @dataclass(frozen=True)
 class ShardLedger:
-    """Shard records of one store. Can be pickled: workers record what they finish themselves."""
+    """The shard records of one store. Can be pickled, so that workers record their own finished shards."""
 
     store: Store
     cache: Path
 
-    def find(self, stage_kind: str, fingerprint: str) -> StoredShard | None:
-        """The finished shard, if its files are all there with their lengths; otherwise None."""
-        found = roll_forward(self.store, shard_site(stage_kind, fingerprint))
+    def find(self, key: ArtifactKey) -> StoredShard | None:
+        """The finished shard if its files all exist with the recorded lengths; otherwise None."""
+        found = roll_forward(self.store, shard_site(key))
         if found.problem:
-            log.warning("counts as absent and will be made again: %s", found.problem)
+            log.warning("treated as absent, will be made again: %s", found.problem)
         if not found.commit:
             return None
         try:
-            stored = _stored(stage_kind, fingerprint, found.commit)
+            stored = _stored(key, found.commit)
         except CorruptArtifactError as error:
-            log.warning("counts as absent and will be made again: %s", error)
+            log.warning("treated as absent, will be made again: %s", error)
             return None
         for problem in self._problems(stored, rehash=False):
-            log.warning("counts as absent and will be made again: %s", problem)
+            log.warning("treated as absent, will be made again: %s", problem)
             return None
         return stored
 
     def find_many(self, stage_kind: str, fingerprints: Iterable[str]) -> dict[str, StoredShard]:
-        """Those of the shards that are finished."""
+        """The finished ones of these shards, by fingerprint."""
         wanted = list(dict.fromkeys(fingerprints))
         with ThreadPoolExecutor(1 if self.store.is_local else PARALLEL_FINDS) as threads:
-            found = threads.map(lambda fingerprint: self.find(stage_kind, fingerprint), wanted)
-            return {stored.fingerprint: stored for stored in found if stored}
+            found = threads.map(lambda fingerprint: self.find(ArtifactKey(stage_kind, fingerprint)), wanted)
+            return {stored.key.fingerprint: stored for stored in found if stored}
 
-    def new_output(self, stage_kind: str, fingerprint: str, *, owner: str) -> AttemptFolder:
+    def new_output(self, key: ArtifactKey, *, owner: str) -> AttemptFolder:
         """An empty folder for a worker to write the shard's files into. `owner` is the id of the stage attempt."""
         return new_folder(
             self.store,
             self.cache,
-            site=shard_site(stage_kind, fingerprint),
-            stage_kind=stage_kind,
-            fingerprint=fingerprint,
+            site=shard_site(key),
+            key=key,
             attempt=new_attempt_id(owner),
         )
 
     def record(
-        self, output: AttemptFolder, outcome_: ShardOutcome, *, provenance: Mapping[str, JSON], epoch: int = 0
+        self, output: AttemptFolder, outcome: ShardOutcome, *, provenance: Mapping[str, JSON], epoch: int = 0
     ) -> StoredShard:
-        """Make the files in `output` the shard, or adopt the record of whoever was first. May be repeated.
+        """Record the files in `output` as the shard, or return the record of whoever was first. May be repeated.
 
         Raises:
-            StoreError: the store failed, or a collector gave the output up.
+            StoreError: the store failed, or the garbage collector aborted the output.
         """
         site, own = output.site, output.attempt_id
-        found = self._open_head(output.stage_kind, output.fingerprint)
-        decided = outcome(self.store, site, own)
+        found = self._open_head(output.key)
+        decided = read_outcome(self.store, site, own)
         if found.commit and decided is None:
             abort(self.store, site, own, reason=f"output {found.commit.attempt} was recorded first")
             winner = found.commit
         else:
-            body = {} if decided else _body(output.publish(), outcome_, provenance)
+            body = {} if decided else _body(output.publish(), outcome, provenance)
             failpoints.hit("shard.files")
-            winner = conclude(self.store, site, generation=found.generation, attempt=own, epoch=epoch, body=body)
+            winner = commit_attempt(self.store, site, generation=found.generation, attempt=own, epoch=epoch, body=body)
         if winner.attempt == own:
             self._keep_local(output)
         else:
             delete_attempt(self.store, site, own)
             output.remove()
-        return _stored(output.stage_kind, output.fingerprint, winner)
+        return _stored(output.key, winner)
 
-    def discard(self, output: AttemptFolder, *, reason: str) -> None:
-        """Give an output up and delete its files, e.g. because the worker failed."""
+    def abort(self, output: AttemptFolder, *, reason: str) -> None:
+        """Abort an output and delete its files, e.g. because the worker failed."""
         if abort(self.store, output.site, output.attempt_id, reason=reason):
             delete_attempt(self.store, output.site, output.attempt_id)
             output.remove()
 
     def fetch(self, stored: StoredShard) -> Path:
-        """A local folder with the shard's files; for a remote store they are downloaded once and verified.
+        """A local folder with the shard's files; from a remote store they are downloaded once and verified.
 
         Raises:
-            CorruptArtifactError: they are damaged.
+            CorruptArtifactError: the files are damaged.
         """
         return readable_folder(self.store, self.cache, stored.data_key, stored.files)
 
@@ -142,80 +140,78 @@ class ShardLedger:
         """The shard as a stage sees it, with its files fetched."""
         return ShardRecord(
             shard=shard,
-            fingerprint=stored.fingerprint,
+            fingerprint=stored.key.fingerprint,
             path=self.fetch(stored),
             files=stored.files,
             outcome=stored.outcome,
             reused=reused,
         )
 
-    def verify(self, stage_kind: str, fingerprint: str) -> list[Problem]:
-        """What is damaged about a shard after reading every byte; empty if nothing is, or if it is not recorded."""
-        found = head(self.store, shard_site(stage_kind, fingerprint))
+    def verify(self, key: ArtifactKey) -> list[Problem]:
+        """The damage of a shard after reading every byte; empty if it is sound or not recorded."""
+        found = head(self.store, shard_site(key))
         try:
             if found.problem:
                 raise CorruptArtifactError(found.problem)
-            return self._problems(_stored(stage_kind, fingerprint, found.commit), rehash=True) if found.commit else []
+            return self._problems(_stored(key, found.commit), rehash=True) if found.commit else []
         except CorruptArtifactError as error:
-            return [_problem(stage_kind, fingerprint, "", str(error), "a readable shard record")]
+            return [_problem(key, "", str(error), "a readable shard record")]
 
-    def heal(self, stage_kind: str, fingerprint: str) -> list[Problem]:
-        """Retract a damaged shard, so that the next map makes exactly it again. Returns what was damaged."""
-        problems = self.verify(stage_kind, fingerprint)
+    def heal(self, key: ArtifactKey) -> list[Problem]:
+        """Retract a damaged shard, so that the next map makes it again. Returns the damage found."""
+        problems = self.verify(key)
         if problems:
-            site = shard_site(stage_kind, fingerprint)
+            site = shard_site(key)
             retract(self.store, site, head(self.store, site).generation, reason=f"damaged: {problems[0]}")
         return problems
 
     def all(self) -> Iterator[StoredShard]:
-        """Every finished shard whose record can be read; what cannot is reported in the log and passed over."""
+        """Every finished shard whose record can be read; the others are logged and skipped."""
         with ThreadPoolExecutor(PARALLEL_FINDS) as threads:
-            found = threads.map(lambda place: self._readable(*place), stored_fingerprints(self.store, SHARDS))
+            found = threads.map(self._readable, stored_keys(self.store, SHARDS))
             yield from (stored for stored in found if stored is not None)
 
-    def _readable(self, stage_kind: str, fingerprint: str) -> StoredShard | None:
-        found = head(self.store, shard_site(stage_kind, fingerprint))
+    def _readable(self, key: ArtifactKey) -> StoredShard | None:
+        found = head(self.store, shard_site(key))
         try:
             if found.problem:
                 raise CorruptArtifactError(found.problem)
-            return _stored(stage_kind, fingerprint, found.commit) if found.commit else None
+            return _stored(key, found.commit) if found.commit else None
         except CorruptArtifactError as error:
-            log.warning("passed over: %s", error)
+            log.warning("skipped: %s", error)
             return None
 
     def _problems(self, stored: StoredShard, *, rehash: bool) -> list[Problem]:
         different = differences(self.store, stored.data_key, stored.files, rehash=rehash)
-        return [
-            _problem(stored.stage_kind, stored.fingerprint, item.path, item.found, item.expected) for item in different
-        ]
+        return [_problem(stored.key, item.path, item.found, item.expected) for item in different]
 
-    def _open_head(self, stage_kind: str, fingerprint: str) -> Head:
-        """What to record to. A damaged record in the way is retracted; a sound one will be adopted."""
-        site = shard_site(stage_kind, fingerprint)
+    def _open_head(self, key: ArtifactKey) -> Head:
+        """The generation to record to. Retracts a damaged record; a sound one stays and wins."""
+        site = shard_site(key)
         while True:
             found = roll_forward(self.store, site)
-            if not (found.commit or found.problem) or self.find(stage_kind, fingerprint):
+            if not (found.commit or found.problem) or self.find(key):
                 return found
             retract(self.store, site, found.generation, reason="damaged: unreadable, or files are missing or cut")
 
     def _keep_local(self, output: AttemptFolder) -> None:
-        """Spare a download on this machine: the staged files become the local copy."""
+        """Save a download on this machine: the staged files become the local copy."""
         output.forget_links()
         if not self.store.is_local:
             with suppress(OSError):
-                place(output.data, self.cache / output.site.data_key(output.attempt_id), self.cache)
+                move_to_cache(output.data, self.cache / output.site.data_key(output.attempt_id), self.cache)
             output.remove()
 
 
-def _stored(stage_kind: str, fingerprint: str, commit: Commit) -> StoredShard:
-    """
+def _stored(key: ArtifactKey, commit: Commit) -> StoredShard:
+    """The shard that a commit record describes.
+
     Raises:
         CorruptArtifactError: the record is not that of a shard.
     """
-    where, provenance = f"{stage_kind} {fingerprint}", commit.record.get("provenance")
+    where, provenance = str(key), commit.record.get("provenance")
     return StoredShard(
-        stage_kind=stage_kind,
-        fingerprint=fingerprint,
+        key=key,
         files=files_from_json(commit.record.get("files"), where),
         outcome=_outcome_from_json(commit.record.get("outcome"), where),
         provenance=provenance if isinstance(provenance, dict) else {},
@@ -223,26 +219,26 @@ def _stored(stage_kind: str, fingerprint: str, commit: Commit) -> StoredShard:
     )
 
 
-def _body(files: Iterable[FileEntry], outcome_: ShardOutcome, provenance: Mapping[str, JSON]) -> dict[str, JSON]:
-    return {"files": files_to_json(files), "outcome": _outcome_to_json(outcome_), "provenance": dict(provenance)}
+def _body(files: Iterable[FileEntry], outcome: ShardOutcome, provenance: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {"files": files_to_json(files), "outcome": _outcome_to_json(outcome), "provenance": dict(provenance)}
 
 
-def _outcome_to_json(outcome_: ShardOutcome) -> dict[str, JSON]:
-    stats: dict[str, JSON] = {name: number_to_json(value) for name, value in outcome_.stats.items()}
-    quarantined: list[JSON] = [{"item": item.item, "reason": item.reason} for item in outcome_.quarantined]
-    return {"rows": outcome_.rows, "quarantined": quarantined, "stats": stats, "result": outcome_.result}
+def _outcome_to_json(outcome: ShardOutcome) -> dict[str, JSON]:
+    metrics: dict[str, JSON] = {name: number_to_json(value) for name, value in outcome.metrics.items()}
+    quarantined: list[JSON] = [{"item": item.item, "reason": item.reason} for item in outcome.quarantined]
+    return {"rows": outcome.rows, "quarantined": quarantined, "stats": metrics, "result": outcome.result}
 
 
 def _outcome_from_json(value: JSON, where: str) -> ShardOutcome:
     if not isinstance(value, dict):
         _refuse(where, "outcome", value, "an object")
-    rows, quarantined, stats = value.get("rows"), value.get("quarantined"), value.get("stats")
-    if type(rows) is not int or not isinstance(quarantined, list) or not isinstance(stats, dict):
+    rows, quarantined, metrics = value.get("rows"), value.get("quarantined"), value.get("stats")
+    if type(rows) is not int or not isinstance(quarantined, list) or not isinstance(metrics, dict):
         _refuse(where, "outcome", value, "rows, quarantined, stats")
     return ShardOutcome(
         rows=rows,
         quarantined=tuple(_quarantined(item, where) for item in quarantined),
-        stats={name: number_from_json(number, where) for name, number in stats.items()},
+        metrics={name: number_from_json(number, where) for name, number in metrics.items()},
         result=value.get("result"),
     )
 
@@ -253,9 +249,9 @@ def _quarantined(value: JSON, where: str) -> Quarantined:
     return Quarantined(item=value.get("item"), reason=str(value["reason"]))
 
 
-def _problem(stage_kind: str, fingerprint: str, path: str, found: str, expected: str) -> Problem:
-    return Problem(stage_kind=stage_kind, fingerprint=fingerprint, path=path, found=found, expected=expected)
+def _problem(key: ArtifactKey, path: str, found: str, expected: str) -> Problem:
+    return Problem(stage_kind=key.stage_kind, fingerprint=key.fingerprint, path=path, found=found, expected=expected)
 
 
-def _refuse(where: str, place_: str, found: object, expected: str) -> NoReturn:
-    raise CorruptArtifactError(f"shard record of {where}: {place_}: found {str(found)[:80]!r}, expected {expected}")
+def _refuse(where: str, field: str, found: object, expected: str) -> NoReturn:
+    raise CorruptArtifactError(f"shard record of {where}: {field}: found {str(found)[:80]!r}, expected {expected}")

@@ -1,1 +1,1 @@
-"""Ray from the kernel: a local or joined cluster, and jobs. The only place of the kernel that names Ray."""
+"""Ray for the kernel: a local or joined cluster, and jobs. The only package of the kernel that imports Ray."""

@@ -1,6 +1,6 @@
-"""Ray: starting a small local one or joining a cluster, and worker processes in it. The only kernel file that names it.
+"""Ray clusters: starts a small local Ray or joins a cluster, and runs worker processes in it.
 
-Ray is connected once for the whole process, when something first needs it.
+The only kernel file that imports Ray. Ray is connected once for the whole process, when it is first needed.
 """
 
 import atexit
@@ -23,31 +23,31 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 120.0  # 4 to 8 s are usual; loaded machines take longer
 SESSION_PREFIX = "il-"
-MAX_PARENT_CHARACTERS = 20  # of the folder for temporary files
-LOCAL_OBJECT_STORE_MIB = 128  # records and metrics pass through it, not data
+MAX_PARENT_CHARACTERS = 20  # of the temporary folder's path
+LOCAL_OBJECT_STORE_MIB = 128  # it carries records and metrics, not data
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalRay:
-    """A Ray of our own on this machine, which ends with this process."""
+    """A Ray that this process starts on this machine, and that ends with it."""
 
-    cpus: float = 0.0  # 0: the processors that this process may use
-    gpus: float | None = None  # None: those that Ray finds
-    memory_gib: float = 0.0  # what stages may ask for together; 0: Ray decides
+    cpus: float = 0.0  # 0: the CPUs that this process may use
+    gpus: float | None = None  # None: those that Ray detects
+    memory_gib: float = 0.0  # for all stages together; 0: Ray decides
     object_store_mib: int = LOCAL_OBJECT_STORE_MIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayAddress:
-    """A Ray that is there already."""
+    """The address of a running Ray cluster."""
 
     address: str  # "host:6379", or "ray-head.namespace:6379"
     token: str = field(default="", repr=False)  # "" means that the cluster runs without authentication
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerNeeds:
-    """What Ray sets aside for one worker process."""
+class WorkerResources:
+    """The resources that Ray reserves for one worker process."""
 
     cpus: float
     gpus: float = 0.0
@@ -55,20 +55,20 @@ class WorkerNeeds:
 
 
 class Call:
-    """A method call under way in a worker process."""
+    """A running method call in a worker process."""
 
     def __init__(self, reference: Any) -> None:
         self.reference = reference
 
     def result(self) -> Any:
-        """What the method returned; only for calls that `Cluster.wait` named as done. Raises Ray's errors."""
+        """The method's return value; only for calls that `Cluster.wait` returned. Raises Ray's errors."""
         import ray
 
         return ray.get(self.reference)
 
 
 class WorkerProcess:
-    """One process that holds one object; calls run one after the other in its main thread."""
+    """A process that holds one object; its calls run one at a time in the main thread."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -83,24 +83,28 @@ class WorkerProcess:
 
 
 class Cluster:
-    """The Ray of this process. Safe to use from several threads."""
+    """This process's connection to Ray. Thread-safe."""
 
-    def __init__(self, where: LocalRay | RayAddress | RayJobs | None = None) -> None:
-        self.jobs = where if isinstance(where, RayJobs) else None  # stages run there, and nothing in this process
-        self._where: LocalRay | RayAddress = where if where and not isinstance(where, RayJobs) else LocalRay()
+    def __init__(self, target: LocalRay | RayAddress | RayJobs | None = None) -> None:
+        # If set, stages run as jobs there and none in this process.
+        self.jobs = target if isinstance(target, RayJobs) else None
+        self._target: LocalRay | RayAddress = target if target and not isinstance(target, RayJobs) else LocalRay()
         self._lock = threading.Lock()
         self._connected = False
-        self._least_cpus = 0.0
+        self._min_cpus = 0.0
         self._closing = threading.Event()
         self._session: Path | None = None
 
     @property
     def cpus(self) -> float:
-        """Processors for stages at one time. Known without Ray for a local one; asks a cluster; jobs wait there."""
+        """CPUs for all stages at one time.
+
+        Known without Ray for a local one; a cluster is asked; unlimited for jobs, which wait on the cluster.
+        """
         if self.jobs is not None:
             return math.inf
-        if isinstance(self._where, LocalRay):
-            return self._where.cpus or float(_own_cpus())
+        if isinstance(self._target, LocalRay):
+            return self._target.cpus or float(_available_cpus())
         return float(self._resources().get("CPU", 0.0))
 
     def gpus(self) -> float:
@@ -108,12 +112,12 @@ class Cluster:
             return math.inf
         return float(self._resources().get("GPU", 0.0))
 
-    def make_room_for(self, cpus: float) -> None:
-        """Let a local Ray, before it starts, hand out this many processors even if the machine has fewer.
+    def raise_local_cpu_limit(self, cpus: float) -> None:
+        """Let a local Ray advertise at least this many CPUs, even if the machine has fewer. Call it before Ray starts.
 
-        A stage that asks for more than there is then runs slower instead of waiting for ever.
+        A stage that requests more CPUs than there are then runs slower instead of waiting for ever.
         """
-        self._least_cpus = max(self._least_cpus, cpus)
+        self._min_cpus = max(self._min_cpus, cpus)
 
     def connect(self) -> None:
         """Start or join Ray if this process has not done so.
@@ -131,20 +135,20 @@ class Cluster:
                 atexit.register(self.close)
             self._connected = True
 
-    def spawn(self, holder: type, *arguments: Any, needs: WorkerNeeds) -> WorkerProcess:
-        """A new process that holds `holder(*arguments)`. Comes back at once; Ray starts it when there is room."""
+    def spawn(self, actor_class: type, *arguments: Any, resources: WorkerResources) -> WorkerProcess:
+        """A new process that holds `actor_class(*arguments)`. Returns at once; Ray starts it when it can."""
         import ray
 
         self.connect()
-        options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
-        if needs.memory_gib:
-            options["memory"] = int(needs.memory_gib * 1024**3)
-        # Retries are ours: a restarted actor would run a shard again behind the ledger's back.
-        actor = ray.remote(**options, max_restarts=0, max_task_retries=0)(holder)
+        options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+        if resources.memory_gib:
+            options["memory"] = int(resources.memory_gib * 1024**3)
+        # The shard map does the retries: a restarted actor would run a shard again without the ledger knowing.
+        actor = ray.remote(**options, max_restarts=0, max_task_retries=0)(actor_class)
         return WorkerProcess(actor.remote(*arguments))
 
     def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
-        """The calls that have ended, as soon as there is one; none after `timeout_s`."""
+        """Wait until a call ends and return all that ended; empty after `timeout_s`."""
         import ray
 
         by_reference = {call.reference: call for call in calls}
@@ -154,7 +158,7 @@ class Cluster:
         return [by_reference[reference] for reference in done]
 
     def close(self) -> None:
-        """Leave Ray; a local one ends."""
+        """Disconnect from Ray; a local Ray ends."""
         with self._lock:
             if not self._connected:
                 return
@@ -175,74 +179,74 @@ class Cluster:
     def _run_owner_thread(self) -> None:
         """Connect in a thread that lives as long as the process.
 
-        Linux ends the processes of a local Ray when the thread that started them ends, and stages come and go in
-        threads of their own.
+        Linux ends the processes of a local Ray when the thread that started them ends, and each stage runs in a thread
+        that ends before the process.
         """
         self._closing = threading.Event()
         ready, failure = threading.Event(), list[BaseException]()
 
-        def own() -> None:
+        def connect_and_hold() -> None:
             try:
                 self._init()
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            except BaseException as error:  # noqa: BLE001 - re-raised in the waiting thread
                 failure.append(error)
             ready.set()
             self._closing.wait()
 
-        threading.Thread(target=own, name="ray-owner", daemon=True).start()
+        threading.Thread(target=connect_and_hold, name="ray-owner", daemon=True).start()
         if not ready.wait(CONNECT_TIMEOUT_S):
-            raise NodeLostError(f"{self._place()} did not come up within {CONNECT_TIMEOUT_S:.0f} s")
+            raise NodeLostError(f"{self._target_text()} did not come up within {CONNECT_TIMEOUT_S:.0f} s")
         if failure:
             self._closing.set()
-            raise NodeLostError(f"{self._place()} cannot be used: {failure[0]}") from failure[0]
+            raise NodeLostError(f"{self._target_text()} cannot be used: {failure[0]}") from failure[0]
 
-    def _place(self) -> str:
-        return "Ray on this machine" if isinstance(self._where, LocalRay) else f"Ray at {self._where.address}"
+    def _target_text(self) -> str:
+        return "Ray on this machine" if isinstance(self._target, LocalRay) else f"Ray at {self._target.address}"
 
     def _init(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for, no GPU seen
-        # Ray turns authentication on or off by what it finds on the machine; being explicit keeps sessions apart.
-        token = secrets.token_hex(32) if isinstance(self._where, LocalRay) else self._where.token
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # without requested GPUs, none are visible
+        # By default Ray authenticates depending on files on the machine; explicit settings keep sessions separate.
+        token = secrets.token_hex(32) if isinstance(self._target, LocalRay) else self._target.token
         os.environ["RAY_AUTH_MODE"] = "token" if token else "disabled"
         os.environ["RAY_AUTH_TOKEN"] = token
         import ray
         import ray._raylet
 
-        # A stage may have imported Ray before, which read the environment then.
+        # A stage may have imported Ray earlier, and Ray read the environment then.
         ray._raylet.Config.initialize("")
         ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
         logging.getLogger("ray").setLevel(logging.ERROR)
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if isinstance(self._where, RayAddress):
-            ray.init(address=self._where.address, **settings)
+        if isinstance(self._target, RayAddress):
+            ray.init(address=self._target.address, **settings)
         else:
             self._session = _session_folder()
-            ray.init(**settings, **_local_settings(self._where, self._least_cpus, self._session))
-        # Its raylet also reports every dead worker on our standard output; the stage says that in its own words.
+            ray.init(**settings, **_local_settings(self._target, self._min_cpus, self._session))
+        # Its raylet also reports every dead worker on our standard output; the stage logs that itself.
         ray._private.worker._worker_logs_enabled = False
 
 
-def _local_settings(where: LocalRay, least_cpus: float, session: Path) -> dict[str, Any]:
+def _local_settings(target: LocalRay, min_cpus: float, session: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "address": "local",
-        "num_cpus": max(where.cpus or _own_cpus(), least_cpus),
+        "num_cpus": max(target.cpus or _available_cpus(), min_cpus),
         "include_dashboard": False,
-        "object_store_memory": where.object_store_mib * 1024**2,
+        "object_store_memory": target.object_store_mib * 1024**2,
         "_node_ip_address": "127.0.0.1",
         "_temp_dir": str(session),
     }
-    if where.gpus is not None:
-        settings["num_gpus"] = where.gpus
-    if where.memory_gib:
-        settings["_memory"] = int(where.memory_gib * 1024**3)
+    if target.gpus is not None:
+        settings["num_gpus"] = target.gpus
+    if target.memory_gib:
+        settings["_memory"] = int(target.memory_gib * 1024**3)
     return settings
 
 
 def _session_folder() -> Path:
-    """A folder of our own with a short name: the paths of Unix sockets in it end after 107 characters.
+    """Make a session folder with a short path: paths of Unix sockets are limited to 107 characters.
 
-    Folders of drivers that were killed go away here (on Linux).
+    Also deletes the folders of drivers that were killed (on Linux).
     """
     parent = Path(tempfile.gettempdir())
     parent = parent if len(str(parent)) <= MAX_PARENT_CHARACTERS else Path("/tmp")
@@ -253,6 +257,6 @@ def _session_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-", dir=parent))
 
 
-def _own_cpus() -> int:
+def _available_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1

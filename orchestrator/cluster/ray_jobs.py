@@ -1,4 +1,4 @@
-"""The Jobs API of a Ray cluster over HTTP. Ray itself is not imported: a controller needs no Ray on its machine.
+"""A client of the Ray Jobs HTTP API. It does not import Ray, so a controller's machine needs no Ray.
 
 Source: "Ray Jobs REST API" of the Ray documentation; `ray/dashboard/modules/job/job_head.py`.
 """
@@ -36,21 +36,21 @@ class JobInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RayJobs:
-    """Jobs of one cluster. Every call raises NodeLostError if the cluster does not answer, and may be repeated."""
+    """The jobs of one cluster. Every call raises NodeLostError if the cluster does not answer, and can be repeated."""
 
     address: str  # "http://HEAD:8265"
     token: str = field(default="", repr=False)
-    command: str = "illume"  # how the program is called on the cluster
-    environment: Mapping[str, str] = field(default_factory=dict)  # of the stage drivers, beyond what the cluster has
+    command: str = "illume"  # the command that starts this program on the cluster
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the stage drivers, added to the cluster's own
 
     def check(self) -> None:
-        """Raises: PrecheckError: the cluster does not take our token."""
+        """Raises: PrecheckError: the cluster does not accept the token."""
         self._call("GET", "/api/version")
 
     def submit(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> None:
-        """Start a job under an id of our choice; nothing happens if it exists already, whatever became of it.
+        """Start a job with the given id; does nothing if a job with this id exists, in any state.
 
-        Raises: PrecheckError: the cluster refuses the job, or us.
+        Raises: PrecheckError: the cluster refuses the job or the token.
         """
         body = {
             "submission_id": job_id,
@@ -65,14 +65,14 @@ class RayJobs:
                 raise
 
     def info(self, job_id: str) -> JobInfo | None:
-        """None: the cluster knows no such job."""
+        """A job's state; None if the cluster has no such job."""
         found = self._call("GET", f"/api/jobs/{urllib.parse.quote(job_id)}")
         if found is None:
             return None
         return JobInfo(state=JobState(found["status"]), message=str(found.get("message") or ""))
 
-    def at_work(self, run_id: str) -> list[str]:
-        """Ids of the jobs that were submitted for a run, by their metadata, and have not ended."""
+    def unfinished_jobs(self, run_id: str) -> list[str]:
+        """Ids of the jobs of a run (by their metadata) that have not ended."""
         found: Any = self._call("GET", "/api/jobs/") or []
         return [
             job["submission_id"]
@@ -85,12 +85,12 @@ class RayJobs:
         self._call("POST", f"/api/jobs/{urllib.parse.quote(job_id)}/stop")
 
     def logs(self, job_id: str) -> str:
-        """All that the job has printed; "" if the cluster knows no such job."""
+        """The job's output so far; "" if the cluster has no such job."""
         found = self._call("GET", f"/api/jobs/{urllib.parse.quote(job_id)}/logs")
         return str(found["logs"]) if found is not None else ""
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """The answer; None for 404."""
+        """The decoded response; None for 404."""
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -103,14 +103,14 @@ class RayJobs:
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
-            said = error.read().decode(errors="replace").strip()[-500:]
+            response_text = error.read().decode(errors="replace").strip()[-500:]
             if error.code in (401, 403):
                 raise PrecheckError(
-                    f"Ray Jobs at {self.address}: refused us ({error.code}); give the cluster's token in the profile's "
-                    "token_file or in RAY_AUTH_TOKEN"
+                    f"Ray Jobs at {self.address}: refused the token ({error.code}); set the cluster's token in the "
+                    "profile's token_file or in RAY_AUTH_TOKEN"
                 ) from error
-            if error.code == 400 or "already exists" in said:
-                raise PrecheckError(f"Ray Jobs at {self.address}: {said}") from error
-            raise NodeLostError(f"Ray Jobs at {self.address}: answers {error.code}: {said}") from error
+            if error.code == 400 or "already exists" in response_text:
+                raise PrecheckError(f"Ray Jobs at {self.address}: {response_text}") from error
+            raise NodeLostError(f"Ray Jobs at {self.address}: answers {error.code}: {response_text}") from error
         except (OSError, ValueError) as error:
             raise NodeLostError(f"Ray Jobs at {self.address}: does not answer ({error})") from error

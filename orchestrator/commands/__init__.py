@@ -1,1 +1,1 @@
-"""The commands of `illume`: each file reads options, calls the kernel and the stages, and prints."""
+"""The commands of `illume`: each module parses options, calls the kernel and the stages, and prints."""

@@ -1,4 +1,4 @@
-"""`illume audit`: what went into a dataset, what was dropped, why, and what changed since another version."""
+"""`illume audit`: reports what a dataset contains, what was dropped and why, and the changes since another version."""
 
 import datetime
 import functools
@@ -12,7 +12,7 @@ import click
 
 from orchestrator.artifact import Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
@@ -24,11 +24,11 @@ OUT_FILE = click.Path(path_type=Path, dir_okay=False)
 
 DESCRIPTION_OPTIONS = (
     click.option(
-        "--croissant", type=OUT_FILE, help="Where to write a description in Croissant 1.1; best beside the data."
+        "--croissant", type=OUT_FILE, help="Where to write a description in Croissant 1.1; best next to the data."
     ),
     click.option("--card", type=OUT_FILE, help="Where to write a dataset card for Hugging Face."),
     click.option("--creator", default="", help="Who made the dataset, for both descriptions."),
-    click.option("--url", default="", help="Where the dataset can be had, for both descriptions."),
+    click.option("--url", default="", help="Where the dataset is available, for both descriptions."),
     click.option("--release", default="1.0.0", show_default=True, help="Its version, for both descriptions."),
     click.option("--published", type=click.DateTime(["%Y-%m-%d"]), help="The day for both descriptions; else today."),
 )
@@ -36,7 +36,7 @@ DESCRIPTION_OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptions:
-    """What `illume audit` writes for people elsewhere, and what a person says for it."""
+    """The descriptions that `illume audit` writes, and the values for them that the user gives."""
 
     croissant: Path | None
     card: Path | None
@@ -47,15 +47,15 @@ class Descriptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetPlace:
-    """A dataset's local folder; the manifest is None for a folder that no store is known to hold."""
+class DatasetFolder:
+    """A dataset's local folder, with its manifest if it comes from the store."""
 
     folder: Path
     manifest: Manifest | None = None
 
 
 def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What to write for people elsewhere, as `descriptions`."""
+    """Adds the options of the descriptions; passed on as `descriptions`."""
 
     @functools.wraps(command)
     def with_descriptions(
@@ -68,10 +68,10 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
         published: datetime.datetime | None,
         **rest: Any,
     ) -> Any:
-        asked = Descriptions(
+        descriptions = Descriptions(
             croissant=croissant, card=card, creator=creator, url=url, release=release, published=published
         )
-        return command(descriptions=asked, **rest)
+        return command(descriptions=descriptions, **rest)
 
     decorated: Callable[..., Any] = with_descriptions
     for option in reversed(DESCRIPTION_OPTIONS):
@@ -82,7 +82,7 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("audit")
 @click.argument("dataset")
 @click.option("--against", metavar="OTHER", help="An earlier version to compare with, given as DATASET is.")
-@click.option("--page", type=OUT_FILE, help="Where to write the page with pictures.")
+@click.option("--page", type=OUT_FILE, help="Where to write the page with images.")
 @click.option("--no-page", is_flag=True, help="Write no page.")
 @click.option(
     "--decisions",
@@ -90,7 +90,7 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Where to write a JSON line with the verdict of each line, sample, tar and orphaned file.",
 )
 @description_options
-@place_options
+@location_options
 @json_option
 def audit_command(
     dataset: str,
@@ -98,11 +98,11 @@ def audit_command(
     page: Path | None,
     no_page: bool,
     decisions: Path | None,
-    places: Places,
+    locations: Locations,
     descriptions: Descriptions,
     as_json: bool,
 ) -> None:
-    """Count what went into a dataset by verdict, reason, source, licence and size; write a page with pictures.
+    """Count what went into a dataset by verdict, reason, source, licence and size; write a page with images.
 
     DATASET is a folder, RUN:STAGE, or the first digits of an artifact's identity.
     """
@@ -113,18 +113,18 @@ def audit_command(
     from data_pipelines.datasets.reader import DatasetError
 
     written: list[str] = []
-    place, *others = dataset_places([dataset] + ([against] if against else []), places)
+    current, *others = dataset_folders([dataset] + ([against] if against else []), locations)
     try:
-        summary = audit_dataset(place.folder)
+        summary = audit_dataset(current.folder)
         other = others[0].folder if others else None
-        drift = measure_drift(place.folder, summary, other, audit_dataset(other)) if other else None
+        drift = measure_drift(current.folder, summary, other, audit_dataset(other)) if other else None
         if decisions:
-            written.append(f"{write_decisions(place.folder, decisions):,} decisions: {decisions}")
+            written.append(f"{write_decisions(current.folder, decisions):,} decisions: {decisions}")
         if not no_page:
             page = page or Path("audit.html")
-            write_audit_page(place.folder, page, summary, drift)
-            written.append(f"page with pictures: {page}")
-        written += _describe(place, summary, descriptions)
+            write_audit_page(current.folder, page, summary, drift)
+            written.append(f"page with images: {page}")
+        written += _describe(current, summary, descriptions)
     except DatasetError as error:
         raise RecipeError(str(error)) from error
     if as_json:
@@ -136,46 +136,48 @@ def audit_command(
         click.echo(line, err=as_json)
 
 
-def _describe(place: DatasetPlace, summary: "AuditSummary", asked: Descriptions) -> list[str]:
-    """Write the descriptions that were asked for; a line for each."""
+def _describe(current: DatasetFolder, summary: "AuditSummary", descriptions: Descriptions) -> list[str]:
+    """Write the requested descriptions; returns a line of text for each."""
     from data_pipelines.publishing.croissant import DatasetFile, croissant_metadata, hash_files, write_croissant
     from data_pipelines.publishing.dataset_card import dataset_card
     from data_pipelines.publishing.publication import Publication
 
-    day = {"published": asked.published.date()} if asked.published else {}
-    publication = Publication(creator=asked.creator, url=asked.url, version=asked.release, **day)
+    published = {"published": descriptions.published.date()} if descriptions.published else {}
+    publication = Publication(
+        creator=descriptions.creator, url=descriptions.url, version=descriptions.release, **published
+    )
     written = []
-    if asked.croissant:
-        entries = place.manifest.files if place.manifest else None
+    if descriptions.croissant:
+        entries = current.manifest.files if current.manifest else None
         files = (
-            [DatasetFile(path=one.path, num_bytes=one.bytes, sha256=one.sha256) for one in entries]
+            [DatasetFile(path=entry.path, num_bytes=entry.bytes, sha256=entry.sha256) for entry in entries]
             if entries is not None
-            else hash_files(place.folder)
+            else hash_files(current.folder)
         )
-        write_croissant(asked.croissant, croissant_metadata(place.folder, summary, files, publication))
-        written.append(f"Croissant description: {asked.croissant}")
-    if asked.card:
-        asked.card.write_text(dataset_card(summary, publication), encoding="utf-8")
-        written.append(f"dataset card: {asked.card}")
+        write_croissant(descriptions.croissant, croissant_metadata(current.folder, summary, files, publication))
+        written.append(f"Croissant description: {descriptions.croissant}")
+    if descriptions.card:
+        descriptions.card.write_text(dataset_card(summary, publication), encoding="utf-8")
+        written.append(f"dataset card: {descriptions.card}")
     return written
 
 
-def dataset_places(targets: Sequence[str], places: Places) -> list[DatasetPlace]:
-    """Datasets, each given as a folder, RUN:STAGE or digits; the workspace is opened only if need be."""
+def dataset_folders(targets: Sequence[str], locations: Locations) -> list[DatasetFolder]:
+    """The folders of datasets given as a folder, RUN:STAGE or digits; the workspace is opened only if needed."""
     if all(Path(target).is_dir() for target in targets):
-        return [DatasetPlace(folder=Path(target)) for target in targets]
-    with open_workspace(places) as workspace:
+        return [DatasetFolder(folder=Path(target)) for target in targets]
+    with open_workspace(locations) as workspace:
         return [
-            DatasetPlace(folder=Path(target))
+            DatasetFolder(folder=Path(target))
             if Path(target).is_dir()
             else _stored_dataset(workspace.artifacts, workspace.database, target)
             for target in targets
         ]
 
 
-def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str) -> DatasetPlace:
+def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str) -> DatasetFolder:
     from data_pipelines.datasets.reader import is_table
 
     manifest = find_artifact(artifacts, database, target).manifest
-    opened = artifacts.open(manifest.stage_kind, manifest.fingerprint, only=is_table)
-    return DatasetPlace(folder=opened.path, manifest=manifest)
+    opened = artifacts.open(manifest.key, only=is_table)
+    return DatasetFolder(folder=opened.path, manifest=manifest)

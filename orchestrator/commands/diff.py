@@ -10,7 +10,7 @@ import click
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.diff_page import write_diff_page
 from orchestrator.commands.shared.diff_text import run_diff_text
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.commands.shared.targets import find_run, planned_stages
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.reports.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
@@ -18,19 +18,19 @@ from orchestrator.reports.run_outputs import Output, open_output, run_outputs
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
-    from data_pipelines.audit.diff import DatasetDiff, Side
+    from data_pipelines.audit.diff import DatasetDiff, DiffSide
 
 DATASET = "dataset@1"
-LEDGERS, PICTURES = "ledger/", "shards/"  # folders of a dataset; the second is never fetched from afar
+LEDGERS, IMAGES = "ledger/", "shards/"  # folders of a dataset; images are never downloaded
 
 
 @click.command("diff")
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where to write a page with pictures.")
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where to write a page with images.")
 @click.option("--no-data", is_flag=True, help="Do not compare the records of datasets.")
-@click.option("--examples", default=12, show_default=True, help="Records that are named for each kind of change.")
-@place_options
+@click.option("--examples", default=12, show_default=True, help="Example records to list for each kind of change.")
+@location_options
 @json_option
 def diff_command(
     run_a: str,
@@ -38,17 +38,17 @@ def diff_command(
     page: Path | None,
     no_data: bool,
     examples: int,
-    places: Places,
+    locations: Locations,
     as_json: bool,
 ) -> None:
-    """Show what differs between two runs: recipe, first stages, code, environment, data, figures, time.
+    """Show what differs between two runs: recipe, first stages, code, environment, data, metrics, time.
 
-    RUN_A and RUN_B are runs' ids, starts of them, or recipes' names for their newest runs.
+    RUN_A and RUN_B are runs' ids, prefixes of them, or recipes' names for their newest runs.
     """
     from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
     from data_pipelines.audit.markup import STYLE
 
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         diff = compare(workspace, run_a, run_b)
         datasets = {} if no_data else dict(_datasets(workspace.artifacts, diff, examples))
     if as_json:
@@ -59,11 +59,14 @@ def diff_command(
     if page:
         parts = {name: dataset_diff_html(found, a.folder, b.folder) for name, (found, a, b) in datasets.items()}
         write_diff_page(diff, parts, page, style=STYLE)
-        click.echo(f"page with pictures: {page}", err=as_json)
+        click.echo(f"page with images: {page}", err=as_json)
 
 
 def compare(workspace: Workspace, run_a: str, run_b: str) -> RunDiff:
-    """Raises: RecipeError: there is no such run, or its plan is not in the store."""
+    """The difference of two runs.
+
+    Raises: RecipeError: there is no such run, or its plan is not in the store.
+    """
     runs = [find_run(workspace.database, name) for name in (run_a, run_b)]
     sides = [
         run_outputs(workspace.artifacts, workspace.database, run, planned_stages(workspace.artifacts, run))
@@ -74,8 +77,8 @@ def compare(workspace: Workspace, run_a: str, run_b: str) -> RunDiff:
 
 def _datasets(
     artifacts: ArtifactStore, diff: RunDiff, examples: int
-) -> Iterator[tuple[str, tuple["DatasetDiff", "Side", "Side"]]]:
-    """Stages of both runs that made other datasets, by id.
+) -> Iterator[tuple[str, tuple["DatasetDiff", "DiffSide", "DiffSide"]]]:
+    """The stages of both runs that made different datasets, by id, with the comparison.
 
     Raises: RecipeError: a dataset is damaged.
     """
@@ -90,7 +93,7 @@ def _datasets(
             before, after = (_side(artifacts, output) for output in outputs)
             yield stage.id, (diff_datasets(before, after, examples=examples), before, after)
         except (DatasetError, CorruptArtifactError) as error:
-            raise RecipeError(f"{stage.id}: {error}; --no-data compares all but the records") from error
+            raise RecipeError(f"{stage.id}: {error}; --no-data compares everything except the records") from error
 
 
 def _dataset_outputs(stage: StageDiff) -> tuple[Output, Output] | None:
@@ -100,9 +103,9 @@ def _dataset_outputs(stage: StageDiff) -> tuple[Output, Output] | None:
     return (before, after) if before.manifest.kind == after.manifest.kind == DATASET else None
 
 
-def _side(artifacts: ArtifactStore, output: Output) -> "Side":
-    from data_pipelines.audit.diff import Side
+def _side(artifacts: ArtifactStore, output: Output) -> "DiffSide":
+    from data_pipelines.audit.diff import DiffSide
 
-    folder = open_output(artifacts, output, lambda path: not path.startswith(PICTURES))
+    folder = open_output(artifacts, output, lambda path: not path.startswith(IMAGES))
     ledgers = {Path(entry.path).stem: entry.sha256 for entry in output.manifest.files if entry.path.startswith(LEDGERS)}
-    return Side(folder=folder, ledgers=ledgers)
+    return DiffSide(folder=folder, ledgers=ledgers)

@@ -1,4 +1,4 @@
-"""`illume doctor`: is everything here that a run needs? One line for each question, with what to do about a no."""
+"""`illume doctor`: checks that everything a run needs is available; one line for each check, with advice."""
 
 import importlib.metadata
 import json
@@ -14,7 +14,7 @@ import click
 import psutil
 
 from orchestrator.commands.shared.formatting import bytes_text
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.errors import OrchestratorError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.events import RunState
@@ -27,7 +27,7 @@ MIN_PYTHON = (3, 11)
 MIN_FREE_DISK_BYTES = 10 * 2**30  # a store and Ray's files for the quick start, with room to spare
 MIN_FREE_MEMORY_BYTES = 4 * 2**30
 MAX_RUNS = 10_000
-PACKAGES: Mapping[str, str] = {  # with the oldest version that the code was written for
+PACKAGES: Mapping[str, str] = {  # package -> oldest supported version
     "ray": "2.50",
     "torch": "2.9",
     "transformers": "5.0",
@@ -44,15 +44,15 @@ class Finding:
     name: str
     is_ok: bool
     found: str
-    advice: str = ""  # what to do, where it is not ok
+    advice: str = ""  # what to do if it is not ok
 
 
 @click.command("doctor")
-@place_options
+@location_options
 @json_option
-def doctor_command(places: Places, as_json: bool) -> int:
+def doctor_command(locations: Locations, as_json: bool) -> int:
     """Check this machine, the store, the database and the tracker. Ends with 1 if there is a problem."""
-    findings = [*_machine(), *_places(places)]
+    findings = [*_check_machine(), *_check_locations(locations)]
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -67,7 +67,7 @@ def finding_text(finding: Finding) -> str:
     return f"{mark}  {finding.name}: {finding.found}{advice}"
 
 
-def _machine() -> Iterator[Finding]:
+def _check_machine() -> Iterator[Finding]:
     python = platform.python_version()
     yield Finding(
         name="python", is_ok=sys.version_info >= MIN_PYTHON, found=python, advice="install Python 3.11 or newer"
@@ -85,13 +85,13 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         name="memory",
         is_ok=memory.available >= MIN_FREE_MEMORY_BYTES,
-        found=f"{bytes_text(memory.available)} of {bytes_text(memory.total)} free, {psutil.cpu_count()} processors",
-        advice=f"end other programs; the quick start wants {bytes_text(MIN_FREE_MEMORY_BYTES)}",
+        found=f"{bytes_text(memory.available)} of {bytes_text(memory.total)} free, {psutil.cpu_count()} CPUs",
+        advice=f"end other programs; the quick start needs {bytes_text(MIN_FREE_MEMORY_BYTES)}",
     )
 
 
 def package_finding(package: str, oldest: str) -> Finding:
-    """Whether a package is installed in a version that will do; found without importing it."""
+    """Whether a package is installed in a supported version, without importing it."""
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -100,37 +100,37 @@ def package_finding(package: str, oldest: str) -> Finding:
     return Finding(name=package, is_ok=is_ok, found=version, advice=f"install {oldest} or newer")
 
 
-def _places(places: Places) -> Iterator[Finding]:
+def _check_locations(locations: Locations) -> Iterator[Finding]:
     try:
-        workspace = open_workspace(places)
+        workspace = open_workspace(locations)
     except OrchestratorError as error:
         yield Finding(name="workspace", is_ok=False, found=str(error), advice="see the message")
         return
     with workspace:
-        yield _checked("store", lambda: _probed(workspace), "choose another with --store")
-        yield _checked("database", lambda: _counted_runs(workspace), "see the message, or `illume index rebuild`")
-        yield from _deliveries(workspace)
-        yield from _stale_leases(workspace)
+        yield _finding("store", lambda: _probe_store(workspace), "choose another with --store")
+        yield _finding("database", lambda: _count_runs(workspace), "see the message, or `illume index rebuild`")
+        yield from _check_deliveries(workspace)
+        yield from _check_leases(workspace)
 
 
-def _checked(name: str, check: Callable[[], str], advice: str) -> Finding:
+def _finding(name: str, check: Callable[[], str], advice: str) -> Finding:
     try:
         return Finding(name=name, is_ok=True, found=check())
     except OrchestratorError as error:
         return Finding(name=name, is_ok=False, found=str(error), advice=advice)
 
 
-def _probed(workspace: Workspace) -> str:
+def _probe_store(workspace: Workspace) -> str:
     probe(workspace.store)
     return f"{workspace.store.url} refuses the second create of a key, as it must"
 
 
-def _counted_runs(workspace: Workspace) -> str:
+def _count_runs(workspace: Workspace) -> str:
     return f"{workspace.database.address}, {len(list_runs(workspace.database, limit=MAX_RUNS))} runs"
 
 
-def _deliveries(workspace: Workspace) -> Iterator[Finding]:
-    """Events that wait for a sink, summed over runs; tracking that lags is no loss, only late."""
+def _check_deliveries(workspace: Workspace) -> Iterator[Finding]:
+    """Waiting events by sink, summed over runs. Delays lose nothing, so a sink fails only if it has a problem."""
     waiting: dict[str, int] = {}
     problems: dict[str, str] = {}
     for delivery in deliveries(workspace.database):
@@ -142,8 +142,8 @@ def _deliveries(workspace: Workspace) -> Iterator[Finding]:
         yield Finding(name=sink, is_ok=is_ok, found=found, advice="start the server; the next run delivers them")
 
 
-def _stale_leases(workspace: Workspace) -> Iterator[Finding]:
-    """Runs that say they are being driven although nobody holds their lease."""
+def _check_leases(workspace: Workspace) -> Iterator[Finding]:
+    """Runs in a running state whose lease no living driver holds."""
     for run in list_runs(workspace.database, limit=MAX_RUNS):
         if run.state in (RunState.RUNNING, RunState.STOPPING):
             holder = workspace.leases.holder(f"run:{run.run_id}")

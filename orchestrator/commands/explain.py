@@ -1,4 +1,4 @@
-"""`illume explain` and `illume lineage`."""
+"""`illume explain` and `illume lineage`: identities of stages and the lineage of artifacts."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import click
 from orchestrator.artifact import Fingerprint
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.formatting import short
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.commands.shared.targets import NUM_SEARCHED_RUNS, find_artifact, find_run, planned_stages
 from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan_file import reason_from_json
@@ -23,21 +23,21 @@ from orchestrator.sinks.openlineage_export import lineage_events
 @click.argument("target", required=False)
 @click.argument("stage", required=False)
 @click.option("--against", metavar="RUN", help="Compare identities with those of another run.")
-@place_options
+@location_options
 @json_option
 def explain_command(
     target: str | None,
     stage: str | None,
     against: str | None,
-    places: Places,
+    locations: Locations,
     as_json: bool,
 ) -> None:
     """Show why a stage is what it is: its identity, why it ran or was reused, what changed.
 
-    TARGET is a run, or a stage of the newest run; STAGE picks one stage of a run. For one stage the whole identity is
-    shown.
+    TARGET is a run, or a stage of the newest run; STAGE selects one stage of a run. For a single stage the whole
+    identity is shown.
     """
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         run, stages, stage = _explained(workspace.artifacts, workspace.database, target, stage)
         before: dict[str, Any] = {}
         if against is not None:
@@ -59,16 +59,16 @@ def explain_command(
 @click.option("--down", "direction", flag_value="down", help="Only what was made from it.")
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid flow chart.")
 @click.option("--openlineage", is_flag=True, help="Print OpenLineage events, one JSON line for each artifact.")
-@place_options
+@location_options
 @json_option
 def lineage_command(
-    target: str, direction: Direction, mermaid: bool, openlineage: bool, places: Places, as_json: bool
+    target: str, direction: Direction, mermaid: bool, openlineage: bool, locations: Locations, as_json: bool
 ) -> None:
     """Show what an artifact was made from (up) and what was made from it (down).
 
     TARGET is RUN:STAGE or the first digits of an artifact's identity.
     """
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         known = list(workspace.artifacts.all())
         whole = lineage_graph(stored.manifest for stored in known)
         recipes = {run.run_id: run.recipe for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS)}
@@ -91,7 +91,7 @@ def lineage_command(
 def _explained(
     artifacts: ArtifactStore, database: Any, target: str | None, stage: str | None
 ) -> tuple[str, list[Mapping[str, Any]], str | None]:
-    """The run's id, the stages of its plan, and which of them is meant (None: all)."""
+    """The run's id, the stages of its plan, and the selected stage (None: all)."""
     if target is not None and stage is None:
         newest = find_run(database, None)
         stages = planned_stages(artifacts, newest)

@@ -1,25 +1,25 @@
-"""`illume index rebuild`: makes the database again from the store."""
+"""`illume index rebuild`: rebuilds the database from the store."""
 
 import json
 from dataclasses import asdict
 
 import click
 
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.history.rebuild import rebuild_index
 
 
 @click.group("index")
 def index_command() -> None:
-    """The index database, which can always be made again from the store."""
+    """The index database, which can always be rebuilt from the store."""
 
 
 @index_command.command("rebuild")
-@place_options
+@location_options
 @json_option
-def rebuild_command(places: Places, as_json: bool) -> None:
-    """Make every row of the database again from the store. Nothing in the store is changed."""
-    with open_workspace(places) as workspace:
+def rebuild_command(locations: Locations, as_json: bool) -> None:
+    """Rebuild every row of the database from the store. Nothing in the store is changed."""
+    with open_workspace(locations) as workspace:
         report = rebuild_index(workspace.database, workspace.artifacts)
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))

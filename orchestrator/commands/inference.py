@@ -1,12 +1,12 @@
-"""`illume generate`, `describe`, `ask` and `edit`: using the models that a run made."""
+"""`illume generate`, `describe`, `ask` and `edit`: inference with the models that a run made."""
 
 from pathlib import Path
 
 import click
 
-from orchestrator.commands.shared.options import Places, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, location_options, open_workspace, stage_kinds
 
-PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
+IMAGE_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
 
 run_option = click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
@@ -18,10 +18,10 @@ seed_option = click.option("--seed", default=0, show_default=True, help="The sam
 @run_option
 @click.option("--height", type=int, help="Pixels; default: the size the models were trained on.")
 @click.option("--width", type=int, help="Pixels.")
-@click.option("-n", "--count", default=1, show_default=True, help="Pictures to draw.")
+@click.option("-n", "--count", default=1, show_default=True, help="Images to generate.")
 @click.option("-o", "--out", type=OUTPUT, default=Path("generated.png"), show_default=True, help="File, or folder.")
 @seed_option
-@place_options
+@location_options
 def generate_command(
     prompt: str,
     run: str | None,
@@ -30,14 +30,15 @@ def generate_command(
     count: int,
     out: Path,
     seed: int,
-    places: Places,
+    locations: Locations,
 ) -> None:
-    """Draw pictures for PROMPT."""
+    """Generate images for PROMPT."""
     from stages.finished_run import generate
 
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         files = generate(
             workspace,
+            stage_kinds(),
             recipe_or_run=run,
             prompt=prompt,
             height=height,
@@ -51,56 +52,58 @@ def generate_command(
 
 
 @click.command("describe")
-@click.argument("image", type=PICTURE)
+@click.argument("image", type=IMAGE_FILE)
 @run_option
 @seed_option
-@place_options
-def describe_command(image: Path, run: str | None, seed: int, places: Places) -> None:
-    """Describe the picture IMAGE."""
+@location_options
+def describe_command(image: Path, run: str | None, seed: int, locations: Locations) -> None:
+    """Describe the image IMAGE."""
     from stages.finished_run import describe
 
-    with open_workspace(places) as workspace:
-        click.echo(describe(workspace, recipe_or_run=run, image=image, seed=seed))
+    with open_workspace(locations) as workspace:
+        click.echo(describe(workspace, stage_kinds(), recipe_or_run=run, image=image, seed=seed))
 
 
 @click.command("ask")
-@click.argument("image", type=PICTURE)
+@click.argument("image", type=IMAGE_FILE)
 @click.argument("question")
 @run_option
 @seed_option
-@place_options
+@location_options
 def ask_command(
     image: Path,
     question: str,
     run: str | None,
     seed: int,
-    places: Places,
+    locations: Locations,
 ) -> None:
-    """Answer QUESTION about the picture IMAGE."""
+    """Answer QUESTION about the image IMAGE."""
     from stages.finished_run import ask
 
-    with open_workspace(places) as workspace:
-        click.echo(ask(workspace, recipe_or_run=run, image=image, question=question, seed=seed))
+    with open_workspace(locations) as workspace:
+        click.echo(ask(workspace, stage_kinds(), recipe_or_run=run, image=image, question=question, seed=seed))
 
 
 @click.command("edit")
-@click.argument("image", type=PICTURE)
+@click.argument("image", type=IMAGE_FILE)
 @click.argument("instruction")
 @run_option
 @click.option("-o", "--out", type=OUTPUT, default=Path("edited.png"), show_default=True, help="File to write.")
 @seed_option
-@place_options
+@location_options
 def edit_command(
     image: Path,
     instruction: str,
     run: str | None,
     out: Path,
     seed: int,
-    places: Places,
+    locations: Locations,
 ) -> None:
-    """Change the picture IMAGE as INSTRUCTION says."""
+    """Edit the image IMAGE according to INSTRUCTION."""
     from stages.finished_run import edit
 
-    with open_workspace(places) as workspace:
-        for file in edit(workspace, recipe_or_run=run, image=image, instruction=instruction, seed=seed, out=out):
+    with open_workspace(locations) as workspace:
+        for file in edit(
+            workspace, stage_kinds(), recipe_or_run=run, image=image, instruction=instruction, seed=seed, out=out
+        ):
             click.echo(str(file))

@@ -1,4 +1,4 @@
-"""`illume plan` and `illume recipes`."""
+"""`illume plan` and `illume recipes`: shows what a recipe would run, and lists the built-in recipes."""
 
 import json
 
@@ -9,15 +9,15 @@ from rich.text import Text
 from orchestrator.commands.shared.formatting import duration_text, short
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
-    Places,
+    Locations,
     builtin_recipes,
     json_option,
+    location_options,
     open_workspace,
-    place_options,
     read_recipe,
     recipe_options,
 )
-from orchestrator.planning.plan import Plan, PlanWishes, make_plan, run_prechecks
+from orchestrator.planning.plan import Plan, PlanOptions, make_plan, run_prechecks
 from orchestrator.planning.plan_file import plan_to_json
 from orchestrator.planning.reasons import CodeChanged
 from orchestrator.planning.store_view import plan_view
@@ -27,14 +27,16 @@ ACTION_STYLES = {"run": "bold green", "reuse": "dim", "skip": "dim"}
 
 @click.command("plan")
 @recipe_options
-@place_options
-@click.option("--check", is_flag=True, help="Also let every stage that runs check its configuration (can take long).")
+@location_options
+@click.option(
+    "--check", is_flag=True, help="Also run the configuration check of every stage that would run (can take long)."
+)
 @json_option
 def plan_command(
     recipe: str,
     overrides: tuple[str, ...],
-    wishes: PlanWishes,
-    places: Places,
+    options: PlanOptions,
+    locations: Locations,
     check: bool,
     as_json: bool,
 ) -> None:
@@ -43,9 +45,9 @@ def plan_command(
     RECIPE is a file or the name of a built-in recipe.
     """
     parsed = read_recipe(recipe, overrides)
-    with open_workspace(places) as workspace:
-        view = plan_view(workspace.artifacts, workspace.database, on_absent=_warn_of_absent)
-        plan = make_plan(parsed, view, wishes)
+    with open_workspace(locations) as workspace:
+        view = plan_view(workspace.artifacts, workspace.database, on_absent=_warn_absent)
+        plan = make_plan(parsed, view, options)
     if check:
         run_prechecks(plan)
     if as_json:
@@ -54,7 +56,7 @@ def plan_command(
         print_plan(plan)
 
 
-def _warn_of_absent(message: str) -> None:
+def _warn_absent(message: str) -> None:
     click.echo(f"warning: {message}; planned as never made, `run` needs it", err=True)
 
 
@@ -72,7 +74,7 @@ def recipes_command(as_json: bool) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """A row per stage and a line of totals; warnings about moved code go to standard error."""
+    """Print a row per stage and a line of totals; warnings about changed code go to standard error."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("stage", "kind", "action", "why", "estimate", "identity"):
         table.add_column(title, overflow="fold", no_wrap=title in ("stage", "kind", "action", "identity"))
@@ -87,11 +89,11 @@ def print_plan(plan: Plan) -> None:
             Text(short(stage.fingerprint), style="dim"),
         )
     console().print(table)
-    click.echo(totals(plan))
-    warn_of_code(plan)
+    click.echo(totals_text(plan))
+    warn_of_changed_code(plan)
 
 
-def totals(plan: Plan) -> str:
+def totals_text(plan: Plan) -> str:
     counts = [sum(stage.action == action for stage in plan.stages) for action in ACTION_STYLES]
     text = f"{counts[0]} to run, {counts[1]} reused, {counts[2]} skipped"
     known = [stage.estimate_s for stage in plan.to_run if stage.estimate_s is not None]
@@ -101,8 +103,8 @@ def totals(plan: Plan) -> str:
     return text
 
 
-def warn_of_code(plan: Plan) -> None:
-    """Tell which reused stages were made by other code than there is now."""
+def warn_of_changed_code(plan: Plan) -> None:
+    """Warn about reused stages that were made by other code than the current one."""
     for stage in plan.stages:
         for reason in stage.reasons:
             if isinstance(reason, CodeChanged) and stage.action == "reuse":

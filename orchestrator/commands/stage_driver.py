@@ -1,4 +1,4 @@
-"""`illume stage-driver`: one attempt of one stage, as a job of a Ray cluster. Controllers submit it; people do not."""
+"""`illume stage-driver`: runs one attempt of one stage as a job of a Ray cluster. Submitted by controllers only."""
 
 import logging
 import signal
@@ -15,6 +15,7 @@ from clusters.connect import cluster_of_this_job
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.commands.shared.options import stage_kinds
 from orchestrator.errors import (
@@ -27,7 +28,7 @@ from orchestrator.errors import (
     StoreError,
 )
 from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
-from orchestrator.execution.local_attempt import Order, StageWork
+from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures.classes import INFRASTRUCTURE, report_of
 from orchestrator.planning.plan import Plan
@@ -36,7 +37,7 @@ from orchestrator.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
-STOP_POLL_S = 1.0  # how often the store is asked for the controller's wish to stop
+STOP_POLL_S = 1.0  # interval of the checks for a stop request in the store
 
 
 @click.command("stage-driver", hidden=True)
@@ -50,19 +51,20 @@ STOP_POLL_S = 1.0  # how often the store is asked for the controller's wish to s
 def stage_driver_command(
     run_id: str, stage_id: str, attempt_id: str, digest: str, epoch: int, memory_halvings: int, store: str
 ) -> int:
-    """Carry out one attempt of one stage and leave its outcome in the store."""
+    """Run one attempt of one stage and write its outcome into the store."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout, force=True)
     opened = open_store(store)
-    records = JobRecords(store=opened, run_id=run_id, attempt_id=attempt_id)
-    stop = _Stop(records)
+    attempt = AttemptId(run_id=run_id, stage_id=stage_id, epoch=epoch, name=attempt_id)
+    records = JobRecords(store=opened, attempt=attempt)
+    stop = _StopFlag(records)
     with tempfile.TemporaryDirectory(prefix="illume-stage-") as folder, StoreTracker(records, log.warning) as tracker:
         try:
-            order = _order(_plan(opened, digest), stage_id, run_id, attempt_id, epoch, memory_halvings)
-            outcome = _carry_out(order, opened, tracker, cluster_of_this_job(), Path(folder), stop.is_set)
+            request = _request(_plan(opened, digest), attempt, memory_halvings)
+            outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop.is_set)
         except OrchestratorError as error:  # before any work
             log.error("%s", error)
             outcome = JobOutcome(failure=report_of(error))
-    _leave(records, outcome)
+    _put_outcome(records, outcome)
     if outcome.stopped:
         return EXIT_REQUEUE
     if outcome.failure is None:
@@ -70,22 +72,22 @@ def stage_driver_command(
     return EXIT_INFRASTRUCTURE if outcome.failure.failure in INFRASTRUCTURE else EXIT_FAILED
 
 
-class _Stop:
-    """Set by SIGTERM, or when the controller asks for it through the store."""
+class _StopFlag:
+    """A flag that is set by SIGTERM, or when the controller requests a stop through the store."""
 
     def __init__(self, records: JobRecords) -> None:
         self._records, self._event = records, threading.Event()
-        self._asked_at = 0.0
+        self._polled_at = 0.0
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._event.set())
 
     def is_set(self) -> bool:
-        if not self._event.is_set() and time.monotonic() - self._asked_at >= STOP_POLL_S:
-            self._asked_at = time.monotonic()
+        if not self._event.is_set() and time.monotonic() - self._polled_at >= STOP_POLL_S:
+            self._polled_at = time.monotonic()
             try:
-                if self._records.is_stop_asked():
+                if self._records.is_stop_requested():
                     self._event.set()
             except StoreError as error:
-                log.warning("cannot see whether to stop: %s", error)
+                log.warning("cannot check for a stop request: %s", error)
         return self._event.is_set()
 
 
@@ -96,59 +98,63 @@ def _plan(store: Store, digest: str) -> Plan:
     return plan_from_json(data, stage_kinds(), digest=digest)
 
 
-def _order(plan: Plan, stage_id: str, run_id: str, attempt_id: str, epoch: int, halvings: int) -> Order:
+def _request(plan: Plan, attempt: AttemptId, halvings: int) -> AttemptRequest:
     stages = {stage.id: stage for stage in plan.stages}
-    planned = stages[stage_id]
-    return Order(
+    planned = stages[attempt.stage_id]
+    return AttemptRequest(
         planned=planned,
         inputs={slot: [stages[name] for name in ids] for slot, ids in planned.spec.inputs.items()},
-        run_id=run_id,
-        attempt_id=attempt_id,
-        epoch=epoch,
+        attempt=attempt,
         memory_halvings=halvings,
     )
 
 
-def _carry_out(
-    order: Order, store: Store, tracker: StoreTracker, cluster: Cluster, folder: Path, stopped: Callable[[], bool]
+def _run(
+    request: AttemptRequest,
+    store: Store,
+    tracker: StoreTracker,
+    cluster: Cluster,
+    folder: Path,
+    is_stop_requested: Callable[[], bool],
 ) -> JobOutcome:
-    logs = RunLogs(store=store, state=folder, run_id=order.run_id)  # of workers; ours goes where the job's output goes
-    log_stem = logs.stem(order.attempt_id)
+    # Logs of the workers only; this process logs to the job's output.
+    logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
+    log_stem = logs.stem(request.attempt.name)
     log_stem.parent.mkdir(parents=True, exist_ok=True)
-    work = StageWork(
-        order=order,
+    work = LocalAttempt(
+        request=request,
         artifacts=ArtifactStore(store, folder / "cache"),
         ledger=ShardLedger(store, folder / "cache"),
         cluster=cluster,
         tracker=tracker,
         log_stem=log_stem,
         scratch=folder / "scratch",
-        stopped=stopped,
+        is_stop_requested=is_stop_requested,
     )
     try:
-        artifact = work.carry_out(lambda: log.info("%s is at work", order.attempt_id))
+        artifact = work.run(lambda: log.info("%s is running", request.attempt))
     except CancelledError as error:
-        work.abandon(str(error))
+        work.abort(str(error))
         return JobOutcome(stopped=str(error))
     except (Exception, SystemExit) as error:
-        log.exception("%s failed", order.attempt_id)
+        log.exception("%s failed", request.attempt)
         progressed = work.progressed()
         report = report_of(error)
-        work.abandon(report.summary[:500])
+        work.abort(report.summary[:500])
         return JobOutcome(failure=report, progressed=progressed)
     finally:
         cluster.close()
-        logs.keep(log_stem)
-    log.info("%s is committed as %s", order.attempt_id, artifact.fingerprint)
+        logs.finish(log_stem)
+    log.info("%s is committed as %s", request.attempt, artifact.fingerprint)
     return JobOutcome(progressed=True)
 
 
-def _leave(records: JobRecords, outcome: JobOutcome) -> None:
-    """The controller waits for it, so a store that is away for a while is waited for."""
+def _put_outcome(records: JobRecords, outcome: JobOutcome) -> None:
+    """Write the outcome, which the controller waits for; retried for a minute while the store does not answer."""
     for wait_s in (1, 2, 4, 8, 16, 32, 0):
         try:
             records.put_outcome(outcome)
             return
         except StoreError as error:
-            log.warning("the outcome cannot be left yet: %s", error)
+            log.warning("the outcome cannot be written yet: %s", error)
             time.sleep(wait_s)

@@ -1,4 +1,4 @@
-"""`illume status`, `illume events` and `illume logs`."""
+"""`illume status`, `illume events` and `illume logs`: shows runs, their events and their logs."""
 
 import json
 import time
@@ -15,11 +15,11 @@ from orchestrator.commands.shared.live_view import (
     STATE_STYLES,
     console,
     default_style,
+    show_live,
     stage_line,
     status_table,
-    watching,
 )
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.commands.shared.targets import find_run
 from orchestrator.history.database import Database
 from orchestrator.history.events import Event, RunState, event_to_line, iso_time
@@ -32,29 +32,29 @@ EVENT_PAGE = 500
 
 @click.command("status")
 @click.argument("run", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on showing the run until it ends.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing the run until it ends.")
 @click.option("-n", "--limit", default=20, show_default=True, help="Runs to list.")
-@place_options
+@location_options
 @json_option
 def status_command(
     run: str | None,
     follow: bool,
     limit: int,
-    places: Places,
+    locations: Locations,
     as_json: bool,
 ) -> None:
     """List the runs, or show the stages of one.
 
-    RUN is a run's id, the start of one, or a recipe's name for its newest run.
+    RUN is a run's id, a prefix of one, or a recipe's name for its newest run.
     """
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         if run is None and not follow:
             _print_runs(workspace.database, limit, as_json=as_json)
             return
         run_id = find_run(workspace.database, run).run_id
         if follow:
             style, pages = default_style(as_json=as_json), event_pages(workspace.runs, run_id)
-            with watching(workspace.database, run_id, style, pages):
+            with show_live(workspace.database, run_id, style, pages):
                 while (found := run_status(workspace.database, run_id).run).state not in ENDED:
                     time.sleep(REFRESH_S)
             if found.message and not as_json:
@@ -66,18 +66,18 @@ def status_command(
 @click.command("events")
 @click.argument("run", required=False)
 @click.option("--after", default=0, help="Only events with a higher number.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
-@place_options
+@click.option("-f", "--follow", is_flag=True, help="Continue until the run ends.")
+@location_options
 @json_option
 def events_command(
     run: str | None,
     after: int,
     follow: bool,
-    places: Places,
+    locations: Locations,
     as_json: bool,
 ) -> None:
     """Print what happened in a run, one event per line."""
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         run_id = find_run(workspace.database, run).run_id
         pages, last = event_pages(workspace.runs, run_id), after
         while True:
@@ -95,10 +95,10 @@ def events_command(
 @click.argument("run", required=False)
 @click.argument("stage", required=False)
 @click.option("-n", "--lines", default=0, help="Only the last lines of each log; 0: all.")
-@place_options
-def logs_command(run: str | None, stage: str | None, lines: int, places: Places) -> None:
+@location_options
+def logs_command(run: str | None, stage: str | None, lines: int, locations: Locations) -> None:
     """Print what the stages of a run logged, oldest attempt first."""
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         run_id = find_run(workspace.database, run).run_id
         logs = workspace.logs(run_id, stage)
         for name, text in logs:
@@ -110,12 +110,12 @@ def logs_command(run: str | None, stage: str | None, lines: int, places: Places)
 
 
 def event_pages(runs: RunStore, run_id: str) -> Callable[[int], list[Event]]:
-    """The events of a run after a number, one page at a time."""
+    """A function that returns a page of the run's events after a sequence number."""
     return lambda after: runs.events(run_id, after=after, limit=EVENT_PAGE)
 
 
 def event_text(event: Event) -> str:
-    """One event for people."""
+    """One event as a line of text."""
     fields = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in event.fields.items())
     where = f" {event.stage_id}" if event.stage_id else ""
     return f"{event.sequence:5} {iso_time(event.time)}{where} {event.kind} {fields}".rstrip()

@@ -1,4 +1,4 @@
-"""`illume takedown plan | apply | receipt | list`: what must go, letting it go, and the proof."""
+"""`illume takedown plan | apply | receipt | list`: removes samples from data and models, with a proof."""
 
 import json
 import time
@@ -15,19 +15,19 @@ from orchestrator.artifacts.takedowns import (
     takedown_to_json,
 )
 from orchestrator.commands.shared.formatting import bytes_text, duration_text
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options, stage_kinds
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace, stage_kinds
 from orchestrator.commands.shared.questions import question_options
 from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan
-from orchestrator.reports.attestation import signed
-from orchestrator.retention.garbage import collect
+from orchestrator.reports.attestation import sign
+from orchestrator.retention.garbage import delete_garbage
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.stage import StageSpec
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions
-    from stages.provenance.takedown import Draft
+    from stages.provenance.takedown import TakedownPlan
 
 MAX_LISTED = 20
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
@@ -35,58 +35,58 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 @click.group("takedown")
 def takedown_command() -> None:
-    """Take samples out of datasets, tokens and models, and prove it: plan, then apply, run, gc, receipt."""
+    """Remove samples from datasets, tokens and models, and prove it: plan, then apply, run, gc, receipt."""
 
 
 @takedown_command.command("plan")
 @question_options
-@click.option("--id", "takedown_id", help="Its name in plans and tags. Default: the date and time.")
-@click.option("--note", default="", help="Why, for the record; no personal data.")
+@click.option("--id", "takedown_id", help="Name in plans and tags. Default: the date and time.")
+@click.option("--note", default="", help="Reason, stored in the record; no personal data.")
 @click.option("-o", "--out", type=OUTPUT, help="File to apply later. Default: ID.takedown.json.")
-@place_options
+@location_options
 @json_option
 def plan_takedown(
     questions: "Questions",
     takedown_id: str | None,
     note: str,
     out: Path | None,
-    places: Places,
+    locations: Locations,
     as_json: bool,
 ) -> None:
-    """Say what must be deleted and run again, and what that costs. Changes nothing.
+    """Show what must be deleted and run again, and what that costs. Changes nothing.
 
     WHAT is as for `illume trace`. Everything in the store is searched, whichever run made it.
     """
-    from stages.provenance.takedown import draft_takedown
+    from stages.provenance.takedown import make_takedown_plan
 
     takedown_id = takedown_id or f"takedown-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    with open_workspace(places) as workspace:
-        if any(one.id == takedown_id for one in read_takedowns(workspace.store)):
-            raise RecipeError(f"takedown {takedown_id!r} took effect already; give another --id")
-        draft = draft_takedown(workspace, stage_kinds(), questions, takedown_id=takedown_id, note=note)
+    with open_workspace(locations) as workspace:
+        if any(known.id == takedown_id for known in read_takedowns(workspace.store)):
+            raise RecipeError(f"takedown {takedown_id!r} was already applied; give another --id")
+        takedown_plan = make_takedown_plan(workspace, stage_kinds(), questions, takedown_id=takedown_id, note=note)
     file = out or Path(f"{takedown_id}.takedown.json")
-    record = {"state": draft.state, "takedown": takedown_to_json(draft.takedown)}
+    record = {"state": takedown_plan.state, "takedown": takedown_to_json(takedown_plan.takedown)}
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if as_json:
         reruns = [
             {"recipe": plan.recipe, "stages": [stage.id for stage in plan.to_run], **_cost(plan)}
-            for plan in draft.reruns
+            for plan in takedown_plan.reruns
         ]
-        found = {name: [to_json(vars(match)) for match in matches] for name, matches in draft.matches.items()}
-        told = {**record, "matches": found, "reruns": reruns, "unanswered": draft.unanswered,
-                "untraceable": draft.untraceable}  # fmt: skip
-        click.echo(json.dumps(told, indent=1))
+        found = {name: [to_json(vars(match)) for match in matches] for name, matches in takedown_plan.matches.items()}
+        report = {**record, "matches": found, "reruns": reruns, "unanswered": takedown_plan.unanswered,
+                "untraceable": takedown_plan.untraceable}  # fmt: skip
+        click.echo(json.dumps(report, indent=1))
     else:
-        click.echo(draft_text(draft))
-        click.echo(f"\nnothing was changed; let it take effect with: illume takedown apply {file}")
+        click.echo(takedown_plan_text(takedown_plan))
+        click.echo(f"\nnothing was changed; apply it with: illume takedown apply {file}")
 
 
 @takedown_command.command("apply")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--delete", is_flag=True, help="Also delete the files now; else `illume gc --delete` does.")
-@place_options
-def apply_takedown(file: Path, delete: bool, places: Places) -> None:
-    """Let the takedown in FILE take effect: nothing of it comes in again, and what holds it is given up."""
+@location_options
+def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
+    """Apply the takedown in FILE: its samples are not ingested again, artifacts that contain them are retracted."""
     from stages.provenance.takedown import store_state
 
     try:
@@ -95,22 +95,22 @@ def apply_takedown(file: Path, delete: bool, places: Places) -> None:
         state = str(record["state"])
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{file}: not the file of a takedown ({error!r}); make one with `takedown plan`") from error
-    with open_workspace(places) as workspace:
-        begun = any(one.id == takedown.id for one in read_takedowns(workspace.store))
-        if not begun and state != store_state(workspace):
+    with open_workspace(locations) as workspace:
+        is_applied = any(known.id == takedown.id for known in read_takedowns(workspace.store))
+        if not is_applied and state != store_state(workspace):
             raise RecipeError(
-                f"{file}: the store has changed since this was drawn up, so it may not name everything; "
-                "draw it up again with `illume takedown plan`"
+                f"{file}: the store has changed since this was planned, so it may be incomplete; "
+                "plan it again with `illume takedown plan`"
             )
         workspace.take_down(takedown)
-        given_up = sum(not one.is_kept for one in takedown.tainted)
+        num_retracted = sum(not artifact.is_kept for artifact in takedown.tainted)
         click.echo(
-            f"{takedown.id} took effect: {len(takedown.shards)} shards and {given_up} artifacts given up, "
-            f"{len(takedown.tainted) - given_up} models marked"
+            f"{takedown.id} is applied: {len(takedown.shards)} shards and {num_retracted} artifacts retracted, "
+            f"{len(takedown.tainted) - num_retracted} models marked"
         )
         garbage = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
         if delete:
-            collected = collect(workspace.store, garbage, is_live=workspace.is_live)
+            collected = delete_garbage(workspace.store, garbage, is_live=workspace.is_live)
             click.echo(f"deleted {collected.items} folders, {bytes_text(collected.bytes)}")
         elif garbage:
             click.echo(f"{len(garbage)} folders are still there; `illume gc --delete` deletes them")
@@ -121,18 +121,18 @@ def apply_takedown(file: Path, delete: bool, places: Places) -> None:
 @click.argument("takedown_id", metavar="ID")
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Ed25519 key (PEM) to sign.")
 @click.option("-o", "--out", type=OUTPUT, help="Where to write the statement. Default: print it.")
-@place_options
-def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, places: Places) -> int:
-    """Search the store again and say what became of everything, as an in-toto statement.
+@location_options
+def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, locations: Locations) -> int:
+    """Search the store again and report the state of every affected item, as an in-toto statement.
 
-    Ends with 1 while something is still to do.
+    Exits with 1 while something remains to be done.
     """
     from stages.provenance.receipt import make_receipt
 
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         receipt = make_receipt(workspace, stage_kinds(), find_takedown(workspace.store, takedown_id))
-    said = receipt.statement()
-    text = json.dumps(signed(said, key) if key else said, indent=1)
+    statement = receipt.statement()
+    text = json.dumps(sign(statement, key) if key else statement, indent=1)
     if out is None:
         click.echo(text)
     else:
@@ -146,47 +146,54 @@ def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, pl
 
 
 @takedown_command.command("list")
-@place_options
+@location_options
 @json_option
-def list_takedowns(places: Places, as_json: bool) -> None:
-    """The takedowns that took effect, oldest first."""
-    with open_workspace(places) as workspace:
+def list_takedowns(locations: Locations, as_json: bool) -> None:
+    """List the applied takedowns, oldest first."""
+    with open_workspace(locations) as workspace:
         known = read_takedowns(workspace.store)
     if as_json:
-        click.echo(json.dumps([takedown_to_json(one) for one in known], indent=1))
+        click.echo(json.dumps([takedown_to_json(takedown) for takedown in known], indent=1))
         return
-    for one in known:
-        click.echo(f"{one.id}  {one.created[:19]}  {len(one.tainted)} tainted artifacts  {one.note}")
+    for takedown in known:
+        affected = f"{len(takedown.tainted)} tainted artifacts"
+        click.echo(f"{takedown.id}  {takedown.created[:19]}  {affected}  {takedown.note}")
 
 
-def draft_text(draft: "Draft") -> str:
-    """For a terminal."""
-    takedown = draft.takedown
-    num_kept = sum(match.verdict == "keep" for matches in draft.matches.values() for match in matches)
-    num_rows = sum(map(len, draft.matches.values()))
-    lines = [f"{takedown.id}: {num_rows} rows in {len(draft.matches)} datasets, {num_kept} of them kept samples"]
-    lines += [f"  {name}: {len(matches)} rows" for name, matches in draft.matches.items() if matches]
-    lines += _section("found nowhere (forbidden from now on all the same)", draft.unanswered)
-    shards = [f"{kind}: {holding} of {total} shards" for kind, (holding, total) in draft.shards_by_kind.items()]
-    lines += _section("shards that hold it, which go", shards)
-    for title, is_kept in (("artifacts that go", False), ("models that stay, marked, and are used no more", True)):
-        chosen = [one for one in takedown.tainted if one.is_kept == is_kept]
-        lines += _section(title, [_artifact_text(one) for one in chosen])
-    lines += _section("shown to be clean, which stay", draft.cleared)
-    checkpoints = [f"{name}: step {step}" for name, step in draft.clean_checkpoints.items()]
-    lines += _section("newest clean checkpoints of what saw it", checkpoints)
-    for plan in draft.reruns:
+def takedown_plan_text(takedown_plan: "TakedownPlan") -> str:
+    """The plan as text for a terminal."""
+    takedown = takedown_plan.takedown
+    num_kept = sum(match.verdict == "keep" for matches in takedown_plan.matches.values() for match in matches)
+    num_rows = sum(map(len, takedown_plan.matches.values()))
+    lines = [
+        f"{takedown.id}: {num_rows} rows in {len(takedown_plan.matches)} datasets, {num_kept} of them kept samples"
+    ]
+    lines += [f"  {name}: {len(matches)} rows" for name, matches in takedown_plan.matches.items() if matches]
+    lines += _section("not found (forbidden from now on nevertheless)", takedown_plan.unanswered)
+    shards = [f"{kind}: {holding} of {total} shards" for kind, (holding, total) in takedown_plan.shards_by_kind.items()]
+    lines += _section("shards that contain it, to be deleted", shards)
+    for title, is_kept in (
+        ("artifacts to be deleted", False),
+        ("models that are kept and marked, and not used any more", True),
+    ):
+        chosen = [artifact for artifact in takedown.tainted if artifact.is_kept == is_kept]
+        lines += _section(title, [_artifact_text(artifact) for artifact in chosen])
+    lines += _section("shown to be clean, kept", takedown_plan.cleared)
+    checkpoints = [f"{name}: step {step}" for name, step in takedown_plan.clean_checkpoints.items()]
+    lines += _section("newest clean checkpoints of models trained on it", checkpoints)
+    for plan in takedown_plan.reruns:
         cost = _cost(plan)
-        known = f"about {duration_text(cost['seconds'])}, {cost['gpu_hours']:.1f} GPU hours"
+        cost_text = f"about {duration_text(cost['seconds'])}, {cost['gpu_hours']:.1f} GPU hours"
         untimed = f" and {cost['untimed']:.0f} stages never timed" if cost["untimed"] else ""
-        told = [f"{stage.id}: {'; '.join(map(str, stage.reasons))}" for stage in plan.to_run]
-        lines += _section(f"to run again in recipe {plan.recipe!r} ({known}{untimed})", told)
-    lines += _section("cannot be traced", draft.untraceable)
+        reruns = [f"{stage.id}: {'; '.join(map(str, stage.reasons))}" for stage in plan.to_run]
+        lines += _section(f"to run again in recipe {plan.recipe!r} ({cost_text}{untimed})", reruns)
+    lines += _section("cannot be traced", takedown_plan.untraceable)
     return "\n".join(lines + _section("outside the store, for you to delete", takedown.outside))
 
 
-def _artifact_text(one: TaintedArtifact) -> str:
-    return f"{one.stage_id} ({one.kind} {one.fingerprint[:12]}, {bytes_text(one.bytes)}): {one.why}"
+def _artifact_text(artifact: TaintedArtifact) -> str:
+    identity = f"{artifact.kind} {artifact.fingerprint[:12]}"
+    return f"{artifact.stage_id} ({identity}, {bytes_text(artifact.bytes)}): {artifact.why}"
 
 
 def _section(title: str, entries: "list[str] | tuple[str, ...]") -> list[str]:
@@ -197,7 +204,7 @@ def _section(title: str, entries: "list[str] | tuple[str, ...]") -> list[str]:
 
 
 def _cost(plan: Plan) -> dict[str, float]:
-    """What running the plan takes, as far as its stages were ever timed."""
+    """Time and GPU hours of running the plan, from the stages with a known duration; `untimed` counts the others."""
     known = [stage for stage in plan.to_run if stage.estimate_s is not None]
     return {
         "seconds": sum(stage.estimate_s or 0.0 for stage in known),

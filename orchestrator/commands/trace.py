@@ -1,4 +1,4 @@
-"""`illume trace`: where samples and pictures went."""
+"""`illume trace`: follows samples and images through a run."""
 
 import json
 from collections import defaultdict
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace, stage_kinds
 from orchestrator.commands.shared.questions import question_options
 from orchestrator.commands.shared.targets import find_run
 
@@ -23,20 +23,19 @@ SHOWN_ROWS = 10  # of one stage; JSON has all
 @click.command("trace")
 @question_options
 @click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
-@place_options
+@location_options
 @json_option
-def trace_command(questions: "Questions", run: str | None, places: Places, as_json: bool) -> None:
+def trace_command(questions: "Questions", run: str | None, locations: Locations, as_json: bool) -> None:
     """Follow samples through a run: datasets, token files, training steps, checkpoints, models.
 
-    WHAT is a picture file, a sample id, the SHA-256 of a picture, the id that a source gave, or a list of these: a text
-    file with one in each line, or a .csv, .parquet or .jsonl file with a column sample_id, sha256 or url.
+    WHAT is an image file, a sample id, the SHA-256 of an image, the id that a source gave, or a list of these: a text
+    file with one per line, or a .csv, .parquet or .jsonl file with a column sample_id, sha256 or url.
     """
-    from stages import STAGE_KINDS
     from stages.provenance.trace import trace_run
 
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         found = find_run(workspace.database, run)
-        plan = workspace.plan_of(found.run_id, STAGE_KINDS, only_to_look=True)
+        plan = workspace.plan_of(found.run_id, stage_kinds(), allow_changed_kinds=True)
         trace = trace_run(workspace, plan, questions)
     if as_json:
         click.echo(json.dumps(trace.to_json(), indent=1))
@@ -46,11 +45,11 @@ def trace_command(questions: "Questions", run: str | None, places: Places, as_js
 
 
 def trace_text(trace: "Trace") -> str:
-    """For a terminal: what answers, then where it went, in the order of the recipe."""
+    """The trace as text for a terminal: what was found, then where it was used, in the order of the recipe."""
     parts = [_answered_lines(trace)]
     parts += [_dataset_lines(stage, matches) for stage, matches in trace.matches.items()]
     for stage, rows in trace.tokens.items():
-        lines = [f"  {row.sample_id[:16]}  picture {row.slot}: {row.file}, row {row.row}" for row in rows]
+        lines = [f"  {row.sample_id[:16]}  image {row.slot}: {row.file}, row {row.row}" for row in rows]
         parts.append([f"{stage}: {_count(len(rows), 'row')} of codes", *_shortened(lines)])
     if any(trace.matches.values()):
         parts += _training_parts(trace)
@@ -62,8 +61,8 @@ def _answered_lines(trace: "Trace") -> list[str]:
     missing = trace.unanswered
     lines = [f"{trace.asked - len(missing):,} of {_count(trace.asked, 'question')} answered"]
     if missing:
-        told = [f"  {text}{_taken_down_text(trace, text)}" for text in missing]
-        lines += ["found nowhere:", *_shortened(told)]
+        texts = [f"  {text}{_taken_down_text(trace, text)}" for text in missing]
+        lines += ["not found:", *_shortened(texts)]
     return lines
 
 
@@ -75,10 +74,10 @@ def _dataset_lines(stage: str, matches: Sequence["Match"]) -> list[str]:
     kept = sum(match.verdict == "keep" for match in matches)
     lines = []
     for match in matches:
-        place = f"shard {match.shard}, row {match.row}" if match.shard else "not kept"
+        location = f"shard {match.shard}, row {match.row}" if match.shard else "not kept"
         verdict = match.verdict + (f" ({match.reason})" if match.reason else "")
         how = match.found_by if match.found_by.startswith(("looks", "a copy")) else f"by {match.found_by}"
-        lines.append(f"  {match.sample_id[:16]}  {verdict}, {place}; {how}")
+        lines.append(f"  {match.sample_id[:16]}  {verdict}, {location}; {how}")
         lines.append(f"  {'':16}  from {match.source_file}, row {match.source_row}")
     counts = f", {kept:,} kept" if matches else ""
     return [f"{stage}: {_count(len(matches), 'row')}{counts}", *_shortened(lines, 2)]
@@ -101,10 +100,10 @@ def _training_parts(trace: "Trace") -> Iterator[list[str]]:
         else:
             what = "saw none itself, but comes from a model that did" if stage in trace.newest_clean else "saw none"
             lines = [f"{stage}: {what}"]
-        lines += _shortened([f"  {each.sample_id[:16]}  steps {_steps(each.steps)}" for each in here])
-        for saw, words in ((True, "have seen it"), (False, "have not")):
+        lines += _shortened([f"  {exposure.sample_id[:16]}  steps {_steps(exposure.steps)}" for exposure in here])
+        for saw, description in ((True, "saw it"), (False, "did not see it")):
             steps = [checkpoint.step for checkpoint in checkpoints[stage] if checkpoint.saw == saw]
-            lines += [f"  checkpoints that {words}: {_steps(steps)}"] if steps else []
+            lines += [f"  checkpoints that {description}: {_steps(steps)}"] if steps else []
         if stage in trace.newest_clean:
             newest = trace.newest_clean[stage]
             lines.append(
@@ -115,10 +114,10 @@ def _training_parts(trace: "Trace") -> Iterator[list[str]]:
 
 def _model_lines(trace: "Trace") -> list[str]:
     return [
-        f"models that have seen it: {', '.join(trace.saw) or 'none'}",
-        f"models that have not: {', '.join(trace.clean) or 'none'}",
+        f"models that saw it: {', '.join(trace.saw) or 'none'}",
+        f"models that did not see it: {', '.join(trace.clean) or 'none'}",
         *(
-            [f"nobody can tell, because their data are gone or older code made them: {', '.join(trace.unknown)}"]
+            [f"unknown, because their data were deleted or older code made them: {', '.join(trace.unknown)}"]
             if trace.unknown
             else []
         ),
@@ -130,9 +129,9 @@ def _steps(steps: Sequence[int]) -> str:
     return ", ".join(map(str, steps[:SHOWN_STEPS])) + more
 
 
-def _shortened(lines: list[str], lines_each: int = 1) -> list[str]:
-    left = len(lines) // lines_each - SHOWN_ROWS
-    return [*lines[: SHOWN_ROWS * lines_each], f"  ... {left:,} more; --json has all"] if left > 0 else lines
+def _shortened(lines: list[str], lines_per_entry: int = 1) -> list[str]:
+    left = len(lines) // lines_per_entry - SHOWN_ROWS
+    return [*lines[: SHOWN_ROWS * lines_per_entry], f"  ... {left:,} more; --json has all"] if left > 0 else lines
 
 
 def _count(number: int, what: str) -> str:

@@ -6,41 +6,42 @@ from dataclasses import asdict
 
 import click
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commands.shared.options import Places, json_option, open_workspace, place_options
+from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.history.database import Database
 from orchestrator.store.commits import head
-from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_fingerprints
+from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
 from orchestrator.store.verification import Problem
 
 
 @click.command("verify")
 @click.argument("target", required=False)
 @click.option("--quick", is_flag=True, help="Compare lengths only, read no bytes.")
-@click.option("--heal", is_flag=True, help="Withdraw what is damaged, so that the next run makes it again.")
-@place_options
+@click.option("--heal", is_flag=True, help="Retract damaged artifacts, so that the next run makes them again.")
+@location_options
 @json_option
 def verify_command(
     target: str | None,
     quick: bool,
     heal: bool,
-    places: Places,
+    locations: Locations,
     as_json: bool,
 ) -> int:
     """Check committed artifacts against their digests.
 
-    TARGET is RUN:STAGE or the first digits of an identity; without one, everything is checked. Ends with 1 if
+    TARGET is RUN:STAGE or the first digits of an identity; without one, everything is checked. Exits with 1 if
     something is damaged.
     """
-    with open_workspace(places) as workspace:
+    with open_workspace(locations) as workspace:
         checked = _checked(workspace.artifacts, workspace.database, target)
         problems: list[Problem] = []
-        for stage_kind, fingerprint in checked:
-            found = workspace.artifacts.verify(stage_kind, fingerprint, rehash=not quick)
+        for key in checked:
+            found = workspace.artifacts.verify(key, rehash=not quick)
             problems += found
             if found and heal:
-                workspace.artifacts.heal(stage_kind, fingerprint)
+                workspace.artifacts.heal(key)
     if as_json:
         click.echo(
             json.dumps({"checked": len(checked), "problems": [asdict(problem) for problem in problems]}, indent=2)
@@ -52,18 +53,17 @@ def verify_command(
     return 1 if problems and not heal else 0
 
 
-def _checked(artifacts: ArtifactStore, database: Database, target: str | None) -> list[tuple[str, str]]:
+def _checked(artifacts: ArtifactStore, database: Database, target: str | None) -> list[ArtifactKey]:
     if target is None:
-        places = stored_fingerprints(artifacts.store, ARTIFACTS)
-        heads = ((place, head(artifacts.store, artifact_site(*place))) for place in places)
-        return [place for place, found in heads if found.commit or found.problem]
-    manifest = find_artifact(artifacts, database, target).manifest
-    return [(manifest.stage_kind, str(manifest.fingerprint))]
+        keys = stored_keys(artifacts.store, ARTIFACTS)
+        heads = ((key, head(artifacts.store, artifact_site(key))) for key in keys)
+        return [key for key, found in heads if found.commit or found.problem]
+    return [find_artifact(artifacts, database, target).manifest.key]
 
 
 def _verdict(num_checked: int, problems: Sequence[Problem], *, heal: bool) -> str:
     if not problems:
         return f"{num_checked} artifacts checked, nothing is damaged"
-    next_step = "withdrawn; `illume run` makes them again" if heal else "add --heal to have them made again"
+    next_step = "retracted; `illume run` makes them again" if heal else "add --heal to have them made again"
     num_damaged = len({problem.fingerprint for problem in problems})
     return f"{num_checked} artifacts checked, {num_damaged} damaged: {next_step}"

@@ -1,1 +1,1 @@
-"""Carrying out a plan: executor, runs of stages, attempts here or as jobs, stage context, gates, logs."""
+"""Runs a plan: executor, stage runs, local and job attempts, the context of a stage, gates, logs."""

@@ -1,6 +1,6 @@
-"""Carries out a plan: each stage as soon as its inputs are there and the cluster has room, in a thread of its own.
+"""Runs a plan: starts each stage in its own thread once its inputs exist and the cluster has free CPUs.
 
-A failed stage holds back only what needs it. One driver carries out a run at a time, under its lease.
+A failed stage blocks only the stages that need its output. A run has one driver at a time, guarded by the run's lease.
 """
 
 import logging
@@ -30,7 +30,7 @@ from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.job_attempt import job_id_of
 from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
-from orchestrator.execution.stage_run import DRIVER_ENDS, RunTools, StageGaveUpError, StageRun
+from orchestrator.execution.stage_run import DRIVER_ERRORS, PermanentStageError, RunTools, StageRun
 from orchestrator.failures.classes import INFRASTRUCTURE, FailureClass
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
@@ -42,27 +42,27 @@ from orchestrator.planning.plan_file import plan_digest
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5  # how often a stop is looked for
-CANCEL_POLL_S = 1.0  # how often the database is asked for a cancel request
-PATIENCE_S = 20.0  # how long a driver that lost its lease waits for its stages to stop
+POLL_S = 0.5  # between two checks for a stop
+CANCEL_POLL_S = 1.0  # between two reads of the cancel request from the database
+STOP_TIMEOUT_S = 20.0  # how long a driver that lost its lease waits for its stages to stop
 
 
 @dataclass(kw_only=True)
 class _Progress:
-    """How the stages of a run stand."""
+    """The stages of a run by their state."""
 
     waiting: dict[str, PlannedStage]
     running: dict[str, PlannedStage] = field(default_factory=dict)
     done: dict[str, Artifact | None] = field(default_factory=dict)  # None: reused or skipped, not opened
-    failed: dict[str, StageGaveUpError] = field(default_factory=dict)
+    failed: dict[str, PermanentStageError] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
 
 
-_Answer = tuple[str, Artifact | BaseException]
+_StageResult = tuple[str, Artifact | BaseException]
 
 
 class Executor:
-    """Carries out runs with one store, one database and one cluster."""
+    """Runs plans with one store, one database and one cluster."""
 
     def __init__(
         self,
@@ -78,21 +78,21 @@ class Executor:
         self._ledger = ShardLedger(artifacts.store, artifacts.cache)
 
     def check(self, plan: Plan) -> None:
-        """What can be checked before anything is spent.
+        """Check what can be checked before any work starts.
 
         Raises:
-            PrecheckError: a stage asks for GPUs that are not there, an artifact that the plan reuses is gone or breaks
-                a gate, or the cluster does not let us in.
+            PrecheckError: a stage asks for more GPUs than exist, an artifact that the plan reuses is gone or breaks a
+                gate, or the cluster refuses access.
             NodeLostError: the cluster does not answer.
         """
         if self._cluster.jobs is not None:
             self._cluster.jobs.check()
         wanted = {stage.id: stage.spec.resources.gpus for stage in plan.to_run if stage.spec.resources.gpus}
-        there = self._cluster.gpus() if wanted else 0.0
+        available = self._cluster.gpus() if wanted else 0.0
         for stage_id, gpus in wanted.items():
-            if gpus > there:
+            if gpus > available:
                 raise PrecheckError(
-                    f"stages.{stage_id}.resources.gpus: found {gpus:g} for each worker, but there are {there:g} in "
+                    f"stages.{stage_id}.resources.gpus: found {gpus:g} for each worker, but there are {available:g} in "
                     "all; set it to 0 or use a cluster with GPUs"
                 )
         for stage in plan.stages:
@@ -101,32 +101,32 @@ class Executor:
         needed = {name for stage in plan.to_run for name in upstream_ids(stage.spec)}
         for stage in plan.stages:
             if stage.action == "reuse" and stage.id in needed:
-                self._check_there(stage)
+                self._check_exists(stage)
 
     def _check_gates(self, stage: PlannedStage) -> None:
-        """Of an artifact that exists: the bounds may be younger than it."""
-        manifest = self._artifacts.find(stage.spec.kind.name, stage.fingerprint)
-        errors, warnings = broken_gates(stage.spec, manifest.stats if manifest else {})
+        """Check the gates on an existing artifact, as they may be newer than the artifact."""
+        manifest = self._artifacts.find(stage.key)
+        errors, warnings = broken_gates(stage.spec, manifest.metrics if manifest else {})
         for sentence in warnings:
             log.warning("%s, which is reused: %s", stage.id, sentence)
         if errors:
             raise PrecheckError(f"stages.{stage.id}, which would be reused: {'; '.join(errors)}")
 
-    def _check_there(self, stage: PlannedStage) -> None:
-        if self._artifacts.find(stage.spec.kind.name, stage.fingerprint) is None:
+    def _check_exists(self, stage: PlannedStage) -> None:
+        if self._artifacts.find(stage.key) is None:
             raise PrecheckError(
                 f"stages.{stage.id}: the plan reuses {stage.fingerprint[:12]}, which is not in the store any more; "
                 "make a new plan with `illume run`"
             )
 
     def run(self, plan: Plan, run_id: str, *, stop: threading.Event | None = None) -> dict[str, Artifact]:
-        """The artifacts of the stages that the plan runs, by stage id. Set `stop` to come to a clean stop.
+        """Run a plan; returns the artifacts of the stages that it ran, by stage id. Set `stop` to stop cleanly.
 
         The run must exist in the history.
 
         Raises:
-            LeaseLostError: another driver carries the run out, or took it over.
-            StageFailedError: stages failed for good; the others that could run did.
+            LeaseLostError: another driver runs it, or took it over.
+            StageFailedError: stages failed for good; the others ran as far as possible.
             CancelledError: stopped by `stop` or by a cancel request; `illume resume` continues.
             PrecheckError: see `check`.
         """
@@ -136,21 +136,21 @@ class Executor:
             holder = self._leases.holder(f"run:{run_id}")
             who = owners.describe(holder.owner) if holder else "another driver"
             raise LeaseLostError(
-                f"run {run_id}: {who} is carrying it out; watch it with `illume status {run_id}`, stop it with "
+                f"run {run_id}: {who} is running it; watch it with `illume status {run_id}`, stop it with "
                 f"`illume cancel {run_id}`"
             )
         with LeaseKeeper(self._leases) as keeper:
             try:
-                return self._drive(plan, run_id, lease, keeper, stop or threading.Event())
+                return self._run_with_lease(plan, run_id, lease, keeper, stop or threading.Event())
             finally:
                 keeper.release(lease)
 
-    def _drive(
+    def _run_with_lease(
         self, plan: Plan, run_id: str, lease: Lease, keeper: LeaseKeeper, stop: threading.Event
     ) -> dict[str, Artifact]:
         lost = keeper.keep(lease, on_lost=lambda _lease: stop.set())
         epoch = self._history.begin_epoch(run_id, lease)
-        going_on = self._settle_open_attempts(run_id, epoch)
+        surviving_attempts = self._settle_open_attempts(run_id, epoch)
         tools = RunTools(
             run_id=run_id,
             plan_digest=plan_digest(plan),
@@ -164,20 +164,20 @@ class Executor:
             logs=RunLogs(store=self._artifacts.store, state=self._state, run_id=run_id),
             scratch=self._state / "scratch",
             stop=stop,
-            going_on=going_on,
+            surviving_attempts=surviving_attempts,
         )
-        return _Drive(plan, tools, lost).run()
+        return RunLoop(plan, tools, lost).run()
 
     def _settle_open_attempts(self, run_id: str, epoch: int) -> dict[str, Attempt]:
-        """Record what became of the attempts that the last driver left open: committed, or lost with it.
+        """Record the state of the attempts that the last driver left open: committed, or lost with it.
 
-        Gives those that outlived it as jobs of the cluster, by stage.
+        Returns, by stage id, those that are still running as jobs of the cluster.
         Raises: NodeLostError: the cluster does not answer.
         """
-        going_on = {}
+        surviving_attempts = {}
         for attempt in self._history.open_attempts(run_id):
-            if self._goes_on(attempt):
-                going_on[attempt.stage_id] = attempt
+            if self._is_job_alive(attempt):
+                surviving_attempts[attempt.id.stage_id] = attempt
                 continue
             artifact = self._committed(attempt)
             if artifact is not None:
@@ -186,57 +186,59 @@ class Executor:
                 new = AttemptState.LOST
                 fields = {"failure_class": FailureClass.CONTROLLER_LOST, "message": "its driver ended"}
             self._history.transition_attempt(
-                attempt.attempt_id, attempt.state, new, epoch=epoch, fields=fields, artifact=artifact
+                attempt.id.name, attempt.state, new, epoch=epoch, fields=fields, artifact=artifact
             )
         if self._cluster.jobs is not None:
-            _stop_strays(self._cluster.jobs, run_id, {job_id_of(attempt.attempt_id) for attempt in going_on.values()})
-        return going_on
+            known = {job_id_of(attempt.id) for attempt in surviving_attempts.values()}
+            _stop_orphaned_jobs(self._cluster.jobs, run_id, known)
+        return surviving_attempts
 
-    def _goes_on(self, attempt: Attempt) -> bool:
-        """True for a job that is at work, or has left an outcome that nobody has read."""
-        records = JobRecords(store=self._artifacts.store, run_id=attempt.run_id, attempt_id=attempt.attempt_id)
+    def _is_job_alive(self, attempt: Attempt) -> bool:
+        """True if the attempt is a job that is still running, or that left an outcome that is not recorded yet."""
+        records = JobRecords(store=self._artifacts.store, attempt=attempt.id)
         if not records.is_announced():
             return False
         if records.outcome() is not None:
             return True
         if self._cluster.jobs is None:
             raise NodeLostError(
-                f"attempt {attempt.attempt_id} is at work as a job of a Ray cluster; continue the run with the profile "
+                f"attempt {attempt.id} is running as a job of a Ray cluster; continue the run with the profile "
                 "that it was started with (`--cluster`)"
             )
-        info = self._cluster.jobs.info(job_id_of(attempt.attempt_id))
-        return info is not None and (info.state not in ENDED or records.outcome() is not None)  # just now, that is
+        info = self._cluster.jobs.info(job_id_of(attempt.id))
+        # Read the outcome again: the job may have ended just now.
+        return info is not None and (info.state not in ENDED or records.outcome() is not None)
 
     def _committed(self, attempt: Attempt) -> Artifact | None:
-        stored = self._artifacts.stored(attempt.stage_kind, attempt.fingerprint)
-        if stored is None or stored.commit.attempt != attempt.attempt_id:
+        stored = self._artifacts.stored(attempt.key)
+        if stored is None or stored.commit.attempt != attempt.id.name:
             return None
-        return self._artifacts.open(attempt.stage_kind, attempt.fingerprint)
+        return self._artifacts.open(attempt.key)
 
 
-def _stop_strays(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:
-    """End jobs of a run that nobody follows any more: their attempt was given up while the cluster did not answer."""
-    for job_id in jobs.at_work(run_id):
+def _stop_orphaned_jobs(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:
+    """Stop jobs of attempts that have ended: an attempt can be aborted while the cluster does not answer."""
+    for job_id in jobs.unfinished_jobs(run_id):
         if job_id not in known:
-            log.warning("run %s: job %s is at work for an attempt that has ended; it is stopped", run_id, job_id)
+            log.warning("run %s: job %s is still running for an attempt that has ended; stopping it", run_id, job_id)
             jobs.stop(job_id)
 
 
-class _Drive:
-    """One epoch of one run."""
+class RunLoop:
+    """Runs the stages of one epoch of one run."""
 
     def __init__(self, plan: Plan, tools: RunTools, lost: threading.Event) -> None:
         self._plan, self._tools, self._lost = plan, tools, lost
         self._stages = {stage.id: stage for stage in plan.stages}
         self._progress = _Progress(waiting={stage.id: stage for stage in plan.to_run})
         self._progress.done = {stage.id: None for stage in plan.stages if stage.action != "run"}
-        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[_StageResult] = queue.SimpleQueue()
         self._state = RunState.RUNNING
-        self._cancelled = False  # by a request in the database; otherwise a stop comes from this process
-        self._asked_at = time.monotonic()
+        self._cancelled = False  # True: stopped by a cancel request in the database; else by this process
+        self._cancel_checked_s = time.monotonic()
         needs = [_cpus(stage) for stage in plan.to_run]
-        tools.cluster.make_room_for(max(needs, default=0.0))
-        self._room = tools.cluster.cpus if needs else 0.0
+        tools.cluster.raise_local_cpu_limit(max(needs, default=0.0))
+        self._num_cpus = tools.cluster.cpus if needs else 0.0
 
     def run(self) -> dict[str, Artifact]:
         progress = self._progress
@@ -245,109 +247,109 @@ class _Drive:
                 self._start_ready()
             if not progress.running:
                 break
-            self._take_answer()
-            self._look_for_stop()
-        return self._end()
+            self._take_result()
+            self._check_stop()
+        return self._finish()
 
     def _start_ready(self) -> None:
-        """In the plan's order; a stage larger than the cluster runs alone."""
+        """Start stages in the plan's order while CPUs are free; a stage larger than the cluster runs alone."""
         progress = self._progress
         for stage in list(progress.waiting.values()):
             if any(name not in progress.done for name in upstream_ids(stage.spec)):
                 continue
             used = sum(_cpus(running) for running in progress.running.values())
-            if progress.running and used + _cpus(stage) > self._room:
+            if progress.running and used + _cpus(stage) > self._num_cpus:
                 continue
-            if _cpus(stage) > self._room:
-                self._warn_of_size(stage)
+            if _cpus(stage) > self._num_cpus:
+                self._warn_about_size(stage)
             del progress.waiting[stage.id]
             progress.running[stage.id] = stage
             # A daemon: the second Ctrl-C ends the process whatever a stage is doing.
-            threading.Thread(target=self._carry_out, args=(stage,), name=f"stage {stage.id}", daemon=True).start()
+            threading.Thread(target=self._run_stage, args=(stage,), name=f"stage {stage.id}", daemon=True).start()
 
-    def _warn_of_size(self, stage: PlannedStage) -> None:
-        fields: dict[str, JSON] = {"cpus": _cpus(stage), "cluster_cpus": self._room}
+    def _warn_about_size(self, stage: PlannedStage) -> None:
+        fields: dict[str, JSON] = {"cpus": _cpus(stage), "cluster_cpus": self._num_cpus}
         self._tools.history.record(
             self._tools.run_id, "larger_than_cluster", fields, epoch=self._tools.epoch, stage_id=stage.id
         )
-        log.warning("%s asks for %g cpus, the cluster has %g: it runs alone", stage.id, _cpus(stage), self._room)
+        log.warning("%s asks for %g CPUs, the cluster has %g: it runs alone", stage.id, _cpus(stage), self._num_cpus)
 
-    def _carry_out(self, stage: PlannedStage) -> None:
+    def _run_stage(self, stage: PlannedStage) -> None:
         inputs = {slot: [self._stages[name] for name in ids] for slot, ids in stage.spec.inputs.items()}
         try:
-            self._answers.put((stage.id, StageRun(stage, inputs, self._tools).carry_out()))
-        except BaseException as error:  # noqa: BLE001 - carried to the driver's thread
-            self._answers.put((stage.id, error))
+            self._results.put((stage.id, StageRun(stage, inputs, self._tools).run()))
+        except BaseException as error:  # noqa: BLE001 - passed to the driver's thread
+            self._results.put((stage.id, error))
 
-    def _take_answer(self) -> None:
-        """Raises: what ends the driver."""
+    def _take_result(self) -> None:
+        """Record the next result of a stage. Raises: errors that end the driver."""
         progress = self._progress
         try:
-            stage_id, answer = self._answers.get(timeout=POLL_S)
+            stage_id, result = self._results.get(timeout=POLL_S)
         except queue.Empty:
             return
         del progress.running[stage_id]
-        if isinstance(answer, Artifact):
-            progress.done[stage_id] = answer
-        elif isinstance(answer, CancelledError):
+        if isinstance(result, Artifact):
+            progress.done[stage_id] = result
+        elif isinstance(result, CancelledError):
             progress.stopped.append(stage_id)
-        elif isinstance(answer, StageGaveUpError):
-            progress.failed[stage_id] = answer
+        elif isinstance(result, PermanentStageError):
+            progress.failed[stage_id] = result
         else:
             self._tools.stop.set()
-            if not isinstance(answer, DRIVER_ENDS):
-                log.error("%s: %s", stage_id, answer)
-            raise answer
+            if not isinstance(result, DRIVER_ERRORS):
+                log.error("%s: %s", stage_id, result)
+            raise result
 
-    def _look_for_stop(self) -> None:
+    def _check_stop(self) -> None:
         tools = self._tools
         if self._lost.is_set():
             self._wait_for_stages()
             raise LeaseLostError(
-                f"run {tools.run_id}: its lease was lost, so another driver may carry it out now; what was committed "
+                f"run {tools.run_id}: its lease was lost, so another driver may run it now; what was committed "
                 f"is kept. Continue with `illume resume {tools.run_id}`"
             )
-        if not tools.stop.is_set() and time.monotonic() - self._asked_at >= CANCEL_POLL_S:
-            self._asked_at = time.monotonic()
+        if not tools.stop.is_set() and time.monotonic() - self._cancel_checked_s >= CANCEL_POLL_S:
+            self._cancel_checked_s = time.monotonic()
             self._cancelled = self._is_cancel_requested()
             if self._cancelled:
                 tools.stop.set()
         if tools.stop.is_set() and self._state is RunState.RUNNING:
-            self._move(RunState.STOPPING)
+            self._transition(RunState.STOPPING)
 
     def _is_cancel_requested(self) -> bool:
         try:
             return self._tools.history.cancel_requested(self._tools.run_id)
-        except DatabaseError as error:  # the next change of state decides whether the database is gone for good
+        except DatabaseError as error:  # the next state transition fails if the database is gone for good
             log.warning("run %s: %s", self._tools.run_id, error)
             return False
 
     def _wait_for_stages(self) -> None:
-        give_up_at = time.monotonic() + PATIENCE_S
-        while self._progress.running and time.monotonic() < give_up_at:
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while self._progress.running and time.monotonic() < deadline_s:
             try:
-                stage_id, _ = self._answers.get(timeout=POLL_S)
+                stage_id, _ = self._results.get(timeout=POLL_S)
             except queue.Empty:
                 continue
             del self._progress.running[stage_id]
 
-    def _end(self) -> dict[str, Artifact]:
-        """Record how the run ended and say it."""
+    def _finish(self) -> dict[str, Artifact]:
+        """Record how the run ended; returns the artifacts or raises the matching error."""
         progress, run_id = self._progress, self._tools.run_id
         if progress.failed:
             message = _failure_message(run_id, progress)
-            self._move(RunState.FAILED, message)
-            blameless = all(error.failure in INFRASTRUCTURE for error in progress.failed.values())
-            raise InfrastructureFailedError(message) if blameless else StageFailedError(message)
+            self._transition(RunState.FAILED, message)
+            is_infrastructure = all(error.failure in INFRASTRUCTURE for error in progress.failed.values())
+            raise InfrastructureFailedError(message) if is_infrastructure else StageFailedError(message)
         if progress.waiting or progress.stopped:
             left = ", ".join([*progress.stopped, *progress.waiting])
             message = f"run {run_id}: stopped; not done: {left}. Continue with `illume resume {run_id}`"
-            self._move(RunState.CANCELLED if self._cancelled else RunState.INTERRUPTED, message)
+            self._transition(RunState.CANCELLED if self._cancelled else RunState.INTERRUPTED, message)
             raise CancelledError(message) if self._cancelled else StoppedError(message)
-        self._move(RunState.SUCCEEDED)
+        self._transition(RunState.SUCCEEDED)
         return {stage_id: artifact for stage_id, artifact in progress.done.items() if artifact is not None}
 
-    def _move(self, new: RunState, message: str = "") -> None:
+    def _transition(self, new: RunState, message: str = "") -> None:
         fields: Mapping[str, JSON] = {"message": message} if message else {}
         self._tools.history.transition_run(self._tools.run_id, self._state, new, epoch=self._tools.epoch, fields=fields)
         self._state = new
@@ -362,10 +364,10 @@ def _failure_message(run_id: str, progress: _Progress) -> str:
     for stage_id, error in progress.failed.items():
         lines += [f"  {stage_id}:", *(f"    {line}" for line in str(error).splitlines())]
     if progress.waiting:
-        lines.append(f"  held back: {', '.join(progress.waiting)}")
+        lines.append(f"  blocked: {', '.join(progress.waiting)}")
     if progress.stopped:
         lines.append(f"  stopped: {', '.join(progress.stopped)}")
-    lines.append("  What was committed is safe, shards and checkpoints too; nothing more happens by itself.")
+    lines.append("  What was committed is safe, shards and checkpoints too; nothing is retried automatically.")
     return "\n".join([*lines, f"  Continue with `illume resume {run_id}` once the cause is gone"])
 
 

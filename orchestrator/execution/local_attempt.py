@@ -1,6 +1,6 @@
-"""The work of one attempt where it is done: its folder, the call of the stage's `run`, the commit.
+"""Runs one attempt in this process: makes its folder, calls the stage's `run`, commits the artifact.
 
-In the driver's process, or in that of a stage driver on a cluster; needs the store and no database.
+Used by the driver and by the stage driver of a job on a cluster; needs the store but no database.
 """
 
 import logging
@@ -19,10 +19,11 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import GateError, OrchestratorError
 from orchestrator.execution.gates import broken_gates
-from orchestrator.execution.stage_context import AttemptContext, AttemptPlace
+from orchestrator.execution.stage_context import AttemptContext
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.stage import Tracker
@@ -34,132 +35,118 @@ RECORDED_PACKAGES = ("illume-orchestrator", "ray", "torch", "transformers", "dif
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What an attempt has to do, and who it is."""
+class AttemptRequest:
+    """What an attempt is to run, and with which inputs."""
 
     planned: PlannedStage
     inputs: Mapping[str, Sequence[PlannedStage]]  # by slot
-    run_id: str
-    attempt_id: str
-    epoch: int
+    attempt: AttemptId
     memory_halvings: int = 0
 
 
 @dataclass(kw_only=True)
-class StageWork:
-    """One attempt; `carry_out` is called once, `close` at the end."""
+class LocalAttempt:
+    """One attempt in this process; call `run` once, and `close` at the end."""
 
-    order: Order
+    request: AttemptRequest
     artifacts: ArtifactStore
     ledger: ShardLedger
     cluster: Cluster
     tracker: Tracker
     log_stem: Path
     scratch: Path  # of this attempt; deleted by `close`
-    stopped: Callable[[], bool]
+    is_stop_requested: Callable[[], bool]
     _folder: AttemptFolder | None = None
     _context: AttemptContext | None = None
     _step_before: int | None = None
     _started_s: float = field(default_factory=time.time)
 
-    def carry_out(self, started: Callable[[], None]) -> Artifact:
-        """`started` is called when the inputs are open. Raises: whatever the stage raises; CancelledError."""
-        order = self.order
-        planned = order.planned
-        kind, fingerprint = planned.spec.kind, planned.fingerprint
+    def run(self, on_started: Callable[[], None]) -> Artifact:
+        """Run the stage and commit its artifact. Calls `on_started` once the inputs are open.
+
+        Raises: whatever the stage raises; CancelledError.
+        """
+        request = self.request
+        planned, attempt = request.planned, request.attempt
         store = self.artifacts.store
-        folder = self._folder = self.artifacts.new_attempt(kind.name, fingerprint, order.attempt_id)
+        folder = self._folder = self.artifacts.new_attempt(planned.key, attempt.name)
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self._step_before = newest_checkpoint_step(store, kind.name, fingerprint)
+        self._step_before = newest_checkpoint_step(store, planned.key)
         inputs = self._open_inputs()
-        started()
+        on_started()
         context = self._context = AttemptContext(
             planned=planned,
-            place=AttemptPlace(
-                run_id=order.run_id,
-                attempt_id=order.attempt_id,
-                epoch=order.epoch,
-                folder=folder,
-                scratch=self.scratch,
-                log_stem=self.log_stem,
-            ),
+            attempt=attempt,
+            folder=folder,
+            scratch=self.scratch,
+            log_stem=self.log_stem,
             artifacts_by_slot=inputs,
             tracker=self.tracker,
-            checkpoints=StoredCheckpoints(
-                store=store,
-                cache=self.artifacts.cache,
-                stage_kind=kind.name,
-                fingerprint=fingerprint,
-                attempt_id=order.attempt_id,
-                epoch=order.epoch,
-            ),
+            checkpoints=StoredCheckpoints(store=store, cache=self.artifacts.cache, key=planned.key, attempt=attempt),
             cluster=self.cluster,
             ledger=self.ledger,
-            stopped=self.stopped,
+            is_stop_requested=self.is_stop_requested,
             takedowns=read_takedowns(store),
-            memory_halvings=order.memory_halvings,
+            memory_halvings=request.memory_halvings,
         )
-        with context.spares:
-            stats = kind.run(planned.spec.config, context)
-        self._check_gates(stats)
-        return self.artifacts.commit(folder, self._draft(context, inputs, stats), epoch=order.epoch)
+        with context.idle_workers:
+            metrics = planned.spec.kind.run(planned.spec.config, context)
+        self._check_gates(metrics)
+        return self.artifacts.commit(folder, self._draft(context, inputs, metrics), epoch=attempt.epoch)
 
     def progressed(self) -> bool:
-        """True if the attempt left something durable behind that the next one need not do again."""
+        """True if the attempt committed shards or a checkpoint that the next attempt can reuse."""
         if self._context is None:
             return False
-        planned = self.order.planned
-        step = newest_checkpoint_step(self.artifacts.store, planned.spec.kind.name, planned.fingerprint)
+        planned = self.request.planned
+        step = newest_checkpoint_step(self.artifacts.store, planned.key)
         return self._context.made_shards or (step or -1) > (self._step_before or -1)
 
-    def abandon(self, reason: str) -> None:
-        """Give the attempt's files up."""
+    def abort(self, reason: str) -> None:
+        """Abort the attempt and delete its files."""
         if self._folder is None:
             return
         try:
             self.artifacts.abort(self._folder, reason=reason)
-        except OrchestratorError as error:  # the collector finds it later
-            log.warning("%s: its files are left behind: %s", self.order.attempt_id, error)
+        except OrchestratorError as error:  # the garbage collector aborts it later
+            log.warning("%s: its files could not be deleted: %s", self.request.attempt, error)
 
     def close(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _check_gates(self, figures: Mapping[str, float]) -> None:
-        planned = self.order.planned
-        errors, warnings = broken_gates(planned.spec, figures)
+    def _check_gates(self, metrics: Mapping[str, float]) -> None:
+        planned = self.request.planned
+        errors, warnings = broken_gates(planned.spec, metrics)
         for sentence in warnings:
             log.warning("%s: %s", planned.id, sentence)
             self.tracker.log_event("gate_broken", {"message": sentence})
         if errors:
             raise GateError(
-                f"{planned.id}: {'; '.join(errors)}. It is not committed; its shards and checkpoints are kept, so with "
-                "another bound running again makes nothing anew"
+                f"{planned.id}: {'; '.join(errors)}. It is not committed; its shards and checkpoints are kept, so "
+                "running again with another bound reuses them"
             )
 
     def _open_inputs(self) -> dict[str, list[Artifact]]:
         """Raises: CorruptArtifactError: an input is gone or damaged."""
         return {
-            slot: [self.artifacts.open(stage.spec.kind.name, stage.fingerprint) for stage in stages]
-            for slot, stages in self.order.inputs.items()
+            slot: [self.artifacts.open(stage.key) for stage in stages] for slot, stages in self.request.inputs.items()
         }
 
     def _draft(
-        self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], stats: Mapping[str, float]
+        self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], metrics: Mapping[str, float]
     ) -> ManifestDraft:
-        planned = self.order.planned
+        planned = self.request.planned
         code: dict[str, JSON] = {"digest": planned.code.digest, "files": dict(planned.code.files)}
         versions: dict[str, JSON] = {name: _version(name) for name in RECORDED_PACKAGES}
         return ManifestDraft(
             kind=planned.spec.kind.output,
             payload=planned.payload,
-            stats={name: float(value) for name, value in stats.items()},
+            metrics={name: float(value) for name, value in metrics.items()},
             shards=tuple(context.shards),
             inputs={slot: tuple(artifact.fingerprint for artifact in found) for slot, found in inputs.items() if found},
             provenance={
-                "run": self.order.run_id,
-                "stage": planned.id,
-                "attempt": self.order.attempt_id,
-                "epoch": self.order.epoch,
+                **self.request.attempt.provenance,
+                "epoch": self.request.attempt.epoch,
                 "host": socket.gethostname(),
                 "python": platform.python_version(),
                 "packages": versions,

@@ -1,4 +1,4 @@
-"""What a stage's `run` is given: its inputs, an empty output folder, and the durable shard map."""
+"""The context that a stage's `run` receives: its inputs, an empty output folder, and the durable shard map."""
 
 import dataclasses
 import random
@@ -10,26 +10,15 @@ from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
-from orchestrator.shard_map.worker_pool import Spares
+from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptPlace:
-    """Who is at work, and where it may write."""
-
-    run_id: str
-    attempt_id: str
-    epoch: int
-    folder: AttemptFolder
-    scratch: Path
-    log_stem: Path
 
 
 @dataclass(kw_only=True)
@@ -37,18 +26,21 @@ class AttemptContext:
     """`stage.StageContext` of one attempt."""
 
     planned: PlannedStage
-    place: AttemptPlace
+    attempt: AttemptId
+    folder: AttemptFolder
+    scratch: Path
+    log_stem: Path
     artifacts_by_slot: Mapping[str, Sequence[Artifact]]
     tracker: Tracker
     checkpoints: StoredCheckpoints
     cluster: Cluster
     ledger: ShardLedger
-    stopped: Callable[[], bool]
+    is_stop_requested: Callable[[], bool]
     takedowns: Sequence[Takedown] = ()
     memory_halvings: int = 0
-    spares: Spares = field(default_factory=Spares)
+    idle_workers: IdleWorkers = field(default_factory=IdleWorkers)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
-    shards: dict[str, StoredShard] = field(default_factory=dict)  # all that its maps gave back, by fingerprint
+    shards: dict[str, StoredShard] = field(default_factory=dict)  # all results of its maps, by fingerprint
 
     @property
     def stage_id(self) -> str:
@@ -56,11 +48,11 @@ class AttemptContext:
 
     @property
     def run_id(self) -> str:
-        return self.place.run_id
+        return self.attempt.run_id
 
     @property
     def attempt_id(self) -> str:
-        return self.place.attempt_id
+        return self.attempt.name
 
     @property
     def fingerprint(self) -> str:
@@ -68,11 +60,7 @@ class AttemptContext:
 
     @property
     def output(self) -> Path:
-        return self.place.folder.data
-
-    @property
-    def scratch(self) -> Path:
-        return self.place.scratch
+        return self.folder.data
 
     @property
     def resources(self) -> Resources:
@@ -88,7 +76,7 @@ class AttemptContext:
 
     def input(self, slot: str) -> Artifact:
         found = self.inputs(slot)
-        assert len(found) == 1, f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected one"
+        assert len(found) == 1, f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected exactly 1"
         return found[0]
 
     def inputs(self, slot: str) -> Sequence[Artifact]:
@@ -97,7 +85,7 @@ class AttemptContext:
         return self.artifacts_by_slot.get(slot, ())
 
     def stop_requested(self) -> bool:
-        return self.stopped()
+        return self.is_stop_requested()
 
     def connect_ray(self) -> None:
         self.cluster.connect()
@@ -113,18 +101,15 @@ class AttemptContext:
     ) -> list[ShardRecord]:
         kind = self.planned.spec.kind
         settings = MapSettings(
-            stage_id=self.stage_id,
+            attempt=self.attempt,
             stage_kind=kind.name,
-            attempt_id=self.attempt_id,
             version=kind.version,
             label=label,
             identity=identity,
             resources=self.resources,
             retry=self.retry,
             scratch=self.scratch,
-            provenance={"run": self.run_id, "stage": self.stage_id, "attempt": self.attempt_id},
-            epoch=self.place.epoch,
-            log_stem=str(self.place.log_stem),
+            log_stem=str(self.log_stem),
             memory_halvings=self.memory_halvings,
             unit=unit,
             takedowns=self.takedowns,
@@ -133,13 +118,13 @@ class AttemptContext:
             cluster=self.cluster,
             ledger=self.ledger,
             tracker=self.tracker,
-            stop_requested=self.stopped,
-            on_made=self._note_made,
+            stop_requested=self.is_stop_requested,
+            on_recorded=self._note_recorded,
             rng=random.Random(self.attempt_id),
-            spares=self.spares,
+            idle_workers=self.idle_workers,
         )
         finished = map_shards(worker, shards, settings, tools)
-        self.shards.update((entry.stored.fingerprint, entry.stored) for entry in finished)
+        self.shards.update((entry.stored.key.fingerprint, entry.stored) for entry in finished)
         return [self.ledger.to_record(entry.stored, shard=entry.name, reused=entry.reused) for entry in finished]
 
     def adopt(self, record: ShardRecord, names: Mapping[str, str] | None = None) -> None:
@@ -147,7 +132,7 @@ class AttemptContext:
         entries = {entry.path: entry for entry in record.files}
         for source, name in ({path: path for path in entries} if names is None else names).items():
             assert source in entries, f"{self.stage_id}: shard {record.shard} has no file {source!r}"
-            self.place.folder.link(stored.key_of(source), name, dataclasses.replace(entries[source], path=name))
+            self.folder.link(stored.key_of(source), name, dataclasses.replace(entries[source], path=name))
 
-    def _note_made(self, _stored: StoredShard) -> None:
+    def _note_recorded(self, _stored: StoredShard) -> None:
         self.made_shards = True

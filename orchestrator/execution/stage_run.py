@@ -1,7 +1,7 @@
-"""Carries out one stage of a run: waits for whoever makes the same artifact, makes attempts, decides after failures.
+"""Runs one stage: waits while another run makes the same artifact, starts attempts, retries after failures.
 
-Runs in a thread of its own. Trouble with the index database or a lost lease ends the driver, not the stage: what was
-committed is in the store, and the next driver finds it.
+Runs in its own thread. Errors of the index database and a lost lease end the driver without failing the stage: what was
+committed is in the store, where the next driver finds it.
 """
 
 import logging
@@ -15,12 +15,13 @@ from pathlib import Path
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.artifacts.stage_records import withdraw
+from orchestrator.artifacts.stage_records import retract_stage
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
-from orchestrator.execution.job_attempt import JobWork
-from orchestrator.execution.local_attempt import Order, StageWork
+from orchestrator.execution.job_attempt import JobAttempt
+from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureClass, FailureReport, classify, report_of
 from orchestrator.failures.retries import PastFailure, Retry, decide
@@ -34,15 +35,15 @@ from orchestrator.planning.plan import PlannedStage
 
 log = logging.getLogger(__name__)
 
-MAX_SHOWN_CHARACTERS = 200  # of the cause of a failure that is tried again; the log has all of it
-WAIT_S = 1.0  # between looks at an artifact that another run is making
-_MISTAKES = {FailureClass.USER_CODE, FailureClass.UNKNOWN, FailureClass.NUMERIC}  # where in the code is worth telling
-DRIVER_ENDS = (DatabaseError, LeaseLostError, StateConflictError)
+MAX_SHOWN_CHARACTERS = 200  # of the cause of a failed attempt that is retried; its log has the complete text
+WAIT_S = 1.0  # between two tries to reserve an artifact that another run is making
+_SHOWN_TRACEBACKS = {FailureClass.USER_CODE, FailureClass.UNKNOWN, FailureClass.NUMERIC}
+DRIVER_ERRORS = (DatabaseError, LeaseLostError, StateConflictError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunTools:
-    """What all stages of one run share."""
+    """What all stage runs of one run share."""
 
     run_id: str
     plan_digest: str
@@ -55,18 +56,18 @@ class RunTools:
     cluster: Cluster
     logs: RunLogs
     scratch: Path
-    stop: threading.Event  # come to a clean stop
-    going_on: dict[str, Attempt]  # by stage: attempts that outlived the driver before this one, as jobs of a cluster
+    stop: threading.Event  # set: stop cleanly
+    surviving_attempts: dict[str, Attempt]  # by stage id: jobs of a cluster that outlived the last driver
 
 
-class StageGaveUpError(OrchestratorError):
-    """A stage failed for good. Made by `_gave_up`."""
+class PermanentStageError(OrchestratorError):
+    """A stage failed and is not retried. Made by `_permanent_error`."""
 
     failure = FailureClass.UNKNOWN  # of its last attempt
 
 
-def _gave_up(failure: FailureClass, message: str) -> StageGaveUpError:
-    error = StageGaveUpError(message)
+def _permanent_error(failure: FailureClass, message: str) -> PermanentStageError:
+    error = PermanentStageError(message)
     error.failure = failure
     return error
 
@@ -78,7 +79,7 @@ class _Failed:
 
 
 class StageRun:
-    """One stage of one run; `carry_out` is called once."""
+    """Runs one stage of one run; call `run` once."""
 
     def __init__(self, planned: PlannedStage, inputs: Mapping[str, Sequence[PlannedStage]], tools: RunTools) -> None:
         self._planned, self._inputs, self._tools = planned, inputs, tools
@@ -86,33 +87,36 @@ class StageRun:
         self._attempt_id = ""  # of the newest attempt
         self._rng = random.Random(f"{tools.run_id}-{planned.id}-{tools.epoch}")
 
-    def carry_out(self) -> Artifact:
+    def run(self) -> Artifact:
         """The stage's committed artifact: made here, or by another run meanwhile.
 
         Raises:
-            StageGaveUpError: it failed for good; the message says after how many tries.
+            PermanentStageError: it failed and is not retried; the message names the number of attempts.
             CancelledError: a stop was requested; committed shards and checkpoints are kept.
-            DatabaseError, LeaseLostError, StateConflictError: this driver cannot go on.
+            DatabaseError, LeaseLostError, StateConflictError: this driver cannot continue.
         """
         with self._reservation():
             if self._planned.redo:
-                self._withdraw()
-            if self._planned.id in self._tools.going_on:
-                return self._attempts()
-            found = self._adopted()
-            return found if found is not None else self._attempts()
+                self._retract_old()
+            if self._planned.id in self._tools.surviving_attempts:
+                return self._run_attempts()
+            found = self._existing()
+            return found if found is not None else self._run_attempts()
 
-    # One maker at a time.
+    # One run at a time makes an artifact.
 
     @contextmanager
     def _reservation(self) -> Iterator[None]:
-        """Hold the right to make this artifact; others wait instead of paying twice. Losing it loses only money."""
+        """Hold the lease to make this artifact, so that others wait instead of making it too.
+
+        If it is lost, the artifact may be made twice, which costs only compute time.
+        """
         tools, resource = self._tools, f"artifact:{self._planned.fingerprint}"
-        told = False
+        is_recorded = False
         while (lease := tools.leases.acquire(resource)) is None:
             holder = tools.leases.holder(resource)
-            if not told and holder is not None:
-                told = True
+            if not is_recorded and holder is not None:
+                is_recorded = True
                 self._record("waiting", {"for": describe(holder.owner), "fingerprint": self._planned.fingerprint})
             if tools.stop.wait(WAIT_S):
                 raise CancelledError(f"{self._planned.id}: stopped while another run was making the same artifact")
@@ -122,110 +126,106 @@ class StageRun:
         finally:
             tools.keeper.release(lease)
 
-    def _adopted(self) -> Artifact | None:
-        stored = self._tools.artifacts.stored(self._kind.name, self._planned.fingerprint)
+    def _existing(self) -> Artifact | None:
+        """The committed artifact, made by this or another run. Raises: PermanentStageError: it breaks a gate."""
+        stored = self._tools.artifacts.stored(self._planned.key)
         if stored is None:
             return None
-        errors, _ = broken_gates(self._planned.spec, stored.manifest.stats)
+        errors, _ = broken_gates(self._planned.spec, stored.manifest.metrics)
         if errors:
-            raise _gave_up(FailureClass.USER_CODE, f"another run made it: {'; '.join(errors)}")
+            raise _permanent_error(FailureClass.USER_CODE, f"made by another run: {'; '.join(errors)}")
         if not stored.commit.attempt.startswith(f"{self._tools.run_id}-"):
             self._record(EventKind.STAGE_REUSED, {"fingerprint": self._planned.fingerprint})
-        return self._tools.artifacts.open(self._kind.name, self._planned.fingerprint)
+        return self._tools.artifacts.open(self._planned.key)
 
-    def _withdraw(self) -> None:
-        withdraw(
+    def _retract_old(self) -> None:
+        retract_stage(
             self._tools.artifacts,
-            self._kind.name,
-            self._planned.fingerprint,
+            self._planned.key,
             run_id=self._tools.run_id,
             reason=f"made again by run {self._tools.run_id}",
         )
 
     # Attempts.
 
-    def _attempts(self) -> Artifact:
+    def _run_attempts(self) -> Artifact:
         history: list[PastFailure] = []
         halvings = 0
         while True:
-            ended = self._attempt(len(history) + 1, halvings)
+            result = self._attempt(len(history) + 1, halvings)
             attempt_id = self._attempt_id
-            if isinstance(ended, Artifact):
-                return ended
-            history.append(ended.past)
-            answer = decide(history, self._planned.spec.retry, rng=self._rng)
-            if not isinstance(answer, Retry):
-                end = f"({answer.message}; attempt {attempt_id})\nWhat to do: {answer.what_to_do}"
-                message = f"{ended.report.traceback}\n{end}"
-                raise _gave_up(ended.past.failure, message)
-            halvings = answer.memory_halvings
-            cause = f"{ended.past.failure}: {(ended.report.summary.splitlines() or [''])[0][:MAX_SHOWN_CHARACTERS]}"
-            log.warning("%s failed (%s); it goes on in %.1f s, %s", self._planned.id, cause, answer.wait_s, answer.why)
+            if isinstance(result, Artifact):
+                return result
+            history.append(result.past)
+            decision = decide(history, self._planned.spec.retry, rng=self._rng)
+            if not isinstance(decision, Retry):
+                end = f"({decision.message}; attempt {attempt_id})\nWhat to do: {decision.what_to_do}"
+                message = f"{result.report.traceback}\n{end}"
+                raise _permanent_error(result.past.failure, message)
+            halvings = decision.memory_halvings
+            cause = f"{result.past.failure}: {(result.report.summary.splitlines() or [''])[0][:MAX_SHOWN_CHARACTERS]}"
+            retry = f"retrying in {decision.wait_s:.1f} s, {decision.reason}"
+            log.warning("%s failed (%s); %s", self._planned.id, cause, retry)
             self._record(
                 "retry",
-                {"failure_class": ended.past.failure, "wait_s": round(answer.wait_s, 3), "memory_halvings": halvings},
+                {
+                    "failure_class": result.past.failure,
+                    "wait_s": round(decision.wait_s, 3),
+                    "memory_halvings": halvings,
+                },
                 attempt_id=attempt_id,
             )
-            if self._tools.stop.wait(answer.wait_s):
-                raise CancelledError(f"{self._planned.id}: stopped before it was tried again")
+            if self._tools.stop.wait(decision.wait_s):
+                raise CancelledError(f"{self._planned.id}: stopped before it was retried")
 
     def _attempt(self, number: int, halvings: int) -> Artifact | _Failed:
         tools = self._tools
-        begun = tools.going_on.pop(self._planned.id, None)
-        if begun is None:
-            attempt_id = f"{tools.run_id}-{self._planned.id}-{tools.epoch}-{number}"
-            tools.history.start_attempt(self._intent(attempt_id), epoch=tools.epoch)
+        survivor = tools.surviving_attempts.pop(self._planned.id, None)
+        if survivor is None:
+            attempt = AttemptId.of(tools.run_id, self._planned.id, epoch=tools.epoch, number=number)
+            tools.history.start_attempt(self._intent(attempt))
             state = AttemptState.INTENT
         else:
-            attempt_id, state = begun.attempt_id, begun.state
-        self._attempt_id = attempt_id
+            attempt, state = replace(survivor.id, epoch=tools.epoch), survivor.state
+        self._attempt_id = attempt.name
 
-        def move(new: AttemptState, fields: Mapping[str, JSON], artifact: Artifact | None = None) -> None:
+        def transition(new: AttemptState, fields: Mapping[str, JSON], artifact: Artifact | None = None) -> None:
             nonlocal state
             tools.history.transition_attempt(
-                attempt_id, state, new, epoch=tools.epoch, fields=fields, artifact=artifact
+                attempt.name, state, new, epoch=tools.epoch, fields=fields, artifact=artifact
             )
             state = new
 
-        def started() -> None:
+        def on_started() -> None:
             if state is AttemptState.INTENT:
-                move(AttemptState.RUNNING, {})
+                transition(AttemptState.RUNNING, {})
 
-        work = self._work(attempt_id, halvings)
-        with tools.logs.capture(attempt_id):
+        work = self._work(attempt, halvings)
+        with tools.logs.capture(attempt.name):
             try:
-                artifact = work.carry_out(started)
-            except DRIVER_ENDS:
+                artifact = work.run(on_started)
+            except DRIVER_ERRORS:
                 raise
             except CancelledError as error:
-                work.abandon(str(error))
-                move(AttemptState.CANCELLED, {"message": str(error)})
+                work.abort(str(error))
+                transition(AttemptState.CANCELLED, {"message": str(error)})
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary that records a failed attempt
-                return self._failed(error, work, move)
+                return self._failed(error, work, transition)
             finally:
                 work.close()
-        gates = gates_to_json(gate_results(self._planned.spec, artifact.manifest.stats))
-        move(AttemptState.COMMITTED, {"gates": gates} if gates else {}, artifact)
-        self._register(artifact, attempt_id)
+        gates = gates_to_json(gate_results(self._planned.spec, artifact.manifest.metrics))
+        transition(AttemptState.COMMITTED, {"gates": gates} if gates else {}, artifact)
+        self._register(artifact, attempt.name)
         return artifact
 
-    def _work(self, attempt_id: str, halvings: int) -> StageWork | JobWork:
+    def _work(self, attempt: AttemptId, halvings: int) -> LocalAttempt | JobAttempt:
         tools = self._tools
-        order = Order(
-            planned=self._planned,
-            inputs=self._inputs,
-            run_id=tools.run_id,
-            attempt_id=attempt_id,
-            epoch=tools.epoch,
-            memory_halvings=halvings,
-        )
-        tracker = tools.history.telemetry.tracker(
-            attempt_id, run_id=tools.run_id, stage_id=self._planned.id, epoch=tools.epoch
-        )
+        request = AttemptRequest(planned=self._planned, inputs=self._inputs, attempt=attempt, memory_halvings=halvings)
+        tracker = tools.history.telemetry.tracker(attempt)
         if tools.cluster.jobs is not None:
-            return JobWork(
-                order=order,
+            return JobAttempt(
+                request=request,
                 jobs=tools.cluster.jobs,
                 artifacts=tools.artifacts,
                 plan_digest=tools.plan_digest,
@@ -233,58 +233,58 @@ class StageRun:
                 history=tools.history,
                 stop=tools.stop,
             )
-        return StageWork(
-            order=order,
+        return LocalAttempt(
+            request=request,
             artifacts=tools.artifacts,
             ledger=tools.ledger,
             cluster=tools.cluster,
             tracker=tracker,
-            log_stem=tools.logs.stem(attempt_id),
-            scratch=tools.scratch / attempt_id,
-            stopped=tools.stop.is_set,
+            log_stem=tools.logs.stem(attempt.name),
+            scratch=tools.scratch / attempt.name,
+            is_stop_requested=tools.stop.is_set,
         )
 
     def _register(self, artifact: Artifact, attempt_id: str) -> None:
-        """Tell the tracker which model this is, if it is one."""
+        """Record the model version for the tracker, if the artifact is a registered model."""
         if self._kind.model_version is not None:
             version = self._kind.model_version(self._planned.spec.config)
             fields: dict[str, JSON] = {"name": version.name, "alias": version.alias, "uri": artifact.path.as_uri()}
             self._record(EventKind.MODEL_VERSION, fields, attempt_id=attempt_id)
 
     def _failed(
-        self, error: BaseException, work: StageWork | JobWork, move: Callable[[AttemptState, Mapping[str, JSON]], None]
+        self,
+        error: BaseException,
+        work: LocalAttempt | JobAttempt,
+        transition: Callable[[AttemptState, Mapping[str, JSON]], None],
     ) -> _Failed:
         report = report_of(error)
-        if isinstance(error, OrchestratorError):  # its message explains itself
+        if isinstance(error, OrchestratorError):  # its message needs no traceback
             report = replace(report, traceback=str(error), summary=str(error))
-        log.info("%s failed (%s): %s", work.order.attempt_id, report.failure, report.traceback)
-        if report.failure not in _MISTAKES and not isinstance(error, OrchestratorError):
-            report = replace(report, traceback=report.summary)  # the log has the rest
+        log.info("%s failed (%s): %s", work.request.attempt, report.failure, report.traceback)
+        if report.failure not in _SHOWN_TRACEBACKS and not isinstance(error, OrchestratorError):
+            report = replace(report, traceback=report.summary)  # the log has the traceback
         progressed = self._progressed(work)
-        work.abandon(report.summary[:500])
-        move(
+        work.abort(report.summary[:500])
+        transition(
             AttemptState.FAILED,
             {"failure_class": report.failure, "message": report.summary[:4000], "progressed": progressed},
         )
         return _Failed(past=PastFailure(failure=classify(error), progressed=progressed), report=report)
 
-    def _progressed(self, work: StageWork | JobWork) -> bool:
-        """What is not known counts as none: the budget is then used, never given back without a reason."""
+    def _progressed(self, work: LocalAttempt | JobAttempt) -> bool:
+        """Whether the attempt made progress; False if that is unknown, so that it counts against the retry budget."""
         try:
             return work.progressed()
         except StoreError as error:
-            log.warning("%s: whether it made progress is not known: %s", work.order.attempt_id, error)
+            log.warning("%s: whether it made progress is unknown: %s", work.request.attempt, error)
             return False
 
-    def _intent(self, attempt_id: str) -> AttemptIntent:
+    def _intent(self, attempt: AttemptId) -> AttemptIntent:
         spec = self._planned.spec
         return AttemptIntent(
-            attempt_id=attempt_id,
-            run_id=self._tools.run_id,
-            stage_id=spec.id,
-            stage_kind=spec.kind.name,
+            attempt=attempt,
+            key=self._planned.key,
             stage_version=spec.kind.version,
-            fingerprint=self._planned.fingerprint,
             config=config_to_json(spec.config),
             inputs=(*self._input_summaries(), *self._source_summaries()),
             fields={"resources": dict(asdict(spec.resources))},
@@ -294,7 +294,7 @@ class StageRun:
         for slot, stages in self._inputs.items():
             for stage in stages:
                 name = stage.spec.kind.name
-                manifest = self._tools.artifacts.find(name, stage.fingerprint)
+                manifest = self._tools.artifacts.find(stage.key)
                 files = manifest.files if manifest else ()
                 rows = [entry.rows for entry in files if entry.rows is not None]
                 yield InputSummary(

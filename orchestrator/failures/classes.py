@@ -1,6 +1,6 @@
-"""What kind of failure an error is: the first half of the decision what to do about it.
+"""Failure classes: maps any error to the class that decides how it is handled (see `retries.py`).
 
-Pure, and works on class names for the errors of libraries, so that neither Ray nor torch is imported to look at one.
+Pure. Errors of libraries are recognised by their class names, so that neither Ray nor torch is imported.
 """
 
 import enum
@@ -14,24 +14,24 @@ from orchestrator import errors
 
 
 class FailureClass(enum.StrEnum):
-    """Each class has its own budget and answer; see `retries.decide`. Declared from the strongest evidence down."""
+    """The classes of failure, by precedence: the first is the strongest evidence. Budgets are in `retries.decide`."""
 
-    PREEMPTED = "preempted"  # the node was taken back; whatever broke with it is collateral
+    PREEMPTED = "preempted"  # the node was preempted; other errors at the same time are consequences
     PRECHECK = "precheck"
-    CONTROLLER_LOST = "controller_lost"  # the driver died, or another one took over
+    CONTROLLER_LOST = "controller_lost"  # the driver died, or another driver took over
     GPU_OOM = "gpu_oom"
     HOST_OOM = "host_oom"
     NUMERIC = "numeric"
     DATA_POISON = "data_poison"
     USER_CODE = "user_code"
     HANG = "hang"
-    CAPACITY = "capacity"  # what was asked for cannot be had now
+    CAPACITY = "capacity"  # the requested resources are not available now
     NODE_LOST = "node_lost"  # a worker process or its node died
     INFRA_TRANSIENT = "infra_transient"
     UNKNOWN = "unknown"
 
 
-# None of the work's own doing: the same again may succeed elsewhere or later.
+# Not caused by the stage: the same attempt may succeed elsewhere or later.
 INFRASTRUCTURE = frozenset(
     {
         FailureClass.PREEMPTED,
@@ -44,20 +44,20 @@ INFRASTRUCTURE = frozenset(
 
 
 class ClassifiedError(errors.OrchestratorError):
-    """A failure whose class was found where it happened, in a worker process say. Made by `classified`."""
+    """A failure that was classified where it happened, for example in a worker process. Made by `classified`."""
 
     failure: FailureClass = FailureClass.UNKNOWN
 
 
 def classified(failure: FailureClass, message: str) -> ClassifiedError:
     error = ClassifiedError(message)
-    error.failure = failure  # an attribute, not an argument: so it survives pickling
+    error.failure = failure  # an attribute, not an argument, so that it survives pickling
     return error
 
 
-_STRENGTH = {failure: rank for rank, failure in enumerate(FailureClass)}
+_PRECEDENCE = {failure: rank for rank, failure in enumerate(FailureClass)}
 
-_OURS: dict[type[BaseException], FailureClass] = {
+_OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.PoisonError: FailureClass.DATA_POISON,
     errors.NodeLostError: FailureClass.NODE_LOST,
     errors.HangError: FailureClass.HANG,
@@ -103,7 +103,7 @@ _BY_NAME: dict[str, FailureClass] = {
     "obstore:JoinError": FailureClass.INFRA_TRANSIENT,
 }
 
-# Plain Python. OSError is decided by its number; RuntimeError says nothing by itself.
+# Python's own errors. OSError is classified by its errno; RuntimeError alone has no class.
 _BUILT_IN: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (FloatingPointError, FailureClass.NUMERIC),
     (MemoryError, FailureClass.HOST_OOM),
@@ -128,7 +128,7 @@ _BUILT_IN: tuple[tuple[type[BaseException], FailureClass], ...] = (
     ),
 )
 
-_TRANSIENT_NUMBERS = {
+_TRANSIENT_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EIO,
@@ -145,8 +145,8 @@ _TRANSIENT_NUMBERS = {
     errno.EADDRINUSE,
 }
 
-# What libraries only say in words: (piece of the message in lower case, class).
-_BY_WORDS: tuple[tuple[str, FailureClass], ...] = (
+# Errors that libraries distinguish only by their message: (part of the message in lower case, class).
+_BY_MESSAGE: tuple[tuple[str, FailureClass], ...] = (
     ("preempted", FailureClass.PREEMPTED),
     ("cuda out of memory", FailureClass.GPU_OOM),
     ("memory on the node was low", FailureClass.HOST_OOM),
@@ -159,19 +159,19 @@ _BY_WORDS: tuple[tuple[str, FailureClass], ...] = (
 
 
 def classify(error: BaseException) -> FailureClass:
-    """The class of `error` together with everything that it was raised from.
+    """The class of `error`, taking into account the errors that it was raised from.
 
-    Of one chain, the outermost error that says anything decides, unless one below it is a preemption or ran out of
-    memory: those cause the others. Where there are several errors at once (the ranks of a training), the strongest
-    of it and them decides.
+    In a chain, the outermost error with a known class decides, unless one below it is a preemption or ran out of
+    memory: those cause the others. If there are several errors at once (the ranks of a training), the class with the
+    highest precedence among the chain's and theirs decides.
     """
-    found = [_classify_one(link) for link in _chain(error)]
+    found = [_classify_single(link) for link in _chain(error)]
     causes = [failure for failure in found if failure in _ROOT_CAUSES]
     groups = [classify(member) for link in _chain(error) for member in _members(link)]
     known = [failure for failure in found if failure is not FailureClass.UNKNOWN]
-    clear = [failure for failure in groups if failure is not FailureClass.UNKNOWN]
-    candidates = causes or [*known[:1], *clear] or [FailureClass.UNKNOWN]
-    return min(candidates, key=_STRENGTH.__getitem__)
+    known_members = [failure for failure in groups if failure is not FailureClass.UNKNOWN]
+    candidates = causes or [*known[:1], *known_members] or [FailureClass.UNKNOWN]
+    return min(candidates, key=_PRECEDENCE.__getitem__)
 
 
 _WRAPPED = ("cause", "controller_failure", "health_check_failure", "_base_exc")  # attributes of Ray's errors
@@ -188,7 +188,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(link))
         yield link
-        attributes = vars(link)  # plain data, so that no property of a foreign error runs
+        attributes = vars(link)  # plain data, so that no property of a library's error runs
         wrapped = [attributes.get(name) for name in _WRAPPED]
         pending.extend(inner for inner in (*wrapped, link.__cause__) if isinstance(inner, BaseException))
 
@@ -200,62 +200,62 @@ def _members(error: BaseException) -> list[BaseException]:
     return list(by_rank.values()) if isinstance(by_rank, dict) else []
 
 
-def _classify_one(error: BaseException) -> FailureClass:
+def _classify_single(error: BaseException) -> FailureClass:
     if isinstance(error, ClassifiedError):
         return error.failure
-    for ours in type(error).__mro__:
-        if ours in _OURS:
-            return _OURS[ours]
-    foreign = _from_words(error) or _from_name(error)
+    for own in type(error).__mro__:
+        if own in _OWN_ERRORS:
+            return _OWN_ERRORS[own]
+    foreign = _class_from_message(error) or _class_from_type_name(error)
     if foreign is not None:
         return foreign
     if type(error).__module__.partition(".")[0] == "ray":
-        return FailureClass.UNKNOWN  # RayTaskError and the like borrow the class of their cause
+        return FailureClass.UNKNOWN  # RayTaskError and similar ones also derive from the class of their cause
     for built_in, failure in _BUILT_IN:
         if isinstance(error, built_in):
             return failure
-    return _from_number(error) if isinstance(error, OSError) else FailureClass.UNKNOWN
+    return _class_from_errno(error) if isinstance(error, OSError) else FailureClass.UNKNOWN
 
 
-def _from_name(error: BaseException) -> FailureClass | None:
+def _class_from_type_name(error: BaseException) -> FailureClass | None:
     if vars(error).get("_preempted") is True:  # RayActorError
         return FailureClass.PREEMPTED
     names = (f"{base.__module__.partition('.')[0]}:{base.__name__}" for base in type(error).__mro__)
     return next((_BY_NAME[name] for name in names if name in _BY_NAME), None)
 
 
-def _from_words(error: BaseException) -> FailureClass | None:
-    """Only for errors whose class says nothing: Ray's and plain `RuntimeError` (torch, gloo, NCCL)."""
+def _class_from_message(error: BaseException) -> FailureClass | None:
+    """Only for errors whose type is not specific: Ray's and plain `RuntimeError` (torch, gloo, NCCL)."""
     if type(error) is not RuntimeError and type(error).__module__.partition(".")[0] not in {"ray", "torch"}:
         return None
-    if "cause" in vars(error):  # its text quotes the cause, which is looked at by itself
+    if "cause" in vars(error):  # its text quotes the cause, which is classified separately
         return None
     text = str(error).lower()
-    return next((failure for words, failure in _BY_WORDS if words in text), None)
+    return next((failure for words, failure in _BY_MESSAGE if words in text), None)
 
 
-def _from_number(error: OSError) -> FailureClass:
-    if error.errno in _TRANSIENT_NUMBERS:
+def _class_from_errno(error: OSError) -> FailureClass:
+    if error.errno in _TRANSIENT_ERRNOS:
         return FailureClass.INFRA_TRANSIENT
     if error.errno == errno.ENOMEM:
         return FailureClass.HOST_OOM
-    by_us = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
-    # Libraries for HTTP and object stores derive from OSError without a number.
-    return FailureClass.USER_CODE if by_us or error.errno is not None else FailureClass.INFRA_TRANSIENT
+    caused_by_user = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
+    # Libraries for HTTP and object stores derive from OSError without an errno.
+    return FailureClass.USER_CODE if caused_by_user or error.errno is not None else FailureClass.INFRA_TRANSIENT
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureReport:
-    """An error as plain data: it crosses process borders whatever the error's own class can do."""
+    """An error as plain data, so that it can be sent between processes even if the error cannot be pickled."""
 
     failure: FailureClass
     summary: str  # "ValueError: message", one line
-    place: str  # "file.py:12 in function", where it was raised; "" if unknown
-    traceback: str  # the last frames, for people
+    place: str  # where it was raised, "file.py:12 in function"; "" if unknown
+    traceback: str  # the last frames, as text to show
 
     @property
     def signature(self) -> tuple[str, str]:
-        """Equal for two errors of one class that were raised at the same place."""
+        """Equal for errors of the same class that were raised at the same line."""
         return self.summary.partition(":")[0], self.place
 
 
@@ -274,6 +274,6 @@ def report_of(error: BaseException) -> FailureReport:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The user's own error inside Ray's wrapper; anything else as it is."""
+    """The user's error inside Ray's wrapper; other errors unchanged."""
     cause = vars(error).get("cause")
     return cause if isinstance(cause, BaseException) else error

@@ -1,4 +1,7 @@
-"""Whether a failed stage is tried again, when, and how differently. Deciding is pure; the executor carries it out."""
+"""The retry policy of stages: whether a failed stage is retried, when, and with how much memory.
+
+Decisions are pure; the executor acts on them.
+"""
 
 import random
 from collections.abc import Sequence
@@ -18,43 +21,43 @@ _LIMITED = {
 }
 _OUT_OF_MEMORY = {FailureClass.HOST_OOM, FailureClass.GPU_OOM}
 
-# What a person can do, read at night by somebody who did not write the recipe.
+# Advice for each class, written for an operator who did not write the recipe.
 WHAT_TO_DO: dict[FailureClass, str] = {
-    FailureClass.PREEMPTED: "nothing; the node was taken back, and the stage goes on as soon as there is another",
-    FailureClass.PRECHECK: "correct what the message names; the work of this stage had not begun",
-    FailureClass.CONTROLLER_LOST: "nothing; `illume status` names the driver that carries the run out now",
+    FailureClass.PREEMPTED: "nothing; the node was preempted, and the stage continues as soon as another is available",
+    FailureClass.PRECHECK: "correct what the message names; the stage had not started any work",
+    FailureClass.CONTROLLER_LOST: "nothing; `illume status` names the driver that runs it now",
     FailureClass.GPU_OOM: (
-        "smaller micro-batches were tried already, as far as they can be cut; use GPUs with more memory, more of them, "
-        "or less in one sample (resolution, length of the sequences)"
+        "smaller micro-batches were already tried, down to the smallest; use GPUs with more memory, more GPUs, or "
+        "smaller samples (resolution, length of the sequences)"
     ),
     FailureClass.HOST_OOM: (
-        "fewer workers at once were tried already; use nodes with more memory, or say in resources.memory_gib what one "
+        "fewer workers at once were already tried; use nodes with more memory, or set resources.memory_gib to what one "
         "worker needs"
     ),
     FailureClass.NUMERIC: (
-        "look at the samples that the message names, or lower the learning rate; the checkpoints from before are kept"
+        "look at the samples that the message names, or lower the learning rate; earlier checkpoints are kept"
     ),
     FailureClass.DATA_POISON: (
-        "look at the reasons above and repair the items at the source; if so many bad ones are to be expected, raise "
+        "look at the reasons above and repair the items at the source; if this many bad items are expected, raise "
         "retry.max_quarantined_share"
     ),
     FailureClass.USER_CODE: "correct the configuration, the input or the code where the error above was raised",
     FailureClass.HANG: (
-        "`illume logs` shows where each worker stood; if the work is only slow, raise retry.hang_after_s above the "
+        "`illume logs` shows the stack of each worker; if the work is only slow, raise retry.hang_after_s above the "
         "time that it needs"
     ),
-    FailureClass.CAPACITY: "nothing; the stage starts as soon as the cluster has what it asks for, or ask for less",
+    FailureClass.CAPACITY: "nothing; the stage starts as soon as the cluster has the resources, or request fewer",
     FailureClass.NODE_LOST: (
-        "look at the nodes: worker processes vanish when the system is short of memory (`dmesg`), a disk or a GPU "
+        "check the nodes: worker processes disappear when the system is short of memory (`dmesg`), a disk or a GPU "
         "fails, or the node goes down"
     ),
-    FailureClass.INFRA_TRANSIENT: "see whether the store, network, disk or database that the message names answers",
-    FailureClass.UNKNOWN: "read the error above as a mistake in the code or in the input",
+    FailureClass.INFRA_TRANSIENT: "check that the store, network, disk or database that the message names is available",
+    FailureClass.UNKNOWN: "probably a bug in the code or an error in the input; see the error above",
 }
-# Not the stage's fault, so they cost it nothing.
+# Not caused by the stage, so they do not count against its tries.
 _UNLIMITED = {
-    FailureClass.PREEMPTED: "not counted: the node was taken back",
-    FailureClass.CAPACITY: "not counted: what it asks for is not there now",
+    FailureClass.PREEMPTED: "not counted: the node was preempted",
+    FailureClass.CAPACITY: "not counted: the resources are not available now",
     FailureClass.CONTROLLER_LOST: "not counted: its driver was lost",
 }
 
@@ -70,8 +73,8 @@ class PastFailure:
 @dataclass(frozen=True, kw_only=True)
 class Retry:
     wait_s: float
-    why: str  # for people: what it costs of the budget
-    memory_halvings: int = 0  # how often what is held at once must be halved, since the first attempt
+    reason: str  # shown to users: why there is another try, and how many are left
+    memory_halvings: int = 0  # how often the work held in memory at once is halved, counted from the first attempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,45 +84,45 @@ class GiveUp:
 
 
 def decide(history: Sequence[PastFailure], policy: RetryPolicy, *, rng: random.Random) -> Retry | GiveUp:
-    """What to do after the last failure of `history` (all failed attempts of one stage in one run, oldest first).
+    """Retry or give up after the last failure of `history` (all failed attempts of a stage in a run, oldest first).
 
     Each class has `policy.attempts` tries; preemption, missing capacity and a lost driver are not counted. An attempt
-    that made durable progress gives every class its full budget again: time does not. An unknown error is once taken
-    for trouble of the infrastructure, after that for a mistake in the code. Out of memory asks for half of what is
-    held at once, on top of earlier halvings, which progress does not take back.
+    that made durable progress restores every class's full budget; time does not. An unknown error counts as a failure
+    of the infrastructure the first time, and as a bug in the code after that. Running out of memory halves the work
+    that is held in memory at once, in addition to earlier halvings; progress does not undo halvings.
     """
     last = history[-1].failure
     counted = _since_progress(history)
-    same = sum(past.failure is last for past in counted)
+    num_same = sum(past.failure is last for past in counted)
     halvings = sum(past.failure in _OUT_OF_MEMORY for past in history)
-    why = _why_again(last, same, policy)
-    if why:
-        return Retry(wait_s=backoff_s(same, policy.wait_s, rng=rng), why=why, memory_halvings=halvings)
-    return GiveUp(message=f"{last}: {_why_not(last, same, policy)}", what_to_do=WHAT_TO_DO[last])
+    reason = _retry_reason(last, num_same, policy)
+    if reason:
+        return Retry(wait_s=backoff_s(num_same, policy.wait_s, rng=rng), reason=reason, memory_halvings=halvings)
+    return GiveUp(message=f"{last}: {_give_up_reason(last, num_same, policy)}", what_to_do=WHAT_TO_DO[last])
 
 
-def _why_again(last: FailureClass, same: int, policy: RetryPolicy) -> str:
-    """Empty: the budget does not allow it."""
+def _retry_reason(last: FailureClass, num_same: int, policy: RetryPolicy) -> str:
+    """Why the stage is retried; empty if the budget does not allow it."""
     if last in _UNLIMITED:
         return _UNLIMITED[last]
-    if last is FailureClass.UNKNOWN and same == 1 and policy.attempts > 1:
-        return "once, in case it was the infrastructure"
-    if last in _LIMITED and same < policy.attempts:
-        smaller = ", with half of what is held at once" if last in _OUT_OF_MEMORY else ""
-        return f"try {same + 1} of {policy.attempts}{smaller}"
+    if last is FailureClass.UNKNOWN and num_same == 1 and policy.attempts > 1:
+        return "once, in case the infrastructure failed"
+    if last in _LIMITED and num_same < policy.attempts:
+        smaller = ", with half as much in memory at once" if last in _OUT_OF_MEMORY else ""
+        return f"try {num_same + 1} of {policy.attempts}{smaller}"
     return ""
 
 
-def _why_not(last: FailureClass, same: int, policy: RetryPolicy) -> str:
+def _give_up_reason(last: FailureClass, num_same: int, policy: RetryPolicy) -> str:
     if last in _LIMITED or (policy.attempts == 1 and last is FailureClass.UNKNOWN):
-        return f"{same} of {policy.attempts} tries used without progress in between"
-    return "trying again would not help" if same == 1 else "it happened again"
+        return f"{num_same} of {policy.attempts} tries used without progress in between"
+    return "trying again would not help" if num_same == 1 else "it happened again"
 
 
 def _since_progress(history: Sequence[PastFailure]) -> Sequence[PastFailure]:
     """The failures that count: the last one, and those before it back to the last attempt that made progress.
 
-    The attempt that progressed begins a fresh budget, so its own failure is the first that counts.
+    The attempt that made progress starts a new budget, so its own failure is the first that counts.
     """
     for index in range(len(history) - 1, -1, -1):
         if history[index].progressed:

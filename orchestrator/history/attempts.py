@@ -1,9 +1,10 @@
-"""The words of the run history: a stage in a run's plan, what an attempt is about to do, and the attempt."""
+"""The types of the run history: a stage in a run's plan, the intent of an attempt, and the attempt."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.artifact import JSON
+from orchestrator.artifact import JSON, ArtifactKey
+from orchestrator.attempt_id import AttemptId
 from orchestrator.history.events import AttemptState
 
 
@@ -21,11 +22,11 @@ class StageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class InputSummary:
-    """One input of an attempt as the tracking sinks show it: an artifact, or a source outside the store."""
+    """One input of an attempt for the tracking sinks: an artifact, or source files outside the store."""
 
     slot: str
     kind: str  # artifact kind; "source" for files outside the store
-    digest: str  # fingerprint of the artifact, sha256 of the source
+    digest: str  # fingerprint of the artifact, SHA-256 of the source
     name: str  # stage kind that made the artifact; stable name of the source
     bytes: int | None = None
     rows: int | None = None
@@ -34,26 +35,21 @@ class InputSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptIntent:
-    """What an attempt is about to do; written before it does anything."""
+    """What an attempt is about to do; recorded before the attempt does anything."""
 
-    attempt_id: str  # unique for ever; also the name of the attempt's folder
-    run_id: str
-    stage_id: str
-    stage_kind: str
+    attempt: AttemptId
+    key: ArtifactKey  # of the artifact to make
     stage_version: int
-    fingerprint: str
     config: Mapping[str, JSON]
     inputs: tuple[InputSummary, ...] = ()
-    fields: Mapping[str, JSON] = field(default_factory=dict)  # anything else worth knowing
+    fields: Mapping[str, JSON] = field(default_factory=dict)  # further fields of the event
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    attempt_id: str
-    run_id: str
-    stage_id: str
+    """An attempt as recorded in the database."""
+
+    id: AttemptId
     number: int  # 1, 2, ... within the run and stage
-    epoch: int  # of the driver that started it
     state: AttemptState
-    stage_kind: str
-    fingerprint: str
+    key: ArtifactKey  # of the artifact to make

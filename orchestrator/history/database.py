@@ -1,6 +1,6 @@
-"""The index database: opening it, transactions, and what to say when it cannot be used.
+"""The index database: opening it, transactions, and error messages with advice.
 
-Rule: every access is one function in one transaction, harmless to repeat, so that a broken connection is tried again.
+Rule: every access is one function in one transaction that is safe to repeat, so a broken connection is retried.
 """
 
 import json
@@ -24,20 +24,20 @@ from orchestrator.history.schema import SCHEMA_VERSION, metadata, schema_version
 
 T = TypeVar("T")
 
-LOCK_WAIT_S = 30.0  # how long a transaction waits for another one's lock
-RECONNECT_S = 20.0  # how long a lost PostgreSQL server is tried again: a restart or fail-over
-MAX_CONNECTIONS = 32  # beyond those kept open; one for each thread of a driver that is busy at the same time
-_SCHEMA_LOCK = 7216415  # any number: advisory lock of PostgreSQL while the tables are made
+LOCK_WAIT_S = 30.0  # how long a transaction waits for the lock of another one
+RECONNECT_S = 20.0  # how long a lost PostgreSQL server is retried: covers a restart or fail-over
+MAX_CONNECTIONS = 32  # beyond the pooled ones; one for each thread of a driver that is busy at the same time
+_SCHEMA_LOCK = 7216415  # arbitrary key of the PostgreSQL advisory lock held while tables are created
 _READ_ONLY = "illume_read_only"
 
 log = logging.getLogger(__name__)
 
 
 class Database:
-    """One SQLite file or PostgreSQL database. Safe to use from several threads; not to be sent to other processes."""
+    """One SQLite file or PostgreSQL database. Thread-safe; cannot be sent to other processes."""
 
     def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S, reconnect_s: float = RECONNECT_S) -> None:
-        """`url`: a path, `sqlite:///path` or `postgresql://user:password@host/name`; tables are made when absent.
+        """`url`: a path, `sqlite:///path` or `postgresql://user:password@host/name`; missing tables are created.
 
         Raises:
             DatabaseError: it cannot be opened, is damaged, or has a schema that this version does not know.
@@ -56,11 +56,11 @@ class Database:
         self._transact(self._prepare, read_only=False, patience_s=0.0)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Carry out `work` in one transaction, which has the database's write lock from the start on SQLite."""
+        """Run `work` in one transaction; on SQLite it holds the write lock from its start."""
         return self._transact(work, read_only=False, patience_s=self._reconnect_s)
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Carry out `work` on one consistent view; never waits for writers."""
+        """Run `work` on one consistent view of the database; never waits for writers."""
         return self._transact(work, read_only=True, patience_s=self._reconnect_s)
 
     def close(self) -> None:
@@ -75,11 +75,11 @@ class Database:
                 with self._engine.connect().execution_options(**options) as connection, connection.begin():
                     return work(connection)
             except SQLAlchemyError as error:
-                # SQLite refuses some locks at once, without waiting: as when several open a new file at the same time.
+                # SQLite refuses some locks without waiting, e.g. when several processes open a new file at once.
                 patience_s = self._lock_wait_s if _is_locked(error) else patience_s
                 if not _is_transient(error) or time.monotonic() + wait_s > began + patience_s:
                     raise DatabaseError(self._explain(error)) from error
-                log.warning("database %s: %s; trying again", self.address, _cause(error))
+                log.warning("database %s: %s; retrying", self.address, _cause(error))
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
 
@@ -94,14 +94,14 @@ class Database:
         elif found != [SCHEMA_VERSION]:
             raise DatabaseError(
                 f"database {self.address}: found schema version {', '.join(map(str, found))}, expected "
-                f"{SCHEMA_VERSION}; use the version of illume that made it, or another database and then "
+                f"{SCHEMA_VERSION}; use the version of illume that created it, or another database and then "
                 "`illume index rebuild`"
             )
 
     def _explain(self, error: SQLAlchemyError) -> str:
         cause = _cause(error)
-        for sign, advice in _ADVICE.items():
-            if sign in cause:
+        for pattern, advice in _ADVICE.items():
+            if pattern in cause:
                 return f"database {self.address}: {cause}; {advice}"
         return (
             f"database {self.address}: {cause}; expected a database that answers. What was committed is safe in the "
@@ -114,8 +114,8 @@ _ADVICE = {
         "another process holds it for longer than a transaction takes; end that process (on SQLite: "
         "`fuser` names it), or use PostgreSQL if several machines share the database"
     ),
-    "malformed": "the file is damaged; move it away and run `illume index rebuild`: the store has all that matters",
-    "not a database": "the file is something else; give another path, or move it away and run `illume index rebuild`",
+    "malformed": "the file is damaged; move it away and run `illume index rebuild`: the store has all that is needed",
+    "not a database": "it is another kind of file; give another path, or move it away and run `illume index rebuild`",
     "unable to open": "expected a folder that exists and can be written",
     "readonly": "expected a file and folder that can be written",
     "disk is full": "free some space, then run again; nothing that was committed is lost",
@@ -128,7 +128,7 @@ def dump_json(value: JSON | tuple[str, ...]) -> str:
 
 
 def insert_new(connection: Connection, table: Table) -> Any:
-    """An `insert` that can say what happens on a conflict (`on_conflict_do_nothing`), in the database's dialect."""
+    """An `insert` in the database's dialect that supports conflict clauses (`on_conflict_do_nothing`)."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
@@ -181,7 +181,7 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseError(
-            f"database {url.database}: cannot make the folder {str(folder)!r}: {error.strerror}"
+            f"database {url.database}: cannot create the folder {str(folder)!r}: {error.strerror}"
         ) from error
     engine = sqlalchemy.create_engine(url, max_overflow=MAX_CONNECTIONS, connect_args={"timeout": lock_wait_s})
     event.listen(engine, "connect", _set_up_sqlite)
@@ -190,7 +190,7 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves; the driver would begin too late
+    connection.isolation_level = None  # BEGIN is sent by `_begin_sqlite`; the driver would begin too late
     mode = connection.execute("pragma journal_mode=wal").fetchone()[0]
     if mode != "wal":
         raise DatabaseError(
@@ -205,7 +205,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _is_transient(error: SQLAlchemyError) -> bool:
-    """A connection that broke, a server that is away, or a deadlock: worth another try within the patience."""
+    """True for a broken connection, an unreachable server or a deadlock: errors that a retry may resolve."""
     if not isinstance(error, DBAPIError):
         return False
     state = getattr(error.orig, "sqlstate", None)  # psycopg only; None when no server answered
@@ -216,7 +216,7 @@ def _is_transient(error: SQLAlchemyError) -> bool:
 
 def _is_locked(error: SQLAlchemyError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", 0) if isinstance(error, DBAPIError) else 0
-    return code & 0xFF == sqlite3.SQLITE_BUSY  # the upper bits say why
+    return code & 0xFF == sqlite3.SQLITE_BUSY  # the upper bits are the extended code
 
 
 def _cause(error: SQLAlchemyError) -> str:

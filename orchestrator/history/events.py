@@ -1,6 +1,6 @@
-"""What happened in a run: typed, versioned, numbered facts that rows, sinks and the store are made from.
+"""Events of runs: typed, versioned, numbered records that table rows, sinks and run records are derived from.
 
-Rule: a secret never enters an event; `masked_fields` masks passwords in addresses and values under telling names.
+Rule: a secret never enters an event; `mask_fields` masks passwords in addresses and values whose names denote secrets.
 """
 
 import json
@@ -23,7 +23,7 @@ _SECRET_NAME = re.compile(
     r"|auth_token|access_token|session_token|refresh_token|hf_token|credentials?|authorization)$",
     re.IGNORECASE,
 )
-# Lengths are bounded and starts anchored, so that masking takes time in proportion to the text.
+# Lengths are bounded and starts anchored, so that masking takes linear time.
 _ADDRESS = re.compile(r"(?<![\w+.-])(?P<scheme>[a-zA-Z][\w+.-]{0,40}://)(?P<user>[^\s/@:]{0,200}):[^\s/]{0,1000}@")
 _QUERY_SECRET = re.compile(
     r"(?P<name>[?&][\w-]{0,40}(?:password|passwd|secret|token|signature|sig|credential|access_key|api_key)[\w-]{0,40}=)[^&\s#'\"]+",
@@ -54,26 +54,26 @@ class AttemptState(StrEnum):
 
 
 class EventKind(StrEnum):
-    """The kinds that rows are made from. Any other word is allowed too and only kept and passed on."""
+    """The event kinds that the kernel knows. Any other kind is allowed; it is stored and passed to the sinks."""
 
     RUN_CREATED = "run_created"  # recipe, plan_digest, stages
     RUN_STATE = "run_state"  # from, to, message?
     CANCEL_REQUESTED = "cancel_requested"
-    STAGE_REUSED = "stage_reused"  # fingerprint: another run made the artifact meanwhile
-    ATTEMPT_STATE = "attempt_state"  # from, to, number, stage_kind, fingerprint, and what fits the state
+    STAGE_REUSED = "stage_reused"  # fingerprint: another run has made the artifact in the meantime
+    ATTEMPT_STATE = "attempt_state"  # from, to, number, stage_kind, fingerprint, and fields of the state
     PROGRESS = "progress"  # done, total, unit, rate_per_s
     METRICS = "metrics"  # points: [[name, value, step, time], ...]
     MODEL_VERSION = "model_version"  # name, uri, alias?
-    MODEL_TAINTED = "model_tainted"  # takedown: what it removed, the model has seen
+    MODEL_TAINTED = "model_tainted"  # takedown: the model was trained on what it removed
 
 
 RESERVED_KINDS = frozenset(set(EventKind) - {EventKind.STAGE_REUSED, EventKind.MODEL_VERSION, EventKind.MODEL_TAINTED})
-BULK_KINDS = frozenset({EventKind.PROGRESS, EventKind.METRICS})  # may reach a sink later than the rest
+BULK_KINDS = frozenset({EventKind.PROGRESS, EventKind.METRICS})  # may reach a sink later than other events
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One fact. Numbered 1, 2, 3 ... within its run, without gaps, in the order of commitment."""
+    """One event. Numbered 1, 2, 3 ... within its run, without gaps, in commit order."""
 
     run_id: str
     sequence: int
@@ -93,7 +93,7 @@ class Event:
 def mask_text(text: str) -> str:
     """`text` with passwords in addresses, signed query values and well-known keys replaced by `***`.
 
-    Also without what PostgreSQL cannot hold: NUL and halves of surrogate pairs.
+    Also replaces what PostgreSQL cannot store: NUL and unpaired surrogates.
     """
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     text = _ADDRESS.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
@@ -102,7 +102,7 @@ def mask_text(text: str) -> str:
 
 
 def mask_secrets(value: JSON) -> JSON:
-    """The same value without secrets, as strict JSON; a string under a name like `api_key` is replaced whole."""
+    """The value without secrets, as strict JSON; a string under a name like `api_key` is replaced entirely."""
     if isinstance(value, str):
         return mask_text(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -117,22 +117,23 @@ def mask_secrets(value: JSON) -> JSON:
     return value
 
 
-def masked_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
+def mask_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The fields of an event without secrets, as `mask_secrets`."""
     masked = mask_secrets(dict(fields))
     assert isinstance(masked, dict), "masking keeps the shape of a mapping"
     return masked
 
 
-def flattened(value: JSON, place: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted place, text) of every leaf of a configuration; a list of plain values is one leaf."""
+def flatten(value: JSON, path: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted path, text) of every leaf of a configuration; a list of plain values is one leaf."""
     if isinstance(value, dict) and value:
         for name, item in value.items():
-            yield from flattened(item, f"{place}.{name}" if place else name)
+            yield from flatten(item, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         for index, item in enumerate(value):
-            yield from flattened(item, f"{place}.{index}")
-    elif place:
-        yield place, value if isinstance(value, str) else json.dumps(value)
+            yield from flatten(item, f"{path}.{index}")
+    elif path:
+        yield path, value if isinstance(value, str) else json.dumps(value)
 
 
 def iso_time(time_s: float) -> str:
@@ -158,7 +159,7 @@ def event_to_json(event: Event) -> dict[str, JSON]:
 
 
 def event_from_json(line: Mapping[str, Any]) -> Event:
-    """Raises: CorruptArtifactError: not a persisted event, or of a format this version cannot read."""
+    """The event of a persisted line. Raises: CorruptArtifactError: not an event, or of an unknown format."""
     if line.get("format") != EVENT_FORMAT:
         raise CorruptArtifactError(
             f"event {line.get('id', '(without id)')}: found format {line.get('format')!r}, expected {EVENT_FORMAT}; "
@@ -180,5 +181,5 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
 
 
 def event_to_line(event: Event) -> str:
-    """One line of JSON without the line end; keys sorted, so equal events give equal bytes."""
+    """One line of JSON without the line end; keys are sorted, so equal events give equal bytes."""
     return json.dumps(event_to_json(event), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-"""Who holds a lease: a process that can be told from every other one, and the proof that it is gone.
+"""Owners of leases: identifies a process uniquely, and proves that a process no longer runs.
 
 Rule: a process counts as gone only on evidence from its own kernel and process namespace; a host name proves nothing.
 """
@@ -12,24 +12,24 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
-    """A process, or one of several holders inside it."""
+class LeaseOwner:
+    """A process that holds leases; `claim` tells several leases of one process apart."""
 
-    host: str  # for people
-    boot: str  # id of this start of the kernel; empty where the system does not tell
-    namespace: str  # of process ids: containers count for themselves
+    host: str  # for messages
+    boot: str  # boot id of the operating system; empty if unknown
+    namespace: str  # pid namespace, which differs between containers
     pid: int
     started: int  # start time of the process in clock ticks after boot; -1: unknown
-    claim: str = ""  # random, one for each lease: two holders in one process are two owners
+    claim: str = ""  # random for each lease, so two leases of one process have different owners
 
     def text(self) -> str:
-        """The form kept in lease rows."""
+        """The form stored in lease rows."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
 
-def this_process() -> Owner:
+def this_process() -> LeaseOwner:
     process = _process(os.getpid())
-    return Owner(
+    return LeaseOwner(
         host=socket.gethostname(),
         boot=_boot_id(),
         namespace=_namespace(),
@@ -38,14 +38,14 @@ def this_process() -> Owner:
     )
 
 
-def with_claim(owner: Owner) -> str:
+def with_claim(owner: LeaseOwner) -> str:
     """The text of the owner with a new random claim."""
     return replace(owner, claim=uuid.uuid4().hex).text()
 
 
 def is_gone(owner: str) -> bool:
-    """True if the process behind the text of an owner provably no longer runs; False if it may."""
-    parsed = _parsed(owner)
+    """True if the process of an owner text provably no longer runs; False if it may run."""
+    parsed = _parse(owner)
     if parsed is None or not parsed.boot or not parsed.namespace or parsed.started < 0:
         return False
     if (parsed.boot, parsed.namespace) != (_boot_id(), _namespace()):
@@ -55,16 +55,16 @@ def is_gone(owner: str) -> bool:
 
 
 def describe(owner: str) -> str:
-    """`process 4711 on host7`, for messages."""
-    parsed = _parsed(owner)
+    """The owner for messages, e.g. `process 4711 on host7`."""
+    parsed = _parse(owner)
     return owner if parsed is None else f"process {parsed.pid} on {parsed.host}"
 
 
-def _parsed(owner: str) -> Owner | None:
+def _parse(owner: str) -> LeaseOwner | None:
     try:
-        return Owner(**json.loads(owner))
+        return LeaseOwner(**json.loads(owner))
     except (TypeError, ValueError):
-        return None  # written by another version, or a name given by hand
+        return None  # written by another version or by hand
 
 
 def _boot_id() -> str:
@@ -86,13 +86,13 @@ def _process(pid: int) -> tuple[str, int] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return ("?", -1) if _answers(pid) else None
-    after_name = stat.rpartition(")")[2].split()  # the name may hold blanks and brackets
+        return ("?", -1) if _exists(pid) else None
+    after_name = stat.rpartition(")")[2].split()  # the name may contain blanks and brackets
     return after_name[0], int(after_name[19])
 
 
-def _answers(pid: int) -> bool:
-    """Ask the kernel itself: /proc may hide the processes of other users."""
+def _exists(pid: int) -> bool:
+    """True if the process exists, even if /proc hides it because it belongs to another user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

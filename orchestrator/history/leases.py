@@ -1,7 +1,7 @@
-"""Who may write: lease rows by the database's clock, and the thread that keeps them alive.
+"""Leases: rows that give one holder the right to write, and the threads that renew them.
 
-Rule: a lease is judged by the database's clock alone; its holder trusts only its own clock, counted from before it
-asked, and stops at two thirds of the lease. So the holder stops before anybody else can start.
+Rule: expiry is decided by the database's clock alone. The holder counts by its own clock, from before it sent the
+request, and stops at two thirds of the lease, so it stops before another holder can start.
 """
 
 import logging
@@ -20,8 +20,8 @@ from orchestrator.history.database import Database, insert_new
 from orchestrator.history.schema import database_now, leases
 
 LEASE_S = 60.0
-RENEW_SHARE = 1 / 4  # of the lease between renewals: two may fail before the holder stops
-STOP_SHARE = 2 / 3  # of the lease without renewal: the holder stops
+RENEW_SHARE = 1 / 4  # of the lease between two renewals: two may fail before the holder stops
+STOP_SHARE = 2 / 3  # of the lease without a renewal, after which the holder stops
 
 log = logging.getLogger(__name__)
 
@@ -31,31 +31,30 @@ class Lease:
     """The right to change `resource` (`run:<run id>`, `artifact:<fingerprint>`) until `expires_at`."""
 
     resource: str
-    owner: str  # text of an `owners.Owner`
-    epoch: int  # raised each time the resource changes hands; the fencing number
+    owner: str  # text of a `LeaseOwner`
+    epoch: int  # fencing number, raised each time the resource gets a new holder
     expires_at: float  # by the database's clock
     duration_s: float = LEASE_S
 
 
 class Leases:
-    """Lease rows in the database, taken in the name of this process. Each lease excludes every other one."""
+    """Acquires leases for this process in the database. A lease excludes every other lease of its resource."""
 
-    def __init__(self, database: Database, *, owner: owners.Owner | None = None) -> None:
+    def __init__(self, database: Database, *, owner: owners.LeaseOwner | None = None) -> None:
         self._database = database
         self._owner = owners.this_process() if owner is None else owner
 
     def acquire(self, resource: str, *, duration_s: float = LEASE_S) -> Lease | None:
-        """The lease, or None while somebody else holds it. An owner that provably died is replaced at once."""
-
+        """The lease, or None while another owner holds it. An owner that provably died is replaced at once."""
         owner = owners.with_claim(self._owner)
 
         def work(connection: Connection) -> Lease | None:
             _ensure_row(connection, resource)
             row = connection.execute(_live(resource)).one_or_none()
-            if row is not None and row.owner != owner:  # equal: the outcome of our first try was lost on the way
+            if row is not None and row.owner != owner:  # equal: our first try succeeded but its reply was lost
                 if not owners.is_gone(row.owner):
                     return None
-                log.warning("lease %s: taken from %s, which is gone", resource, owners.describe(row.owner))
+                log.warning("lease %s: taken over from %s, which no longer runs", resource, owners.describe(row.owner))
             if row is None or row.owner != owner:
                 row = connection.execute(
                     update(leases)
@@ -70,7 +69,7 @@ class Leases:
         return lease
 
     def renew(self, lease: Lease) -> Lease:
-        """Raises: LeaseLostError: it ran out or was taken over."""
+        """The lease with a new expiry time. Raises: LeaseLostError: it expired or was taken over."""
 
         def work(connection: Connection) -> float | None:
             return connection.execute(
@@ -82,29 +81,29 @@ class Leases:
 
         expires_at = self._database.write(work)
         if expires_at is None:
-            raise LeaseLostError(f"lease {lease.resource}: ran out or was taken over before it was renewed")
+            raise LeaseLostError(f"lease {lease.resource}: expired or was taken over before it was renewed")
         failpoints.hit("lease.renewed")
         return replace(lease, expires_at=expires_at)
 
     def release(self, lease: Lease, *, forget: bool = False) -> None:
-        """Free the resource; nothing happens if the lease was lost already.
+        """Free the resource; does nothing if the lease is already lost.
 
-        `forget` also drops the row and with it the count of epochs: for resources that nothing is fenced by.
+        `forget` also deletes the row and its epoch count; only for resources whose epochs are not used for fencing.
         """
         statement: Any = delete(leases) if forget else update(leases).values(owner="", expires_at=0.0)
         self._database.write(lambda connection: connection.execute(statement.where(_is(lease))))
 
     def holder(self, resource: str) -> Lease | None:
-        """The live lease on `resource`, whoever holds it (for messages: `owners.describe(lease.owner)`)."""
+        """The live lease on `resource`, of any holder (for messages: `owners.describe(lease.owner)`)."""
         row = self._database.read(lambda connection: connection.execute(_live(resource)).one_or_none())
         return None if row is None else _lease(row, LEASE_S)
 
 
 def require_lease(connection: Connection, lease: Lease) -> None:
-    """Raises: LeaseLostError: the lease is not live any more. Holds its row until the transaction ends."""
+    """Lock the row of a live lease until the transaction ends. Raises: LeaseLostError: it is not live any more."""
     row = connection.execute(_live(lease.resource).where(_is(lease)).with_for_update()).one_or_none()
     if row is None:
-        raise LeaseLostError(f"lease {lease.resource}: ran out or was taken over; start again with `illume run`")
+        raise LeaseLostError(f"lease {lease.resource}: expired or was taken over; start again with `illume run`")
 
 
 def _lease(row: Any, duration_s: float) -> Lease:
@@ -125,29 +124,29 @@ def _live(resource: str) -> Any:
 
 
 def _ensure_row(connection: Connection, resource: str) -> None:
-    """Make the row if it is absent and lock it, so that of two takers one sees what the other did."""
+    """Create the row if it is missing and lock it, so that concurrent acquirers run one after the other."""
     row = {"resource": resource, "owner": "", "epoch": 0, "expires_at": 0.0}
     connection.execute(insert_new(connection, leases).values(row).on_conflict_do_nothing())
     connection.execute(select(leases.c.epoch).where(leases.c.resource == resource).with_for_update())
 
 
 def boot_clock() -> float:
-    """Seconds of a clock that also counts while the machine sleeps, where the system has one."""
+    """Seconds of a clock that also runs while the machine sleeps, if the system has one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass
 class _Kept:
     lease: Lease
-    renewed_at: float  # by our clock, before the renewal was asked for
+    renewed_at: float  # by our clock, before the renewal was requested
     lost: threading.Event
     on_lost: Callable[[Lease], None] | None
 
 
 class LeaseKeeper:
-    """Renews leases in the background; at two thirds of a lease without renewal its holder is told to stop.
+    """Renews leases in the background; at two thirds of a lease without renewal it signals the holder to stop.
 
-    One thread renews, another watches the clock, so that a database that hangs cannot hide the loss.
+    One thread renews, another one watches the clock, so that a hanging database cannot hide the loss.
     Context manager; closing does not release the leases.
     """
 
@@ -155,7 +154,7 @@ class LeaseKeeper:
         self._leases = leases
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
-        self._lock = threading.Condition()  # notified when there is a lease more, or the end has come
+        self._lock = threading.Condition()  # notified when a lease is added, and on close
         self._closed = False
         self._threads = [
             threading.Thread(target=self._loop, args=(step,), name=f"leases-{step.__name__}", daemon=True)
@@ -171,11 +170,13 @@ class LeaseKeeper:
         self.close()
 
     def keep(self, lease: Lease, on_lost: Callable[[Lease], None] | None = None) -> threading.Event:
-        """Start renewing a lease just acquired. The returned event is set, and `on_lost` called once from a
-        thread of its own, when the holder must stop."""
+        """Start to renew a lease just acquired.
+
+        When the holder must stop, the returned event is set and `on_lost` is called once in its own thread.
+        """
         kept = _Kept(lease, self._clock(), threading.Event(), on_lost)
         try:
-            kept.lease = self._leases.renew(lease)  # the time since `acquire` is unknown here
+            kept.lease = self._leases.renew(lease)  # as the time since `acquire` is unknown here
         except LeaseLostError:
             self._lose(kept, "was lost before it could be kept")
             return kept.lost
@@ -212,8 +213,8 @@ class LeaseKeeper:
 
     def _renew_due(self) -> None:
         for kept in self._current():
-            asked_at = self._clock()
-            if asked_at - kept.renewed_at < kept.lease.duration_s * RENEW_SHARE:
+            requested_at = self._clock()
+            if requested_at - kept.renewed_at < kept.lease.duration_s * RENEW_SHARE:
                 continue
             try:
                 renewed = self._leases.renew(kept.lease)
@@ -222,7 +223,7 @@ class LeaseKeeper:
             except DatabaseError as error:
                 log.warning("lease %s: not renewed: %s", kept.lease.resource, error)
             else:
-                kept.lease, kept.renewed_at = renewed, asked_at
+                kept.lease, kept.renewed_at = renewed, requested_at
 
     def _watch(self) -> None:
         for kept in self._current():

@@ -1,7 +1,7 @@
-"""From events to rows: numbering and writing an event, and what each event changes in the tables.
+"""Projects events to table rows: numbers and writes an event, and applies its changes to the tables.
 
-Rule: rows of runs, stages and attempts change here only, from nothing but the event; replaying the events of a run
-gives the same rows. (Live progress between two events is the one exception; see telemetry.py.)
+Rule: rows of runs, stages and attempts change only here and only from the event, so replaying the events of a run gives
+the same rows. (The only exception is live progress between two events; see telemetry.py.)
 """
 
 import json
@@ -13,14 +13,14 @@ from sqlalchemy import Connection, case, insert, select, update
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.database import dump_json
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, masked_fields
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, mask_fields
 from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
 
 
 def lock_run(connection: Connection, run_id: str, epoch: int | None = None) -> Any:
-    """The run's row, held until the transaction ends: whatever is decided on it stays true.
+    """The row of a run, locked until the transaction ends, so that decisions based on it stay valid.
 
     Raises:
         LeaseLostError: the run has another epoch than `epoch`.
@@ -34,7 +34,7 @@ def lock_run(connection: Connection, run_id: str, epoch: int | None = None) -> A
     if epoch is not None and row.epoch != epoch:
         raise LeaseLostError(
             f"run {run_id}: this driver has epoch {epoch}, but epoch {row.epoch} has taken over ({row.owner}); "
-            "what this driver still does is not recorded. Follow the run with `illume status`"
+            "further work of this driver is not recorded. Watch the run with `illume status`"
         )
     return row
 
@@ -49,9 +49,10 @@ def append_event(
     stage_id: str | None = None,
     attempt_id: str | None = None,
 ) -> Event:
-    """Number, write and project one event of a run that the transaction has locked.
+    """Number, write and project one event of a run. The transaction must hold the lock of the run.
 
-    The lock makes the events of one run visible in the order of their numbers, so a reader's cursor misses none.
+    The lock makes the events of one run visible in the order of their numbers, so a reader that continues after
+    the last number it has seen misses none.
     """
     of_run = update(runs).where(runs.c.run_id == run_id)
     number = of_run.values(last_event=runs.c.last_event + 1).returning(runs.c.last_event, database_now())
@@ -62,7 +63,7 @@ def append_event(
         time=round(row[1], 6),
         epoch=epoch,
         kind=str(kind),
-        fields=masked_fields(fields),
+        fields=mask_fields(fields),
         stage_id=stage_id,
         attempt_id=attempt_id,
     )
@@ -73,7 +74,7 @@ def append_event(
 
 def append_once(
     connection: Connection,
-    tried: list[Event],  # of this change; shared by the repeats of its transaction
+    tried: list[Event],  # events of earlier tries of this transaction; the list is shared by the tries
     run_id: str,
     kind: str,
     fields: Mapping[str, JSON],
@@ -82,7 +83,7 @@ def append_once(
     stage_id: str | None = None,
     attempt_id: str | None = None,
 ) -> None:
-    """As `append_event`, for events that change no state: not again if a try whose answer was lost did commit."""
+    """Like `append_event`, for events that change no state; skipped if an earlier try did commit but lost its reply."""
     for event in tried:
         of_event = (events.c.run_id == run_id) & (events.c.sequence == event.sequence)
         row = connection.execute(select(events).where(of_event)).one_or_none()
@@ -120,7 +121,7 @@ def event_from_row(row: Any) -> Event:
 
 
 def project(connection: Connection, event: Event) -> None:
-    """Bring the rows of the event's run up to date with `event`, which follows the last one projected."""
+    """Apply `event`, the next event of its run, to the rows."""
     change = _CHANGES.get(event.kind)
     if change is not None:
         change(connection, event)
@@ -183,7 +184,7 @@ def _run_state(connection: Connection, event: Event) -> None:
     values: dict[str, Any] = {"state": event.fields["to"], "message": event.fields.get("message", "")}
     if event.fields["to"] == RunState.RUNNING:
         values["owner"] = event.fields.get("owner", "")
-        if event.fields["from"] != RunState.PLANNED:  # a wish to end the run that has ended meanwhile
+        if event.fields["from"] != RunState.PLANNED:  # the cancel request was for the part of the run that has ended
             values["cancel_requested"] = False
     connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(values))
 

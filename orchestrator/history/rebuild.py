@@ -1,6 +1,6 @@
-"""The index from the store alone: runs and attempts from their exported events.
+"""Rebuilds the index database from the store alone: runs and attempts from their exported events.
 
-Rule: nothing is taken away that only the database knows: events that were not exported yet are kept and replayed too.
+Rule: keep what only the database has: events that are not exported yet are kept and replayed too.
 """
 
 import logging
@@ -25,23 +25,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildReport:
+    """What a rebuild found."""
+
     runs: int
     events: int
     artifacts: int
-    problems: tuple[str, ...]  # what the store holds and could not be used, as sentences
+    problems: tuple[str, ...]  # records in the store that could not be used, as sentences
 
     def __str__(self) -> str:
-        told = [f"{self.runs} runs with {self.events} events, {self.artifacts} artifacts", *self.problems]
-        return "\n".join(told)
+        counts = f"{self.runs} runs with {self.events} events, {self.artifacts} artifacts"
+        return "\n".join([counts, *self.problems])
 
 
 def rebuild_index(database: Database, artifacts: ArtifactStore) -> RebuildReport:
-    """Recreate the rows of runs, stages, attempts and events from the store, and count what it has committed.
+    """Recreate the rows of runs, stages, attempts and events from the store, and count its committed artifacts.
 
-    Each run is replaced in a transaction of its own, so it can be stopped and started again at any time.
+    Each run is replaced in its own transaction, so a rebuild can be interrupted and repeated at any time.
 
     Raises:
-        DatabaseError: a driver is at work (it holds the lease of its run).
+        DatabaseError: a run has a live driver (it holds the lease of its run).
     """
     _refuse_if_live(database)
     records = RunRecords(artifacts.store)
@@ -67,13 +69,13 @@ def _refuse_if_live(database: Database) -> None:
         if is_gone(row.owner):
             continue
         raise DatabaseError(
-            f"database {database.address}: {row.resource.replace(':', ' ')} is at work ({describe(row.owner)}); "
-            "rebuild the index when no run is going on"
+            f"database {database.address}: {row.resource.replace(':', ' ')} is running ({describe(row.owner)}); "
+            "rebuild the index when no run is active"
         )
 
 
 def _stored_events(records: RunRecords, run_id: str, problems: list[str]) -> dict[int, Event]:
-    """By sequence number. Of two different events with one number, the one of the newer epoch counts."""
+    """The exported events by sequence number. Of two events with one number, the one of the newer epoch is used."""
     found: dict[int, Event] = {}
     for line in records.events(run_id):
         try:
@@ -92,7 +94,7 @@ def _stored_events(records: RunRecords, run_id: str, problems: list[str]) -> dic
 def _replace_run(
     connection: Connection, *, run_id: str, start: Mapping[str, JSON], stored: Mapping[int, Event]
 ) -> tuple[int, int]:
-    """Replay the events; how many there are, and how many are missing between them."""
+    """Replace the rows of a run by replaying its events. Returns the number of events, and of missing numbers."""
     own = connection.execute(select(events).where(events.c.run_id == run_id))
     merged = {**{row.sequence: event_from_row(row) for row in own}, **stored}
     history = [merged[sequence] for sequence in sorted(merged)]
@@ -109,7 +111,7 @@ def _replace_run(
 
 
 def _raise_lease_epoch(connection: Connection, run_id: str) -> None:
-    """The next driver's epoch must be above every one that the run has seen."""
+    """Raise the epoch of the run's lease, as the next driver's epoch must be above all earlier ones."""
     epoch = connection.execute(select(runs.c.epoch).where(runs.c.run_id == run_id)).scalar_one()
     row = {"resource": f"run:{run_id}", "owner": "", "epoch": epoch, "expires_at": 0.0}
     statement = insert_new(connection, leases).values(row)

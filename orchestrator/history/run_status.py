@@ -1,4 +1,4 @@
-"""Questions to the run history: which runs there are, how a run stands, what earlier attempts took."""
+"""Queries of the run history: list of runs, status of a run, last fingerprint and typical duration of a stage."""
 
 import json
 from collections.abc import Mapping
@@ -8,16 +8,17 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.schema import attempts, database_now, runs, stages
 
-# What a stage shows while it has no attempt of its own.
+# The state of a stage that has no attempt.
 WAITING, REUSED, SKIPPED, NOT_RUN = "WAITING", "REUSED", "SKIPPED", "NOT_RUN"
 _ACTION_STATES = {"reuse": REUSED, "skip": SKIPPED}
 _LIVE = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
-NUM_TIMED = 20  # newest attempts that an estimate looks at
+NUM_TIMED_ATTEMPTS = 20  # newest attempts that an estimate uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,10 @@ class RunSummary:
     plan_digest: str
     state: RunState
     epoch: int
-    owner: str  # of the newest epoch, for people
+    owner: str  # of the newest epoch, for display
     cancel_requested: bool
     message: str
-    created_at: float  # by the database's clock, as all times here
+    created_at: float  # by the database's clock, like all times here
     updated_at: float
     last_event: int
 
@@ -43,9 +44,9 @@ class StageStatus:
     action: str  # of the plan: "run", "reuse" or "skip"
     reasons: tuple[str, ...]
     upstream: tuple[str, ...]
-    state: str  # of the newest attempt (`AttemptState`); WAITING, REUSED, SKIPPED or NOT_RUN if there is none
+    state: str  # of the newest attempt (`AttemptState`); WAITING, REUSED, SKIPPED or NOT_RUN if it has none
     attempt_id: str = ""
-    attempt: int = 0  # number of the newest attempt; 0: none yet
+    attempt: int = 0  # number of the newest attempt; 0: it has none
     done: int = 0
     total: int = 0
     unit: str = ""
@@ -54,6 +55,10 @@ class StageStatus:
     elapsed_s: float | None = None  # of the newest attempt
     failure_class: str = ""
     message: str = ""
+
+    @property
+    def key(self) -> ArtifactKey:
+        return ArtifactKey(self.stage_kind, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ def list_runs(database: Database, *, limit: int = 50) -> list[RunSummary]:
 
 
 def run_status(database: Database, run_id: str) -> RunStatus:
-    """How the run and each of its stages stand, in one consistent view.
+    """The status of a run and each of its stages, from one consistent view.
 
     Raises:
         DatabaseError: there is no such run.
@@ -91,7 +96,7 @@ def run_status(database: Database, run_id: str) -> RunStatus:
 
 
 def newest_run(database: Database, *, recipe: str | None = None) -> RunSummary | None:
-    """The run that was created last, of this recipe if one is named."""
+    """The run that was created last, of any recipe or of `recipe`."""
     query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(1)
     if recipe is not None:
         query = query.where(runs.c.recipe == recipe)
@@ -100,7 +105,7 @@ def newest_run(database: Database, *, recipe: str | None = None) -> RunSummary |
 
 
 def last_fingerprint(database: Database, *, recipe: str, stage_id: str, stage_kind: str) -> str | None:
-    """What this stage of the recipe made last (or found made): the identity to explain a change against."""
+    """The fingerprint that this stage of the recipe made or reused last, to compare a new identity with."""
     made = (
         select(attempts.c.fingerprint, attempts.c.created_at)
         .join(runs, runs.c.run_id == attempts.c.run_id)
@@ -119,9 +124,9 @@ def last_fingerprint(database: Database, *, recipe: str, stage_id: str, stage_ki
 
 
 def typical_duration_s(database: Database, *, recipe: str, stage_id: str, fingerprint: str) -> float | None:
-    """Median seconds of the newest committed attempts: of this identity if it was ever made, else of the stage.
+    """Median seconds of the newest committed attempts: of this identity if there are any, else of the stage.
 
-    Other recipes say nothing: the same kind takes seconds in one and weeks in another.
+    Other recipes are not used: the same kind takes seconds in one and weeks in another.
     """
     committed = (
         select(attempts.c.ended_at - attempts.c.started_at)
@@ -129,7 +134,7 @@ def typical_duration_s(database: Database, *, recipe: str, stage_id: str, finger
         .where(attempts.c.state == AttemptState.COMMITTED)
         .where(attempts.c.started_at.is_not(None), attempts.c.ended_at.is_not(None))
         .order_by(attempts.c.ended_at.desc())
-        .limit(NUM_TIMED)
+        .limit(NUM_TIMED_ATTEMPTS)
     )
 
     def work(connection: Connection) -> float | None:

@@ -1,7 +1,7 @@
-"""The run history: every change of a run or an attempt, with its event, in one transaction.
+"""The run history: makes every change of a run or an attempt, with its event, in one transaction.
 
-Rule: each change carries the state that it expects and the epoch of its driver; a driver that was replaced gets
-`LeaseLostError` and can change nothing. Repeating a change that was made does nothing.
+Rule: each change names the state that it expects and the epoch of its driver; a driver that was replaced gets
+`LeaseLostError` and can change nothing. Repeating a change does nothing.
 """
 
 import json
@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 
 from orchestrator import failpoints
-from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifact import JSON, Artifact, ArtifactKey
 from orchestrator.artifacts.manifest_summary import artifact_fields
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError, OrchestratorError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow
@@ -27,23 +28,23 @@ from orchestrator.history.telemetry import Telemetry
 _RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
 _ATTEMPT_ENDS = frozenset({AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED, AttemptState.COMMITTED})
 
-RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {  # beside `begin_epoch`, which leads from any state to RUNNING
+RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {  # besides `begin_epoch`, which moves any state to RUNNING
     RunState.PLANNED: frozenset({RunState.CANCELLED, RunState.FAILED}),
     RunState.RUNNING: _RUN_ENDS | {RunState.STOPPING},
     RunState.STOPPING: _RUN_ENDS,
 }
-ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
+ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
     AttemptState.INTENT: _ATTEMPT_ENDS | {AttemptState.RUNNING},  # COMMITTED: rolled forward by another driver
     AttemptState.RUNNING: _ATTEMPT_ENDS,
 }
 
 
 class StateConflictError(OrchestratorError):
-    """A run or an attempt is not in the state that a change expects, or cannot change that way."""
+    """A run or an attempt is not in the expected state, or the transition does not exist."""
 
 
 class RunStore:
-    """Runs, attempts and their events in SQLite or PostgreSQL; an index, never the truth. Safe in several threads."""
+    """Runs, attempts and their events in SQLite or PostgreSQL; an index, never the truth. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -61,7 +62,7 @@ class RunStore:
         stages: Sequence[StageRow],
         fields: Mapping[str, JSON] | None = None,
     ) -> None:
-        """State PLANNED, epoch 0. Creating the same run again does nothing.
+        """Create a run in state PLANNED, epoch 0. Creating the same run again does nothing.
 
         Raises:
             StateConflictError: the run exists with another plan.
@@ -81,13 +82,13 @@ class RunStore:
         self._database.write(work)
 
     def begin_epoch(self, run_id: str, lease: Lease) -> int:
-        """Take the run over under the lease `run:<run_id>`: state RUNNING, epoch = the lease's epoch.
+        """Take a run over with the lease `run:<run_id>`: its state becomes RUNNING, its epoch the lease's epoch.
 
         A run that its last driver left RUNNING or STOPPING is first recorded as INTERRUPTED. Clears a cancel request.
 
         Raises:
             LeaseLostError: the lease is not live.
-            DatabaseError: there is no such run, or its epochs are ahead of the leases.
+            DatabaseError: there is no such run, or its epoch is above the lease's.
         """
         assert lease.resource == f"run:{run_id}", f"run {run_id} is taken over with the lease of {lease.resource}"
 
@@ -102,10 +103,12 @@ class RunStore:
                     "Run `illume index rebuild`"
                 )
             if row.state in (RunState.RUNNING, RunState.STOPPING):
-                _move_run(connection, row, RunState.INTERRUPTED, {"message": "its driver ended"}, row.epoch)
+                _append_run_transition(
+                    connection, row, RunState.INTERRUPTED, {"message": "its driver ended"}, row.epoch
+                )
                 row = lock_run(connection, run_id)
             taken: dict[str, JSON] = {"owner": owners.describe(lease.owner)}
-            _move_run(connection, row, RunState.RUNNING, taken, lease.epoch)
+            _append_run_transition(connection, row, RunState.RUNNING, taken, lease.epoch)
             return lease.epoch
 
         return self._database.write(work)
@@ -119,39 +122,45 @@ class RunStore:
         epoch: int,
         fields: Mapping[str, JSON] | None = None,  # "message" is shown by status
     ) -> None:
-        """Raises: LeaseLostError: the epoch is over. StateConflictError: the run is in another state."""
-        if new not in RUN_MOVES.get(expected, ()):
+        """Change the state of a run.
+
+        Raises:
+            LeaseLostError: the epoch is over.
+            StateConflictError: the run is in another state, or there is no such transition.
+        """
+        if new not in RUN_TRANSITIONS.get(expected, ()):
             raise StateConflictError(f"run {run_id}: cannot change from {expected} to {new}")
         self.telemetry.flush()
 
         def work(connection: Connection) -> None:
             row = lock_run(connection, run_id, epoch)
             if row.state == expected:
-                _move_run(connection, row, new, fields or {}, epoch)
+                _append_run_transition(connection, row, new, fields or {}, epoch)
             elif row.state != new:
                 raise StateConflictError(f"run {run_id}: found state {row.state}, expected {expected}")
 
         self._database.write(work)
 
-    def start_attempt(self, intent: AttemptIntent, *, epoch: int) -> Attempt:
-        """Record the intent (state INTENT) and give the attempt its number.
+    def start_attempt(self, intent: AttemptIntent) -> Attempt:
+        """Record an intent (state INTENT) and assign the attempt its number.
 
         Raises:
             LeaseLostError: the epoch is over.
         """
+        attempt = intent.attempt
 
         def work(connection: Connection) -> Attempt:
-            run = lock_run(connection, intent.run_id, epoch)
-            of_attempt = attempts.c.attempt_id == intent.attempt_id
+            run = lock_run(connection, attempt.run_id, attempt.epoch)
+            of_attempt = attempts.c.attempt_id == attempt.name
             if connection.execute(select(attempts.c.number).where(of_attempt)).one_or_none() is None:
-                of_stage = (attempts.c.run_id == intent.run_id) & (attempts.c.stage_id == intent.stage_id)
+                of_stage = (attempts.c.run_id == attempt.run_id) & (attempts.c.stage_id == attempt.stage_id)
                 last = connection.execute(select(func.max(attempts.c.number)).where(of_stage)).scalar_one()
-                _append_intent(connection, intent, recipe=run.recipe, number=(last or 0) + 1, epoch=epoch)
+                _append_intent(connection, intent, recipe=run.recipe, number=(last or 0) + 1)
             return _attempt(connection.execute(select(attempts).where(of_attempt)).one())
 
-        attempt = self._database.write(work)
+        started = self._database.write(work)
         failpoints.hit("attempt.intent")
-        return attempt
+        return started
 
     def transition_attempt(
         self,
@@ -163,27 +172,27 @@ class RunStore:
         fields: Mapping[str, JSON] | None = None,  # "failure_class", "message" are shown by status
         artifact: Artifact | None = None,  # with COMMITTED: what was committed; also indexed
     ) -> None:
-        """Flushes the telemetry first, so that metrics come before the end.
+        """Change the state of an attempt. Flushes the telemetry first, so that metrics precede the end of the attempt.
 
         Raises:
             LeaseLostError: the epoch is over.
-            StateConflictError: the attempt is in another state, or there is no such change.
+            StateConflictError: the attempt is in another state, or there is no such transition.
         """
-        if new not in ATTEMPT_MOVES.get(expected, ()):
+        if new not in ATTEMPT_TRANSITIONS.get(expected, ()):
             raise StateConflictError(f"attempt {attempt_id}: cannot change from {expected} to {new}")
         self.telemetry.flush()
 
         def work(connection: Connection) -> None:
-            row = _known_attempt(connection, attempt_id)
+            row = _attempt_row(connection, attempt_id)
             run = lock_run(connection, row.run_id, epoch)
-            row = _known_attempt(connection, attempt_id)  # again, now that nobody else can change it
+            row = _attempt_row(connection, attempt_id)  # again, now that it cannot change any more
             if row.state not in (expected, new):
                 raise StateConflictError(f"attempt {attempt_id}: found state {row.state}, expected {expected}")
             if row.state == expected:
-                moved = {**(fields or {}), "recipe": run.recipe}
+                event_fields = {**(fields or {}), "recipe": run.recipe}
                 if artifact is not None:
-                    moved["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
-                _append_move(connection, row, new, moved, epoch)
+                    event_fields["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
+                _append_attempt_transition(connection, row, new, event_fields, epoch)
 
         self._database.write(work)
         if new in (AttemptState.RUNNING, AttemptState.COMMITTED):
@@ -201,12 +210,12 @@ class RunStore:
         stage_id: str | None = None,
         attempt_id: str | None = None,
     ) -> None:
-        """Any other event: `EventKind.STAGE_REUSED`, `EventKind.MODEL_VERSION`, or a word of the caller.
+        """Record any other event: `EventKind.STAGE_REUSED`, `EventKind.MODEL_VERSION`, or a kind of the caller's own.
 
         Raises:
             LeaseLostError: the epoch is over.
         """
-        assert kind not in RESERVED_KINDS, f"events {kind!r} are written by the methods of their own"
+        assert kind not in RESERVED_KINDS, f"events {kind!r} are written by their own methods"
         tried: list[Event] = []
 
         def work(connection: Connection) -> None:
@@ -216,27 +225,27 @@ class RunStore:
         self._database.write(work)
 
     def open_attempts(self, run_id: str) -> list[Attempt]:
-        """Attempts in INTENT or RUNNING: after `begin_epoch`, what the last driver left behind."""
+        """Attempts in INTENT or RUNNING: after `begin_epoch`, those that the last driver left open."""
         is_open = attempts.c.state.in_([AttemptState.INTENT, AttemptState.RUNNING])
         query = select(attempts).where(attempts.c.run_id == run_id, is_open).order_by(attempts.c.created_at)
         return self._database.read(lambda connection: [_attempt(row) for row in connection.execute(query)])
 
-    def told_by(self, attempt_id: str) -> tuple[float, int]:
-        """What the database has of an attempt's telemetry: time of the newest metric, and number of its own events."""
+    def forwarded_up_to(self, attempt_id: str) -> tuple[float, int]:
+        """Telemetry of an attempt in the database: time of its newest metric, number of the stage's own events."""
         of_attempt = events.c.attempt_id == attempt_id
         newest = select(events.c.fields).where(of_attempt, events.c.kind == EventKind.METRICS)
         newest = newest.order_by(events.c.sequence.desc()).limit(1)
-        said = select(func.count()).select_from(events).where(of_attempt, events.c.kind.not_in(RESERVED_KINDS))
+        own_events = select(func.count()).select_from(events).where(of_attempt, events.c.kind.not_in(RESERVED_KINDS))
 
         def work(connection: Connection) -> tuple[str | None, int]:
-            return connection.execute(newest).scalar_one_or_none(), connection.execute(said).scalar_one()
+            return connection.execute(newest).scalar_one_or_none(), connection.execute(own_events).scalar_one()
 
-        fields, num_said = self._database.read(work)
+        fields, num_events = self._database.read(work)
         points = json.loads(fields)["points"] if fields else ()
-        return max((float(point[3]) for point in points), default=0.0), num_said
+        return max((float(point[3]) for point in points), default=0.0), num_events
 
     def request_cancel(self, run_id: str) -> None:
-        """Ask the run's driver to stop; anybody may.
+        """Ask the driver of a run to stop. Needs no lease.
 
         Raises:
             DatabaseError: there is no such run.
@@ -252,8 +261,8 @@ class RunStore:
 
         self._database.write(work)
 
-    def record_taint(self, run_id: str, takedown: str, *, stage_id: str, attempt_id: str) -> None:
-        """Note that a model of the run saw what a takedown removed; also when the run has ended.
+    def record_tainted_model(self, run_id: str, takedown: str, *, stage_id: str, attempt_id: str) -> None:
+        """Record that a model of the run was trained on what a takedown removed; also for runs that have ended.
 
         Raises:
             DatabaseError: there is no such run.
@@ -285,39 +294,44 @@ class RunStore:
         return self._database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
 
 
-def _move_run(connection: Connection, run: Any, new: RunState, fields: Mapping[str, JSON], epoch: int) -> None:
-    moved: dict[str, JSON] = {**fields, "from": run.state, "to": new, "recipe": run.recipe}
-    append_event(connection, run.run_id, EventKind.RUN_STATE, moved, epoch=epoch)
+def _append_run_transition(
+    connection: Connection, run: Any, new: RunState, fields: Mapping[str, JSON], epoch: int
+) -> None:
+    event_fields: dict[str, JSON] = {**fields, "from": run.state, "to": new, "recipe": run.recipe}
+    append_event(connection, run.run_id, EventKind.RUN_STATE, event_fields, epoch=epoch)
 
 
-def _append_intent(connection: Connection, intent: AttemptIntent, *, recipe: str, number: int, epoch: int) -> None:
-    inputs: list[JSON] = [asdict(one) for one in intent.inputs]
+def _append_intent(connection: Connection, intent: AttemptIntent, *, recipe: str, number: int) -> None:
+    attempt = intent.attempt
+    inputs: list[JSON] = [asdict(summary) for summary in intent.inputs]
     fields: dict[str, JSON] = {
         **intent.fields,
         "from": None,
         "to": AttemptState.INTENT,
         "recipe": recipe,
         "number": number,
-        "attempt_epoch": epoch,
-        "stage_kind": intent.stage_kind,
+        "attempt_epoch": attempt.epoch,
+        "stage_kind": intent.key.stage_kind,
         "stage_version": intent.stage_version,
-        "fingerprint": intent.fingerprint,
+        "fingerprint": intent.key.fingerprint,
         "config": dict(intent.config),
         "inputs": inputs,
     }
     append_event(
         connection,
-        intent.run_id,
+        attempt.run_id,
         EventKind.ATTEMPT_STATE,
         fields,
-        epoch=epoch,
-        stage_id=intent.stage_id,
-        attempt_id=intent.attempt_id,
+        epoch=attempt.epoch,
+        stage_id=attempt.stage_id,
+        attempt_id=attempt.name,
     )
 
 
-def _append_move(connection: Connection, row: Any, new: AttemptState, fields: Mapping[str, JSON], epoch: int) -> None:
-    moved: dict[str, JSON] = {
+def _append_attempt_transition(
+    connection: Connection, row: Any, new: AttemptState, fields: Mapping[str, JSON], epoch: int
+) -> None:
+    event_fields: dict[str, JSON] = {
         **fields,
         "from": row.state,
         "to": new,
@@ -327,19 +341,19 @@ def _append_move(connection: Connection, row: Any, new: AttemptState, fields: Ma
         "fingerprint": row.fingerprint,
     }
     if new in _ATTEMPT_ENDS:
-        moved["progress"] = {name: getattr(row, name) for name in ("done", "total", "unit", "rate_per_s")}
+        event_fields["progress"] = {name: getattr(row, name) for name in ("done", "total", "unit", "rate_per_s")}
     append_event(
         connection,
         row.run_id,
         EventKind.ATTEMPT_STATE,
-        moved,
+        event_fields,
         epoch=epoch,
         stage_id=row.stage_id,
         attempt_id=row.attempt_id,
     )
 
 
-def _known_attempt(connection: Connection, attempt_id: str) -> Any:
+def _attempt_row(connection: Connection, attempt_id: str) -> Any:
     row = connection.execute(select(attempts).where(attempts.c.attempt_id == attempt_id)).one_or_none()
     if row is None:
         raise DatabaseError(f"attempt {attempt_id}: not in the database; `illume index rebuild` finds lost ones")
@@ -348,12 +362,8 @@ def _known_attempt(connection: Connection, attempt_id: str) -> Any:
 
 def _attempt(row: Any) -> Attempt:
     return Attempt(
-        attempt_id=row.attempt_id,
-        run_id=row.run_id,
-        stage_id=row.stage_id,
+        id=AttemptId(run_id=row.run_id, stage_id=row.stage_id, epoch=row.epoch, name=row.attempt_id),
         number=row.number,
-        epoch=row.epoch,
         state=AttemptState(row.state),
-        stage_kind=row.stage_kind,
-        fingerprint=row.fingerprint,
+        key=ArtifactKey(row.stage_kind, row.fingerprint),
     )

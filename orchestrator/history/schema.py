@@ -1,6 +1,7 @@
 """The tables of the index database, the same in SQLite and PostgreSQL, and the database's clock.
 
-Rule: `runs`, `stages` and `attempts` are made from `events` alone (see projection.py), so the store can recreate them.
+Rule: `runs`, `stages` and `attempts` are derived from `events` alone (see projection.py), so they can be recreated from
+the store.
 """
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, String, Table, Text
@@ -78,14 +79,14 @@ events = Table(
     Column("fields", Text, nullable=False),  # JSON object
 )
 
-outbox = Table(  # the events of a run that a sink has not had: those above `delivered`
+outbox = Table(  # for each run and sink: the events above `delivered` are still to be delivered
     "outbox",
     metadata,
     Column("run_id", String, primary_key=True),
     Column("sink", String, primary_key=True),
     Column("delivered", Integer, nullable=False),
-    Column("rejected", Integer, nullable=False),  # events that the sink can never take; their number
-    Column("problem", Text, nullable=False),  # the newest; empty when all is well
+    Column("rejected", Integer, nullable=False),  # number of events that the sink can never accept
+    Column("problem", Text, nullable=False),  # the newest one; empty if there is none
 )
 
 leases = Table(

@@ -1,7 +1,7 @@
-"""Metrics and progress of attempts: buffered, and written about once a second by one thread.
+"""Telemetry: buffers metrics and progress of attempts, and writes them about once a second in one thread.
 
-Rule: a call never waits for the database. What the database refuses is kept and tried again; beyond `MAX_POINTS` the
-oldest metrics are given up, and an event says how many.
+Rule: a call never waits for the database. What the database refuses is kept and retried; beyond `MAX_POINTS` the oldest
+metrics are dropped, and an event records how many.
 """
 
 import logging
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, update
 
 from orchestrator.artifact import JSON
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import LeaseLostError, OrchestratorError
 from orchestrator.history.database import Database
 from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind
@@ -22,9 +23,9 @@ from orchestrator.history.schema import attempts
 from orchestrator.stage import Tracker
 
 FLUSH_S = 1.0
-PROGRESS_EVENT_S = 30.0  # live progress is in the attempt's row; events keep its history at this distance
-RATE_WINDOW_S = 60.0  # the rate is measured over the newest part of the work
-MAX_POINTS = 300_000  # metrics that wait for a database that is away: some 60 MB
+PROGRESS_EVENT_S = 30.0  # between two progress events; the attempt's row has the live progress
+RATE_WINDOW_S = 60.0  # the rate is measured over this newest part of the work
+MAX_POINTS = 300_000  # buffered while the database is unreachable: about 60 MB
 POINTS_PER_EVENT = 1000
 
 log = logging.getLogger(__name__)
@@ -32,20 +33,17 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Buffer:
-    """What an attempt has said and nobody has written yet."""
+    """Telemetry of one attempt that is not written yet."""
 
-    run_id: str
-    stage_id: str
-    attempt_id: str
-    epoch: int
+    attempt: AttemptId
     points: deque[list[JSON]] = field(default_factory=deque)
-    num_taken: int = 0  # points that ever left the buffer
+    num_taken: int = 0  # total number of points that left the buffer
     dropped_points: int = 0
-    said: deque[tuple[str, dict[str, JSON]]] = field(default_factory=deque)  # other events
+    events: deque[tuple[str, dict[str, JSON]]] = field(default_factory=deque)  # (kind, fields) other than metrics
     progress: dict[str, JSON] | None = None
     samples: deque[tuple[float, int]] = field(default_factory=deque)  # (clock, done), for the rate
     progress_event_at: float = float("-inf")
-    progress_event: dict[str, JSON] | None = None  # the newest progress that an event has told
+    progress_event: dict[str, JSON] | None = None  # the newest progress that was written as an event
 
     def take_point(self) -> None:
         self.points.popleft()
@@ -70,7 +68,7 @@ class AttemptTracker:
 
 
 class Telemetry:
-    """Every call but `flush` and `close` returns at once. Safe in several threads."""
+    """The telemetry of all attempts. Calls except `flush` and `close` never block. Thread-safe."""
 
     def __init__(
         self,
@@ -84,25 +82,25 @@ class Telemetry:
         self._wall_clock = wall_clock
         self._buffers: dict[str, _Buffer] = {}
         self._lock = threading.Lock()  # of the buffers
-        self._writing = threading.Lock()  # one writer at a time, so that order is kept
+        self._writing = threading.Lock()  # one writer at a time, to keep the order
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def tracker(self, attempt_id: str, *, run_id: str, stage_id: str, epoch: int) -> Tracker:
-        """What a stage's `run` gets as `context.tracker`."""
+    def tracker(self, attempt: AttemptId) -> Tracker:
+        """The tracker that a stage's `run` gets as `context.tracker`."""
         with self._lock:
-            self._buffers[attempt_id] = _Buffer(run_id, stage_id, attempt_id, epoch)
+            self._buffers[attempt.name] = _Buffer(attempt)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="telemetry", daemon=True)
                 self._thread.start()
-        return AttemptTracker(self, attempt_id)
+        return AttemptTracker(self, attempt.name)
 
     def log_metrics(self, attempt_id: str, metrics: Mapping[str, float], *, step: int) -> None:
-        at = round(self._wall_clock(), 3)
-        self.log_points(attempt_id, [(name, float(value), int(step), at) for name, value in metrics.items()])
+        measured_at = round(self._wall_clock(), 3)
+        self.log_points(attempt_id, [(name, float(value), int(step), measured_at) for name, value in metrics.items()])
 
     def log_points(self, attempt_id: str, points: Sequence[tuple[str, float, int, float]]) -> None:
-        """Metrics that were measured elsewhere: name, value, step, seconds since 1970."""
+        """Log metrics measured elsewhere, as (name, value, step, seconds since 1970)."""
         with self._lock:
             buffer = self._buffer(attempt_id)
             buffer.points.extend(list[JSON](point) for point in points)
@@ -123,17 +121,17 @@ class Telemetry:
             buffer.progress = {"done": done, "total": total, "unit": unit, "rate_per_s": round(rate, 6)}
 
     def log_event(self, attempt_id: str, kind: str, fields: Mapping[str, JSON]) -> None:
-        """Raises: ValueError: the kind is one of the kernel's own."""
+        """Log an event of the stage. Raises: ValueError: the kind is reserved for the kernel."""
         if kind in RESERVED_KINDS:
-            raise ValueError(f"event kind {kind!r} is the kernel's; choose another word")
+            raise ValueError(f"event kind {kind!r} is reserved for the kernel; choose another one")
         with self._lock:
-            self._buffer(attempt_id).said.append((kind, dict(fields)))
+            self._buffer(attempt_id).events.append((kind, dict(fields)))
 
     def flush(self) -> None:
-        """Write what is buffered now. What an epoch that is over had to say is given up.
+        """Write what is buffered. The telemetry of an epoch that is over is dropped.
 
         Raises:
-            DatabaseError: the database cannot be used; everything is kept for the next time.
+            DatabaseError: the database cannot be used; everything stays buffered.
         """
         with self._writing:
             with self._lock:
@@ -142,11 +140,11 @@ class Telemetry:
                 try:
                     self._flush_buffer(buffer)
                 except LeaseLostError as error:
-                    log.warning("attempt %s: metrics given up: %s", buffer.attempt_id, error)
-                    self.forget(buffer.attempt_id)
+                    log.warning("attempt %s: metrics dropped: %s", buffer.attempt, error)
+                    self.forget(buffer.attempt.name)
 
     def forget(self, attempt_id: str) -> None:
-        """The attempt has ended: drop its buffer after it was flushed. Late calls of its tracker are ignored."""
+        """Drop the buffer of an attempt that has ended and was flushed. Later calls of its tracker are ignored."""
         with self._lock:
             self._buffers.pop(attempt_id, None)
 
@@ -158,39 +156,41 @@ class Telemetry:
         self.flush()
 
     def _buffer(self, attempt_id: str) -> _Buffer:
-        """The attempt's buffer; one that nobody reads if the attempt has ended."""
-        return self._buffers.get(attempt_id) or _Buffer("", "", attempt_id, 0)
+        """The attempt's buffer; a throw-away one if the attempt has ended."""
+        ended = AttemptId(run_id="", stage_id="", epoch=0, name=attempt_id)
+        return self._buffers.get(attempt_id) or _Buffer(ended)
 
     def _loop(self) -> None:
         while not self._closed.wait(FLUSH_S):
             try:
                 self.flush()
             except OrchestratorError as error:
-                log.warning("metrics and progress wait: %s", error)
+                log.warning("metrics and progress are delayed: %s", error)
 
     def _flush_buffer(self, buffer: _Buffer) -> None:
         with self._lock:
             batch = _Batch.of(buffer, self._clock())
         if batch.is_empty:
             return
+        attempt = buffer.attempt
         tried: dict[int, list[Event]] = {}
 
         def work(connection: Connection) -> None:
-            lock_run(connection, buffer.run_id, buffer.epoch)
+            lock_run(connection, attempt.run_id, attempt.epoch)
             if batch.progress is not None:
                 open_states = attempts.c.state.in_([AttemptState.INTENT, AttemptState.RUNNING])
-                of_attempt = attempts.c.attempt_id == buffer.attempt_id
+                of_attempt = attempts.c.attempt_id == attempt.name
                 connection.execute(update(attempts).where(of_attempt, open_states).values(batch.progress))
             for index, (kind, fields) in enumerate(batch.events):
                 append_once(
                     connection,
                     tried.setdefault(index, []),
-                    buffer.run_id,
+                    attempt.run_id,
                     kind,
                     fields,
-                    epoch=buffer.epoch,
-                    stage_id=buffer.stage_id,
-                    attempt_id=buffer.attempt_id,
+                    epoch=attempt.epoch,
+                    stage_id=attempt.stage_id,
+                    attempt_id=attempt.name,
                 )
 
         self._database.write(work)
@@ -200,31 +200,31 @@ class Telemetry:
 
 @dataclass
 class _Batch:
-    """One transaction's worth of a buffer. Taken out of the buffer only once it is written."""
+    """The content of a buffer for one transaction. Removed from the buffer only after it is written."""
 
     events: list[tuple[str, dict[str, JSON]]]
     progress: dict[str, JSON] | None
     last_point: int  # as counted by `num_taken`
-    num_said: int
+    num_events: int  # of `events`, those from `_Buffer.events`
     num_dropped: int
     progress_event_at: float | None
 
     @staticmethod
     def of(buffer: _Buffer, now: float) -> "_Batch":
         points = list(buffer.points)
-        events: list[tuple[str, dict[str, JSON]]] = list(buffer.said)
+        events: list[tuple[str, dict[str, JSON]]] = list(buffer.events)
         for start in range(0, len(points), POINTS_PER_EVENT):
             events.append((EventKind.METRICS, {"points": list(points[start : start + POINTS_PER_EVENT])}))
         if buffer.dropped_points:
             events.append(("metrics_dropped", {"points": buffer.dropped_points}))
-        told_at = None
+        progress_event_at = None
         if buffer.progress is not None and buffer.progress != buffer.progress_event:
             is_done = buffer.progress["done"] == buffer.progress["total"]
             if is_done or now - buffer.progress_event_at >= PROGRESS_EVENT_S:
                 events.append((EventKind.PROGRESS, buffer.progress))
-                told_at = now
+                progress_event_at = now
         last_point = buffer.num_taken + len(points)
-        return _Batch(events, buffer.progress, last_point, len(buffer.said), buffer.dropped_points, told_at)
+        return _Batch(events, buffer.progress, last_point, len(buffer.events), buffer.dropped_points, progress_event_at)
 
     @property
     def is_empty(self) -> bool:
@@ -233,8 +233,8 @@ class _Batch:
     def remove_from(self, buffer: _Buffer) -> None:
         while buffer.num_taken < self.last_point:
             buffer.take_point()
-        for _ in range(self.num_said):
-            buffer.said.popleft()
+        for _ in range(self.num_events):
+            buffer.events.popleft()
         buffer.dropped_points -= self.num_dropped
         if self.progress_event_at is not None:
             buffer.progress_event_at, buffer.progress_event = self.progress_event_at, self.progress

@@ -1,7 +1,7 @@
-"""Which code a stage's output was made with: digests of the normalised source of its first-party import closure.
+"""The digest of the code behind a stage: of the normalised source files of its first-party import closure.
 
-Found by reading files, never by importing them. The kernel is left out: it decides where and when work runs, not what
-comes out. Not identity; `plan` compares it and warns.
+The closure is found by parsing files, never by importing them. The kernel is left out: it decides where and when work
+runs, not what it outputs. The digest is not identity; `plan` compares it and warns.
 """
 
 import ast
@@ -16,11 +16,13 @@ from typing import Any
 from orchestrator.identity import canonical_json
 from orchestrator.stage import StageKind
 
-ROOMS = ("stages", "data_pipelines", "models")  # packages whose code can change an output
+CODE_PACKAGES = ("stages", "data_pipelines", "models")  # the packages whose code can change an output
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeDigest:
+    """The source files behind an output and their digests."""
+
     files: Mapping[str, str] = field(default_factory=dict)  # path below the root -> sha256 of the normalised source
 
     @property
@@ -29,7 +31,7 @@ class CodeDigest:
 
 
 def code_of(kind: StageKind[Any]) -> CodeDigest:
-    """The code behind a kind, from the folder that holds the package of its `run`."""
+    """The code digest of a stage kind, from the folder with the package of its `run`."""
     module = kind.run.__module__
     try:
         package = importlib.util.find_spec(module.partition(".")[0])
@@ -40,18 +42,18 @@ def code_of(kind: StageKind[Any]) -> CodeDigest:
     return code_digest(module, Path(next(iter(package.submodule_search_locations))).parent)
 
 
-def code_digest(module: str, root: Path, rooms: Collection[str] = ROOMS) -> CodeDigest:
-    """Digest of the module and of everything in `rooms` below `root` that it imports, at any depth of code.
+def code_digest(module: str, root: Path, packages: Collection[str] = CODE_PACKAGES) -> CodeDigest:
+    """Digest of a module and of everything in `packages` below `root` that it imports, directly or indirectly.
 
-    A package's `__init__.py` counts only where a name is imported from it, not for being on the way to a module.
-    Files that cannot be parsed count with their raw bytes. A module outside the rooms has an empty digest.
+    A package's `__init__.py` counts only if a name is imported from it, not if it is only a parent of a module.
+    Files that cannot be parsed count with their raw bytes. A module outside `packages` has an empty digest.
     """
-    waiting, seen = [module], set[Path]()
-    while waiting:
-        file = _module_file(waiting.pop(), root, rooms)
+    pending, seen = [module], set[Path]()
+    while pending:
+        file = _module_file(pending.pop(), root, packages)
         if file is not None and file not in seen:
             seen.add(file)
-            waiting += _read(file, file.stat().st_mtime_ns, root)[1]
+            pending += _read(file, file.stat().st_mtime_ns, root)[1]
     names = {file: file.relative_to(root).as_posix() for file in sorted(seen)}
     return CodeDigest(files={name: _read(file, file.stat().st_mtime_ns, root)[0] for file, name in names.items()})
 
@@ -67,7 +69,7 @@ def normalised_digest(source: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def _read(file: Path, _mtime_ns: int, root: Path) -> tuple[str, tuple[str, ...]]:
-    """Digest of one file and the modules that it may import; kept while the file is not touched."""
+    """Digest of one file and the modules that it may import; cached until its modification time changes."""
     source = file.read_bytes()
     try:
         tree = ast.parse(source)
@@ -79,7 +81,7 @@ def _read(file: Path, _mtime_ns: int, root: Path) -> tuple[str, tuple[str, ...]]
 
 
 def _imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
-    """Names of modules; for `from a import b` both `a.b` and, where that is no module, `a`."""
+    """Names of imported modules; `from a import b` gives `a.b`, even if `b` is no module but a name in `a`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -89,10 +91,10 @@ def _imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _module_file(module: str, root: Path, rooms: Collection[str]) -> Path | None:
-    """The file of `a.b.c`, or of the module `a.b` that defines `c`."""
+def _module_file(module: str, root: Path, packages: Collection[str]) -> Path | None:
+    """The file of module `a.b.c`, else of the module `a.b`, which then defines `c`."""
     parts = module.split(".")
-    if parts[0] not in rooms:
+    if parts[0] not in packages:
         return None
     for names in (parts, parts[:-1]):
         base = root.joinpath(*names)
@@ -109,7 +111,7 @@ def _tree_digest(tree: ast.AST) -> str:
 
 
 def _write(value: object, parts: list[str]) -> None:
-    """The tree as text; fields that are empty are left out, because their number differs between Python versions."""
+    """Write the tree as text. Empty fields are left out, because their number differs between Python versions."""
     if isinstance(value, ast.AST):
         parts.append(f"({type(value).__name__}")
         for name, item in ast.iter_fields(value):

@@ -1,6 +1,6 @@
-"""What would run, what is reused, and why: a frozen value made before anything runs.
+"""The plan of a recipe: what runs, what is reused, and why. A frozen value, made before anything runs.
 
-The rule that keeps it correct: a stage is `reuse` if and only if carrying out the plan computes nothing for it.
+Rule: a stage has the action `reuse` if and only if running the plan computes nothing for it.
 """
 
 import typing
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import fingerprint_of
@@ -27,7 +27,7 @@ from orchestrator.planning.reasons import (
     own_changes,
     sequence_changes,
 )
-from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, Taints, identify
+from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, TaintIndex, identify
 from orchestrator.recipe.suggestions import check_names
 from orchestrator.stage import Recipe, StageSpec
 
@@ -40,24 +40,28 @@ class PlannedStage:
     payload: dict[str, JSON]  # the identity; its canonical JSON hashes to `fingerprint`
     fingerprint: Fingerprint
     action: Action
-    reasons: tuple[Reason, ...]  # why it runs or is skipped; for `reuse` only a warning that its code moved
-    redo: bool = False  # its artifact exists and is withdrawn, with its shard records, before it runs
+    reasons: tuple[Reason, ...]  # why it runs or is skipped; for `reuse` only a warning that its code changed
+    redo: bool = False  # its artifact exists and is retracted, with its shard records, before it runs
     code: CodeDigest = field(default_factory=CodeDigest)  # recorded in the manifest's provenance, never identity
-    estimate_s: float | None = None  # from history; only for `run`
+    estimate_s: float | None = None  # from the run history; only for `run`
 
     @property
     def id(self) -> str:
         return self.spec.id
+
+    @property
+    def key(self) -> ArtifactKey:
+        return ArtifactKey(self.spec.kind.name, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     recipe: str
     stages: tuple[PlannedStage, ...]  # upstream first
-    file: str = ""  # the recipe's, for messages
+    file: str = ""  # of the recipe, for messages
 
     def stage(self, stage_id: str) -> PlannedStage:
-        """Raises: RecipeError: no stage of the plan has that id."""
+        """The stage with this id. Raises: RecipeError: there is none."""
         check_names([stage_id], [stage.id for stage in self.stages], where=self.recipe, what="stage")
         return next(stage for stage in self.stages if stage.id == stage_id)
 
@@ -67,32 +71,34 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanWishes:
-    """What the user asked for on top of the recipe, in stage ids."""
+class PlanOptions:
+    """Options of the user for a plan. Stages are named by id."""
 
-    force: tuple[str, ...] = ()  # make these again, and whatever was made from them
+    force: tuple[str, ...] = ()  # make these again, with everything made from them
     until: tuple[str, ...] = ()  # stop after these; the rest of the recipe is not planned
     only: tuple[str, ...] = ()  # run no other stage; what these read must exist
     code: CodePolicy = "warn"
-    accept_taint: bool = False  # go on with models that saw what was taken down
+    accept_taint: bool = False  # use models that were trained on what was taken down
 
 
-def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) -> Plan:
+def make_plan(recipe: Recipe, view: PlanView, options: PlanOptions | None = None) -> Plan:
     """Decide for every wanted stage whether it runs.
 
     Raises:
-        RecipeError: a wish names an unknown stage; a source file is missing; `only` leaves out a stage whose output
+        RecipeError: an option names an unknown stage; a source file is missing; `only` leaves out a stage whose output
             is needed and absent; code changed under the policy `fail`.
     """
-    wishes = wishes or PlanWishes()
-    specs = _wanted(recipe, wishes)
-    ends = set(wishes.only) or _ends(specs)
-    stages = identify(specs, view, force=wishes.force, code=wishes.code, models_count=not wishes.accept_taint)
-    if wishes.code == "fail":
+    options = options or PlanOptions()
+    specs = _wanted(recipe, options)
+    ends = set(options.only) or _ends(specs)
+    stages = identify(
+        specs, view, force=options.force, code=options.code, forbid_tainted_models=not options.accept_taint
+    )
+    if options.code == "fail":
         _refuse_changed_code(recipe, stages.values())
-    redo = _redone(stages, wishes)
-    run = _running(stages, ends=ends, redo=redo)
-    _refuse_outside_only(recipe, stages, run=run, only=wishes.only)
+    redo = _stages_to_redo(stages, options)
+    run = _stages_to_run(stages, ends=ends, redo=redo)
+    _refuse_outside_only(recipe, stages, run=run, only=options.only)
     planned = []
     for stage in stages.values():
         action: Action = "run" if stage.spec.id in run else "reuse" if stage.manifest else "skip"
@@ -102,7 +108,7 @@ def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) 
                 payload=stage.payload,
                 fingerprint=stage.fingerprint,
                 action=action,
-                reasons=tuple(_reasons(stage, action, stages, run=run, wishes=wishes, recipe=recipe.name, view=view)),
+                reasons=tuple(_reasons(stage, action, stages, run=run, options=options, recipe=recipe.name, view=view)),
                 redo=stage.spec.id in redo and stage.manifest is not None,
                 code=stage.code,
                 estimate_s=view.estimate_s(recipe.name, stage.spec, stage.fingerprint) if action == "run" else None,
@@ -112,12 +118,12 @@ def make_plan(recipe: Recipe, view: PlanView, wishes: PlanWishes | None = None) 
 
 
 def run_prechecks(plan: Plan) -> None:
-    """Let the kinds of all stages that run look at their configuration, and at those of their inputs by slot.
+    """Call the `precheck` of every stage that runs with its configuration and those of its inputs by slot.
 
-    A slot with `many` gives a tuple of configurations, any other its only one.
+    A slot with `many` is given as a tuple of configurations, any other as its only one.
 
     Raises:
-        PrecheckError: a stage cannot work as configured; nothing was spent.
+        PrecheckError: a stage cannot work as configured. Nothing has run.
     """
     configs = {stage.id: stage.spec.config for stage in plan.stages}
     for stage in plan.to_run:
@@ -128,19 +134,19 @@ def run_prechecks(plan: Plan) -> None:
 
 
 def check_needs(plan: Plan) -> None:
-    """See that the files and folders exist that stages take from outside, and whose identity their config states.
+    """Check that the files and folders exist that stages read from outside the store and list in `needs`.
 
     Raises:
-        PrecheckError: that lists every one that is missing; nothing was spent.
+        PrecheckError: lists every missing path. Nothing has run.
     """
     problems = []
     for stage in plan.to_run:
-        for name, place in (stage.spec.kind.needs(stage.spec.config) if stage.spec.kind.needs else {}).items():
+        for name, path in (stage.spec.kind.needs(stage.spec.config) if stage.spec.kind.needs else {}).items():
             where = f"stages.{stage.id}.config.{name}"
-            if not place:
+            if not path:
                 problems.append(f"{where}: empty, but this stage starts from files outside the store; give their path")
-            elif not Path(place).exists():
-                problems.append(f"{where}: nothing at {place!r}; give the path of the files that the config names")
+            elif not Path(path).exists():
+                problems.append(f"{where}: nothing at {path!r}; give the path of the files that the config names")
     if problems:
         raise PrecheckError("\n".join([f"{plan.file or plan.recipe}: the run cannot start", *problems]))
 
@@ -150,27 +156,27 @@ def upstream_ids(spec: StageSpec) -> list[str]:
 
 
 def tainted_stages(
-    plan: Plan, takedowns: Sequence[Takedown], *, models_count: bool = True
+    plan: Plan, takedowns: Sequence[Takedown], *, forbid_tainted_models: bool = True
 ) -> dict[str, tuple[str, ...]]:
-    """The stages of a plan that a later takedown made unusable, with the ids of the takedowns."""
-    taints = Taints(takedowns, models_count=models_count)
-    found = {stage.id: taints.of(stage.payload) for stage in plan.stages}
+    """The stages of a plan that a later takedown forbids, each with the ids of the takedowns."""
+    taint_index = TaintIndex(takedowns, forbid_tainted_models=forbid_tainted_models)
+    found = {stage.id: taint_index.takedowns_of(stage.payload) for stage in plan.stages}
     return {stage_id: ids for stage_id, ids in found.items() if ids}
 
 
-def _wanted(recipe: Recipe, wishes: PlanWishes) -> list[StageSpec]:
-    """The stages that the wishes select, with everything upstream of them, in the recipe's order."""
+def _wanted(recipe: Recipe, options: PlanOptions) -> list[StageSpec]:
+    """The stages that the options select, with everything upstream of them, in the recipe's order."""
     known = [spec.id for spec in recipe.stages]
     where = recipe.file or recipe.name
-    for option, names in (("until", wishes.until), ("only", wishes.only), ("force", wishes.force)):
+    for option, names in (("until", options.until), ("only", options.only), ("force", options.force)):
         check_names(names, known, where=f"{where}: --{option}", what="stage")
-    targets = set(wishes.until) | set(wishes.only)
+    targets = set(options.until) | set(options.only)
     wanted = set(targets or known)
     for spec in reversed(recipe.stages):
         if spec.id in wanted:
             wanted.update(upstream_ids(spec))
     selected = [spec for spec in recipe.stages if spec.id in wanted]
-    check_names(wishes.force, [spec.id for spec in selected], where=f"{where}: --force", what="stage of this plan")
+    check_names(options.force, [spec.id for spec in selected], where=f"{where}: --force", what="stage of this plan")
     return selected
 
 
@@ -189,22 +195,22 @@ def _refuse_changed_code(recipe: Recipe, stages: Iterable[IdentifiedStage]) -> N
         )
 
 
-def _redone(stages: Mapping[str, IdentifiedStage], wishes: PlanWishes) -> set[str]:
-    """Stages whose existing artifact is to be made again: asked for, or made from one that is."""
-    roots = set(wishes.force)
-    if wishes.code == "rerun":
+def _stages_to_redo(stages: Mapping[str, IdentifiedStage], options: PlanOptions) -> set[str]:
+    """Stages whose existing artifact is made again: by request, or because one of its inputs is made again."""
+    roots = set(options.force)
+    if options.code == "rerun":
         roots |= {name for name, stage in stages.items() if stage.changed_files}
-    if wishes.only:
-        roots &= set(wishes.only)
+    if options.only:
+        roots &= set(options.only)
     reached = set(roots)
     for name, stage in stages.items():
-        if reached.intersection(upstream_ids(stage.spec)) and (not wishes.only or name in wishes.only):
+        if reached.intersection(upstream_ids(stage.spec)) and (not options.only or name in options.only):
             reached.add(name)
-    return {name for name in reached if stages[name].manifest is not None} | (roots & set(wishes.force))
+    return {name for name in reached if stages[name].manifest is not None} | (roots & set(options.force))
 
 
-def _running(stages: Mapping[str, IdentifiedStage], *, ends: Collection[str], redo: Collection[str]) -> set[str]:
-    """Worked back from the ends: what is to be redone, and what is absent and needed by an end or by what runs."""
+def _stages_to_run(stages: Mapping[str, IdentifiedStage], *, ends: Collection[str], redo: Collection[str]) -> set[str]:
+    """Found from the ends backwards: stages to redo, and absent ones that are an end or an input of a running stage."""
     run: set[str] = set()
     needed = set(ends)
     for name in reversed(list(stages)):
@@ -232,26 +238,26 @@ def _reasons(
     stages: Mapping[str, IdentifiedStage],
     *,
     run: Collection[str],
-    wishes: PlanWishes,
+    options: PlanOptions,
     recipe: str,
     view: PlanView,
 ) -> list[Reason]:
-    changed_code = [CodeChanged(files=stage.changed_files, policy=wishes.code)] if stage.changed_files else []
+    changed_code = [CodeChanged(files=stage.changed_files, policy=options.code)] if stage.changed_files else []
     if action == "skip":
         return [ConsumersExist()]
     if action == "reuse":
         return [*changed_code]
-    reasons: list[Reason] = [Forced()] if stage.spec.id in wishes.force else []
+    reasons: list[Reason] = [Forced()] if stage.spec.id in options.force else []
     if stage.manifest is not None:
         rerun = [name for name in upstream_ids(stage.spec) if name in run]
-        reasons += changed_code if wishes.code == "rerun" else []
+        reasons += changed_code if options.code == "rerun" else []
         return reasons + ([UpstreamReruns(stages=tuple(dict.fromkeys(rerun)))] if rerun else [])
     before = view.previous(recipe, stage.spec.id, stage.spec.kind.name)
     if before is None:
         return [*reasons, NeverMade()]
     if fingerprint_of(before) == stage.fingerprint:
         return [*reasons, OutputMissing()]
-    reasons += [Tainted(takedown=takedown) for takedown in Taints(view.takedowns).of(before)]
+    reasons += [Tainted(takedown=takedown) for takedown in TaintIndex(view.takedowns).takedowns_of(before)]
     differences = own_changes(before, stage.payload)
     differences += _input_changes(stage, before, stages, run=run, view=view)
     return reasons + (differences or ([] if reasons else [NeverMade()]))
@@ -265,7 +271,7 @@ def _input_changes(
     run: Collection[str],
     view: PlanView,
 ) -> list[Reason]:
-    """Compare each slot with last time; an upstream that is going to run explains more than its fingerprint."""
+    """Changes of each slot since last time; an upstream stage that runs explains more than its new fingerprint."""
     reasons: list[Reason] = []
     old_inputs = before.get("inputs")
     old_inputs = old_inputs if isinstance(old_inputs, dict) else {}
@@ -286,9 +292,11 @@ def _input_changes(
 def _input_change(
     slot: str, old: Sequence[Fingerprint], new: Sequence[IdentifiedStage], view: PlanView
 ) -> InputChanged:
-    """In shards where all artifacts on both sides are made of shards, else in whole artifacts."""
+    """The change of one slot, counted in shards if all artifacts on both sides have shards, else in artifacts."""
     kinds = {stage.spec.kind.name for stage in new}
-    before = [next(filter(None, (view.find(kind, fingerprint) for kind in kinds)), None) for fingerprint in old]
+    before = [
+        next(filter(None, (view.find(ArtifactKey(kind, fingerprint)) for kind in kinds)), None) for fingerprint in old
+    ]
     sides = [*before, *(stage.manifest for stage in new)]
     if before and new and all(manifest is not None and manifest.shards for manifest in sides):
         added, removed = sequence_changes(_shards(before), _shards(stage.manifest for stage in new))

@@ -1,6 +1,6 @@
 """A plan as plain data, kept in the store under its digest: the SHA-256 of its canonical JSON.
 
-Read back, a plan is exactly the one that was made, or an error that says why it no longer can be.
+Rule: reading a plan gives exactly the plan that was written, or an error that says why that is impossible.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
 from orchestrator.recipe.decoding import decode
 from orchestrator.recipe.loading import Kinds
-from orchestrator.recipe.yaml_subset import Place, Problem, place_text
+from orchestrator.recipe.yaml_subset import Problem, YamlPath, path_text
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 
 PLAN_FORMAT = 1
@@ -35,14 +35,15 @@ def plan_to_json(plan: Plan) -> dict[str, JSON]:
 
 
 def plan_from_json(
-    data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None, only_to_look: bool = False
+    data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None, allow_changed_kinds: bool = False
 ) -> Plan:
-    """The plan, with its stage kinds taken from `kinds`, and with the code that they have now.
+    """The plan in `data`, with its stage kinds taken from `kinds` and their current code.
 
-    `only_to_look`: also one whose stages would make something else now; it says what was made, and must not be run.
+    `allow_changed_kinds`: also accept a plan whose stages would make something else now. It shows what was made and
+    must not be run.
 
     Raises:
-        RecipeError: the data is no plan, does not match `digest`, or the stage kinds have changed since, so that the
+        RecipeError: the data is not a plan, does not match `digest`, or the stage kinds have changed since, so that the
             plan would make something else now.
     """
     if digest is not None and _digest(data) != digest:
@@ -51,7 +52,7 @@ def plan_from_json(
         raise RecipeError(f"plan: found format {data.get('format')!r}, expected {PLAN_FORMAT}; make a new plan")
     fields: Mapping[str, Any] = data
     try:
-        stages = tuple(_stage_from_json(stage, kinds, only_to_look) for stage in fields["stages"])
+        stages = tuple(_stage_from_json(stage, kinds, allow_changed_kinds) for stage in fields["stages"])
         return Plan(recipe=str(fields["recipe"]), stages=stages, file=str(fields["file"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"plan: not a readable plan ({error!r}); make a new one with `illume run`") from error
@@ -85,7 +86,7 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
     }
 
 
-def _stage_from_json(data: Mapping[str, Any], kinds: Kinds, only_to_look: bool) -> PlannedStage:
+def _stage_from_json(data: Mapping[str, Any], kinds: Kinds, allow_changed_kinds: bool) -> PlannedStage:
     kind = kinds.get(data["kind"])
     if kind is None:
         raise RecipeError(f"plan: stage {data['id']!r} is of kind {data['kind']!r}, which no longer exists")
@@ -103,7 +104,7 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds, only_to_look: bool) 
     )
     payload, fingerprint = data["payload"], Fingerprint(data["fingerprint"])
     is_same_kind = payload["version"] == kind.version and payload["config"] == semantic_config(spec.config)
-    if not (is_same_kind or only_to_look) or fingerprint_of(payload) != fingerprint:
+    if not (is_same_kind or allow_changed_kinds) or fingerprint_of(payload) != fingerprint:
         raise RecipeError(
             f"plan: stage {spec.id!r} would make something else now, because the version or the configuration of kind "
             f"{kind.name!r} has changed; make a new plan with `illume run`"
@@ -124,10 +125,10 @@ def _decoded(config_class: type[Any], data: Mapping[str, Any], section: str) -> 
     return _checked(config_class, data[section], ("stages", data["id"], section))
 
 
-def _checked(config_class: type[Any], data: Any, place: Place) -> Any:
+def _checked(config_class: type[Any], data: Any, path: YamlPath) -> Any:
     problems: list[Problem] = []
-    decoded = decode(config_class, data, place, problems)
+    decoded = decode(config_class, data, path, problems)
     if decoded is None:
-        found = "; ".join(f"{place_text(problem.place)}: {problem.text}" for problem in problems)
+        found = "; ".join(f"{path_text(problem.path)}: {problem.text}" for problem in problems)
         raise RecipeError(f"plan: {found}; the stage kind has changed, make a new plan with `illume run`")
     return decoded

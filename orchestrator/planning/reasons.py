@@ -1,4 +1,4 @@
-"""Why a stage runs: typed reasons, and the comparison of two identities that finds them."""
+"""Reasons why a stage runs, as types, and the comparison of two identities that finds them."""
 
 import typing
 from collections import Counter
@@ -23,7 +23,7 @@ class NeverMade:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputMissing:
-    """It was made, with this very identity, and is gone (collected, or withdrawn as damaged)."""
+    """It was made with this identity, but is gone: deleted, or retracted as damaged."""
 
     type: typing.Literal["output_missing"] = "output_missing"
 
@@ -43,7 +43,7 @@ class VersionChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigChanged:
-    place: str  # dotted, below the stage's config
+    place: str  # dotted path below the stage's config
     before: str  # as JSON, shortened
     after: str
     type: typing.Literal["config"] = "config"
@@ -54,7 +54,7 @@ class ConfigChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class InputChanged:
-    """An input that exists has another identity than the one used last time."""
+    """An existing input has another identity than last time."""
 
     slot: str
     added: int
@@ -70,7 +70,7 @@ class InputChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class SourcesChanged:
-    """Files outside the store that the stage reads."""
+    """Files that the stage reads from outside the store changed."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -102,7 +102,7 @@ class Forced:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeChanged:
-    """The stage's source moved under an unchanged version. Under the policy `warn` the artifact is reused."""
+    """The stage's source code changed but not its version. Under the policy `warn` the artifact is reused."""
 
     files: tuple[str, ...]
     policy: CodePolicy
@@ -114,7 +114,7 @@ class CodeChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class Tainted:
-    """What was made last holds, or was made from, something that was taken down."""
+    """The last output contains content that was taken down, or was made from an artifact that does."""
 
     takedown: str  # id
     type: typing.Literal["tainted"] = "tainted"
@@ -125,7 +125,7 @@ class Tainted:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsumersExist:
-    """The output is gone, and nothing that would read it is going to run."""
+    """The output is gone, but no stage that runs reads it."""
 
     type: typing.Literal["consumers_exist"] = "consumers_exist"
 
@@ -152,7 +152,7 @@ REASON_TYPES: Mapping[str, type[Reason]] = {
 
 
 def own_changes(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[Reason]:
-    """What differs between two identity payloads of one kind apart from their inputs."""
+    """The differences between two identity payloads of one kind, except for their inputs."""
     reasons: list[Reason] = []
     if before.get("version") != after.get("version"):
         reasons.append(VersionChanged(before=_as_int(before.get("version")), after=_as_int(after.get("version"))))
@@ -162,7 +162,7 @@ def own_changes(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[R
 
 
 def sequence_changes(before: Sequence[str], after: Sequence[str]) -> tuple[int, int]:
-    """How many fingerprints were added and removed; a change of order alone is (0, 0)."""
+    """(number added, number removed) of fingerprints; a change of order alone gives (0, 0)."""
     old, new = Counter(before), Counter(after)
     return (new - old).total(), (old - new).total()
 
@@ -173,19 +173,19 @@ def code_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[s
 
 
 def value_changes(before: JSON, after: JSON) -> list[tuple[str, str, str]]:
-    """(dotted place, value before, value after) of every value that differs; values as JSON, shortened."""
+    """(dotted path, value before, value after) of every value that differs; values as JSON, shortened."""
     old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
-    places = [*new, *(place for place in old if place not in new)]
+    paths = [*new, *(path for path in old if path not in new)]
     return [
-        (place, _short(old, place), _short(new, place))
-        for place in places
-        if place not in old or place not in new or not _same(old[place], new[place])
+        (path, _short(old, path), _short(new, path))
+        for path in paths
+        if path not in old or path not in new or not _same(old[path], new[path])
     ]
 
 
 def _config_changes(before: JSON, after: JSON) -> list[Reason]:
     changes = value_changes(before, after)
-    return [ConfigChanged(place=place, before=old, after=new) for place, old, new in changes]
+    return [ConfigChanged(place=path, before=old, after=new) for path, old, new in changes]
 
 
 def _source_changes(before: JSON, after: JSON) -> SourcesChanged | None:
@@ -200,26 +200,26 @@ def _source_changes(before: JSON, after: JSON) -> SourcesChanged | None:
     )
 
 
-def _leaves(value: JSON, place: str) -> Iterator[tuple[str, JSON]]:
-    """Values with their dotted places; a list counts as one value unless it holds objects."""
-    if isinstance(value, dict) and (value or not place):
+def _leaves(value: JSON, path: str) -> Iterator[tuple[str, JSON]]:
+    """Values with their dotted paths; a list counts as one value unless it contains objects."""
+    if isinstance(value, dict) and (value or not path):
         for key, item in value.items():
-            yield from _leaves(item, f"{place}.{key}" if place else key)
+            yield from _leaves(item, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{place}[{index}]")
+            yield from _leaves(item, f"{path}[{index}]")
     else:
-        yield place, value
+        yield path, value
 
 
 def _same(before: JSON, after: JSON) -> bool:
     return canonical_json(before) == canonical_json(after)
 
 
-def _short(values: Mapping[str, JSON], place: str) -> str:
-    if place not in values:
+def _short(values: Mapping[str, JSON], path: str) -> str:
+    if path not in values:
         return ABSENT
-    text = canonical_json(values[place])
+    text = canonical_json(values[path])
     return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
 
 

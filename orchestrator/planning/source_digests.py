@@ -1,4 +1,4 @@
-"""Digests of the files outside the store that a stage reads, remembered until a file is touched."""
+"""Digests of the files that a stage reads from outside the store, cached until a file changes."""
 
 import hashlib
 import time
@@ -15,19 +15,19 @@ from orchestrator.history.database import Database, upsert
 from orchestrator.stage import StageSpec
 
 READ_BYTES = 1 << 20
-NUM_READERS = 4  # hashing leaves Python's lock, so threads read side by side
-SETTLED_S = 2.0  # a file touched more recently can change again within one tick of its time stamp
+NUM_READERS = 4  # hashing releases the GIL, so threads run in parallel
+SETTLED_S = 2.0  # a file modified more recently may change again without a new time stamp
 
 
 class DigestCache(Protocol):
-    """Remembers digests by `(path, bytes, mtime_ns)`; forgetting is always safe."""
+    """Caches digests by `(path, bytes, mtime_ns)`; losing entries is always safe."""
 
     def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None: ...
     def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None: ...
 
 
 class DatabaseDigestCache:
-    """`DigestCache` in the database. Forgetting is always safe."""
+    """`DigestCache` in the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -45,12 +45,12 @@ class DatabaseDigestCache:
 
 
 def source_digests(spec: StageSpec, cache: DigestCache) -> dict[str, str]:
-    """SHA-256 of every file that the stage reads from outside the store, by its stable name.
+    """SHA-256 of every file that the stage reads from outside the store, by stable name.
 
-    A folder counts with the relative names and digests of all files below it.
+    The digest of a folder covers the relative names and digests of all files below it.
 
     Raises:
-        RecipeError: a file is missing or cannot be read, or the kind could not name its files.
+        RecipeError: a file is missing or cannot be read, or the kind cannot list its files.
     """
     if spec.kind.sources is None:
         return {}
@@ -103,5 +103,5 @@ def _digest(file: Path, cache: DigestCache, where: str) -> str:
 
 
 def _valid_unicode(path: str) -> str:
-    """The path as valid Unicode: names of files need not be."""
+    """The path as valid Unicode, which file names need not be."""
     return path.encode("utf-8", "backslashreplace").decode()

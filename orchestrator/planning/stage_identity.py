@@ -1,10 +1,10 @@
-"""What each stage of a recipe is: its identity, and what the store has of it."""
+"""The identity of each stage of a recipe, and its artifact in the store."""
 
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.identity import fingerprint_of, semantic_config
 from orchestrator.planning.code_digest import CodeDigest
@@ -16,12 +16,12 @@ PROVENANCE_CODE = "code"  # key of a manifest's provenance: `{"digest": ..., "fi
 
 @dataclass(frozen=True, kw_only=True)
 class PlanView:
-    """What planning may look at. Every function answers from what exists and changes nothing."""
+    """What planning reads. All functions are read-only."""
 
-    find: Callable[[str, Fingerprint], Manifest | None]  # (stage kind, fingerprint) -> committed manifest
+    find: Callable[[ArtifactKey], Manifest | None]  # the manifest of a committed artifact
     previous: Callable[[str, str, str], Mapping[str, JSON] | None] = lambda _recipe, _stage, _kind: None
-    # (recipe, stage id, stage kind) -> the identity of what it made last, also where that is gone
-    sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # name -> sha256 of files that it reads
+    # (recipe, stage id, stage kind) -> the identity of its last output, even if that is gone
+    sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # stable name -> sha256 of files it reads
     code: Callable[[StageKind[typing.Any]], CodeDigest] = lambda _kind: CodeDigest()
     estimate_s: Callable[[str, StageSpec, Fingerprint], float | None] = lambda _recipe, _spec, _fingerprint: None
     takedowns: Sequence[Takedown] = ()  # in the order in which they took effect
@@ -29,14 +29,14 @@ class PlanView:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentifiedStage:
-    """A stage with its identity and what the store has of it."""
+    """A stage with its identity and its artifact in the store."""
 
     spec: StageSpec
     payload: dict[str, JSON]
     fingerprint: Fingerprint
     manifest: Manifest | None
     code: CodeDigest
-    changed_files: tuple[str, ...] = field(default=())  # of the code, since `manifest` was made
+    changed_files: tuple[str, ...] = field(default=())  # source files that changed since `manifest` was made
 
 
 def stage_payload(
@@ -45,9 +45,9 @@ def stage_payload(
     sources: Mapping[str, str],
     takedowns: Sequence[str] = (),
 ) -> dict[str, JSON]:
-    """The identity of one use of a kind: what its output follows from, and nothing else.
+    """The identity of a stage: everything that determines its output, and nothing else.
 
-    `takedowns`: those that left something out of this very output, which no input would show.
+    `takedowns`: ids of those that left content out of this output although no input shows it.
     """
     payload: dict[str, JSON] = {
         "kind": spec.kind.name,
@@ -68,18 +68,18 @@ def identify(
     *,
     force: Collection[str] = (),
     code: CodePolicy = "warn",
-    models_count: bool = True,
+    forbid_tainted_models: bool = True,
 ) -> dict[str, IdentifiedStage]:
-    """The identity of each stage, after every takedown that it must follow and no other.
+    """The identity of each stage, after exactly those takedowns that it must respect.
 
-    What exists and no takedown taints keeps the identity that it was made with, though its inputs have newer ones;
-    but not what is to be made again, in `force` or by the policy for changed `code`. Without `models_count`, models
-    that saw what was taken down may be used.
+    An untainted artifact that exists keeps the identity that it was made with, even if its inputs have newer ones,
+    unless it is made again because of `force` or the policy for changed `code`. Without `forbid_tainted_models`,
+    models that were trained on what was taken down may be used.
     """
     stages: dict[str, IdentifiedStage] = {}
     lineages: dict[str, _Lineage] = {}
     again = set(force)
-    taints = Taints(view.takedowns, models_count=models_count)
+    taint_index = TaintIndex(view.takedowns, forbid_tainted_models=forbid_tainted_models)
     for spec in specs:
         if any(name in again for names in spec.inputs.values() for name in names):
             again.add(spec.id)
@@ -88,12 +88,12 @@ def identify(
         sources = view.sources(spec)
         for count in range(len(view.takedowns) + 1):
             inputs = {slot: [lineages[name].after(count) for name in names] for slot, names in spec.inputs.items()}
-            payload = _after_takedowns(spec, inputs, sources, view.takedowns[:count], taints)
+            payload = _after_takedowns(spec, inputs, sources, view.takedowns[:count], taint_index)
             lineage.add(payload)
             is_last = count == len(view.takedowns)
-            if taints.of(payload) or (spec.id in again and not is_last):
+            if taint_index.takedowns_of(payload) or (spec.id in again and not is_last):
                 continue
-            manifest = view.find(spec.kind.name, lineage.fingerprint)
+            manifest = view.find(ArtifactKey(spec.kind.name, lineage.fingerprint))
             changed = _changed_files(manifest, now)
             if manifest is not None and (is_last or code != "rerun" or not changed):
                 lineage.manifest, lineage.changed_files = manifest, changed
@@ -111,7 +111,7 @@ def identify(
 
 @dataclass(kw_only=True)
 class _Lineage:
-    """The identities of a stage without takedowns, after the first, after two ... up to the one that it has."""
+    """The identities of a stage after 0, 1, 2, ... takedowns, up to its current one."""
 
     payloads: list[dict[str, JSON]] = field(default_factory=list)
     fingerprints: list[Fingerprint] = field(default_factory=list)
@@ -131,7 +131,7 @@ class _Lineage:
 
 
 def _changed_files(manifest: Manifest | None, now: CodeDigest) -> tuple[str, ...]:
-    """Source files that differ from those that made an artifact; none where either side is not known."""
+    """Source files that changed since an artifact was made; empty if either side is unknown."""
     before = recorded_code(manifest).files if manifest else {}
     return code_changes(before, now.files) if before and now.files else ()
 
@@ -141,44 +141,47 @@ def _after_takedowns(
     inputs: Mapping[str, Sequence[Fingerprint]],
     sources: Mapping[str, str],
     takedowns: Sequence[Takedown],
-    taints: "Taints",
+    taint_index: "TaintIndex",
 ) -> dict[str, JSON]:
-    """The identity that a stage has after some takedowns: their ids are part of it only where its inputs hide them."""
-    named: list[str] = []
+    """The identity of a stage after some takedowns. Their ids are part of it only where its inputs do not show them."""
+    listed: list[str] = []
     for takedown in takedowns:
-        payload = stage_payload(spec, inputs, sources, named)
-        if takedown.id in taints.of(payload):
-            named.append(takedown.id)
-    return stage_payload(spec, inputs, sources, named)
+        payload = stage_payload(spec, inputs, sources, listed)
+        if takedown.id in taint_index.takedowns_of(payload):
+            listed.append(takedown.id)
+    return stage_payload(spec, inputs, sources, listed)
 
 
-class Taints:
-    """Which takedowns taint which identities; asked upstream first, because taint is handed down."""
+class TaintIndex:
+    """Which takedowns taint which identities. Ask for upstream stages first, as their taint passes to consumers."""
 
-    def __init__(self, takedowns: Sequence[Takedown], *, models_count: bool = True) -> None:
-        self._takedowns, self._models_count = takedowns, models_count
+    def __init__(self, takedowns: Sequence[Takedown], *, forbid_tainted_models: bool = True) -> None:
+        self._takedowns, self._forbid_tainted_models = takedowns, forbid_tainted_models
         self._known: dict[str, tuple[str, ...]] = {}
 
-    def of(self, payload: Mapping[str, JSON]) -> tuple[str, ...]:
-        """Ids of the takedowns that an artifact of this identity is tainted by."""
+    def takedowns_of(self, payload: Mapping[str, JSON]) -> tuple[str, ...]:
+        """Ids of the takedowns that taint an artifact of this identity."""
         fingerprint = fingerprint_of(payload)
         if fingerprint not in self._known:
             slots = payload.get("inputs")
             lists = slots.values() if isinstance(slots, dict) else ()
-            inputs = [str(one) for slot in lists if isinstance(slot, list) for one in slot]
-            handed_down = {takedown_id for one in inputs for takedown_id in self._known.get(one, ())}
+            inputs = [str(parent) for slot in lists if isinstance(slot, list) for parent in slot]
+            from_inputs = {takedown_id for parent in inputs for takedown_id in self._known.get(parent, ())}
             self._known[fingerprint] = tuple(
                 takedown.id
                 for takedown in self._takedowns
-                if takedown.taints(
-                    fingerprint, inputs, models=self._models_count, handed_down=takedown.id in handed_down
+                if takedown.is_tainted(
+                    fingerprint,
+                    inputs,
+                    include_models=self._forbid_tainted_models,
+                    has_tainted_input=takedown.id in from_inputs,
                 )
             )
         return self._known[fingerprint]
 
 
 def recorded_code(manifest: Manifest) -> CodeDigest:
-    """The code that made an artifact, as its provenance tells it; empty where it tells nothing."""
+    """The code that made an artifact, from its provenance; empty if that has none."""
     recorded = manifest.provenance.get(PROVENANCE_CODE)
     files = recorded.get("files") if isinstance(recorded, dict) else None
     return CodeDigest(files={name: str(digest) for name, digest in files.items()} if isinstance(files, dict) else {})

@@ -1,9 +1,9 @@
-"""What planning looks at in a real store and its index: the answers behind `plan.PlanView`."""
+"""Builds the `PlanView` of planning from a store and its index database."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.artifact import JSON, ArtifactKey, Fingerprint
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.takedowns import read_takedowns
@@ -21,21 +21,18 @@ NUM_SEARCHED_RUNS = 20  # newest runs whose plans are searched for the identity 
 def plan_view(
     artifacts: ArtifactStore, database: Database, *, on_absent: Callable[[str], None] | None = None
 ) -> PlanView:
-    """Artifacts and their identities from the store; history, estimates and known digests from the database.
+    """The view: artifacts and identities from the store; history, estimates and cached digests from the database.
 
-    `on_absent` is told of stages whose source files are not at hand; they are planned as never made. Without it they
-    are an error: nothing may run under an identity that is not the real one.
+    `on_absent` is called with a message for each stage whose source files are missing; such stages are planned as never
+    made. Without it they are an error, because nothing may run under a wrong identity.
     """
     cache = DatabaseDigestCache(database)
-
-    def find(stage_kind: str, fingerprint: Fingerprint) -> Manifest | None:
-        return artifacts.find(stage_kind, fingerprint)
 
     def previous(recipe: str, stage_id: str, stage_kind: str) -> Mapping[str, JSON] | None:
         fingerprint = last_fingerprint(database, recipe=recipe, stage_id=stage_id, stage_kind=stage_kind)
         if fingerprint is None:
             return None
-        manifest = artifacts.find(stage_kind, fingerprint)
+        manifest = artifacts.find(ArtifactKey(stage_kind, fingerprint))
         return manifest.payload if manifest else _planned_payload(artifacts, database, recipe, fingerprint)
 
     def estimate_s(recipe: str, stage: StageSpec, fingerprint: Fingerprint) -> float | None:
@@ -51,7 +48,7 @@ def plan_view(
             return {"absent": stage.id}
 
     return PlanView(
-        find=find,
+        find=artifacts.find,
         previous=previous,
         sources=sources,
         code=code_of,
@@ -63,7 +60,7 @@ def plan_view(
 def _planned_payload(
     artifacts: ArtifactStore, database: Database, recipe: str, fingerprint: str
 ) -> Mapping[str, JSON] | None:
-    """The identity of an artifact that is gone, from the plans that named it."""
+    """The identity of an artifact that is gone, from a plan that contains it."""
     records = RunRecords(artifacts.store)
     for run in list_runs(database, limit=NUM_SEARCHED_RUNS):
         if run.recipe != recipe:
@@ -71,7 +68,7 @@ def _planned_payload(
         try:
             plan: Mapping[str, Any] = records.plan(run.plan_digest) or {}
         except CorruptArtifactError:
-            continue  # another plan may name it; without any the reason is only less exact
+            continue  # another plan may contain it; without one the reason is only less exact
         for stage in plan.get("stages", ()):
             if stage.get("fingerprint") == fingerprint:
                 payload: Mapping[str, JSON] = stage["payload"]

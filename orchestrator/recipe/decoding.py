@@ -1,4 +1,4 @@
-"""Plain data to a kind's frozen configuration class, strictly; pydantic's complaints become problems with a place."""
+"""Strict decoding of plain data into frozen configuration classes; pydantic's errors become problems with a path."""
 
 import dataclasses
 import enum
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from orchestrator.artifact import JSON
 from orchestrator.identity import config_to_json
 from orchestrator.recipe.suggestions import expectation
-from orchestrator.recipe.yaml_subset import Place, Problem
+from orchestrator.recipe.yaml_subset import Problem, YamlPath
 from orchestrator.stage import Location
 
 T = typing.TypeVar("T")
@@ -43,25 +43,25 @@ _TYPE_NAMES: Mapping[object, str] = {
 }
 
 
-def decode(config_class: type[T], data: JSON, place: Place, problems: list[Problem]) -> T | None:
+def decode(config_class: type[T], data: JSON, path: YamlPath, problems: list[Problem]) -> T | None:
     """An instance of the class, or None with at least one more entry in `problems`.
 
-    Strict: unknown keys, missing keys and values of another type are problems at every level. A list serves for a
-    tuple, text for a location, an enum is given by its value, a whole number serves for a float.
+    Strict: unknown keys, missing keys and values of another type are problems at every level. Accepted conversions: a
+    list for a tuple, text for a location, an enum's value for the enum, a whole number for a float.
     """
     try:
         decoded: T = _adapter(typing.cast(typing.Hashable, config_class)).validate_json(json.dumps([data]))[0]
         return decoded
     except ValidationError as error:
-        problems += _merged(_problem(detail, config_class, data, place) for detail in error.errors())
+        problems += _merged(_problem(detail, config_class, data, path) for detail in error.errors())
         return None
 
 
-def default_data(config_class: type, place: Place) -> JSON:
-    """The default of the field at `place` as plain data; an empty object where there is none."""
-    for owner in _classes_at(config_class, place[:-1]):
+def default_data(config_class: type, path: YamlPath) -> JSON:
+    """The default of the field at `path` as plain data; an empty object if there is none."""
+    for owner in _classes_at(config_class, path[:-1]):
         for field in dataclasses.fields(owner):
-            if field.name == place[-1]:
+            if field.name == path[-1]:
                 default = _default(field)
                 if dataclasses.is_dataclass(default) and not isinstance(default, type):
                     return config_to_json(default)
@@ -70,7 +70,7 @@ def default_data(config_class: type, place: Place) -> JSON:
 
 
 def found_text(value: JSON) -> str:
-    """A value as a reader of YAML knows it: `'big' (text)`, `3 (a whole number)`, `a list of 2`."""
+    """A value described in YAML's terms: `'big' (text)`, `3`, `a list of 2`."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -86,62 +86,62 @@ def found_text(value: JSON) -> str:
 
 @functools.cache
 def _adapter(config_class: typing.Any) -> TypeAdapter[typing.Any]:
-    """For a list of one: pydantic applies a given configuration to plain dataclasses only below another type."""
+    """A decoder for a list of one value: pydantic applies `config` to plain dataclasses only inside another type."""
     return TypeAdapter(tuple[config_class], config=ConfigDict(extra="forbid", strict=True))
 
 
-def _problem(detail: ErrorDetails, config_class: type, data: JSON, place: Place) -> Problem:
-    inner = _place_in(detail["loc"][1:], data)
+def _problem(detail: ErrorDetails, config_class: type, data: JSON, path: YamlPath) -> Problem:
+    inner = _path_in(detail["loc"][1:], data)
     kind = detail["type"]
     if kind == "missing":
-        return Problem(place=place + inner, text=_missing_text(config_class, inner))
+        return Problem(path=path + inner, text=_missing_text(config_class, inner))
     if kind == "unexpected_keyword_argument":
         valid = {field.name for owner in _classes_at(config_class, inner[:-1]) for field in dataclasses.fields(owner)}
-        return Problem(place=place + inner, text=f"unknown key; {expectation(str(inner[-1]), valid)}")
+        return Problem(path=path + inner, text=f"unknown key; {expectation(str(inner[-1]), valid)}")
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
-        return Problem(place=place + inner, text=message)
+        return Problem(path=path + inner, text=message)
     value = typing.cast(JSON, detail["input"])
     if kind in ("literal_error", "enum"):
         expected = detail["ctx"]["expected"].replace(" or ", ", ")
         names = [name.strip().strip("'") for name in expected.split(",")]
         hint = f"; {expectation(value, names)}" if isinstance(value, str) and "did" in expectation(value, names) else ""
-        return Problem(place=place + inner, text=f"found {found_text(value)}, expected one of {expected}{hint}")
+        return Problem(path=path + inner, text=f"found {found_text(value)}, expected one of {expected}{hint}")
     expected = _EXPECTED[kind] if kind in _EXPECTED else detail["msg"][:1].lower() + detail["msg"][1:]
     expected = expected.format_map(detail.get("ctx", {})) if kind == "too_long" else expected
-    return Problem(place=place + inner, text=f"found {found_text(value)}, expected {expected}")
+    return Problem(path=path + inner, text=f"found {found_text(value)}, expected {expected}")
 
 
 def _merged(problems: Iterator[Problem]) -> list[Problem]:
-    """One problem for each place: the members of a union complain one by one."""
-    merged: dict[Place, Problem] = {}
+    """One problem for each path; pydantic reports one for each member of a union."""
+    merged: dict[YamlPath, Problem] = {}
     for problem in problems:
-        known = merged.get(problem.place)
+        known = merged.get(problem.path)
         if known is None:
-            merged[problem.place] = problem
+            merged[problem.path] = problem
         elif ", expected " in known.text and ", expected " in problem.text:
             also = problem.text.split(", expected ", 1)[1]
             if also not in known.text:
-                merged[problem.place] = Problem(place=known.place, text=f"{known.text} or {also}")
+                merged[problem.path] = Problem(path=known.path, text=f"{known.text} or {also}")
     return list(merged.values())
 
 
-def _place_in(loc: Sequence[str | int], data: JSON) -> Place:
-    """Pydantic's location without the names of union members that it puts in between."""
-    place: list[str | int] = []
+def _path_in(loc: Sequence[str | int], data: JSON) -> YamlPath:
+    """Pydantic's location without the names of union members that it inserts."""
+    path: list[str | int] = []
     current: JSON = data
     for index, key in enumerate(loc):
         is_last = index == len(loc) - 1
         if isinstance(current, dict) and isinstance(key, str) and (key in current or is_last):
-            place.append(key)
+            path.append(key)
             current = current.get(key)
         elif isinstance(current, list) and isinstance(key, int):
-            place.append(key)
+            path.append(key)
             current = current[key] if key < len(current) else None
-    return tuple(place)
+    return tuple(path)
 
 
-def _missing_text(config_class: type, inner: Place) -> str:
+def _missing_text(config_class: type, inner: YamlPath) -> str:
     if inner and isinstance(inner[-1], int):
         return "the list is too short; a value is missing here"
     for owner in _classes_at(config_class, inner[:-1]):
@@ -167,10 +167,10 @@ def _type_text(hint: object) -> str:
     return "a mapping"
 
 
-def _classes_at(config_class: object, place: Place) -> list[type]:
-    """The configuration classes that fit at a place, looking through optional, tuple and mapping types."""
+def _classes_at(config_class: object, path: YamlPath) -> list[type]:
+    """The configuration classes that are possible at a path, looking through optional, tuple and mapping types."""
     hints: list[object] = [config_class]
-    for key in place:
+    for key in path:
         hints = [below for hint in hints for below in _hints_below(hint, key)]
     found = [alternative for hint in hints for alternative in _alternatives(hint)]
     return [item for item in found if isinstance(item, type) and dataclasses.is_dataclass(item)]

@@ -1,4 +1,4 @@
-"""A recipe file to a typed, checked `Recipe`: the only way in, and the last place that sees untyped values."""
+"""Loading of a recipe file into a typed, checked `Recipe`. After it, no code handles untyped recipe values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from orchestrator.errors import RecipeError
 from orchestrator.recipe.decoding import decode, found_text
 from orchestrator.recipe.overrides import apply_overrides
 from orchestrator.recipe.suggestions import expectation
-from orchestrator.recipe.yaml_subset import Document, Place, Problem, parse_yaml, place_text, read_text
+from orchestrator.recipe.yaml_subset import Document, Problem, YamlPath, parse_yaml, path_text, read_text
 from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 
 Kinds = Mapping[str, StageKind[Any]]
@@ -25,20 +25,20 @@ def load_recipe(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Reci
     """Read, override, decode and check a recipe.
 
     Raises:
-        RecipeError: with every problem of the file that can be told at once, each with its line and dotted place.
+        RecipeError: names every problem of the file that can be found at once, each with its line and dotted path.
     """
     document = parse_yaml(read_text(file), str(file))
     return _to_recipe(document, kinds, overrides, file=str(file))
 
 
 def decode_recipe(data: dict[str, JSON], kinds: Kinds, *, file: str = "recipe") -> Recipe:
-    """The same for a recipe that a function computed."""
+    """Decode and check a recipe that a function computed; see `load_recipe`."""
     return _to_recipe(Document(data=data, lines={}), kinds, (), file=file)
 
 
 @dataclass(kw_only=True)
 class _Decoding:
-    """One recipe on its way; problems gather until the end."""
+    """The state of decoding one recipe; problems are collected until the end."""
 
     kinds: Kinds
     problems: list[Problem] = field(default_factory=list)
@@ -46,8 +46,8 @@ class _Decoding:
     inputs: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # stage -> slot -> stages
     specs: dict[str, StageSpec] = field(default_factory=dict)  # of the stages without problems
 
-    def report(self, place: Place, text: str) -> None:
-        self.problems.append(Problem(place=place, text=text))
+    def report(self, path: YamlPath, text: str) -> None:
+        self.problems.append(Problem(path=path, text=text))
 
 
 def _to_recipe(document: Document, kinds: Kinds, overrides: Sequence[str], *, file: str) -> Recipe:
@@ -81,72 +81,72 @@ def _decode_top(data: JSON, decoding: _Decoding) -> str:
 
 
 def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
-    place: Place = ("stages", stage_id)
+    path: YamlPath = ("stages", stage_id)
     decoding.stage_kinds[stage_id] = None
     if not _STAGE_ID.fullmatch(stage_id):
-        decoding.report(place, "expected a stage name of letters, digits, '-' and '_' that starts with a letter")
+        decoding.report(path, "expected a stage name of letters, digits, '-' and '_' that starts with a letter")
     if not isinstance(data, dict):
-        decoding.report(place, f"found {found_text(data)}, expected a mapping with the key 'kind'")
+        decoding.report(path, f"found {found_text(data)}, expected a mapping with the key 'kind'")
         return
-    _report_unknown(data, STAGE_KEYS, place, decoding)
-    kind = decoding.stage_kinds[stage_id] = _decode_kind(data, place, decoding)
-    resources = decode(Resources, _section(data, "resources"), (*place, "resources"), decoding.problems)
-    retry = decode(RetryPolicy, _section(data, "retry"), (*place, "retry"), decoding.problems)
-    gates = _decode_gates(_section(data, "gates"), kind, (*place, "gates"), decoding)
-    inputs = decoding.inputs[stage_id] = _decode_inputs(_section(data, "inputs"), kind, (*place, "inputs"), decoding)
+    _report_unknown(data, STAGE_KEYS, path, decoding)
+    kind = decoding.stage_kinds[stage_id] = _decode_kind(data, path, decoding)
+    resources = decode(Resources, _section(data, "resources"), (*path, "resources"), decoding.problems)
+    retry = decode(RetryPolicy, _section(data, "retry"), (*path, "retry"), decoding.problems)
+    gates = _decode_gates(_section(data, "gates"), kind, (*path, "gates"), decoding)
+    inputs = decoding.inputs[stage_id] = _decode_inputs(_section(data, "inputs"), kind, (*path, "inputs"), decoding)
     if kind is None:
         return
-    config = decode(kind.config, _section(data, "config"), (*place, "config"), decoding.problems)
+    config = decode(kind.config, _section(data, "config"), (*path, "config"), decoding.problems)
     if config is not None and resources is not None and retry is not None:
         decoding.specs[stage_id] = StageSpec(
             id=stage_id, kind=kind, config=config, inputs=inputs, resources=resources, retry=retry, gates=gates
         )
 
 
-def _decode_kind(data: Mapping[str, JSON], place: Place, decoding: _Decoding) -> StageKind[Any] | None:
+def _decode_kind(data: Mapping[str, JSON], path: YamlPath, decoding: _Decoding) -> StageKind[Any] | None:
     name = data.get("kind")
     if isinstance(name, str) and name in decoding.kinds:
         return decoding.kinds[name]
     valid = expectation(name if isinstance(name, str) else "", decoding.kinds.keys())
     found = f"found {found_text(name)}" if "kind" in data else "missing"
-    decoding.report((*place, "kind"), f"{found}; no such stage kind; {valid}")
+    decoding.report((*path, "kind"), f"{found}; no such stage kind; {valid}")
     return None
 
 
-def _decode_gates(data: JSON, kind: StageKind[Any] | None, place: Place, decoding: _Decoding) -> dict[str, Gate]:
+def _decode_gates(data: JSON, kind: StageKind[Any] | None, path: YamlPath, decoding: _Decoding) -> dict[str, Gate]:
     if not isinstance(data, dict):
-        decoding.report(place, f"found {found_text(data)}, expected a mapping from figures of the stage to bounds")
+        decoding.report(path, f"found {found_text(data)}, expected a mapping from metrics of the stage to bounds")
         return {}
-    if kind is not None and kind.figures:
-        for name in sorted(data.keys() - kind.figures):
+    if kind is not None and kind.metric_names:
+        for name in sorted(data.keys() - kind.metric_names):
             decoding.report(
-                (*place, name), f"no such figure of the kind {kind.name}; {expectation(name, kind.figures)}"
+                (*path, name), f"the kind {kind.name} has no such metric; {expectation(name, kind.metric_names)}"
             )
-    gates = {name: decode(Gate, bounds, (*place, name), decoding.problems) for name, bounds in data.items()}
+    gates = {name: decode(Gate, bounds, (*path, name), decoding.problems) for name, bounds in data.items()}
     return {name: gate for name, gate in gates.items() if gate is not None}
 
 
 def _section(data: Mapping[str, JSON], key: str) -> JSON:
-    """A part that may be left out or left empty."""
+    """An optional section of a stage; empty if missing or null."""
     value = data.get(key)
     return {} if value is None else value
 
 
 def _decode_inputs(
-    data: JSON, kind: StageKind[Any] | None, place: Place, decoding: _Decoding
+    data: JSON, kind: StageKind[Any] | None, path: YamlPath, decoding: _Decoding
 ) -> dict[str, tuple[str, ...]]:
     if not isinstance(data, dict):
-        decoding.report(place, f"found {found_text(data)}, expected a mapping from slots to stage names")
+        decoding.report(path, f"found {found_text(data)}, expected a mapping from slots to stage names")
         return {}
     inputs: dict[str, tuple[str, ...]] = {}
     for slot, value in data.items():
         ids = [value] if isinstance(value, str) else value
         if not isinstance(ids, list) or not all(isinstance(stage_id, str) for stage_id in ids):
-            decoding.report((*place, slot), f"found {found_text(value)}, expected a stage name or a list of them")
+            decoding.report((*path, slot), f"found {found_text(value)}, expected a stage name or a list of them")
         elif ids:
             inputs[slot] = tuple(str(stage_id) for stage_id in ids)
     if kind is not None:
-        _check_slots(inputs, data, kind, place, decoding)
+        _check_slots(inputs, data, kind, path, decoding)
         return {slot: inputs[slot] for slot in kind.inputs if slot in inputs}
     return inputs
 
@@ -155,54 +155,54 @@ def _check_slots(
     inputs: Mapping[str, tuple[str, ...]],
     data: Mapping[str, JSON],
     kind: StageKind[Any],
-    place: Place,
+    path: YamlPath,
     decoding: _Decoding,
 ) -> None:
-    for slot in data:
-        if slot not in kind.inputs:
-            valid = expectation(slot, kind.inputs.keys())
-            decoding.report((*place, slot), f"stage kind {kind.name!r} has no such input slot; {valid}")
-    for slot, wanted in kind.inputs.items():
-        ids = inputs.get(slot, ())
-        if wanted.required and not ids and (slot not in data or data[slot] in (None, [])):
-            decoding.report((*place, slot), f"missing; expected the name of a stage that makes {wanted.kind!r}")
-        if len(ids) > 1 and not wanted.many:
-            decoding.report((*place, slot), f"found {len(ids)} stages, expected one")
+    for name in data:
+        if name not in kind.inputs:
+            valid = expectation(name, kind.inputs.keys())
+            decoding.report((*path, name), f"stage kind {kind.name!r} has no such input slot; {valid}")
+    for name, slot in kind.inputs.items():
+        ids = inputs.get(name, ())
+        if slot.required and not ids and (name not in data or data[name] in (None, [])):
+            decoding.report((*path, name), f"missing; expected the name of a stage that makes {slot.kind!r}")
+        if len(ids) > 1 and not slot.many:
+            decoding.report((*path, name), f"found {len(ids)} stages, expected one")
         if len(set(ids)) < len(ids):
             twice = next(stage_id for stage_id in ids if ids.count(stage_id) > 1)
-            decoding.report((*place, slot), f"found {twice!r} twice")
+            decoding.report((*path, name), f"found {twice!r} twice")
 
 
-def _report_unknown(data: Mapping[str, JSON], valid: Sequence[str], place: Place, decoding: _Decoding) -> None:
+def _report_unknown(data: Mapping[str, JSON], valid: Sequence[str], path: YamlPath, decoding: _Decoding) -> None:
     for key in data:
         if key not in valid:
-            decoding.report((*place, key), f"unknown key; {expectation(key, valid)}")
+            decoding.report((*path, key), f"unknown key; {expectation(key, valid)}")
 
 
 def _check_wiring(decoding: _Decoding) -> None:
-    """Every input names a stage of the recipe that makes the artifact kind that the slot takes."""
+    """Check that every input names a stage of the recipe that makes the artifact kind that the slot takes."""
     for stage_id, inputs in decoding.inputs.items():
         kind = decoding.stage_kinds[stage_id]
         for slot, upstream_ids in inputs.items():
-            place: Place = ("stages", stage_id, "inputs", slot)
+            path: YamlPath = ("stages", stage_id, "inputs", slot)
             for upstream_id in upstream_ids:
-                _check_wire(kind.inputs[slot] if kind else None, upstream_id, place, decoding)
+                _check_wire(kind.inputs[slot] if kind else None, upstream_id, path, decoding)
 
 
-def _check_wire(slot: Slot | None, upstream_id: str, place: Place, decoding: _Decoding) -> None:
+def _check_wire(slot: Slot | None, upstream_id: str, path: YamlPath, decoding: _Decoding) -> None:
     kinds = decoding.stage_kinds
     if upstream_id not in kinds:
-        decoding.report(place, f"found no stage {upstream_id!r}; {expectation(upstream_id, kinds.keys())}")
+        decoding.report(path, f"found no stage {upstream_id!r}; {expectation(upstream_id, kinds.keys())}")
         return
     upstream = kinds[upstream_id]
     if slot is not None and upstream is not None and upstream.output != slot.kind:
-        fitting = ", ".join(repr(name) for name, kind in kinds.items() if kind and kind.output == slot.kind)
-        hint = f"; stages that make it: {fitting}" if fitting else ""
-        decoding.report(place, f"needs {slot.kind!r}, but {upstream_id!r} makes {upstream.output!r}{hint}")
+        makers = ", ".join(repr(name) for name, kind in kinds.items() if kind and kind.output == slot.kind)
+        hint = f"; stages that make it: {makers}" if makers else ""
+        decoding.report(path, f"needs {slot.kind!r}, but {upstream_id!r} makes {upstream.output!r}{hint}")
 
 
 def _upstream_first(decoding: _Decoding) -> list[str]:
-    """The order of the file, changed only where a stage stands before its input."""
+    """The stage ids in the order of the file, except that a stage that precedes its input is moved after it."""
     waiting = {
         stage_id: [name for ids in inputs.values() for name in ids if name in decoding.inputs]
         for stage_id, inputs in decoding.inputs.items()
@@ -219,17 +219,19 @@ def _upstream_first(decoding: _Decoding) -> list[str]:
 
 
 def _cycle(waiting: Mapping[str, Sequence[str]]) -> list[str]:
-    """One way round, in the direction that data would flow."""
+    """The stages of one cycle, in the direction of the data flow."""
     path = [next(iter(waiting))]
     while path[-1] not in path[:-1]:
         path.append(next(name for name in waiting[path[-1]] if name in waiting))
     return list(reversed(path[path.index(path[-1]) :]))
 
 
-def _message(file: str, problems: Sequence[Problem], lines: Mapping[Place, int], origins: Mapping[Place, str]) -> str:
-    first: dict[tuple[Place, str], Problem] = {}  # for each place: what follows from it says nothing more
+def _message(
+    file: str, problems: Sequence[Problem], lines: Mapping[YamlPath, int], origins: Mapping[YamlPath, str]
+) -> str:
+    first: dict[tuple[YamlPath, str], Problem] = {}  # for each path; later problems follow from it
     for problem in problems:
-        first.setdefault((problem.place, "" if problem.place else problem.text), problem)
+        first.setdefault((problem.path, "" if problem.path else problem.text), problem)
     located = sorted((_located(problem, lines, origins) for problem in first.values()), key=lambda item: item[0])
     if len(located) == 1:
         line, text = located[0]
@@ -240,16 +242,16 @@ def _message(file: str, problems: Sequence[Problem], lines: Mapping[Place, int],
     return "\n".join([f"{file}: {len(located)} problems", *rows])
 
 
-def _located(problem: Problem, lines: Mapping[Place, int], origins: Mapping[Place, str]) -> tuple[int, str]:
-    """The line (0: unknown) and the text of a problem; the nearest enclosing value that has a line lends it."""
-    place, where = problem.place, place_text(problem.place)
-    if not place:
+def _located(problem: Problem, lines: Mapping[YamlPath, int], origins: Mapping[YamlPath, str]) -> tuple[int, str]:
+    """The line (0: unknown) and the text of a problem; the line is that of the nearest enclosing value that has one."""
+    path, where = problem.path, path_text(problem.path)
+    if not path:
         return 0, problem.text
     text = f"{where}: {problem.text}"
-    for depth in range(len(place), -1, -1):
-        if place[:depth] in origins:
-            return 0, f"{where} (from {origins[place[:depth]]}): {problem.text}"
-        if place[:depth] in lines:
-            below = [origin for changed, origin in origins.items() if changed[: len(place)] == place]
-            return (0, f"{where} (from {below[0]}): {problem.text}") if below else (lines[place[:depth]], text)
+    for depth in range(len(path), -1, -1):
+        if path[:depth] in origins:
+            return 0, f"{where} (from {origins[path[:depth]]}): {problem.text}"
+        if path[:depth] in lines:
+            below = [origin for changed, origin in origins.items() if changed[: len(path)] == path]
+            return (0, f"{where} (from {below[0]}): {problem.text}") if below else (lines[path[:depth]], text)
     return 0, text

@@ -1,4 +1,4 @@
-"""Names that a person typed, checked against those that exist; the answer holds the nearest one."""
+"""Checks of names that a user typed; the messages suggest the nearest valid name."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -9,7 +9,7 @@ MAX_LISTED = 12  # names listed where none is near
 
 
 def expectation(found: str, valid: Collection[str]) -> str:
-    """The end of a message: `did you mean 'curate'?`, else the valid names."""
+    """The end of an error message: `did you mean 'curate'?`, or the valid names if none is similar."""
     near = difflib.get_close_matches(found, sorted(valid), n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"

@@ -1,7 +1,7 @@
-"""Recipe text to plain data, by a small and strict part of YAML.
+"""A parser for the small and strict subset of YAML that recipes use.
 
-Scalars follow the YAML 1.2 core schema, so `1e-5` is a number and `no` is text. Aliases, tags, merge keys, several
-documents and repeated keys are errors; nesting and size are limited before anything is built.
+Scalars follow the YAML 1.2 core schema, so `1e-5` is a number and `no` is text. Aliases, tags, merge keys, multiple
+documents and repeated keys are errors; nesting and size are checked before any data is built.
 """
 
 import math
@@ -20,7 +20,7 @@ MAX_BYTES = 512 * 1024
 MAX_DEPTH = 32
 MAX_DIGITS = 100  # of one number
 
-Place = tuple[str | int, ...]  # keys and list positions from the top of the recipe
+YamlPath = tuple[str | int, ...]  # keys and list positions from the top of the recipe
 
 _CONSTANTS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -34,19 +34,19 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    place: Place
+    path: YamlPath
     text: str  # what was found, what was expected
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
     data: JSON
-    lines: Mapping[Place, int]  # counted from 1
+    lines: Mapping[YamlPath, int]  # counted from 1
     problems: tuple[Problem, ...] = ()  # repeated keys and unusable numbers; reported with those of decoding
 
 
 def read_text(file: Path) -> str:
-    """Raises: RecipeError: the file is missing, too large, or no UTF-8."""
+    """Raises: RecipeError: the file is missing, too large, or not UTF-8."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -58,14 +58,14 @@ def read_text(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{file}:{line}: found a byte that is no UTF-8; save the recipe as UTF-8 text") from error
+        raise RecipeError(f"{file}:{line}: found a byte that is not UTF-8; save the recipe as UTF-8 text") from error
 
 
 def parse_yaml(text: str, where: str) -> Document:
     """One YAML document as plain data, with the line of every value.
 
     Raises:
-        RecipeError: the text is no YAML, or uses a part of it that recipes may not use.
+        RecipeError: the text is not valid YAML, or uses a part of YAML that recipes must not use.
     """
     builder = _Builder(where=where)
     try:
@@ -80,26 +80,26 @@ def parse_yaml(text: str, where: str) -> Document:
     return Document(data=builder.data, lines=builder.lines, problems=tuple(builder.problems))
 
 
-def place_text(place: Place) -> str:
+def path_text(path: YamlPath) -> str:
     """`("stages", "a", "anchors", 0)` as `stages.a.anchors[0]`."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place)
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
     return text.removeprefix(".")
 
 
 @dataclass(kw_only=True)
 class _Container:
     value: dict[str, JSON] | list[JSON]
-    place: Place
+    path: YamlPath
     key: str | None = None  # of a mapping: the key whose value comes next
 
 
 @dataclass(kw_only=True)
 class _Builder:
-    """Builds the data from parser events with a stack of its own, so depth costs no recursion."""
+    """Builds the data from parser events with an explicit stack, without recursion."""
 
     where: str
     data: JSON = None
-    lines: dict[Place, int] = field(default_factory=dict)
+    lines: dict[YamlPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     _open: list[_Container] = field(default_factory=list)
     _num_documents: int = 0
@@ -115,8 +115,8 @@ class _Builder:
                 self._put(self._scalar(event), line)
         elif isinstance(event, events.MappingStartEvent | events.SequenceStartEvent):
             value: dict[str, JSON] | list[JSON] = {} if isinstance(event, events.MappingStartEvent) else []
-            place = self._put(value, line)
-            self._open.append(_Container(value=value, place=place))
+            path = self._put(value, line)
+            self._open.append(_Container(value=value, path=path))
         elif isinstance(event, events.MappingEndEvent | events.SequenceEndEvent):
             self._open.pop()
 
@@ -140,13 +140,13 @@ class _Builder:
     def _take_key(self, container: _Container, key: str, line: int) -> None:
         if key == "<<":
             raise RecipeError(f"{self.where}:{line}: found the merge key '<<'; write the values out instead")
-        place = (*container.place, key)
+        path = (*container.path, key)
         if key in container.value:
-            self.problems.append(Problem(place=place, text=f"found twice, on lines {self.lines[place]} and {line}"))
-        self.lines[place] = line
+            self.problems.append(Problem(path=path, text=f"found twice, on lines {self.lines[path]} and {line}"))
+        self.lines[path] = line
         container.key = key
 
-    def _put(self, value: JSON, line: int) -> Place:
+    def _put(self, value: JSON, line: int) -> YamlPath:
         if not self._open:
             self.data = value
             self.lines[()] = line
@@ -154,14 +154,14 @@ class _Builder:
         container = self._open[-1]
         if isinstance(container.value, dict):
             assert container.key is not None, "values of a mapping follow their key"
-            place = (*container.place, container.key)
+            path = (*container.path, container.key)
             container.value[container.key] = value
             container.key = None
         else:
-            place = (*container.place, len(container.value))
+            path = (*container.path, len(container.value))
             container.value.append(value)
-            self.lines[place] = line
-        return place
+            self.lines[path] = line
+        return path
 
     def _scalar(self, event: events.ScalarEvent) -> JSON:
         text = event.value
@@ -175,8 +175,8 @@ class _Builder:
             return text
         number = _number(text)
         if number is None:
-            place = (*(self._open[-1].place if self._open else ()), *self._next_key())
-            self.problems.append(Problem(place=place, text=f"found {text[:40]}, expected a finite number"))
+            path = (*(self._open[-1].path if self._open else ()), *self._next_key())
+            self.problems.append(Problem(path=path, text=f"found {text[:40]}, expected a finite number"))
         return number
 
     def _next_key(self) -> Iterator[str | int]:
@@ -185,12 +185,12 @@ class _Builder:
 
 
 def _line_of(event: events.Event) -> int:
-    assert event.start_mark is not None, "events that were parsed from text have a mark"
+    assert event.start_mark is not None, "events parsed from text have a mark"
     return event.start_mark.line + 1
 
 
 def _number(text: str) -> int | float | None:
-    """None for infinities, NaN and numbers of absurd length."""
+    """The number; None for infinities, NaN and numbers of more than `MAX_DIGITS` characters."""
     if len(text) > MAX_DIGITS or _NOT_FINITE.fullmatch(text):
         return None
     if _INTEGER.fullmatch(text):

@@ -1,1 +1,1 @@
-"""Questions to finished runs: differences, outputs, lineage, attestation."""
+"""Reports on finished runs: outputs, differences, lineage, attestation."""

@@ -1,4 +1,4 @@
-"""Statements about artifacts that others can check: in-toto statements, in a DSSE envelope when they are signed.
+"""Verifiable statements about artifacts: in-toto statements, in a DSSE envelope when they are signed.
 
 Sources: in-toto attestation framework, Statement v1 (github.com/in-toto/attestation/blob/main/spec/v1/statement.md);
 DSSE v1 (github.com/secure-systems-lab/dsse/blob/master/protocol.md). Signatures are Ed25519.
@@ -20,20 +20,20 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 def statement(
     subjects: Sequence[tuple[str, str]], *, predicate_type: str, predicate: Mapping[str, JSON]
 ) -> dict[str, JSON]:
-    """About `subjects`, (name, SHA-256) each."""
-    about: list[JSON] = [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in subjects]
+    """An in-toto statement about `subjects`, each (name, SHA-256)."""
+    subject_list: list[JSON] = [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in subjects]
     return {
         "_type": STATEMENT_TYPE,
-        "subject": about,
+        "subject": subject_list,
         "predicateType": predicate_type,
         "predicate": dict(predicate),
     }
 
 
-def signed(said: Mapping[str, JSON], key_file: Path) -> dict[str, JSON]:
-    """The envelope of a statement, signed with an Ed25519 private key in PEM.
+def sign(document: Mapping[str, JSON], key_file: Path) -> dict[str, JSON]:
+    """The DSSE envelope of a statement, signed with an Ed25519 private key in PEM.
 
-    Raises: RecipeError: the file holds no such key.
+    Raises: RecipeError: the file contains no such key.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
@@ -43,8 +43,8 @@ def signed(said: Mapping[str, JSON], key_file: Path) -> dict[str, JSON]:
     except (OSError, ValueError, TypeError) as error:
         raise RecipeError(f"{key_file}: {error}; give an Ed25519 private key as PEM without a password") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise RecipeError(f"{key_file}: found a key of another kind; `openssl genpkey -algorithm ed25519` makes one")
-    payload = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        raise RecipeError(f"{key_file}: found a key of another type; `openssl genpkey -algorithm ed25519` makes one")
+    payload = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return {
         "payloadType": PAYLOAD_TYPE,
@@ -52,13 +52,13 @@ def signed(said: Mapping[str, JSON], key_file: Path) -> dict[str, JSON]:
         "signatures": [
             {
                 "keyid": hashlib.sha256(public).hexdigest(),
-                "sig": base64.b64encode(key.sign(_encoded(payload))).decode(),
+                "sig": base64.b64encode(key.sign(_pre_authentication_encoding(payload))).decode(),
             }
         ],
     }
 
 
-def _encoded(payload: bytes) -> bytes:
-    """The pre-authentication encoding of DSSE: what is signed."""
+def _pre_authentication_encoding(payload: bytes) -> bytes:
+    """The bytes that DSSE signs."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)

@@ -1,4 +1,4 @@
-"""What an artifact was made from and what was made from it: a graph over manifests, as text, JSON or Mermaid."""
+"""The lineage of artifacts, what each was made from and used for: a graph of manifests, as text, JSON or Mermaid."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,19 +8,19 @@ from typing import Literal
 from orchestrator.artifact import JSON, Manifest
 from orchestrator.errors import RecipeError
 
-SHORT = 12  # digits of a fingerprint that people see
+SHOWN_DIGITS = 12  # of a fingerprint, in text
 Direction = Literal["up", "down", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """An artifact; one that is named as an input but is no longer in the store has no kind."""
+    """An artifact; an input that is no longer in the store has an empty `kind`."""
 
     fingerprint: str
     stage_kind: str = ""
     kind: str = ""
     bytes: int = 0
-    run_id: str = ""  # of its provenance
+    run_id: str = ""  # from its provenance
     stage_id: str = ""
 
 
@@ -38,7 +38,7 @@ class LineageGraph:
 
 
 def lineage_graph(manifests: Iterable[Manifest]) -> LineageGraph:
-    """The graph of all these artifacts."""
+    """The graph of these artifacts and their inputs."""
     nodes: dict[str, Node] = {}
     edges: list[Edge] = []
     for manifest in manifests:
@@ -52,10 +52,10 @@ def lineage_graph(manifests: Iterable[Manifest]) -> LineageGraph:
 
 
 def resolve(graph: LineageGraph, prefix: str) -> str:
-    """The one fingerprint that starts with `prefix`.
+    """The only fingerprint that starts with `prefix`.
 
     Raises:
-        RecipeError: there is none, or more than one.
+        RecipeError: none does, or several do.
     """
     found = [fingerprint for fingerprint in graph.nodes if prefix and fingerprint.startswith(prefix.lower())]
     if len(found) == 1:
@@ -64,12 +64,12 @@ def resolve(graph: LineageGraph, prefix: str) -> str:
         raise RecipeError(
             f"artifact {prefix!r}: not among the {len(graph.nodes)} in the store; `illume status` shows them"
         )
-    several = ", ".join(fingerprint[:SHORT] for fingerprint in found[:5])
-    raise RecipeError(f"artifact {prefix!r}: fits {len(found)} artifacts ({several} ...); give more digits")
+    several = ", ".join(fingerprint[:SHOWN_DIGITS] for fingerprint in found[:5])
+    raise RecipeError(f"artifact {prefix!r}: matches {len(found)} artifacts ({several} ...); give more digits")
 
 
 def related(graph: LineageGraph, fingerprint: str, direction: Direction) -> LineageGraph:
-    """The part of the graph that `fingerprint` was made from (`up`), that was made from it (`down`), or both."""
+    """The subgraph that `fingerprint` was made from (`up`), that was made from it (`down`), or both."""
     kept: dict[Edge, None] = {}
     if direction in ("up", "both"):
         kept |= _walk(graph, fingerprint, lambda edge: edge.child, lambda edge: edge.parent)
@@ -100,9 +100,8 @@ def to_mermaid(graph: LineageGraph) -> str:
     """A Mermaid flow chart, parents to the left."""
     lines = ["flowchart LR"]
     for node in graph.nodes.values():
-        label = (
-            f"{node.stage_id or node.stage_kind or 'not in the store'}<br/>{node.kind}<br/>{node.fingerprint[:SHORT]}"
-        )
+        name = node.stage_id or node.stage_kind or "not in the store"
+        label = f"{name}<br/>{node.kind}<br/>{node.fingerprint[:SHOWN_DIGITS]}"
         lines.append(f'    {_mermaid_id(node.fingerprint)}["{_mermaid_text(label)}"]')
     for edge in graph.edges:
         arrow = f'-->|"{_mermaid_text(edge.slot)}"|'
@@ -111,13 +110,13 @@ def to_mermaid(graph: LineageGraph) -> str:
 
 
 def to_text(graph: LineageGraph, fingerprint: str, direction: Direction) -> str:
-    """Indented trees around one artifact; what was shown before is marked with `...` instead of shown again."""
+    """Indented trees around one artifact; a subtree shown before is replaced by `...`."""
     lines = [_label(graph.nodes[fingerprint])]
     if direction in ("up", "both"):
-        parents = _grouped((edge.child, edge.parent, edge.slot) for edge in graph.edges)
+        parents = _group_by_near((edge.child, edge.parent, edge.slot) for edge in graph.edges)
         lines += ["  made from:", *_tree(graph, fingerprint, parents)] if parents.get(fingerprint) else []
     if direction in ("down", "both"):
-        children = _grouped((edge.parent, edge.child, edge.slot) for edge in graph.edges)
+        children = _group_by_near((edge.parent, edge.child, edge.slot) for edge in graph.edges)
         lines += ["  used for:", *_tree(graph, fingerprint, children)] if children.get(fingerprint) else []
     return "\n".join(lines) + "\n"
 
@@ -135,20 +134,20 @@ def _node(manifest: Manifest) -> Node:
 
 
 def _walk(graph: LineageGraph, start: str, near: Callable[[Edge], str], far: Callable[[Edge], str]) -> dict[Edge, None]:
-    """Edges reached from `start`, going from the near end of each to its far end."""
+    """Edges reachable from `start`, each followed from its near to its far end."""
     by_near: defaultdict[str, list[Edge]] = defaultdict(list)
     for edge in graph.edges:
         by_near[near(edge)].append(edge)
     reached: dict[Edge, None] = {}
-    waiting = [start]
-    while waiting:
-        for edge in by_near.pop(waiting.pop(), []):
+    pending = [start]
+    while pending:
+        for edge in by_near.pop(pending.pop(), []):
             reached[edge] = None
-            waiting.append(far(edge))
+            pending.append(far(edge))
     return reached
 
 
-def _grouped(links: Iterable[tuple[str, str, str]]) -> dict[str, list[tuple[str, str]]]:
+def _group_by_near(links: Iterable[tuple[str, str, str]]) -> dict[str, list[tuple[str, str]]]:
     grouped: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for near, far, slot in links:
         grouped[near].append((far, slot))
@@ -158,22 +157,22 @@ def _grouped(links: Iterable[tuple[str, str, str]]) -> dict[str, list[tuple[str,
 def _tree(graph: LineageGraph, start: str, links: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
     lines: list[str] = []
     shown = {start}
-    waiting = [(far, slot, 2) for far, slot in reversed(links.get(start, []))]
-    while waiting:
-        fingerprint, slot, depth = waiting.pop()
+    pending = [(far, slot, 2) for far, slot in reversed(links.get(start, []))]
+    while pending:
+        fingerprint, slot, depth = pending.pop()
         again = fingerprint in shown and bool(links.get(fingerprint))
         lines.append(f"{'  ' * depth}{slot}: {_label(graph.nodes[fingerprint])}{' ...' if again else ''}")
         if not again:
             shown.add(fingerprint)
-            waiting += [(far, name, depth + 1) for far, name in reversed(links.get(fingerprint, []))]
+            pending += [(far, name, depth + 1) for far, name in reversed(links.get(fingerprint, []))]
     return lines
 
 
 def _label(node: Node) -> str:
     if not node.kind:
-        return f"{node.fingerprint[:SHORT]} (not in the store)"
+        return f"{node.fingerprint[:SHOWN_DIGITS]} (not in the store)"
     made_in = f", stage {node.stage_id} of run {node.run_id}" if node.run_id else ""
-    return f"{node.fingerprint[:SHORT]} {node.kind} by {node.stage_kind}, {node.bytes:,} bytes{made_in}"
+    return f"{node.fingerprint[:SHOWN_DIGITS]} {node.kind} by {node.stage_kind}, {node.bytes:,} bytes{made_in}"
 
 
 def _mermaid_id(fingerprint: str) -> str:

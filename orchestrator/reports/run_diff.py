@@ -1,6 +1,7 @@
-"""What differs between two runs: recipe, code, environment, identities, outputs, figures and time.
+"""The differences between two runs: recipe, code, environment, identities, outputs, metrics and time.
 
-Pure comparison of what `run_outputs` found. What the artifacts hold is for those who know their kinds.
+Pure comparison of two results of `run_outputs`. The content of artifacts is compared elsewhere, by code that knows
+their kinds.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,12 @@ DIFF_FORMAT = 1
 ABSENT = "(absent)"
 EXECUTION_SECTIONS = ("resources", "retry", "gates")  # of a stage in a plan; never identity
 State = Literal["same", "changed", "added", "removed"]
-STATES_OF_ONE: tuple[State, State] = ("added", "removed")  # stages that only the second, only the first run has
+ONE_SIDED_STATES: tuple[State, State] = ("added", "removed")  # of stages that only the second, only the first run has
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A value at a dotted place; values as short text."""
+    """A changed value at a dotted path (`place`); values as short text."""
 
     place: str
     before: str
@@ -34,46 +35,48 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class StageDiff:
-    """One stage that at least one of the runs has. Pairs are (before, after)."""
+    """The differences of one stage, which at least one of the runs has. Pairs are (before, after)."""
 
     id: str
     state: State  # of its identity
-    is_first: bool = False  # its identity differs, and that of no stage that it reads from does
+    is_first: bool = False  # its identity differs, but that of none of its inputs does
     reasons: tuple[str, ...] = ()  # why the identity differs
-    code: tuple[str, ...] = ()  # source files that the outputs were made with and that differ
-    environment: tuple[Change, ...] = ()  # Python, packages, host that the outputs were made with and that differ
+    code: tuple[str, ...] = ()  # source files that differ between the codes that made the outputs
+    environment: tuple[Change, ...] = ()  # differences in Python, packages and host when the outputs were made
     outputs: Literal["one artifact", "equal", "different", "unknown"] = "unknown"  # unknown: one is not in the store
-    files: tuple[str, ...] = ()  # of the outputs, that differ
+    files: tuple[str, ...] = ()  # of the outputs; those that differ
     before: StageOutput | None = None
     after: StageOutput | None = None
 
     @property
-    def is_unsteady(self) -> bool:
-        """One identity, made twice, with two results."""
+    def is_nondeterministic(self) -> bool:
+        """True if the same identity was made twice with different results."""
         return self.state == "same" and self.outputs == "different"
 
-    def figures(self) -> dict[str, tuple[float | None, float | None]]:
-        """The statistics of both outputs by name."""
-        before, after = (_stats(side) for side in (self.before, self.after))
+    def metrics(self) -> dict[str, tuple[float | None, float | None]]:
+        """The metrics of both outputs by name, as (before, after)."""
+        before, after = (_metrics(side) for side in (self.before, self.after))
         return {name: (before.get(name), after.get(name)) for name in {**after, **before}}
 
 
-def is_same_figure(before: float | None, after: float | None) -> bool:
-    """Two that are not a number count as the same."""
+def is_same_metric(before: float | None, after: float | None) -> bool:
+    """Equality in which NaN equals NaN."""
     return before == after or (before is not None and after is not None and before != before and after != after)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDiff:
+    """The differences between two runs."""
+
     before: RunOutputs
     after: RunOutputs
-    identity: tuple[Change, ...]  # of stages in both recipes, that decide what is made
-    execution: tuple[Change, ...]  # as above, that decide how and where
+    identity: tuple[Change, ...]  # changed values of stages in both recipes that are part of the identity
+    execution: tuple[Change, ...]  # likewise, values that only decide how and where they run
     stages: tuple[StageDiff, ...]  # upstream first
 
     @property
     def environment(self) -> dict[Change, list[str]]:
-        """What the outputs were made with and differs, with the ids of the stages."""
+        """Differences of the environments that made the outputs, each with the ids of its stages."""
         found: dict[Change, list[str]] = {}
         for stage in self.stages:
             for change in stage.environment:
@@ -99,11 +102,13 @@ def diff_runs(before: RunOutputs, after: RunOutputs) -> RunDiff:
 
 
 def diff_to_json(diff: RunDiff) -> dict[str, JSON]:
-    identity, execution = ([_change_to_json(one) for one in kind] for kind in (diff.identity, diff.execution))
+    identity, execution = (
+        [_change_to_json(change) for change in changes] for changes in (diff.identity, diff.execution)
+    )
     environment: list[JSON] = [
         {**_change_to_json(change), "stages": list(ids)} for change, ids in diff.environment.items()
     ]
-    added, removed = ([stage.id for stage in diff.of_state(state)] for state in STATES_OF_ONE)
+    added, removed = ([stage.id for stage in diff.of_state(state)] for state in ONE_SIDED_STATES)
     return {
         "format": DIFF_FORMAT,
         "before": _run_to_json(diff.before),
@@ -148,7 +153,7 @@ def _stage(before: StageOutput | None, after: StageOutput | None, unlike: set[st
 
 
 def _reasons(before: StageOutput, after: StageOutput) -> Iterator[str]:
-    """Why the identities of a stage differ, its own values first."""
+    """Why the identities of a stage differ: changes of its own values, then of its inputs."""
     if before.planned["kind"] != after.planned["kind"]:
         yield f"kind: {before.planned['kind']} -> {after.planned['kind']}"
         return
@@ -182,12 +187,12 @@ def _code(before: Manifest | None, after: Manifest | None) -> tuple[str, ...]:
 
 
 def _recipe_changes(stage: StageDiff) -> Iterator[tuple[Change, bool]]:
-    """What the recipes say otherwise about a stage, and whether it is part of the identity."""
+    """(change, whether it is part of the identity) for each value of a stage that differs between the recipes."""
     place, sides = f"stages.{stage.id}", (stage.before, stage.after)
     old, new = (side.planned if side else None for side in sides)
     if old is None or new is None:
         return
-    if old["kind"] != new["kind"]:  # their values have nothing in common
+    if old["kind"] != new["kind"]:  # values of different kinds cannot be compared
         yield Change(place=f"{place}.kind", before=old["kind"], after=new["kind"]), True
         return
     if old["payload"]["version"] != new["payload"]["version"]:
@@ -199,7 +204,7 @@ def _recipe_changes(stage: StageDiff) -> Iterator[tuple[Change, bool]]:
     for name, before, after in value_changes(old["inputs"], new["inputs"]):
         yield Change(place=f"{place}.inputs.{name}", before=before, after=after), True
     known = {name for name, _, _ in semantic}
-    for name, before, after in value_changes(old["config"], new["config"]):  # locations beside those values
+    for name, before, after in value_changes(old["config"], new["config"]):  # the rest: locations
         if name not in known:
             yield Change(place=f"{place}.config.{name}", before=before, after=after), False
     for section in EXECUTION_SECTIONS:
@@ -210,13 +215,13 @@ def _recipe_changes(stage: StageDiff) -> Iterator[tuple[Change, bool]]:
 def _environment(before: Manifest | None, after: Manifest | None) -> tuple[Change, ...]:
     if before is None or after is None:
         return ()
-    old, new = _made_with(before), _made_with(after)
+    old, new = _environment_of(before), _environment_of(after)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return tuple(Change(place=name, before=old.get(name, ABSENT), after=new.get(name, ABSENT)) for name in names)
 
 
-def _made_with(manifest: Manifest) -> dict[str, str]:
-    """What the provenance says about the place where it was made; what was not there is left out."""
+def _environment_of(manifest: Manifest) -> dict[str, str]:
+    """The environment in the provenance of an artifact, by name; missing values are left out."""
     provenance: Mapping[str, Any] = manifest.provenance
     packages = provenance.get("packages")
     facts = {name: provenance.get(name) for name in ("python", "platform", "host")}
@@ -224,8 +229,8 @@ def _made_with(manifest: Manifest) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-def _stats(side: StageOutput | None) -> Mapping[str, float]:
-    return side.output.manifest.stats if side and side.output else {}
+def _metrics(side: StageOutput | None) -> Mapping[str, float]:
+    return side.output.manifest.metrics if side and side.output else {}
 
 
 def _change_to_json(change: Change) -> dict[str, JSON]:
@@ -244,9 +249,9 @@ def _run_to_json(outputs: RunOutputs) -> dict[str, JSON]:
 
 
 def _stage_to_json(stage: StageDiff) -> dict[str, JSON]:
-    figures: dict[str, JSON] = {
+    metrics: dict[str, JSON] = {
         name: [None if value is None else number_to_json(value) for value in pair]
-        for name, pair in stage.figures().items()
+        for name, pair in stage.metrics().items()
     }
     return {
         "id": stage.id,
@@ -256,7 +261,7 @@ def _stage_to_json(stage: StageDiff) -> dict[str, JSON]:
         "code": list(stage.code),
         "outputs": stage.outputs,
         "files": list(stage.files),
-        "figures": figures,
+        "figures": metrics,
         "before": _side_to_json(stage.before),
         "after": _side_to_json(stage.after),
     }

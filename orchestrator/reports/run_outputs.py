@@ -1,6 +1,6 @@
-"""What a run made or used: for each stage of its plan the artifact that it worked with, the tries and their time.
+"""The outputs of a run: for each stage of its plan the artifact that it made or reused, its attempts and their time.
 
-An artifact may have been made again since under the same identity; what counts is the one that this run had.
+Rule: an artifact may since have been made again under the same identity; the one that this run had is reported.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from orchestrator.artifact import JSON, Manifest
+from orchestrator.artifact import JSON, ArtifactKey, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.history.database import Database
@@ -28,7 +28,7 @@ S_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A committed artifact and the attempt that made it, whichever run that was."""
+    """A committed artifact and the attempt that made it, in this or another run."""
 
     manifest: Manifest
     attempt_id: str
@@ -39,10 +39,10 @@ class StageOutput:
     """One stage of a run."""
 
     id: str
-    planned: Mapping[str, Any]  # as the plan was saved
-    output: Output | None  # None: never made, or no longer in the store
+    planned: Mapping[str, Any]  # the stage in the stored plan
+    output: Output | None  # None: it was never made, or is no longer in the store
     attempts: int  # of this run
-    seconds: float | None  # of the attempt that made the output, in this run or an earlier one
+    seconds: float | None  # duration of the attempt that made the output, in this or an earlier run
     spent_s: float  # by all attempts of this run
     made_here: bool
 
@@ -56,7 +56,7 @@ class StageOutput:
 
     @property
     def gpu_hours(self) -> float:
-        """GPUs asked for, times the time of all attempts of this run; what a queue cost is not recorded."""
+        """Requested GPUs times the duration of all attempts of this run; time in a queue is not included."""
         resources = self.planned["resources"]
         return float(resources["gpus"]) * int(resources["workers"]) * self.spent_s / S_PER_HOUR
 
@@ -70,18 +70,18 @@ class RunOutputs:
 def run_outputs(
     artifacts: ArtifactStore, database: Database, run: RunSummary, planned: Sequence[Mapping[str, Any]]
 ) -> RunOutputs:
-    """`planned`: the stages of the run's plan as they were saved."""
+    """The outputs of all stages of a run. `planned`: the stages of its stored plan."""
     found = {str(stage["id"]): _stage(artifacts, database, run, stage) for stage in planned}
     return RunOutputs(run=run, stages=found)
 
 
 def open_output(artifacts: ArtifactStore, output: Output, wanted: Callable[[str], bool]) -> Path:
-    """A local folder with the files that are wanted; of a remote store only these are fetched.
+    """A local folder with the wanted files of an output; from a remote store only these are downloaded.
 
     Raises: CorruptArtifactError: a file is missing or damaged.
     """
     manifest = output.manifest
-    site = artifact_site(manifest.stage_kind, manifest.fingerprint)
+    site = artifact_site(manifest.key)
     files = [entry for entry in manifest.files if wanted(entry.path)]
     return readable_folder(artifacts.store, artifacts.cache, site.data_key(output.attempt_id), files)
 
@@ -91,9 +91,13 @@ def _stage(artifacts: ArtifactStore, database: Database, run: RunSummary, planne
     own = _attempts(database, (attempts.c.run_id == run.run_id) & (attempts.c.stage_id == stage_id))
     committed = [row for row in own if row.state == AttemptState.COMMITTED and row.fingerprint == fingerprint]
     earlier = (attempts.c.fingerprint == fingerprint) & (attempts.c.state == AttemptState.COMMITTED)
-    until = run.created_at if planned["action"] == "reuse" else run.updated_at  # else: reused after all, meanwhile
+    until = (
+        run.created_at if planned["action"] == "reuse" else run.updated_at
+    )  # else: another run made it in the meantime
     made_by = committed or _attempts(database, earlier & (attempts.c.ended_at <= until))
-    output = _output(artifacts, database, str(planned["kind"]), fingerprint, made_by[-1] if made_by else None)
+    output = _output(
+        artifacts, database, ArtifactKey(str(planned["kind"]), fingerprint), made_by[-1] if made_by else None
+    )
     recorded = output.manifest.provenance.get("seconds") if output else None
     return StageOutput(
         id=stage_id,
@@ -121,20 +125,18 @@ def _as_float(value: JSON) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _output(
-    artifacts: ArtifactStore, database: Database, stage_kind: str, fingerprint: str, attempt: Row[Any] | None
-) -> Output | None:
-    """What the attempt committed; where its manifest is gone or unknown, what the store has now if that is the same."""
+def _output(artifacts: ArtifactStore, database: Database, key: ArtifactKey, attempt: Row[Any] | None) -> Output | None:
+    """What the attempt committed; if its manifest is gone, what the store has now if that has the same digest."""
     committed_sha256 = None
     if attempt is not None:
         committed_sha256 = _manifest_sha256(database, attempt)
-        key = artifact_site(stage_kind, fingerprint).manifest_key(attempt.attempt_id)
-        data = artifacts.store.get(key)
+        manifest_key = artifact_site(key).manifest_key(attempt.attempt_id)
+        data = artifacts.store.get(manifest_key)
         if data is not None and hashlib.sha256(data).hexdigest() == committed_sha256:
-            manifest = manifest_from_bytes(data, f"{artifacts.store.url}: {key}")
+            manifest = manifest_from_bytes(data, f"{artifacts.store.url}: {manifest_key}")
             return Output(manifest=manifest, attempt_id=attempt.attempt_id)
     try:
-        stored = artifacts.stored(stage_kind, fingerprint)
+        stored = artifacts.stored(key)
     except CorruptArtifactError:
         return None
     if stored is None or committed_sha256 not in (None, stored.manifest_sha256):
@@ -143,10 +145,10 @@ def _output(
 
 
 def _manifest_sha256(database: Database, attempt: Row[Any]) -> str | None:
-    """The digest of what the attempt committed, which may be what another one had committed before it."""
+    """The digest of the manifest that the attempt's commit recorded, which may be another attempt's."""
     of_attempt = (events.c.run_id == attempt.run_id) & (events.c.attempt_id == attempt.attempt_id)
-    moves = of_attempt & (events.c.kind == EventKind.ATTEMPT_STATE)
-    query = select(events.c.fields).where(moves).order_by(events.c.sequence.desc()).limit(1)
+    transitions = of_attempt & (events.c.kind == EventKind.ATTEMPT_STATE)
+    query = select(events.c.fields).where(transitions).order_by(events.c.sequence.desc()).limit(1)
 
     def work(connection: Connection) -> str | None:
         return connection.execute(query).scalar_one_or_none()

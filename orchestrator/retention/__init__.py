@@ -1,1 +1,1 @@
-"""Retention: garbage, unneeded artifacts, pins, removal of tainted files, local copies."""
+"""What a store keeps and what may be deleted: garbage, unneeded and tainted artifacts, pins, local copies."""

@@ -1,7 +1,7 @@
-"""What may be deleted from a store, and deleting it: leftovers of attempts that can never become truth again.
+"""Garbage collection of a store: finds and deletes files of attempts that no reader can ever use again.
 
-An attempt's files go only after ABORT was won for it, or when the generation that it was decided for follows another
-attempt or is retracted. Ages only keep the collector from wasting work of the living; safety does not rest on clocks.
+Rule: an attempt's files are deleted only after it was aborted, or when the generation of its COMMIT has another winner
+or is retracted. Ages only protect unfinished work of live attempts; safety does not depend on clocks.
 """
 
 import logging
@@ -12,7 +12,16 @@ from itertools import count
 from typing import Literal
 
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.store.commits import Commit, Outcome, abort, delete_attempt, follow, outcome, retract, roll_forward
+from orchestrator.store.commits import (
+    Commit,
+    Outcome,
+    abort,
+    delete_attempt,
+    read_commit,
+    read_outcome,
+    retract,
+    roll_forward,
+)
 from orchestrator.store.layout import (
     ARTIFACTS,
     SHARDS,
@@ -22,7 +31,7 @@ from orchestrator.store.layout import (
     checkpoint_steps,
     owner_of,
     shard_site,
-    stored_fingerprints,
+    stored_keys,
 )
 from orchestrator.store.local_store import TEMPORARY
 from orchestrator.store.objects import StoredObject
@@ -30,21 +39,21 @@ from orchestrator.store.store import PROBE_FOLDER, Store
 
 log = logging.getLogger(__name__)
 
-DEFAULT_AGE_S = 24 * 3600.0  # untouched for this long; far above the time between two writes of a commit
+DEFAULT_AGE_S = 24 * 3600.0  # since the last write; far above the time between two writes of a commit
 
 Reason = Literal[
-    "abandoned",  # nobody decided about it, its owner is gone
-    "aborted",  # was given up; files were written or left after that
-    "lost",  # another attempt was committed
-    "retracted",  # was committed, then given up
+    "abandoned",  # has no outcome, and its owner is gone
+    "aborted",  # was aborted; files were written or left after that
+    "lost",  # another attempt was committed instead
+    "retracted",  # was committed, then retracted
     "checkpoint",  # of a stage whose artifact is committed
-    "temporary",  # of a write or a probe that was cut off
+    "temporary",  # of an interrupted write or probe
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """Something that can go."""
+    """Something that can be deleted."""
 
     reason: Reason
     key: str  # folder of an attempt, or a single object
@@ -55,15 +64,17 @@ class Garbage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
+class DeletionReport:
+    """What `delete_garbage` deleted."""
+
     items: int
     bytes: int
-    kept: tuple[str, ...]  # keys that turned out to be alive when it came to deleting them
+    kept: tuple[str, ...]  # keys that turned out to be in use just before they were to be deleted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One generation of a site: whom its commit record names (None: unreadable), and whether it is retracted."""
+    """One generation of a site: its commit (None: unreadable), and whether it is retracted."""
 
     commit: Commit | None
     retracted: bool
@@ -71,18 +82,18 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptFacts:
-    """All that decides about an attempt's files."""
+    """Everything that decides whether an attempt's files can be deleted."""
 
     attempt: str
     outcome: Outcome | None
     generations: tuple[Generation, ...]
-    is_live: bool  # its owner may still be working
+    is_live: bool  # its run may still be working
     is_old: bool
 
 
-def judge(facts: AttemptFacts) -> Reason | None:
-    """Why the files of an attempt may go; None: they stay."""
-    if not facts.is_old or any(_follows(item, facts.attempt) and not item.retracted for item in facts.generations):
+def garbage_reason(facts: AttemptFacts) -> Reason | None:
+    """Why the files of an attempt can be deleted; None: they must stay."""
+    if not facts.is_old or any(_is_winner(facts.attempt, item) and not item.retracted for item in facts.generations):
         return None
     decided = facts.outcome
     if decided is None:
@@ -90,19 +101,19 @@ def judge(facts: AttemptFacts) -> Reason | None:
     if decided.kind == "ABORT":
         return "aborted"
     if decided.kind == "UNREADABLE" or decided.generation >= len(facts.generations):
-        return None  # it may have been decided to commit, and anyone may still roll it forward
+        return None  # it may be about to commit, and any reader may still roll it forward
     generation = facts.generations[decided.generation]
     if generation.retracted:
         return "retracted"
     return "lost" if generation.commit else None
 
 
-def plan_collection(
+def find_garbage(
     store: Store, *, now_s: float, is_live: Callable[[str], bool], older_than_s: float = DEFAULT_AGE_S
 ) -> list[Garbage]:
-    """Everything that can go now. Finishes commits that a crash left half done; deletes nothing.
+    """Everything that can be deleted now. Completes commits that a crash interrupted; deletes nothing.
 
-    `is_live` says of a stage attempt's id whether its run may still be working (a lease that has not run out).
+    `is_live`: stage attempt id -> whether its run may still be working (its lease has not expired).
     """
     found: list[Garbage] = []
     for site in _sites(store):
@@ -112,8 +123,8 @@ def plan_collection(
     return found + list(_temporaries(store, before_s=now_s - older_than_s))
 
 
-def plan_deletion(store: Store, sites: Iterable[Site], *, is_live: Callable[[str], bool]) -> list[Garbage]:
-    """What can go at some places however young it is, because they were given up on purpose."""
+def find_garbage_at(store: Store, sites: Iterable[Site], *, is_live: Callable[[str], bool]) -> list[Garbage]:
+    """What can be deleted at some sites regardless of age, because these were retracted on purpose."""
     found: list[Garbage] = []
     for site in sites:
         roll_forward(store, site)
@@ -121,15 +132,15 @@ def plan_deletion(store: Store, sites: Iterable[Site], *, is_live: Callable[[str
     return found
 
 
-def collect(store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str], bool]) -> Collected:
-    """Delete what `plan_collection` found, after judging each item again. Can be interrupted and repeated.
+def delete_garbage(store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str], bool]) -> DeletionReport:
+    """Delete what `find_garbage` found, after checking each item again. Can be interrupted and repeated.
 
     Raises:
-        StoreError: the store failed; what is left is found again next time.
+        StoreError: the store failed; the rest is found again next time.
     """
     items, freed, kept = 0, 0, []
     for item in garbage:
-        if not _may_go(store, item, is_live):
+        if not _claim_for_deletion(store, item, is_live):
             kept.append(item.key)
             continue
         if item.site:
@@ -141,17 +152,17 @@ def collect(store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str]
             store.delete(item.key)
             freed += item.bytes
         items += 1
-    return Collected(items=items, bytes=freed, kept=tuple(kept))
+    return DeletionReport(items=items, bytes=freed, kept=tuple(kept))
 
 
-def _may_go(store: Store, item: Garbage, is_live: Callable[[str], bool]) -> bool:
-    """Decide again with fresh facts, and win what must be won before anything is deleted."""
+def _claim_for_deletion(store: Store, item: Garbage, is_live: Callable[[str], bool]) -> bool:
+    """True if the item can still be deleted. Aborts the attempt, or retracts the checkpoint, where that comes first."""
     if item.site is None:
         return True
     if item.reason == "checkpoint":
         return _retract_checkpoint(store, item.site, item.attempt)
     facts = _facts(store, item.site, item.attempt, is_live=is_live, is_old=True)
-    reason = judge(facts)
+    reason = garbage_reason(facts)
     if reason == "abandoned":
         return abort(store, item.site, item.attempt, reason="abandoned: deleted by the collector")
     return reason is not None
@@ -166,12 +177,12 @@ def _retract_checkpoint(store: Store, site: Site, attempt: str) -> bool:
 
 
 def _sites(store: Store) -> Iterator[Site]:
-    for stage_kind, fingerprint in stored_fingerprints(store, ARTIFACTS):
-        yield artifact_site(stage_kind, fingerprint)
-        for step in checkpoint_steps(store, stage_kind, fingerprint):
-            yield checkpoint_site(stage_kind, fingerprint, step)
-    for stage_kind, fingerprint in stored_fingerprints(store, SHARDS):
-        yield shard_site(stage_kind, fingerprint)
+    for key in stored_keys(store, ARTIFACTS):
+        yield artifact_site(key)
+        for step in checkpoint_steps(store, key):
+            yield checkpoint_site(key, step)
+    for key in stored_keys(store, SHARDS):
+        yield shard_site(key)
 
 
 def _garbage_of(
@@ -179,18 +190,18 @@ def _garbage_of(
 ) -> Iterator[Garbage]:
     for attempt, files in _attempt_files(store, site).items():
         is_old = max(file.modified_s for file in files) <= now_s - older_than_s
-        reason = judge(_facts(store, site, attempt, is_live=is_live, is_old=is_old)) if is_old else None
+        reason = garbage_reason(_facts(store, site, attempt, is_live=is_live, is_old=is_old)) if is_old else None
         if reason:
             yield _garbage(reason, site, attempt, files)
 
 
 def _finished_checkpoints(store: Store, *, now_s: float, older_than_s: float) -> Iterator[Garbage]:
-    for stage_kind, fingerprint in stored_fingerprints(store, ARTIFACTS):
-        steps = checkpoint_steps(store, stage_kind, fingerprint)
-        if not steps or not roll_forward(store, artifact_site(stage_kind, fingerprint)).commit:
+    for key in stored_keys(store, ARTIFACTS):
+        steps = checkpoint_steps(store, key)
+        if not steps or not roll_forward(store, artifact_site(key)).commit:
             continue
         for step in steps:
-            site = checkpoint_site(stage_kind, fingerprint, step)
+            site = checkpoint_site(key, step)
             commit = roll_forward(store, site).commit
             files = _attempt_files(store, site).get(commit.attempt, []) if commit else []
             if commit and files and max(file.modified_s for file in files) <= now_s - older_than_s:
@@ -205,7 +216,7 @@ def _garbage(reason: Reason, site: Site, attempt: str, files: Sequence[StoredObj
 
 
 def _attempt_files(store: Store, site: Site) -> dict[str, list[StoredObject]]:
-    """What each attempt has stored, without the outcome that stays; attempts with nothing are left out."""
+    """Files by attempt, without the outcome, which is never deleted; attempts without files are left out."""
     found: dict[str, list[StoredObject]] = {}
     for item in store.list(site.attempts):
         attempt, _, name = item.key.removeprefix(f"{site.attempts}/").partition("/")
@@ -215,8 +226,8 @@ def _attempt_files(store: Store, site: Site) -> dict[str, list[StoredObject]]:
 
 
 def _facts(store: Store, site: Site, attempt: str, *, is_live: Callable[[str], bool], is_old: bool) -> AttemptFacts:
-    """The outcome is read before the commit records: a decision that is seen has its record seen too, or is kept."""
-    decided = outcome(store, site, attempt)
+    """The facts of an attempt. The outcome is read before the commit records, as a commit writes them in this order."""
+    decided = read_outcome(store, site, attempt)
     return AttemptFacts(
         attempt=attempt,
         outcome=decided,
@@ -230,16 +241,16 @@ def _generations(store: Store, site: Site) -> Iterator[Generation]:
     for number in count():
         retracted = store.get(site.retracted_key(number)) is not None
         try:
-            commit = follow(store, site, number)
+            commit = read_commit(store, site, number)
             if commit is None:
                 return
         except CorruptArtifactError as error:
-            log.warning("keeping what it may refer to: %s", error)
+            log.warning("keeping files that it may refer to: %s", error)
             commit = None
         yield Generation(commit=commit, retracted=retracted)
 
 
-def _follows(generation: Generation, attempt: str) -> bool:
+def _is_winner(attempt: str, generation: Generation) -> bool:
     return generation.commit is not None and generation.commit.attempt == attempt
 
 
@@ -249,7 +260,7 @@ def _temporaries(store: Store, *, before_s: float) -> Iterator[Garbage]:
             yield Garbage(reason="temporary", key=item.key, files=1, bytes=item.bytes)
     root = store.local("")
     for path in sorted((root / TEMPORARY).glob("*")) if root else []:
-        with suppress(FileNotFoundError):  # a write that has just ended
+        with suppress(FileNotFoundError):  # the write has just ended
             found = path.stat()
             if found.st_mtime <= before_s:
                 key = f"{TEMPORARY}/{path.name}"

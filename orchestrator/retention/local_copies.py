@@ -1,6 +1,6 @@
-"""What this machine keeps beside the store, and which of it can go: copies, downloads, staged files, indexes.
+"""Local files of this machine besides the store, and which can be deleted: copies, downloads, staged files, indexes.
 
-Nothing of it is needed: what is missing is fetched or made again.
+None of them is needed: missing files are fetched or made again.
 """
 
 import os
@@ -15,36 +15,38 @@ from orchestrator.store.layout import owner_of
 from orchestrator.store.store import Store
 from orchestrator.store.verification import DOWNLOADS
 
-INDEXES = "trace"  # made from data of the store by `illume trace`
+INDEXES = "trace"  # made by `illume trace` from data of the store
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCopy:
+    """A folder of the cache that is deleted as a whole."""
+
     path: Path
-    key: str  # below the cache
+    key: str  # path below the cache
     bytes: int
-    newest_s: float  # when the newest of its files was written
+    newest_s: float  # modification time of its newest file
 
 
 def stale_copies(
     store: Store, cache: Path, *, now_s: float, is_live: Callable[[str], bool], older_than_s: float
 ) -> list[LocalCopy]:
-    """Copies of files that the store no longer has; of this age, what dead attempts left and what was made from it.
+    """Copies of files that the store no longer has; and, if older, leftovers of dead attempts, downloads and indexes.
 
-    `is_live` says of a stage attempt's id whether its run may still be working.
+    `is_live`: stage attempt id -> whether its run may still be working.
     """
     found = []
-    for key in _kept_below(cache):
-        with suppress(FileNotFoundError):  # somebody moves it this moment
+    for key in _folder_keys(cache):
+        with suppress(FileNotFoundError):  # another process is moving it
             copy = _copy_at(cache, key)
             top, _, rest = key.partition("/")
             if top in (DOWNLOADS, INDEXES):
-                can_go = copy.newest_s < now_s - older_than_s
+                is_stale = copy.newest_s < now_s - older_than_s
             elif top == STAGING:
-                can_go = not is_live(owner_of(Path(rest).parent.name)) and copy.newest_s < now_s - older_than_s
+                is_stale = not is_live(owner_of(Path(rest).parent.name)) and copy.newest_s < now_s - older_than_s
             else:
-                can_go = next(iter(store.list(key)), None) is None
-            found += [copy] if can_go else []
+                is_stale = next(iter(store.list(key)), None) is None
+            found += [copy] if is_stale else []
     return found
 
 
@@ -53,8 +55,8 @@ def delete_copies(copies: list[LocalCopy]) -> None:
         shutil.rmtree(copy.path, ignore_errors=True)
 
 
-def _kept_below(cache: Path) -> Iterator[str]:
-    """Folders of the cache that stay or go as a whole."""
+def _folder_keys(cache: Path) -> Iterator[str]:
+    """Keys of the cache's folders that are kept or deleted as a whole."""
     for folder, names, _ in os.walk(cache):
         here = Path(folder).relative_to(cache).as_posix()
         whole = list(names) if here in (DOWNLOADS, INDEXES) else [name for name in names if name == "data"]

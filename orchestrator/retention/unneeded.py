@@ -1,7 +1,7 @@
-"""Which committed artifacts nobody needs any more, and giving them up. The collector deletes their files afterwards.
+"""Finds committed artifacts that nothing needs, and retracts them; garbage collection deletes their files afterwards.
 
-Needed is: what the newest run of any recipe or a run that has not ended plans with, what is pinned, what is a
-registered model, what is young, and everything that such an artifact was made from.
+Needed are: artifacts in the plan of a recipe's newest run or of a run that has not ended, pinned artifacts, registered
+models, young artifacts, and everything that these were made from.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.schema import leases, runs, stages
-from orchestrator.retention.pins import Place, pins
+from orchestrator.retention.pins import pins
 from orchestrator.store.commits import retract, roll_forward
 from orchestrator.store.layout import artifact_site, shard_site
 from orchestrator.store.store import Store
@@ -24,15 +25,19 @@ ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unneeded:
-    """A committed artifact that may be given up."""
+class UnneededArtifact:
+    """A committed artifact that may be retracted."""
 
     stage_kind: str
     fingerprint: str
     kind: str
     bytes: int
-    shards: tuple[str, ...]  # fingerprints of those that belong to no artifact that stays
+    shards: tuple[str, ...]  # fingerprints of its shards that no needed artifact contains
     inputs: tuple[str, ...] = ()  # fingerprints of what it was made from
+
+    @property
+    def key(self) -> ArtifactKey:
+        return ArtifactKey(self.stage_kind, self.fingerprint)
 
 
 def unneeded_artifacts(
@@ -42,90 +47,95 @@ def unneeded_artifacts(
     now_s: float,
     older_than_s: float,
     is_registered: Callable[[str], bool],
-) -> list[Unneeded]:
-    """What may be given up now. `is_registered` says of a stage kind whether its artifacts are registered models.
+) -> list[UnneededArtifact]:
+    """The artifacts that may be retracted now. `is_registered`: stage kind -> whether it makes registered models.
 
-    Raises: DatabaseError: the database does not know all runs of the store, so what they need cannot be told.
+    Raises: DatabaseError: the database does not know all runs of the store, so it is unknown what they need.
     """
     _check_complete(artifacts.store, database)
-    stored = {(one.manifest.stage_kind, str(one.manifest.fingerprint)): one for one in artifacts.all()}
-    is_claimed = _claims(artifacts.store, database)
+    stored = {artifact.manifest.key: artifact for artifact in artifacts.all()}
+    is_claimed = _claim_check(artifacts.store, database)
 
-    def is_needed(place: Place) -> bool:
+    def is_needed(key: ArtifactKey) -> bool:
         return (
-            is_claimed(place)
-            or is_registered(place[0])
-            or _committed_at_s(artifacts.store, stored[place]) > now_s - older_than_s
+            is_claimed(key)
+            or is_registered(key.stage_kind)
+            or _committed_at_s(artifacts.store, stored[key]) > now_s - older_than_s
         )
 
-    inputs = {place: _inputs(one) for place, one in stored.items()}
-    staying = _with_inputs(inputs, [place for place in stored if is_needed(place)])
-    shards_kept = {shard for place in staying for shard in stored[place].manifest.shards}
+    inputs = {key: _inputs(artifact) for key, artifact in stored.items()}
+    staying = _with_inputs(inputs, [key for key in stored if is_needed(key)])
+    shards_kept = {shard for key in staying for shard in stored[key].manifest.shards}
     return [
-        Unneeded(
-            stage_kind=place[0],
-            fingerprint=place[1],
-            kind=one.manifest.kind,
-            bytes=sum(file.bytes for file in one.manifest.files),
-            shards=tuple(shard for shard in one.manifest.shards if shard not in shards_kept),
-            inputs=inputs[place],
+        UnneededArtifact(
+            stage_kind=key.stage_kind,
+            fingerprint=key.fingerprint,
+            kind=artifact.manifest.kind,
+            bytes=sum(file.bytes for file in artifact.manifest.files),
+            shards=tuple(shard for shard in artifact.manifest.shards if shard not in shards_kept),
+            inputs=inputs[key],
         )
-        for place, one in sorted(stored.items())
-        if place not in staying
+        for key, artifact in sorted(stored.items())
+        if key not in staying
     ]
 
 
-def give_up(
-    artifacts: ArtifactStore, database: Database, unneeded: Sequence[Unneeded], *, reason: str
-) -> list[Unneeded]:
-    """Retract artifacts with the shards that only they hold, and say which. Can be interrupted and repeated.
+def retract_unneeded(
+    artifacts: ArtifactStore, database: Database, unneeded: Sequence[UnneededArtifact], *, reason: str
+) -> list[UnneededArtifact]:
+    """Retract artifacts with the shards that only they contain; returns the retracted ones.
 
-    What a run or a pin has laid claim to since `unneeded` was told stays, with what it was made from: each is looked
-    at again right before it goes, and goes before its inputs do.
+    An artifact that a run or a pin has claimed since `unneeded` was computed stays, with everything it was made from:
+    each artifact is checked again right before it is retracted, and is retracted before its inputs. An interrupted call
+    can be repeated.
     """
-    inputs = {(one.stage_kind, one.fingerprint): one.inputs for one in unneeded}
-    gone: list[Unneeded] = []
-    for one in sorted(unneeded, key=lambda one: -len(_with_inputs(inputs, [(one.stage_kind, one.fingerprint)]))):
-        is_claimed = _claims(artifacts.store, database)
-        staying = _with_inputs(inputs, [place for place in inputs if is_claimed(place)])
-        if (one.stage_kind, one.fingerprint) in staying:
+    inputs = {artifact.key: artifact.inputs for artifact in unneeded}
+    retracted: list[UnneededArtifact] = []
+    for artifact in sorted(unneeded, key=lambda artifact: -len(_with_inputs(inputs, [artifact.key]))):
+        is_claimed = _claim_check(artifacts.store, database)
+        staying = _with_inputs(inputs, [key for key in inputs if is_claimed(key)])
+        if artifact.key in staying:
             continue
-        going = {fingerprint for _, fingerprint in inputs.keys() - staying}
-        others = (each.manifest for each in artifacts.all(one.stage_kind) if each.manifest.fingerprint not in going)
-        held = {shard for manifest in others for shard in manifest.shards}  # also by what was committed since
-        for shard in set(one.shards) - held:
-            site = shard_site(one.stage_kind, shard)
+        retractable = {key.fingerprint for key in inputs.keys() - staying}
+        others = (
+            other.manifest
+            for other in artifacts.all(artifact.stage_kind)
+            if other.manifest.fingerprint not in retractable
+        )
+        shared = {shard for manifest in others for shard in manifest.shards}  # also by artifacts committed since
+        for shard in set(artifact.shards) - shared:
+            site = shard_site(ArtifactKey(artifact.stage_kind, shard))
             found = roll_forward(artifacts.store, site)
             if found.commit:
                 retract(artifacts.store, site, found.generation, reason=reason)
-        artifacts.retract(one.stage_kind, one.fingerprint, reason=reason)  # last: it is what names the shards
-        gone.append(one)
-    return gone
+        artifacts.retract(artifact.key, reason=reason)  # last: its manifest lists the shards
+        retracted.append(artifact)
+    return retracted
 
 
-def _claims(store: Store, database: Database) -> Callable[[Place], bool]:
-    """Whether a run plans with an artifact, somebody makes it, or it is pinned, as of now."""
+def _claim_check(store: Store, database: Database) -> Callable[[ArtifactKey], bool]:
+    """A predicate: whether a run plans with an artifact, is making it, or it is pinned, as of now."""
     fingerprints = database.read(_planned) | database.read(_reserved)
     pinned = set(pins(store))
-    return lambda place: place[1] in fingerprints or place in pinned
+    return lambda key: key.fingerprint in fingerprints or key in pinned
 
 
-def _inputs(one: StoredArtifact) -> tuple[str, ...]:
-    return tuple(parent for slot in one.manifest.inputs.values() for parent in slot)
+def _inputs(artifact: StoredArtifact) -> tuple[str, ...]:
+    return tuple(parent for slot in artifact.manifest.inputs.values() for parent in slot)
 
 
-def _with_inputs(inputs: Mapping[Place, tuple[str, ...]], places: Sequence[Place]) -> set[Place]:
-    """Those places and all that they were made from, of the places in `inputs`."""
-    by_fingerprint: dict[str, list[Place]] = {}
-    for place in inputs:
-        by_fingerprint.setdefault(place[1], []).append(place)
-    found: set[Place] = set()
-    pending = list(places)
+def _with_inputs(inputs: Mapping[ArtifactKey, tuple[str, ...]], keys: Sequence[ArtifactKey]) -> set[ArtifactKey]:
+    """The artifacts `keys` and all artifacts in `inputs` that they were made from."""
+    by_fingerprint: dict[str, list[ArtifactKey]] = {}
+    for key in inputs:
+        by_fingerprint.setdefault(key.fingerprint, []).append(key)
+    found: set[ArtifactKey] = set()
+    pending = list(keys)
     while pending:
-        place = pending.pop()
-        if place not in found:
-            found.add(place)
-            pending += [each for parent in inputs[place] for each in by_fingerprint.get(parent, ())]
+        key = pending.pop()
+        if key not in found:
+            found.add(key)
+            pending += [made for parent in inputs[key] for made in by_fingerprint.get(parent, ())]
     return found
 
 
@@ -134,13 +144,13 @@ def _planned(connection: Connection) -> set[str]:
     newest = select(runs.c.recipe, func.max(runs.c.created_at).label("at")).group_by(runs.c.recipe).subquery()
     is_newest = (runs.c.recipe == newest.c.recipe) & (runs.c.created_at == newest.c.at)
     of_newest = select(runs.c.run_id).join(newest, is_newest)
-    open_ones = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
-    query = select(stages.c.fingerprint).where(stages.c.run_id.in_(of_newest) | stages.c.run_id.in_(open_ones))
+    of_open = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
+    query = select(stages.c.fingerprint).where(stages.c.run_id.in_(of_newest) | stages.c.run_id.in_(of_open))
     return set(connection.execute(query).scalars())
 
 
 def _reserved(connection: Connection) -> set[str]:
-    """Fingerprints that somebody is making, or was making when it was cut off."""
+    """Fingerprints that a run is making, or was making when it was interrupted."""
     query = select(leases.c.resource).where(leases.c.resource.like("artifact:%"), leases.c.owner != "")
     return {resource.removeprefix("artifact:") for resource in connection.execute(query).scalars()}
 
@@ -150,15 +160,15 @@ def _check_complete(store: Store, database: Database) -> None:
     if missing := [run_id for run_id, _ in RunRecords(store).runs() if run_id not in known]:
         raise DatabaseError(
             f"database {database.address}: does not know {len(missing)} runs of {store.url}, the first is "
-            f"{missing[0]}; make it complete with `illume index rebuild` before anything is given up"
+            f"{missing[0]}; make it complete with `illume index rebuild` before anything is retracted"
         )
 
 
 def _committed_at_s(store: Store, stored: StoredArtifact) -> float:
-    site = artifact_site(stored.manifest.stage_kind, str(stored.manifest.fingerprint))
-    return max(_modified(store, site.attempt_key(stored.commit.attempt)), default=float("inf"))
+    site = artifact_site(stored.manifest.key)
+    return max(_modified_s(store, site.attempt_key(stored.commit.attempt)), default=float("inf"))
 
 
-def _modified(store: Store, folder: str) -> Iterator[float]:
-    """Of the records of an attempt; its data may be links to older files."""
+def _modified_s(store: Store, folder: str) -> Iterator[float]:
+    """Modification times of the records of an attempt; its data files may be links to older files."""
     return (item.modified_s for item in store.list(folder) if "/data/" not in item.key)

@@ -1,17 +1,17 @@
-"""Carries out the missing shards of one map on worker processes, and decides what follows when one fails.
+"""Runs the missing shards of one map on worker processes and handles their failures.
 
 The rules:
 
-- Each process has one shard at a time, so a death has one suspect. What was running there runs again elsewhere.
-- Trouble of the infrastructure (network, store, disk) is tried again with back-off, `retry.attempts` times per shard.
-  Out of memory first halves the number of processes.
-- A shard that raises, or whose process dies or hangs twice, is searched for the items at fault by trial runs whose
-  output is thrown away. Those items are quarantined, with the reason in the shard's record, and the shard runs
-  without them. Above `retry.max_quarantined_share` of the map's items the map fails.
-- A mistake in the code is told apart from bad items like this: as long as no item of the map has ever worked, a
-  failing shard first has a few single items tried, spread over all unfinished shards. If every one of them fails with
-  the same class of error at the same line, the code is at fault and the map fails at once. As soon as anything has
-  worked, the code works, and what fails is the items.
+- Each process runs one shard at a time, so a death has one suspect. Its shard runs again on another process.
+- Infrastructure failures (network, store, disk) are retried with back-off, `retry.attempts` times per shard. Running
+  out of memory first halves the number of processes.
+- A shard that raises, or whose process dies or hangs twice, is bisected: trial runs on parts of it, whose output is
+  discarded, find the items at fault. Those items are quarantined, with the reason in the shard's record, and the shard
+  runs without them. Above `retry.max_quarantined_share` of the map's items the map fails.
+- A bug in the code is distinguished from bad items as follows. Until an item of the map has succeeded, a failing shard
+  starts probes: a few single items, spread over all unfinished shards. If all probes fail with the same class of error
+  at the same line, the code is at fault and the map fails at once. Once an item has succeeded, failures are blamed on
+  the items.
 """
 
 import heapq
@@ -27,42 +27,46 @@ from typing import Literal
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Takedown
-from orchestrator.cluster.ray_cluster import Cluster, WorkerNeeds
+from orchestrator.attempt_id import AttemptId
+from orchestrator.cluster.ray_cluster import Cluster, WorkerResources
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureClass, FailureReport, classified
 from orchestrator.failures.retries import backoff_s
-from orchestrator.shard_map.bisection import Search, TrialFailure, all_alike, find_poison, spread
-from orchestrator.shard_map.quarantine import Tally, shortened
-from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardOrder
-from orchestrator.shard_map.worker_pool import Ended, Spares, WorkerPool
+from orchestrator.shard_map.bisection import (
+    Bisection,
+    TrialFailure,
+    all_same_failure,
+    evenly_spaced,
+    find_failing_items,
+    trial_failure,
+)
+from orchestrator.shard_map.quarantine import QuarantineCount, shortened
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardRequest
+from orchestrator.shard_map.worker_pool import CallResult, IdleWorkers, WorkerPool
 from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.25  # how often a stop request is looked for
-NUM_PROBES = 4  # single items that decide between a mistake in the code and bad items
-DEATHS_BEFORE_SEARCH = 2
-MAX_SEARCHES = 2  # of one shard: the second is for items that only fail together with others
-MAX_REASON_CHARACTERS = 400
+POLL_S = 0.25  # interval of the checks for a stop request
+NUM_PROBES = 4  # single items that decide between a bug in the code and bad items
+DEATHS_BEFORE_BISECTION = 2
+MAX_BISECTIONS = 2  # of one shard: the second finds items that only fail together with others
 
 _TRANSIENT = {FailureClass.INFRA_TRANSIENT, FailureClass.GPU_OOM, FailureClass.CAPACITY}
-_NOT_OURS_TO_DECIDE = {FailureClass.PRECHECK, FailureClass.CONTROLLER_LOST}
+_NEVER_RETRIED = {FailureClass.PRECHECK, FailureClass.CONTROLLER_LOST}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapSettings:
-    stage_id: str
     stage_kind: str
-    attempt_id: str
+    attempt: AttemptId
     version: int
     label: str
     identity: Mapping[str, JSON]
     resources: Resources
     retry: RetryPolicy
     scratch: Path
-    provenance: Mapping[str, JSON]  # of the shard records: run, stage, attempt
-    epoch: int
     log_stem: str = ""  # see `HostSettings`
     memory_halvings: int = 0
     unit: str = "items"
@@ -71,326 +75,322 @@ class MapSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MapTools:
-    """What a map works with."""
+    """The resources and callbacks that a map uses."""
 
     cluster: Cluster
     ledger: ShardLedger
     tracker: Tracker
     stop_requested: Callable[[], bool]
-    on_made: Callable[[StoredShard], None]  # called for each shard right after it was recorded
+    on_recorded: Callable[[StoredShard], None]  # called for each shard right after its record is durable
     rng: random.Random  # of the back-off only
-    spares: Spares  # processes that the attempt's maps leave to one another
+    idle_workers: IdleWorkers  # processes shared by the attempt's maps, one after the other
 
 
 @dataclass(kw_only=True)
-class Lot:
-    """What is known about one shard that is being made."""
+class PendingShard:
+    """A shard without a record yet, and the state of its failures and bisection."""
 
     shard: Shard
     fingerprint: str
-    left: tuple[int, ...]  # positions of the items that are not quarantined
-    poison: dict[int, str] = field(default_factory=dict)  # position -> reason
+    remaining: tuple[int, ...]  # positions of the items that are not quarantined
+    bad_items: dict[int, str] = field(default_factory=dict)  # position of a quarantined item -> reason
     deaths: int = 0  # of processes that ran the whole shard
-    troubles: int = 0  # failures of the infrastructure
-    unknowns: int = 0
-    searches: int = 0
-    search: Search | None = None
-    last: FailureReport | None = None
+    infra_failures: int = 0
+    unknown_failures: int = 0
+    bisections: int = 0  # started ones
+    bisection: Bisection | None = None  # the running one
+    last_failure: FailureReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Unit:
-    """One call to make: the whole shard, a trial of its search, or a probe for a mistake in the code."""
+class WorkItem:
+    """One call to make: a whole shard, a trial of its bisection, or a probe for a bug in the code."""
 
     mode: Literal["shard", "trial", "probe"]
-    lot: Lot
+    pending: PendingShard
     positions: tuple[int, ...]
 
 
 class MapRun:
-    """One carrying-out of a map; used once, from one thread."""
+    """One execution of a map; used once, from one thread."""
 
     def __init__(
         self,
         worker: ShardWorker,
-        lots: Sequence[Lot],
+        pending_shards: Sequence[PendingShard],
         settings: MapSettings,
         tools: MapTools,
         *,
-        tally: Tally,
+        quarantine_count: QuarantineCount,
         reused: Mapping[str, StoredShard],
     ) -> None:
-        self._lots, self._settings, self._tools, self._tally = lots, settings, tools, tally
+        self._pending_shards, self._settings, self._tools = pending_shards, settings, tools
+        self._quarantine_count = quarantine_count
         self._records: dict[str, StoredShard] = {}
-        # Some item of this map has worked.
-        self._proven = any(stored.outcome.rows > 0 for stored in reused.values())
-        self._done_items = tally.num_items - sum(len(lot.shard.items) for lot in lots)
-        self._ready: list[tuple[bool, int, _Unit]] = []  # heap: trials and probes first, then in order
-        self._later: list[tuple[float, int, _Unit]] = []  # heap by the time to wait for
-        self._order = itertools.count()
-        self._suspects: list[Lot] = []  # wait for the probes
+        self._any_item_worked = any(stored.outcome.rows > 0 for stored in reused.values())
+        self._done_items = quarantine_count.num_items - sum(len(pending.shard.items) for pending in pending_shards)
+        self._ready: list[tuple[bool, int, WorkItem]] = []  # heap: trials and probes before whole shards
+        self._delayed: list[tuple[float, int, WorkItem]] = []  # heap by the time from which it may run
+        self._sequence = itertools.count()
+        self._suspects: list[PendingShard] = []  # failed shards that wait for the probes' results
         self._probes: dict[tuple[str, int], TrialFailure | None] = {}
-        self._probes_open = 0
+        self._num_open_probes = 0
         self._start_failures = 0
-        self._start_after = 0.0
+        self._next_start_at = 0.0
         resources = settings.resources
-        host = HostSettings(
+        host_settings = HostSettings(
             ledger=tools.ledger,
             stage_kind=settings.stage_kind,
-            attempt_id=settings.attempt_id,
+            attempt=settings.attempt,
             hang_after_s=settings.retry.hang_after_s,
             scratch=settings.scratch,
-            provenance=settings.provenance,
-            epoch=settings.epoch,
             log_stem=settings.log_stem,
         )
-        self._pool: WorkerPool[_Unit] = WorkerPool(
+        self._pool: WorkerPool[WorkItem] = WorkerPool(
             tools.cluster,
-            host,
+            host_settings,
             worker,
-            size=max(1, min(resources.workers >> settings.memory_halvings, len(lots))),
-            needs=WorkerNeeds(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib),
-            spares=tools.spares,
+            size=max(1, min(resources.workers >> settings.memory_halvings, len(pending_shards))),
+            resources=WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib),
+            idle_workers=tools.idle_workers,
         )
 
     def run(self) -> dict[str, StoredShard]:
-        """Records by fingerprint."""
-        self._tell_progress()
-        for lot in self._lots:
-            self._push(_Unit(mode="shard", lot=lot, positions=lot.left))
+        """Run all pending shards; their records by fingerprint."""
+        self._report_progress()
+        for pending in self._pending_shards:
+            self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
         with self._pool:
-            while len(self._records) < len(self._lots):
+            while len(self._records) < len(self._pending_shards):
                 if self._tools.stop_requested():
-                    self._finish_under_way()
+                    self._drain()
                 self._dispatch()
-                for ended in self._pool.wait(POLL_S):
-                    self._handle(ended)
+                for result in self._pool.wait(POLL_S):
+                    self._on_result(result)
         return self._records
 
-    def _finish_under_way(self) -> None:
-        """Raises: CancelledError: always, once the shards under way are recorded (trials are dropped)."""
-        while self._pool.num_under_way:
-            for ended in self._pool.wait(POLL_S):
-                if ended.key is not None and ended.key.mode == "shard" and ended.error is None:
-                    self._handle(ended)
+    def _drain(self) -> None:
+        """Raises: CancelledError: always, once the running shards are recorded (results of trials are ignored)."""
+        while self._pool.num_running:
+            for result in self._pool.wait(POLL_S):
+                if result.key is not None and result.key.mode == "shard" and result.error is None:
+                    self._on_result(result)
         raise CancelledError(
-            f"{self._settings.stage_id}: stopped with {len(self._records)} of {len(self._lots)} missing shards made"
+            f"{self._settings.attempt.stage_id}: stopped with {len(self._records)} of {len(self._pending_shards)} "
+            "missing shards made"
         )
 
-    def _push(self, unit: _Unit, wait_s: float = 0.0) -> None:
-        order = next(self._order)
+    def _push(self, work_item: WorkItem, wait_s: float = 0.0) -> None:
+        order = next(self._sequence)
         if wait_s:
-            heapq.heappush(self._later, (time.monotonic() + wait_s, order, unit))
+            heapq.heappush(self._delayed, (time.monotonic() + wait_s, order, work_item))
         else:
-            heapq.heappush(self._ready, (unit.mode == "shard", order, unit))
+            heapq.heappush(self._ready, (work_item.mode == "shard", order, work_item))
 
     def _dispatch(self) -> None:
         now = time.monotonic()
-        while self._later and self._later[0][0] <= now:
-            self._push(heapq.heappop(self._later)[2])
-        if now >= self._start_after:
+        while self._delayed and self._delayed[0][0] <= now:
+            self._push(heapq.heappop(self._delayed)[2])
+        if now >= self._next_start_at:
             self._pool.grow(len(self._ready))
         while self._ready and self._pool.num_idle:
-            if self._probes_open and self._ready[0][0]:
-                return  # no more whole shards before it is known whether the code works at all
-            unit = heapq.heappop(self._ready)[2]
-            self._pool.submit(unit, "run" if unit.mode == "shard" else "try_out", self._order_for(unit))
+            if self._num_open_probes and self._ready[0][0]:
+                return  # no whole shards until the probes show whether the code works at all
+            work_item = heapq.heappop(self._ready)[2]
+            method = "run" if work_item.mode == "shard" else "run_trial"
+            self._pool.submit(work_item, method, self._request_for(work_item))
 
-    def _order_for(self, unit: _Unit) -> ShardOrder:
-        lot, shard = unit.lot, unit.lot.shard
-        return ShardOrder(
+    def _request_for(self, work_item: WorkItem) -> ShardRequest:
+        pending, shard = work_item.pending, work_item.pending.shard
+        return ShardRequest(
             name=shard.name,
-            fingerprint=lot.fingerprint,
-            items=tuple(shard.items[position] for position in unit.positions),
+            fingerprint=pending.fingerprint,
+            items=tuple(shard.items[position] for position in work_item.positions),
             work=shard.work,
-            quarantined=self._quarantined(lot),
+            quarantined=self._quarantined(pending),
         )
 
-    def _quarantined(self, lot: Lot) -> tuple[Quarantined, ...]:
+    def _quarantined(self, pending: PendingShard) -> tuple[Quarantined, ...]:
         return tuple(
-            Quarantined(item=lot.shard.items[position], reason=reason)
-            for position, reason in sorted(lot.poison.items())
+            Quarantined(item=pending.shard.items[position], reason=reason)
+            for position, reason in sorted(pending.bad_items.items())
         )
 
-    # What follows when a call has ended.
+    # Results of calls.
 
-    def _handle(self, ended: Ended[_Unit]) -> None:
-        unit = ended.key
-        if ended.died or (ended.error and unit is None):
-            self._tell_death(ended)
-        if unit is None:
-            self._started(ended)
-        elif ended.error is not None:
-            self._failed(unit, ended.error, died=ended.died)
-        elif isinstance(ended.outcome, StoredShard):
-            self._made(unit.lot, ended.outcome)
+    def _on_result(self, result: CallResult[WorkItem]) -> None:
+        work_item = result.key
+        if result.died or (result.error and work_item is None):
+            self._report_death(result)
+        if work_item is None:
+            self._on_started(result)
+        elif result.error is not None:
+            self._on_failure(work_item, result.error, died=result.died)
+        elif isinstance(result.outcome, StoredShard):
+            self._on_recorded(work_item.pending, result.outcome)
         else:
-            self._proven = True
-            self._answer(unit, None)
+            self._any_item_worked = True
+            self._on_trial_result(work_item, None)
 
-    def _tell_death(self, ended: Ended[_Unit]) -> None:
-        assert ended.error is not None
+    def _report_death(self, result: CallResult[WorkItem]) -> None:
+        assert result.error is not None
         fields: dict[str, JSON] = {
             "label": self._settings.label,
-            "pid": ended.pid,
-            "shard": ended.key.lot.shard.name if ended.key else None,
-            "failure": ended.error.failure,
-            "message": shortened(ended.error.summary),
+            "pid": result.pid,
+            "shard": result.key.pending.shard.name if result.key else None,
+            "failure": result.error.failure,
+            "message": shortened(result.error.summary),
         }
         self._tools.tracker.log_event("worker_lost", fields)
-        at = f" at shard {ended.key.lot.shard.name}" if ended.key else ""
-        cause = f"{ended.error.failure}: {shortened(ended.error.summary)}"
-        log.warning("%s: worker %d lost%s (%s)", self._settings.stage_id, ended.pid, at, cause)
+        at = f" at shard {result.key.pending.shard.name}" if result.key else ""
+        cause = f"{result.error.failure}: {shortened(result.error.summary)}"
+        log.warning("%s: worker %d lost%s (%s)", self._settings.attempt.stage_id, result.pid, at, cause)
 
-    def _started(self, ended: Ended[_Unit]) -> None:
-        report = ended.error
+    def _on_started(self, result: CallResult[WorkItem]) -> None:
+        report = result.error
         if report is None:
-            assert isinstance(ended.outcome, HostInfo)
+            assert isinstance(result.outcome, HostInfo)
             self._start_failures = 0
-            fields: dict[str, JSON] = {"pid": ended.outcome.pid, "host": ended.outcome.host}
+            fields: dict[str, JSON] = {"pid": result.outcome.pid, "host": result.outcome.host}
             self._tools.tracker.log_event("worker_started", fields)
             return
         if report.failure is FailureClass.HOST_OOM and self._pool.halve():
             return
         self._start_failures += 1
-        again = ended.died or report.failure in _TRANSIENT
+        again = result.died or report.failure in _TRANSIENT
         again = again or (report.failure is FailureClass.UNKNOWN and self._start_failures == 1)
         if not again or self._start_failures >= self._settings.retry.attempts:
-            raise self._failure(report, "the workers cannot start")
-        self._start_after = time.monotonic() + self._backoff_s(self._start_failures)
+            raise self._error(report, "the workers cannot start")
+        self._next_start_at = time.monotonic() + self._backoff_s(self._start_failures)
 
-    def _failed(self, unit: _Unit, report: FailureReport, *, died: bool) -> None:
-        lot, attempts = unit.lot, self._settings.retry.attempts
-        if report.failure in _NOT_OURS_TO_DECIDE:
-            raise self._failure(report, f"shard {lot.shard.name}")
+    def _on_failure(self, work_item: WorkItem, report: FailureReport, *, died: bool) -> None:
+        pending, attempts = work_item.pending, self._settings.retry.attempts
+        if report.failure in _NEVER_RETRIED:
+            raise self._error(report, f"shard {pending.shard.name}")
         if report.failure is FailureClass.PREEMPTED:
-            self._push(unit, self._backoff_s(1))
+            self._push(work_item, self._backoff_s(1))
         elif report.failure is FailureClass.HOST_OOM and self._pool.halve():
-            self._push(unit)
+            self._push(work_item)
         elif report.failure in _TRANSIENT:
-            lot.troubles += 1
-            if lot.troubles >= attempts:
-                raise self._failure(report, f"shard {lot.shard.name}, tried {lot.troubles} times")
-            self._push(unit, self._backoff_s(lot.troubles))
-        elif unit.mode != "shard":
-            self._answer(unit, _trial_failure(report, died=died))
-        elif not self._tried_again(unit, report, died=died):
-            self._suspect(lot, report)
+            pending.infra_failures += 1
+            if pending.infra_failures >= attempts:
+                raise self._error(report, f"shard {pending.shard.name}, tried {pending.infra_failures} times")
+            self._push(work_item, self._backoff_s(pending.infra_failures))
+        elif work_item.mode != "shard":
+            self._on_trial_result(work_item, trial_failure(report, died=died))
+        elif not self._retry_once(work_item, report, died=died):
+            self._find_cause(pending, report)
 
-    def _tried_again(self, unit: _Unit, report: FailureReport, *, died: bool) -> bool:
-        """A death may be bad luck, an unknown error trouble of the infrastructure: once."""
-        lot = unit.lot
+    def _retry_once(self, work_item: WorkItem, report: FailureReport, *, died: bool) -> bool:
+        """Retry the first death or unknown error of a shard: it may come from the infrastructure. False: no retry."""
+        pending = work_item.pending
         if died or report.failure is FailureClass.HOST_OOM:
-            lot.deaths += 1
-            again = lot.deaths < DEATHS_BEFORE_SEARCH
+            pending.deaths += 1
+            again = pending.deaths < DEATHS_BEFORE_BISECTION
         else:
-            lot.unknowns += report.failure is FailureClass.UNKNOWN
-            again = report.failure is FailureClass.UNKNOWN and lot.unknowns == 1
+            pending.unknown_failures += report.failure is FailureClass.UNKNOWN
+            again = report.failure is FailureClass.UNKNOWN and pending.unknown_failures == 1
         if again:
-            self._push(unit, 0.0 if died else self._backoff_s(1))
+            self._push(work_item, 0.0 if died else self._backoff_s(1))
         return again
 
-    def _made(self, lot: Lot, record: StoredShard) -> None:
-        self._records[lot.fingerprint] = record
-        self._tools.on_made(record)
-        self._proven = self._proven or record.outcome.rows > 0
-        known = set(lot.poison.values())
-        self._leave_out(lot, [entry for entry in record.outcome.quarantined if entry.reason not in known])
-        self._done_items += len(lot.shard.items)
-        self._tell_progress()
+    def _on_recorded(self, pending: PendingShard, record: StoredShard) -> None:
+        self._records[pending.fingerprint] = record
+        self._tools.on_recorded(record)
+        self._any_item_worked = self._any_item_worked or record.outcome.rows > 0
+        known = set(pending.bad_items.values())
+        new = [entry for entry in record.outcome.quarantined if entry.reason not in known]
+        self._count_quarantined(pending, new)
+        self._done_items += len(pending.shard.items)
+        self._report_progress()
 
-    def _tell_progress(self) -> None:
-        self._tools.tracker.progress(self._done_items, self._tally.num_items, self._settings.unit)
+    def _report_progress(self) -> None:
+        self._tools.tracker.progress(self._done_items, self._quarantine_count.num_items, self._settings.unit)
 
-    def _leave_out(self, lot: Lot, quarantined: Sequence[Quarantined]) -> None:
+    def _count_quarantined(self, pending: PendingShard, quarantined: Sequence[Quarantined]) -> None:
         if not quarantined:
             return
-        self._tally.add(quarantined)
+        self._quarantine_count.add(quarantined)
         fields: dict[str, JSON] = {
             "label": self._settings.label,
-            "shard": lot.shard.name,
+            "shard": pending.shard.name,
             "items": len(quarantined),
             "first_item": quarantined[0].item,
             "first_reason": shortened(quarantined[0].reason),
         }
         self._tools.tracker.log_event("quarantined", fields)
-        self._tally.check()
+        self._quarantine_count.check()
 
-    # The search for what is at fault.
+    # Bisection: which items are at fault, or is it the code?
 
-    def _suspect(self, lot: Lot, report: FailureReport) -> None:
-        lot.last = report
-        lot.searches += 1
-        if not lot.left or lot.searches > MAX_SEARCHES:
-            what = "without any item" if not lot.left else "although each of its items works alone"
-            raise self._failure(replace(report, failure=FailureClass.USER_CODE), f"shard {lot.shard.name} fails {what}")
-        if self._proven or (self._probes and not self._probes_open):
-            self._search(lot)
+    def _find_cause(self, pending: PendingShard, report: FailureReport) -> None:
+        pending.last_failure = report
+        pending.bisections += 1
+        if not pending.remaining or pending.bisections > MAX_BISECTIONS:
+            how = "without any item" if not pending.remaining else "although each of its items works alone"
+            report = replace(report, failure=FailureClass.USER_CODE)
+            raise self._error(report, f"shard {pending.shard.name} fails {how}")
+        if self._any_item_worked or (self._probes and not self._num_open_probes):
+            self._bisect(pending)
             return
-        self._suspects.append(lot)
-        if not self._probes_open:
+        self._suspects.append(pending)
+        if not self._num_open_probes:
             self._probe()
 
     def _probe(self) -> None:
-        singles = [(lot, at) for lot in self._lots if lot.fingerprint not in self._records for at in lot.left]
-        chosen = [singles[index] for index in spread(len(singles), NUM_PROBES)]
-        self._probes_open = len(chosen)
-        for lot, position in chosen:
-            self._push(_Unit(mode="probe", lot=lot, positions=(position,)))
+        unfinished = [pending for pending in self._pending_shards if pending.fingerprint not in self._records]
+        candidates = [(pending, position) for pending in unfinished for position in pending.remaining]
+        chosen = [candidates[index] for index in evenly_spaced(len(candidates), NUM_PROBES)]
+        self._num_open_probes = len(chosen)
+        for pending, position in chosen:
+            self._push(WorkItem(mode="probe", pending=pending, positions=(position,)))
 
-    def _answer(self, unit: _Unit, failure: TrialFailure | None) -> None:
-        if unit.mode == "trial":
-            self._advance(unit.lot, failure)
+    def _on_trial_result(self, work_item: WorkItem, failure: TrialFailure | None) -> None:
+        if work_item.mode == "trial":
+            self._next_trial(work_item.pending, failure)
             return
-        self._probes[unit.lot.fingerprint, unit.positions[0]] = failure
-        self._probes_open -= 1
-        if self._probes_open:
+        self._probes[work_item.pending.fingerprint, work_item.positions[0]] = failure
+        self._num_open_probes -= 1
+        if self._num_open_probes:
             return
         suspects, self._suspects = self._suspects, []
-        if all_alike(list(self._probes.values())) and not self._proven:
-            assert suspects[0].last is not None
-            raise self._failure(
-                suspects[0].last, f"each of {len(self._probes)} single items that were tried fails alike"
+        if all_same_failure(list(self._probes.values())) and not self._any_item_worked:
+            assert suspects[0].last_failure is not None
+            raise self._error(
+                suspects[0].last_failure, f"each of {len(self._probes)} single items that were tried fails alike"
             )
-        for lot in suspects:
-            self._search(lot)
+        for pending in suspects:
+            self._bisect(pending)
 
-    def _search(self, lot: Lot) -> None:
-        self._tools.tracker.log_event("searching", {"label": self._settings.label, "shard": lot.shard.name})
-        lot.search = find_poison(len(lot.left))
-        self._advance(lot, None)
+    def _bisect(self, pending: PendingShard) -> None:
+        self._tools.tracker.log_event("searching", {"label": self._settings.label, "shard": pending.shard.name})
+        pending.bisection = find_failing_items(len(pending.remaining))
+        self._next_trial(pending, None)
 
-    def _advance(self, lot: Lot, failure: TrialFailure | None) -> None:
-        assert lot.search is not None
+    def _next_trial(self, pending: PendingShard, failure: TrialFailure | None) -> None:
+        assert pending.bisection is not None
         try:
-            trial = lot.search.send(failure)
+            trial = pending.bisection.send(failure)
         except StopIteration as stop:
-            self._found(lot, stop.value)
+            self._on_bisected(pending, stop.value)
             return
-        self._push(_Unit(mode="trial", lot=lot, positions=tuple(lot.left[index] for index in trial)))
+        positions = tuple(pending.remaining[index] for index in trial)
+        self._push(WorkItem(mode="trial", pending=pending, positions=positions))
 
-    def _found(self, lot: Lot, poison: Mapping[int, TrialFailure]) -> None:
-        """Run the shard again, without the items at fault if there are any."""
-        new = {lot.left[index]: failure.reason for index, failure in poison.items()}
-        lot.search, lot.deaths = None, 0
-        lot.poison.update(new)
-        lot.left = tuple(position for position in lot.left if position not in new)
-        items = lot.shard.items
-        self._leave_out(lot, [Quarantined(item=items[position], reason=reason) for position, reason in new.items()])
-        self._push(_Unit(mode="shard", lot=lot, positions=lot.left))
+    def _on_bisected(self, pending: PendingShard, failing: Mapping[int, TrialFailure]) -> None:
+        """Quarantine the items at fault, if there are any, and run the shard again."""
+        new = {pending.remaining[index]: failure.reason for index, failure in failing.items()}
+        pending.bisection, pending.deaths = None, 0
+        pending.bad_items.update(new)
+        pending.remaining = tuple(position for position in pending.remaining if position not in new)
+        items = pending.shard.items
+        quarantined = [Quarantined(item=items[position], reason=reason) for position, reason in new.items()]
+        self._count_quarantined(pending, quarantined)
+        self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
 
-    def _failure(self, report: FailureReport, what: str) -> Exception:
+    def _error(self, report: FailureReport, what: str) -> Exception:
         settings = self._settings
-        return classified(report.failure, f"{settings.stage_id}: {settings.label}: {what}:\n{report.traceback}")
+        return classified(report.failure, f"{settings.attempt.stage_id}: {settings.label}: {what}:\n{report.traceback}")
 
     def _backoff_s(self, failures: int) -> float:
         return backoff_s(failures, self._settings.retry.wait_s, rng=self._tools.rng)
-
-
-def _trial_failure(report: FailureReport, *, died: bool) -> TrialFailure:
-    if report.failure is FailureClass.HANG:
-        return TrialFailure(reason="no sign of life while working on it, twice", signature=("hang", ""), died=True)
-    if died:
-        return TrialFailure(reason="the worker process dies on it", signature=("died", ""), died=True)
-    reason = f"{report.summary} ({report.place})" if report.place else report.summary
-    return TrialFailure(reason=reason[:MAX_REASON_CHARACTERS], signature=report.signature)

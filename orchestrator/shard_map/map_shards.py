@@ -1,6 +1,7 @@
-"""The durable shard map: shards whose record exists are never run; the others run once, whoever asks for them.
+"""The durable shard map: runs a worker over shards, skipping those already recorded.
 
-What happens when workers fail is decided in `map_run.py`, which items are at fault in `poison.py`.
+Shards with equal fingerprints are made once. `map_run.py` handles failing workers; `bisection.py` finds the items at
+fault.
 """
 
 from collections import Counter
@@ -10,15 +11,15 @@ from dataclasses import dataclass
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.identity import fingerprint_of
-from orchestrator.shard_map.map_run import Lot, MapRun, MapSettings, MapTools
-from orchestrator.shard_map.quarantine import Tally
+from orchestrator.shard_map.map_run import MapRun, MapSettings, MapTools, PendingShard
+from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shards import Shard, ShardWorker
 
 
 def shard_fingerprint(settings: MapSettings, shard: Shard) -> str:
-    """Covers everything that decides the shard's output, and nothing of the other shards.
+    """The shard's identity: covers everything that decides its output, and nothing of the other shards.
 
-    A shard that held what was taken down is followed by one that names the takedown.
+    A shard that contained taken-down samples gets a new fingerprint whose payload names the takedown.
     """
     payload: dict[str, JSON] = {
         "stage_kind": settings.stage_kind,
@@ -28,11 +29,11 @@ def shard_fingerprint(settings: MapSettings, shard: Shard) -> str:
         "items": list(shard.items),
         "shard_identity": dict(shard.identity),
     }
-    fingerprint, named = fingerprint_of(payload), list[JSON]()
+    fingerprint, takedown_ids = fingerprint_of(payload), list[JSON]()
     for takedown in settings.takedowns:
         if takedown.holds_shard(fingerprint):
-            named.append(takedown.id)
-            fingerprint = fingerprint_of({**payload, "takedowns": named})
+            takedown_ids.append(takedown.id)
+            fingerprint = fingerprint_of({**payload, "takedowns": takedown_ids})
     return fingerprint
 
 
@@ -46,36 +47,36 @@ class FinishedShard:
 def map_shards(
     worker: ShardWorker, shards: Sequence[Shard], settings: MapSettings, tools: MapTools
 ) -> list[FinishedShard]:
-    """See `StageContext.map_shards`. Shards with equal identities are made once.
+    """The finished shards, in the order given; see `StageContext.map_shards`. Equal shards are made once.
 
     Raises:
-        CancelledError: a stop was requested; shards under way were finished first.
-        ClassifiedError: a failure that was not overcome, with its class.
-        ValueError: two shards have one name.
+        CancelledError: a stop was requested; running shards were finished first.
+        ClassifiedError: a failure that retries and quarantine did not resolve, with its class.
+        ValueError: two shards have the same name.
     """
     _check_names(settings, shards)
     fingerprints = [shard_fingerprint(settings, shard) for shard in shards]
     by_fingerprint = dict(zip(reversed(fingerprints), reversed(shards), strict=True))  # the first of equal ones
     by_fingerprint = {fingerprint: by_fingerprint[fingerprint] for fingerprint in fingerprints}
     found = tools.ledger.find_many(settings.stage_kind, by_fingerprint)
-    tally = Tally(
+    quarantine_count = QuarantineCount(
         num_items=sum(len(shard.items) for shard in by_fingerprint.values()),
         max_share=settings.retry.max_quarantined_share,
-        where=f"{settings.stage_id}: {settings.label}",
+        where=f"{settings.attempt.stage_id}: {settings.label}",
     )
-    lots = [
-        Lot(shard=shard, fingerprint=fingerprint, left=tuple(range(len(shard.items))))
+    pending_shards = [
+        PendingShard(shard=shard, fingerprint=fingerprint, remaining=tuple(range(len(shard.items))))
         for fingerprint, shard in by_fingerprint.items()
         if fingerprint not in found
     ]
     for stored in found.values():
-        tally.add(stored.outcome.quarantined)
-    tell = tools.tracker.log_event
-    tell("shards_planned", {"label": settings.label, "shards": len(shards), "reused": len(found)})
-    tally.check()
-    made = MapRun(worker, lots, settings, tools, tally=tally, reused=found).run()
-    left_out = {"made": len(made), "quarantined": tally.count}
-    tell("shards_finished", {"label": settings.label, "shards": len(shards), **left_out})
+        quarantine_count.add(stored.outcome.quarantined)
+    log_event = tools.tracker.log_event
+    log_event("shards_planned", {"label": settings.label, "shards": len(shards), "reused": len(found)})
+    quarantine_count.check()
+    made = MapRun(worker, pending_shards, settings, tools, quarantine_count=quarantine_count, reused=found).run()
+    counts = {"made": len(made), "quarantined": quarantine_count.count}
+    log_event("shards_finished", {"label": settings.label, "shards": len(shards), **counts})
     records = {**found, **made}
     return [
         FinishedShard(name=shard.name, stored=records[fingerprint], reused=fingerprint in found)
@@ -84,6 +85,6 @@ def map_shards(
 
 
 def _check_names(settings: MapSettings, shards: Sequence[Shard]) -> None:
-    doubled = [name for name, count in Counter(shard.name for shard in shards).items() if count > 1]
-    if doubled:
-        raise ValueError(f"{settings.stage_id}: {settings.label}: found two shards named {doubled[0]!r}")
+    repeated = [name for name, count in Counter(shard.name for shard in shards).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{settings.attempt.stage_id}: {settings.label}: found two shards named {repeated[0]!r}")

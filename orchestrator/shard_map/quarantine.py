@@ -1,4 +1,4 @@
-"""How many items of a map are left out and why, against the share that the stage allows."""
+"""The count of a map's quarantined items, with their reasons, and its check against the share that the stage allows."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ MAX_SHOWN_CHARACTERS = 160
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """Counts quarantined items over all shards of one map, reused ones too."""
+class QuarantineCount:
+    """Counts quarantined items over all shards of one map, including reused ones."""
 
     num_items: int
     max_share: float
@@ -31,7 +31,7 @@ class Tally:
                 self.examples.setdefault(entry.reason, canonical_json(entry.item))
 
     def check(self) -> None:
-        """Raises: ClassifiedError (DATA_POISON): more items are left out than the stage allows."""
+        """Raises: ClassifiedError (DATA_POISON): more items are quarantined than the stage allows."""
         if self.count <= self.max_share * self.num_items:
             return
         lines = [

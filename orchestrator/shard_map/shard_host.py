@@ -1,6 +1,6 @@
-"""The worker process's side of the shard map: work on one shard after the other, and record what comes out.
+"""The worker process's side of the shard map: runs one shard after the other and records its outcome.
 
-Errors go back as plain data. A process that shows no sign of life for too long writes its stacks into its log and ends.
+Errors are returned as plain data. A process that makes no progress for too long dumps its stacks into its log and ends.
 """
 
 import contextlib
@@ -12,13 +12,14 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator.artifact import JSON
+from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError
 from orchestrator.failures.classes import FailureReport, report_of
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome, ShardWorker
@@ -31,23 +32,21 @@ log = logging.getLogger(__name__)
 class HostSettings:
     ledger: ShardLedger
     stage_kind: str
-    attempt_id: str
+    attempt: AttemptId
     hang_after_s: float
-    scratch: Path  # on the controller's machine; elsewhere a folder for temporary files takes its place
-    provenance: Mapping[str, JSON]
-    epoch: int
+    scratch: Path  # on the controller's machine; where it cannot be made, the system's temporary folder is used
     log_stem: str = ""  # "/logs/curate-1": each process writes "/logs/curate-1.worker-<pid>.log"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOrder:
-    """One shard, or a part of it for a trial."""
+class ShardRequest:
+    """One shard to run, or a part of it for a trial."""
 
     name: str
     fingerprint: str
     items: tuple[JSON, ...]
     work: dict[str, JSON]
-    quarantined: tuple[Quarantined, ...] = ()  # items that were left out because they cannot be worked on
+    quarantined: tuple[Quarantined, ...] = ()  # items of the shard that are not in `items`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,76 +56,79 @@ class HostInfo:
 
 
 class ShardHost:
-    """Lives in a worker process; its methods are called one after the other. Errors come back as reports."""
+    """The object in a worker process that runs shards. Its methods run one at a time and return errors as reports."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
-        self._function: Callable[[ShardInput], ShardOutcome] | None = None
+        self._work: Callable[[ShardInput], ShardOutcome] | None = None
         self._log_file = _open_log(settings.log_stem)
-        self._watch = _Watch(settings.hang_after_s, self._log_file)
+        self._watchdog = _Watchdog(settings.hang_after_s, self._log_file)
 
     def start(self, worker: ShardWorker) -> HostInfo | FailureReport:
-        """Get ready for the shards of a map. What an earlier map's worker holds is given up first."""
-        self._function = None
+        """Prepare for the shards of a map, after releasing what an earlier map's worker holds."""
+        self._work = None
         try:
-            with self._watch.over(None):
-                self._function = worker.start()
-        except Exception as error:  # noqa: BLE001 - the border of the process: reported, not swallowed
+            with self._watchdog.watch(None):
+                self._work = worker.start()
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not swallowed
             return report_of(error)
         return HostInfo(pid=os.getpid(), host=socket.gethostname())
 
-    def run(self, order: ShardOrder) -> StoredShard | FailureReport:
-        """Work on a shard and record it. The record is durable when this returns it."""
+    def run(self, request: ShardRequest) -> StoredShard | FailureReport:
+        """Run a shard and record it. The record is durable when this returns it."""
         settings = self._settings
         try:
-            output = settings.ledger.new_output(settings.stage_kind, order.fingerprint, owner=settings.attempt_id)
+            key = ArtifactKey(settings.stage_kind, request.fingerprint)
+            output = settings.ledger.new_output(key, owner=settings.attempt.name)
         except Exception as error:  # noqa: BLE001 - as above
             return report_of(error)
         try:
-            outcome = self._outcome(order, output.data)
-            outcome = replace(outcome, quarantined=(*outcome.quarantined, *order.quarantined))
-            return settings.ledger.record(output, outcome, provenance=settings.provenance, epoch=settings.epoch)
+            outcome = self._outcome(request, output.data)
+            outcome = replace(outcome, quarantined=(*outcome.quarantined, *request.quarantined))
+            return settings.ledger.record(
+                output, outcome, provenance=settings.attempt.provenance, epoch=settings.attempt.epoch
+            )
         except Exception as error:  # noqa: BLE001 - as above
-            report = _stable(report_of(error), output.data)
-            log.warning("shard %s: %s", order.name, report.traceback)
+            report = _reproducible(report_of(error), output.data)
+            log.warning("shard %s: %s", request.name, report.traceback)
             self._discard(output, report)
             return report
 
-    def try_out(self, order: ShardOrder) -> ShardOutcome | FailureReport:
-        """Work on items and throw the files away."""
+    def run_trial(self, request: ShardRequest) -> ShardOutcome | FailureReport:
+        """Run items and discard the files."""
         with _temporary_folder(self._settings.scratch) as output:
             try:
-                return self._outcome(order, output)
+                return self._outcome(request, output)
             except Exception as error:  # noqa: BLE001 - as above
-                return _stable(report_of(error), output)
+                return _reproducible(report_of(error), output)
 
-    def _outcome(self, order: ShardOrder, output: Path) -> ShardOutcome:
-        assert self._function is not None, "the process was started before it is given a shard"
-        with self._watch.over(output):
-            shard = ShardInput(name=order.name, items=order.items, work=order.work, output=output)
-            outcome: object = self._function(shard)
+    def _outcome(self, request: ShardRequest, output: Path) -> ShardOutcome:
+        assert self._work is not None, "`start` is called before a shard is run"
+        with self._watchdog.watch(output):
+            shard = ShardInput(name=request.name, items=request.items, work=request.work, output=output)
+            outcome: object = self._work(shard)
         if not isinstance(outcome, ShardOutcome):
             raise TypeError(f"the worker returned {type(outcome).__name__}, expected ShardOutcome")
         return outcome
 
     def _discard(self, output: AttemptFolder, report: FailureReport) -> None:
         try:
-            self._settings.ledger.discard(output, reason=report.summary)
-        except OrchestratorError as error:  # the collector finds it later
-            log.warning("shard output %s left behind: %s", output.attempt_id, error)
+            self._settings.ledger.abort(output, reason=report.summary)
+        except OrchestratorError as error:  # garbage collection finds it later
+            log.warning("shard output %s could not be deleted: %s", output.attempt_id, error)
 
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
-def _stable(report: FailureReport, output: Path) -> FailureReport:
-    """The report without what differs between two runs: its summary may become part of a durable record."""
+def _reproducible(report: FailureReport, output: Path) -> FailureReport:
+    """The report without paths and addresses that differ between runs: its summary may become part of a record."""
     return replace(report, summary=_ADDRESS.sub("0x...", report.summary.replace(str(output), "<output>")))
 
 
 @contextlib.contextmanager
 def _temporary_folder(scratch: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError):  # another machine, where that path cannot be made
+    with contextlib.suppress(OSError):  # on another machine the path may not be writable
         scratch.mkdir(parents=True, exist_ok=True)
     parent = scratch if os.access(scratch, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="trial-", dir=parent, ignore_cleanup_errors=True) as folder:
@@ -134,7 +136,7 @@ def _temporary_folder(scratch: Path) -> Iterator[Path]:
 
 
 def _open_log(stem: str) -> TextIO:
-    """Where this process's log lines and stack dumps go; its standard error where the log folder is not at hand."""
+    """Open the file for this process's log lines and stack dumps; standard error if the log folder is not writable."""
     if not stem or not os.access(Path(stem).parent, os.W_OK):
         return sys.stderr
     file = Path(f"{stem}.worker-{os.getpid()}.log").open("a", buffering=1)  # noqa: SIM115 - open for the process's life
@@ -146,24 +148,24 @@ def _open_log(stem: str) -> TextIO:
     return file
 
 
-class _Watch:
-    """Ends the process, after a stack dump, when the work under way gives no sign of life for `limit_s`.
+class _Watchdog:
+    """Ends the process, after a stack dump, when the running work makes no progress for `limit_s`.
 
-    Signs of life are the begin and the end of a shard and any change below its output folder. The clock is
-    `faulthandler`'s, which runs outside Python and so also catches a call that never gives the interpreter back.
+    Progress is the start or the end of a shard and any change below its output folder. The timer is `faulthandler`'s,
+    which runs outside Python and so also catches a call that never releases the interpreter.
     """
 
     def __init__(self, limit_s: float, log_file: TextIO) -> None:
         self._limit_s, self._log_file = limit_s, log_file
         self._lock = threading.Lock()
         self._folder: Path | None = None
-        threading.Thread(target=self._look_for_life, name="watch", daemon=True).start()
+        threading.Thread(target=self._poll_folder, name="watchdog", daemon=True).start()
 
     @contextlib.contextmanager
-    def over(self, folder: Path | None) -> Iterator[None]:
+    def watch(self, folder: Path | None) -> Iterator[None]:
         with self._lock:
             self._folder = folder
-            self._wind()
+            self._restart_timer()
         try:
             yield
         finally:
@@ -171,22 +173,22 @@ class _Watch:
                 self._folder = None
                 faulthandler.cancel_dump_traceback_later()
 
-    def _wind(self) -> None:
+    def _restart_timer(self) -> None:
         faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._log_file)
 
-    def _look_for_life(self) -> None:
-        pause, seen = threading.Event(), None
+    def _poll_folder(self) -> None:
+        pause, last_state = threading.Event(), None
         while not pause.wait(min(self._limit_s / 4, 10.0)):
             folder = self._folder
-            state = None if folder is None else (folder, _state_of(folder))
+            state = None if folder is None else (folder, _folder_state(folder))
             with self._lock:
-                if state is not None and state != seen and self._folder == folder:
-                    self._wind()
-            seen = state
+                if state is not None and state != last_state and self._folder == folder:
+                    self._restart_timer()
+            last_state = state
 
 
-def _state_of(folder: Path) -> tuple[int, int]:
-    """Changes when a file below `folder` is made or written to."""
+def _folder_state(folder: Path) -> tuple[int, int]:
+    """A value that changes when a file below `folder` is created or written."""
     newest = total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # renamed or deleted meanwhile

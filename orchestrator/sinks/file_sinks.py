@@ -1,4 +1,4 @@
-"""Sinks that write events to files: JSON lines for people and tools, and segments of the run in the store."""
+"""Sinks that write events to files: JSON lines for users and tools, and segments of a run's events in the store."""
 
 import socket
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from orchestrator.history.events import Event, EventKind, event_to_json
 from orchestrator.sinks.line_file import LineFile
 
 
-def file_sink_name(word: str, path: Path) -> str:
-    """The same path on another host is another file."""
-    return f"{word} {socket.gethostname()}:{path.absolute()}"
+def file_sink_name(sink_type: str, path: Path) -> str:
+    """The name of a sink that writes a file; it contains the host, as the same path on another host is another file."""
+    return f"{sink_type} {socket.gethostname()}:{path.absolute()}"
 
 
 class JsonLinesSink:
-    """Every event as one line of `path`, each once, in order within its run."""
+    """Appends every event to `path` as one line, once, in order within its run."""
 
     linger_s = 0.0
 
@@ -28,13 +28,13 @@ class JsonLinesSink:
         self._file.append([(event, event_to_json(event)) for event in events])
 
 
-class StoreExporter:
-    """Keeps the events of every run in the store, so that the store alone is enough to rebuild the database.
+class StoreSink:
+    """Writes the events of every run into the store, so that the database can be rebuilt from the store alone.
 
-    A segment may hold events that an earlier one holds too; readers go by their numbers.
+    A segment may repeat events of an earlier one; readers use their sequence numbers.
     """
 
-    linger_s = 60.0  # a segment is an object: a run of a month that logs each second makes 43,000, not 2.6 million
+    linger_s = 60.0  # each segment is an object: a month-long run that logs every second makes 43,000, not 2.6 million
 
     def __init__(self, records: RunRecords) -> None:
         self.name = f"store {records.store.url}"
@@ -52,7 +52,7 @@ class StoreExporter:
             number = self._records.next_seq(run_id, epoch)
         segment = [event_to_json(event) for event in events]
         while not self._records.append_events(run_id, epoch, number, segment):
-            number += 1  # taken by another process
+            number += 1  # written by another process
         self._next[run_id, epoch] = number + 1
 
 

@@ -1,6 +1,6 @@
 """The MLflow sink: one parent run for each recipe run, one nested run for each attempt, models in the registry.
 
-Rule: MLflow's ids are never kept. A run is found again by its tags, so events may come twice, from any process.
+Rule: MLflow's ids are never stored. A run is found by its tags, so events may be delivered twice, from any process.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flattened, mask_text
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, mask_text
 from orchestrator.sinks.outbox import SinkRejectedError
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of the MLflow API
@@ -30,7 +30,7 @@ _STATUS: Mapping[str, str] = {  # of MLflow, for the end states of runs and atte
     AttemptState.COMMITTED: "FINISHED",
     AttemptState.LOST: "KILLED",
 }
-# Our own back-off replaces MLflow's, which would hold a delivery for minutes; nothing is reported to its makers.
+# The outbox's back-off replaces MLflow's, which would block a delivery for minutes; telemetry is off.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -41,21 +41,21 @@ _ENVIRONMENT = {
 
 
 class MlflowSink:
-    """Events as MLflow runs in the experiment named after the recipe. The client is made at the first delivery."""
+    """Writes events as MLflow runs, in the experiment named after the recipe. Connects at the first delivery."""
 
-    linger_s = 5.0  # metrics go out in batches: a call takes 3 to 100 ms whatever it carries
+    linger_s = 5.0  # metrics are sent in batches: a call takes 3 to 100 ms, independent of its size
 
     def __init__(self, uri: str, *, store_url: str = "") -> None:
-        """`uri`: `sqlite:///path`, `http://host:5000`; `store_url` is shown as the place of the artifacts."""
+        """`uri`: `sqlite:///path`, `http://host:5000`; `store_url` is shown as the location of the artifacts."""
         self.name = f"mlflow {mask_text(uri)}"
         self._uri = uri
         self._store_url = mask_text(store_url)
         self._client: Any = None
         self._experiments: dict[str, str] = {}  # run id -> experiment id
-        self._runs: dict[str, str] = {}  # our run or attempt id -> MLflow run id; a cache, may be forgotten
+        self._runs: dict[str, str] = {}  # our run or attempt id -> MLflow run id; a cache, may be cleared
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Raises: SinkRejectedError: MLflow finds a value invalid. MlflowException: it cannot be reached."""
+        """Raises: SinkRejectedError: MLflow refuses a value as invalid. MlflowException: it cannot be reached."""
         client = self._connected()
         from mlflow.exceptions import MlflowException
 
@@ -75,7 +75,7 @@ class MlflowSink:
         if self._client is None:
             for name, value in _ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
-            logging.getLogger("alembic").setLevel(logging.WARNING)  # tells each step of making the tables
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each step of creating the tables
             warnings.filterwarnings("ignore", module="mlflow")  # its own use of SQLAlchemy
             from mlflow import MlflowClient
 
@@ -134,7 +134,7 @@ class MlflowSink:
                 client.set_registered_model_alias(name, str(alias), version)
 
     def _model_tainted(self, client: Any, events: list[Event]) -> None:
-        """The run that made the model, and what was registered from it, say so from now on."""
+        """Tag the run that made the model, and the model versions registered from it."""
         for event in events:
             run, takedown = self._nested(client, event), str(event.fields["takedown"])
             self._tag(client, run, {"tainted_by": takedown})
@@ -150,10 +150,10 @@ class MlflowSink:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         found = client.search_model_versions(f"name = '{name}'")
-        return next((one.version for one in found if one.tags.get(f"{TAG}event") == event_id), None)
+        return next((version.version for version in found if version.tags.get(f"{TAG}event") == event_id), None)
 
     def _model_source(self, client: Any, run: str, uri: str) -> str:
-        """Where MLflow can read the model: a server refuses folders of this machine, so it gets a copy."""
+        """A URI where MLflow can read the model; a server cannot read folders of this machine, so it gets a copy."""
         folder = Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
         if "://" in uri and not uri.startswith("file:"):
             return uri
@@ -167,31 +167,31 @@ class MlflowSink:
     def _log_intent(self, client: Any, run: str, event: Event) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        flat = dict(flattened(event.fields.get("config", {})))
+        flat = dict(flatten(event.fields.get("config", {})))
         params = [Param(_key(name), value[:MAX_VALUE]) for name, value in sorted(flat.items())]
         for start in range(0, len(params), PARAMS_PER_CALL):
             client.log_batch(run, params=params[start : start + PARAMS_PER_CALL])
         inputs: Any = event.fields.get("inputs", [])
         datasets = []
-        for one in inputs:
-            source = {"store": self._store_url, "kind": one["kind"], "name": one["name"], "digest": one["digest"]}
-            profile = {name: one[name] for name in ("files", "rows", "bytes") if one[name] is not None}
+        for item in inputs:
+            source = {"store": self._store_url, "kind": item["kind"], "name": item["name"], "digest": item["digest"]}
+            profile = {name: item[name] for name in ("files", "rows", "bytes") if item[name] is not None}
             dataset = Dataset(
-                name=one["name"][:500],
-                digest=one["digest"][:MAX_DIGEST],
+                name=item["name"][:500],
+                digest=item["digest"][:MAX_DIGEST],
                 source_type="illume",
                 source=json.dumps(source, sort_keys=True),
                 profile=json.dumps(profile, sort_keys=True),
             )
-            datasets.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", one["slot"])]))
+            datasets.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", item["slot"])]))
         if datasets:
             client.log_inputs(run, datasets=datasets)
 
     def _log_result(self, client: Any, run: str, event: Event, artifact: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        stats: Mapping[str, Any] = artifact["stats"]
-        metrics = [Metric(_key(f"result/{name}"), float(value), _ms(event.time), 0) for name, value in stats.items()]
+        results: Mapping[str, Any] = artifact["stats"]
+        metrics = [Metric(_key(f"result/{name}"), float(value), _ms(event.time), 0) for name, value in results.items()]
         for start in range(0, len(metrics), METRICS_PER_CALL):
             client.log_batch(run, metrics=metrics[start : start + METRICS_PER_CALL])
 
@@ -202,7 +202,7 @@ class MlflowSink:
         client.log_batch(run, tags=kept)
 
     def _experiment(self, client: Any, recipe: str) -> str:
-        """Id of the experiment named after the recipe, made if it is absent."""
+        """Id of the experiment named after the recipe; creates it if there is none."""
         from mlflow.exceptions import MlflowException
 
         found = client.get_experiment_by_name(recipe)
@@ -212,14 +212,14 @@ class MlflowSink:
             raise MlflowException(f"experiment {recipe!r} was deleted; restore it (mlflow experiments restore)")
         try:
             return str(client.create_experiment(recipe, artifact_location=self._artifact_location()))
-        except MlflowException as error:  # somebody else was faster
+        except MlflowException as error:  # another process created it first
             found = client.get_experiment_by_name(recipe)
             if found is None:
                 raise error from None
             return str(found.experiment_id)
 
     def _artifact_location(self) -> str | None:
-        """Beside a database file; MLflow's own default is the current folder. A server decides for itself."""
+        """A folder next to a database file (MLflow's default is the current folder); None: the server decides."""
         if not self._uri.startswith("sqlite:///"):
             return None
         return Path(self._uri.removeprefix("sqlite:///")).absolute().with_suffix(".artifacts").as_uri()
@@ -228,7 +228,7 @@ class MlflowSink:
         tags = {"mlflow.runName": event.run_id, f"{TAG}role": "run", f"{TAG}run": event.run_id}
         if event.kind == EventKind.RUN_CREATED:
             tags |= {f"{TAG}recipe": str(event.fields["recipe"]), f"{TAG}plan": str(event.fields["plan_digest"])}
-        return self._found_or_made(client, event, event.run_id, tags)
+        return self._find_or_create(client, event, event.run_id, tags)
 
     def _nested(self, client: Any, event: Event) -> str:
         if not event.attempt_id:
@@ -244,11 +244,16 @@ class MlflowSink:
             f"{TAG}stage": str(event.stage_id),
             f"{TAG}attempt": event.attempt_id,
         }
-        named = {"number": "number", "attempt_epoch": "epoch", "stage_kind": "stage_kind", "fingerprint": "fingerprint"}
-        tags |= {f"{TAG}{tag}": str(event.fields[name]) for name, tag in named.items() if name in event.fields}
-        return self._found_or_made(client, event, event.attempt_id, tags)
+        tagged_fields = {
+            "number": "number",
+            "attempt_epoch": "epoch",
+            "stage_kind": "stage_kind",
+            "fingerprint": "fingerprint",
+        }
+        tags |= {f"{TAG}{tag}": str(event.fields[name]) for name, tag in tagged_fields.items() if name in event.fields}
+        return self._find_or_create(client, event, event.attempt_id, tags)
 
-    def _found_or_made(self, client: Any, event: Event, key: str, tags: Mapping[str, str]) -> str:
+    def _find_or_create(self, client: Any, event: Event, key: str, tags: Mapping[str, str]) -> str:
         if key not in self._runs:
             found = self._find(client, event, key, tags[f"{TAG}role"])
             if found is None:
@@ -268,7 +273,7 @@ class MlflowSink:
         tag = f"{TAG}run" if role == "run" else f"{TAG}attempt"
         query = f"tags.`{tag}` = '{key}' and tags.`{TAG}role` = '{role}'"
         known = self._experiments.get(event.run_id)
-        experiments = [known] if known else [one.experiment_id for one in client.search_experiments()]
+        experiments = [known] if known else [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time ASC"])
         if not runs:
             return None

@@ -1,7 +1,7 @@
-"""Artifacts of the store as OpenLineage events: for each the COMPLETE event of the attempt that made it.
+"""Export of the store's artifacts as OpenLineage events: for each, the COMPLETE event of the attempt that made it.
 
-Made from manifests alone, with the ids and names that the OpenLineage sink uses, so that a catalogue which has heard
-of an attempt from the sink takes this for more about the same. An input that is no longer in the store is left out.
+Made from manifests alone, with the ids and names that the OpenLineage sink uses, so that a catalogue that received an
+attempt's events from the sink merges these with them. Inputs that are no longer in the store are omitted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,47 +10,47 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.manifest_summary import artifact_fields, counted_rows
-from orchestrator.history.events import AttemptState, Event, EventKind, masked_fields
-from orchestrator.sinks.openlineage_sink import run_event, store_place
+from orchestrator.history.events import AttemptState, Event, EventKind, mask_fields
+from orchestrator.sinks.openlineage_sink import run_event, store_location
 
 UNKNOWN = "unknown"
 
 
 def lineage_events(
-    stored: Iterable[StoredArtifact], recipes: Mapping[str, str], *, store_url: str
+    artifacts: Iterable[StoredArtifact], recipes: Mapping[str, str], *, store_url: str
 ) -> Iterator[dict[str, JSON]]:
-    """`recipes`: the names of recipes by run, as far as they are known. Parents come before what is made from them."""
-    place = store_place(store_url)
-    known = {str(one.manifest.fingerprint): one for one in stored}
-    for one in sorted(known.values(), key=lambda artifact: (artifact.commit.committed_s, artifact.commit.attempt)):
-        line: Any = run_event(_event(one, known, recipes), place)
-        del line["run"]["facets"]["illume_event"]  # it is of no event that a run has recorded
+    """The events, parents before the artifacts made from them. `recipes`: recipe names by run, as far as known."""
+    location = store_location(store_url)
+    known = {str(artifact.manifest.fingerprint): artifact for artifact in artifacts}
+    for artifact in sorted(known.values(), key=lambda found: (found.commit.committed_s, found.commit.attempt)):
+        line: Any = run_event(_event(artifact, known, recipes), location)
+        del line["run"]["facets"]["illume_event"]  # it does not correspond to an event recorded by a run
         yield line
 
 
-def _event(one: StoredArtifact, known: Mapping[str, StoredArtifact], recipes: Mapping[str, str]) -> Event:
-    manifest, provenance = one.manifest, one.manifest.provenance
+def _event(artifact: StoredArtifact, known: Mapping[str, StoredArtifact], recipes: Mapping[str, str]) -> Event:
+    manifest, provenance = artifact.manifest, artifact.manifest.provenance
     run_id = str(provenance.get("run", UNKNOWN))
     parents = [(slot, parent) for slot, found in manifest.inputs.items() for parent in found]
     inputs: list[JSON] = [_input(slot, known[parent]) for slot, parent in parents if parent in known]
     fields: dict[str, JSON] = {
         "to": AttemptState.COMMITTED,
         "recipe": recipes.get(run_id, UNKNOWN),
-        "attempt_epoch": one.commit.epoch,
+        "attempt_epoch": artifact.commit.epoch,
         "fingerprint": str(manifest.fingerprint),
         "config": manifest.payload.get("config", {}),
         "inputs": inputs,
-        "artifact": artifact_fields(manifest, one.manifest_sha256),
+        "artifact": artifact_fields(manifest, artifact.manifest_sha256),
     }
     return Event(
         run_id=run_id,
         sequence=0,
-        time=one.commit.committed_s,
-        epoch=one.commit.epoch,
+        time=artifact.commit.committed_s,
+        epoch=artifact.commit.epoch,
         kind=EventKind.ATTEMPT_STATE,
-        fields=masked_fields(fields),
+        fields=mask_fields(fields),
         stage_id=str(provenance.get("stage", manifest.stage_kind)),
-        attempt_id=one.commit.attempt,
+        attempt_id=artifact.commit.attempt,
     )
 
 

@@ -1,7 +1,7 @@
 """The OpenLineage sink: runs and attempts as OpenLineage 2-0-2 run events, one JSON line each.
 
-Rule: a pure function of one event makes its line, ids included, so events may come twice, from any process. The run of
-each epoch is an OpenLineage run of its own, as one of those starts once and ends once.
+Rule: a line, including its ids, is a pure function of one event, so events may be delivered twice, from any process.
+Each epoch of a run is a separate OpenLineage run, because an OpenLineage run starts once and ends once.
 """
 
 import uuid
@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flattened, iso_time, mask_text
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, iso_time, mask_text
 from orchestrator.sinks.file_sinks import file_sink_name
 from orchestrator.sinks.line_file import LineFile
 
@@ -44,42 +44,42 @@ _ATTEMPT_TYPES: Mapping[str, str] = {
 
 
 class OpenLineageSink:
-    """Appends to `path`, in the form of OpenLineage's file transport, which Marquez and others read."""
+    """Appends to `path` in the format of OpenLineage's file transport, which Marquez and other tools read."""
 
     linger_s = 0.0
 
     def __init__(self, path: Path, *, store_url: str) -> None:
         self.name = file_sink_name("openlineage", path)
-        self._place = store_place(store_url)
+        self._location = store_location(store_url)
         self._file = LineFile(path, event_id=_event_id)
 
     def deliver(self, events: Sequence[Event]) -> None:
-        lines = [(event, line) for event in events if (line := run_event(event, self._place)) is not None]
+        lines = [(event, line) for event in events if (line := run_event(event, self._location)) is not None]
         self._file.append(lines)
 
 
 @dataclass(frozen=True)
-class StorePlace:
-    """Where artifacts lie, by OpenLineage's rules for naming data sets."""
+class StoreLocation:
+    """Where artifacts are stored, by OpenLineage's naming rules for datasets."""
 
     namespace: str  # "file", "s3://bucket"
-    prefix: str  # path of the store inside it, with a slash at its end
+    prefix: str  # path of the store in the namespace, with a trailing slash
 
 
-def store_place(store_url: str) -> StorePlace:
+def store_location(store_url: str) -> StoreLocation:
     parts = urlsplit(mask_text(store_url))
     if parts.scheme in ("", "file"):
-        return StorePlace("file", f"{Path(unquote(parts.path)).absolute()}/")
+        return StoreLocation("file", f"{Path(unquote(parts.path)).absolute()}/")
     prefix = parts.path.strip("/")
-    return StorePlace(f"{parts.scheme}://{parts.netloc}", f"{prefix}/" if prefix else "")
+    return StoreLocation(f"{parts.scheme}://{parts.netloc}", f"{prefix}/" if prefix else "")
 
 
-def run_event(event: Event, place: StorePlace) -> dict[str, JSON] | None:
-    """The OpenLineage event that tells `event`; None for kinds that OpenLineage has no word for."""
+def run_event(event: Event, location: StoreLocation) -> dict[str, JSON] | None:
+    """The OpenLineage event for `event`; None for kinds that have no OpenLineage equivalent."""
     if event.kind == EventKind.RUN_STATE:
         return _event_of_run(event)
     if event.kind == EventKind.ATTEMPT_STATE:
-        return _event_of_attempt(event, place)
+        return _event_of_attempt(event, location)
     return None
 
 
@@ -98,7 +98,7 @@ def _event_of_run(event: Event) -> dict[str, JSON]:
     }
 
 
-def _event_of_attempt(event: Event, place: StorePlace) -> dict[str, JSON]:
+def _event_of_attempt(event: Event, location: StoreLocation) -> dict[str, JSON]:
     fields: Mapping[str, Any] = event.fields
     recipe = str(fields["recipe"])
     parent: dict[str, JSON] = {
@@ -116,7 +116,7 @@ def _event_of_attempt(event: Event, place: StorePlace) -> dict[str, JSON]:
         }
     )
     if "config" in fields:
-        parameters: list[JSON] = [{"key": place, "value": text} for place, text in flattened(fields["config"])]
+        parameters: list[JSON] = [{"key": key, "value": text} for key, text in flatten(fields["config"])]
         facets["executionParameters"] = _facet("1-0-0/ExecutionParametersRunFacet", {"parameters": parameters})
     artifact = fields.get("artifact")
     return {
@@ -126,8 +126,8 @@ def _event_of_attempt(event: Event, place: StorePlace) -> dict[str, JSON]:
         "schemaURL": SPEC,
         "run": {"runId": str(uuid.uuid5(_IDS, f"attempt/{event.attempt_id}")), "facets": facets},
         "job": _job(f"{recipe}.{event.stage_id}", "TASK"),
-        "inputs": [_input(one, place) for one in fields.get("inputs", [])],
-        "outputs": [_output(artifact, fields.get("gates", []), place)] if artifact else [],
+        "inputs": [_input(dataset, location) for dataset in fields.get("inputs", [])],
+        "outputs": [_output(artifact, fields.get("gates", []), location)] if artifact else [],
     }
 
 
@@ -136,7 +136,7 @@ def run_uuid(run_id: str, epoch: int) -> str:
 
 
 def _job(name: str, job_type: str) -> dict[str, JSON]:
-    """`job_type` is one of OpenLineage's words."""
+    """`job_type` is one of OpenLineage's job types."""
     facet = {"processingType": "BATCH", "integration": "ILLUME", "jobType": job_type}
     return {"namespace": NAMESPACE, "name": name, "facets": {"jobType": _facet("2-0-4/JobTypeJobFacet", dict(facet))}}
 
@@ -162,41 +162,45 @@ def _tags(tags: Mapping[str, str]) -> dict[str, JSON]:
     return _facet("1-0-0/TagsRunFacet", {"tags": listed})
 
 
-def _input(one: Mapping[str, Any], place: StorePlace) -> dict[str, JSON]:
-    is_source = one["kind"] == "source"
-    statistics = _statistics(one)
+def _input(dataset: Mapping[str, Any], location: StoreLocation) -> dict[str, JSON]:
+    is_source = dataset["kind"] == "source"
+    statistics = _statistics(dataset)
     facet = _facet("1-0-0/InputStatisticsInputDatasetFacet", statistics)
     return {
-        "namespace": f"{NAMESPACE}.sources" if is_source else place.namespace,
-        "name": one["name"] if is_source else _artifact_name(one["name"], one["digest"], place),
-        "facets": _dataset_facets(one["kind"], one["digest"]),
+        "namespace": f"{NAMESPACE}.sources" if is_source else location.namespace,
+        "name": dataset["name"] if is_source else _artifact_name(dataset["name"], dataset["digest"], location),
+        "facets": _dataset_facets(dataset["kind"], dataset["digest"]),
         "inputFacets": {"inputStatistics": facet} if statistics else {},
     }
 
 
-def _output(artifact: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], place: StorePlace) -> dict[str, JSON]:
+def _output(
+    artifact: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], location: StoreLocation
+) -> dict[str, JSON]:
     facets = _dataset_facets(artifact["kind"], artifact["fingerprint"])
     names = {"rows": "rowCount", "bytes": "bytes", "files": "fileCount"}
-    counts: dict[str, JSON] = {theirs: artifact[ours] for ours, theirs in names.items() if artifact[ours] is not None}
+    counts: dict[str, JSON] = {
+        facet_name: artifact[field] for field, facet_name in names.items() if artifact[field] is not None
+    }
     quality = {**counts, "columnMetrics": _column_metrics(artifact["stats"])}
     facets["dataQualityMetrics"] = _facet("1-0-0/DataQualityMetricsDatasetFacet", quality)
     if gates:
         assertions: list[JSON] = [_assertion(gate) for gate in gates]
         facets["dataQualityAssertions"] = _facet("1-1-0/DataQualityAssertionsDatasetFacet", {"assertions": assertions})
-    stats: dict[str, JSON] = {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/StatsDatasetFacet.json"}
-    facets["illume_stats"] = {**stats, "manifestSha256": artifact["manifest_sha256"], "stats": artifact["stats"]}
+    header: dict[str, JSON] = {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/StatsDatasetFacet.json"}
+    facets["illume_stats"] = {**header, "manifestSha256": artifact["manifest_sha256"], "stats": artifact["stats"]}
     return {
-        "namespace": place.namespace,
-        "name": _artifact_name(artifact["stage_kind"], artifact["fingerprint"], place),
+        "namespace": location.namespace,
+        "name": _artifact_name(artifact["stage_kind"], artifact["fingerprint"], location),
         "facets": facets,
         "outputFacets": {"outputStatistics": _facet("1-0-2/OutputStatisticsOutputDatasetFacet", _statistics(artifact))},
     }
 
 
-def _column_metrics(stats: Mapping[str, float]) -> dict[str, JSON]:
-    """From the figures of a stage that are called `column/COLUMN/METRIC`, the last in OpenLineage's words."""
+def _column_metrics(stage_metrics: Mapping[str, float]) -> dict[str, JSON]:
+    """From the metrics of a stage named `column/COLUMN/METRIC`, where METRIC is OpenLineage's name."""
     found: dict[str, JSON] = {}
-    for name, value in stats.items():
+    for name, value in stage_metrics.items():
         match name.split("/"):
             case ["column", column, metric] if isinstance(value, float):
                 metrics = found.setdefault(column, {})
@@ -206,7 +210,7 @@ def _column_metrics(stats: Mapping[str, float]) -> dict[str, JSON]:
 
 
 def _assertion(gate: Mapping[str, Any]) -> dict[str, JSON]:
-    """A gate in OpenLineage's words."""
+    """A gate as an OpenLineage assertion."""
     bounds = {"at least": gate["at_least"], "at most": gate["at_most"]}
     return {
         "assertion": "figure_within_bounds",
@@ -218,8 +222,8 @@ def _assertion(gate: Mapping[str, Any]) -> dict[str, JSON]:
     }
 
 
-def _artifact_name(stage_kind: str, fingerprint: str, place: StorePlace) -> str:
-    return f"{place.prefix}artifacts/{stage_kind}/{fingerprint[:2]}/{fingerprint}"
+def _artifact_name(stage_kind: str, fingerprint: str, location: StoreLocation) -> str:
+    return f"{location.prefix}artifacts/{stage_kind}/{fingerprint[:2]}/{fingerprint}"
 
 
 def _dataset_facets(kind: str, digest: str) -> dict[str, JSON]:
@@ -231,7 +235,7 @@ def _dataset_facets(kind: str, digest: str) -> dict[str, JSON]:
 
 def _statistics(counts: Mapping[str, Any]) -> dict[str, JSON]:
     names = {"rows": "rowCount", "bytes": "size", "files": "fileCount"}
-    return {theirs: counts[ours] for ours, theirs in names.items() if counts.get(ours) is not None}
+    return {facet_name: counts[field] for field, facet_name in names.items() if counts.get(field) is not None}
 
 
 def _facet(schema: str, fields: Mapping[str, JSON]) -> dict[str, JSON]:

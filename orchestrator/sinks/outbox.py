@@ -1,7 +1,8 @@
-"""Delivery of events to sinks: at least once, in order within a run, without ever blocking work.
+"""The outbox: delivers events to sinks at least once, in order within a run, without ever blocking work.
 
-Rule: the event rows are the outbox, written with the change that they tell; a sink's cursor (`delivered`) moves only
-after the sink has said that the events are safe. One process at a time delivers a run to a sink (a lease).
+Rule: the event rows are the outbox, written in the transaction of the change that they describe; a sink's cursor
+(`delivered`) advances only after the sink has confirmed that the events are safe. One process at a time delivers a run
+to a sink (a lease).
 """
 
 import logging
@@ -24,38 +25,38 @@ from orchestrator.history.schema import database_now, events, outbox, runs
 
 POLL_S = 2.0
 BATCH = 500  # events for one call of a sink
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0  # between tries of a sink that fails
-HURRIED_TRIES = 3  # that fail in a row, and `drain` waits for this sink no longer
+FIRST_WAIT_S, MAX_WAIT_S = 0.5, 60.0  # between tries of a sink that fails
+FLUSH_TRIES = 3  # failed deliveries in a row after which `drain` stops waiting for a sink
 DELIVERY_LEASE_S = 120.0
 
 log = logging.getLogger(__name__)
 
 
 class SinkRejectedError(OrchestratorError):
-    """The sink can never take this event; it is counted and reported, and the next one follows."""
+    """The sink can never accept this event; it is counted, reported and skipped."""
 
 
 class Sink(Protocol):
-    """A destination of events. `deliver` may be called again with events it has had; that must change nothing."""
+    """A destination of events. `deliver` may be called again with events it already has; that must change nothing."""
 
     @property
     def name(self) -> str:
-        """What it is and where, without secrets, e.g. `mlflow http://host:5000`; the delivery cursor hangs on it."""
+        """The type and address, without secrets, e.g. `mlflow http://host:5000`; the key of the delivery cursor."""
 
     @property
     def linger_s(self) -> float:
         """How long metrics and progress may wait to be delivered together; other events never wait."""
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Take events of one run, in order; returns when they are safe.
+        """Accept events of one run, in order; returns when they are safe.
 
-        Raises: SinkRejectedError: an event can never be taken. Anything else: all of them are brought again later.
+        Raises: SinkRejectedError: an event can never be accepted. Other errors: all events are delivered again later.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """How far a sink is with a run."""
+    """The progress of a sink with a run's events."""
 
     run_id: str
     sink: str
@@ -79,9 +80,9 @@ def deliveries(database: Database, *, only_waiting: bool = False) -> list[Delive
 
 
 class Outbox:
-    """One thread for each sink, so that a dead one delays only itself.
+    """Delivers with one thread for each sink, so that a failing sink delays only itself.
 
-    Context manager. Also delivers what earlier runs left behind for the same sinks.
+    Context manager. Also delivers undelivered events of earlier runs to the same sinks.
     """
 
     def __init__(self, database: Database, sinks: Sequence[Sink]) -> None:
@@ -96,7 +97,7 @@ class Outbox:
         self.close()
 
     def follow(self, run_id: str) -> None:
-        """Deliver all events of this run to the sinks, from the first that each has not had. Starts the threads."""
+        """Start delivering this run's events to the sinks, from the first that each sink does not have."""
 
         def work(connection: Connection) -> None:
             for worker in self._workers:
@@ -108,12 +109,12 @@ class Outbox:
             worker.start()
 
     def drain(self, timeout_s: float) -> dict[str, int]:
-        """Deliver what is left of all runs that these sinks follow; by sink, the events not delivered in time."""
-        give_up_at = time.monotonic() + timeout_s
+        """Deliver the remaining events of all runs to these sinks; returns the undelivered events by sink, if any."""
+        deadline = time.monotonic() + timeout_s
         for worker in self._workers:
-            worker.hurry()
+            worker.flush()
         for worker in self._workers:
-            worker.wait_idle(give_up_at - time.monotonic())
+            worker.wait_idle(deadline - time.monotonic())
         waiting = {worker.sink.name: 0 for worker in self._workers}
         for delivery in deliveries(self._database, only_waiting=True):
             if delivery.sink in waiting:
@@ -121,7 +122,7 @@ class Outbox:
         return {sink: number for sink, number in waiting.items() if number}
 
     def close(self) -> None:
-        """End the threads; what was not delivered stays for the next time. A sink that hangs is left behind."""
+        """End the threads; undelivered events stay for the next process. The thread of a hanging sink is abandoned."""
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -136,7 +137,7 @@ class _SinkWorker:
         self._database = database
         self._leases = leases
         self._failures = 0  # in a row
-        self._hurried = False  # deliver without lingering, and say when nothing is left or nothing goes
+        self._flushing = False  # deliver without lingering; set `_idle` when nothing is left or the sink fails
         self._wake = threading.Event()
         self._idle = threading.Event()
         self._stopped = threading.Event()
@@ -146,10 +147,10 @@ class _SinkWorker:
         if not self._thread.is_alive() and not self._stopped.is_set():
             self._thread.start()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         self._idle.clear()
         self._failures = 0
-        self._hurried = True
+        self._flushing = True
         self._wake.set()
         self.start()
 
@@ -172,19 +173,19 @@ class _SinkWorker:
                 self._failures = 0
             except Exception as error:  # noqa: BLE001 - the boundary: a sink may raise anything; logged and tried again
                 self._failures += 1
-                wait_s = back_off_s(self._failures, random.random())
+                wait_s = backoff_s(self._failures, random.random())
                 has_more = False
                 log.warning("sink %s: %s; trying again in %.1f s", self.sink.name, _problem(error), wait_s)
             if has_more:
                 continue
-            if self._hurried and self._failures in (0, HURRIED_TRIES):
-                self._hurried = False
+            if self._flushing and self._failures in (0, FLUSH_TRIES):
+                self._flushing = False
                 self._idle.set()
-            self._wake.wait(min(wait_s, 1.0) if self._hurried else wait_s)
+            self._wake.wait(min(wait_s, 1.0) if self._flushing else wait_s)
             self._wake.clear()
 
     def _deliver_round(self) -> bool:
-        """Bring the sink up to date with every run; False if there was nothing to deliver."""
+        """Deliver the waiting events of every run; False if there were none."""
         has_delivered = False
         for delivery in deliveries(self._database, only_waiting=True):
             if delivery.sink == self.sink.name and not self._stopped.is_set():
@@ -198,34 +199,34 @@ class _SinkWorker:
         if lease is None:
             return False  # another process delivers this run
         try:
-            batch = self._next_batch(run_id)  # again, now that nobody else moves the cursor
+            batch = self._next_batch(run_id)  # again, now that no other process can move the cursor
             while batch and not self._stopped.is_set():
-                self._hand_over(batch)
+                self._deliver_batch(batch)
                 lease = self._leases.renew(lease)
                 batch = self._next_batch(run_id)
         finally:
             self._leases.release(lease, forget=True)
         return True
 
-    def _hand_over(self, batch: list[Event]) -> None:
+    def _deliver_batch(self, batch: list[Event]) -> None:
         try:
             self.sink.deliver(batch)
         except SinkRejectedError as error:
             if len(batch) > 1:
                 for event in batch:
-                    self._hand_over([event])
+                    self._deliver_batch([event])
                 return
-            log.error("sink %s: event %s is left out: %s", self.sink.name, batch[0].id, error)
+            log.error("sink %s: event %s is skipped: %s", self.sink.name, batch[0].id, error)
             self._move_cursor(batch, rejected=1, problem=f"{batch[0].id}: {_problem(error)}")
         except Exception as error:
-            self._note(batch[0].run_id, _problem(error))
+            self._record_problem(batch[0].run_id, _problem(error))
             raise
         else:
             failpoints.hit("outbox.delivered")
             self._move_cursor(batch)
 
     def _next_batch(self, run_id: str) -> list[Event]:
-        linger_s = 0.0 if self._hurried else self.sink.linger_s
+        linger_s = 0.0 if self._flushing else self.sink.linger_s
 
         def work(connection: Connection) -> list[Event]:
             cursor = select(outbox.c.delivered).where(self._of_run(run_id)).scalar_subquery()
@@ -241,7 +242,7 @@ class _SinkWorker:
         return self._database.read(work)
 
     def _move_cursor(self, batch: list[Event], *, rejected: int = 0, problem: str = "") -> None:
-        """Forward only. The problem of a sink that was away is over; a rejection stays to be seen."""
+        """Advance the cursor, never back. Clears the problem of a sink that was unreachable; rejections stay."""
         kept = case((outbox.c.rejected > 0, outbox.c.problem), else_="")
         statement = (
             update(outbox)
@@ -254,7 +255,7 @@ class _SinkWorker:
         )
         self._database.write(lambda connection: connection.execute(statement))
 
-    def _note(self, run_id: str, problem: str) -> None:
+    def _record_problem(self, run_id: str, problem: str) -> None:
         statement = update(outbox).where(self._of_run(run_id)).values(problem=problem)
         self._database.write(lambda connection: connection.execute(statement))
 
@@ -262,9 +263,9 @@ class _SinkWorker:
         return (outbox.c.run_id == run_id) & (outbox.c.sink == self.sink.name)
 
 
-def back_off_s(failures: int, random_share: float) -> float:
-    """Seconds until the next try: doubles up to `LONGEST_WAIT_S`, spread by a quarter either way."""
-    return float(min(FIRST_WAIT_S * 2 ** min(failures - 1, 20), LONGEST_WAIT_S)) * (0.75 + random_share / 2)
+def backoff_s(failures: int, random_share: float) -> float:
+    """Seconds until the next try: doubles up to `MAX_WAIT_S`, spread by a quarter either way."""
+    return float(min(FIRST_WAIT_S * 2 ** min(failures - 1, 20), MAX_WAIT_S)) * (0.75 + random_share / 2)
 
 
 def _problem(error: Exception) -> str:

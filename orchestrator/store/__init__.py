@@ -1,1 +1,1 @@
-"""Bytes in a local folder or an object store: layout, commit protocol, manifests, verification."""
+"""Stores of bytes, a local folder or an object store: layout, commit protocol, manifests, verification."""

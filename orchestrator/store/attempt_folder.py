@@ -1,7 +1,7 @@
-"""The folder that one attempt writes into, and how its files get into the store with their digests.
+"""The folder that one attempt writes into, and publishing its files to the store with their digests.
 
-In a local store the folder lies in the store already and is sealed in place; for a remote store it is a staging folder
-whose files are uploaded when the attempt commits.
+In a local store the folder is already inside the store and its files are sealed in place; for a remote store it is a
+staging folder whose files are uploaded when the attempt commits.
 """
 
 import json
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.artifact import FileEntry
+from orchestrator.artifact import ArtifactKey, FileEntry
 from orchestrator.errors import StoreError
 from orchestrator.store.layout import Site
 from orchestrator.store.local_store import explain_os_error, is_regular, link_or_copy, make_folders, seal, sync_folder
@@ -22,7 +22,7 @@ from orchestrator.store.store import Store
 
 PARALLEL_FILES = 4  # hashed or uploaded at a time
 STAGING = "staging"
-NOTES = "LINKS.jsonl"  # beside the data: which files are links, so that another process can commit them
+LINKS_FILE = "LINKS.jsonl"  # next to the data folder: lists the linked files, so that another process can commit them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,48 +31,47 @@ class AttemptFolder:
 
     store: Store
     site: Site
-    stage_kind: str
-    fingerprint: str
+    key: ArtifactKey  # of the artifact or shard that is made
     attempt_id: str
-    data: Path  # empty local folder at first
+    data: Path  # local folder, empty at first
 
     def link(self, source_key: str, name: str, entry: FileEntry) -> None:
-        """Take a committed file of the store, described by `entry`, as `name`, without reading or sending its bytes.
+        """Add a committed file of the store, described by `entry`, as `name`, without reading or sending its bytes.
 
         In a remote store `name` does not appear below `data`; the copy is made in the store at commit.
 
         Raises:
-            StoreError: `name` is taken, or the source is gone.
+            StoreError: `name` exists already, or the source is gone.
         """
         target = self.data / check_key(name)
         if target.exists() or name in self._links():
             raise StoreError(f"{target}: exists already; expected each file of an artifact to be written once")
         source = self.store.local(source_key)
-        note = {"name": name, "key": source_key, "bytes": entry.bytes, "sha256": entry.sha256, "rows": entry.rows}
+        link = {"name": name, "key": source_key, "bytes": entry.bytes, "sha256": entry.sha256, "rows": entry.rows}
         try:
             if source is not None:
                 link_or_copy(source, target)
-            with self._notes.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(note) + "\n")
+            with self._links_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(link) + "\n")
         except OSError as error:
             raise StoreError(explain_os_error(error, f"{target}: cannot link '{source_key}'")) from error
 
     def publish(self, rows: Mapping[str, int] | None = None) -> tuple[FileEntry, ...]:
-        """Step 1: make every file durable in the store and return its digest. May be repeated after a failure.
+        """Step 1 of a commit: make every file durable in the store and return its digest. May be repeated.
 
         Raises:
-            StoreError: something else than a plain file was written, or the store failed.
+            StoreError: the folder contains something other than plain files, or the store failed.
         """
         files, links, rows = files_below(self.data), self._links(), rows or {}
 
-        def one(name: str) -> FileEntry:
+        def publish_file(name: str) -> FileEntry:
             if name in links and self._is_untouched(name, links[name]):
                 return links[name][1]
             digest = self._store_file(name)
             return FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256, rows=rows.get(name))
 
         with ThreadPoolExecutor(PARALLEL_FILES) as threads:
-            entries = list(threads.map(one, sorted({*files, *links})))
+            entries = list(threads.map(publish_file, sorted({*files, *links})))
         if self.store.is_local:
             self._sync_folders()
         return tuple(entries)
@@ -82,7 +81,7 @@ class AttemptFolder:
         return bool(self._links())
 
     def remove(self) -> None:
-        """Delete what was written on this machine. Only for attempts that cannot be committed any more."""
+        """Delete the local files. Only for attempts that can no longer be committed or whose files are uploaded."""
         shutil.rmtree(self.data, ignore_errors=True)
         self.forget_links()
         if not self.store.is_local:
@@ -90,24 +89,24 @@ class AttemptFolder:
                 self.data.parent.rmdir()
 
     def forget_links(self) -> None:
-        self._notes.unlink(missing_ok=True)
+        self._links_file.unlink(missing_ok=True)
 
     @property
-    def _notes(self) -> Path:
-        return self.data.parent / NOTES
+    def _links_file(self) -> Path:
+        return self.data.parent / LINKS_FILE
 
     def _links(self) -> dict[str, tuple[str, FileEntry]]:
-        if not self._notes.exists():
+        if not self._links_file.exists():
             return {}
         links = {}
-        for line in self._notes.read_text(encoding="utf-8").splitlines():
-            note = json.loads(line)
-            entry = FileEntry(path=note["name"], bytes=note["bytes"], sha256=note["sha256"], rows=note["rows"])
-            links[note["name"]] = (note["key"], entry)
+        for line in self._links_file.read_text(encoding="utf-8").splitlines():
+            link = json.loads(line)
+            entry = FileEntry(path=link["name"], bytes=link["bytes"], sha256=link["sha256"], rows=link["rows"])
+            links[link["name"]] = (link["key"], entry)
         return links
 
     def _is_untouched(self, name: str, link: tuple[str, FileEntry]) -> bool:
-        """True if `name` still is the linked file; in a remote store the copy is made here."""
+        """True if `name` is still the linked file. In a remote store this makes the copy."""
         path, source = self.data / name, self.store.local(link[0])
         if source is not None:
             return path.exists() and os.path.samefile(path, source)
@@ -134,16 +133,14 @@ class AttemptFolder:
             raise StoreError(explain_os_error(error, f"{self.data}: cannot be made durable")) from error
 
 
-def new_folder(
-    store: Store, cache: Path, *, site: Site, stage_kind: str, fingerprint: str, attempt: str
-) -> AttemptFolder:
-    """An empty folder for an attempt id that was never used.
+def new_folder(store: Store, cache: Path, *, site: Site, key: ArtifactKey, attempt: str) -> AttemptFolder:
+    """An empty folder for an attempt with a fresh id.
 
     Raises:
         StoreError: the id was used before, or the folder cannot be made.
     """
-    key = check_key(site.data_key(attempt))
-    data = store.local(key) or cache / STAGING / key
+    data_key = check_key(site.data_key(attempt))
+    data = store.local(data_key) or cache / STAGING / data_key
     try:
         make_folders(data.parent)
         data.mkdir()
@@ -151,16 +148,14 @@ def new_folder(
         raise StoreError(f"{data}: exists already; expected an attempt id that was never used") from error
     except OSError as error:
         raise StoreError(explain_os_error(error, f"{data}: cannot be made")) from error
-    return AttemptFolder(
-        store=store, site=site, stage_kind=stage_kind, fingerprint=fingerprint, attempt_id=attempt, data=data
-    )
+    return AttemptFolder(store=store, site=site, key=key, attempt_id=attempt, data=data)
 
 
 def files_below(folder: Path) -> list[str]:
-    """Paths of all files, "/" separated, sorted.
+    """Relative paths of all files below a folder, "/" separated, sorted.
 
     Raises:
-        StoreError: a symbolic link, a pipe or a name that not every store can hold.
+        StoreError: found a symbolic link, a special file, or a name that not every store accepts.
     """
     names = []
     for parent, folders, files in os.walk(folder):
@@ -170,6 +165,6 @@ def files_below(folder: Path) -> list[str]:
                 raise StoreError(f"{path}: found a link or a special file, expected only plain files in an artifact")
             relative = path.relative_to(folder).as_posix()
             if not relative.isprintable():
-                raise StoreError(f"{str(path)!r}: found letters in the name that cannot be printed; rename the file")
+                raise StoreError(f"{str(path)!r}: found unprintable characters in the name; rename the file")
             names.append(check_key(relative))
     return sorted(names)

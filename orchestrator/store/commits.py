@@ -1,8 +1,8 @@
-"""The commit protocol: how one of many attempts becomes the only one that readers follow.
+"""The commit protocol: of all attempts at a site, exactly one becomes the one that readers see.
 
-An attempt's OUTCOME is decided once, as COMMIT by its writer or as ABORT by a reaper; the commit record of a generation
-is decided once, by whoever puts it first. Neither is ever changed or deleted, so a writer that wakes up after days
-finds the decision instead of making a second one.
+An attempt's OUTCOME is written once, as COMMIT by the attempt itself or as ABORT by whoever ends it; the commit record
+of a generation is written once, by the first who puts it. Neither is ever changed or deleted, so a writer that wakes up
+after days finds the decision instead of making a second one.
 """
 
 import logging
@@ -26,36 +26,36 @@ RECORD_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """A commit record: which attempt the readers of a site follow."""
+    """A commit record: the attempt whose files readers of the site use."""
 
     generation: int
     attempt: str
     epoch: int
-    committed_s: float  # seconds since 1970, by the writer's clock; for people only
-    record: dict[str, JSON]  # all of it, e.g. with the manifest's digest
+    committed_s: float  # seconds since 1970, by the writer's clock; informative only
+    record: dict[str, JSON]  # the complete record, e.g. with the manifest's digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The newest generation of a site that is not retracted: committed, unreadable, or still open."""
+    """The first generation of a site that is not retracted: committed, unreadable, or still open."""
 
     generation: int
     commit: Commit | None = None
-    problem: str = ""  # why the record cannot be followed, if it is there but unreadable
+    problem: str = ""  # why the record exists but cannot be used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was decided about an attempt. UNREADABLE: something was, but nobody can tell what; it never commits."""
+    """The decision about an attempt. UNREADABLE: a record exists but cannot be parsed; the attempt never commits."""
 
     kind: Literal["COMMIT", "ABORT", "UNREADABLE"]
     generation: int = 0
-    record: dict[str, JSON] | None = None  # COMMIT: the commit record to be put
+    record: dict[str, JSON] | None = None  # COMMIT: the commit record to write
     reason: str = ""
 
 
 def head(store: Store, site: Site) -> Head:
-    """What readers of `site` follow now."""
+    """The current head of `site`."""
     for generation in count():
         key = site.commit_key(generation)
         data = store.get(key)
@@ -71,26 +71,26 @@ def head(store: Store, site: Site) -> Head:
     raise AssertionError("unreachable: the count of generations does not end")
 
 
-def conclude(
+def commit_attempt(
     store: Store, site: Site, *, generation: int, attempt: str, epoch: int, body: Mapping[str, JSON]
 ) -> Commit:
-    """Steps 3 and 4: decide the attempt's outcome, then the generation. The commit returned may be another attempt's.
+    """Steps 3 and 4: write the attempt's outcome, then the commit record. Returns the winner, maybe another attempt's.
 
-    Everything that the attempt wrote must be in the store, durably, before. May be repeated after any failure.
+    All files of the attempt must be durable in the store before. May be repeated after any failure.
 
     Raises:
-        StoreError: a reaper gave the attempt up; its files must not be used.
+        StoreError: the attempt was aborted; its files must not be used.
     """
     stamp: dict[str, JSON] = {"nonce": uuid.uuid4().hex, "committed_s": round(time.time(), 3)}
     record: dict[str, JSON] = {**body, "format": RECORD_FORMAT, "attempt": attempt, "epoch": epoch, **stamp}
     decided = Outcome(kind="COMMIT", generation=generation, record=record)
     key = site.outcome_key(attempt)
     if not store.put_new(key, _outcome_bytes(decided)):
-        found = outcome(store, site, attempt)
+        found = read_outcome(store, site, attempt)
         if found is None or found.kind != "COMMIT":
             reason = found.reason if found else "its record vanished"
             raise StoreError(
-                f"{store.url}: attempt '{attempt}' was given up before it could commit ({reason}); try again"
+                f"{store.url}: attempt '{attempt}' was aborted before it could commit ({reason}); try again"
             )
         decided = found
     failpoints.hit(f"{site.what}.outcome")
@@ -98,15 +98,15 @@ def conclude(
 
 
 def abort(store: Store, site: Site, attempt: str, *, reason: str) -> bool:
-    """Win ABORT for an attempt. True: it can never commit, and its files may go. False: it has committed or may."""
+    """Decide ABORT for an attempt. True: it can never commit, its files may be deleted. False: it did or may commit."""
     if store.put_new(site.outcome_key(attempt), _outcome_bytes(Outcome(kind="ABORT", reason=reason))):
         return True
-    found = outcome(store, site, attempt)
+    found = read_outcome(store, site, attempt)
     return found is not None and found.kind == "ABORT"
 
 
 def retract(store: Store, site: Site, generation: int, *, reason: str) -> None:
-    """Make readers pass over the commit record of a generation, for good; the next generation is then open."""
+    """Retract the commit record of a generation for good: readers skip it, and the next generation is open."""
     key = site.commit_key(generation)
     if store.get(key) is None:
         raise StoreError(f"{store.url}: cannot retract '{key}': found no such commit record")
@@ -117,12 +117,12 @@ def retract(store: Store, site: Site, generation: int, *, reason: str) -> None:
 
 
 def roll_forward(store: Store, site: Site) -> Head:
-    """Finish what a crash between OUTCOME and COMMIT left open, then say what readers follow."""
+    """Complete a commit that a crash interrupted between OUTCOME and COMMIT, then return the head."""
     found = head(store, site)
     if found.commit or found.problem:
         return found
     for attempt in store.folders(site.attempts):
-        decided = outcome(store, site, attempt)
+        decided = read_outcome(store, site, attempt)
         if decided and decided.kind == "COMMIT" and decided.generation == found.generation:
             log.info("finishing the commit of attempt %s at %s", attempt, site.commit_key(found.generation))
             _publish(store, site, decided)
@@ -130,8 +130,8 @@ def roll_forward(store: Store, site: Site) -> Head:
     return found
 
 
-def outcome(store: Store, site: Site, attempt: str) -> Outcome | None:
-    """What was decided about an attempt; None while it is undecided."""
+def read_outcome(store: Store, site: Site, attempt: str) -> Outcome | None:
+    """The decision about an attempt; None while there is none."""
     key = site.outcome_key(attempt)
     try:
         record = read_record(store, key)
@@ -140,7 +140,7 @@ def outcome(store: Store, site: Site, attempt: str) -> Outcome | None:
         return Outcome(kind="UNREADABLE", reason=str(error))
 
 
-def follow(store: Store, site: Site, generation: int) -> Commit | None:
+def read_commit(store: Store, site: Site, generation: int) -> Commit | None:
     """The commit of one generation, retracted or not; None if it is open.
 
     Raises:
@@ -153,7 +153,7 @@ def follow(store: Store, site: Site, generation: int) -> Commit | None:
 def delete_attempt(store: Store, site: Site, attempt: str) -> int:
     """Delete all that an attempt stored, except its OUTCOME, which must outlive every writer. Returns the bytes.
 
-    Only after ABORT was won, or when the generation it was decided for follows another attempt or is retracted.
+    Call it only after `abort` returned True, or when the generation of its COMMIT has another winner or is retracted.
     """
     kept, freed = site.outcome_key(attempt), 0
     for item in list(store.list(site.attempt_key(attempt))):
@@ -164,11 +164,11 @@ def delete_attempt(store: Store, site: Site, attempt: str) -> int:
 
 
 def _publish(store: Store, site: Site, decided: Outcome) -> Commit:
-    assert decided.record is not None, "an outcome COMMIT holds its record"
+    assert decided.record is not None, "the outcome COMMIT contains its record"
     key = site.commit_key(decided.generation)
     store.put_new(key, record_bytes(decided.record))
     failpoints.hit(f"{site.what}.commit")
-    commit = follow(store, site, decided.generation)
+    commit = read_commit(store, site, decided.generation)
     if commit is None:
         raise StoreError(f"{store.url}: '{key}' was written but cannot be read back")
     return commit

@@ -1,12 +1,12 @@
-"""Where everything lies in a store: one function for each kind of key, and nothing else knows the layout.
+"""The layout of a store: one function for each kind of key. No other module knows the layout.
 
     artifacts/<kind>/<fp[:2]>/<fp>/COMMIT, attempts/<attempt>/{data/..., MANIFEST.json, OUTCOME}
     artifacts/<kind>/<fp[:2]>/<fp>/checkpoints/<step>/COMMIT, attempts/<attempt>/...
     shards/<kind>/<sfp[:2]>/<sfp>.json, <sfp>/<attempt>/{data/..., OUTCOME}
     plans/<digest>.json   runs/<run>/RUN.json, events-<epoch>-<seq>.jsonl
 
-A commit record that turned out damaged or was given up is never changed: `<record>.RETRACTED` is put beside it and the
-next generation (`COMMIT.1`, `<sfp>.1.json`) takes its place.
+A commit record is never changed. To retract it, `<record>.RETRACTED` is written next to it, and the next generation
+(`COMMIT.1`, `<sfp>.1.json`) replaces it.
 """
 
 import uuid
@@ -15,19 +15,20 @@ from dataclasses import dataclass
 from string import hexdigits
 from typing import Literal
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import StoreError
 from orchestrator.store.store import Store
 
 ARTIFACTS, SHARDS, PLANS, RUNS = "artifacts", "shards", "plans", "runs"
-STEP_DIGITS = 12  # so that folders of steps sort by number
+STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A place where exactly one attempt in each generation gets committed."""
+    """The keys of one artifact, shard or checkpoint; exactly one attempt of each generation gets committed there."""
 
     what: Literal["artifact", "checkpoint", "shard"]
-    attempts: str  # folder with one folder for each attempt
+    attempts: str  # folder that has one folder for each attempt
     stem: str  # key of the commit record, without its generation and suffix
     suffix: str = ""
 
@@ -52,48 +53,48 @@ class Site:
         return f"{self.attempt_key(attempt)}/OUTCOME"
 
 
-def artifact_site(stage_kind: str, fingerprint: str) -> Site:
-    folder = _folder(ARTIFACTS, stage_kind, fingerprint)
+def artifact_site(key: ArtifactKey) -> Site:
+    folder = _folder(ARTIFACTS, key)
     return Site(what="artifact", attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
 
 
-def checkpoints_folder(stage_kind: str, fingerprint: str) -> str:
-    return f"{_folder(ARTIFACTS, stage_kind, fingerprint)}/checkpoints"
+def checkpoints_folder(key: ArtifactKey) -> str:
+    return f"{_folder(ARTIFACTS, key)}/checkpoints"
 
 
-def checkpoint_site(stage_kind: str, fingerprint: str, step: int) -> Site:
-    folder = f"{checkpoints_folder(stage_kind, fingerprint)}/{step:0{STEP_DIGITS}d}"
+def checkpoint_site(key: ArtifactKey, step: int) -> Site:
+    folder = f"{checkpoints_folder(key)}/{step:0{STEP_DIGITS}d}"
     return Site(what="checkpoint", attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
 
 
-def shard_site(stage_kind: str, fingerprint: str) -> Site:
-    folder = _folder(SHARDS, stage_kind, fingerprint)
+def shard_site(key: ArtifactKey) -> Site:
+    folder = _folder(SHARDS, key)
     return Site(what="shard", attempts=folder, stem=folder, suffix=".json")
 
 
 def new_attempt_id(owner: str) -> str:
-    """A fresh id for what a stage attempt commits on the way (a shard, a checkpoint); `owner_of` gives the attempt."""
+    """A fresh id for a shard or checkpoint that the stage attempt `owner` commits; `owner_of` is the inverse."""
     return f"{owner}-{uuid.uuid4().hex[:16]}"
 
 
 def owner_of(attempt: str) -> str:
-    """The stage attempt that an id belongs to; the id itself where it is that of a stage attempt."""
+    """The stage attempt of an id from `new_attempt_id`; any other id is a stage attempt's and returned unchanged."""
     owner, dash, nonce = attempt.rpartition("-")
     return owner if dash and len(nonce) == 16 and all(char in hexdigits for char in nonce) else attempt
 
 
-def stored_fingerprints(store: Store, top: str) -> Iterator[tuple[str, str]]:
-    """(stage kind, fingerprint) of every folder below `artifacts` or `shards` that is named like one."""
+def stored_keys(store: Store, top: str) -> Iterator[ArtifactKey]:
+    """The keys of all folders below `top` (`artifacts` or `shards`) whose names are fingerprints."""
     for stage_kind in store.folders(top):
         for prefix in store.folders(f"{top}/{stage_kind}"):
             for fingerprint in store.folders(f"{top}/{stage_kind}/{prefix}"):
                 if fingerprint[:2] == prefix and is_fingerprint(fingerprint):
-                    yield stage_kind, fingerprint
+                    yield ArtifactKey(stage_kind, fingerprint)
 
 
-def checkpoint_steps(store: Store, stage_kind: str, fingerprint: str) -> list[int]:
+def checkpoint_steps(store: Store, key: ArtifactKey) -> list[int]:
     """Steps that have a checkpoint folder, committed or not, oldest first."""
-    names = store.folders(checkpoints_folder(stage_kind, fingerprint))
+    names = store.folders(checkpoints_folder(key))
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
@@ -101,9 +102,11 @@ def is_fingerprint(text: str) -> bool:
     return len(text) == 64 and all(char in hexdigits for char in text)
 
 
-def _folder(top: str, stage_kind: str, fingerprint: str) -> str:
-    if not is_fingerprint(fingerprint):
-        raise StoreError(f"{top}/{stage_kind}: found fingerprint {fingerprint!r}, expected 64 hexadecimal digits")
-    if "/" in stage_kind:
-        raise StoreError(f"{top}: found stage kind {stage_kind!r}, expected a name without '/'")
-    return f"{top}/{stage_kind}/{fingerprint[:2]}/{fingerprint}"
+def _folder(top: str, key: ArtifactKey) -> str:
+    if not is_fingerprint(key.fingerprint):
+        raise StoreError(
+            f"{top}/{key.stage_kind}: found fingerprint {key.fingerprint!r}, expected 64 hexadecimal digits"
+        )
+    if "/" in key.stage_kind:
+        raise StoreError(f"{top}: found stage kind {key.stage_kind!r}, expected a name without '/'")
+    return f"{top}/{key.stage_kind}/{key.fingerprint[:2]}/{key.fingerprint}"

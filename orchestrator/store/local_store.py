@@ -1,6 +1,6 @@
-"""A store in a folder of a POSIX disk. Objects appear whole or not at all and are on the disk when a call returns.
+"""A store in a folder of a POSIX disk. Objects appear completely or not at all, and are durable when a call returns.
 
-A record is written as: temporary file, fsync, `link` to its name (which never replaces), fsync of the folder.
+A record is written in steps: temporary file, fsync, `link` to its name (which never replaces), fsync of the folder.
 """
 
 import errno
@@ -18,15 +18,15 @@ from typing import IO
 from orchestrator.errors import StoreError
 from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key, file_digest
 
-TEMPORARY = ".tmp"  # beside the objects, so that a link into place stays on one disk
-LINK_TRIES = 5  # the folder of a new object may be pruned by a deletion next door
+TEMPORARY = ".tmp"  # inside the store, so that linking a file to its name stays on one disk
+LINK_TRIES = 5  # a concurrent deletion may remove the folder of a new object
 CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
-READ_ONLY = 0o444  # committed files: a slip of a stage that links to them cannot change them in place
+READ_ONLY = 0o444  # of committed files: a stage that links to them cannot change them in place by mistake
 
 
 @dataclass(frozen=True)
 class LocalStore:
-    """Objects are files below `root`, which is made by the first write; folders exist only to hold them."""
+    """Objects are files below `root`, which is made by the first write; folders exist only while they contain some."""
 
     root: Path
 
@@ -48,12 +48,12 @@ class LocalStore:
         def write(file: IO[bytes]) -> None:
             file.write(data)
 
-        with self._explained(key, "write"):
+        with self._explain_errors(key, "write"):
             return self._create(self.local(key), write)
 
     def get(self, key: str) -> bytes | None:
         path = self.local(key)
-        with self._explained(key, "read"):
+        with self._explain_errors(key, "read"):
             try:
                 with path.open("rb") as file:
                     data = file.read(MAX_RECORD_BYTES + 1)
@@ -64,20 +64,20 @@ class LocalStore:
         return data
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        with self._explained(prefix, "list"):
+        with self._explain_errors(prefix, "list"):
             yield from self._walk(self.local(prefix))
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        with self._explained(prefix, "list"):
+        with self._explain_errors(prefix, "list"):
             folders = [entry.name for entry in _entries(self.local(prefix)) if entry.is_dir(follow_symlinks=False)]
         return tuple(name for name in folders if name != TEMPORARY)
 
     def delete(self, key: str) -> None:
         path = self.local(key)
-        with self._explained(key, "delete"):
+        with self._explain_errors(key, "delete"):
             with suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
-            for folder in path.parents:  # prune what is empty now
+            for folder in path.parents:  # remove the folders that are empty now
                 if folder == self.root or not _remove_empty(folder):
                     return
 
@@ -90,13 +90,13 @@ class LocalStore:
                 digest = copy_hashed(source, file)
             os.fchmod(file.fileno(), READ_ONLY)
 
-        with self._explained(key, f"copy {path} to"):
+        with self._explain_errors(key, f"copy {path} to"):
             if not self._create(self.local(key), write):
                 raise StoreError(f"{self.url}: '{key}' exists already; expected a key that nobody else uses")
         return digest
 
     def download(self, key: str, path: Path) -> Digest | None:
-        with self._explained(key, f"copy to {path} from"):
+        with self._explain_errors(key, f"copy to {path} from"):
             try:
                 source = self.local(key).open("rb")
             except (FileNotFoundError, NotADirectoryError):
@@ -106,18 +106,18 @@ class LocalStore:
 
     def digest(self, key: str) -> Digest | None:
         path = self.local(key)
-        with self._explained(key, "read"):
+        with self._explain_errors(key, "read"):
             try:
                 return file_digest(path) if path.is_file() else None
             except FileNotFoundError:
                 return None
 
     def link(self, source: str, target: str) -> None:
-        with self._explained(target, f"link '{source}' to"):
+        with self._explain_errors(target, f"link '{source}' to"):
             link_or_copy(self.local(source), self.local(target))
 
     def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
-        """Write a temporary file and link it to `target`; False if that name is taken."""
+        """Write a temporary file and link it to `target`; False if that name exists."""
         temporary = self.root / TEMPORARY / uuid.uuid4().hex
         make_folders(temporary.parent)
         try:
@@ -129,7 +129,7 @@ class LocalStore:
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
-        sync_folder(target.parent)  # also for the loser: what it goes by must not vanish in a power cut
+        sync_folder(target.parent)  # also if another writer won: its object must survive a power cut
         return created
 
     def _walk(self, folder: Path) -> Iterator[StoredObject]:
@@ -138,13 +138,13 @@ class LocalStore:
                 if entry.name != TEMPORARY:
                     yield from self._walk(Path(entry.path))
             elif entry.is_file(follow_symlinks=False):
-                with suppress(FileNotFoundError):  # deleted while we list
+                with suppress(FileNotFoundError):  # deleted during the listing
                     found = entry.stat(follow_symlinks=False)
                     key = Path(entry.path).relative_to(self.root).as_posix()
                     yield StoredObject(key=key, bytes=found.st_size, modified_s=found.st_mtime)
 
     @contextmanager
-    def _explained(self, key: str, action: str) -> Iterator[None]:
+    def _explain_errors(self, key: str, action: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -152,17 +152,17 @@ class LocalStore:
 
 
 def explain_os_error(error: OSError, where: str) -> str:
-    """One message for a failed file operation: where, what was found, what to do."""
+    """The message for a failed file operation: where, what was found, what to do."""
     found = os.strerror(error.errno) if error.errno else str(error)
     advice = {
-        errno.ENOSPC: "Free some space (`illume gc` lists what can go) or choose another store",
+        errno.ENOSPC: "Free some space (`illume gc` lists what can be deleted) or choose another store",
         errno.EDQUOT: "Free some space or raise the quota",
         errno.EROFS: "Mount the disk writable or choose another store",
         errno.EACCES: "Give this user write permission or choose another store",
         errno.EPERM: "The file system must allow hard links and writing; choose another store",
         errno.ENOTSUP: "The file system must allow hard links; choose another store",
-        errno.ENOTDIR: "A file lies where a folder is needed; move it away or choose another store",
-        errno.EEXIST: "A file lies where a folder is needed; move it away or choose another store",
+        errno.ENOTDIR: "A file exists where a folder is needed; move it away or choose another store",
+        errno.EEXIST: "A file exists where a folder is needed; move it away or choose another store",
     }.get(error.errno or 0, "Check the disk")
     return f"{where}: {found}. {advice}; nothing that was committed is lost"
 
@@ -180,7 +180,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def seal(path: Path) -> Digest:
-    """Hash a finished file, force it to the disk and make it read-only."""
+    """Hash a finished file, sync it to the disk and make it read-only."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
@@ -190,7 +190,7 @@ def seal(path: Path) -> Digest:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk."""
+    """Sync a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -199,7 +199,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and its parents, each of them durable."""
+    """Make a folder and its parents durably."""
     if folder.is_dir():
         return
     make_folders(folder.parent)
@@ -224,12 +224,12 @@ def _link_new(temporary: Path, target: Path) -> bool:
         make_folders(target.parent)
         try:
             os.link(temporary, target)
-        except FileNotFoundError:  # the folder was pruned in between
+        except FileNotFoundError:  # a concurrent deletion removed the folder
             continue
-        except FileExistsError:  # over NFS also the answer when our own first try succeeded and its reply was lost
+        except FileExistsError:  # over NFS also raised when our own first try succeeded and its reply was lost
             return os.path.samefile(temporary, target)
         return True
-    raise FileNotFoundError(errno.ENOENT, "the folder vanishes again and again", str(target.parent))
+    raise FileNotFoundError(errno.ENOENT, "the folder is removed repeatedly by another process", str(target.parent))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -249,7 +249,7 @@ def _remove_empty(folder: Path) -> bool:
 
 
 def is_regular(path: Path) -> bool:
-    """True for a plain file, false for links, folders, pipes and what is gone."""
+    """True for a plain file; False for links, folders, special files and missing paths."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Manifests and file lists as JSON, and back without trusting a byte of it."""
+"""Manifests and file lists to JSON and back. Reading validates everything, as the bytes may be damaged."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from orchestrator.store.store import parse_record, record_bytes
 
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:
-    """Canonical JSON. A statistic that is not finite is kept as text, which JSON numbers cannot hold."""
-    stats: dict[str, JSON] = {name: number_to_json(value) for name, value in manifest.stats.items()}
+    """Canonical JSON. A non-finite metric is written as text, because JSON has no such numbers."""
+    metrics: dict[str, JSON] = {name: number_to_json(value) for name, value in manifest.metrics.items()}
     inputs: dict[str, JSON] = {slot: list(parents) for slot, parents in manifest.inputs.items()}
     return record_bytes(
         {
@@ -23,7 +23,7 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
             "fingerprint": str(manifest.fingerprint),
             "payload": manifest.payload,
             "files": files_to_json(manifest.files),
-            "stats": stats,
+            "stats": metrics,
             "shards": list(manifest.shards),
             "inputs": inputs,
             "provenance": manifest.provenance,
@@ -32,7 +32,8 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
 
 
 def manifest_from_bytes(data: bytes, where: str) -> Manifest:
-    """
+    """The manifest in `data`.
+
     Raises:
         CorruptArtifactError: not a manifest of a known format; the message starts with `where`.
     """
@@ -48,7 +49,7 @@ def manifest_from_bytes(data: bytes, where: str) -> Manifest:
         fingerprint=Fingerprint(fingerprint),
         payload=_object(record, "payload", where),
         files=files_from_json(record.get("files"), where),
-        stats={name: number_from_json(value, where) for name, value in _object(record, "stats", where).items()},
+        metrics={name: number_from_json(value, where) for name, value in _object(record, "stats", where).items()},
         shards=_texts(record.get("shards"), "shards", where),
         inputs={slot: _texts(value, slot, where) for slot, value in _object(record, "inputs", where).items()},
         provenance=_object(record, "provenance", where),
@@ -56,17 +57,18 @@ def manifest_from_bytes(data: bytes, where: str) -> Manifest:
 
 
 def files_to_json(files: Iterable[FileEntry]) -> list[JSON]:
-    def one(file: FileEntry) -> dict[str, JSON]:
+    def entry_to_json(file: FileEntry) -> dict[str, JSON]:
         entry: dict[str, JSON] = {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
         return entry if file.rows is None else {**entry, "rows": file.rows}
 
-    return [one(file) for file in files]
+    return [entry_to_json(file) for file in files]
 
 
 def files_from_json(value: JSON, where: str) -> tuple[FileEntry, ...]:
-    """
+    """The file entries of a JSON list.
+
     Raises:
-        CorruptArtifactError: not a list of files, or a path that would leave the artifact's folder.
+        CorruptArtifactError: not a list of files, or a path outside the artifact's folder.
     """
     if not isinstance(value, list):
         _refuse(where, "files", value, "a list")
@@ -77,14 +79,15 @@ def files_from_json(value: JSON, where: str) -> tuple[FileEntry, ...]:
 
 
 def number_to_json(value: float) -> JSON:
-    """A number, or its name where JSON has none ("nan", "inf", "-inf")."""
+    """A number; a non-finite one as text ("nan", "inf", "-inf")."""
     return float(value) if math.isfinite(value) else repr(float(value))
 
 
 def number_from_json(value: JSON, where: str) -> float:
-    """
+    """The inverse of `number_to_json`.
+
     Raises:
-        CorruptArtifactError: no number.
+        CorruptArtifactError: not a number.
     """
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
         _refuse(where, "stats", value, "numbers")
@@ -132,5 +135,5 @@ def _object(record: dict[str, JSON], name: str, where: str) -> dict[str, JSON]:
     return value
 
 
-def _refuse(where: str, place: str, found: object, expected: str) -> NoReturn:
-    raise CorruptArtifactError(f"{where}: {place}: found {str(found)[:80]!r}, expected {expected}")
+def _refuse(where: str, field: str, found: object, expected: str) -> NoReturn:
+    raise CorruptArtifactError(f"{where}: {field}: found {str(found)[:80]!r}, expected {expected}")

@@ -1,6 +1,6 @@
 """A store in a bucket of an object store (S3, GCS, Azure), through `obstore`.
 
-A create that was answered with an error or a refusal may still have been carried out: it is always read back.
+Rule: a create that failed or was refused may still have taken effect, so it is always read back.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, St
 log = logging.getLogger(__name__)
 
 REMOTE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
-OPTIONS = ("endpoint", "region")  # what an address may state behind "?"
-SMALL_BYTES = 8 * 1024**2  # up to here one request; above, multipart in parts of this size
-CREATE_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between tries, for the "conflict, try again" of concurrent creates
+OPTIONS = ("endpoint", "region")  # allowed in the query of an address
+SMALL_BYTES = 8 * 1024**2  # up to this size one request; above it, multipart in parts of this size
+CREATE_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between tries, as concurrent creates answer "conflict, try again"
 
 CLIENT = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=5)}
-RETRY = {  # requests that may be repeated; about 10 s until an unreachable store is reported
+RETRY = {  # of idempotent requests; an unreachable store is reported after about 10 s
     "max_retries": 6,
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
@@ -46,7 +46,7 @@ class ObjectStore:
 
     @classmethod
     def connect(cls, url: str) -> "ObjectStore":
-        """Prepare a connection; the first request is made by the first call of a method.
+        """The store at an address. Sends no request: the first call of a method does.
 
         Raises:
             RecipeError: the address holds a password, an unknown option, or is refused by `obstore`.
@@ -82,8 +82,8 @@ class ObjectStore:
         return None
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Repeats a create only while reading back shows that there is no object: then nobody has won."""
-        with self._explained(key, "write"):
+        """Repeats a create only while reading back finds no object, that is, while no writer has won."""
+        with self._explain_errors(key, "write"):
             for wait_s in (*CREATE_WAITS_S, None):
                 try:
                     obstore.put(self.bucket, check_key(key), data, mode="create", use_multipart=False)
@@ -95,7 +95,7 @@ class ObjectStore:
                         return found == data
                     if wait_s is None:
                         raise
-                    log.info("create of %s has no outcome yet (%s), trying again", key, _first_line(error))
+                    log.info("create of %s failed and no object exists yet (%s), trying again", key, _first_line(error))
                     time.sleep(wait_s)
                 else:
                     return True
@@ -108,7 +108,7 @@ class ObjectStore:
             raise failure from error
 
     def get(self, key: str) -> bytes | None:
-        with self._explained(key, "read"):
+        with self._explain_errors(key, "read"):
             try:
                 found = obstore.get(self.bucket, check_key(key))
                 if found.meta["size"] <= MAX_RECORD_BYTES:
@@ -119,18 +119,18 @@ class ObjectStore:
         raise StoreError(f"{self.url}: '{key}': found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        with self._explained(prefix, "list"):
+        with self._explain_errors(prefix, "list"):
             found = [item for page in obstore.list(self.bucket, check_key(prefix), chunk_size=1000) for item in page]
         for item in sorted(found, key=lambda item: item["path"]):
             yield StoredObject(key=item["path"], bytes=item["size"], modified_s=item["last_modified"].timestamp())
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        with self._explained(prefix, "list"):
+        with self._explain_errors(prefix, "list"):
             found = obstore.list_with_delimiter(self.bucket, check_key(prefix))
         return tuple(sorted(folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"]))
 
     def delete(self, key: str) -> None:
-        with self._explained(key, "delete"):
+        with self._explain_errors(key, "delete"):
             try:
                 obstore.delete(self.bucket, check_key(key))
             except FileNotFoundError as error:
@@ -147,7 +147,7 @@ class ObjectStore:
                     size += len(chunk)
                     yield chunk
 
-        with self._explained(key, f"copy {path} to"):
+        with self._explain_errors(key, f"copy {path} to"):
             if path.stat().st_size <= SMALL_BYTES:
                 obstore.put(self.bucket, check_key(key), b"".join(chunks()), use_multipart=False)
             else:
@@ -156,7 +156,7 @@ class ObjectStore:
 
     def download(self, key: str, path: Path) -> Digest | None:
         hasher, size = hashlib.sha256(), 0
-        with self._explained(key, f"copy to {path} from"):
+        with self._explain_errors(key, f"copy to {path} from"):
             found = self._open(key)
             if found is None:
                 return None
@@ -168,7 +168,7 @@ class ObjectStore:
 
     def digest(self, key: str) -> Digest | None:
         hasher, size = hashlib.sha256(), 0
-        with self._explained(key, "read"):
+        with self._explain_errors(key, "read"):
             found = self._open(key)
             if found is None:
                 return None
@@ -178,7 +178,7 @@ class ObjectStore:
         return Digest(bytes=size, sha256=hasher.hexdigest())
 
     def link(self, source: str, target: str) -> None:
-        with self._explained(target, f"copy '{source}' to"):
+        with self._explain_errors(target, f"copy '{source}' to"):
             obstore.copy(self.bucket, check_key(source), check_key(target))
 
     def _open(self, key: str) -> Any:
@@ -189,7 +189,7 @@ class ObjectStore:
             return None
 
     @contextmanager
-    def _explained(self, key: str, action: str) -> Iterator[None]:
+    def _explain_errors(self, key: str, action: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError) as error:
@@ -200,12 +200,12 @@ class ObjectStore:
 
 
 def _raise_for_bucket(error: FileNotFoundError) -> None:
-    """A missing key is an answer; a missing bucket is an error, not an empty store."""
+    """Re-raise if the bucket is missing: only a missing key means that there is no object."""
     if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
         raise error
 
 
 def _first_line(error: BaseException) -> str:
-    """The part of obstore's message before its debug dump, without the body of the answer."""
+    """The part of obstore's message before its debug dump, without the response body."""
     text = str(error).split("\n\nDebug source", maxsplit=1)[0]
     return " ".join(text.split())[:400]

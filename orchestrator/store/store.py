@@ -1,6 +1,6 @@
-"""What a store can do, how one is opened from its address, and the probe that refuses a store that cannot be trusted.
+"""The `Store` protocol, opening a store from its address, the probe that rejects unfit stores, and records as JSON.
 
-A store holds immutable objects under keys ("a/b/c"). The one rule that everything rests on: `put_new` never replaces.
+A store maps keys ("a/b/c") to immutable objects. Rule that everything depends on: `put_new` never replaces.
 """
 
 import json
@@ -22,7 +22,7 @@ from orchestrator.store.objects import Digest, StoredObject
 log = logging.getLogger(__name__)
 
 PROBE_FOLDER = "probe"
-MIN_FREE_BYTES = 16 * 1024**2  # room for thousands of records; a store with less cannot commit anything useful
+MIN_FREE_BYTES = 16 * 1024**2  # enough for thousands of records; with less no useful commit is possible
 
 
 class Store(Protocol):
@@ -30,53 +30,53 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """The address for messages and for opening it again; holds no secrets."""
+        """The address, for messages and for `open_store`; contains no secrets."""
 
     @property
     def is_local(self) -> bool: ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Create `key` if it does not exist, durably and all at once. True: the object is ours.
+        """Create `key` durably and atomically if it does not exist. True: this call created it.
 
-        After an unknown outcome (a time-out, a lost reply) the object is read back and compared with `data`, so data
-        that must tell its writer apart holds a nonce.
+        After an unknown outcome (a time-out, a lost reply) the object is read back and compared with `data`; data whose
+        writer must be distinguishable therefore contains a nonce.
         """
 
     def get(self, key: str) -> bytes | None:
-        """The bytes of a record; None if there is no such object."""
+        """The bytes of a record; None if it does not exist."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object below the folder `prefix`, at any depth, by key."""
+        """Every object below the folder `prefix`, at any depth, sorted by key."""
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders directly below the folder `prefix`, sorted."""
 
     def delete(self, key: str) -> None:
-        """Delete an object; one that is gone already is fine."""
+        """Delete an object; does nothing if it does not exist."""
 
     def upload(self, path: Path, key: str) -> Digest:
-        """Copy a local file in under a key that nobody else uses; the digest is of the bytes that were sent."""
+        """Copy a local file to a key that no other writer uses; returns the digest of the bytes sent."""
 
     def download(self, key: str, path: Path) -> Digest | None:
-        """Copy an object out to a new local file; None if there is no such object."""
+        """Copy an object to a new local file; None if it does not exist."""
 
     def digest(self, key: str) -> Digest | None:
-        """Read an object to its end and hash it; None if there is no such object."""
+        """Read and hash a whole object; None if it does not exist."""
 
     def link(self, source: str, target: str) -> None:
-        """Make a second key for an object without moving its bytes through this machine, where the store can."""
+        """Give an object a second key, where possible without moving its bytes through this machine."""
 
     def local(self, key: str) -> Path | None:
-        """Where the object lies as a file of this machine; None for a remote store."""
+        """The local file of an object; None for a remote store."""
 
 
 def open_store(url: str | Path) -> Store:
     """The store at a local path, `file://...`, `s3://bucket/prefix?endpoint=http://...`, `gs://...` or `az://...`.
 
-    Credentials come from the environment, never from the address. Nothing is written; call `probe` before trusting it.
+    Credentials come from the environment, never from the address. Writes nothing; call `probe` before use.
 
     Raises:
-        RecipeError: the address cannot be understood.
+        RecipeError: the address is not valid.
     """
     text = str(url)
     scheme = urlsplit(text).scheme
@@ -91,12 +91,12 @@ def open_store(url: str | Path) -> Store:
 
 
 def probe(store: Store) -> None:
-    """Check by doing that the store can be written, read and listed, and refuses a second create of one key.
+    """Test that the store can be written, read and listed, and that it refuses a second create of one key.
 
-    Leaves nothing behind. Takes one round of a few small requests.
+    Deletes its test object. Takes a few small requests.
 
     Raises:
-        StoreError: it cannot be used.
+        StoreError: the store cannot be used.
         UnfitStoreError: it ignores put-if-absent, which would let two drivers overwrite each other.
     """
     folder = f"{PROBE_FOLDER}/{uuid.uuid4().hex}"
@@ -128,7 +128,7 @@ def _check_free_space(store: Store) -> None:
     if free < MIN_FREE_BYTES:
         raise StoreError(
             f"{store.url}: the disk is full: found {free:,} bytes free, expected at least {MIN_FREE_BYTES:,}. "
-            "Free some space (`illume gc` lists what can go) or choose another store"
+            "Free some space (`illume gc` lists what can be deleted) or choose another store"
         )
 
 
@@ -140,15 +140,15 @@ def _delete_probe(store: Store, key: str) -> None:
 
 
 def record_bytes(record: dict[str, JSON]) -> bytes:
-    """A record as it lies in the store: canonical JSON and a line end."""
+    """The stored form of a record: canonical JSON and a line end."""
     return canonical_json(record).encode() + b"\n"
 
 
 def read_record(store: Store, key: str) -> dict[str, JSON] | None:
-    """The JSON object at `key`; None if there is none.
+    """The JSON object at `key`; None if it does not exist.
 
     Raises:
-        CorruptArtifactError: it is something else.
+        CorruptArtifactError: the object is not a JSON object.
     """
     data = store.get(key)
     return None if data is None else parse_record(data, f"{store.url}: {key}")
@@ -158,7 +158,7 @@ def parse_record(data: bytes, where: str) -> dict[str, JSON]:
     """Decode a JSON object; `where` names it in the message.
 
     Raises:
-        CorruptArtifactError: the bytes are no JSON object.
+        CorruptArtifactError: the bytes are not a JSON object.
     """
     try:
         record = json.loads(data)
@@ -170,10 +170,10 @@ def parse_record(data: bytes, where: str) -> dict[str, JSON]:
 
 
 def put_same(store: Store, key: str, data: bytes) -> None:
-    """Create `key` with `data`, or find that it holds exactly `data` already.
+    """Create `key` with `data`; does nothing if it already contains exactly `data`.
 
     Raises:
-        StoreError: it holds something else.
+        StoreError: it contains something else.
     """
     if not store.put_new(key, data) and store.get(key) != data:
         raise StoreError(f"{store.url}: '{key}' exists with other content; expected it to be written once")

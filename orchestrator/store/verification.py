@@ -1,4 +1,4 @@
-"""Committed files against their digests: what is damaged, and a verified local folder to read them from."""
+"""Verifies committed files against their digests, and provides a verified local folder to read them from."""
 
 import logging
 import os
@@ -23,11 +23,11 @@ DOWNLOADS = "downloads"
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One damaged thing: which file of what, and how it differs."""
+    """Damage of an artifact or shard: which file, what was found, what was expected."""
 
     stage_kind: str
     fingerprint: str
-    path: str  # file in the artifact or shard; empty: its records
+    path: str  # of the damaged file; empty: the records are damaged
     found: str
     expected: str
 
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A file that is not what its entry says."""
+    """A file that differs from its entry."""
 
     path: str
     found: str
@@ -46,10 +46,10 @@ class Difference:
 
 
 def differences(store: Store, data_key: str, files: Sequence[FileEntry], *, rehash: bool) -> list[Difference]:
-    """Files that are missing or have another length; with `rehash` every byte is read and hashed."""
+    """Files that are missing or have another length; with `rehash` (reads every byte) also another digest."""
     sizes = {item.key: item.bytes for item in store.list(data_key)}
 
-    def one(file: FileEntry) -> Difference | None:
+    def compare_file(file: FileEntry) -> Difference | None:
         key = f"{data_key}/{file.path}"
         size = sizes.get(key)
         if size is None or size != file.bytes:
@@ -58,7 +58,7 @@ def differences(store: Store, data_key: str, files: Sequence[FileEntry], *, reha
         return compare(file, store.digest(key)) if rehash else None
 
     with ThreadPoolExecutor(PARALLEL_FILES if rehash else 1) as threads:
-        return [difference for difference in threads.map(one, files) if difference]
+        return [difference for difference in threads.map(compare_file, files) if difference]
 
 
 def compare(file: FileEntry, digest: Digest | None) -> Difference | None:
@@ -72,10 +72,10 @@ def compare(file: FileEntry, digest: Digest | None) -> Difference | None:
 
 
 def readable_folder(store: Store, cache: Path, data_key: str, files: Sequence[FileEntry]) -> Path:
-    """A local folder with `files`: their place in a local store, or a copy downloaded once and hashed on the way.
+    """A local folder with `files`: the folder in a local store, or a copy that is downloaded once and verified.
 
     Raises:
-        CorruptArtifactError: a file is missing or damaged in the store; the message names it.
+        CorruptArtifactError: a file is missing or damaged in the store; the message names the file.
     """
     folder = store.local(data_key)
     if folder is not None:
@@ -96,29 +96,29 @@ def _is_complete(folder: Path, files: Sequence[FileEntry]) -> bool:
 
 
 def _download(store: Store, cache: Path, data_key: str, files: Sequence[FileEntry]) -> None:
-    """Fill a fresh folder, then move it to its place as a whole."""
+    """Download into a fresh folder, then move it to its final path as a whole."""
     fresh, target = cache / DOWNLOADS / uuid.uuid4().hex, cache / data_key
     try:
         fresh.mkdir(parents=True)
 
-        def one(file: FileEntry) -> Difference | None:
+        def download(file: FileEntry) -> Difference | None:
             path = fresh / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             return compare(file, store.download(f"{data_key}/{file.path}", path))
 
         with ThreadPoolExecutor(PARALLEL_FILES) as threads:
-            _raise_for([found for found in threads.map(one, files) if found], f"{store.url}: {data_key}")
-        place(fresh, target, cache)
+            _raise_for([found for found in threads.map(download, files) if found], f"{store.url}: {data_key}")
+        move_to_cache(fresh, target, cache)
         if not _is_complete(target, files):
-            raise StoreError(f"{target}: is changed by something else; expected a folder that only this system writes")
+            raise StoreError(f"{target}: changed by another program; expected a folder that only this system writes")
     except OSError as error:
         raise StoreError(explain_os_error(error, f"{target}: cannot keep the downloaded files")) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def place(fresh: Path, target: Path, cache: Path) -> None:
-    """Move a complete folder to its place in the cache. What lies there and is complete stays; else it is replaced."""
+def move_to_cache(fresh: Path, target: Path, cache: Path) -> None:
+    """Move a complete folder to `target` in the cache; an existing folder is replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(fresh, target)

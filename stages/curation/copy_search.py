@@ -1,4 +1,4 @@
-"""Compares the pictures of a large dataset with one another on many workers, before curation decides on copies."""
+"""Compares the images of a large dataset with one another on many workers, before curation decides on copies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from orchestrator.stage import StageContext
 if TYPE_CHECKING:
     from data_pipelines.duplicates.search import PairSearch
 
-SEARCHED_APART = 1 << 19  # records; fewer are compared in the driver within a minute
-RECORDS_IN_A_SLICE = 1 << 20  # so that a piece takes some ten seconds; the work grows with their square
+MIN_RECORDS_FOR_MAP = 1 << 19  # fewer are compared in the driver within a minute
+RECORDS_PER_SLICE = 1 << 20  # so that a search task takes some ten seconds; the work grows with the square of it
 MAX_SLICES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsWorker:
-    """Makes pieces of the search. They have no items: none can be left out, so one that fails fails the map."""
+class PairSearchWorker:
+    """Runs search tasks. They have no items to quarantine, so a task that fails makes the map fail."""
 
     analyses: tuple[str, ...]  # files
-    distance: int
+    distance: int  # of perceptual hashes, at most
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.duplicates.copy_pairs import first_hashes, write_pairs
-        from data_pipelines.duplicates.near_hashes import Piece
+        from data_pipelines.duplicates.near_hashes import SearchTask
 
         hashes = first_hashes(Path(path) for path in self.analyses)
 
         def run(shard: ShardInput) -> ShardOutcome:
             part, first, stop = (int(str(shard.work[key])) for key in ("part", "first_key", "stop_key"))
-            piece = Piece(part=part, first_key=first, stop_key=stop)
+            task = SearchTask(part=part, first_key=first, stop_key=stop)
             output = shard.output / f"{shard.name}.parquet"
-            return ShardOutcome(rows=write_pairs(hashes, str(shard.work["search"]), piece, self.distance, output))
+            return ShardOutcome(rows=write_pairs(hashes, str(shard.work["search"]), task, self.distance, output))
 
         return run
 
@@ -43,30 +43,30 @@ class PairsWorker:
 def search_for_copies(
     config: CurationConfig, context: StageContext, analyses: Mapping[str, Path], digests: Mapping[str, str], rows: int
 ) -> "PairSearch":
-    """How `find_duplicates` finds near pictures among `rows` records; a map of its own makes it where they are many.
+    """The search by which `find_duplicates` finds near images among `rows` records; for many records, made by a map.
 
-    `analyses` and `digests`: of each shard the file of `judge_shard` and its SHA-256.
+    `analyses` and `digests`: for each shard the file written by `judge_shard`, and its SHA-256.
     """
-    from data_pipelines.duplicates.copy_pairs import SEARCHES, FoundPairs, read_pairs
-    from data_pipelines.duplicates.near_hashes import pieces
-    from data_pipelines.duplicates.search import PLAIN_SEARCH
+    from data_pipelines.duplicates.copy_pairs import SEARCHES, PrecomputedPairs, read_pairs
+    from data_pipelines.duplicates.near_hashes import search_tasks
+    from data_pipelines.duplicates.search import IN_PROCESS_SEARCH
 
     distance = config.phash_distance
-    if rows < SEARCHED_APART or not config.near_duplicates or config.duplicate_scope == "off":
-        return PLAIN_SEARCH
-    slices = min(MAX_SLICES, -(-(rows**2) // RECORDS_IN_A_SLICE**2))
+    if rows < MIN_RECORDS_FOR_MAP or not config.near_duplicates or config.duplicate_scope == "off":
+        return IN_PROCESS_SEARCH
+    slices = min(MAX_SLICES, -(-(rows**2) // RECORDS_PER_SLICE**2))
     shards = []
     for search in SEARCHES if config.mirrored_pictures else SEARCHES[:1]:
-        for piece in pieces(distance, slices):
-            name = f"{search}-{piece.part}-{piece.first_key:05}-{piece.stop_key:05}"
-            what: dict[str, JSON] = {"search": search, **vars(piece)}
-            shards.append(Shard(name=name, items=(), identity=what, work=what))
-    worker = PairsWorker(analyses=tuple(str(analyses[name]) for name in sorted(analyses)), distance=distance)
+        for task in search_tasks(distance, slices):
+            name = f"{search}-{task.part}-{task.first_key:05}-{task.stop_key:05}"
+            work: dict[str, JSON] = {"search": search, **vars(task)}
+            shards.append(Shard(name=name, items=(), identity=work, work=work))
+    worker = PairSearchWorker(analyses=tuple(str(analyses[name]) for name in sorted(analyses)), distance=distance)
     identity: dict[str, JSON] = {"analyses": [digests[name] for name in sorted(digests)], "distance": distance}
-    made = context.map_shards(worker, shards, label="compare", identity=identity, unit="pieces")
-    within, between = (read_pairs(_files(made, search)) for search in SEARCHES)
-    return FoundPairs(pairs_within=within, pairs_between=between)
+    records = context.map_shards(worker, shards, label="compare", identity=identity, unit="pieces")
+    within, between = (read_pairs(_files(records, search)) for search in SEARCHES)
+    return PrecomputedPairs(pairs_within=within, pairs_between=between)
 
 
-def _files(made: Sequence[ShardRecord], search: str) -> list[Path]:
-    return [record.path / f"{record.shard}.parquet" for record in made if record.shard.startswith(f"{search}-")]
+def _files(records: Sequence[ShardRecord], search: str) -> list[Path]:
+    return [record.path / f"{record.shard}.parquet" for record in records if record.shard.startswith(f"{search}-")]

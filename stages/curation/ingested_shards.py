@@ -1,4 +1,4 @@
-"""The shards of records that ingest stages wrote, as units of work."""
+"""Finds the shards of records that ingest stages wrote, as units of work."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from orchestrator.shards import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ingested:
-    """One shard of the inputs."""
+class IngestedShard:
+    """One shard of an ingest stage's artifact."""
 
     folder: str  # of the artifact
-    shard: str  # its name there
+    shard: str  # name
     num_rows: int
-    contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar of its pictures
+    contents: Mapping[str, JSON]  # SHA-256 of its records and of the tar with its images
 
 
-def shard_of(name: str, source: Ingested) -> Shard:
-    """All rows of an ingested shard."""
+def all_rows_shard(name: str, source: IngestedShard) -> Shard:
+    """A unit of work for all rows of an ingested shard."""
     return Shard(
         name=name,
         items=tuple(range(source.num_rows)),
@@ -29,11 +29,11 @@ def shard_of(name: str, source: Ingested) -> Shard:
     )
 
 
-def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Ingested]:
-    """All shards of the inputs by name, in order."""
+def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, IngestedShard]:
+    """All shards of the artifacts by name, sorted. Raises: PrecheckError if two have the same name."""
     from data_pipelines.datasets.ingested_reader import record_shards
 
-    found: dict[str, Ingested] = {}
+    found: dict[str, IngestedShard] = {}
     for artifact in inputs:
         digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
         for name in record_shards(artifact.path):
@@ -42,7 +42,7 @@ def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, Ingested]:
                     f"two inputs of this stage both have a shard {name!r}; give their sources different file names"
                 )
             records, images = f"records/{name}.parquet", f"images/{name}.tar"
-            found[name] = Ingested(
+            found[name] = IngestedShard(
                 folder=str(artifact.path),
                 shard=name,
                 num_rows=_num_rows(artifact.path / records),

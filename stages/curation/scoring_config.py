@@ -1,4 +1,4 @@
-"""What scores pictures, and how a curation uses the scores."""
+"""Config of the models that score images, and checks and inputs for a curation that uses the scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +16,17 @@ from orchestrator.stage import Location
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig:
-    """One score. The bytes of the model's files, not their place, decide what it says.
+    """One score. The bytes of the model's files, not their location, are part of its identity.
 
-    `similarity`: the cosine of picture and caption, -1..1, from a model like CLIP or SigLIP. `aesthetic`: a linear head
-    on the picture's features from such a model. `classifier`: the probability of a label, 0..1.
+    `similarity`: the cosine of image and caption, -1..1, from a model like CLIP or SigLIP. `aesthetic`: a linear head
+    on the image's features from such a model. `classifier`: the probability of a label, 0..1.
     """
 
     name: str  # of the score, in tables, bounds and ledgers
     kind: Literal["similarity", "aesthetic", "classifier"]
     model: Location  # folder: config.json, preprocessor, safetensors; for similarity also its tokenizer
     head: Location = Location("")  # of aesthetic: safetensors with weight [1, D] and bias [1]
-    label: str = ""  # of classifier: as the model's config.json calls it
+    label: str = ""  # of classifier: one of the labels in the model's config.json
     embed: bool = False  # of similarity: keep the embeddings, for `semantic_distance` of a curation
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class ScorerConfig:
         for field, kind in (("head", "aesthetic"), ("label", "classifier")):
             if bool(getattr(self, field)) != (self.kind == kind):
                 found = "found one" if getattr(self, field) else "missing"
-                raise ValueError(f"{field}: {found}; expected with kind {kind}, and with no other")
+                raise ValueError(f"{field}: {found}; expected with kind {kind}, and with no other kind")
         if self.embed and self.kind != "similarity":
             raise ValueError(f"embed: only a scorer of the kind similarity keeps embeddings, this one is {self.kind}")
 
@@ -42,10 +42,10 @@ class ScorerConfig:
 @dataclass(frozen=True, kw_only=True)
 class ScoreImagesConfig:
     scorers: tuple[ScorerConfig, ...]
-    batch: int = 32  # pictures, and captions, that a model sees at once
+    batch: int = 32  # images, and captions, in one forward pass of a model
     precision: Literal["fp32", "bf16"] = "fp32"
-    decode_threads: int = 2  # of each worker; pictures are decoded while others are looked at
-    max_pixels: int = 100_000_000  # of a picture that is decoded at all
+    decode_threads: int = 2  # of each worker; images are decoded while others are scored
+    max_pixels: int = 100_000_000  # larger images are not decoded
     max_file_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
@@ -53,19 +53,19 @@ class ScoreImagesConfig:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"scorers: found the names {names}, expected at least one, and each once")
         if sum(scorer.embed for scorer in self.scorers) > 1:
-            raise ValueError("scorers: more than one keeps embeddings; a curation could not tell which to compare")
+            raise ValueError("scorers: found more than one with embed: true, expected at most one")
         for name in ("batch", "decode_threads", "max_pixels", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
 
 
 def check_use_of_scores(config: CurationConfig, inputs: Mapping[str, Any]) -> None:
-    """Raises: PrecheckError if the scores of a curation's inputs are not those that its config speaks of."""
+    """Raises: PrecheckError if the inputs of a curation do not make the scores that its config names."""
     scoring: Sequence[ScoreImagesConfig] = inputs.get("scores", ())
     scorers = [scorer for found in scoring for scorer in found.scorers]
     names = [scorer.name for scorer in scorers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise PrecheckError(f"curate: two of its inputs both make the score {twice[0]!r}; give one another name")
+        raise PrecheckError(f"curate: two of its inputs both make the score {twice[0]!r}; rename one of them")
     known = [*names, *MEASURED_SCORES]
     for name in sorted(config.score_bounds):
         if name not in known:
@@ -81,30 +81,30 @@ def check_use_of_scores(config: CurationConfig, inputs: Mapping[str, Any]) -> No
 
 
 def with_scores(shard: Shard, scores: Sequence[Artifact]) -> Shard:
-    """An ingested shard with the tables of its scores: their bytes in its identity, their places in its work.
+    """The shard with the tables of its scores: their digests in its identity, their paths in its work.
 
-    Raises: PrecheckError if one of the artifacts has none.
+    Raises: PrecheckError if one of the artifacts has no table for the shard.
     """
     found: dict[str, tuple[Path, str]] = {}
     for artifact in scores:
         entries = [entry for entry in artifact.manifest.files if _is_table_of(entry.path, shard.name)]
         if not entries:
             raise PrecheckError(
-                f"the scores {artifact.path} know nothing of the shard {shard.name!r}; let score_images read all the "
+                f"the scores {artifact.path} have no table for the shard {shard.name!r}; let score_images read all "
                 "records that are curated"
             )
         found |= {entry.path: (artifact.path / entry.path, entry.sha256) for entry in entries}
-    places: list[JSON] = [str(place) for place, _ in found.values()]
+    paths: list[JSON] = [str(path) for path, _ in found.values()]
     digests: JSON = {path: digest for path, (_, digest) in found.items()}
     identity = {**shard.identity, "scores": digests} if scores else shard.identity
-    return replace(shard, identity=identity, work={**shard.work, "scores": places})
+    return replace(shard, identity=identity, work={**shard.work, "scores": paths})
 
 
-def tables_of(shard: Mapping[str, JSON]) -> list[Path]:
-    """The tables in the work of a shard."""
-    places = shard["scores"]
-    assert isinstance(places, list), "put there by `with_scores`"
-    return [Path(str(place)) for place in places]
+def score_tables(shard: Mapping[str, JSON]) -> list[Path]:
+    """Paths of the score tables in the work of a shard."""
+    paths = shard["scores"]
+    assert isinstance(paths, list), "written by `with_scores`"
+    return [Path(str(path)) for path in paths]
 
 
 def _is_table_of(path: str, shard: str) -> bool:

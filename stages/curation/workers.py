@@ -1,4 +1,4 @@
-"""What worker processes do in the maps of a curation: measure, judge and write shards."""
+"""The shard workers of a curation: measure, judge and write shards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from pathlib import Path
 from data_pipelines.curation.config import CurationConfig, EmitConfig
 from data_pipelines.images.limits import DecodeLimits, StoredSize
 from orchestrator.shards import ShardInput, ShardOutcome
-from stages.curation.scoring_config import tables_of
+from stages.curation.scoring_config import score_tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureWorker:
-    """Decodes every picture and takes its measures; items are the rows of an ingested shard."""
+    """Decodes and measures every image; items are the rows of an ingested shard."""
 
     limits: DecodeLimits
-    stored: StoredSize | None = None  # how large pictures are stored at most
+    stored: StoredSize | None = None  # maximum size of stored images
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.measure import measure_shard
@@ -24,24 +24,24 @@ class MeasureWorker:
             rows = _rows(shard)
             records, name = Path(str(shard.work["records"])), str(shard.work["shard"])
             counts = measure_shard(records, name, shard.output, self.limits, stored=self.stored, rows=rows)
-            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
+            return ShardOutcome(rows=len(rows), metrics={key: float(count) for key, count in counts.items()})
 
         return run
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeWorker:
-    """Holds the thresholds against what was measured; items are the measured rows of a shard."""
+    """Applies the thresholds to the measurements; items are the measured rows of a shard."""
 
     config: CurationConfig
-    looks: frozenset[str]  # marks of pictures that were taken down
+    phash_marks: frozenset[str]  # perceptual hashes of images that were taken down
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.judge import judge_shard
-        from data_pipelines.datasets.tombstones import LOOKS, tombstones_from_marks
+        from data_pipelines.datasets.tombstones import PHASH_MARKS, marks_to_tombstones
         from data_pipelines.scoring.tables import read_scores
 
-        tombstones = tombstones_from_marks({LOOKS: self.looks})
+        tombstones = marks_to_tombstones({PHASH_MARKS: self.phash_marks})
 
         def run(shard: ShardInput) -> ShardOutcome:
             rows = _rows(shard)
@@ -54,9 +54,9 @@ class JudgeWorker:
                 self.config,
                 rows=rows,
                 tombstones=tombstones,
-                scores=read_scores(tables_of(shard.work)),
+                scores=read_scores(score_tables(shard.work)),
             )
-            return ShardOutcome(rows=len(rows), stats={key: float(count) for key, count in counts.items()})
+            return ShardOutcome(rows=len(rows), metrics={key: float(count) for key, count in counts.items()})
 
         return run
 
@@ -76,8 +76,8 @@ class EmitWorker:
             work = shard.work
             copies = [CopyVerdict(**copy) for copy in work["copies"]]  # type: ignore[union-attr,arg-type]  # JSON
             records, analysis, name = Path(str(work["records"])), Path(str(work["analysis"])), str(work["shard"])
-            found = [ContaminationVerdict(**one) for one in work["contaminated"]]  # type: ignore[union-attr,arg-type]  # JSON
-            smaller = Path(str(work["smaller"])) if "smaller" in work else None
+            found = [ContaminationVerdict(**verdict) for verdict in work["contaminated"]]  # type: ignore[union-attr,arg-type]  # JSON
+            resized = Path(str(work["smaller"])) if "smaller" in work else None
             counts = emit_shard(
                 records,
                 analysis,
@@ -86,9 +86,9 @@ class EmitWorker:
                 self.config,
                 copies=copies,
                 contaminated=found,
-                smaller=smaller,
+                resized=resized,
             )
-            return ShardOutcome(rows=counts["rows"], stats={key: float(count) for key, count in counts.items()})
+            return ShardOutcome(rows=counts["rows"], metrics={key: float(count) for key, count in counts.items()})
 
         return run
 

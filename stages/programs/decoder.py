@@ -1,4 +1,4 @@
-"""Training of the diffusion decoder as the training loop sees it. The tokenizer is frozen and its codes are read."""
+"""The training program of the diffusion decoder. The tokenizer is frozen, and its codes are read from token shards."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data_pipelines.tokens.token_shards import TokenShard
-from data_pipelines.training_data.image_batches import PictureBatch, PictureBatches, names_of
+from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, sample_ids_of
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
@@ -20,19 +20,19 @@ from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoint_files import load_result
-from stages.training.program import Micro, Pass, PassOutput, micro_seed
+from stages.training.checkpoint_files import load_trained_weights
+from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
-TASKS = ("generation", "editing")  # those whose pictures have codes
-OPEN_SHARDS = 64
+TASKS = ("generation", "editing")  # whose images have codes
+MAX_OPEN_SHARDS = 64
 
 
 class DenoisingPass(nn.Module):
     def __init__(self, decoder: DiffusionDecoder, tokenizer: DualViTok) -> None:
         super().__init__()
         self.unet = decoder.unet
-        self._frozen = (decoder, tokenizer)  # in a tuple: not parameters of this pass
+        self._frozen = (decoder, tokenizer)  # a tuple keeps them from being parameters of this pass
 
     def forward(self, data: tuple[torch.Tensor, Codes], generator: torch.Generator, step: int) -> PassOutput:
         decoder, tokenizer = self._frozen
@@ -42,14 +42,14 @@ class DenoisingPass(nn.Module):
         return PassOutput(loss_sum=decoder.losses(images_BCYX, features_BZYX, generator).sum())
 
 
-class TokenizedPictures:
-    """The pictures that have codes, in the order of the training, and their codes."""
+class TokenizedImages:
+    """The images that have codes, in training order, and their codes."""
 
     def __init__(self, task: DecoderTask) -> None:
         config = task.config
         self._sources = pair_tokens("train_decoder", task.datasets, task.tokens)
-        self._shard = lru_cache(maxsize=OPEN_SHARDS)(TokenShard)
-        self.batches = PictureBatches(
+        self._shard = lru_cache(maxsize=MAX_OPEN_SHARDS)(TokenShard)
+        self.batches = ImageBatches(
             task.datasets,
             split="train",
             tasks=TASKS,
@@ -60,7 +60,7 @@ class TokenizedPictures:
             parts=task.parts,
         )
 
-    def codes(self, batch: PictureBatch) -> Codes:
+    def codes(self, batch: ImageBatch) -> Codes:
         found = [
             self._shard(self._sources[number].token_shard(shard)).codes(sample.sample_id, 0)
             for (number, shard), sample in zip(batch.shards, batch.samples, strict=True)
@@ -71,7 +71,7 @@ class TokenizedPictures:
         )
 
     def _tokenized(self, dataset: int, shard: str) -> set[str]:
-        """The samples of a shard whose picture has codes; those that could not be tokenized are left out."""
+        """Ids of the samples of a shard whose first image has codes; images that failed to be tokenized have none."""
         keys = self._shard(self._sources[dataset].token_shard(shard)).row_keys()
         return {sample_id for sample_id, slot in keys if slot == 0}
 
@@ -80,32 +80,32 @@ class DecoderProgram:
     def __init__(self, task: DecoderTask, device: torch.device) -> None:
         config = task.config
         self._task, self._device = task, device
-        self._pictures = TokenizedPictures(task)
+        self._images = TokenizedImages(task)
         tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="denoising", module=DenoisingPass(decoder, tokenizer), groups=groups),)
         self.weights = {WEIGHTS: decoder.unet}
 
-    def micro(self, step: int, index: int) -> Micro:
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
         loop = self._task.config.loop
-        batch = self._pictures.batches.micro(step * loop.micros_per_step + index)
-        codes = self._pictures.codes(batch)
-        return Micro(
+        batch = self._images.batches.micro_batch(step * loop.micros_per_step + index)
+        codes = self._images.codes(batch)
+        return MicroBatch(
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
             weight=len(batch.samples),
-            seed=micro_seed(loop.seed, step, index),
-            samples=names_of(batch),
+            seed=micro_batch_seed(loop.seed, step, index),
+            samples=sample_ids_of(batch),
         )
 
 
 def build_decoder(task: DecoderTask) -> DiffusionDecoder:
-    """The decoder before training: new, or the one to go on from, or the base model widened for the codes."""
+    """The decoder before training: the one to continue from, the widened base model, or a new one."""
     if task.start is not None:
         decoder = weights.load(task.start)
         if decoder.config != task.config.model:
             raise PrecheckError(
-                f"train_decoder: config.model differs from the decoder to go on from ({task.start}); "
+                f"train_decoder: config.model differs from the decoder to continue from ({task.start}); "
                 "give the same sizes"
             )
         return decoder
@@ -116,9 +116,9 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
 
 
 def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
-    """Build the network without its weights, and compare its sizes with the tokenizer whose codes it reads.
+    """Check the network's sizes by building it without weights, and against the tokenizer whose codes it reads.
 
-    Raises: PrecheckError if they do not fit, or if not every dataset has its tokens.
+    Raises: PrecheckError if they do not match, or if not every dataset has its tokens.
     """
     check_pairs("train_decoder", inputs)
     try:
@@ -126,7 +126,7 @@ def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
             make_unet(config.model)
     except ValueError as error:
         raise PrecheckError(f"train_decoder: model: {error}") from error
-    tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only a stage that trains one states its sizes
+    tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only the config of `train_tokenizer` has the sizes
     if not isinstance(tokenizer, DualViTokConfig):
         return
     expected = (tokenizer.semantic.code_width, tokenizer.pixel.code_width, tokenizer.pixel.factor)
@@ -140,5 +140,5 @@ def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
 
 def export_decoder(task: DecoderTask, checkpoint: Path, output: Path) -> None:
     decoder = build_decoder(task)
-    load_result(checkpoint, WEIGHTS, decoder.unet)
+    load_trained_weights(checkpoint, WEIGHTS, decoder.unet)
     weights.save(decoder, output)

@@ -1,4 +1,4 @@
-"""Config of the diffusion decoder's training, and the task that its workers get."""
+"""Config of the diffusion decoder's training, and the task that is sent to its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from stages.training.config import LoopConfig
 @dataclass(frozen=True, kw_only=True)
 class TrainDecoderConfig:
     model: DecoderConfig
-    batch: int  # pictures of one micro-batch, all of one anchor
+    batch: int  # images in one micro-batch, all of one anchor
     learning_rate: float
     loop: LoopConfig
     base_model_id: str = ""  # name and revision of the diffusers model to start from; latent space needs one
-    base_model: Location = Location("")  # its folder, with `unet` and `vae`
+    base_model: Location = Location("")  # folder of the base model, with `unet` and `vae`
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -28,7 +28,7 @@ class TrainDecoderConfig:
 class DecoderTask:
     config: TrainDecoderConfig
     datasets: tuple[Path, ...]
-    tokens: tuple[Path, ...]  # of each dataset, or one of all
+    tokens: tuple[Path, ...]  # one for each dataset, or one for all
     tokenizer: Path
-    start: Path | None  # folder of the decoder to go on from
-    parts: int = 1  # into which each micro-batch is cut
+    start: Path | None  # folder of the decoder to continue from
+    parts: int = 1  # into which each micro-batch is split

@@ -1,4 +1,4 @@
-"""Training of the unified language model as the training loop sees it."""
+"""The training program of the unified language model."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.programs.mllm_config import MllmTask, TrainMllmConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoint_files import load_result
-from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.checkpoint_files import load_trained_weights
+from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
 
@@ -61,14 +61,14 @@ class MllmProgram:
         self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups),)
         self.weights = {WEIGHTS: self._model}
 
-    def micro(self, step: int, index: int) -> Micro:
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
         rows = self._config.rows
         first = step * self._config.data.rows_per_step + index * rows
         batch = packed_batch([self._data.row(row) for row in range(first, first + rows)])
-        return Micro(
+        return MicroBatch(
             data=batch.to(self._device),
             weight=self._model.trained_weight(batch.labels_BT, batch.segments_BT),
-            seed=micro_seed(self._config.loop.seed, step, index),
+            seed=micro_batch_seed(self._config.loop.seed, step, index),
             samples=tuple(f"row {row}" for row in range(first, first + rows)),
         )
 
@@ -84,19 +84,19 @@ def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
     )
 
 
-def index_data(task: MllmTask) -> dict[str, float]:
-    """Make the index of the training data, once for all workers. Gives how many samples it leaves out, by reason."""
+def build_index(task: MllmTask) -> dict[str, float]:
+    """Build the index of the training data, once for all workers. Returns `left_out/<reason>`: unused samples."""
     index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index)
     return {f"left_out/{reason}": float(count) for reason, count in index.left_out.items()}
 
 
 def training_order(task: MllmTask) -> TrainingOrder:
-    """The order of a training's data, over the index in the task's folder."""
+    """The order of the training data, from the index in the task's folder."""
     return TrainingData(_sources(task), task.config.data, _rendering(task), task.index).order
 
 
 def build_mllm(task: MllmTask) -> UnifiedMllm:
-    """The model before training: the one to go on from, or a new one that reads images as the tokenizer does."""
+    """The model before training: the one to continue from, or a new one with the tokenizer's image encoders."""
     tokenizer = load_tokenizer(task.tokenizer)
     vision = VisionBranchConfig(tower=tokenizer.config.vision, pixel=tokenizer.config.pixel)
     config = mllm_config(task.config, load_vocabulary(task.vocabulary).vision, vision)
@@ -105,7 +105,7 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
         found = replace(model.config, loss_weights=config.loss_weights, checkpoint_activations=False)
         if found != replace(config, checkpoint_activations=False):
             raise PrecheckError(
-                f"train_mllm: the model to go on from ({task.start}) has other sizes, tokens or vision than this "
+                f"train_mllm: the model to continue from ({task.start}) has other sizes, tokens or vision than this "
                 "stage's config, vocabulary and tokenizer; use the ones it was trained with"
             )
         if config.checkpoint_activations:
@@ -140,13 +140,13 @@ def mllm_config(config: TrainMllmConfig, tokens: VisionVocabulary, vision: Visio
 
 
 def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
-    """Build the model without its weights and see that the phase's rules fit its parameters.
+    """Build the model without its weights, and check that every parameter has a rule in the phase.
 
-    Raises: PrecheckError if they do not, if the tokenizer's sizes do not fit the vocabulary's, or if not every dataset
-    has its tokens.
+    Raises: PrecheckError if not, if the tokenizer's sizes do not match the vocabulary's, or if not every dataset has
+    its tokens.
     """
     check_pairs("train_mllm", inputs)
-    tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only a stage that trains one states its sizes
+    tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only the config of `train_tokenizer` has the sizes
     vocabulary = inputs.get("vocabulary")
     if not isinstance(tokenizer, DualViTokConfig) or not isinstance(vocabulary, ExtendVocabularyConfig):
         return
@@ -165,9 +165,9 @@ def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:
-    """Write the trained model with the vocabulary that it speaks."""
+    """Write the trained model with its vocabulary and its input settings."""
     model = build_mllm(task)
-    load_result(checkpoint, WEIGHTS, model)
+    load_trained_weights(checkpoint, WEIGHTS, model)
     weights.save(model, output)
     for name in (VOCABULARY_FILE, TOKENIZER_FILE):
         shutil.copyfile(task.vocabulary / name, output / name)

@@ -1,4 +1,4 @@
-"""Config of the training of the unified language model, and the task that its workers get."""
+"""Config of the unified language model's training, and the task that is sent to its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class LearningRates:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMllmConfig:
-    phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # what trains: models/mllm/phases.py
+    phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # which parameters train: models/mllm/phases.py
     text: TextModelConfig
     learning_rates: LearningRates
     data: LoaderConfig
@@ -31,12 +31,12 @@ class TrainMllmConfig:
     loss_weights: LossWeights = LossWeights()
     checkpoint_activations: bool = False
     base_model_id: str = ""  # name and revision of the Qwen2 or Qwen2.5 model to start from; "": from scratch
-    base_model: Location = Location("")  # its folder
+    base_model: Location = Location("")  # folder of the base model
 
     def __post_init__(self) -> None:
         if self.data.rows_per_step % self.loop.micros_per_step:
             raise ValueError(
-                f"data.rows_per_step: {self.data.rows_per_step} rows cannot be cut into loop.micros_per_step "
+                f"data.rows_per_step: {self.data.rows_per_step} rows cannot be split into loop.micros_per_step "
                 f"({self.loop.micros_per_step}) equal micro-batches"
             )
 
@@ -50,8 +50,8 @@ class TrainMllmConfig:
 class MllmTask:
     config: TrainMllmConfig
     datasets: tuple[Path, ...]
-    tokens: tuple[Path, ...]  # of each dataset, or one of all
+    tokens: tuple[Path, ...]  # one for each dataset, or one for all
     tokenizer: Path
     vocabulary: Path
-    start: Path | None  # folder of the model to go on from
-    index: Path  # of the training data, made before the workers start
+    start: Path | None  # folder of the model to continue from
+    index: Path  # folder of the training data's index, which is built before the workers start

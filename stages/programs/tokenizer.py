@@ -1,4 +1,4 @@
-"""Tokenizer training as the loop sees it: a generator pass and, from a stated step on, a discriminator pass."""
+"""The training program of the tokenizer: a generator pass and, from a configured step on, a discriminator pass."""
 
 import hashlib
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipelines.training_data.image_batches import PictureBatches, names_of
+from data_pipelines.training_data.image_batches import ImageBatches, sample_ids_of
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
@@ -14,56 +14,59 @@ from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from orchestrator.errors import PrecheckError
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
-from stages.training.checkpoint_files import has_weights, load_result
-from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.checkpoint_files import has_weights, load_trained_weights
+from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 
 
-class Reconstruction:
-    """The newest reconstructions of each micro-batch, made by the generator pass for the discriminator's."""
+class Reconstructions:
+    """The newest reconstruction of each micro-batch, passed on from the generator pass to the discriminator pass."""
 
     def __init__(self) -> None:
-        self.by_images: dict[int, torch.Tensor] = {}
+        self.by_images: dict[int, torch.Tensor] = {}  # id() of the input tensor -> images_BCYX
 
 
 class GeneratorPass(nn.Module):
-    def __init__(self, model: DualViTok, loss: TokenizerLoss, judge: PatchGan, made: Reconstruction) -> None:
+    def __init__(
+        self, model: DualViTok, loss: TokenizerLoss, discriminator: PatchGan, reconstructions: Reconstructions
+    ) -> None:
         super().__init__()
         self.model = model
-        self._loss, self._judge, self._made = (loss,), (judge,), made  # in tuples: not parameters of this pass
+        self._loss, self._discriminator = (loss,), (discriminator,)  # tuples keep them from being its parameters
+        self._reconstructions = reconstructions
 
     def forward(self, images_BCYX: torch.Tensor, generator: torch.Generator, step: int) -> PassOutput:
         outputs = self.model(images_BCYX, generator)
-        (loss,), (judge,) = self._loss, self._judge
-        judge.requires_grad_(False)
-        total, terms = loss.generator(images_BCYX, outputs, step, judge)
-        judge.requires_grad_(True)
+        (loss,), (discriminator,) = self._loss, self._discriminator
+        discriminator.requires_grad_(False)
+        total, terms = loss.generator(images_BCYX, outputs, step, discriminator)
+        discriminator.requires_grad_(True)
         if loss.adversarial_weight(step):
-            self._made.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
-        return _summed(total, terms, len(images_BCYX))
+            self._reconstructions.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
+        return _pass_output(total, terms, len(images_BCYX))
 
 
 class DiscriminatorPass(nn.Module):
-    def __init__(self, judge: PatchGan, loss: TokenizerLoss, made: Reconstruction) -> None:
+    def __init__(self, discriminator: PatchGan, loss: TokenizerLoss, reconstructions: Reconstructions) -> None:
         super().__init__()
-        self.judge = judge
-        self._loss, self._made = (loss,), made
+        self.discriminator = discriminator
+        self._loss, self._reconstructions = (loss,), reconstructions
 
     def forward(self, images_BCYX: torch.Tensor, generator: torch.Generator, step: int) -> PassOutput:
-        found_BCYX = self._made.by_images.pop(id(images_BCYX))
-        total, terms = self._loss[0].discriminator(images_BCYX, found_BCYX, step, self.judge)
-        return _summed(total, terms, len(images_BCYX))
+        reconstructed_BCYX = self._reconstructions.by_images.pop(id(images_BCYX))
+        total, terms = self._loss[0].discriminator(images_BCYX, reconstructed_BCYX, step, self.discriminator)
+        return _pass_output(total, terms, len(images_BCYX))
 
 
-def _summed(mean: torch.Tensor, terms: dict[str, torch.Tensor], batch: int) -> PassOutput:
+def _pass_output(mean: torch.Tensor, terms: dict[str, torch.Tensor], batch: int) -> PassOutput:
     metrics = {name: Sum(term * batch, batch) for name, term in terms.items()}
     return PassOutput(loss_sum=mean * batch, metrics=metrics)
 
 
-def tokenizer_pictures(task: TokenizerTask) -> PictureBatches:
-    """The pictures in the order of the training."""
-    return PictureBatches(
+def tokenizer_batches(task: TokenizerTask) -> ImageBatches:
+    """The training images in micro-batches, in training order."""
+    return ImageBatches(
         task.datasets,
         split="train",
         tasks=None,
@@ -78,43 +81,43 @@ class TokenizerProgram:
     def __init__(self, task: TokenizerTask, device: torch.device) -> None:
         config = task.config
         self._config, self._device = config, device
-        self._pictures = tokenizer_pictures(task)
+        self._batches = tokenizer_batches(task)
         model = build_tokenizer(task).to(device).train()
-        judge = PatchGan(config.discriminator).to(device)
+        discriminator = PatchGan(config.discriminator).to(device)
         if task.start is not None and (task.start / weights.DISCRIMINATOR_FILE).exists():
-            judge = weights.load_discriminator(task.start, device)
+            discriminator = weights.load_discriminator(task.start, device)
         loss = TokenizerLoss(config.loss, _lpips(config)).to(device)
-        made = Reconstruction()
-        generator = Pass(
+        reconstructions = Reconstructions()
+        generator_pass = Pass(
             name="generator",
-            module=GeneratorPass(model, loss, judge, made),
+            module=GeneratorPass(model, loss, discriminator, reconstructions),
             groups=[{"params": model.trainable_parameters(), "lr": config.learning_rate}],
         )
-        discriminator = Pass(
+        discriminator_pass = Pass(
             name="discriminator",
-            module=DiscriminatorPass(judge, loss, made),
-            groups=[{"params": list(judge.parameters()), "lr": config.learning_rate}],
+            module=DiscriminatorPass(discriminator, loss, reconstructions),
+            groups=[{"params": list(discriminator.parameters()), "lr": config.learning_rate}],
             first_step=config.loss.adversarial_start_step - 1,
         )
-        adversarial = config.loss.adversarial_weight > 0 and discriminator.first_step < config.loop.steps
-        self.passes = (generator, discriminator) if adversarial else (generator,)
+        is_adversarial = config.loss.adversarial_weight > 0 and discriminator_pass.first_step < config.loop.steps
+        self.passes = (generator_pass, discriminator_pass) if is_adversarial else (generator_pass,)
         self.weights: dict[str, nn.Module] = {GENERATOR: model}
-        if adversarial:
-            self.weights[DISCRIMINATOR] = judge
+        if is_adversarial:
+            self.weights[DISCRIMINATOR] = discriminator
 
-    def micro(self, step: int, index: int) -> Micro:
-        batch = self._pictures.micro(step * self._config.loop.micros_per_step + index)
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        batch = self._batches.micro_batch(step * self._config.loop.micros_per_step + index)
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
-        seed = micro_seed(self._config.loop.seed, step, index)
-        return Micro(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=names_of(batch))
+        seed = micro_batch_seed(self._config.loop.seed, step, index)
+        return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_ids_of(batch))
 
 
 def build_tokenizer(task: TokenizerTask) -> DualViTok:
-    """The model before training: new, or the one to go on from, with the pre-trained tower in it."""
+    """The model before training: the one to continue from or a new one, with the weights of the pre-trained tower."""
     model = weights.load(task.start) if task.start is not None else DualViTok(task.config.model)
     if model.config != task.config.model:
         raise PrecheckError(
-            f"train_tokenizer: config.model differs from the tokenizer to go on from ({task.start}); "
+            f"train_tokenizer: config.model differs from the tokenizer to continue from ({task.start}); "
             "give the same sizes"
         )
     if task.vision is not None:
@@ -123,7 +126,7 @@ def build_tokenizer(task: TokenizerTask) -> DualViTok:
 
 
 def check_config(config: TrainTokenizerConfig) -> None:
-    """Build the tokenizer without its weights. Raises: PrecheckError if its sizes do not fit together."""
+    """Build the tokenizer without its weights. Raises: PrecheckError if its sizes do not match."""
     try:
         with torch.device("meta"):
             DualViTok(config.model)
@@ -135,12 +138,12 @@ def check_config(config: TrainTokenizerConfig) -> None:
 def export_tokenizer(task: TokenizerTask, checkpoint: Path, output: Path) -> None:
     """Write the trained tokenizer, and the discriminator if it was trained."""
     model = build_tokenizer(task)
-    load_result(checkpoint, GENERATOR, model)
+    load_trained_weights(checkpoint, GENERATOR, model)
     weights.save(model, output)
     if has_weights(checkpoint, DISCRIMINATOR):
-        judge = PatchGan(task.config.discriminator)
-        load_result(checkpoint, DISCRIMINATOR, judge)
-        weights.save_discriminator(judge, output)
+        discriminator = PatchGan(task.config.discriminator)
+        load_trained_weights(checkpoint, DISCRIMINATOR, discriminator)
+        weights.save_discriminator(discriminator, output)
 
 
 def _lpips(config: TrainTokenizerConfig) -> Lpips | None:

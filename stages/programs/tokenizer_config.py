@@ -1,4 +1,4 @@
-"""Config of the tokenizer's training, and the task that its workers get."""
+"""Config of the tokenizer's training, and the task that is sent to its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,15 @@ from stages.training.config import LoopConfig
 class TrainTokenizerConfig:
     model: DualViTokConfig
     loss: LossConfig
-    batch: int  # pictures of one micro-batch, all of one anchor
+    batch: int  # images in one micro-batch, all of one anchor
     learning_rate: float
     loop: LoopConfig
-    mirrored_share: float = 0.0  # of the pictures that are shown mirrored, others in each epoch; published 0.5
+    mirrored_share: float = 0.0  # of the images, chosen anew in each epoch, that are mirrored; published 0.5
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    vision_id: str = ""  # name and revision of a published tower to use, where no stage trains one
-    vision_weights: Location = Location("")  # its folder: `config.json` and `model.safetensors` of a vision tower
+    vision_id: str = ""  # name and revision of a published vision tower to use, where no stage trains one
+    vision_weights: Location = Location("")  # folder of that tower: `config.json` and `model.safetensors`
     lpips_sha256: tuple[str, ...] = ()  # digests of the LPIPS weights, which are part of the loss
-    lpips_weights: tuple[Location, ...] = ()  # their files, in the same order; needed for perceptual: lpips
+    lpips_weights: tuple[Location, ...] = ()  # files of these weights, in the same order; for `perceptual: lpips`
 
     def __post_init__(self) -> None:
         if not 0 <= self.mirrored_share <= 1:
@@ -37,5 +37,5 @@ class TokenizerTask:
     config: TrainTokenizerConfig
     datasets: tuple[Path, ...]
     vision: Path | None  # folder of the pre-trained tower
-    start: Path | None  # folder of the tokenizer to go on from
-    parts: int = 1  # into which each micro-batch is cut
+    start: Path | None  # folder of the tokenizer to continue from
+    parts: int = 1  # into which each micro-batch is split

@@ -1,17 +1,17 @@
-"""Contrastive pre-training as the training loop sees it."""
+"""The training program of the vision tower: contrastive pre-training on images and their texts."""
 
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from data_pipelines.training_data.image_batches import PictureBatches, description
+from data_pipelines.training_data.image_batches import ImageBatches, description
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
-from stages.training.checkpoint_files import load_result
-from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.checkpoint_files import load_trained_weights
+from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint
 
@@ -32,28 +32,28 @@ class ContrastivePass(nn.Module):
         return PassOutput(loss_sum=outputs.loss * batch, metrics=metrics)
 
 
-def vision_pictures(config: TrainVisionConfig, datasets: tuple[Path, ...]) -> PictureBatches:
-    """The pictures in the order of the training."""
-    return PictureBatches(datasets, split="train", tasks=config.tasks, batch=config.batch, seed=config.loop.seed)
+def vision_batches(config: TrainVisionConfig, datasets: tuple[Path, ...]) -> ImageBatches:
+    """The training images in micro-batches, in training order."""
+    return ImageBatches(datasets, split="train", tasks=config.tasks, batch=config.batch, seed=config.loop.seed)
 
 
 class VisionProgram:
     def __init__(self, task: VisionTask, device: torch.device) -> None:
         config = task.config
         self._config, self._device = config, device
-        self._pictures = vision_pictures(config, task.datasets)
+        self._batches = vision_batches(config, task.datasets)
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)
         self.weights = {WEIGHTS: model}
 
-    def micro(self, step: int, index: int) -> Micro:
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
         number = step * self._config.loop.micros_per_step + index
-        batch = self._pictures.micro(number)
+        batch = self._batches.micro_batch(number)
         ids_BT = torch.stack([byte_ids(description(sample), self._config.max_bytes) for sample in batch.samples])
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
-        seed = micro_seed(self._config.loop.seed, step, index)
-        return Micro(data=(images_BCYX, ids_BT.to(self._device)), weight=len(batch.samples), seed=seed)
+        seed = micro_batch_seed(self._config.loop.seed, step, index)
+        return MicroBatch(data=(images_BCYX, ids_BT.to(self._device)), weight=len(batch.samples), seed=seed)
 
 
 def byte_ids(text: str, max_bytes: int) -> torch.Tensor:
@@ -63,7 +63,7 @@ def byte_ids(text: str, max_bytes: int) -> torch.Tensor:
 
 
 def export_tower(config: ImageTextConfig, checkpoint: Path, output: Path) -> None:
-    """Write the trained tower alone, as the tokenizer reads it."""
+    """Write the trained tower without the text encoder, in the format that the tokenizer reads."""
     model = ImageTextModel(config)
-    load_result(checkpoint, WEIGHTS, model)
+    load_trained_weights(checkpoint, WEIGHTS, model)
     save_vision(model.vision, output)

@@ -1,4 +1,4 @@
-"""Config of the contrastive pre-training, and the task that its workers get."""
+"""Config of the contrastive pre-training of the vision tower, and the task that is sent to its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from models.dualvitok.config import ImageTextConfig, VisionConfig
 from stages.training.config import LoopConfig
 
-NUM_BYTE_IDS = 257  # texts are read as UTF-8 bytes shifted by one; 0 is padding
+NUM_BYTE_IDS = 257  # text ids are UTF-8 bytes plus one; 0 is padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVisionConfig:
     vision: VisionConfig
-    batch: int  # pictures of one micro-batch; the contrast is within it
+    batch: int  # images in one micro-batch, which are contrasted with one another
     learning_rate: float
     loop: LoopConfig
     text_width: int = 128
     text_depth: int = 2
     embedding_width: int = 128
-    max_bytes: int = 96  # of a text
-    tasks: tuple[str, ...] = ("generation", "understanding")  # samples whose text says what their picture shows
+    max_bytes: int = 96  # of a text; the rest is cut off
+    tasks: tuple[str, ...] = ("generation", "understanding")  # of samples whose text describes their image
 
     @property
     def model(self) -> ImageTextConfig:

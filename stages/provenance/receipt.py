@@ -1,4 +1,4 @@
-"""The receipt of a takedown: what there was, what became of it, what took its place, and what is still open."""
+"""The receipt of a takedown: what was tainted, what was deleted, what replaced it, and what is still open."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan, tainted_stages
 from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.attestation import statement
-from orchestrator.retention.taint_removal import still_usable, tainted_files
+from orchestrator.retention.taint_removal import tainted_files, unretracted_records
 from orchestrator.workspace import Workspace
 from stages.provenance.takedown import newest_plans, shards_holding
 
@@ -19,7 +19,7 @@ PREDICATE_TYPE = "urn:illume:takedown:1"
 
 @dataclass(frozen=True, kw_only=True)
 class Successor:
-    """An artifact of the newest run of a recipe."""
+    """An artifact of the newest run of a recipe that replaces a tainted one."""
 
     recipe: str
     stage: str
@@ -31,40 +31,42 @@ class Successor:
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     takedown: Takedown
-    usable: tuple[str, ...]  # commit records that were not given up
-    files: tuple[str, ...]  # folders of given up things that are not deleted yet
-    shards_found: int  # finished shards that hold something of it now
+    valid_records: tuple[str, ...]  # commit records of tainted artifacts that are not retracted
+    files: tuple[str, ...]  # folders of retracted artifacts and shards that are not deleted yet
+    shards_found: int  # finished shards that hold rows about the samples now
     successors: tuple[Successor, ...]
-    waiting: tuple[str, ...]  # recipes whose newest run used what is tainted
+    recipes_to_rerun: tuple[str, ...]  # whose newest run used tainted artifacts
 
     @property
     def open_points(self) -> list[str]:
-        """What is still to do, as sentences; none: the takedown is complete."""
+        """What is still to do, as sentences; empty if the takedown is complete."""
         points = []
-        if self.usable:
-            points.append(f"{len(self.usable)} commit records are still in force: repeat `illume takedown apply`")
+        if self.valid_records:
+            points.append(
+                f"{len(self.valid_records)} commit records are still in force: repeat `illume takedown apply`"
+            )
         if self.shards_found:
             points.append(f"{self.shards_found} shards hold it now: draw up and apply another takedown")
         if self.files:
             points.append(f"{len(self.files)} folders are not deleted: `illume gc --delete`")
-        points += [f"recipe {name!r} was not run again since: `illume run`" for name in self.waiting]
+        points += [f"recipe {name!r} was not run again since: `illume run`" for name in self.recipes_to_rerun]
         return points
 
     def statement(self) -> dict[str, JSON]:
-        """As an in-toto statement about what took the place of the tainted artifacts."""
-        subjects = [(f"{one.recipe}/{one.stage}@{one.fingerprint}", one.manifest_sha256) for one in self.successors]
-        deleted = [one for one in self.takedown.tainted if not one.is_kept]
+        """An in-toto statement whose subjects are the successors of the tainted artifacts."""
+        subjects = [(f"{new.recipe}/{new.stage}@{new.fingerprint}", new.manifest_sha256) for new in self.successors]
+        deleted = [artifact for artifact in self.takedown.tainted if not artifact.is_kept]
         predicate: dict[str, JSON] = {
             "takedown": self.takedown.id,
             "note": self.takedown.note,
             "took_effect": self.takedown.created,
             "issued": datetime.now(UTC).isoformat(),
             "content": {kind: to_json(sorted(marks)) for kind, marks in self.takedown.content.items()},
-            "given_up": [to_json(one) for one in deleted],
-            "given_up_shards": to_json(self.takedown.shards),
-            "marked_models": [to_json(one) for one in self.takedown.tainted if one.is_kept],
+            "given_up": [to_json(artifact) for artifact in deleted],
+            "given_up_shards": [[key.stage_kind, key.fingerprint] for key in self.takedown.shards],
+            "marked_models": [to_json(artifact) for artifact in self.takedown.tainted if artifact.is_kept],
             "cleared": to_json(sorted(self.takedown.cleared)),
-            "successors": [asdict(one) for one in self.successors],
+            "successors": [asdict(successor) for successor in self.successors],
             "outside_the_store": to_json(self.takedown.outside),
             "open": to_json(self.open_points),
             "complete": not self.open_points,
@@ -73,28 +75,28 @@ class Receipt:
 
 
 def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Receipt:
-    """Look at the store as it is now; every finished shard is searched again."""
-    from data_pipelines.datasets.tombstones import DIGESTS
+    """The receipt for the present state of the store; every finished shard is searched again."""
+    from data_pipelines.datasets.tombstones import DIGEST_MARKS
 
     files = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
-    holding, _ = shards_holding(workspace, takedown.content.get(DIGESTS, frozenset()))
+    holding, _ = shards_holding(workspace, takedown.content.get(DIGEST_MARKS, frozenset()))
     newest = list(newest_plans(workspace, kinds))
     clean = [plan for plan in newest if not tainted_stages(plan, [takedown])]
     return Receipt(
         takedown=takedown,
-        usable=tuple(still_usable(workspace.artifacts, takedown)),
+        valid_records=tuple(unretracted_records(workspace.artifacts, takedown)),
         files=tuple(item.key for item in files),
         shards_found=len(holding),
         successors=tuple(_successors(workspace, clean, takedown)),
-        waiting=tuple(plan.recipe for plan in newest if plan not in clean),
+        recipes_to_rerun=tuple(plan.recipe for plan in newest if plan not in clean),
     )
 
 
 def _successors(workspace: Workspace, plans: Sequence[Plan], takedown: Takedown) -> Iterator[Successor]:
-    """What the plans made of the kinds that were tainted."""
-    kinds = {one.stage_kind for one in takedown.tainted}
+    """The artifacts of the plans that are of the same stage kinds as the tainted ones."""
+    kinds = {artifact.stage_kind for artifact in takedown.tainted}
     manifests: Mapping[str, str] = {
-        str(one.manifest.fingerprint): one.manifest_sha256 for one in workspace.artifacts.all()
+        str(artifact.manifest.fingerprint): artifact.manifest_sha256 for artifact in workspace.artifacts.all()
     }
     for plan in plans:
         for stage in plan.stages:

@@ -1,4 +1,4 @@
-"""A training state as files: safetensors for everything numeric, JSON for the rest; no pickle."""
+"""Saves and loads a training state: safetensors for everything numeric, JSON for the rest; no pickle."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from torch import nn
 
 FORMAT = 2
 PROGRESS_FILE = "state.json"
-AVERAGE = "average of "  # before the name of a module whose moving average is kept
+AVERAGE_PREFIX = "average of "  # of a module's name, for the moving average of its weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skip:
-    """From optimizer step `at` on, `count` more steps of data are passed over."""
+    """From optimizer step `at` on, `count` more data steps are skipped."""
 
     at: int
     count: int
@@ -24,38 +24,38 @@ class Skip:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a training has come."""
+    """How many steps a training has done, and which data it skipped."""
 
     step: int = 0  # optimizer steps done
     skips: tuple[Skip, ...] = ()
 
     def data_step(self, step: int) -> int:
-        """The step of data that an optimizer step consumes."""
+        """The data step that an optimizer step consumes."""
         return step + sum(skip.count for skip in self.skips if skip.at <= step)
 
-    def step_of(self, data_step: int) -> int | None:
-        """The optimizer step that consumed a step of data; None if it was passed over."""
-        passed_over = 0
+    def optimizer_step(self, data_step: int) -> int | None:
+        """The optimizer step that consumed a data step; None if the data step was skipped."""
+        num_skipped = 0
         for skip in sorted(self.skips, key=lambda skip: skip.at):
-            first = skip.at + passed_over
+            first = skip.at + num_skipped
             if data_step < first:
                 break
             if data_step < first + skip.count:
                 return None
-            passed_over += skip.count
-        return data_step - passed_over
+            num_skipped += skip.count
+        return data_step - num_skipped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A training state in host memory, which training does not touch any more."""
+    """A copy of a training state in host memory, independent of further training."""
 
     weights: Mapping[str, Mapping[str, torch.Tensor]]  # by module
     optimizers: Mapping[str, Mapping[str, torch.Tensor]]  # by pass
     progress: Progress
 
     @classmethod
-    def of(
+    def capture(
         cls,
         *,
         weights: Mapping[str, nn.Module],
@@ -72,7 +72,7 @@ class Snapshot:
         )
 
     def write(self, folder: Path) -> None:
-        """`weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
+        """Write `weights-<name>.safetensors`, `optimizer-<pass>.safetensors` and `state.json` into an empty folder."""
         for name, tensors in self.weights.items():
             save_file(dict(tensors), str(_weights_path(folder, name)))
         for name, tensors in self.optimizers.items():
@@ -90,7 +90,7 @@ class Snapshot:
 def load_state(
     folder: Path, *, weights: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> Progress:
-    """Put a saved state back in place and say how far it is.
+    """Load a saved state into modules and optimizers. Returns its progress.
 
     Raises: ValueError if the state was saved in another format or for other modules.
     """
@@ -107,13 +107,13 @@ def load_state(
 
 
 def read_progress(folder: Path) -> Progress:
-    """How far the training came whose checkpoint or artifact lies in a folder; nothing skipped if it does not say."""
+    """The progress in the folder of a checkpoint or an artifact; 0 steps and no skips if it has no `state.json`."""
     path = folder / PROGRESS_FILE
     return parse_progress(path.read_bytes()) if path.exists() else Progress()
 
 
 def parse_progress(data: bytes) -> Progress:
-    """The content of a `state.json`."""
+    """The progress in the bytes of a `state.json`."""
     state = json.loads(data)
     return Progress(step=int(state["step"]), skips=tuple(Skip(**skip) for skip in state["skips"]))
 
@@ -122,9 +122,9 @@ def has_weights(folder: Path, name: str) -> bool:
     return _weights_path(folder, name).exists()
 
 
-def load_result(folder: Path, name: str, module: nn.Module) -> None:
-    """Load what training made of a module, strictly: its moving average where one was kept."""
-    averaged = AVERAGE + name
+def load_trained_weights(folder: Path, name: str, module: nn.Module) -> None:
+    """Load a module's trained weights, strictly: the moving average if one was kept."""
+    averaged = AVERAGE_PREFIX + name
     path = _weights_path(folder, averaged if has_weights(folder, averaged) else name)
     module.load_state_dict(load_file(str(path)), strict=True)
 

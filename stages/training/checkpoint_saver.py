@@ -1,4 +1,4 @@
-"""Checkpoints written behind the training loop: only the copy of the state into host memory holds it up."""
+"""Writes checkpoints in the background: the training loop waits only for the copy of its state into host memory."""
 
 import logging
 import tempfile
@@ -15,52 +15,52 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointSaver:
-    """At most one checkpoint is under way; the next waits for it, so work at risk stays below two intervals.
+    """Writes one checkpoint at a time; the next one waits for it, so less than two intervals of work are at risk.
 
-    An older checkpoint goes only when a newer one was read back and found whole.
+    An older checkpoint is deleted only after a newer one was read back and verified.
     """
 
     def __init__(self, checkpoints: Checkpoints, keep: int, window: int) -> None:
         self._checkpoints, self._keep, self._window = checkpoints, keep, window
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._under_way: Future[float] | None = None
+        self._pending: Future[float] | None = None
         self._written_s: float | None = None
 
     def __enter__(self) -> "CheckpointSaver":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """What is under way is finished also when the loop failed; its own failure is raised unless one is already."""
+        """Finish the pending write, also after the loop failed; an error of the write is raised if the loop did not."""
         try:
             self.wait()
         except Exception as failed:
             if error is None:
                 raise
-            logger.warning("the checkpoint under way could not be written: %s", failed)
+            logger.warning("the pending checkpoint could not be written: %s", failed)
         finally:
             self._pool.shutdown()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Begin to write. Raises: what ended the checkpoint before this one."""
+        """Start to write a checkpoint, after the previous one is done. Raises: the error of the previous one."""
         self.wait()
-        self._under_way = self._pool.submit(self._write, snapshot)
+        self._pending = self._pool.submit(self._write, snapshot)
 
     def wait(self) -> None:
-        """Until nothing is under way. Raises: StoreError; older checkpoints are safe."""
-        if self._under_way is not None:
-            done, self._under_way = self._under_way, None
+        """Wait for the pending write, if any. Raises: StoreError if it failed; older checkpoints are safe."""
+        if self._pending is not None:
+            done, self._pending = self._pending, None
             self._written_s = done.result()
 
     @property
-    def writing(self) -> bool:
-        return self._under_way is not None and not self._under_way.done()
+    def is_writing(self) -> bool:
+        return self._pending is not None and not self._pending.done()
 
-    def timings(self) -> Mapping[str, float]:
+    def pop_timings(self) -> Mapping[str, float]:
         """`checkpoint_write_s` of the newest checkpoint that was finished since the last call, if there is one.
 
-        Raises: what ended it; so a failed checkpoint is known within a step.
+        Raises: the error of a failed write; so it is known within a step.
         """
-        if self._under_way is not None and self._under_way.done():
+        if self._pending is not None and self._pending.done():
             self.wait()
         written_s, self._written_s = self._written_s, None
         return {} if written_s is None else {"checkpoint_write_s": written_s}
@@ -71,5 +71,5 @@ class CheckpointSaver:
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
             snapshot.write(Path(name))
             self._checkpoints.commit(step, Path(name), {"step": step})
-        self._checkpoints.prune(self._keep, needed=step - step % self._window)  # where a bad loss leads back to
+        self._checkpoints.prune(self._keep, needed=step - step % self._window)  # a non-finite loss goes back to it
         return time.monotonic() - began

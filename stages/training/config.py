@@ -1,4 +1,4 @@
-"""Settings of the training loop that every trained stage shares."""
+"""Settings of the training loop, shared by every trained stage."""
 
 import math
 from dataclasses import dataclass, replace
@@ -23,21 +23,22 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What one training run does, step by step.
+    """Length, data order and optimizer of one training run.
 
-    A step consumes `micros_per_step` micro-batches. They are dealt to the workers in turn, and their gradients are
-    summed and divided by the weight of the whole step, so the result does not depend on the number of workers.
+    A step consumes `micros_per_step` micro-batches. They are distributed to the workers round-robin, and their
+    gradients are summed and divided by the weight of the whole step, so the result does not depend on the number of
+    workers.
     """
 
     steps: int  # optimizer steps
     micros_per_step: int  # micro-batches of one step, over all workers; at least one for each worker
     seed: int
     keep_checkpoints: int = 2
-    skip_window: int = 100  # steps; what is passed over begins at a multiple of it, wherever checkpoints were made
+    skip_window: int = 100  # steps; skipped data begin at a multiple of it, wherever checkpoints were made
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["ddp"] = "ddp"
     optimizer: OptimizerConfig = OptimizerConfig()
-    most_skips: int = 2  # windows of data that may be left out after a loss that is no number, before the stage fails
+    most_skips: int = 2  # windows of data that may be skipped after a non-finite loss, before the stage fails
     average_decay: float = 0.0  # of a moving average of the weights, which is then the stage's result; 0: no average
 
     def __post_init__(self) -> None:
@@ -50,10 +51,10 @@ class LoopConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
 
 
-def in_smaller_parts(loop: LoopConfig, micro_size: int, halvings: int) -> tuple[LoopConfig, int]:
-    """After running out of memory: the loop with smaller micro-batches, and into how many parts each is cut.
+def split_micro_batches(loop: LoopConfig, micro_batch_size: int, halvings: int) -> tuple[LoopConfig, int]:
+    """The loop with smaller micro-batches, after running out of memory, and into how many parts each is split.
 
-    A step holds what it held before, in the same order; `micro_size` (rows or pictures) limits the parts.
+    A step consumes the same data in the same order; the number of parts divides `micro_batch_size` (rows or images).
     """
-    parts = math.gcd(2**halvings, micro_size)
+    parts = math.gcd(2**halvings, micro_batch_size)
     return replace(loop, micros_per_step=loop.micros_per_step * parts), parts

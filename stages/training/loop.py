@@ -1,4 +1,4 @@
-"""The training loop as one worker runs it. Everything random follows from the seed and the place in the data."""
+"""The training loop of one worker. Everything random follows from the seed and the position in the data."""
 
 import logging
 import time
@@ -16,26 +16,26 @@ from torch.nn.parallel import DistributedDataParallel
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoints, RetryPolicy
-from stages.training.checkpoint_files import AVERAGE, Progress, Skip, Snapshot, load_state
-from stages.training.checkpoint_pace import Pace
+from stages.training.checkpoint_files import AVERAGE_PREFIX, Progress, Skip, Snapshot, load_state
+from stages.training.checkpoint_pace import CheckpointPace
 from stages.training.checkpoint_saver import CheckpointSaver
 from stages.training.config import LoopConfig
-from stages.training.program import Micro, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram
+from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where this worker stands among the others."""
+class WorkerRank:
+    """Which of the training's workers this process is, and its device."""
 
-    rank: int
-    world: int
+    rank: int  # 0 to world_size - 1
+    world_size: int
     device: torch.device
 
 
 class Reporter(Protocol):
-    """How a worker talks to the stage's driver; calls return at once."""
+    """A worker's connection to the stage's driver; calls return at once."""
 
     def started(self, step: int) -> None: ...
     def step(self, step: int, metrics: dict[str, float]) -> None: ...
@@ -50,19 +50,19 @@ def run_worker(
     retry: RetryPolicy,
     checkpoints: Checkpoints,
     reporter: Reporter,
-    place: Place,
+    worker: WorkerRank,
 ) -> None:
-    """Train from the newest committed checkpoint to the last step, or to a clean stop when one is asked for.
+    """Train from the newest committed checkpoint to the last step, or to a clean stop when one is requested.
 
-    After a loss that is no number: back to the last multiple of `loop.skip_window`, the data since then are passed
-    over, at most `loop.most_skips` times. All workers see the same numbers, so all decide alike, and so does whoever
-    continues: `retry` says when checkpoints are made, and nothing that is trained depends on it.
+    After a non-finite loss, training goes back to the last multiple of `loop.skip_window` and skips the data since
+    then, at most `loop.most_skips` times. All workers see the same values, so all decide alike, and so does an attempt
+    that continues. `retry` decides when checkpoints are made; what is trained does not depend on it.
     Raises: NumericError with step, learning rates and samples when skipping did not help.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module; it writes every new tensor twice
     skips: tuple[Skip, ...] = ()
-    pace = Pace(retry, workers=place.world)
+    pace = CheckpointPace(retry, workers=worker.world_size)
     while True:
         try:
             _train(
@@ -72,16 +72,16 @@ def run_worker(
                 pace=pace,
                 checkpoints=checkpoints,
                 reporter=reporter,
-                place=place,
+                worker=worker,
                 skips=skips,
             )
             return
         except _NotFiniteError as error:
             if len(error.skips) >= loop.most_skips:
-                raise NumericError(f"{error}; {len(error.skips)} windows of data were passed over before") from error
+                raise NumericError(f"{error}; {len(error.skips)} windows of data were skipped before") from error
             start = _window_start(error.step, loop)
             skips = (*error.skips, Skip(at=start, count=error.step - start + 1))
-            logger.warning("%s; going on from step %d without the data since then", error, start)
+            logger.warning("%s; continuing from step %d, skipping the data since then", error, start)
 
 
 def _window_start(step: int, loop: LoopConfig) -> int:
@@ -93,31 +93,31 @@ def _train(
     task: Task,
     loop: LoopConfig,
     *,
-    pace: Pace,
+    pace: CheckpointPace,
     checkpoints: Checkpoints,
     reporter: Reporter,
-    place: Place,
+    worker: WorkerRank,
     skips: Sequence[Skip],
 ) -> None:
     torch.manual_seed(loop.seed)
-    program = program_class(task, place.device)
-    trainer = _Trainer(program, loop, place)
+    program = program_class(task, worker.device)
+    trainer = _Trainer(program, loop, worker)
     progress = trainer.restore(checkpoints, skips)
     step = started = progress.step
     reporter.started(step)
-    micros = _prefetched(program, loop, place, progress)
+    batches = _prefetch(program, loop, worker, progress)
     began = time.monotonic()
     with CheckpointSaver(checkpoints, loop.keep_checkpoints, loop.skip_window) as saver:
         while step < loop.steps:
-            batch = next(micros)
+            micro_batches = next(batches)
             try:
-                metrics, stopping = trainer.step(step, batch, stop=reporter.stop_requested())
+                metrics, should_stop = trainer.step(step, micro_batches, stop=reporter.stop_requested())
             except NumericError as error:
                 saver.wait()
-                if place.rank == 0 and len(progress.skips) < loop.most_skips:
-                    checkpoints.withdraw(after=_window_start(step, loop))
-                trainer.meet()  # all workers go back to the same checkpoint
-                samples = ", ".join(sample for micro in batch for sample in micro.samples) or "not named"
+                if worker.rank == 0 and len(progress.skips) < loop.most_skips:
+                    checkpoints.retract_after(_window_start(step, loop))
+                trainer.barrier()  # all workers go back to the same checkpoint
+                samples = ", ".join(sample for batch in micro_batches for sample in batch.samples) or "not named"
                 data_step = progress.data_step(step)
                 raise _NotFiniteError(
                     f"{error} Data: step {data_step}, samples {samples}", step=step, skips=progress.skips
@@ -125,22 +125,23 @@ def _train(
             step += 1
             metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
-            if place.rank == 0 and (step == loop.steps or stopping or pace.is_due(step, writing=saver.writing)):
-                held_up = time.monotonic()
+            is_last = step == loop.steps or should_stop
+            if worker.rank == 0 and (is_last or pace.is_due(step, is_writing=saver.is_writing)):
+                stalled_at = time.monotonic()
                 saver.save(trainer.snapshot(replace(progress, step=step)))
-                metrics["checkpoint_stall_s"] = time.monotonic() - held_up
-                pace.saved(stall_s=metrics["checkpoint_stall_s"])
-            timings = saver.timings()
+                metrics["checkpoint_stall_s"] = time.monotonic() - stalled_at
+                pace.record_stall(metrics["checkpoint_stall_s"])
+            timings = saver.pop_timings()
             if "checkpoint_write_s" in timings:
-                pace.written(timings["checkpoint_write_s"])
-                metrics["checkpoint_interval_s"] = pace.interval_s  # to the next one, unless steps are stated
+                pace.record_write(timings["checkpoint_write_s"])
+                metrics["checkpoint_interval_s"] = pace.interval_s  # unused if `retry.checkpoint_every` is set
             reporter.step(step, {**metrics, **timings})
-            if stopping:
+            if should_stop:
                 return
 
 
 class _NotFiniteError(NumericError):
-    """A loss or a gradient that is no number, and what was passed over before."""
+    """A non-finite loss or gradient, with its step and the data skipped before."""
 
     def __init__(self, message: str, *, step: int, skips: tuple[Skip, ...]) -> None:
         super().__init__(message)
@@ -150,32 +151,32 @@ class _NotFiniteError(NumericError):
 class _Trainer:
     """Model, optimizers and their state over the steps."""
 
-    def __init__(self, program: TrainingProgram, loop: LoopConfig, place: Place) -> None:
-        if loop.micros_per_step < place.world:
+    def __init__(self, program: TrainingProgram, loop: LoopConfig, worker: WorkerRank) -> None:
+        if loop.micros_per_step < worker.world_size:
             raise ValueError(
-                f"micros_per_step: {loop.micros_per_step} micro-batches leave some of {place.world} workers without "
-                "work; set resources.workers to at most their number"
+                f"micros_per_step: {loop.micros_per_step} micro-batches leave some of {worker.world_size} workers "
+                "without work; set resources.workers to at most their number"
             )
-        self.program, self.loop, self.place = program, loop, place
+        self.program, self.loop, self.worker = program, loop, worker
         settings = loop.optimizer
         self.optimizers = {
-            each.name: make_optimizer(
-                each.groups,
+            training_pass.name: make_optimizer(
+                training_pass.groups,
                 name=settings.name,
                 betas=settings.betas,
                 eps=settings.eps,
                 weight_decay=settings.weight_decay,
             )
-            for each in program.passes
+            for training_pass in program.passes
         }
         self.averages = WeightAverages(program.weights, loop.average_decay) if loop.average_decay else None
-        kept = self.averages.modules if self.averages else {}
-        self.weights = {**program.weights, **{AVERAGE + name: module for name, module in kept.items()}}
+        averaged = self.averages.modules if self.averages else {}
+        self.weights = {**program.weights, **{AVERAGE_PREFIX + name: module for name, module in averaged.items()}}
 
     def restore(self, checkpoints: Checkpoints, skips: Sequence[Skip]) -> Progress:
-        """Load the newest committed checkpoint, wrap the modules for the strategy, and say how far it is.
+        """Load the newest committed checkpoint and wrap the modules for the strategy. Returns the progress.
 
-        `skips`, once this process has decided on one, are all that there are; the checkpoint may not know the last.
+        `skips`, if not empty, replace those of the checkpoint, which may lack the newest that this process decided on.
         """
         found = checkpoints.latest()
         progress = Progress()
@@ -183,21 +184,23 @@ class _Trainer:
             progress = load_state(found.path, weights=self.weights, optimizers=self.optimizers)
             logger.info("continuing from the checkpoint of step %d", progress.step)
         progress = replace(progress, skips=tuple(skips) or progress.skips)
-        self.modules = {each.name: _parallel(each.module, self.place) for each in self.program.passes}
+        self.modules = {
+            training_pass.name: _parallelize(training_pass.module, self.worker) for training_pass in self.program.passes
+        }
         return progress
 
     def snapshot(self, progress: Progress) -> Snapshot:
-        return Snapshot.of(weights=self.weights, optimizers=self.optimizers, progress=progress)
+        return Snapshot.capture(weights=self.weights, optimizers=self.optimizers, progress=progress)
 
-    def meet(self) -> None:
-        """Wait until all workers are here."""
-        if self.place.world > 1:
+    def barrier(self) -> None:
+        """Wait until all workers have called this."""
+        if self.worker.world_size > 1:
             dist.barrier()
 
-    def step(self, step: int, micros: list[Micro], *, stop: bool) -> tuple[dict[str, float], bool]:
-        """One optimizer step of every pass. Gives the step's mean metrics and whether any worker wants to stop."""
-        shared = torch.tensor([sum(micro.weight for micro in micros), float(stop)], dtype=torch.float64)
-        weight, stops = self._sum(shared).tolist()
+    def step(self, step: int, micro_batches: list[MicroBatch], *, stop: bool) -> tuple[dict[str, float], bool]:
+        """One optimizer step of every pass. Returns the step's mean metrics and whether any worker wants to stop."""
+        local = torch.tensor([sum(batch.weight for batch in micro_batches), float(stop)], dtype=torch.float64)
+        weight, num_stops = self._sum_over_workers(local).tolist()
         factor = learning_rate_factor(
             step,
             steps=self.loop.steps,
@@ -206,58 +209,59 @@ class _Trainer:
             final_share=self.loop.optimizer.final_share,
         )
         metrics: dict[str, float] = {}
-        for each in self.program.passes:
-            if step >= each.first_step:
-                metrics.update(self._run_pass(each, step, micros, weight=weight, factor=factor))
+        for training_pass in self.program.passes:
+            if step >= training_pass.first_step:
+                metrics.update(self._run_pass(training_pass, step, micro_batches, weight=weight, factor=factor))
         if self.averages:
             self.averages.update(step)
-        return metrics, stops > 0
+        return metrics, num_stops > 0
 
     def _run_pass(
-        self, each: Pass, step: int, micros: list[Micro], *, weight: float, factor: float
+        self, training_pass: Pass, step: int, micro_batches: list[MicroBatch], *, weight: float, factor: float
     ) -> dict[str, float]:
-        optimizer, module = self.optimizers[each.name], self.modules[each.name]
+        name = training_pass.name
+        optimizer, module = self.optimizers[name], self.modules[name]
         set_learning_rates(optimizer, factor)
         optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}  # [sum, weight] of each metric, float64
-        for index, micro in enumerate(micros):
-            with self._no_sync(module, last=index == len(micros) - 1), self._autocast():
-                generator = torch.Generator().manual_seed(micro.seed)
-                output: PassOutput = module(micro.data, generator, step)
+        for index, micro_batch in enumerate(micro_batches):
+            with self._no_sync(module, last=index == len(micro_batches) - 1), self._autocast():
+                generator = torch.Generator().manual_seed(micro_batch.seed)
+                output: PassOutput = module(micro_batch.data, generator, step)
                 # DistributedDataParallel averages over workers; the step's mean wants the sum.
-                (output.loss_sum * (self.place.world / weight)).backward()
-            for name, part in {"loss": Sum(output.loss_sum, micro.weight), **output.metrics}.items():
+                (output.loss_sum * (self.worker.world_size / weight)).backward()
+            for metric, part in {"loss": Sum(output.loss_sum, micro_batch.weight), **output.metrics}.items():
                 pair = torch.stack([torch.as_tensor(number).detach().double().cpu() for number in part])
-                sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + pair
-        for parameter in _parameters(each):
-            if parameter.grad is None:  # not used by any micro-batch: the optimizer still sees it, on any world size
+                sums[metric] = sums.get(metric, torch.zeros(2, dtype=torch.float64)) + pair
+        for parameter in _parameters(training_pass):
+            if parameter.grad is None:  # used by no micro-batch: the optimizer still sees it, for any world size
                 parameter.grad = torch.zeros_like(parameter)
-        norm = self._clip(each)
-        means = {f"{each.name}/{name}": value for name, value in self._means(sums).items()}
-        loss = means[f"{each.name}/loss"]
+        norm = self._clip(training_pass)
+        means = {f"{name}/{metric}": value for metric, value in self._means(sums).items()}
+        loss = means[f"{name}/loss"]
         if not (torch.isfinite(norm) and loss == loss and abs(loss) != float("inf")):
             rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
             raise NumericError(
-                f"step {step}, pass {each.name}: loss {loss}, gradient norm {float(norm)} at learning rates {rates}; "
+                f"step {step}, pass {name}: loss {loss}, gradient norm {float(norm)} at learning rates {rates}; "
                 "committed checkpoints are intact. Lower the learning rate or look at this step's samples."
             )
         optimizer.step()
-        return {**means, f"{each.name}/grad_norm": float(norm), f"{each.name}/lr": optimizer.param_groups[0]["lr"]}
+        return {**means, f"{name}/grad_norm": float(norm), f"{name}/lr": optimizer.param_groups[0]["lr"]}
 
-    def _clip(self, each: Pass) -> torch.Tensor:
-        return nn.utils.clip_grad_norm_(_parameters(each), self.loop.optimizer.clip_norm or float("inf"))
+    def _clip(self, training_pass: Pass) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(_parameters(training_pass), self.loop.optimizer.clip_norm or float("inf"))
 
     def _means(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        totals = self._sum(torch.stack([sums[name] for name in sorted(sums)]))
+        totals = self._sum_over_workers(torch.stack([sums[name] for name in sorted(sums)]))
         return {
             name: float(value / weight) for name, (value, weight) in zip(sorted(sums), totals, strict=True) if weight
         }
 
-    def _sum(self, values: torch.Tensor) -> torch.Tensor:
-        if self.place.world > 1:
-            moved = values.to(self.place.device)
-            dist.all_reduce(moved)
-            return moved.cpu()
+    def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
+        if self.worker.world_size > 1:
+            on_device = values.to(self.worker.device)
+            dist.all_reduce(on_device)
+            return on_device.cpu()
         return values
 
     def _no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
@@ -267,32 +271,37 @@ class _Trainer:
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.loop.precision == "bf16":
-            return torch.autocast(self.place.device.type, dtype=torch.bfloat16)
+            return torch.autocast(self.worker.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
 
-def _parameters(each: Pass) -> list[nn.Parameter]:
-    return [parameter for group in each.groups for parameter in group["params"]]
+def _parameters(training_pass: Pass) -> list[nn.Parameter]:
+    return [parameter for group in training_pass.groups for parameter in group["params"]]
 
 
-def _parallel(module: nn.Module, place: Place) -> nn.Module:
-    """The seam of the strategies: how one pass's module is spread over the workers."""
-    if place.world == 1:
+def _parallelize(module: nn.Module, worker: WorkerRank) -> nn.Module:
+    """A pass's module wrapped for training on several workers; strategies other than DDP would be added here."""
+    if worker.world_size == 1:
         return module
-    devices = [place.device] if place.device.type == "cuda" else None
-    # A micro-batch without images, say, leaves the adapters unused.
+    devices = [worker.device] if worker.device.type == "cuda" else None
+    # A micro-batch without images, for example, leaves the adapters unused.
     return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
 
-def _prefetched(program: TrainingProgram, loop: LoopConfig, place: Place, progress: Progress) -> Iterator[list[Micro]]:
-    """The micro-batches of this worker, step by step; the next step's are made while this one is computed."""
+def _prefetch(
+    program: TrainingProgram, loop: LoopConfig, worker: WorkerRank, progress: Progress
+) -> Iterator[list[MicroBatch]]:
+    """This worker's micro-batches, step by step; those of the next step are made while the current one is computed."""
 
-    def make(step: int) -> list[Micro]:
+    def make(step: int) -> list[MicroBatch]:
         data_step = progress.data_step(step)
-        return [program.micro(data_step, index) for index in range(place.rank, loop.micros_per_step, place.world)]
+        return [
+            program.micro_batch(data_step, index)
+            for index in range(worker.rank, loop.micros_per_step, worker.world_size)
+        ]
 
-    with ThreadPoolExecutor(1, thread_name_prefix="micros") as pool:
-        upcoming: Future[list[Micro]] = pool.submit(make, progress.step)
+    with ThreadPoolExecutor(1, thread_name_prefix="micro-batches") as pool:
+        upcoming: Future[list[MicroBatch]] = pool.submit(make, progress.step)
         for step in range(progress.step, loop.steps):
             current = upcoming.result()
             if step + 1 < loop.steps:

@@ -1,4 +1,4 @@
-"""What a trained stage gives to the training loop: passes over micro-batches, and the modules to keep."""
+"""The contract between a trained model and the training loop: passes over micro-batches, and the modules to save."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,25 +9,25 @@ from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Micro:
-    """One micro-batch, on the CPU. The same step and index give the same micro-batch on any number of workers."""
+class MicroBatch:
+    """One micro-batch. The same step and index give the same micro-batch on any number of workers."""
 
-    data: Any  # what the passes' modules take
-    weight: float  # share of this micro-batch in the step's mean: images, or trained tokens
+    data: Any  # first argument of the passes' modules
+    weight: float  # share of this micro-batch in the step's mean: number of images, or of trained tokens
     seed: int  # for everything random in this micro-batch
-    samples: tuple[str, ...] = ()  # what it is made of, for the report of a loss that is no number
+    samples: tuple[str, ...] = ()  # ids of its samples, for the report of a non-finite loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassOutput:
-    """What a pass's module returns: sums over the micro-batch, so that micro-batches and workers can be added up."""
+    """What a pass's module returns: sums over the micro-batch, to be added up over micro-batches and workers."""
 
     loss_sum: torch.Tensor  # scalar, divided by the weight of the step's micro-batches
     metrics: dict[str, "Sum"] = field(default_factory=dict)
 
 
 class Sum(NamedTuple):
-    """A metric's sum over a micro-batch and what to divide it by once all are added up; scalars."""
+    """A metric's sum over a micro-batch and its divisor, which is summed up too; scalars."""
 
     value: torch.Tensor
     weight: torch.Tensor | float
@@ -38,31 +38,31 @@ class Pass:
     """One backward pass and optimizer step over the micro-batches; an adversarial model has two in each step."""
 
     name: str
-    module: nn.Module  # called as module(data, generator, step) -> PassOutput; holds just the parameters it trains
+    module: nn.Module  # called as module(data, generator, step) -> PassOutput; holds only the parameters it trains
     groups: list[dict[str, Any]]  # torch parameter groups; "lr" is the peak learning rate
-    first_step: int = 0  # the pass is left out before this step
+    first_step: int = 0  # the pass is skipped before this step
 
 
 class TrainingProgram(Protocol):
-    """A model with its data, built inside a worker."""
+    """A model with its training data, built inside a worker."""
 
     @property
     def passes(self) -> tuple[Pass, ...]: ...
 
     @property
     def weights(self) -> Mapping[str, nn.Module]:
-        """The modules whose state makes a checkpoint, by name; frozen parts that come from elsewhere stay out."""
+        """The modules whose state is saved in a checkpoint, by name; without frozen parts loaded from elsewhere."""
 
-    def micro(self, step: int, index: int) -> Micro:
-        """`step` counts steps of data: those of the optimizer and all that were skipped before."""
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        """Micro-batch `index` of a data step: data steps count optimizer steps and all skipped steps before them."""
 
 
-Task = TypeVar("Task")  # a frozen dataclass that crosses to the training workers
+Task = TypeVar("Task")  # a frozen dataclass that is sent to the training workers
 ProgramClass = Callable[[Task, torch.device], TrainingProgram]  # at module level, so that workers can import it
 
 
-def micro_seed(seed: int, step: int, index: int) -> int:
-    """A 63-bit seed that depends on the run's seed and the place in the data alone (SplitMix64 finalizer)."""
+def micro_batch_seed(seed: int, step: int, index: int) -> int:
+    """A 63-bit seed that depends only on the run's seed and the position in the data (SplitMix64 finalizer)."""
     value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

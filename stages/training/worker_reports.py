@@ -1,20 +1,22 @@
-"""Carries metrics from training workers to the stage's driver, and the stop request the other way.
+"""Carries metrics from training workers to the stage's driver, and the stop request from the driver to the workers.
 
-An actor of its own process: this file imports nothing heavy, so that the process starts in no time.
+It runs as a Ray actor in a process of its own: this file imports nothing heavy, so that the process starts quickly.
 """
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mail:
-    steps: list[tuple[int, dict[str, float]]]  # since the last look
-    processes: dict[int, tuple[str, int]]  # rank -> node id, process id
-    error: Exception | None  # that a worker raised on purpose
+class Report:
+    """What the workers sent since the driver's previous poll."""
+
+    steps: list[tuple[int, dict[str, float]]]  # step, metrics
+    processes: dict[int, tuple[str, int]]  # rank -> node id, process id; all known so far
+    error: Exception | None  # the first that a worker raised on purpose
 
 
-class Mailbox:
-    """Holds nothing that may not be lost."""
+class WorkerReports:
+    """The mailbox between workers and driver. Losing it loses no work: checkpoints are in the store."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, dict[str, float]]] = []
@@ -23,7 +25,7 @@ class Mailbox:
         self._stop = False
 
     def send(self, steps: list[tuple[int, dict[str, float]]]) -> bool:
-        """From the first worker: what happened since the last time. Gives whether to stop."""
+        """Called by rank 0: add finished steps. Returns whether the workers should stop."""
         self._steps.extend(steps)
         return self._stop
 
@@ -33,8 +35,8 @@ class Mailbox:
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
 
-    def collect(self, stop: bool) -> Mail:
-        """From the driver: take what has come in."""
+    def collect(self, stop: bool) -> Report:
+        """Called by the driver: take what has arrived, and pass the stop request on to the workers."""
         self._stop = self._stop or stop
         steps, self._steps = self._steps, []
-        return Mail(steps=steps, processes=dict(self._processes), error=self._error)
+        return Report(steps=steps, processes=dict(self._processes), error=self._error)

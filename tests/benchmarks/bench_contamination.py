@@ -1,7 +1,7 @@
-"""The search for evaluation pictures in synthetic training data with planted ones: time, memory, recall.
+"""The search for evaluation images in synthetic training data with planted ones: time, memory, recall.
 
 Run: python tests/benchmarks/bench_contamination.py [--training 1000000] [--evaluation 20000] [--distance 10]
-Analyses are written first, as curation writes them, 10,000 pictures in each; reading them is part of the time.
+Analyses are written first, as curation writes them, 10,000 images in each; reading them is part of the time.
 """
 
 import resource
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.curation.contamination import EvaluationPictures, EvaluationShard, find_contaminated
+from data_pipelines.curation.contamination import EvaluationImages, EvaluationShard, find_contaminated
 from data_pipelines.curation.judge import ANALYSIS_SCHEMA
 from tests.benchmarks.bench_duplicates import changed
 
@@ -41,11 +41,11 @@ def write_analysis(path: Path, first: int, hashes: np.ndarray, mirrored: np.ndar
 @click.option("--distance", default=10, show_default=True, help="Bits in which they differ.")
 def main(num_training: int, num_evaluation: int, planted: int, distance: int) -> None:
     rng = np.random.default_rng(0)
-    asked = rng.integers(0, 2**64, num_evaluation, dtype=np.uint64)
+    known = rng.integers(0, 2**64, num_evaluation, dtype=np.uint64)
     hashes, mirrored = rng.integers(0, 2**64, (2, num_training), dtype=np.uint64)
-    places = rng.choice(num_training, 2 * planted, replace=False)
-    hashes[places[:planted]] = changed(asked[:planted], distance, rng)
-    mirrored[places[planted:]] = changed(asked[planted : 2 * planted], distance, rng)
+    planted_rows = rng.choice(num_training, 2 * planted, replace=False)
+    hashes[planted_rows[:planted]] = changed(known[:planted], distance, rng)
+    mirrored[planted_rows[planted:]] = changed(known[planted : 2 * planted], distance, rng)
     with tempfile.TemporaryDirectory() as folder:
         analyses = {}
         for first in range(0, num_training, ROWS_PER_SHARD):
@@ -54,26 +54,26 @@ def main(num_training: int, num_evaluation: int, planted: int, distance: int) ->
             write_analysis(path, first, hashes[part], mirrored[part])
             analyses[path.stem] = path
         shard = EvaluationShard(records=Path(folder) / "records.parquet", analysis=Path(folder) / "analysis.parquet")
-        write_analysis(shard.analysis, 0, asked, asked)
+        write_analysis(shard.analysis, 0, known, known)
         names = [f"bench/{number}" for number in range(num_evaluation)]
         records = {"source": ["bench"] * num_evaluation, "sample_id": names, "external_id": names}
         records |= {"images": [[name] for name in names], "reject": pa.nulls(num_evaluation, pa.string())}
         pq.write_table(pa.table(records), shard.records)
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
-        evaluation = EvaluationPictures([shard])
+        evaluation = EvaluationImages([shard])
         read_s = time.perf_counter() - began_s
         verdicts = find_contaminated(analyses, evaluation, CurationConfig(anchors=((64, 64),), phash_distance=distance))
         taken_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     found = {int(name[1:]) + verdict.row for name, rows in verdicts.items() for verdict in rows}
-    recall = len(found & set(places.tolist())) / (2 * planted)
+    recall = len(found & set(planted_rows.tolist())) / (2 * planted)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     click.echo(
-        f"{num_training:,} training and {num_evaluation:,} evaluation pictures, {2 * planted:,} planted, one core: "
+        f"{num_training:,} training and {num_evaluation:,} evaluation images, {2 * planted:,} planted, one core: "
         f"{taken_s:.1f} s ({cpu_s:.1f} s of CPU, {read_s:.1f} s to read the sets)   peak {peak} MB   "
         f"recall {recall:.4f}"
     )
     if recall < 1:
-        raise SystemExit(f"{round(2 * planted * (1 - recall))} planted pictures were missed")
+        raise SystemExit(f"{round(2 * planted * (1 - recall))} planted images were missed")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Curation next to a plain PIL decode loop over the same files: images per second of one core, and of two processes.
 
 Run: python tests/benchmarks/bench_curation.py [--images 300] [--side 512] [--photos TAR]
-Curation is all of it from ingested records on: verdict, checks, hashes, scores, tar of the original bytes, ledger and
-thumbnails; in the last row pictures are also stored smaller, as JPEG. The decode loop only opens each file and makes it
-RGB. All rows are measured in this one run, in turns; a process has one thread, as in a worker of Ray's with one CPU.
+Curation includes all steps from ingested records on: verdict, checks, hashes, scores, tar of the original bytes, ledger
+and thumbnails; in the last row images are also resized, as JPEG. The decode loop only opens each file and converts it
+to RGB. All rows are measured in one run, in turns; a process has one thread, as in a Ray worker with one CPU.
 """
 
 import io
@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from turns import print_rates, seconds_in_turns
 
-from data_pipelines.captions.languages import language_of
-from data_pipelines.curation.config import CurationConfig, emitting, judging, measuring, storing
+from data_pipelines.captions.languages import detect_language
+from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config, judge_config, stored_size
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -88,8 +88,8 @@ def write_records(folder: Path, files: list[bytes]) -> Path:
         caption = " ".join(rng.choice(WORDS, 12)) + f" {number}"
         turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": caption}]
         lines[number % 2].append(json.dumps({"id": name, "images": [name], "conversations": turns}))
-    for half, some in lines.items():
-        (folder / f"{half}.jsonl").write_text("\n".join(some))
+    for half, half_lines in lines.items():
+        (folder / f"{half}.jsonl").write_text("\n".join(half_lines))
     config = IngestConfig(source="benchmark")
     images = open_images([folder / "raw"], max_bytes=1 << 26, max_unpacked_bytes=1 << 30)
     for shard in plan_ingest(config, [folder / "0.jsonl", folder / "1.jsonl"]):
@@ -104,20 +104,20 @@ def decode(files: list[bytes]) -> None:
 
 
 def measure(records: Path, name: str, work: Path, config: CurationConfig) -> None:
-    language_of.cache_clear()  # captions of a real shard are new ones
-    measure_shard(records, name, work, measuring(config))
+    detect_language.cache_clear()  # captions of a real shard are new ones
+    measure_shard(records, name, work, decode_limits(config))
 
 
 def analyse(records: Path, work: Path, name: str, config: CurationConfig) -> None:
-    language_of.cache_clear()
-    measure_shard(records, name, work, measuring(config), stored=storing(config))
-    judge_shard(records, work, name, work, judging(config))
+    detect_language.cache_clear()
+    measure_shard(records, name, work, decode_limits(config), stored=stored_size(config))
+    judge_shard(records, work, name, work, judge_config(config))
 
 
 def curate(
     records: Path, names: list[str], work: Path, config: CurationConfig, workers: ProcessPoolExecutor | None
 ) -> None:
-    """All steps; the two that look at pictures go to the workers, shard by shard."""
+    """All steps; the two that read images run on the workers, shard by shard."""
     run = workers.map if workers else map
     list(run(analyse, [records] * len(names), [work] * len(names), names, [config] * len(names)))
     copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
@@ -125,23 +125,25 @@ def curate(
     write_dataset(work, "benchmark", {name: work / "ledger" / f"{name}.parquet" for name in names}, config)
 
 
-def _emit(work: tuple) -> None:  # type: ignore[type-arg] # what `emit_shard` takes, in its order
+def _emit(work: tuple) -> None:  # type: ignore[type-arg] # the arguments of `emit_shard`, in its order
     records, folder, name, config, copies = work
-    smaller = folder if storing(config) else None
-    emit_shard(records, folder, name, folder, emitting(config), copies=copies, smaller=smaller)
+    resized = folder if stored_size(config) else None
+    emit_shard(records, folder, name, folder, emit_config(config), copies=copies, resized=resized)
 
 
 @click.command(help=__doc__)
-@click.option("--images", default=400, help="How many pictures.")
-@click.option("--side", default=512, help="Longer side of drawn pictures, in pixels.")
-@click.option("--photos", type=click.Path(path_type=Path, exists=True), multiple=True, help="Tars of pictures instead.")
-@click.option("--stored", default=256, help="Longer side of pictures that are stored smaller, in pixels.")
+@click.option("--images", default=400, help="How many images.")
+@click.option("--side", default=512, help="Longer side of drawn images, in pixels.")
+@click.option(
+    "--photos", type=click.Path(path_type=Path, exists=True), multiple=True, help="Tars of images to use instead."
+)
+@click.option("--stored", default=256, help="Longer side of images that are stored resized, in pixels.")
 @click.option("--repeats", default=3, help="Rounds; the median counts.")
 def main(images: int, side: int, photos: Sequence[Path], stored: int, repeats: int) -> None:
     files = photo_files(photos, images) if photos else drawn_jpegs(images, side)
     anchors = tuple((height * stored // 512, width * stored // 512) for height, width in ANCHORS)
     config = CurationConfig(anchors=anchors, duplicate_scope="image")
-    smaller = replace(config, max_stored_side=stored)
+    resizing = replace(config, max_stored_side=stored)
     torch.set_num_threads(1)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -152,15 +154,15 @@ def main(images: int, side: int, photos: Sequence[Path], stored: int, repeats: i
         output = Path(folder) / "output"
         measures = {
             "PIL decode loop, 1 process": lambda: decode(files),
-            "measuring alone, 1 process": lambda: [measure(records, name, output, config) for name in names],
+            "measuring only, 1 process": lambda: [measure(records, name, output, config) for name in names],
             "curation, 1 process": lambda: curate(records, names, output, config, None),
             "curation, 2 processes": lambda: curate(records, names, output, config, workers),
-            "and stored smaller, 1 process": lambda: curate(records, names, output, smaller, None),
+            "curation with resizing, 1 process": lambda: curate(records, names, output, resizing, None),
         }
         seconds = seconds_in_turns(measures, repeats, lambda: shutil.rmtree(output, ignore_errors=True))
     size = sum(map(len, files)) / len(files) / 1024
     print_rates(
-        f"{len(files)} pictures of {size:.0f} KB on average",
+        f"{len(files)} images of {size:.0f} KB on average",
         dict.fromkeys(seconds, len(files)),
         seconds,
         "images/s",

@@ -1,7 +1,7 @@
 """The search for copies among synthetic hashes with planted near copies and mirror images: time, memory, recall.
 
 Run: python tests/benchmarks/bench_duplicates.py [--hashes 1000000] [--planted 1000] [--distance 10]
-Every planted pair must be found, also those whose differences lie in the worst way for the search.
+Every planted pair must be found, also those whose differing bits are distributed worst for the search.
 """
 
 import resource
@@ -16,10 +16,10 @@ from data_pipelines.duplicates.near_hashes import Hashes, near_pairs, near_pairs
 def changed(hashes: Hashes, distance: int, rng: np.random.Generator) -> Hashes:
     """The hashes with up to `distance` bits flipped in each, evenly over their four parts for the first half."""
     found = hashes.copy()
-    for place in range(len(found)):
+    for index in range(len(found)):
         spread = [16 * (bit % 4) + int(rng.integers(16)) for bit in range(distance)]
-        chosen = set(spread) if place < len(found) // 2 else set(rng.choice(64, distance, replace=False).tolist())
-        found[place] ^= np.uint64(sum(1 << bit for bit in chosen))
+        chosen = set(spread) if index < len(found) // 2 else set(rng.choice(64, distance, replace=False).tolist())
+        found[index] ^= np.uint64(sum(1 << bit for bit in chosen))
     return found
 
 
@@ -30,13 +30,13 @@ def changed(hashes: Hashes, distance: int, rng: np.random.Generator) -> Hashes:
 def main(num_hashes: int, planted: int, distance: int) -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)
-    mirrored = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)  # as far from the hashes as chance wants
+    mirrored = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)  # unrelated to the hashes
     copies = changed(hashes[:planted], distance, rng)
     hashes[-planted:] = copies
     mirrored[-planted:] = changed(hashes[planted : 2 * planted], distance, rng)
     wanted = {
-        "near copies": {(place, num_hashes - planted + place) for place in range(planted)},
-        "mirror images": {(planted + place, num_hashes - planted + place) for place in range(planted)},
+        "near copies": {(index, num_hashes - planted + index) for index in range(planted)},
+        "mirror images": {(planted + index, num_hashes - planted + index) for index in range(planted)},
     }
     searches = {
         "near copies": near_pairs(hashes, distance),

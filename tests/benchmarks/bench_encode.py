@@ -1,8 +1,8 @@
-"""Encoding of pictures next to a plain statement of the published loop: equal codes, images per second.
+"""Compares encoding of images with a plain version of the published loop: equal codes, images per second.
 
 Run: python tests/benchmarks/bench_encode.py [--size 256] [--batches 1,8,16] [--device cpu] [--published] [--compile]
-The plain loop is what the published code does: the tower sees the whole batch as one sequence under a dense mask, all
-distances to a third of the code book are held at once, and the effective code book is made anew in each call.
+The plain loop does what the published code does: the tower reads the whole batch as one sequence with a dense mask, all
+distances to a third of the codebook exist at once, and the effective codebook is computed again in each call.
 Default widths are those of the baseline in the facts (section 9); `--published` takes all 1.3 billion parameters.
 """
 
@@ -40,11 +40,11 @@ from models.dualvitok.vision_tower import (
     rotate,
 )
 
-PUBLISHED_BLOCK = 32_768  # codes whose distances the published search holds at once
+PUBLISHED_BLOCK = 32_768  # codes whose distances exist at once in the published search
 
 
 def reduced_config() -> DualViTokConfig:
-    """The baseline's sizes: a tower of 4 layers of 320 channels, convolutions of 32, full code books."""
+    """The baseline's sizes: a tower of 4 layers of 320 channels, convolutions of 32, full codebooks."""
     blocks = BlocksConfig(width=320, num_heads=16, depth=4)
     return DualViTokConfig(
         vision=VisionConfig(depth=4, width=320, num_heads=4),
@@ -112,7 +112,7 @@ def plain_pixels(encoder: PixelEncoder, images: Tensor) -> Tensor:
 
 
 def plain_nearest(quantizer: SimVQ, latents: Tensor) -> Tensor:
-    """`torch.cdist` to blocks of the code book, made anew; the least of each block, then the least of all."""
+    """`torch.cdist` to blocks of the recomputed codebook; the minimum of each block, then the minimum of all."""
     batch, width, rows, columns = latents.shape
     flat = latents.permute(0, 2, 3, 1).reshape(-1, width)
     codebook = quantizer.code_transform(quantizer.frozen_codebook)
@@ -124,7 +124,7 @@ def plain_nearest(quantizer: SimVQ, latents: Tensor) -> Tensor:
 
 
 def plain_encode(model: DualViTok, images: Tensor) -> Codes:
-    """Codes the published way."""
+    """Codes as computed by the published code."""
     encoder = model.semantic_encoder
     grid = semantic_grid(images.shape[2], images.shape[3])
     x = semantic_target(plain_tower(encoder.model, images))
@@ -152,8 +152,8 @@ def share_of_equal_codes(found: Codes, expected: Codes) -> str:
     return f"semantic {shares[0]:.4%}, pixel {shares[1]:.4%}"
 
 
-def finished(device: str, encode: Callable[[Tensor], Codes], images: Tensor) -> Codes:
-    """Codes, once the device has really computed them."""
+def synchronized(device: str, encode: Callable[[Tensor], Codes], images: Tensor) -> Codes:
+    """Codes, after the device has finished computing them."""
     found = encode(images)
     if device != "cpu":
         torch.cuda.synchronize()
@@ -161,7 +161,7 @@ def finished(device: str, encode: Callable[[Tensor], Codes], images: Tensor) -> 
 
 
 @click.command()
-@click.option("--size", default=256, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
 @click.option("--batches", default="1,8,16", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--published", is_flag=True, help="All 1.3 billion parameters instead of the reduced widths.")
@@ -169,7 +169,7 @@ def finished(device: str, encode: Callable[[Tensor], Codes], images: Tensor) -> 
 @click.option("--threads", default=1, show_default=True, help="On a CPU.")
 @click.option("--compile", "compiled", is_flag=True, help="Also with torch.compile, which takes minutes at first.")
 def main(size: int, batches: str, device: str, published: bool, repeats: int, threads: int, compiled: bool) -> None:
-    """Print the table."""
+    """Print images per second and the share of equal codes."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     sizes = [int(number) for number in batches.split(",")]
@@ -178,8 +178,8 @@ def main(size: int, batches: str, device: str, published: bool, repeats: int, th
     half = DualViTok(model.config).eval().to(device=device)
     half.load_state_dict(model.state_dict())
     half = half.to(torch.bfloat16)
-    faster = deepcopy(model)
-    faster.compile_encoders()
+    compiled_model = deepcopy(model)
+    compiled_model.compile_encoders()
     with torch.inference_mode():
         for batch in sizes:
             images = formula_images(size, size, range(batch)).to(device)
@@ -189,8 +189,8 @@ def main(size: int, batches: str, device: str, published: bool, repeats: int, th
                 f"here, bf16, batch {batch}": lambda images: half.encode(images.bfloat16()),
             }
             if compiled:
-                runs[f"here, fp32, compiled, batch {batch}"] = faster.encode
-            measures = {name: partial(finished, device, encode, images) for name, encode in runs.items()}
+                runs[f"here, fp32, compiled, batch {batch}"] = compiled_model.encode
+            measures = {name: partial(synchronized, device, encode, images) for name, encode in runs.items()}
             seconds = seconds_in_turns(measures, repeats)
             base = next(iter(runs))
             print_rates(f"{size}x{size}, {device}", dict.fromkeys(runs, float(batch)), seconds, "images/s", base)

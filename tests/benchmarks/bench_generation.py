@@ -1,8 +1,8 @@
-"""Drawing pictures, batch 1 and 8, next to a plain loop that keeps no cache: tokens per second.
+"""Compares generating images, batch 1 and 8, with a plain loop without a cache: tokens per second.
 
 Run: python tests/benchmarks/bench_generation.py [--side 128] [--device cpu]
-Each prompt asks for one picture with guidance 2. The plain loop runs the whole sequence and its unconditional companion
-again for every token of one prompt. A greedy draw shows that both give the same tokens.
+Each prompt requests one image with guidance 2. The plain loop computes the whole sequence and its unconditional
+companion again for every token of one prompt. Greedy sampling shows that both give the same tokens.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from models.mllm.config import MllmConfig, SamplingConfig, TextModelConfig, Toke
 from models.mllm.generation import Generator, Prompt
 from models.mllm.grammar import RowState, Rules
 from models.mllm.model import UnifiedMllm
-from models.mllm.sampling import guided
+from models.mllm.sampling import apply_guidance
 from models.mllm.vocabulary import Ids
 
 TEXT_IDS, END = 2000, 3
@@ -49,7 +49,7 @@ def plain_loop(model: UnifiedMllm, rules: Rules, prompt: Prompt, config: Samplin
     """The best allowed token of the guided scores, with everything recomputed for each."""
     state = RowState(
         rules=rules,
-        room=config.max_new_tokens,
+        tokens_left=config.max_new_tokens,
         images_left=1,
         force_image=True,
         stop_after_image=True,
@@ -67,7 +67,7 @@ def plain_loop(model: UnifiedMllm, rules: Rules, prompt: Prompt, config: Samplin
                 last_scores(model, np.concatenate([ids, answer])) for ids in (prompt.ids, prompt.unconditional.ids)
             ]
             allowed = state.allowed().ids
-            mixed = guided(*scores, config.guidance)[0, allowed.start : allowed.stop]
+            mixed = apply_guidance(*scores, config.guidance)[0, allowed.start : allowed.stop]
             state.accept(allowed.start + int(mixed.argmax()))
 
 
@@ -80,7 +80,7 @@ def last_scores(model: UnifiedMllm, ids: Ids) -> torch.Tensor:
 
 
 @click.command()
-@click.option("--side", default=128, show_default=True, help="Of the pictures, in pixels; 16 px for one pixel code.")
+@click.option("--side", default=128, show_default=True, help="Of the images, in pixels; 16 px for one pixel code.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(side: int, device: str, repeats: int) -> None:
@@ -110,7 +110,7 @@ def main(side: int, device: str, repeats: int) -> None:
     }
     seconds = seconds_in_turns(runs, repeats)
     amounts = dict(zip(runs, (float(length), float(length), 8.0 * length), strict=True))
-    title = f"pictures of {side}x{side}, {length} tokens each, guidance {config.guidance}, {device}"
+    title = f"images of {side}x{side}, {length} tokens each, guidance {config.guidance}, {device}"
     print_rates(title, amounts, seconds, "tokens/s", next(iter(runs)))
     click.echo(f"  greedy tokens equal to the plain loop's: {(plain == cached).mean():.2%}")
 

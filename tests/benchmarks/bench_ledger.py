@@ -29,8 +29,8 @@ LOOK_UPS = {"audit": "audit_dataset(folder).whole.total", "diff": "sum(diff_data
 PROGRAM = """
 import resource, sys, time
 from pathlib import Path
-from data_pipelines.audit import audit_dataset
-from data_pipelines.dataset_diff import Side, diff_datasets
+from data_pipelines.audit.summary import audit_dataset
+from data_pipelines.audit.diff import Side, diff_datasets
 folder = Path(sys.argv[1]); side = Side(folder=folder)
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started, busy = time.perf_counter(), time.process_time()

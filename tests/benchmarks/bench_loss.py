@@ -1,7 +1,7 @@
-"""The loss over the whole vocabulary in chunks, next to full scores: peak memory and time of one forward and backward.
+"""Compares the loss in chunks with that over full scores: peak memory and time of one forward and backward pass.
 
 Run: python tests/benchmarks/bench_loss.py [--tokens 4096] [--vocabulary 283047] [--width 256] [--device cpu]
-Each side runs in a process of its own, so that its peak is its own; they take turns.
+Each variant runs in a process of its own, so that its peak is its own; the variants take turns.
 """
 
 import json
@@ -23,7 +23,7 @@ CHUNK_BYTES = 256 * 2**20  # the default of the model's configuration
 
 
 class PeakMemory:
-    """The most memory that this process held while the block ran, above what it held before."""
+    """The peak memory of this process during the block, above its memory before."""
 
     def __init__(self, device: str) -> None:
         self._device, self._process = device, psutil.Process()
@@ -87,7 +87,7 @@ def measure(kind: str, tokens: int, vocabulary: int, width: int, device: str) ->
 @click.option("--width", default=256, show_default=True, help="Of the hidden state; published 2048.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--only", type=click.Choice(["full", "chunked"]), help="One side in this process; prints JSON.")
+@click.option("--only", type=click.Choice(["full", "chunked"]), help="Run one variant in this process; prints JSON.")
 def main(tokens: int, vocabulary: int, width: int, device: str, repeats: int, only: str | None) -> None:
     """Print the table."""
     if only:

@@ -1,7 +1,7 @@
-"""Training steps on packed rows next to rows padded to the longest of them: real tokens per second.
+"""Training steps on packed rows compared with rows padded to the longest sample: real tokens per second.
 
 Run: python tests/benchmarks/bench_packing.py [--samples 48] [--row-tokens 512] [--device cpu]
-The samples have the lengths of the emoji recipe: questions about a picture, pictures drawn from a caption, edits, and
+The samples have the lengths of the emoji recipe: questions about an image, images drawn from a caption, edits, and
 text alone. Both sides train on the same tokens, and their losses must agree.
 """
 
@@ -28,7 +28,7 @@ TEXT_IDS = 2000
 
 
 def make_model(device: str) -> UnifiedMllm:
-    """The language model of the emoji recipe; features come from elsewhere, so no encoder is timed."""
+    """The language model of the emoji recipe; features are given, so no encoder is timed."""
     config = MllmConfig(
         text=TextModelConfig(
             hidden_size=128,
@@ -48,7 +48,7 @@ def make_model(device: str) -> UnifiedMllm:
 
 
 class Mixture:
-    """Samples of four kinds in equal shares, with the features of their input pictures."""
+    """Samples of four kinds in equal shares, with the features of their input images."""
 
     def __init__(self, model: UnifiedMllm, count: int) -> None:
         rng = np.random.default_rng(0)
@@ -65,14 +65,14 @@ class Mixture:
 
     def _add(self, grids: tuple[Size, Size], *, has_input: bool, has_target: bool) -> None:
         vocabulary, widths = self.model.vocabulary, self.model.config.vision
-        asked = self.rng.integers(0, TEXT_IDS, self.rng.integers(10, 30))
-        said = self.rng.integers(0, TEXT_IDS, self.rng.integers(10, 60))
+        question = self.rng.integers(0, TEXT_IDS, self.rng.integers(10, 30))
+        answer = self.rng.integers(0, TEXT_IDS, self.rng.integers(10, 60))
         if has_target:
             codes = (self.rng.integers(0, 256, grids[0]), self.rng.integers(0, 512, grids[1]))
-            said = vocabulary.block_ids(*codes)
+            answer = vocabulary.block_ids(*codes)
         block = vocabulary.feature_block_ids(*grids) if has_input else np.zeros(0, dtype=np.int64)
-        ids = np.concatenate([block, asked, said])
-        labels = np.where(np.arange(len(ids)) < len(block) + len(asked), IGNORED_LABEL, ids)
+        ids = np.concatenate([block, question, answer])
+        labels = np.where(np.arange(len(ids)) < len(block) + len(question), IGNORED_LABEL, ids)
         self.samples.append(PackedSample(ids=ids, labels=labels, images=()))
         (sy, sx), (py, px) = grids
         feature = ImageFeatures(
@@ -99,7 +99,7 @@ class Mixture:
 
 
 def train(model: UnifiedMllm, batches: Sequence[PackedBatch]) -> float:
-    """Gradients of all batches; the summed loss."""
+    """Compute the gradients of all batches; returns the summed loss."""
     model.zero_grad()
     total = 0.0
     for batch in batches:
@@ -138,8 +138,8 @@ def main(count: int, row_tokens: int, device: str, repeats: int) -> None:
         base,
     )
     for name, batches in runs.items():
-        places = sum(batch.ids_BT.numel() for batch in batches)
-        click.echo(f"  {name}: {lengths.sum() / places:.0%} of {places:,} places are real, loss {losses[name]:.3f}")
+        slots = sum(batch.ids_BT.numel() for batch in batches)
+        click.echo(f"  {name}: {lengths.sum() / slots:.0%} of {slots:,} token slots are real, loss {losses[name]:.3f}")
 
 
 if __name__ == "__main__":

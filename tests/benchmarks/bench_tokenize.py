@@ -2,8 +2,8 @@
 
 Run: python tests/benchmarks/bench_tokenize.py [--model small] [--device cpu] [--images 192] [--batch 16] [--repeats 5]
 Images of three aspect ratios come in mixed order, as they do in a shard. "read and encode" is a whole shard, from the
-tar to the token shard; "encode" is the network alone. All rows are measured in turns in this one run; medians are
-shown. The random weights of `--model published` have the size of the released tokenizer (1.3 billion parameters).
+tar to the token shard; "encode" is the network alone. All rows are measured in turns in one run; medians are shown. The
+random weights of `--model published` have the size of the released tokenizer (1.3 billion parameters).
 """
 
 import statistics
@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 
-from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -28,7 +28,7 @@ from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes.config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes.world import generate_world
 from data_pipelines.tokens.token_shards import TokenizerIdentity
-from data_pipelines.tokens.tokenize import encode_pictures, samples_to_tokenize, tokenize_shard
+from data_pipelines.tokens.tokenize import encode_images, samples_to_tokenize, tokenize_shard
 from models.dualvitok.config import (
     BlocksConfig,
     ConvolutionsConfig,
@@ -70,25 +70,30 @@ def make_dataset(folder: Path, num_images: int, anchors: tuple[tuple[int, int], 
         spoilt=SpoiltShares(exact_duplicates=0.0, near_duplicates=0.0, broken_files=0.0, bad_captions=0.0),
     )
     generate_world(folder / "raw", world)
-    reading = IngestConfig(source="shapes")
-    curating = CurationConfig(anchors=anchors, min_side=32, min_sharpness=0.0, near_duplicates=False)
-    shards = plan_ingest(reading, [folder / "raw" / "annotations"])
+    ingest = IngestConfig(source="shapes")
+    curation = CurationConfig(anchors=anchors, min_side=32, min_sharpness=0.0, near_duplicates=False)
+    shards = plan_ingest(ingest, [folder / "raw" / "annotations"])
     images = open_images(sorted((folder / "raw" / "images").iterdir()), max_bytes=1 << 26, max_unpacked_bytes=1 << 32)
     for shard in shards:
-        ingest_shard(shard, folder / "records", reading, images=images)
-        measure_shard(folder / "records", shard.name, folder / "analysis", measuring(curating))
-        judge_shard(folder / "records", folder / "analysis", shard.name, folder / "analysis", curating)
+        ingest_shard(shard, folder / "records", ingest, images=images)
+        measure_shard(folder / "records", shard.name, folder / "analysis", decode_limits(curation))
+        judge_shard(folder / "records", folder / "analysis", shard.name, folder / "analysis", curation)
     names = [shard.name for shard in shards]
-    copies = find_duplicates({name: folder / "analysis" / "analysis" / f"{name}.parquet" for name in names}, curating)
+    copies = find_duplicates({name: folder / "analysis" / "analysis" / f"{name}.parquet" for name in names}, curation)
     for name in names:
         emit_shard(
-            folder / "records", folder / "analysis", name, folder / "dataset", emitting(curating), copies=copies[name]
+            folder / "records",
+            folder / "analysis",
+            name,
+            folder / "dataset",
+            emit_config(curation),
+            copies=copies[name],
         )
     write_dataset(
         folder / "dataset",
         "benchmark",
         {name: folder / "dataset" / "ledger" / f"{name}.parquet" for name in names},
-        curating,
+        curation,
     )
     return CuratedDataset(folder / "dataset")
 
@@ -127,12 +132,12 @@ def encode_measure(
 ) -> Callable[[], int]:
     rng = np.random.default_rng(0)
     per_anchor = max(1, num_images // len(anchors) // batch) * batch
-    pictures = [rng.integers(0, 256, (per_anchor, *anchor, 3), dtype=np.uint8) for anchor in anchors]
+    images = [rng.integers(0, 256, (per_anchor, *anchor, 3), dtype=np.uint8) for anchor in anchors]
 
     def measure() -> int:
-        for of_anchor in pictures:
+        for anchor_images in images:
             for first in range(0, per_anchor, batch):
-                encode_pictures(model, of_anchor[first : first + batch]).pixel_BYX.cpu()
+                encode_images(model, anchor_images[first : first + batch]).pixel_BYX.cpu()
         return per_anchor * len(anchors)
 
     return measure
@@ -170,9 +175,9 @@ def main(size: str, device: str, num_images: int, batch: int, repeats: int, thre
         dataset = make_dataset(Path(name), num_images, anchors)
         rates = images_per_s(
             {
-                f"{what}, {label}": measure
+                f"{work}, {label}": measure
                 for label, count in (("batches of one anchor", batch), ("one image at a time", 1))
-                for what, measure in (
+                for work, measure in (
                     ("encode", encode_measure(model, num_images, count, anchors)),
                     ("read and encode", shard_measure(dataset, model, count, Path(name))),
                 )

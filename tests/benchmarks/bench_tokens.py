@@ -1,7 +1,7 @@
-"""Token shards next to JSON lines of nested lists: bytes per image, and images per CPU-second up to ready ids.
+"""Token shards compared with JSON lines of nested lists: bytes per image, and images per CPU-second up to token ids.
 
 Run: python tests/benchmarks/bench_tokens.py [--images 2000] [--size 256]
-All rows are measured in this one run, on one thread. "published" is the way of the published code: JSON lines, codes
+All rows are measured in this one run, on one thread. "published" works like the published code: JSON lines, codes
 rendered to token text, text tokenized with all added tokens.
 """
 

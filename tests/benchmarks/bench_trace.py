@@ -1,8 +1,8 @@
-"""The two halves of a trace at scale: pictures looked for in ledgers, and samples looked up in the order of a training.
+"""The two halves of a trace at scale: searching ledgers for images, and looking up samples in a training order.
 
 Run: python tests/benchmarks/bench_trace.py [--samples 100000000] [--asked 1000000] [--rows 10000000] [--hashes 4312]
 The full size takes 4.1 GB below the temporary folder for the order and 2 GB for the ledgers. All data are random, and
-what is found is checked: every sample once in an epoch, every planted look-alike.
+results are checked: every sample is trained once in an epoch, every planted look-alike is found.
 """
 
 import resource
@@ -31,13 +31,13 @@ LEDGER_ROWS = 200_000  # of one shard
 
 
 @contextmanager
-def timed(what: str) -> Iterator[None]:
+def timed(label: str) -> Iterator[None]:
     began, began_cpu = time.perf_counter(), time.process_time()
     yield
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     cpu_s = time.process_time() - began_cpu
     click.echo(
-        f"  {time.perf_counter() - began:8.2f} s, {cpu_s:8.2f} s of CPU  {what} (peak {peak_gb:.1f} GB resident)"
+        f"  {time.perf_counter() - began:8.2f} s, {cpu_s:8.2f} s of CPU  {label} (peak {peak_gb:.1f} GB resident)"
     )
 
 
@@ -85,7 +85,7 @@ def bench_order(size: int, num_asked: int, dropout: float, share: float) -> None
         steps = int(size * mean * share / ROW_TOKENS / ROWS_PER_STEP)
         chosen = np.random.default_rng(1).choice(size, num_asked, replace=False)
         asked = np.array(index.parts[0].ids[np.sort(chosen)])
-        with timed(f"where each of the rows before step {steps:,} begins: a walk over the lengths, once per order"):
+        with timed(f"where each of the rows before step {steps:,} begins: one pass over the lengths per order"):
             order.position(steps)
         for turn in ("first", "second"):
             with timed(f"look-ups, {turn} time"):
@@ -96,16 +96,16 @@ def bench_order(size: int, num_asked: int, dropout: float, share: float) -> None
 
 
 def write_ledgers(folder: Path, num_rows: int, planted: npt.NDArray[np.uint64]) -> None:
-    """Ledgers of random pictures; those of `planted` are spread among them."""
+    """Write ledgers of random images, with those of `planted` spread among them."""
     rng = np.random.default_rng(2)
     (folder / "ledger").mkdir(parents=True)
     names = []
     for first in range(0, num_rows, LEDGER_ROWS):
         count = min(LEDGER_ROWS, num_rows - first)
         hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
-        at = np.arange(first, first + count) % (num_rows // len(planted)) == 0
-        numbers = np.flatnonzero(at) + first
-        hashes[at] = planted[np.minimum(numbers // (num_rows // len(planted)), len(planted) - 1)]
+        is_planted = np.arange(first, first + count) % (num_rows // len(planted)) == 0
+        numbers = np.flatnonzero(is_planted) + first
+        hashes[is_planted] = planted[np.minimum(numbers // (num_rows // len(planted)), len(planted) - 1)]
         digests = rng.bytes(64 * count).hex()
         texts = [digests[start : start + 64] for start in range(0, 128 * count, 64)]
         offsets = pa.array(np.arange(count + 1, dtype=np.int32))
@@ -125,7 +125,7 @@ def write_ledgers(folder: Path, num_rows: int, planted: npt.NDArray[np.uint64]) 
 
 
 def bench_ledgers(num_rows: int, num_hashes: int, near: int) -> None:
-    click.echo(f"ledgers: {num_hashes:,} pictures among {num_rows:,} rows, look-alikes up to {near} of 64 bits")
+    click.echo(f"ledgers: {num_hashes:,} images among {num_rows:,} rows, look-alikes up to {near} of 64 bits")
     rng = np.random.default_rng(3)
     asked = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)
     flips = np.array([sum(1 << int(bit) for bit in rng.choice(64, near, replace=False)) for _ in asked], np.uint64)
@@ -134,20 +134,20 @@ def bench_ledgers(num_rows: int, num_hashes: int, near: int) -> None:
         with timed("writing the ledgers, not part of a trace"):
             write_ledgers(folder, num_rows, asked ^ flips)
         digests = {rng.bytes(32).hex() for _ in asked}
-        questions = Questions(near=near, phashes={f"{n}.jpg": int(each) for n, each in enumerate(asked)})
+        questions = Questions(near=near, phashes={f"{n}.jpg": int(phash) for n, phash in enumerate(asked)})
         questions.digests |= digests
         with timed("all look-alikes, digests and copies of both"):
             found = find_everywhere({"dataset": folder}, questions)
     assert set(found.unanswered) == digests, "every planted look-alike is found"
-    click.echo(f"  {len(found.matches['dataset']):,} rows answer")
+    click.echo(f"  {len(found.matches['dataset']):,} rows match")
 
 
 @click.command()
-@click.option("--samples", default=100_000_000, show_default=True, help="0: leave this half out.")
+@click.option("--samples", default=100_000_000, show_default=True, help="0: skip this half.")
 @click.option("--asked", default=1_000_000, show_default=True)
 @click.option("--dropout", default=0.1, show_default=True)
 @click.option("--share", default=0.9, show_default=True, help="Of an epoch that was trained.")
-@click.option("--rows", default=10_000_000, show_default=True, help="0: leave this half out.")
+@click.option("--rows", default=10_000_000, show_default=True, help="0: skip this half.")
 @click.option("--hashes", default=4312, show_default=True)
 @click.option("--near", default=10, show_default=True)
 def main(samples: int, asked: int, dropout: float, share: float, rows: int, hashes: int, near: int) -> None:

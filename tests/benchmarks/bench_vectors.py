@@ -1,4 +1,4 @@
-"""The search for pictures of the same meaning next to comparing every pair, on synthetic embeddings in one run.
+"""The search for near embeddings compared with comparing every pair, on synthetic embeddings in one run.
 
 Run: python tests/benchmarks/bench_vectors.py [--samples 100000] [--width 512] [--distance 0.02]
 Embeddings scatter around topics and a direction that all share, as those of image encoders do, some of them twice.
@@ -15,19 +15,19 @@ from data_pipelines.duplicates.near_vectors import Integers, Vectors
 
 PER_TOPIC = 200
 SHARED = 0.5  # the mean of all cosines
-FALL = 0.6  # the k-th direction counts k to the power of minus this
+DECAY = 0.6  # the k-th direction is weighted by k to the power of minus this
 
 
 def embeddings(count: int, width: int) -> Vectors:
     rng = np.random.default_rng(0)
-    weights_D = np.arange(1, width + 1, dtype=np.float32) ** -FALL
+    weights_D = np.arange(1, width + 1, dtype=np.float32) ** -DECAY
     topics = rng.normal(size=(max(8, count // PER_TOPIC), width)).astype(np.float32)
     own = topics[rng.integers(len(topics), size=count)] + 0.8 * rng.standard_normal((count, width), dtype=np.float32)
     own *= weights_D
     own *= np.sqrt(1 - SHARED) / np.linalg.norm(own, axis=1, keepdims=True)
     own += np.sqrt(SHARED / width)
-    places = rng.permutation(count)[: count // 25]
-    copies, originals = places[: len(places) // 2], places[len(places) // 2 : 2 * (len(places) // 2)]
+    chosen = rng.permutation(count)[: count // 25]
+    copies, originals = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 : 2 * (len(chosen) // 2)]
     own[copies] = own[originals] + rng.normal(size=(len(copies), width)) * 0.1 / np.sqrt(width)
     return own[:, None].astype(np.float16)
 
@@ -39,8 +39,8 @@ def every_pair(vectors_NSD: Vectors, distance: float) -> Iterator[tuple[Integers
     for first, unit in enumerate(units):
         for second in range(first, len(units)):
             near = unit @ units[second].T > 1 - distance
-            ones, others = np.nonzero(np.triu(near, 1) if first == second else near)
-            yield ones + starts[first], others + starts[second]
+            left, right = np.nonzero(np.triu(near, 1) if first == second else near)
+            yield left + starts[first], right + starts[second]
 
 
 @click.command()
@@ -54,7 +54,7 @@ def main(samples: int, width: int, distance: float, plain: bool) -> None:
     counts = {}
     for name, search in {"by cells": near_vectors.near_pairs, **({"every pair": every_pair} if plain else {})}.items():
         began_s = time.perf_counter()
-        counts[name] = sum(len(ones) for ones, _ in search(vectors_NSD, distance))
+        counts[name] = sum(len(left) for left, _ in search(vectors_NSD, distance))
         click.echo(f"  {name:12} {time.perf_counter() - began_s:8.1f} s   {counts[name]:,} pairs")
     if len(set(counts.values())) > 1:
         raise SystemExit("the searches differ")

@@ -1,4 +1,4 @@
-"""A driver on a Ray cluster that is broken around it: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS`.
+"""A driver on a Ray cluster whose parts are killed: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS`.
 
 Makes squares shard by shard on two workers, then trains a toy model on 1 to WORKERS; continues the newest run if any.
 Prints the SHA-256 of every file made, as JSON. Steps of data that are named in ROOT/poison hold a NaN.

@@ -1,4 +1,4 @@
-"""A driver without Ray, to be broken: `python counting_driver.py ROOT` counts through checkpoints, then doubles.
+"""A driver without Ray, to be killed: `python counting_driver.py ROOT` counts through checkpoints, then doubles.
 
 Continues the newest run if there is one. Each piece of work leaves a line in ROOT/worked. Prints the SHA-256 of every
 file made, as JSON.
@@ -88,7 +88,7 @@ def plan_of(root: Path, workspace: Workspace) -> Plan:
 
 
 def open_workspace(root: Path) -> Workspace:
-    """Its store is the one of COUNTING_STORE, or lies in the folder."""
+    """A workspace whose store is that of COUNTING_STORE, or else in the folder."""
     store = os.environ.get("COUNTING_STORE")
     return Workspace.open(store, root=root / "illume", tracking_url="none", cluster=Cluster(LocalRay(cpus=1)))
 

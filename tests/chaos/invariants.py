@@ -1,4 +1,4 @@
-"""What must hold of a store and a database whatever happened to them before (issue names I1 to I9)."""
+"""Invariants of a store and a database that must hold after any failure (I1 to I9)."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,13 +9,14 @@ import psutil
 from sqlalchemy import select
 
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.attempt_id import AttemptId
 from orchestrator.history import lease_owners as owners
 from orchestrator.history import schema
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan import Plan
-from orchestrator.store.layout import ARTIFACTS, checkpoint_steps, stored_fingerprints
+from orchestrator.store.layout import ARTIFACTS, checkpoint_steps, stored_keys
 from orchestrator.workspace import Workspace
 
 TABLES = (schema.runs, schema.stages, schema.attempts, schema.events)
@@ -38,13 +39,13 @@ def decisions(root: Path) -> dict[str, bytes]:
 
 
 def check_decisions_kept(before: dict[str, bytes], after: dict[str, bytes]) -> None:
-    """I2: what was decided is still there, byte by byte."""
+    """I2: every decided record still exists, byte for byte."""
     changed = [key for key, data in before.items() if after.get(key) != data]
     assert changed == [], f"decided records changed or vanished: {changed}"
 
 
 def check(root: Path, workspace: Workspace, plan: Callable[[], Plan], *, abandoned: bool = False) -> None:
-    """All that can be seen after a run has ended. Reads every byte and rebuilds the index.
+    """Check everything that can be checked after a run has ended. Reads every byte and rebuilds the index.
 
     `abandoned`: some runs may have lost their driver with nobody going on with them. Their attempts may be open, and
     leases of a dead owner may wait to run out; without it neither is allowed.
@@ -58,29 +59,28 @@ def check(root: Path, workspace: Workspace, plan: Callable[[], Plan], *, abandon
 
 
 def _check_artifacts(workspace: Workspace) -> None:
-    """I1: what is committed is complete, to the byte; every checkpoint that is followed can be read."""
+    """I1: everything committed is complete, byte for byte; every checkpoint to continue from is readable."""
     artifacts = list(workspace.artifacts.all())
     assert artifacts
     for stored in artifacts:
         manifest = stored.manifest
-        assert workspace.artifacts.verify(manifest.stage_kind, manifest.fingerprint) == []
+        assert workspace.artifacts.verify(manifest.key) == []
     for shard in workspace.ledger.all():
-        assert workspace.ledger.verify(shard.stage_kind, shard.fingerprint) == []
+        assert workspace.ledger.verify(shard.key) == []
     store = workspace.artifacts.store
-    for stage_kind, fingerprint in stored_fingerprints(store, ARTIFACTS):
-        if checkpoint_steps(store, stage_kind, fingerprint):
+    for key in stored_keys(store, ARTIFACTS):
+        if checkpoint_steps(store, key):
             checkpoints = StoredCheckpoints(
                 store=store,
                 cache=workspace.artifacts.cache,
-                stage_kind=stage_kind,
-                fingerprint=fingerprint,
-                attempt_id="check",
+                key=key,
+                attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="check"),
             )
             assert checkpoints.latest() is not None
 
 
 def _check_history(workspace: Workspace, *, abandoned: bool) -> None:
-    """I3: one epoch at a time writes, and each attempt ends exactly once."""
+    """I3: only one epoch writes at a time, and each attempt ends exactly once."""
     ended = {run.run_id for run in list_runs(workspace.database) if run.state in ENDED}
     assert ended
     for run_id, _ in workspace.records.runs():
@@ -100,7 +100,7 @@ def _check_history(workspace: Workspace, *, abandoned: bool) -> None:
 
 
 def _check_nothing_left(root: Path, workspace: Workspace, *, abandoned: bool) -> None:
-    """I4: no process works below the folder any more, and nobody holds a lease."""
+    """I4: no process of the folder is running, and no lease is held."""
     left = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = " ".join(process.info["cmdline"] or ())
@@ -118,7 +118,7 @@ def _check_nothing_left(root: Path, workspace: Workspace, *, abandoned: bool) ->
 
 
 def _check_rebuilt(workspace: Workspace) -> None:
-    """I9: the index made again from the store is the one that was there."""
+    """I9: the index rebuilt from the store equals the one before."""
     before = _rows(workspace)
     assert rebuild_index(workspace.database, workspace.artifacts).problems == ()
     assert _rows(workspace) == before

@@ -1,4 +1,4 @@
-"""Random chaos on a small recipe until the time is over: `make chaos SEED=7 MINUTES=10`.
+"""Random failures on a small recipe until the time is over: `make chaos SEED=7 MINUTES=10`.
 
 Each round arms one to three random failpoints in each of up to four drivers, some of them at the same time, kills some
 of them after a random while, and lets one undisturbed driver end the run. Files must be those of an undisturbed run,
@@ -28,7 +28,7 @@ MOST_DRIVERS, MOST_POINTS, LATEST_PASS = 4, 3, 6
 
 
 def storm(root: Path, rng: random.Random) -> list[str]:
-    """Break drivers in `root`; what was done to each."""
+    """Kill or freeze drivers in `root`. Returns what was done to each."""
     story = []
     under_way: list[subprocess.Popen[str]] = []
     for _ in range(rng.randint(1, MOST_DRIVERS)):
@@ -55,7 +55,7 @@ def _wait(driver: subprocess.Popen[str]) -> None:
 
 
 def one_round(seed: int, quiet: dict[str, str]) -> list[str]:
-    """What was done. Raises: AssertionError, with it."""
+    """Run one round and check the invariants. Returns what was done; an AssertionError contains it too."""
     rng = random.Random(seed)
     root = Path(tempfile.mkdtemp(prefix=f"storm-{seed}-"))
     story = storm(root, rng)
@@ -76,7 +76,7 @@ def one_round(seed: int, quiet: dict[str, str]) -> list[str]:
 @click.option("--minutes", default=5.0, show_default=True)
 @click.option("--rounds", default=0, help="Stop after so many, whatever the time.")
 def main(seed: int, minutes: float, rounds: int) -> None:
-    """Rounds of chaos."""
+    """Run rounds until the time or their number is reached."""
     click.echo(f"seed {seed}")
     with tempfile.TemporaryDirectory() as folder:
         quiet = finish(Path(folder) / "quiet")

@@ -1,4 +1,4 @@
-"""An object store that is late, refuses requests and loses replies, with drivers killed on top: the same files."""
+"""An object store that delays and refuses requests and loses replies, while drivers are killed: the same files."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ KILLED_AT = ("checkpoint.outcome@2", "artifact.manifest", "artifact.outcome", "a
 def stormy_store(
     s3_server: orchestrator_fixtures.S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[orchestrator_fixtures.S3Server]:
-    """Every driver and workspace of the test uses it."""
+    """A faulty store that every driver and workspace of the test uses."""
     monkeypatch.setenv("COUNTING_STORE", s3_server.url("weather"))
     s3_server.weather, s3_server.troubles = random.Random(11), 0
     yield s3_server
@@ -48,4 +48,4 @@ def test_bad_weather_and_killed_drivers_give_the_files_of_a_quiet_run(
     with open_workspace(root) as workspace:
         assert {stage.action for stage in plan_of(root, workspace).stages} == {"reuse"}
         for stored in workspace.artifacts.all():
-            assert workspace.artifacts.verify(stored.manifest.stage_kind, stored.manifest.fingerprint) == []
+            assert workspace.artifacts.verify(stored.manifest.key) == []

@@ -1,4 +1,4 @@
-"""Workers on Ray broken at every write of a shard: the run finishes by itself with the files of an undisturbed one."""
+"""Workers on Ray fail at every write of a shard: the run finishes by itself with the files of an undisturbed one."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SHARD_POINTS = ("shard.files", "shard.outcome", "shard.commit")
 def run(
     root: Path, *arguments: str, failpoints: str = "", path: str = "", environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Exit code, and what was printed or complained about. `path`: searched for modules before all others."""
+    """Exit code, and everything printed. `path`: searched for modules before all others."""
     marks = root / "marks"
     marks.mkdir(parents=True, exist_ok=True)
     variables = {
@@ -62,7 +62,7 @@ def test_workers_killed_at_each_point_cost_their_shards_only(quiet: dict[str, st
     _check_shards(tmp_path)
 
 
-def test_lost_acknowledgements_of_shards_are_no_harm(quiet: dict[str, str], tmp_path: Path) -> None:
+def test_lost_acknowledgements_of_shards_do_no_harm(quiet: dict[str, str], tmp_path: Path) -> None:
     code, out = run(tmp_path, failpoints=";".join(f"{point}=raise@2" for point in SHARD_POINTS))
     assert code == 0, out
     assert json.loads(out) == quiet
@@ -97,7 +97,7 @@ def test_clocks_of_workers_do_not_matter(quiet: dict[str, str], tmp_path: Path) 
 
 
 def test_two_workers_that_do_not_fit_into_memory_become_one(quiet: dict[str, str], tmp_path: Path) -> None:
-    """Ray kills a worker when the machine's memory runs low; there is room for one worker's ballast, not for two."""
+    """Ray kills a worker when the machine's memory runs low; it is enough for the ballast of one worker, not of two."""
     memory = psutil.virtual_memory()
     ballast_mib = 2048
     limit = (memory.total - memory.available) / 2**20 + 700 + 1.5 * ballast_mib  # Ray itself takes some 600 MiB
@@ -124,4 +124,4 @@ def _check_shards(root: Path) -> None:
     with Workspace.open(root=root / "illume", tracking_url="none") as workspace:
         shards = list(workspace.ledger.all())
         assert len(shards) == 8
-        assert all(workspace.ledger.verify(shard.stage_kind, shard.fingerprint) == [] for shard in shards)
+        assert all(workspace.ledger.verify(shard.key) == [] for shard in shards)

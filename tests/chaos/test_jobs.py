@@ -1,4 +1,4 @@
-"""Stages as jobs of a Ray cluster with a token: the controller is killed and the stage never notices."""
+"""Stages as jobs of a Ray cluster with a token: the controller is killed, and the stage continues."""
 
 import json
 import os
@@ -81,8 +81,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             assert process.poll() is None, log.read_text()
             yield found
         finally:
-            for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-                each.kill()
+            for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                member.kill()
             process.wait(30)
 
 
@@ -208,13 +208,13 @@ def test_a_clean_stop_reaches_the_job_and_is_continued(desk: Desk) -> None:
     stray.submit(f"illume-{run_id}-stray", "300", {"run": run_id})
     code, text = ended(desk.start("resume"))
     assert code == 0, text
-    assert f"job illume-{run_id}-stray is at work for an attempt that has ended; it is stopped" in text
+    assert f"job illume-{run_id}-stray is still running for an attempt that has ended; stopping it" in text
     assert wait_until_ended(desk.head.jobs, f"illume-{run_id}-stray")
     assert len(desk.worked()) == 16  # shards that were recorded are not made again
     check_nothing_left(desk, desk.events())
 
 
-def test_what_a_stage_raises_is_told_and_not_tried_again(desk: Desk) -> None:
+def test_an_error_of_a_stage_is_reported_and_not_tried_again(desk: Desk) -> None:
     desk.write(TROUBLE.replace("WHAT", "mistake"))
     code, text = ended(desk.start())
     assert code == 1
@@ -228,7 +228,7 @@ def test_what_a_stage_raises_is_told_and_not_tried_again(desk: Desk) -> None:
     check_nothing_left(desk, events)
 
 
-def test_a_job_that_dies_without_a_word_is_tried_again(desk: Desk) -> None:
+def test_a_job_that_dies_without_an_outcome_is_tried_again(desk: Desk) -> None:
     desk.write(TROUBLE.replace("WHAT", "killed"))
     code, text = ended(desk.start())
     assert code == 0, text
@@ -251,7 +251,7 @@ def test_a_wrong_token_is_refused_before_there_is_a_run(desk: Desk) -> None:
         assert not workspace.store.folders(RUNS)
 
 
-def test_a_cluster_that_does_not_answer_is_named(desk: Desk, free_port: int) -> None:
+def test_a_cluster_that_does_not_respond_is_named(desk: Desk, free_port: int) -> None:
     desk.write(TROUBLE.replace("WHAT", "none"))
     profile = desk.folder / "profile.yaml"
     profile.write_text(f"kind: ray_jobs\naddress: http://127.0.0.1:{free_port}\n")
@@ -261,7 +261,7 @@ def test_a_cluster_that_does_not_answer_is_named(desk: Desk, free_port: int) -> 
 
 
 def check_nothing_left(desk: Desk, events: list[Any]) -> None:
-    """No job is at work, and no telemetry waits."""
+    """No job is running, and no telemetry is undelivered."""
     attempts = {event.attempt_id for event in events if event.attempt_id}
     for attempt in attempts:
         info = desk.head.jobs.info(f"illume-{attempt}")

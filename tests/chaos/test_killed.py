@@ -22,7 +22,7 @@ VISION_STEPS, CHECKPOINT_EVERY = 200, 5  # of `vision` in tiny.yaml
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What was committed when a driver had just been killed, and what a new plan makes of it."""
+    """What was committed right after a driver was killed, and a plan made then."""
 
     artifacts: set[str]
     shards: dict[str, set[str]]  # by stage kind
@@ -41,9 +41,10 @@ class Story:
         return [event for event in self.events if event["stage"] == stage_id and event["kind"] == kind]
 
     def ends(self, stage_id: str) -> list[str]:
-        """How the attempts at a stage ended, in order, with the driver's epoch that said so."""
+        """How the attempts at a stage ended, in order, with the epoch of the driver that recorded it."""
         states = self.of_stage(stage_id, "attempt_state")
-        return [f"{one['epoch']} {one['fields']['to']}" for one in states if one["fields"]["to"] not in UNDER_WAY]
+        ended = [event for event in states if event["fields"]["to"] not in UNDER_WAY]
+        return [f"{event['epoch']} {event['fields']['to']}" for event in ended]
 
 
 UNDER_WAY = ("INTENT", "RUNNING")
@@ -96,7 +97,7 @@ def test_every_artifact_has_the_bytes_of_an_undisturbed_run(story: Story, finish
     assert disturbed == {place: quiet[place] for place in disturbed}
 
 
-def test_the_same_line_continues_the_same_run(story: Story) -> None:
+def test_the_same_command_continues_the_same_run(story: Story) -> None:
     runs = story.desk.illume("status", "--json").data
     assert [(run["state"], run["epoch"]) for run in runs] == [("SUCCEEDED", 4)]
     assert "continuing run" in story.last_words
@@ -138,7 +139,7 @@ def test_recorded_shards_are_never_made_again(story: Story, stage_id: str, kind:
     assert recorded <= story.desk.shard_records(kind)
 
 
-def test_training_goes_on_from_its_newest_checkpoint(story: Story) -> None:
+def test_training_continues_from_its_newest_checkpoint(story: Story) -> None:
     before = max(int(name.split("/")[1]) for name in story.killed_in["vision"].checkpoints["train_vision"])
     after = [event for event in story.of_stage("vision", "metrics") if event["epoch"] == 3]
     steps = sorted({point[2] for event in after for point in event["fields"]["points"]})
@@ -166,7 +167,7 @@ def test_a_killed_training_worker_is_tried_again_from_its_checkpoint(story: Stor
     assert failed["progressed"] is True
 
 
-def test_what_the_killed_left_behind_can_go(story: Story) -> None:
+def test_what_killed_attempts_left_can_be_deleted(story: Story) -> None:
     garbage = story.desk.illume("gc", "--older-than-h", "0", "--json").data["garbage"]
     assert {item["reason"] for item in garbage} >= {"checkpoint"}
     assert story.desk.illume("verify", "--json").data["problems"] == []

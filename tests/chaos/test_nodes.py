@@ -1,4 +1,4 @@
-"""A Ray cluster loses a node or its head, or is given data that are no numbers: the run goes on or can be continued."""
+"""A Ray cluster loses a node or its head, or data are non-finite: the run continues or can be continued."""
 
 import subprocess
 import sys
@@ -88,7 +88,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 def weights(root: Path) -> dict[str, Any]:
     with Workspace.open(root=root / "illume", tracking_url="none", cluster=Cluster()) as workspace:
         stage = make_plan(recipe(str(root), 2), PlanView(find=workspace.artifacts.find)).stages[-1]
-        artifact = workspace.artifacts.open(stage.spec.kind.name, stage.fingerprint)
+        artifact = workspace.artifacts.open(stage.key)
         found = load_file(str(artifact.path / "model.safetensors"))
         check(root, workspace, lambda: make_plan(recipe(str(root), 2), PlanView(find=workspace.artifacts.find)))
         return found
@@ -104,14 +104,14 @@ def consumed(root: Path) -> dict[int, set[str]]:
 
 
 def failure_classes(root: Path) -> list[str]:
-    """Of the attempts of all runs that failed."""
+    """The failure classes of the failed attempts of all runs."""
     with Workspace.open(root=root / "illume", tracking_url="none", cluster=Cluster()) as workspace:
         events = [event for run in list_runs(workspace.database) for event in workspace.runs.events(run.run_id)]
         return [str(event.fields["failure_class"]) for event in events if "failure_class" in event.fields]
 
 
-def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quiet, tmp_path: Path) -> None:
-    """Two workers until one of the nodes is lost, then one."""
+def test_a_training_continues_without_a_lost_node(quiet: Quiet, tmp_path: Path) -> None:
+    """Two workers until one of the nodes is lost, then one worker."""
     root = tmp_path / "broken"
     node = quiet.cluster.add_node(**node_arguments())
     process = start(root, quiet.cluster, workers=2)
@@ -131,10 +131,10 @@ def test_a_lost_node_ends_no_training_that_can_go_on_with_the_others(quiet: Quie
     assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micros_per_step
 
 
-def test_data_that_are_no_numbers_end_a_run_with_their_names_and_it_is_continued_without_them(
+def test_non_finite_data_end_a_run_with_their_names_and_it_is_continued_without_them(
     quiet: Quiet, tmp_path: Path
 ) -> None:
-    """The way of a NaN through a worker process and Ray Train: window after window is skipped, then it is too much."""
+    """A NaN in a worker process of Ray Train: window after window is skipped, until the limit is reached."""
     root = tmp_path / "broken"
     root.mkdir()
     (root / "poison").write_text("\n".join(map(str, range(6, 60))))
@@ -154,7 +154,7 @@ def test_data_that_are_no_numbers_end_a_run_with_their_names_and_it_is_continued
 def test_a_run_whose_cluster_lost_a_node_and_then_its_head_is_continued_on_another(
     quiet: Quiet, tmp_path: Path
 ) -> None:
-    """The last test of this file: nothing is left of the cluster."""
+    """The last test of this file, as the cluster is lost."""
     root = tmp_path / "broken"
     node = quiet.cluster.add_node(**node_arguments())
     process = start(root, quiet.cluster, workers=1)

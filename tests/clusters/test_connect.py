@@ -1,4 +1,4 @@
-"""Joining a Ray that another process started, with its token."""
+"""Joining a Ray cluster that another process started, with its token."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.ray
 
 HEAD = """
 import os, sys
-from orchestrator.launch import Cluster, LocalRay
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 cluster = Cluster(LocalRay(cpus=3))
 cluster.connect()
 import ray
@@ -23,9 +23,9 @@ import sys
 from collections import Counter
 from clusters.connect import connect
 from clusters.profiles import RayProfile
-from orchestrator.launch import WorkerNeeds
+from orchestrator.cluster.ray_cluster import WorkerResources
 cluster = connect(RayProfile(address=sys.argv[1]), {"RAY_AUTH_TOKEN": sys.argv[2]})
-worker = cluster.spawn(Counter, "hello", needs=WorkerNeeds(cpus=1))
+worker = cluster.spawn(Counter, "hello", resources=WorkerResources(cpus=1))
 call = worker.call("most_common", 1)
 assert cluster.wait([call], 60) == [call]
 print(cluster.cpus, call.result())
@@ -34,7 +34,7 @@ print(cluster.cpus, call.result())
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[list[str]]:
-    """Address and token of a cluster that belongs to another process."""
+    """Address and token of a cluster that another process started."""
     command = [sys.executable, "-c", HEAD]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

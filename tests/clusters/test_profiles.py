@@ -1,4 +1,4 @@
-"""Profiles from files, and what they are turned into."""
+"""Profiles from files, and the clusters that are made from them."""
 
 from pathlib import Path
 
@@ -23,21 +23,21 @@ def test_a_profile_of_each_kind(tmp_path: Path) -> None:
     assert load_profile(written(tmp_path, text)) == RayProfile(address="ray-head:6379", token_file="/run/token")
 
 
-def test_an_address_stands_for_jobs_on_that_cluster(tmp_path: Path) -> None:
+def test_an_address_means_jobs_on_that_cluster(tmp_path: Path) -> None:
     assert profile_at("http://head:8265") == RayJobsProfile(address="http://head:8265")
     assert profile_at(str(written(tmp_path, "kind: local\n"))) == LocalProfile()
     with pytest.raises(RecipeError, match=r"--cluster: address: found 'ray://head:10001', expected 'http://host:port'"):
         profile_at("ray://head:10001")
 
 
-def test_a_jobs_cluster_takes_every_stage_and_its_token_stays_unsaid(tmp_path: Path) -> None:
+def test_a_jobs_cluster_takes_every_stage_and_its_token_stays_secret(tmp_path: Path) -> None:
     profile = RayJobsProfile(address="http://head:8265", command="python -m more", environment={"A": "b"})
     jobs = connect(profile, {"RAY_AUTH_TOKEN": "secret"}).jobs
     assert jobs == RayJobs(address="http://head:8265", token="secret", command="python -m more", environment={"A": "b"})
     assert "secret" not in repr(jobs)
 
 
-def test_a_stage_driver_works_in_the_ray_of_its_job_only(tmp_path: Path) -> None:
+def test_a_stage_driver_works_only_inside_a_job(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="RAY_ADDRESS is not set"):
         cluster_of_this_job({})
 
@@ -70,7 +70,7 @@ def test_a_local_profile_starts_nothing_by_itself() -> None:
     assert cluster.cpus == 3.0
 
 
-def test_without_a_number_the_cpus_are_those_of_this_process() -> None:
+def test_the_default_cpus_are_those_of_this_process() -> None:
     assert connect(LocalProfile()).cpus == Cluster(LocalRay()).cpus >= 1.0
 
 

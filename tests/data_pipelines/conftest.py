@@ -1,4 +1,4 @@
-"""A small curated data set and its tokens, written by the letter of `dataset@1` and `tokens@1`."""
+"""A small curated dataset and its tokens, written by the letter of `dataset@1` and `tokens@1`."""
 
 import hashlib
 import io
@@ -46,7 +46,7 @@ class Wanted:
     anchors: tuple[tuple[int, int], ...] = ()
     split: str = "train"
     verdict: str = "keep"
-    picture: int | None = None  # number of its picture, for samples that share one; None: one of its own
+    image: int | None = None  # number of its image, for samples that share one; None: one of its own
 
 
 def wanted_samples(num_samples: int, seed: int = 0) -> list[Wanted]:
@@ -71,7 +71,7 @@ def wanted_samples(num_samples: int, seed: int = 0) -> list[Wanted]:
     return samples
 
 
-def picture_bytes(number: int, size: tuple[int, int]) -> bytes:
+def image_bytes(number: int, size: tuple[int, int]) -> bytes:
     rng = np.random.default_rng(number)
     small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     buffer = io.BytesIO()
@@ -80,7 +80,7 @@ def picture_bytes(number: int, size: tuple[int, int]) -> bytes:
 
 
 def write_dataset(folder: Path, samples: Sequence[Wanted], *, name: str = "d", per_shard: int = 25) -> list[str]:
-    """Write `samples` as a curated data set; returns their ids (in order, all verdicts)."""
+    """Write `samples` as a curated dataset; returns their ids (in order, all verdicts)."""
     (folder / "shards").mkdir(parents=True)
     (folder / "ledger").mkdir()
     ids, shards = [], []
@@ -124,8 +124,8 @@ def _write_sample(tar: tarfile.TarFile, sample_id: str, number: int, wanted: Wan
     members: list[tuple[str, bytes]] = []
     images = []
     for slot, anchor in enumerate(wanted.anchors):
-        seed = number * 10 + slot if wanted.picture is None else wanted.picture
-        data = picture_bytes(seed, (anchor[0] + 6, anchor[1]))
+        seed = number * 10 + slot if wanted.image is None else wanted.image
+        data = image_bytes(seed, (anchor[0] + 6, anchor[1]))
         member = f"{sample_id}.{slot}.png"
         members.append((member, data))
         images.append(

@@ -1,4 +1,4 @@
-"""Ledgers made by hand, for tests of what reads nothing else of a curated dataset."""
+"""Ledgers made by hand, for tests of code that reads only the ledgers of a curated dataset."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ LANGUAGE = pa.field("language", pa.string())
 
 
 def ledger_row(number: int, **fields: Any) -> dict[str, Any]:
-    """A kept picture with a caption; its id is made of its number."""
+    """A kept image with a caption; its id is made of its number."""
     scores = {"contrast": 40.0, "entropy": 7.0, "sharpness": 0.5, "frames": 1.0}
     return {
         "sample_id": hashlib.sha256(str(number).encode()).hexdigest(),
@@ -50,10 +50,15 @@ def write_ledgers(folder: Path, shards: Sequence[Sequence[dict[str, Any]]], with
     schema = LEDGER_SCHEMA if "language" in LEDGER_SCHEMA.names else LEDGER_SCHEMA.append(LANGUAGE)
     schema = pa.schema([field for field in schema if field.name not in without])
     names = [f"s{number}" for number in range(len(shards))]
-    for place in ("ledger", "shards"):
-        (folder / place).mkdir(parents=True)
+    for name in ("ledger", "shards"):
+        (folder / name).mkdir(parents=True)
     for name, rows in zip(names, shards, strict=True):
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), folder / "ledger" / f"{name}.parquet")
         (folder / "shards" / f"{name}.tar").write_bytes(bytes(10240))
     fields = {"format": 1, "name": folder.name, "anchors": [[48, 64]], "shards": names}
     (folder / "dataset.json").write_text(json.dumps(fields))
+
+
+def read_ledgers(dataset: Path) -> list[dict[str, Any]]:
+    """The ledger rows of all shards of a dataset."""
+    return [row for path in sorted((dataset / "ledger").iterdir()) for row in pq.read_table(path).to_pylist()]

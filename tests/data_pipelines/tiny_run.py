@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -108,7 +108,7 @@ def write_run(folder: Path) -> TinyRun:
 
 
 def write_mllm(run: TinyRun) -> None:
-    """The language model with the vocabulary that it speaks and how it was shown pictures."""
+    """The language model with the vocabulary that it speaks and its input settings."""
     vision = VisionBranchConfig(tower=TOKENIZER.vision, pixel=TOKENIZER.pixel)
     config = MllmConfig(text=TEXT, tokens=token_table(load_vocabulary(run.vocabulary).vision), vision=vision)
     mllm_weights.save(UnifiedMllm(config, VisionBranch(vision)), run.mllm)
@@ -139,9 +139,9 @@ def write_drawn_dataset(steps: Path, output: Path) -> None:
         ingest_shard(shard, records, config, images=images)
     names = record_shards(records)
     for name in names:
-        measure_shard(records, name, analysis, measuring(CURATION))
+        measure_shard(records, name, analysis, decode_limits(CURATION))
         judge_shard(records, analysis, name, analysis, CURATION)
     files = {name: analysis / "analysis" / f"{name}.parquet" for name in names}
     for name, copies in find_duplicates(files, CURATION).items():
-        emit_shard(records, analysis, name, output, emitting(CURATION), copies=copies)
+        emit_shard(records, analysis, name, output, emit_config(CURATION), copies=copies)
     write_dataset(output, "shapes", {name: output / "ledger" / f"{name}.parquet" for name in names}, CURATION)

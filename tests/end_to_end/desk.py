@@ -43,13 +43,13 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """A command under way."""
+    """A running command."""
 
     process: subprocess.Popen[str]
     log: Path
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Comes back when it is time; fails if the command ends before."""
+        """Wait for a condition; fails if the command ends before."""
         give_up_at = time.monotonic() + PATIENCE_S
         while not ready():
             assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.log.read_text()}"
@@ -57,7 +57,7 @@ class Driver:
             time.sleep(LOOK_S)
 
     def kill(self) -> None:
-        """`kill -9`; comes back when the workers, which outlive their driver for a moment, have ended by themselves."""
+        """`kill -9`, and wait until the workers, which outlive their driver for a moment, have ended by themselves."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         commands = {child: _command_of(child) for child in children}
         self.process.kill()
@@ -72,7 +72,7 @@ class Driver:
 
     @contextmanager
     def pause(self, title: str) -> Iterator[None]:
-        """Hold such a process still within the block."""
+        """Stop such a process for the duration of the block."""
         process = self._find(title)
         process.suspend()
         try:
@@ -87,7 +87,7 @@ class Driver:
         raise AssertionError(f"no process ray::{title} below {self.process.pid}")
 
     def finish(self) -> str:
-        """Everything that it printed, when it has ended well."""
+        """Everything that the command printed, after it has ended successfully."""
         code = self.process.wait(PATIENCE_S)
         assert code == 0, f"it ended with {code}:\n{self.log.read_text()}"
         return self.log.read_text()
@@ -99,7 +99,7 @@ class Desk:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def illume(self, *arguments: str, code: int = 0) -> Answer:
-        """Carry out a command and wait for it; it must end with `code`."""
+        """Run a command and wait for it; it must exit with `code`."""
         done = subprocess.run(
             [str(ILLUME), *arguments],
             cwd=self.folder,
@@ -113,7 +113,7 @@ class Desk:
 
     @contextmanager
     def start(self, *arguments: str) -> Iterator[Driver]:
-        """A command that goes on beside the test, and not longer than the block."""
+        """A command that runs concurrently with the test, at most for the duration of the block."""
         handle, log = tempfile.mkstemp(prefix="command-", suffix=".log", dir=self.folder)
         with open(handle, "w") as file:
             process = subprocess.Popen(
@@ -131,12 +131,12 @@ class Desk:
         return self.folder / ".illume" / "store"
 
     def artifacts(self) -> dict[str, StoredArtifact]:
-        """All that is committed, by fingerprint."""
+        """All committed artifacts, by fingerprint."""
         artifacts = ArtifactStore(open_store(self.store), self.folder / ".illume" / "cache")
         return {str(stored.manifest.fingerprint): stored for stored in artifacts.all()}
 
     def digests(self) -> dict[tuple[str, str], dict[str, str]]:
-        """(stage kind, fingerprint) -> file -> sha256, of all that is committed."""
+        """(stage kind, fingerprint) -> file -> sha256, of all committed artifacts."""
         return {
             (stored.manifest.stage_kind, fingerprint): {entry.path: entry.sha256 for entry in stored.manifest.files}
             for fingerprint, stored in self.artifacts().items()

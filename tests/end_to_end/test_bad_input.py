@@ -1,4 +1,4 @@
-"""Each mistake and each broken place gives one clear message and the right exit code, and costs nothing committed."""
+"""Each mistake and each failure gives one clear message and the right exit code, and loses nothing committed."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ NUM_SHARDS = 42  # 40 of the train split, 2 of the other
 
 @pytest.fixture
 def illume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Illume:
-    """The command line in an empty folder, without a process of its own."""
+    """The command line in an empty folder, run in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ILLUME_TRACKING", "none")
 
@@ -95,7 +95,7 @@ def test_a_mistake_in_the_recipe_ends_with_2_before_anything_runs(illume: Illume
     assert answer.out == ""
 
 
-def test_a_recipe_that_is_not_there_ends_with_2(illume: Illume) -> None:
+def test_a_missing_recipe_ends_with_2(illume: Illume) -> None:
     answer = illume("run", "absent.yaml")
     assert answer.err == "error: absent.yaml: found no such recipe file; `illume recipes` lists the built-in ones\n"
     assert answer.code == 2
@@ -104,14 +104,18 @@ def test_a_recipe_that_is_not_there_ends_with_2(illume: Illume) -> None:
 @pytest.mark.parametrize(
     ("place", "option", "parts"),
     [
-        ("file/store", "--store", ["file/store: cannot write", "A file lies where a folder is needed", "move it away"]),
+        (
+            "file/store",
+            "--store",
+            ["file/store: cannot write", "A file exists where a folder is needed", "move it away"],
+        ),
         ("postgresql://me:secret@127.0.0.1:1/x", "--database", ["me:***@", "refused", "illume index rebuild"]),
         ("file", "--database", ["database file: file is not a database", "illume index rebuild"]),
         ("gopher://x", "--store", ["found an address that starts with 'gopher://'", "expected a local path"]),
     ],
     ids=["unwritable store", "dead database", "no database", "unknown store"],
 )
-def test_a_place_that_cannot_be_used_is_named_before_anything_runs(
+def test_an_unusable_location_is_named_before_anything_runs(
     illume: Illume, tmp_path: Path, place: str, option: str, parts: list[str]
 ) -> None:
     (tmp_path / "file").write_bytes(os.urandom(4096))
@@ -140,7 +144,7 @@ s3_server = orchestrator_fixtures.s3_server
 
 @pytest.fixture
 def forgetful_s3(s3_server: orchestrator_fixtures.S3Server) -> Iterator[str]:
-    """The address of a store that carries out every conditional write."""
+    """The address of a store that ignores the condition of conditional writes."""
     s3_server.forget_conditions = True
     yield s3_server.url("forgetful")
     s3_server.forget_conditions = False
@@ -161,7 +165,7 @@ def test_a_second_driver_of_a_run_is_refused_and_a_second_run_waits(drawing: Des
             refused = drawing.illume("resume", code=EXIT_INFRASTRUCTURE)
             assert len(refused.err.splitlines()) == 1
             assert f"process {driver.process.pid} on" in refused.err
-            assert "is carrying it out; watch it with `illume status" in refused.err
+            assert "is running it; watch it with `illume status" in refused.err
             other = commands.enter_context(drawing.start("run", "drawing.yaml"))
             other.wait_until(lambda: "waiting" in {event["kind"] for event in drawing.events()})
         driver.finish()
@@ -175,7 +179,7 @@ def test_a_second_driver_of_a_run_is_refused_and_a_second_run_waits(drawing: Des
 
 
 @pytest.mark.ray
-def test_a_database_that_breaks_under_way_costs_nothing_committed(drawing: Desk) -> None:
+def test_a_database_that_breaks_during_a_run_loses_nothing_committed(drawing: Desk) -> None:
     index = drawing.folder / ".illume" / "index.db"
     with drawing.start("run", "drawing.yaml") as driver:
         driver.wait_until(lambda: len(drawing.shard_records("generate_shapes")) >= 3)
@@ -212,7 +216,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.ray
-def test_a_disk_that_fills_up_costs_nothing_committed(drawing: Desk, small_disk: Path) -> None:
+def test_a_disk_that_fills_up_loses_nothing_committed(drawing: Desk, small_disk: Path) -> None:
     store = ["--store", str(small_disk / "store")]
     ballast = small_disk / "ballast"
 
@@ -240,7 +244,7 @@ def test_a_disk_that_fills_up_costs_nothing_committed(drawing: Desk, small_disk:
 
 
 def overwrite(file: Path) -> None:
-    """Junk in place of everything that the file holds."""
+    """Replace the content of a file by junk."""
     with file.open("r+b") as stream:
         num_bytes = stream.seek(0, os.SEEK_END)
         stream.seek(0)
@@ -248,7 +252,7 @@ def overwrite(file: Path) -> None:
 
 
 def fill(file: Path) -> None:
-    """Take all room that the disk has."""
+    """Use up the space of the disk."""
     with file.open("wb", buffering=0) as stream:
         for size in (1 << 20, 1 << 12):
             try:

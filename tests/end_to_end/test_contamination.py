@@ -1,4 +1,4 @@
-"""An evaluation set that is added later costs the shards that hold its pictures, and nothing else."""
+"""An evaluation set that is added later changes only the shards that contain its images."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def mirrored_jpeg(data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Three files of six lines; b2 shows what the benchmark's e0 shows, and b4 is e1 the other way round."""
+    """Three files of six lines; b2 shows the same image as the benchmark's e0, and b4 is e1 mirrored."""
     folder = tmp_path_factory.mktemp("checked")
     for name in ("annotations", "pictures"):
         (folder / name).mkdir()
@@ -63,7 +63,7 @@ def ledger(desk: Desk, fingerprint: str) -> list[dict[str, Any]]:
     return [row for file in sorted(files) for row in pq.read_table(file).to_pylist()]
 
 
-def test_an_evaluation_set_takes_its_pictures_out_of_the_shards_that_hold_them(desk: Desk) -> None:
+def test_images_of_an_evaluation_set_are_dropped_from_the_shards_that_contain_them(desk: Desk) -> None:
     desk.illume("run", "checked.yaml")
     before = desk.plan("checked.yaml")["curated"]["fingerprint"]
     assert {row["verdict"] for row in ledger(desk, before)} == {"keep"}
@@ -84,8 +84,8 @@ def test_an_evaluation_set_takes_its_pictures_out_of_the_shards_that_hold_them(d
     changed = {name for name in old if old[name] != new[name]}
     assert changed == {"dataset.json", "shards/b.tar", "ledger/b.parquet", "thumbnails/b.parquet"}
 
-    stats = desk.artifacts()[after].manifest.stats
-    assert (stats["reason/contaminated_share"], stats["evaluation_pictures"], stats["evaluation_unread"]) == (
+    metrics = desk.artifacts()[after].manifest.metrics
+    assert (metrics["reason/contaminated_share"], metrics["evaluation_pictures"], metrics["evaluation_unread"]) == (
         2 / 18,
         3,
         0,

@@ -1,4 +1,4 @@
-"""The same recipe with its artifacts in an object store: the same bytes, and the store alone is enough to go on."""
+"""The same recipe with its artifacts in an object store: the same bytes, and the store alone is enough to continue."""
 
 from functools import partial
 from pathlib import Path
@@ -52,10 +52,10 @@ def test_the_recipe_on_s3_and_postgresql_which_crashes_under_it(
             postgresql.restart()
         assert driver.process.wait(400) == 0, driver.log.read_text()
     found = {
-        (one.manifest.stage_kind, str(one.manifest.fingerprint)): {
-            entry.path: entry.sha256 for entry in one.manifest.files
+        (artifact.manifest.stage_kind, str(artifact.manifest.fingerprint)): {
+            entry.path: entry.sha256 for entry in artifact.manifest.files
         }
-        for one in ArtifactStore(store, tmp_path / "cache").all()
+        for artifact in ArtifactStore(store, tmp_path / "cache").all()
     }
     quiet = finished.digests()
     assert found == (quiet if len(command) == 1 else {place: quiet[place] for place in found})

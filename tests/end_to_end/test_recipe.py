@@ -38,13 +38,13 @@ LABELS = ("measure", "judge", "emit")
 
 
 def copied(finished: Desk, folder: Path) -> Desk:
-    """The finished run once more, to go on with."""
+    """A copy of the finished run, to continue with."""
     shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
     return Desk(folder=folder, environment={"ILLUME_TRACKING": "none"})
 
 
 def shards_of(events: list[Any]) -> dict[str, tuple[int, int]]:
-    """For each map of the curation its shards, and how many of them were there already."""
+    """For each map of the curation the number of its shards, and of those that existed already."""
     planned = [event["fields"] for event in events if event["kind"] == "shards_planned" and event["stage"] == "curated"]
     return {fields["label"]: (fields["shards"], fields["reused"]) for fields in planned}
 
@@ -78,7 +78,7 @@ def test_a_changed_threshold_is_named_and_runs_exactly_what_depends_on_it(finish
     assert "config.min_side: 24 -> 26" in shown
 
 
-def test_running_with_the_changed_threshold_makes_only_that(finished: Desk, tmp_path: Path) -> None:
+def test_running_with_the_changed_threshold_runs_only_those_stages(finished: Desk, tmp_path: Path) -> None:
     desk = copied(finished, tmp_path)
     command = (RECIPE, "--until", "curated", "--set", "stages.curated.config.min_side=26")
     desk.illume("run", *command)
@@ -88,8 +88,12 @@ def test_running_with_the_changed_threshold_makes_only_that(finished: Desk, tmp_
     (measured, made_again), (judged, judged_before), _ = (shards_of(events)[label] for label in LABELS)
     assert (measured, judged_before) == (made_again, 0)  # nothing is decoded again
     assert measured == judged > 0
-    kept = [one.manifest.stats["keep"] for one in desk.artifacts().values() if one.manifest.stage_kind == "curate"]
-    assert len(set(kept)) == 2  # pictures of 24 pixels are dropped now
+    kept = [
+        artifact.manifest.metrics["keep"]
+        for artifact in desk.artifacts().values()
+        if artifact.manifest.stage_kind == "curate"
+    ]
+    assert len(set(kept)) == 2  # images of 24 pixels are dropped now
     assert set(desk.actions(RECIPE).values()) == {"reuse"}  # and what was made with 24 is still there
 
 
@@ -124,7 +128,7 @@ def test_the_run_tree_is_in_mlflow(finished: Desk, status: Any) -> None:
     curated, trained = runs["curated 1"], runs["mllm_1 1"]
     assert curated.data.params["min_side"] == "24"
     assert curated.data.metrics["result/keep"] > 50
-    inputs = {one.tags[0].value: one.dataset for one in trained.inputs.dataset_inputs}
+    inputs = {entry.tags[0].value: entry.dataset for entry in trained.inputs.dataset_inputs}
     fingerprints = {stage["stage_id"]: stage["fingerprint"] for stage in status["stages"]}
     wired = {"datasets": "curated", "tokens": "tokens", "tokenizer": "tokenizer", "vocabulary": "vocabulary"}
     assert {slot: data.digest for slot, data in inputs.items()} == {
@@ -139,10 +143,10 @@ def test_the_run_tree_is_in_mlflow(finished: Desk, status: Any) -> None:
     assert (Path(unquote(urlsplit(version.source).path)) / "mllm").is_dir()
 
 
-def test_the_lineage_file_fits_the_official_schemas(finished: Desk, shared: Path) -> None:
+def test_the_lineage_file_conforms_to_the_official_schemas(finished: Desk, shared: Path) -> None:
     contents = [json.loads(file.read_text()) for file in (shared / "specs" / "openlineage").rglob("*.json")]
     schemas: Registry[Any] = Registry().with_resources(
-        (one["$id"], Resource.from_contents(one, DRAFT202012)) for one in contents
+        (schema["$id"], Resource.from_contents(schema, DRAFT202012)) for schema in contents
     )
     lines = [json.loads(line) for line in (finished.folder / ".illume" / "lineage.jsonl").read_text().splitlines()]
     assert [problem for line in lines for problem in problems(line, schemas)] == []
@@ -150,7 +154,7 @@ def test_the_lineage_file_fits_the_official_schemas(finished: Desk, shared: Path
     assert ends == Counter(["tiny", *(f"tiny.{stage_id}" for stage_id in ALL)])
 
 
-def test_lineage_leads_from_the_export_to_the_drawn_world(finished: Desk, status: Any) -> None:
+def test_lineage_leads_from_the_export_to_the_generated_shapes(finished: Desk, status: Any) -> None:
     made = finished.illume("lineage", "tiny:exported", "--direction", "up", "--json").data
     assert {node["stage_kind"] for node in made["nodes"]} == KINDS - {"score_tokenizer"}
     used = finished.illume("lineage", "tiny:tokens", "--direction", "down").out
@@ -162,7 +166,7 @@ def test_verify_reads_every_file(finished: Desk) -> None:
     assert finished.illume("verify", "--json").data == {"checked": len(ALL), "problems": []}
 
 
-def test_only_checkpoints_of_finished_training_can_go(finished: Desk) -> None:
+def test_only_checkpoints_of_finished_training_can_be_deleted(finished: Desk) -> None:
     found = finished.illume("gc", "--older-than-h", "0", "--json").data
     assert {item["reason"] for item in found["garbage"]} == {"checkpoint"}
     assert {item["key"].split("/")[1] for item in found["garbage"]} <= TRAINED
@@ -172,7 +176,7 @@ def test_only_checkpoints_of_finished_training_can_go(finished: Desk) -> None:
 
 
 def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk) -> None:
-    """The steps are computed from the order of the data; tests of the order hold them against a replay."""
+    """The steps are computed from the order of the data; tests of the order compare them with a replay."""
     name = "generation-train-000001"
     trace = finished.illume("trace", name, "--near", "0", "--json").data
     match = trace["matches"]["curated"][0]  # copies of it that were dropped come after it
@@ -182,10 +186,10 @@ def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk) -> No
     assert 5 <= len(steps["vision"]) <= 40  # 200 steps of 4 of about 100 pictures
     assert all(0 <= step < 200 for step in steps["vision"])
     assert trace["saw"] == ["vision", "tokenizer", "mllm_1", "decoder", "exported"]  # all come from the tower
-    assert "models that have seen it: none" in finished.illume("trace", "no-such-sample").out
+    assert "models that saw it: none" in finished.illume("trace", "no-such-sample").out
 
 
-def test_the_audit_counts_every_line_of_the_drawn_world(finished: Desk, tmp_path: Path) -> None:
+def test_the_audit_counts_every_line_of_the_generated_shapes(finished: Desk, tmp_path: Path) -> None:
     page = tmp_path / "audit.html"
     audit = finished.illume("audit", "tiny:curated", "--json", "--page", str(page)).data
     drawn = finished.store.glob("artifacts/generate_shapes/*/*/attempts/*/data/annotations/*.jsonl")
@@ -194,7 +198,7 @@ def test_the_audit_counts_every_line_of_the_drawn_world(finished: Desk, tmp_path
     assert page.read_text().count("data:image/") >= 3
 
 
-def test_the_index_is_made_again_from_the_store(finished: Desk, status: Any) -> None:
+def test_the_index_is_rebuilt_from_the_store(finished: Desk, status: Any) -> None:
     again = ["--database", str(finished.folder / "again.db")]
     rebuilt = finished.illume("index", "rebuild", "--json", *again).data
     assert (rebuilt["runs"], rebuilt["artifacts"], rebuilt["problems"]) == (1, len(ALL), [])

@@ -17,7 +17,7 @@ from tests.end_to_end.desk import TINY, Desk
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 RECIPE = str(TINY)
-NAME = "text-train-000001"  # words only: the models that learn from pictures provably never saw it
+NAME = "text-train-000001"  # text only: the models that learn from images provably never saw it
 AGAIN = ["ingested", "curated", "tokenizer_scores", "vocabulary", "mllm_1", "evaluated", "exported"]
 CLEARED = ["vision", "tokenizer", "tokens", "decoder"]
 
@@ -31,7 +31,7 @@ def desk(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture(scope="module")
 def words(desk: Desk) -> bytes:
-    """What the sample says, as it stands in JSON."""
+    """The text of the sample, as encoded in JSON."""
     for path in desk.store.glob("artifacts/ingest/*/*/attempts/*/data/records/text_train*.parquet"):
         for row in pq.read_table(path).to_pylist():
             if row["external_id"] == NAME:
@@ -40,7 +40,7 @@ def words(desk: Desk) -> bytes:
 
 
 def holders(desk: Desk, words: bytes) -> list[str]:
-    """Files of the store with these words, but those of the drawn world, which is the source."""
+    """Files of the store with this text, except those of the generated shapes, which are the source."""
     return [str(path.relative_to(desk.store)) for path in _files(desk.store) if words in _content(path)]
 
 
@@ -60,16 +60,16 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
     assert holders(desk, words)
     desk.illume("pin", "tiny:curated")
 
-    drawn = desk.illume("takedown", "plan", NAME, "--near", "0", "--id", "T1", "--note", "request 17", "--json").data
-    assert drawn["unanswered"] == []
-    (rerun,) = drawn["reruns"]
+    plan = desk.illume("takedown", "plan", NAME, "--near", "0", "--id", "T1", "--note", "request 17", "--json").data
+    assert plan["unanswered"] == []
+    (rerun,) = plan["reruns"]
     assert rerun["stages"] == AGAIN
-    assert [one["stage_id"] for one in drawn["takedown"]["tainted"] if one["is_kept"]] == [
+    assert [artifact["stage_id"] for artifact in plan["takedown"]["tainted"] if artifact["is_kept"]] == [
         "vocabulary",
         "mllm_1",
         "exported",
     ]
-    assert drawn["takedown"]["outside"] == ["shapes: text_train-00000.jsonl, row 1"]
+    assert plan["takedown"]["outside"] == ["shapes: text_train-00000.jsonl, row 1"]
     assert set(desk.actions(RECIPE).values()) == {"reuse"}  # drawing it up changed nothing
 
     desk.illume("takedown", "apply", "T1.takedown.json")
@@ -77,7 +77,7 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
     assert [name for name, stage in plan.items() if stage["action"] == "run"] == AGAIN
     assert plan["ingested"]["reasons"][0] == {"type": "tainted", "takedown": "T1"}
     assert all(plan[name]["action"] == "reuse" for name in CLEARED)
-    assert "took effect already" in desk.illume("takedown", "plan", NAME, "--id", "T1", code=2).err
+    assert "was already applied" in desk.illume("takedown", "plan", NAME, "--id", "T1", code=2).err
     open_ = desk.illume("takedown", "receipt", "T1", code=1)
     assert "folders are not deleted" in open_.err
     assert "recipe 'tiny' was not run again" in open_.err
@@ -104,8 +104,8 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
     kind = envelope["payloadType"]
     encoded = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
     key.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), encoded)
-    said = json.loads(payload)
-    assert said["_type"] == "https://in-toto.io/Statement/v1"
-    assert said["predicate"]["complete"]
-    manifests = {one.manifest_sha256 for one in desk.artifacts().values()}
-    assert {one["digest"]["sha256"] for one in said["subject"]} <= manifests
+    statement = json.loads(payload)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicate"]["complete"]
+    manifests = {artifact.manifest_sha256 for artifact in desk.artifacts().values()}
+    assert {subject["digest"]["sha256"] for subject in statement["subject"]} <= manifests

@@ -1,4 +1,4 @@
-"""Files as people have them: the broken ones are told apart, and a file that comes later costs only itself."""
+"""Files of users: broken ones are counted by reason, and a file that is added later runs only its own shards."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def line(image: str, text: str) -> str:
 
 
 def write_annotations(folder: Path, name: str) -> list[str]:
-    """Six good lines with their pictures; the lines as they were written."""
+    """Write six good lines and their images. Returns the lines."""
     lines = []
     for number in range(6):
         (folder / "pictures" / f"{name}{number}.png").write_bytes(picture(f"{name}{number}"))
@@ -103,20 +103,20 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture(scope="module")
 def first(desk: Desk) -> Any:
-    """What the audit says after the first run."""
+    """The audit after the first run."""
     return desk.illume("audit", "files:curated", "--json", "--no-page").data
 
 
 @pytest.fixture(scope="module")
 def grown(desk: Desk, first: Any) -> list[Any]:
-    """The events of a second run, after one more file of annotations has come."""
+    """The events of a second run, after one more file of annotations was added."""
     write_annotations(desk.folder, "d")
     assert desk.actions("files.yaml") == {"pairs": "run", "archives": "reuse", "curated": "run"}
     desk.illume("run", "files.yaml")
     return desk.events("files")
 
 
-def test_every_broken_thing_is_counted_under_its_reason_and_the_rest_is_kept(first: Any) -> None:
+def test_every_broken_record_is_counted_under_its_reason_and_the_rest_is_kept(first: Any) -> None:
     reasons = {reason: table["rows"]["drop"] for reason, table in first["tables"]["reason"].items()}
     assert reasons == {
         "broken_json": 1,
@@ -129,10 +129,10 @@ def test_every_broken_thing_is_counted_under_its_reason_and_the_rest_is_kept(fir
     assert first["rows"] == sum(first["verdicts"].values()) == 25
 
 
-def test_the_ledger_says_of_each_what_was_found_and_where(desk: Desk, first: Any) -> None:
+def test_the_ledger_states_for_each_record_what_was_found_and_where(desk: Desk, first: Any) -> None:
     import pyarrow.parquet as pq
 
-    curated = next(one for one in desk.artifacts().values() if one.manifest.stage_kind == "curate")
+    curated = next(found for found in desk.artifacts().values() if found.manifest.stage_kind == "curate")
     folder = desk.store / "artifacts" / "curate"
     ledgers = [file for file in folder.rglob("ledger/*.parquet") if curated.commit.attempt in file.parts]
     rows = [row for file in ledgers for row in pq.read_table(file).to_pylist() if row["verdict"] == "drop"]
@@ -145,13 +145,13 @@ def test_the_ledger_says_of_each_what_was_found_and_where(desk: Desk, first: Any
     assert "h2.png" in told["truncated_tar_member"][2]
 
 
-def test_the_plan_names_the_file_that_came(desk: Desk, grown: list[Any]) -> None:
+def test_the_plan_names_the_added_file(desk: Desk, grown: list[Any]) -> None:
     assert desk.actions("files.yaml") == dict.fromkeys(["pairs", "archives", "curated"], "reuse")
     reasons = desk.illume("explain", "files", "pairs").out
     assert "d.jsonl" in reasons
 
 
-def test_only_the_shards_of_the_file_that_came_are_made(grown: list[Any]) -> None:
+def test_only_the_shards_of_the_added_file_are_made(grown: list[Any]) -> None:
     planned = {
         (event["stage"], event["fields"]["label"]): (event["fields"]["shards"], event["fields"]["reused"])
         for event in grown
@@ -161,7 +161,7 @@ def test_only_the_shards_of_the_file_that_came_are_made(grown: list[Any]) -> Non
     assert planned == {("pairs", "ingest"): (4, 3), **curated}
 
 
-def test_what_was_there_before_keeps_its_bytes(desk: Desk, grown: list[Any]) -> None:
+def test_existing_shards_keep_their_bytes(desk: Desk, grown: list[Any]) -> None:
     datasets = [files for (kind, _), files in desk.digests().items() if kind == "curate"]
     before, after = sorted(datasets, key=len)
     shared = {name for name in before if not name.endswith("dataset.json")}

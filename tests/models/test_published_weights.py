@@ -1,4 +1,4 @@
-"""Published checkpoints in any of their wrappings become our folders, and go back."""
+"""Published checkpoints, with any of the usual prefixes, become our folders and are written back."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from models.published_weights import (
     mllm_to_published,
     read_checkpoint,
     tokenizer_from_published,
-    vision_of,
+    vision_branch_from_tensors,
 )
 from models.strict_weights import WeightsError
 from tests.data_pipelines.tiny_run import TOKENIZER
@@ -53,7 +53,7 @@ def folder(state: dict[str, torch.Tensor], path: Path) -> Path:
 
 
 @pytest.mark.parametrize("wrap", [bare, nested, folder])
-def test_a_tokenizer_is_found_in_its_wrapping(
+def test_a_tokenizer_is_found_below_any_prefix(
     wrap: Callable[[dict[str, torch.Tensor], Path], Path], tokenizer: DualViTok, tmp_path: Path
 ) -> None:
     source = wrap(tokenizer.state_dict(), tmp_path / "published")
@@ -74,7 +74,7 @@ def test_half_precision_checkpoints_become_fp32(tokenizer: DualViTok, tmp_path: 
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_unified_model_goes_out_and_comes_back(tied: bool, tmp_path: Path) -> None:
+def test_a_unified_model_survives_the_round_trip(tied: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = make_config(tie_embeddings=tied)
     model = UnifiedMllm(config, VisionBranch(config.vision))
@@ -93,13 +93,13 @@ def test_a_unified_model_goes_out_and_comes_back(tied: bool, tmp_path: Path) -> 
 
 
 def test_the_published_sizes_are_recognised() -> None:
-    """By names and shapes alone; the tensors are empty."""
+    """By names and shapes only; the tensors are empty."""
     config = MllmConfig.published_3b()
     tensors = mllm_weights.to_published(mllm_weights.empty_model(config, with_vision=True).state_dict())
-    assert vision_of(tensors, where="test") == config.vision
+    assert vision_branch_from_tensors(tensors, where="test") == config.vision
 
 
-def test_what_is_no_published_checkpoint_says_so(tokenizer: DualViTok, tmp_path: Path) -> None:
+def test_other_files_are_refused_by_name(tokenizer: DualViTok, tmp_path: Path) -> None:
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     state = dict(tokenizer.state_dict())

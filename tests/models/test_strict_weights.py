@@ -9,7 +9,7 @@ def two_layers() -> nn.Module:
     return nn.ModuleDict({"first": nn.Linear(2, 3), "second": nn.Linear(3, 1)})
 
 
-def test_fitting_weights_become_the_parameters_even_of_a_meta_module() -> None:
+def test_matching_weights_become_the_parameters_even_of_a_meta_module() -> None:
     source = two_layers()
     with torch.device("meta"):
         model = two_layers()

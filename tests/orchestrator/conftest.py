@@ -22,7 +22,8 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from orchestrator.artifact import JSON, Artifact, FileEntry, Manifest
+from orchestrator.artifact import JSON, Artifact, ArtifactKey, FileEntry, Manifest
+from orchestrator.attempt_id import AttemptId
 from orchestrator.history.attempts import AttemptIntent, InputSummary, StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, EventKind, RunState
@@ -73,7 +74,7 @@ class S3Server:
             return list(self.moto(environ, start_response))
 
     def _trouble(self, environ: dict[str, Any]) -> str:
-        """What the weather does to a request: about one in six has trouble."""
+        """The simulated fault of a request: about one in six fails."""
         if self.weather is None:
             return ""
         roll = self.weather.random()
@@ -112,7 +113,7 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(s3_server: S3Server) -> Iterator[S3Server]:
-    """The server, well-behaved at first and again afterwards."""
+    """The server, without faults at the start and at the end."""
     yield s3_server
     s3_server.faults, s3_server.forget_conditions, s3_server.refuse_writes = [], False, ""
     s3_server.weather, s3_server.troubles = None, 0
@@ -138,7 +139,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 @dataclass
 class MemoryStore:
-    """The plainest store there can be: what the others are measured against, and the model in property tests."""
+    """The simplest possible store: the reference for the other ones and the model in property tests."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     url: str = "memory"
@@ -190,7 +191,7 @@ def memory_store() -> MemoryStore:
 
 
 def postgresql_programs() -> Path | None:
-    """The folder with `initdb` and `pg_ctl`: on the search path, or where Debian keeps them."""
+    """The folder with `initdb` and `pg_ctl`: on the search path, or where Debian installs them."""
     on_path = shutil.which("initdb")
     folders = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
@@ -250,7 +251,7 @@ def postgresql_server(postgresql: PostgresqlServer) -> str:
 
 @pytest.fixture
 def postgresql_url(postgresql_server: str) -> str:
-    """The address of a fresh schema, which costs milliseconds where a database of its own costs half a second."""
+    """The address of a fresh schema, which takes milliseconds, while a new database takes half a second."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
         connection.execute(f"create schema {name}")
@@ -275,7 +276,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @dataclass(frozen=True)
 class Story:
-    """A run told to a database: one stage fails once and then makes an artifact; a driver dies and is replaced."""
+    """A run recorded in a database: one stage fails once, then makes an artifact; a driver dies and is replaced."""
 
     database: Database
     run_store: RunStore
@@ -302,7 +303,7 @@ def _tell(database: Database, run_id: str) -> Story:
         attempt, AttemptState.RUNNING, AttemptState.FAILED, epoch=epoch, fields={"failure_class": "infra_transient"}
     )
     attempt = _begin(store, run_id, "a2", artifact, epoch)
-    tracker = store.telemetry.tracker(attempt, run_id=run_id, stage_id="clean", epoch=epoch)
+    tracker = store.telemetry.tracker(AttemptId(run_id=run_id, stage_id="clean", epoch=epoch, name=attempt))
     for step in range(1, 6):
         tracker.log_metrics({"loss": 1.0 / step}, step=step)
     tracker.progress(40, 40, "images")
@@ -323,18 +324,15 @@ def _tell(database: Database, run_id: str) -> Story:
 def _begin(store: RunStore, run_id: str, name: str, artifact: Artifact, epoch: int) -> str:
     source = InputSummary(slot="raw", kind="records@1", digest="e" * 64, name="ingest", bytes=2_000, rows=40, files=3)
     intent = AttemptIntent(
-        attempt_id=f"{run_id}-{name}",
-        run_id=run_id,
-        stage_id="clean",
-        stage_kind="curate",
+        attempt=AttemptId(run_id=run_id, stage_id="clean", epoch=epoch, name=f"{run_id}-{name}"),
+        key=ArtifactKey("curate", artifact.fingerprint),
         stage_version=1,
-        fingerprint=artifact.fingerprint,
         config={"min_side": 256, "sizes": [[1, 2], [3, 4]], "token": "plain", "deep": {"name": "x" * 7000}},
         inputs=(source,),
     )
-    store.start_attempt(intent, epoch=epoch)
-    store.transition_attempt(intent.attempt_id, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
-    return intent.attempt_id
+    store.start_attempt(intent)
+    store.transition_attempt(intent.attempt.name, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+    return intent.attempt.name
 
 
 def example_artifact() -> Artifact:
@@ -346,7 +344,7 @@ def example_artifact() -> Artifact:
         fingerprint=fingerprint_of(payload),
         payload=payload,
         files=files,
-        stats={"kept": 38.0, "share": float("nan")},
+        metrics={"kept": 38.0, "share": float("nan")},
         inputs={"raw": ("e" * 64,)},
     )
     return Artifact(path=Path("/nowhere"), manifest=manifest, manifest_sha256="c" * 64)

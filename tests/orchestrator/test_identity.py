@@ -1,4 +1,4 @@
-"""Canonical JSON has one text for each value and none for what has no obvious encoding; locations are no identity."""
+"""Canonical JSON has one text for each value and refuses values without one encoding; locations are not identity."""
 
 import enum
 import json
@@ -75,7 +75,7 @@ def test_the_order_of_keys_does_not_matter(value: dict[str, Any], random: Any) -
     assert canonical_json(dict(items)) == canonical_json(value)
 
 
-def test_the_canonical_text_is_fixed_for_good() -> None:
+def test_the_canonical_text_never_changes() -> None:
     payload = {"kind": "curate", "version": 1, "config": {"b": [1, 1.0, 1e-05, True, None], "a": 'ü"\n'}}
     text = '{"config":{"a":"ü\\"\\n","b":[1,1.0,1e-05,true,null]},"kind":"curate","version":1}'
     assert canonical_json(payload) == text
@@ -87,7 +87,7 @@ def test_the_canonical_text_is_fixed_for_good() -> None:
     [
         (float("nan"), "value: found nan"),
         ({"a": [1.0, float("inf")]}, r"a\[1\]: found inf"),
-        ({1: "a"}, "the key 1 is no text"),
+        ({1: "a"}, "the key 1 is not text"),
         ({"a": {1, 2}}, "a: set has no obvious encoding"),
         (b"raw", "bytes has no obvious encoding"),
         (Path("x"), "has no obvious encoding"),
@@ -105,7 +105,7 @@ def test_values_without_one_obvious_encoding_are_refused(value: Any, message: st
         canonical_json(value)
 
 
-def test_a_value_that_holds_itself_is_refused() -> None:
+def test_a_cyclic_value_is_refused() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
     with pytest.raises(ValueError, match="nested deeper than 64 levels"):
@@ -120,7 +120,7 @@ def test_whole_numbers_and_floats_are_different_values() -> None:
     assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 1.0})
 
 
-def test_locations_are_left_out_of_the_identity_at_every_depth() -> None:
+def test_locations_are_excluded_from_the_identity_at_every_depth() -> None:
     config = Config(
         folder=Location("/data"),
         mirrors=(Location("s3://bucket"),),
@@ -137,7 +137,7 @@ def test_locations_are_left_out_of_the_identity_at_every_depth() -> None:
     }
 
 
-def test_the_fields_left_out_follow_from_types_and_not_from_values() -> None:
+def test_fields_are_excluded_by_their_types_and_not_by_their_values() -> None:
     assert (
         semantic_config(Config(folder=Location("/data"))).keys()
         == semantic_config(Config(folder=Location("/elsewhere"), mirrors=(Location("a"),), remark=Location("b"))).keys()

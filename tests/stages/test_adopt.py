@@ -1,4 +1,4 @@
-"""Published weights in place of trained ones: the artifacts are those that training would have left."""
+"""Adopted published weights: the artifacts are those that training would have made."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,8 @@ from models.dualvitok import weights as tokenizer_weights
 from models.mllm import weights as mllm_weights
 from models.published_weights import mllm_to_published
 from models.strict_weights import WeightsError
-from orchestrator.errors import PrecheckError
 from orchestrator.stage import Location
 from stages.adopt import ADOPT_DECODER, ADOPT_MLLM, ADOPT_TOKENIZER, AdoptConfig, AdoptMllmConfig
-from stages.extend_vocabulary import EXTEND_VOCABULARY, ExtendVocabularyConfig
 from tests.data_pipelines.tiny_run import ANCHORS, write_run
 
 
@@ -27,7 +25,7 @@ class FakeArtifact:
 
 @dataclass
 class FakeContext:
-    """As much of a stage's context as these kinds use."""
+    """The part of a stage's context that these kinds use."""
 
     output: Path
     artifacts: dict[str, Path] = field(default_factory=dict)
@@ -39,28 +37,28 @@ class FakeContext:
         return FakeArtifact(self.artifacts[slot])
 
 
-def test_all_three_models_are_adopted_and_answer(tmp_path: Path) -> None:
-    made = write_run(tmp_path / "run")
-    model = mllm_weights.load(made.mllm)
+def test_all_three_models_are_adopted_and_load(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    model = mllm_weights.load(run.mllm)
     (tmp_path / "published").mkdir()
-    mllm_to_published(made.mllm, tmp_path / "published")
-    torch.save(tokenizer_weights.load(made.tokenizer).state_dict(), tmp_path / "dualvitok.pth")
+    mllm_to_published(run.mllm, tmp_path / "published")
+    torch.save(tokenizer_weights.load(run.tokenizer).state_dict(), tmp_path / "dualvitok.pth")
 
     tokenizer = FakeContext(tmp_path / "tokenizer")
     ADOPT_TOKENIZER.run(AdoptConfig(weights=Location(str(tmp_path / "dualvitok.pth"))), tokenizer)  # type: ignore[arg-type]  # a fake
-    mllm = FakeContext(tmp_path / "mllm", {"tokenizer": made.tokenizer, "vocabulary": made.vocabulary})
+    mllm = FakeContext(tmp_path / "mllm", {"tokenizer": run.tokenizer, "vocabulary": run.vocabulary})
     settings = AdoptMllmConfig(
         weights=Location(str(tmp_path / "published")), anchors=ANCHORS, min_pixels=24 * 24, max_pixels=64 * 64
     )
     ADOPT_MLLM.run(settings, mllm)  # type: ignore[arg-type]  # a fake
     decoder = FakeContext(tmp_path / "decoder")
-    ADOPT_DECODER.run(AdoptConfig(weights=Location(str(made.decoder))), decoder)  # type: ignore[arg-type]  # a fake
+    ADOPT_DECODER.run(AdoptConfig(weights=Location(str(run.decoder))), decoder)  # type: ignore[arg-type]  # a fake
 
     adopted = mllm_weights.load(mllm.output)
     assert adopted.config == model.config
     assert all(torch.equal(value, adopted.state_dict()[name]) for name, value in model.state_dict().items())
-    assert load_vocabulary(mllm.output).vision == load_vocabulary(made.mllm).vision
-    assert decoder_weights.load(decoder.output).config == decoder_weights.load(made.decoder).config
+    assert load_vocabulary(mllm.output).vision == load_vocabulary(run.mllm).vision
+    assert decoder_weights.load(decoder.output).config == decoder_weights.load(run.decoder).config
     illume = IllumePlus.load(tokenizer.output, mllm.output, decoder.output, device="cpu")
     assert illume.vocabulary.vision == model.vocabulary
 
@@ -71,9 +69,3 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="this is another kind of model"):
         ADOPT_TOKENIZER.run(AdoptConfig(weights=Location(str(tmp_path / "other.pth"))), context)  # type: ignore[arg-type]  # a fake
     assert list(context.output.iterdir()) == []
-
-
-def test_a_text_tokenizer_cannot_be_trained_on_nothing() -> None:
-    assert EXTEND_VOCABULARY.precheck is not None
-    with pytest.raises(PrecheckError, match="needs datasets"):
-        EXTEND_VOCABULARY.precheck(ExtendVocabularyConfig(resolutions=(64,), text_vocabulary=300), {})

@@ -1,4 +1,4 @@
-"""The figures of a curation: every reason has a share that a recipe can bound, and words that are none are refused."""
+"""The metrics of a curation: every reason has a share that a recipe can bound, and unknown names are refused."""
 
 import ast
 import json
@@ -18,8 +18,8 @@ from orchestrator.execution.gates import broken_gates
 from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Recipe
 from stages import STAGE_KINDS
-from stages.curate import CURATE, _evaluation_sets, figures_of
-from tests.data_pipelines.curation.test_judge import encoded, picture
+from stages.curate import CURATE, _evaluation_sets, curation_metrics
+from tests.data_pipelines.curation.curated import drawn, encoded
 from tests.end_to_end.desk import Desk
 
 RECIPE = """
@@ -41,11 +41,11 @@ def loaded(folder: Path, gates: str) -> Recipe:
 def test_a_bound_on_a_reason_that_does_not_exist_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         loaded(tmp_path, "{reason/caption_pi_share: {at_most: 0.01}}")
-    assert "stages.kept.gates.reason/caption_pi_share: no such figure of the kind curate" in str(caught.value)
+    assert "stages.kept.gates.reason/caption_pi_share: the kind curate has no such metric" in str(caught.value)
     assert "did you mean 'reason/caption_pii_share'?" in str(caught.value)
 
 
-def test_a_reason_that_does_not_occur_counts_as_none(tmp_path: Path) -> None:
+def test_a_reason_that_does_not_occur_counts_as_0(tmp_path: Path) -> None:
     spec = loaded(tmp_path, "{reason/caption_pii_share: {at_most: 0.01}, keep_share: {at_least: 0.5}}").stages[1]
     assert broken_gates(spec, {"rows": 10.0, "keep_share": 0.9}) == ([], [])
     errors, _ = broken_gates(spec, {"rows": 10.0, "keep_share": 0.9, "reason/caption_pii_share": 0.1})
@@ -54,7 +54,7 @@ def test_a_reason_that_does_not_occur_counts_as_none(tmp_path: Path) -> None:
 
 def test_every_reason_that_the_code_can_give_is_known() -> None:
     found = {name for name, *_ in captions._CHECKS}
-    for path in Path(captions.__file__).parent.glob("*.py"):
+    for path in Path(captions.__file__).parents[1].rglob("*.py"):  # all of data_pipelines
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 found |= {
@@ -69,7 +69,7 @@ def test_every_reason_that_the_code_can_give_is_known() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The part of a context and of its artifacts that is looked at before any work begins."""
+    """The part of a context and of its artifacts that is read before any work begins."""
 
     stage_id: str = "kept"
     slots: Mapping[str, Sequence[str]]
@@ -79,7 +79,7 @@ class Inputs:
 
 
 def test_training_on_an_evaluation_set_itself_is_refused() -> None:
-    with pytest.raises(PrecheckError, match="kept: one artifact is in both inputs, records and evaluation"):
+    with pytest.raises(PrecheckError, match="kept: the inputs records and evaluation share an artifact"):
         _evaluation_sets(Inputs(slots={"records": ["a", "b"], "evaluation": ["b"]}))  # type: ignore[arg-type]  # a part
     once = _evaluation_sets(Inputs(slots={"records": ["a"], "evaluation": ["c", "b", "c"]}))  # type: ignore[arg-type]  # a part
     assert [artifact.fingerprint for artifact in once] == ["c", "b"]
@@ -101,20 +101,22 @@ def test_an_evaluation_set_is_wired_and_bounded_in_a_recipe(tmp_path: Path) -> N
 
 def test_shares_are_those_of_all_records() -> None:
     totals = {"rows": 8, "keep": 6, "drop": 2, "duplicate": 0, "near_duplicate": 0, "mirrored": 0}
-    found = figures_of(totals, {"rows": 8.0, "kept_bytes": 512.0, "reason too_small": 2.0})
+    found = curation_metrics(totals, {"rows": 8.0, "kept_bytes": 512.0, "reason too_small": 2.0})
     assert (found["keep_share"], found["drop_share"], found["reason/too_small_share"]) == (0.75, 0.25, 0.25)
-    assert found.keys() <= CURATE.figures
+    assert found.keys() <= CURATE.metric_names
 
 
 @pytest.mark.ray
-def test_a_curation_returns_known_figures_only_and_the_share_of_each_reason(finished: Desk) -> None:
-    manifest = next(one.manifest for one in finished.artifacts().values() if one.manifest.stage_kind == "curate")
-    assert manifest.stats.keys() <= CURATE.figures
-    reasons = {name: share for name, share in manifest.stats.items() if name.startswith("reason/")}
+def test_a_curation_returns_known_metrics_only_and_the_share_of_each_reason(finished: Desk) -> None:
+    manifest = next(
+        artifact.manifest for artifact in finished.artifacts().values() if artifact.manifest.stage_kind == "curate"
+    )
+    assert manifest.metrics.keys() <= CURATE.metric_names
+    reasons = {name: share for name, share in manifest.metrics.items() if name.startswith("reason/")}
     assert reasons
     for name, share in reasons.items():
-        count = manifest.stats[name.replace("reason/", "reason ").removesuffix("_share")]
-        assert share == count / manifest.stats["rows"] > 0
+        count = manifest.metrics[name.replace("reason/", "reason ").removesuffix("_share")]
+        assert share == count / manifest.metrics["rows"] > 0
 
 
 STORED_SMALLER = """
@@ -126,11 +128,11 @@ stages:
 
 
 @pytest.mark.ray
-def test_pictures_are_stored_smaller_and_again_only_where_it_changes_them(tmp_path: Path) -> None:
+def test_images_are_stored_smaller_and_written_again_only_if_they_change(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     lines = []
     for seed, size in enumerate([(320, 300), (90, 80)]):  # height and width
-        (tmp_path / "pictures" / f"{seed}.png").write_bytes(encoded(picture(seed, size)))
+        (tmp_path / "pictures" / f"{seed}.png").write_bytes(encoded(drawn(seed, size)))
         turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": f"shape {seed}"}]
         lines.append(json.dumps({"id": str(seed), "images": [f"{seed}.png"], "conversations": turns}))
     (tmp_path / "lines.jsonl").write_text("\n".join(lines))
@@ -140,9 +142,9 @@ def test_pictures_are_stored_smaller_and_again_only_where_it_changes_them(tmp_pa
     (made,) = (desk.store / "artifacts" / "curate").glob("*/*/attempts/*/data")
     dataset = CuratedDataset(made)
     (shard,) = dataset.shards
-    stored = [one.sample.images[0] for one in dataset.stored_samples(shard, dataset.rows(shard))]
+    stored = [stored_sample.sample.images[0] for stored_sample in dataset.stored_samples(shard, dataset.rows(shard))]
     assert sorted((image.width, image.height) for image in stored) == [(80, 90), (94, 100)]
     before = desk.shard_records("curate")
     assert len(before) == 3  # measured, judged, written
     desk.illume("run", "recipe.yaml", "--set", "stages.kept.config.stored_quality=50")
-    assert len(desk.shard_records("curate") - before) == 2  # decoded and written again; what is judged is the same
+    assert len(desk.shard_records("curate") - before) == 2  # decoded and written again; the verdicts are the same

@@ -1,4 +1,4 @@
-"""What an ingested shard is made of: its own source and pictures, wherever they lie, and nothing else."""
+"""The identity of an ingested shard: its own source and images, wherever they are, and nothing else."""
 
 import json
 import shutil
@@ -12,22 +12,22 @@ from PIL import Image
 from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
 from orchestrator.stage import Location
-from stages.ingest import IngestStageConfig, Places, ingest_shards, sources
+from stages.ingest import IngestStageConfig, InputPaths, ingest_shards, sources
 
 CONFIG = IngestConfig(source="mine")
 
 
-def write_lines(file: Path, pictures: list[str]) -> None:
+def write_lines(file: Path, images: list[str]) -> None:
     rows = []
-    for number, picture in enumerate(pictures):
-        said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": f"a thing, {number}"}]
-        rows.append(json.dumps({"id": f"{file.stem}-{number}", "images": [picture], "conversations": said}))
+    for number, image in enumerate(images):
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": f"a thing, {number}"}]
+        rows.append(json.dumps({"id": f"{file.stem}-{number}", "images": [image], "conversations": turns}))
     file.write_text("\n".join(rows) + "\n")
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Two annotation files with a folder of pictures; `b.jsonl` names a picture that is absent."""
+    """Two annotation files with a folder of images; `b.jsonl` names an image that is absent."""
     raw = tmp_path / "raw"
     (raw / "images").mkdir(parents=True)
     for number, name in enumerate(["one.png", "two.png"]):
@@ -38,16 +38,16 @@ def raw(tmp_path: Path) -> Path:
 
 
 def identities(raw: Path, config: IngestConfig = CONFIG) -> dict[str, tuple[JSON, ...]]:
-    """What decides each shard."""
-    places = Places(paths=(raw,), images=(raw / "images",), metadata=None)
-    return {shard.name: (*shard.items, shard.identity) for shard in ingest_shards(config, places)}
+    """The items and identity of each shard."""
+    inputs = InputPaths(paths=(raw,), images=(raw / "images",), metadata=None)
+    return {shard.name: (*shard.items, shard.identity) for shard in ingest_shards(config, inputs)}
 
 
 def add_source(raw: Path) -> None:
     write_lines(raw / "c.jsonl", ["one.png"])
 
 
-def add_unnamed_picture(raw: Path) -> None:
+def add_unnamed_image(raw: Path) -> None:
     Image.new("RGB", (40, 40), (9, 9, 9)).save(raw / "images" / "three.png")
 
 
@@ -55,51 +55,51 @@ def change_a_line(raw: Path) -> None:
     (raw / "b.jsonl").write_text((raw / "b.jsonl").read_text().replace("a thing", "another thing"))
 
 
-def change_a_picture(raw: Path) -> None:
+def change_an_image(raw: Path) -> None:
     Image.new("RGB", (40, 40), (7, 7, 7)).save(raw / "images" / "two.png")
 
 
-def bring_the_absent_picture(raw: Path) -> None:
+def add_the_absent_image(raw: Path) -> None:
     Image.new("RGB", (40, 40), (8, 8, 8)).save(raw / "images" / "absent.png")
 
 
 @pytest.mark.parametrize(
-    ("change", "touched"),
+    ("change", "affected"),
     [
         (add_source, set()),
-        (add_unnamed_picture, set()),
+        (add_unnamed_image, set()),
         (change_a_line, {"b"}),
-        (change_a_picture, {"b"}),
-        (bring_the_absent_picture, {"b"}),
+        (change_an_image, {"b"}),
+        (add_the_absent_image, {"b"}),
     ],
 )
-def test_a_change_touches_the_shards_that_it_concerns(
-    raw: Path, change: Callable[[Path], None], touched: set[str]
+def test_a_change_affects_only_the_shards_that_read_it(
+    raw: Path, change: Callable[[Path], None], affected: set[str]
 ) -> None:
     before = identities(raw)
     change(raw)
     after = identities(raw)
-    assert {name for name in before if before[name] != after[name]} == touched
+    assert {name for name in before if before[name] != after[name]} == affected
 
 
-def test_where_the_data_lie_does_not_matter(raw: Path, tmp_path: Path) -> None:
+def test_the_location_of_the_data_does_not_matter(raw: Path, tmp_path: Path) -> None:
     before = identities(raw)
     shutil.move(raw, tmp_path / "moved")
     assert identities(tmp_path / "moved") == before
 
 
-def test_pictures_in_a_tar_count_with_the_whole_tar(raw: Path, tmp_path: Path) -> None:
+def test_images_in_a_tar_count_with_the_whole_tar(raw: Path, tmp_path: Path) -> None:
     def identity_of_a() -> dict[str, JSON]:
         with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
             for name in ("one.png", "two.png"):
                 tar.add(raw / "images" / name, name)
-        places = Places(paths=(raw / "a.jsonl",), images=(tmp_path / "pictures.tar",), metadata=None)
-        (shard,) = ingest_shards(CONFIG, places)
+        inputs = InputPaths(paths=(raw / "a.jsonl",), images=(tmp_path / "pictures.tar",), metadata=None)
+        (shard,) = ingest_shards(CONFIG, inputs)
         return shard.identity
 
     before = identity_of_a()
     assert identity_of_a() == before
-    change_a_picture(raw)
+    change_an_image(raw)
     assert identity_of_a() != before
 
 
@@ -111,14 +111,14 @@ def test_a_hostile_name_stops_nothing(raw: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("escape", ["../secret.png", "{folder}/secret.png"])
-def test_files_outside_the_folders_are_never_looked_at(raw: Path, escape: str) -> None:
+def test_files_outside_the_folders_are_never_read(raw: Path, escape: str) -> None:
     write_lines(raw / "b.jsonl", [escape.format(folder=raw)])
     before = identities(raw)
     (raw / "secret.png").write_bytes(b"not yours")
     assert identities(raw) == before
 
 
-def test_sources_are_named_the_same_wherever_they_lie(raw: Path, tmp_path: Path) -> None:
+def test_names_of_sources_do_not_depend_on_their_location(raw: Path, tmp_path: Path) -> None:
     def named(folder: Path) -> set[str]:
         config = IngestStageConfig(
             read=CONFIG, paths=(Location(str(folder)),), images=(Location(str(folder / "images")),)
@@ -142,11 +142,11 @@ def test_sources_are_named_the_same_wherever_they_lie(raw: Path, tmp_path: Path)
         ),
         (
             IngestStageConfig(read=CONFIG, paths=(Location("a.jsonl"),), images=(Location("nowhere"),)),
-            "images: no folder or tar 'nowhere'; give the one with the pictures",
+            "images: no folder or tar 'nowhere'; give the one with the images",
         ),
     ],
 )
-def test_places_that_are_not_there_are_named(
+def test_missing_inputs_are_named(
     raw: Path, monkeypatch: pytest.MonkeyPatch, config: IngestStageConfig, message: str
 ) -> None:
     monkeypatch.chdir(raw)

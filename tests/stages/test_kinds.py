@@ -1,4 +1,4 @@
-"""The table of stage kinds: what their configurations identify, that the built-in recipes plan, and early refusals."""
+"""The table of stage kinds: identities of their configs, plans of the built-in recipes, and early refusals."""
 
 import dataclasses
 import json
@@ -16,7 +16,6 @@ from orchestrator.planning.stage_identity import PlanView
 from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Location, Recipe
 from stages import STAGE_KINDS
-from stages.finished_run import published_settings, stage_that_names_models
 from tests.end_to_end.desk import KINDS, TINY
 
 RECIPES = sorted((Path(__file__).parents[2] / "stages" / "recipes").glob("*.yaml"))
@@ -38,7 +37,7 @@ def recipe(name: str, *overrides: str) -> Recipe:
 
 
 def planned(name: str, *overrides: str) -> Plan:
-    return make_plan(recipe(name, *overrides), PlanView(find=lambda _kind, _fingerprint: None))
+    return make_plan(recipe(name, *overrides), PlanView(find=lambda _key: None))
 
 
 def locations(value: Any) -> Iterable[str]:
@@ -53,32 +52,24 @@ def locations(value: Any) -> Iterable[str]:
             yield from locations(item)
 
 
-def test_models_in_use_are_those_of_the_evaluation_or_of_the_export() -> None:
-    assert stage_that_names_models(planned("quickstart")).spec.kind.name == "evaluate"
-    assert stage_that_names_models(planned("published_3b")).spec.kind.name == "export"
-    with pytest.raises(RecipeError, match="has no stage of the kind 'evaluate' or 'export'"):
-        stage_that_names_models(planned("photos"))
-    assert published_settings().generation.guidance == 2.0
-
-
-def test_kinds_stand_under_their_own_names() -> None:
+def test_kinds_are_listed_by_their_own_names() -> None:
     assert all(name == kind.name for name, kind in STAGE_KINDS.items())
 
 
-def test_what_kinds_need_is_made_by_some_kind() -> None:
-    made = {kind.output for kind in STAGE_KINDS.values()}
-    assert {slot.kind for kind in STAGE_KINDS.values() for slot in kind.inputs.values()} <= made
+def test_every_input_kind_is_the_output_of_some_kind() -> None:
+    outputs = {kind.output for kind in STAGE_KINDS.values()}
+    assert {slot.kind for kind in STAGE_KINDS.values() for slot in kind.inputs.values()} <= outputs
 
 
 @pytest.mark.parametrize("kind", STAGE_KINDS.values(), ids=STAGE_KINDS)
-def test_configurations_are_frozen_and_given_by_name(kind: Any) -> None:
+def test_configs_are_frozen_and_keyword_only(kind: Any) -> None:
     assert kind.config.__dataclass_params__.frozen
     assert all(field.kw_only for field in dataclasses.fields(kind.config))
 
 
 @pytest.mark.parametrize("file", [*RECIPES, TINY], ids=lambda file: file.stem)
-def test_every_recipe_plans_as_work_to_do(file: Path) -> None:
-    plan = make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _kind, _fingerprint: None))
+def test_every_stage_of_every_recipe_is_planned_to_run(file: Path) -> None:
+    plan = make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _key: None))
     assert [stage.action for stage in plan.stages] == ["run"] * len(plan.stages)
     assert len({stage.fingerprint for stage in plan.stages}) == len(plan.stages)
 
@@ -89,21 +80,21 @@ def test_the_tiny_recipe_uses_every_kind() -> None:
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_where_things_lie_is_no_part_of_an_identity(file: Path) -> None:
+def test_locations_are_not_part_of_an_identity(file: Path) -> None:
     for spec in load_recipe(file, STAGE_KINDS).stages:
         hints = typing.get_type_hints(spec.kind.config)
-        places = [name for name, hint in hints.items() if hint is Location]
+        fields = [name for name, hint in hints.items() if hint is Location]
         if spec.kind.name == "extend_vocabulary" and not spec.config.text_tokenizer:
-            continue  # it trains a tokenizer: one to adopt cannot be given as well
-        elsewhere = dataclasses.replace(spec.config, **{name: Location("/elsewhere") for name in places})
+            continue  # it trains a tokenizer, so none can be adopted
+        elsewhere = dataclasses.replace(spec.config, **{name: Location("/elsewhere") for name in fields})
         identity = semantic_config(elsewhere)
-        assert not set(places) & set(identity)
-        assert not [place for place in locations(elsewhere) if place and place in canonical_json(identity)]
+        assert not set(fields) & set(identity)
+        assert not [location for location in locations(elsewhere) if location and location in canonical_json(identity)]
         assert identity == semantic_config(spec.config)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "emoji", "photos", "illume_plus_3b", "illume_plus_7b"])
-def test_the_configurations_of_the_recipes_fit_together(name: str) -> None:
+def test_the_configs_of_the_recipes_match(name: str) -> None:
     run_prechecks(planned(name))
 
 
@@ -133,7 +124,7 @@ def test_the_configurations_of_the_recipes_fit_together(name: str) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path: Path, change: str, message: str) -> None:
+def test_a_mismatch_is_refused_before_anything_runs(tmp_path: Path, change: str, message: str) -> None:
     plan = changed_plan(tmp_path, change)
     with pytest.raises(PrecheckError, match=message):
         run_prechecks(plan)
@@ -144,10 +135,10 @@ def test_one_token_artifact_may_cover_several_datasets(tmp_path: Path) -> None:
 
 
 def changed_plan(folder: Path, change: str) -> Plan:
-    """The quickstart with a second dataset and its tokens at hand."""
+    """The quickstart with a second dataset and its tokens."""
     file = folder / "recipe.yaml"
     file.write_text(next(file for file in RECIPES if file.stem == "quickstart").read_text() + SECOND_DATASET)
-    return make_plan(load_recipe(file, STAGE_KINDS, [change]), PlanView(find=lambda _kind, _fingerprint: None))
+    return make_plan(load_recipe(file, STAGE_KINDS, [change]), PlanView(find=lambda _key: None))
 
 
 @pytest.mark.parametrize(
@@ -161,14 +152,14 @@ def changed_plan(folder: Path, change: str) -> Plan:
         ("stages.decoder.config.loop.steps=0", "steps: 0 is less than 1"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_with_its_place(change: str, message: str) -> None:
-    micros = "stages.mllm_1.config.loop.micros_per_step=2"
+def test_an_impossible_value_is_refused_with_its_path(change: str, message: str) -> None:
+    smaller_step = "stages.mllm_1.config.loop.micros_per_step=2"
     with pytest.raises(RecipeError, match=message) as raised:
-        recipe("quickstart", change, micros)
+        recipe("quickstart", change, smaller_step)
     assert change.split("=")[0].rsplit(".", 1)[0] in str(raised.value)
 
 
-def test_the_published_recipe_asks_for_the_files_that_it_starts_from() -> None:
+def test_the_published_recipe_requests_the_files_that_it_starts_from() -> None:
     with pytest.raises(PrecheckError) as raised:
         check_needs(planned("illume_plus_3b"))
     lines = str(raised.value).splitlines()
@@ -177,7 +168,7 @@ def test_the_published_recipe_asks_for_the_files_that_it_starts_from() -> None:
     assert all("give" in line for line in lines[1:])
 
 
-def test_files_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
+def test_existing_files_are_not_requested(tmp_path: Path) -> None:
     first = str(check_error("illume_plus_3b"))
     given = str(check_error("illume_plus_3b", f"stages.stage_1.config.base_model={tmp_path}"))
     assert "stages.stage_1.config.base_model" in first
@@ -191,13 +182,13 @@ def check_error(name: str, *overrides: str) -> PrecheckError:
 
 
 def test_a_recipe_is_plain_data(tmp_path: Path) -> None:
-    """What decides a stage can be written down and compared, for every stage of every recipe."""
+    """The payload of every stage of every recipe survives JSON."""
     for file in RECIPES:
-        for stage in make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _kind, _fingerprint: None)).stages:
+        for stage in make_plan(load_recipe(file, STAGE_KINDS), PlanView(find=lambda _key: None)).stages:
             assert json.loads(canonical_json(stage.payload)) == stage.payload
 
 
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v12", "", "my model", "a/b"])
-def test_an_alias_that_no_registry_takes_is_refused_before_anything_runs(alias: str) -> None:
+def test_an_alias_that_no_registry_accepts_is_refused_before_anything_runs(alias: str) -> None:
     with pytest.raises(RecipeError, match=r"stages\.exported\.config"):
         recipe("quickstart", f"stages.exported.config.alias={json.dumps(alias)}")

@@ -1,4 +1,4 @@
-"""The stage that scores pictures: scored once, whatever a curation then asks of the scores."""
+"""Scores of images: computed once, whatever bounds a curation then sets on them."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.curation.config import CurationConfig
-from data_pipelines.scoring.bounds import ScoreBounds
-from orchestrator.errors import PrecheckError, RecipeError
-from orchestrator.recipe.loading import load_recipe
+from orchestrator.errors import PrecheckError
 from orchestrator.stage import Location
-from stages import STAGE_KINDS
-from stages.curate import CURATE
-from stages.curation.scoring_config import ScoreImagesConfig, ScorerConfig, check_use_of_scores
+from stages.curation.scoring_config import ScoreImagesConfig, ScorerConfig
 from stages.score_images import SCORE_IMAGES, sources
-from tests.data_pipelines.curation.test_judge import encoded, picture
+from tests.data_pipelines.curation.curated import drawn, encoded
 from tests.data_pipelines.scoring.tiny_scorers import write_classifier, write_clip
 from tests.end_to_end.desk import Desk
 
@@ -43,7 +38,7 @@ def scorer(name: str = "fit", **given: Any) -> ScorerConfig:
     return ScorerConfig(**{"name": name, "kind": "similarity", "model": Location("clip"), **given})
 
 
-def test_every_file_that_a_model_is_loaded_from_decides_the_scores(tmp_path: Path) -> None:
+def test_every_file_that_a_model_is_loaded_from_is_part_of_the_identity(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip")
     (clip / "README.md").write_text("words")
     found = sources(ScoreImagesConfig(scorers=(scorer(model=Location(str(clip))),)))
@@ -63,63 +58,21 @@ def test_a_label_that_the_model_does_not_have_is_refused_before_anything_runs(tm
         SCORE_IMAGES.precheck(config, {})
 
 
-@pytest.mark.parametrize(
-    ("scorers", "message"),
-    [
-        ("[]", "expected at least one, and each once"),
-        ("[{name: fit, kind: classifier, model: m}]", "label: missing; expected with kind classifier"),
-        ("[{name: fit, kind: similarity, model: m, label: x}]", "label: found one; expected with kind classifier"),
-        ("[{name: fit, kind: aesthetic, model: m}]", "head: missing; expected with kind aesthetic"),
-        ("[{name: fit, kind: classifier, model: m, label: x, embed: true}]", "only a scorer of the kind similarity"),
-        ("[{name: entropy, kind: similarity, model: m}]", "name: 'entropy' is taken"),
-        (f"[{FIT}, {FIT.replace('fit', 'again')}]", "more than one keeps embeddings"),
-    ],
-)
-def test_scorers_that_cannot_be_are_refused_with_their_place(tmp_path: Path, scorers: str, message: str) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    with pytest.raises(RecipeError, match=message) as raised:
-        load_recipe(tmp_path / "recipe.yaml", STAGE_KINDS, [f"stages.scored.config.scorers={scorers}"])
-    assert "stages.scored.config" in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "scorers", "message"),
-    [
-        ({"score_bounds": {"fot": ScoreBounds(at_least=0)}}, (scorer(),), r"score_bounds\.fot: none .* mean 'fit'"),
-        ({"score_bounds": {"fit": ScoreBounds(at_least=0)}}, (), r"score_bounds\.fit: none of its inputs makes this"),
-        ({"semantic_distance": 0.1}, (scorer(),), "semantic_distance needs embeddings, but 0 scorers"),
-        ({}, (scorer(), scorer()), "two of its inputs both make the score 'fit'"),
-    ],
-)
-def test_a_curation_speaks_of_scores_that_it_gets(
-    given: dict[str, Any], scorers: tuple[ScorerConfig, ...], message: str
-) -> None:
-    inputs = {"scores": tuple(ScoreImagesConfig(scorers=(one,)) for one in scorers)}
-    with pytest.raises(PrecheckError, match=message):
-        check_use_of_scores(CurationConfig(anchors=((64, 64),), **given), inputs)
-    assert CURATE.precheck is check_use_of_scores
-
-
-def test_measured_scores_can_be_bounded_without_a_model() -> None:
-    bounds = {"entropy": ScoreBounds(at_least=3)}
-    check_use_of_scores(CurationConfig(anchors=((64, 64),), score_bounds=bounds), {})
-
-
 @pytest.mark.ray
-def test_a_changed_bound_or_one_more_scorer_scores_nothing_again(tmp_path: Path) -> None:
+def test_a_changed_bound_or_an_added_scorer_scores_nothing_again(tmp_path: Path) -> None:
     desk = desk_with_pictures(tmp_path)
     write_classifier(tmp_path / "classifier")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     desk.illume("run", "recipe.yaml")
-    made = desk.shard_records("score_images")
+    before = desk.shard_records("score_images")
     scored, ledger = rows_of(desk, "score_images", "scores/fit"), rows_of(desk, "curate", "ledger")
-    assert len(made) == 1
+    assert len(before) == 1
     assert [row["verdict"] for row in ledger] == ["keep"] * 4
     assert [json.loads(row["scores"])["fit"] for row in ledger] == pytest.approx([row["fit"] for row in scored], 1e-5)
 
     middle = sorted(row["fit"] for row in scored)[2]
     desk.illume("run", "recipe.yaml", "--set", f"stages.kept.config.score_bounds.fit.at_least={middle}")
-    assert desk.shard_records("score_images") == made
+    assert desk.shard_records("score_images") == before
     assert sorted(row["reason"] or "" for row in rows_of(desk, "curate", "ledger")) == [
         "",
         "",
@@ -129,28 +82,28 @@ def test_a_changed_bound_or_one_more_scorer_scores_nothing_again(tmp_path: Path)
 
     desk.illume("run", "recipe.yaml", "--set", f"stages.scored.config.scorers=[{FIT},{SAFETY}]")
     both = desk.shard_records("score_images")
-    assert made < both
+    assert before < both
     assert len(both) == 2
     assert all(0 < json.loads(row["scores"])["safe"] < 1 for row in rows_of(desk, "curate", "ledger"))
 
 
 @pytest.mark.ray
-def test_a_takedown_finds_the_scores_of_a_picture_that_no_dataset_holds(tmp_path: Path) -> None:
+def test_a_takedown_finds_the_scores_of_an_image_that_no_dataset_holds(tmp_path: Path) -> None:
     desk = desk_with_pictures(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE[: RECIPE.index("  kept:")])
     desk.illume("run", "recipe.yaml")
-    drawn = desk.illume("takedown", "plan", "pictures/2.png", "--id", "T1", "--json").data
-    assert {kind for kind, _ in drawn["takedown"]["shards"]} == {"ingest", "score_images"}
-    assert {one["stage_id"] for one in drawn["takedown"]["tainted"]} == {"read", "scored"}
+    plan = desk.illume("takedown", "plan", "pictures/2.png", "--id", "T1", "--json").data
+    assert {kind for kind, _ in plan["takedown"]["shards"]} == {"ingest", "score_images"}
+    assert {artifact["stage_id"] for artifact in plan["takedown"]["tainted"]} == {"read", "scored"}
 
 
 def desk_with_pictures(folder: Path) -> Desk:
-    """Four records with a picture each, and a small model that scores them."""
+    """Four records with an image each, and a small model that scores them."""
     (folder / "pictures").mkdir()
     write_clip(folder / "clip")
     lines = []
     for seed in range(4):
-        (folder / "pictures" / f"{seed}.png").write_bytes(encoded(picture(seed)))
+        (folder / "pictures" / f"{seed}.png").write_bytes(encoded(drawn(seed)))
         turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": f"shape {seed}"}]
         lines.append(json.dumps({"id": str(seed), "images": [f"{seed}.png"], "conversations": turns}))
     (folder / "lines.jsonl").write_text("\n".join(lines))
@@ -158,7 +111,7 @@ def desk_with_pictures(folder: Path) -> Desk:
 
 
 def rows_of(desk: Desk, stage_kind: str, folder: str) -> list[dict[str, Any]]:
-    """Of all tables in a folder of the newest artifact that a kind has made."""
+    """The rows of all tables in a folder of the newest artifact of a stage kind."""
     commits = (desk.store / "artifacts" / stage_kind).glob("*/*/COMMIT")
     newest = max(commits, key=lambda commit: commit.stat().st_mtime_ns).parent
     return [

@@ -1,1 +1,1 @@
-"""What several commands share: options, targets, questions, texts, the live view."""
+"""Shared by several commands: options, targets, questions, text formatting, the live view."""

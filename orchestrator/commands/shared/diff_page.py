@@ -1,4 +1,4 @@
-"""A comparison of two runs as one HTML page that opens anywhere, offline. All text in it is escaped."""
+"""A comparison of two runs as one self-contained HTML page. All text in it is escaped."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from orchestrator.commands.shared.diff_text import (
     difference_text,
-    figure_text,
     files_text,
     identity_text,
+    metric_text,
+    nondeterminism_lines,
     run_text,
-    single_lines,
     spent_text,
     time_of,
-    unsteady_lines,
+    unmatched_lines,
 )
-from orchestrator.reports.run_diff import Change, RunDiff, StageDiff, is_same_figure
+from orchestrator.reports.run_diff import Change, RunDiff, StageDiff, is_same_metric
 from orchestrator.reports.run_outputs import RunOutputs
 
 MORE_STYLE = """
@@ -29,22 +29,22 @@ summary { cursor: pointer; }
 
 
 def write_diff_page(diff: RunDiff, datasets: Mapping[str, str], target: Path, *, style: str) -> None:
-    """Write the page. `datasets`: a part of the page for the data of some stages; `style`: CSS of its classes."""
+    """Write the page. `datasets`: HTML about the data of some stages; `style`: the CSS of its classes."""
     body = [
         "<h1>Two runs compared</h1>",
         *(f'<p class="soft">{letter}: {_text(run_text(side))}</p>' for letter, side in _sides(diff)),
         "<h2>Recipe</h2>",
-        *(f"<p>{_text(line)}</p>" for line in single_lines(diff)),
-        _changes(diff.identity, "no value that decides what is made differs"),
+        *(f"<p>{_text(line)}</p>" for line in unmatched_lines(diff)),
+        _changes(diff.identity, "no value that decides the outputs differs"),
         *(["<h3>Not part of any identity</h3>", _changes(diff.execution, "")] if diff.execution else []),
         "<h2>Stages</h2>",
-        *(f'<p class="warn">{_text(line)}</p>' for stage in diff.stages for line in unsteady_lines(stage)),
+        *(f'<p class="warn">{_text(line)}</p>' for stage in diff.stages for line in nondeterminism_lines(stage)),
         _stages(diff),
         "<h2>Code and environment</h2>",
         _made_with(diff),
         *(f"<h2>Data of {_text(name)}</h2>{part}" for name, part in datasets.items()),
-        "<h2>Figures</h2>",
-        "".join(_figures(stage) for stage in diff.stages) or '<p class="soft">no figure differs</p>',
+        "<h2>Metrics</h2>",
+        "".join(_metrics(stage) for stage in diff.stages) or '<p class="soft">no metric differs</p>',
     ]
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -56,7 +56,7 @@ def write_diff_page(diff: RunDiff, datasets: Mapping[str, str], target: Path, *,
 
 
 def _text(value: object) -> str:
-    """Escaped, and with characters that could hide or turn text made visible."""
+    """Escaped; unprintable characters, which could hide or reverse text, become U+FFFD."""
     shown = "".join(character if character.isprintable() else "\ufffd" for character in str(value))
     return html.escape(shown, quote=True)
 
@@ -66,7 +66,7 @@ def _sides(diff: RunDiff) -> Iterable[tuple[str, RunOutputs]]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
-    """Plain cells; the first `left` columns hold words, the others numbers."""
+    """A table of plain text cells; the first `left` columns are left-aligned, the others are numbers."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         kinds = [f'<{tag} class="left">' if column < left else f"<{tag}>" for column in range(len(cells))]
@@ -78,22 +78,22 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> 
 
 def _changes(changes: Sequence[Change], none: str) -> str:
     rows = [(change.place, change.before, change.after) for change in changes]
-    return _table(("place", "A", "B"), rows, left=3) if rows else f'<p class="soft">{_text(none)}</p>'
+    return _table(("setting", "A", "B"), rows, left=3) if rows else f'<p class="soft">{_text(none)}</p>'
 
 
 def _stages(diff: RunDiff) -> str:
     rows = [
-        (stage.id, _standing(stage), "; ".join(stage.reasons), time_of(stage.before), time_of(stage.after))
+        (stage.id, _state_text(stage), "; ".join(stage.reasons), time_of(stage.before), time_of(stage.after))
         for stage in diff.stages
     ]
     rows.append(("all", "", "", spent_text(diff.before), spent_text(diff.after)))
     return _table(("stage", "identity", "why it differs", "A took", "B took"), rows, left=5)
 
 
-def _standing(stage: StageDiff) -> str:
+def _state_text(stage: StageDiff) -> str:
     if stage.state == "same":
-        return "made twice, with two results" if stage.is_unsteady else "the same"
-    same_files = ", but the same files came out" if stage.outputs == "equal" else ""
+        return "made twice, with two results" if stage.is_nondeterministic else "the same"
+    same_files = ", but the same files" if stage.outputs == "equal" else ""
     return f"{identity_text(stage)}{' (first that differs)' if stage.is_first else ''}{same_files}"
 
 
@@ -106,17 +106,17 @@ def _made_with(diff: RunDiff) -> str:
     return "".join(parts) or '<p class="soft">nothing differs that both runs recorded</p>'
 
 
-def _figures(stage: StageDiff) -> str:
-    """Those that differ in a table; the others are folded away."""
-    unlike, equal = [], []
-    for name, (before, after) in sorted(stage.figures().items()):
-        cells = (name, figure_text(before), figure_text(after))
-        if is_same_figure(before, after):
+def _metrics(stage: StageDiff) -> str:
+    """The metrics that differ as a table; the others are folded."""
+    differing, equal = [], []
+    for name, (before, after) in sorted(stage.metrics().items()):
+        cells = (name, metric_text(before), metric_text(after))
+        if is_same_metric(before, after):
             equal.append(cells)
         else:
-            unlike.append((*cells, difference_text(before, after)))
-    if not unlike or not (stage.before and stage.before.output and stage.after and stage.after.output):
+            differing.append((*cells, difference_text(before, after)))
+    if not differing or not (stage.before and stage.before.output and stage.after and stage.after.output):
         return ""
-    more = _table(("figure", "A", "B"), equal, left=1)
+    more = _table(("metric", "A", "B"), equal, left=1)
     folded = f"<details><summary>{len(equal):,} that do not differ</summary>{more}</details>" if equal else ""
-    return f"<h3>{_text(stage.id)}</h3>{_table(('figure', 'A', 'B', 'difference'), unlike, left=1)}{folded}"
+    return f"<h3>{_text(stage.id)}</h3>{_table(('metric', 'A', 'B', 'difference'), differing, left=1)}{folded}"

@@ -3,23 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.commands.shared.formatting import duration_text, short, time_text
-from orchestrator.reports.run_diff import RunDiff, StageDiff, is_same_figure
+from orchestrator.reports.run_diff import RunDiff, StageDiff, is_same_metric
 from orchestrator.reports.run_outputs import RunOutputs, StageOutput
 
 SHOWN_FILES = 4
-SHOWN_FIGURES = 12  # of one stage; JSON and the page have all
+SHOWN_METRICS = 12  # of one stage; JSON and the page have all
 
 
 def run_diff_text(diff: RunDiff, datasets: Mapping[str, Sequence[str]]) -> str:
-    """`datasets`: what is to be said about the data of some stages."""
+    """The comparison as text. `datasets`: lines about the data of some stages."""
     sections = {
         "Recipe": _recipe(diff),
         "First stages that differ": _first(diff),
-        "One identity, two results": [line for stage in diff.stages for line in unsteady_lines(stage)],
+        "One identity, two results": [line for stage in diff.stages for line in nondeterminism_lines(stage)],
         "Code": [f"{stage.id}: {files_text(stage.code)}" for stage in diff.stages if stage.code],
         "Environment": [f"{change} ({', '.join(ids)})" for change, ids in diff.environment.items()],
-        "Data": [line for name, lines in datasets.items() for line in (f"{name}:", *(f"  {one}" for one in lines))],
-        "Figures": _figures(diff),
+        "Data": [line for name, lines in datasets.items() for line in (f"{name}:", *(f"  {line}" for line in lines))],
+        "Metrics": _metrics(diff),
         "Time": _times(diff),
     }
     head = [f"{letter}  {run_text(side)}" for letter, side in (("A", diff.before), ("B", diff.after))]
@@ -38,9 +38,9 @@ def files_text(files: Sequence[str]) -> str:
     return f"{', '.join(files[:SHOWN_FILES])}{more}"
 
 
-def unsteady_lines(stage: StageDiff) -> Iterator[str]:
-    """Said plainly, because nothing else shows it."""
-    if stage.is_unsteady and stage.after and stage.after.output:
+def nondeterminism_lines(stage: StageDiff) -> Iterator[str]:
+    """Lines about a stage that was made twice with one identity and different files; nothing else shows this."""
+    if stage.is_nondeterministic and stage.after and stage.after.output:
         differs = " and ".join(
             name for name, found in (("code", stage.code), ("environment", stage.environment)) if found
         )
@@ -51,8 +51,8 @@ def unsteady_lines(stage: StageDiff) -> Iterator[str]:
         )
 
 
-def single_lines(diff: RunDiff) -> list[str]:
-    """Stages that only one of the runs has."""
+def unmatched_lines(diff: RunDiff) -> list[str]:
+    """Lines about stages that only one of the runs has."""
     lines = []
     for state, where in (("removed", "A"), ("added", "B")):
         found = [f"{stage.id} ({side.planned['kind']})" for stage in diff.stages
@@ -62,7 +62,7 @@ def single_lines(diff: RunDiff) -> list[str]:
 
 
 def identity_text(stage: StageDiff) -> str:
-    """Which identity became which."""
+    """The identities of both sides, or the one that exists with the stage's state."""
     if stage.before and stage.after:
         return f"{short(stage.before.fingerprint)} -> {short(stage.after.fingerprint)}"
     side = stage.after or stage.before
@@ -70,7 +70,7 @@ def identity_text(stage: StageDiff) -> str:
 
 
 def time_of(side: StageOutput | None) -> str:
-    """How long the output took and how it came about."""
+    """How long the output took, and whether it was made or reused."""
     if side is None:
         return "no such stage"
     took = duration_text(side.seconds) if side.seconds is not None else "not timed"
@@ -87,13 +87,13 @@ def gpu_hours(outputs: RunOutputs) -> float:
 
 
 def spent_text(outputs: RunOutputs) -> str:
-    """Time of all attempts, and the GPU hours that they asked for, if any."""
+    """Time of all attempts, and the GPU hours that they requested, if any."""
     spent = duration_text(sum(stage.spent_s for stage in outputs.stages.values()))
     hours = gpu_hours(outputs)
-    return f"{spent} in all attempts" + (f", {hours:.2f} GPU hours asked for" if hours else "")
+    return f"{spent} in all attempts" + (f", {hours:.2f} GPU hours requested" if hours else "")
 
 
-def figure_text(value: float | None) -> str:
+def metric_text(value: float | None) -> str:
     return "" if value is None else f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
 
 
@@ -102,11 +102,11 @@ def difference_text(before: float | None, after: float | None) -> str:
         return "only in B" if before is None else "only in A"
     share = f" ({(after - before) / abs(before):+.1%})" if before else ""
     sign = "+" if after > before else ""
-    return f"{sign}{figure_text(after - before)}{share}"
+    return f"{sign}{metric_text(after - before)}{share}"
 
 
 def _recipe(diff: RunDiff) -> list[str]:
-    lines = [*single_lines(diff), *(str(change) for change in diff.identity)]
+    lines = [*unmatched_lines(diff), *(str(change) for change in diff.identity)]
     if diff.execution:
         lines += ["not part of any identity:", *(f"  {change}" for change in diff.execution)]
     return lines or ["no value differs"]
@@ -119,26 +119,26 @@ def _first(diff: RunDiff) -> list[str]:
             lines += [f"{stage.id}: {identity_text(stage)}", *(f"  {reason}" for reason in stage.reasons)]
     following = [stage.id for stage in diff.of_state("changed") if not stage.is_first]
     if following:
-        lines.append(f"made from these, so they differ too: {', '.join(following)}")
+        lines.append(f"made from these, so they also differ: {', '.join(following)}")
     same_bytes = [stage.id for stage in diff.of_state("changed") if stage.outputs == "equal"]
     if same_bytes:
-        lines.append(f"another identity, but the same files came out: {', '.join(same_bytes)}")
+        lines.append(f"different identity, but the same files: {', '.join(same_bytes)}")
     return lines or ["none: every stage has one identity in both runs"]
 
 
-def _figures(diff: RunDiff) -> list[str]:
+def _metrics(diff: RunDiff) -> list[str]:
     lines: list[str] = []
     for stage in diff.stages:
-        unlike = [(name, pair) for name, pair in stage.figures().items() if not is_same_figure(*pair)]
-        if not unlike or not (stage.before and stage.before.output and stage.after and stage.after.output):
+        differing = [(name, pair) for name, pair in stage.metrics().items() if not is_same_metric(*pair)]
+        if not differing or not (stage.before and stage.before.output and stage.after and stage.after.output):
             continue
         lines.append(f"{stage.id}:")
-        width = max(len(name) for name, _ in unlike[:SHOWN_FIGURES])
-        for name, (before, after) in unlike[:SHOWN_FIGURES]:
-            pair = f"{figure_text(before):>12} -> {figure_text(after):>12}"
+        width = max(len(name) for name, _ in differing[:SHOWN_METRICS])
+        for name, (before, after) in differing[:SHOWN_METRICS]:
+            pair = f"{metric_text(before):>12} -> {metric_text(after):>12}"
             lines.append(f"  {name:<{width}}  {pair}  {difference_text(before, after)}")
-        if len(unlike) > SHOWN_FIGURES:
-            lines.append(f"  and {len(unlike) - SHOWN_FIGURES} more; --json and --page have all")
+        if len(differing) > SHOWN_METRICS:
+            lines.append(f"  and {len(differing) - SHOWN_METRICS} more; --json and --page have all")
     return lines
 
 

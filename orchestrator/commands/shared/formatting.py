@@ -1,8 +1,8 @@
-"""Numbers, times and identities as short text for people."""
+"""Numbers, durations, times and identities as short text."""
 
 from datetime import datetime
 
-SHORT_IDENTITY = 12  # hex digits: enough to tell artifacts of one store apart
+SHORT_IDENTITY = 12  # hex digits: enough to distinguish the artifacts of one store
 
 
 def duration_text(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A run as it goes: a live table on a terminal, plain lines elsewhere, JSON lines for a script.
+"""Live views of a run: a table on a terminal, plain lines elsewhere, JSON lines for a script.
 
 A view only reads the index database, so it can watch a run of this process, of another, or of another machine.
 """
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Style = Literal["table", "lines", "json"]
 REFRESH_S = 1.0
-PLAIN_EVERY_S = 10.0  # at most one progress line of a stage in this time
+PLAIN_EVERY_S = 10.0  # minimum time between two progress lines of a stage
 BAR_WIDTH = 20
 STATE_STYLES: Mapping[str, str] = {
     "RUNNING": "bold cyan",
@@ -39,7 +39,7 @@ STATE_STYLES: Mapping[str, str] = {
     "LOST": "yellow",
     "CANCELLED": "yellow",
 }
-STATE_WORDS: Mapping[str, str] = {"INTENT": "starting", "COMMITTED": "done", "NOT_RUN": "not run"}
+STATE_NAMES: Mapping[str, str] = {"INTENT": "starting", "COMMITTED": "done", "NOT_RUN": "not run"}
 
 
 class View(Protocol):
@@ -52,18 +52,18 @@ def default_style(*, as_json: bool) -> Style:
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that nothing is cut or folded."""
+    """Standard output; 200 columns wide if it is not a terminal, so that nothing is truncated or wrapped."""
     found = Console()
     return found if found.is_terminal else Console(width=200)
 
 
 @contextmanager
-def watching(
+def show_live(
     database: Database, run_id: str, style: Style, events: Callable[[int], list[Event]], after: int = 0
 ) -> Iterator[None]:
-    """Show the run from a thread until the block ends, and once more then.
+    """Show the run from a thread until the block ends, and once more at the end.
 
-    `events` gives the events after a sequence number; only the style `json` asks for them.
+    `events` returns the events after a sequence number; only the style `json` uses it.
     """
     view = _view(style, events, after)
     finished = threading.Event()
@@ -78,7 +78,7 @@ def watching(
 
 
 def status_table(status: RunStatus, *, is_live: bool = False) -> Table:
-    """A row per stage: state, progress, rate, time left, message. Live without the run's own, which is told after."""
+    """A row per stage: state, progress, rate, time left, message. `is_live`: without the run's message."""
     run = status.run
     title = f"{run.recipe}  run {run.run_id}  {run.state.lower()}{'  (stopping)' if run.cancel_requested else ''}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
@@ -92,17 +92,17 @@ def status_table(status: RunStatus, *, is_live: bool = False) -> Table:
 
 
 def stage_line(stage: StageStatus) -> str:
-    """One stage as one line without colours."""
+    """One stage as a line of plain text."""
     left = f", {duration_text(stage.eta_s)} left" if stage.eta_s is not None else ""
     took = f" in {duration_text(stage.elapsed_s)}" if stage.state == "COMMITTED" and stage.elapsed_s is not None else ""
     progress = f" {_done_text(stage)}{_rate_suffix(stage)}{left}" if stage.total else ""
     attempt = f" (attempt {stage.attempt})" if stage.attempt > 1 else ""
     message = f": {_first_line(stage.message)}" if stage.message else ""
-    return f"{stage.stage_id}: {_state_word(stage)}{attempt}{took}{progress}{message}"
+    return f"{stage.stage_id}: {_state_text(stage)}{attempt}{took}{progress}{message}"
 
 
 class TableView:
-    """A table that is drawn again in place; log lines appear above it."""
+    """A table that is redrawn in place; log lines appear above it."""
 
     def __init__(self, terminal: Console | None = None) -> None:
         self._live = Live(console=terminal or Console(), auto_refresh=False, transient=False)
@@ -116,13 +116,13 @@ class TableView:
 
 
 class LinesView:
-    """A line when a stage changes its state, and now and then while it runs."""
+    """Writes a line when a stage changes its state, and every `PLAIN_EVERY_S` while it runs."""
 
     def __init__(self, clock: Callable[[], float], write: Callable[[str], None] = click.echo) -> None:
         self._clock = clock
         self._write = write
         self._shown: dict[str, tuple[str, int, str]] = {}
-        self._told_at: dict[str, float] = {}
+        self._shown_at: dict[str, float] = {}
         self._run_state = ""
 
     def show(self, status: RunStatus) -> None:
@@ -138,15 +138,15 @@ class LinesView:
     def _show_stage(self, stage: StageStatus) -> None:
         state = (stage.state, stage.attempt, stage.message)
         is_changed = self._shown.get(stage.stage_id) != state
-        is_due = self._clock() - self._told_at.get(stage.stage_id, 0.0) >= PLAIN_EVERY_S
+        is_due = self._clock() - self._shown_at.get(stage.stage_id, 0.0) >= PLAIN_EVERY_S
         if (is_changed and stage.state != "WAITING") or (is_due and stage.state == "RUNNING" and stage.total):
             self._write(stage_line(stage))
-            self._told_at[stage.stage_id] = self._clock()
+            self._shown_at[stage.stage_id] = self._clock()
         self._shown[stage.stage_id] = state
 
 
 class JsonView:
-    """Every event of the run as one line of JSON, in order."""
+    """Writes every event of the run as one line of JSON, in order."""
 
     def __init__(
         self, events: Callable[[int], list[Event]], after: int = 0, write: Callable[[str], None] = click.echo
@@ -177,9 +177,9 @@ def _follow(database: Database, run_id: str, view: View, finished: threading.Eve
         try:
             view.show(run_status(database, run_id))
         except DatabaseError as error:
-            log.warning("cannot show the run at the moment: %s", error)
+            log.warning("cannot show the run now: %s", error)
         except OSError:
-            return  # nobody reads our output any more; the run goes on
+            return  # nothing reads the output any more; the run continues
         if is_last:
             return
 
@@ -198,7 +198,7 @@ def _cells(stage: StageStatus) -> tuple[Text | ProgressBar, ...]:
     attempt = f" #{stage.attempt}" if stage.attempt > 1 else ""
     return (
         Text(stage.stage_id),
-        Text(_state_word(stage) + attempt, style=STATE_STYLES.get(stage.state, "dim")),
+        Text(_state_text(stage) + attempt, style=STATE_STYLES.get(stage.state, "dim")),
         bar if is_shown else Text(""),
         Text(_done_text(stage) if stage.total else ""),
         Text(_rate_text(stage)),
@@ -208,8 +208,8 @@ def _cells(stage: StageStatus) -> tuple[Text | ProgressBar, ...]:
     )
 
 
-def _state_word(stage: StageStatus) -> str:
-    word = STATE_WORDS.get(stage.state, stage.state.lower())
+def _state_text(stage: StageStatus) -> str:
+    word = STATE_NAMES.get(stage.state, stage.state.lower())
     return f"{word} ({stage.failure_class})" if stage.failure_class else word
 
 

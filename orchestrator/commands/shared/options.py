@@ -1,4 +1,4 @@
-"""Options that many commands share, and what they stand for: the recipe, the stages, the places things are kept."""
+"""Options that several commands share, and the objects made from them: the recipe, the stage kinds, the workspace."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ import click
 from clusters.connect import connect
 from clusters.profiles import profile_at
 from orchestrator.errors import RecipeError
-from orchestrator.planning.plan import PlanWishes
+from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
 from orchestrator.recipe.loading import Kinds, load_recipe
 from orchestrator.recipe.suggestions import expectation
@@ -24,42 +24,42 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where things are kept; None: below `.illume/` in the current folder."""
+class Locations:
+    """Where the store, the database and the tracking data are; None: below `.illume/` in the current folder."""
 
     store: str | None
     database: str | None
     tracking: str | None
 
 
-def place_options(command: Command) -> Command:
-    """`--store`, `--database` and `--tracking`, also from the environment; given on as `places`."""
+def location_options(command: Command) -> Command:
+    """Adds `--store`, `--database` and `--tracking`, also read from the environment; passed on as `locations`."""
 
     @functools.wraps(command)
-    def with_places(*, store: str | None, database: str | None, tracking: str | None, **rest: Any) -> Any:
-        return command(places=Places(store=store, database=database, tracking=tracking), **rest)
+    def with_locations(*, store: str | None, database: str | None, tracking: str | None, **rest: Any) -> Any:
+        return command(locations=Locations(store=store, database=database, tracking=tracking), **rest)
 
     options = [
         ("--store", "ILLUME_STORE", "Folder or address (s3://bucket/prefix) of the artifacts."),
         ("--database", "ILLUME_DATABASE", "Index database: a file, or postgresql://user@host/name."),
         ("--tracking", "ILLUME_TRACKING", "MLflow tracking address; 'none' for no tracking."),
     ]
-    decorated: Command = with_places
+    decorated: Command = with_locations
     for name, variable, text in reversed(options):
         decorated = click.option(name, envvar=variable, show_envvar=True, help=text)(decorated)
     return decorated
 
 
 accept_taint_option = click.option(
-    "--accept-taint", is_flag=True, help="Go on with models that saw what was taken down."
+    "--accept-taint", is_flag=True, help="Continue with models trained on samples that were taken down."
 )
 
 
 def recipe_options(command: Command) -> Command:
-    """The recipe as `recipe` and `overrides`, and what is wanted of it as `wishes`."""
+    """Adds the recipe and the options of its plan; passed on as `recipe`, `overrides` and `options`."""
 
     @functools.wraps(command)
-    def with_wishes(
+    def with_plan_options(
         *,
         force: tuple[str, ...],
         until: tuple[str, ...],
@@ -68,12 +68,12 @@ def recipe_options(command: Command) -> Command:
         accept_taint: bool,
         **rest: Any,
     ) -> Any:
-        wishes = PlanWishes(force=force, until=until, only=only, code=code, accept_taint=accept_taint)
-        return command(wishes=wishes, **rest)
+        options = PlanOptions(force=force, until=until, only=only, code=code, accept_taint=accept_taint)
+        return command(options=options, **rest)
 
     decorators = [
         click.argument("recipe"),
-        click.option("--set", "overrides", multiple=True, metavar="PLACE=VALUE", help="stages.NAME.config.KEY=VALUE"),
+        click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="stages.NAME.config.KEY=VALUE"),
         click.option("--force", multiple=True, metavar="STAGE", help="Make it again, and what was made from it."),
         click.option("--until", multiple=True, metavar="STAGE", help="Stop after this stage."),
         click.option("--only", multiple=True, metavar="STAGE", help="Run no other stage; its inputs must exist."),
@@ -82,11 +82,11 @@ def recipe_options(command: Command) -> Command:
             type=click.Choice(["warn", "rerun", "fail"]),
             default="warn",
             show_default=True,
-            help="What to do where the code of a stage moved under an unchanged version.",
+            help="What to do if the code of a stage changed under an unchanged version.",
         ),
         accept_taint_option,
     ]
-    decorated: Command = with_wishes
+    decorated: Command = with_plan_options
     for decorator in reversed(decorators):
         decorated = decorator(decorated)
     return decorated
@@ -97,18 +97,18 @@ cluster_option = click.option(
     "profile",
     envvar="ILLUME_CLUSTER",
     show_envvar=True,
-    metavar="PLACE",
+    metavar="PROFILE",
     help="Where to run: a profile, or http://HEAD:8265 for jobs on a Ray cluster. Default: this machine.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
 
 
 def stage_kinds() -> Kinds:
-    """The kinds that `cli.exit_code` was given, else those of the package `stages`."""
+    """The kinds passed to `cli.exit_code`; by default those of the package `stages`."""
     given: Kinds | None = click.get_current_context().obj
     if given is not None:
         return given
-    from stages import STAGE_KINDS  # late: commands that need no recipe work without the stages
+    from stages import STAGE_KINDS  # late: commands without a recipe do not need the stages
 
     return STAGE_KINDS
 
@@ -122,7 +122,7 @@ def builtin_recipes() -> dict[str, Path]:
 
 
 def recipe_file(recipe: str) -> Path:
-    """The file that a recipe argument names: a path, or the bare name of a built-in recipe.
+    """The file of a recipe argument: a path, or the bare name of a built-in recipe.
 
     Raises:
         RecipeError: neither exists.
@@ -141,12 +141,12 @@ def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return load_recipe(recipe_file(recipe), stage_kinds(), overrides)
 
 
-def open_workspace(places: Places, profile: str | None = None) -> Workspace:
-    """Open, or make, what the commands work on. A context manager.
+def open_workspace(locations: Locations, profile: str | None = None) -> Workspace:
+    """Open the workspace that the commands use, or create it. A context manager.
 
     Raises:
         RecipeError: an address or the profile of the cluster cannot be used.
-        StoreError, DatabaseError: it cannot be used.
+        StoreError, DatabaseError: the store or the database cannot be used.
     """
     cluster = connect(profile_at(profile)) if profile else None
-    return Workspace.open(places.store, places.database, places.tracking, cluster=cluster)
+    return Workspace.open(locations.store, locations.database, locations.tracking, cluster=cluster)

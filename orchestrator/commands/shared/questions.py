@@ -1,4 +1,4 @@
-"""What a person asks about samples on the command line: pictures, ids, digests, lists of them, web addresses."""
+"""Questions about samples on the command line: images, ids, digests, lists of them, web addresses."""
 
 import functools
 from pathlib import Path
@@ -12,17 +12,17 @@ from orchestrator.errors import RecipeError
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-NEAR_BITS = 10  # of 64: re-encoded, resized and slightly cropped pictures
-MOST_NEAR_BITS = 24  # above it unrelated pictures look alike
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+NEAR_BITS = 10  # of 64: re-encoded, resized and slightly cropped images
+MAX_NEAR_BITS = 24  # above it unrelated images count as copies
 
 
 def question_options(command: Command) -> Command:
-    """The argument WHAT, `--source-url` and `--near`; given on as `questions`."""
+    """Adds the argument WHAT, `--source-url` and `--near`; passed on as `questions`."""
 
     @functools.wraps(command)
     def with_questions(*, what: tuple[str, ...], urls: tuple[str, ...], near: int, **rest: Any) -> Any:
-        return command(questions=questions_from(what, urls, near), **rest)
+        return command(questions=make_questions(what, urls, near), **rest)
 
     decorators = [
         click.argument("what", nargs=-1),
@@ -31,14 +31,14 @@ def question_options(command: Command) -> Command:
             "urls",
             multiple=True,
             metavar="PATTERN",
-            help="Address or source that samples come from, as in '*://example.com/*'. Can be repeated.",
+            help="Address or source of samples, for example '*://example.com/*'. Can be repeated.",
         ),
         click.option(
             "--near",
-            type=click.IntRange(0, MOST_NEAR_BITS),
+            type=click.IntRange(0, MAX_NEAR_BITS),
             default=NEAR_BITS,
             show_default=True,
-            help="Bits of 64 in which look-alikes may differ; 0: exact copies only.",
+            help="Bits of 64 in which near-duplicates may differ; 0: exact copies only.",
         ),
     ]
     decorated: Command = with_questions
@@ -47,23 +47,23 @@ def question_options(command: Command) -> Command:
     return decorated
 
 
-def questions_from(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
+def make_questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
     from data_pipelines.provenance.questions import Questions
 
     if not what and not urls:
-        raise RecipeError("nothing to look for; give a picture, an id, a SHA-256, a list of those, or --source-url")
+        raise RecipeError("nothing to search for; give an image, an id, a SHA-256, a list of those, or --source-url")
     questions = Questions(near=near)
     for pattern in urls:
         questions.add_url(pattern)
     for text in what:
         path = Path(text)
         try:
-            if path.suffix.lower() in PICTURE_ENDINGS and path.is_file():
-                questions.add_picture(path)
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                questions.add_image(path)
             elif path.is_file():
                 questions.add_file(path)
             else:
                 questions.add(text)
         except (OSError, ValueError) as error:
-            raise RecipeError(f"{text}: {error}; give a picture, an id, a SHA-256, or a list of those") from error
+            raise RecipeError(f"{text}: {error}; give an image, an id, a SHA-256, or a list of those") from error
     return questions

@@ -1,4 +1,4 @@
-"""What a person means by `RUN`, `RUN:STAGE`, or the first digits of an identity."""
+"""Resolves `RUN`, `RUN:STAGE` and the first digits of an identity, as given on the command line."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, newest_run, run_status
 from orchestrator.recipe.suggestions import expectation
-from orchestrator.store.layout import ARTIFACTS, stored_fingerprints
+from orchestrator.store.layout import ARTIFACTS, stored_keys
 
 NUM_SEARCHED_RUNS = 10_000
 MIN_PREFIX = 4  # hex digits of an identity
 
 
 def find_run(database: Database, name: str | None) -> RunSummary:
-    """The run with this id, or the only one whose id starts so, or the newest one of the recipe with this name.
+    """The run with this id, or the only one with this prefix of its id, or the newest one of the recipe with this name.
 
     Without a name: the newest run.
 
@@ -33,7 +33,7 @@ def find_run(database: Database, name: str | None) -> RunSummary:
     of_recipe = [run for run in known if run.recipe == name][:1]
     if len(found) > 1:
         raise RecipeError(
-            f"run {name!r}: found {len(found)} that start so: {', '.join(run.run_id for run in found[:5])}"
+            f"run {name!r}: found {len(found)} with this prefix: {', '.join(run.run_id for run in found[:5])}"
         )
     if not found and not of_recipe:
         names = [run.run_id for run in known[:5]] + [run.recipe for run in known[:50]]
@@ -55,8 +55,8 @@ def find_artifact(artifacts: ArtifactStore, database: Database, target: str) -> 
         raise RecipeError(
             f"{target!r}: expected RUN:STAGE, or at least {MIN_PREFIX} digits of an identity from `illume plan`"
         )
-    places = [place for place in stored_fingerprints(artifacts.store, ARTIFACTS) if place[1].startswith(prefix)]
-    found = [stored for kind, fingerprint in places if (stored := artifacts.stored(kind, fingerprint)) is not None]
+    keys = [key for key in stored_keys(artifacts.store, ARTIFACTS) if key.fingerprint.startswith(prefix)]
+    found = [stored for key in keys if (stored := artifacts.stored(key)) is not None]
     if len(found) != 1:
         kinds = ", ".join(f"{stored.manifest.stage_kind} {stored.manifest.fingerprint[:16]}" for stored in found[:5])
         raise RecipeError(f"{target!r}: found {len(found)} artifacts, expected one{': ' + kinds if found else ''}")
@@ -64,13 +64,16 @@ def find_artifact(artifacts: ArtifactStore, database: Database, target: str) -> 
 
 
 def artifact_of_stage(artifacts: ArtifactStore, status: RunStatus, stage_id: str) -> StoredArtifact:
-    """Raises: RecipeError: the run has no such stage, or the stage has no committed artifact."""
+    """The committed artifact of a stage.
+
+    Raises: RecipeError: the run has no such stage, or the stage has no committed artifact.
+    """
     stages = {stage.stage_id: stage for stage in status.stages}
     if stage_id not in stages:
         valid = expectation(stage_id, stages.keys())
         raise RecipeError(f"run {status.run.run_id}: found no stage {stage_id!r}; {valid}")
     stage = stages[stage_id]
-    stored = artifacts.stored(stage.stage_kind, stage.fingerprint)
+    stored = artifacts.stored(stage.key)
     if stored is None:
         raise RecipeError(
             f"run {status.run.run_id}: stage {stage_id!r} has no artifact; found it {stage.state.lower()}, "
@@ -80,7 +83,7 @@ def artifact_of_stage(artifacts: ArtifactStore, status: RunStatus, stage_id: str
 
 
 def planned_stages(artifacts: ArtifactStore, run: RunSummary) -> list[Mapping[str, Any]]:
-    """The stages of the run's plan as they were saved.
+    """The saved stages of the run's plan.
 
     Raises:
         RecipeError: the store has no such plan.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipelines.audit.decisions import write_decisions
 from data_pipelines.audit.summary import audit_dataset, summary_text
-from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -40,11 +40,11 @@ def curated(
     write_orphans(sorted((records / "records").glob("*.parquet")), images, records)
     names = record_shards(records)
     for name in names:
-        measure_shard(records, name, work, measuring(config))
+        measure_shard(records, name, work, decode_limits(config))
         judge_shard(records, work, name, work, config)
     copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
-        emit_shard(records, work, name, data, emitting(config), copies=copies[name])
+        emit_shard(records, work, name, data, emit_config(config), copies=copies[name])
     write_dataset(data, "test", {name: data / "ledger" / f"{name}.parquet" for name in names}, config)
     merge_orphans([records], data)
     return data
@@ -103,7 +103,7 @@ def line(key: str, image: str) -> str:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Records over several shards, pictures in a folder and in a tar, and files that nobody names."""
+    """Records over several shards, images in a folder and in a tar, and files that nobody names."""
     folder = tmp_path / "raw"
     (folder / "images" / "sub").mkdir(parents=True)
     for name in ("a.png", "sub/b.png", "unused.png"):

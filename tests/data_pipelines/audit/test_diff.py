@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.audit.diff import DatasetDiff, Side, diff_datasets
+from data_pipelines.audit.diff import DatasetDiff, DiffSide, diff_datasets
 from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
-from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import LEDGER_SCHEMA, emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -33,7 +33,7 @@ HOSTILE = "</h3><script>alert(1)</script>\u202e"
 Row = tuple[str, str, str]  # sample id, verdict, reason
 
 
-def hand_made(folder: Path, shards: Sequence[Sequence[Row]], caption: str = "a cat") -> Side:
+def hand_made(folder: Path, shards: Sequence[Sequence[Row]], caption: str = "a cat") -> DiffSide:
     """A dataset of ledgers alone, which has no thumbnails."""
     ledgers = {}
     (folder / "ledger").mkdir(parents=True)
@@ -57,7 +57,7 @@ def hand_made(folder: Path, shards: Sequence[Sequence[Row]], caption: str = "a c
         "reasons": Counter(reason for _, _, reason in every if reason),
     }
     (folder / "dataset.json").write_text(json.dumps(fields))
-    return Side(folder=folder, ledgers=ledgers)
+    return DiffSide(folder=folder, ledgers=ledgers)
 
 
 def counted(diff: DatasetDiff) -> dict[tuple[str | None, str | None], int]:
@@ -65,7 +65,7 @@ def counted(diff: DatasetDiff) -> dict[tuple[str | None, str | None], int]:
 
 
 def plainly_counted(before: Sequence[Row], after: Sequence[Row]) -> tuple[int, int, int]:
-    """Records added, removed and judged otherwise."""
+    """The numbers of records added, removed, and with a changed verdict."""
     old, new = Counter(before), Counter(after)
     gone, come = (Counter({i: 0}) for i in ("", ""))
     for (sample_id, *_), number in (old - new).items():
@@ -99,18 +99,18 @@ def test_the_counts_are_those_of_plain_counting_however_much_is_left_unread(
     old, new = hand_made(folder / "a", common + before), hand_made(folder / "b", common + after)
     found = diff_datasets(old, new, rows_per_part=rows_per_part)
     plain = [[(i.lower(), verdict, why) for rows in side for i, verdict, why in rows] for side in (before, after)]
-    assert (found.added, found.removed, found.rejudged) == plainly_counted(*plain)
+    assert (found.added, found.removed, found.changed) == plainly_counted(*plain)
     assert found.equal_shards >= len(common)
-    everything = diff_datasets(Side(folder=old.folder), Side(folder=new.folder))
+    everything = diff_datasets(DiffSide(folder=old.folder), DiffSide(folder=new.folder))
     assert everything.equal_shards == 0
     assert counted(everything) == counted(found)
 
 
 def test_a_threshold_that_moved_shows_as_verdicts_that_changed(tmp_path: Path) -> None:
     ids = [hashlib.sha256(bytes([number])).hexdigest() for number in range(40)]
-    before = hand_made(tmp_path / "a", [[(one, "keep", "") for one in ids[:30]]])
-    after = hand_made(tmp_path / "b", [[(one, "drop" if one in ids[:5] else "keep", "small" if one in ids[:5] else "")
-                                        for one in ids[2:]]])  # fmt: skip
+    before = hand_made(tmp_path / "a", [[(sample_id, "keep", "") for sample_id in ids[:30]]])
+    after = hand_made(tmp_path / "b", [[(sample_id, *(("drop", "small") if sample_id in ids[:5] else ("keep", "")))
+                                        for sample_id in ids[2:]]])  # fmt: skip
     diff = diff_datasets(before, after, examples=2)
     assert counted(diff) == {(None, "keep"): 10, ("keep", "drop: small"): 3, ("keep", None): 2}
     assert [len(change.examples) for change in diff.transitions] == [2, 2, 2]
@@ -121,7 +121,7 @@ def test_a_threshold_that_moved_shows_as_verdicts_that_changed(tmp_path: Path) -
     assert diff.transitions[0].examples[0].before is None
     text = "\n".join(dataset_diff_lines(diff))
     assert "30 -> 38 records, 30 -> 35 kept" in text
-    assert "10 added, 2 removed, 3 judged otherwise" in text
+    assert "10 added, 2 removed, 3 with a changed verdict" in text
     assert "keep -> drop: small: 3" in text
     assert dataset_diff_to_json(diff)["reasons"] == {"small": [0, 3]}
     json.dumps(dataset_diff_to_json(diff))
@@ -136,7 +136,7 @@ def test_the_same_records_in_other_shards_are_no_difference(tmp_path: Path) -> N
     assert (diff.shards, diff.equal_shards) == ((2, 3), 0)
 
 
-def test_an_equal_ledger_is_not_even_opened(tmp_path: Path) -> None:
+def test_an_equal_ledger_is_not_opened(tmp_path: Path) -> None:
     rows = [[("ab" * 32, "keep", "")], [("cd" * 32, "keep", "")]]
     before, after = hand_made(tmp_path / "a", rows), hand_made(tmp_path / "b", [rows[0], []])
     (before.folder / "ledger" / "s0.parquet").write_bytes(b"damaged")
@@ -148,7 +148,7 @@ def test_a_damaged_dataset_is_named(tmp_path: Path, file: str, content: bytes) -
     before, after = (hand_made(tmp_path / side, [[("ab" * 32, "keep", "")]]) for side in "ab")
     (after.folder / file).write_bytes(content)
     with pytest.raises(DatasetError, match=f"b/{file}"):
-        diff_datasets(before, Side(folder=after.folder))
+        diff_datasets(before, DiffSide(folder=after.folder))
 
 
 def test_an_id_that_is_no_digest_is_named(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_id_that_is_no_digest_is_named(tmp_path: Path) -> None:
         diff_datasets(before, after)
 
 
-def test_text_from_outside_cannot_leave_its_place_in_the_page(tmp_path: Path) -> None:
+def test_text_from_outside_is_escaped_in_the_page(tmp_path: Path) -> None:
     before = hand_made(tmp_path / "a", [[("ab" * 32, "keep", "")]], caption=HOSTILE)
     after = hand_made(tmp_path / "b", [[("ab" * 32, "drop", HOSTILE)]], caption=HOSTILE)
     diff = diff_datasets(before, after)
@@ -165,22 +165,22 @@ def test_text_from_outside_cannot_leave_its_place_in_the_page(tmp_path: Path) ->
     assert "<script" not in page
     assert "\u202e" not in page + "\n".join(dataset_diff_lines(diff))
     assert page.count("&lt;script&gt;") >= 2
-    assert "no picture" in page
+    assert "no image" in page
 
 
-def test_pictures_of_what_changed_come_from_thumbnails_and_shards(tmp_path: Path) -> None:
+def test_images_of_changed_records_come_from_thumbnails_and_shards(tmp_path: Path) -> None:
     sides = [curated(tmp_path, f"side{min_side}", min_side) for min_side in (24, 60)]
-    diff = diff_datasets(*(Side(folder=folder) for folder in sides), examples=40)
-    assert 0 < diff.rejudged == sum(change.records for change in diff.transitions)
+    diff = diff_datasets(*(DiffSide(folder=folder) for folder in sides), examples=40)
+    assert 0 < diff.changed == sum(change.records for change in diff.transitions)
     shown = sum(len(change.examples) for change in diff.transitions)
     page = dataset_diff_html(diff, *sides)
-    pictures = re.findall(r'src="data:image/jpeg;base64,', page)
-    assert len(pictures) == shown
-    assert "no picture" not in page
+    images = re.findall(r'src="data:image/jpeg;base64,', page)
+    assert len(images) == shown
+    assert "no image" not in page
 
 
 def curated(folder: Path, name: str, min_side: int) -> Path:
-    """Drawn pictures of two sizes, curated with a limit that may leave out the smaller ones."""
+    """Drawn images of two sizes, curated with a limit that may leave out the smaller ones."""
     if not (folder / "records").exists():
         world = ShapesConfig(
             seed=5, understanding=10, generation=10, editing=0, text=0, lines_per_file=10,
@@ -194,10 +194,10 @@ def curated(folder: Path, name: str, min_side: int) -> Path:
     config = CurationConfig(anchors=((64, 64), (48, 96)), min_side=min_side, thumbnails_per_reason=1)
     names, output = record_shards(folder / "records"), folder / name
     for shard_name in names:
-        measure_shard(folder / "records", shard_name, output, measuring(config))
+        measure_shard(folder / "records", shard_name, output, decode_limits(config))
         judge_shard(folder / "records", output, shard_name, output, config)
-    copies = find_duplicates({one: output / "analysis" / f"{one}.parquet" for one in names}, config)
-    for one in names:
-        emit_shard(folder / "records", output, one, output, emitting(config), copies=copies[one])
-    write_dataset(output, name, {one: output / "ledger" / f"{one}.parquet" for one in names}, config)
+    copies = find_duplicates({shard: output / "analysis" / f"{shard}.parquet" for shard in names}, config)
+    for shard in names:
+        emit_shard(folder / "records", output, shard, output, emit_config(config), copies=copies[shard])
+    write_dataset(output, name, {shard: output / "ledger" / f"{shard}.parquet" for shard in names}, config)
     return output

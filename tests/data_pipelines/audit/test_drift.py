@@ -46,7 +46,7 @@ def test_the_index_is_that_of_the_formula() -> None:
     st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60),
     st.integers(1, 50),
 )
-def test_samples_that_came_and_went_are_counted_like_sets(
+def test_added_and_removed_samples_are_counted_like_sets(
     tmp_path_factory: pytest.TempPathFactory,
     now: list[tuple[int, bool]],
     then: list[tuple[int, bool]],
@@ -69,7 +69,7 @@ def test_samples_that_came_and_went_are_counted_like_sets(
 
 @pytest.fixture
 def versions(tmp_path: Path) -> tuple[Path, Path]:
-    """Now and then: a source more, a language that the older ledger does not know, and an eighth gone."""
+    """Now and then: one more source, languages that the older ledger lacks, and an eighth of the samples removed."""
     then = [ledger_row(number, source="web", caption="a" * 30) for number in range(80)]
     now = [{**row, "language": "en"} for row in then[10:]]
     now += [ledger_row(number, source="<b>new</b>", caption="b" * 300, language="de") for number in range(80, 100)]
@@ -79,13 +79,13 @@ def versions(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "now", tmp_path / "then"
 
 
-def measured(versions: tuple[Path, Path]) -> Any:
+def drift_of(versions: tuple[Path, Path]) -> Any:
     now, then = versions
     return measure_drift(now, audit_dataset(now), then, audit_dataset(then))
 
 
 def test_every_table_has_its_shares_then_and_now(versions: tuple[Path, Path]) -> None:
-    drift = measured(versions)
+    drift = drift_of(versions)
     found = drift_to_json(drift)
     json.dumps(found)
     assert found["rows"] == {"then": 80, "now": 100}
@@ -102,19 +102,19 @@ def test_every_table_has_its_shares_then_and_now(versions: tuple[Path, Path]) ->
     assert {shift.name for shift in drift.shifts if shift.index == 0} >= {"format", "side", "license"}
 
 
-def test_the_text_tells_what_shifted_and_leaves_out_what_did_not(versions: tuple[Path, Path]) -> None:
-    text = drift_text(measured(versions))
-    assert re.search(r"samples +30 added +10 gone +70 in both", text)
+def test_the_text_lists_only_the_tables_that_changed(versions: tuple[Path, Path]) -> None:
+    text = drift_text(drift_of(versions))
+    assert re.search(r"samples +30 added +10 removed +70 in both", text)
     assert re.search(r"web +100\.00% +77\.78% +-22\.22", text)
     assert "Format of the first picture, share" not in text
 
 
 def test_the_page_has_a_section_of_what_changed_and_escapes_it(versions: tuple[Path, Path], tmp_path: Path) -> None:
     now, _ = versions
-    drift = measured(versions)
+    drift = drift_of(versions)
     write_audit_page(now, tmp_path / "page.html", audit_dataset(now), drift)
     page = (tmp_path / "page.html").read_text()
-    assert "30 samples are new and 10 are gone" in page
+    assert "30 samples were added and 10 removed" in page
     assert "&lt;b&gt;new&lt;/b&gt;" in page
     assert "<b>new</b>" not in page
     added = page.split('<h2 id="New">')[1].split("<h2")[0]

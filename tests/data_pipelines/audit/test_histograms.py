@@ -26,7 +26,7 @@ def test_every_number_is_counted_once_where_it_belongs(values: list[tuple[float,
             below = sum(edge <= value for edge in EDGES[name])
             expected[kept][min(max(below - 1, 0), len(EDGES[name]) - 2)] += 1
     assert histogram.kept.tolist() == expected[True]
-    assert histogram.left_out.tolist() == expected[False]
+    assert histogram.not_kept.tolist() == expected[False]
 
 
 SCORES = st.dictionaries(
@@ -49,13 +49,13 @@ def test_scores_that_are_no_objects_are_refused() -> None:
         score_columns(pa.chunked_array([["{}", "[1"]]))
 
 
-def test_kept_and_left_out_rows_stand_apart_and_half_lies_below_the_median() -> None:
+def test_kept_and_other_rows_are_counted_apart_and_half_lies_below_the_median() -> None:
     rows = [ledger_row(number, width=100 + number) for number in range(10)]
     rows += [ledger_row(20, verdict="drop", width=None, height=None, image_bytes=None, caption=None, scores="{}")]
     table = pa.Table.from_pylist(rows)
     histograms = empty_histograms()
     add_to_histograms(table, histograms)
     assert int(histograms["width"].kept.sum()) == histograms["width"].total == 10
-    assert int(histograms["caption"].left_out.sum()) == 1  # no words are a length too
+    assert int(histograms["caption"].not_kept.sum()) == 1  # a missing caption has length 0
     assert histograms["entropy"].total == 10
     assert 104 <= histograms["width"].median() <= 128

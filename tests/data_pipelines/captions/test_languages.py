@@ -1,10 +1,10 @@
-"""Languages of captions: sentences are told, scraps are not guessed."""
+"""Languages of captions: sentences are detected, fragments are not guessed."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.captions.languages import language_of
+from data_pipelines.captions.languages import detect_language
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ from data_pipelines.captions.languages import language_of
     ],
 )
 def test_the_language_of_a_caption(text: str, language: str) -> None:
-    assert language_of(text) == language
+    assert detect_language(text) == language
 
 
 @given(st.text(max_size=400))
 def test_any_text_has_a_code(text: str) -> None:
-    code = language_of(text)
+    code = detect_language(text)
     assert code == "und" or (len(code) == 2 and code.isalpha())

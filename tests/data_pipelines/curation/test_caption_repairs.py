@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.curation.caption_repairs import REPAIRS, repair_turns
-from data_pipelines.curation.caption_rules import judge_words
+from data_pipelines.curation.caption_rules import judge_texts
 from data_pipelines.curation.config import REPAIRABLE, CurationConfig
 
 CONFIG = CurationConfig(anchors=((64, 64),), repair_captions=REPAIRABLE)
@@ -53,7 +53,7 @@ def test_there_is_a_repair_for_each_name_that_the_config_takes() -> None:
 )
 def test_a_repaired_text_is_kept(caption: str, expected: str, reason: str) -> None:
     assert repaired(caption) == (expected, (reason,))
-    assert judge_words("understanding", [QUESTION, ("gpt", expected)], CONFIG) is None
+    assert judge_texts("understanding", [QUESTION, ("gpt", expected)], CONFIG) is None
     assert repaired(expected) == (expected, ())
 
 
@@ -76,7 +76,7 @@ def test_several_things_are_repaired_in_one_text() -> None:
 )
 def test_what_would_be_dropped_all_the_same_stays_as_it_was(caption: str, reason: str) -> None:
     assert repaired(caption) == (caption, ())
-    found = judge_words("understanding", [QUESTION, ("gpt", caption)], CONFIG)
+    found = judge_texts("understanding", [QUESTION, ("gpt", caption)], CONFIG)
     assert found is not None
     assert found.reason == reason
 
@@ -88,7 +88,7 @@ def test_only_what_the_config_names_is_repaired() -> None:
     assert repaired(text) == ("a dog", ("caption_html", "caption_url"))
 
 
-def test_prompts_keep_their_template_and_the_places_of_pictures() -> None:
+def test_prompts_keep_their_template_and_placeholders() -> None:
     prompt = "Generate an image of {resolution_tag}, the content of image is <img src=x>a&nbsp;dog\n"
     turns, _ = repair_turns("generation", [("human", prompt), ("gpt", "<image>")], CONFIG)
     assert turns[0][1] == "Generate an image of {resolution_tag}, the content of image is a dog\n"
@@ -96,7 +96,7 @@ def test_prompts_keep_their_template_and_the_places_of_pictures() -> None:
 
 
 @pytest.mark.parametrize("hidden", ["&lt;image&gt;", "<im\u2060age>", "&#123;resolution_tag&#125;"])
-def test_no_repair_makes_a_place_for_a_picture_that_is_not_there(hidden: str) -> None:
+def test_no_repair_adds_a_placeholder(hidden: str) -> None:
     turns = [("human", f"<image>\nWhat is <b>this</b> {hidden}?"), ("gpt", "A dog.")]
     assert repair_turns("understanding", turns, CONFIG) == (turns, ())
     prompt = [("human", f"Generate an image of {{resolution_tag}}, the content of image is a dog {hidden}\n")]
@@ -104,7 +104,7 @@ def test_no_repair_makes_a_place_for_a_picture_that_is_not_there(hidden: str) ->
     assert repair_turns("generation", turns, CONFIG) == (turns, ())
 
 
-def test_texts_without_pictures_may_hold_markup() -> None:
+def test_texts_without_images_may_hold_markup() -> None:
     turns = [("human", "Write a page."), ("gpt", "<p>Hello</p> &amp; good bye")]
     assert repair_turns("text", turns, CONFIG) == (turns, ())
 
@@ -113,6 +113,6 @@ def test_texts_without_pictures_may_hold_markup() -> None:
 def test_any_text_is_repaired_once_and_a_sound_one_not_at_all(text: str) -> None:
     turns = [QUESTION, ("gpt", text)]
     made, reasons = repair_turns("understanding", turns, CONFIG)
-    if judge_words("understanding", turns, CONFIG) is None:
+    if judge_texts("understanding", turns, CONFIG) is None:
         assert (made, reasons) == (turns, ())
     assert bool(reasons) or made == turns

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.captions.extraction import caption_of
 from data_pipelines.curation import caption_rules as captions
-from data_pipelines.curation.caption_rules import judge_words
+from data_pipelines.curation.caption_rules import judge_texts
 from data_pipelines.curation.config import CurationConfig
 
 CONFIG = CurationConfig(anchors=((64, 64),))
@@ -22,7 +21,7 @@ PIECES = (
 
 
 def reason(caption: str, question: str = "<image>\nDescribe the image.", task: str = "understanding") -> str:
-    found = judge_words(task, [("human", question), ("gpt", caption)], CONFIG)
+    found = judge_texts(task, [("human", question), ("gpt", caption)], CONFIG)
     return found.reason if found else "fine"
 
 
@@ -130,7 +129,7 @@ def test_short_answers_to_questions_are_fine() -> None:
     assert reason("B", question="<image>\nWhich one? A or B") == "fine"
 
 
-def test_markup_and_addresses_are_fine_in_text_without_a_picture() -> None:
+def test_markup_and_addresses_are_fine_in_text_without_an_image() -> None:
     assert reason("<p>https://example.com</p>", question="Write HTML.", task="text") == "fine"
     assert reason("a <|im_end|>", question="Write.", task="text") == "caption_special_tokens"
 
@@ -138,15 +137,13 @@ def test_markup_and_addresses_are_fine_in_text_without_a_picture() -> None:
 @pytest.mark.parametrize("words", ["", "<b>a dog</b>", "IMG_0001.png"])
 def test_prompts_are_judged_without_their_template(words: str) -> None:
     prompt = "Generate an image of {resolution_tag}, the content of image is " + words + "\n"
-    found = judge_words("generation", [("human", prompt), ("gpt", "<image>")], CONFIG)
+    found = judge_texts("generation", [("human", prompt), ("gpt", "<image>")], CONFIG)
     assert found is not None
-    assert caption_of("generation", [("human", prompt), ("gpt", "<image>")]) == words
 
 
-def test_instructions_are_captions_of_edits() -> None:
+def test_instructions_of_edits_are_judged_without_their_template() -> None:
     prompt = "<image>\nPlease edit the image according to the instruction: make it red.\n"
-    assert caption_of("editing", [("human", prompt), ("gpt", "<image>")]) == "make it red"
-    assert judge_words("editing", [("human", prompt), ("gpt", "<image>")], CONFIG) is None
+    assert judge_texts("editing", [("human", prompt), ("gpt", "<image>")], CONFIG) is None
 
 
 @given(st.text(max_size=300))
@@ -158,6 +155,6 @@ def test_any_text_is_judged(text: str) -> None:
 def test_a_text_without_the_signs_of_a_check_passes_it(text: str, piece: str) -> None:
     """Checks are only asked about texts that hold one of their signs."""
     for name, _, signs, check in captions._CHECKS:
-        for said in (text, piece, text[:20] + piece + text[20:]):
-            if signs and signs.isdisjoint(said):
-                assert check(said, CONFIG) == "", name
+        for combined in (text, piece, text[:20] + piece + text[20:]):
+            if signs and signs.isdisjoint(combined):
+                assert check(combined, CONFIG) == "", name

@@ -1,4 +1,4 @@
-"""Pictures of evaluation sets are found in training data however they were changed, and others are left alone."""
+"""Images of evaluation sets are found in training data however they were changed, and others are left alone."""
 
 import hashlib
 import io
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.curation.contamination import EvaluationPictures, EvaluationShard, find_contaminated
+from data_pipelines.curation.contamination import EvaluationImages, EvaluationShard, find_contaminated
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.judge import ANALYSIS_SCHEMA
-from data_pipelines.images.facts import ImageFacts, inspect
+from data_pipelines.images.facts import ImageFacts, measure_image
 
 CONFIG = CurationConfig(anchors=((64, 64),))
 GREY = bytes([120]) * 192
@@ -27,11 +27,11 @@ GREY = bytes([120]) * 192
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A sample by the facts about its pictures; None: a picture that cannot be decoded."""
+    """A sample by the facts about its images; None: an image that cannot be decoded."""
 
     name: str
     facts: Sequence[ImageFacts | None]
-    files: tuple[str, ...] = ()  # digests; empty: one of its own for each picture
+    files: tuple[str, ...] = ()  # digests; empty: one of its own for each image
     split: str = "train"
     reason: str | None = None
 
@@ -40,7 +40,7 @@ class Sample:
         return list(self.files or (f"{self.name}/{slot}" for slot in range(len(self.facts))))
 
 
-def picture(seed: int) -> Image.Image:
+def drawn(seed: int) -> Image.Image:
     """Coloured blocks on a slope, different for each seed."""
     dice = random.Random(seed)
     image = Image.linear_gradient("L").rotate(90 * (seed % 4)).resize((160, 120)).convert("RGB")
@@ -59,7 +59,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 
 
 def shown(name: str, *files: bytes, split: str = "train", reason: str | None = None) -> Sample:
-    found = [inspect(data, CONFIG) for data in files]
+    found = [measure_image(data, CONFIG) for data in files]
     facts = [fact if isinstance(fact, ImageFacts) else None for fact in found]
     digests = tuple(hashlib.sha256(data).hexdigest() for data in files)
     return Sample(name=name, facts=facts, files=digests, split=split, reason=reason)
@@ -116,7 +116,7 @@ def found_in(
 ) -> dict[str, str]:
     """Details by the names of contaminated samples."""
     folder.mkdir(exist_ok=True)
-    evaluation = EvaluationPictures([evaluation_shard(folder, bench)])
+    evaluation = EvaluationImages([evaluation_shard(folder, bench)])
     verdicts = find_contaminated({"a": write_analysis(folder / "a.parquet", train)}, evaluation, config)["a"]
     assert all(verdict.reason == "contaminated" for verdict in verdicts)
     return {train[verdict.row].name: verdict.detail for verdict in verdicts}
@@ -138,16 +138,16 @@ CHANGES: Mapping[str, tuple[Callable[[Image.Image], bytes], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_picture_of_an_evaluation_set_is_found_however_it_was_changed(change: str, tmp_path: Path) -> None:
-    bench = [shown(f"b{seed}", encoded(picture(seed))) for seed in range(12)]
-    others = [shown(f"other {seed}", encoded(picture(seed))) for seed in range(100, 120)]
+def test_an_image_of_an_evaluation_set_is_found_however_it_was_changed(change: str, tmp_path: Path) -> None:
+    bench = [shown(f"b{seed}", encoded(drawn(seed))) for seed in range(12)]
+    others = [shown(f"other {seed}", encoded(drawn(seed))) for seed in range(100, 120)]
     make, detail = CHANGES[change]
-    found = found_in(tmp_path, [*others, shown("copy", make(picture(7)))], bench)
+    found = found_in(tmp_path, [*others, shown("copy", make(drawn(7)))], bench)
     assert found.keys() == {"copy"}
     assert found["copy"].startswith(detail)
 
 
-def test_the_surest_finding_is_told_and_says_how_many_bits_differ(tmp_path: Path) -> None:
+def test_the_most_certain_match_is_reported_with_its_differing_bits(tmp_path: Path) -> None:
     bench = [hashed("far", 0b1111), hashed("near", 0b0011), hashed("mirrored", 0b0001)]
     train = [hashed("one", 0b0001, mirrored=0b0001)]
     assert found_in(tmp_path, train, bench) == {
@@ -158,28 +158,28 @@ def test_the_surest_finding_is_told_and_says_how_many_bits_differ(tmp_path: Path
     )
 
 
-def test_any_picture_of_a_sample_counts_and_validation_samples_are_dropped_too(tmp_path: Path) -> None:
-    bench = [shown("b", encoded(picture(1)), encoded(picture(2)))]
+def test_any_image_of_a_sample_counts_and_validation_samples_are_dropped_too(tmp_path: Path) -> None:
+    bench = [shown("b", encoded(drawn(1)), encoded(drawn(2)))]
     train = [
-        shown("second of two", encoded(picture(50)), encoded(picture(2))),
-        shown("held out", encoded(picture(1)), split="val"),
+        shown("second of two", encoded(drawn(50)), encoded(drawn(2))),
+        shown("held out", encoded(drawn(1)), split="val"),
         shown("no picture"),
-        shown("other", encoded(picture(51))),
+        shown("other", encoded(drawn(51))),
     ]
     assert found_in(tmp_path, train, bench).keys() == {"second of two", "held out"}
 
 
 def test_what_is_dropped_anyway_keeps_its_own_reason(tmp_path: Path) -> None:
-    data = encoded(picture(1))
+    data = encoded(drawn(1))
     assert found_in(tmp_path, [shown("small", data, reason="too_small")], [shown("b", data)]) == {}
 
 
-def test_pictures_that_the_thresholds_would_drop_count_in_an_evaluation_set(tmp_path: Path) -> None:
-    bench = [shown("b", encoded(picture(1)), reason="too_small")]
-    assert found_in(tmp_path, [shown("one", encoded(picture(1), "JPEG"))], bench).keys() == {"one"}
+def test_images_that_the_thresholds_would_drop_count_in_an_evaluation_set(tmp_path: Path) -> None:
+    bench = [shown("b", encoded(drawn(1)), reason="too_small")]
+    assert found_in(tmp_path, [shown("one", encoded(drawn(1), "JPEG"))], bench).keys() == {"one"}
 
 
-def test_like_shapes_in_other_colours_are_other_pictures(tmp_path: Path) -> None:
+def test_like_shapes_in_other_colours_are_other_images(tmp_path: Path) -> None:
     bench = [hashed("b", 5, look=bytes([200]) * 192), hashed("c", 5, look=bytes([60]) * 192)]
     assert found_in(tmp_path, [hashed("one", 5, look=bytes([130]) * 192)], bench) == {}
     assert found_in(tmp_path, [hashed("one", 5, look=bytes([70]) * 192)], bench)["one"].startswith(
@@ -187,13 +187,13 @@ def test_like_shapes_in_other_colours_are_other_pictures(tmp_path: Path) -> None
     )
 
 
-def test_looks_are_compared_as_among_copies(tmp_path: Path) -> None:
-    data = encoded(picture(1))
+def test_appearance_is_compared_by_the_limits_of_copies(tmp_path: Path) -> None:
+    data = encoded(drawn(1))
     bench = [shown("b", data)]
     train = [
         shown("same", data),
-        shown("alike", encoded(picture(1), "JPEG")),
-        shown("mirrored", encoded(ImageOps.mirror(picture(1)))),
+        shown("alike", encoded(drawn(1), "JPEG")),
+        shown("mirrored", encoded(ImageOps.mirror(drawn(1)))),
     ]
     assert len(found_in(tmp_path, train, bench)) == 3
     unmirrored = CurationConfig(anchors=((64, 64),), mirrored_pictures=False)
@@ -202,43 +202,42 @@ def test_looks_are_compared_as_among_copies(tmp_path: Path) -> None:
     assert found_in(tmp_path, train, bench, exact).keys() == {"same"}
 
 
-def test_a_picture_that_nobody_can_decode_is_found_by_its_bytes_and_counted(tmp_path: Path) -> None:
-    broken = encoded(picture(1))[:200]
+def test_an_image_that_cannot_be_decoded_is_found_by_its_bytes_and_counted(tmp_path: Path) -> None:
+    broken = encoded(drawn(1))[:200]
     bench = [
-        shown("fine", encoded(picture(3))),
+        shown("fine", encoded(drawn(3))),
         shown("broken", broken),
-        shown("", encoded(picture(4))),
+        shown("", encoded(drawn(4))),
         Sample(name="no picture", facts=[], reason="missing_file"),
     ]
-    evaluation = EvaluationPictures([evaluation_shard(tmp_path, bench, without=[2])])
+    evaluation = EvaluationImages([evaluation_shard(tmp_path, bench, without=[2])])
     assert evaluation.unread == 3
     assert len(evaluation.files) == 3
-    train = [hashed("other", 1), shown("died there", encoded(picture(4)))]
+    train = [hashed("other", 1), shown("died there", encoded(drawn(4)))]
     train.append(Sample(name="same bytes", facts=[hashed("x", 2).facts[0]], files=shown("", broken).files))
     verdicts = find_contaminated({"a": write_analysis(tmp_path / "a.parquet", train)}, evaluation, CONFIG)["a"]
     assert [verdict.row for verdict in verdicts] == [1, 2]
     assert verdicts[0].detail == "the same file as in sample 'id of ' of the evaluation set 'bench'"
 
 
-def test_of_several_sets_the_first_by_name_is_told_in_whatever_order_they_are_given(tmp_path: Path) -> None:
-    shards = [evaluation_shard(tmp_path, [shown("x", encoded(picture(1)))], source=name) for name in ("zoo", "art")]
-    analysis = {"a": write_analysis(tmp_path / "a.parquet", [shown("one", encoded(picture(1)))])}
+def test_of_several_sets_the_first_by_name_is_reported_whatever_their_order(tmp_path: Path) -> None:
+    shards = [evaluation_shard(tmp_path, [shown("x", encoded(drawn(1)))], source=name) for name in ("zoo", "art")]
+    analysis = {"a": write_analysis(tmp_path / "a.parquet", [shown("one", encoded(drawn(1)))])}
     details = {
-        find_contaminated(analysis, EvaluationPictures(order), CONFIG)["a"][0].detail
-        for order in (shards, shards[::-1])
+        find_contaminated(analysis, EvaluationImages(order), CONFIG)["a"][0].detail for order in (shards, shards[::-1])
     }
     assert details == {"the same file as in sample 'x' of the evaluation set 'art'"}
 
 
 def test_empty_sets_and_empty_shards_hold_nothing(tmp_path: Path) -> None:
-    train = [shown("one", encoded(picture(1)))]
+    train = [shown("one", encoded(drawn(1)))]
     for number, (some, bench) in enumerate([([], train), (train, []), ([], []), ([shown("text")], train)]):
         assert found_in(tmp_path / str(number), some, bench) == {}
-    assert find_contaminated({}, EvaluationPictures([]), CONFIG) == {}
+    assert find_contaminated({}, EvaluationImages([]), CONFIG) == {}
 
 
-def test_a_contaminated_sample_is_not_the_one_that_its_copies_point_at(tmp_path: Path) -> None:
-    data = encoded(picture(1))
+def test_no_copy_points_to_a_contaminated_sample(tmp_path: Path) -> None:
+    data = encoded(drawn(1))
     train = [shown("first", data), shown("second", data), shown("third", data)]
     files = {"a": write_analysis(tmp_path / "a.parquet", train)}
     assert [copy.row for copy in find_duplicates(files, CONFIG)["a"]] == [1, 2]
@@ -248,7 +247,7 @@ def test_a_contaminated_sample_is_not_the_one_that_its_copies_point_at(tmp_path:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), distance=st.integers(0, 15), colours=st.sampled_from([0.0, 20.0]))
-def test_nothing_is_left_that_looks_like_an_evaluation_picture(
+def test_no_kept_image_looks_like_an_evaluation_image(
     seed: int, distance: int, colours: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     dice = random.Random(seed)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.datasets.column_metrics import column_figures
+from data_pipelines.datasets.column_metrics import column_metrics
 from data_pipelines.datasets.verdicts import LEDGER_COLUMNS
 
 ROWS = [("keep", 640, 480, 9000), ("keep", None, None, None), ("drop", 9999, 1, 1), ("keep", 320, 500, 7000)]
@@ -23,7 +23,7 @@ def ledgers(tmp_path: Path) -> list[Path]:
 
 
 def test_what_is_kept_is_summed_over_all_ledgers(ledgers: list[Path]) -> None:
-    found = column_figures(ledgers)
+    found = column_metrics(ledgers)
     assert {name: value for name, value in found.items() if "/width/" in name} == {
         "column/width/count": 2,
         "column/width/nullCount": 1,
@@ -36,6 +36,6 @@ def test_what_is_kept_is_summed_over_all_ledgers(ledgers: list[Path]) -> None:
 
 
 def test_a_column_without_values_has_no_extremes(ledgers: list[Path]) -> None:
-    found = column_figures(ledgers[2:])
+    found = column_metrics(ledgers[2:])
     assert found["column/width/count"] == found["column/width/sum"] == 0
     assert not [name for name in found if name.endswith(("min", "max"))]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.datasets.ledgers import id_prefixes, ranks, sorted_once
+from data_pipelines.datasets.ledgers import id_prefixes, ranks, sorted_unique
 
 IDS = st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), max_size=30)
 
@@ -17,9 +17,9 @@ IDS = st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), max_size=30)
 @given(IDS, st.integers(0, 5))
 def test_ids_are_read_as_python_reads_them(ids: list[str], begin: int) -> None:
     column = pa.chunked_array([pa.array(ids[:7], pa.string()), pa.array(ids[7:], pa.string())]).slice(begin)
-    expected = [int(one[:16], 16) for one in ids[begin:]]
+    expected = [int(sample_id[:16], 16) for sample_id in ids[begin:]]
     assert id_prefixes(column).tolist() == expected
-    assert sorted_once(id_prefixes(column)).tolist() == sorted(set(expected))
+    assert sorted_unique(id_prefixes(column)).tolist() == sorted(set(expected))
 
 
 @pytest.mark.parametrize("wrong", ["", "a" * 63, "g" * 64, "A" * 64, "\u00e9" * 32, None])

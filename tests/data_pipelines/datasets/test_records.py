@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.datasets.records import Record, Reject, parse_record, sample_id, split_of_name, writable
+from data_pipelines.datasets.records import Record, Reject, parse_record, sample_id, split_from_name, utf8_safe
 from data_pipelines.ingest.units import decode_json
 
 ASK = {"from": "human", "value": "<image>\nDescribe the image."}
@@ -71,7 +71,7 @@ def test_unknown_keys_and_meta_are_kept_together() -> None:
     assert (parsed.license, parsed.split, parsed.external_id) == ("MIT", "val", "7")
 
 
-def test_the_id_covers_words_task_and_pictures_and_nothing_else() -> None:
+def test_the_id_covers_texts_task_and_images_and_nothing_else() -> None:
     turns = [("human", "a"), ("gpt", "b")]
     ids = {
         sample_id("text", turns, []),
@@ -93,7 +93,7 @@ def test_the_id_covers_words_task_and_pictures_and_nothing_else() -> None:
     ],
 )
 def test_the_split_is_read_from_whole_words_of_a_file_name(name: str, split: str | None) -> None:
-    assert split_of_name(name) == split
+    assert split_from_name(name) == split
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_any_json_value_is_a_record_or_a_reject(value: object) -> None:
 
 @given(st.text(st.characters(categories=["Cs", "L"]), max_size=20))
 def test_text_with_lone_surrogates_becomes_writable(text: str) -> None:
-    assert len(writable(text).encode("utf-8").decode("utf-8")) == len(text)
+    assert len(utf8_safe(text).encode("utf-8").decode("utf-8")) == len(text)

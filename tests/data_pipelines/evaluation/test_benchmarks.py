@@ -1,4 +1,4 @@
-"""Benchmarks' prompts in, pictures out where their scoring tools look; data that are not there give one clear line."""
+"""Benchmark prompts become images in the layout of the scoring tools; missing data give one clear line."""
 
 import io
 import json
@@ -12,13 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_pipelines.evaluation.benchmarks import BenchmarkError, Drawing, Format, draw_items, read_items
+from data_pipelines.evaluation.benchmarks import BenchmarkError, DrawSettings, Format, draw_items, read_items
 from data_pipelines.inference.illume_plus import IllumePlus
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun
 
 PLAIN = LevelSampling()
-DRAWING = Drawing(size=(32, 32), sampling=SamplingConfig(text=PLAIN, semantic=PLAIN, pixel=PLAIN), images_per_prompt=2)
+SETTINGS = DrawSettings(
+    size=(32, 32), sampling=SamplingConfig(text=PLAIN, semantic=PLAIN, pixel=PLAIN), images_per_prompt=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +88,12 @@ EXPECTED: dict[Format, tuple[Callable[[Path], Path], set[str]]] = {
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_pictures_lie_where_the_scoring_tool_looks(kind: Format, model: IllumePlus, tmp_path: Path) -> None:
+def test_images_have_the_layout_of_the_scoring_tool(kind: Format, model: IllumePlus, tmp_path: Path) -> None:
     make, files = EXPECTED[kind]
     items = read_items(kind, make(tmp_path))
     out = tmp_path / "out"
     out.mkdir()
-    made = draw_items(model, kind, items, DRAWING, out)
+    made = draw_items(model, kind, items, SETTINGS, out)
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert found == files
     assert made == len([name for name in files if name.endswith(".png") and not name.startswith("source/")])
@@ -99,22 +101,22 @@ def test_pictures_lie_where_the_scoring_tool_looks(kind: Format, model: IllumePl
 
 def test_geneval_gets_its_own_line_back_and_edits_their_own_size(model: IllumePlus, tmp_path: Path) -> None:
     data = geneval(tmp_path)
-    draw_items(model, "geneval", read_items("geneval", data)[:1], DRAWING, tmp_path)
+    draw_items(model, "geneval", read_items("geneval", data)[:1], SETTINGS, tmp_path)
     line = json.loads((tmp_path / "00000" / "metadata.jsonl").read_text())
     assert line == json.loads(data.read_text().splitlines()[0])
-    draw_items(model, "emu_edit", read_items("emu_edit", emu_edit(tmp_path))[:1], DRAWING, tmp_path)
+    draw_items(model, "emu_edit", read_items("emu_edit", emu_edit(tmp_path))[:1], SETTINGS, tmp_path)
     with Image.open(tmp_path / "edited" / "0.png") as edited:
         assert edited.size == (40, 20)
 
 
-def test_a_picture_does_not_depend_on_what_is_drawn_beside_it(model: IllumePlus, tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_other_prompts(model: IllumePlus, tmp_path: Path) -> None:
     items = read_items("prompts", prompts(tmp_path))
     for name, chosen in (("both", items), ("one", items[1:])):
         (tmp_path / name).mkdir()
-        draw_items(model, "prompts", chosen, DRAWING, tmp_path / name)
-    pictures = [(tmp_path / name / "00002-1.png").read_bytes() for name in ("both", "one")]
-    assert pictures[0] == pictures[1]
-    assert pictures[0] != (tmp_path / "both" / "00002-0.png").read_bytes()
+        draw_items(model, "prompts", chosen, SETTINGS, tmp_path / name)
+    images = [(tmp_path / name / "00002-1.png").read_bytes() for name in ("both", "one")]
+    assert images[0] == images[1]
+    assert images[0] != (tmp_path / "both" / "00002-0.png").read_bytes()
 
 
 @pytest.mark.parametrize(

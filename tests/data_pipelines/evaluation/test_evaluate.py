@@ -1,4 +1,4 @@
-"""Every task tried on a drawn dataset with random models: results that read back, and pictures beside them."""
+"""Every task on a drawn dataset with random models: results that read back, with their images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +19,10 @@ from data_pipelines.evaluation.evaluate import (
     choose_samples,
     evaluate,
     find_samples,
+    most_frequent_answers,
     read_results,
-    usual_answers,
 )
-from data_pipelines.evaluation.summary import sheet, summarize
+from data_pipelines.evaluation.summary import results_sheet, summarize
 from data_pipelines.inference.illume_plus import IllumePlus
 from data_pipelines.shapes.oracle import read_scene
 from models.mllm.config import LevelSampling, SamplingConfig
@@ -36,7 +36,7 @@ SETTINGS = EvaluationSettings(
     editing=DRAWING,
     diffusion_steps=2,
 )
-PICTURES: dict[Task, list[str]] = {
+IMAGE_FILES: dict[Task, list[str]] = {
     "reconstruction": ["drawn", "input"],
     "generation": ["drawn", "input"],
     "understanding": ["input"],
@@ -61,18 +61,18 @@ def samples_of(dataset: CuratedDataset, task: Task, count: int = 3) -> list[Stor
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_writes_results_and_pictures(
+def test_every_task_writes_results_and_images(
     model: IllumePlus, dataset: CuratedDataset, tmp_path: Path, task: Task
 ) -> None:
     samples = samples_of(dataset, task)
     made = evaluate(model, task, samples, SETTINGS, tmp_path)
-    found = read_results(tmp_path / "results.jsonl", pictures=tmp_path)
+    found = read_results(tmp_path / "results.jsonl", images=tmp_path)
     assert [result.sample_id for result in found] == [stored.sample.sample_id for stored in samples]
     for result, before in zip(found, made, strict=True):
-        assert sorted(result.files) == PICTURES[task]
+        assert sorted(result.files) == IMAGE_FILES[task]
         for file in result.files.values():
-            with Image.open(file) as picture:
-                assert picture.format == "PNG"
+            with Image.open(file) as image:
+                assert image.format == "PNG"
         moved = {name: str(tmp_path / file) for name, file in before.files.items()}
         assert result == replace(before, files=moved)
         if task != "understanding":
@@ -81,7 +81,7 @@ def test_every_task_writes_results_and_pictures(
             assert result.scores["ssim"] <= 1
 
 
-def test_pictures_have_the_size_of_what_they_are_compared_with(
+def test_images_have_the_size_of_what_they_are_compared_with(
     model: IllumePlus, dataset: CuratedDataset, tmp_path: Path
 ) -> None:
     samples = samples_of(dataset, "reconstruction")
@@ -94,7 +94,7 @@ def test_pictures_have_the_size_of_what_they_are_compared_with(
                 assert drawn.size == (scale * width, scale * height)
 
 
-def test_trying_again_gives_the_same_and_another_seed_other_pictures(
+def test_trying_again_gives_the_same_and_another_seed_other_images(
     model: IllumePlus, dataset: CuratedDataset, tmp_path: Path
 ) -> None:
     samples = samples_of(dataset, "generation")
@@ -110,7 +110,7 @@ def test_trying_again_gives_the_same_and_another_seed_other_pictures(
 
 
 def test_a_perfect_model_would_be_found_perfect(dataset: CuratedDataset, model: IllumePlus, tmp_path: Path) -> None:
-    """What is read back from the true pictures is what the samples say is on them."""
+    """The objects detected in the true images are those that the samples state."""
     samples = samples_of(dataset, "generation", count=6)
     results = evaluate(model, "reconstruction", samples, SETTINGS, tmp_path)
     true = [replace(result, found=read(tmp_path / result.files["input"])) for result in results]
@@ -118,8 +118,8 @@ def test_a_perfect_model_would_be_found_perfect(dataset: CuratedDataset, model: 
 
 
 def read(path: Path) -> list[tuple[str, str]]:
-    with Image.open(path) as picture:
-        return [(one.shape, one.colour) for one in read_scene(np.asarray(picture.convert("RGB")))]
+    with Image.open(path) as image:
+        return [(detected.shape, detected.colour) for detected in read_scene(np.asarray(image.convert("RGB")))]
 
 
 def test_samples_are_chosen_evenly_from_one_split(dataset: CuratedDataset) -> None:
@@ -133,15 +133,15 @@ def test_samples_are_chosen_evenly_from_one_split(dataset: CuratedDataset) -> No
     assert not set(everything) & set(choose_samples(dataset, split="train", task="generation", count=100))
 
 
-def test_samples_come_in_the_order_asked_for(dataset: CuratedDataset) -> None:
+def test_samples_come_in_the_given_order(dataset: CuratedDataset) -> None:
     ids = choose_samples(dataset, split="val", task="generation", count=3)[::-1]
     assert [stored.sample.sample_id for stored in find_samples(dataset, ids, split="val")] == ids
     with pytest.raises(DatasetError, match=r"1 samples are not in split 'train', first .*; plan again"):
         find_samples(dataset, ids[:1], split="train")
 
 
-def test_the_usual_answers_are_those_of_the_training_conversations(dataset: CuratedDataset) -> None:
-    usual = usual_answers(dataset, split="train", count=100)
+def test_the_most_frequent_answers_are_those_of_the_training_conversations(dataset: CuratedDataset) -> None:
+    frequent = most_frequent_answers(dataset, split="train", count=100)
     texts = {
         turn.text
         for stored in find_samples(
@@ -150,13 +150,13 @@ def test_the_usual_answers_are_those_of_the_training_conversations(dataset: Cura
         for turn in stored.sample.turns
         if turn.role == "gpt"
     }
-    assert "Describe the image." in usual
-    assert set(usual.values()) <= texts
-    assert not [question for question in usual if "<image>" in question]
-    assert usual_answers(dataset, split="train", count=0) == {}
+    assert "Describe the image." in frequent
+    assert set(frequent.values()) <= texts
+    assert not [question for question in frequent if "<image>" in question]
+    assert most_frequent_answers(dataset, split="train", count=0) == {}
 
 
-def test_only_the_first_exchange_about_a_picture_is_tried(
+def test_only_the_first_exchange_about_an_image_is_tried(
     dataset: CuratedDataset, model: IllumePlus, tmp_path: Path
 ) -> None:
     samples = samples_of(dataset, "understanding", count=3)
@@ -176,13 +176,13 @@ def test_only_the_first_exchange_about_a_picture_is_tried(
     assert tried == evaluate(model, "understanding", samples, SETTINGS, tmp_path / "short")
 
 
-def test_figures_and_sheet_are_made_of_all_tasks(model: IllumePlus, dataset: CuratedDataset, tmp_path: Path) -> None:
+def test_metrics_and_sheet_cover_all_tasks(model: IllumePlus, dataset: CuratedDataset, tmp_path: Path) -> None:
     results: Sequence[Result] = []
     for task in TASKS:
         (tmp_path / task).mkdir()
         evaluate(model, task, samples_of(dataset, task, count=2), SETTINGS, tmp_path / task)
-        results = [*results, *read_results(tmp_path / task / "results.jsonl", pictures=tmp_path / task)]
-    figures = summarize(results, {})
-    assert [figures[f"{task}/samples"] for task in TASKS] == [2.0] * 5
-    assert {"editing/exact_if_copied", "enlargement/psnr_db", "generation/exact/chance"} <= set(figures)
-    sheet(results).save(tmp_path / "sheet.png")
+        results = [*results, *read_results(tmp_path / task / "results.jsonl", images=tmp_path / task)]
+    metrics = summarize(results, {})
+    assert [metrics[f"{task}/samples"] for task in TASKS] == [2.0] * 5
+    assert {"editing/exact_if_copied", "enlargement/psnr_db", "generation/exact/chance"} <= set(metrics)
+    results_sheet(results).save(tmp_path / "sheet.png")

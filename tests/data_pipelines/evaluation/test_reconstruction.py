@@ -1,4 +1,4 @@
-"""Scores of reconstructions: equal to a plain computation, and the same however the samples are cut into parts."""
+"""Reconstruction metrics equal a plain computation, and do not depend on how samples are split into parts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +64,8 @@ def test_scores_equal_a_plain_loop(made: Any, model: DualViTok, tmp_path: Path) 
     for row in rows:
         sample = stored[row["sample_id"]]
         image = sample.sample.images[row["slot"]]
-        picture = fit_to_anchor(open_upright(sample.image_bytes(row["slot"]), image, "test"), image.anchor)
-        original = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
+        fitted = fit_to_anchor(open_upright(sample.image_bytes(row["slot"]), image, "test"), image.anchor)
+        original = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)[None]
         with torch.no_grad():
             made_levels = to_levels(model.decode(model.encode(original.float() / 127.5 - 1)))
         pair = made_levels.double() / 255, original.double() / 255
@@ -73,7 +73,7 @@ def test_scores_equal_a_plain_loop(made: Any, model: DualViTok, tmp_path: Path) 
         assert row["ssim"] == pytest.approx(ssim(*pair).item(), abs=1e-3)
 
 
-def test_figures_do_not_depend_on_the_parts(
+def test_metrics_do_not_depend_on_the_parts(
     made: Any, model: DualViTok, inception: InceptionFeatures, tmp_path: Path
 ) -> None:
     ids = samples_to_tokenize(CuratedDataset(made.dataset), SHARD, ("generation",))
@@ -97,6 +97,6 @@ def test_without_inception_there_is_no_rfid(made: Any, model: DualViTok, tmp_pat
     assert (out / "pictures.png").stat().st_size > 0
 
 
-def test_no_samples_give_no_figures(made: Any, model: DualViTok, tmp_path: Path) -> None:
+def test_no_samples_give_no_metrics(made: Any, model: DualViTok, tmp_path: Path) -> None:
     assert summarize([score(made, model, tmp_path / "none", [])])["images"] == 0
     assert summarize([]) == {"images": 0.0}

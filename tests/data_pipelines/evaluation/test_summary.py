@@ -1,4 +1,4 @@
-"""Figures of an evaluation with what chance would give, and the sheet of pictures, on results made by hand."""
+"""Metrics of an evaluation with their chance levels, and the sheet of images, on results made by hand."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.evaluation.evaluate import Result
-from data_pipelines.evaluation.summary import PICTURES_PER_TASK, exact, objects_right, sheet, summarize
+from data_pipelines.evaluation.summary import IMAGES_PER_TASK, exact, objects_right, results_sheet, summarize
 from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
 
 STAR, DISC, CROSS = ("star", "red"), ("circle", "blue"), ("cross", "green")
@@ -39,20 +39,20 @@ def test_objects_are_counted_with_shape_and_colour(
     assert exact(expected, found) == all_right
 
 
-def test_figures_are_means_over_the_samples_of_a_task() -> None:
-    figures = summarize(
+def test_metrics_are_means_over_the_samples_of_a_task() -> None:
+    metrics = summarize(
         [
             drawn([STAR], [STAR], scores={"psnr_db": 20.0}),
             drawn([DISC], [("star", "blue")], scores={"psnr_db": 30.0}),
         ],
-        usual={},
+        frequent_answers={},
     )
-    assert figures["generation/samples"] == 2
-    assert figures["generation/objects_right"] == 0.5
-    assert figures["generation/colours_right"] == 1.0
-    assert figures["generation/exact"] == 0.5
-    assert figures["generation/psnr_db"] == 25.0
-    assert not [name for name in figures if not name.startswith("generation/")]
+    assert metrics["generation/samples"] == 2
+    assert metrics["generation/objects_right"] == 0.5
+    assert metrics["generation/colours_right"] == 1.0
+    assert metrics["generation/exact"] == 0.5
+    assert metrics["generation/psnr_db"] == 25.0
+    assert not [name for name in metrics if not name.startswith("generation/")]
 
 
 def test_chance_holds_each_result_against_the_truth_of_another_sample() -> None:
@@ -63,9 +63,9 @@ def test_chance_holds_each_result_against_the_truth_of_another_sample() -> None:
 
 
 def test_a_lone_sample_has_no_chance_level() -> None:
-    figures = summarize([drawn([STAR], [STAR])], {})
-    assert figures["generation/exact"] == 1.0
-    assert "generation/exact/chance" not in figures
+    metrics = summarize([drawn([STAR], [STAR])], {})
+    assert metrics["generation/exact"] == 1.0
+    assert "generation/exact/chance" not in metrics
 
 
 def test_an_edit_is_compared_with_giving_the_source_back() -> None:
@@ -75,8 +75,8 @@ def test_an_edit_is_compared_with_giving_the_source_back() -> None:
     assert summarize([edited([DISC]), edited([STAR])], {})["editing/exact_if_copied"] == 0.5
 
 
-def test_answers_are_compared_with_the_usual_answer_to_the_question() -> None:
-    figures = summarize(
+def test_answers_are_compared_with_the_most_frequent_answer_to_the_question() -> None:
+    metrics = summarize(
         [
             answered("how many?", "two", "Two."),
             answered("how many?", "two", "one"),
@@ -84,36 +84,36 @@ def test_answers_are_compared_with_the_usual_answer_to_the_question() -> None:
             answered("which?", "the red star", "the  red star."),
             answered("never asked in training?", "yes", "no"),
         ],
-        usual={"how many?": "two", "which?": "the blue star", "": "yes"},
+        frequent_answers={"how many?": "two", "which?": "the blue star", "": "yes"},
     )
-    assert figures["understanding/answers"] == 5
-    assert figures["understanding/answers_right"] == 0.6
-    assert figures["understanding/answers_right/blind"] == 0.6  # "two" twice, and the usual answer to anything
+    assert metrics["understanding/answers"] == 5
+    assert metrics["understanding/answers_right"] == 0.6
+    assert metrics["understanding/answers_right/blind"] == 0.6  # "two" twice, and the usual answer to anything
 
 
-def test_nothing_tried_gives_no_figures() -> None:
+def test_nothing_tried_gives_no_metrics() -> None:
     assert summarize([], {}) == {}
 
 
 def test_the_sheet_shows_a_few_samples_of_each_task(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.new("RGB", (40, 20), "red").save(path)
     files = {"input": str(path), "drawn": str(path)}
     with_target = files | {"target": str(path)}
     edits = [Result(task="editing", sample_id="a", prompt="<image>\nEdit", found=[STAR], files=with_target)]
-    many = [drawn([STAR], [DISC], files=files)] * (PICTURES_PER_TASK + 3)
-    found = sheet([*many, *edits])
-    rows: Sequence[Row] = [Row(label="x", cells=[Cell(image=None)] * PICTURES_PER_TASK)] * 4
+    many = [drawn([STAR], [DISC], files=files)] * (IMAGES_PER_TASK + 3)
+    found = results_sheet([*many, *edits])
+    rows: Sequence[Row] = [Row(label="x", cells=[Cell(image=None)] * IMAGES_PER_TASK)] * 4
     assert found.size == contact_sheet(rows).size  # generation: drawn; editing: input, target, drawn
     counts = {colour: count for count, colour in found.getcolors(maxcolors=2**16) or ()}
-    assert counts[(255, 0, 0)] == (PICTURES_PER_TASK + 3) * 128 * 64
+    assert counts[(255, 0, 0)] == (IMAGES_PER_TASK + 3) * 128 * 64
 
 
 def test_a_sheet_of_nothing_can_be_saved(tmp_path: Path) -> None:
-    sheet([]).save(tmp_path / "sheet.png")
+    results_sheet([]).save(tmp_path / "sheet.png")
 
 
-def test_a_cell_keeps_the_shape_of_its_picture() -> None:
+def test_a_cell_keeps_the_shape_of_its_image() -> None:
     wide = contact_sheet([Row(label="", cells=[Cell(image=Image.new("RGB", (64, 16), (255, 0, 0)))])], cell_px=128)
     counts = {colour: count for count, colour in wide.getcolors(maxcolors=2**16) or ()}
     assert counts[(255, 0, 0)] == 128 * 32

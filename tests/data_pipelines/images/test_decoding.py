@@ -1,28 +1,28 @@
-"""Pixels are handed on as they lie in memory, whatever the size and kind of the picture."""
+"""Pixels are handed on as they lie in memory, whatever the size and kind of the image."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images.decoding import pixels_of
+from data_pipelines.images.decoding import pixel_array
 
 LARGE = (3000, 2000)  # more than one of the pieces of memory that Pillow takes
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 20), LARGE])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_pixels_are_those_of_the_picture_with_a_filled_fourth_channel(mode: str, size: tuple[int, int]) -> None:
+def test_pixels_are_those_of_the_image_with_a_filled_fourth_channel(mode: str, size: tuple[int, int]) -> None:
     image = Image.linear_gradient("L").resize(size).convert(mode)
     if mode == "RGB":
         image.paste((250, 3, 90), (0, 0, size[0], size[1] // 2))
-    found_YXC = pixels_of(image)
+    found_YXC = pixel_array(image)
     expected_YXC = np.asarray(image).reshape(size[1], size[0], -1)
     assert found_YXC.shape == (size[1], size[0], 1 if mode == "L" else 4)
     assert np.array_equal(found_YXC[:, :, : expected_YXC.shape[2]], expected_YXC)
     assert mode == "L" or (found_YXC[:, :, 3] == 255).all()
 
 
-def test_nothing_is_copied_of_pixels_that_lie_in_one_piece() -> None:
+def test_pixels_in_one_block_of_memory_are_not_copied() -> None:
     room_YXC = np.zeros((20, 30, 4), np.uint8)
     image = Image.frombuffer("RGBX", (30, 20), room_YXC, "raw", "RGBX", 0, 1)
-    assert np.shares_memory(pixels_of(image), room_YXC)
+    assert np.shares_memory(pixel_array(image), room_YXC)

@@ -1,4 +1,4 @@
-"""What is read off the pixels: hashes as their definition says, and noise told from fine patterns."""
+"""Measurements of pixels: hashes follow their definition, and noise is distinguished from fine patterns."""
 
 import io
 import math
@@ -32,7 +32,7 @@ def added_backwards(grey: Image.Image) -> int:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "stripes", "circle", "chequered", "ramp"])
-def test_hashes_of_symmetrical_pictures_do_not_hang_on_the_order_of_a_sum(kind: str) -> None:
+def test_hashes_of_symmetrical_images_do_not_depend_on_the_order_of_a_sum(kind: str) -> None:
     grey = Image.new("L", (32, 32), 90)
     pen = ImageDraw.Draw(grey)
     if kind == "stripes":
@@ -53,7 +53,7 @@ def test_hashes_of_symmetrical_pictures_do_not_hang_on_the_order_of_a_sum(kind: 
 
 @given(width=st.integers(1, 5), height=st.integers(1, 5), cell=st.integers(2, 9), seed=st.integers(0, 99))
 def test_a_last_cell_counts_for_what_it_covers(width: int, height: int, cell: int, seed: int) -> None:
-    """A picture in cells of several pixels has the hash of its pixels, the last cells being cut anywhere."""
+    """An image in cells of several pixels has the hash of its pixels, the last cells being cut anywhere."""
     rng = np.random.default_rng(seed)
     small_YX = rng.integers(0, 256, (8 + height, 8 + width), dtype=np.uint8)
     cut_y, cut_x = (int(rng.integers(0, cell)) for _ in range(2))
@@ -65,7 +65,7 @@ def test_a_last_cell_counts_for_what_it_covers(width: int, height: int, cell: in
 
 
 @pytest.mark.parametrize("code", range(1, 9))
-def test_hashes_are_of_the_picture_upright(code: int) -> None:
+def test_hashes_are_of_the_image_upright(code: int) -> None:
     stored = Image.fromarray(np.random.default_rng(code).integers(0, 256, (40, 70), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = code
@@ -82,7 +82,7 @@ def scene(side: int = 512) -> Image.Image:
     return ImageOps.autocontrast(noise)
 
 
-def test_pictures_are_told_from_noise_at_any_distance() -> None:
+def test_images_are_distinguished_from_noise_at_any_scale() -> None:
     assert neighbour_correlation(scene()) > 0.8
     assert neighbour_correlation(scene().convert("1").convert("L")) > 0.5  # dithered: its neighbours are opposites
     empty = scene()

@@ -1,4 +1,4 @@
-"""Pictures whose own metadata reserves them from training are told apart, in every format that can say so."""
+"""Images whose own metadata reserves them from training are recognised, in every format that can hold a reservation."""
 
 import io
 import json
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from data_pipelines.curation.config import CurationConfig, measuring
-from data_pipelines.curation.image_rules import judge
+from data_pipelines.curation.config import CurationConfig, decode_limits
+from data_pipelines.curation.image_rules import judge_image
 from data_pipelines.datasets.records import Reject
-from data_pipelines.images.facts import ImageFacts, inspect
+from data_pipelines.images.facts import ImageFacts, measure_image
 
 CONFIG = CurationConfig(anchors=((64, 64),), min_sharpness=0.0)
 PICTURE = Image.linear_gradient("L").resize((96, 80)).convert("RGB")
@@ -23,9 +23,9 @@ C2PA_BOX = bytes.fromhex("d8fec3d6 1b0e 483c 9297 5828877ec481")
 
 
 def verdict(data: bytes, config: CurationConfig = CONFIG) -> str:
-    facts = inspect(data, measuring(config))
+    facts = measure_image(data, decode_limits(config))
     assert isinstance(facts, ImageFacts), facts
-    found = judge(facts, config)
+    found = judge_image(facts, config)
     return found.reason if found else "fine"
 
 
@@ -62,7 +62,7 @@ KEYWORD = xmp("><dc:subject><rdf:Bag><rdf:li>harbour</rdf:li><rdf:li>NoAI</rdf:l
         (xmp("><dc:creator>Noainoma Hanoai, no-ai.example</dc:creator>"), "fine"),
     ],
 )
-def test_xmp_reserves_a_picture(form: str, packet: bytes, expected: str) -> None:
+def test_xmp_reserves_an_image(form: str, packet: bytes, expected: str) -> None:
     if form == "TIFF":
         info = {700: packet}
         data = encoded(form, tiffinfo=info)
@@ -81,26 +81,26 @@ def test_xmp_reserves_a_picture(form: str, packet: bytes, expected: str) -> None
     ("tag", "value"),
     [(0x010E, "a harbour, noai"), (0x8298, "me; noimageai"), (0x9C9E, "sea;noai\0".encode("utf-16-le"))],
 )
-def test_words_in_exif_reserve_a_picture(form: str, tag: int, value: object) -> None:
+def test_words_in_exif_reserve_an_image(form: str, tag: int, value: object) -> None:
     exif = Image.Exif()
     exif[tag] = value
     assert verdict(encoded(form, exif=exif)) == "opted_out"
 
 
-def test_a_user_comment_reserves_a_picture() -> None:
+def test_a_user_comment_reserves_an_image() -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0noai, noimageai"
     assert verdict(encoded("JPEG", exif=exif)) == "opted_out"
 
 
-def test_keywords_of_iptc_reserve_a_picture() -> None:
+def test_keywords_of_iptc_reserve_an_image() -> None:
     word = b"\x1c\x02\x19" + struct.pack(">H", 4) + b"noai"
     resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(word)) + word + bytes(len(word) % 2)
     segment = b"Photoshop 3.0\0" + resource
     assert verdict(with_segments([(0xED, segment)])) == "opted_out"
 
 
-def test_pixels_and_profiles_never_reserve_a_picture() -> None:
+def test_pixels_and_profiles_never_reserve_an_image() -> None:
     icc = b" noai " * 20
     assert verdict(encoded("JPEG", icc_profile=icc, quality=90)) == "fine"
 
@@ -166,7 +166,7 @@ FORBIDDEN = {"c2pa.ai_training": {"use": "notAllowed"}}
         ("c2pa.actions", FORBIDDEN, "fine"),
     ],
 )
-def test_signed_assertions_reserve_a_picture(place: object, label: str, entries: object, expected: str) -> None:
+def test_signed_assertions_reserve_an_image(place: object, label: str, entries: object, expected: str) -> None:
     for as_json in (False, True):
         assert verdict(place(assertion(label, entries, as_json=as_json))) == expected  # type: ignore[operator] # one of ours
 
@@ -190,7 +190,7 @@ def test_no_assertion_however_broken_stops_the_ingest(content: bytes, size: int)
     for kind in (b"cbor", b"json"):
         broken = b"c2pa.training-mining\0" + struct.pack(">I", size) + kind + content
         for data in (in_png(broken), in_jpeg(bytes(8) + broken)):
-            assert isinstance(inspect(data, measuring(CONFIG)), ImageFacts | Reject)
+            assert isinstance(measure_image(data, decode_limits(CONFIG)), ImageFacts | Reject)
 
 
 @pytest.mark.parametrize("content", [b"\x81" * 40_000, b"\xbf" * 40_000, b"\x9b" + b"\xff" * 8, b"\xd8\x1c" * 9_000])

@@ -1,4 +1,4 @@
-"""Finished models for other programs: what plain transformers loads gives what our model gives."""
+"""Exported models: plain transformers loads them and gives the same results as our model."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from models.mllm.attention import attention_inputs
 from models.mllm.model import UnifiedMllm
 from tests.data_pipelines.tiny_run import TinyRun
 
-FIGURES = {"generation/exact": 0.25, "generation/exact/chance": 0.125}
+METRICS = {"generation/exact": 0.25, "generation/exact/chance": 0.125}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def exported(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     report = tmp_path_factory.mktemp("report")
     (report / "samples" / "generation-0-00000").mkdir(parents=True)
     (report / "samples" / "generation-0-00000" / "drawn.png").write_bytes(b"png")
-    (report / "metrics.json").write_text(json.dumps(FIGURES))
+    (report / "metrics.json").write_text(json.dumps(METRICS))
     output = tmp_path_factory.mktemp("exported")
     folders = {"tokenizer": tiny_run.tokenizer, "mllm": tiny_run.mllm, "decoder": tiny_run.decoder, "report": report}
     export_models(folders, output)
@@ -93,7 +93,7 @@ def test_the_exported_model_stops_where_an_answer_ends(exported: Path) -> None:
     assert answer[: len(chat.system_ids)] == chat.system_ids
 
 
-def test_the_card_lists_what_is_there_with_the_figures(exported: Path) -> None:
+def test_the_card_lists_the_folders_and_the_metrics(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     folders = sorted(path.name for path in exported.iterdir() if path.is_dir())
     assert folders == ["decoder", "mllm", "mllm_text", "report", "tokenizer"]
@@ -101,7 +101,7 @@ def test_the_card_lists_what_is_there_with_the_figures(exported: Path) -> None:
     assert "| generation/exact | 0.25 |" in card
 
 
-def test_the_card_keeps_silent_on_what_is_not_there(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_the_card_omits_what_is_not_exported(tiny_run: TinyRun, tmp_path: Path) -> None:
     export_models({"tokenizer": tiny_run.tokenizer, "mllm": tiny_run.mllm}, tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "decoder/" not in card
@@ -114,5 +114,5 @@ def test_nothing_exported_can_run_code(exported: Path) -> None:
     assert endings <= {".safetensors", ".json", ".jinja", ".md"}
 
 
-def test_the_pictures_of_single_samples_stay_behind(exported: Path) -> None:
+def test_the_images_of_single_samples_stay_behind(exported: Path) -> None:
     assert not (exported / "report" / "samples").exists()

@@ -36,12 +36,12 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     del sys.modules["data_pipelines.inference.lmms_eval_model"]
 
 
-def picture(seed: int) -> Image.Image:
+def random_image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
 
 def request(document: int, **settings: Any) -> SimpleNamespace:
-    arguments = ("<image> What is it?", settings, lambda found: found["pictures"], document, "task", "test")
+    arguments = ("<image> What is it?", settings, lambda found: found["images"], document, "task", "test")
     return SimpleNamespace(args=arguments)
 
 
@@ -55,13 +55,13 @@ def test_requests_are_answered_in_their_order(adapter: ModuleType, tiny_run: Tin
     model = adapter.IllumePlusForLmmsEval(
         tokenizer=str(tiny_run.tokenizer), mllm=str(tiny_run.mllm), device="cpu", batch_size="2"
     )
-    documents = [{"pictures": [picture(0)]}, {"pictures": None}, {"pictures": [[picture(1), picture(2)]]}]
+    documents = [{"images": [random_image(0)]}, {"images": None}, {"images": [[random_image(1), random_image(2)]]}]
     model.task_dict = {"task": {"test": documents}}
     lengths = (12, 8, 12)
     requests = [request(number, max_new_tokens=length) for number, length in enumerate(lengths)]
     together = model.generate_until(requests)
     assert len(together) == 3
-    assert together == [model.generate_until([one])[0] for one in requests]
+    assert together == [model.generate_until([alone])[0] for alone in requests]
 
 
 def test_settings_of_a_task_are_followed(adapter: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""Raw files to ingest, and what becomes of them."""
+"""Source files to ingest, and the rows that ingest makes of them."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import (
@@ -58,3 +59,12 @@ def ingest(
 
 def reasons(rows: list[dict[str, Any]]) -> dict[str, str | None]:
     return {row["external_id"]: row["reject"] for row in rows}
+
+
+def tar_bytes(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    tar = TarWriter(buffer)
+    for name, data in members.items():
+        tar.add(name, data)
+    tar.close()
+    return buffer.getvalue()

@@ -1,10 +1,14 @@
-"""Pictures inside tars, by the names that annotations use."""
+"""Image sources read images from folders and tars by name, and refuse names that lead out of them."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
-from data_pipelines.ingest.image_sources import member_names, open_images
+import pytest
+
+from data_pipelines.datasets.records import Reject
+from data_pipelines.ingest.image_sources import FolderSource, check_name, member_names, open_images
 
 LIMITS = {"max_bytes": 1000, "max_unpacked_bytes": 10_000}
 
@@ -19,3 +23,63 @@ def test_a_tar_of_a_folder_is_read_by_plain_names(tmp_path: Path) -> None:
     assert images.read("cats/one.png") == b"data"
     assert images.read("./cats/one.png") == b"data"
     assert member_names(path) == {"cats/one.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../../etc/passwd", "path_traversal"),
+        ("sub/../../records.jsonl", "path_traversal"),
+        ("%2e%2e/%2e%2e/etc/passwd", "path_traversal"),
+        ("..\\..\\win.ini", "path_traversal"),
+        ("/etc/passwd", "absolute_path"),
+        ("C:\\win.ini", "absolute_path"),
+        ("//host/share/a.jpg", "absolute_path"),
+        ("http://example.com/a.jpg", "remote_url"),
+        ("file:///etc/hostname", "remote_url"),
+        ("s3://bucket/a.jpg", "remote_url"),
+        ("data:image/png;base64,xx", "remote_url"),
+        ("", "unsafe_path"),
+        (".", "unsafe_path"),
+        ("a\x00.jpg", "unsafe_path"),
+        ("a" * 5000, "unsafe_path"),
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused_unopened(name: str, reason: str) -> None:
+    found = check_name(name)
+    assert found is not None
+    assert found.reason == reason
+
+
+def test_links_devices_and_large_files_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (root / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "inside.png").symlink_to("real.png")
+    (root / "real.png").write_bytes(b"real")
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    (root / "folder.png").mkdir()
+    (root / "large.png").write_bytes(bytes(2000))
+    os.mkfifo(root / "pipe.png")
+    images = FolderSource(root, max_bytes=1000)
+    assert images.read("inside.png") == b"real"
+    found = {path.name: images.read(path.name) for path in root.iterdir()}
+    assert {name: value.reason for name, value in found.items() if isinstance(value, Reject)} == {
+        "out.png": "path_traversal", "loop.png": "unsafe_path", "zero.png": "path_traversal",
+        "folder.png": "unsafe_path", "large.png": "too_large", "pipe.png": "unsafe_path",
+    }  # fmt: skip
+    assert images.read("absent.png") == Reject(reason="missing_file", detail="no file 'absent.png'")
+
+
+def test_the_first_source_that_has_a_name_wins(tmp_path: Path) -> None:
+    for folder, names in (("first", "a"), ("second", "ab")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(folder.encode())
+    images = open_images([tmp_path / "first", tmp_path / "second"], **LIMITS)
+    assert (images.read("a"), images.read("b")) == (b"first", b"second")
+    found = images.read("c")
+    assert isinstance(found, Reject)
+    assert found.reason == "missing_file"

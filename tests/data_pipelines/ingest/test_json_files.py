@@ -55,7 +55,7 @@ def zstd(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd])
-def test_lines_are_read_whatever_they_are_packed_by(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_lines_are_read_from_every_compression(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     raw = raw_folder(tmp_path / "raw", "abcdef" * 400)
     packed = pack((raw / "annotations" / "some_val.jsonl").read_bytes())
     path = tmp_path / "part.jsonl"

@@ -1,180 +1,56 @@
-"""Tars are read past damage and written without a trace of time or machine."""
+"""WebDataset tars become records; damaged ones as far as they can be read."""
 
-import bz2
 import gzip
-import io
-import lzma
-import random
-import tarfile
-from collections.abc import Callable
+import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_pipelines.archives.tar_reader import BLOCK, Member, open_tar, scan_tar
-from data_pipelines.archives.tar_writer import TarWriter, header_of
+from data_pipelines.ingest.config import IngestConfig
+from tests.data_pipelines.ingest.raw_files import ingest, line, png, reasons, tar_bytes
 
 
-def written(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    tar = TarWriter(buffer)
-    for name, data in members.items():
-        tar.add(name, data)
-    tar.close()
-    return buffer.getvalue()
+def test_a_webdataset_tar_becomes_records(tmp_path: Path) -> None:
+    turns = line("x")["conversations"]
+    members = {
+        "s1.png": png(1), "s1.txt": b"a red circle\n", "s1.json": b'{"license": "CC0", "split": "val", "id": "one"}',
+        "s2.json": json.dumps({"conversations": turns}).encode(), "s2.png": png(2),
+        "s3.png": png(3), "s4.txt": b"words only", "s5.png": png(5), "s5.json": b"{broken",
+        "../s6.png": png(6), "d/s7.jpg": png(7), "d/s7.txt": b"a caption",
+    }  # fmt: skip
+    path = tmp_path / "part_test.tar"
+    path.write_bytes(tar_bytes(members))
+    rows = ingest(tmp_path / "out", IngestConfig(source="t", format="webdataset"), [path])
+    assert reasons(rows) == {
+        "one": None, "s2": None, "s3": "caption_missing", "s4": "missing_file", "s5": "broken_json",
+        "../s6.png": "path_traversal", "d/s7": None,
+    }  # fmt: skip
+    assert (rows[0]["license"], rows[0]["split"], rows[0]["task"]) == ("CC0", "val", "understanding")
 
 
-def scanned(data: bytes) -> list[Member]:
-    return list(scan_tar(io.BytesIO(data), len(data)))
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "zero_byte"),
+        (b"<html>" * 500, "broken_tar"),
+        (gzip.compress(bytes(9999))[:-20], "truncated_archive"),
+    ],
+)
+def test_a_container_that_cannot_be_read_is_one_row(tmp_path: Path, data: bytes, reason: str) -> None:
+    path = tmp_path / "bad.tar"
+    path.write_bytes(data)
+    rows = ingest(tmp_path / "out", IngestConfig(source="t", format="webdataset"), [path])
+    assert [(row["reject"], row["source_row"]) for row in rows] == [(reason, -1)]
 
 
-def contents(data: bytes) -> dict[str, bytes]:
-    return {m.name: data[m.offset : m.offset + m.size] for m in scanned(data) if m.kind == "file" and not m.problem}
-
-
-MEMBERS = {
-    f"s{number:02d}.{ending}": bytes([number]) * (300 * number + 1) for number in range(6) for ending in ("jpg", "txt")
-}
-
-
-def test_what_is_written_is_read_by_python_too() -> None:
-    data = written(MEMBERS)
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        assert {m.name: tar.extractfile(m).read() for m in tar} == MEMBERS  # type: ignore[union-attr] # all are files
-        assert all((m.mtime, m.uid, m.gid, m.uname) == (0, 0, 0, "") for m in tar.getmembers())
-    assert contents(data) == MEMBERS
-
-
-@given(name=st.text("abc/\u00e9. \u65e50", max_size=130), size=st.sampled_from([0, 5, 10**6, 8**11 - 1, 8**11, 8**12]))
-def test_headers_are_those_of_python(name: str, size: int) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    assert header_of(name, size) == info.tobuf(tarfile.GNU_FORMAT)
-
-
-def test_places_say_where_headers_and_bytes_lie() -> None:
-    buffer = io.BytesIO()
-    tar = TarWriter(buffer)
-    places = [tar.add(name, data) for name, data in MEMBERS.items()]
-    raw = buffer.getvalue()
-    for place, (name, data) in zip(places, MEMBERS.items(), strict=True):
-        assert raw[place.header :].startswith(name.encode())
-        assert raw[place.data : place.data + len(data)] == data
-        assert place.end % BLOCK == 0
-
-
-def test_members_behind_a_broken_header_are_found() -> None:
-    data = bytearray(written(MEMBERS))
-    broken = next(m for m in scanned(bytes(data)) if m.name == "s02.jpg")
-    data[broken.offset - BLOCK + 148 : broken.offset - BLOCK + 156] = b"999999\0 "
-    found = scanned(bytes(data))
-    assert [m.name for m in found if m.problem] == ["s02.jpg"]
-    assert contents(bytes(data)).keys() == MEMBERS.keys() - {"s02.jpg"}
-
-
-def test_members_behind_a_stretch_of_garbage_are_found() -> None:
-    data = written(MEMBERS)
-    middle = next(m for m in scanned(data) if m.name == "s03.jpg").offset - BLOCK
-    spoilt = data[:middle] + b"\xee" * (5 * BLOCK) + data[middle:]
-    assert contents(spoilt) == MEMBERS
-    assert [m.problem for m in scanned(spoilt) if m.kind == "damaged"] == ["bad_tar_member"]
-
-
-def test_a_cut_member_is_named_and_those_before_it_are_whole() -> None:
-    data = written(MEMBERS)
-    last = next(m for m in scanned(data) if m.name == "s05.jpg")
-    found = scanned(data[: last.offset + 10])
-    assert (found[-1].name, found[-1].problem) == ("s05.jpg", "truncated_tar_member")
-    assert len(found) == 11
-
-
-@pytest.mark.parametrize("stated", [b"77777777777\0", b"\x80" + b"\xff" * 11, b"00001000000\0"])
-def test_members_behind_one_whose_size_is_a_lie_are_found(stated: bytes) -> None:
-    header = bytearray(written(MEMBERS)[:BLOCK])
-    header[124:136] = stated
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    found = scanned(bytes(header) + written(MEMBERS)[BLOCK:])
-    assert (found[0].name, found[0].problem) == ("s00.jpg", "bad_tar_member")
-    assert [member.name for member in found[1:] if not member.problem] == list(MEMBERS)[1:]
-
-
-def test_sparse_files_are_no_plain_files_and_huge_extended_headers_are_passed_over() -> None:
-    sparse = bytearray(written({"a.jpg": b"x"}))
-    sparse[156:157] = b"S"
-    sparse[148:156] = b" " * 8
-    sparse[148:156] = b"%06o\0 " % sum(sparse[:BLOCK])
-    assert [member.kind for member in scanned(bytes(sparse))] == ["sparse file"]
-    buffer = io.BytesIO()
-    headers = {"comment": "x" * 2_000_000}
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
-        info = tarfile.TarInfo("a.jpg")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"abc"))
-    assert contents(buffer.getvalue()) == {"a.jpg": b"abc"}
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_a_small_compressed_tar_keeps_what_lies_before_its_cut(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    rng = random.Random(0)
-    members = {f"{number}.jpg": rng.randbytes(30_000) for number in range(60)}
-    packed = pack(written(members))
-    path = tmp_path / "cut.tar.gz"
-    path.write_bytes(packed[: len(packed) * 3 // 4])
-    opened = open_tar(path, max_unpacked_bytes=1 << 30)
-    with opened.file:
-        assert opened.problem
-        whole = [member for member in scan_tar(opened.file, opened.size) if not member.problem]
-    assert len(whole) >= 10
-
-
-def test_bytes_behind_the_end_marks_are_no_damage() -> None:
-    assert not [m for m in scanned(written(MEMBERS) + b"\xff" * 3000) if m.problem]
-    assert contents(written({"a": b"1"}) + written({"b": b"2"})) == {"a": b"1", "b": b"2"}
-
-
-@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-def test_long_and_foreign_names_are_read_in_every_dialect(form: int) -> None:
-    names = ["d/" * 60 + "x.jpg", "bild.jpg"] + (["фото" * 30 + ".jpg"] if form != tarfile.USTAR_FORMAT else [])
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.size = 3
-            tar.addfile(info, io.BytesIO(b"abc"))
-    assert contents(buffer.getvalue()) == dict.fromkeys(names, b"abc")
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_compressed_tars_open_whatever_their_name(tmp_path: Path, pack: object) -> None:
-    path = tmp_path / "plain.tar"
-    path.write_bytes(pack(written(MEMBERS)))  # type: ignore[operator] # one of three functions
-    opened = open_tar(path, max_unpacked_bytes=1 << 20)
-    assert not opened.problem
-    assert len([m for m in scan_tar(opened.file, opened.size) if not m.problem]) == len(MEMBERS)
-
-
-def test_a_compressed_tar_that_ends_early_or_unpacks_to_too_much_keeps_what_came_before(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar.gz"
-    packed = gzip.compress(written({f"m{n}": bytes(range(256)) * 40 for n in range(400)}), compresslevel=1)
-    path.write_bytes(packed[: len(packed) // 2])
-    opened = open_tar(path, max_unpacked_bytes=1 << 30)
-    assert "damaged" in opened.problem
-    path.write_bytes(gzip.compress(bytes(50 << 20)))
-    opened = open_tar(path, max_unpacked_bytes=4 << 20)
-    assert "more than" in opened.problem
-    assert opened.size <= 6 << 20
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_no_damage_makes_the_reader_fail(data: st.DataObject) -> None:
-    raw = bytearray(written(MEMBERS))
-    for _ in range(data.draw(st.integers(1, 8))):
-        place = data.draw(st.integers(0, len(raw) - 1))
-        raw[place] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(raw)))
-    for member in scanned(bytes(raw[:cut])):
-        assert member.problem or member.offset + member.size <= cut or member.kind != "file"
+def test_damaged_tars_give_up_every_whole_sample(tmp_path: Path, shared: Path) -> None:
+    dirty = shared / "data" / "dirty"
+    truth = [json.loads(text) for text in (dirty / "tar_truth.jsonl").read_text().splitlines()]
+    config = IngestConfig(source="t", format="webdataset")
+    for path in sorted((dirty / "tars").iterdir()):
+        rows = ingest(tmp_path / path.stem, config, [path])
+        read = {row["external_id"] for row in rows if row["reject"] is None}
+        wanted = {
+            t["member"] for t in truth if t["where"] == f"tars/{path.name}" and t["verdict"] == "keep" and t["member"]
+        }
+        assert wanted <= read

@@ -1,4 +1,4 @@
-"""Rows of ledgers and token files that answer a question about a sample or a picture."""
+"""Search in ledgers and token files finds the rows of samples, images, their look-alikes and copies."""
 
 import hashlib
 import io
@@ -20,14 +20,14 @@ from data_pipelines.curation.emit import LEDGER_SCHEMA
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import canonical
 from data_pipelines.provenance.questions import Questions
-from data_pipelines.provenance.sample_search import Found, find_everywhere, find_samples, find_tokens
+from data_pipelines.provenance.sample_search import SearchResult, find_everywhere, find_samples, find_tokens
 from tests.data_pipelines.conftest import MakeDataset
 from tests.data_pipelines.tiny_run import TinyRun
 
 
 @pytest.fixture(scope="module")
 def kept(tiny_run: TinyRun) -> list[dict[str, object]]:
-    """Rows of kept samples with a picture."""
+    """Rows of kept samples with an image."""
     rows = [row for path in sorted((tiny_run.dataset / "ledger").iterdir()) for row in pq.read_table(path).to_pylist()]
     return [row for row in rows if row["verdict"] == "keep" and row["images"]]
 
@@ -39,28 +39,28 @@ def found(dataset: Path, *texts: str) -> set[tuple[str, str]]:
     return {(match.sample_id, match.found_by) for match in find_samples(dataset, questions)}
 
 
-def test_a_sample_is_found_by_its_id_its_picture_and_its_name(tiny_run: TinyRun, kept: list[dict[str, object]]) -> None:
+def test_a_sample_is_found_by_its_id_its_image_and_its_name(tiny_run: TinyRun, kept: list[dict[str, object]]) -> None:
     row = kept[3]
-    sample_id, picture = str(row["sample_id"]), str(row["images"][0])  # type: ignore[index]  # a list
+    sample_id, image = str(row["sample_id"]), str(row["images"][0])  # type: ignore[index]  # a list
     assert found(tiny_run.dataset, sample_id) == {(sample_id, "sample id")}
-    assert (sample_id, "picture") in found(tiny_run.dataset, picture.upper())
+    assert (sample_id, "picture") in found(tiny_run.dataset, image.upper())
     assert found(tiny_run.dataset, str(row["external_id"])) == {(sample_id, "source's id")}
     assert found(tiny_run.dataset, "0" * 64, "nobody") == set()
     (match,) = find_samples(tiny_run.dataset, Questions(digests={sample_id}))
     assert (match.source_file, match.source_row, match.verdict) == (row["source_file"], row["source_row"], "keep")
 
 
-def test_a_picture_file_finds_itself_and_what_looks_like_it(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_an_image_file_finds_itself_and_look_alikes(tiny_run: TinyRun, tmp_path: Path) -> None:
     dataset = CuratedDataset(tiny_run.dataset)
     shard = next(name for name in dataset.shards if len(dataset.rows(name, tasks=("generation",)).ids))
     stored = next(dataset.stored_samples(shard, dataset.rows(shard, tasks=("generation",))))
     exact, smaller = tmp_path / "exact.png", tmp_path / "smaller.png"
     exact.write_bytes(stored.image_bytes(0))
-    with Image.open(io.BytesIO(stored.image_bytes(0))) as picture:
-        picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(smaller)
+    with Image.open(io.BytesIO(stored.image_bytes(0))) as image:
+        image.resize((image.width * 3 // 4, image.height * 3 // 4)).save(smaller)
     for path, near, expected in ((exact, 0, "picture"), (smaller, 12, "looks like")):
         questions = Questions(near=near)
-        questions.add_picture(path)
+        questions.add_image(path)
         ways = {match.sample_id: match.found_by for match in find_samples(tiny_run.dataset, questions)}
         assert ways[stored.sample.sample_id].startswith(expected)
 
@@ -73,10 +73,7 @@ def test_rows_of_codes_are_named(make_dataset: MakeDataset) -> None:
     assert rows[1].row == rows[0].row + 1
 
 
-def test_what_is_no_picture_and_what_is_no_dataset_say_so(tmp_path: Path) -> None:
-    (tmp_path / "fake.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"fake\.png: not_an_image"):
-        Questions().add_picture(tmp_path / "fake.png")
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="expected the folder of a curated dataset"):
         list(find_samples(tmp_path, Questions()))
 
@@ -86,7 +83,7 @@ def digest_of(text: str) -> str:
 
 
 def ledger_row(number: int, **changes: Any) -> dict[str, Any]:
-    """A kept row with one picture, as curation writes it."""
+    """A kept row with one image, as curation writes it."""
     row = dict.fromkeys(LEDGER_SCHEMA.names) | {
         "sample_id": digest_of(f"sample {number}"),
         "external_id": f"name-{number}",
@@ -94,7 +91,7 @@ def ledger_row(number: int, **changes: Any) -> dict[str, Any]:
         "source_file": "a.jsonl",
         "source_row": number,
         "images": [digest_of(f"picture {number}")],
-        "image_names": [f"pictures/{number}.jpg"],
+        "image_names": [f"images/{number}.jpg"],
         "meta": "{}",
         "phash": [number * 0x9E3779B97F4A7C15 % 2**64],
         "verdict": "keep",
@@ -115,14 +112,14 @@ def write_ledgers(folder: Path, ledgers: Sequence[Sequence[dict[str, Any]]]) -> 
 
 
 def plainly(rows: Iterable[dict[str, Any]], questions: Questions) -> list[tuple[int, str]]:
-    """Row by row: which rows answer, and how."""
+    """The rows that match, and how, found row by row."""
     found = []
     for row in rows:
-        looks = {
-            file: min(((wanted ^ one).bit_count() for one in row["phash"]), default=65)
+        distances = {
+            file: min(((wanted ^ phash).bit_count() for phash in row["phash"]), default=65)
             for file, wanted in questions.phashes.items()
         }
-        near = [f"looks like {f} ({d} of 64 bits differ)" for f, d in looks.items() if d <= questions.near]
+        near = [f"looks like {f} ({d} of 64 bits differ)" for f, d in distances.items() if d <= questions.near]
         ways = [
             ["sample id"] * (row["sample_id"] in questions.digests),
             ["picture"] * (not questions.digests.isdisjoint(row["images"])),
@@ -150,14 +147,14 @@ hashes = st.builds(
     near=st.sampled_from([0, 1, 4, 10, 17, 40]),
     cut=st.integers(0, 20),
 )
-def test_blocks_of_columns_answer_like_a_plain_walk_over_the_rows(
+def test_blocks_of_columns_match_like_a_plain_walk_over_the_rows(
     phashes: list[list[int]], asked: list[int], numbers: set[int], near: int, cut: int
 ) -> None:
     rows = [
-        ledger_row(number, phash=some, images=[digest_of(f"{number}/{slot}") for slot in range(len(some))])
-        for number, some in enumerate(phashes)
+        ledger_row(number, phash=row_hashes, images=[digest_of(f"{number}/{slot}") for slot in range(len(row_hashes))])
+        for number, row_hashes in enumerate(phashes)
     ]
-    questions = Questions(near=near, phashes={f"file {place}": phash for place, phash in enumerate(asked)})
+    questions = Questions(near=near, phashes={f"file {number}": phash for number, phash in enumerate(asked)})
     ways = ("sample {}", "{}/0", "{}/1")
     questions.add_all([digest_of(ways[number % 3].format(number)) for number in numbers])
     questions.add_all([f"name-{number}" for number in numbers if number % 4 == 0])
@@ -167,8 +164,8 @@ def test_blocks_of_columns_answer_like_a_plain_walk_over_the_rows(
     assert found == plainly(rows, questions)
 
 
-def ways_of(found: Found) -> dict[str, dict[int, str]]:
-    return {name: {match.source_row: match.found_by for match in some} for name, some in found.matches.items()}
+def ways_of(found: SearchResult) -> dict[str, dict[int, str]]:
+    return {name: {match.source_row: match.found_by for match in matches} for name, matches in found.matches.items()}
 
 
 def test_look_alikes_of_an_asked_digest_are_found_everywhere_and_a_chain_does_not_grow(tmp_path: Path) -> None:
@@ -184,10 +181,10 @@ def test_look_alikes_of_an_asked_digest_are_found_everywhere_and_a_chain_does_no
     assert ways_of(find_everywhere(datasets, Questions(digests={digest}, near=4))) == expected
     assert ways_of(find_everywhere(datasets, Questions(digests={digest}))) == {"first": {0: "picture"}, "second": {}}
     by_id = find_everywhere(datasets, Questions(digests={asked["sample_id"]}, near=4))
-    assert {match.question for some in by_id.matches.values() for match in some} == {asked["sample_id"]}
+    assert {match.question for matches in by_id.matches.values() for match in matches} == {asked["sample_id"]}
 
 
-def test_only_the_asked_picture_of_a_sample_is_looked_for_among_others(tmp_path: Path) -> None:
+def test_only_look_alikes_of_the_image_in_question_are_found(tmp_path: Path) -> None:
     pair = ledger_row(0, images=["a" * 64, "b" * 64], phash=[0, 2**64 - 1])
     rows = [pair, ledger_row(1, phash=[1]), ledger_row(2, phash=[2**64 - 2])]
     datasets = {"d": write_ledgers(tmp_path / "d", [rows])}
@@ -195,7 +192,7 @@ def test_only_the_asked_picture_of_a_sample_is_looked_for_among_others(tmp_path:
     assert set(ways_of(find_everywhere(datasets, Questions(digests={pair["sample_id"]}, near=3)))["d"]) == {0, 1, 2}
 
 
-def test_copies_that_were_dropped_and_what_was_kept_in_their_place_are_found(tmp_path: Path) -> None:
+def test_dropped_copies_and_samples_kept_in_their_place_are_found(tmp_path: Path) -> None:
     kept, other = ledger_row(0), ledger_row(1)
     copy = ledger_row(2, verdict="duplicate", duplicate_of=kept["sample_id"], shard=None)
     similar = ledger_row(3, verdict="near_duplicate", duplicate_of=kept["sample_id"], shard=None)
@@ -253,38 +250,10 @@ def test_samples_are_found_by_where_they_come_from(tmp_path: Path, pattern: str,
     assert found.unanswered == ([] if expected else [pattern])
 
 
-def test_lists_of_questions_are_read_from_texts_and_tables(tmp_path: Path) -> None:
-    ids = [digest_of(str(number)) for number in range(3)]
-    columns = {"sample_id": [*ids[:2], None], "url": ["HTTP://x.org/?a", "", "http://y.org"], "note": ["n"] * 3}
-    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    pa.csv.write_csv(pa.table(columns), tmp_path / "b.csv")
-    lines = [json.dumps({name: value[row] for name, value in columns.items()}) for row in range(3)]
-    (tmp_path / "c.jsonl").write_text("\n".join(lines))
-    for name in ("a.parquet", "b.csv", "c.jsonl"):
-        questions = Questions()
-        questions.add_file(tmp_path / name)
-        assert (questions.digests, questions.urls) == (set(ids[:2]), {"http://x.org/?a", "http://y.org"}), name
-        assert (questions.names, questions.num_asked) == (set(), 4)
-    (tmp_path / "d.txt").write_text(f"{ids[0].upper()}\n\n name-1 \n", encoding="utf-8-sig")
-    questions = Questions()
-    questions.add_file(tmp_path / "d.txt")
-    assert (questions.digests, questions.names) == ({ids[0]}, {"name-1"})
-    pq.write_table(pa.table({"note": ["n"]}), tmp_path / "e.parquet")
-    (tmp_path / "f.parquet").write_bytes(b"no table")
-    (tmp_path / "empty.txt").write_text("\n")
-    for name, message in (
-        ("e.parquet", "no column named sample_id, sha256, url; found"),
-        ("f.parquet", "not a .parquet that can be read"),
-        ("empty.txt", "holds no question"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Questions().add_file(tmp_path / name)
-
-
 def test_questions_that_nothing_answers_are_named(tmp_path: Path) -> None:
     dataset = write_ledgers(tmp_path / "d", [[ledger_row(0), ledger_row(1, phash=[7])]])
     questions = Questions(near=2, phashes={"seen.png": 7, "unseen.png": 0xFFFF << 40})
-    questions.pictures |= {"seen.png": "c" * 64, "unseen.png": "d" * 64}
+    questions.images |= {"seen.png": "c" * 64, "unseen.png": "d" * 64}
     questions.add_all([digest_of("picture 0"), "e" * 64, "name-0", "name-9", "c" * 64, "d" * 64])
     found = find_everywhere({"d": dataset}, questions)
     assert found.unanswered == ["unseen.png", "e" * 64, "name-9"]

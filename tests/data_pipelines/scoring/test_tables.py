@@ -1,4 +1,4 @@
-"""Scores in curation: bounds drop samples with a reason, and pictures that mean the same are found by embeddings."""
+"""Scores in curation: bounds drop samples with a reason, and images that mean the same are found by embeddings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.curation.config import CurationConfig, emitting, measuring
+from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard
 from data_pipelines.curation.judge import judge_shard
@@ -18,7 +18,7 @@ from data_pipelines.curation.measure import measure_shard
 from data_pipelines.duplicates.candidates import Candidate, Candidates
 from data_pipelines.duplicates.search import Copy
 from data_pipelines.duplicates.semantic import add_semantic_copies
-from data_pipelines.scoring.bounds import ScoreBounds, check_score_name
+from data_pipelines.scoring.bounds import ScoreBounds
 from data_pipelines.scoring.tables import (
     ScoresError,
     ShardScores,
@@ -28,7 +28,7 @@ from data_pipelines.scoring.tables import (
     table_schema,
     with_scores,
 )
-from tests.data_pipelines.curation.test_judge import encoded, picture, records_of
+from tests.data_pipelines.curation.curated import drawn, encoded, records_of
 
 Row = tuple[int, str, int, float | None]  # row, sample id, slot, score
 
@@ -62,7 +62,7 @@ def write_table(file: Path, score: str, rows: Sequence[Row], embeddings: Sequenc
         ([], {"entropy": ScoreBounds(at_least=3)}, None, None),
     ],
 )
-def test_a_bound_drops_what_lies_beyond_it(
+def test_bounds_drop_scores_outside_them(
     slots: Sequence[Mapping[str, float]], bounds: Mapping[str, ScoreBounds], reason: str | None, detail: str | None
 ) -> None:
     found = judge_scores({"entropy": 2.5}, slots, bounds)
@@ -70,10 +70,10 @@ def test_a_bound_drops_what_lies_beyond_it(
     assert found is None or found.detail.startswith(str(detail))
 
 
-def test_scores_of_several_tables_stand_side_by_side(tmp_path: Path) -> None:
-    one = write_table(tmp_path / "a.parquet", "fit", [(0, "x", 0, 0.5), (0, "x", 1, None), (2, "y", 0, 0.25)])
-    two = write_table(tmp_path / "b.parquet", "nsfw", [(0, "x", 0, 0.125)])
-    scores = read_scores([one, two])
+def test_scores_of_several_tables_are_merged(tmp_path: Path) -> None:
+    fit = write_table(tmp_path / "a.parquet", "fit", [(0, "x", 0, 0.5), (0, "x", 1, None), (2, "y", 0, 0.25)])
+    nsfw = write_table(tmp_path / "b.parquet", "nsfw", [(0, "x", 0, 0.125)])
+    scores = read_scores([fit, nsfw])
     assert scores.of(0, "x", 2) == [{"fit": 0.5, "nsfw": 0.125}, {"fit": None}]
     assert scores.of(2, "y", 1) == [{"fit": 0.25}]
     assert scores.of(1, "z", 1) == [{}]
@@ -81,7 +81,7 @@ def test_scores_of_several_tables_stand_side_by_side(tmp_path: Path) -> None:
         scores.of(2, "other", 1)
 
 
-def test_an_earlier_reason_stays_and_the_scores_are_shown_beside_the_measured_ones() -> None:
+def test_an_earlier_reason_stays_and_scores_are_added_to_the_measured_ones() -> None:
     row = {"row": 0, "sample_id": "x", "images": ["d"], "scores": '{"entropy":2.5}', "reason": "too_small"}
     scores = ShardScores(of_rows={0: {0: {"fit": 0.1}}}, sample_ids={0: "x"})
     found = with_scores(row, scores, {"fit": ScoreBounds(at_least=0.5)})
@@ -89,7 +89,7 @@ def test_an_earlier_reason_stays_and_the_scores_are_shown_beside_the_measured_on
     assert with_scores({**row, "reason": None}, scores, {"fit": ScoreBounds(at_least=0.5)})["reason"] == "score_too_low"
 
 
-def test_rows_without_an_embedding_of_each_picture_are_left_out(tmp_path: Path) -> None:
+def test_rows_without_an_embedding_of_each_image_are_left_out(tmp_path: Path) -> None:
     rows: list[Row] = [(0, "x", 0, 0.5), (1, "y", 0, None), (1, "y", 1, 0.5), (3, "z", 0, 0.5), (3, "z", 1, 0.5)]
     file = write_table(tmp_path / "a.parquet", "fit", rows, [[1, 0], [0, 0], [0, 1], [1, 0], [0.6, 0.8]])
     plain = write_table(tmp_path / "b.parquet", "nsfw", rows)
@@ -122,7 +122,7 @@ def test_the_first_of_a_group_is_kept_and_copies_of_the_others_point_at_it() -> 
 
 
 def test_a_curation_drops_by_scores_and_finds_what_means_the_same(tmp_path: Path) -> None:
-    lines = [(f"p{seed}", encoded(picture(seed)), "some shapes") for seed in range(4)]
+    lines = [(f"p{seed}", encoded(drawn(seed)), "some shapes") for seed in range(4)]
     records = records_of(tmp_path, lines)
     ids = pq.read_table(records / "records" / "part.parquet")["sample_id"].to_pylist()
     rows: list[Row] = [(row, ids[row], 0, score) for row, score in enumerate([0.5, 0.1, 0.5, 0.5])]
@@ -135,11 +135,11 @@ def test_a_curation_drops_by_scores_and_finds_what_means_the_same(tmp_path: Path
         score_bounds={"fit": ScoreBounds(at_least=0.2)},
         semantic_distance=0.05,
     )
-    measure_shard(records, "part", tmp_path, measuring(config))
+    measure_shard(records, "part", tmp_path, decode_limits(config))
     judge_shard(records, tmp_path, "part", tmp_path, config, scores=read_scores([file]))
     analysis = {"part": tmp_path / "analysis" / "part.parquet"}
     copies = find_duplicates(analysis, config, scores={"part": [file]})
-    emit_shard(records, tmp_path, "part", tmp_path / "data", emitting(config), copies=copies["part"])
+    emit_shard(records, tmp_path, "part", tmp_path / "data", emit_config(config), copies=copies["part"])
     ledger = pq.read_table(tmp_path / "data" / "ledger" / "part.parquet").to_pylist()
     assert [(row["verdict"], row["reason"]) for row in ledger] == [
         ("keep", None),
@@ -150,18 +150,3 @@ def test_a_curation_drops_by_scores_and_finds_what_means_the_same(tmp_path: Path
     assert ledger[3]["duplicate_of"] == ids[0]
     assert [json.loads(row["scores"])["fit"] for row in ledger] == [0.5, 0.1, 0.5, 0.5]
     assert ledger[1]["detail"] == "fit: 0.1, under 0.2"
-
-
-@pytest.mark.parametrize("name", ["row", "embedding", "entropy", "Fit", "", "a b", "1st"])
-def test_names_that_others_have_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="name: "):
-        check_score_name(name)
-
-
-@pytest.mark.parametrize(
-    ("bounds", "message"),
-    [({}, "found no bound, expected at_least or at_most"), ({"at_least": 2, "at_most": 1}, "at_least 2 is over at_mo")],
-)
-def test_bounds_that_keep_nothing_or_all_are_refused(bounds: Mapping[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ScoreBounds(**bounds)

@@ -1,4 +1,4 @@
-"""Small random models that score pictures, saved as transformers saves them."""
+"""Small random models that score images, saved as transformers saves them."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ LABELS = ("safe", "unsafe", "watermark")
 
 
 def write_clip(folder: Path, seed: int = 0) -> Path:
-    """A model that compares pictures with words spelt letter by letter."""
+    """A model that compares images with words spelt letter by letter."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = [*letters, *[f"{letter}</w>" for letter in letters], "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}

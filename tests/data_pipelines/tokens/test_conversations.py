@@ -163,7 +163,7 @@ def test_a_sample_that_cannot_be_rendered_is_named(
     assert sample.sample_id in str(caught.value)
 
 
-def test_codes_outside_the_code_book_are_refused(chat: ChatTokenizer, vocabulary: VisionVocabulary) -> None:
+def test_codes_outside_the_codebook_are_refused(chat: ChatTokenizer, vocabulary: VisionVocabulary) -> None:
     sample = make_sample("generation", "Draw.", "<image>", anchors=[(64, 64)])
     with pytest.raises(SampleError, match="expected 0 to 63"):
         render(sample, tokenizer=chat, vocabulary=vocabulary, sizes=SIZES, codes={0: tiny_codes(64)})

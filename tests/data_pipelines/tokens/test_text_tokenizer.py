@@ -109,11 +109,11 @@ def test_a_vocabulary_that_begins_elsewhere_is_refused(trained: Tokenizer, shift
         extend(trained, small_vocabulary(trained.get_vocab_size() + shift))
 
 
-def test_other_code_books_on_an_extended_tokenizer_are_refused(trained: Tokenizer) -> None:
+def test_other_codebooks_on_an_extended_tokenizer_are_refused(trained: Tokenizer) -> None:
     first_id = trained.get_vocab_size()
     extended = extend(trained, small_vocabulary(first_id))
     other = VisionVocabulary(first_id=first_id, semantic_codes=17, pixel_codes=32, resolutions=(64, 128))
-    with pytest.raises(TextTokenizerError, match="other code-book sizes"):
+    with pytest.raises(TextTokenizerError, match="other codebook sizes"):
         extend(extended, other)
 
 

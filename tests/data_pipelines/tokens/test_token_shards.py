@@ -131,8 +131,8 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("semantic", b"\xff\xff" * 81, "semantic code 65535 in a code book of 32768"),
-        ("pixel_high", b"\xff" * 32, "in a code book of 98304"),
+        ("semantic", b"\xff\xff" * 81, "semantic code 65535 in a codebook of 32768"),
+        ("pixel_high", b"\xff" * 32, "in a codebook of 98304"),
         ("semantic", b"\0" * 160, "160 bytes of semantic codes in row .0, expected 162"),
         ("anchor_h", 512, "bytes of semantic codes in row"),
         ("anchor_h", 500, "anchor 500x256"),
@@ -165,7 +165,7 @@ def test_files_that_are_no_token_shards_are_named(tmp_path: Path) -> None:
     for metadata, message in (
         (b'{"format": 9}', "token format 9, expected 1"),
         (b'{"format": 1, "sha256": 3, "semantic_codes": 1, "pixel_codes": 1, "pixel_factor": 1}', "which tokenizer"),
-        (b'{"format": 1, "sha256": "", "semantic_codes": 0, "pixel_codes": 1, "pixel_factor": 1}', "code books of 0"),
+        (b'{"format": 1, "sha256": "", "semantic_codes": 0, "pixel_codes": 1, "pixel_factor": 1}', "codebooks of 0"),
         (b"[]", "which tokenizer"),
     ):
         pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({METADATA_KEY: metadata}), path)
@@ -188,8 +188,8 @@ def test_damage_is_an_error_or_harmless_but_never_a_crash(tmp_path: Path, data: 
     except TokensError:
         return
     for block in blocks:
-        for place, row in enumerate(block.rows.tolist()):
-            assert np.array_equal(block.pixel_NYX[place], image_codes(row, (256, 256), PUBLISHED).pixel_YX)
+        for index, row in enumerate(block.rows.tolist()):
+            assert np.array_equal(block.pixel_NYX[index], image_codes(row, (256, 256), PUBLISHED).pixel_YX)
 
 
 def test_shards_of_different_tokenizers_are_not_mixed(tmp_path: Path) -> None:
@@ -198,5 +198,5 @@ def test_shards_of_different_tokenizers_are_not_mixed(tmp_path: Path) -> None:
     second = TokenShard(write(tmp_path / "b.parquet", [], other))
     assert require_one_tokenizer([first, first]) == PUBLISHED
     assert require_one_tokenizer([]) is None
-    with pytest.raises(TokensError, match="tokenize all data sets of one training with the same tokenizer"):
+    with pytest.raises(TokensError, match="tokenize all datasets of one training with the same tokenizer"):
         require_one_tokenizer([first, second])

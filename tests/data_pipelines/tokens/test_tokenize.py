@@ -83,17 +83,15 @@ def test_rows_are_in_input_order_and_counted(made: Any, tokenize: Callable[..., 
     assert done.images_per_anchor == {"64x128": 12, "64x64": 6}
 
 
-def test_codes_are_those_of_the_pictures_encoded_alone(
-    made: Any, model: DualViTok, tokenize: Callable[..., Any]
-) -> None:
+def test_codes_are_those_of_the_images_encoded_alone(made: Any, model: DualViTok, tokenize: Callable[..., Any]) -> None:
     _, shard = tokenize()
     dataset = CuratedDataset(made.dataset)
     checked = 0
     for stored in dataset.stored_samples(SHARD, dataset.rows(SHARD, tasks=("generation", "editing"))):
         for slot, image in enumerate(stored.sample.images):
             assert image.anchor is not None
-            picture = open_upright(stored.image_bytes(slot), image, "test")
-            alone = model.encode(torch.from_numpy(input_pixels(picture, image.anchor, crop=True))[None])
+            opened = open_upright(stored.image_bytes(slot), image, "test")
+            alone = model.encode(torch.from_numpy(input_pixels(opened, image.anchor, crop=True))[None])
             semantic, pixel = shard.codes(stored.sample.sample_id, slot)
             assert np.array_equal(semantic, alone.semantic_BYX[0].numpy())
             assert np.array_equal(pixel, alone.pixel_BYX[0].numpy())
@@ -143,7 +141,7 @@ def test_a_sample_that_cannot_be_read_is_left_out_whole_and_reported(
     assert tokenize(dataset=tmp_path / "copy")[0].quarantined == done.quarantined
 
 
-def test_a_damaged_header_costs_one_sample(made: Any, tokenize: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_damaged_header_loses_one_sample(made: Any, tokenize: Callable[..., Any], tmp_path: Path) -> None:
     rows = CuratedDataset(made.dataset).rows(SHARD)
     copy = damaged_copy(made, tmp_path, int(rows.offsets[6]), b"\0\1\2\3" * 128)
     done, _ = tokenize(dataset=copy)
@@ -161,13 +159,13 @@ def test_anchors_and_samples_that_are_not_known_are_refused(made: Any, tokenize:
 
 
 @pytest.mark.parametrize(("orientation", "mode"), [(1, "RGB"), (6, "RGB"), (3, "L"), (1, "RGBA"), (8, "P")])
-def test_pictures_are_upright_and_rgb(orientation: int, mode: str) -> None:
-    picture = Image.new("RGB", (20, 10), (0, 0, 255))
-    picture.paste((255, 0, 0), (0, 0, 10, 10))
+def test_images_are_upright_and_rgb(orientation: int, mode: str) -> None:
+    image = Image.new("RGB", (20, 10), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 10, 10))
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
-    picture.convert(mode).save(buffer, "PNG", exif=exif)
+    image.convert(mode).save(buffer, "PNG", exif=exif)
     turned = orientation in (6, 8)
     recorded = SampleImage(width=10 if turned else 20, height=20 if turned else 10)
     opened = open_upright(buffer.getvalue(), recorded, "here")
@@ -175,7 +173,7 @@ def test_pictures_are_upright_and_rgb(orientation: int, mode: str) -> None:
     assert opened.size == (recorded.width, recorded.height)
 
 
-def test_a_picture_of_another_size_than_recorded_is_refused() -> None:
+def test_an_image_of_another_size_than_recorded_is_refused() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10)).save(buffer, "PNG")
     with pytest.raises(SampleError, match="the dataset recorded 20x11"):

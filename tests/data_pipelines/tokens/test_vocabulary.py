@@ -36,7 +36,7 @@ def test_the_file_knows_every_image_token_under_the_computed_id(tiny_run: TinyRu
 
 
 def test_no_id_is_spent_on_the_placeholders_of_images_and_sizes(tiny_run: TinyRun, make_dataset: MakeDataset) -> None:
-    """They never reach the text: an image or a tag stands in their place."""
+    """They are never encoded as text: an image or a tag replaces them."""
     asked = Wanted(
         task="generation", turns=("Generate an image of {resolution_tag}, of stars\n", "<image>"), anchors=((64, 64),)
     )

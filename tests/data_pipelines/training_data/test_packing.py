@@ -44,7 +44,7 @@ def test_rows_equal_plain_next_fit_whatever_the_chunks(lengths: list[int], chunk
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=streams, row=st.integers(0, 10))
-def test_a_plan_opened_at_any_row_goes_on_the_same(lengths: list[int], row: int) -> None:
+def test_a_plan_continues_the_same_from_any_row(lengths: list[int], row: int) -> None:
     whole = PackPlan(endless(lengths), ROW)
     resumed = PackPlan(endless(lengths), ROW, start=whole.start_of(row))
     assert [resumed.span(row + n) for n in range(5)] == [whole.span(row + n) for n in range(5)]

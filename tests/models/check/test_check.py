@@ -1,4 +1,4 @@
-"""The public vectors are equal to the last of them, and a vector that is changed is a miss."""
+"""All public vectors are equal, and a changed vector is a miss."""
 
 import json
 from collections.abc import Callable

@@ -52,7 +52,7 @@ def features(scale: float) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [0.0, 3.0])
-def test_before_training_the_base_model_speaks_whatever_the_codes(base: Path, scale: float) -> None:
+def test_before_training_the_prediction_is_that_of_the_base_model_for_any_codes(base: Path, scale: float) -> None:
     plain = UNet2DConditionModel.from_pretrained(base / "unet").eval()
     decoder = adopt_base(CONFIG, base).eval()
     assert decoder.unet.get_parameter("conv_in.weight").shape[1] == 4 + CONFIG.code_channels
@@ -89,7 +89,7 @@ def test_a_base_of_other_sizes_is_refused(base: Path) -> None:
         adopt_base(wider, base)
 
 
-def test_an_inpainting_model_is_no_base(base: Path, tmp_path: Path) -> None:
+def test_an_inpainting_model_is_refused_as_a_base(base: Path, tmp_path: Path) -> None:
     settings = json.loads((base / "unet" / "config.json").read_text())
     UNet2DConditionModel.from_config(settings | {"in_channels": 9}).save_pretrained(tmp_path / "unet")
     with pytest.raises(WeightsError, match=r"unet: has 9 input channels, expected a text-to-image network with 4"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.check.__main__ import read
 from models.check.formulas import formula_images
 from models.check.report import Vectors
-from models.check.tokenizer import tokenizer_of
+from models.check.tokenizer import build_tokenizer
 from models.dualvitok.config import (
     BlocksConfig,
     ConvolutionsConfig,
@@ -30,7 +30,7 @@ class Golden:
 
     def model(self) -> DualViTok:
         """A fresh model with the golden weights, in evaluation mode."""
-        return tokenizer_of(self.vectors)
+        return build_tokenizer(self.vectors)
 
     def images(self, case: str) -> Tensor:
         found = self.vectors.facts["cases"][case]

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from models.dualvitok.config import (
@@ -9,7 +7,6 @@ from models.dualvitok.config import (
     PixelConfig,
     VisionConfig,
 )
-from models.dualvitok.published_config import config_from_published
 from models.json_config import ConfigError
 
 
@@ -55,37 +52,3 @@ def test_sizes_that_cannot_work_are_refused(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_published_dictionaries_become_our_configuration() -> None:
-    pixel = {
-        "ch_mult": [1, 1, 2, 2, 4],
-        "num_res_blocks": 2,
-        "attn_resolutions": [4],
-        "double_z": False,
-        "dropout": 0.0,
-        "use_dc_up_down_blocks": True,
-    }
-    vision = {
-        "depth": 32,
-        "embed_dim": 1280,
-        "num_heads": 16,
-        "mlp_ratio": 4,
-        "hidden_size": 3584,
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
-        "in_channels": 3,
-    }
-    model = {
-        "semantic_encoder": {"embed_dim": 1280, "num_blocks": 4},
-        "semantic_decoder": {"embed_dim": 1280, "num_blocks": 4},
-        "semantic_quantizer": {"type": "SimVQ", "dim": 32, "codebook_size": 32_768},
-        "pixel_quantizer": {"type": "SimVQ", "dim": 32, "codebook_size": 98_304},
-        "pixel_encoder": pixel | {"ch": 128},
-        "pixel_decoder": pixel | {"ch": 384},
-    }
-    found = config_from_published(vision, model)
-    assert dataclasses.replace(found, noise=DualViTokConfig.published().noise) == DualViTokConfig.published()
-    with pytest.raises(ValueError, match="plain resampling"):
-        config_from_published(vision, model | {"pixel_encoder": pixel | {"ch": 128, "use_dc_up_down_blocks": False}})

@@ -17,7 +17,7 @@ from models.dualvitok.geometry import (
 
 
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000))
-def test_the_crop_box_always_lies_inside_the_resized_picture(width: int, height: int) -> None:
+def test_the_crop_box_is_always_inside_the_resized_image(width: int, height: int) -> None:
     match = match_anchor(width, height)
     left, top, right, bottom = match.crop_box
     assert 0 <= left < right <= match.resize_wh[0]
@@ -65,13 +65,13 @@ def test_a_thin_strip_keeps_one_unit_per_side() -> None:
 
 
 @pytest.mark.parametrize("size", [(90, 40), (40, 90), (64, 64)])
-def test_padding_is_white_and_comes_off_again(size: tuple[int, int]) -> None:
+def test_padding_is_white_and_can_be_removed(size: tuple[int, int]) -> None:
     source = Image.new("RGB", size, (10, 120, 200))
     padded = pad_to_anchor(source, (64, 96))
     assert padded.size == (96, 64)
     twice = padded.resize((192, 128), Image.Resampling.NEAREST)
-    for picture in (padded, twice):
-        restored = np.asarray(remove_padding(picture, size, (64, 96)))
+    for image in (padded, twice):
+        restored = np.asarray(remove_padding(image, size, (64, 96)))
         assert restored.shape == (size[1], size[0], 3)
         assert np.abs(restored.astype(int) - (10, 120, 200)).max() <= 1
 

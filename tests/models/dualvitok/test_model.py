@@ -26,7 +26,7 @@ def test_no_images_give_no_codes(tiny_model: DualViTok) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_encodes_nearly_the_same_codes(golden: "Golden", dtype: torch.dtype) -> None:
-    """The published code fails here: its quantizer compares fp32 latents with half-precision code books."""
+    """The published code fails here: its quantizer compares fp32 latents with half-precision codebooks."""
     images = golden.images("sq256")
     exact = golden.model().encode(images)
     found = golden.model().to(dtype).encode(images.to(dtype))
@@ -69,13 +69,13 @@ def test_a_factor_of_eight_gives_its_grid_and_size_back(tiny_model: DualViTok) -
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "torch.uint8"),
     ],
 )
-def test_unfit_images_are_refused(tiny_model: DualViTok, images: Any, message: str) -> None:
+def test_unsuitable_images_are_refused(tiny_model: DualViTok, images: Any, message: str) -> None:
     for call in (tiny_model.encode, tiny_model.features, tiny_model):
         with pytest.raises(ValueError, match=message):
             call(images)
 
 
-def test_codes_outside_the_code_books_are_refused(tiny_model: DualViTok) -> None:
+def test_codes_outside_the_codebooks_are_refused(tiny_model: DualViTok) -> None:
     codes = Codes(semantic_BYX=torch.full((1, 2, 2), 32), pixel_BYX=torch.zeros(1, 8, 8, dtype=torch.int64))
-    with pytest.raises(ValueError, match="the code book has 0 to 31"):
+    with pytest.raises(ValueError, match="the codebook has 0 to 31"):
         tiny_model.decode(codes)

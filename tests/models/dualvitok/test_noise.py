@@ -16,7 +16,7 @@ def test_a_batch_of_one_is_perturbed_too() -> None:
     assert all((originals == place).all(1).any() for place in found.flatten(2)[0].T)
 
 
-def test_replaced_places_carry_no_gradient() -> None:
+def test_replaced_positions_have_no_gradient() -> None:
     features = torch.randn(2, 4, 3, 3, requires_grad=True)
     perturb(features, NoiseConfig(kind="random", sample_share=1.0, token_share=1.0)).sum().backward()
     assert features.grad is not None

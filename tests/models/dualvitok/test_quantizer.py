@@ -18,8 +18,8 @@ def test_the_tiled_search_equals_argmin_of_all_distances(rows: int, codes: int, 
     first = ((x[:, None] - codebook[None]).square().sum(-1) == expected.values[:, None]).int().argmax(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantizer, "_TILE", tile)
-        patch.setattr(quantizer, "_TILES_AT_ONCE", 2)
-        patch.setattr(quantizer, "_ROWS_AT_ONCE", 7)
+        patch.setattr(quantizer, "_TILES_PER_STEP", 2)
+        patch.setattr(quantizer, "_ROWS_PER_STEP", 7)
         assert torch.equal(nearest_codes(x, codebook), first)
 
 
@@ -50,7 +50,7 @@ def test_gradients_pass_straight_to_the_latents_and_train_the_transform() -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_code_books_stay_in_full_precision_when_a_model_is_cast(dtype: torch.dtype) -> None:
+def test_codebooks_stay_in_full_precision_when_a_model_is_cast(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     vq = SimVQ(50, 8)
     before, latents = vq.effective_codebook(), torch.randn(1, 8, 4, 4)
@@ -63,7 +63,7 @@ def test_code_books_stay_in_full_precision_when_a_model_is_cast(dtype: torch.dty
 def test_codes_of_another_tokenizer_are_refused() -> None:
     vq = SimVQ(50, 8)
     for codes in ([[[50]]], [[[-1]]]):
-        with pytest.raises(ValueError, match="the code book has 0 to 49; these codes belong to another tokenizer"):
+        with pytest.raises(ValueError, match="the codebook has 0 to 49; these codes belong to another tokenizer"):
             vq.decode(torch.tensor(codes))
 
 

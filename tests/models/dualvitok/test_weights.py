@@ -5,37 +5,12 @@ import pytest
 import torch
 
 from models.dualvitok import weights
-from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, VisionConfig
+from models.dualvitok.config import DiscriminatorConfig, VisionConfig
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.model import DualViTok
-from models.dualvitok.published_config import config_from_shapes, discriminator_config_from_shapes
 from models.dualvitok.vision_tower import VisionTower
 from models.json_config import ConfigError
 from models.strict_weights import WeightsError
-
-
-def test_published_models_have_the_published_sizes_and_are_recognised_by_their_shapes() -> None:
-    with torch.device("meta"):
-        model, judge = DualViTok(DualViTokConfig.published()), PatchGan(DiscriminatorConfig())
-    assert sum(parameter.numel() for parameter in model.parameters()) == 1_345_978_979
-    assert sum(parameter.numel() for parameter in model.trainable_parameters()) == 670_219_875
-    assert sum(parameter.numel() for parameter in judge.parameters()) == 2_765_633
-    assert config_from_shapes(shapes_of(model)) == DualViTokConfig.published()
-    assert discriminator_config_from_shapes(shapes_of(judge)) == DiscriminatorConfig()
-
-
-def shapes_of(model: torch.nn.Module) -> dict[str, list[int]]:
-    return {name: list(value.shape) for name, value in model.state_dict().items()}
-
-
-def test_shapes_tell_the_sizes_of_a_tokenizer(tiny_model: DualViTok) -> None:
-    found = config_from_shapes(shapes_of(tiny_model))
-    assert found.pixel.encoder == tiny_model.config.pixel.encoder
-    assert found.pixel.decoder == tiny_model.config.pixel.decoder
-    with torch.device("meta"):
-        assert shapes_of(DualViTok(found)) == shapes_of(tiny_model)
-    with pytest.raises(ValueError, match=r"patch_embed\.proj\.weight: no such tensor among 1"):
-        config_from_shapes({"x": [1]})
 
 
 def test_a_saved_tokenizer_loads_with_the_same_codes_and_saves_to_the_same_bytes(
@@ -94,9 +69,9 @@ def test_another_tower_is_not_adopted(tiny_model: DualViTok) -> None:
 
 
 def test_a_discriminator_survives_the_round_trip(tmp_path: Path) -> None:
-    judge = PatchGan(DiscriminatorConfig(channels=4, layers=2))
-    judge(torch.randn(2, 3, 32, 32))
-    weights.save_discriminator(judge, tmp_path)
+    discriminator = PatchGan(DiscriminatorConfig(channels=4, layers=2))
+    discriminator(torch.randn(2, 3, 32, 32))
+    weights.save_discriminator(discriminator, tmp_path)
     loaded = weights.load_discriminator(tmp_path)
-    assert loaded.config == judge.config
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in judge.state_dict().items())
+    assert loaded.config == discriminator.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in discriminator.state_dict().items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.mllm.attention import Documents, documents_of, packed_attention
+from models.mllm.attention import Documents, find_documents, packed_attention
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 
@@ -38,7 +38,7 @@ def test_each_document_sees_its_own_past(rows: list[list[int]]) -> None:
     shapes = [(len(rows), heads, segments_BT.shape[1], WIDTH) for heads in (HEADS, GROUPS, GROUPS)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     expected = plain(*inputs, segments_BT)
-    found, _ = packed_attention(nn.Identity(), *inputs, documents_of(segments_BT), scaling=WIDTH**-0.5)
+    found, _ = packed_attention(nn.Identity(), *inputs, find_documents(segments_BT), scaling=WIDTH**-0.5)
     torch.testing.assert_close(found, expected)
     wanted = torch.randn_like(expected)
     gradients = [
@@ -50,4 +50,4 @@ def test_each_document_sees_its_own_past(rows: list[list[int]]) -> None:
 
 def test_documents_are_read_off_the_segments() -> None:
     segments_BT = torch.tensor([[3, 3, 0, 1], [2, 2, 2, 2], [0, 0, 0, 0]])
-    assert documents_of(segments_BT) == Documents((((0, 2), (3, 4)), ((0, 4),), ()))
+    assert find_documents(segments_BT) == Documents((((0, 2), (3, 4)), ((0, 4),), ()))

@@ -13,7 +13,7 @@ from models.mllm.config import LevelSampling, SamplingConfig
 from models.mllm.generation import Generation, Generator, Prompt
 from models.mllm.grammar import PromptError, RowState, Rules
 from models.mllm.model import UnifiedMllm
-from models.mllm.sampling import guided
+from models.mllm.sampling import apply_guidance
 from models.mllm.vision import ImageFeatures
 from tests.models.mllm.conftest import TEXT_IDS
 
@@ -73,7 +73,7 @@ def _plain_greedy(model: UnifiedMllm, prompt: Prompt, config: SamplingConfig) ->
     vocabulary = model.vocabulary
     state = RowState(
         rules=_rules(model),
-        room=config.max_new_tokens,
+        tokens_left=config.max_new_tokens,
         images_left=config.max_images,
         force_image=config.force_image,
         stop_after_image=config.stop_after_image,
@@ -94,7 +94,7 @@ def _plain_greedy(model: UnifiedMllm, prompt: Prompt, config: SamplingConfig) ->
                     base = base[:-2]
                 base += before[-2:]
             unguided = _last_hidden(model, [*base, *state.generated[start:]], prompt.unconditional) @ table.T
-            scores = guided(scores, unguided.log_softmax(dim=-1), config.guidance)
+            scores = apply_guidance(scores, unguided.log_softmax(dim=-1), config.guidance)
         allowed = state.allowed()
         options = torch.tensor([*allowed.ids, *allowed.others])
         state.accept(int(options[scores[options].argmax()]))
@@ -110,7 +110,7 @@ def test_cached_batches_equal_the_plain_loop(model: UnifiedMllm, guidance: float
         assert answer.ids.tolist() == _plain_greedy(model, prompt, config)
 
 
-def test_a_row_gives_the_same_alone_and_in_any_batch(model: UnifiedMllm) -> None:
+def test_a_row_gives_the_same_answer_alone_and_in_any_batch(model: UnifiedMllm) -> None:
     generator, prompts = Generator(model, _rules(model)), _prompts(model)
     together = generator.generate(prompts, _config())
     alone = [generator.generate([prompt], _config())[0] for prompt in prompts]
@@ -124,7 +124,7 @@ def _with_seed(model: UnifiedMllm, seed: int) -> Generation:
     return Generator(model, _rules(model)).generate([prompt], _config(seed=seed))[0]
 
 
-def test_seeds_decide_what_is_drawn(model: UnifiedMllm) -> None:
+def test_seeds_decide_what_is_sampled(model: UnifiedMllm) -> None:
     assert _with_seed(model, 1).ids.tolist() == _with_seed(model, 1).ids.tolist()
     assert _with_seed(model, 1).ids.tolist() != _with_seed(model, 2).ids.tolist()
     prompt = _prompts(model)[0]
@@ -171,7 +171,7 @@ def test_the_unguided_prompt_sees_only_the_tags_and_the_image(model: UnifiedMllm
     assert seen[1] == [7, 8, vocabulary.start_of_image, vocabulary.start_of_level0]
 
 
-def test_the_training_mode_is_given_back(model: UnifiedMllm) -> None:
+def test_the_training_mode_is_restored(model: UnifiedMllm) -> None:
     model.train()
     Generator(model, _rules(model)).generate(_prompts(model)[:1], _config(max_images=1, stop_after_image=True))
     assert model.training
@@ -185,7 +185,7 @@ def test_prompts_that_cannot_work_are_refused_before_anything_runs(model: Unifie
     with pytest.raises(PromptError, match="gives a resolution"):
         generator.generate([plain], _config(guidance=1.0, force_image=True))
     blind = Generator(UnifiedMllm(model.config), _rules(model))
-    picture = Prompt(ids=np.array([1, 2]), images=[torch.zeros(3, 16, 16)])
+    with_image = Prompt(ids=np.array([1, 2]), images=[torch.zeros(3, 16, 16)])
     with pytest.raises(PromptError, match="has no vision branch"):
-        blind.generate([picture], _config(guidance=1.0))
+        blind.generate([with_image], _config(guidance=1.0))
     assert generator.generate([], _config()) == []

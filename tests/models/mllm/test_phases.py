@@ -1,4 +1,4 @@
-"""What trains when: against the published schema, and refusals."""
+"""Which parameters train in which phase, and refusals."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ def _sizes(model: UnifiedMllm) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_stage_1_of_3b_holds_no_gradient_for_text_rows() -> None:
+def test_stage_1_of_3b_has_no_gradient_for_text_rows() -> None:
     model = empty_model(MllmConfig.published_3b(), with_vision=True)
     groups = parameter_groups(model, PHASES["stage1"])
     assert {group["name"]: group["lr"] for group in groups} == {
@@ -24,7 +24,7 @@ def test_stage_1_of_3b_holds_no_gradient_for_text_rows() -> None:
         "adapter (no decay)": 1e-3,
         "image_tokens": 2e-4,
     }
-    # 131,111 image tokens and the 271 unused rows behind them, and the projector
+    # 131,111 image tokens and the 271 unused rows after them, and the projector
     assert _sizes(model) == (131_111 + 271) * 2048 + 15_802_368
 
 
@@ -37,7 +37,7 @@ def test_every_phase_gives_each_group_its_own_rate(model: UnifiedMllm) -> None:
         assert all(parameter.ndim > 1 for group in groups if group["weight_decay"] for parameter in group["params"])
 
 
-def test_frozen_parts_stay_as_they_are_when_a_phase_trains(model: UnifiedMllm) -> None:
+def test_frozen_parts_do_not_change_when_a_phase_trains(model: UnifiedMllm) -> None:
     groups = parameter_groups(model, PHASES["stage1"])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.optim.AdamW(groups).step()

@@ -1,133 +1,39 @@
-"""Grammar and drawing against the published sampler, and where they differ from it on purpose."""
+"""Sampling of tokens: probabilities, masks, limits of each row."""
 
 import math
 from collections import Counter
-from typing import Any
 
-import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from models.mllm.config import LevelSampling, SamplingConfig
-from models.mllm.grammar import Allowed, PromptError, RowState, Rules
-from models.mllm.sampling import Candidates, candidates, draw, scored_range
-from models.mllm.vocabulary import VisionVocabulary
+from models.mllm.config import LevelSampling
+from models.mllm.grammar import Allowed
+from models.mllm.sampling import Candidates, draw, scored_range, select_candidates
 
 NEVER = float("-inf")
 
 
-def _spread(found: Candidates, width: int) -> Tensor:
+def _in_id_order(found: Candidates, width: int) -> Tensor:
     """Scores in the order of the ids, -inf where cut off."""
     return torch.full((len(found.ids_BK), width), float("-inf")).scatter(1, found.ids_BK, found.scores_BK)
 
 
-RULES = Rules(
-    VisionVocabulary(first_id=20, semantic_codes=4, pixel_codes=6, resolutions=(16, 32, 48)),
-    lambda h, w: (h // 16, w // 16),
-    lambda h, w: (h // 8, w // 8),
-    end_id=0,
-    resolutions=[(16, 16), (16, 32), (48, 48)],
-)
-V = RULES.vocabulary
-LENGTH = {size: len(RULES.plan(size)) for size in [(16, 16), (16, 32), (48, 48)]}
-
-
-def _state(room: int = 200, images: int = 1, prompt: tuple[int, ...] = (1, 2), **options: Any) -> RowState:
-    state = RowState(rules=RULES, room=room, images_left=images, **options)
-    state.begin(np.array(prompt, dtype=np.int64))
-    return state
-
-
-def test_tags_come_as_height_then_width_then_image() -> None:
-    state = _state()
-    assert state.allowed() == Allowed(range(20), (V.height_id(16), V.height_id(48)))
-    state.accept(V.height_id(16))
-    assert state.allowed() == Allowed(range(0), (V.width_id(16), V.width_id(32)))
-    state.accept(V.width_id(32))
-    assert state.resolution == (16, 32)
-    assert state.forced() == [V.start_of_image, V.start_of_level0]
-    assert state.allowed() == Allowed(V.semantic_range)
-
-
-def test_only_images_that_fit_may_be_begun() -> None:
-    assert _state(room=LENGTH[16, 16] + 1).allowed().others == ()
-    state = _state(room=LENGTH[16, 16] + 2)
-    assert state.allowed().others == (V.height_id(16),)
-    state.accept(V.height_id(16))
-    assert state.allowed().others == (V.width_id(16),)  # 16x32 needs more room
-    with_resolution = _state(room=LENGTH[16, 32] - 1, resolution=(16, 32))
-    assert V.start_of_image not in with_resolution.allowed().others
-    assert V.start_of_image in _state(room=LENGTH[16, 32], resolution=(16, 32)).allowed().others
-
-
-@pytest.mark.parametrize("size", [(16, 16), (16, 32), (48, 48)])
-def test_an_image_has_exactly_its_codes_whatever_is_drawn(size: tuple[int, int]) -> None:
-    state = _state(room=LENGTH[size], resolution=size, force_image=True)
-    state.forced()
-    random = np.random.default_rng(0)
-    while not state.finished:
-        ids = state.allowed().ids
-        assert state.kind == ("semantic" if ids == V.semantic_range else "pixel")
-        state.accept(int(random.choice(ids)))
-        state.forced()
-    semantic, pixel = V.parse_block(state.generated)
-    assert (semantic.shape, pixel.shape) == (RULES.semantic_grid(*size), RULES.pixel_grid(*size))
-    assert state.spans == [(0, LENGTH[size], size)]
-
-
-def test_tags_at_the_end_of_a_prompt_call_for_an_image_and_elsewhere_only_set_the_resolution() -> None:
-    tags = tuple(V.tag_ids((16, 32)))
-    assert _state(prompt=(1, *tags)).allowed().only == V.start_of_image
-    earlier = _state(prompt=(*tags, 1))
-    assert V.start_of_image in earlier.allowed().others
-    assert 5 in earlier.allowed().ids
-    assert _state(prompt=(*tags, 1), resolution=(16, 16)).resolution == (16, 16)
-
-
-def test_the_end_the_room_and_the_number_of_images_are_kept() -> None:
-    state = _state(room=2)
-    state.accept(5)
-    state.accept(5)
-    assert state.finished
-    ended = _state()
-    ended.accept(0)
-    assert ended.finished
-    assert _state(images=0, resolution=(16, 16)).allowed() == Allowed(range(20))
-    with pytest.raises(ValueError, match="token 21 is not allowed after 0 tokens"):
-        _state().accept(V.end_of_image)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"force_image": True}, "neither the prompt nor the request gives a resolution"),
-        ({"force_image": True, "resolution": (16, 16), "room": 5}, "takes 14 tokens, but max_new_tokens leaves 5"),
-        ({"images": 0, "prompt": (1, *V.tag_ids((16, 16)))}, "max_images is 0"),
-        ({"prompt": (1, *V.tag_ids((16, 16))), "resolution": (16, 32)}, r"ends with the tags of \(16, 16\)"),
-    ],
-)
-def test_prompts_that_cannot_be_answered_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(PromptError, match=message):
-        _state(**options)
-
-
-def test_only_the_scores_that_can_matter_are_computed() -> None:
+def test_only_scores_of_allowed_ranges_are_computed() -> None:
     assert scored_range([Allowed(range(50, 60)), Allowed(range(70, 90))]) == range(50, 90)
     assert scored_range([Allowed(range(10), (20, 25)), Allowed(range(0), (11,))]) == range(26)
 
 
-def test_drawing_follows_the_probabilities() -> None:
+def test_sampling_follows_the_probabilities() -> None:
     scores = torch.tensor([[0.0, math.log(2), NEVER, math.log(5)]])
-    found = candidates(scores, [LevelSampling()])
+    found = select_candidates(scores, [LevelSampling()])
     uniform = (torch.arange(800) + 0.5) / 800
     drawn = Counter(draw(Candidates(found.scores_BK.expand(800, -1), found.ids_BK.expand(800, -1)), uniform).tolist())
     assert drawn == {3: 500, 1: 200, 0: 100}
 
 
-def test_a_number_next_to_one_never_draws_a_forbidden_token() -> None:
+def test_a_random_number_close_to_1_never_gives_a_forbidden_token() -> None:
     scores = torch.tensor([[0.1, NEVER, 0.3, NEVER]])
-    found = candidates(scores, [LevelSampling()])
+    found = select_candidates(scores, [LevelSampling()])
     assert draw(found, torch.tensor([1.0])).item() == 0
 
 
@@ -139,15 +45,6 @@ def test_each_row_has_its_own_limits() -> None:
         LevelSampling(top_p=0.7),
         LevelSampling(temperature=2.0, top_k=3),
     ]
-    ours = _spread(candidates(scores, levels), 4)
+    ours = _in_id_order(select_candidates(scores, levels), 4)
     assert torch.isfinite(ours).sum(dim=1).tolist() == [1, 4, 2, 3]  # 64 % and 88 % in the best one and two
     assert ours[3, 3] == 2.0
-
-
-def test_impossible_sampling_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected temperature > 0"):
-        LevelSampling(temperature=0)
-    with pytest.raises(ValueError, match="force_image with max_images 0"):
-        SamplingConfig(
-            text=LevelSampling(), semantic=LevelSampling(), pixel=LevelSampling(), force_image=True, max_images=0
-        )

@@ -124,5 +124,5 @@ def test_codes_and_sizes_outside_the_vocabulary_are_refused() -> None:
         TINY.height_id(48)
     with pytest.raises(ValueError, match=r"semantic codes have shape \(2,\)"):
         TINY.block_ids([0, 1], [[0]])
-    with pytest.raises(ValueError, match="distinct positive sides in rising order"):
+    with pytest.raises(ValueError, match="distinct positive sides in ascending order"):
         VisionVocabulary(first_id=0, semantic_codes=1, pixel_codes=1, resolutions=(32, 16))

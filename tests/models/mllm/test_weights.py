@@ -108,7 +108,7 @@ def test_a_text_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="expected the configuration beside the weights"):
+    with pytest.raises(WeightsError, match="expected the configuration next to the weights"):
         load(tmp_path)
     model = UnifiedMllm(make_config())
     save(model, tmp_path)

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifact import Artifact
+from orchestrator.artifact import Artifact, ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.store.attempt_folder import AttemptFolder
-from orchestrator.store.commits import abort, head, outcome
+from orchestrator.store.commits import abort, head, read_outcome
 from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import Store, record_bytes
 
 PAYLOAD = {"kind": "curate", "version": 1}
 FINGERPRINT = fingerprint_of(PAYLOAD)
-DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={"rows": 3.0, "loss": float("inf")})
+DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={"rows": 3.0, "loss": float("inf")})
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def local(local_store: Store, tmp_path: Path) -> ArtifactStore:
 
 
 def attempt_with(artifacts: ArtifactStore, attempt_id: str, **files: bytes) -> AttemptFolder:
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, attempt_id)
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), attempt_id)
     for name, data in (files or {"file": b"content"}).items():
         (attempt.data / "deep").mkdir(exist_ok=True)
         (attempt.data / "deep" / name).write_bytes(data)
@@ -45,7 +45,7 @@ def make(artifacts: ArtifactStore, attempt_id: str = "first", **files: bytes) ->
 
 
 def committed_by(artifacts: ArtifactStore) -> str:
-    commit = head(artifacts.store, artifact_site("curate", FINGERPRINT)).commit
+    commit = head(artifacts.store, artifact_site(ArtifactKey("curate", FINGERPRINT))).commit
     assert commit is not None
     return commit.attempt
 
@@ -56,20 +56,20 @@ def overwrite(path: Path, data: bytes) -> None:
 
 
 def test_a_committed_artifact_is_found_opened_and_sound(artifacts: ArtifactStore) -> None:
-    assert artifacts.find("curate", FINGERPRINT) is None
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) is None
     made = make(artifacts, one=b"1", two=b"22")
-    assert artifacts.find("curate", FINGERPRINT) == made.manifest
-    assert artifacts.open("curate", FINGERPRINT) == made
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) == made.manifest
+    assert artifacts.open(ArtifactKey("curate", FINGERPRINT)) == made
     assert [(file.path, file.bytes) for file in made.manifest.files] == [("deep/one", 1), ("deep/two", 2)]
     assert made.manifest.files[1].sha256 == hashlib.sha256(b"22").hexdigest()
     assert (made.path / "deep/two").read_bytes() == b"22"
-    assert made.stats == {"rows": 3.0, "loss": float("inf")}
-    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert made.metrics == {"rows": 3.0, "loss": float("inf")}
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
 
 
 def test_the_records_say_which_manifest_which_epoch_and_which_attempt(artifacts: ArtifactStore) -> None:
     made = make(artifacts)
-    site = artifact_site("curate", FINGERPRINT)
+    site = artifact_site(ArtifactKey("curate", FINGERPRINT))
     commit = json.loads(artifacts.store.get(site.commit_key(0)) or b"")
     decided = json.loads(artifacts.store.get(site.outcome_key("first")) or b"")
     manifest = artifacts.store.get(site.manifest_key("first")) or b""
@@ -80,23 +80,23 @@ def test_the_records_say_which_manifest_which_epoch_and_which_attempt(artifacts:
 
 def test_an_attempt_without_a_commit_is_not_an_artifact(artifacts: ArtifactStore) -> None:
     attempt_with(artifacts, "first").publish()
-    assert artifacts.find("curate", FINGERPRINT) is None
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) is None
     assert list(artifacts.all()) == []
     with pytest.raises(CorruptArtifactError, match="found no commit record; run its stage again"):
-        artifacts.open("curate", FINGERPRINT)
+        artifacts.open(ArtifactKey("curate", FINGERPRINT))
 
 
-def test_the_second_attempt_adopts_the_first_and_leaves_no_files(artifacts: ArtifactStore) -> None:
+def test_the_second_attempt_returns_the_first_artifact_and_leaves_no_files(artifacts: ArtifactStore) -> None:
     late = attempt_with(artifacts, "late", file=b"other content")
     winner = make(artifacts, "early", file=b"content")
     assert artifacts.commit(late, DRAFT, epoch=2) == winner
-    site = artifact_site("curate", FINGERPRINT)
+    site = artifact_site(ArtifactKey("curate", FINGERPRINT))
     assert [item.key for item in artifacts.store.list(site.attempt_key("late"))] == [site.outcome_key("late")]
     assert not late.data.exists()
 
 
-def test_an_attempt_that_loses_at_the_commit_record_adopts_the_winner(artifacts: ArtifactStore) -> None:
-    """The other commits between this attempt's look at the site and its outcome."""
+def test_an_attempt_that_loses_at_the_commit_record_returns_the_winner(artifacts: ArtifactStore) -> None:
+    """The other attempt commits between this attempt's read of the head and its outcome."""
     late = attempt_with(artifacts, "late", file=b"other content")
 
     class Between:
@@ -111,11 +111,11 @@ def test_an_attempt_that_loses_at_the_commit_record_adopts_the_winner(artifacts:
     adopted = ArtifactStore(Between(), artifacts.cache).commit(late, DRAFT, epoch=2)  # type: ignore[arg-type]  # a proxy
     assert (adopted.path / "deep/file").read_bytes() == b"content"
     assert committed_by(artifacts) == "early"
-    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
 
 
 def test_a_decided_attempt_is_rolled_forward_by_a_competitor(artifacts: ArtifactStore) -> None:
-    """The other sees the outcome of an attempt that has not put its commit record yet, and does it for it."""
+    """A competitor finds the outcome of an attempt without a commit record, and writes the record for it."""
     slow = attempt_with(artifacts, "slow", file=b"slow content")
 
     class Between:
@@ -131,28 +131,28 @@ def test_a_decided_attempt_is_rolled_forward_by_a_competitor(artifacts: Artifact
     assert (made.path / "deep/file").read_bytes() == b"slow content"
 
 
-def test_an_attempt_that_was_given_up_cannot_commit_and_says_so(artifacts: ArtifactStore) -> None:
+def test_an_aborted_attempt_cannot_commit_and_the_error_says_why(artifacts: ArtifactStore) -> None:
     attempt = attempt_with(artifacts, "slow")
     assert abort(artifacts.store, attempt.site, "slow", reason="its lease ran out")
-    with pytest.raises(StoreError, match=r"attempt 'slow' was given up before it could commit \(its lease ran out\)"):
+    with pytest.raises(StoreError, match=r"attempt 'slow' was aborted before it could commit \(its lease ran out\)"):
         artifacts.commit(attempt, DRAFT, epoch=1)
-    assert artifacts.find("curate", FINGERPRINT) is None
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) is None
 
 
-def test_an_attempt_given_up_by_its_owner_leaves_only_that_decision(artifacts: ArtifactStore) -> None:
+def test_an_attempt_aborted_by_its_owner_leaves_only_its_outcome(artifacts: ArtifactStore) -> None:
     attempt = attempt_with(artifacts, "failed")
     assert artifacts.abort(attempt, reason="the stage failed")
     assert not attempt.data.exists()
-    decided = outcome(artifacts.store, attempt.site, "failed")
+    decided = read_outcome(artifacts.store, attempt.site, "failed")
     assert decided is not None
     assert (decided.kind, decided.reason) == ("ABORT", "the stage failed")
 
 
-def test_a_committed_attempt_cannot_be_given_up(artifacts: ArtifactStore) -> None:
+def test_a_committed_attempt_cannot_be_aborted(artifacts: ArtifactStore) -> None:
     attempt = attempt_with(artifacts, "first")
     made = artifacts.commit(attempt, DRAFT, epoch=1)
     assert not artifacts.abort(attempt, reason="too late")
-    assert artifacts.open("curate", FINGERPRINT) == made
+    assert artifacts.open(ArtifactKey("curate", FINGERPRINT)) == made
 
 
 def test_committing_twice_gives_the_same_artifact(artifacts: ArtifactStore) -> None:
@@ -163,14 +163,14 @@ def test_committing_twice_gives_the_same_artifact(artifacts: ArtifactStore) -> N
 def test_an_attempt_id_is_used_once(artifacts: ArtifactStore) -> None:
     attempt_with(artifacts, "first")
     with pytest.raises(StoreError, match="expected an attempt id that was never used"):
-        artifacts.new_attempt("curate", FINGERPRINT, "first")
+        artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
 
 
-def test_another_process_can_commit_what_was_written_here(local: ArtifactStore, s3_store: Store) -> None:
+def test_another_process_can_commit_an_attempt(local: ArtifactStore, s3_store: Store) -> None:
     for artifacts in (local, ArtifactStore(s3_store, local.cache)):
         attempt = attempt_with(artifacts, "first")
         copy, store = pickle.loads(pickle.dumps((attempt, artifacts)))  # noqa: S301 - our own bytes
-        assert store.commit(copy, DRAFT, epoch=1) == artifacts.open("curate", FINGERPRINT)
+        assert store.commit(copy, DRAFT, epoch=1) == artifacts.open(ArtifactKey("curate", FINGERPRINT))
 
 
 def test_many_threads_committing_one_fingerprint_get_one_artifact(artifacts: ArtifactStore) -> None:
@@ -189,7 +189,7 @@ def test_many_threads_committing_one_fingerprint_get_one_artifact(artifacts: Art
         thread.join()
     assert len(got) == 6
     assert {artifact.manifest_sha256 for artifact in got} == {got[0].manifest_sha256}
-    site = artifact_site("curate", FINGERPRINT)
+    site = artifact_site(ArtifactKey("curate", FINGERPRINT))
     data = [item.key for item in artifacts.store.list(site.attempts) if "/data/" in item.key]
     assert data == [f"{site.data_key(committed_by(artifacts))}/deep/file"]
 
@@ -201,19 +201,19 @@ def test_damage_is_named_healed_and_made_again(local: ArtifactStore, damage: str
     overwrite(path, {"flip": b"2x", "cut": b"2", "delete": b""}[damage])
     if damage == "delete":
         path.unlink()
-    problems = local.verify("curate", FINGERPRINT)
+    problems = local.verify(ArtifactKey("curate", FINGERPRINT))
     assert [(problem.stage_kind, problem.fingerprint, problem.path) for problem in problems] == [
         ("curate", FINGERPRINT, "deep/two")
     ]
     assert "curate" in str(problems[0])
     assert "file 'deep/two': found" in str(problems[0])
-    before = (local.store.get(artifact_site("curate", FINGERPRINT).commit_key(0)), 0)
-    assert local.heal("curate", FINGERPRINT) == problems
-    assert local.find("curate", FINGERPRINT) is None
+    before = (local.store.get(artifact_site(ArtifactKey("curate", FINGERPRINT)).commit_key(0)), 0)
+    assert local.heal(ArtifactKey("curate", FINGERPRINT)) == problems
+    assert local.find(ArtifactKey("curate", FINGERPRINT)) is None
     again = make(local, "second", one=b"1", two=b"22")
     assert again.manifest.files == made.manifest.files
-    assert local.verify("curate", FINGERPRINT) == []
-    assert (local.store.get(artifact_site("curate", FINGERPRINT).commit_key(0)), 0) == before
+    assert local.verify(ArtifactKey("curate", FINGERPRINT)) == []
+    assert (local.store.get(artifact_site(ArtifactKey("curate", FINGERPRINT)).commit_key(0)), 0) == before
 
 
 def test_a_missing_file_counts_as_absent_and_the_next_commit_takes_its_place(
@@ -222,23 +222,23 @@ def test_a_missing_file_counts_as_absent_and_the_next_commit_takes_its_place(
     made = make(local, "first")
     (made.path / "deep/file").unlink()
     with caplog.at_level(logging.WARNING):
-        assert local.find("curate", FINGERPRINT) is None
+        assert local.find(ArtifactKey("curate", FINGERPRINT)) is None
     assert "file 'deep/file': found no file, expected 7 bytes" in caplog.text
     with pytest.raises(CorruptArtifactError, match="file 'deep/file': found no file"):
-        local.open("curate", FINGERPRINT)
+        local.open(ArtifactKey("curate", FINGERPRINT))
     assert make(local, "second").manifest.files == made.manifest.files
 
 
-def test_healing_what_is_sound_changes_nothing(artifacts: ArtifactStore) -> None:
+def test_healing_a_sound_artifact_changes_nothing(artifacts: ArtifactStore) -> None:
     made = make(artifacts)
-    assert artifacts.heal("curate", FINGERPRINT) == []
-    assert artifacts.open("curate", FINGERPRINT) == made
+    assert artifacts.heal(ArtifactKey("curate", FINGERPRINT)) == []
+    assert artifacts.open(ArtifactKey("curate", FINGERPRINT)) == made
 
 
-def test_a_late_attempt_of_a_retracted_generation_cannot_come_back(artifacts: ArtifactStore) -> None:
-    """It decided to commit to generation 0, lost, and its files went; generation 1 must not follow it."""
+def test_a_late_attempt_of_a_retracted_generation_cannot_commit(artifacts: ArtifactStore) -> None:
+    """It decided to commit to generation 0, lost, and its files were deleted; generation 1 must not use it."""
     make(artifacts, "winner")
-    site = artifact_site("curate", FINGERPRINT)
+    site = artifact_site(ArtifactKey("curate", FINGERPRINT))
     late = record_bytes(
         {
             "format": 1,
@@ -248,17 +248,17 @@ def test_a_late_attempt_of_a_retracted_generation_cannot_come_back(artifacts: Ar
         }
     )
     artifacts.store.put_new(site.outcome_key("late"), late)
-    assert artifacts.retract("curate", FINGERPRINT, reason="its data must go")
-    assert artifacts.find("curate", FINGERPRINT) is None
-    assert not artifacts.retract("curate", FINGERPRINT, reason="again")
+    assert artifacts.retract(ArtifactKey("curate", FINGERPRINT), reason="its data must go")
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) is None
+    assert not artifacts.retract(ArtifactKey("curate", FINGERPRINT), reason="again")
     assert make(artifacts, "third").manifest.files
     assert committed_by(artifacts) == "third"
 
 
 def test_a_crash_between_the_outcome_and_the_commit_record_is_finished_by_any_reader(artifacts: ArtifactStore) -> None:
     made = make(artifacts)
-    artifacts.store.delete(artifact_site("curate", FINGERPRINT).commit_key(0))  # as if never written
-    assert artifacts.find("curate", FINGERPRINT) == made.manifest
+    artifacts.store.delete(artifact_site(ArtifactKey("curate", FINGERPRINT)).commit_key(0))  # as if never written
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) == made.manifest
     assert committed_by(artifacts) == "first"
 
 
@@ -269,26 +269,26 @@ JUNK = [b"", b"{", b'{"format":1', b"null", b"[]", b"\x00\xff", b'{"format":99}'
 @pytest.mark.parametrize("record", ["commit", "manifest", "outcome"])
 def test_junk_in_a_record_counts_as_absent_and_is_replaced(local: ArtifactStore, record: str, junk: bytes) -> None:
     made = make(local, "first")
-    site = artifact_site("curate", FINGERPRINT)
+    site = artifact_site(ArtifactKey("curate", FINGERPRINT))
     key = {"commit": site.commit_key(0), "manifest": site.manifest_key("first"), "outcome": site.outcome_key("first")}
     path = local.store.local(key[record])
     assert path is not None
     path.write_bytes(junk)
     list(local.all())
-    if record == "outcome":  # nobody needs it once the commit record is there
-        assert local.open("curate", FINGERPRINT) == made
+    if record == "outcome":  # not needed once the commit record exists
+        assert local.open(ArtifactKey("curate", FINGERPRINT)) == made
         return
-    assert local.find("curate", FINGERPRINT) is None
-    assert len(local.verify("curate", FINGERPRINT)) == 1
+    assert local.find(ArtifactKey("curate", FINGERPRINT)) is None
+    assert len(local.verify(ArtifactKey("curate", FINGERPRINT))) == 1
     assert make(local, "second").manifest.files == made.manifest.files
-    assert local.verify("curate", FINGERPRINT) == []
+    assert local.verify(ArtifactKey("curate", FINGERPRINT)) == []
     assert [stored.commit.attempt for stored in local.all()] == ["second"]
 
 
 def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStore) -> None:
     attempt = attempt_with(local, "evil")
     made = local.commit(attempt, DRAFT, epoch=1)
-    site = artifact_site("curate", FINGERPRINT)
+    site = artifact_site(ArtifactKey("curate", FINGERPRINT))
     manifest = json.loads(local.store.get(site.manifest_key("evil")) or b"")
     manifest["files"][0]["path"] = "../../../../../../../../etc/passwd"
     data = record_bytes(manifest)
@@ -300,19 +300,19 @@ def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStor
         local.store.put_new(key, content)
     assert made.manifest.files
     with pytest.raises(CorruptArtifactError, match=r"files: store key .*expected parts joined by single '/'"):
-        local.open("curate", FINGERPRINT)
+        local.open(ArtifactKey("curate", FINGERPRINT))
 
 
-def test_listing_all_passes_over_foreign_folders_and_retracted_artifacts(artifacts: ArtifactStore) -> None:
+def test_listing_all_skips_foreign_folders_and_retracted_artifacts(artifacts: ArtifactStore) -> None:
     make(artifacts)
-    other = artifacts.new_attempt("train", "ab" * 32, "t1")
+    other = artifacts.new_attempt(ArtifactKey("train", "ab" * 32), "t1")
     (other.data / "w").write_bytes(b"weights")
     artifacts.commit(other, DRAFT, epoch=4)
     for key in ("artifacts/README", "artifacts/curate/zz/junk/COMMIT", "artifacts/curate/ab/short/x", "artifacts/a/b"):
         artifacts.store.put_new(key, b"junk")
     found = [(stored.manifest.stage_kind, stored.commit.attempt, stored.commit.epoch) for stored in artifacts.all()]
     assert found == [("curate", "first", 1), ("train", "t1", 4)]
-    artifacts.retract("train", "ab" * 32, reason="gone")
+    artifacts.retract(ArtifactKey("train", "ab" * 32), reason="gone")
     assert [stored.manifest.stage_kind for stored in artifacts.all()] == ["curate"]
 
 
@@ -346,20 +346,20 @@ def test_committed_files_are_write_protected(local: ArtifactStore) -> None:
 def test_a_damaged_local_copy_of_a_remote_artifact_is_downloaded_again(s3_store: Store, tmp_path: Path) -> None:
     made = make(ArtifactStore(s3_store, tmp_path / "here"))
     elsewhere = ArtifactStore(s3_store, tmp_path / "there")
-    copy = elsewhere.open("curate", FINGERPRINT)
+    copy = elsewhere.open(ArtifactKey("curate", FINGERPRINT))
     assert copy.path != made.path
     (copy.path / "deep/file").unlink()
-    assert (elsewhere.open("curate", FINGERPRINT).path / "deep/file").read_bytes() == b"content"
+    assert (elsewhere.open(ArtifactKey("curate", FINGERPRINT)).path / "deep/file").read_bytes() == b"content"
 
 
 def test_a_damaged_remote_file_is_noticed_while_downloading(s3_store: Store, tmp_path: Path) -> None:
     make(ArtifactStore(s3_store, tmp_path / "here"))
-    key = f"{artifact_site('curate', FINGERPRINT).data_key('first')}/deep/file"
+    key = f"{artifact_site(ArtifactKey('curate', FINGERPRINT)).data_key('first')}/deep/file"
     s3_store.delete(key)
     s3_store.put_new(key, b"CONTENT")
     elsewhere = ArtifactStore(s3_store, tmp_path / "there")
     with pytest.raises(CorruptArtifactError, match="file 'deep/file': found SHA-256"):
-        elsewhere.open("curate", FINGERPRINT)
+        elsewhere.open(ArtifactKey("curate", FINGERPRINT))
     assert not list((tmp_path / "there").rglob("file"))
-    assert elsewhere.heal("curate", FINGERPRINT)[0].path == "deep/file"
-    assert elsewhere.find("curate", FINGERPRINT) is None
+    assert elsewhere.heal(ArtifactKey("curate", FINGERPRINT))[0].path == "deep/file"
+    assert elsewhere.find(ArtifactKey("curate", FINGERPRINT)) is None

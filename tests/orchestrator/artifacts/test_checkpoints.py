@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.checkpoints import StoredCheckpoints, checkpoint_files
+from orchestrator.attempt_id import AttemptId
 from orchestrator.store.layout import checkpoint_site
 from orchestrator.store.store import Store
 
@@ -16,14 +18,20 @@ FINGERPRINT = "ab" * 32
 @pytest.fixture
 def checkpoints(store: Store, tmp_path: Path) -> StoredCheckpoints:
     return StoredCheckpoints(
-        store=store, cache=tmp_path / "cache", stage_kind="train", fingerprint=FINGERPRINT, attempt_id="a1"
+        store=store,
+        cache=tmp_path / "cache",
+        key=ArtifactKey("train", FINGERPRINT),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="a1"),
     )
 
 
 @pytest.fixture
 def local(local_store: Store, tmp_path: Path) -> StoredCheckpoints:
     return StoredCheckpoints(
-        store=local_store, cache=tmp_path / "cache", stage_kind="train", fingerprint=FINGERPRINT, attempt_id="a1"
+        store=local_store,
+        cache=tmp_path / "cache",
+        key=ArtifactKey("train", FINGERPRINT),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="a1"),
     )
 
 
@@ -42,7 +50,7 @@ def save(checkpoints: StoredCheckpoints, tmp_path: Path, *steps: int) -> None:
 
 def spoil(checkpoints: StoredCheckpoints, step: int, name: str = "weights") -> None:
     """Change a byte of a committed file, as a failing disk would."""
-    site = checkpoint_site("train", FINGERPRINT, step)
+    site = checkpoint_site(ArtifactKey("train", FINGERPRINT), step)
     keys = [item.key for item in checkpoints.store.list(site.attempts) if item.key.endswith(f"/{name}")]
     data = checkpoints.store.get(keys[0])
     assert data
@@ -65,7 +73,7 @@ def test_the_newest_checkpoint_is_found_with_its_files_and_meta(checkpoints: Sto
     assert (latest.path / "deep/optimizer").read_text() == "optimizer 100"
 
 
-def test_the_trainers_folder_stays_its_own(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+def test_the_folder_of_the_trainer_is_not_changed(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
     save(checkpoints, tmp_path, 1)
     folder_with(tmp_path, "of something else")  # overwrites the files in place
     latest = checkpoints.latest()
@@ -73,9 +81,9 @@ def test_the_trainers_folder_stays_its_own(checkpoints: StoredCheckpoints, tmp_p
     assert (latest.path / "weights").read_text() == "weights 1"
 
 
-def test_another_attempt_of_another_process_finds_it(local: StoredCheckpoints, tmp_path: Path) -> None:
+def test_another_attempt_in_another_process_finds_the_checkpoint(local: StoredCheckpoints, tmp_path: Path) -> None:
     save(local, tmp_path, 5)
-    other = replace(pickle.loads(pickle.dumps(local)), attempt_id="a2")  # noqa: S301 - our own bytes
+    other = replace(pickle.loads(pickle.dumps(local)), attempt=replace(local.attempt, name="a2"))  # noqa: S301 - our own bytes
     assert other.latest() == local.latest()
 
 
@@ -85,7 +93,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
 ) -> None:
     save(checkpoints, tmp_path, 1, 2)
     if part == "COMMIT":
-        key = checkpoint_site("train", FINGERPRINT, 2).commit_key(0)
+        key = checkpoint_site(ArtifactKey("train", FINGERPRINT), 2).commit_key(0)
         checkpoints.store.delete(key)
         checkpoints.store.put_new(key, b"{")
     else:
@@ -117,7 +125,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_is_committed_again(
     latest = fresh.latest()
     assert latest is not None
     assert (latest.path / "weights").read_text() == "weights 7"
-    assert checkpoint_site("train", FINGERPRINT, 7).commit_key(1) in {
+    assert checkpoint_site(ArtifactKey("train", FINGERPRINT), 7).commit_key(1) in {
         item.key for item in checkpoints.store.list(f"artifacts/train/ab/{FINGERPRINT}/checkpoints")
     }
 
@@ -160,7 +168,7 @@ def test_two_writers_of_one_step_leave_one_checkpoint(checkpoints: StoredCheckpo
 
     def write(name: str) -> None:
         start.wait()
-        mine = replace(checkpoints, attempt_id=name, verified=set())
+        mine = replace(checkpoints, attempt=replace(checkpoints.attempt, name=name), verified=set())
         mine.commit(3, folder_with(tmp_path / name, name), {"who": name})
 
     threads = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
@@ -171,5 +179,28 @@ def test_two_writers_of_one_step_leave_one_checkpoint(checkpoints: StoredCheckpo
     latest = checkpoints.latest()
     assert latest is not None
     assert (latest.path / "weights").read_text() == f"weights {latest.meta['who']}"
-    site = checkpoint_site("train", FINGERPRINT, 3)
+    site = checkpoint_site(ArtifactKey("train", FINGERPRINT), 3)
     assert len([item for item in checkpoints.store.list(site.attempts) if "/data/" in item.key]) == 2
+
+
+def test_later_steps_are_retracted_and_can_be_committed_differently(
+    checkpoints: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(checkpoints, tmp_path, 10, 20, 30)
+    for _ in range(2):  # may be repeated
+        checkpoints.retract_after(10)
+        found = checkpoints.latest()
+        assert found is not None
+        assert found.step == 10
+    checkpoints.commit(20, folder_with(tmp_path, "another way"), {})
+    found = checkpoints.latest()
+    assert found is not None
+    assert (found.step, (found.path / "weights").read_text()) == (20, "weights another way")
+
+
+def test_a_file_of_every_kept_checkpoint_is_read_oldest_first(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 20, 10, 30)
+    checkpoints.retract_after(20)
+    store, key = checkpoints.store, checkpoints.key
+    assert list(checkpoint_files(store, key, "weights")) == [(10, b"weights 10"), (20, b"weights 20")]
+    assert list(checkpoint_files(store, key, "absent")) == []

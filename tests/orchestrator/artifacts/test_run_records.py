@@ -35,7 +35,7 @@ def test_a_segment_is_written_once_so_a_doubled_driver_notices(records: RunRecor
     assert list(records.events("run-1")) == [{"driver": "first"}]
 
 
-def test_junk_is_passed_over(records: RunRecords) -> None:
+def test_junk_is_skipped(records: RunRecords) -> None:
     records.put_run("run-1", {"recipe": "quick"})
     records.append_events("run-1", 1, 0, [{"good": 1}])
     records.store.put_new("runs/run-2/RUN.json", b'{"cut')

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.errors import StoreError
 from orchestrator.shards import Quarantined, ShardOutcome
@@ -15,7 +16,7 @@ SHARD = "cd" * 32
 OUTCOME = ShardOutcome(
     rows=3,
     quarantined=(Quarantined(item={"file": "a.jpg", "row": 7}, reason="truncated"),),
-    stats={"kept": 2.0},
+    metrics={"kept": 2.0},
     result={"digest": "x", "list": [1, None, True]},
 )
 
@@ -31,7 +32,7 @@ def local(local_store: Store, tmp_path: Path) -> ShardLedger:
 
 
 def record(ledger: ShardLedger, content: bytes = b"content", outcome: ShardOutcome = OUTCOME) -> StoredShard:
-    output = ledger.new_output("curate", SHARD, owner="run-1-a1")
+    output = ledger.new_output(ArtifactKey("curate", SHARD), owner="run-1-a1")
     (output.data / "part.tar").write_bytes(content)
     (output.data / "rows").mkdir()
     (output.data / "rows/part.parquet").write_bytes(b"rows")
@@ -39,9 +40,9 @@ def record(ledger: ShardLedger, content: bytes = b"content", outcome: ShardOutco
 
 
 def test_a_recorded_shard_comes_back_exactly_in_any_later_run(ledger: ShardLedger) -> None:
-    assert ledger.find("curate", SHARD) is None
+    assert ledger.find(ArtifactKey("curate", SHARD)) is None
     stored = record(ledger)
-    assert ledger.find("curate", SHARD) == stored
+    assert ledger.find(ArtifactKey("curate", SHARD)) == stored
     assert stored.outcome == OUTCOME
     assert stored.provenance == {"run": "run-1", "attempt": "a1"}
     assert stored.commit.epoch == 2
@@ -52,7 +53,7 @@ def test_a_recorded_shard_comes_back_exactly_in_any_later_run(ledger: ShardLedge
     assert (found.path / "rows/part.parquet").read_bytes() == b"rows"
 
 
-def test_the_record_lies_where_the_layout_says(ledger: ShardLedger) -> None:
+def test_the_record_is_where_the_layout_puts_it(ledger: ShardLedger) -> None:
     stored = record(ledger)
     data = json.loads(ledger.store.get(f"shards/curate/cd/{SHARD}.json") or b"")
     assert data["attempt"] == stored.commit.attempt
@@ -69,20 +70,20 @@ def test_the_first_record_wins_and_the_second_leaves_no_files(ledger: ShardLedge
 
 
 def test_recording_twice_through_one_output_gives_the_same_shard(ledger: ShardLedger) -> None:
-    output = ledger.new_output("curate", SHARD, owner="a")
+    output = ledger.new_output(ArtifactKey("curate", SHARD), owner="a")
     (output.data / "part.tar").write_bytes(b"content")
     stored = ledger.record(output, OUTCOME, provenance={})
     assert ledger.record(output, OUTCOME, provenance={}) == stored
 
 
-def test_a_discarded_output_cannot_be_recorded(ledger: ShardLedger) -> None:
-    output = ledger.new_output("curate", SHARD, owner="a")
+def test_an_aborted_output_cannot_be_recorded(ledger: ShardLedger) -> None:
+    output = ledger.new_output(ArtifactKey("curate", SHARD), owner="a")
     (output.data / "part.tar").write_bytes(b"content")
-    ledger.discard(output, reason="its worker died")
+    ledger.abort(output, reason="its worker died")
     assert not output.data.exists()
-    with pytest.raises(StoreError, match=r"given up before it could commit \(its worker died\)"):
+    with pytest.raises(StoreError, match=r"aborted before it could commit \(its worker died\)"):
         ledger.record(output, OUTCOME, provenance={})
-    assert ledger.find("curate", SHARD) is None
+    assert ledger.find(ArtifactKey("curate", SHARD)) is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "delete"])
@@ -93,26 +94,26 @@ def test_a_shard_with_missing_or_cut_files_counts_as_absent_and_is_replaced(loca
     path.write_bytes(b"cont")
     if damage == "delete":
         path.unlink()
-    before = local.store.get(shard_site("curate", SHARD).commit_key(0))
-    assert local.find("curate", SHARD) is None
+    before = local.store.get(shard_site(ArtifactKey("curate", SHARD)).commit_key(0))
+    assert local.find(ArtifactKey("curate", SHARD)) is None
     again = record(local)
     assert (again.commit.generation, again.files) == (1, first.files)
-    assert local.find("curate", SHARD) == again
+    assert local.find(ArtifactKey("curate", SHARD)) == again
     assert local.store.get(f"shards/curate/cd/{SHARD}.1.json") is not None
-    assert local.store.get(shard_site("curate", SHARD).commit_key(0)) == before
+    assert local.store.get(shard_site(ArtifactKey("curate", SHARD)).commit_key(0)) == before
 
 
 def test_a_flipped_byte_is_found_by_verify_and_healed(local: ShardLedger) -> None:
     path = local.fetch(record(local)) / "part.tar"
     path.chmod(0o644)
     path.write_bytes(b"c0ntent")
-    assert local.find("curate", SHARD) is not None
-    problems = local.verify("curate", SHARD)
+    assert local.find(ArtifactKey("curate", SHARD)) is not None
+    problems = local.verify(ArtifactKey("curate", SHARD))
     assert [problem.path for problem in problems] == ["part.tar"]
-    assert local.heal("curate", SHARD) == problems
-    assert local.find("curate", SHARD) is None
+    assert local.heal(ArtifactKey("curate", SHARD)) == problems
+    assert local.find(ArtifactKey("curate", SHARD)) is None
     assert record(local).commit.generation == 1
-    assert local.heal("curate", SHARD) == []
+    assert local.heal(ArtifactKey("curate", SHARD)) == []
 
 
 @pytest.mark.parametrize(
@@ -128,17 +129,17 @@ def test_a_flipped_byte_is_found_by_verify_and_healed(local: ShardLedger) -> Non
 )
 def test_junk_in_place_of_a_record_counts_as_absent_and_is_replaced(ledger: ShardLedger, junk: bytes) -> None:
     ledger.store.put_new(f"shards/curate/cd/{SHARD}.json", junk)
-    assert ledger.find("curate", SHARD) is None
-    assert len(ledger.verify("curate", SHARD)) == 1
+    assert ledger.find(ArtifactKey("curate", SHARD)) is None
+    assert len(ledger.verify(ArtifactKey("curate", SHARD))) == 1
     assert list(ledger.all()) == []
     assert record(ledger).commit.generation == 1
-    assert ledger.verify("curate", SHARD) == []
+    assert ledger.verify(ArtifactKey("curate", SHARD)) == []
 
 
 def test_a_crash_between_outcome_and_record_is_finished_by_the_next_reader(ledger: ShardLedger) -> None:
     stored = record(ledger)
     ledger.store.delete(f"shards/curate/cd/{SHARD}.json")  # as if never written
-    assert ledger.find("curate", SHARD) == stored
+    assert ledger.find(ArtifactKey("curate", SHARD)) == stored
 
 
 def test_many_are_found_at_once_and_listed(ledger: ShardLedger) -> None:
@@ -149,12 +150,12 @@ def test_many_are_found_at_once_and_listed(ledger: ShardLedger) -> None:
 
 
 def test_a_worker_in_another_process_can_record(local: ShardLedger) -> None:
-    assert record(pickle.loads(pickle.dumps(local))) == local.find("curate", SHARD)  # noqa: S301 - our own bytes
+    assert record(pickle.loads(pickle.dumps(local))) == local.find(ArtifactKey("curate", SHARD))  # noqa: S301 - our own bytes
 
 
-def test_statistics_that_are_not_finite_survive(ledger: ShardLedger) -> None:
-    record(ledger, outcome=ShardOutcome(rows=0, stats={"a": math.nan, "b": -math.inf}))
-    found = ledger.find("curate", SHARD)
+def test_non_finite_metrics_survive(ledger: ShardLedger) -> None:
+    record(ledger, outcome=ShardOutcome(rows=0, metrics={"a": math.nan, "b": -math.inf}))
+    found = ledger.find(ArtifactKey("curate", SHARD))
     assert found is not None
-    assert math.isnan(found.outcome.stats["a"])
-    assert found.outcome.stats["b"] == -math.inf
+    assert math.isnan(found.outcome.metrics["a"])
+    assert found.outcome.metrics["b"] == -math.inf

@@ -1,4 +1,4 @@
-"""After a takedown nothing tainted is ever planned with, what is clean is kept, and everything else is as before."""
+"""After a takedown no plan uses a tainted artifact, clean artifacts are kept, and everything else is unchanged."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifact import Fingerprint
+from orchestrator.artifact import ArtifactKey, Fingerprint
 from orchestrator.artifacts.takedowns import (
     TAKEDOWNS,
     TaintedArtifact,
@@ -21,7 +21,7 @@ from orchestrator.artifacts.takedowns import (
     takedown_to_json,
 )
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.planning.plan import Plan, PlanWishes, make_plan, tainted_stages
+from orchestrator.planning.plan import Plan, PlanOptions, make_plan, tainted_stages
 from orchestrator.stage import Recipe
 from orchestrator.store.store import record_bytes
 from orchestrator.workspace import Workspace
@@ -56,12 +56,12 @@ def takedown(name: str, *fingerprints: str, cleared: tuple[str, ...] = (), model
         content={"digests": frozenset({name * 2})},
         tainted=(*map(tainted, fingerprints), *(tainted(one, is_kept=True) for one in models)),
         cleared=frozenset(cleared),
-        shards=(("work", "5" * 64),),
+        shards=(ArtifactKey("work", "5" * 64),),
     )
 
 
-def planned(world: World, recipe: Recipe, *takedowns: Takedown, **wishes: Any) -> Plan:
-    return make_plan(recipe, replace(world.view(), takedowns=takedowns), PlanWishes(**wishes))
+def planned(world: World, recipe: Recipe, *takedowns: Takedown, **options: Any) -> Plan:
+    return make_plan(recipe, replace(world.view(), takedowns=takedowns), PlanOptions(**options))
 
 
 def actions(plan: Plan) -> dict[str, str]:
@@ -75,9 +75,9 @@ def world() -> World:
 
 @pytest.fixture
 def made(world: World) -> Plan:
-    """The chain a -> b -> c, all of it made."""
+    """The plan of the chain a -> b -> c, whose artifacts all exist."""
     plan = world.plan(chain())
-    world.carry_out(plan)
+    world.execute(plan)
     return plan
 
 
@@ -85,7 +85,7 @@ def fingerprints(plan: Plan) -> list[Fingerprint]:
     return [stage.fingerprint for stage in plan.stages]
 
 
-def test_what_is_tainted_is_made_again_under_another_identity_and_says_why(world: World, made: Plan) -> None:
+def test_a_tainted_artifact_is_made_again_under_another_identity_with_the_reason(world: World, made: Plan) -> None:
     a, b, c = fingerprints(made)
     plan = planned(world, chain(), takedown("T1", a, b, c))
     assert actions(plan) == {"a": "run", "b": "run", "c": "run"}
@@ -94,11 +94,11 @@ def test_what_is_tainted_is_made_again_under_another_identity_and_says_why(world
     assert [str(reason) for reason in plan.stage("a").reasons] == ["tainted by takedown T1"]
     assert [str(reason) for reason in plan.stage("b").reasons] == ["tainted by takedown T1", "upstream re-runs: a"]
     assert not set(fingerprints(plan)) & {a, b, c}
-    world.carry_out(plan)
+    world.execute(plan)
     assert set(actions(planned(world, chain(), takedown("T1", a, b, c))).values()) == {"reuse"}
 
 
-def test_what_is_cleared_keeps_its_identity_though_its_input_has_another(world: World, made: Plan) -> None:
+def test_a_cleared_artifact_keeps_its_identity_though_its_input_has_another(world: World, made: Plan) -> None:
     a, b, c = fingerprints(made)
     known = takedown("T1", a, cleared=(b,))
     plan = planned(world, chain(), known)
@@ -106,8 +106,8 @@ def test_what_is_cleared_keeps_its_identity_though_its_input_has_another(world: 
     assert fingerprints(plan)[1:] == [b, c]
 
 
-def test_what_was_made_from_something_tainted_counts_as_tainted_however_late_it_came(world: World, made: Plan) -> None:
-    """A driver that knew nothing of the takedown may still commit what it was making."""
+def test_an_artifact_made_from_a_tainted_one_is_tainted_however_late_it_is_committed(world: World, made: Plan) -> None:
+    """A driver that started before the takedown may still commit."""
     a, b, c = fingerprints(made)
     known = takedown("T1", a)  # drawn up when neither b nor c was made
     plan = planned(world, chain(), known)
@@ -116,10 +116,10 @@ def test_what_was_made_from_something_tainted_counts_as_tainted_however_late_it_
     assert not {b, c} & set(fingerprints(plan))
 
 
-def test_a_second_takedown_comes_on_top_of_the_first(world: World, made: Plan) -> None:
+def test_a_second_takedown_adds_to_the_first(world: World, made: Plan) -> None:
     first = takedown("T1", *fingerprints(made))
     once = planned(world, chain(), first)
-    world.carry_out(once)
+    world.execute(once)
     a, b, c = fingerprints(once)
     second = takedown("T2", a, c, cleared=(b,))
     twice = planned(world, chain(), first, second)
@@ -129,7 +129,7 @@ def test_a_second_takedown_comes_on_top_of_the_first(world: World, made: Plan) -
     assert fingerprints(twice)[1] == b
 
 
-def test_what_is_forced_is_made_from_what_there_is_now(world: World, made: Plan) -> None:
+def test_a_forced_stage_is_made_from_the_current_inputs(world: World, made: Plan) -> None:
     a, b, _ = fingerprints(made)
     plan = planned(world, chain(), takedown("T1", a, cleared=(b,)), force=("b",))
     assert actions(plan) == {"a": "run", "b": "run", "c": "run"}
@@ -137,7 +137,7 @@ def test_what_is_forced_is_made_from_what_there_is_now(world: World, made: Plan)
     assert inputs["first"] == [plan.stage("a").fingerprint]
 
 
-def test_models_may_be_used_by_whoever_says_so(world: World, made: Plan) -> None:
+def test_tainted_models_can_be_accepted(world: World, made: Plan) -> None:
     a, b, c = fingerprints(made)
     known = takedown("T1", models=(b, c))
     assert actions(planned(world, chain(), known)) == {"a": "reuse", "b": "run", "c": "run"}
@@ -147,15 +147,15 @@ def test_models_may_be_used_by_whoever_says_so(world: World, made: Plan) -> None
 
 
 @given(st.data())
-def test_no_plan_uses_what_is_tainted_and_carrying_it_out_ends_it(data: st.DataObject) -> None:
-    """On any recipe, after any takedowns one after the other, each drawn up over what there is."""
+def test_no_plan_uses_tainted_artifacts_and_running_it_leaves_nothing_to_run(data: st.DataObject) -> None:
+    """For any recipe, after any sequence of takedowns of existing artifacts."""
     names = "abcdef"[: data.draw(st.integers(2, 6))]
     stages = []
     for number, name in enumerate(names):
         upstream = data.draw(st.lists(st.sampled_from(names[:number]), unique=True)) if number else []
         stages.append(spec(name, *upstream, config=Config(lr=float(number))))
     recipe, world, takedowns = Recipe(name="any", stages=tuple(stages)), World(), list[Takedown]()
-    world.carry_out(world.plan(recipe))
+    world.execute(world.plan(recipe))
     for number in range(data.draw(st.integers(1, 3))):
         known = sorted(world.artifacts)
         chosen = data.draw(st.lists(st.sampled_from(known), unique=True))
@@ -166,15 +166,15 @@ def test_no_plan_uses_what_is_tainted_and_carrying_it_out_ends_it(data: st.DataO
         for stage in plan.to_run:
             inputs: Any = stage.payload["inputs"]
             upstream_now = [plan.stage(name).fingerprint for names in stage.spec.inputs.values() for name in names]
-            assert [one for slot in inputs.values() for one in slot] == upstream_now
-        world.carry_out(plan)
+            assert [parent for slot in inputs.values() for parent in slot] == upstream_now
+        world.execute(plan)
         assert not planned(world, recipe, *takedowns).to_run
 
 
 def test_records_come_back_as_they_were_put_oldest_first(memory_store: MemoryStore) -> None:
     put = [takedown("T2", "a" * 64, cleared=("b" * 64,), models=("c" * 64,)), takedown("T1")]
-    for one in put:
-        put_takedown(memory_store, one)
+    for record in put:
+        put_takedown(memory_store, record)
     assert read_takedowns(memory_store) == tuple(put)
     assert find_takedown(memory_store, "T1") == put[1]
     assert all_marks(put) == {"digests": frozenset({"T2T2", "T1T1"})}
@@ -186,7 +186,7 @@ def test_records_come_back_as_they_were_put_oldest_first(memory_store: MemorySto
 
 @pytest.mark.parametrize("broken", [{"format": 2}, {"format": 1, "id": "T"}, {"format": 1, "content": 3}])
 def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore, broken: dict[str, Any]) -> None:
-    """Going on without it would let in what was taken down."""
+    """Ignoring it would ingest what was taken down."""
     memory_store.put_new(f"{TAKEDOWNS}/000001.json", record_bytes(broken))
     with pytest.raises(CorruptArtifactError, match=r"000001\.json"):
         read_takedowns(memory_store)
@@ -195,7 +195,7 @@ def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore
 
 
 def take_down(folder: Path, name: str, *stages: dict[str, Any]) -> None:
-    """Let a takedown of the artifacts of some planned stages take effect."""
+    """Apply a takedown of the artifacts of some planned stages."""
     found = tuple(
         replace(tainted(stage["fingerprint"]), stage_kind=stage["kind"], stage_id=stage["id"]) for stage in stages
     )
@@ -207,10 +207,10 @@ def stages_of(illume: Illume, *arguments: str) -> dict[str, dict[str, Any]]:
     return {stage["id"]: stage for stage in illume("plan", "words.yaml", "--json", *arguments).data["stages"]}
 
 
-def test_a_run_that_was_cut_off_is_not_continued_with_what_was_taken_down(illume: Illume, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_not_continued_with_what_was_taken_down(illume: Illume, tmp_path: Path) -> None:
     trouble = tmp_path / "trouble"
     trouble.write_text("interrupt")
-    cut_off = ("--set", f"stages.pair.config.trouble={trouble}")
+    cut_off = ("--set", f"stages.pair.config.fault={trouble}")
     assert illume("run", "words.yaml", *cut_off).code != 0
     before = stages_of(illume, *cut_off)
     assert (before["said"]["action"], before["pair"]["action"]) == ("reuse", "run")
@@ -218,7 +218,7 @@ def test_a_run_that_was_cut_off_is_not_continued_with_what_was_taken_down(illume
     trouble.unlink()
     answer = illume("resume")
     assert answer.code == 2
-    assert "stage 'said' and 2 more stages would use what was taken down (T1); `illume run`" in answer.err
+    assert "stage 'said' and 2 more stages would use content that was taken down (T1); `illume run`" in answer.err
     after = stages_of(illume, *cut_off)
     assert after["said"]["payload"]["takedowns"] == ["T1"]
     assert illume("run", "words.yaml", *cut_off).code == 0
@@ -226,9 +226,7 @@ def test_a_run_that_was_cut_off_is_not_continued_with_what_was_taken_down(illume
     assert "T1" in illume("takedown", "list").out
 
 
-def test_what_is_taken_down_is_given_up_whatever_pins_it_and_deleted_however_young(
-    illume: Illume, tmp_path: Path
-) -> None:
+def test_a_takedown_retracts_pinned_artifacts_and_deletes_young_ones(illume: Illume, tmp_path: Path) -> None:
     illume("run", "words.yaml")
     assert illume("pin", f"{newest(illume)['run_id']}:loud").code == 0
     loud = stages_of(illume)["loud"]
@@ -241,7 +239,7 @@ def test_what_is_taken_down_is_given_up_whatever_pins_it_and_deleted_however_you
     assert stages_of(illume)["loud"]["action"] == "run"
 
 
-def test_nothing_is_given_up_under_a_run_that_is_under_way(illume: Illume, tmp_path: Path) -> None:
+def test_nothing_is_retracted_while_a_run_is_active(illume: Illume, tmp_path: Path) -> None:
     illume("run", "words.yaml")
     stage = stages_of(illume)["loud"]
     with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as workspace:

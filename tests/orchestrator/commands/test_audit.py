@@ -1,4 +1,4 @@
-"""`illume audit` on folders: what is asked for is written, JSON stays JSON, mistakes are named."""
+"""`illume audit` on folders: requested files are written, JSON output stays pure, mistakes are named."""
 
 import json
 from pathlib import Path
@@ -20,10 +20,10 @@ def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("versions")
-def test_everything_that_is_asked_for_is_written_and_json_stays_alone() -> None:
-    described = ["--croissant", "c.json", "--card", "README.md", "--creator", "A team", "--published", "2026-11-01"]
-    asked = ["now", "--against", "then", "--json", "--page", "page.html", "--decisions", "d.jsonl", *described]
-    done = CliRunner().invoke(audit_command, asked, catch_exceptions=False)
+def test_every_requested_file_is_written_and_stdout_is_json_only() -> None:
+    descriptions = ["--croissant", "c.json", "--card", "README.md", "--creator", "A team", "--published", "2026-11-01"]
+    arguments = ["now", "--against", "then", "--json", "--page", "page.html", "--decisions", "d.jsonl", *descriptions]
+    done = CliRunner().invoke(audit_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert json.loads(done.stdout)["drift"]["samples"]["added"] == 2
     for file in ("page.html", "d.jsonl", "c.json", "README.md"):
@@ -43,7 +43,7 @@ def test_without_another_version_nothing_is_compared() -> None:
 
 
 @pytest.mark.usefixtures("versions")
-def test_another_version_that_is_no_dataset_is_named() -> None:
+def test_another_version_that_is_not_a_dataset_is_named() -> None:
     Path("empty").mkdir()
     with pytest.raises(
         RecipeError, match=r"empty/dataset.json: no such file; expected the folder of a curated dataset"

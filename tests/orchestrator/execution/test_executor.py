@@ -1,4 +1,4 @@
-"""Carrying out plans with small stages that need no Ray: order, retries, failures, stops, two drivers."""
+"""Running plans of small stages without Ray: order, retries, failures, stops, two drivers."""
 
 import logging
 import threading
@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from orchestrator.artifact import Artifact
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
 from orchestrator.history.attempts import AttemptIntent
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.run_status import run_status
-from orchestrator.planning.plan import Plan, PlanWishes, make_plan
+from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace, new_run_id, stage_rows
@@ -59,7 +60,7 @@ NUMBER = StageKind(
 
 @dataclass(kw_only=True)
 class Site:
-    """A workspace, and short ways to plan and run in it."""
+    """A workspace with shortcuts to plan and run."""
 
     workspace: Workspace
     run_ids: list[str] = field(default_factory=list)
@@ -67,10 +68,10 @@ class Site:
     def plan(self, *stages: StageSpec, force: tuple[str, ...] = ()) -> Plan:
         recipe = Recipe(name="numbers", stages=stages)
         view = plan_view(self.workspace.artifacts, self.workspace.database)
-        return make_plan(recipe, view, PlanWishes(force=force))
+        return make_plan(recipe, view, PlanOptions(force=force))
 
     def run(self, *stages: StageSpec, force: tuple[str, ...] = (), **options: Any) -> dict[str, Artifact]:
-        return self.workspace.run_recipe(self.plan(*stages, force=force), started=self.run_ids.append, **options)
+        return self.workspace.run_recipe(self.plan(*stages, force=force), on_started=self.run_ids.append, **options)
 
     def resume(self) -> dict[str, Artifact]:
         return self.workspace.resume(self.run_ids[-1], {NUMBER.name: NUMBER})
@@ -113,7 +114,7 @@ def stage(
 
 
 def fail(*errors: BaseException) -> Callable[[StageContext], None]:
-    """Raises the errors one after the other, then nothing."""
+    """A stage that raises the errors in turn, then succeeds."""
     left = list(errors)
 
     def trouble(_context: StageContext) -> None:
@@ -140,15 +141,15 @@ def test_stages_run_after_their_inputs_and_only_once(site: Site) -> None:
     assert {name: number(artifact) for name, artifact in made.items()} == {"one": 1, "two": 2, "sum": 13}
     assert CALLS[-1] == "sum"
     assert made["sum"].manifest.inputs == {"more": (made["one"].fingerprint, made["two"].fingerprint)}
-    assert made["sum"].stats == {"number": 13.0}
+    assert made["sum"].metrics == {"number": 13.0}
     assert site.state() == "SUCCEEDED"
     CALLS.clear()
     assert site.run(*stages) == {}
-    assert site.run(*stages, stage("more", 100, "sum"))["more"].stats == {"number": 113.0}
+    assert site.run(*stages, stage("more", 100, "sum"))["more"].metrics == {"number": 113.0}
     assert CALLS == ["more"]
 
 
-def test_independent_stages_run_side_by_side(site: Site) -> None:
+def test_independent_stages_run_concurrently(site: Site) -> None:
     meet = threading.Barrier(2, timeout=20)
     TROUBLES["left"] = TROUBLES["right"] = lambda _context: meet.wait() and None  # type: ignore[func-returns-value]  # waits
     assert set(site.run(stage("left", 1), stage("right", 2))) == {"left", "right"}
@@ -168,16 +169,16 @@ def test_stages_that_do_not_fit_together_run_one_after_the_other(site: Site) -> 
     assert [event.stage_id for event in site.events("larger_than_cluster")] == ["large"]
 
 
-def test_trouble_of_the_infrastructure_is_tried_again(site: Site) -> None:
+def test_infrastructure_failures_are_retried(site: Site) -> None:
     TROUBLES["one"] = fail(ConnectionError("gone"), ConnectionError("gone again"))
     assert number(site.run(stage("one", 1))["one"]) == 1
     assert site.ends() == [("one", "FAILED"), ("one", "FAILED"), ("one", "COMMITTED")]
     retries = site.events("retry")
     assert [event.fields["failure_class"] for event in retries] == ["infra_transient"] * 2
-    assert len(list(site.workspace.store.list("artifacts"))) == 4 + 2  # committed: 4, given up: 1 each
+    assert len(list(site.workspace.store.list("artifacts"))) == 4 + 2  # committed: 4, aborted: 1 each
 
 
-def test_a_failure_holds_back_only_what_needs_it(site: Site) -> None:
+def test_a_failure_blocks_only_the_stages_that_need_its_output(site: Site) -> None:
     TROUBLES["bad"] = fail(ValueError("no such colour"))
     stages = [stage("bad", 1), stage("good", 2), stage("after-bad", 3, "bad"), stage("after-good", 4, "good")]
     with pytest.raises(StageFailedError) as failure:
@@ -186,17 +187,17 @@ def test_a_failure_holds_back_only_what_needs_it(site: Site) -> None:
     assert f"run {site.run_ids[-1]}: 1 stage failed\n  bad:\n" in message
     assert "ValueError: no such colour" in message
     assert "(user_code: trying again would not help; attempt " in message
-    assert "\n  held back: after-bad\n" in message
+    assert "\n  blocked: after-bad\n" in message
     assert sorted(CALLS) == ["after-good", "bad", "good"]
     assert site.state() == "FAILED"
     CALLS.clear()
     assert set(site.resume()) == {"bad", "good", "after-bad", "after-good"}
     assert sorted(CALLS) == ["after-bad", "bad"]
     assert site.state() == "SUCCEEDED"
-    assert not site.events("stage_reused")  # its own work is not somebody else's
+    assert not site.events("stage_reused")  # its own artifacts do not count as reused
 
 
-def test_budgets_end(site: Site) -> None:
+def test_a_retry_budget_is_limited(site: Site) -> None:
     TROUBLES["one"] = fail(*[TimeoutError("slow")] * 9)
     with pytest.raises(StageFailedError, match="infra_transient: 2 of 2 tries used without progress"):
         site.run(stage("one", 1, attempts=2))
@@ -218,7 +219,7 @@ def test_committed_checkpoints_are_progress(site: Site) -> None:
     assert len(CALLS) == 5
 
 
-def test_out_of_memory_halves_what_is_held(site: Site) -> None:
+def test_out_of_memory_halves_the_memory_use(site: Site) -> None:
     seen: list[int] = []
 
     def trouble(context: StageContext) -> None:
@@ -246,7 +247,7 @@ def test_cancel_from_elsewhere_stops_and_resume_continues(site: Site) -> None:
 
     plan = site.plan(stage("slow", 1), stage("next", 2, "slow"))
     with pytest.raises(CancelledError, match="not done: slow, next"):
-        site.workspace.run_recipe(plan, started=cancel_soon)
+        site.workspace.run_recipe(plan, on_started=cancel_soon)
     assert site.state() == "CANCELLED"
     assert site.ends() == [("slow", "CANCELLED")]
     TROUBLES.clear()
@@ -281,8 +282,8 @@ def test_a_second_driver_of_one_run_is_refused(site: Site) -> None:
         stop.set()
 
     with pytest.raises(CancelledError):
-        site.workspace.run_recipe(plan, started=second, stop=stop)
-    assert "is carrying it out; watch it with `illume status" in str(answers[0])
+        site.workspace.run_recipe(plan, on_started=second, stop=stop)
+    assert "is running it; watch it with `illume status" in str(answers[0])
 
 
 def test_two_runs_make_a_common_artifact_once(site: Site, tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_two_runs_make_a_common_artifact_once(site: Site, tmp_path: Path) -> Non
 
     def drive(plan: Plan) -> None:
         with open_workspace(tmp_path) as workspace:
-            made.append(workspace.run_recipe(plan, started=site.run_ids.append))
+            made.append(workspace.run_recipe(plan, on_started=site.run_ids.append))
 
     threads = [threading.Thread(target=drive, args=(plan,)) for plan in plans]
     for thread in threads:
@@ -305,7 +306,7 @@ def test_two_runs_make_a_common_artifact_once(site: Site, tmp_path: Path) -> Non
     assert (kinds.count("waiting"), kinds.count("stage_reused")) == (1, 1)
 
 
-def test_forced_work_is_done_again_once(site: Site) -> None:
+def test_a_forced_stage_runs_again_once(site: Site) -> None:
     stages = [stage("one", 1), stage("two", 2, "one")]
     site.run(*stages)
     CALLS.clear()
@@ -330,22 +331,19 @@ def test_attempts_of_a_dead_driver_are_lost_or_found_committed(site: Site) -> No
     assert lease is not None
     epoch = workspace.runs.begin_epoch(run_id, lease)
     for planned in plan.stages:
-        attempt_id = f"{run_id}-{planned.id}-{epoch}-1"
+        attempt = AttemptId.of(run_id, planned.id, epoch=epoch, number=1)
         intent = AttemptIntent(
-            attempt_id=attempt_id,
-            run_id=run_id,
-            stage_id=planned.id,
-            stage_kind=NUMBER.name,
+            attempt=attempt,
+            key=planned.key,
             stage_version=1,
-            fingerprint=planned.fingerprint,
             config={},
         )
-        workspace.runs.start_attempt(intent, epoch=epoch)
-        workspace.runs.transition_attempt(attempt_id, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
-        folder = workspace.artifacts.new_attempt(NUMBER.name, planned.fingerprint, attempt_id)
+        workspace.runs.start_attempt(intent)
+        workspace.runs.transition_attempt(attempt.name, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
+        folder = workspace.artifacts.new_attempt(planned.key, attempt.name)
         if planned.id == "committed":
             (folder.data / "number.txt").write_text("2")
-            draft = ManifestDraft(kind="number@1", payload=planned.payload, stats={})
+            draft = ManifestDraft(kind="number@1", payload=planned.payload, metrics={})
             workspace.artifacts.commit(folder, draft, epoch=epoch)
     workspace.leases.release(lease)
 
@@ -366,7 +364,7 @@ def test_each_attempt_has_its_log(site: Site) -> None:
     assert [name for name, _ in site.workspace.logs(site.run_ids[-1], "one")] == ["one-1-1.log"]
 
 
-def test_scratch_folders_go_and_folders_of_failed_attempts_too(site: Site) -> None:
+def test_scratch_folders_and_folders_of_failed_attempts_are_deleted(site: Site) -> None:
     TROUBLES["one"] = fail(ConnectionError("gone"))
     site.run(stage("one", 1))
     assert list((site.workspace.root / "scratch").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Bounds on the figures of stages: what breaks them, what it costs to change them, and where mistakes are named."""
+"""Gates on the metrics of stages: what breaks them, what changing one costs, and errors in recipes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ illume = test_cli.illume
 
 
 def write(folder: Path, gates: str) -> None:
-    """The recipe of words with gates of the stage `loud`, which gives the figure `words`: 2."""
+    """Write the recipe of words with gates of the stage `loud`, which returns the metric `words`: 2."""
     recipe = RECIPE.replace("config: {times: 2}}", "config: {times: 2}, gates: " + gates + "}")
     (folder / "words.yaml").write_text(recipe)
 
@@ -34,30 +34,35 @@ def test_the_table_of_bounds(gate: Gate, value: float, message: str) -> None:
     assert broken_gates(spec({"share": gate}), {"share": value}) == ([message] if message else [], [])
 
 
-def spec(gates: dict[str, Gate], figures: frozenset[str] = frozenset()) -> StageSpec:
+def spec(gates: dict[str, Gate], metric_names: frozenset[str] = frozenset()) -> StageSpec:
     kind: StageKind[None] = StageKind(
-        name="count", version=1, config=type(None), run=lambda config, context: {}, output="words@1", figures=figures
+        name="count",
+        version=1,
+        config=type(None),
+        run=lambda config, context: {},
+        output="words@1",
+        metric_names=metric_names,
     )
     return StageSpec(
         id="loud", kind=kind, config=None, inputs={}, resources=Resources(), retry=RetryPolicy(), gates=gates
     )
 
 
-def test_a_figure_that_the_kind_knows_counts_as_none_where_it_is_missing() -> None:
+def test_a_missing_metric_that_the_kind_declares_counts_as_zero() -> None:
     gates = {"reason/pii_share": Gate(at_most=0.01), "keep": Gate(at_least=1.0, severity="warning")}
     known = frozenset({"reason/pii_share", "keep"})
     assert broken_gates(spec(gates, known), {"keep": 2.0}) == ([], [])
     assert broken_gates(spec(gates, known), {}) == ([], ["gates.keep: found 0, expected at least 1"])
     errors, _ = broken_gates(spec(gates), {"keep": 2.0})
-    assert errors == ["gates.reason/pii_share: the stage gives no such figure; it gives keep"]
+    assert errors == ["gates.reason/pii_share: the stage returned no such metric; it returned keep"]
 
 
-def test_a_broken_gate_stops_what_follows_and_another_bound_goes_on(illume: Illume, tmp_path: Path) -> None:
+def test_a_broken_gate_blocks_what_follows_and_another_bound_continues(illume: Illume, tmp_path: Path) -> None:
     write(tmp_path, "{words: {at_most: 1}}")
     answer = illume("run", "words.yaml")
     assert answer.code == EXIT_FAILED
     assert "loud: gates.words: found 2, expected at most 1" in answer.err
-    assert "held back: pair" in answer.err
+    assert "blocked: pair" in answer.err
     status = illume("status", newest(illume)["run_id"], "--json").data
     assert [stage["failure_class"] for stage in status["stages"] if stage["stage_id"] == "loud"] == ["user_code"]
     write(tmp_path, "{words: {at_most: 2}}")
@@ -65,7 +70,7 @@ def test_a_broken_gate_stops_what_follows_and_another_bound_goes_on(illume: Illu
     assert illume("run", "words.yaml").code == 0
 
 
-def test_gates_are_no_identity_and_hold_for_what_exists(illume: Illume, tmp_path: Path) -> None:
+def test_gates_are_not_identity_and_apply_to_existing_artifacts(illume: Illume, tmp_path: Path) -> None:
     illume("run", "words.yaml")
     write(tmp_path, "{words: {at_least: 3}}")
     assert set(actions(illume).values()) == {"reuse"}
@@ -77,7 +82,7 @@ def test_gates_are_no_identity_and_hold_for_what_exists(illume: Illume, tmp_path
     assert answer.code == 0, answer.err
 
 
-def test_a_warning_is_told_and_stops_nothing(illume: Illume, tmp_path: Path) -> None:
+def test_a_warning_is_logged_and_blocks_nothing(illume: Illume, tmp_path: Path) -> None:
     write(tmp_path, "{words: {at_most: 1, severity: warning}}")
     assert illume("run", "words.yaml").code == 0
     events = illume("events", "--json").out
@@ -85,11 +90,11 @@ def test_a_warning_is_told_and_stops_nothing(illume: Illume, tmp_path: Path) -> 
     assert "gates.words: found 2, expected at most 1" in events
 
 
-def test_a_figure_that_the_stage_does_not_give_is_named_with_those_it_gives(illume: Illume, tmp_path: Path) -> None:
+def test_an_unknown_metric_is_named_with_the_returned_ones(illume: Illume, tmp_path: Path) -> None:
     write(tmp_path, "{word: {at_most: 1}}")
     answer = illume("run", "words.yaml")
     assert answer.code == EXIT_FAILED
-    assert "gates.word: the stage gives no such figure; it gives words" in answer.err
+    assert "gates.word: the stage returned no such metric; it returned words" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_a_figure_that_the_stage_does_not_give_is_named_with_those_it_gives(illu
         ("{words: {at_mots: 1}}", "did you mean 'at_most'"),
         ("{words: {at_most: many}}", "expected a number"),
         ("{words: {at_most: 1, severity: bad}}", "severity"),
-        ("[words]", "expected a mapping from figures of the stage to bounds"),
+        ("[words]", "expected a mapping from metrics of the stage to bounds"),
     ],
 )
 def test_mistakes_in_gates_are_named(illume: Illume, tmp_path: Path, gates: str, message: str) -> None:

@@ -1,10 +1,11 @@
-"""What a stage driver says through the store arrives once, in order, whoever reads it and whatever is cut off."""
+"""Records of a stage driver in the store arrive once and in order, whichever reader and whatever is interrupted."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
 from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.failures.classes import FailureClass, report_of
@@ -13,11 +14,11 @@ from orchestrator.store.store import open_store
 
 @pytest.fixture
 def records(tmp_path: Path) -> JobRecords:
-    return JobRecords(store=open_store(tmp_path / "store"), run_id="r1", attempt_id="r1-a-1-1")
+    return JobRecords(store=open_store(tmp_path / "store"), attempt=AttemptId.of("r1", "a", epoch=1, number=1))
 
 
 class Weather:
-    """A store that fails as it is told, or does what it is asked and then fails."""
+    """A store that fails on request, before or after it has done the operation."""
 
     def __init__(self, store: Any) -> None:
         self.store, self.before, self.behind = store, 0, 0
@@ -36,29 +37,29 @@ class Weather:
         return made
 
 
-def told(records: JobRecords) -> tuple[list[Any], list[Any]]:
+def received(records: JobRecords) -> tuple[list[Any], list[Any]]:
     """Points and events of all batches, each once."""
-    points, said = [], []
+    points, events = [], []
     for batch in records.telemetry():
         points += [point[:3] for point in batch.points]
-        said += batch.said[max(0, len(said) - batch.first_said) :]
-    return points, said
+        events += batch.events[max(0, len(events) - batch.first_event) :]
+    return points, events
 
 
-def test_what_is_said_lies_in_the_store_in_order(records: JobRecords) -> None:
+def test_telemetry_is_in_the_store_in_order(records: JobRecords) -> None:
     with StoreTracker(records, warn=pytest.fail) as tracker:
         for step in range(3):
             tracker.log_metrics({"loss": 1.0 / (step + 1), "gone": float("nan")}, step=step)
             tracker._flush()
         tracker.log_event("noted", {"what": "this"})
         tracker.progress(3, 9, "steps")
-    points, said = told(records)
+    points, events = received(records)
     assert [(name, step) for name, _, step in points] == [
         (name, step) for step in range(3) for name in ("loss", "gone")
     ]
     assert points[0][1] == 1.0
     assert points[1][1] != points[1][1]  # not a number, and still there
-    assert said == [("noted", {"what": "this"})]
+    assert events == [("noted", {"what": "this"})]
     assert [batch.progress for batch in records.telemetry()][-1] == (3, 9, "steps")
 
 
@@ -66,7 +67,7 @@ def test_what_is_said_lies_in_the_store_in_order(records: JobRecords) -> None:
 def test_a_store_that_is_away_for_a_while_gets_everything_once(records: JobRecords, trouble: str) -> None:
     weather = Weather(records.store)
     warnings: list[str] = []
-    broken = JobRecords(store=weather, run_id=records.run_id, attempt_id=records.attempt_id)
+    broken = JobRecords(store=weather, attempt=records.attempt)
     with StoreTracker(broken, warn=warnings.append) as tracker:
         setattr(weather, trouble, 2)
         for step in range(4):
@@ -74,18 +75,18 @@ def test_a_store_that_is_away_for_a_while_gets_everything_once(records: JobRecor
             tracker.log_event("noted", {"step": step})
             tracker._flush()
     assert warnings
-    points, said = told(records)
+    points, events = received(records)
     assert [step for _, _, step in points] == [0, 1, 2, 3]
-    assert [fields["step"] for _, fields in said] == [0, 1, 2, 3]
+    assert [fields["step"] for _, fields in events] == [0, 1, 2, 3]
 
 
-def test_nothing_said_is_nothing_written(records: JobRecords) -> None:
+def test_without_telemetry_nothing_is_written(records: JobRecords) -> None:
     with StoreTracker(records, warn=pytest.fail):
         pass
     assert list(records.telemetry()) == []
 
 
-def test_the_first_outcome_counts(records: JobRecords) -> None:
+def test_the_first_outcome_wins(records: JobRecords) -> None:
     assert records.outcome() is None
     failure = report_of(ValueError("found 3, expected 4"))
     records.put_outcome(JobOutcome(failure=failure, progressed=True))
@@ -96,8 +97,8 @@ def test_the_first_outcome_counts(records: JobRecords) -> None:
     assert found.failure.failure is FailureClass.USER_CODE
 
 
-def test_a_wish_to_stop_is_seen_and_may_be_repeated(records: JobRecords) -> None:
-    assert not records.is_stop_asked()
-    records.ask_stop()
-    records.ask_stop()
-    assert records.is_stop_asked()
+def test_a_stop_request_is_seen_and_may_be_repeated(records: JobRecords) -> None:
+    assert not records.is_stop_requested()
+    records.request_stop()
+    records.request_stop()
+    assert records.is_stop_requested()

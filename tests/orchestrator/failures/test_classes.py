@@ -1,4 +1,4 @@
-"""Each kind of error lands in its class, whatever it is wrapped in."""
+"""Errors are mapped to their failure classes, whatever they are wrapped in."""
 
 import errno
 import pickle
@@ -11,7 +11,7 @@ from orchestrator.failures.classes import FailureClass, classified, classify, re
 
 def error_of_library(module: str, name: str, base: type[Exception] = Exception) -> Exception:
     """An error as a library defines it: only its module and name are known."""
-    return type(name, (base,), {"__module__": module})("as the library says it")
+    return type(name, (base,), {"__module__": module})("a message of the library")
 
 
 def raised_from(outer: Exception, inner: BaseException) -> Exception:
@@ -39,7 +39,7 @@ def raised_from(outer: Exception, inner: BaseException) -> Exception:
         (TimeoutError("x"), FailureClass.INFRA_TRANSIENT),
         (OSError(errno.ENOSPC, "full"), FailureClass.INFRA_TRANSIENT),
         (OSError(errno.ENOMEM, "no memory"), FailureClass.HOST_OOM),
-        (OSError("said a library for HTTP"), FailureClass.INFRA_TRANSIENT),
+        (OSError("from a library for HTTP"), FailureClass.INFRA_TRANSIENT),
         (FileNotFoundError(errno.ENOENT, "x"), FailureClass.USER_CODE),
         (PermissionError(errno.EACCES, "x"), FailureClass.USER_CODE),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), FailureClass.UNKNOWN),
@@ -59,7 +59,7 @@ def test_an_error_has_a_class(error: Exception, expected: FailureClass) -> None:
     assert classify(error) is expected
 
 
-def test_rays_own_errors_have_their_classes() -> None:
+def test_the_errors_of_ray_have_their_classes() -> None:
     ray_errors = pytest.importorskip("ray.exceptions")
     assert classify(ray_errors.ActorDiedError()) is FailureClass.NODE_LOST
     assert classify(ray_errors.WorkerCrashedError()) is FailureClass.NODE_LOST
@@ -75,7 +75,7 @@ def test_a_task_error_of_ray_is_unwrapped_to_its_cause() -> None:
         assert report_of(wrapped).summary == "KeyError: 'colour'"
 
 
-def test_the_outermost_error_that_says_anything_decides() -> None:
+def test_the_outermost_error_with_a_known_class_decides() -> None:
     assert classify(raised_from(RuntimeError("stage failed"), ConnectionError("x"))) is FailureClass.INFRA_TRANSIENT
     assert classify(raised_from(errors.PoisonError("row 7"), ConnectionError("x"))) is FailureClass.DATA_POISON
 
@@ -99,7 +99,7 @@ def test_of_several_ranks_the_strongest_evidence_decides() -> None:
     assert classify(raised_from(RuntimeError("all"), group)) is FailureClass.HOST_OOM
 
 
-def test_a_rank_that_says_nothing_leaves_the_decision_to_the_others() -> None:
+def test_a_rank_of_unknown_class_leaves_the_decision_to_the_others() -> None:
     class HealthCheckError(Exception):
         """As Ray Train reports a worker that was killed: the reason is an attribute, not the cause."""
 
@@ -119,18 +119,18 @@ def test_a_rank_that_says_nothing_leaves_the_decision_to_the_others() -> None:
     assert classify(silent) is FailureClass.UNKNOWN
 
 
-def test_a_chain_that_bites_its_tail_ends() -> None:
+def test_a_cyclic_chain_of_errors_is_classified() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert classify(first) is FailureClass.UNKNOWN
 
 
-def test_a_classified_error_survives_the_trip_from_a_worker() -> None:
+def test_a_classified_error_keeps_its_class_when_pickled() -> None:
     error = pickle.loads(pickle.dumps(classified(FailureClass.HANG, "stuck")))  # noqa: S301 - our own bytes
     assert (classify(error), str(error)) == (FailureClass.HANG, "stuck")
 
 
-def test_a_report_tells_where_the_error_was_raised() -> None:
+def test_a_report_names_where_the_error_was_raised() -> None:
     def inner(value: int) -> None:
         raise ValueError(f"found {value}\nexpected another")
 
@@ -141,7 +141,7 @@ def test_a_report_tells_where_the_error_was_raised() -> None:
         except ValueError as error:
             reports.append(report_of(error))
     assert reports[0].summary == "ValueError: found 1 expected another"
-    assert reports[0].place.startswith("test_failures.py:")
+    assert reports[0].place.startswith("test_classes.py:")
     assert reports[0].place.endswith(" in inner")
     assert reports[0].signature == reports[1].signature
     assert "raise ValueError" in reports[0].traceback

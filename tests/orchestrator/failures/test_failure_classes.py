@@ -1,10 +1,9 @@
-"""Every class of failure from its signal to the last word about it: class, answer, budget, message, exit code.
+"""Every class of failure from its signal to its end: class, decision, budget, message, exit code.
 
-The signals are real errors, carried through the real executor. What only real processes on a real Ray can show is
-shown elsewhere: `test_shard_map.py` (a worker that is killed, hangs or dies of one item), `chaos/test_nodes.py` (a
-lost node), `chaos/test_failpoints_on_ray.py` (no memory left on the host), `chaos/test_jobs.py` and
-`chaos/test_killed.py` (drivers and training workers), `stages/training/test_loop.py` (a loss that is no number:
-back, and past the data).
+The signals are real errors that pass through the real executor. What needs real processes on a real Ray is tested
+elsewhere: `test_map_shards.py` (a worker that is killed, hangs or dies of one item), `chaos/test_nodes.py` (a lost
+node), `chaos/test_failpoints_on_ray.py` (no memory left on the host), `chaos/test_jobs.py` and `chaos/test_killed.py`
+(drivers and training workers), `stages/training/test_loop.py` (a non-finite loss: roll back and skip the data).
 """
 
 import itertools
@@ -42,13 +41,15 @@ from orchestrator.errors import (
 )
 from orchestrator.failures.classes import FailureClass, classified, classify
 from orchestrator.failures.retries import WHAT_TO_DO, PastFailure, Retry, decide
-from orchestrator.shard_map.quarantine import Tally
+from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shards import Quarantined
 from orchestrator.stage import RetryPolicy, StageContext
 from tests.orchestrator.execution.test_executor import CALLS, TROUBLES, Site, fail, number, open_workspace, stage
 
 Signal = Callable[[], None]  # raises
-Budget = Literal["unlimited", "attempts", "twice", "once"]  # how often it may happen without progress before it ends
+Budget = Literal[
+    "unlimited", "attempts", "twice", "once"
+]  # how often it may happen without progress before the stage fails
 ATTEMPTS = 3
 
 
@@ -57,12 +58,12 @@ class Row:
     failure: FailureClass
     signals: tuple[Signal, ...]
     budget: Budget
-    says: str  # in the message or in the log: why it goes on, or why not
-    halves: bool = False  # what is held at once
+    says: str  # in the message or in the log: why it is retried, or why not
+    halves: bool = False  # the work held in memory at once
     exit_code: int = EXIT_FAILED
 
 
-def raising(error: BaseException) -> Signal:
+def raises(error: BaseException) -> Signal:
     def signal_() -> None:
         raise error
 
@@ -79,9 +80,9 @@ def divide_by_zero() -> None:
 
 
 def too_many_bad_items() -> None:
-    tally = Tally(num_items=10, max_share=0.1, where="curate: pictures")
-    tally.add([Quarantined(item=f"{number}.jpg", reason="cannot be decoded") for number in range(2)])
-    tally.check()
+    count = QuarantineCount(num_items=10, max_share=0.1, where="curate: images")
+    count.add([Quarantined(item=f"{number}.jpg", reason="cannot be decoded") for number in range(2)])
+    count.check()
 
 
 def worker_process_is_killed() -> None:
@@ -109,7 +110,7 @@ def read_a_file_that_is_not_there() -> None:
     Path("/nowhere/words.txt").read_text()
 
 
-def read_a_word_as_a_number() -> None:
+def parse_a_word_as_a_number() -> None:
     int("seven")
 
 
@@ -118,7 +119,7 @@ def read_a_field_that_is_not_there() -> None:
 
 
 def collateral_of_preemption() -> None:
-    """One rank's node is taken back; the others lose their peer, and one computes nonsense of it."""
+    """One rank's node is preempted; the others lose their peer, and one computes a non-finite value because of it."""
     ranks: dict[int, Exception] = {
         0: RuntimeError("[gloo] Connection closed by peer"),
         1: NumericError("loss nan"),
@@ -136,30 +137,30 @@ TABLE = (
     Row(
         failure=FailureClass.PREEMPTED,
         signals=(
-            raising(ray.exceptions.RayActorError(preempted=True)),
+            raises(ray.exceptions.RayActorError(preempted=True)),
             collateral_of_preemption,
             stopped_while_preempted,
         ),
         budget="unlimited",
-        says="not counted: the node was taken back",
+        says="not counted: the node was preempted",
     ),
     Row(
         failure=FailureClass.PRECHECK,
-        signals=(raising(PrecheckError("stages.one.config.value: found 13, expected another number")),),
+        signals=(raises(PrecheckError("stages.one.config.value: found 13, expected another number")),),
         budget="once",
         says="trying again would not help",
     ),
     Row(
-        failure=FailureClass.CONTROLLER_LOST,  # as a job tells it; this driver's own end is shown below
-        signals=(raising(classified(FailureClass.CONTROLLER_LOST, "the lease of the stage driver was lost")),),
+        failure=FailureClass.CONTROLLER_LOST,  # as reported by a job; the loss of this driver itself is tested below
+        signals=(raises(classified(FailureClass.CONTROLLER_LOST, "the lease of the stage driver was lost")),),
         budget="unlimited",
         says="not counted: its driver was lost",
     ),
     Row(
         failure=FailureClass.GPU_OOM,
         signals=(
-            raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
-            raising(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+            raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+            raises(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")),
         ),
         budget="attempts",
         says="3 of 3 tries used without progress in between",
@@ -167,14 +168,14 @@ TABLE = (
     ),
     Row(
         failure=FailureClass.HOST_OOM,
-        signals=(allocate_more_than_there_is, raising(ray.exceptions.OutOfMemoryError("memory on the node was low"))),
+        signals=(allocate_more_than_there_is, raises(ray.exceptions.OutOfMemoryError("memory on the node was low"))),
         budget="attempts",
         says="3 of 3 tries used without progress in between",
         halves=True,
     ),
     Row(
         failure=FailureClass.NUMERIC,
-        signals=(raising(NumericError("step 7, pass fit: loss nan at learning rates 0.001")), divide_by_zero),
+        signals=(raises(NumericError("step 7, pass fit: loss nan at learning rates 0.001")), divide_by_zero),
         budget="once",
         says="trying again would not help",
     ),
@@ -187,7 +188,7 @@ TABLE = (
     Row(
         failure=FailureClass.USER_CODE,
         signals=(
-            read_a_word_as_a_number,
+            parse_a_word_as_a_number,
             read_a_file_that_is_not_there,
             read_a_field_that_is_not_there,
         ),
@@ -196,22 +197,22 @@ TABLE = (
     ),
     Row(
         failure=FailureClass.HANG,
-        signals=(raising(HangError("one: no training step ended for 1800 s; the workers were killed")),),
+        signals=(raises(HangError("one: no training step ended for 1800 s; the workers were killed")),),
         budget="attempts",
         says="3 of 3 tries used without progress in between",
     ),
     Row(
         failure=FailureClass.CAPACITY,
-        signals=(raising(ray.exceptions.ActorUnschedulableError("no node has 8 GPUs")),),
+        signals=(raises(ray.exceptions.ActorUnschedulableError("no node has 8 GPUs")),),
         budget="unlimited",
-        says="not counted: what it asks for is not there now",
+        says="not counted: the resources are not available now",
     ),
     Row(
         failure=FailureClass.NODE_LOST,
         signals=(
             worker_process_is_killed,
-            raising(ray.exceptions.ActorDiedError()),
-            raising(ray.exceptions.WorkerCrashedError()),
+            raises(ray.exceptions.ActorDiedError()),
+            raises(ray.exceptions.WorkerCrashedError()),
         ),
         budget="attempts",
         says="3 of 3 tries used without progress in between",
@@ -219,14 +220,14 @@ TABLE = (
     ),
     Row(
         failure=FailureClass.INFRA_TRANSIENT,
-        signals=(nobody_listens, disk_is_full, database_is_locked, raising(StoreError("s3://bucket: no answer"))),
+        signals=(nobody_listens, disk_is_full, database_is_locked, raises(StoreError("s3://bucket: no answer"))),
         budget="attempts",
         says="3 of 3 tries used without progress in between",
         exit_code=EXIT_INFRASTRUCTURE,
     ),
     Row(
         failure=FailureClass.UNKNOWN,
-        signals=(raising(RuntimeError("it went wrong")),),
+        signals=(raises(RuntimeError("it went wrong")),),
         budget="twice",
         says="it happened again",
     ),
@@ -243,7 +244,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(workspace=workspace)
 
 
-def test_the_table_has_every_class_once() -> None:
+def test_the_table_covers_every_class_once() -> None:
     assert [row.failure for row in TABLE] == list(FailureClass)
     assert list(WHAT_TO_DO) == list(FailureClass)
 
@@ -251,13 +252,13 @@ def test_the_table_has_every_class_once() -> None:
 @by_class
 def test_each_signal_has_its_class(row: Row) -> None:
     for signal_ in row.signals:
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - any error; its class is what is looked at
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - any error; its class is asserted
             signal_()
         assert classify(caught.value) is row.failure
 
 
 @by_class
-def test_a_failure_is_answered_and_ends_with_its_message(
+def test_a_failure_is_retried_within_its_budget_and_ends_with_its_message(
     row: Row, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     times, halvings, signals = TIMES[row.budget], list[int](), itertools.cycle(row.signals)
@@ -271,9 +272,9 @@ def test_a_failure_is_answered_and_ends_with_its_message(
     work = stage("one", 1, attempts=ATTEMPTS, wait_s=0.001)
     if row.budget == "unlimited":
         assert number(site.run(work)["one"]) == 1
-        told = [record.getMessage() for record in caplog.records if "it goes on in" in record.getMessage()]
-        assert len(told) == times
-        assert all(row.says in line for line in told)
+        retries = [record.getMessage() for record in caplog.records if "retrying in" in record.getMessage()]
+        assert len(retries) == times
+        assert all(row.says in line for line in retries)
         return
     with pytest.raises(StageFailedError) as failure:
         site.run(work)
@@ -283,14 +284,14 @@ def test_a_failure_is_answered_and_ends_with_its_message(
     assert failure.value.exit_code == row.exit_code
     last = f"{run_id}-one-1-{times}"
     ended = [f"    ({row.failure}: {row.says}; attempt {last})", f"    What to do: {WHAT_TO_DO[row.failure]}"]
-    safe = "  What was committed is safe, shards and checkpoints too; nothing more happens by itself."
+    safe = "  What was committed is safe, shards and checkpoints too; nothing is retried automatically."
     lines = message.splitlines()
     assert lines[:2] == [f"run {run_id}: 1 stage failed", "  one:"]
     assert lines[-4:] == [*ended, safe, f"  Continue with `illume resume {run_id}` once the cause is gone"]
     what_failed = lines[2:-4]
-    is_mistake = row.failure in (FailureClass.USER_CODE, FailureClass.UNKNOWN, FailureClass.NUMERIC)
+    is_bug = row.failure in (FailureClass.USER_CODE, FailureClass.UNKNOWN, FailureClass.NUMERIC)
     assert what_failed
-    assert is_mistake or not any(".py:" in line for line in what_failed)  # where in the code is for mistakes in it
+    assert is_bug or not any(".py:" in line for line in what_failed)  # only bugs in the code show where in the code
     assert "Traceback" not in message
 
 
@@ -299,12 +300,12 @@ def past(failure: FailureClass, count: int, *, progressed: bool) -> list[PastFai
 
 
 @by_class
-def test_a_budget_starts_anew_with_progress_and_only_for_what_a_retry_can_repair(row: Row) -> None:
+def test_progress_restores_the_budget_of_classes_that_a_retry_can_repair(row: Row) -> None:
     policy = RetryPolicy(attempts=ATTEMPTS, wait_s=0.001)
     answer = decide(past(row.failure, 40, progressed=True), policy, rng=random.Random(0))
     assert isinstance(answer, Retry) == (row.budget != "once")
     if isinstance(answer, Retry):
-        assert answer.memory_halvings == (40 if row.halves else 0)  # the memory is no larger than it was
+        assert answer.memory_halvings == (40 if row.halves else 0)  # the memory has not become larger
     still = decide(past(row.failure, 40, progressed=False), policy, rng=random.Random(0))
     assert isinstance(still, Retry) == (row.budget == "unlimited")
 
@@ -319,7 +320,7 @@ def test_waits_are_bounded(row: Row) -> None:
             assert full / 2 <= answer.wait_s <= full
 
 
-def test_a_driver_that_lost_its_lease_ends_and_the_stage_is_not_blamed(site: Site) -> None:
+def test_a_driver_that_lost_its_lease_ends_without_failing_the_stage(site: Site) -> None:
     TROUBLES["one"] = fail(LeaseLostError("another driver carries the run out"))
     with pytest.raises(LeaseLostError) as failure:
         site.run(stage("one", 1))
@@ -330,7 +331,7 @@ def test_a_driver_that_lost_its_lease_ends_and_the_stage_is_not_blamed(site: Sit
     assert [fields["failure_class"] for fields in lost] == ["controller_lost"]
 
 
-def test_a_store_that_cannot_say_whether_there_was_progress_costs_a_try_and_not_the_run(
+def test_a_store_that_does_not_answer_whether_there_was_progress_costs_a_try_and_not_the_run(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object) -> int:

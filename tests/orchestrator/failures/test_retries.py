@@ -1,4 +1,4 @@
-"""The decision what to do after a failure."""
+"""The retry policy: how often each class of failure is retried."""
 
 import random
 
@@ -24,7 +24,7 @@ def after(history: list[PastFailure], policy: RetryPolicy = POLICY) -> Retry | G
 
 
 @pytest.mark.parametrize("failure", LIMITED)
-def test_a_limited_class_has_its_tries(failure: FailureClass) -> None:
+def test_a_limited_class_has_a_number_of_tries(failure: FailureClass) -> None:
     assert isinstance(after(failures(failure, failure)), Retry)
     answer = after(failures(failure, failure, failure))
     assert isinstance(answer, GiveUp)
@@ -32,7 +32,7 @@ def test_a_limited_class_has_its_tries(failure: FailureClass) -> None:
 
 
 @pytest.mark.parametrize("failure", FINAL)
-def test_what_no_retry_repairs_ends_at_once(failure: FailureClass) -> None:
+def test_failures_that_no_retry_repairs_are_not_retried(failure: FailureClass) -> None:
     answer = after(failures(failure))
     assert isinstance(answer, GiveUp)
     assert answer.message == f"{failure}: trying again would not help"
@@ -50,14 +50,14 @@ def test_preemption_is_never_counted() -> None:
     assert isinstance(after(failures(*two_lost)), Retry)
 
 
-def test_progress_gives_the_budget_back_and_time_does_not() -> None:
+def test_progress_restores_the_budget_and_time_does_not() -> None:
     lost = FailureClass.NODE_LOST
     assert isinstance(after(failures(*[lost] * 20, progressed=(19,))), Retry)
     assert isinstance(after(failures(*[lost] * 20, progressed=(18,))), Retry)
     assert isinstance(after(failures(*[lost] * 20, progressed=(17,))), GiveUp)
 
 
-def test_an_unknown_error_is_tried_once_more_and_then_is_the_codes_fault() -> None:
+def test_an_unknown_error_is_retried_once_and_then_blamed_on_the_code() -> None:
     unknown = FailureClass.UNKNOWN
     assert isinstance(after(failures(unknown)), Retry)
     again = after(failures(unknown, unknown))
@@ -68,7 +68,7 @@ def test_an_unknown_error_is_tried_once_more_and_then_is_the_codes_fault() -> No
     assert only_one.message == "unknown: 1 of 1 tries used without progress in between"
 
 
-def test_out_of_memory_asks_for_ever_smaller_pieces() -> None:
+def test_out_of_memory_halves_the_work_in_memory_each_time() -> None:
     oom, lost = FailureClass.GPU_OOM, FailureClass.NODE_LOST
     first = after(failures(oom))
     assert isinstance(first, Retry)

@@ -36,7 +36,7 @@ def test_the_clock_of_postgresql_moves_within_a_transaction(postgresql_url: str)
     assert database.read(work) > 0.01
 
 
-def test_opening_twice_at_once_makes_the_tables_once(database_url: str) -> None:
+def test_opening_twice_at_once_creates_the_tables_once(database_url: str) -> None:
     problems: list[BaseException] = []
 
     def open_one() -> None:
@@ -53,8 +53,8 @@ def test_opening_twice_at_once_makes_the_tables_once(database_url: str) -> None:
     assert problems == []
 
 
-def test_a_lock_that_sqlite_refuses_at_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it does to several that open a new file at the same time, without waiting as it was told to."""
+def test_a_lock_that_sqlite_refuses_without_waiting_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does so when several processes open a new file at once, despite its lock timeout."""
     refusals = iter(range(2))
 
     def refuse_twice(connection: sqlite3.Connection, _entry: object) -> None:
@@ -117,7 +117,7 @@ def test_a_locked_sqlite_file_gives_one_clear_message(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "index.db"
     path.write_bytes(b"my thesis" * 1000)
-    with pytest.raises(DatabaseError, match="not a database; the file is something else"):
+    with pytest.raises(DatabaseError, match="not a database; it is another kind of file"):
         Database(str(path))
     assert path.read_bytes() == b"my thesis" * 1000
 
@@ -143,7 +143,7 @@ def test_other_addresses_are_refused_without_their_password(url: str, tmp_path: 
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_server_that_is_away_gives_one_clear_message_at_once() -> None:
+def test_an_unreachable_server_gives_one_clear_message_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(DatabaseError, match=r"postgresql://me:\*\*\*@127\.0\.0\.1:9/x: .*refused") as caught:
         Database("postgresql://me:hunter2@127.0.0.1:9/x")
@@ -151,7 +151,7 @@ def test_a_server_that_is_away_gives_one_clear_message_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_broken_connection_is_made_again(postgresql_url: str) -> None:
+def test_a_broken_connection_is_replaced(postgresql_url: str) -> None:
     database = Database(postgresql_url)
     tries: list[int] = []
 

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import event, text
 
 from orchestrator.errors import LeaseLostError
-from orchestrator.history import lease_owners as owners
 from orchestrator.history.database import Database
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 
@@ -36,7 +35,7 @@ def test_two_owners_exclude_each_other_and_epochs_rise(database: Database) -> No
     assert second.epoch == first.epoch + 1
 
 
-def test_of_many_that_ask_at_once_one_gets_the_lease(database: Database) -> None:
+def test_of_many_concurrent_requests_one_gets_the_lease(database: Database) -> None:
     got: list[Lease | None] = []
     barrier = threading.Barrier(8)
 
@@ -54,11 +53,11 @@ def test_of_many_that_ask_at_once_one_gets_the_lease(database: Database) -> None
     assert len(got) == 8
 
 
-def test_a_lease_that_ran_out_goes_to_the_next_and_cannot_be_renewed_or_released(database: Database) -> None:
+def test_an_expired_lease_can_be_acquired_but_not_renewed_or_released(database: Database) -> None:
     one, two = Leases(database), Leases(database)
     first = acquired(one, duration_s=0.2)
     time.sleep(0.3)
-    with pytest.raises(LeaseLostError, match=r"run:r1: ran out"):
+    with pytest.raises(LeaseLostError, match=r"run:r1: expired"):
         one.renew(first)
     second = acquired(two)
     one.release(first)
@@ -78,7 +77,7 @@ def shift_sqlite_clock(database: Database, days: list[float]) -> None:
     database._engine.dispose()
 
 
-def test_the_clock_that_counts_is_the_databases_on_sqlite(tmp_path: os.PathLike[str]) -> None:
+def test_expiry_follows_the_clock_of_sqlite(tmp_path: os.PathLike[str]) -> None:
     database = Database(f"{os.fspath(tmp_path)}/index.db")
     days = [0.0]
     shift_sqlite_clock(database, days)
@@ -92,7 +91,7 @@ def test_the_clock_that_counts_is_the_databases_on_sqlite(tmp_path: os.PathLike[
     assert acquired(two).epoch == 2
 
 
-def test_the_clock_that_counts_is_the_databases_on_postgresql(postgresql_url: str) -> None:
+def test_expiry_follows_the_clock_of_postgresql(postgresql_url: str) -> None:
     plain = Database(postgresql_url)
     first = acquired(Leases(plain))
     ahead = "create function ahead.clock_timestamp() returns timestamptz language sql volatile as"
@@ -107,15 +106,15 @@ def test_the_clock_that_counts_is_the_databases_on_postgresql(postgresql_url: st
 
 HOLD = """
 import sys, time
-from orchestrator.database import Database
-from orchestrator.leases import Leases
+from orchestrator.history.database import Database
+from orchestrator.history.leases import Leases
 assert Leases(Database(sys.argv[1])).acquire("run:r1", duration_s=3600) is not None
 print("held", flush=True)
 time.sleep(60)
 """
 
 
-def test_the_lease_of_a_killed_process_is_taken_at_once(database_url: str) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(database_url: str) -> None:
     database = Database(database_url)
     holder = subprocess.Popen([sys.executable, "-c", HOLD, database_url], stdout=subprocess.PIPE)
     try:
@@ -132,35 +131,10 @@ def test_the_lease_of_a_killed_process_is_taken_at_once(database_url: str) -> No
         holder.wait()
 
 
-@pytest.mark.parametrize(
-    ("change", "gone"),
-    [
-        ({"pid": 2**22 + 1}, True),  # above the largest process id of Linux
-        ({"started": 1}, True),  # the number was given to another process
-        ({}, False),
-        ({"pid": 2**22 + 1, "boot": "0000"}, False),  # another machine, or before a restart: wait for the end
-        ({"pid": 2**22 + 1, "namespace": "pid:[1]"}, False),  # another container
-        ({"pid": 2**22 + 1, "boot": ""}, False),
-        ({"pid": 1, "started": 1}, True),
-    ],
-)
-def test_a_process_counts_as_gone_on_proof_only(change: dict[str, object], gone: bool) -> None:
-    owner = replace(owners.this_process(), **change)
-    if not owners.this_process().boot:
-        pytest.skip("this system does not tell the id of its start")
-    assert owners.is_gone(owner.text()) is gone
-
-
-@pytest.mark.parametrize("owner", ["", "somebody", "{}", '{"pid": 1}', "[1]"])
-def test_an_owner_in_other_words_is_never_gone(owner: str) -> None:
-    assert not owners.is_gone(owner)
-    assert owners.describe(owner) == owner
-
-
 def wait_until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < give_up_at, "waited in vain"
+        assert time.monotonic() < deadline_s, "waited in vain"
         time.sleep(0.01)
 
 
@@ -179,21 +153,21 @@ def test_a_kept_lease_outlives_its_duration(database: Database) -> None:
 def test_the_holder_is_stopped_at_two_thirds_while_the_database_hangs(tmp_path: os.PathLike[str]) -> None:
     database = Database(f"{os.fspath(tmp_path)}/index.db")
     leases = Leases(database)
-    told: list[tuple[float, Lease]] = []
+    losses: list[tuple[float, Lease]] = []
     with LeaseKeeper(leases) as keeper:
         lease = acquired(leases, duration_s=3.0)
         started = time.monotonic()
-        lost = keeper.keep(lease, lambda lease: told.append((time.monotonic() - started, lease)))
+        lost = keeper.keep(lease, lambda lease: losses.append((time.monotonic() - started, lease)))
 
         def hang(_connection: object) -> None:
-            wait_until(lambda: bool(told))
+            wait_until(lambda: bool(losses))
             time.sleep(0.1)
 
-        database.write(hang)  # nobody else can write, renewals wait
+        database.write(hang)  # blocks other writers, so renewals wait
         assert lost.is_set()
-    assert len(told) == 1
-    assert 1.9 < told[0][0] < 3.0  # two thirds of 3 s, looked at every 0.15 s; before the lease is free
-    assert told[0][1].resource == RESOURCE
+    assert len(losses) == 1
+    assert 1.9 < losses[0][0] < 3.0  # two thirds of 3 s, checked every 0.15 s; before the lease is free
+    assert losses[0][1].resource == RESOURCE
 
 
 def test_a_lease_taken_away_is_noticed_at_the_next_renewal(database: Database) -> None:
@@ -209,7 +183,7 @@ def test_a_lease_taken_away_is_noticed_at_the_next_renewal(database: Database) -
         assert lost.wait(5.0)
 
 
-def test_a_lease_lost_before_it_is_kept_is_told(database: Database) -> None:
+def test_a_lease_lost_before_it_is_kept_is_reported(database: Database) -> None:
     leases = Leases(database)
     with LeaseKeeper(leases) as keeper:
         lease = acquired(leases)

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history import schema
@@ -18,7 +20,7 @@ from orchestrator.history.leases import Leases
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.sinks.file_sinks import StoreExporter
+from orchestrator.sinks.file_sinks import StoreSink
 from orchestrator.sinks.outbox import Outbox
 from orchestrator.store.store import open_store
 
@@ -49,7 +51,7 @@ def place(database: Database, tmp_path: Path) -> Place:
 
 
 def export(place: Place, *run_ids: str) -> None:
-    with Outbox(place.database, [StoreExporter(place.records)]) as outbox:
+    with Outbox(place.database, [StoreSink(place.records)]) as outbox:
         for run_id in run_ids:
             outbox.follow(run_id)
         assert outbox.drain(20.0) == {}
@@ -66,19 +68,16 @@ def make_real_artifact(place: Place) -> None:
     assert lease is not None
     epoch = store.begin_epoch("real", lease)
     intent = AttemptIntent(
-        attempt_id="real-1",
-        run_id="real",
-        stage_id="draw",
-        stage_kind="draw",
+        attempt=AttemptId(run_id="real", stage_id="draw", epoch=epoch, name="real-1"),
+        key=ArtifactKey("draw", fingerprint),
         stage_version=1,
-        fingerprint=fingerprint,
         config={},
     )
-    store.start_attempt(intent, epoch=epoch)
+    store.start_attempt(intent)
     store.transition_attempt("real-1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
-    folder = place.artifacts.new_attempt("draw", fingerprint, "real-1")
+    folder = place.artifacts.new_attempt(ArtifactKey("draw", fingerprint), "real-1")
     (folder.data / "shapes.txt").write_text("a red square")
-    draft = ManifestDraft(kind="raw@1", payload=payload, stats={"scenes": 1.0})
+    draft = ManifestDraft(kind="raw@1", payload=payload, metrics={"scenes": 1.0})
     artifact = place.artifacts.commit(folder, draft, epoch=epoch)
     store.transition_attempt("real-1", AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch, artifact=artifact)
     store.request_cancel("real")
@@ -87,7 +86,7 @@ def make_real_artifact(place: Place) -> None:
     Leases(place.database).release(lease)
 
 
-def test_the_store_alone_gives_every_row_back(
+def test_the_store_alone_restores_every_row(
     place: Place, tell_story: Callable[[Database, str], Any], tmp_path: Path
 ) -> None:
     tell_story(place.database, "told")
@@ -128,12 +127,12 @@ def test_events_that_were_not_exported_are_kept(place: Place, tell_story: Callab
 def test_an_index_in_use_is_not_rebuilt(place: Place, tell_story: Callable[[Database, str], Any]) -> None:
     tell_story(place.database, "r1")  # leaves its lease held
     before = rows(place.database)
-    with pytest.raises(DatabaseError, match=r"run r1 is at work \(process \d+ on "):
+    with pytest.raises(DatabaseError, match=r"run r1 is running \(process \d+ on "):
         rebuild_index(place.database, place.artifacts)
     assert rows(place.database) == before
 
 
-def test_the_lease_of_a_driver_that_was_killed_is_nobodys(
+def test_the_lease_of_a_killed_driver_does_not_block_a_rebuild(
     place: Place, tell_story: Callable[[Database, str], Any]
 ) -> None:
     tell_story(place.database, "r1")

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.attempts import AttemptIntent, StageRow
 from orchestrator.history.database import Database
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState
+from orchestrator.history.events import AttemptState, Event, RunState
 from orchestrator.history.leases import Lease, Leases
-from orchestrator.history.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
-from orchestrator.history.run_store import ATTEMPT_MOVES, RUN_MOVES, RunStore, StateConflictError
+from orchestrator.history.run_status import run_status
+from orchestrator.history.run_store import ATTEMPT_TRANSITIONS, RUN_TRANSITIONS, RunStore, StateConflictError
 
 STAGES = (
     StageRow(stage_id="clean", stage_kind="curate", fingerprint="1" * 64, action="run", reasons=("never made",)),
@@ -19,14 +21,15 @@ STAGES = (
     StageRow(stage_id="old", stage_kind="ingest", fingerprint="3" * 64, action="reuse"),
 )
 INTENT = AttemptIntent(
-    attempt_id="a1",
-    run_id="r1",
-    stage_id="clean",
-    stage_kind="curate",
+    attempt=AttemptId(run_id="r1", stage_id="clean", epoch=1, name="a1"),
+    key=ArtifactKey("curate", "1" * 64),
     stage_version=1,
-    fingerprint="1" * 64,
     config={"side": 256},
 )
+
+
+def intended(epoch: int, **changes: str) -> AttemptIntent:
+    return replace(INTENT, attempt=replace(INTENT.attempt, epoch=epoch, **changes))
 
 
 @pytest.fixture
@@ -53,18 +56,18 @@ def take_over(store: RunStore, database: Database) -> int:
     return store.begin_epoch("r1", new_lease(database))
 
 
-def told(store: RunStore, run_id: str = "r1") -> list[tuple[Any, ...]]:
+def recorded(store: RunStore, run_id: str = "r1") -> list[tuple[Any, ...]]:
     return [(event.kind, event.epoch, event.fields.get("to")) for event in store.events(run_id)]
 
 
-def test_a_run_from_plan_to_success_is_told_without_gaps(store: RunStore, database: Database) -> None:
+def test_a_run_from_plan_to_success_is_recorded_without_gaps(store: RunStore, database: Database) -> None:
     epoch = started(store, database)
-    attempt = store.start_attempt(INTENT, epoch=epoch)
-    assert (attempt.number, attempt.state, attempt.epoch) == (1, AttemptState.INTENT, 1)
+    attempt = store.start_attempt(intended(epoch))
+    assert (attempt.number, attempt.state, attempt.id.epoch) == (1, AttemptState.INTENT, 1)
     store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
     store.transition_attempt("a1", AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch)
     store.transition_run("r1", RunState.RUNNING, RunState.SUCCEEDED, epoch=epoch)
-    assert told(store) == [
+    assert recorded(store) == [
         ("run_created", 0, None),
         ("run_state", 1, "RUNNING"),
         ("attempt_state", 1, "INTENT"),
@@ -78,12 +81,12 @@ def test_a_run_from_plan_to_success_is_told_without_gaps(store: RunStore, databa
 
 def test_a_driver_that_was_replaced_can_change_nothing(store: RunStore, database: Database) -> None:
     old = started(store, database)
-    store.start_attempt(INTENT, epoch=old)
+    store.start_attempt(intended(old))
     new = take_over(store, database)
     before = store.events("r1")
     changes: list[Callable[[], object]] = [
         lambda: store.transition_run("r1", RunState.RUNNING, RunState.FAILED, epoch=old),
-        lambda: store.start_attempt(replace(INTENT, attempt_id="a2"), epoch=old),
+        lambda: store.start_attempt(intended(old, name="a2")),
         lambda: store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=old),
         lambda: store.record("r1", "note", {}, epoch=old),
     ]
@@ -96,17 +99,17 @@ def test_a_driver_that_was_replaced_can_change_nothing(store: RunStore, database
 
 def test_a_dead_drivers_run_is_interrupted_and_taken_over(store: RunStore, database: Database) -> None:
     epoch = started(store, database)
-    store.start_attempt(INTENT, epoch=epoch)
+    store.start_attempt(intended(epoch))
     store.request_cancel("r1")
     assert store.cancel_requested("r1")
     assert take_over(store, database) == 2
-    assert told(store)[-3:] == [
+    assert recorded(store)[-3:] == [
         ("cancel_requested", 1, None),
         ("run_state", 1, "INTERRUPTED"),
         ("run_state", 2, "RUNNING"),
     ]
-    assert not store.cancel_requested("r1")  # the wish was for the run that ended
-    assert [attempt.attempt_id for attempt in store.open_attempts("r1")] == ["a1"]
+    assert not store.cancel_requested("r1")  # the request was for the run that ended
+    assert [attempt.id.name for attempt in store.open_attempts("r1")] == ["a1"]
 
 
 def test_an_epoch_begins_under_a_live_lease_only(store: RunStore, database: Database) -> None:
@@ -115,7 +118,7 @@ def test_an_epoch_begins_under_a_live_lease_only(store: RunStore, database: Data
     Leases(database).release(lease)
     with pytest.raises(LeaseLostError, match="run:r1"):
         store.begin_epoch("r1", lease)
-    assert told(store) == [("run_created", 0, None)]
+    assert recorded(store) == [("run_created", 0, None)]
 
 
 def test_repeating_a_change_does_nothing(store: RunStore, database: Database) -> None:
@@ -125,7 +128,7 @@ def test_repeating_a_change_does_nothing(store: RunStore, database: Database) ->
     assert store.begin_epoch("r1", lease) == epoch
     store.create_run("r1", recipe_name="tiny", plan_digest="d", stages=STAGES)
     for _ in range(2):
-        store.start_attempt(INTENT, epoch=epoch)
+        store.start_attempt(intended(epoch))
         store.request_cancel("r1")
     for _ in range(2):
         store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
@@ -136,7 +139,7 @@ def test_repeating_a_change_does_nothing(store: RunStore, database: Database) ->
 
 def test_a_change_from_another_state_than_expected_is_refused(store: RunStore, database: Database) -> None:
     epoch = started(store, database)
-    store.start_attempt(INTENT, epoch=epoch)
+    store.start_attempt(intended(epoch))
     store.transition_attempt("a1", AttemptState.INTENT, AttemptState.FAILED, epoch=epoch)
     with pytest.raises(StateConflictError, match="attempt a1: found state FAILED, expected RUNNING"):
         store.transition_attempt("a1", AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch)
@@ -146,10 +149,10 @@ def test_a_change_from_another_state_than_expected_is_refused(store: RunStore, d
         store.create_run("r1", recipe_name="tiny", plan_digest="e", stages=STAGES)
 
 
-def test_what_has_ended_stays_ended(store: RunStore, database: Database) -> None:
+def test_an_ended_attempt_or_run_cannot_change(store: RunStore, database: Database) -> None:
     ends = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
-    assert not any(end in ATTEMPT_MOVES for end in ends)
-    assert not any(state in RUN_MOVES for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED))
+    assert not any(end in ATTEMPT_TRANSITIONS for end in ends)
+    assert not any(state in RUN_TRANSITIONS for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED))
     epoch = started(store, database)
     with pytest.raises(StateConflictError, match="cannot change from SUCCEEDED to FAILED"):
         store.transition_run("r1", RunState.SUCCEEDED, RunState.FAILED, epoch=epoch)
@@ -209,7 +212,7 @@ def test_events_of_many_threads_are_numbered_in_the_order_they_become_visible(
 def test_secrets_do_not_reach_the_events(store: RunStore, database: Database) -> None:
     epoch = started(store, database)
     intent = replace(INTENT, config={"url": "s3://key:hunter2@bucket", "hf_token": "hunter2"})
-    store.start_attempt(intent, epoch=epoch)
+    store.start_attempt(intent)
     message = "cannot reach postgresql://me:hunter2@db/x\x00"
     store.transition_attempt(
         "a1", AttemptState.INTENT, AttemptState.FAILED, epoch=epoch, fields={"message": message, "share": float("nan")}
@@ -218,61 +221,3 @@ def test_secrets_do_not_reach_the_events(store: RunStore, database: Database) ->
     assert (
         run_status(database, "r1").stages[0].message == "cannot reach postgresql://me:***@db/x\N{REPLACEMENT CHARACTER}"
     )
-
-
-def test_the_status_shows_every_stage(store: RunStore, database: Database) -> None:
-    epoch = started(store, database)
-    waiting = run_status(database, "r1")
-    assert [stage.state for stage in waiting.stages] == ["WAITING", "WAITING", "REUSED"]
-    assert waiting.stages[0].reasons == ("never made",)
-    assert waiting.stages[1].upstream == ("clean",)
-    store.start_attempt(INTENT, epoch=epoch)
-    store.transition_attempt(
-        "a1",
-        AttemptState.INTENT,
-        AttemptState.FAILED,
-        epoch=epoch,
-        fields={"failure_class": "node_lost", "message": "worker 3 died"},
-    )
-    store.start_attempt(replace(INTENT, attempt_id="a2"), epoch=epoch)
-    store.record("r1", EventKind.STAGE_REUSED, {"fingerprint": "2" * 64}, epoch=epoch, stage_id="learn")
-    first, second, _third = run_status(database, "r1").stages
-    assert (first.state, first.attempt, first.failure_class, first.message) == ("INTENT", 2, "", "")
-    assert second.state == "REUSED"
-    store.transition_attempt("a2", AttemptState.INTENT, AttemptState.CANCELLED, epoch=epoch)
-    store.transition_run("r1", RunState.RUNNING, RunState.CANCELLED, epoch=epoch, fields={"message": "stopped by hand"})
-    status = run_status(database, "r1")
-    assert (status.run.state, status.run.message) == (RunState.CANCELLED, "stopped by hand")
-    assert status.stages[0].state == "CANCELLED"
-
-
-def test_the_status_of_an_unknown_run_names_those_that_exist(store: RunStore, database: Database) -> None:
-    with pytest.raises(DatabaseError, match="run 'r9': not found; the newest runs are: none"):
-        run_status(database, "r9")
-    started(store, database)
-    with pytest.raises(DatabaseError, match="the newest runs are: r1"):
-        run_status(database, "r9")
-
-
-def test_earlier_runs_answer_what_was_made_and_how_long_it_took(store: RunStore, database: Database) -> None:
-    assert newest_run(database) is None
-    assert typical_duration_s(database, recipe="tiny", stage_id="clean", fingerprint="0" * 64) is None
-    for run_id in ("r1", "r2"):
-        epoch = started(store, database, run_id)
-        intent = replace(INTENT, run_id=run_id, attempt_id=f"{run_id}-a", fingerprint=run_id[-1] * 64)
-        store.start_attempt(intent, epoch=epoch)
-        store.transition_attempt(intent.attempt_id, AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
-        store.transition_attempt(intent.attempt_id, AttemptState.RUNNING, AttemptState.COMMITTED, epoch=epoch)
-    assert [run.run_id for run in list_runs(database)] == ["r2", "r1"]
-    assert newest_run(database, recipe="other") is None
-    newest = newest_run(database, recipe="tiny")
-    assert newest is not None
-    assert newest.run_id == "r2"
-    assert last_fingerprint(database, recipe="tiny", stage_id="clean", stage_kind="curate") == "2" * 64
-    assert last_fingerprint(database, recipe="tiny", stage_id="old", stage_kind="ingest") == "3" * 64
-    assert last_fingerprint(database, recipe="other", stage_id="clean", stage_kind="curate") is None
-    for fingerprint in ("1" * 64, "0" * 64):
-        took_s = typical_duration_s(database, recipe="tiny", stage_id="clean", fingerprint=fingerprint)
-        assert took_s is not None
-        assert 0 <= took_s < 60
-    assert typical_duration_s(database, recipe="other", stage_id="clean", fingerprint="0" * 64) is None

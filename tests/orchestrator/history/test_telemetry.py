@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from orchestrator.artifact import ArtifactKey
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError
 from orchestrator.history import telemetry as telemetry_module
 from orchestrator.history.attempts import AttemptIntent, StageRow
@@ -42,21 +44,18 @@ def attempt(store: RunStore, database: Database) -> int:
     assert lease is not None
     epoch = store.begin_epoch("r1", lease)
     intent = AttemptIntent(
-        attempt_id="a1",
-        run_id="r1",
-        stage_id="learn",
-        stage_kind="train",
+        attempt=AttemptId(run_id="r1", stage_id="learn", epoch=epoch, name="a1"),
+        key=ArtifactKey("train", "1" * 64),
         stage_version=1,
-        fingerprint="1" * 64,
         config={},
     )
-    store.start_attempt(intent, epoch=epoch)
+    store.start_attempt(intent)
     store.transition_attempt("a1", AttemptState.INTENT, AttemptState.RUNNING, epoch=epoch)
     return epoch
 
 
 def tracked(telemetry: Telemetry, epoch: int) -> Tracker:
-    return telemetry.tracker("a1", run_id="r1", stage_id="learn", epoch=epoch)
+    return telemetry.tracker(AttemptId(run_id="r1", stage_id="learn", epoch=epoch, name="a1"))
 
 
 def of_kind(store: RunStore, kind: str) -> list[Event]:
@@ -71,9 +70,9 @@ def test_metrics_arrive_in_order_within_seconds_without_a_flush(store: RunStore,
     tracker = tracked(store.telemetry, attempt(store, database))
     for step in range(2500):
         tracker.log_metrics({"loss": 1 / (step + 1), "rate": 0.5}, step=step)
-    give_up_at = time.monotonic() + 10
+    deadline_s = time.monotonic() + 10
     while sum(len(event.fields["points"]) for event in of_kind(store, "metrics")) < 5000:
-        assert time.monotonic() < give_up_at, "metrics did not arrive"
+        assert time.monotonic() < deadline_s, "metrics did not arrive"
         time.sleep(0.05)
     events = of_kind(store, "metrics")
     points = [point for event in events for point in event.fields["points"]]
@@ -82,8 +81,10 @@ def test_metrics_arrive_in_order_within_seconds_without_a_flush(store: RunStore,
     assert len(events) < 20  # many points in each event
 
 
-def test_logging_never_asks_the_database(store: RunStore, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is busy with something long; whoever asked it from this thread would wait for itself."""
+def test_logging_never_accesses_the_database(
+    store: RunStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is held by a long transaction of this thread; a query from it would deadlock."""
     tracker = tracked(store.telemetry, attempt(store, database))
     asking: list[int] = []
     transact = Database._transact
@@ -105,7 +106,7 @@ def test_logging_never_asks_the_database(store: RunStore, database: Database, mo
     assert sum(len(event.fields["points"]) for event in of_kind(store, "metrics")) == 1000
 
 
-def test_metrics_that_are_not_finite_survive(store: RunStore, database: Database) -> None:
+def test_non_finite_metrics_survive(store: RunStore, database: Database) -> None:
     tracker = tracked(store.telemetry, attempt(store, database))
     tracker.log_metrics({"loss": math.nan, "scale": math.inf}, step=3)
     store.telemetry.flush()
@@ -144,7 +145,7 @@ def test_the_rate_follows_the_newest_part_of_the_work(store: RunStore, database:
     telemetry.close()
 
 
-def test_progress_is_seldom_an_event_but_its_end_always(store: RunStore, database: Database) -> None:
+def test_progress_is_seldom_an_event_but_the_last_one_always_is(store: RunStore, database: Database) -> None:
     clock = Clock()
     telemetry = Telemetry(database, clock=clock)
     tracker = tracked(telemetry, attempt(store, database))
@@ -175,7 +176,7 @@ def test_the_end_of_an_attempt_keeps_its_progress_and_comes_after_its_metrics(
     assert stage(database).done == 77
 
 
-def test_a_database_that_is_away_costs_nothing(database: Database, store: RunStore) -> None:
+def test_an_unreachable_database_loses_no_telemetry(database: Database, store: RunStore) -> None:
     tracker = tracked(store.telemetry, attempt(store, database))
     tracker.log_metrics({"loss": 1.0}, step=1)
     rename: Callable[[str, str], None] = lambda old, new: database.write(  # noqa: E731 - two short calls
@@ -191,7 +192,7 @@ def test_a_database_that_is_away_costs_nothing(database: Database, store: RunSto
     assert [point[:3] for point in points] == [["loss", 1.0, 1], ["loss", 2.0, 2]]
 
 
-def test_too_many_metrics_are_given_up_and_counted(
+def test_too_many_metrics_are_dropped_and_counted(
     database: Database, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(telemetry_module, "MAX_POINTS", 10)
@@ -210,13 +211,13 @@ def test_too_many_metrics_are_given_up_and_counted(
     assert of_kind(store, "metrics_dropped")[0].fields == {"points": 15}
 
 
-def test_a_stage_cannot_speak_in_the_kernels_words(store: RunStore, database: Database) -> None:
+def test_a_stage_cannot_log_reserved_event_kinds(store: RunStore, database: Database) -> None:
     tracker = tracked(store.telemetry, attempt(store, database))
-    with pytest.raises(ValueError, match="event kind 'run_state' is the kernel's"):
+    with pytest.raises(ValueError, match="event kind 'run_state' is reserved for the kernel"):
         tracker.log_event("run_state", {"to": "SUCCEEDED"})
 
 
-def test_what_a_replaced_driver_measured_is_given_up(store: RunStore, database: Database) -> None:
+def test_metrics_of_a_replaced_driver_are_dropped(store: RunStore, database: Database) -> None:
     tracker = tracked(store.telemetry, attempt(store, database))
     leases = Leases(database)
     lease = leases.holder("run:r1")

@@ -1,4 +1,4 @@
-"""The digest of a stage's code moves when its behaviour can, and stays when only its looks change."""
+"""The code digest changes with the code's behaviour, but not with formatting, comments or docstrings."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
         orchestrator__stage="Z = 1\n",
     )
     for room in ("stages", "models", "data_pipelines", "orchestrator"):
-        (tmp_path / room / "__init__.py").write_text(f'"""The room {room}."""\n')
+        (tmp_path / room / "__init__.py").write_text(f'"""The package {room}."""\n')
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def test_the_closure_follows_late_and_relative_imports_and_leaves_the_kernel_out
     ]
 
 
-def test_a_change_far_down_moves_the_digest_and_names_the_file(root: Path) -> None:
+def test_a_change_of_an_indirect_import_changes_the_digest_and_names_the_file(root: Path) -> None:
     before = code_digest("stages.work", root)
     write(root, models__constants="WIDTH = 4\n")
     after = code_digest("stages.work", root)
@@ -60,7 +60,7 @@ def test_a_change_far_down_moves_the_digest_and_names_the_file(root: Path) -> No
     assert {name for name in before.files if before.files[name] != after.files[name]} == {"models/constants.py"}
 
 
-def test_a_change_outside_the_closure_moves_nothing(root: Path) -> None:
+def test_a_change_outside_the_closure_changes_nothing(root: Path) -> None:
     before = code_digest("stages.work", root)
     write(root, models__unused="X = 2\n", orchestrator__stage="Z = 2\n", stages__other="import models.unused\n")
     assert code_digest("stages.work", root) == before
@@ -72,7 +72,7 @@ def test_a_package_file_counts_where_names_come_from_it(root: Path) -> None:
     assert "models/__init__.py" in code_digest("stages.work", root).files
 
 
-def test_imports_that_go_round_end(root: Path) -> None:
+def test_circular_imports_end(root: Path) -> None:
     write(root, models__constants="import models.layers\n")
     assert "models/constants.py" in code_digest("stages.work", root).files
 
@@ -84,22 +84,22 @@ def test_a_file_that_cannot_be_parsed_counts_with_its_bytes(root: Path) -> None:
     assert code_digest("stages.work", root).digest != before.digest
 
 
-def test_a_module_outside_the_rooms_has_no_code_of_ours(root: Path) -> None:
+def test_a_module_outside_the_packages_has_an_empty_digest(root: Path) -> None:
     assert code_digest("tests.work", root).files == {}
 
 
 @pytest.mark.parametrize(
     "same",
     [
-        b'"""Said of the module."""\n' + PLAIN,
-        PLAIN.replace(b"def double(x):", b'def double(x):\n    """Said of it."""'),
+        b'"""Docstring of the module."""\n' + PLAIN,
+        PLAIN.replace(b"def double(x):", b'def double(x):\n    """Docstring."""'),
         PLAIN.replace(b"    if", b"    # a remark\n\n    if"),
         PLAIN.replace(b"x > 1", b"(x   >   1)"),
         PLAIN.replace(b"    ", b"\t"),
         PLAIN.replace(b"\n", b"\r\n"),
     ],
 )
-def test_looks_do_not_count(same: bytes) -> None:
+def test_formatting_comments_and_docstrings_do_not_count(same: bytes) -> None:
     assert normalised_digest(same) == normalised_digest(PLAIN)
 
 

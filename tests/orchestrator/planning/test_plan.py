@@ -1,6 +1,5 @@
-"""A plan runs exactly what is missing or asked for, and says why in terms of what changed."""
+"""A plan runs exactly what is missing or forced, and names what changed as the reason."""
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,10 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator.artifact import JSON, Fingerprint, Manifest
 from orchestrator.errors import PrecheckError, RecipeError
-from orchestrator.identity import canonical_json
 from orchestrator.planning.code_digest import CodeDigest
-from orchestrator.planning.plan import Plan, PlannedStage, PlanWishes, make_plan, run_prechecks
-from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.planning.plan import Plan, PlannedStage, PlanOptions, make_plan, run_prechecks
 from orchestrator.planning.stage_identity import PROVENANCE_CODE, PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 
@@ -61,7 +58,7 @@ def spec(stage_id: str, *upstream: str, config: Config | None = None, kind: Stag
 
 
 def chain(*, lr: float = 2e-5) -> Recipe:
-    """a -> b -> c, told apart by their learning rates."""
+    """a -> b -> c with different learning rates."""
     names = {"a": lr, "b": 1.0, "c": 2.0}
     upstream = {"a": (), "b": ("a",), "c": ("b",)}
     stages = tuple(spec(name, *upstream[name], config=Config(lr=value)) for name, value in names.items())
@@ -70,7 +67,7 @@ def chain(*, lr: float = 2e-5) -> Recipe:
 
 @dataclass
 class World:
-    """What has been made: a store and a history in memory."""
+    """A store and a history in memory."""
 
     artifacts: dict[str, Manifest] = field(default_factory=dict)
     last: dict[str, Mapping[str, JSON]] = field(default_factory=dict)  # identities by stage id
@@ -80,18 +77,18 @@ class World:
 
     def view(self) -> PlanView:
         return PlanView(
-            find=lambda _kind, fingerprint: self.artifacts.get(fingerprint),
+            find=lambda key: self.artifacts.get(key.fingerprint),
             previous=lambda _recipe, stage_id, _kind: self.last.get(stage_id),
             sources=lambda stage: self.sources.get(stage.id, {}),
             code=lambda _kind: CodeDigest(files=dict(self.code)),
             estimate_s=lambda _recipe, stage, _fingerprint: 60.0 if stage.id in self.last else None,
         )
 
-    def plan(self, recipe: Recipe, **wishes: Any) -> Plan:
-        return make_plan(recipe, self.view(), PlanWishes(**wishes))
+    def plan(self, recipe: Recipe, **options: Any) -> Plan:
+        return make_plan(recipe, self.view(), PlanOptions(**options))
 
-    def carry_out(self, plan: Plan) -> list[str]:
-        """Make what the plan runs; inputs must be there when a stage starts."""
+    def execute(self, plan: Plan) -> list[str]:
+        """Make what the plan runs; inputs must exist when a stage starts."""
         made = []
         for stage in plan.to_run:
             inputs: Any = stage.payload["inputs"]
@@ -109,7 +106,7 @@ class World:
             fingerprint=stage.fingerprint,
             payload=stage.payload,
             files=(),
-            stats={},
+            metrics={},
             shards=self.shards.get(stage.id, ()),
             provenance={PROVENANCE_CODE: {"digest": stage.code.digest, "files": dict(stage.code.files)}},
         )
@@ -125,9 +122,9 @@ def table(plan: Plan) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture
 def world() -> World:
-    """The chain has been made once."""
+    """A world in which the chain was made once."""
     made = World(code={"stages/work.py": "1"})
-    made.carry_out(made.plan(chain()))
+    made.execute(made.plan(chain()))
     return made
 
 
@@ -186,7 +183,7 @@ def test_force_makes_a_stage_and_what_was_made_from_it_again(world: World) -> No
     assert plan.stage("b").fingerprint == world.plan(chain()).stage("b").fingerprint
 
 
-def test_a_forced_stage_that_was_never_made_has_nothing_to_withdraw() -> None:
+def test_a_forced_stage_that_was_never_made_has_nothing_to_retract() -> None:
     plan = World().plan(chain(), force=("a",))
     assert [str(reason) for reason in plan.stage("a").reasons] == ["forced", "never made"]
     assert not any(stage.redo for stage in plan.stages)
@@ -204,48 +201,48 @@ def test_a_raised_version_is_the_reason(world: World) -> None:
     assert table(world.plan(bumped))["a"] == ("run", "version 1 -> 2")
 
 
-def test_moved_code_is_a_warning_and_no_reason_to_run(world: World) -> None:
+def test_changed_code_is_a_warning_and_no_reason_to_run(world: World) -> None:
     world.code = {"stages/work.py": "2", "models/new.py": "1"}
     reason = "code changed (not in identity): models/new.py, stages/work.py"
     assert table(world.plan(chain()))["b"] == ("reuse", reason)
 
 
-def test_moved_code_runs_again_when_asked_for(world: World) -> None:
+def test_changed_code_runs_again_under_the_policy_rerun(world: World) -> None:
     world.code = {"stages/work.py": "2"}
     plan = world.plan(chain(), code="rerun")
     assert table(plan)["a"] == ("run", "code changed (not in identity): stages/work.py")
     assert all(stage.redo for stage in plan.stages)
-    world.carry_out(plan)
+    world.execute(plan)
     assert table(world.plan(chain(), code="rerun")) == {name: ("reuse", "") for name in "abc"}
 
 
-def test_moved_code_is_an_error_when_asked_for(world: World) -> None:
+def test_changed_code_is_an_error_under_the_policy_fail(world: World) -> None:
     world.code = {"stages/work.py": "2"}
     with pytest.raises(RecipeError, match=r"(?s)chain\.yaml: the code of stages.*a: stages/work\.py.*--code rerun"):
         world.plan(chain(), code="fail")
 
 
-def test_an_artifact_without_recorded_code_is_not_suspected(world: World) -> None:
+def test_an_artifact_without_recorded_code_gives_no_warning(world: World) -> None:
     world.artifacts = {key: replace(manifest, provenance={}) for key, manifest in world.artifacts.items()}
     assert table(world.plan(chain(), code="fail"))["a"] == ("reuse", "")
 
 
 def test_added_shards_of_an_input_that_exists_are_counted(world: World) -> None:
     world.shards["a"] = ("s1", "s2", "s3")
-    world.carry_out(world.plan(chain(lr=5.0)))
+    world.execute(world.plan(chain(lr=5.0)))
     world.shards["a"] = ("s1", "s3", "s4", "s5")
-    world.carry_out(world.plan(chain(lr=6.0), until=("a",)))
+    world.execute(world.plan(chain(lr=6.0), until=("a",)))
     assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +2 -1 shards")
 
 
 def test_a_new_input_is_counted_in_artifacts_where_shards_are_unknown(world: World) -> None:
-    world.carry_out(world.plan(chain(lr=7.0), until=("a",)))
+    world.execute(world.plan(chain(lr=7.0), until=("a",)))
     assert table(world.plan(chain(lr=7.0)))["b"] == ("run", "input first: +1 -1 artifacts")
 
 
 def test_changed_source_files_are_named(world: World) -> None:
     world.sources = {"a": {"x.jsonl": "1", "y.jsonl": "1"}}
-    world.carry_out(world.plan(chain()))
+    world.execute(world.plan(chain()))
     world.sources = {"a": {"x.jsonl": "2", "z.jsonl": "1"}}
     plan = world.plan(chain())
     assert table(plan)["a"] == ("run", "source files: +z.jsonl, -y.jsonl, x.jsonl differs")
@@ -267,11 +264,11 @@ def test_only_refuses_to_run_without_its_inputs() -> None:
         World().plan(chain(), only=("b",))
 
 
-@pytest.mark.parametrize("wish", ["force", "until", "only"])
-def test_an_unknown_stage_in_a_wish_is_named(wish: str) -> None:
+@pytest.mark.parametrize("option", ["force", "until", "only"])
+def test_an_unknown_stage_in_an_option_is_named(option: str) -> None:
     wide = Recipe(name="wide", stages=(spec("curated"),))
-    with pytest.raises(RecipeError, match=f"wide: --{wish}: found no stage 'curate'; did you mean 'curated'?"):
-        World().plan(wide, **{wish: ("curate",)})
+    with pytest.raises(RecipeError, match=f"wide: --{option}: found no stage 'curate'; did you mean 'curated'?"):
+        World().plan(wide, **{option: ("curate",)})
 
 
 def test_estimates_are_given_for_what_runs(world: World) -> None:
@@ -293,33 +290,6 @@ def test_prechecks_see_the_configurations_of_inputs_by_slot(world: World) -> Non
     assert seen == [{"first": (Config(lr=1.0),), "second": Config(lr=2e-5)}]
 
 
-def test_a_plan_survives_its_file(world: World) -> None:
-    world.code = {}  # the code is not kept: a resumed stage runs with, and records, what there is then
-    plan = world.plan(chain(lr=5.0), force=("c",))
-    data = json.loads(canonical_json(plan_to_json(plan)))
-    assert plan_from_json(data, {"work": KIND}, digest=plan_digest(plan)) == plan
-
-
-def test_a_plan_whose_kinds_have_changed_is_refused(world: World) -> None:
-    data = plan_to_json(world.plan(chain()))
-    with pytest.raises(RecipeError, match="stage 'a' would make something else now"):
-        plan_from_json(data, {"work": replace(KIND, version=2)})
-    with pytest.raises(RecipeError, match="of kind 'work', which no longer exists"):
-        plan_from_json(data, {})
-
-
-@pytest.mark.parametrize("data", [{}, {"format": 99}, {"format": 1, "stages": [{}]}, {"format": 1, "stages": [3]}])
-def test_data_that_is_no_plan_is_refused(data: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match="plan"):
-        plan_from_json(data, {"work": KIND})
-
-
-def test_a_damaged_plan_is_refused(world: World) -> None:
-    plan = world.plan(chain())
-    with pytest.raises(RecipeError, match="does not match its digest"):
-        plan_from_json({**plan_to_json(plan), "recipe": "chaim"}, {"work": KIND}, digest=plan_digest(plan))
-
-
 def random_recipe(rng: random.Random) -> Recipe:
     names = [f"s{number}" for number in range(rng.randrange(1, 8))]
     stages = []
@@ -331,16 +301,16 @@ def random_recipe(rng: random.Random) -> Recipe:
 
 @given(st.randoms(use_true_random=False))
 def test_reuse_means_that_nothing_is_computed(rng: random.Random) -> None:
-    """Whatever was deleted and whatever is forced: a plan can be carried out, makes every end, and is then done."""
+    """Whatever was deleted and whatever is forced: a plan can run, makes every end, and leaves nothing to run."""
     recipe, world = random_recipe(rng), World()
     first = world.plan(recipe)
-    world.carry_out(first)
+    world.execute(first)
     world.delete(first, *(stage.id for stage in first.stages if rng.random() < 0.4))
     force = tuple(stage.id for stage in recipe.stages if rng.random() < 0.2)
     plan = world.plan(recipe, force=force)
     kept = {stage.fingerprint for stage in plan.stages if stage.action == "reuse"}
     assert kept <= world.artifacts.keys()
-    made = world.carry_out(plan)
+    made = world.execute(plan)
     assert set(force) <= set(made)
     ends = {stage.id for stage in recipe.stages} - {
         up for stage in recipe.stages for up in stage.inputs.get("first", ())

@@ -1,4 +1,4 @@
-"""Source files are identified by their bytes; a digest is remembered only as long as the file is not touched."""
+"""Source files are identified by their bytes; a digest is cached only until the file changes."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ class Config:
 
 @dataclass
 class Memory:
-    """A digest cache that tells which files it knew."""
+    """A digest cache that records which files it knew."""
 
     entries: dict[tuple[str, int, int], str] = field(default_factory=dict)
     hits: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ def test_a_kind_without_sources_has_none(tmp_path: Path) -> None:
     assert source_digests(stage(tmp_path, sources=None), Memory()) == {}
 
 
-def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "one")
     memory = Memory()
     first = source_digests(stage(tmp_path), memory)
@@ -75,7 +75,7 @@ def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
     assert memory.hits == ["a.jsonl"]
 
 
-def test_a_touched_file_is_read_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     memory = Memory()
     write(tmp_path / "a.jsonl", "one")
     first = source_digests(stage(tmp_path), memory)
@@ -83,7 +83,7 @@ def test_a_touched_file_is_read_again(tmp_path: Path) -> None:
     assert source_digests(stage(tmp_path), memory) != first
 
 
-def test_a_file_written_just_now_is_not_remembered(tmp_path: Path) -> None:
+def test_the_digest_of_a_file_written_just_now_is_not_cached(tmp_path: Path) -> None:
     memory = Memory()
     write(tmp_path / "a.jsonl", "one", age_s=0.0)
     source_digests(stage(tmp_path), memory)
@@ -113,7 +113,7 @@ def test_a_missing_file_is_named_with_its_stage(tmp_path: Path) -> None:
         source_digests(stage(tmp_path, missing), Memory())
 
 
-def test_what_a_kind_cannot_tell_apart_is_named_with_its_stage(tmp_path: Path) -> None:
+def test_an_error_of_a_kind_is_named_with_its_stage(tmp_path: Path) -> None:
     def unsure(config: Config) -> Mapping[str, Path]:
         raise ValueError("two formats; say which")
 
@@ -121,6 +121,6 @@ def test_what_a_kind_cannot_tell_apart_is_named_with_its_stage(tmp_path: Path) -
         source_digests(stage(tmp_path, unsure), Memory())
 
 
-def test_a_missing_folder_that_a_kind_looks_into_is_named_with_its_stage(tmp_path: Path) -> None:
+def test_a_missing_folder_that_a_kind_lists_is_named_with_its_stage(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stages\.ingested\.config: cannot list the files that 'ingest' reads"):
         source_digests(stage(tmp_path / "absent"), Memory())

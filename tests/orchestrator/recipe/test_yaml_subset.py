@@ -1,4 +1,4 @@
-"""Recipe text is read by a strict and small part of YAML; what is hostile or ambiguous is refused with its line."""
+"""The YAML subset of recipes: hostile or ambiguous text is refused with its line."""
 
 import re
 import time
@@ -38,13 +38,13 @@ def test_hostile_yaml_is_refused_at_once_with_its_line(bomb: str, tmp_path: Path
     started = time.monotonic()
     with pytest.raises(RecipeError, match=re.escape(expected)):
         load_recipe(file, {})
-    assert time.monotonic() - started < 5.0, "milliseconds are usual; a bomb takes for ever"
+    assert time.monotonic() - started < 5.0, "usually milliseconds; an expanded bomb would never end"
 
 
-def test_a_file_that_is_no_utf8_is_refused_with_the_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_refused_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "latin.yaml"
     file.write_bytes(b"name: demo\n# caf\xe9\n")
-    with pytest.raises(RecipeError, match=r"latin\.yaml:2: found a byte that is no UTF-8"):
+    with pytest.raises(RecipeError, match=r"latin\.yaml:2: found a byte that is not UTF-8"):
         load_recipe(file, {})
 
 
@@ -63,7 +63,7 @@ def test_a_recipe_that_cannot_be_read_is_named(name: str, expected: str, tmp_pat
 
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from(list("ab:-[]{}&*!|>'\"#\n \t?,0.e")), max_size=60).map("".join))
-def test_any_text_is_read_or_refused_with_a_recipe_error(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_a_recipe_error(text: str) -> None:
     try:
         parse_yaml(text, "any.yaml")
     except RecipeError as error:

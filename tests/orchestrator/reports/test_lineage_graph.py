@@ -23,7 +23,7 @@ def manifest(digit: str, kind: str, **inputs: tuple[str, ...]) -> Manifest:
         fingerprint=Fingerprint(digit * 64),
         payload={},
         files=(FileEntry(path="a", bytes=1500, sha256="0" * 64),),
-        stats={},
+        metrics={},
         inputs={slot: tuple(parent * 64 for parent in parents) for slot, parents in inputs.items()},
         provenance={"run": "r1", "stage": kind} if kind != "raw" else {},
     )
@@ -31,7 +31,7 @@ def manifest(digit: str, kind: str, **inputs: tuple[str, ...]) -> Manifest:
 
 @pytest.fixture
 def graph() -> LineageGraph:
-    """raw -> data -> (tokens, vision) -> model; data also uses an artifact that was collected."""
+    """raw -> data -> (tokens, vision) -> model; data also uses an artifact that was deleted."""
     return lineage_graph(
         [
             manifest("e", "model", tokens=("c",), vision=("d",)),
@@ -48,7 +48,7 @@ def names(graph: LineageGraph) -> str:
     return "".join(fingerprint[0] for fingerprint in graph.nodes)
 
 
-def test_up_and_down_give_exactly_what_is_related(graph: LineageGraph) -> None:
+def test_up_and_down_give_exactly_the_related_artifacts(graph: LineageGraph) -> None:
     assert names(related(graph, "c" * 64, "up")) == "9abcd"
     assert names(related(graph, "c" * 64, "down")) == "ce"
     assert names(related(graph, "b" * 64, "both")) == "9abcde"
@@ -57,7 +57,7 @@ def test_up_and_down_give_exactly_what_is_related(graph: LineageGraph) -> None:
     assert [(edge.parent[0], edge.child[0], edge.slot) for edge in edges] == [("c", "e", "tokens")]
 
 
-def test_a_fingerprint_can_be_shortened_as_long_as_it_is_clear(graph: LineageGraph) -> None:
+def test_a_fingerprint_can_be_shortened_while_it_is_unambiguous(graph: LineageGraph) -> None:
     assert resolve(graph, "C") == "c" * 64
     with pytest.raises(RecipeError, match="artifact '0': not among the 7 in the store"):
         resolve(graph, "0")
@@ -65,7 +65,7 @@ def test_a_fingerprint_can_be_shortened_as_long_as_it_is_clear(graph: LineageGra
         resolve(graph, "")
     alike = lineage_graph([manifest("a", "raw"), *[]])
     two = LineageGraph(nodes={**alike.nodes, "ab" * 32: alike.nodes["a" * 64]}, edges=())
-    with pytest.raises(RecipeError, match=r"artifact 'a': fits 2 artifacts \(aaaaaaaaaaaa, abababababab"):
+    with pytest.raises(RecipeError, match=r"artifact 'a': matches 2 artifacts \(aaaaaaaaaaaa, abababababab"):
         resolve(two, "a")
 
 
@@ -110,7 +110,7 @@ def test_a_chain_of_thousands_needs_no_recursion() -> None:
             fingerprint=Fingerprint(digit),
             payload={},
             files=(),
-            stats={},
+            metrics={},
             inputs={"x": (before,)},
         )
         for before, digit in pairwise(digits)

@@ -3,21 +3,23 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
-from orchestrator.retention.garbage import AttemptFacts, Generation, collect, judge, plan_collection
+from orchestrator.retention.garbage import AttemptFacts, Generation, delete_garbage, find_garbage, garbage_reason
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.attempt_folder import AttemptFolder
-from orchestrator.store.commits import Commit, Outcome, outcome
+from orchestrator.store.commits import Commit, Outcome, read_outcome
 from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate"}
 FINGERPRINT = fingerprint_of(PAYLOAD)
-DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={})
+DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={})
 LATER_S = 4e9  # long after everything in these tests was written
 
 
@@ -31,31 +33,31 @@ def artifacts(store: Store, tmp_path: Path) -> ArtifactStore:
 
 
 def published(artifacts: ArtifactStore, attempt_id: str) -> AttemptFolder:
-    """An attempt whose files are in the store but about which nothing is decided."""
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, attempt_id)
+    """An attempt whose files are in the store but which has no outcome."""
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), attempt_id)
     (attempt.data / "file").write_bytes(attempt_id.encode())
     attempt.publish()
     return attempt
 
 
 def planned(artifacts: ArtifactStore) -> list[tuple[str, str]]:
-    found = plan_collection(artifacts.store, now_s=LATER_S, is_live=nobody)
+    found = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody)
     return [(item.reason, item.attempt) for item in found]
 
 
 def run_collection(artifacts: ArtifactStore) -> int:
     store = artifacts.store
-    return collect(store, plan_collection(store, now_s=LATER_S, is_live=nobody), is_live=nobody).items
+    return delete_garbage(store, find_garbage(store, now_s=LATER_S, is_live=nobody), is_live=nobody).items
 
 
-def test_planning_deletes_nothing(artifacts: ArtifactStore) -> None:
+def test_finding_garbage_deletes_nothing(artifacts: ArtifactStore) -> None:
     published(artifacts, "dead")
     before = [item.key for item in artifacts.store.list("artifacts")]
     assert planned(artifacts) == [("abandoned", "dead")]
     assert [item.key for item in artifacts.store.list("artifacts")] == before
 
 
-def test_an_abandoned_attempt_goes_and_its_late_writer_cannot_commit(artifacts: ArtifactStore) -> None:
+def test_an_abandoned_attempt_is_deleted_and_its_late_writer_cannot_commit(artifacts: ArtifactStore) -> None:
     late = published(artifacts, "late")
     assert run_collection(artifacts) == 1
     assert [item.key for item in artifacts.store.list("artifacts")] == [late.site.outcome_key("late")]
@@ -63,23 +65,25 @@ def test_an_abandoned_attempt_goes_and_its_late_writer_cannot_commit(artifacts: 
     (late.data / "file").write_bytes(b"written after the collection")
     with pytest.raises(StoreError, match="abandoned: deleted by the collector"):
         artifacts.commit(late, DRAFT, epoch=1)
-    assert artifacts.find("curate", FINGERPRINT) is None
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) is None
     assert run_collection(artifacts) <= 1
     assert planned(artifacts) == []
 
 
-def test_young_and_living_attempts_stay(artifacts: ArtifactStore, store: Store) -> None:
+def test_young_and_live_attempts_stay(artifacts: ArtifactStore, store: Store) -> None:
     published(artifacts, "busy")
     newest_s = max(item.modified_s for item in store.list("artifacts"))
-    assert plan_collection(store, now_s=newest_s + 10, older_than_s=60, is_live=nobody) == []
-    assert plan_collection(store, now_s=LATER_S, is_live=lambda attempt: attempt == "busy") == []
+    assert find_garbage(store, now_s=newest_s + 10, older_than_s=60, is_live=nobody) == []
+    assert find_garbage(store, now_s=LATER_S, is_live=lambda attempt: attempt == "busy") == []
 
 
 def test_a_shard_output_lives_as_long_as_its_stage_attempt(artifacts: ArtifactStore) -> None:
-    output = ShardLedger(artifacts.store, artifacts.cache).new_output("curate", "cd" * 32, owner="run-1-a1")
+    output = ShardLedger(artifacts.store, artifacts.cache).new_output(
+        ArtifactKey("curate", "cd" * 32), owner="run-1-a1"
+    )
     (output.data / "part").write_bytes(b"part")
     output.publish()
-    assert plan_collection(artifacts.store, now_s=LATER_S, is_live=lambda attempt: attempt == "run-1-a1") == []
+    assert find_garbage(artifacts.store, now_s=LATER_S, is_live=lambda attempt: attempt == "run-1-a1") == []
     assert planned(artifacts) == [("abandoned", output.attempt_id)]
 
 
@@ -89,44 +93,45 @@ def test_what_is_committed_stays_and_still_verifies(artifacts: ArtifactStore) ->
     made = artifacts.commit(attempt, DRAFT, epoch=1)
     assert planned(artifacts) == [("abandoned", "dead")]
     run_collection(artifacts)
-    assert artifacts.open("curate", FINGERPRINT) == made
-    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert artifacts.open(ArtifactKey("curate", FINGERPRINT)) == made
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
 
 
 def test_a_commit_that_a_crash_left_open_is_finished_and_not_collected(artifacts: ArtifactStore) -> None:
     made = artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
-    artifacts.store.delete(artifact_site("curate", FINGERPRINT).commit_key(0))  # as if never written
+    artifacts.store.delete(artifact_site(ArtifactKey("curate", FINGERPRINT)).commit_key(0))  # as if never written
     assert planned(artifacts) == []
-    assert artifacts.open("curate", FINGERPRINT) == made
+    assert artifacts.open(ArtifactKey("curate", FINGERPRINT)) == made
 
 
-def test_a_plan_that_is_out_of_date_deletes_nothing_alive(artifacts: ArtifactStore) -> None:
+def test_an_outdated_list_deletes_nothing_in_use(artifacts: ArtifactStore) -> None:
     attempt = published(artifacts, "slow")
-    plan = plan_collection(artifacts.store, now_s=LATER_S, is_live=nobody)
+    plan = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody)
     made = artifacts.commit(attempt, DRAFT, epoch=1)
-    done = collect(artifacts.store, plan, is_live=nobody)
+    done = delete_garbage(artifacts.store, plan, is_live=nobody)
     assert (done.items, done.bytes) == (0, 0)
     assert done.kept == (attempt.site.attempt_key("slow"),)
-    assert artifacts.open("curate", FINGERPRINT) == made
+    assert artifacts.open(ArtifactKey("curate", FINGERPRINT)) == made
 
 
-def test_files_of_a_retracted_artifact_go_and_the_next_one_stays(artifacts: ArtifactStore) -> None:
+def test_files_of_a_retracted_artifact_are_deleted_and_the_next_one_stays(artifacts: ArtifactStore) -> None:
     artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
-    artifacts.retract("curate", FINGERPRINT, reason="its data must go")
+    artifacts.retract(ArtifactKey("curate", FINGERPRINT), reason="its data must go")
     artifacts.commit(published(artifacts, "second"), DRAFT, epoch=1)
     assert planned(artifacts) == [("retracted", "first")]
     run_collection(artifacts)
-    assert artifacts.verify("curate", FINGERPRINT) == []
-    assert artifacts.find("curate", FINGERPRINT) is not None
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
+    assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) is not None
 
 
-def test_checkpoints_go_when_their_stage_is_committed_and_not_before(artifacts: ArtifactStore, tmp_path: Path) -> None:
+def test_checkpoints_are_deleted_once_their_stage_is_committed_and_not_before(
+    artifacts: ArtifactStore, tmp_path: Path
+) -> None:
     checkpoints = StoredCheckpoints(
         store=artifacts.store,
         cache=artifacts.cache,
-        stage_kind="curate",
-        fingerprint=FINGERPRINT,
-        attempt_id="first",
+        key=ArtifactKey("curate", FINGERPRINT),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="first"),
     )
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint/weights").write_bytes(b"weights")
@@ -136,35 +141,35 @@ def test_checkpoints_go_when_their_stage_is_committed_and_not_before(artifacts: 
     assert [reason for reason, _ in planned(artifacts)] == ["checkpoint"]
     run_collection(artifacts)
     assert checkpoints.latest() is None
-    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
     assert planned(artifacts) == []
 
 
-def test_temporary_files_and_probes_of_cut_off_writes_go(local_store: Store) -> None:
+def test_temporary_files_and_probes_of_interrupted_writes_are_deleted(local_store: Store) -> None:
     local_store.put_new("probe/1/first", b"probe")
     root = local_store.local("")
     assert root is not None
     (root / ".tmp/cut-off").write_bytes(b"half a record")
     os.utime(root / ".tmp/cut-off", (1e9, 1e9))
-    plan = plan_collection(local_store, now_s=LATER_S, is_live=nobody)
+    plan = find_garbage(local_store, now_s=LATER_S, is_live=nobody)
     assert [(item.reason, item.key) for item in plan] == [("temporary", "probe/1/first"), ("temporary", ".tmp/cut-off")]
-    assert collect(local_store, plan, is_live=nobody).bytes == 5 + 13
+    assert delete_garbage(local_store, plan, is_live=nobody).bytes == 5 + 13
     assert list((root / ".tmp").iterdir()) == []
 
 
 def test_records_of_finished_shards_are_kept_for_other_recipes(artifacts: ArtifactStore) -> None:
     ledger = ShardLedger(artifacts.store, artifacts.cache)
-    output = ledger.new_output("curate", "cd" * 32, owner="a1")
+    output = ledger.new_output(ArtifactKey("curate", "cd" * 32), owner="a1")
     (output.data / "part").write_bytes(b"part")
     stored = ledger.record(output, ShardOutcome(rows=1), provenance={})
     assert planned(artifacts) == []
-    assert ledger.find("curate", "cd" * 32) == stored
+    assert ledger.find(ArtifactKey("curate", "cd" * 32)) == stored
 
 
 def test_an_unreadable_outcome_is_left_alone(artifacts: ArtifactStore) -> None:
     attempt = published(artifacts, "odd")
     artifacts.store.put_new(attempt.site.outcome_key("odd"), b"{")
-    decided = outcome(artifacts.store, attempt.site, "odd")
+    decided = read_outcome(artifacts.store, attempt.site, "odd")
     assert decided is not None
     assert decided.kind == "UNREADABLE"
     assert planned(artifacts) == []
@@ -183,7 +188,7 @@ COMMIT_0 = Outcome(kind="COMMIT", generation=0, record={})
     [
         (None, [], False, "abandoned"),
         (None, [], True, None),
-        (None, [generation("me")], False, None),  # its outcome was lost, but readers follow it
+        (None, [generation("me")], False, None),  # its outcome was lost, but it is committed
         (Outcome(kind="ABORT"), [], True, "aborted"),
         (COMMIT_0, [], False, None),  # anyone may still roll it forward
         (COMMIT_0, [generation("me")], False, None),
@@ -195,8 +200,8 @@ COMMIT_0 = Outcome(kind="COMMIT", generation=0, record={})
         (Outcome(kind="UNREADABLE"), [generation("other")], False, None),
     ],
 )
-def test_the_table_of_what_may_go(
+def test_the_table_of_garbage_reasons(
     decided: Outcome | None, generations: list[Generation], is_live: bool, expected: str | None
 ) -> None:
     facts = AttemptFacts(attempt="me", outcome=decided, generations=tuple(generations), is_live=is_live, is_old=True)
-    assert judge(facts) == expected
+    assert garbage_reason(facts) == expected

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention import local_copies
-from orchestrator.retention.garbage import collect, plan_collection
+from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.retention.local_copies import INDEXES, delete_copies, stale_copies
 from orchestrator.store.store import Store
 
@@ -25,22 +26,22 @@ def keys(store: Store, cache: Path, *, now_s: float = LATER_S, live: str = "") -
 
 
 def committed(artifacts: ArtifactStore) -> None:
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, "first")
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
     (attempt.data / "data").mkdir()
     (attempt.data / "data" / "file").write_bytes(b"a picture")
     attempt.publish()
-    artifacts.commit(attempt, ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={}), epoch=1)
+    artifacts.commit(attempt, ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={}), epoch=1)
 
 
 def test_copies_stay_as_long_as_the_store_has_them(store: Store, tmp_path: Path) -> None:
     committed(ArtifactStore(store, tmp_path / "writer"))
     reader = ArtifactStore(store, tmp_path / "reader")
-    opened = reader.open("curate", FINGERPRINT).path
+    opened = reader.open(ArtifactKey("curate", FINGERPRINT)).path
     assert keys(store, reader.cache) == []
-    reader.retract("curate", FINGERPRINT, reason="taken down elsewhere")
+    reader.retract(ArtifactKey("curate", FINGERPRINT), reason="taken down elsewhere")
     assert keys(store, reader.cache) == []  # its files are still there
-    garbage = plan_collection(store, now_s=LATER_S, is_live=nobody)
-    collect(store, garbage, is_live=nobody)
+    garbage = find_garbage(store, now_s=LATER_S, is_live=nobody)
+    delete_garbage(store, garbage, is_live=nobody)
     stale = stale_copies(store, reader.cache, now_s=0.0, is_live=nobody, older_than_s=3600.0)
     assert [copy.path for copy in stale] == ([] if store.is_local else [opened])
     assert [copy.bytes for copy in stale] == ([] if store.is_local else [9])
@@ -49,9 +50,9 @@ def test_copies_stay_as_long_as_the_store_has_them(store: Store, tmp_path: Path)
     assert keys(store, reader.cache) == []
 
 
-def test_what_dead_attempts_left_goes_with_age(store: Store, tmp_path: Path) -> None:
+def test_leftovers_of_dead_attempts_become_stale_with_age(store: Store, tmp_path: Path) -> None:
     artifacts = ArtifactStore(store, tmp_path / "cache")
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, "first")
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
     (attempt.data / "file").write_bytes(b"half a pict")
     staged = [] if store.is_local else [attempt.data.relative_to(artifacts.cache).as_posix()]
     others = [f"downloads/{'1' * 32}", f"{INDEXES}/{FINGERPRINT}"]
@@ -68,6 +69,6 @@ def test_a_machine_without_copies_has_none_to_delete(store: Store, tmp_path: Pat
     assert keys(store, tmp_path / "absent") == []
 
 
-def test_what_is_moved_meanwhile_is_passed_over(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_copies, "_kept_below", lambda _cache: ["downloads/gone", "artifacts/a/data"])
+def test_a_folder_moved_meanwhile_is_skipped(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_copies, "_folder_keys", lambda _cache: ["downloads/gone", "artifacts/a/data"])
     assert keys(store, tmp_path) == []

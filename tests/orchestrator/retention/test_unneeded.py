@@ -1,4 +1,4 @@
-"""Giving up artifacts that nobody needs, through the command line: what stays, what goes, what can be made again."""
+"""Retracting unneeded artifacts through the command line: what stays, what is deleted, what is made again."""
 
 import os
 import time
@@ -20,8 +20,8 @@ Given = Callable[[], list[tuple[str, str]]]
 
 @pytest.fixture
 def given(illume: Illume) -> Given:
-    """What would be given up: (stage kind, fingerprint)."""
-    return lambda: [(one["stage_kind"], one["fingerprint"]) for one in illume(*NOW).data["unneeded"]]
+    """(stage kind, fingerprint) of each unneeded artifact."""
+    return lambda: [(artifact["stage_kind"], artifact["fingerprint"]) for artifact in illume(*NOW).data["unneeded"]]
 
 
 def fingerprints(illume: Illume, *arguments: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def fingerprints(illume: Illume, *arguments: str) -> dict[str, str]:
     }
 
 
-def test_what_only_an_older_run_made_can_go_and_is_made_again_when_it_is_wanted(illume: Illume, given: Given) -> None:
+def test_an_artifact_of_only_an_older_run_is_deleted_and_made_again_on_demand(illume: Illume, given: Given) -> None:
     illume("run", "words.yaml")
     assert given() == []  # the newest run of its recipe
     old = fingerprints(illume)
@@ -63,7 +63,7 @@ def test_a_pin_keeps_an_artifact_and_what_it_was_made_from(illume: Illume, given
     assert given() == [("shout", old["pair"])]
 
 
-def test_the_young_stay(illume: Illume) -> None:
+def test_young_artifacts_stay(illume: Illume) -> None:
     illume("run", "words.yaml")
     illume("run", "words.yaml", *OTHER)
     assert illume("gc", "--unneeded-days", "1", "--json").data["unneeded"] == []
@@ -79,10 +79,10 @@ def test_age_is_that_of_the_commit(illume: Illume, tmp_path: Path) -> None:
     assert illume("gc", "--unneeded-days", "11", "--json").data["unneeded"] == []
 
 
-def test_a_run_that_was_cut_off_keeps_what_it_has(illume: Illume, given: Given, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_artifacts(illume: Illume, given: Given, tmp_path: Path) -> None:
     trouble = tmp_path / "trouble"
     trouble.write_text("interrupt")
-    cut_off = ("--set", f"stages.pair.config.trouble={trouble}")
+    cut_off = ("--set", f"stages.pair.config.fault={trouble}")
     assert illume("run", "words.yaml", *cut_off).code != 0
     illume("run", "words.yaml", *OTHER)
     assert given() == []

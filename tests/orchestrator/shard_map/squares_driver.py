@@ -1,7 +1,7 @@
-"""A driver to be killed: `python squares_driver.py ROOT` carries out a small plan, or continues the newest run.
+"""A driver to be killed: `python squares_driver.py ROOT` runs a small plan; with `--again` it continues the newest run.
 
 The shard stage writes squares, the steps stage counts up through checkpoints, the last one adopts the shards' files.
-Prints the SHA-256 of every file made, as JSON. Each piece of work leaves a line in ROOT/worked.
+Prints the SHA-256 of every file made, as JSON. Each shard and step adds a line to ROOT/worked.
 """
 
 import json
@@ -22,7 +22,7 @@ from orchestrator.workspace import Workspace
 
 NUM_SHARDS, NUM_STEPS = 8, 8
 PAUSE_S = float(os.environ.get("SQUARES_PAUSE_S", "0.3"))
-BALLAST_MIB = int(os.environ.get("SQUARES_BALLAST_MIB", "0"))  # that a worker holds while it works on a shard
+BALLAST_MIB = int(os.environ.get("SQUARES_BALLAST_MIB", "0"))  # memory that a worker holds while it runs a shard
 
 
 @dataclass(frozen=True, kw_only=True)

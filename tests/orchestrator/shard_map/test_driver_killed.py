@@ -1,4 +1,4 @@
-"""`kill -9` of the driver, and two drivers at once: the bytes of an undisturbed run, nothing done twice."""
+"""A killed driver, or two at once, give the bytes of an undisturbed run; nothing is made twice."""
 
 import json
 import subprocess
@@ -25,8 +25,8 @@ def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def digests(driver: subprocess.Popen[str]) -> dict[str, str]:
-    out, complaint = driver.communicate(timeout=120)
-    assert driver.returncode == 0, complaint
+    out, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 0, errors
     found: dict[str, str] = json.loads(out)
     return found
 
@@ -47,28 +47,28 @@ def kill_when(driver: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
 
 
 def test_killed_drivers_and_two_at_once_give_the_same_bytes(tmp_path: Path) -> None:
-    quiet, stormy = tmp_path / "quiet", tmp_path / "stormy"
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     # Two drivers with one store: each piece of work is done by one of them.
-    drivers = [start(quiet), start(quiet)]
+    drivers = [start(undisturbed), start(undisturbed)]
     first, second = [digests(driver) for driver in drivers]
     assert first == second
     assert len(first) == 8 + 1
-    assert worked(quiet) == Counter(ALL_WORK)
+    assert worked(undisturbed) == Counter(ALL_WORK)
 
     # A driver killed among shards, the next one killed among steps, the third one finishes.
-    kill_when(start(stormy), lambda: worked(stormy)["s3"] > 0)
-    shards_made = len(list((stormy / "illume" / "store" / "shards").rglob("*.json")))
-    kill_when(start(stormy, "--again"), lambda: worked(stormy)["step3"] > 0)
-    assert digests(start(stormy, "--again")) == first
+    kill_when(start(killed), lambda: worked(killed)["s3"] > 0)
+    shards_made = len(list((killed / "illume" / "store" / "shards").rglob("*.json")))
+    kill_when(start(killed, "--again"), lambda: worked(killed)["step3"] > 0)
+    assert digests(start(killed, "--again")) == first
 
-    again = worked(stormy) - Counter(ALL_WORK)
-    assert set(worked(stormy)) == ALL_WORK
+    again = worked(killed) - Counter(ALL_WORK)
+    assert set(worked(killed)) == ALL_WORK
     assert shards_made >= 2
     twice = {name for name in again if name.startswith("step")}
     assert len(twice) <= 1
-    assert len(set(again) - twice) <= 2  # what was under way when the driver was killed
+    assert len(set(again) - twice) <= 2  # the shards that were running when the driver was killed
 
-    with Workspace.open(root=stormy / "illume", tracking_url="none") as workspace:
+    with Workspace.open(root=killed / "illume", tracking_url="none") as workspace:
         run_id = next(iter(workspace.records.runs()))[0]
         ends = [
             f"{event.stage_id} {event.epoch} {event.fields['to']}"

@@ -1,4 +1,4 @@
-"""The durable shard map on a local Ray: what is made once stays made, whatever happens to the workers."""
+"""The durable shard map on a local Ray: recorded shards are not run again, whatever happens to the workers."""
 
 import os
 import random
@@ -14,12 +14,13 @@ import pytest
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureClass, classify
 from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_fingerprint
-from orchestrator.shard_map.worker_pool import Spares
+from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store.store import open_store
@@ -27,12 +28,12 @@ from orchestrator.store.store import open_store
 pytestmark = pytest.mark.ray
 
 HANG_S = 1.0
-PATIENT = RetryPolicy(attempts=3, wait_s=0.01, hang_after_s=60.0)  # where a machine that stalls must not count
+LONG_TIMEOUT = RetryPolicy(attempts=3, wait_s=0.01, hang_after_s=60.0)  # for tests that a slow machine must not fail
 
 
 @dataclass(frozen=True, kw_only=True)
 class Squares:
-    """Writes the square of each item; items can also be words that make trouble, flags lie in `folder`."""
+    """Writes the square of each item; items can also be words that cause failures; flags are files in `folder`."""
 
     folder: Path
 
@@ -49,12 +50,12 @@ class Squares:
             if item == "unreadable":
                 quarantined.append(Quarantined(item=item, reason="cannot be read"))
                 continue
-            squares.append(item**2 if isinstance(item, int) else self._trouble(str(item), shard))
+            squares.append(item**2 if isinstance(item, int) else self._fail(str(item), shard))
         (shard.output / "squares.txt").write_text("\n".join(map(str, squares)))
         total = float(sum(squares))
-        return ShardOutcome(rows=len(squares), quarantined=tuple(quarantined), stats={"sum": total}, result=squares)
+        return ShardOutcome(rows=len(squares), quarantined=tuple(quarantined), metrics={"sum": total}, result=squares)
 
-    def _trouble(self, word: str, shard: ShardInput) -> int:
+    def _fail(self, word: str, shard: ShardInput) -> int:
         once = self.folder / f"{word}-happened"
         if word.startswith("once-"):
             if once.exists():
@@ -65,7 +66,7 @@ class Squares:
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "hang":
             time.sleep(60)
-        if word == "busy":  # longer than a hang, with signs of life
+        if word == "busy":  # longer than a hang, with progress
             for tick in range(8):
                 (shard.output / "ticks").write_text("x" * tick)
                 time.sleep(HANG_S / 4)
@@ -79,8 +80,8 @@ class Squares:
         raise ValueError(f"cannot square {word!r} of {shard.output}")
 
 
-class Notes:
-    """A tracker that keeps what it is told."""
+class RecordingTracker:
+    """A tracker that keeps the events and progress it receives."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Mapping[str, JSON]]] = []
@@ -116,42 +117,43 @@ class Bench:
     cluster: Cluster
     folder: Path
     ledger: ShardLedger
-    spares: Spares
+    idle_workers: IdleWorkers
 
     def settings(self, **changes: object) -> MapSettings:
         policy = RetryPolicy(attempts=3, wait_s=0.01, hang_after_s=HANG_S, max_quarantined_share=0.2)
         settings = MapSettings(
-            stage_id="squares",
+            attempt=AttemptId.of("run", "squares", epoch=1, number=1),
             stage_kind="square_numbers",
-            attempt_id="run-squares-1-1",
             version=1,
             label="numbers",
             identity={"power": 2},
             resources=Resources(workers=2, cpus=1),
             retry=policy,
             scratch=self.folder / "scratch",
-            provenance={"run": "run"},
-            epoch=1,
             log_stem=str(self.folder / "squares-1"),
         )
         return replace(settings, **changes)  # type: ignore[arg-type]  # names and types are the caller's
 
-    def run(self, shards: list[Shard], notes: Notes | None = None, **changes: object) -> list[FinishedShard]:
-        return map_shards(Squares(folder=self.folder), shards, self.settings(**changes), self.tools(notes or Notes()))
+    def run(
+        self, shards: list[Shard], tracker: RecordingTracker | None = None, **changes: object
+    ) -> list[FinishedShard]:
+        return map_shards(
+            Squares(folder=self.folder), shards, self.settings(**changes), self.tools(tracker or RecordingTracker())
+        )
 
-    def tools(self, notes: Notes, stop_requested: Callable[[], bool] = lambda: False) -> MapTools:
+    def tools(self, tracker: RecordingTracker, stop_requested: Callable[[], bool] = lambda: False) -> MapTools:
         return MapTools(
             cluster=self.cluster,
             ledger=self.ledger,
-            tracker=notes,
+            tracker=tracker,
             stop_requested=stop_requested,
-            on_made=lambda stored: None,
+            on_recorded=lambda stored: None,
             rng=random.Random(0),
-            spares=self.spares,
+            idle_workers=self.idle_workers,
         )
 
     def worked(self) -> list[str]:
-        """`shard:number of items` of all calls since the last question."""
+        """`shard:number of items` of all calls since the last look."""
         log = self.folder / "worked"
         lines = log.read_text().split() if log.exists() else []
         log.unlink(missing_ok=True)
@@ -161,8 +163,8 @@ class Bench:
 @pytest.fixture
 def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
     ledger = ShardLedger(open_store(tmp_path / "store"), tmp_path / "cache")
-    with Spares() as spares:
-        yield Bench(cluster=cluster, folder=tmp_path, ledger=ledger, spares=spares)
+    with IdleWorkers() as idle_workers:
+        yield Bench(cluster=cluster, folder=tmp_path, ledger=ledger, idle_workers=idle_workers)
 
 
 def shard(name: str, *items: JSON) -> Shard:
@@ -174,25 +176,25 @@ def results(finished: list[FinishedShard]) -> list[JSON]:
 
 
 def test_results_come_in_order_and_files_are_recorded(bench: Bench) -> None:
-    notes = Notes()
-    finished = bench.run([shard("a", 1, 2), shard("b", 3), shard("c", 4, 5)], notes)
+    tracker = RecordingTracker()
+    finished = bench.run([shard("a", 1, 2), shard("b", 3), shard("c", 4, 5)], tracker)
     assert results(finished) == [[1, 4], [9], [16, 25]]
     assert (bench.ledger.fetch(finished[2].stored) / "squares.txt").read_text() == "16\n25"
-    assert notes.steps[0] == (0, 5)
-    assert notes.steps[-1] == (5, 5)
+    assert tracker.steps[0] == (0, 5)
+    assert tracker.steps[-1] == (5, 5)
     assert not any(entry.reused for entry in finished)
 
 
-def test_only_what_is_new_or_changed_is_made(bench: Bench) -> None:
+def test_only_new_or_changed_shards_are_made(bench: Bench) -> None:
     bench.run([shard("a", 1, 2), shard("b", 3)])
     bench.worked()
-    notes = Notes()
+    tracker = RecordingTracker()
     moved = Shard(name="renamed", items=(1, 2), work={"path": "elsewhere"})
-    finished = bench.run([moved, shard("b", 4), shard("c", 3)], notes)
+    finished = bench.run([moved, shard("b", 4), shard("c", 3)], tracker)
     assert bench.worked() == ["b:1"]
     assert [entry.reused for entry in finished] == [True, False, True]
     assert [entry.name for entry in finished] == ["renamed", "b", "c"]
-    assert notes.all("shards_planned") == [{"label": "numbers", "shards": 3, "reused": 2}]
+    assert tracker.all("shards_planned") == [{"label": "numbers", "shards": 3, "reused": 2}]
 
 
 def test_the_fingerprint_covers_what_decides_the_output(bench: Bench) -> None:
@@ -207,7 +209,13 @@ def test_the_fingerprint_covers_what_decides_the_output(bench: Bench) -> None:
         shard_fingerprint(settings, Shard(name="a", items=(1,), identity={"sha256": "ab"})),
     ]
     assert len({same, *changed}) == 7
-    assert shard_fingerprint(bench.settings(resources=Resources(workers=9), attempt_id="x"), shard("b", 1)) == same
+    assert (
+        shard_fingerprint(
+            bench.settings(resources=Resources(workers=9), attempt=AttemptId.of("x", "squares", epoch=2, number=1)),
+            shard("b", 1),
+        )
+        == same
+    )
 
 
 def test_equal_shards_are_made_once(bench: Bench) -> None:
@@ -215,7 +223,7 @@ def test_equal_shards_are_made_once(bench: Bench) -> None:
     assert bench.worked() == ["a:1"]
 
 
-def test_a_map_of_nothing_is_nothing(bench: Bench) -> None:
+def test_a_map_without_shards_returns_nothing(bench: Bench) -> None:
     assert bench.run([]) == []
 
 
@@ -224,17 +232,17 @@ def test_two_shards_of_one_name_are_refused(bench: Bench) -> None:
         bench.run([shard("a", 1), shard("a", 2)])
 
 
-def test_a_killed_worker_costs_the_shard_that_it_worked_on(bench: Bench) -> None:
-    notes = Notes()
+def test_a_killed_worker_repeats_only_the_shard_that_it_worked_on(bench: Bench) -> None:
+    tracker = RecordingTracker()
     shards = [shard(f"s{number}", number) for number in range(6)] + [shard("killed", 9, "once-die")]
-    assert results(bench.run(shards, notes))[-1] == [81, 0]
+    assert results(bench.run(shards, tracker))[-1] == [81, 0]
     assert bench.worked() == sorted([f"s{number}:1" for number in range(6)] + ["killed:2"] * 2)
-    lost = notes.all("worker_lost")
+    lost = tracker.all("worker_lost")
     assert [(fields["shard"], fields["failure"]) for fields in lost] == [("killed", "node_lost")]
-    assert not notes.all("quarantined")
+    assert not tracker.all("quarantined")
 
 
-def test_trouble_with_the_network_is_tried_again(bench: Bench) -> None:
+def test_fail_with_the_network_is_tried_again(bench: Bench) -> None:
     assert results(bench.run([shard("a", 1, "once-network")])) == [[1, 0]]
     with pytest.raises(Exception, match="shard b, tried 3 times") as failure:
         bench.run([shard("b", 1, "network")])
@@ -244,36 +252,36 @@ def test_trouble_with_the_network_is_tried_again(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("raise", "ValueError: cannot square 'raise' of <output> (test_shard_map.py:"),
+        ("raise", "ValueError: cannot square 'raise' of <output> (test_map_shards.py:"),
         ("die", "the worker process dies on it"),
         ("hang", "no sign of life while working on it, twice"),
     ],
 )
-def test_poison_is_narrowed_down_and_left_out(bench: Bench, word: str, reason: str) -> None:
-    notes = Notes()
-    finished = bench.run([shard("good", 1, 2, 3), shard("bad", 1, 2, word)], notes)
+def test_bad_items_are_found_by_bisection_and_quarantined(bench: Bench, word: str, reason: str) -> None:
+    tracker = RecordingTracker()
+    finished = bench.run([shard("good", 1, 2, 3), shard("bad", 1, 2, word)], tracker)
     outcome = finished[1].stored.outcome
     assert [entry.item for entry in outcome.quarantined] == [word]
     assert outcome.quarantined[0].reason.startswith(reason)
     assert outcome.result == [1, 4]
-    assert [fields["shard"] for fields in notes.all("quarantined")] == ["bad"]
+    assert [fields["shard"] for fields in tracker.all("quarantined")] == ["bad"]
     bench.worked()
     again = bench.run([shard("bad", 1, 2, word), shard("good", 1, 2, 3)])
     assert again[0].stored.outcome == outcome
     assert bench.worked() == []
 
 
-def test_a_hung_worker_leaves_its_stacks(bench: Bench) -> None:
+def test_a_hung_worker_dumps_its_stacks_into_its_log(bench: Bench) -> None:
     assert results(bench.run([shard("a", 3, "once-hang")])) == [[9, 0]]
     logs = "".join(path.read_text() for path in bench.folder.glob("squares-1.worker-*.log"))
     assert "Timeout" in logs
-    assert "in _trouble" in logs
+    assert "in _fail" in logs
 
 
-def test_slow_work_that_writes_is_no_hang(bench: Bench) -> None:
-    notes = Notes()
-    assert results(bench.run([shard("a", "busy")], notes)) == [[1]]
-    assert not notes.all("worker_lost")
+def test_slow_work_that_writes_files_is_no_hang(bench: Bench) -> None:
+    tracker = RecordingTracker()
+    assert results(bench.run([shard("a", "busy")], tracker)) == [[1]]
+    assert not tracker.all("worker_lost")
 
 
 def test_what_workers_quarantine_themselves_counts_too(bench: Bench) -> None:
@@ -288,10 +296,10 @@ def test_what_workers_quarantine_themselves_counts_too(bench: Bench) -> None:
         bench.run(bad, resources=Resources(workers=1))
     assert classify(failure.value) is FailureClass.DATA_POISON
     with pytest.raises(Exception, match="found 3 of 10 items"):
-        bench.run(bad[1:])  # the shard is recorded; its share still is too high
+        bench.run(bad[1:])  # the shard is recorded; its share is still too high
 
 
-def test_a_mistake_in_the_code_fails_fast(bench: Bench) -> None:
+def test_a_bug_in_the_code_fails_the_map_at_once(bench: Bench) -> None:
     shards = [shard(f"s{number}", *["raise"] * 50) for number in range(20)]
     with pytest.raises(
         Exception, match=r"each of 4 single items .* alike:\n(.*\n)*.*ValueError: cannot square"
@@ -301,7 +309,7 @@ def test_a_mistake_in_the_code_fails_fast(bench: Bench) -> None:
     assert len(bench.worked()) <= 2 + 4
 
 
-def test_a_shard_of_nothing_but_poison_is_poison_where_other_items_work(bench: Bench) -> None:
+def test_a_shard_of_bad_items_only_is_quarantined_where_other_items_work(bench: Bench) -> None:
     shards = [shard("bad", "raise"), *(shard(f"s{number}", number) for number in range(9))]
     finished = bench.run(shards, resources=Resources(workers=1))
     assert [entry.item for entry in finished[0].stored.outcome.quarantined] == ["raise"]
@@ -315,40 +323,43 @@ def test_a_worker_that_cannot_start_fails_the_map(bench: Bench) -> None:
     assert classify(failure.value) is FailureClass.USER_CODE
 
 
-def test_a_stop_finishes_what_is_under_way_and_the_rest_comes_later(bench: Bench) -> None:
+def test_a_stop_finishes_the_running_shards_and_the_next_map_makes_the_rest(bench: Bench) -> None:
     shards = [shard(f"s{number}", "slow", number) for number in range(8)]
-    notes = Notes()
+    tracker = RecordingTracker()
 
     def first_is_done() -> bool:
-        return any(done > 0 for done, _ in notes.steps)
+        return any(done > 0 for done, _ in tracker.steps)
 
     with pytest.raises(CancelledError, match=r"squares: stopped with \d of 8 missing shards made"):
         map_shards(
-            Squares(folder=bench.folder), shards, bench.settings(retry=PATIENT), bench.tools(notes, first_is_done)
+            Squares(folder=bench.folder),
+            shards,
+            bench.settings(retry=LONG_TIMEOUT),
+            bench.tools(tracker, first_is_done),
         )
     made = len(bench.worked())
     assert 1 <= made <= 4
-    finished = bench.run(shards, retry=PATIENT)
+    finished = bench.run(shards, retry=LONG_TIMEOUT)
     assert sum(entry.reused for entry in finished) == made
     assert len(bench.worked()) == 8 - made
 
 
-def pids(notes: Notes) -> set[JSON]:
-    return {event["pid"] for event in notes.all("worker_started")}
+def pids(tracker: RecordingTracker) -> set[JSON]:
+    return {event["pid"] for event in tracker.all("worker_started")}
 
 
-def test_the_next_map_of_an_attempt_goes_on_with_the_processes_of_the_last(bench: Bench) -> None:
-    first, second, third = Notes(), Notes(), Notes()
+def test_the_next_map_of_an_attempt_reuses_idle_processes(bench: Bench) -> None:
+    first, second, third = RecordingTracker(), RecordingTracker(), RecordingTracker()
     bench.run([shard("a", 1), shard("b", 2)], first)
     assert results(bench.run([shard("a", 3), shard("b", 4)], second, label="again")) == [[9], [16]]
     assert pids(second) <= pids(first)
-    bench.run([shard("c", "once-die", 5)], third)  # one of them dies, its shard goes elsewhere
+    bench.run([shard("c", "once-die", 5)], third)  # one of them dies, its shard runs on another
     assert len(third.all("worker_lost")) == 1
     assert bench.run([shard("d", 6)])[0].stored.outcome.result == [36]
 
 
-def test_a_spare_process_that_died_meanwhile_costs_nothing(bench: Bench) -> None:
-    first, second = Notes(), Notes()
+def test_an_idle_process_that_died_is_replaced(bench: Bench) -> None:
+    first, second = RecordingTracker(), RecordingTracker()
     bench.run([shard("a", 1)], first)
     for pid in pids(first):
         os.kill(int(str(pid)), signal.SIGKILL)
@@ -356,14 +367,14 @@ def test_a_spare_process_that_died_meanwhile_costs_nothing(bench: Bench) -> None
     assert pids(second).isdisjoint(pids(first))
 
 
-def test_spare_processes_are_let_go_soon_and_after_a_failure_at_once(bench: Bench) -> None:
-    notes = Notes()
-    bench.spares = Spares(keep_s=0.1)
-    bench.run([shard("a", 1)], notes)
+def test_idle_processes_are_killed_after_a_while_and_at_once_after_a_failure(bench: Bench) -> None:
+    tracker = RecordingTracker()
+    bench.idle_workers = IdleWorkers(keep_s=0.1)
+    bench.run([shard("a", 1)], tracker)
     with pytest.raises(Exception, match="each of 1 single items that were tried fails alike"):
-        bench.run([shard("b", "broken")], notes)
-    assert bench.spares.take() is None
-    give_up_at = time.monotonic() + 30
-    while any(psutil.pid_exists(int(str(pid))) for pid in pids(notes)):
-        assert time.monotonic() < give_up_at
+        bench.run([shard("b", "broken")], tracker)
+    assert bench.idle_workers.take() is None
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(int(str(pid))) for pid in pids(tracker)):
+        assert time.monotonic() < deadline
         time.sleep(0.05)

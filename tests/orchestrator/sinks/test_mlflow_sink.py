@@ -1,4 +1,4 @@
-"""Against the real MLflow: a SQLite file, and its server application behind HTTP."""
+"""The MLflow sink against a real MLflow: a SQLite file, and its server application over HTTP."""
 
 import math
 import os
@@ -89,7 +89,7 @@ def shown(client: Any, run_id: str) -> dict[str, str]:
     return {name: str(run.to_dictionary()) for name, run in runs_of(client, run_id).items()}
 
 
-def test_the_same_events_again_change_nothing_from_any_process(
+def test_events_delivered_again_from_any_process_change_nothing(
     mlflow_uri: str, index: Database, tell_story: TellStory
 ) -> None:
     events = tell_story(index, "twice").run_store.events("twice")
@@ -131,7 +131,7 @@ def test_a_folder_becomes_a_model_version_with_an_alias(mlflow_uri: str, index: 
         sink.deliver([event])
 
 
-def test_artifacts_of_a_database_file_lie_beside_it_and_not_in_the_current_folder(
+def test_artifacts_of_a_database_file_are_next_to_it_and_not_in_the_current_folder(
     mlflow_uri: str, index: Database, tell_story: TellStory
 ) -> None:
     MlflowSink(mlflow_uri).deliver(tell_story(index, "where").run_store.events("where"))
@@ -148,7 +148,7 @@ make_server("127.0.0.1", int(sys.argv[1]), app, threaded=True).serve_forever()
 """
 
 
-def test_a_server_that_is_away_gets_everything_once_and_in_order_when_it_is_back(
+def test_a_server_that_was_unreachable_gets_everything_once_and_in_order(
     mlflow_uri: str, index: Database, tell_story: TellStory, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
@@ -185,16 +185,16 @@ def test_a_server_that_is_away_gets_everything_once_and_in_order_when_it_is_back
 
 
 def wait_for_port(port: int) -> None:
-    give_up_at = time.monotonic() + 60
+    deadline_s = time.monotonic() + 60
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        assert time.monotonic() < give_up_at, "the MLflow server did not start"
+        assert time.monotonic() < deadline_s, "the MLflow server did not start"
         time.sleep(0.1)
 
 
-def test_a_run_deleted_in_mlflow_is_reported_and_made_again_by_its_next_state(
+def test_a_run_deleted_in_mlflow_is_reported_and_created_again_by_its_next_state(
     mlflow_uri: str, index: Database, tell_story: TellStory
 ) -> None:
     story = tell_story(index, "gone")

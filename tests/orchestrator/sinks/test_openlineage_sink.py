@@ -10,7 +10,7 @@ from referencing.jsonschema import DRAFT202012
 
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState
-from orchestrator.sinks.openlineage_sink import OpenLineageSink, StorePlace, run_event, store_place
+from orchestrator.sinks.openlineage_sink import OpenLineageSink, StoreLocation, run_event, store_location
 
 TellStory = Callable[[Database, str], Any]
 FACET_PLACES = {  # where a facet stands -> how the names of its schemas end
@@ -72,7 +72,7 @@ def test_every_event_and_facet_fits_the_official_schemas(
     assert {facet["_schemaURL"].split("/")[2] for line in lines for facet in facets_of(line)} >= {"openlineage.io"}
 
 
-def test_the_check_itself_notices_mistakes(
+def test_the_schema_check_finds_mistakes(
     index: Database, tell_story: TellStory, tmp_path: Path, schemas: Registry[Any]
 ) -> None:
     path = tmp_path / "lineage.jsonl"
@@ -106,7 +106,7 @@ def test_every_run_starts_once_and_ends_once_and_attempts_name_their_parent(
         assert parent["job"] == {"namespace": "illume", "name": "tiny"}
 
 
-def test_data_sets_have_the_name_they_have_in_the_store(index: Database, tell_story: TellStory, tmp_path: Path) -> None:
+def test_datasets_have_their_names_in_the_store(index: Database, tell_story: TellStory, tmp_path: Path) -> None:
     path = tmp_path / "lineage.jsonl"
     story = tell_story(index, "r1")
     sink = OpenLineageSink(path, store_url="s3://bucket/team/store?endpoint=http://me:hunter2@host")
@@ -128,7 +128,7 @@ def test_data_sets_have_the_name_they_have_in_the_store(index: Database, tell_st
     assert {"key": "min_side", "value": "256"} in parameters
 
 
-def test_the_quality_of_an_output_is_told_by_its_counts_and_gates(schemas: Registry[Any]) -> None:
+def test_the_quality_of_an_output_has_its_counts_and_gates(schemas: Registry[Any]) -> None:
     artifact = {"kind": "dataset@1", "stage_kind": "curate", "fingerprint": "f" * 64, "manifest_sha256": "c" * 64}
     artifact |= {
         "files": 2,
@@ -152,7 +152,7 @@ def test_the_quality_of_an_output_is_told_by_its_counts_and_gates(schemas: Regis
         stage_id="clean",
         attempt_id="a1",
     )
-    line: Any = run_event(event, store_place("/data/store"))
+    line: Any = run_event(event, store_location("/data/store"))
     assert problems(line, schemas) == []
     facets = line["outputs"][0]["facets"]
     metrics = facets["dataQualityMetrics"]
@@ -169,7 +169,7 @@ def test_the_quality_of_an_output_is_told_by_its_counts_and_gates(schemas: Regis
     assert (second["success"], second["severity"]) == (False, "warn")
 
 
-def test_events_that_come_again_are_not_written_again(index: Database, tell_story: TellStory, tmp_path: Path) -> None:
+def test_events_delivered_again_are_not_written_again(index: Database, tell_story: TellStory, tmp_path: Path) -> None:
     path = tmp_path / "lineage.jsonl"
     events = tell_story(index, "r1").run_store.events("r1")
     OpenLineageSink(path, store_url=str(tmp_path)).deliver(events[:7])
@@ -182,20 +182,20 @@ def test_events_that_come_again_are_not_written_again(index: Database, tell_stor
 @pytest.mark.parametrize(
     ("url", "place"),
     [
-        ("/data/my store", StorePlace("file", "/data/my store/")),
-        ("file:///data/my%20store", StorePlace("file", "/data/my store/")),
-        ("s3://bucket/a/b/?endpoint=http://h", StorePlace("s3://bucket", "a/b/")),
-        ("gs://bucket", StorePlace("gs://bucket", "")),
+        ("/data/my store", StoreLocation("file", "/data/my store/")),
+        ("file:///data/my%20store", StoreLocation("file", "/data/my store/")),
+        ("s3://bucket/a/b/?endpoint=http://h", StoreLocation("s3://bucket", "a/b/")),
+        ("gs://bucket", StoreLocation("gs://bucket", "")),
     ],
 )
-def test_stores_are_named_by_the_rules_of_openlineage(url: str, place: StorePlace) -> None:
-    assert store_place(url) == place
+def test_stores_are_named_by_the_rules_of_openlineage(url: str, place: StoreLocation) -> None:
+    assert store_location(url) == place
 
 
 def test_every_state_has_a_type_and_sources_are_inputs(tmp_path: Path, schemas: Registry[Any]) -> None:
     source = {"slot": "files", "kind": "source", "digest": "a" * 64, "name": "annotations", "bytes": None, "rows": None}
     common: dict[str, Any] = {"recipe": "tiny", "message": "broken", "attempt_epoch": 1, "fingerprint": "f" * 64}
-    place = store_place(str(tmp_path))
+    place = store_location(str(tmp_path))
     for state in [*RunState, *AttemptState]:
         is_run = isinstance(state, RunState)
         if state == RunState.PLANNED:

@@ -1,20 +1,16 @@
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.attempt_id import AttemptId
 from orchestrator.history.database import Database
 from orchestrator.history.events import Event
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
-from orchestrator.sinks.file_sinks import JsonLinesSink, StoreExporter
-from orchestrator.sinks.outbox import LONGEST_WAIT_S, Outbox, SinkRejectedError, back_off_s, deliveries
-from orchestrator.store.store import open_store
+from orchestrator.sinks.outbox import MAX_WAIT_S, Outbox, SinkRejectedError, backoff_s, deliveries
 
 TellStory = Callable[[Database, str], Any]
 
@@ -42,9 +38,9 @@ def numbered(database: Database, run_id: str = "r1") -> list[tuple[str, int]]:
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < give_up_at, "waited in vain"
+        assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
 
 
@@ -58,7 +54,7 @@ def test_every_sink_gets_every_event_once_and_in_order(database: Database, tell_
     assert deliveries(database, only_waiting=True) == []
 
 
-def test_a_dead_sink_delays_only_itself_and_gets_everything_later(database: Database, tell_story: TellStory) -> None:
+def test_a_failing_sink_delays_only_itself_and_gets_everything_later(database: Database, tell_story: TellStory) -> None:
     dead, well = ListSink("dead"), ListSink("well")
 
     def refuse(_events: Sequence[Event]) -> None:
@@ -80,7 +76,7 @@ def test_a_dead_sink_delays_only_itself_and_gets_everything_later(database: Data
     assert {item.problem for item in deliveries(database)} == {""}
 
 
-def test_draining_a_dead_sink_gives_up_after_a_few_tries(database: Database, tell_story: TellStory) -> None:
+def test_draining_a_failing_sink_stops_after_a_few_tries(database: Database, tell_story: TellStory) -> None:
     sink = ListSink()
     tries: list[float] = []
 
@@ -98,7 +94,7 @@ def test_draining_a_dead_sink_gives_up_after_a_few_tries(database: Database, tel
     assert 3 <= len(tries) <= 5
 
 
-def test_a_sink_that_hangs_does_not_hold_the_end_of_a_run(database: Database, tell_story: TellStory) -> None:
+def test_a_hanging_sink_does_not_delay_the_end_of_a_run(database: Database, tell_story: TellStory) -> None:
     sink, well, release = ListSink("hangs"), ListSink("well"), threading.Event()
     sink.fail = lambda _events: assert_true(release.wait(20))
     tell_story(database, "r1")
@@ -116,7 +112,7 @@ def assert_true(value: bool) -> None:
     assert value
 
 
-def test_a_failed_batch_comes_again_whole(database: Database, tell_story: TellStory) -> None:
+def test_a_failed_batch_is_delivered_again_in_full(database: Database, tell_story: TellStory) -> None:
     sink = ListSink()
     failures = [RuntimeError("first"), RuntimeError("second")]
     seen: list[list[int]] = []
@@ -135,9 +131,7 @@ def test_a_failed_batch_comes_again_whole(database: Database, tell_story: TellSt
     assert sink.numbers == numbered(database)
 
 
-def test_an_event_that_the_sink_can_never_take_is_left_out_and_counted(
-    database: Database, tell_story: TellStory
-) -> None:
+def test_a_rejected_event_is_skipped_and_counted(database: Database, tell_story: TellStory) -> None:
     sink = ListSink()
 
     def refuse_third(events: Sequence[Event]) -> None:
@@ -155,7 +149,9 @@ def test_an_event_that_the_sink_can_never_take_is_left_out_and_counted(
     assert delivery.problem == "r1/00000003: SinkRejectedError: value too long"
 
 
-def test_what_an_earlier_process_left_is_delivered_by_the_next(database: Database, tell_story: TellStory) -> None:
+def test_undelivered_events_of_an_earlier_process_are_delivered_by_the_next(
+    database: Database, tell_story: TellStory
+) -> None:
     dead = ListSink("mlflow")
 
     def refuse(_events: Sequence[Event]) -> None:
@@ -195,7 +191,9 @@ def test_metrics_linger_and_other_events_do_not(database: Database, tell_story: 
     with Outbox(database, [sink]) as outbox:
         outbox.follow("r1")
         wait_until(lambda: len(sink.numbers) == len(numbered(database)))
-        tracker = story.run_store.telemetry.tracker("x", run_id="r1", stage_id="clean", epoch=story.epoch)
+        tracker = story.run_store.telemetry.tracker(
+            AttemptId(run_id="r1", stage_id="clean", epoch=story.epoch, name="x")
+        )
         tracker.log_metrics({"loss": 1.0}, step=1)
         story.run_store.telemetry.flush()
         time.sleep(1.2)  # more than two looks of the sink's thread
@@ -210,59 +208,6 @@ def test_metrics_linger_and_other_events_do_not(database: Database, tell_story: 
 
 @pytest.mark.parametrize(("failures", "low_s", "high_s"), [(1, 0.375, 0.625), (4, 3.0, 5.0), (100, 45.0, 75.0)])
 def test_back_off_doubles_up_to_a_minute_and_spreads(failures: int, low_s: float, high_s: float) -> None:
-    assert back_off_s(failures, 0.0) == low_s
-    assert back_off_s(failures, 1.0) == high_s
-    assert LONGEST_WAIT_S == 60.0
-
-
-def lines(path: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
-
-
-def test_the_file_of_json_lines_has_each_event_once_whatever_was_cut(
-    database: Database, tell_story: TellStory, tmp_path: Path
-) -> None:
-    tell_story(database, "r1")
-    events = RunStore(database).events("r1")
-    path = tmp_path / "deep" / "events.jsonl"
-    JsonLinesSink(path).deliver(events[:5])
-    with path.open("ab") as file:
-        file.write(b'{"id":"r1/00000006","ki')  # killed in the middle of a line
-    sink = JsonLinesSink(path)
-    sink.deliver(events[3:8])
-    sink.deliver(events[6:])
-    assert lines(path) == [event.id for event in events]
-
-
-def test_two_processes_append_to_one_file_without_doubling(
-    database: Database, tell_story: TellStory, tmp_path: Path
-) -> None:
-    tell_story(database, "r1")
-    tell_story(database, "r2")
-    store = RunStore(database)
-    path = tmp_path / "events.jsonl"
-    one, two = JsonLinesSink(path), JsonLinesSink(path)
-    one.deliver(store.events("r1")[:4])
-    two.deliver(store.events("r2"))
-    two.deliver(store.events("r1"))
-    one.deliver(store.events("r1"))
-    path.unlink()
-    one.deliver(store.events("r2"))  # the file was taken away
-    assert lines(path) == [event.id for event in store.events("r2")]
-
-
-def test_the_store_has_every_event_whatever_is_delivered_again(
-    database: Database, tell_story: TellStory, tmp_path: Path
-) -> None:
-    tell_story(database, "r1")
-    events = RunStore(database).events("r1")
-    records = RunRecords(open_store(tmp_path / "store"))
-    StoreExporter(records).deliver(events[:7])  # and died before its cursor moved
-    again = StoreExporter(records)
-    again.deliver(events[:9])
-    StoreExporter(records).deliver(events[9:11])
-    again.deliver(events[9:])
-    found = {event["sequence"] for event in records.events("r1")}
-    assert found == set(range(1, len(events) + 1))
-    ((run_id, start),) = list(records.runs())
-    assert (run_id, start["recipe"], start["plan_digest"]) == ("r1", "tiny", "d" * 64)
+    assert backoff_s(failures, 0.0) == low_s
+    assert backoff_s(failures, 1.0) == high_s
+    assert MAX_WAIT_S == 60.0

@@ -1,4 +1,4 @@
-"""What goes into an attempt's folder, and how files of shards become part of an artifact without copying."""
+"""The folder of an attempt: what it may contain, and files of shards linked into an artifact without copying."""
 
 import hashlib
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.errors import StoreError
@@ -15,7 +16,7 @@ from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate", "version": 1}
 FINGERPRINT = fingerprint_of(PAYLOAD)
-DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={})
+DRAFT = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={})
 
 
 @pytest.fixture
@@ -42,16 +43,16 @@ def test_links_special_files_and_unprintable_names_are_refused(local: ArtifactSt
         (folder / "a\nb").write_bytes(b"")
 
     for number, spoil in enumerate((link, link_to_folder, pipe, name)):
-        attempt = local.new_attempt("curate", FINGERPRINT, f"attempt-{number}")
+        attempt = local.new_attempt(ArtifactKey("curate", FINGERPRINT), f"attempt-{number}")
         spoil(attempt.data)
-        with pytest.raises(StoreError, match=r"expected only plain files|cannot be printed"):
+        with pytest.raises(StoreError, match=r"expected only plain files|unprintable characters"):
             local.commit(attempt, DRAFT, epoch=1)
-    assert local.find("curate", FINGERPRINT) is None
+    assert local.find(ArtifactKey("curate", FINGERPRINT)) is None
 
 
 def shard(artifacts: ArtifactStore, content: bytes = b"shard bytes") -> tuple[ShardLedger, str]:
     ledger, fingerprint = ShardLedger(artifacts.store, artifacts.cache), "cd" * 32
-    output = ledger.new_output("curate", fingerprint, owner="first")
+    output = ledger.new_output(ArtifactKey("curate", fingerprint), owner="first")
     (output.data / "part.tar").write_bytes(content)
     ledger.record(output, ShardOutcome(rows=2), provenance={})
     return ledger, fingerprint
@@ -59,9 +60,9 @@ def shard(artifacts: ArtifactStore, content: bytes = b"shard bytes") -> tuple[Sh
 
 def test_shard_files_become_part_of_an_artifact_without_copying(artifacts: ArtifactStore) -> None:
     ledger, fingerprint = shard(artifacts)
-    stored = ledger.find("curate", fingerprint)
+    stored = ledger.find(ArtifactKey("curate", fingerprint))
     assert stored is not None
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, "first")
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
     (attempt.data / "own").write_bytes(b"own")
     attempt.link(stored.key_of("part.tar"), "shards/a.tar", stored.files[0])
     with pytest.raises(StoreError, match="expected each file of an artifact to be written once"):
@@ -70,7 +71,7 @@ def test_shard_files_become_part_of_an_artifact_without_copying(artifacts: Artif
     assert [file.path for file in made.manifest.files] == ["own", "shards/a.tar"]
     assert made.manifest.files[1].sha256 == stored.files[0].sha256
     assert (made.path / "shards/a.tar").read_bytes() == b"shard bytes"
-    assert artifacts.verify("curate", FINGERPRINT) == []
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
     source = artifacts.store.local(stored.key_of("part.tar"))
     if source:
         assert source.samefile(made.path / "shards/a.tar")
@@ -78,28 +79,28 @@ def test_shard_files_become_part_of_an_artifact_without_copying(artifacts: Artif
 
 def test_a_file_that_replaces_a_link_gets_its_own_digest(artifacts: ArtifactStore) -> None:
     ledger, fingerprint = shard(artifacts)
-    stored = ledger.find("curate", fingerprint)
+    stored = ledger.find(ArtifactKey("curate", fingerprint))
     assert stored is not None
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, "first")
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
     attempt.link(stored.key_of("part.tar"), "a.tar", stored.files[0])
     (attempt.data / "a.tar").unlink(missing_ok=True)
     (attempt.data / "a.tar").write_bytes(b"replaced")
     made = artifacts.commit(attempt, DRAFT, epoch=1)
     assert made.manifest.files[0].sha256 == hashlib.sha256(b"replaced").hexdigest()
-    assert artifacts.verify("curate", FINGERPRINT) == []
-    assert ledger.verify("curate", fingerprint) == []
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
+    assert ledger.verify(ArtifactKey("curate", fingerprint)) == []
 
 
 def test_healing_also_retracts_the_shard_that_shares_the_damaged_bytes(local: ArtifactStore) -> None:
     ledger, fingerprint = shard(local)
-    stored = ledger.find("curate", fingerprint)
+    stored = ledger.find(ArtifactKey("curate", fingerprint))
     assert stored is not None
-    attempt = local.new_attempt("curate", FINGERPRINT, "first")
+    attempt = local.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
     attempt.link(stored.key_of("part.tar"), "a.tar", stored.files[0])
-    draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={}, shards=(fingerprint,))
+    draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={}, shards=(fingerprint,))
     made = local.commit(attempt, draft, epoch=1)
     (made.path / "a.tar").chmod(0o644)
     (made.path / "a.tar").write_bytes(b"shard bytez")
-    assert ledger.find("curate", fingerprint) is not None  # the length is right: only reading it tells
-    assert [problem.path for problem in local.heal("curate", FINGERPRINT)] == ["a.tar", "part.tar"]
-    assert ledger.find("curate", fingerprint) is None
+    assert ledger.find(ArtifactKey("curate", fingerprint)) is not None  # the length is right: only reading it tells
+    assert [problem.path for problem in local.heal(ArtifactKey("curate", FINGERPRINT))] == ["a.tar", "part.tar"]
+    assert ledger.find(ArtifactKey("curate", fingerprint)) is None

@@ -1,4 +1,4 @@
-"""The commit protocol under kills at every step and under every interleaving that hypothesis can think of."""
+"""The commit protocol with kills at every step and with interleavings drawn by hypothesis."""
 
 import os
 import random
@@ -15,12 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
-from orchestrator.retention.garbage import collect, plan_collection
+from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.commits import head
 from orchestrator.store.layout import artifact_site
@@ -34,15 +36,18 @@ NOBODY_LIVES = lambda _attempt: False  # noqa: E731 - the shortest way to say it
 
 
 def work(store: Store, cache: Path, attempt_id: str) -> str:
-    """A whole stage: a shard, a checkpoint that replaces an older one, an artifact with own and linked files."""
+    """Do what a stage does: a shard, a checkpoint that replaces an older one, an artifact with own and linked files."""
     ledger, artifacts = ShardLedger(store, cache), ArtifactStore(store, cache)
-    stored = ledger.find("curate", SHARD)
+    stored = ledger.find(ArtifactKey("curate", SHARD))
     if stored is None:
-        output = ledger.new_output("curate", SHARD, owner=attempt_id)
+        output = ledger.new_output(ArtifactKey("curate", SHARD), owner=attempt_id)
         (output.data / "part.tar").write_bytes(b"shard")
         stored = ledger.record(output, ShardOutcome(rows=1), provenance={"attempt": attempt_id})
     checkpoints = StoredCheckpoints(
-        store=store, cache=cache, stage_kind="curate", fingerprint=FINGERPRINT, attempt_id=attempt_id
+        store=store,
+        cache=cache,
+        key=ArtifactKey("curate", FINGERPRINT),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name=attempt_id),
     )
     latest = checkpoints.latest()
     for step in range(latest.step + 1 if latest else 1, 3):
@@ -51,16 +56,16 @@ def work(store: Store, cache: Path, attempt_id: str) -> str:
         (folder / "weights").write_bytes(b"weights of step %d" % step)
         checkpoints.commit(step, folder, {"step": step})
         checkpoints.prune(1)
-    attempt = artifacts.new_attempt("curate", FINGERPRINT, attempt_id)
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), attempt_id)
     (attempt.data / "own").write_bytes(b"own")
     attempt.link(stored.key_of("part.tar"), "shards/part.tar", stored.files[0])
-    draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={"rows": 1.0}, shards=(SHARD,))
+    draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={"rows": 1.0}, shards=(SHARD,))
     return artifacts.commit(attempt, draft, epoch=1).manifest_sha256
 
 
 @contextmanager
 def killed_at(number: int) -> Iterator[None]:
-    """Kill this process with SIGKILL before its n-th operation that changes the disk for good."""
+    """Kill this process with SIGKILL before its n-th operation that changes the disk durably."""
     done = 0
 
     def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,7 +84,7 @@ def killed_at(number: int) -> Iterator[None]:
 
 
 def run_killed(root: Path, number: int) -> bool:
-    """Do the work in a child that is killed; True if it got to its end first."""
+    """Do the work in a child process that is killed; True if it finished first."""
     child = os.fork()
     if child == 0:
         with killed_at(number):
@@ -89,14 +94,14 @@ def run_killed(root: Path, number: int) -> bool:
 
 
 def truth(store: Store) -> dict[str, bytes]:
-    """All commit and shard records: what must never change."""
+    """All commit and shard records, which must never change."""
     keys = [item.key for top in ("artifacts", "shards") for item in store.list(top)]
     records = [key for key in keys if key.endswith(("/COMMIT", f"{SHARD}.json"))]
     return {key: store.get(key) or b"" for key in records}
 
 
 def files_of(artifacts: ArtifactStore) -> dict[str, str]:
-    manifest = artifacts.find("curate", FINGERPRINT)
+    manifest = artifacts.find(ArtifactKey("curate", FINGERPRINT))
     assert manifest is not None
     return {file.path: file.sha256 for file in manifest.files}
 
@@ -111,13 +116,13 @@ def test_a_kill_at_any_step_loses_nothing_committed_and_a_second_run_completes(t
         store, cache = LocalStore(root / "store"), root / "cache"
         artifacts = ArtifactStore(store, cache)
         before = truth(store)
-        found = artifacts.find("curate", FINGERPRINT)
-        assert artifacts.verify("curate", FINGERPRINT) == []
+        found = artifacts.find(ArtifactKey("curate", FINGERPRINT))
+        assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
         work(store, cache, "second")
         assert {key: truth(store)[key] for key in before} == before
         assert files_of(artifacts) == undisturbed
         if found is not None:
-            assert artifacts.find("curate", FINGERPRINT) == found
+            assert artifacts.find(ArtifactKey("curate", FINGERPRINT)) == found
         check_collection(store, artifacts)
         shutil.rmtree(root)
         if finished:
@@ -127,16 +132,16 @@ def test_a_kill_at_any_step_loses_nothing_committed_and_a_second_run_completes(t
 
 
 def collect_all(store: Store) -> None:
-    """What `illume gc` does when every leftover is old enough and nobody holds a lease."""
-    collect(store, plan_collection(store, now_s=4e9, is_live=NOBODY_LIVES), is_live=NOBODY_LIVES)
+    """Do what `illume gc` does when every leftover is old enough and no lease is held."""
+    delete_garbage(store, find_garbage(store, now_s=4e9, is_live=NOBODY_LIVES), is_live=NOBODY_LIVES)
 
 
 def check_collection(store: Store, artifacts: ArtifactStore) -> None:
-    """After collecting everything that can go, exactly the committed files are left, and they are sound."""
+    """Check that garbage collection leaves exactly the committed files, undamaged."""
     collect_all(store)
-    assert plan_collection(store, now_s=4e9, is_live=NOBODY_LIVES) == []
-    assert artifacts.verify("curate", FINGERPRINT) == []
-    assert ShardLedger(store, artifacts.cache).verify("curate", SHARD) == []
+    assert find_garbage(store, now_s=4e9, is_live=NOBODY_LIVES) == []
+    assert artifacts.verify(ArtifactKey("curate", FINGERPRINT)) == []
+    assert ShardLedger(store, artifacts.cache).verify(ArtifactKey("curate", SHARD)) == []
     data = [item.key for item in store.list("artifacts") if "/data/" in item.key]
     assert sorted(key.partition("/data/")[2] for key in data) == ["own", "shards/part.tar"]
     assert list((store.local("") or Path()).glob(".tmp/*")) == []
@@ -190,7 +195,7 @@ class Scheduler:
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """The simulated end of a process."""
 
 
 @dataclass
@@ -241,9 +246,9 @@ def test_no_interleaving_of_writers_collectors_and_crashes_loses_data(
         artifacts = ArtifactStore(store, tmp_path / "cache" / name)  # type: ignore[arg-type]  # a proxy
 
         def body() -> None:
-            attempt = artifacts.new_attempt("curate", FINGERPRINT, name)
+            attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), name)
             (attempt.data / "file").write_bytes(name.encode())
-            draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), stats={})
+            draft = ManifestDraft(kind="dataset@1", payload=dict(PAYLOAD), metrics={})
             try:
                 got[name] = artifacts.commit(attempt, draft, epoch=number).manifest_sha256
             except (Crash, StoreError):
@@ -263,16 +268,16 @@ def test_no_interleaving_of_writers_collectors_and_crashes_loses_data(
 
     def retract() -> None:
         store: Any = SteppedStore(memory_store, scheduler, "retractor")
-        ArtifactStore(store, tmp_path / "cache/retractor").retract("curate", FINGERPRINT, reason="must go")
+        ArtifactStore(store, tmp_path / "cache/retractor").retract(ArtifactKey("curate", FINGERPRINT), reason="must go")
 
     actors = {f"writer-{number}": writer(number) for number in range(3)}
     actors |= {f"collector-{number}": collector(f"collector-{number}") for number in range(collectors)}
     scheduler.run(actors | ({"retractor": retract} if retractor else {}))
 
     reader = ArtifactStore(memory_store, tmp_path / "cache" / "reader")
-    found = reader.stored("curate", FINGERPRINT)
-    assert reader.verify("curate", FINGERPRINT) == []
-    assert (head(memory_store, artifact_site("curate", FINGERPRINT)).commit is None) == (found is None)
+    found = reader.stored(ArtifactKey("curate", FINGERPRINT))
+    assert reader.verify(ArtifactKey("curate", FINGERPRINT)) == []
+    assert (head(memory_store, artifact_site(ArtifactKey("curate", FINGERPRINT))).commit is None) == (found is None)
     if not retractor:
         assert len(set(got.values())) <= 1
         assert not got or (found is not None and set(got.values()) == {found.manifest_sha256})

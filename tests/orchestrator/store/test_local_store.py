@@ -15,8 +15,8 @@ IN_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
 from orchestrator.errors import StoreError
-from orchestrator.local_store import LocalStore
-from orchestrator.store import probe
+from orchestrator.store.local_store import LocalStore
+from orchestrator.store.store import probe
 root = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + sys.argv[2], "tmpfs", str(root)], check=True)
 store = LocalStore(root)
@@ -65,7 +65,7 @@ def test_a_read_only_disk_is_refused_by_the_probe_and_by_a_write_without_loss(tm
 
 def test_a_file_where_the_store_should_be_is_explained(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("I am a file")
-    with pytest.raises(StoreError, match=r"Not a directory\. A file lies where a folder is needed"):
+    with pytest.raises(StoreError, match=r"Not a directory\. A file exists where a folder is needed"):
         probe(LocalStore(tmp_path / "store"))
 
 
@@ -79,7 +79,7 @@ def test_a_folder_without_write_permission_is_explained() -> None:
 
 
 def probed_by_nobody(folder: Path) -> str:
-    """What a user without rights is told of a store: the administrator may write everywhere."""
+    """The error that a user without write permission gets (root may write everywhere)."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -183,7 +183,7 @@ def test_links_in_the_store_are_not_followed(tmp_path: Path) -> None:
 CREATE_MANY = """
 import sys
 from pathlib import Path
-from orchestrator.local_store import LocalStore
+from orchestrator.store.local_store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 print(*[number for number in range(200) if store.put_new(f"race/{number}", sys.argv[2].encode())])
 """

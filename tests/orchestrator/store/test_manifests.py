@@ -33,7 +33,7 @@ MANIFESTS = st.builds(
     fingerprint=DIGESTS.map(Fingerprint),
     payload=st.dictionaries(TEXT, JSON_VALUES, max_size=4),
     files=st.lists(FILES, max_size=4, unique_by=lambda file: file.path).map(tuple),
-    stats=st.dictionaries(TEXT, st.floats(allow_nan=False), max_size=4),
+    metrics=st.dictionaries(TEXT, st.floats(allow_nan=False), max_size=4),
     shards=st.lists(DIGESTS, max_size=3).map(tuple),
     inputs=st.dictionaries(TEXT, st.lists(DIGESTS, max_size=2).map(tuple), max_size=2),
     provenance=st.dictionaries(TEXT, JSON_VALUES, max_size=3),
@@ -44,7 +44,7 @@ EXAMPLE = Manifest(
     fingerprint=Fingerprint("ab" * 32),
     payload={},
     files=(FileEntry(path="a", bytes=1, sha256="cd" * 32),),
-    stats={},
+    metrics={},
 )
 
 
@@ -83,7 +83,7 @@ def spoiled(**changes: Any) -> bytes:
         (spoiled(files=[{"path": "a", "bytes": 1, "sha256": "cd" * 32}] * 2), "expected each path once"),
     ],
 )
-def test_a_manifest_that_is_not_one_is_refused_with_its_place(data: bytes, message: str) -> None:
+def test_an_invalid_manifest_is_refused_with_the_wrong_field(data: bytes, message: str) -> None:
     with pytest.raises(CorruptArtifactError) as caught:
         manifest_from_bytes(data, "here")
     assert message in str(caught.value)

@@ -18,7 +18,7 @@ def test_a_store_that_ignores_put_if_absent_is_refused(s3, s3_store: Store) -> N
     "faults",
     [["lost reply"], ["lost reply", "lost reply"], ["conflict"], ["conflict"] * 3, ["error", "lost reply", "conflict"]],
 )
-def test_a_create_whose_answer_was_an_error_is_ours_if_it_holds_our_bytes(s3, s3_store: Store, faults) -> None:
+def test_a_create_answered_with_an_error_succeeded_if_the_object_has_our_bytes(s3, s3_store: Store, faults) -> None:
     s3.faults = list(faults)
     assert s3_store.put_new("a/b", b"ours, with a nonce")
     assert s3_store.get("a/b") == b"ours, with a nonce"
@@ -26,7 +26,7 @@ def test_a_create_whose_answer_was_an_error_is_ours_if_it_holds_our_bytes(s3, s3
 
 
 @pytest.mark.parametrize("faults", [["lost reply"], ["conflict"], ["error"]])
-def test_a_create_with_unknown_outcome_is_lost_if_somebody_else_was_first(s3, s3_store: Store, faults) -> None:
+def test_a_create_with_unknown_outcome_fails_if_another_writer_was_first(s3, s3_store: Store, faults) -> None:
     s3_store.put_new("a/b", b"theirs")
     s3.faults = list(faults)
     assert not s3_store.put_new("a/b", b"ours")
@@ -47,7 +47,7 @@ def test_a_missing_bucket_is_an_error_and_not_an_empty_store(s3) -> None:
         pytest.param("507 Insufficient Storage", "507 Insufficient", marks=pytest.mark.slow),  # repeated for 10 s
     ],
 )
-def test_a_store_that_takes_no_writes_is_refused(s3, s3_store: Store, status: str, message: str) -> None:
+def test_a_read_only_store_is_refused(s3, s3_store: Store, status: str, message: str) -> None:
     s3.refuse_writes = status
     with pytest.raises(StoreError, match=message) as caught:
         probe(s3_store)

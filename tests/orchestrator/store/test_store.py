@@ -48,7 +48,7 @@ def test_a_deleted_object_is_gone_and_its_neighbours_stay(store: Store) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 * 1024**2])
-def test_files_go_in_and_out_with_their_digest(store: Store, tmp_path: Path, size: int) -> None:
+def test_files_are_uploaded_and_downloaded_with_their_digest(store: Store, tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(size))
     expected = file_digest(source)
@@ -66,7 +66,7 @@ def test_a_link_holds_the_same_bytes_and_survives_its_source(store: Store, tmp_p
 
 
 @pytest.mark.parametrize("name", ["with space", "100%", "a#b?c", "été", "日本", "~tilde", "a=b&c+d", "it's"])
-def test_odd_names_come_back_from_a_listing_as_they_went_in(store: Store, name: str) -> None:
+def test_odd_names_are_listed_unchanged(store: Store, name: str) -> None:
     assert store.put_new(f"folder/{name}", b"data")
     assert [item.key for item in store.list("folder")] == [f"folder/{name}"]
     assert store.get(f"folder/{name}") == b"data"
@@ -132,7 +132,7 @@ def test_a_file_address_is_a_local_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b'{"a": 1', b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
-def test_a_record_that_is_no_json_object_is_named(local_store: Store, junk: bytes) -> None:
+def test_a_record_that_is_not_a_json_object_is_named(local_store: Store, junk: bytes) -> None:
     local_store.put_new("a/record.json", junk)
     with pytest.raises(CorruptArtifactError, match=r"a/record\.json: found"):
         read_record(local_store, "a/record.json")

@@ -1,4 +1,4 @@
-"""A search in pieces finds the copies that a search in one process finds."""
+"""A search by many workers finds the copies that a search in one process finds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +13,8 @@ import pytest
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.judge import ANALYSIS_SCHEMA
-from data_pipelines.duplicates.copy_pairs import FoundPairs
-from data_pipelines.duplicates.search import PLAIN_SEARCH
+from data_pipelines.duplicates.copy_pairs import PrecomputedPairs
+from data_pipelines.duplicates.search import IN_PROCESS_SEARCH
 from orchestrator.shards import Shard, ShardInput, ShardRecord
 from stages.curation import copy_search
 from stages.curation.copy_search import search_for_copies
@@ -24,14 +24,14 @@ CONFIG = CurationConfig(anchors=((64, 64),), duplicate_scope="image")
 
 @dataclass
 class Context:
-    """Runs the worker of a map here."""
+    """Runs the worker of a map in this process."""
 
     folder: Path
     shards: list[Shard] = field(default_factory=list)
     stage_id: str = "curated"
 
     def map_shards(self, worker: Any, shards: Sequence[Shard], **_: object) -> list[ShardRecord]:
-        run, made = worker.start(), []
+        run, records = worker.start(), []
         for shard in shards:
             output = self.folder / shard.name
             output.mkdir()
@@ -39,14 +39,14 @@ class Context:
             record = ShardRecord(
                 shard=shard.name, fingerprint=shard.name, path=output, files=(), outcome=outcome, reused=False
             )
-            made.append(record)
+            records.append(record)
         self.shards += shards
-        return made
+        return records
 
 
 @pytest.fixture(scope="module")
 def analyses(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Two shards of records about pictures of which many are near others, mirror them, or equal them."""
+    """Two shards of records about images, many of which are near, mirrored or equal to others."""
     folder = tmp_path_factory.mktemp("analyses")
     rng = np.random.default_rng(5)
     centres = rng.integers(0, 2**64, 40, dtype=np.uint64)
@@ -84,15 +84,15 @@ def searched(config: CurationConfig, context: Context, analyses: Mapping[str, Pa
 
 @pytest.mark.parametrize("scope", ["image", "image_in_task", "sample"])
 @pytest.mark.parametrize("change", [{}, {"mirrored_pictures": False}, {"phash_distance": 2}])
-def test_pieces_find_what_one_process_finds(
+def test_many_tasks_find_what_one_process_finds(
     analyses: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(copy_search, "SEARCHED_APART", 1)
-    monkeypatch.setattr(copy_search, "RECORDS_IN_A_SLICE", 200)  # three slices
+    monkeypatch.setattr(copy_search, "MIN_RECORDS_FOR_MAP", 1)
+    monkeypatch.setattr(copy_search, "RECORDS_PER_SLICE", 200)  # three slices
     config = replace(CONFIG, duplicate_scope=scope, **change)
     context = Context(tmp_path)
     search = searched(config, context, analyses)
-    assert isinstance(search, FoundPairs)
+    assert isinstance(search, PrecomputedPairs)
     expected = find_duplicates(analyses, config)
     assert find_duplicates(analyses, config, search=search) == expected
     assert {copy.verdict for copies in expected.values() for copy in copies} >= {"near_duplicate"}
@@ -102,20 +102,20 @@ def test_pieces_find_what_one_process_finds(
 def test_small_datasets_and_those_without_near_copies_are_compared_in_the_driver(
     analyses: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    many = copy_search.SEARCHED_APART
+    many = copy_search.MIN_RECORDS_FOR_MAP
     for config, rows in (
         (CONFIG, many - 1),
         (replace(CONFIG, near_duplicates=False), many),
         (replace(CONFIG, duplicate_scope="off"), many),
     ):
-        assert searched(config, Context(tmp_path), analyses, rows) is PLAIN_SEARCH
+        assert searched(config, Context(tmp_path), analyses, rows) is IN_PROCESS_SEARCH
 
 
-def test_no_piece_can_be_left_out_and_each_has_an_identity_of_its_own(
+def test_no_search_task_can_be_quarantined_and_each_has_an_identity_of_its_own(
     analyses: Mapping[str, Path], tmp_path: Path
 ) -> None:
     context = Context(tmp_path)
-    searched(CONFIG, context, analyses, copy_search.SEARCHED_APART)
+    searched(CONFIG, context, analyses, copy_search.MIN_RECORDS_FOR_MAP)
     assert all(shard.items == () for shard in context.shards)
     identities = {tuple(sorted(shard.identity.items(), key=str)) for shard in context.shards}
     assert len(identities) == len(context.shards) == 8

@@ -1,4 +1,4 @@
-"""How often checkpoints are made: by what they cost, and without any trace in what is trained."""
+"""How often checkpoints are made: by their cost, and without influence on what is trained."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.stage import RetryPolicy
 from stages.training import checkpoint_pace
-from stages.training.checkpoint_pace import FIRST_S, MAX_S, Pace, best_interval_s, mean_uptime_s
+from stages.training.checkpoint_pace import FIRST_S, MAX_S, CheckpointPace, best_interval_s, mean_uptime_s
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import run_worker
-from tests.stages.training.test_loop import Recorder, alone, checkpoints, trained
+from tests.stages.training.test_loop import Recorder, checkpoints, single_worker, trained
 from tests.stages.training.toy import ToyProgram, ToyTask
 
 HOUR_S = 3600.0
@@ -27,7 +27,7 @@ LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=
     [
         (5.0, 60.0, 10.84 * HOUR_S, 624.7),  # 512 GPUs, weights and optimizer of 7B: ten minutes
         (0.01, 0.1, 24 * HOUR_S, 41.6),  # a laptop
-        (60.0, 90.0, 3 * HOUR_S, 1138.4),  # a full copy that holds everybody up
+        (60.0, 90.0, 3 * HOUR_S, 1138.4),  # a full copy that stops all workers
         (0.01, 300.0, 24 * HOUR_S, 600.0),  # cheap to take, slow to write: never faster than it is written
         (30.0, 40.0, 1000 * HOUR_S, MAX_S),
         (50.0, 1.0, 20.0, 20.0),  # fails faster than it saves
@@ -58,35 +58,35 @@ def test_more_workers_fail_more_often(workers: int, hours: float) -> None:
     assert mean_uptime_s(workers) / HOUR_S == pytest.approx(hours, abs=0.05)
 
 
-def test_the_pace_follows_what_is_measured() -> None:
+def test_the_interval_follows_the_measured_times() -> None:
     now = [0.0]
-    pace = Pace(RetryPolicy(mean_uptime_h=10), workers=512, clock=lambda: now[0])
+    pace = CheckpointPace(RetryPolicy(mean_uptime_h=10), workers=512, clock=lambda: now[0])
     due = []
     for at in range(1, 100):
         now[0] = at
-        due += [at] if pace.is_due(at, writing=False) else []
+        due += [at] if pace.is_due(at, is_writing=False) else []
     assert due[0] == FIRST_S
     now[0] = 100.0
-    pace.saved(stall_s=2.0)
+    pace.record_stall(2.0)
     assert pace.interval_s == pytest.approx(math.sqrt(2 * 2.0 * 10 * HOUR_S))
-    pace.written(400.0)
+    pace.record_write(400.0)
     assert pace.interval_s == 800.0
     now[0] = 900.0
-    assert not pace.is_due(7, writing=True)
-    assert pace.is_due(7, writing=False)
+    assert not pace.is_due(7, is_writing=True)
+    assert pace.is_due(7, is_writing=False)
 
 
-def test_stated_steps_are_kept_to() -> None:
-    pace = Pace(RetryPolicy(checkpoint_every=3), workers=1)
-    assert [step for step in range(1, 10) if pace.is_due(step, writing=True)] == [3, 6, 9]
+def test_configured_steps_are_respected() -> None:
+    pace = CheckpointPace(RetryPolicy(checkpoint_every=3), workers=1)
+    assert [step for step in range(1, 10) if pace.is_due(step, is_writing=True)] == [3, 6, 9]
 
 
-class Noting:
-    """Notes after which steps a checkpoint was committed."""
+class RecordingCheckpoints:
+    """Records after which steps a checkpoint was committed."""
 
     def __init__(self, inner: StoredCheckpoints) -> None:
         self.inner = inner
-        self.latest, self.prune, self.withdraw = inner.latest, inner.prune, inner.withdraw
+        self.latest, self.prune, self.retract_after = inner.latest, inner.prune, inner.retract_after
         self.steps: list[int] = []
 
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
@@ -95,8 +95,8 @@ class Noting:
 
 
 def train(folder: Path, task: ToyTask, retry: RetryPolicy) -> tuple[list[int], Recorder]:
-    store, recorder = Noting(checkpoints(folder)), Recorder()
-    run_worker(ToyProgram, task, LOOP, retry=retry, checkpoints=store, reporter=recorder, place=alone())
+    store, recorder = RecordingCheckpoints(checkpoints(folder)), Recorder()
+    run_worker(ToyProgram, task, LOOP, retry=retry, checkpoints=store, reporter=recorder, worker=single_worker())
     return store.steps, recorder
 
 
@@ -118,10 +118,8 @@ def test_a_training_saves_more_often_where_more_fails_and_trains_the_same(
 
 
 @pytest.mark.parametrize("poison", [(7,), (8, 12), (3, 4), (11,)])
-def test_what_is_passed_over_does_not_depend_on_when_checkpoints_were_made(
-    tmp_path: Path, poison: tuple[int, ...]
-) -> None:
-    """Also not where a checkpoint within the window was made, or none in front of it."""
+def test_skipped_data_do_not_depend_on_when_checkpoints_were_made(tmp_path: Path, poison: tuple[int, ...]) -> None:
+    """Not even where a checkpoint was made within the window, or none before it."""
     task, results = ToyTask(poison_data=poison), []
     for every in (1, 2, 3, 5, 7, 100):
         folder = tmp_path / str(every)

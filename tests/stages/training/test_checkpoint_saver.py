@@ -1,4 +1,4 @@
-"""Checkpoints behind the training loop: what holds it up, and what a failure to write costs."""
+"""Checkpoints in the background of the training loop: what it waits for, and what a failed write costs."""
 
 import threading
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint
 from stages.training.loop import run_worker
-from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, alone, checkpoints, trained
+from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, checkpoints, single_worker, trained
 from tests.stages.training.toy import ToyProgram, ToyTask
 
 
 class Slow:
-    """A store whose first checkpoint is not written before `gate` opens, or fails then."""
+    """Checkpoints of which the first is not written before `gate` opens, or then fails."""
 
     def __init__(self, inner: StoredCheckpoints, *, fails: bool = False) -> None:
         self.inner, self.fails = inner, fails
@@ -38,12 +38,12 @@ class Slow:
     def prune(self, keep: int, needed: int | None = None) -> None:
         self.inner.prune(keep, needed)
 
-    def withdraw(self, after: int) -> None:
-        self.inner.withdraw(after)
+    def retract_after(self, step: int) -> None:
+        self.inner.retract_after(step)
 
 
 class OpensAt(Recorder):
-    """Lets the first checkpoint be written once a step has ended."""
+    """Lets the first checkpoint be written after a step has ended."""
 
     def __init__(self, store: Slow, step: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class OpensAt(Recorder):
             self.store.gate.set()
 
 
-def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_steps_continue_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     run_worker(
         ToyProgram,
         ToyTask(),
@@ -64,11 +64,11 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
         retry=EVERY_5,
         checkpoints=checkpoints(tmp_path / "quiet"),
         reporter=Recorder(),
-        place=alone(),
+        worker=single_worker(),
     )
     slow = Slow(checkpoints(tmp_path / "slow"))
     reporter = OpensAt(slow, step=9)  # the checkpoint of step 5 is still open
-    run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=reporter, place=alone())
+    run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=reporter, worker=single_worker())
     assert slow.commits == [5, 10, 12]
     expected = trained(tmp_path / "quiet")
     for name, tensor in trained(tmp_path / "slow").items():
@@ -82,9 +82,17 @@ def test_what_is_saved_is_the_state_of_its_step_not_of_the_steps_since(tmp_path:
     slow, quiet = Slow(checkpoints(tmp_path / "slow")), Slow(checkpoints(tmp_path / "quiet"))
     quiet.gate.set()
     run_worker(
-        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=OpensAt(slow, step=8), place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=slow,
+        reporter=OpensAt(slow, step=8),
+        worker=single_worker(),
     )
-    run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=quiet, reporter=Recorder(), place=alone())
+    run_worker(
+        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=quiet, reporter=Recorder(), worker=single_worker()
+    )
     assert slow.files == quiet.files
 
 
@@ -92,6 +100,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_within_a_step(tmp_
     slow = Slow(checkpoints(tmp_path), fails=True)
     reporter = OpensAt(slow, step=7)
     with pytest.raises(StoreError, match="does not answer"):
-        run_worker(ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=reporter, place=alone())
+        run_worker(
+            ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=slow, reporter=reporter, worker=single_worker()
+        )
     assert reporter.steps[-1][0] <= 10  # at the latest where the next one would be saved
     assert checkpoints(tmp_path).latest() is None

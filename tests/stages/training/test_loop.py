@@ -9,14 +9,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import NumericError
 from orchestrator.stage import RetryPolicy
 from orchestrator.store.store import open_store
-from stages.training.checkpoint_files import Progress, Skip, load_result, load_state
-from stages.training.config import LoopConfig, OptimizerConfig, in_smaller_parts
-from stages.training.loop import Place, run_worker
-from stages.training.program import micro_seed
+from stages.training.checkpoint_files import Progress, Skip, load_state, load_trained_weights
+from stages.training.config import LoopConfig, OptimizerConfig
+from stages.training.loop import WorkerRank, run_worker
 from tests.stages.training.toy import ToyProgram, ToyTask
 
 LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))
@@ -24,7 +25,7 @@ EVERY_5 = RetryPolicy(checkpoint_every=5)
 
 
 class Recorder:
-    """Keeps what the loop reports, and asks for a stop after a step."""
+    """Records the reports of the loop, and requests a stop after a step."""
 
     def __init__(self, stop_after: int = -1) -> None:
         self.steps: list[tuple[int, dict[str, float]]] = []
@@ -45,14 +46,13 @@ def checkpoints(folder: Path) -> StoredCheckpoints:
     return StoredCheckpoints(
         store=open_store(folder / "store"),
         cache=folder / "cache",
-        stage_kind="toy",
-        fingerprint="a" * 64,
-        attempt_id="attempt",
+        key=ArtifactKey("toy", "a" * 64),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="attempt"),
     )
 
 
-def alone() -> Place:
-    return Place(rank=0, world=1, device=torch.device("cpu"))
+def single_worker() -> WorkerRank:
+    return WorkerRank(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,17 +73,29 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
         retry=EVERY_5,
         checkpoints=checkpoints(tmp_path / "whole"),
         reporter=Recorder(),
-        place=alone(),
+        worker=single_worker(),
     )
     halves = tmp_path / "halves"
     first = Recorder(stop_after=7)
     run_worker(
-        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=first, place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(halves),
+        reporter=first,
+        worker=single_worker(),
     )
     assert first.steps[-1][0] == 8  # the step during which the stop was seen is finished and kept
     second = Recorder()
     run_worker(
-        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=second, place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(halves),
+        reporter=second,
+        worker=single_worker(),
     )
     assert second.first == 8
     expected = trained(tmp_path / "whole")
@@ -91,7 +103,7 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Path) -> None:
+def test_an_average_of_the_weights_is_saved_continued_and_the_result(tmp_path: Path) -> None:
     loop = replace(LOOP, average_decay=0.9)
     run_worker(
         ToyProgram,
@@ -100,7 +112,7 @@ def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Pa
         retry=EVERY_5,
         checkpoints=checkpoints(tmp_path / "whole"),
         reporter=Recorder(),
-        place=alone(),
+        worker=single_worker(),
     )
     halves = tmp_path / "halves"
     run_worker(
@@ -110,21 +122,33 @@ def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Pa
         retry=EVERY_5,
         checkpoints=checkpoints(halves),
         reporter=Recorder(stop_after=7),
-        place=alone(),
+        worker=single_worker(),
     )
     run_worker(
-        ToyProgram, ToyTask(), loop, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=Recorder(), place=alone()
+        ToyProgram,
+        ToyTask(),
+        loop,
+        retry=EVERY_5,
+        checkpoints=checkpoints(halves),
+        reporter=Recorder(),
+        worker=single_worker(),
     )
     results = []
     for folder in (tmp_path / "whole", halves):
         found = checkpoints(folder).latest()
         assert found is not None
         program = ToyProgram(ToyTask())
-        load_result(found.path, "model", program.model)
+        load_trained_weights(found.path, "model", program.model)
         results.append(program.model.state_dict())
     plain = tmp_path / "plain"
     run_worker(
-        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(plain), reporter=Recorder(), place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(plain),
+        reporter=Recorder(),
+        worker=single_worker(),
     )
     last = trained(plain)
     for name, tensor in results[0].items():
@@ -135,11 +159,11 @@ def test_an_average_of_the_weights_is_kept_continued_and_the_result(tmp_path: Pa
 ODD = replace(LOOP, micros_per_step=3)  # one worker gets two of them
 
 
-def work_on_rank(rank: int, world: int, port: int, folder: str) -> None:
+def work_on_rank(rank: int, world_size: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    place = Place(rank=rank, world=world, device=torch.device("cpu"))
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    worker = WorkerRank(rank=rank, world_size=world_size, device=torch.device("cpu"))
     run_worker(
         ToyProgram,
         ToyTask(),
@@ -147,7 +171,7 @@ def work_on_rank(rank: int, world: int, port: int, folder: str) -> None:
         retry=EVERY_5,
         checkpoints=checkpoints(Path(folder)),
         reporter=Recorder(),
-        place=place,
+        worker=worker,
     )
     dist.destroy_process_group()
 
@@ -160,7 +184,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> No
         retry=EVERY_5,
         checkpoints=checkpoints(tmp_path / "one"),
         reporter=Recorder(),
-        place=alone(),
+        worker=single_worker(),
     )
     context = multiprocessing.get_context("spawn")
     workers = [
@@ -176,7 +200,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> No
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)  # sums in another order, 12 Adam steps
 
 
-def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates .*2 windows"
     ):
@@ -187,18 +211,24 @@ def test_a_loss_that_is_no_number_ends_the_attempt_and_keeps_the_last_checkpoint
             retry=EVERY_5,
             checkpoints=checkpoints(tmp_path),
             reporter=Recorder(),
-            place=alone(),
+            worker=single_worker(),
         )
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 5
 
 
-def test_poisoned_data_are_passed_over_and_the_skip_is_remembered(tmp_path: Path) -> None:
-    """Steps of data 5 to 7 are left out: the run goes back to the checkpoint of step 5 and on with data 8."""
+def test_non_finite_data_are_skipped_and_the_skip_is_saved(tmp_path: Path) -> None:
+    """Data steps 5 to 7 are skipped: the run goes back to the checkpoint of step 5 and continues with data step 8."""
     task, recorder = ToyTask(poison_data=(7,)), Recorder()
     run_worker(
-        ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone()
+        ToyProgram,
+        task,
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path),
+        reporter=recorder,
+        worker=single_worker(),
     )
     skipped = [metrics["data_steps_skipped"] for step, metrics in recorder.steps if step > 5]
     assert [step for step, _ in recorder.steps] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12]
@@ -217,7 +247,13 @@ def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -
     task = ToyTask(poison_data=(7,))
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run_worker(
-        ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(whole), reporter=Recorder(), place=alone()
+        ToyProgram,
+        task,
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(whole),
+        reporter=Recorder(),
+        worker=single_worker(),
     )
     run_worker(
         ToyProgram,
@@ -226,41 +262,33 @@ def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -
         retry=EVERY_5,
         checkpoints=checkpoints(halves),
         reporter=Recorder(stop_after=9),
-        place=alone(),
+        worker=single_worker(),
     )
     second = Recorder()
-    run_worker(ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=second, place=alone())
+    run_worker(
+        ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=second, worker=single_worker()
+    )
     assert second.first > 5
     expected = trained(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in trained(halves).items())
-
-
-def test_a_step_of_data_leads_back_to_the_step_that_consumed_it() -> None:
-    progress = Progress(step=30, skips=(Skip(at=5, count=3), Skip(at=5, count=2), Skip(at=9, count=1)))
-    consumed = {progress.data_step(step): step for step in range(30)}
-    assert len(consumed) == 30
-    assert {data_step: progress.step_of(data_step) for data_step in range(36)} == {
-        data_step: consumed.get(data_step) for data_step in range(36)
-    }
 
 
 def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path: Path) -> None:
     task = ToyTask(poison_data=tuple(range(6, 40)))
     with pytest.raises(NumericError, match=r"at learning rates 0\.\d+.*Data: step 8, samples sample-8-0-0.*2 windows"):
         run_worker(
-            ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(tmp_path), reporter=Recorder(), place=alone()
+            ToyProgram,
+            task,
+            LOOP,
+            retry=EVERY_5,
+            checkpoints=checkpoints(tmp_path),
+            reporter=Recorder(),
+            worker=single_worker(),
         )
 
 
-@pytest.mark.parametrize(("size", "halvings", "parts"), [(8, 0, 1), (8, 1, 2), (8, 5, 8), (6, 3, 2), (1, 2, 1)])
-def test_out_of_memory_makes_micro_batches_smaller_and_more(size: int, halvings: int, parts: int) -> None:
-    loop, found = in_smaller_parts(LOOP, size, halvings)
-    assert found == parts
-    assert loop.micros_per_step == LOOP.micros_per_step * parts
-
-
 def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:
-    place = Place(rank=0, world=5, device=torch.device("cpu"))
+    worker = WorkerRank(rank=0, world_size=5, device=torch.device("cpu"))
     with pytest.raises(ValueError, match=r"micros_per_step: 4 micro-batches leave some of 5 workers without work"):
         run_worker(
             ToyProgram,
@@ -269,7 +297,7 @@ def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:
             retry=EVERY_5,
             checkpoints=checkpoints(tmp_path),
             reporter=Recorder(),
-            place=place,
+            worker=worker,
         )
 
 
@@ -281,23 +309,23 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         retry=EVERY_5,
         checkpoints=checkpoints(tmp_path),
         reporter=Recorder(),
-        place=alone(),
+        worker=single_worker(),
     )
     kept = sorted(int(path.parent.name) for path in tmp_path.rglob("checkpoints/*/COMMIT"))
     assert kept[-LOOP.keep_checkpoints :] == [10, 12]
 
 
-def test_every_place_in_the_data_has_its_own_seed() -> None:
-    seeds = {micro_seed(seed, step, index) for seed in range(5) for step in range(50) for index in range(8)}
-    assert len(seeds) == 5 * 50 * 8
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
 def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
     recorder = Recorder()
     run_worker(
-        ToyProgram, ToyTask(), LOOP, retry=EVERY_5, checkpoints=checkpoints(tmp_path), reporter=recorder, place=alone()
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path),
+        reporter=recorder,
+        worker=single_worker(),
     )
-    micros = [ToyProgram(ToyTask()).micro(0, index) for index in range(LOOP.micros_per_step)]
-    rows = torch.cat([micro.data[0] for micro in micros])
+    micro_batches = [ToyProgram(ToyTask()).micro_batch(0, index) for index in range(LOOP.micros_per_step)]
+    rows = torch.cat([micro_batch.data[0] for micro_batch in micro_batches])
     assert recorder.steps[0][1]["fit/mean_x"] == pytest.approx(float(rows.mean()), abs=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stages.training.program import Micro, Pass, PassOutput, Sum, micro_seed
+from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 CPU = torch.device("cpu")
 
@@ -16,11 +16,11 @@ CPU = torch.device("cpu")
 class ToyTask:
     batch: int = 4
     seed: int = 3
-    poison_step: int = -1  # the loss of this optimizer step is not a number
-    poison_data: tuple[int, ...] = ()  # steps of data that hold something that is not a number
+    poison_step: int = -1  # the loss of this optimizer step is NaN
+    poison_data: tuple[int, ...] = ()  # data steps that contain a NaN
     pause_s: float = 0.0  # that each micro-batch takes
     log: str = ""  # file that gets a line for each micro-batch: step and sum of its data
-    hold: str = ""  # file during whose existence nothing goes on
+    hold: str = ""  # file; the pass waits while it exists
 
 
 class ToyPass(nn.Module):
@@ -58,13 +58,13 @@ class ToyProgram:
         )
         self.weights = {"model": self.model}
 
-    def micro(self, step: int, index: int) -> Micro:
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
         task = self._task
-        seed = micro_seed(task.seed, step, index)
+        seed = micro_batch_seed(task.seed, step, index)
         generator = torch.Generator().manual_seed(seed)
         count = task.batch + index % 2  # unequal weights
         x = torch.randn(count, 3, generator=generator)
         if step in task.poison_data and index == 2:
             x[0, 0] = float("nan")
         names = tuple(f"sample-{step}-{index}-{row}" for row in range(count))
-        return Micro(data=(x, x.sum(1, keepdim=True)), weight=count, seed=seed, samples=names)
+        return MicroBatch(data=(x, x.sum(1, keepdim=True)), weight=count, seed=seed, samples=names)

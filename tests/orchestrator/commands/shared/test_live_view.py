@@ -1,4 +1,4 @@
-"""A run is shown as a table, as lines or as JSON, from nothing but its status."""
+"""The live views show a run as a table, as lines or as JSON, from its status alone."""
 
 import io
 from collections.abc import Callable
@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text
 from orchestrator.commands.shared.live_view import JsonView, LinesView, TableView, stage_line, status_table
 from orchestrator.history.events import Event, RunState
 from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus
@@ -62,7 +61,7 @@ def test_the_table_shows_progress_rate_and_time_left() -> None:
     assert "config.min_side: 64 -> 32" in next(line for line in text.splitlines() if "tokens" in line)
 
 
-def test_square_brackets_of_a_message_are_shown_as_they_are() -> None:
+def test_square_brackets_of_a_message_are_shown_literally() -> None:
     broken = replace(STAGE, state="FAILED", message="[bold] ids [1, 2]\nmore", failure_class="data_poison")
     text = drawn(RunStatus(run=RUN, stages=(broken,)))
     assert "[bold] ids [1, 2]" in text
@@ -86,7 +85,7 @@ def clock_of(times: list[float]) -> Callable[[], float]:
     return lambda: times[0]
 
 
-def test_plain_lines_tell_changes_at_once_and_progress_now_and_then(lines: list[str]) -> None:
+def test_plain_lines_show_changes_at_once_and_progress_periodically(lines: list[str]) -> None:
     now = [100.0]
     view = LinesView(clock_of(now), lines.append)
     view.show(RunStatus(run=RUN, stages=(STAGE, WAITING)))
@@ -104,7 +103,7 @@ def test_plain_lines_tell_changes_at_once_and_progress_now_and_then(lines: list[
     ]
 
 
-def test_json_lines_hold_every_event_once(lines: list[str]) -> None:
+def test_json_lines_have_every_event_once(lines: list[str]) -> None:
     made = [Event(run_id="r", sequence=number, time=0.0, epoch=1, kind="x") for number in range(1, 8)]
     view = JsonView(lambda after: [event for event in made if event.sequence > after][:2], 3, lines.append)
     status = RunStatus(run=RUN, stages=())
@@ -113,7 +112,7 @@ def test_json_lines_hold_every_event_once(lines: list[str]) -> None:
     assert [line.partition('"sequence":')[2].partition(",")[0] for line in lines] == ["4", "5", "6", "7"]
 
 
-def test_the_table_is_drawn_again_in_place() -> None:
+def test_the_table_is_redrawn_in_place() -> None:
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     view = TableView(console)
     view.show(RunStatus(run=RUN, stages=(STAGE,)))
@@ -123,24 +122,3 @@ def test_the_table_is_drawn_again_in_place() -> None:
     assert isinstance(file, io.StringIO)
     assert "750/1000" in file.getvalue()
     assert "\x1b[1A" in file.getvalue(), "the cursor goes back up instead of printing a second table below"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (187, "3 min 07 s"),
-        (18120, "5 h 02 min"),
-        (187200, "2 d 04 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
-
-
-def test_counts_and_bytes() -> None:
-    assert [count_text(number) for number in (0, 999, 12_345, 4_100_000, 2.5)] == ["0", "999", "12.3k", "4.1M", "2.5"]
-    assert [bytes_text(number) for number in (0, 1536, 3 * 2**30)] == ["0 B", "1.5 KiB", "3.0 GiB"]

@@ -1,0 +1,106 @@
+"""The page of an audit shows every image and no foreign markup."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from data_pipelines.audit.page import write_audit_page
+from data_pipelines.audit.summary import audit_dataset
+from tests.data_pipelines.ledger_rows import ledger_row, read_ledgers, write_ledgers
+
+
+class Page(HTMLParser):
+    """Collects what a browser would see."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def section(page: Path, key: str) -> str:
+    return page.read_text(encoding="utf-8").split(f'<h2 id="{key}">')[1].split("<h2")[0]
+
+
+def test_the_page_is_self_contained_and_escapes_foreign_text(dataset: Path, tmp_path: Path) -> None:
+    summary = audit_dataset(dataset)
+    write_audit_page(dataset, tmp_path / "one.html", summary)
+    write_audit_page(dataset, tmp_path / "two.html", summary)
+    text = (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert text == (tmp_path / "two.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.links
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in page.links)
+    assert set(page.tags) & {"link", "iframe", "object", "form", "base"} == set()
+    assert "default-src 'none'; img-src data:" in text
+    assert "\u202e" not in text
+    words = "".join(page.words)
+    assert '</title><script>alert("x")</script>' in words
+    assert all(reason in words for reason in summary.tables["reason"])
+
+
+def test_copies_are_shown_next_to_the_kept_image(dataset: Path, tmp_path: Path) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+    pairs = re.findall(r'<figure class="pair">(.*?)</figure>', (tmp_path / "page.html").read_text())
+    assert pairs
+    assert all(pair.count("<img") == 2 for pair in pairs)
+
+
+def test_the_largest_groups_of_copies_come_first_with_their_size_in_the_whole_ledger(
+    dataset: Path, tmp_path: Path
+) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+    sizes: dict[str, int] = {}
+    for row in read_ledgers(dataset):
+        if row["duplicate_of"]:
+            sizes[row["duplicate_of"]] = sizes.get(row["duplicate_of"], 0) + 1
+    clusters = section(tmp_path / "page.html", "Copies").split('<div class="cluster">')[1:]
+    shown_sizes = [int(number) for cluster in clusters for number in re.findall(r"(\d+) cop", cluster)]
+    kept_ids = [re.findall("<code>([0-9a-f]{12})</code>", cluster)[0] for cluster in clusters]
+    shown = list(zip(shown_sizes, kept_ids, strict=True))
+    assert shown
+    assert [size for size, _ in shown] == sorted((size for size, _ in shown), reverse=True)
+    for size, kept in shown:
+        assert sizes[next(sample_id for sample_id in sizes if sample_id.startswith(kept))] == size
+    assert all('<figure class="first">' in cluster and cluster.count("<img") >= 2 for cluster in clusters)
+
+
+def test_random_images_are_of_kept_samples_and_captions_of_both_kinds(dataset: Path, tmp_path: Path) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+    verdicts = {row["sample_id"][:12]: row["verdict"] for row in read_ledgers(dataset) if row["verdict"] == "keep"}
+    random = section(tmp_path / "page.html", "Images")
+    shown = re.findall("<code>([0-9a-f]{12})</code>", random)
+    assert len(shown) == len(set(shown)) == 24
+    assert all(verdicts[start] == "keep" for start in shown)
+    assert random.count("<img") == 24
+    captions = section(tmp_path / "page.html", "Captions")
+    assert [title in captions for title in ("<h3>Kept</h3>", "<h3>Kept, text only</h3>", "<h3>Not kept</h3>")] == [
+        True
+    ] * 3
+    assert "none" in section(tmp_path / "page.html", "Quarantine")
+
+
+def test_quarantined_and_contaminated_samples_are_listed_with_their_source(tmp_path: Path) -> None:
+    rows = [ledger_row(1), ledger_row(2, verdict="drop", reason="quarantined", detail="the process <died>")]
+    rows += [
+        ledger_row(number, verdict="drop", reason="contaminated", detail="near a picture") for number in range(3, 40)
+    ]
+    write_ledgers(tmp_path / "data", [rows])
+    write_audit_page(tmp_path / "data", tmp_path / "page.html", audit_dataset(tmp_path / "data"))
+    quarantine = section(tmp_path / "page.html", "Quarantine")
+    assert "a.jsonl, row 2: the process &lt;died&gt;" in quarantine
+    assert "1 in all, 1 shown" in quarantine
+    contamination = section(tmp_path / "page.html", "Contamination")
+    assert "37 in all, 12 shown" in contamination
+    assert contamination.count("near a picture") == 12

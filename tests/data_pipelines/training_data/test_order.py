@@ -1,0 +1,90 @@
+"""The order of training: every sample once per epoch, and the steps that trained a sample equal a replay."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.training_data.config import LoaderConfig
+from data_pipelines.training_data.index import IndexedPart
+from data_pipelines.training_data.loader import TrainingData
+from data_pipelines.training_data.order import find_ids
+from tests.data_pipelines.training_data.loader_configs import TWO_PARTS, config_of, configs
+
+
+def test_every_sample_comes_exactly_once_in_every_epoch(
+    open_data: Callable[..., TrainingData], made: list[Any]
+) -> None:
+    order = open_data(config_of()).order
+    seen: Counter[tuple[int, str]] = Counter()
+    row = 0
+    while not any(epoch == 3 for epoch, _ in seen):
+        seen.update((sample.epoch, sample.sample_id) for sample in order.samples_of(row))
+        row += 1
+    for epoch in range(3):
+        assert {sample_id for e, sample_id in seen if e == epoch} == set(made[0].ids)
+    assert set(seen.values()) == {1}
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(config=configs, steps=st.integers(1, 40), resumed_at=st.integers(0, 39), world_size=st.integers(1, 4))
+def test_the_steps_that_saw_a_sample_equal_a_replay(
+    open_data: Callable[..., TrainingData],
+    made: list[Any],
+    config: LoaderConfig,
+    steps: int,
+    resumed_at: int,
+    world_size: int,
+) -> None:
+    """With packing, a mixture, several epochs, left-out samples, a resume and several workers."""
+    order = open_data(config).order
+    replayed: defaultdict[str, set[int]] = defaultdict(set)
+    for step in range(steps):
+        if step == min(resumed_at, steps - 1):
+            order.resume(order.position(step))
+        for rank in range(world_size):
+            for row in order.rows_of_step(step, rank=rank, world_size=world_size):
+                for sample in order.samples_of(row):
+                    replayed[sample.sample_id].add(step)
+    ids = [*made[0].ids, *made[1].ids, "0" * 64]
+    assert order.steps_that_saw(ids, before_step=steps) == [sorted(replayed[sample_id]) for sample_id in ids]
+    assert order.steps_that_saw(ids[:1], before_step=0) == [[]]
+    assert order.steps_that_saw([], before_step=steps) == []
+
+
+def test_ids_that_share_their_first_half_and_ids_wanted_twice_are_found() -> None:
+    ids = np.zeros((6, 32), dtype=np.uint8)
+    ids[:, 31] = [3, 1, 4, 1, 5, 9]
+    ids[5, 0] = 7
+    none = np.zeros(0, dtype=np.int64)
+    part = IndexedPart(
+        shard_names=(), digest="", ids=ids, shards=none.astype(np.int32), offsets=none, spans=none, token_rows=none,
+        flags=np.zeros(6, dtype=np.uint8), lengths=np.ones((6, 2), dtype=np.int32),
+    )  # fmt: skip
+    which, indices = find_ids(part, ids[[4, 1, 4, 5, 0]])
+    assert sorted(zip(which.tolist(), indices.tolist(), strict=True)) == [
+        (0, 4),
+        (1, 1),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 0),
+    ]
+    absent = np.full((1, 32), 255, dtype=np.uint8)
+    assert [len(found) for found in find_ids(part, absent)] == [0, 0]
+
+
+def test_conditions_dropped_do_not_depend_on_the_order(open_data: Callable[..., TrainingData]) -> None:
+    def drops(config: LoaderConfig) -> dict[tuple[str, int], bool]:
+        order = open_data(config).order
+        seen = [sample for row in range(60) for sample in order.samples_of(row)]
+        return {(sample.sample_id, sample.epoch): sample.condition_dropped for sample in seen if sample.part == 0}
+
+    first = drops(config_of(*TWO_PARTS, condition_dropout=0.5))
+    second = drops(config_of(*TWO_PARTS, condition_dropout=0.5, row_tokens=900, rows_per_step=2))
+    common = first.keys() & second.keys()
+    assert len(common) > 30
+    assert all(first[key] == second[key] for key in common)

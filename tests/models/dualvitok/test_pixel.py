@@ -1,0 +1,36 @@
+"""The pixel branch: its norms against the plain order of operations, and its sizes."""
+
+import torch
+import torch.nn.functional as F
+
+from models.dualvitok.config import DualViTokConfig
+from models.dualvitok.pixel import Downsample, PixelDecoder, PixelEncoder, SpatialNorm, Upsample
+
+
+def test_scale_and_shift_on_the_code_grid_equal_those_of_repeated_codes() -> None:
+    torch.manual_seed(0)
+    norm = SpatialNorm(8, 4, 2)
+    x, codes = torch.randn(2, 8, 12, 8), torch.randn(2, 4, 3, 2)
+    repeated = F.interpolate(codes, size=(12, 8))
+    expected = norm.norm_layer(x) * norm.conv_y(repeated) + norm.conv_b(repeated)
+    torch.testing.assert_close(norm(x, codes), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_images_come_back_in_their_size_and_codes_are_one_per_cell(tiny_config: DualViTokConfig) -> None:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(tiny_config.pixel)
+    decoder = PixelDecoder(tiny_config.pixel, tiny_config.code_channels)
+    images = torch.rand(1, 3, 32, 16) * 2 - 1
+    with torch.no_grad():
+        assert encoder(images).shape == (1, tiny_config.pixel.code_width, 4, 2)
+        codes = torch.randn(1, tiny_config.code_channels, 4, 2)
+        assert decoder(codes, codes).shape == images.shape
+
+
+def test_without_convolutions_resampling_is_a_mean_and_a_repetition() -> None:
+    down, up = Downsample(4), Upsample(4)
+    for layer in (down, up):
+        torch.nn.init.zeros_(layer.conv.weight)
+        torch.nn.init.zeros_(layer.conv.bias)
+    x = torch.randn(1, 4, 6, 4)
+    torch.testing.assert_close(up(down(x))[..., ::2, ::2], F.avg_pool2d(x, 2))

@@ -1,0 +1,136 @@
+"""`illume run`, `resume` and `cancel`: what is run, reused, interrupted and continued."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+from orchestrator.errors import EXIT_REQUEUE
+from tests.orchestrator import test_cli
+from tests.orchestrator.test_cli import Illume, actions, newest
+
+illume = test_cli.illume
+
+
+def test_a_recipe_runs_to_its_end(illume: Illume) -> None:
+    answer = illume("run", "words.yaml")
+    assert answer.code == 0, answer.err
+    assert "3 to run, 0 reused, 0 skipped" in answer.out
+    assert "pair: done" in answer.out
+    assert actions(illume) == dict.fromkeys(("said", "loud", "pair"), "reuse")
+    again = illume("run", "words.yaml")
+    assert (again.code, again.out) == (0, f"nothing to run: everything exists since run {newest(illume)['run_id']}\n")
+
+
+def test_a_changed_value_runs_the_stages_that_depend_on_it_and_shows_why(illume: Illume) -> None:
+    illume("run", "words.yaml")
+    override = ("--set", "stages.loud.config.times=3")
+    plan = illume("plan", "words.yaml", *override)
+    assert re.search(r"said +say +reuse", plan.out)
+    assert re.search(r"loud +shout +run +config\.times: 2 -> 3", plan.out)
+    assert re.search(r"pair +shout +run +upstream re-runs: loud", plan.out)
+    assert "2 to run, 1 reused, 0 skipped; about" in plan.out
+    assert illume("run", "words.yaml", *override).code == 0
+    assert set(actions(illume, *override).values()) == {"reuse"}
+
+
+def test_a_forced_stage_is_made_again(illume: Illume) -> None:
+    illume("run", "words.yaml")
+    assert illume("run", "words.yaml", "--force", "loud").code == 0
+    status = illume("status", newest(illume)["run_id"], "--json").data
+    assert {stage["stage_id"]: stage["state"] for stage in status["stages"]} == {
+        "said": "REUSED",
+        "loud": "COMMITTED",
+        "pair": "COMMITTED",
+    }
+
+
+def test_an_interrupted_forced_run_is_completed(illume: Illume, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    command = ("run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    illume(*command)
+    fault.write_text("interrupt")
+    assert illume(*command, "--force", "loud").code == EXIT_REQUEUE
+    cut_off = newest(illume)["run_id"]
+    fault.unlink()
+    assert f"continuing run {cut_off}" in illume(*command).err
+    status = illume("status", cut_off, "--json").data
+    assert [stage["state"] for stage in status["stages"]] == ["REUSED", "COMMITTED", "COMMITTED"]
+
+
+def test_a_failed_stage_exits_with_1_and_resume_continues(illume: Illume, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    fault.write_text("fail")
+    failed = illume("run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    assert failed.code == 1
+    assert "out of breath" in failed.err
+    assert "blocked: pair" in failed.err
+    run_id = newest(illume)["run_id"]
+    assert "out of breath" in illume("logs", run_id, "loud").out
+    fault.unlink()
+    assert illume("resume").code == 0
+    assert newest(illume)["state"] == "SUCCEEDED"
+    assert newest(illume)["run_id"] == run_id
+    assert illume("resume", run_id).out == f"run {run_id} is done; `illume run` makes a new plan\n"
+
+
+def test_ctrl_c_stops_cleanly_and_running_again_continues_the_same_run(illume: Illume, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    fault.write_text("interrupt")
+    command = ("run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    before = signal.getsignal(signal.SIGINT)
+    stopped = illume(*command)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert stopped.code == EXIT_REQUEUE
+    assert "Ctrl-C: stopping at the next commit point" in stopped.err
+    assert "stopped; not done: loud, pair" in stopped.err
+    cut_off = newest(illume)
+    assert cut_off["state"] == "INTERRUPTED"
+    fault.unlink()
+    again = illume(*command)
+    assert again.code == 0, again.err
+    assert f"continuing run {cut_off['run_id']}" in again.err
+    assert newest(illume)["epoch"] == 2
+    kinds = [json.loads(line) for line in illume("events", "--json").out.splitlines()]
+    assert [event["stage"] for event in kinds if event["fields"].get("to") == "COMMITTED"] == ["said", "loud", "pair"]
+
+
+def test_other_resources_make_a_new_run_that_reuses_artifacts(illume: Illume, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    fault.write_text("fail")
+    command = ("run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    assert illume(*command).code == 1
+    failed = newest(illume)["run_id"]
+    fault.unlink()
+    again = illume(*command, "--set", "stages.loud.resources.workers=2")
+    assert again.code == 0, again.err
+    assert "continuing" not in again.err
+    assert newest(illume)["run_id"] != failed
+    status = illume("status", "words", "--json").data
+    assert [stage["state"] for stage in status["stages"]] == ["REUSED", "COMMITTED", "COMMITTED"]
+
+
+def test_json_prints_every_event_once_and_nothing_else(illume: Illume) -> None:
+    events = [json.loads(line) for line in illume("run", "words.yaml", "--json").out.splitlines()]
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0]["kind"] == "run_created"
+    assert events[-1]["fields"]["to"] == "SUCCEEDED"
+
+
+def test_a_profile_selects_the_cluster(illume: Illume, tmp_path: Path) -> None:
+    profile = tmp_path / "here.yaml"
+    profile.write_text("kind: local\ncpus: 2\n")
+    assert illume("run", "words.yaml", "--cluster", str(profile)).code == 0
+    profile.write_text("kind: ray\naddress: nowhere\n")
+    refused = illume("run", "words.yaml", "--cluster", str(profile))
+    assert refused.code == 2
+    assert "address: found 'nowhere', expected 'host:port'" in refused.err
+    missing = illume("resume", "--cluster", "absent.yaml")
+    assert missing.code == 2
+    assert "absent.yaml" in missing.err
+
+
+def test_a_finished_run_cannot_be_cancelled(illume: Illume) -> None:
+    illume("run", "words.yaml")
+    answer = illume("cancel", "words")
+    assert (answer.code, "found it succeeded" in answer.err) == (2, True)

@@ -1,0 +1,97 @@
+"""The worker process's side of the shard map, called in this process: records, trials and reports of errors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.attempt_id import AttemptId
+from orchestrator.failures.classes import FailureClass, FailureReport
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, ShardRequest
+from orchestrator.shards import Quarantined, ShardInput, ShardOutcome
+from orchestrator.store.store import open_store
+
+FINGERPRINT = "ab" * 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """Counts the items into a file; fails on the item "bad"."""
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        return self._work
+
+    def _work(self, shard: ShardInput) -> ShardOutcome:
+        (shard.output / "count").write_text(str(len(shard.items)))
+        if "bad" in shard.items:
+            raise ValueError(f"bad item in {shard.output} at {hex(id(shard))}")
+        return ShardOutcome(rows=len(shard.items))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotStarting:
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        raise ValueError("no such model")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> ShardLedger:
+    return ShardLedger(open_store(tmp_path / "store"), tmp_path / "cache")
+
+
+@pytest.fixture
+def host(ledger: ShardLedger, tmp_path: Path) -> ShardHost:
+    return ShardHost(
+        HostSettings(
+            ledger=ledger,
+            stage_kind="count",
+            attempt=AttemptId.of("run", "count", epoch=1, number=1),
+            hang_after_s=60.0,
+            scratch=tmp_path / "scratch",
+        )
+    )
+
+
+def request(*items: str, quarantined: tuple[Quarantined, ...] = ()) -> ShardRequest:
+    return ShardRequest(name="s", fingerprint=FINGERPRINT, items=items, work={}, quarantined=quarantined)
+
+
+def test_a_shard_is_recorded_with_the_items_that_were_quarantined_before(host: ShardHost, ledger: ShardLedger) -> None:
+    assert isinstance(host.start(Counter()), HostInfo)
+    out = Quarantined(item="c", reason="dies")
+    stored = host.run(request("a", "b", quarantined=(out,)))
+    assert isinstance(stored, StoredShard)
+    assert stored.outcome == ShardOutcome(rows=2, quarantined=(out,))
+    assert ledger.find(ArtifactKey("count", FINGERPRINT)) == stored
+    assert (ledger.fetch(stored) / "count").read_text() == "2"
+
+
+def test_a_failure_is_reported_without_paths_and_addresses_and_leaves_no_record(
+    host: ShardHost, ledger: ShardLedger
+) -> None:
+    host.start(Counter())
+    reports = [host.run(request("bad")), host.run_trial(request("bad"))]
+    for report in reports:
+        assert isinstance(report, FailureReport)
+        assert (report.failure, report.summary) == (
+            FailureClass.USER_CODE,
+            "ValueError: bad item in <output> at 0x...",
+        )
+        assert report.place.startswith("test_shard_host.py:")
+    assert ledger.find(ArtifactKey("count", FINGERPRINT)) is None
+
+
+def test_a_trial_leaves_no_files_and_no_record(host: ShardHost, ledger: ShardLedger, tmp_path: Path) -> None:
+    host.start(Counter())
+    assert host.run_trial(request("a")) == ShardOutcome(rows=1)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert ledger.find(ArtifactKey("count", FINGERPRINT)) is None
+
+
+def test_a_worker_that_cannot_start_is_reported(host: ShardHost) -> None:
+    report = host.start(NotStarting())
+    assert isinstance(report, FailureReport)
+    assert report.summary == "ValueError: no such model"

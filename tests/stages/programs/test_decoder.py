@@ -1,0 +1,64 @@
+"""The decoder's training data: images and their codes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard
+from models.dualvitok import weights as tokenizer_weights
+from models.dualvitok.model import DualViTok
+from stages.programs.decoder import DecoderProgram
+from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.training.config import LoopConfig
+from tests.data_pipelines.conftest import Wanted, write_dataset, write_tokens
+from tests.data_pipelines.tiny_run import DECODER, TOKENIZER
+
+SAMPLES = [
+    Wanted(task="generation", turns=(f"Generate {{resolution_tag}} {n}\n", "<image>"), anchors=((32, 32),))
+    for n in range(4)
+]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    tokenizer_weights.save(DualViTok(TOKENIZER), folder)
+    return folder
+
+
+def decoder_task(tmp_path: Path, tokenizer: Path, without: int) -> tuple[DecoderTask, list[str]]:
+    folder = tmp_path / "dataset"
+    ids = write_dataset(folder, SAMPLES, name="one", per_shard=2)
+    identity = TokenizerIdentity(sha256="a" * 64, semantic_codes=16, pixel_codes=32, pixel_factor=8)
+    write_tokens(tmp_path / "tokens", folder, SAMPLES, ids, tokenizer=identity, without=ids[4 - without :], per_shard=2)
+    config = TrainDecoderConfig(
+        model=DECODER, batch=2, learning_rate=1e-3, loop=LoopConfig(steps=2, micros_per_step=1, seed=1)
+    )
+    task = DecoderTask(
+        config=config, datasets=(folder,), tokens=(tmp_path / "tokens",), tokenizer=tokenizer, start=None
+    )
+    return task, ids
+
+
+def test_the_decoder_learns_each_image_with_its_own_codes(tmp_path: Path, tokenizer: Path) -> None:
+    task, ids = decoder_task(tmp_path, tokenizer, without=0)
+    micro_batch = DecoderProgram(task, torch.device("cpu")).micro_batch(0, 0)
+    images_BCYX, codes = micro_batch.data
+    assert images_BCYX.shape == (2, 3, 64, 64)
+    known = {
+        tuple(pixel.flatten().tolist())
+        for number in range(2)
+        for shard in [TokenShard(tmp_path / "tokens" / "tokens" / f"one-0000{number}.parquet")]
+        for sample_id in ids[2 * number : 2 * number + 2]
+        for _, pixel in [shard.codes(sample_id, 0)]
+    }
+    assert {tuple(pixel_YX.flatten().tolist()) for pixel_YX in codes.pixel_BYX} <= known
+
+
+def test_the_decoder_skips_images_that_could_not_be_tokenized(tmp_path: Path, tokenizer: Path) -> None:
+    task, _ = decoder_task(tmp_path, tokenizer, without=1)
+    program = DecoderProgram(task, torch.device("cpu"))
+    for step in range(6):
+        assert program.micro_batch(step, 0).weight == 2
