@@ -246,7 +246,7 @@ def test_a_wrong_token_is_refused_before_there_is_a_run(desk: Desk) -> None:
     desk.write(TROUBLE.replace("WHAT", "none"))
     code, text = ended(desk.start(RAY_AUTH_TOKEN="0" * 64))
     assert code == EXIT_UNUSABLE, text
-    assert "give the cluster's token" in text
+    assert "set the cluster's token" in text
     with desk.open() as workspace:
         assert not workspace.store.folders(RUNS)
 
