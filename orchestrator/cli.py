@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 REPEAT_S = 60.0  # a repeated log line is suppressed for this time
 _DURATION = re.compile(r"\d+\.\d+ s\b")
-BUG_LOG = Path(".illume") / "illume.log"
+BUG_LOG = "illume.log"  # in the workspace's folder
 
 # name -> (module below `orchestrator.commands`, text of `--help`); a module is imported when its command is used
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -149,16 +150,19 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
 
 
 def report_bug(error: Exception, arguments: list[str]) -> None:
-    """Print a short note; the traceback goes to a log file, or to standard error if it cannot be written."""
+    """Print a short note; the traceback goes to a log file of the workspace, or else to one for temporary files."""
     from orchestrator.history.events import mask_text  # late: only needed here
 
     trace = mask_text("".join(traceback.format_exception(error)))
     cause = mask_text((str(error).strip().splitlines() or [""])[0])
     click.echo(f"error: this is a bug in illume, not in your input: {type(error).__name__}: {cause}", err=True)
     try:
-        BUG_LOG.parent.mkdir(exist_ok=True)
-        with BUG_LOG.open("a") as log:
+        from orchestrator.workspace import workspace_root
+
+        root = workspace_root()
+        log_file = root / BUG_LOG if root.is_dir() else Path(tempfile.mkdtemp(prefix="illume-"), BUG_LOG)
+        with log_file.open("a") as log:
             log.write(f"{datetime.now(UTC).isoformat()} illume {mask_text(' '.join(arguments))}\n{trace}\n")
-        click.echo(f"The traceback is in {BUG_LOG}. Committed work is safe; running again continues it.", err=True)
-    except OSError:
+        click.echo(f"The traceback is in {log_file}. Committed work is safe; running again continues it.", err=True)
+    except (OSError, ImportError):
         click.echo(trace, err=True)

@@ -1,10 +1,13 @@
 """Opens everything that a command needs: the store, the index database, the tracking sinks.
 
-By default all of it is below `.illume/` in the current folder. Opening starts neither Ray nor MLflow.
+By default all of it is below `.illume/` in the working folder or the nearest folder above it. Opening starts neither
+Ray nor MLflow.
 """
 
 import logging
+import os
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +29,7 @@ from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.history.attempts import StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database import Database, database_exists
 from orchestrator.history.events import AttemptState
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.leases import Leases
@@ -45,7 +48,8 @@ from orchestrator.store.store import Store, open_store, probe
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ROOT = Path(".illume")
+ROOT_NAME = ".illume"
+ROOT_VARIABLE = "ILLUME_HOME"  # environment: the folder itself, whatever the working folder
 NO_TRACKING = "none"
 DRAIN_S = 30.0  # how long the end of a run waits for the sinks; the next command delivers the rest
 
@@ -64,6 +68,7 @@ class Workspace:
     records: RunRecords
     tracking_url: str
     cluster: Cluster
+    has_index: bool  # False: there was no database, so an empty one stands in and is deleted in the end
     _open: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -72,19 +77,32 @@ class Workspace:
         store_url: str | None = None,
         database_url: str | None = None,
         tracking_url: str | None = None,
-        root: Path = DEFAULT_ROOT,
+        root: Path | None = None,
         *,
         cluster: Cluster | None = None,
+        create: bool = True,
     ) -> "Workspace":
         """Open a workspace. `tracking_url` "none" turns MLflow off. The default cluster is a small Ray on this machine.
+
+        Without a `root` it is the folder of `workspace_root`. Without `create` no workspace is made: an
+        empty database (`has_index`) and a temporary folder stand in for those that do not exist.
 
         Raises:
             RecipeError: an address is not valid.
             StoreError, DatabaseError: the store or the database cannot be used.
         """
-        root = root.absolute()
-        store = open_store(store_url or root / "store")
-        database = Database(database_url or str(root / "index.db"))
+        root = (root or workspace_root()).absolute()
+        database_url = database_url or str(root / "index.db")
+        has_index = create or database_exists(database_url)
+        with ExitStack() as opening:
+            if not has_index or not (create or root.is_dir()):
+                stand_in = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="illume-")))
+                database_url = database_url if has_index else str(stand_in / "index.db")
+                root = root if root.is_dir() else stand_in
+            store = open_store(store_url or root / "store")
+            database = Database(database_url)
+            opening.callback(database.close)
+            kept_open = opening.pop_all()
         workspace = cls(
             root=root,
             store=store,
@@ -96,8 +114,9 @@ class Workspace:
             records=RunRecords(store),
             tracking_url=tracking_url or f"sqlite:///{root / 'mlflow.db'}",
             cluster=cluster or Cluster(),
+            has_index=has_index,
+            _open=kept_open,
         )
-        workspace._open.callback(database.close)
         workspace._open.callback(workspace.runs.close)
         return workspace
 
@@ -285,6 +304,19 @@ class Workspace:
         if self.tracking_url != NO_TRACKING:
             sinks.append(MlflowSink(self.tracking_url, store_url=self.store.url))
         return sinks
+
+
+def workspace_root() -> Path:
+    """The folder of the workspace: `$ILLUME_HOME`, else the nearest `.illume/` from the working folder upwards.
+
+    If there is none, it is `.illume/` in the working folder, which does not exist yet.
+    """
+    if os.environ.get(ROOT_VARIABLE):
+        return Path(os.environ[ROOT_VARIABLE]).absolute()
+    here = Path.cwd()
+    return next(
+        (folder / ROOT_NAME for folder in (here, *here.parents) if (folder / ROOT_NAME).is_dir()), here / ROOT_NAME
+    )
 
 
 def new_run_id() -> str:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shutil
@@ -21,7 +22,7 @@ from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
 from orchestrator.sinks.outbox import deliveries
 from orchestrator.store.store import probe
-from orchestrator.workspace import Workspace
+from orchestrator.workspace import Workspace, workspace_root
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_DISK_BYTES = 10 * 2**30  # a store and Ray's files for the quick start, with room to spare
@@ -107,10 +108,23 @@ def _check_locations(locations: Locations) -> Iterator[Finding]:
         yield Finding(name="workspace", is_ok=False, found=str(error), advice="see the message")
         return
     with workspace:
+        yield _workspace_finding(workspace)
         yield _finding("store", lambda: _probe_store(workspace), "choose another with --store")
         yield _finding("database", lambda: _count_runs(workspace), "see the message, or `illume index rebuild`")
         yield from _check_deliveries(workspace)
         yield from _check_leases(workspace)
+
+
+def _workspace_finding(workspace: Workspace) -> Finding:
+    """Whether there is a workspace; if not, whether `illume run` could make one."""
+    root = workspace_root()
+    if workspace.has_index:
+        return Finding(name="workspace", is_ok=True, found=str(workspace.root))
+    can_make = os.access(next(folder for folder in (root, *root.parents) if folder.exists()), os.W_OK)
+    found = f"none yet; `illume run` makes {root}" if can_make else f"none yet, and {root} cannot be written"
+    return Finding(
+        name="workspace", is_ok=can_make, found=found, advice="work in a folder of yours, or set ILLUME_HOME"
+    )
 
 
 def _finding(name: str, check: Callable[[], str], advice: str) -> Finding:
@@ -121,11 +135,15 @@ def _finding(name: str, check: Callable[[], str], advice: str) -> Finding:
 
 
 def _probe_store(workspace: Workspace) -> str:
+    if not workspace.has_index and workspace.store.local("") == workspace.root / "store":
+        return "none yet"
     probe(workspace.store)
     return f"{workspace.store.url} refuses the second create of a key, as it must"
 
 
 def _count_runs(workspace: Workspace) -> str:
+    if not workspace.has_index:
+        return "none yet"
     return f"{workspace.database.address}, {len(list_runs(workspace.database, limit=MAX_RUNS))} runs"
 
 

@@ -10,7 +10,13 @@ import click
 
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.formatting import bytes_text
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace, stage_kinds
+from orchestrator.commands.shared.options import (
+    Locations,
+    json_option,
+    location_options,
+    open_workspace,
+    stage_kinds,
+)
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.retention.garbage import DEFAULT_AGE_S, Garbage, delete_garbage, find_garbage
 from orchestrator.retention.local_copies import delete_copies, stale_copies
@@ -39,7 +45,7 @@ def gc_command(
     Copies on this machine of what the store no longer has are treated alike. Committed artifacts are affected only
     with --unneeded-days; `illume pin` protects them.
     """
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, changes=delete) as workspace:
         now_s, older_than_s = time.time(), older_than_h * 3600.0
         unneeded: list[UnneededArtifact] = []
         if unneeded_days is not None:

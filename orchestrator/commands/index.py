@@ -19,7 +19,7 @@ def index_command() -> None:
 @json_option
 def rebuild_command(locations: Locations, as_json: bool) -> None:
     """Rebuild every row of the database from the store. Nothing in the store is changed."""
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, create=True) as workspace:
         report = rebuild_index(workspace.database, workspace.artifacts)
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))

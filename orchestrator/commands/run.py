@@ -30,6 +30,7 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.targets import find_run
 from orchestrator.commands.status import event_pages
 from orchestrator.errors import EXIT_REQUEUE, RecipeError
+from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.run_status import RunSummary, newest_run, run_status
@@ -61,7 +62,7 @@ def run_command(
     running again continues either way.
     """
     parsed = read_recipe(recipe, overrides)
-    with open_workspace(locations, profile) as workspace:
+    with open_workspace(locations, profile, create=True) as workspace:
         plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database), options)
         warn_of_changed_code(plan)
         finished = _finished_run(workspace, plan)
@@ -92,7 +93,8 @@ def resume_command(
 
     RUN is a run's id, a prefix of one, or a recipe's name. Default: the newest run.
     """
-    with open_workspace(locations, profile) as workspace:
+    is_elsewhere = bool(locations.database) and database_exists(str(locations.database))
+    with open_workspace(locations, profile, create=is_elsewhere) as workspace:  # a new machine may continue a run
         found = find_run(workspace.database, run)
         if found.state is RunState.SUCCEEDED:
             click.echo(f"run {found.run_id} is done; `illume run` makes a new plan", err=as_json)

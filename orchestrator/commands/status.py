@@ -21,10 +21,11 @@ from orchestrator.commands.shared.live_view import (
 )
 from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.commands.shared.targets import find_run
-from orchestrator.history.database import Database
 from orchestrator.history.events import Event, RunState, event_to_line, iso_time
 from orchestrator.history.run_status import RunStatus, list_runs, run_status
 from orchestrator.history.run_store import RunStore
+from orchestrator.store.layout import RUNS
+from orchestrator.workspace import Workspace
 
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 EVENT_PAGE = 500
@@ -49,7 +50,7 @@ def status_command(
     """
     with open_workspace(locations) as workspace:
         if run is None and not follow:
-            _print_runs(workspace.database, limit, as_json=as_json)
+            _print_runs(workspace, limit, as_json=as_json)
             return
         run_id = find_run(workspace.database, run).run_id
         if follow:
@@ -121,13 +122,17 @@ def event_text(event: Event) -> str:
     return f"{event.sequence:5} {iso_time(event.time)}{where} {event.kind} {fields}".rstrip()
 
 
-def _print_runs(database: Database, limit: int, *, as_json: bool) -> None:
-    found = list_runs(database, limit=limit)
+def _print_runs(workspace: Workspace, limit: int, *, as_json: bool) -> None:
+    found = list_runs(workspace.database, limit=limit)
     if as_json:
         click.echo(json.dumps([asdict(run) for run in found], indent=2))
         return
     if not found:
-        click.echo("no runs yet; start one with `illume run RECIPE`")
+        stored = len(workspace.store.folders(RUNS))
+        rebuild = (
+            f", but {stored} are in {workspace.store.url}: `illume index rebuild` lists them again" if stored else ""
+        )
+        click.echo(f"no runs yet{rebuild or '; start one with `illume run RECIPE`'}")
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("run", "recipe", "state", "started", "plan", "message"):

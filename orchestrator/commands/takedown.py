@@ -15,7 +15,13 @@ from orchestrator.artifacts.takedowns import (
     takedown_to_json,
 )
 from orchestrator.commands.shared.formatting import bytes_text, duration_text
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace, stage_kinds
+from orchestrator.commands.shared.options import (
+    Locations,
+    json_option,
+    location_options,
+    open_workspace,
+    stage_kinds,
+)
 from orchestrator.commands.shared.questions import question_options
 from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
@@ -95,7 +101,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
         state = str(record["state"])
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{file}: not the file of a takedown ({error!r}); make one with `takedown plan`") from error
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, changes=True) as workspace:
         is_applied = any(known.id == takedown.id for known in read_takedowns(workspace.store))
         if not is_applied and state != store_state(workspace):
             raise RecipeError(

@@ -34,7 +34,7 @@ def verify_command(
     TARGET is RUN:STAGE or the first digits of an identity; without one, everything is checked. Exits with 1 if
     something is damaged.
     """
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, changes=heal) as workspace:
         checked = _checked(workspace.artifacts, workspace.database, target)
         problems: list[Problem] = []
         for key in checked:

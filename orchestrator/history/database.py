@@ -109,6 +109,15 @@ class Database:
         )
 
 
+def database_exists(url: str) -> bool:
+    """False if opening the address would make a new SQLite file.
+
+    Raises: DatabaseError: it is not an address.
+    """
+    parsed = _parse(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+
+
 _ADVICE = {
     "database is locked": (
         "another process holds it for longer than a transaction takes; end that process (on SQLite: "

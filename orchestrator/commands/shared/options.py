@@ -25,7 +25,7 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True, kw_only=True)
 class Locations:
-    """Where the store, the database and the tracking data are; None: below `.illume/` in the current folder."""
+    """Where the store, the database and the tracking data are; None: in the workspace's folder."""
 
     store: str | None
     database: str | None
@@ -141,12 +141,24 @@ def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return load_recipe(recipe_file(recipe), stage_kinds(), overrides)
 
 
-def open_workspace(locations: Locations, profile: str | None = None) -> Workspace:
-    """Open the workspace that the commands use, or create it. A context manager.
+def open_workspace(
+    locations: Locations, profile: str | None = None, *, create: bool = False, changes: bool = False
+) -> Workspace:
+    """Open the workspace that the commands use. A context manager.
+
+    Only `run` and `index rebuild` create one; elsewhere an absent one looks empty, and nothing is left behind.
+    `changes`: the command changes or deletes what runs may use, so it needs to know all runs.
 
     Raises:
-        RecipeError: an address or the profile of the cluster cannot be used.
+        RecipeError: an address or the profile of the cluster cannot be used; or `changes` without an index database.
         StoreError, DatabaseError: the store or the database cannot be used.
     """
     cluster = connect(profile_at(profile)) if profile else None
-    return Workspace.open(locations.store, locations.database, locations.tracking, cluster=cluster)
+    workspace = Workspace.open(locations.store, locations.database, locations.tracking, cluster=cluster, create=create)
+    if changes and not workspace.has_index:
+        workspace.close()
+        raise RecipeError(
+            f"found no index database, and without it nothing in {workspace.store.url} is changed; "
+            "`illume index rebuild` makes it from the store, ILLUME_HOME and --database name another one"
+        )
+    return workspace
