@@ -245,7 +245,7 @@ def _digest(record: ShardRecord, path: str) -> str:
 
 CURATE = StageKind(
     name="curate",
-    version=5,
+    version=6,
     config=CurationConfig,
     run=run,
     inputs={

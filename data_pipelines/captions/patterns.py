@@ -1,7 +1,9 @@
 """Patterns that texts of records are searched for: templates, markup, URLs, control tokens, boilerplate."""
 
+import html.entities
 import re
 
+_ENTITIES = "|".join(name[:-1] for name in html.entities.html5 if name.endswith(";"))
 GENERATION = re.compile(
     r"(?is)^\s*generate an? image of (?:\{resolution_tag\}\s*,\s*)?(?:the )?content of (?:the )?image is\s*"
 )
@@ -9,9 +11,6 @@ EDITING = re.compile(r"(?is)^\s*(?:please )?edit the image according to the inst
 DESCRIBE = re.compile(r"(?i)\b(describe|caption|what (?:is|does|can).{0,20}\b(?:image|picture|photo)\b)")
 INVISIBLE = re.compile(r"[\s\u200b-\u200f\u2028-\u202f\u2060-\u2069\ufeff\u00ad\u180e\u3000\u00a0]+")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]")
-MOJIBAKE = re.compile(
-    "Ã[\u0080-\u00bf\u0152-\u0161\u0178-\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|Ð[\u0080-\u00bf]Ñ"
-)
 CONTROL_TOKENS = re.compile(
     r"<\|[^|<>\s]{1,60}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>|<(?:height|width)_\d+>|</?think>"
     r"|<(?:pad|unk|bos|eos|mask|image|img|vision)\s*/?>|\{resolution_tag\}"
@@ -22,7 +21,7 @@ HTML = re.compile(
     r"|<!--|<!doctype|!\[[^\]\n]{0,200}\]\([^)\n]{1,500}\)"
     # A letter in brackets is markup only where it is closed.
     r"|\[(?P<tag>b|i|u|url|img|quote|code)(?:=[^\]\n]{0,200})?\](?=.{0,500}\[/(?P=tag)\])|\[/(?:b|i|u|url|img|quote|code)\]"
-    r"|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|rsquo|lsquo|ldquo|rdquo|#\d{2,6}|#x[0-9a-f]{2,6});"
+    rf"|&(?:{_ENTITIES}|#\d{{2,6}}|#x[0-9a-f]{{2,6}});"
 )
 URL = re.compile(
     r"(?i)\b(?:https?|ftp|file|s3)://\S|\bwww\.[a-z0-9-]+\.[a-z]{2,}|\bdata:[a-z]+/[a-z.+-]+;base64,"

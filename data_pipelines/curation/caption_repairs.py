@@ -7,8 +7,7 @@ import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-import ftfy
-
+from data_pipelines.captions.encodings import fix_wrong_encoding
 from data_pipelines.captions.patterns import CONTROL, CONTROL_TOKENS, HTML
 from data_pipelines.captions.personal_data import mask_personal_data
 from data_pipelines.curation.caption_rules import fails_check, judge_texts, turn_kinds, turn_text
@@ -67,18 +66,20 @@ def _repair(text: str, repair: Callable[[str], str]) -> str:
     return "".join(parts)
 
 
-def _fix_encoding(text: str) -> str:
-    return ftfy.fix_encoding(text)
-
-
 def _remove_control_characters(text: str) -> str:
     """Removes control characters; a zero-width space, which some use between words, becomes a space."""
     return CONTROL.sub("", _ESCAPE_SEQUENCES.sub("", text).replace("\u200b", " "))
 
 
 def _remove_markup(text: str) -> str:
-    """Resolves entities and replaces each tag by a space, so that it separates two words."""
-    return html.unescape(HTML.sub(_tag_to_space, _HIDDEN.sub(" ", text)))
+    """Resolves entities and replaces each tag by a space, so that it separates two words.
+
+    Entities may be written twice over ("&amp;eacute;"), or spell out a letter in the wrong encoding ("&Atilde;&copy;").
+    """
+    text = HTML.sub(_tag_to_space, _HIDDEN.sub(" ", text))
+    while (resolved := html.unescape(text)) != text:
+        text = resolved
+    return fix_wrong_encoding(text)
 
 
 def _tag_to_space(match: re.Match[str]) -> str:
@@ -94,7 +95,7 @@ def _remove_control_tokens(text: str) -> str:
 
 
 REPAIRS: Mapping[str, Callable[[str], str]] = {
-    "caption_mojibake": _fix_encoding,
+    "caption_mojibake": fix_wrong_encoding,
     "caption_control_chars": _remove_control_characters,
     "caption_special_tokens": _remove_control_tokens,
     "caption_html": _remove_markup,

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from data_pipelines.captions.encodings import has_wrong_encoding
 from data_pipelines.captions.extraction import strip_template
 from data_pipelines.captions.patterns import (
     BOILERPLATE,
@@ -19,7 +20,6 @@ from data_pipelines.captions.patterns import (
     INJECTION,
     INVISIBLE,
     LOREM,
-    MOJIBAKE,
     URL,
 )
 from data_pipelines.captions.personal_data import PERSONAL_CHARACTERS, personal_data_kinds
@@ -102,6 +102,10 @@ def _empty(text: str, config: CurationConfig) -> str:
     return "" if INVISIBLE.sub("", text) else "no words"
 
 
+def _wrong_encoding(text: str, config: CurationConfig) -> str:
+    return "read in another encoding than it was written in" if has_wrong_encoding(text) else ""
+
+
 def _too_long(text: str, config: CurationConfig) -> str:
     return f"{len(text)} characters" if len(text) > config.max_caption_chars else ""
 
@@ -154,12 +158,7 @@ ANY: frozenset[str] = frozenset()
 _CHECKS: tuple[tuple[str, frozenset[str], frozenset[str], Callable[[str, CurationConfig], str]], ...] = (
     ("caption_empty", ALL, ANY, _empty),
     ("caption_empty", CAPTION, ANY, _matches(EMPTY_CAPTION, "a word that stands for none")),
-    (
-        "caption_mojibake",
-        ABOUT_IMAGES,
-        frozenset("ÃâÂïÐ"),
-        _matches(MOJIBAKE, "UTF-8 that was read as another encoding"),
-    ),
+    ("caption_mojibake", ABOUT_IMAGES, ANY, _wrong_encoding),
     ("caption_bad_encoding", ALL, frozenset("\ufffd"), _matches(re.compile("\ufffd"), "bytes that are not UTF-8")),
     ("caption_control_chars", ALL, ANY, _matches(CONTROL, "control characters")),
     ("caption_too_long", CAPTION_OR_ANSWER, ANY, _too_long),
