@@ -1,30 +1,43 @@
-# Every target sets up what it needs; `make demo` and `make test` work on a machine with nothing but make, git and Python 3.11.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Every target sets up what it needs; `make demo` and `make test` work on a machine with nothing but make, git and Python 3.11 to 3.13.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# cpu or default: which build of torch is installed. The CPU build comes from the configured package index, or from this one.
+TORCH_BUILD ?= $(shell $(PYTHON) .ci/machine.py torch)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+NO_TORCH := no CPU build of $(TORCH): neither at the package index nor at TORCH_CPU_INDEX=$(TORCH_CPU_INDEX). Name an index that has it, or take the default build, several GB larger: make TORCH_BUILD=default
+NO_FILE := pip found no file for this Python and platform, or could not reach the package index (its words are above). Mend that and run make again; PIP_INDEX_URL names another index, PYTHON another Python
 
-.PHONY: demo test test-slow lint wheel bench chaos clean
+.PHONY: demo test test-slow lint lock wheel bench chaos clean
 .DELETE_ON_ERROR:
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 2; }
+$(VENV)/.installed: pyproject.toml constraints.txt hashes.txt
+	@$(PYTHON) .ci/machine.py check $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e .
+	@$(PIP) install --quiet pip==26.3 || { echo "$(NO_FILE)"; exit 2; }
+	@[ "$(TORCH_BUILD)" = default ] || $(PIP) install --quiet -c constraints.txt '$(TORCH)+cpu' 2>/dev/null \
+		|| $(PIP) install --quiet --retries 1 -c constraints.txt --extra-index-url $(TORCH_CPU_INDEX) '$(TORCH)+cpu' \
+		|| { echo "$(NO_TORCH)"; exit 2; }
+	@$(PIP) install --quiet --no-deps --only-binary :all: --require-hashes -r hashes.txt || { echo "$(NO_FILE)"; exit 2; }
+	$(PIP) install --quiet -c constraints.txt -e . || { echo "$(NO_FILE)"; exit 2; }
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(PIP) install --quiet -c constraints.txt -e '.[test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[kubernetes,postgresql,ui]' --group test || { echo "$(NO_FILE)"; exit 2; }
 	@touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/illume run quickstart
+	@echo "The tracker's pages: $(BIN)/pip install -c constraints.txt -e '.[ui]', then $(BIN)/mlflow ui --backend-store-uri sqlite:///.illume/mlflow.db"
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pip-licenses --summary >$(VENV)/licences.txt
 
 test: lint
 	$(BIN)/python -m pytest
@@ -38,6 +51,9 @@ wheel: $(VENV)/.installed # builds the package and plans from it alone (-S: with
 	$(PIP) install --quiet --no-deps --target build/site build/wheel/*.whl
 	cd build && PYTHONPATH="site:$$($(abspath $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		$(abspath $(BIN))/python -S -c 'from orchestrator.cli import main; main()' plan quickstart
+
+lock: # resolves again for all Pythons on the PATH; PINS holds packages back
+	$(PYTHON) .ci/lock.py $(or $(PINS),$(TORCH))
 
 bench: $(VENV)/.tested
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

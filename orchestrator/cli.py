@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 REPEAT_S = 60.0  # a repeated log line is suppressed for this time
 _DURATION = re.compile(r"\d+\.\d+ s\b")
 BUG_LOG = "illume.log"  # in the workspace's folder
+VERSION_HELP = "Show the version and the commit, and exit."
 
 # name -> (module below `orchestrator.commands`, text of `--help`); a module is imported when its command is used
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -88,9 +89,17 @@ class LateGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _print_version(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from orchestrator.version import version_text
+
+        click.echo(f"illume {version_text()}")
+        context.exit()
+
+
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-v", "--verbose", is_flag=True, help="Also show informational log lines.")
-@click.version_option(package_name="illume-orchestrator", prog_name="illume")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help=VERSION_HELP)
 def cli(verbose: bool) -> None:
     """Durable orchestration of the ILLUME+ recipe: curate, tokenize, train, decode, evaluate, export."""
     handler = TerminalHandler(logging.INFO if verbose else logging.WARNING)

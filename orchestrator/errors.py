@@ -27,6 +27,12 @@ class PrecheckError(OrchestratorError):
     exit_code = EXIT_UNUSABLE
 
 
+class MissingExtraError(OrchestratorError):
+    """Something was asked for that needs an optional package, which is not installed."""
+
+    exit_code = EXIT_UNUSABLE
+
+
 class StoreError(OrchestratorError):
     """The artifact store cannot be used as it is (unreachable, unwritable, full, or it ignores put-if-absent)."""
 

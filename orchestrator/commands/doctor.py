@@ -4,40 +4,31 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
 from orchestrator.errors import OrchestratorError
+from orchestrator.extras import EXTRAS, install_command, is_installed
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
 from orchestrator.sinks.outbox import deliveries
 from orchestrator.store.store import probe
+from orchestrator.version import PACKAGE
 from orchestrator.workspace import Workspace, workspace_root
 
-MIN_PYTHON = (3, 11)
 MIN_FREE_DISK_BYTES = 10 * 2**30  # a store and Ray's files for the quick start, with room to spare
 MIN_FREE_MEMORY_BYTES = 4 * 2**30
 MAX_RUNS = 10_000
-PACKAGES: Mapping[str, str] = {  # package -> oldest supported version
-    "ray": "2.50",
-    "torch": "2.9",
-    "transformers": "5.0",
-    "diffusers": "0.35",
-    "mlflow": "3.0",
-    "pyarrow": "20.0",
-    "obstore": "0.8",
-    "sqlalchemy": "2.0",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +60,12 @@ def finding_text(finding: Finding) -> str:
 
 
 def _check_machine() -> Iterator[Finding]:
-    python = platform.python_version()
-    yield Finding(
-        name="python", is_ok=sys.version_info >= MIN_PYTHON, found=python, advice="install Python 3.11 or newer"
-    )
-    for package, oldest in PACKAGES.items():
-        yield package_finding(package, oldest)
+    yield python_finding(platform.python_version())
+    for requirement in requirements():
+        yield package_finding(requirement)
+    for name, extra in EXTRAS.items():
+        found = "installed" if is_installed(name) else f"not installed; {install_command(name)} if you need it"
+        yield Finding(name=f"extra {name}", is_ok=True, found=f"{extra.purpose}: {found}")
     free = shutil.disk_usage(Path.cwd()).free
     yield Finding(
         name="disk",
@@ -91,14 +82,28 @@ def _check_machine() -> Iterator[Finding]:
     )
 
 
-def package_finding(package: str, oldest: str) -> Finding:
+def python_finding(found: str) -> Finding:
+    """Whether a version of Python is among those that the package's metadata names."""
+    supported = importlib.metadata.metadata(PACKAGE)["Requires-Python"]
+    is_ok = SpecifierSet(supported).contains(found)
+    return Finding(name="python", is_ok=is_ok, found=found, advice=f"make the environment with Python {supported}")
+
+
+def requirements() -> list[Requirement]:
+    """What the installed package declares to need on this machine, without extras."""
+    declared = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or ()]
+    return [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def package_finding(requirement: Requirement) -> Finding:
     """Whether a package is installed in a supported version, without importing it."""
+    name = requirement.name
     try:
-        version = importlib.metadata.version(package)
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name=package, is_ok=False, found="not installed", advice="pip install -c constraints.txt -e .")
-    is_ok = _numbers(version) >= _numbers(oldest)
-    return Finding(name=package, is_ok=is_ok, found=version, advice=f"install {oldest} or newer")
+        return Finding(name=name, is_ok=False, found="not installed", advice=f"pip install '{requirement}'")
+    is_ok = requirement.specifier.contains(version, prereleases=True)
+    return Finding(name=name, is_ok=is_ok, found=version, advice=f"pip install '{requirement}'")
 
 
 def _check_locations(locations: Locations) -> Iterator[Finding]:
@@ -169,8 +174,3 @@ def _check_leases(workspace: Workspace) -> Iterator[Finding]:
                 found = f"{run.state.lower()}, but its driver is gone"
                 advice = f"continue it with `illume resume {run.run_id}`"
                 yield Finding(name=f"run {run.run_id}", is_ok=False, found=found, advice=advice)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` as (2, 13, 0)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])

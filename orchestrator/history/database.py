@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
+from orchestrator.extras import require_extra
 from orchestrator.history.events import mask_text
 from orchestrator.history.schema import SCHEMA_VERSION, metadata, schema_version
 
@@ -41,18 +42,15 @@ class Database:
 
         Raises:
             DatabaseError: it cannot be opened, is damaged, or has a schema that this version does not know.
+            MissingExtraError: PostgreSQL is asked for and its driver is not installed.
         """
         parsed = _parse(url)
         self.address = _address(parsed)  # for messages
         self._lock_wait_s = lock_wait_s
         self._reconnect_s = reconnect_s if parsed.get_backend_name() == "postgresql" else 0.0
-        try:
-            self._engine = _engine(parsed, lock_wait_s)
-        except ModuleNotFoundError as error:
-            raise DatabaseError(
-                f"database {self.address}: needs the package {error.name!r}; "
-                "install it with: pip install 'illume-orchestrator[postgresql]'"
-            ) from error
+        if parsed.get_backend_name() == "postgresql":
+            require_extra("postgresql")
+        self._engine = _engine(parsed, lock_wait_s)
         self._transact(self._prepare, read_only=False, patience_s=0.0)
 
     def write(self, work: Callable[[Connection], T]) -> T:
