@@ -14,45 +14,64 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.errors import EXIT_FAILED, OrchestratorError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from orchestrator.recipe.loading import Kinds
 
 REPEAT_S = 60.0  # a repeated log line is suppressed for this time
 _DURATION = re.compile(r"\d+\.\d+ s\b")
+COMPLETION_VARIABLE = "_ILLUME_COMPLETE"  # a name that click derives from the program's
 BUG_LOG = "illume.log"  # in the workspace's folder
 VERSION_HELP = "Show the version and the commit, and exit."
 
-# name -> (module below `orchestrator.commands`, text of `--help`); a module is imported when its command is used
+# group -> command -> (module below `orchestrator.commands`, text of `--help`); imported when the command is used
+GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Start": {
+        "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
+        "recipes": ("plan", "List the built-in recipes."),
+        "completion": ("completion", "Print the script that completes commands, runs and stages in a shell."),
+    },
+    "Run": {
+        "plan": ("plan", "Show what would run, what is reused, and why."),
+        "run": ("run", "Run a recipe; continues an interrupted run."),
+        "resume": ("run", "Continue a run with the plan it was started with."),
+        "cancel": ("run", "Ask a run to stop at its next commit point."),
+    },
+    "Look": {
+        "status": ("status", "List the runs, or show the stages of one."),
+        "logs": ("status", "Print the logs of a run's stages."),
+        "events": ("status", "Print the events of a run, one per line."),
+        "explain": ("explain", "Show the identity of a stage, why it ran or was reused, and what changed."),
+        "lineage": ("explain", "Show what an artifact was made from, and what was made from it."),
+        "diff": ("diff", "Show what differs between two runs: recipe, code, data, metrics, time."),
+    },
+    "Data": {
+        "audit": ("audit", "Count what a dataset contains and what was dropped; write a page with images."),
+        "trace": ("trace", "Follow samples and images through a run: datasets, tokens, steps, models."),
+        "takedown": ("takedown", "Remove samples from data and models: plan, apply, receipt."),
+    },
+    "Model": {
+        "generate": ("inference", "Generate images for a text with the models of a run."),
+        "describe": ("inference", "Describe an image with the models of a run."),
+        "ask": ("inference", "Answer a question about an image with the models of a run."),
+        "edit": ("inference", "Edit an image by an instruction with the models of a run."),
+    },
+    "Store": {
+        "verify": ("verify", "Check committed artifacts against their digests."),
+        "gc": ("gc", "List what can be deleted from the store; delete it with --delete."),
+        "pin": ("gc", "Protect an artifact from `gc`."),
+        "index": ("index", "Rebuild the database from the store."),
+    },
+}
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("run", "Run a recipe; continues an interrupted run."),
-    "plan": ("plan", "Show what would run, what is reused, and why."),
-    "recipes": ("plan", "List the built-in recipes."),
-    "resume": ("run", "Continue a run with the plan it was started with."),
-    "cancel": ("run", "Ask a run to stop at its next commit point."),
-    "status": ("status", "List the runs, or show the stages of one."),
-    "logs": ("status", "Print the logs of a run's stages."),
-    "events": ("status", "Print the events of a run, one per line."),
-    "explain": ("explain", "Show the identity of a stage, why it ran or was reused, and what changed."),
-    "lineage": ("explain", "Show what an artifact was made from, and what was made from it."),
-    "diff": ("diff", "Show what differs between two runs: recipe, code, data, metrics, time."),
-    "audit": ("audit", "Count what a dataset contains and what was dropped; write a page with images."),
-    "verify": ("verify", "Check committed artifacts against their digests."),
-    "gc": ("gc", "List what can be deleted from the store; delete it with --delete."),
-    "pin": ("gc", "Protect an artifact from `gc`."),
-    "index": ("index", "Rebuild the database from the store."),
-    "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
-    "trace": ("trace", "Follow samples and images through a run: datasets, tokens, steps, models."),
-    "takedown": ("takedown", "Remove samples from data and models: plan, apply, receipt."),
-    "generate": ("inference", "Generate images for a text with the models of a run."),
-    "describe": ("inference", "Describe an image with the models of a run."),
-    "ask": ("inference", "Answer a question about an image with the models of a run."),
-    "edit": ("inference", "Edit an image by an instruction with the models of a run."),
+    name: entry for commands in GROUPS.values() for name, entry in commands.items()
 }
 # Called by the program itself on a cluster; not listed in `--help`.
 HIDDEN_COMMANDS: Mapping[str, str] = {"stage-driver": "stage_driver"}
@@ -76,8 +95,17 @@ class LateGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_module, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for group, commands in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name.ljust(width), text) for name, (_module, text) in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem[Any]"]:
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        own = click.Command.shell_complete(self, ctx, incomplete)  # the group's would import every command
+        return [*(CompletionItem(name, help=COMMANDS[name][1]) for name in names), *own]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -128,6 +156,8 @@ class TerminalHandler(logging.Handler):
 
 def main() -> None:
     """The console script."""
+    if COMPLETION_VARIABLE in os.environ:  # a shell asks what may follow, see `illume completion`
+        importlib.import_module("orchestrator.commands.shared.completion").register_shells()
     sys.exit(exit_code(sys.argv[1:]))
 
 

@@ -27,13 +27,13 @@ KINDS_NAMING_MODELS = ("evaluate", "export")
 class FinishedRun:
     """The models of a run that belong together, and the sampling settings of its recipe."""
 
-    def __init__(self, workspace: "Workspace", kinds: "Kinds", recipe_or_run: str | None) -> None:
+    def __init__(self, workspace: "Workspace", kinds: "Kinds", run_id: str) -> None:
         import torch
 
         from data_pipelines.inference.illume_plus import IllumePlus
 
         self._workspace = workspace
-        self._plan = workspace.plan_of(_run_id(workspace, recipe_or_run), kinds, allow_changed_kinds=True)
+        self._plan = workspace.plan_of(run_id, kinds, allow_changed_kinds=True)
         self._tainted = tainted_stages(self._plan, read_takedowns(workspace.store))
         stage = models_stage(self._plan)
         config = stage.spec.config
@@ -90,7 +90,7 @@ def generate(
     workspace: "Workspace",
     kinds: "Kinds",
     *,
-    recipe_or_run: str | None,
+    run_id: str,
     prompt: str,
     height: int | None,
     width: int | None,
@@ -102,7 +102,7 @@ def generate(
 
     `height` and `width` are those of the codes; with a diffusion decoder the images have twice that size.
     """
-    run = FinishedRun(workspace, kinds, recipe_or_run)
+    run = FinishedRun(workspace, kinds, run_id)
     anchors = run.model.model_input.anchors
     size = (height or anchors[0][0], width or anchors[0][1])
     if size not in anchors:
@@ -118,15 +118,13 @@ def generate(
     return _save(images, out)
 
 
-def describe(workspace: "Workspace", kinds: "Kinds", *, recipe_or_run: str | None, image: Path, seed: int) -> str:
-    run = FinishedRun(workspace, kinds, recipe_or_run)
+def describe(workspace: "Workspace", kinds: "Kinds", *, run_id: str, image: Path, seed: int) -> str:
+    run = FinishedRun(workspace, kinds, run_id)
     return run.model.describe([_open(image)], _seeded(run.config.understanding, seed))[0]
 
 
-def ask(
-    workspace: "Workspace", kinds: "Kinds", *, recipe_or_run: str | None, image: Path, question: str, seed: int
-) -> str:
-    run = FinishedRun(workspace, kinds, recipe_or_run)
+def ask(workspace: "Workspace", kinds: "Kinds", *, run_id: str, image: Path, question: str, seed: int) -> str:
+    run = FinishedRun(workspace, kinds, run_id)
     return run.model.ask([((_open(image),), question)], _seeded(run.config.understanding, seed))[0]
 
 
@@ -134,28 +132,15 @@ def edit(
     workspace: "Workspace",
     kinds: "Kinds",
     *,
-    recipe_or_run: str | None,
+    run_id: str,
     image: Path,
     instruction: str,
     seed: int,
     out: Path,
 ) -> list[Path]:
     """Change an image as the instruction says, and write it to `out` in its original size. Returns the files."""
-    run = FinishedRun(workspace, kinds, recipe_or_run)
+    run = FinishedRun(workspace, kinds, run_id)
     return _save([run.model.edit(_open(image), instruction, _seeded(run.config.editing, seed))], out)
-
-
-def _run_id(workspace: "Workspace", recipe_or_run: str | None) -> str:
-    """The id of the named run, of the newest run of the named recipe, or without a name of the newest run."""
-    from orchestrator.history.run_status import list_runs
-
-    found = list_runs(workspace.database)
-    if not found:
-        raise RecipeError("there is no run yet; start one with `illume run quickstart`")
-    for run in found:
-        if recipe_or_run is None or recipe_or_run in (run.run_id, run.recipe):
-            return run.run_id
-    raise RecipeError(f"there is no run {recipe_or_run!r} and no run of such a recipe; `illume status` lists them")
 
 
 def _seeded(sampling: "SamplingConfig", seed: int) -> "SamplingConfig":

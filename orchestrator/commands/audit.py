@@ -12,7 +12,14 @@ import click
 
 from orchestrator.artifact import Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
+from orchestrator.commands.shared.completion import complete_target
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+)
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
@@ -79,9 +86,21 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-@click.command("audit")
-@click.argument("dataset")
-@click.option("--against", metavar="OTHER", help="An earlier version to compare with, given as DATASET is.")
+@click.command(
+    "audit",
+    epilog=examples(
+        "audit last:curated",
+        "audit last:curated --against quickstart:curated --page audit.html",
+        "audit folder/of/dataset --decisions verdicts.jsonl --no-page",
+    ),
+)
+@click.argument("dataset", shell_complete=complete_target)
+@click.option(
+    "--against",
+    metavar="OTHER",
+    help="An earlier version to compare with, given as DATASET is.",
+    shell_complete=complete_target,
+)
 @click.option("--page", type=OUT_FILE, help="Where to write the page with images.")
 @click.option("--no-page", is_flag=True, help="Write no page.")
 @click.option(

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.commands.shared.completion import complete_run
 from orchestrator.commands.shared.diff_page import write_diff_page
 from orchestrator.commands.shared.diff_text import run_diff_text
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+)
 from orchestrator.commands.shared.targets import find_run, planned_stages
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.reports.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
@@ -24,9 +31,12 @@ DATASET = "dataset@1"
 LEDGERS, IMAGES = "ledger/", "shards/"  # folders of a dataset; images are never downloaded
 
 
-@click.command("diff")
-@click.argument("run_a")
-@click.argument("run_b")
+@click.command(
+    "diff",
+    epilog=examples("diff 20260105 last", "diff quickstart photos --no-data", "diff 20260105 last --page diff.html"),
+)
+@click.argument("run_a", shell_complete=complete_run)
+@click.argument("run_b", shell_complete=complete_run)
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where to write a page with images.")
 @click.option("--no-data", is_flag=True, help="Do not compare the records of datasets.")
 @click.option("--examples", default=12, show_default=True, help="Example records to list for each kind of change.")
@@ -43,7 +53,7 @@ def diff_command(
 ) -> None:
     """Show what differs between two runs: recipe, first stages, code, environment, data, metrics, time.
 
-    RUN_A and RUN_B are runs' ids, prefixes of them, or recipes' names for their newest runs.
+    RUN_A and RUN_B are runs' ids, prefixes of them, recipes' names for their newest runs, or `last`.
     """
     from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
     from data_pipelines.audit.markup import STYLE

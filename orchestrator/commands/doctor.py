@@ -15,7 +15,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from orchestrator.commands.shared.formatting import bytes_text
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+)
 from orchestrator.errors import OrchestratorError
 from orchestrator.extras import EXTRAS, install_command, is_installed
 from orchestrator.history import lease_owners as owners
@@ -39,7 +45,7 @@ class Finding:
     advice: str = ""  # what to do if it is not ok
 
 
-@click.command("doctor")
+@click.command("doctor", epilog=examples("doctor", "doctor --store s3://bucket/prefix --json"))
 @location_options
 @json_option
 def doctor_command(locations: Locations, as_json: bool) -> int:

@@ -7,38 +7,57 @@ from typing import Any
 import click
 
 from orchestrator.artifact import Fingerprint
-from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.commands.shared.completion import complete_run, complete_target
 from orchestrator.commands.shared.formatting import short
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
-from orchestrator.commands.shared.targets import NUM_SEARCHED_RUNS, find_artifact, find_run, planned_stages
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+    target_argument,
+)
+from orchestrator.commands.shared.targets import (
+    NUM_SEARCHED_RUNS,
+    TargetCommand,
+    find_artifact,
+    find_run,
+    find_target,
+    is_identity_prefix,
+    planned_stages,
+)
 from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan_file import reason_from_json
 from orchestrator.planning.reasons import own_changes
-from orchestrator.recipe.suggestions import check_names
 from orchestrator.reports.lineage_graph import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
 from orchestrator.sinks.openlineage_export import lineage_events
 
 
-@click.command("explain")
-@click.argument("target", required=False)
-@click.argument("stage", required=False)
-@click.option("--against", metavar="RUN", help="Compare identities with those of another run.")
+@click.command(
+    "explain",
+    cls=TargetCommand,
+    epilog=examples("explain", "explain last:curated # with its whole identity", "explain last --against quickstart"),
+)
+@target_argument
+@click.option(
+    "--against", metavar="RUN", help="Compare identities with those of another run.", shell_complete=complete_run
+)
 @location_options
 @json_option
 def explain_command(
     target: str | None,
-    stage: str | None,
     against: str | None,
     locations: Locations,
     as_json: bool,
 ) -> None:
     """Show why a stage is what it is: its identity, why it ran or was reused, what changed.
 
-    TARGET is a run, or a stage of the newest run; STAGE selects one stage of a run. For a single stage the whole
-    identity is shown.
+    For a single stage the whole identity is shown.
     """
     with open_workspace(locations) as workspace:
-        run, stages, stage = _explained(workspace.artifacts, workspace.database, target, stage)
+        found = find_target(workspace.database, target)
+        run, stage = found.run.run_id, found.stage_id
+        stages = planned_stages(workspace.artifacts, found.run)
         before: dict[str, Any] = {}
         if against is not None:
             other = planned_stages(workspace.artifacts, find_run(workspace.database, against))
@@ -52,8 +71,11 @@ def explain_command(
         _print_stage(item, before.get(item["id"]), whole=stage is not None, against=against)
 
 
-@click.command("lineage")
-@click.argument("target")
+@click.command(
+    "lineage",
+    epilog=examples("lineage last:curated", "lineage quickstart:mllm --up --mermaid", "lineage 3f9a0c1b2d4e --json"),
+)
+@click.argument("target", shell_complete=complete_target)
 @click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
 @click.option("--up", "direction", flag_value="up", help="Only what it was made from.")
 @click.option("--down", "direction", flag_value="down", help="Only what was made from it.")
@@ -73,7 +95,7 @@ def lineage_command(
         whole = lineage_graph(stored.manifest for stored in known)
         recipes = {run.run_id: run.recipe for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS)}
         store_url = workspace.store.url
-        if ":" in target:
+        if not is_identity_prefix(target):
             found = find_artifact(workspace.artifacts, workspace.database, target).manifest.fingerprint
         else:
             found = Fingerprint(resolve(whole, target))
@@ -86,22 +108,6 @@ def lineage_command(
         click.echo(json.dumps(to_json(graph), indent=2))
     else:
         click.echo(to_mermaid(graph) if mermaid else to_text(graph, found, direction), nl=False)
-
-
-def _explained(
-    artifacts: ArtifactStore, database: Any, target: str | None, stage: str | None
-) -> tuple[str, list[Mapping[str, Any]], str | None]:
-    """The run's id, the stages of its plan, and the selected stage (None: all)."""
-    if target is not None and stage is None:
-        newest = find_run(database, None)
-        stages = planned_stages(artifacts, newest)
-        if target in [item["id"] for item in stages]:
-            return newest.run_id, stages, target
-    run = find_run(database, target)
-    stages = planned_stages(artifacts, run)
-    if stage is not None:
-        check_names([stage], [item["id"] for item in stages], where=f"run {run.run_id}", what="stage")
-    return run.run_id, stages, stage
 
 
 def _print_stage(

@@ -9,9 +9,11 @@ from dataclasses import asdict
 import click
 
 from orchestrator.artifacts.takedowns import read_takedowns
+from orchestrator.commands.shared.completion import complete_target
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.options import (
     Locations,
+    examples,
     json_option,
     location_options,
     open_workspace,
@@ -27,7 +29,7 @@ from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, 
 MAX_LISTED = 50
 
 
-@click.command("gc")
+@click.command("gc", epilog=examples("gc", "gc --unneeded-days 30", "gc --unneeded-days 30 --delete"))
 @click.option("--delete", is_flag=True, help="Delete what is listed.")
 @click.option("--older-than-h", default=DEFAULT_AGE_S / 3600, show_default=True, help="Hours since the last change.")
 @click.option(
@@ -102,8 +104,8 @@ def gc_command(
         click.echo("nothing was deleted; add --delete")
 
 
-@click.command("pin")
-@click.argument("target", required=False)
+@click.command("pin", epilog=examples("pin # lists the pinned", "pin last:curated", "pin last:curated --remove"))
+@click.argument("target", required=False, shell_complete=complete_target)
 @click.option("--remove", is_flag=True, help="Remove the pin.")
 @location_options
 def pin_command(target: str | None, remove: bool, locations: Locations) -> None:

@@ -5,7 +5,13 @@ from dataclasses import asdict
 
 import click
 
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+)
 from orchestrator.history.rebuild import rebuild_index
 
 
@@ -14,7 +20,7 @@ def index_command() -> None:
     """The index database, which can always be rebuilt from the store."""
 
 
-@index_command.command("rebuild")
+@index_command.command("rebuild", epilog=examples("index rebuild", "index rebuild --store s3://bucket/prefix"))
 @location_options
 @json_option
 def rebuild_command(locations: Locations, as_json: bool) -> None:

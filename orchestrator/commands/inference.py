@@ -4,16 +4,28 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.shared.options import Locations, location_options, open_workspace, stage_kinds
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    location_options,
+    open_workspace,
+    run_option,
+    stage_kinds,
+)
+from orchestrator.commands.shared.targets import find_run
 
 IMAGE_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
 
-run_option = click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
 seed_option = click.option("--seed", default=0, show_default=True, help="The same seed gives the same answer.")
 
 
-@click.command("generate")
+@click.command(
+    "generate",
+    epilog=examples(
+        "generate 'a red circle' -o circle.png", "generate 'a red circle' -n 8 -o circles --run quickstart"
+    ),
+)
 @click.argument("prompt")
 @run_option
 @click.option("--height", type=int, help="Pixels; default: the size the models were trained on.")
@@ -39,7 +51,7 @@ def generate_command(
         files = generate(
             workspace,
             stage_kinds(),
-            recipe_or_run=run,
+            run_id=find_run(workspace.database, run).run_id,
             prompt=prompt,
             height=height,
             width=width,
@@ -51,7 +63,7 @@ def generate_command(
         click.echo(str(file))
 
 
-@click.command("describe")
+@click.command("describe", epilog=examples("describe picture.png", "describe picture.png --run quickstart"))
 @click.argument("image", type=IMAGE_FILE)
 @run_option
 @seed_option
@@ -61,10 +73,12 @@ def describe_command(image: Path, run: str | None, seed: int, locations: Locatio
     from stages.finished_run import describe
 
     with open_workspace(locations) as workspace:
-        click.echo(describe(workspace, stage_kinds(), recipe_or_run=run, image=image, seed=seed))
+        click.echo(
+            describe(workspace, stage_kinds(), run_id=find_run(workspace.database, run).run_id, image=image, seed=seed)
+        )
 
 
-@click.command("ask")
+@click.command("ask", epilog=examples("ask picture.png 'How many shapes are there?'"))
 @click.argument("image", type=IMAGE_FILE)
 @click.argument("question")
 @run_option
@@ -81,10 +95,19 @@ def ask_command(
     from stages.finished_run import ask
 
     with open_workspace(locations) as workspace:
-        click.echo(ask(workspace, stage_kinds(), recipe_or_run=run, image=image, question=question, seed=seed))
+        click.echo(
+            ask(
+                workspace,
+                stage_kinds(),
+                run_id=find_run(workspace.database, run).run_id,
+                image=image,
+                question=question,
+                seed=seed,
+            )
+        )
 
 
-@click.command("edit")
+@click.command("edit", epilog=examples("edit picture.png 'change the colour of the circle to blue' -o blue.png"))
 @click.argument("image", type=IMAGE_FILE)
 @click.argument("instruction")
 @run_option
@@ -104,6 +127,12 @@ def edit_command(
 
     with open_workspace(locations) as workspace:
         for file in edit(
-            workspace, stage_kinds(), recipe_or_run=run, image=image, instruction=instruction, seed=seed, out=out
+            workspace,
+            stage_kinds(),
+            run_id=find_run(workspace.database, run).run_id,
+            image=image,
+            instruction=instruction,
+            seed=seed,
+            out=out,
         ):
             click.echo(str(file))

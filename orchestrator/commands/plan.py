@@ -11,6 +11,7 @@ from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
     Locations,
     builtin_recipes,
+    examples,
     json_option,
     location_options,
     open_workspace,
@@ -25,7 +26,12 @@ from orchestrator.planning.store_view import plan_view
 ACTION_STYLES = {"run": "bold green", "reuse": "dim", "skip": "dim"}
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    epilog=examples(
+        "plan quickstart", "plan my.yaml --set stages.curated.config.min_side=40", "plan my.yaml --code fail --json"
+    ),
+)
 @recipe_options
 @location_options
 @click.option(
@@ -60,7 +66,7 @@ def _warn_absent(message: str) -> None:
     click.echo(f"warning: {message}; planned as never made, `run` needs it", err=True)
 
 
-@click.command("recipes")
+@click.command("recipes", epilog=examples("recipes", "recipes --json"))
 @json_option
 def recipes_command(as_json: bool) -> None:
     """List the built-in recipes, which `plan` and `run` take by name."""

@@ -20,11 +20,13 @@ from orchestrator.commands.shared.options import (
     Locations,
     accept_taint_option,
     cluster_option,
+    examples,
     json_option,
     location_options,
     open_workspace,
     read_recipe,
     recipe_options,
+    run_argument,
     stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_run
@@ -43,7 +45,15 @@ SHOW_CURSOR = "\x1b[?25h"
 UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog=examples(
+        "run quickstart",
+        "run my.yaml --set stages.curated.config.min_side=40",
+        "run my.yaml --until curated",
+        "run my.yaml --store s3://bucket/prefix --cluster http://head:8265",
+    ),
+)
 @recipe_options
 @location_options
 @cluster_option
@@ -80,8 +90,8 @@ def run_command(
         run_and_show(workspace, partial(workspace.run_recipe, plan), as_json=as_json)
 
 
-@click.command("resume")
-@click.argument("run", required=False)
+@click.command("resume", epilog=examples("resume # the newest run", "resume quickstart --cluster profile.yaml"))
+@run_argument
 @location_options
 @cluster_option
 @accept_taint_option
@@ -91,7 +101,7 @@ def resume_command(
 ) -> None:
     """Continue a run with the plan it was started with, under the same id.
 
-    RUN is a run's id, a prefix of one, or a recipe's name. Default: the newest run.
+    RUN is a run's id, a prefix of one, a recipe's name for its newest run, or `last`. Default: the newest run.
     """
     is_elsewhere = bool(locations.database) and database_exists(str(locations.database))
     with open_workspace(locations, profile, create=is_elsewhere) as workspace:  # a new machine may continue a run
@@ -103,8 +113,8 @@ def resume_command(
         run_and_show(workspace, resume, as_json=as_json)
 
 
-@click.command("cancel")
-@click.argument("run", required=False)
+@click.command("cancel", epilog=examples("cancel", "cancel quickstart"))
+@run_argument
 @location_options
 def cancel_command(run: str | None, locations: Locations) -> None:
     """Ask a run to stop at its next commit point. Committed work is kept; `illume resume` continues.

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 from rich.table import Table
@@ -19,8 +19,15 @@ from orchestrator.commands.shared.live_view import (
     stage_line,
     status_table,
 )
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
-from orchestrator.commands.shared.targets import find_run
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+    target_argument,
+)
+from orchestrator.commands.shared.targets import TargetCommand, find_target
 from orchestrator.history.events import Event, RunState, event_to_line, iso_time
 from orchestrator.history.run_status import RunStatus, list_runs, run_status
 from orchestrator.history.run_store import RunStore
@@ -31,14 +38,18 @@ ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTER
 EVENT_PAGE = 500
 
 
-@click.command("status")
-@click.argument("run", required=False)
+@click.command(
+    "status",
+    cls=TargetCommand,
+    epilog=examples("status", "status quickstart # its newest run", "status -f last", "status last:curated --json"),
+)
+@target_argument
 @click.option("-f", "--follow", is_flag=True, help="Keep showing the run until it ends.")
 @click.option("-n", "--limit", default=20, show_default=True, help="Runs to list.")
 @location_options
 @json_option
 def status_command(
-    run: str | None,
+    target: str | None,
     follow: bool,
     limit: int,
     locations: Locations,
@@ -46,14 +57,15 @@ def status_command(
 ) -> None:
     """List the runs, or show the stages of one.
 
-    RUN is a run's id, a prefix of one, or a recipe's name for its newest run.
+    RUN is a run's id, a prefix of one, a recipe's name for its newest run, or `last`.
     """
     with open_workspace(locations) as workspace:
-        if run is None and not follow:
+        if target is None and not follow:
             _print_runs(workspace, limit, as_json=as_json)
             return
-        run_id = find_run(workspace.database, run).run_id
+        found_target = find_target(workspace.database, target)
         if follow:
+            run_id = found_target.run.run_id
             style, pages = default_style(as_json=as_json), event_pages(workspace.runs, run_id)
             with show_live(workspace.database, run_id, style, pages):
                 while (found := run_status(workspace.database, run_id).run).state not in ENDED:
@@ -61,30 +73,37 @@ def status_command(
             if found.message and not as_json:
                 click.echo(found.message)
             return
-        _print_status(run_status(workspace.database, run_id), as_json=as_json)
+        _print_status(replace(found_target.status, stages=found_target.stages), as_json=as_json)
 
 
-@click.command("events")
-@click.argument("run", required=False)
+@click.command(
+    "events",
+    cls=TargetCommand,
+    epilog=examples("events", "events -f quickstart", "events last:curated --json # one JSON object per line"),
+)
+@target_argument
 @click.option("--after", default=0, help="Only events with a higher number.")
 @click.option("-f", "--follow", is_flag=True, help="Continue until the run ends.")
 @location_options
 @json_option
 def events_command(
-    run: str | None,
+    target: str | None,
     after: int,
     follow: bool,
     locations: Locations,
     as_json: bool,
 ) -> None:
-    """Print what happened in a run, one event per line."""
+    """Print what happened in a run, or in one stage of it, one event per line."""
     with open_workspace(locations) as workspace:
-        run_id = find_run(workspace.database, run).run_id
+        found = find_target(workspace.database, target)
+        run_id = found.run.run_id
         pages, last = event_pages(workspace.runs, run_id), after
         while True:
             is_over = not follow or run_status(workspace.database, run_id).run.state in ENDED
             while page := pages(last):
                 for event in page:
+                    if found.stage_id not in (None, event.stage_id):
+                        continue
                     click.echo(event_to_line(event) if as_json else event_text(event))
                 last = page[-1].sequence
             if is_over:
@@ -92,15 +111,19 @@ def events_command(
             time.sleep(REFRESH_S)
 
 
-@click.command("logs")
-@click.argument("run", required=False)
-@click.argument("stage", required=False)
+@click.command(
+    "logs",
+    cls=TargetCommand,
+    epilog=examples("logs", "logs last:curated -n 50", "logs quickstart:tokenizer # of its newest run"),
+)
+@target_argument
 @click.option("-n", "--lines", default=0, help="Only the last lines of each log; 0: all.")
 @location_options
-def logs_command(run: str | None, stage: str | None, lines: int, locations: Locations) -> None:
-    """Print what the stages of a run logged, oldest attempt first."""
+def logs_command(target: str | None, lines: int, locations: Locations) -> None:
+    """Print what the stages of a run, or one of them, logged, oldest attempt first."""
     with open_workspace(locations) as workspace:
-        run_id = find_run(workspace.database, run).run_id
+        found = find_target(workspace.database, target)
+        run_id, stage = found.run.run_id, found.stage_id
         logs = workspace.logs(run_id, stage)
         for name, text in logs:
             shown = text.splitlines()[-lines:]

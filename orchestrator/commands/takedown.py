@@ -17,6 +17,7 @@ from orchestrator.artifacts.takedowns import (
 from orchestrator.commands.shared.formatting import bytes_text, duration_text
 from orchestrator.commands.shared.options import (
     Locations,
+    examples,
     json_option,
     location_options,
     open_workspace,
@@ -44,7 +45,10 @@ def takedown_command() -> None:
     """Remove samples from datasets, tokens and models, and prove it: plan, then apply, run, gc, receipt."""
 
 
-@takedown_command.command("plan")
+@takedown_command.command(
+    "plan",
+    epilog=examples("takedown plan picture.jpg --id request-17", "takedown plan list.csv --note 'by the photographer'"),
+)
 @question_options
 @click.option("--id", "takedown_id", help="Name in plans and tags. Default: the date and time.")
 @click.option("--note", default="", help="Reason, stored in the record; no personal data.")
@@ -87,7 +91,10 @@ def plan_takedown(
         click.echo(f"\nnothing was changed; apply it with: illume takedown apply {file}")
 
 
-@takedown_command.command("apply")
+@takedown_command.command(
+    "apply",
+    epilog=examples("takedown apply request-17.takedown.json", "takedown apply request-17.takedown.json --delete"),
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--delete", is_flag=True, help="Also delete the files now; else `illume gc --delete` does.")
 @location_options
@@ -123,7 +130,10 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
     click.echo("next: `illume run` with each recipe, then `illume takedown receipt`")
 
 
-@takedown_command.command("receipt")
+@takedown_command.command(
+    "receipt",
+    epilog=examples("takedown receipt request-17", "takedown receipt request-17 --key key.pem -o receipt.json"),
+)
 @click.argument("takedown_id", metavar="ID")
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Ed25519 key (PEM) to sign.")
 @click.option("-o", "--out", type=OUTPUT, help="Where to write the statement. Default: print it.")
@@ -151,7 +161,7 @@ def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, lo
     return 1 if receipt.open_points else 0
 
 
-@takedown_command.command("list")
+@takedown_command.command("list", epilog=examples("takedown list", "takedown list --json"))
 @location_options
 @json_option
 def list_takedowns(locations: Locations, as_json: bool) -> None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace, stage_kinds
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+    run_option,
+    stage_kinds,
+)
 from orchestrator.commands.shared.questions import question_options
 from orchestrator.commands.shared.targets import find_run
 
@@ -20,9 +28,14 @@ SHOWN_STEPS = 12
 SHOWN_ROWS = 10  # of one stage; JSON has all
 
 
-@click.command("trace")
+@click.command(
+    "trace",
+    epilog=examples(
+        "trace picture.jpg", "trace list.csv --run quickstart", "trace --source-url '*://example.com/*' --json"
+    ),
+)
 @question_options
-@click.option("--run", "run", help="A run, or a recipe's name for its newest run. Default: the newest run.")
+@run_option
 @location_options
 @json_option
 def trace_command(questions: "Questions", run: str | None, locations: Locations, as_json: bool) -> None:

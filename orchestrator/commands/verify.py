@@ -8,7 +8,14 @@ import click
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.commands.shared.options import Locations, json_option, location_options, open_workspace
+from orchestrator.commands.shared.completion import complete_target
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    json_option,
+    location_options,
+    open_workspace,
+)
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.history.database import Database
 from orchestrator.store.commits import head
@@ -16,8 +23,8 @@ from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
 from orchestrator.store.verification import Problem
 
 
-@click.command("verify")
-@click.argument("target", required=False)
+@click.command("verify", epilog=examples("verify", "verify last:curated", "verify --quick --heal"))
+@click.argument("target", required=False, shell_complete=complete_target)
 @click.option("--quick", is_flag=True, help="Compare lengths only, read no bytes.")
 @click.option("--heal", is_flag=True, help="Retract damaged artifacts, so that the next run makes them again.")
 @location_options

@@ -147,7 +147,7 @@ def test_the_ledger_states_for_each_record_what_was_found_and_where(desk: Desk, 
 
 def test_the_plan_names_the_added_file(desk: Desk, grown: list[Any]) -> None:
     assert desk.actions("files.yaml") == dict.fromkeys(["pairs", "archives", "curated"], "reuse")
-    reasons = desk.illume("explain", "files", "pairs").out
+    reasons = desk.illume("explain", "files:pairs").out
     assert "d.jsonl" in reasons
 
 

@@ -3,18 +3,21 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from orchestrator.cli import TerminalHandler, exit_code
+from orchestrator.cli import TerminalHandler, cli, exit_code
 from orchestrator.errors import EXIT_REQUEUE, CancelledError
 from orchestrator.stage import Slot, StageContext, StageKind
 
@@ -209,3 +212,31 @@ def loaded_by(commands: list[list[str]], folder: Path) -> set[str]:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.rpartition("LOADED ")[2]))
+
+
+def commands_of(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command]]:
+    """Every command with its full name, those of groups too."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {below}", found) for below, found in commands_of(command, context))
+        else:
+            yield name, command
+
+
+def test_each_command_shows_examples_that_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = click.Context(cli, info_name="illume")
+    for name, command in commands_of(cli, root):
+        lines = [line.strip() for line in (command.epilog or "").splitlines() if line.strip().startswith("illume ")]
+        assert lines, f"illume {name} has no example"
+        for line in lines:
+            words = shlex.split(line, comments=True)
+            words = list(takewhile(lambda word: word not in (">", ">>", "|"), words))
+            expected = ["illume", *name.split()]
+            assert words[: len(expected)] == expected, f"{line}: an example of another command"
+            for word in words:
+                if Path(word).suffix in (".png", ".jpg", ".json", ".pem"):
+                    Path(word).touch()
+            command.make_context(name, words[len(expected) :], parent=root)  # raises what a user would read

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from clusters.connect import connect
 from clusters.profiles import profile_at
+from orchestrator.commands.shared.completion import complete_run, complete_target, matching
 from orchestrator.errors import RecipeError
 from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
 from orchestrator.recipe.loading import Kinds, load_recipe
 from orchestrator.recipe.suggestions import expectation
+from orchestrator.recipe.yaml_subset import parse_yaml, read_text
 from orchestrator.stage import Recipe
 from orchestrator.workspace import Workspace
 
@@ -55,6 +58,24 @@ accept_taint_option = click.option(
 )
 
 
+def complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Recipes by name, and files."""
+    # The files first: bash forgets what was before them, and lists them only if no recipe fits.
+    return [CompletionItem(incomplete, type="file"), *matching(builtin_recipes(), incomplete)]
+
+
+def complete_stage_of_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The stages of the recipe on the command line."""
+    recipe = ctx.params.get("recipe") or next(iter(ctx.args), "")  # an option without its value leaves it in `args`
+    try:
+        file = recipe_file(str(recipe))
+        data = parse_yaml(read_text(file), str(file)).data
+    except RecipeError:
+        return []
+    stages = data.get("stages") if isinstance(data, dict) else None
+    return matching(stages if isinstance(stages, dict) else (), incomplete)
+
+
 def recipe_options(command: Command) -> Command:
     """Adds the recipe and the options of its plan; passed on as `recipe`, `overrides` and `options`."""
 
@@ -72,11 +93,29 @@ def recipe_options(command: Command) -> Command:
         return command(options=options, **rest)
 
     decorators = [
-        click.argument("recipe"),
+        click.argument("recipe", shell_complete=complete_recipe),
         click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="stages.NAME.config.KEY=VALUE"),
-        click.option("--force", multiple=True, metavar="STAGE", help="Make it again, and what was made from it."),
-        click.option("--until", multiple=True, metavar="STAGE", help="Stop after this stage."),
-        click.option("--only", multiple=True, metavar="STAGE", help="Run no other stage; its inputs must exist."),
+        click.option(
+            "--force",
+            multiple=True,
+            metavar="STAGE",
+            help="Make it again, and what was made from it.",
+            shell_complete=complete_stage_of_recipe,
+        ),
+        click.option(
+            "--until",
+            multiple=True,
+            metavar="STAGE",
+            help="Stop after this stage.",
+            shell_complete=complete_stage_of_recipe,
+        ),
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="STAGE",
+            help="Run no other stage; its inputs must exist.",
+            shell_complete=complete_stage_of_recipe,
+        ),
         click.option(
             "--code",
             type=click.Choice(["warn", "rerun", "fail"]),
@@ -100,7 +139,25 @@ cluster_option = click.option(
     metavar="PROFILE",
     help="Where to run: a profile, or http://HEAD:8265 for jobs on a Ray cluster. Default: this machine.",
 )
+run_argument = click.argument("run", metavar="[RUN]", required=False, shell_complete=complete_run)
+run_option = click.option(
+    "--run",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="A run, a recipe's name for its newest run, or 'last'. Default: the newest run.",
+)
+target_argument = click.argument("target", metavar="[RUN[:STAGE]]", required=False, shell_complete=complete_target)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: command lines to copy, each with what it does after a `#`."""
+    commands = [line.partition(" # ") for line in lines]
+    width = max(len(command) for command, _, _ in commands)
+    shown = [
+        f"  illume {command:{width}}  # {text}" if text else f"  illume {command}" for command, _, text in commands
+    ]
+    return "\b\n" + "\n".join(["Examples:", *shown])
 
 
 def stage_kinds() -> Kinds:

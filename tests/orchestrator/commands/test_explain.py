@@ -10,7 +10,7 @@ def test_explain_shows_the_identity_and_what_changed(illume: Illume) -> None:
     illume("run", "words.yaml")
     first = newest(illume)["run_id"]
     illume("run", "words.yaml", "--set", "stages.loud.config.times=3")
-    shown = illume("explain", "loud").out
+    shown = illume("explain", "last:loud").out
     assert "loud: run  shout version 1" in shown
     assert "why: config.times: 2 -> 3" in shown
     assert '"times": 3' in shown

@@ -66,7 +66,7 @@ def test_a_failed_stage_exits_with_1_and_resume_continues(illume: Illume, tmp_pa
     assert "out of breath" in failed.err
     assert "blocked: pair" in failed.err
     run_id = newest(illume)["run_id"]
-    assert "out of breath" in illume("logs", run_id, "loud").out
+    assert "out of breath" in illume("logs", f"{run_id}:loud").out
     fault.unlink()
     assert illume("resume").code == 0
     assert newest(illume)["state"] == "SUCCEEDED"
