@@ -3,17 +3,17 @@
 All text comes from outside and is escaped; images are small JPEGs inside the page.
 """
 
-import base64
-import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from data_pipelines.audit.diff import DatasetDiff, Example, RecordLocation, Transition
+from data_pipelines.audit.markup import page_environment
 from data_pipelines.audit.samples import THUMBNAIL_SIDE
 from data_pipelines.audit.summary import printable
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
@@ -21,7 +21,6 @@ from data_pipelines.datasets.samples import SampleError
 from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.images.resizing import thumbnail
 
-MAX_CAPTION_CHARS = 140
 MAX_PAGE_IMAGES = 200
 KEPT = "keep"
 
@@ -73,55 +72,24 @@ def change_text(change: Transition) -> str:
     return f"{change.before} -> {change.after}"
 
 
-def dataset_diff_html(diff: DatasetDiff, before: Path, after: Path) -> str:
+def dataset_diff_html(diff: DatasetDiff, before: Path, after: Path) -> Markup:
     """A part of a page in the style of the audit's; `before` and `after` are the folders that images come from."""
-    tiles = [
-        (f"{diff.rows[1]:,}", f"records, {diff.rows[0]:,} before"),
-        (f"{diff.verdicts.get(KEPT, (0, 0))[1]:,}", f"kept, {diff.verdicts.get(KEPT, (0, 0))[0]:,} before"),
-        (f"{diff.added:,}", "added"),
-        (f"{diff.removed:,}", "removed"),
-        (f"{diff.changed:,}", "changed verdicts"),
-    ]
-    tile_html = "".join(f'<div class="tile"><b>{number}</b>{_text(label)}</div>' for number, label in tiles)
-    images = _example_images(diff.transitions, (CuratedDataset(before), CuratedDataset(after)))
-    groups = "".join(_group(change, images) for change in diff.transitions)
-    equal_shards = f"{diff.equal_shards:,} of {diff.shards[1]:,} shards have the same ledger in both."
-    return (
-        f'<div class="tiles">{tile_html}</div><p class="soft">{equal_shards}</p>'
-        f'<div class="tables"><div>{_counts_table("verdict", diff.verdicts.items())}</div>'
-        f"<div>{_counts_table('reason', diff.reasons.items())}</div></div>{groups}"
+    part = page_environment().get_template("dataset_diff.html")
+    return Markup(
+        part.render(
+            diff=diff,
+            verdicts=_largest_differences(diff.verdicts),
+            reasons=_largest_differences(diff.reasons),
+            changes=[(change, change_text(change)) for change in diff.transitions],
+            images=_example_images(diff.transitions, (CuratedDataset(before), CuratedDataset(after))),
+        )
     )
 
 
-def _text(value: object) -> str:
-    return html.escape(printable(str(value)), quote=True)
-
-
-def _counts_table(title: str, counts: Any) -> str:
-    rows = ""
-    for name, (old, new) in sorted(counts, key=lambda item: -abs(item[1][1] - item[1][0])):
-        difference = f"{new - old:+,}" if new != old else ""
-        rows += f"<tr><td>{_text(name)}</td><td>{old:,}</td><td>{new:,}</td><td>{difference}</td></tr>"
-    head = f"<tr><th>{title}</th><th>before</th><th>after</th><th>difference</th></tr>"
-    return f"<table>{head}{rows}</table>" if rows else f'<p class="soft">no {title}</p>'
-
-
-def _group(change: Transition, images: dict[str, bytes]) -> str:
-    figures = "".join(_figure(example, images.get(example.sample_id)) for example in change.examples)
-    return f'<h3>{_text(change_text(change))}: {change.records:,}</h3><div class="images">{figures}</div>'
-
-
-def _figure(example: Example, jpeg: bytes | None) -> str:
-    location = example.after or example.before
-    caption = " ".join(example.caption.split())[:MAX_CAPTION_CHARS]
-    source = f"{location.source_file}, row {location.source_row}" if location else ""
-    image = '<span class="none">no image</span>'
-    if jpeg:
-        image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
-    return (
-        f"<figure>{image}<figcaption>{_text(caption)}<br>{_text(source)}<br>"
-        f"<code>{_text(example.sample_id[:12])}</code></figcaption></figure>"
-    )
+def _largest_differences(counts: Mapping[str, tuple[int, int]]) -> list[tuple[str, int, int]]:
+    """(name, before, after), the largest differences first."""
+    rows = [(name, old, new) for name, (old, new) in counts.items()]
+    return sorted(rows, key=lambda row: -abs(row[2] - row[1]))
 
 
 def _example_images(changes: Sequence[Transition], datasets: tuple[CuratedDataset, CuratedDataset]) -> dict[str, bytes]:

@@ -45,6 +45,10 @@ class Shift:
         then, now = sum(self.then.values()), sum(self.now.values())
         return self.then.get(value, 0) / max(1, then), self.now.get(value, 0) / max(1, now)
 
+    def largest_share(self) -> float:
+        """Of any value in either version."""
+        return max((max(self.shares(value)) for value in self.now), default=1.0)
+
     def by_change(self) -> list[str]:
         """Values, those whose share changed most first."""
         return sorted(self.now, key=lambda value: (-abs(self.shares(value)[1] - self.shares(value)[0]), value))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from humanize import naturalsize
 
 from data_pipelines.audit.histograms import Histogram, add_to_histograms, empty_histograms, histogram_to_json
 from data_pipelines.datasets.ledgers import ledger_tables
@@ -148,7 +149,9 @@ def _bounds(name: str) -> tuple[float, ...]:
 
 
 def _bin_labels(name: str) -> list[str]:
-    bounds = [readable_bytes(int(bound)) if name == "bytes" else f"{bound:g}" for bound in _bounds(name)]
+    bounds = [
+        naturalsize(bound, binary=True, format="%.0f") if name == "bytes" else f"{bound:g}" for bound in _bounds(name)
+    ]
     between = [f"{low} to {high}" for low, high in itertools.pairwise(bounds)]
     return [f"under {bounds[0]}", *between, f"{bounds[-1]} and more"]
 
@@ -182,7 +185,7 @@ def summary_text(summary: AuditSummary) -> str:
     lines = [f"{printable(summary.name)}: {summary.whole.total:,} records", ""]
     for verdict in VERDICTS:
         rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
-        lines.append(f"  {verdict:<15}{rows:>12,}  {summary.share(verdict):>6.1%}  {readable_bytes(num_bytes):>10}")
+        lines.append(f"  {verdict:<15}{rows:>12,}  {summary.share(verdict):>6.1%}  {bytes_text(num_bytes):>10}")
     if summary.orphans:
         lines += ["", f"  {summary.orphans:,} files that no record names"]
     for name, cells in summary.tables.items():
@@ -202,9 +205,6 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
-def readable_bytes(number: int) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024 or unit == "GiB":
-            break
-        number //= 1024
-    return f"{number:,} {unit}"
+def bytes_text(number: float) -> str:
+    """`512 Bytes`, `1.5 MiB`."""
+    return naturalsize(number, binary=True)

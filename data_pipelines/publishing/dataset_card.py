@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, printable, readable_bytes
+from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, bytes_text, printable
 from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.publishing.publication import (
     NONE_STATED,
@@ -104,7 +104,7 @@ def _verdicts(summary: AuditSummary) -> str:
     lines = ["| verdict | records | share | bytes of first pictures |", "|---|---:|---:|---:|"]
     for verdict in VERDICTS:
         rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
-        lines.append(f"| {verdict} | {rows:,} | {summary.share(verdict):.1%} | {readable_bytes(num_bytes)} |")
+        lines.append(f"| {verdict} | {rows:,} | {summary.share(verdict):.1%} | {bytes_text(num_bytes)} |")
     return "\n".join(lines)
 
 

@@ -56,7 +56,6 @@ def diff_command(
     RUN_A and RUN_B are runs' ids, prefixes of them, recipes' names for their newest runs, or `last`.
     """
     from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
-    from data_pipelines.audit.markup import STYLE
 
     with open_workspace(locations) as workspace:
         diff = compare(workspace, run_a, run_b)
@@ -68,7 +67,7 @@ def diff_command(
         click.echo(run_diff_text(diff, {name: dataset_diff_lines(found) for name, (found, _, _) in datasets.items()}))
     if page:
         parts = {name: dataset_diff_html(found, a.folder, b.folder) for name, (found, a, b) in datasets.items()}
-        write_diff_page(diff, parts, page, style=STYLE)
+        write_diff_page(diff, parts, page)
         click.echo(f"page with images: {page}", err=as_json)
 
 

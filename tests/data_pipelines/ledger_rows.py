@@ -45,8 +45,10 @@ def ledger_row(number: int, **fields: Any) -> dict[str, Any]:
     }
 
 
-def write_ledgers(folder: Path, shards: Sequence[Sequence[dict[str, Any]]], without: Sequence[str] = ()) -> None:
-    """A dataset of these ledgers; its tars are empty."""
+def write_ledgers(
+    folder: Path, shards: Sequence[Sequence[dict[str, Any]]], without: Sequence[str] = (), called: str = ""
+) -> None:
+    """A dataset of these ledgers, called as its folder if not otherwise; its tars are empty."""
     schema = LEDGER_SCHEMA if "language" in LEDGER_SCHEMA.names else LEDGER_SCHEMA.append(LANGUAGE)
     schema = pa.schema([field for field in schema if field.name not in without])
     names = [f"s{number}" for number in range(len(shards))]
@@ -55,7 +57,7 @@ def write_ledgers(folder: Path, shards: Sequence[Sequence[dict[str, Any]]], with
     for name, rows in zip(names, shards, strict=True):
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), folder / "ledger" / f"{name}.parquet")
         (folder / "shards" / f"{name}.tar").write_bytes(bytes(10240))
-    fields = {"format": 1, "name": folder.name, "anchors": [[48, 64]], "shards": names}
+    fields = {"format": 1, "name": called or folder.name, "anchors": [[48, 64]], "shards": names}
     (folder / "dataset.json").write_text(json.dumps(fields))
 
 

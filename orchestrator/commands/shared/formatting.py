@@ -1,6 +1,13 @@
-"""Numbers, durations, times and identities as short text."""
+"""Numbers, durations, times and identities as short text.
+
+Byte counts are humanize's. Durations are our own: they stand in narrow columns and change while they are read, and
+humanize either drops what matters (`naturaldelta`: 18120 s and 20000 s are both "5 hours", 59.6 s is "59 seconds") or
+takes a line (`precisedelta`: "3 minutes and 7 seconds"). Counts are our own: `humanize.metric` makes 4100 "4.10 k".
+"""
 
 from datetime import datetime
+
+from humanize import naturalsize
 
 SHORT_IDENTITY = 12  # hex digits: enough to distinguish the artifacts of one store
 
@@ -28,12 +35,8 @@ def count_text(number: float) -> str:
 
 
 def bytes_text(number: float) -> str:
-    """`512 B`, `1.5 MiB`."""
-    for suffix in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {suffix}" if suffix == "B" else f"{number:.1f} {suffix}"
-        number /= 1024
-    return f"{number:.1f} TiB"
+    """`512 Bytes`, `1.5 MiB`."""
+    return naturalsize(number, binary=True)
 
 
 def time_text(seconds: float) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.audit.diff import DatasetDiff, DiffSide, diff_datasets
 from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
+from data_pipelines.audit.summary import printable
 from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import LEDGER_SCHEMA, emit_shard, write_dataset
@@ -28,19 +29,21 @@ from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes.config import ShapesConfig
 from data_pipelines.shapes.world import generate_world
+from tests.pages import ATTACKS, PAYLOADS, assert_only_text_and_images
 
-HOSTILE = "</h3><script>alert(1)</script>\u202e"
 Row = tuple[str, str, str]  # sample id, verdict, reason
 
 
-def hand_made(folder: Path, shards: Sequence[Sequence[Row]], caption: str = "a cat") -> DiffSide:
+def hand_made(
+    folder: Path, shards: Sequence[Sequence[Row]], caption: str = "a cat", source_file: str = "a.jsonl"
+) -> DiffSide:
     """A dataset of ledgers alone, which has no thumbnails."""
     ledgers = {}
     (folder / "ledger").mkdir(parents=True)
     for number, rows in enumerate(shards):
         listed = [
             {"sample_id": sample_id, "verdict": verdict, "reason": reason or None, "caption": caption,
-             "source_file": "a.jsonl", "source_row": place}
+             "source_file": source_file, "source_row": place}
             for place, (sample_id, verdict, reason) in enumerate(rows)
         ]  # fmt: skip
         path = folder / "ledger" / f"s{number}.parquet"
@@ -157,15 +160,19 @@ def test_an_id_that_is_no_digest_is_named(tmp_path: Path) -> None:
         diff_datasets(before, after)
 
 
-def test_text_from_outside_is_escaped_in_the_page(tmp_path: Path) -> None:
-    before = hand_made(tmp_path / "a", [[("ab" * 32, "keep", "")]], caption=HOSTILE)
-    after = hand_made(tmp_path / "b", [[("ab" * 32, "drop", HOSTILE)]], caption=HOSTILE)
+@settings(max_examples=8, deadline=None)
+@given(PAYLOADS)
+@example("".join(ATTACKS))
+def test_hostile_values_stay_text_in_the_part_of_a_page(tmp_path_factory: pytest.TempPathFactory, payload: str) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    before = hand_made(folder / "a", [[("ab" * 32, "keep", "")]], caption=payload, source_file=payload)
+    after = hand_made(folder / "b", [[("ab" * 32, "drop", payload)]], caption=payload, source_file=payload)
     diff = diff_datasets(before, after)
-    page = dataset_diff_html(diff, before.folder, after.folder)
-    assert "<script" not in page
-    assert "\u202e" not in page + "\n".join(dataset_diff_lines(diff))
-    assert page.count("&lt;script&gt;") >= 2
-    assert "no image" in page
+    page = assert_only_text_and_images(dataset_diff_html(diff, before.folder, after.folder))
+    assert f"keep -> drop: {printable(payload)}: 1" in page.words
+    assert f"{printable(payload)}, row 0" in page.words
+    assert "no image" in page.words
+    assert all(line.isprintable() for line in dataset_diff_lines(diff))
 
 
 def test_images_of_changed_records_come_from_thumbnails_and_shards(tmp_path: Path) -> None:

@@ -8,4 +8,4 @@ illume = test_cli.illume
 
 def test_gc_lists_without_deleting(illume: Illume) -> None:
     illume("run", "words.yaml")
-    assert illume("gc").out == "can be deleted: nothing; 0 B\n"
+    assert illume("gc").out == "can be deleted: nothing; 0 Bytes\n"

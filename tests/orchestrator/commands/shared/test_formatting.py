@@ -23,4 +23,9 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_counts_and_bytes() -> None:
     assert [count_text(number) for number in (0, 999, 12_345, 4_100_000, 2.5)] == ["0", "999", "12.3k", "4.1M", "2.5"]
-    assert [bytes_text(number) for number in (0, 1536, 3 * 2**30)] == ["0 B", "1.5 KiB", "3.0 GiB"]
+    assert [bytes_text(number) for number in (0, 1536, 2**20 - 1, 3 * 2**30)] == [
+        "0 Bytes",
+        "1.5 KiB",
+        "1.0 MiB",
+        "3.0 GiB",
+    ]
