@@ -18,8 +18,8 @@ from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
 from orchestrator.errors import RecipeError
-from orchestrator.recipe.decoding import decode
-from orchestrator.recipe.yaml_subset import YamlPath, parse_yaml, path_text, read_text
+from orchestrator.recipe.yaml_subset import parse_yaml, read_text
+from orchestrator.typed_json import ValuePath, decode, path_text
 
 MIN_OBJECT_STORE_MIB = 75  # with less, Ray does not start
 
@@ -102,5 +102,5 @@ def load_profile(file: Path) -> Profile:
     return profile
 
 
-def _where(path: YamlPath) -> str:
+def _where(path: ValuePath) -> str:
     return f"{path_text(path)}: " if path else ""

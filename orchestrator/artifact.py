@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType
 
+from orchestrator.constraints import Key, Sha256, Size
+
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, SHA-256 of a canonical identity payload
 
@@ -24,9 +26,9 @@ class ArtifactKey:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    path: str  # relative to the artifact's data folder, "/" separated
-    bytes: int
-    sha256: str
+    path: Key  # relative to the artifact's data folder
+    bytes: Size
+    sha256: Sha256
     rows: int | None = None  # None: rows are not counted
 
 

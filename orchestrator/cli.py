@@ -111,7 +111,7 @@ class LateGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in {*COMMANDS, *HIDDEN_COMMANDS}:
-            from orchestrator.recipe.suggestions import expectation
+            from orchestrator.suggestions import expectation
 
             ctx.fail(f"no such command {args[0]!r}; {expectation(args[0], COMMANDS.keys())}")
         return super().resolve_command(ctx, args)

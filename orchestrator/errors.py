@@ -61,6 +61,12 @@ class CorruptArtifactError(OrchestratorError):
     """Committed files are missing or differ from their digests."""
 
 
+class NewerFormatError(OrchestratorError):
+    """A record has a format that is newer than this program. It is not damaged: never retract, heal or replace it."""
+
+    exit_code = EXIT_UNUSABLE
+
+
 class PoisonError(OrchestratorError):
     """Stage code found input that no retry can repair; the shard map bisects it down to single items."""
 

@@ -28,8 +28,8 @@ from orchestrator.planning.reasons import (
     sequence_changes,
 )
 from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, TaintIndex, identify
-from orchestrator.recipe.suggestions import check_names
 from orchestrator.stage import Recipe, StageSpec
+from orchestrator.suggestions import check_names
 
 Action = typing.Literal["run", "reuse", "skip"]
 

@@ -13,10 +13,9 @@ from orchestrator.identity import canonical_json, config_to_json, fingerprint_of
 from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
-from orchestrator.recipe.decoding import decode
 from orchestrator.recipe.loading import Kinds
-from orchestrator.recipe.yaml_subset import Problem, YamlPath, path_text
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
+from orchestrator.typed_json import Problem, ValuePath, decode, path_text
 
 PLAN_FORMAT = 1
 
@@ -125,7 +124,7 @@ def _decoded(config_class: type[Any], data: Mapping[str, Any], section: str) -> 
     return _checked(config_class, data[section], ("stages", data["id"], section))
 
 
-def _checked(config_class: type[Any], data: Any, path: YamlPath) -> Any:
+def _checked(config_class: type[Any], data: Any, path: ValuePath) -> Any:
     problems: list[Problem] = []
     decoded = decode(config_class, data, path, problems)
     if decoded is None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import RecipeError
-from orchestrator.recipe.decoding import decode, found_text
 from orchestrator.recipe.overrides import apply_overrides
-from orchestrator.recipe.suggestions import expectation
-from orchestrator.recipe.yaml_subset import Document, Problem, YamlPath, parse_yaml, path_text, read_text
+from orchestrator.recipe.yaml_subset import Document, parse_yaml, read_text
 from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
+from orchestrator.suggestions import expectation
+from orchestrator.typed_json import Problem, ValuePath, decode, found_text, path_text
 
 Kinds = Mapping[str, StageKind[Any]]
 STAGE_KEYS = ("kind", "inputs", "config", "resources", "retry", "gates")
@@ -46,7 +46,7 @@ class _Decoding:
     inputs: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # stage -> slot -> stages
     specs: dict[str, StageSpec] = field(default_factory=dict)  # of the stages without problems
 
-    def report(self, path: YamlPath, text: str) -> None:
+    def report(self, path: ValuePath, text: str) -> None:
         self.problems.append(Problem(path=path, text=text))
 
 
@@ -81,7 +81,7 @@ def _decode_top(data: JSON, decoding: _Decoding) -> str:
 
 
 def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
-    path: YamlPath = ("stages", stage_id)
+    path: ValuePath = ("stages", stage_id)
     decoding.stage_kinds[stage_id] = None
     if not _STAGE_ID.fullmatch(stage_id):
         decoding.report(path, "expected a stage name of letters, digits, '-' and '_' that starts with a letter")
@@ -103,7 +103,7 @@ def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
         )
 
 
-def _decode_kind(data: Mapping[str, JSON], path: YamlPath, decoding: _Decoding) -> StageKind[Any] | None:
+def _decode_kind(data: Mapping[str, JSON], path: ValuePath, decoding: _Decoding) -> StageKind[Any] | None:
     name = data.get("kind")
     if isinstance(name, str) and name in decoding.kinds:
         return decoding.kinds[name]
@@ -113,7 +113,7 @@ def _decode_kind(data: Mapping[str, JSON], path: YamlPath, decoding: _Decoding) 
     return None
 
 
-def _decode_gates(data: JSON, kind: StageKind[Any] | None, path: YamlPath, decoding: _Decoding) -> dict[str, Gate]:
+def _decode_gates(data: JSON, kind: StageKind[Any] | None, path: ValuePath, decoding: _Decoding) -> dict[str, Gate]:
     if not isinstance(data, dict):
         decoding.report(path, f"found {found_text(data)}, expected a mapping from metrics of the stage to bounds")
         return {}
@@ -133,7 +133,7 @@ def _section(data: Mapping[str, JSON], key: str) -> JSON:
 
 
 def _decode_inputs(
-    data: JSON, kind: StageKind[Any] | None, path: YamlPath, decoding: _Decoding
+    data: JSON, kind: StageKind[Any] | None, path: ValuePath, decoding: _Decoding
 ) -> dict[str, tuple[str, ...]]:
     if not isinstance(data, dict):
         decoding.report(path, f"found {found_text(data)}, expected a mapping from slots to stage names")
@@ -155,7 +155,7 @@ def _check_slots(
     inputs: Mapping[str, tuple[str, ...]],
     data: Mapping[str, JSON],
     kind: StageKind[Any],
-    path: YamlPath,
+    path: ValuePath,
     decoding: _Decoding,
 ) -> None:
     for name in data:
@@ -173,7 +173,7 @@ def _check_slots(
             decoding.report((*path, name), f"found {twice!r} twice")
 
 
-def _report_unknown(data: Mapping[str, JSON], valid: Sequence[str], path: YamlPath, decoding: _Decoding) -> None:
+def _report_unknown(data: Mapping[str, JSON], valid: Sequence[str], path: ValuePath, decoding: _Decoding) -> None:
     for key in data:
         if key not in valid:
             decoding.report((*path, key), f"unknown key; {expectation(key, valid)}")
@@ -184,12 +184,12 @@ def _check_wiring(decoding: _Decoding) -> None:
     for stage_id, inputs in decoding.inputs.items():
         kind = decoding.stage_kinds[stage_id]
         for slot, upstream_ids in inputs.items():
-            path: YamlPath = ("stages", stage_id, "inputs", slot)
+            path: ValuePath = ("stages", stage_id, "inputs", slot)
             for upstream_id in upstream_ids:
                 _check_wire(kind.inputs[slot] if kind else None, upstream_id, path, decoding)
 
 
-def _check_wire(slot: Slot | None, upstream_id: str, path: YamlPath, decoding: _Decoding) -> None:
+def _check_wire(slot: Slot | None, upstream_id: str, path: ValuePath, decoding: _Decoding) -> None:
     kinds = decoding.stage_kinds
     if upstream_id not in kinds:
         decoding.report(path, f"found no stage {upstream_id!r}; {expectation(upstream_id, kinds.keys())}")
@@ -227,9 +227,9 @@ def _cycle(waiting: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _message(
-    file: str, problems: Sequence[Problem], lines: Mapping[YamlPath, int], origins: Mapping[YamlPath, str]
+    file: str, problems: Sequence[Problem], lines: Mapping[ValuePath, int], origins: Mapping[ValuePath, str]
 ) -> str:
-    first: dict[tuple[YamlPath, str], Problem] = {}  # for each path; later problems follow from it
+    first: dict[tuple[ValuePath, str], Problem] = {}  # for each path; later problems follow from it
     for problem in problems:
         first.setdefault((problem.path, "" if problem.path else problem.text), problem)
     located = sorted((_located(problem, lines, origins) for problem in first.values()), key=lambda item: item[0])
@@ -242,7 +242,7 @@ def _message(
     return "\n".join([f"{file}: {len(located)} problems", *rows])
 
 
-def _located(problem: Problem, lines: Mapping[YamlPath, int], origins: Mapping[YamlPath, str]) -> tuple[int, str]:
+def _located(problem: Problem, lines: Mapping[ValuePath, int], origins: Mapping[ValuePath, str]) -> tuple[int, str]:
     """The line (0: unknown) and the text of a problem; the line is that of the nearest enclosing value that has one."""
     path, where = problem.path, path_text(problem.path)
     if not path:

@@ -1,14 +1,16 @@
 """Overrides `--set stages.NAME.config.key=value`: changes to a recipe's plain data before it is decoded."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.artifact import JSON
-from orchestrator.recipe.decoding import default_data, found_text
-from orchestrator.recipe.suggestions import expectation
-from orchestrator.recipe.yaml_subset import Problem, YamlPath, parse_yaml, path_text
+from orchestrator.identity import config_to_json
+from orchestrator.recipe.yaml_subset import parse_yaml
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageKind
+from orchestrator.suggestions import expectation
+from orchestrator.typed_json import Problem, ValuePath, classes_at, found_text, path_text
 
 _KEY = re.compile(r"([^.\[\]=]+)((?:\[[0-9]+\])*)")
 _FORM = "expected stages.NAME.config.KEY=VALUE"
@@ -16,13 +18,13 @@ _FORM = "expected stages.NAME.config.KEY=VALUE"
 
 def apply_overrides(
     data: JSON, overrides: Sequence[str], kinds: Mapping[str, StageKind[Any]], problems: list[Problem]
-) -> dict[YamlPath, str]:
+) -> dict[ValuePath, str]:
     """Change `data` in place, in order; returns the override that set each path.
 
     Values are parsed as YAML. A key that the recipe leaves at its default can be set, also below a default that is
     itself an object. Unknown keys are found later, when the recipe is decoded.
     """
-    origins: dict[YamlPath, str] = {}
+    origins: dict[ValuePath, str] = {}
     for override in overrides:
         label = f"--set {override}"
         dotted, separator, text = override.partition("=")
@@ -40,7 +42,7 @@ def apply_overrides(
     return origins
 
 
-def _parse_path(dotted: str) -> YamlPath:
+def _parse_path(dotted: str) -> ValuePath:
     """The path of a dotted text; empty if the text has another form."""
     path: list[str | int] = []
     for part in dotted.split("."):
@@ -52,7 +54,7 @@ def _parse_path(dotted: str) -> YamlPath:
     return tuple(path)
 
 
-def _set(data: JSON, path: YamlPath, value: JSON, kinds: Mapping[str, StageKind[Any]]) -> str | None:
+def _set(data: JSON, path: ValuePath, value: JSON, kinds: Mapping[str, StageKind[Any]]) -> str | None:
     """Set a value; returns what is wrong with the path, or None."""
     stages = data.get("stages") if isinstance(data, dict) else None
     if path[0] == "stages" and isinstance(stages, dict) and (len(path) < 3 or path[1] not in stages):
@@ -80,22 +82,22 @@ def _set(data: JSON, path: YamlPath, value: JSON, kinds: Mapping[str, StageKind[
     return None
 
 
-def _default_at(data: JSON, path: YamlPath, kinds: Mapping[str, StageKind[Any]]) -> JSON:
+def _default_at(data: JSON, path: ValuePath, kinds: Mapping[str, StageKind[Any]]) -> JSON:
     """The configuration class's default at a path that the recipe does not have."""
     if len(path) < 4 or path[0] != "stages":
         return {}
     part = path[2]
     if part == "gates":
-        return default_data(Gate, path[4:]) if len(path) > 4 else {}
+        return _default_data(Gate, path[4:]) if len(path) > 4 else {}
     if part == "resources" or part == "retry":
-        return default_data(Resources if part == "resources" else RetryPolicy, path[3:])
+        return _default_data(Resources if part == "resources" else RetryPolicy, path[3:])
     stages = data.get("stages") if isinstance(data, dict) else None
     stage = stages.get(str(path[1])) if isinstance(stages, dict) else None
     kind = kinds.get(str(stage.get("kind"))) if isinstance(stage, dict) else None
-    return default_data(kind.config, path[3:]) if kind is not None and part == "config" else {}
+    return _default_data(kind.config, path[3:]) if kind is not None and part == "config" else {}
 
 
-def _with_indices(data: JSON, path: YamlPath) -> YamlPath:
+def _with_indices(data: JSON, path: ValuePath) -> ValuePath:
     """The path with list positions as numbers."""
     actual: list[str | int] = []
     current = data
@@ -107,3 +109,21 @@ def _with_indices(data: JSON, path: YamlPath) -> YamlPath:
             actual.append(key)
             current = current.get(str(key)) if isinstance(current, dict) else None
     return tuple(actual)
+
+
+def _default_data(config_class: type, path: ValuePath) -> JSON:
+    """The default of the field at `path` as plain data; an empty object if there is none."""
+    for owner in classes_at(config_class, path[:-1]):
+        for field in dataclasses.fields(owner):
+            if field.name == path[-1]:
+                default = _default(field)
+                if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                    return config_to_json(default)
+                return list(default) if isinstance(default, tuple) else {}
+    return {}
+
+
+def _default(field: "dataclasses.Field[Any]") -> object:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else None

@@ -15,12 +15,11 @@ from yaml import events
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import RecipeError
+from orchestrator.typed_json import Problem, ValuePath
 
 MAX_BYTES = 512 * 1024
 MAX_DEPTH = 32
 MAX_DIGITS = 100  # of one number
-
-YamlPath = tuple[str | int, ...]  # keys and list positions from the top of the recipe
 
 _CONSTANTS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -33,15 +32,9 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    path: YamlPath
-    text: str  # what was found, what was expected
-
-
-@dataclass(frozen=True, kw_only=True)
 class Document:
     data: JSON
-    lines: Mapping[YamlPath, int]  # counted from 1
+    lines: Mapping[ValuePath, int]  # counted from 1
     problems: tuple[Problem, ...] = ()  # repeated keys and unusable numbers; reported with those of decoding
 
 
@@ -80,16 +73,10 @@ def parse_yaml(text: str, where: str) -> Document:
     return Document(data=builder.data, lines=builder.lines, problems=tuple(builder.problems))
 
 
-def path_text(path: YamlPath) -> str:
-    """`("stages", "a", "anchors", 0)` as `stages.a.anchors[0]`."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    return text.removeprefix(".")
-
-
 @dataclass(kw_only=True)
 class _Container:
     value: dict[str, JSON] | list[JSON]
-    path: YamlPath
+    path: ValuePath
     key: str | None = None  # of a mapping: the key whose value comes next
 
 
@@ -99,7 +86,7 @@ class _Builder:
 
     where: str
     data: JSON = None
-    lines: dict[YamlPath, int] = field(default_factory=dict)
+    lines: dict[ValuePath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     _open: list[_Container] = field(default_factory=list)
     _num_documents: int = 0
@@ -146,7 +133,7 @@ class _Builder:
         self.lines[path] = line
         container.key = key
 
-    def _put(self, value: JSON, line: int) -> YamlPath:
+    def _put(self, value: JSON, line: int) -> ValuePath:
         if not self._open:
             self.data = value
             self.lines[()] = line

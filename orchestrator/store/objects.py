@@ -1,13 +1,17 @@
 """Plain values of every kind of store: keys, digests, and the objects of a listing."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.constraints import KEY_EXPECTED, KEY_PATTERN
 from orchestrator.errors import StoreError
 
 MAX_RECORD_BYTES = 256 * 1024**2  # manifests of a million files are smaller; a larger "record" is damage or an attack
 CHUNK_BYTES = 4 * 1024**2  # bytes read, hashed and sent at a time
+
+_KEY = re.compile(KEY_PATTERN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +35,8 @@ def check_key(key: str) -> str:
     Raises:
         StoreError: it is empty, absolute, contains "..", a backslash or a control character.
     """
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in key or any(ord(char) < 32 for char in key):
-        raise StoreError(f"store key {key!r}: expected parts joined by single '/', no '.', '..' or control characters")
+    if not _KEY.fullmatch(key):
+        raise StoreError(f"store key {key!r}: expected {KEY_EXPECTED}")
     return key
 
 

@@ -9,9 +9,9 @@ from data_pipelines.curation.config import CurationConfig
 from data_pipelines.scoring.bounds import MEASURED_SCORES, check_score_name
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
-from orchestrator.recipe.suggestions import expectation
 from orchestrator.shards import Shard
 from orchestrator.stage import Location
+from orchestrator.suggestions import expectation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from orchestrator.errors import RecipeError
 from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
 from orchestrator.recipe.loading import Kinds, load_recipe
-from orchestrator.recipe.suggestions import expectation
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text
 from orchestrator.stage import Recipe
+from orchestrator.suggestions import expectation
 from orchestrator.workspace import Workspace
 
 Command = Callable[..., Any]

@@ -14,8 +14,8 @@ from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus, list_runs, newest_run, run_status
-from orchestrator.recipe.suggestions import expectation
 from orchestrator.store.layout import ARTIFACTS, stored_keys
+from orchestrator.suggestions import expectation
 
 NUM_SEARCHED_RUNS = 10_000
 NUM_NAMED_RUNS = 5  # in a message

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.errors import RecipeError
-from orchestrator.recipe.suggestions import MAX_LISTED, check_names, expectation
+from orchestrator.suggestions import MAX_LISTED, check_names, expectation
 
 
 @pytest.mark.parametrize(
