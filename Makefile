@@ -15,17 +15,18 @@ NO_FILE := pip found no file for this Python and platform, or could not reach th
 
 $(VENV)/.installed: pyproject.toml constraints.txt hashes.txt
 	@$(PYTHON) .ci/machine.py check $(VENV)
-	$(PYTHON) -m venv $(VENV)
+	@echo "making the environment in $(VENV): 2 minutes, 2 GB"
+	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet pip==26.3 || { echo "$(NO_FILE)"; exit 2; }
 	@[ "$(TORCH_BUILD)" = default ] || $(PIP) install --quiet -c constraints.txt '$(TORCH)+cpu' 2>/dev/null \
 		|| $(PIP) install --quiet --retries 1 -c constraints.txt --extra-index-url $(TORCH_CPU_INDEX) '$(TORCH)+cpu' \
 		|| { echo "$(NO_TORCH)"; exit 2; }
 	@$(PIP) install --quiet --no-deps --only-binary :all: --require-hashes -r hashes.txt || { echo "$(NO_FILE)"; exit 2; }
-	$(PIP) install --quiet -c constraints.txt -e . || { echo "$(NO_FILE)"; exit 2; }
+	@PYTHONWARNINGS=ignore $(PIP) install --quiet -c constraints.txt -e . || { echo "$(NO_FILE)"; exit 2; }
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(PIP) install --quiet -c constraints.txt -e '.[kubernetes,postgresql,ui]' --group test || { echo "$(NO_FILE)"; exit 2; }
+	@PYTHONWARNINGS=ignore $(PIP) install --quiet -c constraints.txt -e '.[kubernetes,postgresql,ui]' --group test || { echo "$(NO_FILE)"; exit 2; }
 	@touch $@
 
 demo: $(VENV)/.installed
