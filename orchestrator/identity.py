@@ -1,17 +1,30 @@
 """The identity of a stage's output: the SHA-256 of the canonical JSON of its identity payload.
 
-The rule that keeps it correct: a value without exactly one obvious encoding raises; nothing is ever turned into text
-by `str(x)`.
+Three rules keep it correct, for the payload of a stage and for the identities of its shards alike:
+
+1. One encoding. A value without exactly one obvious encoding raises; nothing is turned into text by `str` or `repr`.
+   The name of a class is not part of a value, so a class may be renamed and moved.
+2. Defaults are left out. A setting that equals its default is absent, at every depth (`semantic_json`). So a field with
+   a default that did not exist when an artifact was made changes no identity, and begun runs can continue. The price:
+   a default may change only together with the version of every kind that has it, as two configurations would share an
+   identity otherwise. The test of `recorded_defaults` in `orchestrator/planning/defaults.py` enforces this: it compares
+   the defaults of all kinds with a recorded table.
+3. What cannot change the result is not in it, by type: `Location` for paths; for all else the class that the kind
+   declares as its `execution`, beside its `config`. Nothing here reads a value of that class.
+
+The strategy and the number of workers of a training are execution too. They are recorded in the provenance of the
+artifact. Equal strategy and number of workers promise equal digests; otherwise results agree within a tolerance.
 """
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from orchestrator.artifact import JSON, Fingerprint
 from orchestrator.stage import Location
@@ -35,23 +48,73 @@ def canonical_json(value: object) -> str:
 
 
 def fingerprint_of(payload: Mapping[str, JSON]) -> Fingerprint:
+    """The identity that a payload gives.
+
+    Raises:
+        TypeError: the payload holds a dataclass; what decides in it is given by `semantic_json`.
+    """
+    _refuse_dataclasses(payload, "")
     return Fingerprint(hashlib.sha256(canonical_json(payload).encode()).hexdigest())
 
 
-def semantic_config(config: object) -> dict[str, JSON]:
-    """The part of a stage's configuration that decides its output: all fields except those typed as `Location`.
+def semantic_config(
+    config: object, *, only: Collection[str] | None = None, without: Collection[str] = ()
+) -> dict[str, JSON]:
+    """The part of a configuration that decides a result: no locations, and nothing that equals its default.
 
-    Fields are excluded by their types alone, at every depth, including optional, tuple and mapping fields of
-    locations, so two values of one class always keep the same fields.
+    Fields are excluded by their types, at every depth, including optional, tuple and mapping fields of locations.
+    `only` and `without` name fields of `config` itself, for a part of the work that reads no others.
 
     Raises:
-        TypeError: the configuration is not a dataclass, or a field mixes locations with other values.
+        TypeError: the configuration is not a dataclass, a field mixes locations with other values, or the class of a
+            field's value could not be told from its encoding.
+        ValueError: the class has no field of a name in `only` or `without`.
     """
     if not _is_dataclass_value(config):
         raise TypeError(f"a stage's configuration is a frozen dataclass, found {type(config).__name__}")
-    encoded = to_json(_without_locations(config))
+    names = {field.name for field in dataclasses.fields(config)}
+    if unknown := sorted({*(only or ()), *without} - names):
+        raise ValueError(f"{type(config).__name__} has no field {unknown[0]!r}; expected some of {sorted(names)}")
+    encoded = semantic_json(config)
     assert isinstance(encoded, dict), "a dataclass encodes to an object"
-    return encoded
+    return {name: value for name, value in encoded.items() if name not in without and (only is None or name in only)}
+
+
+def semantic_json(value: object) -> JSON:
+    """What decides a result in any value: dataclasses without locations and without fields that equal their default.
+
+    Raises:
+        TypeError, ValueError: see `semantic_config` and `to_json`.
+    """
+    return to_json(_semantic(value, leave_out=True))
+
+
+def complete_json(value: object) -> JSON:
+    """As `semantic_json`, but with the fields that equal their default: for showing values, never for an identity."""
+    return to_json(_semantic(value, leave_out=False))
+
+
+def semantic_fields(config_class: type) -> Iterator[tuple["dataclasses.Field[typing.Any]", object]]:
+    """The fields of a dataclass that are part of an identity, each with its type.
+
+    Raises:
+        TypeError: a field mixes locations with other values, or the class of its value is lost by encoding it.
+    """
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    for field in dataclasses.fields(config_class):
+        hint = hints[field.name]
+        if not is_location_type(hint):
+            _check_unions(hint, f"{config_class.__name__}.{field.name}")
+            yield field, hint
+
+
+def default_json(field: "dataclasses.Field[typing.Any]") -> JSON | dataclasses._MISSING_TYPE:
+    """The default of a field as it would stand in an identity; `dataclasses.MISSING` if it has none."""
+    if field.default is not dataclasses.MISSING:
+        return semantic_json(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return semantic_json(field.default_factory())
+    return dataclasses.MISSING
 
 
 def config_to_json(config: object) -> dict[str, JSON]:
@@ -130,20 +193,70 @@ def _is_dataclass_value(value: object) -> typing.TypeGuard["typing.Any"]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _without_locations(value: object) -> object:
-    """Dataclasses as mappings without their location fields, also inside tuples and mappings."""
+def _semantic(value: object, *, leave_out: bool) -> object:
+    """Dataclasses as mappings of the fields that decide, also inside tuples and mappings."""
     if _is_dataclass_value(value):
-        hints = typing.get_type_hints(type(value), include_extras=True)
-        return {
-            field.name: _without_locations(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if not is_location_type(hints[field.name])
-        }
+        found = {}
+        for name, default in _semantic_fields(typing.cast(typing.Hashable, type(value))):
+            item = _semantic(getattr(value, name), leave_out=leave_out)
+            if default is None or not leave_out or canonical_json(item) != default:
+                found[name] = item
+        return found
     if isinstance(value, Mapping):
-        return {key: _without_locations(item) for key, item in value.items()}
+        return {key: _semantic(item, leave_out=leave_out) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_without_locations(item) for item in value]
+        return [_semantic(item, leave_out=leave_out) for item in value]
     return value
+
+
+@functools.cache
+def _semantic_fields(config_class: typing.Hashable) -> tuple[tuple[str, str | None], ...]:
+    """(name, canonical JSON of the default; None: never left out) of each field that is part of an identity."""
+    found = []
+    for field, hint in semantic_fields(typing.cast(type, config_class)):
+        default = default_json(field)
+        is_kept = default is dataclasses.MISSING or _is_tag(hint)
+        found.append((field.name, None if is_kept else canonical_json(default)))
+    return tuple(found)
+
+
+def _is_tag(hint: object) -> bool:
+    """True for a `Literal` of one value, which tells the members of a union apart; it is never left out."""
+    return typing.get_origin(hint) is typing.Literal and len(typing.get_args(hint)) == 1
+
+
+def _check_unions(hint: object, where: str) -> None:
+    """Raises: TypeError if a union has several members that encode to objects and that no tag tells apart."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        objects = [item for item in arguments if _encodes_to_object(item)]
+        if len(objects) > 1 and not all(_has_tag(item) for item in objects):
+            raise TypeError(
+                f"{where}: {hint} does not say which class a value was of, once it is encoded; give each class a field "
+                "of a Literal type with one value"
+            )
+    for item in arguments:
+        _check_unions(item, where)
+
+
+def _encodes_to_object(hint: object) -> bool:
+    origin = typing.get_origin(hint) or hint
+    return isinstance(origin, type) and (dataclasses.is_dataclass(origin) or issubclass(origin, Mapping))
+
+
+def _has_tag(hint: typing.Any) -> bool:
+    return dataclasses.is_dataclass(hint) and any(_is_tag(item) for item in typing.get_type_hints(hint).values())
+
+
+def _refuse_dataclasses(value: object, path: str) -> None:
+    if _is_dataclass_value(value):
+        raise TypeError(f"{path or 'value'}: found a {type(value).__name__}; encode it with `semantic_json`")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_dataclasses(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            _refuse_dataclasses(item, f"{path}[{index}]")
 
 
 def _locations_as_text(value: object) -> object:

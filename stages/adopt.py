@@ -79,7 +79,7 @@ ADOPT_TOKENIZER = StageKind(
 )
 ADOPT_MLLM = StageKind(
     name="adopt_mllm",
-    version=1,
+    version=2,
     config=AdoptMllmConfig,
     run=adopt_mllm,
     inputs={"tokenizer": Slot(kind="tokenizer@1"), "vocabulary": Slot(kind="vocabulary@1")},

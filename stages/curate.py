@@ -12,12 +12,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config, judge_config, stored_size
+from data_pipelines.curation.config import (
+    MEASURED,
+    NOT_JUDGED,
+    STORED,
+    WRITTEN,
+    CurationConfig,
+    decode_limits,
+    emit_config,
+    judge_config,
+    stored_size,
+)
 from data_pipelines.datasets.reasons import REASONS
 from data_pipelines.datasets.verdicts import COLUMN_METRICS, LEDGER_COLUMNS, VERDICTS
 from data_pipelines.images.limits import StoredSize
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
+from orchestrator.identity import semantic_config, semantic_json
 from orchestrator.shards import Shard, ShardRecord, sum_metrics
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.curation.copy_search import search_for_copies
@@ -80,9 +91,8 @@ def _measure(
     """Measure everything that depends on no threshold, so that a changed threshold decodes nothing again."""
     shards = [all_rows_shard(name, source) for name, source in ingested.items()]
     limits = decode_limits(config)
-    identity: dict[str, JSON] = {"limits": repr(limits)}
-    if stored is not None:
-        identity["stored"] = repr(stored)
+    read = MEASURED if stored is None else (*MEASURED, *STORED)
+    identity: dict[str, JSON] = {"config": semantic_config(config, only=read)}
     worker = MeasureWorker(limits=limits, stored=stored)
     made = context.map_shards(worker, shards, label="measure", identity=identity, unit="records")
     return {record.shard: record for record in made}
@@ -114,7 +124,7 @@ def _judge(
         JudgeWorker(config=thresholds, phash_marks=phash_marks),
         shards,
         label="judge",
-        identity={"config": repr(thresholds), "looks": list[JSON](sorted(phash_marks))},
+        identity={"config": semantic_config(config, without=NOT_JUDGED), "looks": list[JSON](sorted(phash_marks))},
         unit="records",
     )
     return {record.shard: record for record in made}
@@ -173,8 +183,8 @@ def _emit(
     smaller = stored_size(config) is not None
     shards = []
     for name, source in ingested.items():
-        verdicts: list[JSON] = [dict(vars(copy)) for copy in copies[name]]
-        found: list[JSON] = [dict(vars(verdict)) for verdict in contaminated.get(name, ())]
+        verdicts = [semantic_json(copy) for copy in copies[name]]
+        found = [semantic_json(verdict) for verdict in contaminated.get(name, ())]
         shards.append(
             Shard(
                 name=name,
@@ -197,7 +207,7 @@ def _emit(
             )
         )
     written = emit_config(config)
-    worker, identity = EmitWorker(config=written), {"config": repr(written)}
+    worker, identity = EmitWorker(config=written), {"config": semantic_config(config, only=WRITTEN)}
     return context.map_shards(worker, shards, label="emit", identity=identity, unit="shards")
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from models.mllm.config import SamplingConfig
+from orchestrator.identity import semantic_config
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Slot, StageContext, StageKind
+
+NOT_DRAWN = ("prompts_per_shard",)  # fields that do not decide how a prompt is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def run(config: DrawBenchmarkConfig, context: StageContext) -> Mapping[str, floa
         worker,
         shards,
         label="draw",
-        identity={"models": [model.fingerprint for model in models], "how": repr(_drawn_by(config))},
+        identity={"models": [model.fingerprint for model in models], "how": semantic_config(config, without=NOT_DRAWN)},
         unit="prompts",
     )
     for record in records:
@@ -100,15 +103,9 @@ def run(config: DrawBenchmarkConfig, context: StageContext) -> Mapping[str, floa
     return {"prompts": float(len(items)), "images": float(sum(record.outcome.rows for record in records))}
 
 
-def _drawn_by(config: DrawBenchmarkConfig) -> tuple[object, ...]:
-    """The settings that decide what is drawn, except the prompts."""
-    diffusion = (config.enlarge, config.diffusion_steps, config.diffusion_guidance)
-    return config.format, config.size, config.sampling, config.images_per_prompt, *diffusion
-
-
 DRAW_BENCHMARK = StageKind(
     name="draw_benchmark",
-    version=1,
+    version=2,
     config=DrawBenchmarkConfig,
     run=run,
     inputs={

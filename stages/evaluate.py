@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.mllm.config import SamplingConfig
+from orchestrator.identity import semantic_config
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 
 USUAL_SAMPLES = 2000  # conversations of a dataset from which the most common answers are taken
+NOT_READ = ("samples", "train_split")  # fields that do not decide a single sample's result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,31 +137,20 @@ def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool
                     Shard(
                         name=f"{task}-{number}-{first // config.samples_per_shard:05d}",
                         items=items,
-                        identity={"task": task, "dataset": artifact.fingerprint, "settings": _identity(config)},
+                        identity={
+                            "task": task,
+                            "dataset": artifact.fingerprint,
+                            "settings": semantic_config(config, without=NOT_READ),
+                        },
                         work={"task": task, "dataset": str(artifact.path)},
                     )
                 )
     return shards
 
 
-def _identity(config: EvaluateConfig) -> str:
-    """The settings that decide a sample's result, without the number of samples."""
-    decides = (
-        config.understanding,
-        config.generation,
-        config.editing,
-        config.seed,
-        config.split,
-        config.samples_per_shard,
-        config.diffusion_steps,
-        config.diffusion_guidance,
-    )
-    return repr(decides)
-
-
 EVALUATE = StageKind(
     name="evaluate",
-    version=1,
+    version=2,
     config=EvaluateConfig,
     run=run,
     inputs={

@@ -25,7 +25,7 @@ def run(config: ExportConfig, context: StageContext) -> Mapping[str, float]:
 
 EXPORT = StageKind(
     name="export",
-    version=1,
+    version=2,
     config=ExportConfig,
     run=run,
     inputs={

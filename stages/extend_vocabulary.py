@@ -46,7 +46,7 @@ def precheck(config: ExtendVocabularyConfig, inputs: Mapping[str, Any]) -> None:
 
 EXTEND_VOCABULARY = StageKind(
     name="extend_vocabulary",
-    version=1,
+    version=2,
     config=ExtendVocabularyConfig,
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True, required=False), "tokenizer": Slot(kind="tokenizer@1")},

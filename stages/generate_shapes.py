@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from data_pipelines.shapes.config import ShapesConfig
+from orchestrator.identity import semantic_config, semantic_json
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_metrics
 from orchestrator.stage import StageContext, StageKind
 
@@ -30,17 +31,17 @@ def run(config: ShapesConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.shapes.world import plan_world
 
     shards = [
-        Shard(name=file.name, items=(file.name,), identity={"file": asdict(file)}, work={"file": asdict(file)})
+        Shard(name=file.name, items=(file.name,), identity={"file": semantic_json(file)}, work={"file": asdict(file)})
         for file in plan_world(config)
     ]
     # A line depends on its own number and on the settings of the scenes, not on how many lines there are.
-    scenes = {name: value for name, value in asdict(config).items() if name not in COUNTS}
+    scenes = semantic_config(config, without=COUNTS)
     records = context.map_shards(
-        DrawWorker(config=config), shards, label="draw", identity={"scenes": repr(sorted(scenes.items()))}, unit="files"
+        DrawWorker(config=config), shards, label="draw", identity={"scenes": scenes}, unit="files"
     )
     for record in records:
         context.adopt(record)
     return sum_metrics(records)
 
 
-GENERATE_SHAPES = StageKind(name="generate_shapes", version=1, config=ShapesConfig, run=run, output="raw@1")
+GENERATE_SHAPES = StageKind(name="generate_shapes", version=2, config=ShapesConfig, run=run, output="raw@1")

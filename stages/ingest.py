@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
+from orchestrator.identity import semantic_config
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_metrics
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 
@@ -81,7 +82,7 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
         IngestWorker(config=config.read, inputs=inputs, tombstones=context.tombstones),
         ingest_shards(config.read, inputs),
         label="ingest",
-        identity={"config": repr(config.read)},
+        identity={"config": semantic_config(config.read)},
         unit="files",
     )
     for record in records:
@@ -147,7 +148,7 @@ class _Digests:
             "format": shard.format,
             "rows": [shard.first_row, shard.num_rows],
             "bytes": [shard.start_byte, shard.stop_byte],
-            "pictures": named.hexdigest(),
+            "images": named.hexdigest(),
             "metadata": self._digest(self._inputs.metadata) if self._inputs.metadata else "",
         }
 
@@ -174,7 +175,7 @@ class _Digests:
 
 INGEST = StageKind(
     name="ingest",
-    version=2,
+    version=3,
     config=IngestStageConfig,
     run=run,
     inputs={"raw": Slot(kind="raw@1", required=False)},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from data_pipelines.images.limits import DecodeLimits
 from orchestrator.artifact import JSON
 from orchestrator.errors import PrecheckError
+from orchestrator.identity import semantic_config
 from orchestrator.shards import ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.curation.ingested_shards import all_rows_shard, ingested_shards
@@ -119,17 +120,9 @@ def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]
 
 
 def _identity(config: ScoreImagesConfig, scorer: ScorerConfig, digests: Mapping[str, str]) -> dict[str, JSON]:
-    own: dict[str, JSON] = {name: digest for name, digest in digests.items() if name.startswith(f"{scorer.name}/")}
-    return {
-        "name": scorer.name,
-        "kind": scorer.kind,
-        "label": scorer.label,
-        "embed": scorer.embed,
-        "files": own,
-        "batch": config.batch,
-        "precision": config.precision,
-        "limits": [config.max_pixels, config.max_file_bytes],
-    }
+    files: dict[str, JSON] = {name: digest for name, digest in digests.items() if name.startswith(f"{scorer.name}/")}
+    shared = semantic_config(config, without=("scorers", "decode_threads"))
+    return {"scorer": semantic_config(scorer), "files": files, "config": shared}
 
 
 def _sha256(path: Path) -> str:
@@ -139,7 +132,7 @@ def _sha256(path: Path) -> str:
 
 SCORE_IMAGES = StageKind(
     name="score_images",
-    version=1,
+    version=2,
     config=ScoreImagesConfig,
     run=run,
     inputs={"records": Slot(kind="records@1", many=True)},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.errors import PrecheckError
+from orchestrator.identity import semantic_config
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 
@@ -80,8 +81,7 @@ def run(config: ScoreTokenizerConfig, context: StageContext) -> Mapping[str, flo
         label="score",
         identity={
             "tokenizer": weights["model.safetensors"],
-            "batch": config.batch,
-            "inception": config.inception_sha256,
+            "config": semantic_config(config, without=("split", "tasks", "samples")),
         },
         unit="samples",
     )
@@ -140,7 +140,7 @@ def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
 
 SCORE_TOKENIZER = StageKind(
     name="score_tokenizer",
-    version=1,
+    version=2,
     config=ScoreTokenizerConfig,
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},

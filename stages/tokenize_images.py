@@ -7,6 +7,7 @@ from typing import Literal
 
 from orchestrator.artifact import Artifact
 from orchestrator.errors import PrecheckError
+from orchestrator.identity import semantic_config
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, sum_metrics
 from orchestrator.stage import Slot, StageContext, StageKind
 
@@ -79,9 +80,7 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
         label="tokenize",
         identity={
             "tokenizer": weights["model.safetensors"],
-            "batch": config.batch,
-            "precision": config.precision,
-            "compile": config.compile,
+            "config": semantic_config(config, without=("tasks", "decode_threads")),
         },
         unit="samples",
     )
@@ -122,7 +121,7 @@ def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> l
 
 TOKENIZE_IMAGES = StageKind(
     name="tokenize_images",
-    version=1,
+    version=2,
     config=TokenizeImagesConfig,
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},

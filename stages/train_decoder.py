@@ -40,7 +40,7 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
 
 TRAIN_DECODER = StageKind(
     name="train_decoder",
-    version=1,
+    version=2,
     config=TrainDecoderConfig,
     run=run,
     inputs={

@@ -42,7 +42,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
 
 TRAIN_MLLM = StageKind(
     name="train_mllm",
-    version=1,
+    version=2,
     config=TrainMllmConfig,
     run=run,
     inputs={

@@ -45,7 +45,7 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
 
 TRAIN_TOKENIZER = StageKind(
     name="train_tokenizer",
-    version=1,
+    version=2,
     config=TrainTokenizerConfig,
     run=run,
     inputs={

@@ -18,7 +18,7 @@ def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]
 
 TRAIN_VISION = StageKind(
     name="train_vision",
-    version=1,
+    version=2,
     config=TrainVisionConfig,
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True)},

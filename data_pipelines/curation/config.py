@@ -15,6 +15,10 @@ DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 REPAIRABLE = ("caption_mojibake", "caption_control_chars", "caption_special_tokens", "caption_html", "caption_url",
               "caption_pii")  # fmt: skip
 LANGUAGE_CODE = re.compile("[a-z]{2}|und")
+# Fields that measuring an image reads, those that storing it reduced reads too, and those that writing a shard reads.
+MEASURED = ("formats", "max_pixels", "max_file_bytes")
+STORED = ("max_stored_side", "stored_quality")
+WRITTEN = (*MEASURED, "thumbnails_per_reason", "thumbnail_side")
 # Fields that no judgement about a single record reads: limits of decoding, what counts as a copy, what the audit shows.
 NOT_JUDGED = frozenset(
     ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",

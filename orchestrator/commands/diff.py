@@ -17,6 +17,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_run, planned_stages
 from orchestrator.errors import CorruptArtifactError, RecipeError
@@ -81,7 +82,7 @@ def compare(workspace: Workspace, run_a: str, run_b: str) -> RunDiff:
         run_outputs(workspace.artifacts, workspace.database, run, planned_stages(workspace.artifacts, run))
         for run in runs
     ]
-    return diff_runs(sides[0], sides[1])
+    return diff_runs(sides[0], sides[1], stage_kinds())
 
 
 def _datasets(

@@ -15,6 +15,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    stage_kinds,
     target_argument,
 )
 from orchestrator.commands.shared.targets import (
@@ -29,6 +30,7 @@ from orchestrator.commands.shared.targets import (
 from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan_file import reason_from_json
 from orchestrator.planning.reasons import own_changes
+from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.lineage_graph import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
 from orchestrator.sinks.openlineage_export import lineage_events
 
@@ -67,8 +69,9 @@ def explain_command(
         click.echo(json.dumps(chosen, indent=2))
         return
     click.echo(f"run {run}")
+    kinds = stage_kinds()
     for item in chosen:
-        _print_stage(item, before.get(item["id"]), whole=stage is not None, against=against)
+        _print_stage(item, before.get(item["id"]), whole=stage is not None, against=against, kinds=kinds)
 
 
 @click.command(
@@ -111,7 +114,7 @@ def lineage_command(
 
 
 def _print_stage(
-    item: Mapping[str, Any], before: Mapping[str, Any] | None, *, whole: bool, against: str | None
+    item: Mapping[str, Any], before: Mapping[str, Any] | None, *, whole: bool, against: str | None, kinds: Kinds
 ) -> None:
     click.secho(f"{item['id']}: {item['action']}", bold=True, nl=False)
     click.echo(f"  {item['kind']} version {item['payload']['version']}, identity {short(item['fingerprint'])}")
@@ -120,7 +123,8 @@ def _print_stage(
     if against is not None and before is None:
         click.echo(f"  run {against} has no such stage")
     elif before is not None:
-        changes = [str(change) for change in own_changes(before, item["payload"])]
+        kind = kinds.get(item["kind"])
+        changes = [str(change) for change in own_changes(before, item["payload"], kind.config if kind else None)]
         if before.get("inputs") != item["payload"]["inputs"]:
             changes.append("inputs differ")
         for change in changes or ["nothing differs"]:

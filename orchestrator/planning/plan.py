@@ -258,7 +258,7 @@ def _reasons(
     if fingerprint_of(before) == stage.fingerprint:
         return [*reasons, OutputMissing()]
     reasons += [Tainted(takedown=takedown) for takedown in TaintIndex(view.takedowns).takedowns_of(before)]
-    differences = own_changes(before, stage.payload)
+    differences = own_changes(before, stage.payload, stage.spec.kind.config)
     differences += _input_changes(stage, before, stages, run=run, view=view)
     return reasons + (differences or ([] if reasons else [NeverMade()]))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
 from orchestrator.identity import canonical_json
+from orchestrator.planning.defaults import complete_config
 
 CodePolicy = typing.Literal["warn", "rerun", "fail"]
 ABSENT = "(absent)"
@@ -151,12 +152,20 @@ REASON_TYPES: Mapping[str, type[Reason]] = {
 }
 
 
-def own_changes(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[Reason]:
-    """The differences between two identity payloads of one kind, except for their inputs."""
+def own_changes(
+    before: Mapping[str, JSON], after: Mapping[str, JSON], config_class: type | None = None
+) -> list[Reason]:
+    """The differences between two identity payloads of one kind, except for their inputs.
+
+    `config_class`: of the kind, to show a default, which an identity leaves out, as the value that it is.
+    """
     reasons: list[Reason] = []
     if before.get("version") != after.get("version"):
         reasons.append(VersionChanged(before=_as_int(before.get("version")), after=_as_int(after.get("version"))))
-    reasons += _config_changes(before.get("config"), after.get("config"))
+    configs = before.get("config"), after.get("config")
+    if config_class is not None:
+        configs = complete_config(config_class, configs[0]), complete_config(config_class, configs[1])
+    reasons += _config_changes(*configs)
     sources = _source_changes(before.get("sources"), after.get("sources"))
     return [*reasons, sources] if sources else reasons
 
@@ -174,7 +183,7 @@ def code_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[s
 
 def value_changes(before: JSON, after: JSON) -> list[tuple[str, str, str]]:
     """(dotted path, value before, value after) of every value that differs; values as JSON, shortened."""
-    old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    old, new = dict(leaves(before, "")), dict(leaves(after, ""))
     paths = [*new, *(path for path in old if path not in new)]
     return [
         (path, _short(old, path), _short(new, path))
@@ -200,14 +209,14 @@ def _source_changes(before: JSON, after: JSON) -> SourcesChanged | None:
     )
 
 
-def _leaves(value: JSON, path: str) -> Iterator[tuple[str, JSON]]:
+def leaves(value: JSON, path: str = "") -> Iterator[tuple[str, JSON]]:
     """Values with their dotted paths; a list counts as one value unless it contains objects."""
     if isinstance(value, dict) and (value or not path):
         for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else key)
+            yield from leaves(item, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
+            yield from leaves(item, f"{path}[{index}]")
     else:
         yield path, value
 

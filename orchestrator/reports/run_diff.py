@@ -6,17 +6,21 @@ their kinds.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from orchestrator.artifact import JSON, Manifest
-from orchestrator.planning.reasons import code_changes, own_changes, sequence_changes, value_changes
+from orchestrator.planning.defaults import complete_config
+from orchestrator.planning.reasons import code_changes, leaves, own_changes, sequence_changes, value_changes
 from orchestrator.planning.stage_identity import recorded_code
+from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.run_outputs import RunOutputs, StageOutput
 from orchestrator.store.manifests import number_to_json
 
 DIFF_FORMAT = 1
 ABSENT = "(absent)"
-EXECUTION_SECTIONS = ("resources", "retry", "gates")  # of a stage in a plan; never identity
+NO_KINDS: Kinds = MappingProxyType({})
+EXECUTION_SECTIONS = ("execution", "resources", "retry", "gates")  # of a stage in a plan; never identity
 State = Literal["same", "changed", "added", "removed"]
 ONE_SIDED_STATES: tuple[State, State] = ("added", "removed")  # of stages that only the second, only the first run has
 
@@ -87,11 +91,12 @@ class RunDiff:
         return [stage for stage in self.stages if stage.state == state]
 
 
-def diff_runs(before: RunOutputs, after: RunOutputs) -> RunDiff:
+def diff_runs(before: RunOutputs, after: RunOutputs, kinds: Kinds = NO_KINDS) -> RunDiff:
+    """Compare two runs. `kinds` give the defaults, which identities leave out; without them defaults show as absent."""
     ids = [*after.stages, *(stage_id for stage_id in before.stages if stage_id not in after.stages)]
     unlike = {name for name in ids if _state(before.stages.get(name), after.stages.get(name)) != "same"}
-    stages = tuple(_stage(before.stages.get(name), after.stages.get(name), unlike) for name in ids)
-    changes = [change for stage in stages for change in _recipe_changes(stage)]
+    stages = tuple(_stage(before.stages.get(name), after.stages.get(name), unlike, kinds) for name in ids)
+    changes = [change for stage in stages for change in _recipe_changes(stage, kinds)]
     return RunDiff(
         before=before,
         after=after,
@@ -131,7 +136,7 @@ def _state(before: StageOutput | None, after: StageOutput | None) -> State:
     return "same" if before.fingerprint == after.fingerprint else "changed"
 
 
-def _stage(before: StageOutput | None, after: StageOutput | None, unlike: set[str]) -> StageDiff:
+def _stage(before: StageOutput | None, after: StageOutput | None, unlike: set[str], kinds: Kinds) -> StageDiff:
     either = after or before
     assert either is not None, "one of the runs has the stage"
     state = _state(before, after)
@@ -142,7 +147,7 @@ def _stage(before: StageOutput | None, after: StageOutput | None, unlike: set[st
         id=either.id,
         state=state,
         is_first=state != "same" and not upstream & unlike,
-        reasons=tuple(_reasons(before, after)) if before and after and state == "changed" else (),
+        reasons=tuple(_reasons(before, after, kinds)) if before and after and state == "changed" else (),
         code=_code(manifests[0], manifests[1]),
         environment=_environment(manifests[0], manifests[1]),
         outputs=outputs,
@@ -152,13 +157,13 @@ def _stage(before: StageOutput | None, after: StageOutput | None, unlike: set[st
     )
 
 
-def _reasons(before: StageOutput, after: StageOutput) -> Iterator[str]:
+def _reasons(before: StageOutput, after: StageOutput, kinds: Kinds) -> Iterator[str]:
     """Why the identities of a stage differ: changes of its own values, then of its inputs."""
     if before.planned["kind"] != after.planned["kind"]:
         yield f"kind: {before.planned['kind']} -> {after.planned['kind']}"
         return
     old, new = before.planned["payload"], after.planned["payload"]
-    yield from (str(reason) for reason in own_changes(old, new))
+    yield from (str(reason) for reason in own_changes(old, new, _config_class(after.planned, kinds)))
     for slot in {**new["inputs"], **old["inputs"]}:
         parents = old["inputs"].get(slot, []), new["inputs"].get(slot, [])
         if parents[0] != parents[1]:
@@ -186,7 +191,18 @@ def _code(before: Manifest | None, after: Manifest | None) -> tuple[str, ...]:
     return code_changes(old, new) if old and new else ()
 
 
-def _recipe_changes(stage: StageDiff) -> Iterator[tuple[Change, bool]]:
+def _config_class(planned: Mapping[str, Any], kinds: Kinds) -> type | None:
+    kind = kinds.get(planned["kind"])
+    return None if kind is None else kind.config
+
+
+def _semantic_config(planned: Mapping[str, Any], kinds: Kinds) -> JSON:
+    config: JSON = planned["payload"]["config"]
+    config_class = _config_class(planned, kinds)
+    return config if config_class is None else complete_config(config_class, config)
+
+
+def _recipe_changes(stage: StageDiff, kinds: Kinds) -> Iterator[tuple[Change, bool]]:
     """(change, whether it is part of the identity) for each value of a stage that differs between the recipes."""
     place, sides = f"stages.{stage.id}", (stage.before, stage.after)
     old, new = (side.planned if side else None for side in sides)
@@ -198,12 +214,12 @@ def _recipe_changes(stage: StageDiff) -> Iterator[tuple[Change, bool]]:
     if old["payload"]["version"] != new["payload"]["version"]:
         versions = [str(planned["payload"]["version"]) for planned in (old, new)]
         yield Change(place=f"{place} ({new['kind']}) version", before=versions[0], after=versions[1]), True
-    semantic = value_changes(old["payload"]["config"], new["payload"]["config"])
-    for name, before, after in semantic:
+    semantic = [_semantic_config(planned, kinds) for planned in (old, new)]
+    for name, before, after in value_changes(*semantic):
         yield Change(place=f"{place}.config.{name}", before=before, after=after), True
     for name, before, after in value_changes(old["inputs"], new["inputs"]):
         yield Change(place=f"{place}.inputs.{name}", before=before, after=after), True
-    known = {name for name, _, _ in semantic}
+    known = {path for config in semantic for path, _ in leaves(config)}
     for name, before, after in value_changes(old["config"], new["config"]):  # the rest: locations
         if name not in known:
             yield Change(place=f"{place}.config.{name}", before=before, after=after), False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.curation.config import CurationConfig
 from orchestrator.artifact import JSON
+from orchestrator.identity import semantic_json
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import StageContext
 
@@ -59,11 +60,12 @@ def search_for_copies(
     for search in SEARCHES if config.mirrored_pictures else SEARCHES[:1]:
         for task in search_tasks(distance, slices):
             name = f"{search}-{task.part}-{task.first_key:05}-{task.stop_key:05}"
+            identity: dict[str, JSON] = {"search": search, "task": semantic_json(task)}
             work: dict[str, JSON] = {"search": search, **vars(task)}
-            shards.append(Shard(name=name, items=(), identity=work, work=work))
+            shards.append(Shard(name=name, items=(), identity=identity, work=work))
     worker = PairSearchWorker(analyses=tuple(str(analyses[name]) for name in sorted(analyses)), distance=distance)
-    identity: dict[str, JSON] = {"analyses": [digests[name] for name in sorted(digests)], "distance": distance}
-    records = context.map_shards(worker, shards, label="compare", identity=identity, unit="pieces")
+    compared: dict[str, JSON] = {"analyses": [digests[name] for name in sorted(digests)], "distance": distance}
+    records = context.map_shards(worker, shards, label="compare", identity=compared, unit="pieces")
     within, between = (read_pairs(_files(records, search)) for search in SEARCHES)
     return PrecomputedPairs(pairs_within=within, pairs_between=between)
 

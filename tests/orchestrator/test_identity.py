@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.identity import (
     canonical_json,
+    complete_json,
     config_to_json,
     fingerprint_of,
     is_location_type,
@@ -22,6 +23,7 @@ from orchestrator.identity import (
     to_json,
 )
 from orchestrator.stage import Location
+from tests.orchestrator.grown_config import grown
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PLAIN = st.recursive(
@@ -129,12 +131,88 @@ def test_locations_are_excluded_from_the_identity_at_every_depth() -> None:
         optimizer=Optimizer(lr=0.5, weights=Location("/weights")),
         schedule=(Optimizer(lr=0.25, weights=Location("/more")),),
     )
-    assert semantic_config(config) == {
+    assert semantic_config(config) == {"optimizer": {"lr": 0.5}, "schedule": [{"lr": 0.25}]}
+    assert complete_json(config) == {
         "side_px": 256,
         "colour": "red",
         "optimizer": {"lr": 0.5},
         "schedule": [{"lr": 0.25}],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    channels: int
+    width: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    side: Side = Side(channels=8, width=2)
+    sides: tuple[Side, ...] = ()
+    by_name: Mapping[str, Side] = field(default_factory=dict)
+    share: float = 0.5
+    best: Side | None = None
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (Model(), {}),
+        (Model(side=Side(channels=8, width=2), share=0.5), {}),
+        (Model(side=Side(channels=8)), {"side": {"channels": 8}}),  # not the default of the field
+        (Model(side=Side(channels=9, width=2)), {"side": {"channels": 9, "width": 2}}),
+        (Model(sides=(Side(channels=1),)), {"sides": [{"channels": 1}]}),
+        (Model(by_name={"a": Side(channels=1, width=5)}), {"by_name": {"a": {"channels": 1, "width": 5}}}),
+        (Model(best=Side(channels=8)), {"best": {"channels": 8}}),
+        (Model(share=-0.5), {"share": -0.5}),
+    ],
+)
+def test_what_equals_its_default_is_left_out_at_every_depth(config: Model, expected: object) -> None:
+    assert semantic_config(config) == expected
+    assert semantic_config(grown(config)) == expected
+
+
+def test_a_part_of_a_configuration_is_named_by_its_fields() -> None:
+    config = Model(side=Side(channels=1), share=0.25)
+    assert semantic_config(config, only=("share", "sides")) == {"share": 0.25}
+    assert semantic_config(config, without=("share",)) == {"side": {"channels": 1}}
+    with pytest.raises(ValueError, match="Model has no field 'shares'"):
+        semantic_config(config, without=("shares",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warm:
+    rate: float = 0.5
+    kind: Literal["warm"] = "warm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cold:
+    rate: float = 0.5
+    kind: Literal["cold"] = "cold"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged:
+    start: Warm | Cold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untagged:
+    start: tuple[Side | Optimizer, ...]
+
+
+def test_the_classes_of_a_union_stay_apart() -> None:
+    assert semantic_config(Tagged(start=Warm())) == {"start": {"kind": "warm"}}
+    assert semantic_config(Tagged(start=Cold())) == {"start": {"kind": "cold"}}
+    with pytest.raises(TypeError, match=r"Untagged\.start: .* does not say which class a value was of"):
+        semantic_config(Untagged(start=()))
+
+
+def test_an_identity_takes_no_dataclass_whole() -> None:
+    with pytest.raises(TypeError, match=r"config\.sides\[0\]: found a Side; encode it with `semantic_json`"):
+        fingerprint_of({"config": {"sides": [Side(channels=1)]}})  # type: ignore[dict-item]  # the mistake
 
 
 def test_fields_are_excluded_by_their_types_and_not_by_their_values() -> None:

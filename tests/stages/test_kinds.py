@@ -17,6 +17,7 @@ from orchestrator.recipe.loading import load_recipe
 from orchestrator.stage import Location, Recipe
 from stages import STAGE_KINDS
 from tests.end_to_end.desk import KINDS, TINY
+from tests.orchestrator.grown_config import grown
 
 RECIPES = sorted((Path(__file__).parents[2] / "stages" / "recipes").glob("*.yaml"))
 SECOND_DATASET = """
@@ -50,6 +51,19 @@ def locations(value: Any) -> Iterable[str]:
     elif dataclasses.is_dataclass(value):
         for item in vars(value).values():
             yield from locations(item)
+
+
+@pytest.mark.parametrize("file", [*RECIPES, TINY], ids=lambda file: file.stem)
+def test_a_new_setting_with_a_default_makes_no_stage_of_any_recipe_again(file: Path) -> None:
+    before = load_recipe(file, STAGE_KINDS)
+    after = dataclasses.replace(
+        before, stages=tuple(dataclasses.replace(spec, config=grown(spec.config)) for spec in before.stages)
+    )
+    fingerprints = [
+        [stage.fingerprint for stage in make_plan(found, PlanView(find=lambda _key: None)).stages]
+        for found in (before, after)
+    ]
+    assert fingerprints[0] == fingerprints[1]
 
 
 def test_kinds_are_listed_by_their_own_names() -> None:
