@@ -22,6 +22,7 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
                 gpus=profile.gpus,
                 memory_gib=profile.memory_gib,
                 object_store_mib=profile.object_store_mib,
+                plain_training_workers=profile.plain_training_workers,
             )
         )
     token = _find_token(profile, environment)

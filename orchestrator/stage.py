@@ -171,6 +171,10 @@ class StageContext(Protocol):
     def stop_requested(self) -> bool:
         """True if the stage should stop cleanly at its next commit point."""
 
+    @property
+    def plain_training_workers(self) -> bool:
+        """True if training workers are to be started as processes of this one, on this machine and without Ray."""
+
     def connect_ray(self) -> None:
         """Connect this process to Ray unless it is connected; for stages that start their own workers."""
 

@@ -35,6 +35,7 @@ class LocalRay:
     gpus: float | None = None  # None: those that Ray detects
     memory_gib: float = 0.0  # for all stages together; 0: Ray decides
     object_store_mib: int = LOCAL_OBJECT_STORE_MIB
+    plain_training_workers: bool = False  # training workers are processes of the stage, started without Ray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,10 @@ class Cluster:
         if isinstance(self._target, LocalRay):
             return self._target.cpus or float(_available_cpus())
         return float(self._resources().get("CPU", 0.0))
+
+    @property
+    def plain_training_workers(self) -> bool:
+        return isinstance(self._target, LocalRay) and self._target.plain_training_workers
 
     def gpus(self) -> float:
         if self.jobs is not None:

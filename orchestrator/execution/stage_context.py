@@ -87,6 +87,10 @@ class AttemptContext:
     def stop_requested(self) -> bool:
         return self.is_stop_requested()
 
+    @property
+    def plain_training_workers(self) -> bool:
+        return self.cluster.plain_training_workers
+
     def connect_ray(self) -> None:
         self.cluster.connect()
 

@@ -1,17 +1,19 @@
-"""A driver on a Ray cluster whose parts are killed: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS`.
+"""A driver on a cluster whose parts are killed: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS [STAGE]`.
 
-Makes squares shard by shard on two workers, then trains a toy model on 1 to WORKERS; continues the newest run if any.
+Makes squares shard by shard on two workers, then trains a toy model on 1 to WORKERS, or only one of the two;
+continues the newest run if any. The address `processes` means training workers without Ray, all WORKERS of them.
 Prints the SHA-256 of every file made, as JSON. Steps of data that are named in ROOT/poison hold a NaN.
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cluster.ray_cluster import Cluster, RayAddress
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
 from orchestrator.history.run_status import newest_run
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
@@ -23,6 +25,8 @@ from tests.orchestrator.shard_map.squares_driver import SQUARES, DriverConfig
 from tests.stages.training.toy import ToyProgram, ToyTask
 
 CHECKPOINT_EVERY = 4
+HANG_AFTER_S = float(os.environ.get("CLUSTER_HANG_AFTER_S", "1800"))
+PAUSE_S = float(os.environ.get("CLUSTER_PAUSE_S", "0.1"))  # that each micro-batch takes
 LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))
 
 
@@ -38,7 +42,7 @@ class TrainConfig:
 def run_training(config: TrainConfig, context: StageContext) -> Mapping[str, float]:
     root = Path(config.root)
     poison = tuple(map(int, lines(root / "poison")))
-    task = ToyTask(pause_s=0.1, log=str(root / "steps"), hold=str(root / "hold"), poison_data=poison)
+    task = ToyTask(pause_s=PAUSE_S, log=str(root / "steps"), hold=str(root / "hold"), poison_data=poison)
     result = train(ToyProgram, task, LOOP, context)
     shutil.copyfile(result.checkpoint.path / "weights-model.safetensors", context.output / "model.safetensors")
     return {}
@@ -50,13 +54,13 @@ TRAIN = StageKind(
     config=TrainConfig,
     run=run_training,
     output="toy@1",
-    inputs={"squares": Slot(kind="squares@1")},
+    inputs={"squares": Slot(kind="squares@1", required=False)},
 )
 KINDS = {kind.name: kind for kind in (SQUARES, TRAIN)}
 
 
-def recipe(root: str, workers: int) -> Recipe:
-    retry = RetryPolicy(wait_s=0.1, checkpoint_every=CHECKPOINT_EVERY)
+def recipe(root: str, workers: int, stages: str = "all") -> Recipe:
+    retry = RetryPolicy(wait_s=0.1, checkpoint_every=CHECKPOINT_EVERY, hang_after_s=HANG_AFTER_S)
     squares = StageSpec(
         id="squares",
         kind=SQUARES,
@@ -69,19 +73,20 @@ def recipe(root: str, workers: int) -> Recipe:
         id="train_toy",
         kind=TRAIN,
         config=TrainConfig(root=Location(root)),
-        inputs={"squares": ("squares",)},
+        inputs={"squares": ("squares",)} if stages == "all" else {},
         resources=Resources(workers=workers, min_workers=1),
         retry=retry,
     )
-    return Recipe(name="cluster", stages=(squares, training))
+    return Recipe(name="cluster", stages=tuple(spec for spec in (squares, training) if stages in ("all", spec.id)))
 
 
-def main(root: str, address: str, workers: int) -> None:
-    cluster = Cluster(RayAddress(address=address))
-    with Workspace.open(root=Path(root) / "illume", tracking_url="none", cluster=cluster) as workspace:
+def main(root: str, address: str, workers: int, stages: str = "all") -> None:
+    target = LocalRay(plain_training_workers=True) if address == "processes" else RayAddress(address=address)
+    with Workspace.open(root=Path(root) / "illume", tracking_url="none", cluster=Cluster(target)) as workspace:
         newest = newest_run(workspace.database)
         if newest is None:
-            made = workspace.run_recipe(make_plan(recipe(root, workers), PlanView(find=workspace.artifacts.find)))
+            view = PlanView(find=workspace.artifacts.find)
+            made = workspace.run_recipe(make_plan(recipe(root, workers, stages), view))
         else:
             made = workspace.resume(newest.run_id, KINDS)
     digests = {
@@ -91,4 +96,4 @@ def main(root: str, address: str, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,81 @@
+"""A training worker as a plain process: `python -m stages.training.process_worker PIPE`; started by `process_group.py`.
+
+The pipe brings the settings, then perhaps the word to stop. When it closes, the driver is gone, and the worker ends.
+"""
+
+import os
+import pickle
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from orchestrator.errors import OrchestratorError
+from stages.training.worker import Steps, WorkerSettings, run_in_process
+
+EXIT_ORPHANED = 3
+
+
+class _PipeLink:
+    """`worker.DriverLink` through a pipe."""
+
+    def __init__(self, pipe: "Connection[Any, Any]") -> None:
+        self._pipe = pipe
+        self._stop = threading.Event()
+        threading.Thread(target=self._listen, name="driver", daemon=True).start()
+
+    def register(self) -> None:
+        """The driver knows the processes that it started."""
+
+    def send(self, steps: Steps) -> None:
+        self._pipe.send(("steps", steps))
+
+    def fail(self, error: OrchestratorError) -> None:
+        self._pipe.send(("error", error))
+
+    def stop_requested(self) -> bool:
+        return self._stop.is_set()
+
+    def close(self) -> None:
+        """Nothing to wait for: a pipe keeps what was sent until it is read."""
+
+    def _listen(self) -> None:
+        try:
+            self._pipe.recv()
+            self._stop.set()
+            self._pipe.recv()
+        except (EOFError, OSError):
+            os._exit(EXIT_ORPHANED)
+
+
+def main(descriptor: int) -> int:
+    import torch
+    import torch.distributed as dist
+
+    pipe: Connection[Any, Any] = Connection(descriptor)
+    try:
+        settings: WorkerSettings
+        settings, rank, world_size = pipe.recv()
+        if world_size > 1:
+            meeting = f"file://{settings.stacks.resolve()}/process-group"
+            dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+        run_in_process(settings, rank=rank, world_size=world_size, device=torch.device("cpu"), link=_PipeLink(pipe))
+    except Exception as error:  # noqa: BLE001 - sent to the driver, which decides
+        pipe.send(("failed", (traceback.format_exc(), error if _can_be_sent(error) else None)))
+        return 1
+    if world_size > 1:
+        dist.destroy_process_group()
+    return 0
+
+
+def _can_be_sent(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made in this process
+    except Exception:  # noqa: BLE001 - an error of any library may fail in any way
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

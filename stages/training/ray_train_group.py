@@ -1,0 +1,163 @@
+"""Training workers on Ray Train, which starts them on the nodes of the cluster and makes their process group.
+
+It does nothing else here. A failed worker group ends the attempt, so that one policy decides about retries.
+"""
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from orchestrator.errors import NodeLostError, OrchestratorError
+from orchestrator.stage import StageContext
+from stages.training.nodes import on_node, responding_nodes
+from stages.training.worker import Steps, WorkerSettings, kill_with_stacks, run_in_process
+from stages.training.worker_reports import Report, WorkerReports
+
+logger = logging.getLogger(__name__)
+
+HEALTH_CHECK_S = 0.5  # of Ray Train, between two
+_DEAD = frozenset({"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"})
+
+
+class RayTrainGroup:
+    """`driver.WorkerGroup` of one attempt."""
+
+    def __init__(self, settings: WorkerSettings, context: StageContext) -> None:
+        context.connect_ray()
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")  # our metrics go to the tracker
+        if len(ray.nodes()) == 1:  # the only node is never drained
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        this_node = on_node(ray.get_runtime_context().get_node_id())  # the actor is lost only together with its reader
+        self._reports = ray.remote(num_cpus=0, scheduling_strategy=this_node)(WorkerReports).remote()
+        self._stage, self._stacks = context.stage_id, settings.stacks
+        trainer = _trainer(settings, self._reports, context)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"fit-{context.stage_id}")
+        self._fit: Future[Any] = self._pool.submit(trainer.fit)
+
+    def wait(self, timeout_s: float) -> bool:
+        return bool(wait([self._fit], timeout=timeout_s).done)
+
+    def collect(self, stop: bool) -> Report | None:
+        try:
+            report: Report = ray.get(self._reports.collect.remote(stop), timeout=30)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            logger.warning("%s: no worker reports: %s", self._stage, _first_line(error))
+            return None
+        return report
+
+    def kill(self, node_id: str, pid: int) -> str:
+        try:
+            task = _kill_with_stacks.options(scheduling_strategy=on_node(node_id))
+            return str(ray.get(task.remote(pid, self._stacks), timeout=60))
+        except ray.exceptions.RayError as error:
+            return f"it cannot be reached: {_first_line(error)}"
+
+    def error(self) -> BaseException | None:
+        return self._fit.exception()
+
+    def explain(self, error: BaseException, processes: Mapping[int, tuple[str, int]]) -> Exception:
+        nodes = {rank: node_id for rank, (node_id, _) in processes.items()}
+        return explain(error, nodes, responding_nodes())
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def explain(error: BaseException, nodes: Mapping[int, str], responding: Collection[str]) -> Exception:
+    """Why Ray Train's `fit` raised `error`. `nodes`: of the workers, by rank; `responding`: those that still do."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})  # only a WorkerGroupError has them
+    if lost := sorted(rank for rank, node_id in nodes.items() if node_id not in responding):
+        workers = ", ".join(f"worker {rank} on node {nodes[rank][:12]}" for rank in lost)
+        return NodeLostError(f"nodes of training workers no longer respond: {workers}")
+    for rank, failure in sorted(failures.items()):
+        cause = getattr(failure, "health_check_failure", failure)  # only a WorkerHealthCheckFailedError has one
+        if type(cause).__name__ in _DEAD:
+            return NodeLostError(f"training worker {rank} died: {_first_line(cause)}")
+    return RuntimeError(str(next(iter(failures.values()), error)))
+
+
+class _ActorLink:
+    """`worker.DriverLink` through the `WorkerReports` actor."""
+
+    def __init__(self, reports: Any, rank: int) -> None:
+        self._reports, self._rank = reports, rank
+        self._pending: Any = None
+        self._stop = False
+
+    def register(self) -> None:
+        node_id = ray.get_runtime_context().get_node_id()
+        self._reports.register.remote(self._rank, node_id, os.getpid())
+
+    def send(self, steps: Steps) -> None:
+        if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
+            self._stop = ray.get(self._pending)
+        self._pending = self._reports.send.remote(steps)
+
+    def fail(self, error: OrchestratorError) -> None:
+        ray.get(self._reports.fail.remote(error))
+
+    def stop_requested(self) -> bool:
+        return self._stop
+
+    def close(self) -> None:
+        ray.wait([self._pending], timeout=10)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """The train function of one Ray Train worker."""
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    run_in_process(
+        config["settings"],
+        rank=rank,
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        link=_ActorLink(config["reports"], rank),
+    )
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Ray Train without its unused helper processes; each takes seconds of a core to start.
+
+    No dataset is read by Ray Train, and placement groups end with the driver's job.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
+
+
+def _trainer(settings: WorkerSettings, reports: Any, context: StageContext) -> _Trainer:
+    resources = context.resources
+    per_worker = {"CPU": resources.cpus, "GPU": resources.gpus}
+    return _Trainer(
+        _worker,
+        train_loop_config={"settings": settings, "reports": reports},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(resources.min_workers, resources.workers) if resources.min_workers else resources.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker={name: amount for name, amount in per_worker.items() if amount},
+        ),
+        run_config=ray.train.RunConfig(
+            name=context.attempt_id,
+            storage_path=str(context.scratch / "ray_train"),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+        ),
+    )
+
+
+@ray.remote(num_cpus=0)
+def _kill_with_stacks(pid: int, folder: Path) -> str:
+    return kill_with_stacks(pid, folder)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,60 @@
+"""A stage's context for tests of the training driver: folders, a store for checkpoints, and what was tracked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.attempt_id import AttemptId
+from orchestrator.stage import Resources, RetryPolicy
+from orchestrator.store.store import open_store
+
+
+@dataclass
+class Tracked:
+    metrics: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
+    done: list[tuple[int, int]] = field(default_factory=list)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        self.metrics.append((step, metrics))
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.done.append((done, total))
+
+    def log_event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class TrainingContext:
+    folder: Path
+    resources: Resources = field(default_factory=Resources)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(checkpoint_every=5))
+    plain_training_workers: bool = True
+    tracker: Tracked = field(default_factory=Tracked)
+    stage_id: str = "toy"
+    attempt_id: str = "run-toy-1-1"
+    stop: bool = False
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    @property
+    def output(self) -> Path:
+        (self.folder / "output").mkdir(parents=True, exist_ok=True)
+        return self.folder / "output"
+
+    @property
+    def checkpoints(self) -> StoredCheckpoints:
+        return StoredCheckpoints(
+            store=open_store(self.folder / "store"),
+            cache=self.folder / "cache",
+            key=ArtifactKey("toy", "a" * 64),
+            attempt=AttemptId(run_id="run", stage_id=self.stage_id, epoch=1, name=self.attempt_id),
+        )
+
+    def stop_requested(self) -> bool:
+        return self.stop

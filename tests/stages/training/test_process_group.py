@@ -1,0 +1,57 @@
+"""Training workers as plain processes; killed, hung and stopped ones are in tests/chaos/test_training_workers.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.errors import NumericError, PrecheckError
+from orchestrator.failures.classes import FailureClass, classify
+from orchestrator.stage import Resources
+from stages.training.config import LoopConfig
+from stages.training.driver import train
+from stages.training.process_group import ProcessGroup
+from stages.training.worker import worker_settings
+from tests.stages.training.stage_context import TrainingContext
+from tests.stages.training.toy import ToyProgram, ToyTask
+
+LOOP = LoopConfig(steps=4, micros_per_step=2, seed=1, most_skips=0)
+
+
+class UnpicklableError(Exception):
+    def __init__(self) -> None:
+        super().__init__("with a file")
+        self.file = open(__file__)  # noqa: SIM115 - what cannot be pickled
+
+
+class BrokenProgram(ToyProgram):
+    """Cannot be built, on the last worker only."""
+
+    def __init__(self, task: ToyTask, device: torch.device) -> None:
+        super().__init__(task, device)
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
+            return
+        raise UnpicklableError if task.seed == 13 else ValueError("width: found 3, expected 4")
+
+
+def test_an_error_of_the_program_keeps_its_traceback_and_its_class(tmp_path: Path) -> None:
+    context = TrainingContext(tmp_path, resources=Resources(workers=2))
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ValueError: width: found 3, expected 4") as raised:
+        train(BrokenProgram, ToyTask(), LOOP, context)
+    assert classify(raised.value) is FailureClass.USER_CODE
+
+
+def test_an_error_that_cannot_be_sent_arrives_as_text(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*UnpicklableError: with a file"):
+        train(BrokenProgram, ToyTask(seed=13), LOOP, TrainingContext(tmp_path))
+
+
+def test_the_error_that_a_worker_raised_on_purpose_is_raised_by_the_driver(tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match="step 2, pass fit: loss nan"):
+        train(ToyProgram, ToyTask(poison_step=2), LOOP, TrainingContext(tmp_path))
+
+
+def test_gpus_are_left_to_ray_which_assigns_them(tmp_path: Path) -> None:
+    context = TrainingContext(tmp_path, resources=Resources(gpus=1.0))
+    with pytest.raises(PrecheckError, match=r"toy: resources.gpus: found 1, expected 0 with plain_training_workers"):
+        ProcessGroup(worker_settings(ToyProgram, ToyTask(), LOOP, context), context)

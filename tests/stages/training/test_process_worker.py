@@ -1,0 +1,34 @@
+"""The process of a plain training worker ends with its driver, whatever it is doing."""
+
+import subprocess
+import sys
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+import psutil
+
+from stages.training.config import LoopConfig
+from stages.training.process_worker import EXIT_ORPHANED
+from stages.training.worker import worker_settings
+from tests.stages.training.stage_context import TrainingContext
+from tests.stages.training.toy import ToyProgram, ToyTask
+
+
+def test_a_worker_whose_driver_is_gone_ends_in_the_middle_of_a_step(tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    task = ToyTask(log=str(tmp_path / "steps"), hold=str(tmp_path / "hold"))
+    settings = worker_settings(
+        ToyProgram, task, LoopConfig(steps=4, micros_per_step=2, seed=1), TrainingContext(tmp_path)
+    )
+    here, there = Pipe()
+    command = [sys.executable, "-m", "stages.training.process_worker", str(there.fileno())]
+    with subprocess.Popen(
+        command, pass_fds=(there.fileno(),), env={"PYTHONPATH": ":".join(filter(None, sys.path))}
+    ) as worker:
+        there.close()
+        here.send((settings, 0, 1))
+        assert here.recv() == ("steps", [(0, {})])
+        while not (tmp_path / "steps").exists():
+            assert psutil.pid_exists(worker.pid)
+        here.close()
+        assert worker.wait(60) == EXIT_ORPHANED
