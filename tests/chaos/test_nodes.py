@@ -1,5 +1,12 @@
-"""A Ray cluster loses a node or its head, or data are non-finite: the run continues or can be continued."""
+"""A Ray cluster loses a node or its head, or data are non-finite: the run continues or can be continued.
 
+Chains through Ray Train are marked slow; what workers do when one of them dies, hangs or meets non-finite data is also
+tested with plain processes, in `test_training_workers.py`.
+"""
+
+import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +18,8 @@ import ray.cluster_utils
 
 from orchestrator.failures.classes import FailureClass
 from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines
-from tests.chaos.cluster_runs import ROOT, consumed, failure_classes, finish, start, wait_for, weights
+from tests.chaos.cluster_runs import ROOT, consumed, digests, failure_classes, finish, start, wait_for, weights
+from tests.orchestrator.shard_map.squares_driver import NUM_SHARDS
 
 pytestmark = pytest.mark.ray
 
@@ -20,6 +28,7 @@ ENVIRONMENT = {
     "RAY_AUTH_TOKEN": "",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # 60 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # 60 s by default, spent once where Ray still counts on a lost node
+    "RAY_health_check_period_ms": "1000",  # 3 s by default; a node is dead after five missed checks
     "PYTHONPATH": str(ROOT),
     "SQUARES_PAUSE_S": "0.5",
 }
@@ -27,43 +36,88 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Quiet:
-    """An undisturbed run on one worker, and the cluster on which it ran: a head with one processor."""
+    """An undisturbed run on one worker."""
 
     root: Path
-    cluster: Any
     printed: str
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quiet]:
-    root = tmp_path_factory.mktemp("nodes") / "quiet"
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head with one processor."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         ray._raylet.Config.initialize("")  # another test of this process may have made Ray read the environment
         ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
-        cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
+        started = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
         try:
-            code, text = finish(start(root, cluster.address, workers=1))
-            assert code == 0, text
-            assert len(consumed(root)) == LOOP.steps
-            yield Quiet(root=root, cluster=cluster, printed=text)
+            yield started
         finally:
-            cluster.shutdown()
+            started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def quiet(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Quiet:
+    root = tmp_path_factory.mktemp("nodes") / "quiet"
+    code, text = finish(start(root, cluster.address, workers=1))
+    assert code == 0, text
+    assert len(consumed(root)) == LOOP.steps
+    return Quiet(root=root, printed=text)
 
 
 def node_arguments() -> dict[str, Any]:
     return {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
 
-def test_a_training_continues_without_a_lost_node(quiet: Quiet, tmp_path: Path) -> None:
+PROBE = """
+import sys
+import ray
+from stages.training.nodes import responding_nodes
+ray.init(address=sys.argv[1], log_to_driver=False)
+for _ in range(2):
+    print("responding:", *responding_nodes(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def responding(probe: subprocess.Popen[str]) -> list[str]:
+    """The ids that it prints next, among what Ray prints."""
+    assert probe.stdout is not None
+    line = next(line for line in probe.stdout if line.startswith("responding:"))
+    return line.split()[1:]
+
+
+def test_shards_continue_without_a_lost_node_which_no_longer_responds(cluster: Any, tmp_path: Path) -> None:
+    root = tmp_path / "broken"
+    node = cluster.add_node(**node_arguments())
+    command = [sys.executable, "-c", PROBE, cluster.address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as probe:
+        assert probe.stdin is not None
+        assert len(responding(probe)) == 2
+        process = start(root, cluster.address, workers=2, stages="squares")
+        wait_for(lambda: len(lines(root / "worked")) >= 3, process)  # one of two workers has made one
+        cluster.remove_node(node, allow_graceful=False)
+        probe.stdin.write("\n")
+        probe.stdin.flush()
+        assert responding(probe) == [cluster.head_node.node_id]
+        probe.communicate("\n")
+    expected = {f"s{number}": hashlib.sha256(f"{number} squared".encode()).hexdigest() for number in range(NUM_SHARDS)}
+    assert digests(process) == {f"squares/{name}.txt": digest for name, digest in expected.items()}
+    done = lines(root / "worked")
+    assert set(done) == set(expected)
+    assert len(done) - len(expected) <= 1  # the shard in the hands of the lost node's worker
+
+
+@pytest.mark.slow
+def test_a_training_continues_without_a_lost_node(cluster: Any, quiet: Quiet, tmp_path: Path) -> None:
     """Two workers until one of the nodes is lost, then one worker."""
     root = tmp_path / "broken"
-    node = quiet.cluster.add_node(**node_arguments())
-    process = start(root, quiet.cluster.address, workers=2)
+    node = cluster.add_node(**node_arguments())
+    process = start(root, cluster.address, workers=2)
     wait_for(lambda: len(lines(root / "steps")) >= 8 * LOOP.micros_per_step, process)
     (root / "hold").touch()
-    quiet.cluster.remove_node(node, allow_graceful=False)
+    cluster.remove_node(node, allow_graceful=False)
     wait_for(lambda: FailureClass.NODE_LOST in failure_classes(root), process)
     (root / "hold").unlink()
     code, text = finish(process)
@@ -77,20 +131,21 @@ def test_a_training_continues_without_a_lost_node(quiet: Quiet, tmp_path: Path) 
     assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micros_per_step
 
 
+@pytest.mark.slow
 def test_non_finite_data_end_a_run_with_their_names_and_it_is_continued_without_them(
-    quiet: Quiet, tmp_path: Path
+    cluster: Any, quiet: Quiet, tmp_path: Path
 ) -> None:
     """A NaN in a worker process of Ray Train: window after window is skipped, until the limit is reached."""
     root = tmp_path / "broken"
     root.mkdir()
     (root / "poison").write_text("\n".join(map(str, range(6, 60))))
-    code, text = finish(start(root, quiet.cluster.address, workers=1))
+    code, text = finish(start(root, cluster.address, workers=1))
     assert code == 1, text
     assert set(failure_classes(root)) == {FailureClass.NUMERIC}
     for said in ("loss nan", "at learning rates 0.0", "samples sample-", "2 windows"):
         assert said in text, text
     (root / "poison").unlink()
-    code, text = finish(start(root, quiet.cluster.address, workers=1))
+    code, text = finish(start(root, cluster.address, workers=1))
     assert code == 0, text
     assert text == quiet.printed  # to the byte: no skip was kept that did not help
     weights(root)  # and the invariants
@@ -98,20 +153,20 @@ def test_non_finite_data_end_a_run_with_their_names_and_it_is_continued_without_
 
 @pytest.mark.slow
 def test_a_run_whose_cluster_lost_a_node_and_then_its_head_is_continued_on_another(
-    quiet: Quiet, tmp_path: Path
+    cluster: Any, quiet: Quiet, tmp_path: Path
 ) -> None:
     """The last test of this file, as the cluster is lost."""
     root = tmp_path / "broken"
-    node = quiet.cluster.add_node(**node_arguments())
-    process = start(root, quiet.cluster.address, workers=1)
+    node = cluster.add_node(**node_arguments())
+    process = start(root, cluster.address, workers=1)
     wait_for(lambda: len(lines(root / "worked")) >= 4, process)
-    quiet.cluster.remove_node(node, allow_graceful=False)
+    cluster.remove_node(node, allow_graceful=False)
     wait_for(lambda: bool(lines(root / "steps")), process)
-    quiet.cluster.head_node.kill_gcs_server()
+    cluster.head_node.kill_gcs_server()
     code, text = finish(process)
     assert code == 1, text
     assert "Traceback" not in text
-    quiet.cluster.shutdown()
+    cluster.shutdown()
     other = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
     try:
         code, text = finish(start(root, other.address, workers=1))

@@ -20,6 +20,7 @@ from stages import STAGE_KINDS
 
 ILLUME = Path(sys.executable).with_name("illume")
 TINY = Path(__file__).with_name("tiny.yaml")
+PLAIN = Path(__file__).with_name("plain_training_workers.yaml")  # Ray Train takes 15 s for each start of its workers
 # All kinds but those that read weights or data of others.
 KINDS = set(STAGE_KINDS) - {"adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark", "score_images"}
 LOOK_S = 0.005  # between two looks for the moment to kill
@@ -97,6 +98,7 @@ class Driver:
 class Desk:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    cluster: Path | None = PLAIN  # profile; None: as the command line chooses, with Ray Train
 
     def illume(self, *arguments: str, code: int = 0) -> Answer:
         """Run a command and wait for it; it must exit with `code`."""
@@ -163,7 +165,8 @@ class Desk:
 
     def _environment(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("ILLUME_", "MLFLOW_"))}
-        return {**own, "OMP_NUM_THREADS": "1", **self.environment}
+        cluster = {"ILLUME_CLUSTER": str(self.cluster)} if self.cluster else {}
+        return {**own, "OMP_NUM_THREADS": "1", **cluster, **self.environment}
 
 
 def _command_of(process: psutil.Process) -> str:

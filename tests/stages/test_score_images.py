@@ -58,56 +58,49 @@ def test_a_label_that_the_model_does_not_have_is_refused_before_anything_runs(tm
         SCORE_IMAGES.precheck(config, {})
 
 
-@pytest.mark.ray
-def test_a_changed_bound_or_an_added_scorer_scores_nothing_again(tmp_path: Path) -> None:
-    desk = desk_with_pictures(tmp_path)
-    write_classifier(tmp_path / "classifier")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    desk.illume("run", "recipe.yaml")
-    before = desk.shard_records("score_images")
-    scored, ledger = rows_of(desk, "score_images", "scores/fit"), rows_of(desk, "curate", "ledger")
-    assert len(before) == 1
-    assert [row["verdict"] for row in ledger] == ["keep"] * 4
-    assert [json.loads(row["scores"])["fit"] for row in ledger] == pytest.approx([row["fit"] for row in scored], 1e-5)
-
-    middle = sorted(row["fit"] for row in scored)[2]
-    desk.illume("run", "recipe.yaml", "--set", f"stages.kept.config.score_bounds.fit.at_least={middle}")
-    assert desk.shard_records("score_images") == before
-    assert sorted(row["reason"] or "" for row in rows_of(desk, "curate", "ledger")) == [
-        "",
-        "",
-        "score_too_low",
-        "score_too_low",
-    ]
-
-    desk.illume("run", "recipe.yaml", "--set", f"stages.scored.config.scorers=[{FIT},{SAFETY}]")
-    both = desk.shard_records("score_images")
-    assert before < both
-    assert len(both) == 2
-    assert all(0 < json.loads(row["scores"])["safe"] < 1 for row in rows_of(desk, "curate", "ledger"))
-
-
-@pytest.mark.ray
-def test_a_takedown_finds_the_scores_of_an_image_that_no_dataset_holds(tmp_path: Path) -> None:
-    desk = desk_with_pictures(tmp_path)
-    (tmp_path / "recipe.yaml").write_text(RECIPE[: RECIPE.index("  kept:")])
-    desk.illume("run", "recipe.yaml")
-    plan = desk.illume("takedown", "plan", "pictures/2.png", "--id", "T1", "--json").data
-    assert {kind for kind, _ in plan["takedown"]["shards"]} == {"ingest", "score_images"}
-    assert {artifact["stage_id"] for artifact in plan["takedown"]["tainted"]} == {"read", "scored"}
-
-
-def desk_with_pictures(folder: Path) -> Desk:
-    """Four records with an image each, and a small model that scores them."""
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Four records with an image each, scored by one of two small models; not curated."""
+    folder = tmp_path_factory.mktemp("scored")
     (folder / "pictures").mkdir()
     write_clip(folder / "clip")
+    write_classifier(folder / "classifier")
     lines = []
     for seed in range(4):
         (folder / "pictures" / f"{seed}.png").write_bytes(encoded(drawn(seed)))
         turns = [{"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": f"shape {seed}"}]
         lines.append(json.dumps({"id": str(seed), "images": [f"{seed}.png"], "conversations": turns}))
     (folder / "lines.jsonl").write_text("\n".join(lines))
-    return Desk(folder=folder)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    desk = Desk(folder=folder, environment={"ILLUME_TRACKING": "none"})
+    desk.illume("run", "recipe.yaml", "--until", "scored")
+    return desk
+
+
+@pytest.mark.ray
+def test_a_takedown_finds_the_scores_of_an_image_that_no_dataset_holds(desk: Desk) -> None:
+    plan = desk.illume("takedown", "plan", "pictures/2.png", "--id", "T1", "--json").data
+    assert {kind for kind, _ in plan["takedown"]["shards"]} == {"ingest", "score_images"}
+    assert {artifact["stage_id"] for artifact in plan["takedown"]["tainted"]} == {"read", "scored"}
+
+
+@pytest.mark.ray
+def test_a_changed_bound_or_an_added_scorer_scores_nothing_again(desk: Desk) -> None:
+    before, scored = desk.shard_records("score_images"), rows_of(desk, "score_images", "scores/fit")
+    assert (len(before), len(scored)) == (1, 4)
+    middle = sorted(row["fit"] for row in scored)[2]
+    bound = ("--set", f"stages.kept.config.score_bounds.fit.at_least={middle}")
+    assert desk.actions("recipe.yaml", *bound) == {"read": "reuse", "scored": "reuse", "kept": "run"}
+
+    desk.illume("run", "recipe.yaml", *bound, "--set", f"stages.scored.config.scorers=[{FIT},{SAFETY}]")
+    both = desk.shard_records("score_images")
+    assert before < both
+    assert len(both) == 2  # that of the added scorer
+    ledger = rows_of(desk, "curate", "ledger")
+    assert sorted(row["reason"] or "" for row in ledger) == ["", "", "score_too_low", "score_too_low"]
+    scores = [json.loads(row["scores"]) for row in ledger]
+    assert [row["fit"] for row in scores] == pytest.approx([row["fit"] for row in scored], 1e-5)
+    assert all(0 < row["safe"] < 1 for row in scores)
 
 
 def rows_of(desk: Desk, stage_kind: str, folder: str) -> list[dict[str, Any]]:
