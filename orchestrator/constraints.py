@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-_CHARACTER = r"[^/\\\x00-\x1f]"  # of a part of a key
-_PART = rf"(?:[^./\\\x00-\x1f]{_CHARACTER}*|\.[^./\\\x00-\x1f]{_CHARACTER}*|\.\.{_CHARACTER}+)"  # not "." or ".."
+_ANY, _NO_DOT = r"[^/\\\x00-\x1f]", r"[^./\\\x00-\x1f]"  # a character of a part of a key
+PART_PATTERN = rf"(?:{_NO_DOT}{_ANY}*|\.{_NO_DOT}{_ANY}*|\.\.{_ANY}+)"  # anything but "." and ".."
 SHA256_PATTERN = "[0-9a-fA-F]{64}"
-KEY_PATTERN = rf"{_PART}(?:/{_PART})*"
+KEY_PATTERN = rf"{PART_PATTERN}(?:/{PART_PATTERN})*"
 KEY_EXPECTED = "parts joined by single '/', no '.', '..' or control characters"
 
 

@@ -1,8 +1,8 @@
 """The reader of typed JSON: plain data or bytes into frozen dataclasses, strictly; pydantic's errors become ours.
 
 `decode` reads what people write and collects every problem with its path. `parse_record` reads what this program wrote
-into a store, with three outcomes: the record, `NewerFormatError`, or `CorruptArtifactError`. A record class says its
-format as the type of its field `format`, e.g. `format: Literal[1]`; that is the only place.
+into a store, with three outcomes: the record, `NewerFormatError`, or `CorruptArtifactError`. A record class says which
+formats it reads by the type of its field `format`, e.g. `format: Literal[1]`; a record without the field has no format.
 """
 
 import enum

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, FileEntry
@@ -17,13 +18,24 @@ from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.commits import Commit, Head, commit_attempt, delete_attempt, head, retract, roll_forward
 from orchestrator.store.layout import checkpoint_site, checkpoint_steps, new_attempt_id
-from orchestrator.store.manifests import files_from_json, files_to_json
-from orchestrator.store.store import Store, parse_record, put_same, record_bytes
+from orchestrator.store.manifests import check_paths, files_to_json
+from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.verification import differences, readable_folder
+from orchestrator.typed_json import JSONObject, parse_record
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CheckpointRecord:
+    """The persisted manifest of a checkpoint."""
+
+    format: Literal[1]
+    step: int
+    files: tuple[FileEntry, ...]
+    meta: JSONObject
 
 
 def checkpoint_files(store: Store, key: ArtifactKey, name: str) -> Iterator[tuple[int, bytes]]:
@@ -145,6 +157,7 @@ class StoredCheckpoints:
         """The checkpoint of a step, verified byte by byte, in a local folder.
 
         Raises:
+            NewerFormatError: a newer version wrote it.
             CorruptArtifactError: anything is missing or differs.
         """
         site = checkpoint_site(self.key, step)
@@ -153,10 +166,11 @@ class StoredCheckpoints:
         sha256 = commit.record.get("manifest_sha256")
         if data is None or hashlib.sha256(data).hexdigest() != sha256:
             raise CorruptArtifactError(f"{where}: found no manifest or a different one, expected SHA-256 {sha256}")
-        record = parse_record(data, where)
-        files, meta = files_from_json(record.get("files"), where), record.get("meta")
-        if record.get("format") != CHECKPOINT_FORMAT or record.get("step") != step or not isinstance(meta, dict):
-            raise CorruptArtifactError(f"{where}: found no checkpoint manifest of step {step}")
+        record = parse_record(_CheckpointRecord, data, where)
+        check_paths(record.files, where)
+        files = record.files
+        if record.step != step:
+            raise CorruptArtifactError(f"{where}: found the checkpoint of step {record.step}, expected step {step}")
         data_key = site.data_key(commit.attempt)
         if self.store.is_local:
             for different in differences(self.store, data_key, files, rehash=True):
@@ -165,4 +179,4 @@ class StoredCheckpoints:
                 )
         path = readable_folder(self.store, self.cache, data_key, files)
         self.verified.add(str(sha256))
-        return Checkpoint(step=step, path=path, meta=meta)
+        return Checkpoint(step=step, path=path, meta=record.meta)

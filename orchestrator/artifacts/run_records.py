@@ -13,7 +13,8 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import canonical_json
 from orchestrator.store.layout import PLANS, RUNS
-from orchestrator.store.store import Store, parse_record, read_record, record_bytes
+from orchestrator.store.store import Store, read_record, record_bytes
+from orchestrator.typed_json import parse_object
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class RunRecords:
         for _, _, key in sorted(self._segments(run_id)):
             for number, line in enumerate((self.store.get(key) or b"").splitlines(), start=1):
                 try:
-                    yield parse_record(line, f"{self.store.url}: {key}: line {number}")
+                    yield parse_object(line, f"{self.store.url}: {key}: line {number}")
                 except CorruptArtifactError as error:
                     log.warning("skipped: %s", error)
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, FileEntry
@@ -28,9 +28,10 @@ from orchestrator.store.commits import (
     roll_forward,
 )
 from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site, stored_keys
-from orchestrator.store.manifests import files_from_json, files_to_json, number_from_json, number_to_json
+from orchestrator.store.manifests import check_paths, files_to_json, number_to_json
 from orchestrator.store.store import Store
 from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
+from orchestrator.typed_json import JSONObject, Number, record_from_json
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,29 @@ class StoredShard:
     def key_of(self, name: str) -> str:
         """The store key of one of the files, e.g. to link it into an artifact."""
         return f"{self.data_key}/{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _QuarantinedRecord:
+    item: Any
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OutcomeRecord:
+    rows: int
+    quarantined: tuple[_QuarantinedRecord, ...]
+    stats: dict[str, Number]
+    result: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardBody:
+    """What the commit record of a shard has in addition to that of an artifact; the format is the same."""
+
+    files: tuple[FileEntry, ...]
+    outcome: _OutcomeRecord
+    provenance: JSONObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,12 +233,20 @@ def _stored(key: ArtifactKey, commit: Commit) -> StoredShard:
     Raises:
         CorruptArtifactError: the record is not that of a shard.
     """
-    where, provenance = str(key), commit.record.get("provenance")
+    where = f"shard record of {key}"
+    record = record_from_json(_ShardBody, commit.record, where)
+    check_paths(record.files, where)
+    outcome = record.outcome
     return StoredShard(
         key=key,
-        files=files_from_json(commit.record.get("files"), where),
-        outcome=_outcome_from_json(commit.record.get("outcome"), where),
-        provenance=provenance if isinstance(provenance, dict) else {},
+        files=record.files,
+        outcome=ShardOutcome(
+            rows=outcome.rows,
+            quarantined=tuple(Quarantined(item=entry.item, reason=entry.reason) for entry in outcome.quarantined),
+            metrics=outcome.stats,
+            result=outcome.result,
+        ),
+        provenance=record.provenance,
         commit=commit,
     )
 
@@ -229,29 +261,5 @@ def _outcome_to_json(outcome: ShardOutcome) -> dict[str, JSON]:
     return {"rows": outcome.rows, "quarantined": quarantined, "stats": metrics, "result": outcome.result}
 
 
-def _outcome_from_json(value: JSON, where: str) -> ShardOutcome:
-    if not isinstance(value, dict):
-        _refuse(where, "outcome", value, "an object")
-    rows, quarantined, metrics = value.get("rows"), value.get("quarantined"), value.get("stats")
-    if type(rows) is not int or not isinstance(quarantined, list) or not isinstance(metrics, dict):
-        _refuse(where, "outcome", value, "rows, quarantined, stats")
-    return ShardOutcome(
-        rows=rows,
-        quarantined=tuple(_quarantined(item, where) for item in quarantined),
-        metrics={name: number_from_json(number, where) for name, number in metrics.items()},
-        result=value.get("result"),
-    )
-
-
-def _quarantined(value: JSON, where: str) -> Quarantined:
-    if not isinstance(value, dict) or not isinstance(value.get("reason"), str):
-        _refuse(where, "quarantined", value, "an item with a reason")
-    return Quarantined(item=value.get("item"), reason=str(value["reason"]))
-
-
 def _problem(key: ArtifactKey, path: str, found: str, expected: str) -> Problem:
     return Problem(stage_kind=key.stage_kind, fingerprint=key.fingerprint, path=path, found=found, expected=expected)
-
-
-def _refuse(where: str, field: str, found: object, expected: str) -> NoReturn:
-    raise CorruptArtifactError(f"shard record of {where}: {field}: found {str(found)[:80]!r}, expected {expected}")

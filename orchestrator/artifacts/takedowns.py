@@ -7,12 +7,13 @@ Rule: what was made from a tainted artifact is tainted itself, unless the takedo
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.artifact import JSON, ArtifactKey
-from orchestrator.errors import CorruptArtifactError, RecipeError
+from orchestrator.errors import RecipeError
 from orchestrator.identity import to_json
 from orchestrator.store.store import Store, read_record, record_bytes
+from orchestrator.typed_json import record_from_json
 
 TAKEDOWNS = "takedowns"
 TAKEDOWN_FORMAT = 1
@@ -83,8 +84,23 @@ class Takedown:
         return fingerprint in self._shards
 
 
+@dataclass(frozen=True, kw_only=True)
+class _TakedownRecord:
+    """The persisted form of a `Takedown`."""
+
+    format: Literal[1]
+    id: str
+    note: str
+    created: str
+    content: dict[str, frozenset[str]]
+    tainted: tuple[TaintedArtifact, ...]
+    cleared: frozenset[str]
+    shards: tuple[tuple[str, str], ...]  # kind and fingerprint
+    outside: tuple[str, ...]
+
+
 def read_takedowns(store: Store) -> tuple[Takedown, ...]:
-    """All takedowns that took effect, oldest first. Raises: CorruptArtifactError: a record cannot be read."""
+    """All takedowns that took effect, oldest first. Raises: as `takedown_from_json`."""
     keys = sorted(item.key for item in store.list(TAKEDOWNS))
     return tuple(takedown_from_json(read_record(store, key) or {}, f"{store.url}: {key}") for key in keys)
 
@@ -138,19 +154,20 @@ def takedown_to_json(takedown: Takedown) -> dict[str, JSON]:
 
 
 def takedown_from_json(data: Mapping[str, Any], where: str) -> Takedown:
-    """The takedown of a record. Raises: CorruptArtifactError: not a takedown, or of another format."""
-    if data.get("format") != TAKEDOWN_FORMAT:
-        raise CorruptArtifactError(f"{where}: found format {data.get('format')!r}, expected {TAKEDOWN_FORMAT}")
-    try:
-        return Takedown(
-            id=data["id"],
-            note=data["note"],
-            created=data["created"],
-            content={kind: frozenset(marks) for kind, marks in data["content"].items()},
-            tainted=tuple(TaintedArtifact(**artifact) for artifact in data["tainted"]),
-            cleared=frozenset(data["cleared"]),
-            shards=tuple(ArtifactKey(stage_kind, fingerprint) for stage_kind, fingerprint in data["shards"]),
-            outside=tuple(data["outside"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptArtifactError(f"{where}: not the record of a takedown ({error!r})") from error
+    """The takedown of a record.
+
+    Raises:
+        NewerFormatError: its format is newer than this program.
+        CorruptArtifactError: not a takedown, or with a key that this program does not know.
+    """
+    record = record_from_json(_TakedownRecord, data, where, unknown="forbid")
+    return Takedown(
+        id=record.id,
+        note=record.note,
+        created=record.created,
+        content=record.content,
+        tainted=record.tainted,
+        cleared=record.cleared,
+        shards=tuple(ArtifactKey(stage_kind, fingerprint) for stage_kind, fingerprint in record.shards),
+        outside=record.outside,
+    )

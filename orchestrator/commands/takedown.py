@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,14 @@ from orchestrator.commands.shared.options import (
     stage_kinds,
 )
 from orchestrator.commands.shared.questions import question_options
-from orchestrator.errors import RecipeError
+from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan
 from orchestrator.reports.attestation import sign
 from orchestrator.retention.garbage import delete_garbage
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.stage import StageSpec
+from orchestrator.typed_json import JSONObject, parse_record
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions
@@ -38,6 +40,14 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 20
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TakedownFile:
+    """What `apply` reads of the file that `plan` wrote."""
+
+    takedown: JSONObject
+    state: str  # of the store when it was planned
 
 
 @click.group("takedown")
@@ -103,11 +113,10 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
     from stages.provenance.takedown import store_state
 
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        takedown = takedown_from_json(record["takedown"], str(file))
-        state = str(record["state"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{file}: not the file of a takedown ({error!r}); make one with `takedown plan`") from error
+        record = parse_record(_TakedownFile, file.read_bytes(), str(file))
+        takedown, state = takedown_from_json(record.takedown, str(file)), record.state
+    except CorruptArtifactError as error:
+        raise RecipeError(f"{error}; make the file with `illume takedown plan`") from error
     with open_workspace(locations, changes=True) as workspace:
         is_applied = any(known.id == takedown.id for known in read_takedowns(workspace.store))
         if not is_applied and state != store_state(workspace):

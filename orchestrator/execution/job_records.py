@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from orchestrator.artifact import JSON
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError
-from orchestrator.failures.classes import FailureClass, FailureReport
+from orchestrator.failures.classes import FailureReport
 from orchestrator.store.layout import RUNS
-from orchestrator.store.store import Store, put_same, read_record, record_bytes
+from orchestrator.store.store import Store, put_same, record_bytes
+from orchestrator.typed_json import JSONObject, parse_record
 
 FLUSH_S = 2.0
 NUMBER_DIGITS = 9
@@ -38,12 +38,6 @@ class JobOutcome:
         report: JSON = None if failure is None else {**vars(failure), "failure": str(failure.failure)}
         return {"stopped": self.stopped, "failure": report, "progressed": self.progressed}
 
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "JobOutcome":
-        report = record["failure"]
-        failure = None if report is None else FailureReport(**{**report, "failure": FailureClass(report["failure"])})
-        return cls(stopped=record["stopped"], failure=failure, progressed=record["progressed"])
-
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetryBatch:
@@ -54,6 +48,16 @@ class TelemetryBatch:
     first_event: int  # number of the first of `events`, counted over the attempt
     events: list[tuple[str, dict[str, JSON]]]  # kind, fields
     progress: tuple[int, int, str] | None  # done, total, unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TelemetryRecord:
+    """The persisted form of a `TelemetryBatch`."""
+
+    points: tuple[tuple[str, str, int, float], ...]  # the value as text
+    first_said: int
+    said: tuple[tuple[str, JSONObject], ...]
+    progress: tuple[int, int, str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +88,9 @@ class JobRecords:
         self.store.put_new(f"{self._folder}/OUTCOME.json", record_bytes(outcome.to_json()))
 
     def outcome(self) -> JobOutcome | None:
-        record = read_record(self.store, f"{self._folder}/OUTCOME.json")
-        return None if record is None else JobOutcome.from_json(record)
+        key = f"{self._folder}/OUTCOME.json"
+        data = self.store.get(key)
+        return None if data is None else parse_record(JobOutcome, data, f"{self.store.url}: {key}")
 
     def put_telemetry(self, number: int, batch: Mapping[str, JSON]) -> None:
         key = f"{self._folder}/telemetry/{number:0{NUMBER_DIGITS}d}.json"
@@ -94,14 +99,15 @@ class JobRecords:
     def telemetry(self) -> Iterator[TelemetryBatch]:
         """The batches in the store, in order."""
         for key in sorted(item.key for item in self.store.list(f"{self._folder}/telemetry")):
-            record: dict[str, Any] | None = read_record(self.store, key)
-            if record is not None:
+            data = self.store.get(key)
+            if data is not None:
+                record = parse_record(_TelemetryRecord, data, f"{self.store.url}: {key}")
                 yield TelemetryBatch(
                     key=key,
-                    points=[(name, float(value), step, at) for name, value, step, at in record["points"]],
-                    first_event=record["first_said"],
-                    events=[(kind, fields) for kind, fields in record["said"]],
-                    progress=tuple(record["progress"]) if record["progress"] else None,
+                    points=[(name, float(value), step, at) for name, value, step, at in record.points],
+                    first_event=record.first_said,
+                    events=list(record.said),
+                    progress=record.progress,
                 )
 
 

@@ -68,6 +68,7 @@ _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.StoreError: FailureClass.INFRA_TRANSIENT,
     errors.DatabaseError: FailureClass.INFRA_TRANSIENT,
     errors.CorruptArtifactError: FailureClass.INFRA_TRANSIENT,
+    errors.NewerFormatError: FailureClass.PRECHECK,
     errors.OrchestratorError: FailureClass.USER_CODE,
 }
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.artifact import JSON
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.typed_json import JSONObject, record_from_json
 
 EVENT_FORMAT = 1
 MASK = "***"
@@ -90,6 +90,21 @@ class Event:
         return f"{self.run_id}/{self.sequence:08d}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _EventRecord:
+    """The persisted form of an `Event`, without what follows from other fields."""
+
+    format: Literal[1]
+    run: str
+    sequence: int
+    time: float
+    epoch: int
+    stage: str | None
+    attempt: str | None
+    kind: str
+    fields: JSONObject
+
+
 def mask_text(text: str) -> str:
     """`text` with passwords in addresses, signed query values and well-known keys replaced by `***`.
 
@@ -159,25 +174,18 @@ def event_to_json(event: Event) -> dict[str, JSON]:
 
 
 def event_from_json(line: Mapping[str, Any]) -> Event:
-    """The event of a persisted line. Raises: CorruptArtifactError: not an event, or of an unknown format."""
-    if line.get("format") != EVENT_FORMAT:
-        raise CorruptArtifactError(
-            f"event {line.get('id', '(without id)')}: found format {line.get('format')!r}, expected {EVENT_FORMAT}; "
-            "read it with the version of illume that wrote it"
-        )
-    try:
-        return Event(
-            run_id=str(line["run"]),
-            sequence=int(line["sequence"]),
-            time=float(line["time"]),
-            epoch=int(line["epoch"]),
-            kind=str(line["kind"]),
-            fields=dict(line["fields"]),
-            stage_id=None if line["stage"] is None else str(line["stage"]),
-            attempt_id=None if line["attempt"] is None else str(line["attempt"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptArtifactError(f"event {line.get('id', '(without id)')}: broken: {error!r}") from error
+    """The event of a persisted line. Raises: NewerFormatError; CorruptArtifactError: not an event."""
+    record = record_from_json(_EventRecord, line, f"event {line.get('id', '(without id)')}")
+    return Event(
+        run_id=record.run,
+        sequence=record.sequence,
+        time=record.time,
+        epoch=record.epoch,
+        kind=record.kind,
+        fields=record.fields,
+        stage_id=record.stage,
+        attempt_id=record.attempt,
+    )
 
 
 def event_to_line(event: Event) -> str:

@@ -10,6 +10,9 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from orchestrator.errors import CorruptArtifactError
+from orchestrator.typed_json import parse_record
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseOwner:
@@ -62,8 +65,8 @@ def describe(owner: str) -> str:
 
 def _parse(owner: str) -> LeaseOwner | None:
     try:
-        return LeaseOwner(**json.loads(owner))
-    except (TypeError, ValueError):
+        return parse_record(LeaseOwner, owner.encode(errors="replace"), "lease", unknown="forbid")
+    except CorruptArtifactError:
         return None  # written by another version or by hand
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.errors import CorruptArtifactError, DatabaseError
+from orchestrator.errors import CorruptArtifactError, DatabaseError, NewerFormatError
 from orchestrator.history.database import Database, insert_new
 from orchestrator.history.events import Event, event_from_json
 from orchestrator.history.lease_owners import describe, is_gone
@@ -80,7 +80,7 @@ def _stored_events(records: RunRecords, run_id: str, problems: list[str]) -> dic
     for line in records.events(run_id):
         try:
             event = event_from_json(line)
-        except CorruptArtifactError as error:
+        except (CorruptArtifactError, NewerFormatError) as error:
             problems.append(str(error))
             continue
         known = found.get(event.sequence)

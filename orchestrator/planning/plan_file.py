@@ -5,19 +5,51 @@ Rule: reading a plan gives exactly the plan that was written, or an error that s
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from orchestrator.artifact import JSON, Fingerprint
-from orchestrator.errors import RecipeError
+from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
 from orchestrator.planning.code_digest import code_of
-from orchestrator.planning.plan import Plan, PlannedStage
+from orchestrator.planning.plan import Action, Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
 from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
-from orchestrator.typed_json import Problem, ValuePath, decode, path_text
+from orchestrator.suggestions import check_names
+from orchestrator.typed_json import JSONObject, Problem, ValuePath, decode, path_text, record_from_json
 
+T = TypeVar("T")
 PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanRecord:
+    """The persisted form of a `Plan`; a stage is decoded with its kind."""
+
+    format: Literal[1]
+    recipe: str
+    file: str
+    stages: tuple[JSONObject, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StageRecord:
+    """The persisted form of a `PlannedStage`."""
+
+    id: str
+    kind: str
+    config: JSONObject
+    inputs: dict[str, tuple[str, ...]]
+    resources: JSONObject
+    retry: JSONObject
+    gates: dict[str, JSONObject] = field(default_factory=dict)  # plans of older versions have none
+    payload: JSONObject
+    fingerprint: str
+    action: Action
+    redo: bool
+    reasons: tuple[JSONObject, ...]
+    estimate_s: float | None
 
 
 def plan_digest(plan: Plan) -> str:
@@ -42,23 +74,22 @@ def plan_from_json(
     must not be run.
 
     Raises:
+        NewerFormatError: its format is newer than this program.
         RecipeError: the data is not a plan, does not match `digest`, or the stage kinds have changed since, so that the
             plan would make something else now.
     """
+    record = _record(_PlanRecord, data, "plan")
     if digest is not None and _digest(data) != digest:
         raise RecipeError(f"plans/{digest}.json: does not match its digest; make a new plan with `illume run`")
-    if data.get("format") != PLAN_FORMAT:
-        raise RecipeError(f"plan: found format {data.get('format')!r}, expected {PLAN_FORMAT}; make a new plan")
-    fields: Mapping[str, Any] = data
-    try:
-        stages = tuple(_stage_from_json(stage, kinds, allow_changed_kinds) for stage in fields["stages"])
-        return Plan(recipe=str(fields["recipe"]), stages=stages, file=str(fields["file"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"plan: not a readable plan ({error!r}); make a new one with `illume run`") from error
+    stages = tuple(_stage_from_json(stage, kinds, allow_changed_kinds) for stage in record.stages)
+    return Plan(recipe=record.recipe, stages=stages, file=record.file)
 
 
 def reason_from_json(data: Mapping[str, JSON]) -> Reason:
-    reason: Reason = _checked(REASON_TYPES[str(data["type"])], data, ())
+    """Raises: RecipeError: not a reason."""
+    reason_type = str(data.get("type"))
+    check_names([reason_type], REASON_TYPES, where="plan", what="type of reason")
+    reason: Reason = _checked(REASON_TYPES[reason_type], data, ())
     return reason
 
 
@@ -85,24 +116,23 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
     }
 
 
-def _stage_from_json(data: Mapping[str, Any], kinds: Kinds, allow_changed_kinds: bool) -> PlannedStage:
-    kind = kinds.get(data["kind"])
+def _stage_from_json(data: Mapping[str, JSON], kinds: Kinds, allow_changed_kinds: bool) -> PlannedStage:
+    record = _record(_StageRecord, data, f"plan: stage {data.get('id')!r}")
+    kind = kinds.get(record.kind)
     if kind is None:
-        raise RecipeError(f"plan: stage {data['id']!r} is of kind {data['kind']!r}, which no longer exists")
+        raise RecipeError(f"plan: stage {record.id!r} is of kind {record.kind!r}, which no longer exists")
+    path: ValuePath = ("stages", record.id)
     spec = StageSpec(
-        id=data["id"],
+        id=record.id,
         kind=kind,
-        config=_decoded(kind.config, data, "config"),
-        inputs={slot: tuple(ids) for slot, ids in data["inputs"].items()},
-        resources=_decoded(Resources, data, "resources"),
-        retry=_decoded(RetryPolicy, data, "retry"),
-        gates={
-            name: _checked(Gate, bounds, ("stages", data["id"], "gates", name))
-            for name, bounds in data.get("gates", {}).items()  # plans of older versions have none
-        },
+        config=_checked(kind.config, record.config, (*path, "config")),
+        inputs=record.inputs,
+        resources=_checked(Resources, record.resources, (*path, "resources")),
+        retry=_checked(RetryPolicy, record.retry, (*path, "retry")),
+        gates={name: _checked(Gate, bounds, (*path, "gates", name)) for name, bounds in record.gates.items()},
     )
-    payload, fingerprint = data["payload"], Fingerprint(data["fingerprint"])
-    is_same_kind = payload["version"] == kind.version and payload["config"] == semantic_config(spec.config)
+    payload, fingerprint = record.payload, Fingerprint(record.fingerprint)
+    is_same_kind = payload.get("version") == kind.version and payload.get("config") == semantic_config(spec.config)
     if not (is_same_kind or allow_changed_kinds) or fingerprint_of(payload) != fingerprint:
         raise RecipeError(
             f"plan: stage {spec.id!r} would make something else now, because the version or the configuration of kind "
@@ -112,16 +142,19 @@ def _stage_from_json(data: Mapping[str, Any], kinds: Kinds, allow_changed_kinds:
         spec=spec,
         payload=payload,
         fingerprint=fingerprint,
-        action=data["action"],
-        reasons=tuple(reason_from_json(reason) for reason in data["reasons"]),
-        redo=data["redo"],
+        action=record.action,
+        reasons=tuple(reason_from_json(reason) for reason in record.reasons),
+        redo=record.redo,
         code=code_of(kind),
-        estimate_s=data["estimate_s"],
+        estimate_s=record.estimate_s,
     )
 
 
-def _decoded(config_class: type[Any], data: Mapping[str, Any], section: str) -> Any:
-    return _checked(config_class, data[section], ("stages", data["id"], section))
+def _record(record_class: type[T], data: Mapping[str, JSON], where: str) -> T:
+    try:
+        return record_from_json(record_class, data, where)
+    except CorruptArtifactError as error:
+        raise RecipeError(f"{error}; make a new plan with `illume run`") from error
 
 
 def _checked(config_class: type[Any], data: Any, path: ValuePath) -> Any:

@@ -14,15 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.artifact import ArtifactKey, FileEntry
+from orchestrator.constraints import Key, Sha256, Size
 from orchestrator.errors import StoreError
 from orchestrator.store.layout import Site
 from orchestrator.store.local_store import explain_os_error, is_regular, link_or_copy, make_folders, seal, sync_folder
 from orchestrator.store.objects import Digest, check_key
 from orchestrator.store.store import Store
+from orchestrator.typed_json import parse_record
 
 PARALLEL_FILES = 4  # hashed or uploaded at a time
 STAGING = "staging"
 LINKS_FILE = "LINKS.jsonl"  # next to the data folder: lists the linked files, so that another process can commit them
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """One line of `LINKS_FILE`."""
+
+    name: Key
+    key: Key
+    bytes: Size
+    sha256: Sha256
+    rows: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +112,12 @@ class AttemptFolder:
         if not self._links_file.exists():
             return {}
         links = {}
-        for line in self._links_file.read_text(encoding="utf-8").splitlines():
-            link = json.loads(line)
-            entry = FileEntry(path=link["name"], bytes=link["bytes"], sha256=link["sha256"], rows=link["rows"])
-            links[link["name"]] = (link["key"], entry)
+        for line in self._links_file.read_bytes().splitlines():
+            link = parse_record(_Link, line, str(self._links_file))
+            links[link.name] = (
+                link.key,
+                FileEntry(path=link.name, bytes=link.bytes, sha256=link.sha256, rows=link.rows),
+            )
         return links
 
     def _is_untouched(self, name: str, link: tuple[str, FileEntry]) -> bool:

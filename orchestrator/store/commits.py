@@ -11,13 +11,15 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal
+from typing import Annotated, Literal
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON
+from orchestrator.constraints import PART_PATTERN, Constraint, Size
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.store.layout import Site
-from orchestrator.store.store import Store, parse_record, read_record, record_bytes
+from orchestrator.store.store import Store, record_bytes
+from orchestrator.typed_json import JSONObject, parse_object, parse_record, record_from_json
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,27 @@ class Commit:
     epoch: int
     committed_s: float  # seconds since 1970, by the writer's clock; informative only
     record: dict[str, JSON]  # the complete record, e.g. with the manifest's digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CommitRecord:
+    """What every persisted commit record has."""
+
+    format: Literal[1]
+    attempt: Annotated[str, Constraint(pattern=PART_PATTERN, expected="a name without '/'")]
+    epoch: int
+    committed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OutcomeRecord:
+    """The persisted form of an `Outcome`."""
+
+    format: Literal[1]
+    outcome: Literal["COMMIT", "ABORT"]
+    generation: Size | None = None
+    record: JSONObject | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +78,7 @@ class Outcome:
 
 
 def head(store: Store, site: Site) -> Head:
-    """The current head of `site`."""
+    """The current head of `site`. Raises: NewerFormatError: a newer version wrote it; it is not damaged."""
     for generation in count():
         key = site.commit_key(generation)
         data = store.get(key)
@@ -63,9 +86,7 @@ def head(store: Store, site: Site) -> Head:
             return Head(generation=generation)
         if store.get(site.retracted_key(generation)) is None:
             try:
-                return Head(
-                    generation=generation, commit=_commit(generation, parse_record(data, f"{store.url}: {key}"))
-                )
+                return Head(generation=generation, commit=_commit(generation, data, f"{store.url}: {key}"))
             except CorruptArtifactError as error:
                 return Head(generation=generation, problem=str(error))
     raise AssertionError("unreachable: the count of generations does not end")
@@ -131,11 +152,11 @@ def roll_forward(store: Store, site: Site) -> Head:
 
 
 def read_outcome(store: Store, site: Site, attempt: str) -> Outcome | None:
-    """The decision about an attempt; None while there is none."""
+    """The decision about an attempt; None while there is none. Raises: NewerFormatError."""
     key = site.outcome_key(attempt)
+    data = store.get(key)
     try:
-        record = read_record(store, key)
-        return None if record is None else _parse_outcome(record, f"{store.url}: {key}")
+        return None if data is None else _parse_outcome(data, f"{store.url}: {key}")
     except CorruptArtifactError as error:
         return Outcome(kind="UNREADABLE", reason=str(error))
 
@@ -144,10 +165,12 @@ def read_commit(store: Store, site: Site, generation: int) -> Commit | None:
     """The commit of one generation, retracted or not; None if it is open.
 
     Raises:
+        NewerFormatError: a newer version wrote the record.
         CorruptArtifactError: the record cannot be read.
     """
-    record = read_record(store, site.commit_key(generation))
-    return None if record is None else _commit(generation, record)
+    key = site.commit_key(generation)
+    data = store.get(key)
+    return None if data is None else _commit(generation, data, f"{store.url}: {key}")
 
 
 def delete_attempt(store: Store, site: Site, attempt: str) -> int:
@@ -181,29 +204,22 @@ def _outcome_bytes(decided: Outcome) -> bytes:
     return record_bytes({**record, "reason": decided.reason, "nonce": uuid.uuid4().hex})
 
 
-def _parse_outcome(record: dict[str, JSON], where: str) -> Outcome:
-    kind, generation, inner = record.get("outcome"), record.get("generation"), record.get("record")
-    if kind == "ABORT":
-        return Outcome(kind="ABORT", reason=str(record.get("reason", "")))
-    if kind == "COMMIT" and type(generation) is int and generation >= 0 and isinstance(inner, dict):
-        _commit(generation, inner)
-        return Outcome(kind="COMMIT", generation=generation, record=inner)
-    raise CorruptArtifactError(f"{where}: found no outcome, expected COMMIT with its record, or ABORT")
+def _parse_outcome(data: bytes, where: str) -> Outcome:
+    record = parse_record(_OutcomeRecord, data, where)
+    if record.outcome == "ABORT":
+        return Outcome(kind="ABORT", reason=record.reason)
+    if record.generation is None or record.record is None:
+        raise CorruptArtifactError(f"{where}: found no outcome, expected COMMIT with its record, or ABORT")
+    record_from_json(_CommitRecord, record.record, where)
+    return Outcome(kind="COMMIT", generation=record.generation, record=record.record)
 
 
-def _commit(generation: int, record: dict[str, JSON]) -> Commit:
-    attempt, epoch, committed_s = record.get("attempt"), record.get("epoch"), record.get("committed_s", 0.0)
-    if record.get("format") != RECORD_FORMAT:
-        raise CorruptArtifactError(f"commit record: found format {record.get('format')!r}, expected {RECORD_FORMAT}")
-    if (
-        not isinstance(attempt, str)
-        or not attempt
-        or "/" in attempt
-        or attempt in (".", "..")
-        or type(epoch) is not int
-    ):
-        raise CorruptArtifactError(
-            f"commit record: found attempt {attempt!r} and epoch {epoch!r}, expected a name, a number"
-        )
-    seconds = committed_s if isinstance(committed_s, float) else 0.0
-    return Commit(generation=generation, attempt=attempt, epoch=epoch, committed_s=seconds, record=record)
+def _commit(generation: int, data: bytes, where: str) -> Commit:
+    record = parse_record(_CommitRecord, data, where)
+    return Commit(
+        generation=generation,
+        attempt=record.attempt,
+        epoch=record.epoch,
+        committed_s=record.committed_s,
+        record=parse_object(data, where),
+    )

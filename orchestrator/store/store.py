@@ -3,7 +3,6 @@
 A store maps keys ("a/b/c") to immutable objects. Rule that everything depends on: `put_new` never replaces.
 """
 
-import json
 import logging
 import shutil
 import uuid
@@ -13,11 +12,12 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from orchestrator.artifact import JSON
-from orchestrator.errors import CorruptArtifactError, RecipeError, StoreError, UnfitStoreError
+from orchestrator.errors import RecipeError, StoreError, UnfitStoreError
 from orchestrator.identity import canonical_json
 from orchestrator.store.local_store import LocalStore
 from orchestrator.store.object_store import REMOTE_SCHEMES, ObjectStore
 from orchestrator.store.objects import Digest, StoredObject
+from orchestrator.typed_json import parse_object
 
 log = logging.getLogger(__name__)
 
@@ -151,22 +151,7 @@ def read_record(store: Store, key: str) -> dict[str, JSON] | None:
         CorruptArtifactError: the object is not a JSON object.
     """
     data = store.get(key)
-    return None if data is None else parse_record(data, f"{store.url}: {key}")
-
-
-def parse_record(data: bytes, where: str) -> dict[str, JSON]:
-    """Decode a JSON object; `where` names it in the message.
-
-    Raises:
-        CorruptArtifactError: the bytes are not a JSON object.
-    """
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"{where}: found {len(data)} bytes that are not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise CorruptArtifactError(f"{where}: found a JSON {type(record).__name__}, expected an object")
-    return record
+    return None if data is None else parse_object(data, f"{store.url}: {key}")
 
 
 def put_same(store: Store, key: str, data: bytes) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.artifact import Artifact, ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
-from orchestrator.errors import CorruptArtifactError, StoreError
+from orchestrator.errors import CorruptArtifactError, NewerFormatError, StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.commits import abort, head, read_outcome
@@ -262,7 +262,7 @@ def test_a_crash_between_the_outcome_and_the_commit_record_is_finished_by_any_re
     assert committed_by(artifacts) == "first"
 
 
-JUNK = [b"", b"{", b'{"format":1', b"null", b"[]", b"\x00\xff", b'{"format":99}', b'{"format":1,"attempt":"../../x"}']
+JUNK = [b"", b"{", b'{"format":1', b"null", b"[]", b"\x00\xff", b'{"format":0}', b'{"format":1,"attempt":"../../x"}']
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -285,6 +285,22 @@ def test_junk_in_a_record_counts_as_absent_and_is_replaced(local: ArtifactStore,
     assert [stored.commit.attempt for stored in local.all()] == ["second"]
 
 
+def test_a_record_of_a_newer_format_is_neither_replaced_nor_retracted(local: ArtifactStore) -> None:
+    key = ArtifactKey("curate", FINGERPRINT)
+    make(local, "first")
+    path = local.store.local(artifact_site(key).commit_key(0))
+    assert path is not None
+    newer = path.read_bytes().replace(b'"format":1', b'"format":27')
+    path.write_bytes(newer)
+    for read in (local.find, local.open, local.verify, local.heal, lambda _key: list(local.all())):
+        with pytest.raises(NewerFormatError, match="COMMIT: found format 27, expected 1; read it with the version of"):
+            read(key)
+    with pytest.raises(NewerFormatError):
+        make(local, "second")
+    assert path.read_bytes() == newer
+    assert [file.name for file in path.parent.glob("COMMIT*")] == ["COMMIT"]
+
+
 def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStore) -> None:
     attempt = attempt_with(local, "evil")
     made = local.commit(attempt, DRAFT, epoch=1)
@@ -299,7 +315,7 @@ def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStor
         local.store.delete(key)
         local.store.put_new(key, content)
     assert made.manifest.files
-    with pytest.raises(CorruptArtifactError, match=r"files: store key .*expected parts joined by single '/'"):
+    with pytest.raises(CorruptArtifactError, match=r"files\[0\]\.path: found .*expected parts joined by single '/'"):
         local.open(ArtifactKey("curate", FINGERPRINT))
 
 

@@ -20,7 +20,7 @@ from orchestrator.artifacts.takedowns import (
     takedown_from_json,
     takedown_to_json,
 )
-from orchestrator.errors import CorruptArtifactError, RecipeError
+from orchestrator.errors import CorruptArtifactError, NewerFormatError, RecipeError
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan, tainted_stages
 from orchestrator.stage import Recipe
 from orchestrator.store.store import record_bytes
@@ -184,7 +184,7 @@ def test_records_come_back_as_they_were_put_oldest_first(memory_store: MemorySto
         find_takedown(memory_store, "T3")
 
 
-@pytest.mark.parametrize("broken", [{"format": 2}, {"format": 1, "id": "T"}, {"format": 1, "content": 3}])
+@pytest.mark.parametrize("broken", [{"format": 0}, {"format": 1, "id": "T"}, {"format": 1, "content": 3}])
 def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore, broken: dict[str, Any]) -> None:
     """Ignoring it would ingest what was taken down."""
     memory_store.put_new(f"{TAKEDOWNS}/000001.json", record_bytes(broken))
@@ -192,6 +192,17 @@ def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore
         read_takedowns(memory_store)
     with pytest.raises(CorruptArtifactError):
         takedown_from_json({**takedown_to_json(takedown("T")), "tainted": [{}]}, "here")
+
+
+def test_a_record_of_a_newer_format_stops_everything_and_names_the_way_out(memory_store: MemoryStore) -> None:
+    memory_store.put_new(f"{TAKEDOWNS}/000001.json", record_bytes({"format": 2, "id": 3}))
+    with pytest.raises(NewerFormatError, match=r"000001\.json: found format 2, expected 1; read it with the vers"):
+        read_takedowns(memory_store)
+
+
+def test_a_key_that_this_version_does_not_know_is_refused(memory_store: MemoryStore) -> None:
+    with pytest.raises(CorruptArtifactError, match="here: notes: unknown key; did you mean 'note'"):
+        takedown_from_json({**takedown_to_json(takedown("T")), "notes": []}, "here")
 
 
 def take_down(folder: Path, name: str, *stages: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.errors import CorruptArtifactError, NewerFormatError
 from orchestrator.history.events import (
     Event,
     event_from_json,
@@ -90,11 +90,16 @@ def test_an_event_survives_its_line(fields: dict[str, object], sequence: int) ->
     assert event_from_json(json.loads(line)) == event
 
 
-@pytest.mark.parametrize("damage", [{"format": 2}, {"sequence": "x"}, {"fields": 3}, {"time": None}])
+@pytest.mark.parametrize("damage", [{"format": "2"}, {"sequence": "x"}, {"fields": 3}, {"time": None}])
 def test_a_damaged_event_names_itself(damage: dict[str, object]) -> None:
     good = event_to_json(Event(run_id="r1", sequence=7, time=1.0, epoch=1, kind="note"))
     with pytest.raises(CorruptArtifactError, match="event r1/00000007"):
         event_from_json({**good, **damage})
+
+
+def test_an_event_of_a_newer_format_is_not_called_damaged() -> None:
+    with pytest.raises(NewerFormatError, match="event r1/00000007: found format 2, expected 1"):
+        event_from_json({"format": 2, "id": "r1/00000007", "sequence": "x"})
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import RecipeError
+from orchestrator.errors import NewerFormatError, RecipeError
 from orchestrator.identity import canonical_json, fingerprint_of
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from tests.orchestrator.planning.test_plan import DATA, KIND, Config, Inner, World, chain
@@ -66,10 +66,15 @@ def test_a_run_begun_when_identities_held_their_defaults_is_refused_with_a_line(
         plan_from_json(data, {"work": replace(KIND, version=2)})
 
 
-@pytest.mark.parametrize("data", [{}, {"format": 99}, {"format": 1, "stages": [{}]}, {"format": 1, "stages": [3]}])
+@pytest.mark.parametrize("data", [{}, {"format": 0}, {"format": 1, "stages": [{}]}, {"format": 1, "stages": [3]}])
 def test_data_that_is_not_a_plan_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="plan"):
         plan_from_json(data, {"work": KIND})
+
+
+def test_a_plan_of_a_newer_format_is_not_called_damaged() -> None:
+    with pytest.raises(NewerFormatError, match="plan: found format 99, expected 1; read it with the version of illume"):
+        plan_from_json({"format": 99, "stages": 3}, {"work": KIND})
 
 
 def test_a_damaged_plan_is_refused(world: World) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.artifact import FileEntry, Fingerprint, Manifest
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.errors import CorruptArtifactError, NewerFormatError
 from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -64,19 +64,21 @@ def spoiled(**changes: Any) -> bytes:
     [
         (b"", "here: found 0 bytes that are not JSON"),
         (b"[]", "here: found a JSON list, expected an object"),
-        (spoiled(format=2), "here: format: found '2', expected 1"),
         (spoiled(format="1"), "here: format: found '1', expected 1"),
         (spoiled(fingerprint="../../x"), "here: fingerprint: found '../../x', expected 64 hexadecimal digits"),
         (spoiled(kind=3), "here: kind: found '3', expected text"),
         (spoiled(payload=[]), "here: payload: found '[]', expected an object"),
-        (spoiled(stats={"a": "12"}), "here: stats: found '12', expected numbers"),
-        (spoiled(stats={"a": True}), "here: stats: found 'True', expected numbers"),
-        (spoiled(stats={"a": 10**400}), "expected numbers"),
+        (spoiled(stats={"a": "12"}), "here: stats.a: found '12', expected a number"),
+        (spoiled(stats={"a": True}), "here: stats.a: found 'True', expected a number"),
+        (spoiled(stats={"a": 10**400}), "expected a number"),
         (spoiled(shards=["a", 1]), "here: shards: found \"['a', 1]\", expected a list of texts"),
-        (spoiled(inputs={"slot": "x"}), "here: slot: found 'x', expected a list of texts"),
+        (spoiled(inputs={"slot": "x"}), "here: inputs.slot: found 'x', expected a list of texts"),
         (spoiled(files={}), "here: files: found '{}', expected a list"),
-        (spoiled(files=[1]), "here: files: found '1', expected objects"),
-        (spoiled(files=[{"path": "a", "bytes": 1.0, "sha256": "cd" * 32}]), "expected path, bytes, sha256"),
+        (spoiled(files=[1]), "here: files[0]: found '1', expected an object"),
+        (
+            spoiled(files=[{"path": "a", "bytes": 1.0, "sha256": "cd" * 32}]),
+            "files[0].bytes: found '1.0', expected",
+        ),
         (spoiled(files=[{"path": "a", "bytes": 1, "sha256": "cd"}]), "expected a SHA-256 of 64 digits"),
         (spoiled(files=[{"path": "/a", "bytes": 1, "sha256": "cd" * 32}]), "expected parts joined by single '/'"),
         (spoiled(files=[{"path": "a/../b", "bytes": 1, "sha256": "cd" * 32}]), "expected parts joined by single '/'"),
@@ -87,6 +89,11 @@ def test_an_invalid_manifest_is_refused_with_the_wrong_field(data: bytes, messag
     with pytest.raises(CorruptArtifactError) as caught:
         manifest_from_bytes(data, "here")
     assert message in str(caught.value)
+
+
+def test_a_manifest_of_a_newer_format_is_not_called_damaged() -> None:
+    with pytest.raises(NewerFormatError, match="here: found format 2, expected 1; read it with the version of illume"):
+        manifest_from_bytes(spoiled(format=2, files=3), "here")
 
 
 @given(st.binary(max_size=200))
