@@ -1,13 +1,26 @@
 """Converts frozen dataclasses to and from JSON, strictly: no unknown or missing key, every value of its type."""
 
 import dataclasses
+import functools
 import json
-import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, SchemaValidator
+
 C = TypeVar("C")
+_EXPECTED = {
+    "int_type": "int",
+    "float_type": "float",
+    "string_type": "str",
+    "bool_type": "bool",
+    "tuple_type": "a list",
+    "dataclass_type": "an object with the fields of {class_name}",
+    "literal_error": "one of {expected}",
+    "too_long": "{max_length} items",
+}
 
 
 class ConfigError(ValueError):
@@ -26,62 +39,47 @@ def from_json(cls: type[C], text: str, *, where: str = "config.json") -> C:
     optional ones. Raises: ConfigError for broken JSON, an unknown or missing key, or a value of another type.
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: not valid JSON ({error}); write the file again") from error
-    return typing.cast(C, _decode(cls, data, where))
+        config: C = _validator(typing.cast(typing.Hashable, cls)).validate_json(f"[{text}]")[0]
+        return config
+    except ValidationError as error:
+        raise ConfigError(_message(error.errors(include_url=False), where)) from error
 
 
-def _decode(expected: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(expected)
-    if dataclasses.is_dataclass(expected) and isinstance(expected, type):
-        return _decode_dataclass(expected, value, where)
-    if origin is typing.Literal:
-        choices = typing.get_args(expected)
-        if value not in choices:
-            raise ConfigError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, choices))}")
-        return value
-    if origin is tuple:
-        return _decode_tuple(typing.get_args(expected), value, where)
-    if origin in (typing.Union, types.UnionType):
-        members = typing.get_args(expected)
-        if value is None and type(None) in members:
-            return None
-        return _decode(next(member for member in members if member is not type(None)), value, where)
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ConfigError(f"{where}: found {value!r}, expected {expected.__name__}")
-    return value
+@functools.cache
+def _validator(cls: Any) -> SchemaValidator:
+    """A decoder for a list of one value: pydantic applies `config` to plain dataclasses only inside another type."""
+    adapter = TypeAdapter(tuple[cls], config=ConfigDict(extra="forbid", strict=True))
+    return SchemaValidator(_without_defaults(adapter.core_schema))
 
 
-def _decode_tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where}: found {value!r}, expected a list")
-    if members[-1] is Ellipsis:
-        members = (members[0],) * len(value)
-    if len(members) != len(value):
-        raise ConfigError(f"{where}: found {len(value)} items, expected {len(members)}")
-    return tuple(
-        _decode(member, item, f"{where}[{index}]")
-        for index, (member, item) in enumerate(zip(members, value, strict=True))
-    )
+def _without_defaults(schema: Any) -> Any:
+    """The schema in which every field is required: a default of today is not what an older file meant."""
+    if isinstance(schema, dict):
+        inner = schema["schema"] if schema.get("type") == "default" else None
+        return _without_defaults(inner) if inner else {key: _without_defaults(item) for key, item in schema.items()}
+    return [_without_defaults(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def _decode_dataclass(cls: type[Any], value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: found {value!r}, expected an object with the fields of {cls.__name__}")
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    unknown, missing = sorted(set(value) - set(names)), [name for name in names if name not in value]
-    if unknown or missing:
-        raise ConfigError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; {cls.__name__} has exactly {', '.join(names)}"
-        )
-    fields = {name: _decode(hints[name], value[name], f"{where}.{name}") for name in names}
-    try:
-        return cls(**fields)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+def _message(details: Sequence[ErrorDetails], where: str) -> str:
+    """The unknown and missing keys of one object, else the first wrong value."""
+    wrong_keys = [item for item in details if item["type"] in ("unexpected_keyword_argument", "missing")]
+    first = (wrong_keys or details)[0]
+    kind, loc, value, context = first["type"], first["loc"], first["input"], first.get("ctx", {})
+    same_owner = [item for item in wrong_keys if item["loc"][:-1] == loc[:-1]]
+    missing = [item["loc"][-1] for item in same_owner if item["type"] == "missing"]
+    if wrong_keys and isinstance(loc[-1], str):
+        unknown = sorted(str(item["loc"][-1]) for item in same_owner if item["type"] != "missing")
+        return f"{_place(loc[:-1], where)}: unknown keys {unknown}, missing keys {missing}"
+    if kind == "json_invalid":
+        return f"{where}: not valid JSON ({context['error']}); write the file again"
+    if kind == "value_error":
+        return f"{_place(loc, where)}: {first['msg'].removeprefix('Value error, ')}"
+    if kind == "missing":  # an item of a list of a fixed length
+        kind, loc, context = "too_long", loc[:-1], {"max_length": len(value) + len(missing)}
+    found = f"{len(value)} items" if kind == "too_long" else repr(value)
+    expected = _EXPECTED.get(kind, first["msg"]).format_map(context).replace(" or ", ", ")
+    return f"{_place(loc, where)}: found {found}, expected {expected}"
+
+
+def _place(loc: Sequence[str | int], where: str) -> str:
+    return where + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in loc[1:])
