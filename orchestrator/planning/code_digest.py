@@ -2,6 +2,9 @@
 
 The closure is found by parsing files, never by importing them. The kernel is left out: it decides where and when work
 runs, not what it outputs. The digest is not identity; `plan` compares it and warns.
+
+`grimp`, the graph behind import-linter, finds the same closures, and a test compares them. It cannot replace this file:
+one syntax error anywhere ends its whole graph, and it reads only packages that can be imported.
 """
 
 import ast

@@ -2,6 +2,7 @@
 
 Sources: in-toto attestation framework, Statement v1 (github.com/in-toto/attestation/blob/main/spec/v1/statement.md);
 DSSE v1 (github.com/secure-systems-lab/dsse/blob/master/protocol.md). Signatures are Ed25519.
+`securesystemslib` verifies them in a test; signing needs `cryptography` only, so it is no dependency of the program.
 """
 
 import base64

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
-from orchestrator.planning.code_digest import code_digest, normalised_digest
+from orchestrator.planning.code_digest import CODE_PACKAGES, code_digest, code_of, normalised_digest
+from stages import STAGE_KINDS
 
 PLAIN = b"""
 def double(x):
@@ -50,6 +52,21 @@ def test_the_closure_follows_late_and_relative_imports_and_leaves_the_kernel_out
         "models/net.py",
         "stages/work.py",
     ]
+
+
+def test_the_files_behind_every_stage_kind_are_those_that_another_reader_of_imports_finds() -> None:
+    graph = grimp.build_graph(*CODE_PACKAGES, cache_dir=None)
+    root = Path(__file__).parents[3]
+
+    def file_of(module: str) -> str:
+        path = root.joinpath(*module.split("."))
+        return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).relative_to(root).as_posix()
+
+    assert len(STAGE_KINDS) > 5
+    for kind in STAGE_KINDS.values():
+        module = kind.run.__module__
+        closure = {module, *graph.find_upstream_modules(module)}
+        assert set(code_of(kind).files) == {file_of(name) for name in closure}, kind.name
 
 
 def test_a_change_of_an_indirect_import_changes_the_digest_and_names_the_file(root: Path) -> None:

@@ -1,5 +1,6 @@
 """The YAML subset of recipes: hostile or ambiguous text is refused with its line."""
 
+import io
 import re
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML, YAMLError
 
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.loading import load_recipe
@@ -71,6 +73,38 @@ def test_any_text_is_parsed_or_refused_with_a_recipe_error(text: str) -> None:
     else:
         refusal = "any.yaml"
     assert refusal.startswith("any.yaml")
+
+
+# Without the line breaks of YAML 1.1 that YAML 1.2 took for characters; no editor writes them.
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029\ufeff"), max_size=20)
+KEYS = TEXT.filter(lambda key: key != "<<")
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+PLAIN = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+
+
+@given(PLAIN)
+def test_what_another_library_writes_as_yaml_1_2_is_read_as_it_was(value: object) -> None:
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    stream = io.StringIO()
+    writer.dump([value], stream)
+    document = parse_yaml(stream.getvalue(), "x.yaml")
+    assert (document.data, document.problems) == ([value], ())
+
+
+# Without mappings, as keys are always text here, and without '.1e5', which is text to ruamel.yaml.
+@given(st.lists(st.sampled_from([*"ab-[]\"',#1+~", "\n", "\n ", " ", "1e5", "true", "- "]), max_size=14))
+def test_what_both_libraries_accept_they_read_alike(parts: list[str]) -> None:
+    text = "".join(parts)
+    try:
+        document = parse_yaml(text, "x.yaml")
+        expected = YAML(typ="safe", pure=True).load(text)
+    except (RecipeError, YAMLError):
+        return
+    if not document.problems:
+        assert document.data == expected
 
 
 @pytest.mark.parametrize(
