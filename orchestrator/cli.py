@@ -35,7 +35,9 @@ VERSION_HELP = "Show the version and the commit, and exit."
 GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Start": {
         "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
-        "recipes": ("plan", "List the built-in recipes."),
+        "recipes": ("plan", "List the recipes that are known by name, or print one."),
+        "kinds": ("kinds", "Show the stage kinds: inputs, output, config, metrics."),
+        "schema": ("kinds", "Write the JSON Schema of recipes, for editors."),
         "completion": ("completion", "Print the script that completes commands, runs and stages in a shell."),
     },
     "Run": {
@@ -46,6 +48,8 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Look": {
         "status": ("status", "List the runs, or show the stages of one."),
+        "show": ("show", "Show what came out of a run or a stage, where it is, and what to type next."),
+        "path": ("show", "Print the folder of a stage's files."),
         "logs": ("status", "Print the logs of a run's stages."),
         "events": ("status", "Print the events of a run, one per line."),
         "explain": ("explain", "Show the identity of a stage, why it ran or was reused, and what changed."),
@@ -67,6 +71,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "verify": ("verify", "Check committed artifacts against their digests."),
         "gc": ("gc", "List what can be deleted from the store; delete it with --delete."),
         "pin": ("gc", "Protect an artifact from `gc`."),
+        "du": ("du", "Show the space that stages, runs and checkpoints take."),
         "index": ("index", "Rebuild the database from the store."),
     },
 }

@@ -240,6 +240,20 @@ class StageKind(Generic[C]):
     deterministic: bool = True  # the same fingerprint gives the same bytes
     # All metrics that `run` may return; one that it does not return counts as 0. Empty: known only after a run.
     metric_names: frozenset[str] = frozenset()
+    # What `run` returns: name -> its meaning in a line, the most telling first; `<...>` in a name stands for any text.
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    headline: Callable[[Mapping[str, float]], str] | None = None  # the telling metrics in a few words
+
+    def gives_metric(self, name: str) -> bool:
+        """Whether `run` may return a metric of this name; True for any name if the kind declares none."""
+        if self.metric_names:
+            return name in self.metric_names
+        return not self.metrics or any(_metric_pattern(declared).fullmatch(name) for declared in self.metrics)
+
+
+def _metric_pattern(declared: str) -> re.Pattern[str]:
+    parts = re.split(r"<[^>]+>", declared)
+    return re.compile(".+".join(map(re.escape, parts)))
 
 
 @dataclass(frozen=True, kw_only=True)

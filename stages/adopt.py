@@ -27,6 +27,7 @@ def sources(config: AdoptConfig | AdoptMllmConfig) -> Mapping[str, Path]:
 
 
 def adopt_tokenizer(config: AdoptConfig, context: StageContext) -> Mapping[str, float]:
+    """Adopts a published tokenizer instead of training one."""
     from models.published_weights import tokenizer_from_published
 
     found = tokenizer_from_published(Path(config.weights), context.output)
@@ -37,6 +38,7 @@ def adopt_tokenizer(config: AdoptConfig, context: StageContext) -> Mapping[str, 
 
 
 def adopt_mllm(config: AdoptMllmConfig, context: StageContext) -> Mapping[str, float]:
+    """Adopts a published unified model instead of training one, with the vocabulary of its stage."""
     import shutil
 
     from data_pipelines.images.model_input import InputSizes
@@ -62,6 +64,7 @@ def adopt_mllm(config: AdoptMllmConfig, context: StageContext) -> Mapping[str, f
 
 
 def adopt_decoder(config: AdoptConfig, context: StageContext) -> Mapping[str, float]:
+    """Adopts a published diffusion decoder instead of training one."""
     from models.diffusion.weights import load, save
 
     decoder = load(Path(config.weights))
@@ -76,6 +79,7 @@ ADOPT_TOKENIZER = StageKind(
     run=adopt_tokenizer,
     output="tokenizer@1",
     sources=sources,
+    metrics={"semantic_codes": "size of the semantic codebook", "pixel_codes": "size of the pixel codebook"},
 )
 ADOPT_MLLM = StageKind(
     name="adopt_mllm",
@@ -85,6 +89,7 @@ ADOPT_MLLM = StageKind(
     inputs={"tokenizer": Slot(kind="tokenizer@1"), "vocabulary": Slot(kind="vocabulary@1")},
     output="mllm@1",
     sources=sources,
+    metrics={"rows": "rows of the token tables", "layers": "layers of the language model"},
 )
 ADOPT_DECODER = StageKind(
     name="adopt_decoder",
@@ -93,4 +98,5 @@ ADOPT_DECODER = StageKind(
     run=adopt_decoder,
     output="decoder@1",
     sources=sources,
+    metrics={"parameters": "parameters of the denoising network"},
 )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from data_pipelines.curation.contamination import ContaminationVerdict
 
 EVALUATION_METRICS = ("evaluation_pictures", "evaluation_unread")  # unread: samples with an image not compared
-NUM_SHOWN_REASONS = 5
+NUM_SHOWN_REASONS, NUM_HEADLINE_REASONS = 5, 3
 REASON_COUNT_PREFIX = "reason "  # of a reason's name, in the metrics of a shard
 
 
@@ -234,6 +234,43 @@ def _metric_names() -> frozenset[str]:
     )
 
 
+METRICS = {
+    "keep": "records that are kept",
+    "rows": "records in all",
+    "keep_share": "share of the records that is kept",
+    "kept_bytes": "bytes of the tars with the kept records",
+    "reason <reason>": "records with this reason for their verdict",
+    "reason/<reason>_share": "share of all records with this reason",
+    **{
+        name: text
+        for verdict, meaning in {
+            "drop": "dropped by a rule",
+            "duplicate": "dropped as copies",
+            "near_duplicate": "dropped as near copies",
+            "mirrored": "dropped as mirrored copies",
+        }.items()
+        for name, text in ((verdict, f"records {meaning}"), (f"{verdict}_share", f"share of the records {meaning}"))
+    },
+    "repaired": "records whose text was repaired",
+    "evaluation_pictures": "images of the evaluation sets that were compared with",
+    "evaluation_unread": "samples of the evaluation sets with an image that was not compared",
+    "column/<column>/<metric>": "a column of the kept rows: count, nullCount, sum, min, max",
+    "quarantined": "records that broke their worker",
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """`kept 238 of 595: 120 too_small, 80 caption_empty, 30 same_record`."""
+    reasons = {
+        name.removeprefix(REASON_COUNT_PREFIX): count
+        for name, count in metrics.items()
+        if name.startswith(REASON_COUNT_PREFIX) and count
+    }
+    most = sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0]))[:NUM_HEADLINE_REASONS]
+    kept = f"kept {metrics['keep']:,.0f} of {metrics['rows']:,.0f}"
+    return f"{kept}: {', '.join(f'{count:,.0f} {reason}' for reason, count in most)}" if most else kept
+
+
 def _nothing_kept(output: Path, num_rows: int) -> str:
     import json
 
@@ -266,4 +303,6 @@ CURATE = StageKind(
     output="dataset@1",
     precheck=check_use_of_scores,
     metric_names=_metric_names(),
+    metrics=METRICS,
+    headline=headline,
 )

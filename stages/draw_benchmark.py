@@ -114,5 +114,6 @@ DRAW_BENCHMARK = StageKind(
         "decoder": Slot(kind="decoder@1", required=False),
     },
     output="drawings@1",
+    metrics={"images": "images that were drawn", "prompts": "prompts of the benchmark"},
     sources=sources,
 )

@@ -148,6 +148,35 @@ def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool
     return shards
 
 
+METRICS = {
+    "<task>/objects_right": "share of the expected objects found with shape and colour",
+    "<task>/colours_right": "share of the expected colours found",
+    "<task>/exact": "share of samples with exactly the expected objects",
+    "<task>/answers_right": "share of questions answered as in the data",
+    "<task>/<score>/chance": "the same score against the truth of another sample",
+    "<task>/answers_right/blind": "the same for the most common answer, without looking at the image",
+    "<task>/exact_if_copied": "the score of an unchanged source image",
+    "<task>/psnr_db": "peak signal-to-noise ratio against the target, dB",
+    "<task>/ssim": "structural similarity to the target, -1 to 1",
+    "<task>/samples": "samples of the task",
+    "<task>/answers": "questions of the task",
+}
+HEADLINE_SCORES = ("generation/objects_right", "understanding/answers_right", "editing/objects_right")
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """`generation objects right 56 % (chance 8 %), understanding answers right 67 % (chance 44 %)`."""
+    names = [name for name in HEADLINE_SCORES if name in metrics]
+    names = names or [name for name in metrics if name.endswith("/objects_right")][:1]
+    return ", ".join(_score_text(name, metrics) for name in names)
+
+
+def _score_text(name: str, metrics: Mapping[str, float]) -> str:
+    chance = metrics.get(f"{name}/chance", metrics.get(f"{name}/blind"))
+    compared = f" (chance {100 * chance:.0f} %)" if chance is not None else ""
+    return f"{name.replace('/', ' ').replace('_', ' ')} {100 * metrics[name]:.0f} %{compared}"
+
+
 EVALUATE = StageKind(
     name="evaluate",
     version=2,
@@ -160,4 +189,6 @@ EVALUATE = StageKind(
         "decoder": Slot(kind="decoder@1", required=False),
     },
     output="report@1",
+    metrics=METRICS,
+    headline=headline,
 )

@@ -35,5 +35,6 @@ EXPORT = StageKind(
         "report": Slot(kind="report@1", required=False),
     },
     output="export@1",
+    metrics={"parameters": "parameters of the exported models"},
     model_version=lambda config: ModelVersion(name=config.name, alias=config.alias),
 )

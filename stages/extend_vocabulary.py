@@ -53,4 +53,5 @@ EXTEND_VOCABULARY = StageKind(
     output="vocabulary@1",
     sources=sources,
     precheck=precheck,
+    metrics={"text_ids": "ids of text tokens, and the first id of an image token", "vision_ids": "ids of image tokens"},
 )

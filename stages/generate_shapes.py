@@ -44,4 +44,29 @@ def run(config: ShapesConfig, context: StageContext) -> Mapping[str, float]:
     return sum_metrics(records)
 
 
-GENERATE_SHAPES = StageKind(name="generate_shapes", version=2, config=ShapesConfig, run=run, output="raw@1")
+METRICS = {
+    "lines": "records that were drawn",
+    "pictures": "images that they name",
+    "understanding": "records of this task",
+    "generation": "records of this task",
+    "editing": "records of this task",
+    "text": "records of this task",
+    "verdict <verdict>": "records that curation should give this verdict",
+    "rows": "records, as lines",
+    "quarantined": "files whose drawing failed",
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    return f"{metrics['lines']:,.0f} records, {metrics['pictures']:,.0f} images"
+
+
+GENERATE_SHAPES = StageKind(
+    name="generate_shapes",
+    version=2,
+    config=ShapesConfig,
+    run=run,
+    output="raw@1",
+    metrics=METRICS,
+    headline=headline,
+)

@@ -173,6 +173,21 @@ class _Digests:
         return self._known[path]
 
 
+METRICS = {
+    "rows": "records, those that cannot be read included",
+    "rejects": "records that cannot be read",
+    "pictures": "images found",
+    "picture_bytes": "bytes of these images",
+    "reject <reason>": "records that cannot be read, by reason",
+    "orphans": "files of images that no record names",
+    "quarantined": "source files that broke their worker",
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    return f"{metrics['rows']:,.0f} records, {metrics['rejects']:,.0f} rejected"
+
+
 INGEST = StageKind(
     name="ingest",
     version=3,
@@ -181,4 +196,6 @@ INGEST = StageKind(
     inputs={"raw": Slot(kind="raw@1", required=False)},
     output="records@1",
     sources=lambda config: sources(config) if config.paths else {},
+    metrics=METRICS,
+    headline=headline,
 )

@@ -97,7 +97,7 @@ def precheck(config: ScoreImagesConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]:
-    """One map for each scorer, so that adding a scorer does not run the others again."""
+    # One map for each scorer, so that adding a scorer does not run the others again.
     shards = [all_rows_shard(name, found) for name, found in ingested_shards(context.inputs("records")).items()]
     digests = {name: _sha256(path) for name, path in sources(config).items()}
     metrics: dict[str, float] = {}
@@ -130,6 +130,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+METRICS = {
+    "mean/<score>": "mean of a score over the images that have it",
+    "pictures/<score>": "images that were looked at for a score",
+    "unscored/<score>": "of these, images without a score, because they cannot be decoded",
+    "quarantined/<score>": "records that broke their worker",
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    means = {name.removeprefix("mean/"): value for name, value in metrics.items() if name.startswith("mean/")}
+    return ", ".join(f"{name} {value:.4g} (mean)" for name, value in list(means.items())[:3])
+
+
 SCORE_IMAGES = StageKind(
     name="score_images",
     version=2,
@@ -139,4 +152,6 @@ SCORE_IMAGES = StageKind(
     output="scores@1",
     sources=sources,
     precheck=precheck,
+    metrics=METRICS,
+    headline=headline,
 )

@@ -138,6 +138,26 @@ def _shards(config: ScoreTokenizerConfig, context: StageContext) -> list[Shard]:
     return shards
 
 
+METRICS = {
+    "psnr": "peak signal-to-noise ratio, dB, mean over the images",
+    "ssim": "structural similarity, -1 to 1, mean over the images",
+    "rfid": "Frechet distance of Inception features of images and reconstructions",
+    "rfid_images": "images in this distance",
+    "images": "images that were scored",
+    "psnr/<anchor>": "the same for the images of one anchor, height x width",
+    "ssim/<anchor>": "the same for the images of one anchor, height x width",
+    "semantic_codes_used": "share of the semantic codebook in use",
+    "pixel_codes_used": "share of the pixel codebook in use",
+    "semantic_perplexity": "perplexity of the semantic codes",
+    "pixel_perplexity": "perplexity of the pixel codes",
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    rfid = f", rFID {metrics['rfid']:.2f}" if "rfid" in metrics else ""
+    return f"PSNR {metrics['psnr']:.1f} dB, SSIM {metrics['ssim']:.2f}{rfid} on {metrics['images']:,.0f} images"
+
+
 SCORE_TOKENIZER = StageKind(
     name="score_tokenizer",
     version=2,
@@ -146,4 +166,6 @@ SCORE_TOKENIZER = StageKind(
     inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
     output="report@1",
     needs=needs,
+    metrics=METRICS,
+    headline=headline,
 )

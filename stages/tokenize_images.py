@@ -119,6 +119,17 @@ def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> l
     return list(found.values())
 
 
+METRICS = {
+    "rows": "images that were encoded",
+    "images_<anchor>": "of these, images of one anchor, height x width",
+    "quarantined": "samples with an image that cannot be encoded",
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    return f"{metrics['rows']:,.0f} images encoded, {metrics['quarantined']:,.0f} samples quarantined"
+
+
 TOKENIZE_IMAGES = StageKind(
     name="tokenize_images",
     version=2,
@@ -126,4 +137,6 @@ TOKENIZE_IMAGES = StageKind(
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
     output="tokens@1",
+    metrics=METRICS,
+    headline=headline,
 )

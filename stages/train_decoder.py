@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.training.config import split_micro_batches
+from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
 def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
@@ -38,6 +39,13 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
     return result.metrics
 
 
+METRICS = {**pass_metrics("denoising", {}), **LOOP_METRICS}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    return f"loss {metrics['denoising/loss']:.4g}"
+
+
 TRAIN_DECODER = StageKind(
     name="train_decoder",
     version=2,
@@ -52,4 +60,6 @@ TRAIN_DECODER = StageKind(
     output="decoder@1",
     needs=needs,
     precheck=precheck,
+    metrics=METRICS,
+    headline=headline,
 )

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.mllm_config import MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
+from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
 def needs(config: TrainMllmConfig) -> Mapping[str, str]:
@@ -40,6 +41,25 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
     return {**result.metrics, **left_out}
 
 
+METRICS = {
+    **pass_metrics(
+        "language",
+        {f"{name}_loss": f"cross-entropy of {name} tokens, nats" for name in ("text", "semantic", "pixel")},
+    ),
+    "left_out/<reason>": "samples that are not trained on, by reason",
+    **LOOP_METRICS,
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    parts = [
+        f"{name} {metrics[key]:.4g}"
+        for name in ("text", "semantic", "pixel")
+        if (key := f"language/{name}_loss") in metrics
+    ]
+    return f"loss {metrics['language/loss']:.4g}" + (f": {', '.join(parts)}" if parts else "")
+
+
 TRAIN_MLLM = StageKind(
     name="train_mllm",
     version=2,
@@ -55,4 +75,6 @@ TRAIN_MLLM = StageKind(
     output="mllm@1",
     needs=needs,
     precheck=precheck,
+    metrics=METRICS,
+    headline=headline,
 )

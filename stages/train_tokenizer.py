@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.config import split_micro_batches
+from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
 def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
@@ -43,6 +44,32 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
     return result.metrics
 
 
+GENERATOR_METRICS = {
+    "psnr_db": "peak signal-to-noise ratio of the reconstructions, dB",
+    "pixel": "difference of pixels",
+    "perceptual": "difference of features of a perceptual network, or of gradients",
+    "semantic_cosine": "1 - cosine between semantic features and their reconstruction",
+    "semantic_codebook": "codebook and commitment loss of the semantic codes",
+    "pixel_codebook": "codebook and commitment loss of the pixel codes",
+    "adversarial": "loss by the discriminator, from its first step on",
+    "total": "weighted sum of these terms",
+}
+DISCRIMINATOR_METRICS = {
+    "discriminator": "hinge loss",
+    "real_logits": "mean logit of real images",
+    "found_logits": "mean logit of reconstructions",
+}
+METRICS = {
+    **pass_metrics("generator", GENERATOR_METRICS),
+    **pass_metrics("discriminator", DISCRIMINATOR_METRICS),
+    **LOOP_METRICS,
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    return f"loss {metrics['generator/loss']:.4g}, PSNR {metrics['generator/psnr_db']:.1f} dB"
+
+
 TRAIN_TOKENIZER = StageKind(
     name="train_tokenizer",
     version=2,
@@ -56,4 +83,6 @@ TRAIN_TOKENIZER = StageKind(
     output="tokenizer@1",
     needs=needs,
     precheck=precheck,
+    metrics=METRICS,
+    headline=headline,
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
+from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
@@ -16,6 +17,22 @@ def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]
     return result.metrics
 
 
+METRICS = {
+    **pass_metrics(
+        "contrast",
+        {
+            "image_accuracy": "share of images whose own text is nearest in the batch",
+            "text_accuracy": "share of texts whose own image is nearest in the batch",
+        },
+    ),
+    **LOOP_METRICS,
+}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    return f"loss {metrics['contrast/loss']:.4g}, {100 * metrics['contrast/image_accuracy']:.0f} % of texts found"
+
+
 TRAIN_VISION = StageKind(
     name="train_vision",
     version=2,
@@ -23,4 +40,6 @@ TRAIN_VISION = StageKind(
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True)},
     output="vision@1",
+    metrics=METRICS,
+    headline=headline,
 )

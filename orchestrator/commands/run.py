@@ -29,9 +29,10 @@ from orchestrator.commands.shared.options import (
     run_argument,
     stage_kinds,
 )
-from orchestrator.commands.shared.targets import find_run
+from orchestrator.commands.shared.outcome import next_commands, outcome_lines, summaries_of
+from orchestrator.commands.shared.targets import Target, find_run
 from orchestrator.commands.status import event_pages
-from orchestrator.errors import EXIT_REQUEUE, RecipeError
+from orchestrator.errors import EXIT_REQUEUE, CancelledError, RecipeError, StageFailedError
 from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.lease_owners import is_gone
@@ -142,11 +143,26 @@ def run_and_show(workspace: Workspace, start: Callable[..., Mapping[str, Artifac
             started.append(run_id)
             stack.enter_context(show_run_live(workspace, run_id, as_json=as_json))
 
-        start(stop=stop, on_started=show)
+        try:
+            start(stop=stop, on_started=show)
+        except (StageFailedError, CancelledError):
+            stack.close()  # the live view ends before the outcome is shown
+            for run_id in started:
+                _show_outcome(workspace, run_id, to_stderr=True)
+            raise
     for run_id in started:
         status = run_status(workspace.database, run_id)
         spent = duration_text(status.run.updated_at - status.run.created_at)
         click.echo(f"run {run_id} is done, {spent} after its start", err=as_json)
+        _show_outcome(workspace, run_id, to_stderr=as_json)
+
+
+def _show_outcome(workspace: Workspace, run_id: str, *, to_stderr: bool) -> None:
+    """What came out of the run, where it is, and what to type next."""
+    target = Target(status=run_status(workspace.database, run_id), stage_id=None)
+    summaries = summaries_of(workspace, target, stage_kinds())
+    steps = [f"  {step}" for step in next_commands(workspace, target, summaries)]
+    click.echo("\n".join([*outcome_lines(summaries), "next:", *steps]), err=to_stderr)
 
 
 def show_run_live(workspace: Workspace, run_id: str, *, as_json: bool) -> AbstractContextManager[None]:

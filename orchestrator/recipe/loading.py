@@ -117,11 +117,10 @@ def _decode_gates(data: JSON, kind: StageKind[Any] | None, path: ValuePath, deco
     if not isinstance(data, dict):
         decoding.report(path, f"found {found_text(data)}, expected a mapping from metrics of the stage to bounds")
         return {}
-    if kind is not None and kind.metric_names:
-        for name in sorted(data.keys() - kind.metric_names):
-            decoding.report(
-                (*path, name), f"the kind {kind.name} has no such metric; {expectation(name, kind.metric_names)}"
-            )
+    for name in sorted(data) if kind is not None else ():
+        if kind is not None and not kind.gives_metric(name):
+            valid = expectation(name, kind.metric_names or kind.metrics.keys())
+            decoding.report((*path, name), f"the kind {kind.name} has no such metric; {valid}")
     gates = {name: decode(Gate, bounds, (*path, name), decoding.problems) for name, bounds in data.items()}
     return {name: gate for name, gate in gates.items() if gate is not None}
 

@@ -92,6 +92,29 @@ def stored_keys(store: Store, top: str) -> Iterator[ArtifactKey]:
                     yield ArtifactKey(stage_kind, fingerprint)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredPlace:
+    """What an object belongs to."""
+
+    what: Literal["artifact", "checkpoint", "shard", "record"]  # record: of plans, runs, takedowns, pins
+    stage_kind: str = ""
+    fingerprint: str = ""  # empty for shards, whose artifacts are many
+    step: int | None = None  # of a checkpoint
+
+
+def stored_place(key: str) -> StoredPlace:
+    """What the object at a key belongs to."""
+    parts = key.split("/")
+    if parts[0] == SHARDS and len(parts) > 2:
+        return StoredPlace(what="shard", stage_kind=parts[1])
+    if parts[0] != ARTIFACTS or len(parts) < 5:
+        return StoredPlace(what="record")
+    _, stage_kind, _, fingerprint, below, *rest = parts
+    if below == "checkpoints" and rest and rest[0].isdecimal():
+        return StoredPlace(what="checkpoint", stage_kind=stage_kind, fingerprint=fingerprint, step=int(rest[0]))
+    return StoredPlace(what="artifact", stage_kind=stage_kind, fingerprint=fingerprint)
+
+
 def checkpoint_steps(store: Store, key: ArtifactKey) -> list[int]:
     """Steps that have a checkpoint folder, committed or not, oldest first."""
     names = store.folders(checkpoints_folder(key))

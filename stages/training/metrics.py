@@ -1,0 +1,21 @@
+"""The metrics that every trained stage returns: those of its last step."""
+
+from collections.abc import Mapping
+
+LOOP_METRICS: Mapping[str, str] = {
+    "steps_per_s": "optimizer steps per second of the attempt",
+    "data_steps_skipped": "steps of data passed over after a non-finite loss",
+    "checkpoint_stall_s": "seconds that the last checkpoint held up training",
+    "checkpoint_write_s": "seconds from its copy to its commit, beside training",
+    "checkpoint_interval_s": "seconds between two checkpoints, chosen from these costs",
+}
+
+
+def pass_metrics(name: str, more: Mapping[str, str]) -> dict[str, str]:
+    """What a pass reports: its loss first, then its own metrics, then what every pass has."""
+    return {
+        f"{name}/loss": "loss that is minimized, mean of the last step",
+        **{f"{name}/{metric}": meaning for metric, meaning in more.items()},
+        f"{name}/grad_norm": "norm of the gradient before clipping",
+        f"{name}/lr": "learning rate of the first parameter group",
+    }
