@@ -53,6 +53,9 @@ def du_command(target: str | None, locations: Locations, as_json: bool) -> None:
             )
         )
         return
+    if not spaces:
+        click.echo("nothing is stored yet")
+        return
     _print_places(spaces)
     click.echo(f"{bytes_text(total)} in {files:,} files: {where}")
 

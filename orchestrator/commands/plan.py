@@ -11,11 +11,13 @@ from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
     Locations,
     builtin_recipes,
+    complete_recipe,
     examples,
     json_option,
     location_options,
     open_workspace,
     read_recipe,
+    recipe_file,
     recipe_options,
 )
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan, run_prechecks
@@ -66,17 +68,21 @@ def _warn_absent(message: str) -> None:
     click.echo(f"warning: {message}; planned as never made, `run` needs it", err=True)
 
 
-@click.command("recipes", epilog=examples("recipes", "recipes --json"))
+@click.command("recipes", epilog=examples("recipes", "recipes photos # prints it", "recipes photos > my.yaml"))
+@click.argument("name", required=False, shell_complete=complete_recipe)
 @json_option
-def recipes_command(as_json: bool) -> None:
-    """List the built-in recipes, which `plan` and `run` take by name."""
+def recipes_command(name: str | None, as_json: bool) -> None:
+    """List the built-in recipes, which `plan` and `run` take by name, or print one."""
+    if name is not None:
+        click.echo(recipe_file(name).read_text(encoding="utf-8"), nl=False)
+        return
     found = builtin_recipes()
     if as_json:
         click.echo(json.dumps({name: str(file) for name, file in found.items()}, indent=2))
         return
-    for name, file in found.items():
+    for recipe, file in found.items():
         first = next((line for line in file.read_text().splitlines() if line.startswith("#")), "")
-        click.echo(f"{name:20} {first.lstrip('# ')}".rstrip())
+        click.echo(f"{recipe:20} {first.lstrip('# ')}".rstrip())
 
 
 def print_plan(plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """`illume run`, `illume resume` and `illume cancel`: starts, continues and stops runs."""
 
+import logging
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.outcome import next_commands, outcome_lines, summaries_of
 from orchestrator.commands.shared.targets import Target, find_run
 from orchestrator.commands.status import event_pages
-from orchestrator.errors import EXIT_REQUEUE, CancelledError, RecipeError, StageFailedError
+from orchestrator.errors import EXIT_REQUEUE, CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.lease_owners import is_gone
@@ -41,6 +42,8 @@ from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.plan_file import plan_to_json
 from orchestrator.planning.store_view import plan_view
 from orchestrator.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 SHOW_CURSOR = "\x1b[?25h"
 UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
@@ -158,9 +161,13 @@ def run_and_show(workspace: Workspace, start: Callable[..., Mapping[str, Artifac
 
 
 def _show_outcome(workspace: Workspace, run_id: str, *, to_stderr: bool) -> None:
-    """What came out of the run, where it is, and what to type next."""
-    target = Target(status=run_status(workspace.database, run_id), stage_id=None)
-    summaries = summaries_of(workspace, target, stage_kinds())
+    """What came out of the run, where it is, and what to type next. Never fails: the run is over."""
+    try:
+        target = Target(status=run_status(workspace.database, run_id), stage_id=None)
+        summaries = summaries_of(workspace, target, stage_kinds())
+    except OrchestratorError as error:
+        log.warning("cannot show what came out: %s", error)
+        return
     steps = [f"  {step}" for step in next_commands(workspace, target, summaries)]
     click.echo("\n".join([*outcome_lines(summaries), "next:", *steps]), err=to_stderr)
 

@@ -52,7 +52,7 @@ def headline_text(kind: StageKind[Any] | None, metrics: Mapping[str, float]) -> 
 
 def number_text(number: float) -> str:
     """`1,234`, `0.3142`, `2.5e-05`."""
-    return f"{number:,.0f}" if number == round(number) and abs(number) < 1e15 else f"{number:.4g}"
+    return f"{number:,.0f}" if float(number).is_integer() and abs(number) < 1e15 else f"{number:.4g}"
 
 
 def folder_of(artifacts: ArtifactStore, output: Output) -> str:

@@ -11,6 +11,7 @@ import pytest
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from stages import STAGE_KINDS
 from tests.end_to_end.desk import KINDS, TINY, Desk
 from tests.orchestrator.sinks.test_openlineage_sink import problems
 
@@ -59,6 +60,29 @@ def test_the_recipe_uses_every_kind_and_commits_every_artifact(finished: Desk, s
     assert status["run"]["state"] == "SUCCEEDED"
     assert {stage["stage_id"]: stage["state"] for stage in status["stages"]} == dict.fromkeys(ALL, "COMMITTED")
     assert {stage["fingerprint"] for stage in status["stages"]} == set(finished.artifacts())
+
+
+def test_every_metric_that_a_stage_returned_is_declared(finished: Desk) -> None:
+    undeclared = {
+        (manifest.stage_kind, name)
+        for manifest in (stored.manifest for stored in finished.artifacts().values())
+        for name in manifest.metrics
+        if not STAGE_KINDS[manifest.stage_kind].gives_metric(name)
+    }
+    assert undeclared == set()
+
+
+def test_what_came_out_is_shown_with_its_folder(finished: Desk) -> None:
+    shown = {stage["stage_id"]: stage for stage in finished.illume("show", "tiny", "--json").data["stages"]}
+    assert shown["curated"]["headline"].startswith("kept 120 of 125: 2 caption_url")
+    assert shown["mllm_1"]["headline"].startswith("loss ")
+    assert "objects right" in shown["evaluated"]["headline"]
+    for stage_id, stage in shown.items():
+        folder = Path(finished.illume("path", f"tiny:{stage_id}").out.strip())
+        assert folder == Path(stage["folder"])
+        assert {entry["path"] for entry in stage["files"]} == {
+            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+        }
 
 
 def test_after_it_everything_is_reused(finished: Desk) -> None:

@@ -70,6 +70,14 @@ def test_kinds_are_listed_by_their_own_names() -> None:
     assert all(name == kind.name for name, kind in STAGE_KINDS.items())
 
 
+@pytest.mark.parametrize("kind", STAGE_KINDS.values(), ids=STAGE_KINDS)
+def test_every_kind_declares_its_metrics_in_a_line_each(kind: Any) -> None:
+    assert kind.metrics
+    assert all(meaning and "\n" not in meaning and len(meaning) < 100 for meaning in kind.metrics.values())
+    undeclared = dataclasses.replace(kind, metric_names=frozenset())
+    assert [name for name in kind.metric_names if not undeclared.gives_metric(name)] == []
+
+
 def test_every_input_kind_is_the_output_of_some_kind() -> None:
     outputs = {kind.output for kind in STAGE_KINDS.values()}
     assert {slot.kind for kind in STAGE_KINDS.values() for slot in kind.inputs.values()} <= outputs
