@@ -6,7 +6,7 @@ thresholds of curation would drop, and samples of every split are checked: nothi
 validation either.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.duplicates.hash_lookup import Hashes, HashLookup, Integers, expand_ranges
+from data_pipelines.duplicates.near_hashes import Hashes, HashLookup, Integers
 
 Miniatures = npt.NDArray[np.uint8]  # [N, 8, 8, 3]
 
-IMAGES_AT_ONCE = 1024  # whose hashes are looked up at once
+IMAGES_AT_ONCE = 1 << 14  # whose hashes are looked up at once
 PAIRS_AT_ONCE = 1 << 16  # pairs of miniatures compared at once: 40 MB
 MAX_NAME_CHARS = 200  # of an evaluation set or sample in a verdict's detail
 
@@ -137,13 +137,29 @@ class _SimilarImages:
         for first in range(0, len(hashes), IMAGES_AT_ONCE):
             pairs = self._lookup.near(hashes[first : first + IMAGES_AT_ONCE])
             starts, counts = self._starts[pairs.known], self._counts[pairs.known]
-            for chosen, known in expand_ranges(starts, counts, PAIRS_AT_ONCE):
+            for chosen, known in _expand_ranges(starts, counts, PAIRS_AT_ONCE):
                 positions = first + pairs.positions[chosen]
                 difference = np.abs(miniatures[positions].astype(np.int16) - self._evaluation.miniatures[known])
                 is_similar = difference.mean(axis=(1, 2, 3)) <= self._config.colour_distance
                 samples = self._evaluation.hash_samples[known[is_similar]]
                 match_ranks = _rank(kind, pairs.distances[chosen[is_similar]], samples)
                 np.minimum.at(ranks, rows[positions[is_similar]], match_ranks)
+
+
+def _expand_ranges(starts: Integers, counts: Integers, at_once: int) -> Iterator[tuple[Integers, Integers]]:
+    """For each range `starts[i]`, `starts[i] + 1`, ... of `counts[i]` numbers: i and the number, about `at_once` pairs.
+
+    Yields two arrays at a time: the indices i, and the numbers.
+    """
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(counts):
+        base = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, base + at_once, side="right")))
+        sizes = counts[first:last]
+        within = np.arange(int(ends[last - 1]) - base) - np.repeat(ends[first:last] - sizes - base, sizes)
+        yield np.repeat(np.arange(first, last), sizes), np.repeat(starts[first:last], sizes) + within
+        first = last
 
 
 _EVALUATION_SCHEMA = pa.schema(

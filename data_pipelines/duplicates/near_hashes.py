@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
-Keys = npt.NDArray[np.int64]  # 16-bit parts of hashes
+Integers = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]  # [N, 2]
 
-NUM_PARTS = 4
-NUM_KEYS = 1 << 16
+NUM_PARTS, PART_BITS = 4, 16
+NUM_KEYS = 1 << PART_BITS
+MAX_FILED = 1 << 22  # entries of the buckets by one part, 64 MB, if hashes are filed under several keys
 POSITIONS_AT_ONCE = 1 << 15  # compared at once; their arrays fit into a core's cache
-FEW_POSITIONS = 64  # fewer than this are compared one by one, which is faster
+FEW_POSITIONS = 16  # fewer than this are compared one by one, which is faster
 FEW_PAIRS = 1 << 21  # up to this many pairs, comparing all is faster than sorting
 
 
@@ -36,7 +37,7 @@ class SearchTask:
 
 def search_tasks(distance: int, slices: int = 1) -> list[SearchTask]:
     """The tasks of a whole search; each part of the hashes is divided into `slices` ranges of keys."""
-    parts = [part for part, radius in enumerate(part_limits(distance)) if radius >= 0]
+    parts = [part for part, limit in enumerate(part_limits(distance)) if limit >= 0]
     bounds = [NUM_KEYS * index // slices for index in range(slices + 1)]
     keys = list(itertools.pairwise(bounds))
     return [SearchTask(part=part, first_key=first, stop_key=stop) for part in parts for first, stop in keys]
@@ -52,7 +53,8 @@ def near_pairs(hashes: Hashes, distance: int, tasks: list[SearchTask] | None = N
         yield found[found[:, 0] < found[:, 1]]
         return
     for task in search_tasks(distance) if tasks is None else tasks:
-        yield from _search(hashes, hashes, task, distance, within=True)
+        buckets = _Buckets(hashes, task.part)
+        yield from _search(buckets, buckets, task, distance)
 
 
 def near_pairs_between(
@@ -66,11 +68,43 @@ def near_pairs_between(
         yield _compare_all(hashes, others, distance)
         return
     for task in search_tasks(distance) if tasks is None else tasks:
-        yield from _search(hashes, others, task, distance, within=False)
+        yield from _search(_Buckets(hashes, task.part), _Buckets(others, task.part), task, distance)
 
 
-def _compare_all(hashes: Hashes, others: Hashes, distance: int) -> Pairs:
-    return np.argwhere(np.bitwise_count(hashes[:, None] ^ others[None, :]) <= distance)
+@dataclass(frozen=True, kw_only=True)
+class NearPairs:
+    """Pairs of near hashes: arrays of equal length, sorted by position, no pair twice."""
+
+    positions: Integers  # among the hashes that were looked up
+    known: Integers  # among the known hashes
+    distances: Integers  # bits that differ
+
+
+class HashLookup:
+    """A few thousand known hashes, prepared to find those near to many others, a block of them at a time."""
+
+    def __init__(self, known: Hashes, distance: int) -> None:
+        """`distance`: the bits in which near hashes differ at most."""
+        self._known, self._distance = np.asarray(known, dtype=np.uint64), distance
+        self._tasks = search_tasks(distance)
+        self._buckets = [_Buckets(self._known, task.part, self._radius(task)) for task in self._tasks]
+
+    def _radius(self, task: SearchTask) -> int:
+        """Filing the known hashes under all near keys costs memory, but then each other hash has one bucket."""
+        radius = part_limits(self._distance)[task.part]
+        while radius and len(self._known) * len(_masks(radius)) > MAX_FILED:
+            radius -= 1
+        return radius
+
+    def near(self, hashes: Hashes) -> NearPairs:
+        """All pairs of one of `hashes` and a known hash within the distance."""
+        num_known, found = max(1, len(self._known)), [np.zeros(0, np.int64)]
+        for task, known in zip(self._tasks, self._buckets, strict=True):
+            for pairs in _search(_Buckets(hashes, task.part), known, task, self._distance):
+                found.append(pairs[:, 0] * num_known + pairs[:, 1])
+        positions, known_positions = np.divmod(np.unique(np.concatenate(found)), num_known)
+        distances = np.bitwise_count(hashes[positions] ^ self._known[known_positions]).astype(np.int64)
+        return NearPairs(positions=positions, known=known_positions, distances=distances)
 
 
 def part_limits(distance: int) -> list[int]:
@@ -79,63 +113,76 @@ def part_limits(distance: int) -> list[int]:
     return [(total + part) // NUM_PARTS for part in range(NUM_PARTS)]
 
 
-def _search(hashes: Hashes, others: Hashes, task: SearchTask, distance: int, *, within: bool) -> Iterator[Pairs]:
-    """Near pairs whose 16-bit keys differ in no more bits than the part's limit.
+def _compare_all(hashes: Hashes, others: Hashes, distance: int) -> Pairs:
+    return np.argwhere(np.bitwise_count(hashes[:, None] ^ others[None, :]) <= distance)
 
-    `within`: `hashes` and `others` are the same, and each pair comes once. Hashes are sorted by key first: then those
-    that are compared are adjacent in memory, which is several times faster.
+
+def _masks(radius: int) -> list[int]:
+    """All keys with at most `radius` bits set."""
+    chosen = (bits for count in range(radius + 1) for bits in itertools.combinations(range(PART_BITS), count))
+    return [sum(1 << bit for bit in bits) for bits in chosen]
+
+
+class _Buckets:
+    """Hashes sorted by one of their parts; so those that are compared are adjacent in memory.
+
+    `radius`: each hash is filed under all keys that differ from its own in so many bits.
     """
-    order, keys, ordered = _sort_by_key(hashes, task.part)
-    other_order, other_keys, other_ordered = _sort_by_key(others, task.part)
-    bounds = np.searchsorted(other_keys, np.arange(NUM_KEYS + 1))
-    searched = np.arange(*np.searchsorted(keys, [task.first_key, task.stop_key]))
-    for flips in range(part_limits(distance)[task.part] + 1):
-        for bits in itertools.combinations(range(16), flips):
-            mask = sum(1 << bit for bit in bits)
-            chosen = searched
-            if within and mask:
-                chosen = searched[keys[searched] & (1 << bits[-1]) == 0]  # each pair of buckets once
-            start, stop = bounds[keys[chosen] ^ mask], bounds[(keys[chosen] ^ mask) + 1]
-            if within and not mask:
-                start = chosen + 1
-            for low, high in _near_positions(ordered, chosen, other_ordered, start, stop, distance):
-                if within:
-                    low, high = low[low != high], high[low != high]
-                yield np.stack([order[low], other_order[high]], axis=1)
+
+    def __init__(self, hashes: Hashes, part: int, radius: int = 0) -> None:
+        masks = np.array(_masks(radius), dtype=np.uint16)
+        own = ((hashes >> np.uint64(PART_BITS * part)) & np.uint64(NUM_KEYS - 1)).astype(np.uint16)
+        keys = (own[:, None] ^ masks).reshape(-1)
+        order = np.argsort(keys, kind="stable")  # a radix sort for 16 bits
+        self.radius = radius
+        self.counts = np.bincount(keys, minlength=NUM_KEYS)  # of each bucket
+        self.bounds = np.concatenate([[0], np.cumsum(self.counts)])
+        self.positions = order // len(masks)
+        self.hashes = hashes[self.positions]
 
 
-def _sort_by_key(hashes: Hashes, part: int) -> tuple[Keys, Keys, Hashes]:
-    """The positions sorted by key, and the keys and the hashes in this order."""
-    keys = ((hashes >> np.uint64(16 * part)) & np.uint64(0xFFFF)).astype(np.int64)
-    order = np.argsort(keys, kind="stable")
-    return order, keys[order], hashes[order]
+def _search(left: _Buckets, right: _Buckets, task: SearchTask, distance: int) -> Iterator[Pairs]:
+    """Near pairs whose 16-bit keys differ in no more bits than the part's limit; if left is right, each pair once."""
+    is_within = left is right
+    filled = np.flatnonzero(left.counts[task.first_key : task.stop_key]) + task.first_key
+    for mask in _masks(part_limits(distance)[task.part] - right.radius):
+        keys = filled
+        if is_within and mask:  # each pair of buckets once
+            keys = filled[filled & 1 << (mask.bit_length() - 1) == 0]
+        for low, high in _compare_buckets(left, right, keys, mask, distance):
+            if is_within and not mask:
+                is_ordered = low < high
+                low, high = low[is_ordered], high[is_ordered]
+            yield np.stack([left.positions[low], right.positions[high]], axis=1)
 
 
-def _near_positions(
-    hashes: Hashes, chosen: Keys, others: Hashes, start: Keys, stop: Keys, distance: int
-) -> Iterator[tuple[Keys, Keys]]:
-    """The near pairs of each `chosen` position in `hashes` and its range of positions in `others`; and some more.
+def _compare_buckets(
+    left: _Buckets, right: _Buckets, keys: Integers, mask: int, distance: int
+) -> Iterator[tuple[Integers, Integers]]:
+    """The near pairs of the hashes in each of the buckets `keys` on the left and in `keys ^ mask` on the right.
 
-    Steps through the ranges of many positions at once. Stepping on to the end of the longest range can only find more
-    true pairs and is cheaper than removing positions one by one; they are removed when many ranges have ended.
+    Steps through the right buckets of many left hashes at once. Those with the largest come first, so that the hashes
+    that are not yet compared with their whole bucket are always the first ones.
     """
-    for first in range(0, len(chosen), POSITIONS_AT_ONCE):
+    keys = keys[np.argsort(-right.counts[keys ^ mask], kind="stable")]
+    sizes, ends = left.counts[keys], np.cumsum(left.counts[keys])
+    positions = np.arange(sizes.sum()) + np.repeat(left.bounds[keys] + sizes - ends, sizes)
+    starts, lengths = (np.repeat(column[keys ^ mask], sizes) for column in (right.bounds, right.counts))
+    for first in range(0, len(positions), POSITIONS_AT_ONCE):
         block = slice(first, first + POSITIONS_AT_ONCE)
-        is_used = stop[block] > start[block]
-        positions, begin, lengths = chosen[block][is_used], start[block][is_used], (stop - start)[block][is_used]
-        step, compared = 0, hashes[positions]
-        while len(positions) >= FEW_POSITIONS:
-            high = np.minimum(begin + step, len(others) - 1)
-            near = np.flatnonzero(np.bitwise_count(compared ^ others[high]) <= distance)
+        low, high, left_over = positions[block], starts[block], lengths[block]
+        compared = left.hashes[low]
+        step, count = 0, np.count_nonzero(left_over)
+        while count >= FEW_POSITIONS:
+            differing = right.hashes[step:].take(high[:count], mode="clip")  # the quickest mode; none lies beyond
+            differing ^= compared[:count]
+            near = np.flatnonzero(np.bitwise_count(differing) <= distance)
             if len(near):
-                yield positions[near], high[near]
+                yield low[near], high[near] + step
             step += 1
-            alive = lengths > step
-            if 4 * np.count_nonzero(alive) < 3 * len(positions):
-                positions, begin, lengths, compared = positions[alive], begin[alive], lengths[alive], compared[alive]
-        for position, low, length in zip(positions.tolist(), begin.tolist(), lengths.tolist(), strict=True):
-            if length > step:
-                rest = others[low + step : low + length]
-                found = np.flatnonzero(np.bitwise_count(hashes[position] ^ rest) <= distance)
-                if len(found):
-                    yield np.full(len(found), position), found + low + step
+            count = np.count_nonzero(left_over[:count] > step)
+        for position, start, length in zip(*(x[:count].tolist() for x in (low, high, left_over)), strict=True):
+            rest = right.hashes[start + step : start + length]
+            near = np.flatnonzero(np.bitwise_count(left.hashes[position] ^ rest) <= distance)
+            if len(near):
+                yield np.full(len(near), position), near + start + step

@@ -6,7 +6,6 @@ Legend: N candidates.
 """
 
 import itertools
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,6 +14,7 @@ import numpy as np
 
 from data_pipelines.duplicates.candidates import EXACT_REASONS, Candidates, Integers
 from data_pipelines.duplicates.near_hashes import Hashes, Pairs, near_pairs, near_pairs_between
+from data_pipelines.duplicates.union_find import UnionFind
 
 EQUALS_COMPARED = 32  # among many samples with one hash, each is compared with at most this many others
 
@@ -73,11 +73,10 @@ def find_copies(
     """
     copies = _exact_copies(candidates)
     if near is not None:
-        firsts_N = np.arange(len(candidates))  # for each sample the one that it repeats, or itself
+        exact = UnionFind(len(candidates))
         for copy in copies:
-            firsts_N[copy.index] = copy.original
-        while not np.array_equal(parents := firsts_N[firsts_N], firsts_N):
-            firsts_N = parents
+            exact.join(copy.index, copy.original)
+        firsts_N = exact.firsts(np.arange(len(candidates)))  # for each sample the one that it repeats, or itself
         has_images = candidates.has_images()
         compared = np.flatnonzero(has_images & (firsts_N == np.arange(len(candidates))))
         groups_N = _similar_groups(candidates, compared, near, search)
@@ -120,24 +119,13 @@ def _similar_groups(
     candidates: Candidates, compared: Integers, limits: SimilarityLimits, search: PairSearch
 ) -> Integers:
     """For each sample the first of its group [N], itself if it was not compared. Images are compared slot by slot."""
-    parents = array("q", range(len(candidates)))
-
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
+    groups = UnionFind(len(candidates))
     hashes = candidates.phashes[candidates.starts[compared]]
     for i, j in _candidate_pairs(hashes, candidates.salts[compared], limits.phash_distance, search):
         index, other = int(compared[i]), int(compared[j])
-        first, second = root(index), root(other)
-        if first != second and _are_similar(candidates, index, other, limits):
-            parents[max(first, second)] = min(first, second)
-    groups_N = np.array(parents)
-    while not np.array_equal(parents_N := groups_N[groups_N], groups_N):
-        groups_N = parents_N
-    return groups_N
+        if groups.first(index) != groups.first(other) and _are_similar(candidates, index, other, limits):
+            groups.join(index, other)
+    return groups.firsts(np.arange(len(candidates)))
 
 
 def _mirrored_groups(

@@ -11,6 +11,7 @@ import numpy as np
 from data_pipelines.duplicates.candidates import Candidates
 from data_pipelines.duplicates.near_vectors import Integers, Vectors, near_pairs
 from data_pipelines.duplicates.search import Copy, resolve_to_kept
+from data_pipelines.duplicates.union_find import UnionFind
 
 
 def add_semantic_copies(
@@ -45,30 +46,7 @@ def add_semantic_copies(
 
 def group_by_meaning(vectors_NSD: Vectors, distance: float) -> Integers:
     """For each sample the first sample of its group [N]."""
-    groups = _UnionFind(len(vectors_NSD))
+    groups = UnionFind(len(vectors_NSD))
     for left, right in near_pairs(vectors_NSD, distance):
-        groups.join(left, right)
+        groups.join_pairs(left, right)
     return groups.firsts(np.arange(len(vectors_NSD)))
-
-
-class _UnionFind:
-    """A union-find over 0 to N - 1 that joins many pairs at once; the first of a group represents it."""
-
-    def __init__(self, size: int) -> None:
-        self._parents = np.arange(size)
-
-    def firsts(self, items: Integers) -> Integers:
-        """The first of the group of each item."""
-        found = items
-        while not np.array_equal(parents := self._parents[found], found):
-            found = parents
-        self._parents[items] = found
-        return found
-
-    def join(self, left: Integers, right: Integers) -> None:
-        while len(left):
-            left, right = self.firsts(left), self.firsts(right)
-            differ = left != right
-            low, high = np.minimum(left, right)[differ], np.maximum(left, right)[differ]
-            np.minimum.at(self._parents, high, low)  # of several, the lowest; the others are joined in the next round
-            left, right = low, high

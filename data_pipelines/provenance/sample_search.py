@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
-from data_pipelines.duplicates.hash_lookup import HashLookup
+from data_pipelines.duplicates.near_hashes import HashLookup
 from data_pipelines.provenance.questions import AddressMatcher, Questions
 from data_pipelines.tokens.token_shards import TokenShard
 

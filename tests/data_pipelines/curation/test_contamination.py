@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
+from data_pipelines.curation import contamination
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.contamination import EvaluationImages, EvaluationShard, find_contaminated
 from data_pipelines.curation.copies import find_duplicates
@@ -278,3 +279,13 @@ def alike(one: Sample, other: Sample, config: CurationConfig) -> bool:
         and np.abs(look - wanted).mean() <= config.colour_distance
         for phash, look in ((mine.phash, small), (mine.mirrored_phash, flipped))
     )
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 6)), max_size=20), st.integers(1, 9))
+def test_ranges_are_expanded_in_order(ranges: list[tuple[int, int]], at_once: int) -> None:
+    starts, counts = (np.array([pair[side] for pair in ranges], dtype=np.int64) for side in range(2))
+    parts = list(contamination._expand_ranges(starts, counts, at_once))
+    found = [pair for indices, numbers in parts for pair in zip(indices.tolist(), numbers.tolist(), strict=True)]
+    assert found == [(i, start + step) for i, (start, count) in enumerate(ranges) for step in range(count)]
+    longest = max((count for _, count in ranges), default=0)
+    assert all(len(indices) <= max(at_once, longest) for indices, _ in parts)

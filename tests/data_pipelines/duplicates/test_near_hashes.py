@@ -1,4 +1,4 @@
-"""The search for near hashes is exact."""
+"""The search for near hashes is exact, for every distance and size of its buckets."""
 
 import random
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.duplicates.near_hashes import near_pairs, near_pairs_between, search_tasks
+from data_pipelines.duplicates import near_hashes
+from data_pipelines.duplicates.near_hashes import HashLookup, near_pairs, near_pairs_between, search_tasks
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,6 +51,30 @@ def test_crowded_parts_are_searched_to_their_end(part: int) -> None:
     found = {tuple(sorted(pair)) for pairs in near_pairs(hashes, 10) for pair in pairs.tolist()}
     assert {(50 * index, len(crowd) + index) for index in range(len(lonely))} <= found
     assert all(i != j for i, j in found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 20), st.sampled_from([1, 2000, 1 << 22]), st.sampled_from([1, 7, 1 << 15]))
+def test_the_lookup_finds_exactly_the_near_pairs(seed: int, distance: int, max_filed: int, at_once: int) -> None:
+    rng = random.Random(seed)
+    centres = [rng.getrandbits(64) for _ in range(4)]
+    values = [rng.choice(centres) ^ sum(1 << rng.randrange(64) for _ in range(rng.randrange(9))) for _ in range(40)]
+    hashes = np.array([value & (2**64 - 1) for value in values], dtype=np.uint64)
+    known, queries = np.unique(hashes[:15]), hashes[15:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_hashes, "MAX_FILED", max_filed)
+        patch.setattr(near_hashes, "POSITIONS_AT_ONCE", at_once)
+        found = HashLookup(known, distance).near(queries)
+    bits = np.bitwise_count(queries[:, None] ^ known[None, :])
+    expected = np.argwhere(bits <= distance)
+    assert np.stack([found.positions, found.known], axis=1).tolist() == expected.tolist()
+    assert found.distances.tolist() == bits[bits <= distance].tolist()
+
+
+def test_nothing_is_near_no_hashes() -> None:
+    none = np.zeros(0, np.uint64)
+    assert len(HashLookup(none, 3).near(np.array([1, 2], np.uint64)).positions) == 0
+    assert len(HashLookup(np.array([1, 2], np.uint64), 3).near(none).positions) == 0
 
 
 @pytest.mark.slow
