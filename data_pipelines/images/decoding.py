@@ -48,7 +48,6 @@ _MAGIC = (
     (b"MM\x00*", ".tif"),
     (b"\x00\x00\x00\x0cjP  ", ".jp2"),
     (b"\xff\x4f\xff\x51", ".j2k"),
-    (b"\xff\x4f\xff\x51", ".j2k"),
 )
 # Headers of image formats that we do not decode, to tell such a file from one that is no image at all.
 _FOREIGN = re.compile(

@@ -200,10 +200,16 @@ def find_everywhere(datasets: Mapping[str, Path], questions: Questions) -> Searc
 
 
 def _question_phashes(hit: _Hit) -> tuple[int, ...]:
-    """The hashes of the images that the question names: the image with the digest, or all images of a sample."""
+    """The hashes of the images that the question names: the image with the digest, or all images of a sample.
+
+    An image that could not be decoded has no hash, and nothing says which one it was; then the hash of the image in
+    question is not known from this sample, and that of another image must not stand for it.
+    """
     if hit.match.found_by != "picture":
         return hit.phashes
-    pairs = zip(hit.match.images, hit.phashes, strict=False)  # an image that could not be read has no hash
+    if len(hit.phashes) != len(hit.match.images):
+        return ()
+    pairs = zip(hit.match.images, hit.phashes, strict=True)
     return tuple(phash for digest, phash in pairs if digest == hit.match.question)
 
 

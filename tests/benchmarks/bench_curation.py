@@ -34,6 +34,7 @@ from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 
 ANCHORS = ((512, 512), (384, 512), (512, 384))
+MIN_KEPT = 0.9  # share of the images
 WORDS = [
     "a",
     "the",
@@ -54,15 +55,20 @@ WORDS = [
 
 
 def drawn_jpegs(count: int, side: int) -> list[bytes]:
-    """JPEGs with the look of photographs: soft shapes, fine grain, quality 85."""
+    """JPEGs with the look of photographs: soft shapes, sharp edges, fine grain, quality 85."""
     rng = np.random.default_rng(0)
     files = []
     for number in range(count):
         size = (side, side * 3 // 4) if number % 2 else (side * 3 // 4, side)
         soft = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        edges = Image.fromarray(rng.integers(0, 100, (64, 64, 3), dtype=np.uint8)).resize(
+            size, Image.Resampling.NEAREST
+        )
         grain = rng.normal(0, 6, (size[1], size[0], 3))
         buffer = io.BytesIO()
-        Image.fromarray((np.asarray(soft) + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        Image.fromarray((np.asarray(soft) * 0.6 + np.asarray(edges) + grain).clip(0, 255).astype(np.uint8)).save(
+            buffer, "JPEG", quality=85
+        )
         files.append(buffer.getvalue())
     return files
 
@@ -122,7 +128,10 @@ def curate(
     list(run(analyse, [records] * len(names), [work] * len(names), names, [config] * len(names)))
     copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
     list(run(_emit, [(records, work, name, config, copies[name]) for name in names]))
-    write_dataset(work, "benchmark", {name: work / "ledger" / f"{name}.parquet" for name in names}, config)
+    ledgers = {name: work / "ledger" / f"{name}.parquet" for name in names}
+    totals = write_dataset(work, "benchmark", ledgers, config)
+    if totals["keep"] < MIN_KEPT * totals["rows"]:
+        raise SystemExit(f"curation kept {totals['keep']} of {totals['rows']} images: this measures how it drops them")
 
 
 def _emit(work: tuple) -> None:  # type: ignore[type-arg] # the arguments of `emit_shard`, in its order

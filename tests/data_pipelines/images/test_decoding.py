@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.images import decoding
 from data_pipelines.images.decoding import pixel_array
 
 LARGE = (3000, 2000)  # more than one of the pieces of memory that Pillow takes
@@ -26,3 +27,8 @@ def test_pixels_in_one_block_of_memory_are_not_copied() -> None:
     room_YXC = np.zeros((20, 30, 4), np.uint8)
     image = Image.frombuffer("RGBX", (30, 20), room_YXC, "raw", "RGBX", 0, 1)
     assert np.shares_memory(pixel_array(image), room_YXC)
+
+
+def test_each_signature_stands_for_one_format() -> None:
+    signatures = [magic for magic, _ in decoding._MAGIC]
+    assert len(set(signatures)) == len(signatures)

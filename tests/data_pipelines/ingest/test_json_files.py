@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import math
@@ -10,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ijson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.ingest import json_files
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.json_files import json_units
-from data_pipelines.ingest.shards import (
-    plan_ingest,
-)
+from data_pipelines.ingest.shards import plan_ingest
 from tests.data_pipelines.ingest.raw_files import ILLUME, ingest, line, raw_folder, reasons
 
 
@@ -130,3 +131,36 @@ def test_no_document_stops_the_ingest(value: list[Any], indent: Any, ascii_only:
             path.write_bytes(content)
             for shard in plan_ingest(ILLUME, [path]):
                 list(json_units(shard, ILLUME))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abé", max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+RECORDS = st.lists(JSON.filter(lambda value: not isinstance(value, list)), max_size=5)  # a list of lists is read as one
+
+
+@given(RECORDS, st.sampled_from([None, 1]), st.booleans(), st.integers(1, 9))
+def test_a_list_has_the_values_that_ijson_finds_wherever_it_is_cut_into_chunks(
+    values: list[Any], indent: int | None, ascii_only: bool, chunk_bytes: int
+) -> None:
+    data = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_files, "CHUNK_BYTES", chunk_bytes)
+        found = [json.loads(value) for value in json_files._values(io.BytesIO(data), 1 << 20)]
+    assert found == list(ijson.items(io.BytesIO(data), "item", use_float=True))
+
+
+@pytest.mark.parametrize("number", ["12", "-0.5", "1.5e10", "1E+5", "2e-7", "true", "null"])
+def test_a_bare_value_is_whole_wherever_a_chunk_ends_in_it(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for chunk_bytes in range(1, 20):
+        monkeypatch.setattr(json_files, "CHUNK_BYTES", chunk_bytes)
+        file = io.BytesIO(f"{number} [{number}, 7]\n{number}".encode())
+        assert list(json_files._values(file, 1 << 20)) == [number.encode(), number.encode(), b"7", number.encode()]

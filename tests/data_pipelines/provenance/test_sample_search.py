@@ -192,6 +192,14 @@ def test_only_look_alikes_of_the_image_in_question_are_found(tmp_path: Path) -> 
     assert set(ways_of(find_everywhere(datasets, Questions(digests={pair["sample_id"]}, near=3)))["d"]) == {0, 1, 2}
 
 
+def test_a_hash_stands_for_no_other_image_of_a_sample_with_one_that_cannot_be_decoded(tmp_path: Path) -> None:
+    damaged = ledger_row(0, images=["a" * 64, "b" * 64], phash=[2**64 - 1], verdict="drop")  # only "b" has a hash
+    sound = ledger_row(1, images=["a" * 64], phash=[0])
+    rows = [damaged, sound, ledger_row(2, phash=[1]), ledger_row(3, phash=[2**64 - 2])]
+    datasets = {"d": write_ledgers(tmp_path / "d", [rows])}
+    assert set(ways_of(find_everywhere(datasets, Questions(digests={"a" * 64}, near=3)))["d"]) == {0, 1, 2}
+
+
 def test_dropped_copies_and_samples_kept_in_their_place_are_found(tmp_path: Path) -> None:
     kept, other = ledger_row(0), ledger_row(1)
     copy = ledger_row(2, verdict="duplicate", duplicate_of=kept["sample_id"], shard=None)
