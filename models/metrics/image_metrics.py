@@ -1,5 +1,7 @@
 """Images as 8-bit levels, and their similarity: PSNR and SSIM on images in [0, 1].
 
+scikit-image has the same metrics, for one image at a time in NumPy; here whole batches stay tensors. Tests compare.
+
 Legend: B batch, C channels, Y X pixel rows and columns.
 """
 

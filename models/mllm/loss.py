@@ -1,6 +1,8 @@
 """Next-token cross-entropy over a large vocabulary, in chunks of positions, so that never all scores exist at once.
 
 Gradients are computed chunk by chunk while the scores exist: three matrix products, as with full scores.
+torch's `linear_cross_entropy` can do this too, for one table and without a weight per position; here the table has
+parts of which some are frozen, and the loss of each position is reported. Tests compare with it.
 Letters: M trained positions, D width, V vocabulary rows, B batch, T tokens.
 """
 

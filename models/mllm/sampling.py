@@ -1,5 +1,8 @@
 """Samples tokens from scores: guidance, the grammar's mask, and one pass of temperature, top-k and top-p for each row.
 
+The logits warpers of transformers apply one setting to all rows; rows here are at different levels of an image, each
+with a setting of its own. Tests compare with them.
+
 Letters: B rows, V ids of the scored range, K candidates in descending order.
 """
 

@@ -26,6 +26,17 @@ def test_headers_are_those_of_python(name: str, size: int) -> None:
     assert tar_header(name, size) == info.tobuf(tarfile.GNU_FORMAT)
 
 
+@given(st.dictionaries(st.text("abc/\u00e9", min_size=1, max_size=130), st.binary(max_size=1200), max_size=4))
+def test_a_tar_has_the_bytes_that_python_writes(members: dict[str, bytes]) -> None:
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert written(members) == expected.getvalue()
+
+
 def test_spans_locate_headers_and_bytes() -> None:
     buffer = io.BytesIO()
     tar = TarWriter(buffer)

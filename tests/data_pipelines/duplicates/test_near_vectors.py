@@ -1,7 +1,8 @@
-"""The search for near vectors against comparing every pair."""
+"""The search for near vectors against comparing every pair, and against faiss."""
 
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,37 @@ def test_all_pairs_are_found_once(
     for pair, over in zip(zip(low.tolist(), high.tolist(), strict=True), least_NN[low, high].tolist(), strict=True):
         if abs(over) > 1e-6:  # what 32 bits can tell
             assert (pair in found) == (over > 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 300),
+    width=st.sampled_from([2, 16]),
+    block=st.sampled_from([5, 64]),
+)
+def test_the_pairs_are_those_of_faiss(seed: int, count: int, width: int, block: int) -> None:
+    vectors_NSD = clustered(np.random.default_rng(seed), count, 1, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_vectors, "BLOCK", block)
+        found = {
+            (min(pair), max(pair))
+            for left, right in near_pairs(vectors_NSD, 0.1)
+            for pair in zip(left.tolist(), right.tolist(), strict=True)
+        }
+    units_ND = near_vectors._unit(vectors_NSD)[:, 0]
+    index = faiss.IndexFlatIP(width)
+    index.add(units_ND)
+    certain, possible = (
+        {
+            (left, int(right))
+            for left in range(count)
+            for right in neighbours[bounds[left] : bounds[left + 1]]
+            if left < right
+        }
+        for bounds, _, neighbours in (index.range_search(units_ND, 0.9 + slack) for slack in (1e-6, -1e-6))
+    )
+    assert certain <= found <= possible  # 32 bits cannot tell those between
 
 
 def test_far_vectors_are_not_compared() -> None:

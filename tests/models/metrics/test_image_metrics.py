@@ -1,9 +1,12 @@
-"""PSNR and SSIM against slow plain versions."""
+"""PSNR and SSIM against slow plain versions, and against scikit-image."""
 
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from models.metrics.image_metrics import SSIM_SIGMA_PX, SSIM_WINDOW_PX, psnr, ssim
 
@@ -40,6 +43,32 @@ def test_ssim_equals_the_plain_windowed_formula() -> None:
     for found, a, b in zip(ssim(x, y), x, y, strict=True):
         expected = sum(plain_ssim(a[c], b[c]) for c in range(3)) / 3
         assert float(found) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    height=st.integers(11, 30),
+    width=st.integers(11, 30),
+    channels=st.sampled_from([1, 3]),
+    noise=st.sampled_from([0.01, 0.2, 1.0]),
+)
+def test_scikit_image_finds_the_same(seed: int, height: int, width: int, channels: int, noise: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, channels, height, width, generator=generator)
+    y = (x + noise * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+    plain_x, plain_y = x[0].double().numpy(), y[0].double().numpy()
+    similarity = structural_similarity(
+        plain_x,
+        plain_y,
+        channel_axis=0,
+        data_range=1,
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA_PX,
+        use_sample_covariance=False,
+    )
+    assert float(ssim(x, y)) == pytest.approx(float(similarity), abs=1e-9)
+    assert float(psnr(x, y)) == pytest.approx(peak_signal_noise_ratio(plain_x, plain_y, data_range=1), abs=1e-9)
 
 
 def test_equal_images_have_ssim_one_and_infinite_psnr() -> None:

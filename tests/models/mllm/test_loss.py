@@ -1,8 +1,10 @@
-"""The chunked loss against full scores: value, gradients, memory, and its odd cases."""
+"""The chunked loss against full scores and torch's own chunks: value, gradients, memory, and its odd cases."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from models.mllm.loss import chunked_cross_entropy, next_tokens
@@ -41,6 +43,33 @@ def test_value_and_gradients_equal_full_scores(chunk: int) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    positions=st.integers(1, 40),
+    rows=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    chunk=st.integers(1, 50),
+    torch_chunks=st.booleans(),
+)
+def test_torch_finds_the_same_loss_and_gradients(
+    positions: int, rows: list[int], chunk: int, torch_chunks: bool
+) -> None:
+    hidden, tables, targets, _ = _example(positions=positions, rows=tuple(rows))
+    leaves = [hidden, *tables]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    options = torch.nn.LinearCrossEntropyOptions() if torch_chunks else None
+    expected = F.linear_cross_entropy(hidden, torch.cat(tables), targets, reduction="sum", options=options)
+    expected_gradients = torch.autograd.grad(expected, leaves)
+    value, losses = chunked_cross_entropy(
+        hidden, tables, targets, torch.ones(positions), chunk_bytes=chunk * 4 * sum(rows)
+    )
+    gradients = torch.autograd.grad(value, leaves)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(losses, F.linear_cross_entropy(hidden, torch.cat(tables), targets, reduction="none"))
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
 def test_a_frozen_table_gets_no_gradient_and_the_rest_is_unchanged() -> None:
     hidden, (text, vision), targets, weights = _example()
     hidden.requires_grad_()
@@ -75,6 +104,22 @@ def test_under_autocast_scores_are_bf16_and_gradients_keep_the_type_of_the_weigh
     expected = _reference(hidden, tables, targets, weights)
     torch.testing.assert_close(value, expected, rtol=1e-2, atol=0)  # bf16 keeps 8 bits
     assert [leaf.grad.dtype for leaf in (hidden, *tables) if leaf.grad is not None] == [torch.float32] * 3
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 37])
+@pytest.mark.parametrize("weights_dtype", [torch.float32, torch.bfloat16])
+def test_gradients_in_bf16_are_as_near_to_fp32_as_bf16_allows(chunk: int, weights_dtype: torch.dtype) -> None:
+    """With fp32 weights under autocast, and with bf16 weights; however many chunks are summed up."""
+    hidden, tables, targets, weights = _example()
+    leaves = [leaf.to(weights_dtype).requires_grad_() for leaf in (hidden, *tables)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, _ = chunked_cross_entropy(leaves[0], leaves[1:], targets, weights, chunk_bytes=chunk * 4 * 115)
+    gradients = torch.autograd.grad(value, leaves)
+    exact = [leaf.requires_grad_() for leaf in (hidden, *tables)]
+    expected = torch.autograd.grad(_reference(exact[0], exact[1:], targets, weights), exact)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert ours.dtype == weights_dtype
+        assert (ours.float() - theirs).norm() < 2**-6 * theirs.norm()  # 8 bits of scores, probabilities and products
 
 
 def test_a_second_backward_pass_is_refused() -> None:
