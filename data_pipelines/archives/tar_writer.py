@@ -1,4 +1,7 @@
-"""Writes tars whose bytes depend on the members alone: no times, owners or modes of this machine."""
+"""Writes tars whose bytes depend on the members alone: no times, owners or modes of this machine.
+
+`tarfile` writes the same bytes, but takes four times as long for a header. Tests compare with it.
+"""
 
 import tarfile
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ _SIZE, _SUM = slice(124, 136), slice(148, 156)
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The same header as `tarfile` writes, in a quarter of its time."""
+    """The same header as `tarfile` writes."""
     if len(name) > _MAX_NAME or not name.isascii() or size >= _MAX_SIZE:
         return _gnu_header(name, size)
     block = bytearray(_EMPTY_HEADER)

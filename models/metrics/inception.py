@@ -1,7 +1,8 @@
 """Inception v3 for the Fréchet inception distance: features of images, with the weights that all papers use.
 
 The graph of 2015-12-05 with its peculiarities: TensorFlow 1's bilinear resize, means that exclude padding, and a
-maximum where the paper has a mean (in the last block).
+maximum where the paper has a mean (in the last block). torch-fidelity has the same network, but it installs a package
+called `tests` and needs a torchvision that loads beside this torch; its features agree to 1e-5 with the same weights.
 Source: Szegedy et al., arXiv 1512.00567; names of weights as in the conversion that torch-fidelity and pytorch-fid use.
 Letters: B batch, C channels, Y X rows and columns.
 """
