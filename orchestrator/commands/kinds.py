@@ -11,6 +11,7 @@ from rich.text import Text
 from orchestrator.commands.shared.completion import matching
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import examples, json_option, stage_kinds
+from orchestrator.errors import OrchestratorError
 from orchestrator.reference.config_keys import config_keys, walk
 from orchestrator.reference.kind_pages import (
     SECTIONS,
@@ -24,9 +25,13 @@ from orchestrator.reference.kind_pages import (
 from orchestrator.reference.recipe_schema import recipe_schema
 
 
-def complete_kind(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_kind(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Kinds; after a dot the keys of the one before it."""
-    kinds = stage_kinds()
+    try:
+        with ctx.scope(cleanup=False):
+            kinds = stage_kinds()
+    except OrchestratorError:
+        return []
     name, dot, _ = incomplete.partition(".")
     if dot and name in kinds:
         return matching((f"{name}.{key.path}" for key in walk(config_keys(kinds[name].config))), incomplete)

@@ -15,8 +15,8 @@ NOT_PROSE = re.compile(r"(fmt|type|noqa|mypy|ruff|pragma)\b\s*:?")  # comments f
 
 @dataclass(frozen=True, kw_only=True)
 class FieldComment:
-    text: str = ""  # of the comments on the lines of the field
-    section: str = ""  # the comment line above, which heads the fields that follow
+    text: str = ""  # of the comments on the lines of the field, after those of several lines above it
+    section: str = ""  # the single comment line above, which heads the fields that follow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,11 @@ def _comments_in(node: ast.ClassDef, comments: Mapping[int, _Comment]) -> Iterat
         first, last = statement.lineno, statement.end_lineno or statement.lineno
         above = [comments[line] for line in range(seen + 1, first) if line in comments]
         above = [comment for comment in above if comment.is_own_line and comment.column == statement.col_offset]
-        section = " ".join(comment.text for comment in above) or section
+        section = above[0].text if len(above) == 1 else section
         seen = last
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            texts = [comments[line].text for line in range(first, last + 1) if line in comments]
+            texts = [comment.text for comment in above] if len(above) > 1 else []
+            texts += [comments[line].text for line in range(first, last + 1) if line in comments]
             yield statement.target.id, FieldComment(text=" ".join(texts), section=section)
 
 

@@ -49,6 +49,12 @@ def test_runs_and_stages(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> Non
     assert completed(monkeypatch, "logs", "absent", ":") == []
 
 
+def test_kinds_and_their_keys(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completed(monkeypatch, "kinds", "s") == ["say", "shout"]
+    assert completed(monkeypatch, "kinds", "shout.") == ["shout.times", "shout.fault"]
+    assert completed(monkeypatch, "kinds", "absent.") == []
+
+
 def test_the_script_works_in_bash(illume: Illume, tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
