@@ -45,6 +45,10 @@ class UnfitStoreError(StoreError):
     exit_code = EXIT_UNUSABLE
 
 
+class FencedError(StoreError):
+    """The attempt was aborted, by its driver or by an attempt that took over; nothing that it writes counts."""
+
+
 class DatabaseError(OrchestratorError):
     """The index database cannot be used as it is."""
 
@@ -85,6 +89,12 @@ class NumericError(OrchestratorError):
     """A loss or gradient is non-finite; the message names the step and the learning rate."""
 
 
+class RanksDisagreeError(OrchestratorError):
+    """Training workers that must be alike start from different states, orders or configurations."""
+
+    exit_code = EXIT_INFRASTRUCTURE
+
+
 class HangError(OrchestratorError):
     """No progress was made for longer than the stage allows."""
 
@@ -101,6 +111,12 @@ class InfrastructureFailedError(StageFailedError):
 
 class CancelledError(OrchestratorError):
     """The user cancelled the run; committed work is kept."""
+
+
+class DetachedError(OrchestratorError):
+    """This process no longer follows a job; the job keeps running, and the next driver of the run follows it."""
+
+    exit_code = EXIT_REQUEUE
 
 
 class StoppedError(CancelledError):

@@ -106,10 +106,17 @@ class Checkpoint:
     step: int
     path: Path  # local folder with its files
     meta: dict[str, JSON]
+    digest: str = ""  # SHA-256 of its manifest; with the step, it identifies the checkpoint
 
 
 class Checkpoints(Protocol):
     """Committed checkpoints of one stage fingerprint, shared by every attempt of every run. Can be pickled."""
+
+    def take_over(self) -> None:
+        """Abort every other attempt that may still write checkpoints here; called once, before training starts."""
+
+    def open(self, step: int, digest: str) -> Checkpoint:
+        """Exactly this checkpoint, which `latest` returned in another process. Raises: CorruptArtifactError."""
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose files match their digests; damaged checkpoints are skipped and logged."""

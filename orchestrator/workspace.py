@@ -135,12 +135,14 @@ class Workspace:
         *,
         run_id: str | None = None,
         stop: threading.Event | None = None,
+        detached: threading.Event | None = None,
         on_started: Callable[[str], None] = lambda _run_id: None,
         fields: Mapping[str, JSON] | None = None,
     ) -> dict[str, Artifact]:
         """Run a plan as a new run. Calls `on_started` with the run's id before any stage starts.
 
-        Set `stop` from a signal handler to stop cleanly. `fields` are stored in the run's first event.
+        Set `stop` from a signal handler to stop cleanly, `detached` before it to leave jobs running. `fields` are
+        stored in the run's first event.
 
         Raises: as `Executor.run`; PrecheckError also before the run exists, if a stage cannot work.
         """
@@ -158,7 +160,7 @@ class Workspace:
             stages=stage_rows(plan),
             fields={"file": plan.file, **(fields or {})},
         )
-        return self._run(executor, plan, run_id, stop, on_started)
+        return self._run(executor, plan, run_id, stop, detached, on_started)
 
     def resume(
         self,
@@ -166,6 +168,7 @@ class Workspace:
         kinds: Kinds,
         *,
         stop: threading.Event | None = None,
+        detached: threading.Event | None = None,
         on_started: Callable[[str], None] = lambda _run_id: None,
         accept_taint: bool = False,
     ) -> dict[str, Artifact]:
@@ -179,7 +182,7 @@ class Workspace:
         check_needs(plan)
         run_prechecks(plan)
         probe(self.store)
-        return self._run(self._executor(), plan, run_id, stop, on_started)
+        return self._run(self._executor(), plan, run_id, stop, detached, on_started)
 
     def plan_of(self, run_id: str, kinds: Kinds, *, allow_changed_kinds: bool = False) -> Plan:
         """The plan of a run; with `allow_changed_kinds` also one that cannot be run any more.
@@ -280,13 +283,14 @@ class Workspace:
         plan: Plan,
         run_id: str,
         stop: threading.Event | None,
+        detached: threading.Event | None,
         on_started: Callable[[str], None],
     ) -> dict[str, Artifact]:
         with Outbox(self.database, self._sinks()) as outbox:
             outbox.follow(run_id)
             on_started(run_id)
             try:
-                return executor.run(plan, run_id, stop=stop)
+                return executor.run(plan, run_id, stop=stop, detached=detached)
             finally:
                 self.runs.telemetry.flush()
                 self._drain(outbox)

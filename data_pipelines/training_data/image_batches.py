@@ -4,6 +4,7 @@ Legend: B batch, C channels, Y X pixel rows and columns.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,12 @@ class ImageBatches:
     def micro_batches_per_epoch(self) -> int:
         """Number of whole micro-batches, not of their parts."""
         return sum(self._counts)
+
+    @property
+    def order(self) -> str:
+        """Digest of everything that decides which images are in which micro-batch."""
+        settings = [self._digest, self._batch, self._parts, self._seed, self._scale, self._mirrored_share]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def micro_batch(self, number: int) -> ImageBatch:
         """The micro-batch with this number, counted from 0 over all epochs.

@@ -6,6 +6,7 @@ damaged or no longer wanted is retracted, and the next commit opens a new genera
 
 import hashlib
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from pathlib import Path
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.errors import CorruptArtifactError, StoreError
+from orchestrator.attempt_id import AttemptId
+from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
 from orchestrator.store.commits import (
     Commit,
     Head,
+    Outcome,
     abort,
     commit_attempt,
     delete_attempt,
@@ -29,10 +32,12 @@ from orchestrator.store.commits import (
 )
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
 from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
-from orchestrator.store.store import Store, put_same
+from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
 
 log = logging.getLogger(__name__)
+
+CLAIM_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +97,26 @@ class ArtifactStore:
             raise CorruptArtifactError(f"{self.store.url}: {key}: found {state}; run its stage again")
         return self._open(self._read(key, found.commit), only)
 
-    def new_attempt(self, key: ArtifactKey, attempt_id: str) -> AttemptFolder:
-        """An empty folder for one attempt.
+    def new_attempt(self, key: ArtifactKey, attempt_id: str, *, attempt: AttemptId | None = None) -> AttemptFolder:
+        """An empty folder for one attempt. `attempt` is recorded in its claim, for attempts that look for newer ones.
 
         Raises:
-            StoreError: the attempt id was used before.
+            StoreError: the attempt id was used before, on this machine or elsewhere.
+            FencedError: the attempt was aborted before it began.
         """
-        return new_folder(
-            self.store,
-            self.cache,
-            site=artifact_site(key),
-            key=key,
-            attempt=attempt_id,
-        )
+        site = artifact_site(key)
+        claim: dict[str, JSON] = {"format": CLAIM_FORMAT, "attempt": attempt_id, "nonce": uuid.uuid4().hex}
+        if attempt is not None:
+            claim |= {**attempt.provenance, "epoch": attempt.epoch}
+        if not self.store.put_new(site.claim_key(attempt_id), record_bytes(claim)):
+            raise StoreError(
+                f"{self.store.url}: '{site.claim_key(attempt_id)}' exists already; expected an attempt id that was "
+                "never used"
+            )
+        decided = read_outcome(self.store, site, attempt_id)
+        if decided is not None:
+            raise FencedError(f"{self.store.url}: attempt '{attempt_id}' was aborted before it began{_why(decided)}")
+        return new_folder(self.store, self.cache, site=site, key=key, attempt=attempt_id)
 
     def commit(self, attempt: AttemptFolder, draft: ManifestDraft, *, epoch: int) -> Artifact:
         """Commit the attempt's files as the artifact, or return the artifact of the attempt that committed first.
@@ -112,11 +124,14 @@ class ArtifactStore:
         May be repeated with the same attempt after any failure, also by another process.
 
         Raises:
-            StoreError: the store failed, or the garbage collector aborted the attempt; committed work is safe.
+            FencedError: the attempt was aborted; nothing was changed.
+            StoreError: the store failed; committed work is safe.
         """
         site, own = attempt.site, attempt.attempt_id
-        found = self._open_head(attempt.key)
         decided = read_outcome(self.store, site, own)
+        if decided is not None and decided.kind != "COMMIT":  # before anything that is found damaged is retracted
+            raise FencedError(f"{self.store.url}: attempt '{own}' was aborted before it could commit{_why(decided)}")
+        found = self._open_head(attempt.key)
         if found.commit and decided is None:
             abort(self.store, site, own, reason=f"attempt {found.commit.attempt} was committed first")
             winner = found.commit
@@ -139,6 +154,13 @@ class ArtifactStore:
             return False
         self._delete_files(attempt)
         return True
+
+    def abort_attempt(self, key: ArtifactKey, attempt_id: str, *, reason: str) -> bool:
+        """Abort an attempt that may still be running somewhere: nothing that it writes from now on counts.
+
+        Deletes nothing. False: it has already decided to commit.
+        """
+        return abort(self.store, artifact_site(key), attempt_id, reason=reason)
 
     def verify(self, key: ArtifactKey, *, rehash: bool = True) -> list[Problem]:
         """The damage of a committed artifact; empty if it is sound or if none is committed.
@@ -278,3 +300,7 @@ class ArtifactStore:
     def _delete_files(self, attempt: AttemptFolder) -> None:
         delete_attempt(self.store, attempt.site, attempt.attempt_id)
         attempt.remove()
+
+
+def _why(decided: Outcome) -> str:
+    return f" ({decided.reason})" if decided.reason else ""

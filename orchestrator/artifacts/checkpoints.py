@@ -1,10 +1,12 @@
 """Checkpoints of training stages, committed with the same protocol as artifacts, one site for each step.
 
-They belong to the fingerprint of the stage, not to an attempt, so every later attempt of any run finds them.
+They belong to the fingerprint of the stage, not to an attempt, so every later attempt of any run finds them. Every
+write is behind the guard of its attempt: one that was aborted commits, retracts and prunes nothing.
 """
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import Literal
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, FileEntry
+from orchestrator.artifacts.attempt_guard import AttemptGuard, is_known
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.commits import Commit, Head, commit_attempt, delete_attempt, head, retract, roll_forward
-from orchestrator.store.layout import checkpoint_site, checkpoint_steps, new_attempt_id
+from orchestrator.store.fences import Fences
+from orchestrator.store.layout import artifact_site, checkpoint_site, checkpoint_steps, new_attempt_id, owner_of
 from orchestrator.store.manifests import check_paths, files_to_json
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.verification import differences, readable_folder
@@ -26,6 +30,8 @@ from orchestrator.typed_json import JSONObject, parse_record
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
+OPEN_PATIENCE_S = 30.0  # for a checkpoint that another machine committed: its listing may lag behind on NFS
+OPEN_POLL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +46,10 @@ class _CheckpointRecord:
 
 def checkpoint_files(store: Store, key: ArtifactKey, name: str) -> Iterator[tuple[int, bytes]]:
     """(step, content of the file `name`) of every committed checkpoint, oldest first; nothing is verified."""
+    fences = Fences(store, artifact_site(key).attempts)
     for step in checkpoint_steps(store, key):
         site = checkpoint_site(key, step)
-        commit = head(store, site).commit
+        commit = head(store, site, fences).commit
         data = store.get(f"{site.data_key(commit.attempt)}/{name}") if commit else None
         if data is not None:
             yield step, data
@@ -57,12 +64,28 @@ class StoredCheckpoints:
     key: ArtifactKey  # of the artifact that the stage makes
     attempt: AttemptId  # the attempt that commits through this object
     verified: set[str] = field(default_factory=set, compare=False, repr=False)  # by this process: manifest digests
+    ready: set[str] = field(default_factory=set, compare=False, repr=False)  # names of attempts that fenced the others
+    open_patience_s: float = OPEN_PATIENCE_S
+
+    @property
+    def guard(self) -> AttemptGuard:
+        return AttemptGuard(store=self.store, key=self.key, attempt=self.attempt)
+
+    def take_over(self) -> None:
+        """Abort every other attempt that may still write checkpoints here; to be called once, before `latest`.
+
+        Raises: FencedError: this attempt itself was aborted, or its run has started a newer one.
+        """
+        self.guard.take_over()
+        self.ready.add(self.attempt.name)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose files match their digests; damaged checkpoints are logged and skipped."""
+        self._fence_aborted()
         for step, found in self._heads():
             try:
                 if found.commit:
+                    self._report_if_unknown(step, found.commit)
                     return self._read(step, found.commit)
                 if found.problem:
                     raise CorruptArtifactError(found.problem)
@@ -70,22 +93,61 @@ class StoredCheckpoints:
                 log.warning("checkpoint of step %d skipped: %s", step, error)
         return None
 
+    def open(self, step: int, digest: str) -> Checkpoint:
+        """The checkpoint of `step` whose manifest has the SHA-256 `digest`, as `latest` of another process chose it.
+
+        Raises:
+            CorruptArtifactError: there is another one, or none within `open_patience_s`, or it is damaged.
+        """
+        deadline_s = time.monotonic() + self.open_patience_s
+        while True:
+            found = head(self.store, checkpoint_site(self.key, step))
+            if found.commit and found.commit.record.get("manifest_sha256") == digest:
+                return self._read(step, found.commit)
+            if time.monotonic() >= deadline_s:
+                other = found.commit.record.get("manifest_sha256") if found.commit else found.problem or "none"
+                raise CorruptArtifactError(
+                    f"{self.store.url}: checkpoint of step {step} of {self.key}: found {other}, expected the manifest "
+                    f"{digest} that rank 0 chose; do all nodes see the same store?"
+                )
+            time.sleep(min(OPEN_POLL_S, self.open_patience_s))
+
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         """Copy the files below `folder` into the store as the checkpoint of `step`; the first commit of a step wins.
 
         `folder` is not changed. A damaged checkpoint of the same step is replaced.
 
         Raises:
+            FencedError: the attempt was aborted.
             StoreError: the store failed; older checkpoints are safe.
         """
+        self._fence_aborted()
+        while not self._has_committed(step, folder, meta):
+            log.info("checkpoint of step %d: an attempt that was aborted came first; committing again", step)
+
+    def _has_committed(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> bool:
+        """True once a sound checkpoint of the step counts. False: another record took the generation; try again."""
+        self.guard.check()
         site = checkpoint_site(self.key, step)
         found = roll_forward(self.store, site)
         while found.commit or found.problem:
             if self._is_sound(step, found):
-                return
-            retract(self.store, site, found.generation, reason="damaged")
+                return True
+            retract(self.store, site, found.generation, reason="damaged", attempt=self.attempt.name)
             found = roll_forward(self.store, site)
         attempt = new_attempt_id(self.attempt.name)
+        body = self._write(step, folder, meta, attempt)
+        self.guard.check()
+        winner = commit_attempt(
+            self.store, site, generation=found.generation, attempt=attempt, epoch=self.attempt.epoch, body=body
+        )
+        if winner.attempt != attempt:
+            delete_attempt(self.store, site, attempt)
+        return winner.attempt == attempt
+
+    def _write(self, step: int, folder: Path, meta: Mapping[str, JSON], attempt: str) -> dict[str, JSON]:
+        """Store files and manifest. Returns the fields of the commit record that identify the manifest."""
+        site = checkpoint_site(self.key, step)
         files: list[FileEntry] = []
         for name in files_below(folder):
             digest = self.store.upload(folder / name, f"{site.data_key(attempt)}/{name}")
@@ -96,12 +158,7 @@ class StoredCheckpoints:
         )
         put_same(self.store, site.manifest_key(attempt), data)
         failpoints.hit("checkpoint.manifest")
-        body: dict[str, JSON] = {"manifest_sha256": hashlib.sha256(data).hexdigest()}
-        winner = commit_attempt(
-            self.store, site, generation=found.generation, attempt=attempt, epoch=self.attempt.epoch, body=body
-        )
-        if winner.attempt != attempt:
-            delete_attempt(self.store, site, attempt)
+        return {"manifest_sha256": hashlib.sha256(data).hexdigest()}
 
     def prune(self, keep: int, needed: int | None = None) -> None:
         """Delete all but the newest `keep` verified checkpoints; delete nothing if fewer than `keep` can be verified.
@@ -110,6 +167,8 @@ class StoredCheckpoints:
         """
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
+        self.guard.check()
+        self._fence_aborted()
         kept, superseded = 0, []
         for step, found in self._heads():
             is_needed = needed is not None and step <= needed
@@ -125,21 +184,38 @@ class StoredCheckpoints:
 
     def retract_after(self, step: int) -> None:
         """Retract the checkpoints of steps later than `step`, newest first. Can be interrupted and repeated."""
+        self.guard.check()
+        self._fence_aborted()
         for later, found in self._heads():
             if later > step and (found.commit or found.problem):
                 self._retract(later, found, reason=f"training goes on from step {step} in another way")
 
     def _retract(self, step: int, found: Head, *, reason: str) -> None:
-        """Retract a checkpoint, then delete its files."""
+        """Retract a checkpoint, then delete its files. Raises: FencedError: the attempt was aborted; both are kept."""
         site = checkpoint_site(self.key, step)
-        retract(self.store, site, found.generation, reason=reason)
+        self.guard.check()
+        retract(self.store, site, found.generation, reason=reason, attempt=self.attempt.name)
+        self.guard.check()  # aborted before the retraction: it does not count, and the files are still needed
         if found.commit:
             delete_attempt(self.store, site, found.commit.attempt)
 
     def _heads(self) -> Iterator[tuple[int, Head]]:
         """(step, newest generation) of each step, newest step first."""
+        fences = Fences(self.store, artifact_site(self.key).attempts)
         for step in reversed(checkpoint_steps(self.store, self.key)):
-            yield step, roll_forward(self.store, checkpoint_site(self.key, step))
+            yield step, roll_forward(self.store, checkpoint_site(self.key, step), fences)
+
+    def _fence_aborted(self) -> None:
+        """Once for each attempt: fence what was aborted before it began, e.g. by its driver."""
+        if self.attempt.name not in self.ready:
+            self.guard.fence_aborted()
+            self.ready.add(self.attempt.name)
+
+    def _report_if_unknown(self, step: int, commit: Commit) -> None:
+        owner = owner_of(commit.attempt)
+        if owner != self.attempt.name and not is_known(self.store, self.key, owner):
+            key = checkpoint_site(self.key, step).commit_key(commit.generation)
+            log.warning("%s: %s: of attempt '%s', which is not known here; used if sound", self.store.url, key, owner)
 
     def _is_sound(self, step: int, found: Head) -> bool:
         if not found.commit:
@@ -179,4 +255,4 @@ class StoredCheckpoints:
                 )
         path = readable_folder(self.store, self.cache, data_key, files)
         self.verified.add(str(sha256))
-        return Checkpoint(step=step, path=path, meta=record.meta)
+        return Checkpoint(step=step, path=path, meta=record.meta, digest=str(sha256))

@@ -3,14 +3,16 @@
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.store.commits import retract, roll_forward
-from orchestrator.store.layout import Site, checkpoint_site, checkpoint_steps, shard_site
+from orchestrator.store.fences import Fences
+from orchestrator.store.layout import Site, artifact_site, checkpoint_site, checkpoint_steps, shard_site
 from orchestrator.store.store import Store
 
 
 def newest_checkpoint_step(store: Store, key: ArtifactKey) -> int | None:
     """The newest step with a committed checkpoint, None if there is none; does not read the files."""
+    fences = Fences(store, artifact_site(key).attempts)
     for step in reversed(checkpoint_steps(store, key)):
-        if roll_forward(store, checkpoint_site(key, step)).commit:
+        if roll_forward(store, checkpoint_site(key, step), fences).commit:
             return step
     return None
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import FrameType
@@ -21,6 +21,7 @@ from orchestrator.commands.shared.options import (
     Locations,
     accept_taint_option,
     cluster_option,
+    detach_option,
     examples,
     json_option,
     location_options,
@@ -61,6 +62,7 @@ UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.IN
 @recipe_options
 @location_options
 @cluster_option
+@detach_option
 @json_option
 def run_command(
     recipe: str,
@@ -68,15 +70,17 @@ def run_command(
     options: PlanOptions,
     locations: Locations,
     profile: str | None,
+    detach: bool,
     as_json: bool,
 ) -> None:
     """Run a recipe. Existing artifacts are reused; an interrupted run of the same plan is continued.
 
     RECIPE is a file or the name of a built-in recipe. Ctrl-C stops at the next commit point, a second Ctrl-C at once;
-    running again continues either way.
+    running again continues either way. SIGTERM does the same, but leaves stages running that are jobs of a cluster.
     """
     parsed = read_recipe(recipe, overrides)
     with open_workspace(locations, profile, create=True) as workspace:
+        check_detach(workspace, detach=detach)
         plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database), options)
         warn_of_changed_code(plan)
         finished = _finished_run(workspace, plan)
@@ -87,11 +91,11 @@ def run_command(
         if interrupted is not None:
             click.echo(f"continuing run {interrupted.run_id}, which was interrupted", err=True)
             resume = partial(workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint)
-            run_and_show(workspace, resume, as_json=as_json)
+            run_and_show(workspace, resume, as_json=as_json, detach=detach)
             return
         if not as_json:
             print_plan(plan)
-        run_and_show(workspace, partial(workspace.run_recipe, plan), as_json=as_json)
+        run_and_show(workspace, partial(workspace.run_recipe, plan), as_json=as_json, detach=detach)
 
 
 @click.command("resume", epilog=examples("resume # the newest run", "resume quickstart --cluster profile.yaml"))
@@ -99,9 +103,10 @@ def run_command(
 @location_options
 @cluster_option
 @accept_taint_option
+@detach_option
 @json_option
 def resume_command(
-    run: str | None, locations: Locations, profile: str | None, accept_taint: bool, as_json: bool
+    run: str | None, locations: Locations, profile: str | None, accept_taint: bool, detach: bool, as_json: bool
 ) -> None:
     """Continue a run with the plan it was started with, under the same id.
 
@@ -109,12 +114,13 @@ def resume_command(
     """
     is_elsewhere = bool(locations.database) and database_exists(str(locations.database))
     with open_workspace(locations, profile, create=is_elsewhere) as workspace:  # a new machine may continue a run
+        check_detach(workspace, detach=detach)
         found = find_run(workspace.database, run)
         if found.state is RunState.SUCCEEDED:
             click.echo(f"run {found.run_id} is done; `illume run` makes a new plan", err=as_json)
             return
         resume = partial(workspace.resume, found.run_id, stage_kinds(), accept_taint=accept_taint)
-        run_and_show(workspace, resume, as_json=as_json)
+        run_and_show(workspace, resume, as_json=as_json, detach=detach)
 
 
 @click.command("cancel", epilog=examples("cancel", "cancel quickstart"))
@@ -133,21 +139,32 @@ def cancel_command(run: str | None, locations: Locations) -> None:
         click.echo(f"run {found.run_id}: asked to stop; follow it with `illume status -f {found.run_id}`")
 
 
-def run_and_show(workspace: Workspace, start: Callable[..., Mapping[str, Artifact]], *, as_json: bool) -> None:
+def check_detach(workspace: Workspace, *, detach: bool) -> None:
+    """Raises: RecipeError: `--detach` without a cluster whose stages outlive this process."""
+    if detach and workspace.cluster.jobs is None:
+        raise RecipeError("--detach: stages run in this process and end with it; use a cluster profile of Ray jobs")
+
+
+def run_and_show(
+    workspace: Workspace, start: Callable[..., Mapping[str, Artifact]], *, as_json: bool, detach: bool = False
+) -> None:
     """Call `start` to run in this process, show the run, and stop it on signals.
 
-    `start` takes `stop`, the event that is set on the first signal, and `on_started`, to call with the run's id.
+    `start` takes `stop`, the event that is set on the first signal; `detached`, which is set before it if the jobs are
+    to be left running; and `on_started`, to call with the run's id. `detach`: leave them running on Ctrl-C too.
     """
     started: list[str] = []
+    detaching = {signal.SIGTERM} if workspace.cluster.jobs is not None else set()
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signals())
+        signals = stop_on_signals(detaching | ({signal.SIGINT} if detach else set()))
+        stop, detached = stack.enter_context(signals)
 
         def show(run_id: str) -> None:
             started.append(run_id)
             stack.enter_context(show_run_live(workspace, run_id, as_json=as_json))
 
         try:
-            start(stop=stop, on_started=show)
+            start(stop=stop, detached=detached, on_started=show)
         except (StageFailedError, CancelledError):
             stack.close()  # the live view ends before the outcome is shown
             for run_id in started:
@@ -181,20 +198,27 @@ def show_run_live(workspace: Workspace, run_id: str, *, as_json: bool) -> Abstra
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second one ends the process at once."""
-    stop = threading.Event()
+def stop_on_signals(detaching: Collection[int] = ()) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """(stop, detached): the first Ctrl-C or SIGTERM sets `stop`; a second one ends the process at once.
+
+    Signals in `detaching` set `detached` first: this process is to end, and its jobs are to keep running.
+    """
+    stop, detached = threading.Event(), threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             exit_immediately()
-        stop.set()
         name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        click.echo(f"\n{name}: stopping at the next commit point; repeat to stop at once", err=True)
+        if number in detaching:
+            detached.set()
+            click.echo(f"\n{name}: leaving the jobs running; `illume resume` follows them", err=True)
+        else:
+            click.echo(f"\n{name}: stopping at the next commit point; repeat to stop at once", err=True)
+        stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield stop, detached
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

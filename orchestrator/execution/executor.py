@@ -8,17 +8,20 @@ import queue
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.cluster.ray_jobs import ENDED, RayJobs
 from orchestrator.errors import (
     CancelledError,
     DatabaseError,
+    DetachedError,
     InfrastructureFailedError,
     LeaseLostError,
     NodeLostError,
@@ -119,10 +122,18 @@ class Executor:
                 "make a new plan with `illume run`"
             )
 
-    def run(self, plan: Plan, run_id: str, *, stop: threading.Event | None = None) -> dict[str, Artifact]:
-        """Run a plan; returns the artifacts of the stages that it ran, by stage id. Set `stop` to stop cleanly.
+    def run(
+        self,
+        plan: Plan,
+        run_id: str,
+        *,
+        stop: threading.Event | None = None,
+        detached: threading.Event | None = None,
+    ) -> dict[str, Artifact]:
+        """Run a plan; returns the artifacts of the stages that it ran, by stage id.
 
-        The run must exist in the history.
+        Set `stop` to stop cleanly; set `detached` before it to leave the jobs running that this process follows. The
+        run must exist in the history.
 
         Raises:
             LeaseLostError: another driver runs it, or took it over.
@@ -131,6 +142,8 @@ class Executor:
             PrecheckError: see `check`.
         """
         self.check(plan)
+        epochs = RunEpochs(store=self._artifacts.store, run_id=run_id)
+        self._pass_claimed_epochs(epochs)
         lease = self._leases.acquire(f"run:{run_id}")
         if lease is None:
             holder = self._leases.holder(f"run:{run_id}")
@@ -141,16 +154,50 @@ class Executor:
             )
         with LeaseKeeper(self._leases) as keeper:
             try:
-                return self._run_with_lease(plan, run_id, lease, keeper, stop or threading.Event())
+                epochs.claim(lease.epoch, owner=owners.describe(lease.owner))
+                guard = EpochGuard(epochs=epochs, epoch=lease.epoch)
+                stop, detached = stop or threading.Event(), detached or threading.Event()
+                with self._waiting_for_database(stop):
+                    return self._run_with_lease(plan, run_id, lease, keeper, guard, stop, detached)
             finally:
-                keeper.release(lease)
+                _release(keeper, lease)
+
+    def _pass_claimed_epochs(self, epochs: RunEpochs) -> None:
+        """Let the next epoch be above all that the store knows, even if the database came back older."""
+        newest = epochs.newest()
+        known = self._leases.raise_epoch(f"run:{epochs.run_id}", newest) if newest else 0
+        if known < newest:
+            log.warning(
+                "run %s: the store knows its epoch %d (%s), the database only %d; is it an older copy? Going on above",
+                epochs.run_id,
+                newest,
+                epochs.key(newest),
+                known,
+            )
+
+    def _waiting_for_database(self, stop: threading.Event) -> AbstractContextManager[None]:
+        """While stages are jobs, wait for a lost database for as long as nobody wants this driver to end."""
+        if self._cluster.jobs is None:
+            return nullcontext()
+        return self._history.waiting_longer(lambda: not stop.is_set())
 
     def _run_with_lease(
-        self, plan: Plan, run_id: str, lease: Lease, keeper: LeaseKeeper, stop: threading.Event
+        self,
+        plan: Plan,
+        run_id: str,
+        lease: Lease,
+        keeper: LeaseKeeper,
+        guard: EpochGuard,
+        stop: threading.Event,
+        detached: threading.Event,
     ) -> dict[str, Artifact]:
-        lost = keeper.keep(lease, on_lost=lambda _lease: stop.set())
+        def on_lost(_lease: Lease) -> None:
+            detached.set()  # first: whoever sees `stop` must know that nobody asked for it
+            stop.set()
+
+        lost = keeper.keep(lease, on_lost, until_taken=self._cluster.jobs is not None)
         epoch = self._history.begin_epoch(run_id, lease)
-        surviving_attempts = self._settle_open_attempts(run_id, epoch)
+        surviving_attempts = self._settle_open_attempts(run_id, epoch, guard)
         tools = RunTools(
             run_id=run_id,
             plan_digest=plan_digest(plan),
@@ -163,13 +210,17 @@ class Executor:
             cluster=self._cluster,
             logs=RunLogs(store=self._artifacts.store, state=self._state, run_id=run_id),
             scratch=self._state / "scratch",
+            guard=guard,
             stop=stop,
+            detached=detached,
             surviving_attempts=surviving_attempts,
         )
         return RunLoop(plan, tools, lost).run()
 
-    def _settle_open_attempts(self, run_id: str, epoch: int) -> dict[str, Attempt]:
+    def _settle_open_attempts(self, run_id: str, epoch: int, guard: EpochGuard) -> dict[str, Attempt]:
         """Record the state of the attempts that the last driver left open: committed, or lost with it.
+
+        Those that are lost are aborted in the store first, as a process of them may be alive somewhere.
 
         Returns, by stage id, those that are still running as jobs of the cluster.
         Raises: NodeLostError: the cluster does not answer.
@@ -179,7 +230,8 @@ class Executor:
             if self._is_job_alive(attempt):
                 surviving_attempts[attempt.id.stage_id] = attempt
                 continue
-            artifact = self._committed(attempt)
+            is_aborted = self._artifacts.abort_attempt(attempt.key, attempt.id.name, reason="its driver ended")
+            artifact = None if is_aborted else self._committed(attempt)
             if artifact is not None:
                 new, fields = AttemptState.COMMITTED, dict[str, JSON]()
             else:
@@ -190,6 +242,7 @@ class Executor:
             )
         if self._cluster.jobs is not None:
             known = {job_id_of(attempt.id) for attempt in surviving_attempts.values()}
+            guard.check()
             _stop_orphaned_jobs(self._cluster.jobs, run_id, known)
         return surviving_attempts
 
@@ -214,6 +267,13 @@ class Executor:
         if stored is None or stored.commit.attempt != attempt.id.name:
             return None
         return self._artifacts.open(attempt.key)
+
+
+def _release(keeper: LeaseKeeper, lease: Lease) -> None:
+    try:
+        keeper.release(lease)
+    except DatabaseError as error:  # it expires by itself; the error that ended the run matters more
+        log.warning("lease %s: not released: %s", lease.resource, error)
 
 
 def _stop_orphaned_jobs(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:
@@ -291,11 +351,12 @@ class RunLoop:
         del progress.running[stage_id]
         if isinstance(result, Artifact):
             progress.done[stage_id] = result
-        elif isinstance(result, CancelledError):
+        elif isinstance(result, CancelledError | DetachedError):
             progress.stopped.append(stage_id)
         elif isinstance(result, PermanentStageError):
             progress.failed[stage_id] = result
         else:
+            self._tools.detached.set()  # this driver cannot go on; that is no reason to stop the jobs
             self._tools.stop.set()
             if not isinstance(result, DRIVER_ERRORS):
                 log.error("%s: %s", stage_id, result)
@@ -307,14 +368,14 @@ class RunLoop:
             self._wait_for_stages()
             raise LeaseLostError(
                 f"run {tools.run_id}: its lease was lost, so another driver may run it now; what was committed "
-                f"is kept. Continue with `illume resume {tools.run_id}`"
+                f"is kept, and jobs keep running. Continue with `illume resume {tools.run_id}`"
             )
         if not tools.stop.is_set() and time.monotonic() - self._cancel_checked_s >= CANCEL_POLL_S:
             self._cancel_checked_s = time.monotonic()
             self._cancelled = self._is_cancel_requested()
             if self._cancelled:
                 tools.stop.set()
-        if tools.stop.is_set() and self._state is RunState.RUNNING:
+        if tools.stop.is_set() and not tools.detached.is_set() and self._state is RunState.RUNNING:
             self._transition(RunState.STOPPING)
 
     def _is_cancel_requested(self) -> bool:
@@ -343,7 +404,8 @@ class RunLoop:
             raise InfrastructureFailedError(message) if is_infrastructure else StageFailedError(message)
         if progress.waiting or progress.stopped:
             left = ", ".join([*progress.stopped, *progress.waiting])
-            message = f"run {run_id}: stopped; not done: {left}. Continue with `illume resume {run_id}`"
+            end = "detached, its jobs keep running" if self._tools.detached.is_set() else "stopped"
+            message = f"run {run_id}: {end}; not done: {left}. Continue with `illume resume {run_id}`"
             self._transition(RunState.CANCELLED if self._cancelled else RunState.INTERRUPTED, message)
             raise CancelledError(message) if self._cancelled else StoppedError(message)
         self._transition(RunState.SUCCEEDED)

@@ -1,7 +1,7 @@
 """Runs an attempt as a Ray job: submit, poll, collect the result.
 
 The submission id of the job is derived from the attempt, so a controller that is restarted finds the same job and
-continues to poll it; the stage is not interrupted.
+continues to poll it; the stage is not interrupted. Every write for the job is behind the controller's epoch.
 """
 
 import logging
@@ -13,10 +13,18 @@ from dataclasses import dataclass, field
 
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_jobs import ENDED, JobInfo, RayJobs
-from orchestrator.errors import CancelledError, NodeLostError, OrchestratorError, StoreError
+from orchestrator.errors import (
+    CancelledError,
+    DatabaseError,
+    DetachedError,
+    NodeLostError,
+    OrchestratorError,
+    StoreError,
+)
 from orchestrator.execution.job_records import JobOutcome, JobRecords
 from orchestrator.execution.local_attempt import AttemptRequest
 from orchestrator.failures.classes import classified
@@ -36,6 +44,10 @@ def job_id_of(attempt: AttemptId) -> str:
     return f"illume-{attempt}"
 
 
+class StoppedForAnotherError(CancelledError):
+    """The job stopped because the driver of an earlier epoch had asked it to; this driver wants it to run."""
+
+
 @dataclass(kw_only=True)
 class JobAttempt:
     """One attempt as a Ray job. Each controller calls `run` once."""
@@ -46,7 +58,9 @@ class JobAttempt:
     plan_digest: str
     tracker: Tracker
     history: RunStore
-    stop: threading.Event
+    stop: threading.Event  # set: end; the job is asked to stop too, unless `detached` is set
+    guard: EpochGuard
+    detached: threading.Event = field(default_factory=threading.Event)
     _outcome: JobOutcome | None = None
     _step_before: int | None = None
     _num_logged: int = 0  # characters of the job's output that are in the log
@@ -56,18 +70,22 @@ class JobAttempt:
     def run(self, on_started: Callable[[], None]) -> Artifact:
         """Submit the job, unless it runs already, and poll it to its end.
 
-        Raises: the stage's failure as an error of its class; CancelledError after a clean stop; NodeLostError if the
-        job ended without an outcome; PrecheckError if the cluster refuses it.
+        Raises: the stage's failure as an error of its class; CancelledError after a clean stop; DetachedError if the
+        job keeps running and is not followed any more; NodeLostError if the job ended without an outcome;
+        PrecheckError if the cluster refuses it; LeaseLostError if another driver took over.
         """
         planned = self.request.planned
         self._step_before = newest_checkpoint_step(self.artifacts.store, planned.key)
-        self._records.announce()
         if self._records.outcome() is None:
+            self.guard.check()
+            self._records.announce()
             self._submit()
         on_started()
         self._outcome = outcome = self._poll_to_end()
         if outcome.failure is not None:
             raise classified(outcome.failure.failure, outcome.failure.traceback)
+        if outcome.stopped and not self.stop.is_set() and self._records.was_stopped_for_another():
+            raise StoppedForAnotherError(f"{self._job_id}: stopped for an earlier driver; it is started again")
         if outcome.stopped:
             raise CancelledError(outcome.stopped)
         return self.artifacts.open(planned.key)
@@ -80,7 +98,12 @@ class JobAttempt:
         return (step or -1) > (self._step_before or -1)
 
     def abort(self, reason: str) -> None:
-        """Does nothing: the stage driver aborts its attempt itself; if it was killed, the garbage collector does."""
+        """Fence the attempt: its job may still be running on a node that nobody sees. Deletes nothing."""
+        attempt = self.request.attempt
+        try:
+            self.artifacts.abort_attempt(self.request.planned.key, attempt.name, reason=reason)
+        except OrchestratorError as error:  # the next attempt, or the next driver, does it before it goes on
+            log.warning("%s: could not be aborted in the store: %s", attempt, error)
 
     def close(self) -> None:
         """Does nothing: a job leaves nothing on this machine."""
@@ -102,6 +125,7 @@ class JobAttempt:
         deadline_s = time.monotonic() + SUBMIT_TIMEOUT_S
         while True:
             try:
+                self.guard.check()
                 return self.jobs.submit(self._job_id, self._arguments(), metadata)
             except NodeLostError as error:
                 if time.monotonic() > deadline_s:
@@ -110,6 +134,7 @@ class JobAttempt:
                     log.warning("%s; submitting again for up to %.0f s", error, SUBMIT_TIMEOUT_S)
                 self._warned = str(error)
             if self.stop.wait(POLL_S):
+                self._raise_if_detached()
                 raise CancelledError(f"{self._job_id}: stopped before the cluster accepted it")
 
     def _arguments(self) -> str:
@@ -119,18 +144,19 @@ class JobAttempt:
         return shlex.join([*words, "--store", self.artifacts.store.url])
 
     def _poll_to_end(self) -> JobOutcome:
-        forwarder = _TelemetryForwarder(self._records, self.tracker, self.history, self.request.attempt)
+        forwarder = _TelemetryForwarder(self._records, self.tracker, self.history, self.request.attempt, self.guard)
         num_polls = 0
         while True:
             info, outcome = self._poll(forwarder)
             if outcome is not None or info is None or info.state in ENDED:
                 break
+            self._raise_if_detached()
             if self.stop.is_set():
-                self._records.request_stop()
+                self._request_stop()
             if num_polls % POLLS_PER_LOG_READ == 0:
                 self._log_output()
             num_polls += 1
-            time.sleep(POLL_S)
+            self._pause()
         _, outcome = self._poll(forwarder)  # once more, for what it reported just before the end
         self._log_output()
         if outcome is None:
@@ -140,19 +166,36 @@ class JobAttempt:
         return outcome
 
     def _poll(self, forwarder: "_TelemetryForwarder") -> tuple[JobInfo | None, JobOutcome | None]:
-        """State and outcome of the job. Waits while the cluster or the store is away, as the job runs meanwhile."""
+        """State and outcome of the job. Waits while the cluster, the store or the database is away: the job runs on."""
         while True:
             try:
                 forwarder.forward()
                 found = self.jobs.info(self._job_id), self._records.outcome()
                 self._warned = ""
                 return found
-            except (NodeLostError, StoreError) as error:
+            except (NodeLostError, StoreError, DatabaseError) as error:
                 if str(error) != self._warned:
                     log.warning("%s; polling every %.0f s, the stage keeps running meanwhile", error, POLL_S)
                 self._warned = str(error)
                 if self.stop.wait(POLL_S):
-                    raise CancelledError(f"{self._job_id}: stopped polling it; the job keeps running") from error
+                    self._raise_if_detached()
+                    self._request_stop()
+                    raise DetachedError(f"{self._job_id}: asked to stop, and not followed any more: {error}") from error
+
+    def _pause(self) -> None:
+        """Wait until the next poll; not at all once this driver must end."""
+        if self.stop.is_set() and not self.detached.is_set():
+            time.sleep(POLL_S)  # the job is asked to stop and needs a while
+        else:
+            self.stop.wait(POLL_S)
+
+    def _raise_if_detached(self) -> None:
+        if self.detached.is_set():
+            raise DetachedError(f"{self._job_id}: not followed any more; the job keeps running")
+
+    def _request_stop(self) -> None:
+        self.guard.check()
+        self._records.request_stop()
 
     def _log_output(self) -> None:
         try:
@@ -170,8 +213,10 @@ class JobAttempt:
 class _TelemetryForwarder:
     """Forwards telemetry batches to the database, each exactly once, even if the controller is restarted."""
 
-    def __init__(self, records: JobRecords, tracker: Tracker, history: RunStore, attempt: AttemptId) -> None:
-        self._records, self._tracker, self._history = records, tracker, history
+    def __init__(
+        self, records: JobRecords, tracker: Tracker, history: RunStore, attempt: AttemptId, guard: EpochGuard
+    ) -> None:
+        self._records, self._tracker, self._history, self._guard = records, tracker, history, guard
         self._attempt_id = attempt.name
         self._last_point_at, self._num_events = history.forwarded_up_to(attempt.name)
 
@@ -189,5 +234,6 @@ class _TelemetryForwarder:
                 self._tracker.progress(*batch.progress)
         if batches:
             self._history.telemetry.flush()
+            self._guard.check()  # the database drops what a replaced driver writes; its successor needs the batches
             for batch in batches:
                 self._records.store.delete(batch.key)

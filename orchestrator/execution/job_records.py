@@ -2,18 +2,22 @@
 
     runs/<run>/jobs/<attempt>/JOB.json                 written before the job is submitted
     runs/<run>/jobs/<attempt>/telemetry/<number>.json  metrics and progress; the controller deletes what it has recorded
-    runs/<run>/jobs/<attempt>/STOP                     the controller asks for a clean stop
+    runs/<run>/jobs/<attempt>/stop/<epoch>.json        the controller of an epoch asks for a clean stop
     runs/<run>/jobs/<attempt>/OUTCOME.json             how it ended
 
-So neither needs a connection to the other, and a stage driver needs no database.
+So neither needs a connection to the other, and a stage driver needs no database. A stop request counts only from the
+newest epoch of the run: a controller that was replaced stops nothing.
 """
 
+import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.run_epochs import EPOCH_DIGITS, RunEpochs
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError
 from orchestrator.failures.classes import FailureReport
@@ -21,6 +25,9 @@ from orchestrator.store.layout import RUNS
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.typed_json import JSONObject, parse_record
 
+log = logging.getLogger(__name__)
+
+STOP_FORMAT = 1
 FLUSH_S = 2.0
 NUMBER_DIGITS = 9
 
@@ -65,7 +72,8 @@ class JobRecords:
     """The records of one attempt's job."""
 
     store: Store
-    attempt: AttemptId
+    attempt: AttemptId  # with the epoch of the driver that uses the records
+    reported: set[str] = field(default_factory=set, compare=False, repr=False)  # keys that were warned about
 
     @property
     def _folder(self) -> str:
@@ -78,10 +86,39 @@ class JobRecords:
         return self.store.get(f"{self._folder}/JOB.json") is not None
 
     def request_stop(self) -> None:
-        self.store.put_new(f"{self._folder}/STOP", b"")
+        """Ask the job to stop, because a person wants it; never because this driver goes away."""
+        epoch = self.attempt.epoch
+        record: dict[str, JSON] = {"format": STOP_FORMAT, "epoch": epoch, "nonce": uuid.uuid4().hex}
+        self.store.put_new(f"{self._folder}/stop/{epoch:0{EPOCH_DIGITS}d}.json", record_bytes(record))
 
     def is_stop_requested(self) -> bool:
-        return self.store.get(f"{self._folder}/STOP") is not None
+        """Whether the driver of the run's newest epoch asks for a stop."""
+        requests = self._stop_requests()
+        if not requests:
+            return False
+        newest = RunEpochs(store=self.store, run_id=self.attempt.run_id).newest() or max(requests)
+        for epoch, key in requests.items():
+            if epoch > newest and key not in self.reported:
+                self.reported.add(key)
+                log.warning("%s: %s: ignored, as the run's newest epoch is %d", self.store.url, key, newest)
+        return newest in requests
+
+    def was_stopped_for_another(self) -> bool:
+        """Whether the driver of another epoch asked for a stop, and that of this one did not."""
+        requests = self._stop_requests()
+        return bool(requests) and self.attempt.epoch not in requests
+
+    def _stop_requests(self) -> dict[int, str]:
+        """Key of each stop request, by the epoch of its driver."""
+        requests = {}
+        for item in self.store.list(f"{self._folder}/stop"):
+            name = item.key.rpartition("/")[2].removesuffix(".json")
+            if name.isascii() and name.isdigit():
+                requests[int(name)] = item.key
+            elif item.key not in self.reported:
+                self.reported.add(item.key)
+                log.warning("%s: %s: ignored, as it is not named by an epoch", self.store.url, item.key)
+        return requests
 
     def put_outcome(self, outcome: JobOutcome) -> None:
         """The first outcome wins."""

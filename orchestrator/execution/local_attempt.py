@@ -69,7 +69,7 @@ class LocalAttempt:
         request = self.request
         planned, attempt = request.planned, request.attempt
         store = self.artifacts.store
-        folder = self._folder = self.artifacts.new_attempt(planned.key, attempt.name)
+        folder = self._folder = self.artifacts.new_attempt(planned.key, attempt.name, attempt=attempt)
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._step_before = newest_checkpoint_step(store, planned.key)
         inputs = self._open_inputs()

@@ -2,11 +2,13 @@
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
@@ -19,6 +21,8 @@ from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
+
+ADOPT_GUARD_S = 1.0  # between two checks of the guard: adopting writes into the attempt's own folder only
 
 
 @dataclass(kw_only=True)
@@ -41,6 +45,7 @@ class AttemptContext:
     idle_workers: IdleWorkers = field(default_factory=IdleWorkers)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all results of its maps, by fingerprint
+    _guard_asked_at: float = float("-inf")
 
     @property
     def stage_id(self) -> str:
@@ -84,6 +89,10 @@ class AttemptContext:
         assert slot in kind.inputs, f"{self.stage_id}: stage kind {kind.name!r} has no input slot {slot!r}"
         return self.artifacts_by_slot.get(slot, ())
 
+    @property
+    def guard(self) -> AttemptGuard:
+        return self.checkpoints.guard
+
     def stop_requested(self) -> bool:
         return self.is_stop_requested()
 
@@ -117,6 +126,7 @@ class AttemptContext:
             memory_halvings=self.memory_halvings,
             unit=unit,
             takedowns=self.takedowns,
+            guard=self.guard,
         )
         tools = MapTools(
             cluster=self.cluster,
@@ -132,6 +142,9 @@ class AttemptContext:
         return [self.ledger.to_record(entry.stored, shard=entry.name, reused=entry.reused) for entry in finished]
 
     def adopt(self, record: ShardRecord, names: Mapping[str, str] | None = None) -> None:
+        if time.monotonic() - self._guard_asked_at >= ADOPT_GUARD_S:
+            self.guard.check()
+            self._guard_asked_at = time.monotonic()
         stored = self.shards[record.fingerprint]
         entries = {entry.path: entry for entry in record.files}
         for source, name in ({path: path for path in entries} if names is None else names).items():

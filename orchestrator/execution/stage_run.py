@@ -4,6 +4,7 @@ Runs in its own thread. Errors of the index database and a lost lease end the dr
 committed is in the store, where the next driver finds it.
 """
 
+import itertools
 import logging
 import random
 import threading
@@ -14,13 +15,21 @@ from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import retract_stage
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.errors import CancelledError, DatabaseError, LeaseLostError, OrchestratorError, StoreError
+from orchestrator.errors import (
+    CancelledError,
+    DatabaseError,
+    DetachedError,
+    LeaseLostError,
+    OrchestratorError,
+    StoreError,
+)
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
-from orchestrator.execution.job_attempt import JobAttempt
+from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureClass, FailureReport, classify, report_of
@@ -56,7 +65,9 @@ class RunTools:
     cluster: Cluster
     logs: RunLogs
     scratch: Path
-    stop: threading.Event  # set: stop cleanly
+    guard: EpochGuard  # asked before every write to the store that is not an attempt's own
+    stop: threading.Event  # set: end; a person wants the work to stop, unless `detached` is set
+    detached: threading.Event  # set, then `stop`: this process ends or is no driver any more; jobs keep running
     surviving_attempts: dict[str, Attempt]  # by stage id: jobs of a cluster that outlived the last driver
 
 
@@ -93,6 +104,7 @@ class StageRun:
         Raises:
             PermanentStageError: it failed and is not retried; the message names the number of attempts.
             CancelledError: a stop was requested; committed shards and checkpoints are kept.
+            DetachedError: its job keeps running and is not followed any more.
             DatabaseError, LeaseLostError, StateConflictError: this driver cannot continue.
         """
         with self._reservation():
@@ -120,7 +132,7 @@ class StageRun:
                 self._record("waiting", {"for": describe(holder.owner), "fingerprint": self._planned.fingerprint})
             if tools.stop.wait(WAIT_S):
                 raise CancelledError(f"{self._planned.id}: stopped while another run was making the same artifact")
-        tools.keeper.keep(lease)
+        tools.keeper.keep(lease, until_taken=tools.cluster.jobs is not None)
         try:
             yield
         finally:
@@ -139,6 +151,7 @@ class StageRun:
         return self._tools.artifacts.open(self._planned.key)
 
     def _retract_old(self) -> None:
+        self._tools.guard.check()
         retract_stage(
             self._tools.artifacts,
             self._planned.key,
@@ -151,9 +164,11 @@ class StageRun:
     def _run_attempts(self) -> Artifact:
         history: list[PastFailure] = []
         halvings = 0
-        while True:
-            result = self._attempt(len(history) + 1, halvings)
+        for number in itertools.count(1):
+            result = self._attempt(number, halvings)
             attempt_id = self._attempt_id
+            if result is None:
+                continue
             if isinstance(result, Artifact):
                 return result
             history.append(result.past)
@@ -177,8 +192,10 @@ class StageRun:
             )
             if self._tools.stop.wait(decision.wait_s):
                 raise CancelledError(f"{self._planned.id}: stopped before it was retried")
+        raise AssertionError("unreachable: the count of attempts does not end")
 
-    def _attempt(self, number: int, halvings: int) -> Artifact | _Failed:
+    def _attempt(self, number: int, halvings: int) -> Artifact | _Failed | None:
+        """The result of one attempt; None: it stopped for an earlier driver, and another one is to be made."""
         tools = self._tools
         survivor = tools.surviving_attempts.pop(self._planned.id, None)
         if survivor is None:
@@ -204,11 +221,13 @@ class StageRun:
         with tools.logs.capture(attempt.name):
             try:
                 artifact = work.run(on_started)
-            except DRIVER_ERRORS:
+            except (*DRIVER_ERRORS, DetachedError):
                 raise
             except CancelledError as error:
                 work.abort(str(error))
                 transition(AttemptState.CANCELLED, {"message": str(error)})
+                if isinstance(error, StoppedForAnotherError):
+                    return None
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary that records a failed attempt
                 return self._failed(error, work, transition)
@@ -232,6 +251,8 @@ class StageRun:
                 tracker=tracker,
                 history=tools.history,
                 stop=tools.stop,
+                guard=tools.guard,
+                detached=tools.detached,
             )
         return LocalAttempt(
             request=request,

@@ -65,7 +65,8 @@ _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.PrecheckError: FailureClass.PRECHECK,
     errors.RecipeError: FailureClass.PRECHECK,
     errors.LeaseLostError: FailureClass.CONTROLLER_LOST,
-    errors.StoreError: FailureClass.INFRA_TRANSIENT,
+    errors.StoreError: FailureClass.INFRA_TRANSIENT,  # FencedError too
+    errors.RanksDisagreeError: FailureClass.INFRA_TRANSIENT,
     errors.DatabaseError: FailureClass.INFRA_TRANSIENT,
     errors.CorruptArtifactError: FailureClass.INFRA_TRANSIENT,
     errors.NewerFormatError: FailureClass.PRECHECK,

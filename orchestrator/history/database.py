@@ -7,7 +7,8 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from orchestrator.history.schema import SCHEMA_VERSION, metadata, schema_version
 T = TypeVar("T")
 
 LOCK_WAIT_S = 30.0  # how long a transaction waits for the lock of another one
-RECONNECT_S = 20.0  # how long a lost PostgreSQL server is retried: covers a restart or fail-over
+RECONNECT_S = 40.0  # how long a lost PostgreSQL server is retried: as long as a driver's lease allows
 MAX_CONNECTIONS = 32  # beyond the pooled ones; one for each thread of a driver that is busy at the same time
 _SCHEMA_LOCK = 7216415  # arbitrary key of the PostgreSQL advisory lock held while tables are created
 _READ_ONLY = "illume_read_only"
@@ -48,6 +49,7 @@ class Database:
         self.address = _address(parsed)  # for messages
         self._lock_wait_s = lock_wait_s
         self._reconnect_s = reconnect_s if parsed.get_backend_name() == "postgresql" else 0.0
+        self._waits_on: Callable[[], bool] = lambda: False  # asked beyond `reconnect_s`
         if parsed.get_backend_name() == "postgresql":
             require_extra("postgresql")
         self._engine = _engine(parsed, lock_wait_s)
@@ -60,6 +62,15 @@ class Database:
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one consistent view of the database; never waits for writers."""
         return self._transact(work, read_only=True, patience_s=self._reconnect_s)
+
+    @contextmanager
+    def waiting_longer(self, waits_on: Callable[[], bool]) -> Iterator[None]:
+        """Meanwhile, wait for a lost PostgreSQL server beyond `reconnect_s`, as long as `waits_on` returns True."""
+        before, self._waits_on = self._waits_on, waits_on
+        try:
+            yield
+        finally:
+            self._waits_on = before
 
     def close(self) -> None:
         self._engine.dispose()
@@ -75,8 +86,11 @@ class Database:
             except SQLAlchemyError as error:
                 # SQLite refuses some locks without waiting, e.g. when several processes open a new file at once.
                 patience_s = self._lock_wait_s if _is_locked(error) else patience_s
-                if not _is_transient(error) or time.monotonic() + wait_s > began + patience_s:
+                is_over = time.monotonic() + wait_s > began + patience_s
+                if not _is_transient(error) or (is_over and not (patience_s and self._waits_on())):
                     raise DatabaseError(self._explain(error)) from error
+                if _sql_state(error) == READ_ONLY_STATE:
+                    self._engine.dispose()  # connections to the server that was the primary before a fail-over
                 log.warning("database %s: %s; retrying", self.address, _cause(error))
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
@@ -212,13 +226,27 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _is_transient(error: SQLAlchemyError) -> bool:
-    """True for a broken connection, an unreachable server or a deadlock: errors that a retry may resolve."""
+    """True for errors that pass: a broken connection, a server that is away, busy or read-only, a deadlock."""
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
+        return True  # all connections of this process are busy
     if not isinstance(error, DBAPIError):
         return False
-    state = getattr(error.orig, "sqlstate", None)  # psycopg only; None when no server answered
+    state = _sql_state(error)
     if state is None:
         return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError")
-    return state[:2] in ("08", "40", "57")  # connection, rollback (deadlock), operator (restart)
+    return state not in _LASTING_STATES and (state[:2] in _PASSING_CLASSES or state in _PASSING_STATES)
+
+
+def _sql_state(error: SQLAlchemyError) -> str | None:
+    """The five letters of the SQL standard; only from psycopg, and None when no server answered."""
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+
+
+READ_ONLY_STATE = "25006"  # the server is a standby, or was switched to read-only for maintenance
+# Source: "PostgreSQL Error Codes", appendix A of the PostgreSQL manual.
+_PASSING_CLASSES = frozenset({"08", "40", "53", "57"})  # connection, rollback, too many connections, operator
+_PASSING_STATES = frozenset({READ_ONLY_STATE, "25P03"})  # 25P03: a session that stood still in a transaction was ended
+_LASTING_STATES = frozenset({"57P04"})  # the database was dropped
 
 
 def _is_locked(error: SQLAlchemyError) -> bool:

@@ -85,6 +85,36 @@ class Leases:
         failpoints.hit("lease.renewed")
         return replace(lease, expires_at=expires_at)
 
+    def revive(self, lease: Lease) -> Lease:
+        """Renew a lease although it may have expired, which is safe as long as nobody has taken it.
+
+        Raises: LeaseLostError: it was taken over or released.
+        """
+
+        def work(connection: Connection) -> float | None:
+            return connection.execute(
+                update(leases)
+                .where(_is(lease))
+                .values(expires_at=database_now() + lease.duration_s)
+                .returning(leases.c.expires_at)
+            ).scalar_one_or_none()
+
+        expires_at = self._database.write(work)
+        if expires_at is None:
+            raise LeaseLostError(f"lease {lease.resource}: was taken over or released")
+        return replace(lease, expires_at=expires_at)
+
+    def raise_epoch(self, resource: str, epoch: int) -> int:
+        """Let the next lease of a resource have an epoch above `epoch`. Returns the epoch that the database knew."""
+
+        def work(connection: Connection) -> int:
+            _ensure_row(connection, resource)
+            known: int = connection.execute(select(leases.c.epoch).where(leases.c.resource == resource)).scalar_one()
+            raise_lease_epoch(connection, resource, epoch)
+            return known
+
+        return self._database.write(work)
+
     def release(self, lease: Lease, *, forget: bool = False) -> None:
         """Free the resource; does nothing if the lease is already lost.
 
@@ -97,6 +127,14 @@ class Leases:
         """The live lease on `resource`, of any holder (for messages: `owners.describe(lease.owner)`)."""
         row = self._database.read(lambda connection: connection.execute(_live(resource)).one_or_none())
         return None if row is None else _lease(row, LEASE_S)
+
+
+def raise_lease_epoch(connection: Connection, resource: str, epoch: int) -> None:
+    """Raise the epoch of a lease to at least `epoch`. A holder with a lower one loses it."""
+    row = {"resource": resource, "owner": "", "epoch": epoch, "expires_at": 0.0}
+    lower, changes = leases.c.epoch < epoch, {"epoch": epoch}
+    statement = insert_new(connection, leases).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["resource"], set_=changes, where=lower))
 
 
 def require_lease(connection: Connection, lease: Lease) -> None:
@@ -141,6 +179,8 @@ class _Kept:
     renewed_at: float  # by our clock, before the renewal was requested
     lost: threading.Event
     on_lost: Callable[[Lease], None] | None
+    until_taken: bool
+    is_overdue: bool = False  # not renewed in time, but kept because of `until_taken`
 
 
 class LeaseKeeper:
@@ -169,12 +209,16 @@ class LeaseKeeper:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def keep(self, lease: Lease, on_lost: Callable[[Lease], None] | None = None) -> threading.Event:
+    def keep(
+        self, lease: Lease, on_lost: Callable[[Lease], None] | None = None, *, until_taken: bool = False
+    ) -> threading.Event:
         """Start to renew a lease just acquired.
 
         When the holder must stop, the returned event is set and `on_lost` is called once in its own thread.
+        `until_taken`: go on without renewals, e.g. while the database is away, until another holder has the lease.
+        Only for holders whose work runs elsewhere and whose writes are behind their epoch in the store.
         """
-        kept = _Kept(lease, self._clock(), threading.Event(), on_lost)
+        kept = _Kept(lease, self._clock(), threading.Event(), on_lost, until_taken)
         try:
             kept.lease = self._leases.renew(lease)  # as the time since `acquire` is unknown here
         except LeaseLostError:
@@ -217,19 +261,37 @@ class LeaseKeeper:
             if requested_at - kept.renewed_at < kept.lease.duration_s * RENEW_SHARE:
                 continue
             try:
-                renewed = self._leases.renew(kept.lease)
+                renewed = self._renew(kept)
             except LeaseLostError as error:
                 self._lose(kept, str(error))
             except DatabaseError as error:
                 log.warning("lease %s: not renewed: %s", kept.lease.resource, error)
             else:
-                kept.lease, kept.renewed_at = renewed, requested_at
+                kept.lease, kept.renewed_at, kept.is_overdue = renewed, requested_at, False
+
+    def _renew(self, kept: _Kept) -> Lease:
+        try:
+            return self._leases.renew(kept.lease)
+        except LeaseLostError:
+            if not kept.until_taken:
+                raise
+            return self._leases.revive(kept.lease)
 
     def _watch(self) -> None:
         for kept in self._current():
             age_s = self._clock() - kept.renewed_at
-            if age_s >= kept.lease.duration_s * STOP_SHARE:
+            if age_s < kept.lease.duration_s * STOP_SHARE:
+                continue
+            if not kept.until_taken:
                 self._lose(kept, f"not renewed for {age_s:.0f} s of its {kept.lease.duration_s:.0f} s")
+            elif not kept.is_overdue:
+                kept.is_overdue = True
+                log.warning(
+                    "lease %s: not renewed for %.0f s; its jobs keep running and are followed until the database "
+                    "answers or another driver takes over",
+                    kept.lease.resource,
+                    age_s,
+                )
 
     def _lose(self, kept: _Kept, reason: str) -> None:
         with self._lock:

@@ -14,9 +14,10 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import CorruptArtifactError, DatabaseError, NewerFormatError
-from orchestrator.history.database import Database, insert_new
+from orchestrator.history.database import Database
 from orchestrator.history.events import Event, event_from_json
 from orchestrator.history.lease_owners import describe, is_gone
+from orchestrator.history.leases import raise_lease_epoch
 from orchestrator.history.projection import event_from_row, insert_event, new_run_row, project
 from orchestrator.history.schema import attempts, database_now, events, leases, runs, stages
 
@@ -106,14 +107,6 @@ def _replace_run(
     for event in history:
         insert_event(connection, event)
         project(connection, event)
-    _raise_lease_epoch(connection, run_id)
+    epoch: int = connection.execute(select(runs.c.epoch).where(runs.c.run_id == run_id)).scalar_one()
+    raise_lease_epoch(connection, f"run:{run_id}", epoch)  # the next driver's must be above all earlier ones
     return len(history), max(merged, default=0) - len(history)
-
-
-def _raise_lease_epoch(connection: Connection, run_id: str) -> None:
-    """Raise the epoch of the run's lease, as the next driver's epoch must be above all earlier ones."""
-    epoch = connection.execute(select(runs.c.epoch).where(runs.c.run_id == run_id)).scalar_one()
-    row = {"resource": f"run:{run_id}", "owner": "", "epoch": epoch, "expires_at": 0.0}
-    statement = insert_new(connection, leases).values(row)
-    lower = leases.c.epoch < epoch
-    connection.execute(statement.on_conflict_do_update(index_elements=["resource"], set_={"epoch": epoch}, where=lower))

@@ -5,7 +5,8 @@ Rule: each change names the state that it expects and the epoch of its driver; a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -52,6 +53,10 @@ class RunStore:
 
     def close(self) -> None:
         self.telemetry.close()
+
+    def waiting_longer(self, waits_on: Callable[[], bool]) -> AbstractContextManager[None]:
+        """See `Database.waiting_longer`."""
+        return self._database.waiting_longer(waits_on)
 
     def create_run(
         self,

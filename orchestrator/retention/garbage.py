@@ -17,11 +17,15 @@ from orchestrator.store.commits import (
     Outcome,
     abort,
     delete_attempt,
+    is_decision,
+    is_retracted,
+    is_void,
     read_commit,
     read_outcome,
     retract,
     roll_forward,
 )
+from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (
     ARTIFACTS,
     SHARDS,
@@ -74,7 +78,7 @@ class DeletionReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One generation of a site: its commit (None: unreadable), and whether it is retracted."""
+    """One generation of a site: its commit (None: unreadable), and whether it is retracted or never counted."""
 
     commit: Commit | None
     retracted: bool
@@ -216,11 +220,11 @@ def _garbage(reason: Reason, site: Site, attempt: str, files: Sequence[StoredObj
 
 
 def _attempt_files(store: Store, site: Site) -> dict[str, list[StoredObject]]:
-    """Files by attempt, without the outcome, which is never deleted; attempts without files are left out."""
+    """Files by attempt, without its decisions, which are never deleted; attempts without files are left out."""
     found: dict[str, list[StoredObject]] = {}
     for item in store.list(site.attempts):
         attempt, _, name = item.key.removeprefix(f"{site.attempts}/").partition("/")
-        if name and name != "OUTCOME" and attempt != "checkpoints":
+        if name and not is_decision(site, attempt, item.key) and attempt != "checkpoints":
             found.setdefault(attempt, []).append(item)
     return found
 
@@ -238,8 +242,9 @@ def _facts(store: Store, site: Site, attempt: str, *, is_live: Callable[[str], b
 
 
 def _generations(store: Store, site: Site) -> Iterator[Generation]:
+    fences = Fences(store, site.owners)
     for number in count():
-        retracted = store.get(site.retracted_key(number)) is not None
+        retracted = is_retracted(store, site, number, fences)
         try:
             commit = read_commit(store, site, number)
             if commit is None:
@@ -247,7 +252,7 @@ def _generations(store: Store, site: Site) -> Iterator[Generation]:
         except CorruptArtifactError as error:
             log.warning("keeping files that it may refer to: %s", error)
             commit = None
-        yield Generation(commit=commit, retracted=retracted)
+        yield Generation(commit=commit, retracted=retracted or is_void(site, commit, fences))
 
 
 def _is_winner(attempt: str, generation: Generation) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.attempt_id import AttemptId
@@ -71,6 +72,7 @@ class MapSettings:
     memory_halvings: int = 0
     unit: str = "items"
     takedowns: Sequence[Takedown] = ()
+    guard: AttemptGuard | None = None  # see `HostSettings`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ class MapRun:
             hang_after_s=settings.retry.hang_after_s,
             scratch=settings.scratch,
             log_stem=settings.log_stem,
+            guard=settings.guard,
         )
         self._pool: WorkerPool[WorkItem] = WorkerPool(
             tools.cluster,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from orchestrator.artifact import JSON, ArtifactKey
+from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError
@@ -36,6 +37,7 @@ class HostSettings:
     hang_after_s: float
     scratch: Path  # on the controller's machine; where it cannot be made, the system's temporary folder is used
     log_stem: str = ""  # "/logs/curate-1": each process writes "/logs/curate-1.worker-<pid>.log"
+    guard: AttemptGuard | None = None  # of the stage attempt; asked before each record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class ShardHost:
         try:
             outcome = self._outcome(request, output.data)
             outcome = replace(outcome, quarantined=(*outcome.quarantined, *request.quarantined))
+            if settings.guard is not None:
+                settings.guard.check()
             return settings.ledger.record(
                 output, outcome, provenance=settings.attempt.provenance, epoch=settings.attempt.epoch
             )

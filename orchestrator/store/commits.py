@@ -2,13 +2,14 @@
 
 An attempt's OUTCOME is written once, as COMMIT by the attempt itself or as ABORT by whoever ends it; the commit record
 of a generation is written once, by the first who puts it. Neither is ever changed or deleted, so a writer that wakes up
-after days finds the decision instead of making a second one.
+after days finds the decision instead of making a second one. Records of attempts that were aborted count only if
+their fence lists them (see `fences.py`).
 """
 
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, Literal
@@ -16,8 +17,9 @@ from typing import Annotated, Literal
 from orchestrator import failpoints
 from orchestrator.artifact import JSON
 from orchestrator.constraints import PART_PATTERN, Constraint, Size
-from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.store.layout import Site
+from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
+from orchestrator.store.fences import FENCE, Fences
+from orchestrator.store.layout import Site, owner_of
 from orchestrator.store.store import Store, record_bytes
 from orchestrator.typed_json import JSONObject, parse_object, parse_record, record_from_json
 
@@ -60,7 +62,7 @@ class _OutcomeRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The first generation of a site that is not retracted: committed, unreadable, or still open."""
+    """The first generation of a site that counts and is not retracted: committed, unreadable, or still open."""
 
     generation: int
     commit: Commit | None = None
@@ -77,19 +79,55 @@ class Outcome:
     reason: str = ""
 
 
-def head(store: Store, site: Site) -> Head:
-    """The current head of `site`. Raises: NewerFormatError: a newer version wrote it; it is not damaged."""
+def head(store: Store, site: Site, fences: Fences | None = None) -> Head:
+    """The current head of `site`. `fences` saves reading them again where many sites are read in one operation.
+
+    Raises:
+        NewerFormatError: a newer version wrote it; it is not damaged.
+        CorruptArtifactError: a fence that decides cannot be read.
+    """
+    fences = fences or Fences(store, site.owners)
     for generation in count():
         key = site.commit_key(generation)
         data = store.get(key)
         if data is None:
             return Head(generation=generation)
-        if store.get(site.retracted_key(generation)) is None:
-            try:
-                return Head(generation=generation, commit=_commit(generation, data, f"{store.url}: {key}"))
-            except CorruptArtifactError as error:
-                return Head(generation=generation, problem=str(error))
+        if is_retracted(store, site, generation, fences):
+            continue
+        try:
+            commit = _commit(generation, data, f"{store.url}: {key}")
+        except CorruptArtifactError as error:
+            return Head(generation=generation, problem=str(error))
+        if not is_void(site, commit, fences):
+            return Head(generation=generation, commit=commit)
     raise AssertionError("unreachable: the count of generations does not end")
+
+
+def is_void(site: Site, commit: Commit | None, fences: Fences) -> bool:
+    """True if a commit was written by an attempt after it was aborted."""
+    return commit is not None and not fences.counts(owner_of(commit.attempt), site.commit_key(commit.generation))
+
+
+def is_retracted(store: Store, site: Site, generation: int, fences: Fences) -> bool:
+    """True if a generation is retracted by somebody who was entitled to."""
+    return any(fences.counts(owner, key) for key, owner in retractions(store, site, generation))
+
+
+def retractions(store: Store, site: Site, generation: int) -> Iterator[tuple[str, str]]:
+    """(key, stage attempt that wrote it or "") of the retractions of a generation, whether they count or not."""
+    for number in count():
+        key = site.retracted_key(generation, number)
+        data = store.get(key)
+        if data is None:
+            return
+        yield key, _retracting_attempt(data)
+
+
+def _retracting_attempt(data: bytes) -> str:
+    try:
+        return str(parse_object(data, "").get("attempt", ""))
+    except CorruptArtifactError:  # whoever wrote it meant to retract
+        return ""
 
 
 def commit_attempt(
@@ -100,7 +138,7 @@ def commit_attempt(
     All files of the attempt must be durable in the store before. May be repeated after any failure.
 
     Raises:
-        StoreError: the attempt was aborted; its files must not be used.
+        FencedError: the attempt was aborted; its files must not be used.
     """
     stamp: dict[str, JSON] = {"nonce": uuid.uuid4().hex, "committed_s": round(time.time(), 3)}
     record: dict[str, JSON] = {**body, "format": RECORD_FORMAT, "attempt": attempt, "epoch": epoch, **stamp}
@@ -110,7 +148,7 @@ def commit_attempt(
         found = read_outcome(store, site, attempt)
         if found is None or found.kind != "COMMIT":
             reason = found.reason if found else "its record vanished"
-            raise StoreError(
+            raise FencedError(
                 f"{store.url}: attempt '{attempt}' was aborted before it could commit ({reason}); try again"
             )
         decided = found
@@ -126,28 +164,40 @@ def abort(store: Store, site: Site, attempt: str, *, reason: str) -> bool:
     return found is not None and found.kind == "ABORT"
 
 
-def retract(store: Store, site: Site, generation: int, *, reason: str) -> None:
-    """Retract the commit record of a generation for good: readers skip it, and the next generation is open."""
+def retract(store: Store, site: Site, generation: int, *, reason: str, attempt: str = "") -> None:
+    """Retract the commit record of a generation for good: readers skip it, and the next generation is open.
+
+    `attempt`: the stage attempt that does so, if it is one; should it be aborted first, the retraction does not count.
+    """
     key = site.commit_key(generation)
     if store.get(key) is None:
         raise StoreError(f"{store.url}: cannot retract '{key}': found no such commit record")
     record: dict[str, JSON] = {"format": RECORD_FORMAT, "reason": reason, "retracted_s": round(time.time(), 3)}
-    store.put_new(site.retracted_key(generation), record_bytes(record))
+    if attempt:
+        record |= {"attempt": attempt, "nonce": uuid.uuid4().hex}
+    for number in count():
+        if is_retracted(store, site, generation, Fences(store, site.owners)):
+            break
+        if store.put_new(site.retracted_key(generation, number), record_bytes(record)):
+            break
     failpoints.hit(f"{site.what}.retracted")
     log.info("retracted %s: %s", key, reason)
 
 
-def roll_forward(store: Store, site: Site) -> Head:
+def roll_forward(store: Store, site: Site, fences: Fences | None = None) -> Head:
     """Complete a commit that a crash interrupted between OUTCOME and COMMIT, then return the head."""
-    found = head(store, site)
+    fences = fences or Fences(store, site.owners)
+    found = head(store, site, fences)
     if found.commit or found.problem:
         return found
     for attempt in store.folders(site.attempts):
         decided = read_outcome(store, site, attempt)
         if decided and decided.kind == "COMMIT" and decided.generation == found.generation:
+            if not fences.counts(owner_of(attempt), site.commit_key(found.generation)):
+                continue
             log.info("finishing the commit of attempt %s at %s", attempt, site.commit_key(found.generation))
             _publish(store, site, decided)
-            return head(store, site)
+            return head(store, site, fences)
     return found
 
 
@@ -174,16 +224,21 @@ def read_commit(store: Store, site: Site, generation: int) -> Commit | None:
 
 
 def delete_attempt(store: Store, site: Site, attempt: str) -> int:
-    """Delete all that an attempt stored, except its OUTCOME, which must outlive every writer. Returns the bytes.
+    """Delete all that an attempt stored, except its decisions, which must outlive every writer. Returns the bytes.
 
     Call it only after `abort` returned True, or when the generation of its COMMIT has another winner or is retracted.
     """
-    kept, freed = site.outcome_key(attempt), 0
+    freed = 0
     for item in list(store.list(site.attempt_key(attempt))):
-        if item.key != kept:
+        if not is_decision(site, attempt, item.key):
             store.delete(item.key)
             freed += item.bytes
     return freed
+
+
+def is_decision(site: Site, attempt: str, key: str) -> bool:
+    """True for the records of an attempt that are never deleted."""
+    return key in (site.outcome_key(attempt), f"{site.attempt_key(attempt)}/{FENCE}")
 
 
 def _publish(store: Store, site: Site, decided: Outcome) -> Commit:

@@ -1,12 +1,13 @@
 """The layout of a store: one function for each kind of key. No other module knows the layout.
 
-    artifacts/<kind>/<fp[:2]>/<fp>/COMMIT, attempts/<attempt>/{data/..., MANIFEST.json, OUTCOME}
+    artifacts/<kind>/<fp[:2]>/<fp>/COMMIT, attempts/<attempt>/{CLAIM, data/..., MANIFEST.json, OUTCOME, FENCE}
     artifacts/<kind>/<fp[:2]>/<fp>/checkpoints/<step>/COMMIT, attempts/<attempt>/...
     shards/<kind>/<sfp[:2]>/<sfp>.json, <sfp>/<attempt>/{data/..., OUTCOME}
-    plans/<digest>.json   runs/<run>/RUN.json, events-<epoch>-<seq>.jsonl
+    plans/<digest>.json   runs/<run>/RUN.json, epochs/<epoch>.json, events-<epoch>-<seq>.jsonl
 
 A commit record is never changed. To retract it, `<record>.RETRACTED` is written next to it, and the next generation
-(`COMMIT.1`, `<sfp>.1.json`) replaces it.
+(`COMMIT.1`, `<sfp>.1.json`) replaces it. A retraction that does not count (see `fences.py`) is followed by
+`<record>.RETRACTED.1`.
 """
 
 import uuid
@@ -31,17 +32,22 @@ class Site:
     attempts: str  # folder that has one folder for each attempt
     stem: str  # key of the commit record, without its generation and suffix
     suffix: str = ""
+    owners: str = ""  # folder of the stage attempts whose fences decide which records here count; "": all count
 
     def commit_key(self, generation: int) -> str:
         return f"{self.stem}.{generation}{self.suffix}" if generation else f"{self.stem}{self.suffix}"
 
-    def retracted_key(self, generation: int) -> str:
-        return f"{self.commit_key(generation)}.RETRACTED"
+    def retracted_key(self, generation: int, number: int = 0) -> str:
+        """Key of a retraction of a generation; there is more than one only if earlier ones do not count."""
+        return f"{self.commit_key(generation)}.RETRACTED{f'.{number}' if number else ''}"
 
     def attempt_key(self, attempt: str) -> str:
         if "/" in attempt:
             raise StoreError(f"attempt id {attempt!r}: expected no '/'")
         return f"{self.attempts}/{attempt}"
+
+    def claim_key(self, attempt: str) -> str:
+        return f"{self.attempt_key(attempt)}/CLAIM"
 
     def data_key(self, attempt: str) -> str:
         return f"{self.attempt_key(attempt)}/data"
@@ -64,7 +70,8 @@ def checkpoints_folder(key: ArtifactKey) -> str:
 
 def checkpoint_site(key: ArtifactKey, step: int) -> Site:
     folder = f"{checkpoints_folder(key)}/{step:0{STEP_DIGITS}d}"
-    return Site(what="checkpoint", attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT")
+    owners = artifact_site(key).attempts
+    return Site(what="checkpoint", attempts=f"{folder}/attempts", stem=f"{folder}/COMMIT", owners=owners)
 
 
 def shard_site(key: ArtifactKey) -> Site:

@@ -87,6 +87,10 @@ class DecoderProgram:
         self.passes = (Pass(name="denoising", module=DenoisingPass(decoder, tokenizer), groups=groups),)
         self.weights = {WEIGHTS: decoder.unet}
 
+    @property
+    def order(self) -> str:
+        return self._images.batches.order
+
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         loop = self._task.config.loop
         batch = self._images.batches.micro_batch(step * loop.micros_per_step + index)

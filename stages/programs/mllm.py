@@ -61,6 +61,10 @@ class MllmProgram:
         self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups),)
         self.weights = {WEIGHTS: self._model}
 
+    @property
+    def order(self) -> str:
+        return self._data.order.digest
+
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         rows = self._config.rows
         first = step * self._config.data.rows_per_step + index * rows

@@ -105,6 +105,10 @@ class TokenizerProgram:
         if is_adversarial:
             self.weights[DISCRIMINATOR] = discriminator
 
+    @property
+    def order(self) -> str:
+        return self._batches.order
+
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         batch = self._batches.micro_batch(step * self._config.loop.micros_per_step + index)
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)

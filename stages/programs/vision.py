@@ -47,6 +47,10 @@ class VisionProgram:
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)
         self.weights = {WEIGHTS: model}
 
+    @property
+    def order(self) -> str:
+        return self._batches.order
+
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         number = step * self._config.loop.micros_per_step + index
         batch = self._batches.micro_batch(number)

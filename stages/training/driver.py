@@ -60,6 +60,7 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     Raises: CancelledError after a clean stop; NodeLostError if a worker died; HangError if no step ended for
     `retry.hang_after_s`; the OrchestratorError of a worker; RuntimeError with the worker's traceback otherwise.
     """
+    context.checkpoints.take_over()
     latest = context.checkpoints.latest()
     metrics: dict[str, float] = {}
     if latest is None or latest.step < loop.steps:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from typing import Protocol
 
 import torch
@@ -15,23 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
 from orchestrator.errors import NumericError
-from orchestrator.stage import Checkpoints, RetryPolicy
+from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
+from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike
 from stages.training.checkpoint_files import AVERAGE_PREFIX, Progress, Skip, Snapshot, load_state
 from stages.training.checkpoint_pace import CheckpointPace
 from stages.training.checkpoint_saver import CheckpointSaver
 from stages.training.config import LoopConfig
-from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram
+from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram, order_of
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerRank:
-    """Which of the training's workers this process is, and its device."""
-
-    rank: int  # 0 to world_size - 1
-    world_size: int
-    device: torch.device
 
 
 class Reporter(Protocol):
@@ -54,10 +46,12 @@ def run_worker(
 ) -> None:
     """Train from the newest committed checkpoint to the last step, or to a clean stop when one is requested.
 
+    Rank 0 chooses the checkpoint, and no worker computes before all have opened it and agree on order and config.
+
     After a non-finite loss, training goes back to the last multiple of `loop.skip_window` and skips the data since
     then, at most `loop.most_skips` times. All workers see the same values, so all decide alike, and so does an attempt
     that continues. `retry` decides when checkpoints are made; what is trained does not depend on it.
-    Raises: NumericError with step, learning rates and samples when skipping did not help.
+    Raises: NumericError with step, learning rates and samples when skipping did not help; RanksDisagreeError.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module; it writes every new tensor twice
@@ -102,7 +96,19 @@ def _train(
     torch.manual_seed(loop.seed)
     program = program_class(task, worker.device)
     trainer = _Trainer(program, loop, worker)
-    progress = trainer.restore(checkpoints, skips)
+    checkpoint = agree_on_checkpoint(checkpoints, worker)
+    progress = trainer.load(checkpoint, skips)
+    check_alike(
+        {
+            "checkpoint": "" if checkpoint is None else checkpoint.digest,
+            "step": progress.step,
+            "skips": [asdict(skip) for skip in progress.skips],
+            "order": order_of(program),
+            "config": asdict(loop),
+        },
+        worker,
+    )
+    trainer.parallelize()
     step = started = progress.step
     reporter.started(step)
     batches = _prefetch(program, loop, worker, progress)
@@ -173,21 +179,22 @@ class _Trainer:
         averaged = self.averages.modules if self.averages else {}
         self.weights = {**program.weights, **{AVERAGE_PREFIX + name: module for name, module in averaged.items()}}
 
-    def restore(self, checkpoints: Checkpoints, skips: Sequence[Skip]) -> Progress:
-        """Load the newest committed checkpoint and wrap the modules for the strategy. Returns the progress.
+    def load(self, checkpoint: Checkpoint | None, skips: Sequence[Skip]) -> Progress:
+        """Load a checkpoint, if there is one. Returns the progress.
 
         `skips`, if not empty, replace those of the checkpoint, which may lack the newest that this process decided on.
         """
-        found = checkpoints.latest()
         progress = Progress()
-        if found is not None:
-            progress = load_state(found.path, weights=self.weights, optimizers=self.optimizers)
+        if checkpoint is not None:
+            progress = load_state(checkpoint.path, weights=self.weights, optimizers=self.optimizers)
             logger.info("continuing from the checkpoint of step %d", progress.step)
-        progress = replace(progress, skips=tuple(skips) or progress.skips)
+        return replace(progress, skips=tuple(skips) or progress.skips)
+
+    def parallelize(self) -> None:
+        """Wrap the modules for the strategy; all workers do so at the same time."""
         self.modules = {
             training_pass.name: _parallelize(training_pass.module, self.worker) for training_pass in self.program.passes
         }
-        return progress
 
     def snapshot(self, progress: Progress) -> Snapshot:
         return Snapshot.capture(weights=self.weights, optimizers=self.optimizers, progress=progress)

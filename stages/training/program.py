@@ -44,7 +44,7 @@ class Pass:
 
 
 class TrainingProgram(Protocol):
-    """A model with its training data, built inside a worker."""
+    """A model with its training data, built inside a worker. It may have an `order`, see `order_of`."""
 
     @property
     def passes(self) -> tuple[Pass, ...]: ...
@@ -55,6 +55,11 @@ class TrainingProgram(Protocol):
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         """Micro-batch `index` of a data step: data steps count optimizer steps and all skipped steps before them."""
+
+
+def order_of(program: TrainingProgram) -> str:
+    """The program's `order`: a digest of what decides which data are in which micro-batch; "" if it has none."""
+    return str(getattr(program, "order", ""))  # optional, as a program of generated data has nothing to compare
 
 
 Task = TypeVar("Task")  # a frozen dataclass that is sent to the training workers

@@ -57,6 +57,12 @@ accept_taint_option = click.option(
     "--accept-taint", is_flag=True, help="Continue with models trained on samples that were taken down."
 )
 
+detach_option = click.option(
+    "--detach",
+    is_flag=True,
+    help="Leave stages that are jobs of a cluster running when this process is stopped, by Ctrl-C too.",
+)
+
 
 def complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Recipes by name, and files."""

@@ -175,7 +175,7 @@ def test_infrastructure_failures_are_retried(site: Site) -> None:
     assert site.ends() == [("one", "FAILED"), ("one", "FAILED"), ("one", "COMMITTED")]
     retries = site.events("retry")
     assert [event.fields["failure_class"] for event in retries] == ["infra_transient"] * 2
-    assert len(list(site.workspace.store.list("artifacts"))) == 4 + 2  # committed: 4, aborted: 1 each
+    assert len(list(site.workspace.store.list("artifacts"))) == 5 + 2  # committed: 5, aborted: 1 each
 
 
 def test_a_failure_blocks_only_the_stages_that_need_its_output(site: Site) -> None:

@@ -24,6 +24,12 @@ class Slow:
         self.commits: list[int] = []
         self.files: dict[tuple[int, str], bytes] = {}
 
+    def take_over(self) -> None:
+        self.inner.take_over()
+
+    def open(self, step: int, digest: str) -> Checkpoint:
+        return self.inner.open(step, digest)
+
     def latest(self) -> Checkpoint | None:
         return self.inner.latest()
 
