@@ -5,6 +5,9 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
+from orchestrator.commands.run import stop_on_signals
 from orchestrator.errors import EXIT_REQUEUE
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import Illume, actions, newest
@@ -134,3 +137,22 @@ def test_a_finished_run_cannot_be_cancelled(illume: Illume) -> None:
     illume("run", "words.yaml")
     answer = illume("cancel", "words")
     assert (answer.code, "found it succeeded" in answer.err) == (2, True)
+
+
+def test_detaching_needs_stages_that_outlive_the_process(illume: Illume) -> None:
+    answer = illume("run", "words.yaml", "--detach")
+    assert answer.code == 2
+    assert "--detach: stages run in this process and end with it; use a cluster profile of Ray jobs" in answer.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("detaching", [(), (signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)])
+def test_a_signal_stops_the_work_or_leaves_it_running(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals, detaching: tuple[signal.Signals, ...]
+) -> None:
+    with stop_on_signals(detaching) as (stop, detached):
+        signal.raise_signal(number)
+        assert stop.is_set()
+        assert detached.is_set() == (number in detaching)
+    text = "leaving the jobs running" if number in detaching else "stopping at the next commit point"
+    assert text in capsys.readouterr().err

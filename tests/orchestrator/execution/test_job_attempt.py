@@ -1,15 +1,49 @@
-"""Submitting a job to a cluster that is not ready for it; other tests of jobs are in `tests/chaos`."""
+"""Controllers and their jobs: what stops a job and what only ends following it. A double plays the cluster.
+
+Tests with real jobs are in `tests/chaos/test_jobs.py`.
+"""
 
 import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from orchestrator.artifact import Artifact
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
 from orchestrator.attempt_id import AttemptId
-from orchestrator.errors import CancelledError, NodeLostError
-from orchestrator.execution import job_attempt
+from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.cluster.ray_jobs import JobInfo, JobState, RayJobs
+from orchestrator.errors import (
+    CancelledError,
+    DatabaseError,
+    LeaseLostError,
+    NodeLostError,
+    OrchestratorError,
+    StoppedError,
+)
+from orchestrator.execution import executor, job_attempt
+from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_attempt import JobAttempt
+from orchestrator.execution.job_records import JobOutcome, JobRecords
+from orchestrator.failures.classes import report_of
+from orchestrator.history import schema
+from orchestrator.history.leases import Lease, Leases
+from orchestrator.history.run_status import run_status
+from orchestrator.planning.plan import Plan, PlannedStage, make_plan
+from orchestrator.planning.plan_file import plan_digest, plan_to_json
+from orchestrator.planning.store_view import plan_view
+from orchestrator.stage import Recipe, Resources, RetryPolicy, StageKind, StageSpec
+from orchestrator.store.store import open_store
+from orchestrator.workspace import Workspace, stage_rows
+
+RUN = "r1"
 
 
 class NewHead:
@@ -25,34 +59,329 @@ class NewHead:
             raise NodeLostError("answers 500: No available agent to submit job, please try again later.")
 
 
-def work(head: NewHead, stop: threading.Event) -> JobAttempt:
+def work(head: NewHead, stop: threading.Event, tmp_path: Path) -> JobAttempt:
     planned = SimpleNamespace(id="steps")
-    attempt = AttemptId.of("r1", "steps", epoch=1, number=1)
+    attempt = AttemptId.of(RUN, "steps", epoch=1, number=1)
     request = SimpleNamespace(attempt=attempt, planned=planned, memory_halvings=0)
-    artifacts = SimpleNamespace(store=SimpleNamespace(url="file:///store"))
-    parts: dict[str, Any] = {"request": request, "jobs": head, "artifacts": artifacts}
-    return JobAttempt(**parts, plan_digest="0", tracker=None, history=None, stop=stop)  # type: ignore[arg-type]  # not used
+    store = open_store(tmp_path / "store")
+    guard = EpochGuard(epochs=RunEpochs(store=store, run_id=RUN), epoch=1)
+    parts: dict[str, Any] = {"request": request, "jobs": head, "artifacts": ArtifactStore(store, tmp_path / "cache")}
+    return JobAttempt(**parts, plan_digest="0", tracker=None, history=None, stop=stop, guard=guard)  # type: ignore[arg-type]  # not used
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_attempt, "POLL_S", 0.001)
+    monkeypatch.setattr(job_attempt, "POLL_S", 0.01)
+    monkeypatch.setattr(executor, "POLL_S", 0.02)
+    monkeypatch.setattr(executor, "CANCEL_POLL_S", 0.05)
 
 
-def test_a_job_is_submitted_again_under_its_id_until_it_is_accepted() -> None:
+def test_a_job_is_submitted_again_under_its_id_until_it_is_accepted(tmp_path: Path) -> None:
     head = NewHead(refusals=2)
-    work(head, threading.Event())._submit()
+    work(head, threading.Event(), tmp_path)._submit()
     assert head.submitted == ["illume-r1-steps-1-1"] * 3
 
 
-def test_a_cluster_that_accepts_no_jobs_counts_as_lost_after_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_accepts_no_jobs_counts_as_lost_after_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(job_attempt, "SUBMIT_TIMEOUT_S", 0.05)
     with pytest.raises(NodeLostError, match="No available agent"):
-        work(NewHead(refusals=float("inf")), threading.Event())._submit()
+        work(NewHead(refusals=float("inf")), threading.Event(), tmp_path)._submit()
 
 
-def test_a_stop_ends_the_waiting() -> None:
+def test_a_stop_ends_the_waiting(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(CancelledError, match="stopped before the cluster accepted it"):
-        work(NewHead(refusals=float("inf")), stop)._submit()
+        work(NewHead(refusals=float("inf")), stop, tmp_path)._submit()
+
+
+def test_a_controller_whose_run_was_taken_over_submits_nothing(tmp_path: Path) -> None:
+    head = NewHead(refusals=0)
+    late = work(head, threading.Event(), tmp_path)
+    RunEpochs(store=late.artifacts.store, run_id=RUN).claim(2, owner="process 2 on host2")
+    with pytest.raises(LeaseLostError, match="epoch 2 has taken over"):
+        late._submit()
+    assert head.submitted == []
+
+
+# A run with one stage that is a job: the cluster is a double, store and database are real.
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoConfig:
+    n: int = 1
+
+
+KIND = StageKind(name="train_model", version=1, config=NoConfig, run=lambda _config, _context: {}, output="model@1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs(RayJobs):
+    """A cluster whose jobs are threads: each waits until the test ends it, or until it is asked to stop."""
+
+    store: Any
+    cache: Path
+    planned: PlannedStage
+    address: str = "http://cluster"
+    submitted: list[str] = field(default_factory=list)
+    states: dict[str, JobState] = field(default_factory=dict)
+    finish: threading.Event = field(default_factory=threading.Event)
+    away: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        pass
+
+    def submit(self, job_id: str, arguments: str, metadata: Any) -> None:
+        if job_id not in self.states:
+            self.submitted.append(job_id)
+            self.states[job_id] = JobState.RUNNING
+            threading.Thread(target=self._work, args=(job_id, arguments.split()), daemon=True).start()
+
+    def info(self, job_id: str) -> JobInfo | None:
+        if self.away.is_set():
+            raise NodeLostError("the head does not answer")
+        return JobInfo(state=self.states[job_id], message="") if job_id in self.states else None
+
+    def unfinished_jobs(self, run_id: str) -> list[str]:
+        return [job_id for job_id, state in self.states.items() if state is JobState.RUNNING]
+
+    def stop(self, job_id: str) -> None:
+        raise AssertionError(f"{job_id} is not to be stopped by the cluster")
+
+    def logs(self, job_id: str) -> str:
+        return ""
+
+    def _work(self, job_id: str, words: list[str]) -> None:
+        """What a stage driver does."""
+        _, run_id, stage_id, name, *_ = words
+        attempt = AttemptId(run_id=run_id, stage_id=stage_id, epoch=int(words[words.index("--epoch") + 1]), name=name)
+        records = JobRecords(store=self.store, attempt=attempt)
+        artifacts = ArtifactStore(self.store, self.cache / name)
+        try:
+            folder = artifacts.new_attempt(self.planned.key, name, attempt=attempt)
+            while not self.finish.wait(0.02):
+                if records.is_stop_requested():
+                    artifacts.abort(folder, reason="told to stop")
+                    records.put_outcome(JobOutcome(stopped="told to stop"))
+                    break
+            else:
+                (folder.data / "model").write_text("weights")
+                draft = ManifestDraft(kind="model@1", payload=self.planned.payload, metrics={})
+                artifacts.commit(folder, draft, epoch=attempt.epoch)
+                records.put_outcome(JobOutcome(progressed=True))
+        except OrchestratorError as error:
+            records.put_outcome(JobOutcome(failure=report_of(error)))
+        self.states[job_id] = JobState.SUCCEEDED
+
+
+class ShortLeases(Leases):
+    """Leases of one second; `away`: the database does not answer."""
+
+    away = False
+
+    def acquire(self, resource: str, *, duration_s: float = 1.0) -> Lease | None:
+        return super().acquire(resource, duration_s=1.0)
+
+    def renew(self, lease: Lease) -> Lease:
+        if self.away:
+            raise DatabaseError("database postgresql://db: connection refused")
+        return super().renew(lease)
+
+    def revive(self, lease: Lease) -> Lease:
+        if self.away:
+            raise DatabaseError("database postgresql://db: connection refused")
+        return super().revive(lease)
+
+
+@dataclass
+class Controller:
+    """A controller of the run, in a thread of its own."""
+
+    workspace: Workspace
+    plan: Plan
+    leases: ShortLeases
+    stop: threading.Event = field(default_factory=threading.Event)
+    detached: threading.Event = field(default_factory=threading.Event)
+    result: list[dict[str, Artifact] | Exception] = field(default_factory=list)
+
+    def start(self) -> "Controller":
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        return self
+
+    def ended(self) -> dict[str, Artifact] | Exception:
+        self.thread.join(30)
+        assert not self.thread.is_alive(), "the controller does not end"
+        return self.result[0]
+
+    def _run(self) -> None:
+        place = self.workspace
+        executor = Executor(
+            artifacts=place.artifacts,
+            history=place.runs,
+            leases=self.leases,
+            cluster=place.cluster,
+            state=place.root,
+        )
+        try:
+            self.result.append(executor.run(self.plan, RUN, stop=self.stop, detached=self.detached))
+        except Exception as error:  # noqa: BLE001 - looked at by the test
+            self.result.append(error)
+
+
+@dataclass
+class Desk:
+    workspace: Workspace
+    plan: Plan
+    jobs: Jobs
+
+    def controller(self) -> Controller:
+        return Controller(self.workspace, self.plan, ShortLeases(self.workspace.database))
+
+    def stop_requests(self) -> list[str]:
+        return [item.key for item in self.workspace.store.list(f"runs/{RUN}/jobs") if "/stop/" in item.key]
+
+    def state(self) -> str:
+        return run_status(self.workspace.database, RUN).run.state
+
+    def expire_leases(self) -> None:
+        change = update(schema.leases).values(expires_at=0.0)
+        self.workspace.database.write(lambda connection: connection.execute(change))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    spec = StageSpec(
+        id="train", kind=KIND, config=NoConfig(), inputs={}, resources=Resources(), retry=RetryPolicy(wait_s=0.01)
+    )
+    with Workspace.open(root=tmp_path / "w", tracking_url="none") as workspace:
+        plan = make_plan(Recipe(name="r", stages=(spec,)), plan_view(workspace.artifacts, workspace.database))
+        jobs = Jobs(store=workspace.store, cache=tmp_path / "jobs", planned=plan.stages[0])
+        workspace.cluster = Cluster(jobs)
+        workspace.records.put_plan(plan_digest(plan), plan_to_json(plan))
+        workspace.runs.create_run(RUN, recipe_name="r", plan_digest=plan_digest(plan), stages=stage_rows(plan))
+        yield Desk(workspace, plan, jobs)
+        jobs.finish.set()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_replaced_controller_ends_and_leaves_the_job_to_its_successor(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    desk.expire_leases()  # as if it had been frozen
+    second = desk.controller().start()
+    end = first.ended()
+    assert isinstance(end, LeaseLostError), end
+    assert desk.stop_requests() == []
+    desk.jobs.finish.set()
+    made = second.ended()
+    assert isinstance(made, dict), made
+    assert set(made) == {"train"}
+    assert desk.jobs.submitted == ["illume-r1-train-1-1"]  # one job, from its start to its end
+    assert desk.state() == "SUCCEEDED"
+
+
+def test_a_database_that_is_away_for_longer_than_the_lease_stops_nothing(desk: Desk) -> None:
+    only = desk.controller()
+    only.start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    only.leases.away = True
+    wait_until(lambda: only.leases.holder(f"run:{RUN}") is None)
+    time.sleep(0.3)
+    assert only.thread.is_alive()
+    only.leases.away = False
+    desk.jobs.finish.set()
+    assert isinstance(only.ended(), dict)
+    assert desk.stop_requests() == []
+
+
+def test_a_database_that_breaks_a_controller_leaves_the_job_running(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+
+    def broken(*_arguments: Any, **_keywords: Any) -> None:
+        raise DatabaseError("database postgresql://db: terminating connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.workspace.runs, "transition_attempt", broken)
+        desk.jobs.finish.set()
+        assert isinstance(only.ended(), DatabaseError)
+    assert desk.stop_requests() == []
+    assert isinstance(desk.controller().start().ended(), dict)  # the next one finds what the job made
+    assert desk.jobs.submitted == ["illume-r1-train-1-1"]
+
+
+def test_a_person_stops_the_job_and_resuming_starts_another(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    first.stop.set()
+    assert isinstance(first.ended(), StoppedError)
+    assert [key.rpartition("/")[2] for key in desk.stop_requests()] == ["000001.json"]
+    assert desk.state() == "INTERRUPTED"
+    desk.jobs.finish.set()
+    assert isinstance(desk.controller().start().ended(), dict)
+    assert desk.jobs.submitted == ["illume-r1-train-1-1", "illume-r1-train-2-1"]
+
+
+def test_a_detached_controller_leaves_its_job_and_the_next_follows_it(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    first.detached.set()
+    first.stop.set()
+    end = first.ended()
+    assert isinstance(end, StoppedError)
+    assert "detached, its jobs keep running" in str(end)
+    assert desk.stop_requests() == []
+    assert desk.state() == "INTERRUPTED"
+    desk.jobs.finish.set()
+    assert isinstance(desk.controller().start().ended(), dict)
+    assert desk.jobs.submitted == ["illume-r1-train-1-1"]
+
+
+def test_a_stop_while_the_cluster_is_away_reaches_the_job_through_the_store(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    desk.jobs.away.set()
+    time.sleep(0.1)
+    first.stop.set()
+    assert isinstance(first.ended(), StoppedError)
+    wait_until(lambda: desk.jobs.states["illume-r1-train-1-1"] is JobState.SUCCEEDED)
+    desk.jobs.away.clear()
+    desk.jobs.finish.set()
+    assert isinstance(desk.controller().start().ended(), dict)  # stopped for an earlier driver: started again
+    assert desk.jobs.submitted == ["illume-r1-train-1-1", "illume-r1-train-2-2"]
+
+
+def test_an_attempt_whose_job_is_unknown_to_the_cluster_is_aborted_in_the_store(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    first.detached.set()
+    first.stop.set()
+    first.ended()
+    del desk.jobs.states["illume-r1-train-1-1"]  # a new head; the job goes on where nobody sees it
+    second = desk.controller().start()
+    wait_until(lambda: len(desk.jobs.submitted) == 2)
+    desk.jobs.finish.set()  # both try to commit
+    made = second.ended()
+    assert isinstance(made, dict), made
+    stored = desk.workspace.artifacts.stored(desk.plan.stages[0].key)
+    assert stored is not None
+    assert stored.commit.attempt == "r1-train-2-1"
+
+
+def test_a_database_that_came_back_older_makes_no_epoch_twice(desk: Desk) -> None:
+    RunEpochs(store=desk.workspace.store, run_id=RUN).claim(5, owner="process 1 on host1")
+    desk.jobs.finish.set()
+    assert isinstance(desk.controller().start().ended(), dict)
+    assert desk.jobs.submitted == ["illume-r1-train-6-1"]
+    assert run_status(desk.workspace.database, RUN).run.epoch == 6

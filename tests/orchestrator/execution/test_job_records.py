@@ -1,10 +1,13 @@
 """Records of a stage driver in the store arrive once and in order, whichever reader and whatever is interrupted."""
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.run_epochs import RunEpochs
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
 from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
@@ -102,3 +105,37 @@ def test_a_stop_request_is_seen_and_may_be_repeated(records: JobRecords) -> None
     records.request_stop()
     records.request_stop()
     assert records.is_stop_requested()
+
+
+def of_epoch(records: JobRecords, epoch: int) -> JobRecords:
+    return JobRecords(store=records.store, attempt=replace(records.attempt, epoch=epoch))
+
+
+def test_only_the_newest_epoch_stops_a_job(records: JobRecords) -> None:
+    """A controller that was frozen beyond its lease may still write its request."""
+    epochs = RunEpochs(store=records.store, run_id=records.attempt.run_id)
+    epochs.claim(1, owner="process 1 on host1")
+    epochs.claim(2, owner="process 2 on host2")
+    of_epoch(records, 1).request_stop()
+    assert not records.is_stop_requested()
+    assert of_epoch(records, 2).was_stopped_for_another()
+    of_epoch(records, 2).request_stop()
+    assert records.is_stop_requested()
+    assert not of_epoch(records, 2).was_stopped_for_another()
+
+
+def test_a_stop_request_that_nobody_can_have_made_is_named_once_and_ignored(
+    records: JobRecords, caplog: pytest.LogCaptureFixture
+) -> None:
+    RunEpochs(store=records.store, run_id=records.attempt.run_id).claim(2, owner="process 1 on host1")
+    of_epoch(records, 99).request_stop()
+    folder = f"runs/{records.attempt.run_id}/jobs/{records.attempt}/stop"
+    records.store.put_new(f"{folder}/now.json", b"")
+    with caplog.at_level(logging.WARNING):
+        assert not any([records.is_stop_requested(), records.is_stop_requested()])
+    lines = [record.getMessage() for record in caplog.records]
+    assert (
+        len([line for line in lines if f"{folder}/000099.json: ignored, as the run's newest epoch is 2" in line]) == 1
+    )
+    assert sum(f"{folder}/now.json: ignored" in line for line in lines) == 1
+    assert len(list(records.store.list(folder))) == 2

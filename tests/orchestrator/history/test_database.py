@@ -1,14 +1,17 @@
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
 
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database
+from orchestrator.history.database import Database, _is_transient
 from orchestrator.history.schema import database_now, source_digests
 from orchestrator.planning.source_digests import DatabaseDigestCache
 
@@ -176,3 +179,95 @@ def test_source_digests_are_forgotten_when_the_file_changes(database: Database) 
     assert cache.find(path, 10, 1_700_000_000_123_456_790) is None
     cache.remember(path, 11, 5, "b" * 64)
     assert (cache.find(path, 10, 1_700_000_000_123_456_789), cache.find(path, 11, 5)) == (None, "b" * 64)
+
+
+def error_with(state: str | None, kind: type[psycopg.Error] = psycopg.OperationalError) -> DBAPIError:
+    original = kind("a text")
+    if state is not None:
+        original.sqlstate = state
+    return DBAPIError("select 1", {}, original)
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["08006", "25006", "25P03", "40001", "40P01", "53200", "53300", "57014", "57P01", "57P02", "57P03", None],
+)
+def test_errors_that_pass_are_waited_for(state: str | None) -> None:
+    assert _is_transient(error_with(state))
+
+
+@pytest.mark.parametrize("state", ["22003", "23505", "28P01", "3D000", "42P01", "42501", "57P04", "XX001"])
+def test_errors_that_last_are_reported_at_once(state: str) -> None:
+    assert not _is_transient(error_with(state, psycopg.ProgrammingError))
+
+
+def test_a_pool_whose_connections_are_all_busy_is_waited_for() -> None:
+    assert _is_transient(SqlalchemyTimeoutError("QueuePool limit of size 5 overflow 32 reached"))
+
+
+def later(action: Callable[[], object], wait_s: float = 0.6) -> threading.Timer:
+    timer = threading.Timer(wait_s, action)
+    timer.start()
+    return timer
+
+
+def test_a_server_that_is_read_only_for_a_while_is_waited_for(postgresql_url: str, postgresql_server: str) -> None:
+    """As a standby is until it is promoted, or a primary that was switched over."""
+    database = Database(postgresql_url, reconnect_s=20.0)
+    row = {"path": "a", "bytes": 1, "mtime_ns": 2, "sha256": "3"}
+
+    def set_read_only(value: str) -> None:
+        with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
+            connection.execute(f"alter system set default_transaction_read_only = {value}")
+            connection.execute("select pg_reload_conf()")
+
+    def shows(value: str) -> bool:
+        with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
+            found = connection.execute("show default_transaction_read_only").fetchone()
+        return found == (value,)
+
+    set_read_only("on")
+    try:
+        while not shows("on"):
+            time.sleep(0.05)
+        database.close()  # new connections see it
+        timer = later(lambda: set_read_only("off"))
+        database.write(lambda connection: connection.execute(insert(source_digests).values(row)))
+        timer.join()
+    finally:
+        set_read_only("off")
+    assert database.read(lambda connection: connection.execute(select(source_digests.c.path)).scalar_one()) == "a"
+
+
+def test_a_server_with_too_many_connections_is_waited_for(postgresql_server: str) -> None:
+    with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
+        connection.execute("create role crowded login connection limit 1")
+        connection.execute("create schema crowded authorization crowded")
+    address = f"{postgresql_server.replace('tester', 'crowded')}/postgres"
+    database = Database(f"{address}?options=-csearch_path%3Dcrowded", reconnect_s=20.0)
+    database.close()  # gives the only connection back
+    with psycopg.connect(address) as other:
+        timer = later(other.close)
+        assert now(database) > 0
+        timer.join()
+    database.close()
+
+
+def test_a_lost_server_is_waited_for_as_long_as_somebody_wants_that(postgresql_url: str) -> None:
+    database = Database(postgresql_url, reconnect_s=0.05)
+    attempts, wanted = [0], threading.Event()
+
+    def fail_three_times(_connection: Connection) -> str:
+        attempts[0] += 1
+        if attempts[0] <= 3 or wanted.is_set():
+            raise error_with("57P03")
+        return "done"
+
+    with pytest.raises(DatabaseError):
+        database.read(fail_three_times)
+    attempts[0] = 0
+    with database.waiting_longer(lambda: not wanted.is_set()):
+        assert database.read(fail_three_times) == "done"
+        wanted.set()  # a person wants the driver to end
+        with pytest.raises(DatabaseError):
+            database.read(fail_three_times)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import event, text
 
-from orchestrator.errors import LeaseLostError
+from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.database import Database
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 
@@ -189,3 +189,57 @@ def test_a_lease_lost_before_it_is_kept_is_reported(database: Database) -> None:
         lease = acquired(leases)
         leases.release(lease)
         assert keeper.keep(lease).is_set()
+
+
+class Away(Leases):
+    """Leases of a database that does not answer while `away` is set."""
+
+    away = False
+
+    def renew(self, lease: Lease) -> Lease:
+        if self.away:
+            raise DatabaseError("connection refused")
+        return super().renew(lease)
+
+    def revive(self, lease: Lease) -> Lease:
+        if self.away:
+            raise DatabaseError("connection refused")
+        return super().revive(lease)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_lease_kept_until_it_is_taken_outlives_a_database_that_is_away(database: Database, is_taken: bool) -> None:
+    leases = Away(database)
+    with LeaseKeeper(leases) as keeper:
+        lease = acquired(leases, duration_s=0.6)
+        lost = keeper.keep(lease, until_taken=True)
+        leases.away = True
+        wait_until(lambda: Leases(database).holder(RESOURCE) is None)  # it expired
+        time.sleep(0.2)
+        assert not lost.is_set()
+        if is_taken:
+            assert acquired(Leases(database)).epoch == lease.epoch + 1
+        leases.away = False
+        if is_taken:
+            assert lost.wait(5.0)
+        else:
+            wait_until(lambda: Leases(database).holder(RESOURCE) is not None)
+            assert acquired_by_nobody_else(database)
+            assert not lost.is_set()
+
+
+def acquired_by_nobody_else(database: Database) -> bool:
+    return Leases(database).acquire(RESOURCE) is None
+
+
+def test_the_next_epoch_is_above_one_that_the_store_knows(database: Database) -> None:
+    """As after a fail-over to a replica that lags, or a rebuilt index."""
+    leases = Leases(database)
+    assert leases.raise_epoch(RESOURCE, 7) == 0
+    lease = acquired(leases)
+    assert lease.epoch == 8
+    assert leases.raise_epoch(RESOURCE, 7) == 8
+    assert leases.renew(lease).epoch == 8
+    leases.raise_epoch(RESOURCE, 9)  # somebody holds an epoch that this database never saw
+    with pytest.raises(LeaseLostError):
+        leases.renew(lease)
