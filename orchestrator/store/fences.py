@@ -7,13 +7,23 @@ records that have arrived; a record of the attempt that is not listed never coun
 
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.artifact import JSON
-from orchestrator.errors import CorruptArtifactError
-from orchestrator.store.store import Store, read_record, record_bytes
+from orchestrator.store.store import Store, record_bytes
+from orchestrator.typed_json import parse_record
 
 FENCE_FORMAT = 1
 FENCE = "FENCE"  # name in the folder of the attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FenceRecord:
+    """The persisted fence of an attempt."""
+
+    format: Literal[1]
+    records: tuple[str, ...]  # keys
 
 
 class Fences:
@@ -42,19 +52,11 @@ def read_fence(store: Store, owners: str, owner: str) -> frozenset[str] | None:
     """Keys of the attempt's records that count; None if the attempt has no fence, so that all of them count.
 
     Raises:
-        CorruptArtifactError: the fence cannot be read.
+        CorruptArtifactError, NewerFormatError: the fence cannot be read, so it is unknown which records count.
     """
     key = f"{owners}/{owner}/{FENCE}"
-    record = read_record(store, key)
-    if record is None:
-        return None
-    records = record.get("records")
-    if record.get("format") != FENCE_FORMAT or not isinstance(records, list):
-        raise CorruptArtifactError(
-            f"{store.url}: {key}: found no fence of format {FENCE_FORMAT}, so it is unknown which records of attempt "
-            f"'{owner}' count; read it with the version of illume that wrote it"
-        )
-    return frozenset(str(record) for record in records)
+    data = store.get(key)
+    return None if data is None else frozenset(parse_record(_FenceRecord, data, f"{store.url}: {key}").records)
 
 
 def put_fence(store: Store, owners: str, owner: str, records: Iterable[str]) -> None:

@@ -95,7 +95,8 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
     """
     import torch
 
-    from stages.training.loop import WorkerRank, run_worker
+    from stages.training.agreement import WorkerRank
+    from stages.training.loop import run_worker
 
     torch.set_num_threads(max(1, int(settings.cpus)))
     dump_stacks_on_signal(settings.stacks)
