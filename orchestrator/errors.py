@@ -21,6 +21,10 @@ class RecipeError(OrchestratorError):
     exit_code = EXIT_UNUSABLE
 
 
+class PluginError(RecipeError):
+    """A plugin cannot be imported, is missing or of another version, or its stage kinds cannot be used."""
+
+
 class PrecheckError(OrchestratorError):
     """A stage found, before using any resources, that it cannot run."""
 
@@ -73,6 +77,10 @@ class NewerFormatError(OrchestratorError):
 
 class PoisonError(OrchestratorError):
     """Stage code found input that no retry can repair; the shard map bisects it down to single items."""
+
+
+class StageCodeError(OrchestratorError):
+    """The code of a stage uses its context, or returns something, in a way that cannot work; the author repairs it."""
 
 
 class GateError(OrchestratorError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from orchestrator.artifact import JSON, Artifact
+from orchestrator.learning import Learned, Serving
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 
 if TYPE_CHECKING:
@@ -229,6 +230,18 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """Where the stage kinds of another package or file come from."""
+
+    target: str  # "module:NAME", or "/path/to/file.py:NAME"
+    distribution: str = ""  # the installed package; "": a file or module that belongs to none
+    version: str = ""  # of the distribution, else "sha256:..." of the file
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.target})" if self.distribution else self.target
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageKind(Generic[C]):
     """What a stage does. Raise `version` by hand when the same config must give another output."""
 
@@ -250,6 +263,10 @@ class StageKind(Generic[C]):
     # What `run` returns: name -> its meaning in a line, the most telling first; `<...>` in a name stands for any text.
     metrics: Mapping[str, str] = field(default_factory=dict)
     headline: Callable[[Mapping[str, float]], str] | None = None  # the telling metrics in a few words
+    learned: Learned[C] | None = None  # None: its output holds samples, or what is computed from each of them
+    rows_name_samples: bool = False  # each row of its tables names its sample, so that other samples are not in it
+    serving: Serving[C] | None = None  # None: it says nothing about models that can be used
+    plugin: Plugin | None = None  # set when it is loaded from another package or file; None: built in
 
     def gives_metric(self, name: str) -> bool:
         """Whether `run` may return a metric of this name; True for any name if the kind declares none."""

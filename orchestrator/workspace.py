@@ -37,6 +37,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.plugins.table import plugins_to_json
 from orchestrator.recipe.loading import Kinds
 from orchestrator.retention.taint_removal import retract_tainted
 from orchestrator.retention.unneeded import ENDED
@@ -158,7 +159,7 @@ class Workspace:
             recipe_name=plan.recipe,
             plan_digest=plan_digest(plan),
             stages=stage_rows(plan),
-            fields={"file": plan.file, **(fields or {})},
+            fields={"file": plan.file, **_plugin_fields(plan), **(fields or {})},
         )
         return self._run(executor, plan, run_id, stop, detached, on_started)
 
@@ -321,6 +322,11 @@ def workspace_root() -> Path:
     return next(
         (folder / ROOT_NAME for folder in (here, *here.parents) if (folder / ROOT_NAME).is_dir()), here / ROOT_NAME
     )
+
+
+def _plugin_fields(plan: Plan) -> dict[str, JSON]:
+    plugins = plugins_to_json(stage.spec.kind for stage in plan.stages)
+    return {"plugins": plugins} if plugins else {}
 
 
 def new_run_id() -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.learning import Learned
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 
 
@@ -78,6 +79,7 @@ ADOPT_TOKENIZER = StageKind(
     config=AdoptConfig,
     run=adopt_tokenizer,
     output="tokenizer@1",
+    learned=Learned(from_samples=False),
     sources=sources,
     metrics={"semantic_codes": "size of the semantic codebook", "pixel_codes": "size of the pixel codebook"},
 )
@@ -88,6 +90,7 @@ ADOPT_MLLM = StageKind(
     run=adopt_mllm,
     inputs={"tokenizer": Slot(kind="tokenizer@1"), "vocabulary": Slot(kind="vocabulary@1")},
     output="mllm@1",
+    learned=Learned(from_samples=False),
     sources=sources,
     metrics={"rows": "rows of the token tables", "layers": "layers of the language model"},
 )
@@ -97,6 +100,7 @@ ADOPT_DECODER = StageKind(
     config=AdoptConfig,
     run=adopt_decoder,
     output="decoder@1",
+    learned=Learned(from_samples=False),
     sources=sources,
     metrics={"parameters": "parameters of the denoising network"},
 )

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.inference.settings import InferenceSettings
 from models.mllm.config import SamplingConfig
 from orchestrator.identity import semantic_config
+from orchestrator.learning import Serving
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 
@@ -177,6 +179,16 @@ def _score_text(name: str, metrics: Mapping[str, float]) -> str:
     return f"{name.replace('/', ' ').replace('_', ' ')} {100 * metrics[name]:.0f} %{compared}"
 
 
+def inference_settings(config: EvaluateConfig) -> InferenceSettings:
+    return InferenceSettings(
+        understanding=config.understanding,
+        generation=config.generation,
+        editing=config.editing,
+        diffusion_steps=config.diffusion_steps,
+        diffusion_guidance=config.diffusion_guidance,
+    )
+
+
 EVALUATE = StageKind(
     name="evaluate",
     version=2,
@@ -191,4 +203,7 @@ EVALUATE = StageKind(
     output="report@1",
     metrics=METRICS,
     headline=headline,
+    serving=Serving(
+        models={"tokenizer": "tokenizer", "mllm": "mllm", "decoder": "decoder"}, settings=inference_settings
+    ),
 )

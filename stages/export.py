@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.learning import Learned, Serving
 from orchestrator.stage import ModelVersion, Slot, StageContext, StageKind
 
 
@@ -36,5 +37,7 @@ EXPORT = StageKind(
     },
     output="export@1",
     metrics={"parameters": "parameters of the exported models"},
+    learned=Learned(from_samples=False),
+    serving=Serving(models={"tokenizer": "tokenizer", "mllm": "mllm", "decoder": "decoder"}),
     model_version=lambda config: ModelVersion(name=config.name, alias=config.alias),
 )

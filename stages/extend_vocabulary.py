@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import PrecheckError
+from orchestrator.learning import Learned
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 
 
@@ -51,6 +52,7 @@ EXTEND_VOCABULARY = StageKind(
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True, required=False), "tokenizer": Slot(kind="tokenizer@1")},
     output="vocabulary@1",
+    learned=Learned(from_samples=False, is_model=False),
     sources=sources,
     precheck=precheck,
     metrics={"text_ids": "ids of text tokens, and the first id of an image token", "vision_ids": "ids of image tokens"},

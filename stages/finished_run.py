@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.takedowns import read_takedowns
-from orchestrator.errors import RecipeError
+from orchestrator.errors import PluginError, RecipeError
+from orchestrator.learning import OUTPUT
 from orchestrator.planning.plan import tainted_stages
-from stages.evaluate import EvaluateConfig, SampleCounts
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from data_pipelines.inference.settings import InferenceSettings
     from models.mllm.config import SamplingConfig
     from orchestrator.planning.plan import Plan, PlannedStage
     from orchestrator.recipe.loading import Kinds
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS_NAMING_MODELS = ("evaluate", "export")
+NEEDED_MODELS = ("tokenizer", "mllm")  # roles; a "decoder" is used where there is one
 
 
 class FinishedRun:
@@ -36,17 +37,16 @@ class FinishedRun:
         self._plan = workspace.plan_of(run_id, kinds, allow_changed_kinds=True)
         self._tainted = tainted_stages(self._plan, read_takedowns(workspace.store))
         stage = models_stage(self._plan)
-        config = stage.spec.config
-        self.config = config if isinstance(config, EvaluateConfig) else published_settings()
+        self.config = settings_of(stage)
+        folders = {role: self._folder(upstream) for role, upstream in models_of(stage).items()}
         self.model = IllumePlus.load(
-            self._folder(stage, "tokenizer"),
-            self._folder(stage, "mllm"),
-            self._folder(stage, "decoder") if stage.spec.inputs.get("decoder") else None,
+            folders["tokenizer"],
+            folders["mllm"],
+            folders.get("decoder"),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
 
-    def _folder(self, stage: "PlannedStage", slot: str) -> Path:
-        (upstream,) = stage.spec.inputs[slot]
+    def _folder(self, upstream: str) -> Path:
         planned = self._plan.stage(upstream)
         kind = planned.spec.kind.name
         if self._workspace.artifacts.find(ArtifactKey(kind, planned.fingerprint)) is None:
@@ -60,30 +60,42 @@ class FinishedRun:
 
 
 def models_stage(plan: "Plan") -> "PlannedStage":
-    """The recipe's last `evaluate` stage, or else its last `export`: its inputs are the models that belong together."""
-    for kind in KINDS_NAMING_MODELS:
-        found = [stage for stage in plan.stages if stage.spec.kind.name == kind]
-        if found:
-            return found[-1]
-    raise RecipeError(
-        f"recipe {plan.recipe!r} has no stage of the kind {' or '.join(map(repr, KINDS_NAMING_MODELS))}, whose inputs "
-        "are the models to use; add one"
-    )
+    """The recipe's last stage that declares models in use (`StageKind.serving`), if possible one with settings."""
+    found = [stage for stage in plan.stages if models_of(stage).keys() >= set(NEEDED_MODELS)]
+    with_settings = [stage for stage in found if stage.spec.kind.serving and stage.spec.kind.serving.settings]
+    if not found:
+        raise RecipeError(
+            f"recipe {plan.recipe!r} has no stage of the kind 'evaluate' or 'export', nor one of another kind that "
+            "names the models to use; add one"
+        )
+    return (with_settings or found)[-1]
 
 
-def published_settings() -> EvaluateConfig:
-    """The sampling settings of the published models, for recipes without an `evaluate` stage."""
-    from models.mllm.config import SamplingConfig
+def models_of(stage: "PlannedStage") -> dict[str, str]:
+    """The stages that make the models which a stage declares to be in use, by role; absent optional ones left out."""
+    serving = stage.spec.kind.serving
+    slots = serving.models.items() if serving else ()
+    found = {role: [stage.id] if slot == OUTPUT else list(stage.spec.inputs.get(slot, ())) for role, slot in slots}
+    return {role: ids[0] for role, ids in found.items() if ids}
 
-    return EvaluateConfig(
-        samples=SampleCounts(reconstruction=0, generation=0, understanding=0, editing=0, enlargement=0),
-        understanding=SamplingConfig.published_understanding(),
-        generation=SamplingConfig.published_generation(),
-        editing=SamplingConfig.published_editing(),
-        seed=0,
-        diffusion_steps=50,
-        diffusion_guidance=2.0,
-    )
+
+def settings_of(stage: "PlannedStage") -> "InferenceSettings":
+    """The settings in the configuration of the stage, or those of the published models.
+
+    Raises: PluginError: the kind gives something else.
+    """
+    from data_pipelines.inference.settings import InferenceSettings, published_settings
+
+    kind = stage.spec.kind
+    if kind.serving is None or kind.serving.settings is None:
+        return published_settings()
+    settings = kind.serving.settings(stage.spec.config)
+    if not isinstance(settings, InferenceSettings):
+        raise PluginError(
+            f"stage kind {kind.name!r}: serving.settings: found {type(settings).__name__}, expected InferenceSettings "
+            "of data_pipelines.inference.settings"
+        )
+    return settings
 
 
 def generate(

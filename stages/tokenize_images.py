@@ -139,4 +139,5 @@ TOKENIZE_IMAGES = StageKind(
     output="tokens@1",
     metrics=METRICS,
     headline=headline,
+    rows_name_samples=True,
 )

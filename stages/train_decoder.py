@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.training.config import split_micro_batches
@@ -46,6 +47,24 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['denoising/loss']:.4g}"
 
 
+def exposures(training: Training[TrainDecoderConfig], samples: Samples) -> Exposures:
+    from data_pipelines.training_data.image_batches import ImageBatches
+    from stages.programs.decoder import TokenizedImages
+    from stages.training.exposures import image_exposures
+
+    def batches() -> ImageBatches:
+        task = DecoderTask(
+            config=training.config,
+            datasets=training.inputs("datasets"),
+            tokens=training.inputs("tokens"),
+            tokenizer=training.inputs("tokenizer")[0],
+            start=None,
+        )
+        return TokenizedImages(task).batches
+
+    return image_exposures(training, training.config.loop, samples, batches)
+
+
 TRAIN_DECODER = StageKind(
     name="train_decoder",
     version=2,
@@ -58,6 +77,7 @@ TRAIN_DECODER = StageKind(
         "start": Slot(kind="decoder@1", required=False),
     },
     output="decoder@1",
+    learned=Learned(exposures=exposures),
     needs=needs,
     precheck=precheck,
     metrics=METRICS,

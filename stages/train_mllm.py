@@ -1,9 +1,11 @@
 """Trains the unified language model: one kind, used once for each of the progressive stages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.mllm_config import MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
@@ -60,6 +62,29 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['language/loss']:.4g}" + (f": {', '.join(parts)}" if parts else "")
 
 
+def exposures(training: Training[TrainMllmConfig], samples: Samples) -> Exposures:
+    import numpy as np
+
+    from stages.programs.mllm import build_index, training_order
+    from stages.training.exposures import Integers, loop_exposures
+
+    def data_steps(ids: Sequence[str], before: int) -> tuple[Integers, Integers]:
+        task = MllmTask(
+            config=training.config,
+            datasets=training.inputs("datasets"),
+            tokens=training.inputs("tokens"),
+            tokenizer=training.inputs("tokenizer")[0],
+            vocabulary=training.inputs("vocabulary")[0],
+            start=None,
+            index=Path(),
+        )
+        index = training.index(lambda folder: build_index(replace(task, index=folder)))
+        wanted = np.frombuffer(bytes.fromhex("".join(ids)), dtype=np.uint8).reshape(-1, 32)
+        return training_order(replace(task, index=index)).exposures(wanted, before_step=before)
+
+    return loop_exposures(training, training.config.loop, samples, data_steps)
+
+
 TRAIN_MLLM = StageKind(
     name="train_mllm",
     version=2,
@@ -73,6 +98,7 @@ TRAIN_MLLM = StageKind(
         "start": Slot(kind="mllm@1", required=False),
     },
     output="mllm@1",
+    learned=Learned(exposures=exposures),
     needs=needs,
     precheck=precheck,
     metrics=METRICS,

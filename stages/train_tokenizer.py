@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.config import split_micro_batches
@@ -70,6 +71,18 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['generator/loss']:.4g}, PSNR {metrics['generator/psnr_db']:.1f} dB"
 
 
+def exposures(training: Training[TrainTokenizerConfig], samples: Samples) -> Exposures:
+    from data_pipelines.training_data.image_batches import ImageBatches
+    from stages.programs.tokenizer import tokenizer_batches
+    from stages.training.exposures import image_exposures
+
+    def batches() -> ImageBatches:
+        datasets = training.inputs("datasets")
+        return tokenizer_batches(TokenizerTask(config=training.config, datasets=datasets, vision=None, start=None))
+
+    return image_exposures(training, training.config.loop, samples, batches)
+
+
 TRAIN_TOKENIZER = StageKind(
     name="train_tokenizer",
     version=2,
@@ -81,6 +94,7 @@ TRAIN_TOKENIZER = StageKind(
         "start": Slot(kind="tokenizer@1", required=False),
     },
     output="tokenizer@1",
+    learned=Learned(exposures=exposures),
     needs=needs,
     precheck=precheck,
     metrics=METRICS,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
 from stages.training.metrics import LOOP_METRICS, pass_metrics
@@ -33,6 +34,14 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['contrast/loss']:.4g}, {100 * metrics['contrast/image_accuracy']:.0f} % of texts found"
 
 
+def exposures(training: Training[TrainVisionConfig], samples: Samples) -> Exposures:
+    from stages.programs.vision import vision_batches
+    from stages.training.exposures import image_exposures
+
+    config = training.config
+    return image_exposures(training, config.loop, samples, lambda: vision_batches(config, training.inputs("datasets")))
+
+
 TRAIN_VISION = StageKind(
     name="train_vision",
     version=2,
@@ -42,4 +51,5 @@ TRAIN_VISION = StageKind(
     output="vision@1",
     metrics=METRICS,
     headline=headline,
+    learned=Learned(exposures=exposures),
 )

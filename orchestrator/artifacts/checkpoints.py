@@ -44,6 +44,11 @@ class _CheckpointRecord:
     meta: JSONObject
 
 
+def kept_steps(store: Store, key: ArtifactKey) -> list[int]:
+    """The steps of the committed checkpoints, oldest first; nothing is verified."""
+    return [step for step in checkpoint_steps(store, key) if head(store, checkpoint_site(key, step)).commit]
+
+
 def checkpoint_files(store: Store, key: ArtifactKey, name: str) -> Iterator[tuple[int, bytes]]:
     """(step, content of the file `name`) of every committed checkpoint, oldest first; nothing is verified."""
     fences = Fences(store, artifact_site(key).attempts)

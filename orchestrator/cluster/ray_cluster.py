@@ -1,14 +1,17 @@
 """Ray clusters: starts a small local Ray or joins a cluster, and runs worker processes in it.
 
-The only kernel file that imports Ray. Ray is connected once for the whole process, when it is first needed.
+The only kernel file that imports Ray, but for `ray_hooks.py`. Ray is connected once for the whole process, when it is
+first needed.
 """
 
 import atexit
 import logging
 import math
 import os
+import pickle
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -16,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import ray_hooks
 from orchestrator.cluster.ray_jobs import RayJobs
-from orchestrator.errors import NodeLostError
+from orchestrator.errors import NodeLostError, StageCodeError
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +79,15 @@ class WorkerProcess:
         self._actor = actor
 
     def call(self, method: str, *arguments: Any) -> Call:
-        return Call(getattr(self._actor, method).remote(*arguments))
+        """Call a method of the object. Raises: StageCodeError: an argument cannot be sent to another process."""
+        try:
+            return Call(getattr(self._actor, method).remote(*arguments))
+        except (TypeError, pickle.PicklingError) as error:
+            names = ", ".join(type(argument).__name__ for argument in arguments)
+            raise StageCodeError(
+                f"{names} cannot be sent to a worker process: {error.__cause__ or error}; a worker is a frozen "
+                "dataclass of plain values that opens files, locks and connections in `start`"
+            ) from error
 
     def kill(self) -> None:
         import ray
@@ -95,6 +107,7 @@ class Cluster:
         self._min_cpus = 0.0
         self._closing = threading.Event()
         self._session: Path | None = None
+        self._by_value: set[str] = set()
 
     @property
     def cpus(self) -> float:
@@ -139,6 +152,15 @@ class Cluster:
                 self._run_owner_thread()
                 atexit.register(self.close)
             self._connected = True
+            for module in self._by_value:
+                ray_hooks.send_by_value(sys.modules[module])
+
+    def send_by_value(self, module: str) -> None:
+        """Send the functions and classes of an imported module as they are: workers cannot import it by its name."""
+        with self._lock:
+            self._by_value.add(module)
+            if self._connected:
+                ray_hooks.send_by_value(sys.modules[module])
 
     def spawn(self, actor_class: type, *arguments: Any, resources: WorkerResources) -> WorkerProcess:
         """A new process that holds `actor_class(*arguments)`. Returns at once; Ray starts it when it can."""
@@ -210,17 +232,14 @@ class Cluster:
 
     def _init(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # without requested GPUs, none are visible
+        ray_hooks.hide_gpus_by_default()
         # By default Ray authenticates depending on files on the machine; explicit settings keep sessions separate.
         token = secrets.token_hex(32) if isinstance(self._target, LocalRay) else self._target.token
         os.environ["RAY_AUTH_MODE"] = "token" if token else "disabled"
         os.environ["RAY_AUTH_TOKEN"] = token
         import ray
-        import ray._raylet
 
-        # A stage may have imported Ray earlier, and Ray read the environment then.
-        ray._raylet.Config.initialize("")
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+        ray_hooks.read_environment_again()
         logging.getLogger("ray").setLevel(logging.ERROR)
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if isinstance(self._target, RayAddress):
@@ -228,8 +247,7 @@ class Cluster:
         else:
             self._session = _session_folder()
             ray.init(**settings, **_local_settings(self._target, self._min_cpus, self._session))
-        # Its raylet also reports every dead worker on our standard output; the stage logs that itself.
-        ray._private.worker._worker_logs_enabled = False
+        ray_hooks.mute_lost_workers()
 
 
 def _local_settings(target: LocalRay, min_cpus: float, session: Path) -> dict[str, Any]:
@@ -238,13 +256,10 @@ def _local_settings(target: LocalRay, min_cpus: float, session: Path) -> dict[st
         "num_cpus": max(target.cpus or _available_cpus(), min_cpus),
         "include_dashboard": False,
         "object_store_memory": target.object_store_mib * 1024**2,
-        "_node_ip_address": "127.0.0.1",
-        "_temp_dir": str(session),
+        **ray_hooks.local_settings(temp_dir=str(session), memory_bytes=int(target.memory_gib * 1024**3)),
     }
     if target.gpus is not None:
         settings["num_gpus"] = target.gpus
-    if target.memory_gib:
-        settings["_memory"] = int(target.memory_gib * 1024**3)
     return settings
 
 

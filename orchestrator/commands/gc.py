@@ -17,6 +17,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_artifact
@@ -38,6 +39,7 @@ MAX_LISTED = 50
     help="Also retract artifacts of this age that nothing needs: no newest run of a recipe, no pin, no model.",
 )
 @location_options
+@plugin_option
 @json_option
 def gc_command(
     delete: bool, older_than_h: float, unneeded_days: float | None, locations: Locations, as_json: bool

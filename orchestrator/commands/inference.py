@@ -9,6 +9,7 @@ from orchestrator.commands.shared.options import (
     examples,
     location_options,
     open_workspace,
+    plugin_option,
     run_option,
     stage_kinds,
 )
@@ -34,6 +35,7 @@ seed_option = click.option("--seed", default=0, show_default=True, help="The sam
 @click.option("-o", "--out", type=OUTPUT, default=Path("generated.png"), show_default=True, help="File, or folder.")
 @seed_option
 @location_options
+@plugin_option
 def generate_command(
     prompt: str,
     run: str | None,
@@ -68,6 +70,7 @@ def generate_command(
 @run_option
 @seed_option
 @location_options
+@plugin_option
 def describe_command(image: Path, run: str | None, seed: int, locations: Locations) -> None:
     """Describe the image IMAGE."""
     from stages.finished_run import describe
@@ -84,6 +87,7 @@ def describe_command(image: Path, run: str | None, seed: int, locations: Locatio
 @run_option
 @seed_option
 @location_options
+@plugin_option
 def ask_command(
     image: Path,
     question: str,
@@ -114,6 +118,7 @@ def ask_command(
 @click.option("-o", "--out", type=OUTPUT, default=Path("edited.png"), show_default=True, help="File to write.")
 @seed_option
 @location_options
+@plugin_option
 def edit_command(
     image: Path,
     instruction: str,

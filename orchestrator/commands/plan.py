@@ -10,10 +10,10 @@ from orchestrator.commands.shared.formatting import duration_text, short
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
     Locations,
-    builtin_recipes,
     complete_recipe,
     examples,
     json_option,
+    known_recipes,
     location_options,
     open_workspace,
     read_recipe,
@@ -72,11 +72,11 @@ def _warn_absent(message: str) -> None:
 @click.argument("name", required=False, shell_complete=complete_recipe)
 @json_option
 def recipes_command(name: str | None, as_json: bool) -> None:
-    """List the built-in recipes, which `plan` and `run` take by name, or print one."""
+    """List the recipes that `plan` and `run` take by name, built in and of installed packages, or print one."""
     if name is not None:
         click.echo(recipe_file(name).read_text(encoding="utf-8"), nl=False)
         return
-    found = builtin_recipes()
+    found = known_recipes()
     if as_json:
         click.echo(json.dumps({name: str(file) for name, file in found.items()}, indent=2))
         return

@@ -26,6 +26,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     read_recipe,
     recipe_options,
     run_argument,
@@ -104,6 +105,7 @@ def run_command(
 @cluster_option
 @accept_taint_option
 @detach_option
+@plugin_option
 @json_option
 def resume_command(
     run: str | None, locations: Locations, profile: str | None, accept_taint: bool, detach: bool, as_json: bool
@@ -257,10 +259,11 @@ def _interrupted_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
 def _covers(saved_plan: Mapping[str, Any], plan: Plan) -> bool:
     """True if running the interrupted plan makes what is missing now, with the current resources and locations."""
     saved = {stage["id"]: stage for stage in saved_plan["stages"]}
-    if set(saved) != {stage.id for stage in plan.stages}:
+    now = plan_to_json(plan)
+    if set(saved) != {stage.id for stage in plan.stages} or saved_plan.get("plugins") != now.get("plugins"):
         return False
     to_run = {stage.id for stage in plan.to_run}
-    stages: Any = plan_to_json(plan)["stages"]
+    stages: Any = now["stages"]
     for stage in stages:
         checked = ("fingerprint", "config", "resources", "retry") if stage["id"] in to_run else ("fingerprint",)
         if any(saved[stage["id"]].get(key) != stage[key] for key in (*checked, "gates")):

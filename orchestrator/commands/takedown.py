@@ -22,6 +22,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     stage_kinds,
 )
 from orchestrator.commands.shared.questions import question_options
@@ -64,6 +65,7 @@ def takedown_command() -> None:
 @click.option("--note", default="", help="Reason, stored in the record; no personal data.")
 @click.option("-o", "--out", type=OUTPUT, help="File to apply later. Default: ID.takedown.json.")
 @location_options
+@plugin_option
 @json_option
 def plan_takedown(
     questions: "Questions",
@@ -147,6 +149,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Ed25519 key (PEM) to sign.")
 @click.option("-o", "--out", type=OUTPUT, help="Where to write the statement. Default: print it.")
 @location_options
+@plugin_option
 def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, locations: Locations) -> int:
     """Search the store again and report the state of every affected item, as an in-toto statement.
 

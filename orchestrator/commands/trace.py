@@ -13,6 +13,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     run_option,
     stage_kinds,
 )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from stages.provenance.trace import Trace
 
 SHOWN_STEPS = 12
+UNKNOWN_BECAUSE = "because their data were deleted, older code made them, or their kind does not say"
 SHOWN_ROWS = 10  # of one stage; JSON has all
 
 
@@ -37,6 +39,7 @@ SHOWN_ROWS = 10  # of one stage; JSON has all
 @question_options
 @run_option
 @location_options
+@plugin_option
 @json_option
 def trace_command(questions: "Questions", run: str | None, locations: Locations, as_json: bool) -> None:
     """Follow samples through a run: datasets, token files, training steps, checkpoints, models.
@@ -129,11 +132,8 @@ def _model_lines(trace: "Trace") -> list[str]:
     return [
         f"models that saw it: {', '.join(trace.saw) or 'none'}",
         f"models that did not see it: {', '.join(trace.clean) or 'none'}",
-        *(
-            [f"unknown, because their data were deleted or older code made them: {', '.join(trace.unknown)}"]
-            if trace.unknown
-            else []
-        ),
+        *([f"unknown, {UNKNOWN_BECAUSE}: {', '.join(trace.unknown)}"] if trace.unknown else []),
+        *(f"  {stage}: {problem}" for stage, problem in trace.problems.items()),
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
@@ -21,13 +22,18 @@ from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.errors import GateError, OrchestratorError
+from orchestrator.errors import GateError, OrchestratorError, StageCodeError
 from orchestrator.execution.gates import broken_gates
+from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
 from orchestrator.execution.stage_context import AttemptContext
+from orchestrator.identity import to_json
+from orchestrator.learning import PROVENANCE_LEARNED
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
-from orchestrator.stage import Tracker
+from orchestrator.plugins.loading import is_file_target
+from orchestrator.stage import StageKind, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.output_checks import output_problem
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +87,7 @@ class LocalAttempt:
             scratch=self.scratch,
             log_stem=self.log_stem,
             artifacts_by_slot=inputs,
-            tracker=self.tracker,
+            tracker=CheckedTracker(tracker=self.tracker, stage_id=planned.id),
             checkpoints=StoredCheckpoints(store=store, cache=self.artifacts.cache, key=planned.key, attempt=attempt),
             cluster=self.cluster,
             ledger=self.ledger,
@@ -89,8 +95,11 @@ class LocalAttempt:
             takedowns=read_takedowns(store),
             memory_halvings=request.memory_halvings,
         )
+        if planned.spec.kind.plugin is not None and is_file_target(planned.spec.kind.plugin.target):
+            self.cluster.send_by_value(planned.spec.kind.run.__module__)
         with context.idle_workers:
-            metrics = planned.spec.kind.run(planned.spec.config, context)
+            returned: object = planned.spec.kind.run(planned.spec.config, context)
+        metrics = self._checked(returned, context)
         self._check_gates(metrics)
         return self.artifacts.commit(folder, self._draft(context, inputs, metrics), epoch=attempt.epoch)
 
@@ -113,6 +122,18 @@ class LocalAttempt:
 
     def close(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _checked(self, returned: object, context: AttemptContext) -> dict[str, float]:
+        """The metrics. Raises: StageCodeError: what the stage returned or wrote cannot be committed."""
+        planned = self.request.planned
+        metrics = checked_metrics(f"{planned.id}: returned by `run` of {planned.spec.kind.name!r}", returned)
+        problem = output_problem(context.output)
+        if problem:
+            raise StageCodeError(f"{planned.id}: {problem}")
+        check_inputs_untouched(planned.id, context.artifacts_by_slot)
+        if not context.folder.has_links and not any(context.output.iterdir()):
+            log.warning("%s: wrote no file below `context.output`, so its artifact is empty", planned.id)
+        return metrics
 
     def _check_gates(self, metrics: Mapping[str, float]) -> None:
         planned = self.request.planned
@@ -141,7 +162,7 @@ class LocalAttempt:
         return ManifestDraft(
             kind=planned.spec.kind.output,
             payload=planned.payload,
-            metrics={name: float(value) for name, value in metrics.items()},
+            metrics=dict(metrics),
             shards=tuple(context.shards),
             inputs={slot: tuple(artifact.fingerprint for artifact in found) for slot, found in inputs.items() if found},
             provenance={
@@ -152,8 +173,19 @@ class LocalAttempt:
                 "packages": versions,
                 "seconds": round(time.time() - self._started_s, 3),
                 PROVENANCE_CODE: code,
+                **_declared(planned.spec.kind),
             },
         )
+
+
+def _declared(kind: StageKind[Any]) -> dict[str, JSON]:
+    """What must be known about an artifact even where its stage kind is not."""
+    found: dict[str, JSON] = {}
+    if kind.plugin is not None:
+        found["plugin"] = to_json(kind.plugin)
+    if kind.learned is not None:
+        found[PROVENANCE_LEARNED] = {"from_samples": kind.learned.from_samples, "is_model": kind.learned.is_model}
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -14,6 +14,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.errors import StageCodeError
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
@@ -21,6 +22,8 @@ from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.objects import is_key
+from orchestrator.suggestions import expectation
 
 ADOPT_GUARD_S = 1.0  # between two checks of the guard: adopting writes into the attempt's own folder only
 
@@ -81,12 +84,20 @@ class AttemptContext:
 
     def input(self, slot: str) -> Artifact:
         found = self.inputs(slot)
-        assert len(found) == 1, f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected exactly 1"
+        if len(found) != 1:
+            raise StageCodeError(
+                f"{self.stage_id}: context.input({slot!r}): the slot holds {len(found)} artifacts in this recipe, "
+                f"expected exactly 1; read a slot that is optional or `many` with context.inputs({slot!r})"
+            )
         return found[0]
 
     def inputs(self, slot: str) -> Sequence[Artifact]:
         kind = self.planned.spec.kind
-        assert slot in kind.inputs, f"{self.stage_id}: stage kind {kind.name!r} has no input slot {slot!r}"
+        if slot not in kind.inputs:
+            raise StageCodeError(
+                f"{self.stage_id}: stage kind {kind.name!r} declares no input slot {slot!r}; "
+                f"{expectation(str(slot), kind.inputs.keys())}"
+            )
         return self.artifacts_by_slot.get(slot, ())
 
     @property
@@ -145,10 +156,16 @@ class AttemptContext:
         if time.monotonic() - self._guard_asked_at >= ADOPT_GUARD_S:
             self.guard.check()
             self._guard_asked_at = time.monotonic()
-        stored = self.shards[record.fingerprint]
+        where = f"{self.stage_id}: context.adopt of shard {record.shard!r}"
+        stored = self.shards.get(record.fingerprint)
+        if stored is None:
+            raise StageCodeError(f"{where}: not a result of context.map_shards in this attempt")
         entries = {entry.path: entry for entry in record.files}
         for source, name in ({path: path for path in entries} if names is None else names).items():
-            assert source in entries, f"{self.stage_id}: shard {record.shard} has no file {source!r}"
+            if source not in entries:
+                raise StageCodeError(f"{where}: it has no file {source!r}; {expectation(source, entries)}")
+            if not is_key(name):
+                raise StageCodeError(f"{where}: found {name!r}, expected a relative path below the artifact")
             self.folder.link(stored.key_of(source), name, dataclasses.replace(entries[source], path=name))
 
     def _note_recorded(self, _stored: StoredShard) -> None:

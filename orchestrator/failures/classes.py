@@ -11,6 +11,7 @@ from pathlib import Path
 from traceback import extract_tb, format_exception_only
 
 from orchestrator import errors
+from orchestrator.cluster.ray_hooks import PREEMPTED, WORKER_FAILURES, WRAPPED_ERRORS
 
 
 class FailureClass(enum.StrEnum):
@@ -150,6 +151,7 @@ _TRANSIENT_ERRNOS = {
 # Errors that libraries distinguish only by their message: (part of the message in lower case, class).
 _BY_MESSAGE: tuple[tuple[str, FailureClass], ...] = (
     ("preempted", FailureClass.PREEMPTED),
+    ("system error: no module named", FailureClass.USER_CODE),  # a worker cannot import the code that it was sent
     ("cuda out of memory", FailureClass.GPU_OOM),
     ("memory on the node was low", FailureClass.HOST_OOM),
     ("killed due to the node running low on memory", FailureClass.HOST_OOM),
@@ -176,12 +178,11 @@ def classify(error: BaseException) -> FailureClass:
     return min(candidates, key=_PRECEDENCE.__getitem__)
 
 
-_WRAPPED = ("cause", "controller_failure", "health_check_failure", "_base_exc")  # attributes of Ray's errors
 _ROOT_CAUSES = {FailureClass.PREEMPTED, FailureClass.GPU_OOM, FailureClass.HOST_OOM}
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what it wraps: in Ray the attributes `_WRAPPED`, in Python `__cause__`."""
+    """`error`, then what it wraps: in Ray the attributes `WRAPPED_ERRORS`, in Python `__cause__`."""
     seen: set[int] = set()
     pending: list[BaseException] = [error]
     while pending:
@@ -191,14 +192,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         attributes = vars(link)  # plain data, so that no property of a library's error runs
-        wrapped = [attributes.get(name) for name in _WRAPPED]
+        wrapped = [attributes.get(name) for name in WRAPPED_ERRORS]
         pending.extend(inner for inner in (*wrapped, link.__cause__) if isinstance(inner, BaseException))
 
 
 def _members(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return list(error.exceptions)
-    by_rank = vars(error).get("worker_failures")  # WorkerGroupError of Ray Train
+    by_rank = vars(error).get(WORKER_FAILURES)  # WorkerGroupError of Ray Train
     return list(by_rank.values()) if isinstance(by_rank, dict) else []
 
 
@@ -220,7 +221,9 @@ def _classify_single(error: BaseException) -> FailureClass:
 
 
 def _class_from_type_name(error: BaseException) -> FailureClass | None:
-    if vars(error).get("_preempted") is True:  # RayActorError
+    if isinstance(vars(error).get("cause"), BaseException):
+        return None  # a RayTaskError, which also derives from the class of its cause; that is classified separately
+    if vars(error).get(PREEMPTED) is True:  # RayActorError
         return FailureClass.PREEMPTED
     names = (f"{base.__module__.partition('.')[0]}:{base.__name__}" for base in type(error).__mro__)
     return next((_BY_NAME[name] for name in names if name in _BY_NAME), None)

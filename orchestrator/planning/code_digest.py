@@ -1,5 +1,6 @@
 """The digest of the code behind a stage: of the normalised source files of its first-party import closure.
 
+First-party are this project's packages and, for a kind of others, the packages of its own distribution, or its file.
 The closure is found by parsing files, never by importing them. The kernel is left out: it decides where and when work
 runs, not what it outputs. The digest is not identity; `plan` compares it and warns.
 
@@ -13,13 +14,15 @@ import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from importlib import metadata
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.identity import canonical_json
 from orchestrator.stage import StageKind
 
 CODE_PACKAGES = ("stages", "data_pipelines", "models")  # the packages whose code can change an output
+KERNEL_PACKAGES = {"orchestrator"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +37,12 @@ class CodeDigest:
 
 
 def code_of(kind: StageKind[Any]) -> CodeDigest:
-    """The code digest of a stage kind, from the folder with the package of its `run`."""
-    module = kind.run.__module__
-    try:
-        package = importlib.util.find_spec(module.partition(".")[0])
-    except ValueError:  # a program without a package, such as `__main__`
-        return CodeDigest()
-    if package is None or not package.submodule_search_locations:
-        return CodeDigest()
-    return code_digest(module, Path(next(iter(package.submodule_search_locations))).parent)
+    """The code digest of a stage kind: its `run`, with all that it imports of its own distribution and of ours."""
+    own = {kind.run.__module__.partition(".")[0]} - KERNEL_PACKAGES
+    if kind.plugin is not None and kind.plugin.distribution:
+        own |= _top_levels(kind.plugin.distribution)
+    places = {package: _places(package) for package in (*CODE_PACKAGES, *sorted(own))}
+    return _digest(kind.run.__module__, {package: found for package, found in places.items() if found})
 
 
 def code_digest(module: str, root: Path, packages: Collection[str] = CODE_PACKAGES) -> CodeDigest:
@@ -51,14 +51,43 @@ def code_digest(module: str, root: Path, packages: Collection[str] = CODE_PACKAG
     A package's `__init__.py` counts only if a name is imported from it, not if it is only a parent of a module.
     Files that cannot be parsed count with their raw bytes. A module outside `packages` has an empty digest.
     """
-    pending, seen = [module], set[Path]()
+    return _digest(module, {package: (root / package,) for package in packages})
+
+
+Places = Mapping[str, tuple[Path, ...]]  # package or module at the top level -> its folders, or its one file
+
+
+def _digest(module: str, places: Places) -> CodeDigest:
+    pending, seen = [module], dict[str, str]()
     while pending:
-        file = _module_file(pending.pop(), root, packages)
-        if file is not None and file not in seen:
-            seen.add(file)
-            pending += _read(file, file.stat().st_mtime_ns, root)[1]
-    names = {file: file.relative_to(root).as_posix() for file in sorted(seen)}
-    return CodeDigest(files={name: _read(file, file.stat().st_mtime_ns, root)[0] for file, name in names.items()})
+        found = _module_file(pending.pop(), places)
+        if found is not None and found[0] not in seen:
+            name, file = found
+            seen[name], imported = _read(file, file.stat().st_mtime_ns, name)
+            pending += imported
+    return CodeDigest(files=dict(sorted(seen.items())))
+
+
+def _places(package: str) -> tuple[Path, ...]:
+    """Where a package or module is installed, as it is imported: in place, as an editable one, or as a single file."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # a program without a package, such as `__main__`
+        return ()
+    if spec is None:
+        return ()
+    if spec.submodule_search_locations:
+        return tuple(Path(folder) for folder in spec.submodule_search_locations)
+    return (Path(spec.origin),) if spec.origin and spec.origin.endswith(".py") else ()
+
+
+def _top_levels(distribution: str) -> set[str]:
+    """The packages and modules of a distribution, as far as its metadata lists them."""
+    try:
+        listed = metadata.distribution(distribution).read_text("top_level.txt") or ""
+    except metadata.PackageNotFoundError:
+        return set()
+    return set(listed.split()) - KERNEL_PACKAGES
 
 
 def normalised_digest(source: bytes) -> str:
@@ -71,15 +100,14 @@ def normalised_digest(source: bytes) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _read(file: Path, _mtime_ns: int, root: Path) -> tuple[str, tuple[str, ...]]:
+def _read(file: Path, _mtime_ns: int, name: str) -> tuple[str, tuple[str, ...]]:
     """Digest of one file and the modules that it may import; cached until its modification time changes."""
     source = file.read_bytes()
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return hashlib.sha256(source).hexdigest(), ()
-    parts = file.relative_to(root).with_suffix("").parts
-    package = parts[:-1]  # of a module and of an `__init__` alike
+    package = PurePosixPath(name).parts[:-1]  # of a module and of an `__init__` alike
     return _tree_digest(tree), tuple(_imported(tree, package))
 
 
@@ -94,16 +122,17 @@ def _imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _module_file(module: str, root: Path, packages: Collection[str]) -> Path | None:
-    """The file of module `a.b.c`, else of the module `a.b`, which then defines `c`."""
-    parts = module.split(".")
-    if parts[0] not in packages:
-        return None
-    for names in (parts, parts[:-1]):
-        base = root.joinpath(*names)
-        for file in (base.with_suffix(".py"), base / "__init__.py"):
-            if names and file.is_file():
-                return file
+def _module_file(module: str, places: Places) -> tuple[str, Path] | None:
+    """Name and file of module `a.b.c`, else of the module `a.b`, which then defines `c`. The name is "a/b/c.py"."""
+    top, *below = module.split(".")
+    for place in places.get(top, ()):
+        if place.suffix == ".py":
+            return place.name, place
+        for names in (below, below[:-1]):
+            base = place.joinpath(*names)
+            for file in (base.with_suffix(".py"), base / "__init__.py"):
+                if file.is_file() and (names or file.name == "__init__.py"):
+                    return PurePosixPath(top, *file.relative_to(place).parts).as_posix(), file
     return None
 
 

@@ -14,6 +14,7 @@ from orchestrator.identity import canonical_json, config_to_json, fingerprint_of
 from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.plan import Action, Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
+from orchestrator.plugins.table import PluginRecord, kinds_of_plan, plugins_to_json
 from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 from orchestrator.suggestions import check_names
@@ -31,6 +32,7 @@ class _PlanRecord:
     recipe: str
     file: str
     stages: tuple[JSONObject, ...]
+    plugins: tuple[PluginRecord, ...] = ()  # where its foreign stage kinds come from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,30 +59,34 @@ def plan_digest(plan: Plan) -> str:
 
 
 def plan_to_json(plan: Plan) -> dict[str, JSON]:
+    plugins = plugins_to_json(stage.spec.kind for stage in plan.stages)
     return {
         "format": PLAN_FORMAT,
         "recipe": plan.recipe,
         "file": plan.file,
         "stages": [_stage_to_json(stage) for stage in plan.stages],
+        **({"plugins": plugins} if plugins else {}),
     }
 
 
 def plan_from_json(
     data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None, allow_changed_kinds: bool = False
 ) -> Plan:
-    """The plan in `data`, with its stage kinds taken from `kinds` and their current code.
+    """The plan in `data`, with its stage kinds taken from `kinds` and its plugins, and their current code.
 
     `allow_changed_kinds`: also accept a plan whose stages would make something else now. It shows what was made and
     must not be run.
 
     Raises:
         NewerFormatError: its format is newer than this program.
+        PluginError: a plugin that the plan was made with is missing here, or of another version.
         RecipeError: the data is not a plan, does not match `digest`, or the stage kinds have changed since, so that the
             plan would make something else now.
     """
     record = _record(_PlanRecord, data, "plan")
     if digest is not None and _digest(data) != digest:
         raise RecipeError(f"plans/{digest}.json: does not match its digest; make a new plan with `illume run`")
+    kinds = kinds_of_plan(kinds, record.plugins, any_version=allow_changed_kinds)
     stages = tuple(_stage_from_json(stage, kinds, allow_changed_kinds) for stage in record.stages)
     return Plan(recipe=record.recipe, stages=stages, file=record.file)
 

@@ -15,6 +15,7 @@ from orchestrator.suggestions import expectation
 from orchestrator.typed_json import Problem, ValuePath, decode, found_text, path_text
 
 Kinds = Mapping[str, StageKind[Any]]
+RECIPE_FORMAT = 1  # a recipe without the key 'format' is of this format
 STAGE_KEYS = ("kind", "inputs", "config", "resources", "retry", "gates")
 MAX_LISTED_PROBLEMS = 40
 _STAGE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -65,7 +66,10 @@ def _decode_top(data: JSON, decoding: _Decoding) -> str:
     if not isinstance(data, dict):
         decoding.report((), f"found {found_text(data)}, expected a mapping with the keys 'name' and 'stages'")
         return ""
-    _report_unknown(data, ("name", "stages"), (), decoding)
+    if "format" in data and (text := _format_problem(data["format"])):
+        decoding.problems = [Problem(path=("format",), text=text)]  # the other keys may mean something else there
+        return ""
+    _report_unknown({key: value for key, value in data.items() if key != "format"}, ("name", "stages"), (), decoding)
     name = data.get("name")
     if not isinstance(name, str) or not _RECIPE_NAME.fullmatch(name):
         found = found_text(name) if "name" in data else "none"
@@ -78,6 +82,14 @@ def _decode_top(data: JSON, decoding: _Decoding) -> str:
     for stage_id, stage in stages.items():
         _decode_stage(stage_id, stage, decoding)
     return str(name)
+
+
+def _format_problem(found: JSON) -> str:
+    if isinstance(found, bool) or not isinstance(found, int) or found < RECIPE_FORMAT:
+        return f"found {found_text(found)}, expected {RECIPE_FORMAT}; leave it out"
+    if found > RECIPE_FORMAT:
+        return f"found {found}, but this illume reads recipes up to format {RECIPE_FORMAT}; install a newer illume"
+    return ""
 
 
 def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:

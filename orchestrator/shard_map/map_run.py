@@ -260,6 +260,9 @@ class MapRun:
         if report.failure is FailureClass.HOST_OOM and self._pool.halve():
             return
         self._start_failures += 1
+        if result.died and report.failure is FailureClass.USER_CODE:
+            report = replace(report, traceback=report.summary.partition(" traceback:")[0])  # Ray's own is of no use
+            raise self._error(report, "the workers cannot import the code of the map; install its package there")
         again = result.died or report.failure in _TRANSIENT
         again = again or (report.failure is FailureClass.UNKNOWN and self._start_failures == 1)
         if not again or self._start_failures >= self._settings.retry.attempts:

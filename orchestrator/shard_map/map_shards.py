@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.errors import StageCodeError
 from orchestrator.identity import fingerprint_of
 from orchestrator.shard_map.map_run import MapRun, MapSettings, MapTools, PendingShard
 from orchestrator.shard_map.quarantine import QuarantineCount
@@ -52,10 +53,10 @@ def map_shards(
     Raises:
         CancelledError: a stop was requested; running shards were finished first.
         ClassifiedError: a failure that retries and quarantine did not resolve, with its class.
-        ValueError: two shards have the same name.
+        StageCodeError: two shards have the same name, or something passed is not what it must be.
     """
-    _check_names(settings, shards)
-    fingerprints = [shard_fingerprint(settings, shard) for shard in shards]
+    _check_arguments(worker, shards, settings)
+    fingerprints = [_checked_fingerprint(settings, shard) for shard in shards]
     by_fingerprint = dict(zip(reversed(fingerprints), reversed(shards), strict=True))  # the first of equal ones
     by_fingerprint = {fingerprint: by_fingerprint[fingerprint] for fingerprint in fingerprints}
     found = tools.ledger.find_many(settings.stage_kind, by_fingerprint)
@@ -84,7 +85,29 @@ def map_shards(
     ]
 
 
-def _check_names(settings: MapSettings, shards: Sequence[Shard]) -> None:
+def _checked_fingerprint(settings: MapSettings, shard: Shard) -> str:
+    try:
+        return shard_fingerprint(settings, shard)
+    except (TypeError, ValueError) as error:
+        raise StageCodeError(
+            f"{_where(settings)}: shard {shard.name!r}: {error}; items and identities are plain JSON, with "
+            "content by its digest and paths in `work`"
+        ) from error
+
+
+def _check_arguments(worker: ShardWorker, shards: Sequence[Shard], settings: MapSettings) -> None:
+    """Raises: StageCodeError: see `map_shards`."""
+    where, given = _where(settings), worker
+    if isinstance(given, type) or not callable(getattr(given, "start", None)):  # the worker is the user's
+        found = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise StageCodeError(f"{where}: found {found} as the worker, expected a value of a class with a method `start`")
+    for shard in shards:
+        if not isinstance(shard, Shard):
+            raise StageCodeError(f"{where}: found {type(shard).__name__} among the shards, expected Shard(...)")
     repeated = [name for name, count in Counter(shard.name for shard in shards).items() if count > 1]
     if repeated:
-        raise ValueError(f"{settings.attempt.stage_id}: {settings.label}: found two shards named {repeated[0]!r}")
+        raise StageCodeError(f"{where}: found two shards named {repeated[0]!r}")
+
+
+def _where(settings: MapSettings) -> str:
+    return f"{settings.attempt.stage_id}: {settings.label}"

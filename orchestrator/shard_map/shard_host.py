@@ -21,10 +21,11 @@ from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.attempt_id import AttemptId
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StageCodeError
 from orchestrator.failures.classes import FailureReport, report_of
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome, ShardWorker
 from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.output_checks import output_problem
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,10 @@ class ShardHost:
             shard = ShardInput(name=request.name, items=request.items, work=request.work, output=output)
             outcome: object = self._work(shard)
         if not isinstance(outcome, ShardOutcome):
-            raise TypeError(f"the worker returned {type(outcome).__name__}, expected ShardOutcome")
+            raise StageCodeError(f"the worker returned {type(outcome).__name__}, expected ShardOutcome")
+        problem = output_problem(output)
+        if problem:
+            raise StageCodeError(f"the worker: {problem}")
         return outcome
 
     def _discard(self, output: AttemptFolder, report: FailureReport) -> None:

@@ -29,13 +29,18 @@ class StoredObject:
     modified_s: float  # seconds since 1970, by the store's clock
 
 
+def is_key(key: str) -> bool:
+    """Whether `key` is safe as a relative path on every kind of store; see `check_key`."""
+    return bool(_KEY.fullmatch(key))
+
+
 def check_key(key: str) -> str:
     """`key`, if it is safe as a relative path on every kind of store.
 
     Raises:
         StoreError: it is empty, absolute, contains "..", a backslash or a control character.
     """
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise StoreError(f"store key {key!r}: expected {KEY_EXPECTED}")
     return key
 

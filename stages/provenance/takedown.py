@@ -26,14 +26,15 @@ from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Recipe
 from orchestrator.store.store import Store
 from orchestrator.workspace import Workspace
-from stages.provenance.trace import MODELS, TRAININGS, trace_run
+from stages.provenance.declared import Declared, declared
+from stages.provenance.exposures import TrainingExposure, training_exposures
+from stages.provenance.trace import DATASET
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.tombstones import HeldRows, Tombstones
     from data_pipelines.provenance.questions import Questions
     from data_pipelines.provenance.sample_search import Match
 
-KEPT_KINDS = (*MODELS, "vocabulary@1")  # learned artifacts: marked, not deleted
 NUM_SEARCHED_RUNS = 10_000
 NUM_SEARCH_THREADS = 16
 ORPHAN = "cannot be shown clean: what it was made from is gone"
@@ -55,14 +56,6 @@ class TakedownPlan:
     untraceable: list[str] = field(default_factory=list)  # runs whose plan can no longer be read, and why
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Exposure:
-    """The steps in which a training consumed the samples."""
-
-    steps: tuple[int, ...] = ()
-    problem: str = ""  # why the steps could not be computed
-
-
 def make_takedown_plan(
     workspace: Workspace, kinds: Kinds, questions: "Questions", *, takedown_id: str, note: str = ""
 ) -> TakedownPlan:
@@ -81,9 +74,14 @@ def make_takedown_plan(
         unanswered=unanswered,
         shards_by_kind=counts,
     )
-    affected = _affected_artifacts(stored, {key.fingerprint for key in holding})
-    exposures = _exposures(workspace, kinds, stored, affected, tombstones.digests, takedown_plan) if affected else {}
-    tainted, cleared = _find_tainted(stored, affected, {key.fingerprint for key in holding}, exposures)
+    facts = {name: declared(artifact.manifest, kinds) for name, artifact in stored.items()}
+    affected = _affected_artifacts(stored, facts, {key.fingerprint for key in holding})
+    trainings = {name for name in affected if facts[name].is_training}
+    exposures, takedown_plan.untraceable = training_exposures(workspace, kinds, trainings, tombstones.digests)
+    takedown_plan.clean_checkpoints = {
+        exposure.title: exposure.newest_clean for exposure in exposures.values() if exposure.newest_clean is not None
+    }
+    tainted, cleared = _find_tainted(stored, facts, affected, {key.fingerprint for key in holding}, exposures)
     from data_pipelines.datasets.tombstones import tombstones_to_marks
 
     takedown_plan.takedown = replace(
@@ -190,7 +188,7 @@ def _datasets(workspace: Workspace, stored: Mapping[str, StoredArtifact]) -> dic
             ArtifactKey(artifact.manifest.stage_kind, fingerprint), only=is_table
         ).path
         for fingerprint, artifact in sorted(stored.items())
-        if artifact.manifest.kind == "dataset@1"
+        if artifact.manifest.kind == DATASET
     }
 
 
@@ -223,18 +221,20 @@ def _tombstones(
     )
 
 
-def _affected_artifacts(stored: Mapping[str, StoredArtifact], shards: set[str]) -> set[str]:
+def _affected_artifacts(
+    stored: Mapping[str, StoredArtifact], facts: Mapping[str, Declared], shards: set[str]
+) -> set[str]:
     """Fingerprints of the artifacts that contain one of the shards, and of everything made from them."""
     affected = {name for name, artifact in stored.items() if not shards.isdisjoint(artifact.manifest.shards)}
     for name in _upstream_first(stored) if affected else ():
-        if not affected.isdisjoint(_inputs(stored[name])) or _is_orphan(stored[name], stored):
+        if not affected.isdisjoint(_inputs(stored[name])) or _is_orphan(stored[name], facts[name], stored):
             affected.add(name)
     return affected
 
 
-def _is_orphan(artifact: StoredArtifact, stored: Mapping[str, StoredArtifact]) -> bool:
+def _is_orphan(artifact: StoredArtifact, facts: Declared, stored: Mapping[str, StoredArtifact]) -> bool:
     """Whether this is a model whose inputs are gone, so that what it was trained on can no longer be computed."""
-    return artifact.manifest.kind in KEPT_KINDS and not stored.keys() >= set(_inputs(artifact))
+    return facts.is_learned and not stored.keys() >= set(_inputs(artifact))
 
 
 def _upstream_first(stored: Mapping[str, StoredArtifact]) -> list[str]:
@@ -254,50 +254,12 @@ def _inputs(artifact: StoredArtifact) -> list[str]:
     return [str(fingerprint) for slot in artifact.manifest.inputs.values() for fingerprint in slot]
 
 
-def _exposures(
-    workspace: Workspace,
-    kinds: Kinds,
-    stored: Mapping[str, StoredArtifact],
-    affected: set[str],
-    digests: frozenset[str],
-    takedown_plan: TakedownPlan,
-) -> dict[str, _Exposure]:
-    """The exposure of each training among `affected`, by fingerprint. Those in no readable plan are absent."""
-    from data_pipelines.provenance.questions import Questions
-
-    wanted = {name for name in affected if stored[name].manifest.stage_kind in TRAININGS}
-    exposures: dict[str, _Exposure] = {}
-    for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS):
-        if wanted <= exposures.keys():
-            break
-        try:
-            plan = workspace.plan_of(run.run_id, kinds, allow_changed_kinds=True)
-        except OrchestratorError as error:
-            takedown_plan.untraceable.append(f"run {run.run_id}: {error}")
-            continue
-        trainings = [stage for stage in plan.stages if stage.fingerprint in wanted - exposures.keys()]
-        if not trainings:
-            continue
-        try:
-            trace = trace_run(workspace, plan, Questions(digests=set(digests)))
-        except (OrchestratorError, ValueError) as error:
-            exposures.update({str(stage.fingerprint): _Exposure(problem=str(error)) for stage in trainings})
-            continue
-        for stage in trainings:
-            if stage.id in trace.unknown:
-                exposures[str(stage.fingerprint)] = _Exposure(problem="its data are gone, or older code made it")
-                continue
-            steps = {step for exposure in trace.exposures if exposure.stage == stage.id for step in exposure.steps}
-            exposures[str(stage.fingerprint)] = _Exposure(steps=tuple(sorted(steps)))
-            if trace.newest_clean.get(stage.id) is not None:
-                takedown_plan.clean_checkpoints[f"{stage.id} {stage.fingerprint[:12]}"] = (
-                    trace.newest_clean[stage.id] or 0
-                )
-    return exposures
-
-
 def _find_tainted(
-    stored: Mapping[str, StoredArtifact], affected: set[str], shards: set[str], exposures: Mapping[str, _Exposure]
+    stored: Mapping[str, StoredArtifact],
+    facts: Mapping[str, Declared],
+    affected: set[str],
+    shards: set[str],
+    exposures: Mapping[str, TrainingExposure],
 ) -> tuple[list[TaintedArtifact], list[str]]:
     """The tainted artifacts, upstream first, and those that are clean although they were made from tainted ones."""
     tainted: dict[str, TaintedArtifact] = {}
@@ -306,17 +268,21 @@ def _find_tainted(
         artifact = stored[name]
         why = ""
         if name in affected:
-            is_orphan = _is_orphan(artifact, stored)
-            why = ORPHAN if is_orphan else _taint_reason(artifact, tainted, shards, exposures.get(name))
+            is_orphan = _is_orphan(artifact, facts[name], stored)
+            why = ORPHAN if is_orphan else _taint_reason(artifact, facts[name], tainted, shards, exposures.get(name))
         if why:
-            tainted[name] = _tainted(artifact, why)
+            tainted[name] = _tainted(artifact, why, is_kept=facts[name].is_learned)
         elif not tainted.keys().isdisjoint(_inputs(artifact)):
             cleared.append(name)
     return list(tainted.values()), cleared
 
 
 def _taint_reason(
-    artifact: StoredArtifact, tainted: Mapping[str, TaintedArtifact], shards: set[str], exposure: _Exposure | None
+    artifact: StoredArtifact,
+    facts: Declared,
+    tainted: Mapping[str, TaintedArtifact],
+    shards: set[str],
+    exposure: TrainingExposure | None,
 ) -> str:
     """Why the artifact is tainted, in a few words; "" if it is clean."""
     manifest = artifact.manifest
@@ -326,16 +292,15 @@ def _taint_reason(
     from_tainted = [tainted[name] for name in _inputs(artifact) if name in tainted]
     if not from_tainted:
         return ""
-    models = [parent for parent in from_tainted if parent.kind in KEPT_KINDS]
-    is_training = manifest.stage_kind in TRAININGS
-    if is_training and exposure is not None and exposure.steps:
+    models = [parent for parent in from_tainted if parent.is_kept]
+    if facts.is_training and exposure is not None and exposure.steps:
         return f"saw it in {len(exposure.steps)} steps, first in step {exposure.steps[0]}"
     if models:
         return f"made from {models[0].kind} {models[0].fingerprint[:12]}"
-    if is_training:
+    if facts.is_training:
         problem = "no plan names it any more" if exposure is None else exposure.problem
         return f"cannot be shown clean: {problem}" if problem else ""
-    if manifest.kind == "tokens@1":  # every row names its sample, and none is affected
+    if facts.rows_name_samples:  # and none is affected
         return ""
     return f"made from {from_tainted[0].kind} {from_tainted[0].fingerprint[:12]}"
 
@@ -345,14 +310,14 @@ def _title(artifact: StoredArtifact) -> str:
     return f"{manifest.provenance.get('stage', '')} ({manifest.kind} {manifest.fingerprint[:12]})"
 
 
-def _tainted(artifact: StoredArtifact, why: str) -> TaintedArtifact:
+def _tainted(artifact: StoredArtifact, why: str, *, is_kept: bool) -> TaintedArtifact:
     manifest = artifact.manifest
     return TaintedArtifact(
         stage_kind=manifest.stage_kind,
         fingerprint=str(manifest.fingerprint),
         kind=manifest.kind,
         why=why,
-        is_kept=manifest.kind in KEPT_KINDS,
+        is_kept=is_kept,
         manifest_sha256=artifact.manifest_sha256,
         bytes=sum(file.bytes for file in manifest.files),
         run_id=str(manifest.provenance.get("run", "")),

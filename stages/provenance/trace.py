@@ -1,34 +1,31 @@
 """Traces samples through a run: datasets, token files, steps of every training, checkpoints and models.
 
-Steps are not logged but computed, from the order of the data, which is arithmetic, and the windows that a training
-skipped.
+What saw which sample is asked of the stage kinds (`StageKind.learned`): those of others are traced like built-in ones.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from data_pipelines.datasets.reader import is_table
 from data_pipelines.datasets.tombstones import DIGEST_MARKS
 from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import Match, TokenRow, find_everywhere, find_tokens
 from orchestrator.artifact import Artifact, ArtifactKey
-from orchestrator.artifacts.checkpoints import checkpoint_files
+from orchestrator.artifacts.checkpoints import checkpoint_files, kept_steps
 from orchestrator.artifacts.takedowns import Takedown, read_takedowns
-from orchestrator.errors import RecipeError
+from orchestrator.errors import OrchestratorError, PluginError, RecipeError
+from orchestrator.learning import Exposures, Samples, Training
 from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.retention.local_copies import INDEXES
+from orchestrator.store.store import Store
 from orchestrator.store.verification import move_to_cache
 from orchestrator.workspace import Workspace
-from stages.training.checkpoint_files import PROGRESS_FILE, Progress, parse_progress, read_progress
 
-MODELS = ("vision@1", "tokenizer@1", "mllm@1", "decoder@1", "export@1")
-Integers = npt.NDArray[np.int64]
+Ask = Callable[[Training[Any], Samples], Exposures]
+DATASET, TOKENS = "dataset@1", "tokens@1"  # kinds of artifacts whose tables are searched, whoever makes them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +56,8 @@ class Trace:
     saw: list[str] = field(default_factory=list)  # stages whose model was trained on a sample, or made from such one
     clean: list[str] = field(default_factory=list)  # the other stages that make models
     checkpoints: list[CheckpointExposure] = field(default_factory=list)  # by stage, oldest first
-    unknown: list[str] = field(default_factory=list)  # trainings that cannot be traced: data gone, or older code
+    unknown: list[str] = field(default_factory=list)  # trainings that cannot be traced
+    problems: dict[str, str] = field(default_factory=dict)  # of the `unknown` ones whose kind failed to answer
     newest_clean: dict[str, int | None] = field(default_factory=dict)  # step, for trainings in `saw`; None: none kept
     steps: dict[str, int] = field(default_factory=dict)  # optimizer steps done by each training
     asked: int = 0  # number of questions
@@ -77,19 +75,20 @@ class _RunArtifacts:
         self._artifacts, self._store, self._plan = workspace.artifacts, workspace.store, plan
         self._cache = workspace.root / "cache"
 
-    def finished(self, kinds: Collection[str]) -> list[PlannedStage]:
-        return [stage for stage in self._plan.stages if stage.spec.kind.name in kinds and self.has_artifact(stage)]
+    def finished(self, output: str) -> list[PlannedStage]:
+        """The stages with an artifact of a kind of artifact."""
+        return [stage for stage in self._plan.stages if stage.spec.kind.output == output and self.has_artifact(stage)]
 
     def has_artifact(self, stage: PlannedStage) -> bool:
         return self._artifacts.find(stage.key) is not None
 
-    def open(self, stage: PlannedStage) -> Artifact:
-        """The stage's artifact with its tables; of a remote store nothing else is downloaded."""
-        return self._artifacts.open(stage.key, only=is_table)
+    def open(self, stage: PlannedStage, only: Callable[[str], bool] = is_table) -> Artifact:
+        """The stage's artifact, by default with its tables; of a remote store nothing else is downloaded."""
+        return self._artifacts.open(stage.key, only=only)
 
-    def inputs(self, stage: PlannedStage, slot: str) -> tuple[Path, ...]:
+    def inputs(self, stage: PlannedStage, slot: str, only: Callable[[str], bool]) -> tuple[Path, ...]:
         """The artifacts that the stage read, which a takedown may since have replaced in the plan."""
-        return tuple(self._artifacts.open(source).path for source in self._sources(stage, slot))
+        return tuple(self._artifacts.open(source, only=only).path for source in self._sources(stage, slot))
 
     def is_traceable(self, stage: PlannedStage) -> bool:
         """Whether everything that the stage read still exists, and this code would read it in the same order."""
@@ -105,19 +104,48 @@ class _RunArtifacts:
         fingerprints = [str(fingerprint) for fingerprint in read] if isinstance(read, list) else []
         return [ArtifactKey(kind, fingerprint) for kind, fingerprint in zip(kinds, fingerprints, strict=True)]
 
-    def checkpoints(self, stage: PlannedStage) -> dict[int, Progress]:
-        """The kept checkpoints of a training, by optimizer step, oldest first."""
-        kept = checkpoint_files(self._store, stage.key, PROGRESS_FILE)
-        return {step: parse_progress(data) for step, data in kept}
+    def kept_checkpoints(self, stage: PlannedStage) -> list[int]:
+        """The steps of the kept checkpoints of a training, oldest first."""
+        return kept_steps(self._store, stage.key)
 
-    def index(self, stage: PlannedStage, make: Callable[[Path], Any]) -> Path:
-        """The folder with the index of a training's data, cached for the next trace; `make` writes it."""
-        folder = self._cache / INDEXES / stage.fingerprint
+    def training(self, stage: PlannedStage) -> "_Training":
+        return _Training(artifacts=self, stage=stage, store=self._store, indexes=self._cache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """`learning.Training` of one stage of a plan."""
+
+    artifacts: _RunArtifacts
+    stage: PlannedStage
+    store: Store
+    indexes: Path  # local folder with the folder of indexes
+
+    @property
+    def config(self) -> Any:
+        return self.stage.spec.config
+
+    def inputs(self, slot: str, only: Callable[[str], bool] | None = None) -> tuple[Path, ...]:
+        return self.artifacts.inputs(self.stage, slot, only or _any_file)
+
+    def output(self, only: Callable[[str], bool] | None = None) -> Path | None:
+        has_ended = self.artifacts.has_artifact(self.stage)
+        return self.artifacts.open(self.stage, only or _any_file).path if has_ended else None
+
+    def checkpoint_files(self, name: str) -> dict[int, bytes]:
+        return dict(checkpoint_files(self.store, self.stage.key, name))
+
+    def index(self, make: Callable[[Path], object]) -> Path:
+        folder = self.indexes / INDEXES / self.stage.fingerprint
         if not folder.exists():
             fresh = folder.with_name(uuid.uuid4().hex)
             make(fresh)
-            move_to_cache(fresh, folder, self._cache)
+            move_to_cache(fresh, folder, self.indexes)
         return folder
+
+
+def _any_file(_path: str) -> bool:
+    return True
 
 
 def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
@@ -126,15 +154,19 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
     Raises: RecipeError if the run has no dataset yet.
     """
     artifacts = _RunArtifacts(workspace, plan)
-    datasets = artifacts.finished({"curate"})
+    datasets = artifacts.finished(DATASET)
     if not datasets:
         raise RecipeError(f"recipe {plan.recipe!r}: there is no curated dataset yet, so there is nothing to trace")
     found = find_everywhere({stage.id: artifacts.open(stage).path for stage in datasets}, questions)
     trace = Trace(matches=found.matches, asked=questions.num_asked, unanswered=found.unanswered)
-    kept = [match for matches in found.matches.values() for match in matches if match.verdict == "keep"]
-    samples = _Samples(kept)
-    for stage in artifacts.finished({"tokenize_images"}):
-        trace.tokens[stage.id] = list(find_tokens(artifacts.open(stage).path, samples.ids))
+    samples = {
+        match.sample_id: tuple(match.images)
+        for matches in found.matches.values()
+        for match in matches
+        if match.verdict == "keep"
+    }
+    for stage in artifacts.finished(TOKENS):
+        trace.tokens[stage.id] = list(find_tokens(artifacts.open(stage).path, sorted(samples)))
     checkpoints: dict[str, dict[int, bool]] = {}
     takedowns = read_takedowns(workspace.store)
     for question in found.unanswered:
@@ -142,13 +174,19 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
         ids = [takedown.id for takedown in takedowns if digest in takedown.content.get(DIGEST_MARKS, ())]
         trace.taken_down |= {question: ids[0]} if ids else {}
     for stage in plan.stages:
-        if stage.spec.kind.name not in TRAININGS:
+        learned = stage.spec.kind.learned
+        if learned is None or not learned.from_samples:
             continue
-        if artifacts.has_artifact(stage) and not artifacts.is_traceable(stage):
+        is_known = learned.exposures is not None and artifacts.is_traceable(stage)
+        if artifacts.has_artifact(stage) and not is_known:
             if not _is_cleared(stage, found.matches, takedowns):
                 trace.unknown.append(stage.id)
-        else:
-            checkpoints[stage.id] = _trace_training(artifacts, stage, samples, trace)
+        elif learned.exposures is not None:
+            try:
+                checkpoints[stage.id] = _trace_training(artifacts, stage, learned.exposures, samples, trace)
+            except PluginError as error:  # the others are traced nevertheless
+                trace.unknown.append(stage.id)
+                trace.problems[stage.id] = str(error)
     _classify_models(artifacts, plan, trace, checkpoints)
     return trace
 
@@ -161,64 +199,44 @@ def _is_cleared(stage: PlannedStage, matches: Mapping[str, Sequence[Match]], tak
     return bool(clearing) and samples <= unseen
 
 
-class _Samples:
-    """The kept samples among the matches. Trainings on images know a sample by its first image, which may be shared."""
-
-    def __init__(self, kept: Sequence[Match]) -> None:
-        self.ids = sorted({match.sample_id for match in kept})
-        ranks = {sample_id: rank for rank, sample_id in enumerate(self.ids)}
-        pairs = sorted({(match.images[0], ranks[match.sample_id]) for match in kept if match.images})
-        self.images = sorted({image for image, _ in pairs})
-        self._owners = np.array([rank for _, rank in pairs], dtype=np.int64)
-        numbers = {image: number for number, image in enumerate(self.images)}
-        self._numbers = np.array([numbers[image] for image, _ in pairs], dtype=np.int64)
-
-    def owners(self, which: Integers, steps: Integers) -> tuple[Integers, Integers]:
-        """From pairs (image, step), sorted by image, the pairs (sample, step), sorted and distinct."""
-        first, last = (np.searchsorted(which, self._numbers, side=side) for side in ("left", "right"))
-        at = np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in zip(first, last, strict=True))])
-        pairs = np.unique(np.stack([np.repeat(self._owners, last - first), steps[at.astype(np.int64)]]), axis=1)
-        return pairs[0], pairs[1]
-
-
-def _trace_training(artifacts: _RunArtifacts, stage: PlannedStage, samples: _Samples, trace: Trace) -> dict[int, bool]:
+def _trace_training(
+    artifacts: _RunArtifacts, stage: PlannedStage, ask: Ask, samples: Samples, trace: Trace
+) -> dict[int, bool]:
     """Add the exposures of a training to the trace. Returns for each kept checkpoint whether it saw a sample."""
-    checkpoints = artifacts.checkpoints(stage)
-    if artifacts.has_artifact(stage):
-        steps = stage.spec.config.loop.steps
-        progress = read_progress(artifacts.open(stage).path)
-    elif checkpoints:  # not finished yet
-        steps, progress = list(checkpoints.items())[-1]
-    else:
+    kept = artifacts.kept_checkpoints(stage)
+    if not kept and not artifacts.has_artifact(stage):
         return {}
-    trace.steps[stage.id] = steps
-    if not samples.ids:
-        return dict.fromkeys(checkpoints, False)
-    states = [(steps, progress), *checkpoints.items()]
-    before = max(state.data_step(step - 1) + 1 for step, state in states)
-    which, data_steps = TRAININGS[stage.spec.kind.name](artifacts, stage, samples, before)
-    optimizer_steps = _optimizer_steps(data_steps, progress)
-    trained = np.flatnonzero((optimizer_steps >= 0) & (optimizer_steps < steps))
-    owners, optimizer_steps = which[trained], optimizer_steps[trained]
-    bounds = np.flatnonzero(np.diff(owners)) + 1
-    for owner, owner_steps in zip(np.split(owners, bounds), np.split(optimizer_steps, bounds), strict=True):
-        if len(owner_steps):
-            sample_id = samples.ids[owner[0]]
-            trace.exposures.append(Exposure(stage=stage.id, sample_id=sample_id, steps=tuple(owner_steps.tolist())))
-    distinct = np.unique(data_steps)
-    return {step: _saw_any(distinct, state, step) for step, state in checkpoints.items()}
+    exposures = ask_exposures(stage, ask, artifacts.training(stage), samples)
+    trace.steps[stage.id] = exposures.num_steps
+    for sample_id, steps in sorted(exposures.steps.items()):
+        if len(steps):
+            trace.exposures.append(Exposure(stage=stage.id, sample_id=sample_id, steps=tuple(steps)))
+    return {step: exposures.is_in_checkpoint(step) for step in kept}
 
 
-def _saw_any(data_steps: Integers, progress: Progress, step: int) -> bool:
-    found = _optimizer_steps(data_steps, progress)
-    return bool(((found >= 0) & (found < step)).any())
+def ask_exposures(stage: PlannedStage, ask: Ask, training: Training[Any], samples: Samples) -> Exposures:
+    """What the kind of a stage says about the exposures of its training.
 
-
-def _optimizer_steps(data_steps: Integers, progress: Progress) -> Integers:
-    """The optimizer steps that consumed the data steps; -1 where a data step was skipped."""
-    distinct, at = np.unique(data_steps, return_inverse=True)
-    found = [progress.optimizer_step(step) for step in distinct.tolist()]
-    return np.array([-1 if step is None else step for step in found], dtype=np.int64)[at]
+    Raises: PluginError: the kind is of others and fails, or answers something else.
+    """
+    kind = stage.spec.kind
+    try:
+        found: object = ask(training, samples)
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        if kind.plugin is None:
+            raise
+        raise PluginError(
+            f"the exposures of stage kind {kind.name!r} (plugin {kind.plugin}) cannot be computed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Exposures):
+        raise PluginError(
+            f"the exposures of stage kind {kind.name!r} (plugin {kind.plugin}): found {type(found).__name__}, expected "
+            "Exposures"
+        )
+    return found
 
 
 def _classify_models(
@@ -228,9 +246,10 @@ def _classify_models(
     saw = {exposure.stage for exposure in trace.exposures}
     for stage in plan.stages:  # upstream first
         kept = checkpoints.get(stage.id, {})
-        if stage.spec.kind.output not in MODELS or not (artifacts.has_artifact(stage) or kept):
+        learned = stage.spec.kind.learned
+        if learned is None or not learned.is_model or not (artifacts.has_artifact(stage) or kept):
             continue
-        upstream = {name for slot, names in stage.spec.inputs.items() if slot != "report" for name in names}
+        upstream = {name for names in stage.spec.inputs.values() for name in names}
         is_inherited = not saw.isdisjoint(upstream)
         trace.checkpoints += [
             CheckpointExposure(stage=stage.id, step=step, saw=is_inherited or seen) for step, seen in kept.items()
@@ -243,75 +262,3 @@ def _classify_models(
             trace.newest_clean[stage.id] = max(clean, default=None)
         if artifacts.has_artifact(stage) and (has_seen or stage.id not in trace.unknown):
             (trace.saw if has_seen else trace.clean).append(stage.id)
-
-
-def _mllm_steps(
-    artifacts: _RunArtifacts, stage: PlannedStage, samples: _Samples, before: int
-) -> tuple[Integers, Integers]:
-    from stages.programs.mllm import build_index, training_order
-    from stages.programs.mllm_config import MllmTask
-
-    task = MllmTask(
-        config=stage.spec.config,
-        datasets=artifacts.inputs(stage, "datasets"),
-        tokens=artifacts.inputs(stage, "tokens"),
-        tokenizer=artifacts.inputs(stage, "tokenizer")[0],
-        vocabulary=artifacts.inputs(stage, "vocabulary")[0],
-        start=None,
-        index=Path(),
-    )
-    index = artifacts.index(stage, lambda folder: build_index(replace(task, index=folder)))
-    ids = np.frombuffer(bytes.fromhex("".join(samples.ids)), dtype=np.uint8).reshape(-1, 32)
-    return training_order(replace(task, index=index)).exposures(ids, before_step=before)
-
-
-def _image_steps(
-    artifacts: _RunArtifacts, stage: PlannedStage, samples: _Samples, before: int
-) -> tuple[Integers, Integers]:
-    from data_pipelines.training_data.image_batches import ImageBatches
-
-    batches: ImageBatches = _IMAGE_BATCHES[stage.spec.kind.name](artifacts, stage)
-    micros_per_step = stage.spec.config.loop.micros_per_step
-    which, micro_batches = batches.exposures(samples.images, before=before * micros_per_step)
-    return samples.owners(which, micro_batches // micros_per_step)
-
-
-def _vision_batches(artifacts: _RunArtifacts, stage: PlannedStage) -> Any:
-    from stages.programs.vision import vision_batches
-
-    return vision_batches(stage.spec.config, artifacts.inputs(stage, "datasets"))
-
-
-def _tokenizer_batches(artifacts: _RunArtifacts, stage: PlannedStage) -> Any:
-    from stages.programs.tokenizer import tokenizer_batches
-    from stages.programs.tokenizer_config import TokenizerTask
-
-    task = TokenizerTask(
-        config=stage.spec.config, datasets=artifacts.inputs(stage, "datasets"), vision=None, start=None
-    )
-    return tokenizer_batches(task)
-
-
-def _decoder_batches(artifacts: _RunArtifacts, stage: PlannedStage) -> Any:
-    from stages.programs.decoder import TokenizedImages
-    from stages.programs.decoder_config import DecoderTask
-
-    task = DecoderTask(
-        config=stage.spec.config,
-        datasets=artifacts.inputs(stage, "datasets"),
-        tokens=artifacts.inputs(stage, "tokens"),
-        tokenizer=artifacts.inputs(stage, "tokenizer")[0],
-        start=None,
-    )
-    return TokenizedImages(task).batches
-
-
-_IMAGE_BATCHES: Mapping[str, Callable[[_RunArtifacts, PlannedStage], Any]] = {
-    "train_vision": _vision_batches,
-    "train_tokenizer": _tokenizer_batches,
-    "train_decoder": _decoder_batches,
-}
-TRAININGS: Mapping[str, Callable[[_RunArtifacts, PlannedStage, _Samples, int], tuple[Integers, Integers]]] = {
-    **dict.fromkeys(_IMAGE_BATCHES, _image_steps),
-    "train_mllm": _mllm_steps,
-}

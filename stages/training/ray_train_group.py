@@ -14,6 +14,7 @@ import ray
 import ray.train
 import ray.train.torch
 
+from orchestrator.cluster import ray_hooks
 from orchestrator.errors import NodeLostError, OrchestratorError
 from orchestrator.stage import StageContext
 from stages.training.nodes import on_node, responding_nodes
@@ -31,10 +32,10 @@ class RayTrainGroup:
 
     def __init__(self, settings: WorkerSettings, context: StageContext) -> None:
         context.connect_ray()
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
-        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")  # our metrics go to the tracker
+        os.environ.setdefault(ray_hooks.HEALTH_CHECK_INTERVAL_S, str(HEALTH_CHECK_S))
+        os.environ.setdefault(ray_hooks.TRAIN_METRICS, "0")  # our metrics go to the tracker
         if len(ray.nodes()) == 1:  # the only node is never drained
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+            os.environ.setdefault(ray_hooks.PREEMPTION_WATCHER, "0")
         this_node = on_node(ray.get_runtime_context().get_node_id())  # the actor is lost only together with its reader
         self._reports = ray.remote(num_cpus=0, scheduling_strategy=this_node)(WorkerReports).remote()
         self._stage, self._stacks = context.stage_id, settings.stacks
@@ -73,12 +74,11 @@ class RayTrainGroup:
 
 def explain(error: BaseException, nodes: Mapping[int, str], responding: Collection[str]) -> Exception:
     """Why Ray Train's `fit` raised `error`. `nodes`: of the workers, by rank; `responding`: those that still do."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})  # only a WorkerGroupError has them
+    failures = ray_hooks.worker_failures(error)
     if lost := sorted(rank for rank, node_id in nodes.items() if node_id not in responding):
         workers = ", ".join(f"worker {rank} on node {nodes[rank][:12]}" for rank in lost)
         return NodeLostError(f"nodes of training workers no longer respond: {workers}")
-    for rank, failure in sorted(failures.items()):
-        cause = getattr(failure, "health_check_failure", failure)  # only a WorkerHealthCheckFailedError has one
+    for rank, cause in sorted(failures.items()):
         if type(cause).__name__ in _DEAD:
             return NodeLostError(f"training worker {rank} died: {_first_line(cause)}")
     return RuntimeError(str(next(iter(failures.values()), error)))
@@ -124,21 +124,11 @@ def _worker(config: dict[str, Any]) -> None:
     )
 
 
-class _Trainer(ray.train.torch.TorchTrainer):
-    """Ray Train without its unused helper processes; each takes seconds of a core to start.
-
-    No dataset is read by Ray Train, and placement groups end with the driver's job.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
-
-
-def _trainer(settings: WorkerSettings, reports: Any, context: StageContext) -> _Trainer:
+def _trainer(settings: WorkerSettings, reports: Any, context: StageContext) -> ray.train.torch.TorchTrainer:
     resources = context.resources
     per_worker = {"CPU": resources.cpus, "GPU": resources.gpus}
-    return _Trainer(
+    # No dataset is read by Ray Train, and placement groups end with the driver's job.
+    return ray_hooks.without_unused_helpers(ray.train.torch.TorchTrainer)(
         _worker,
         train_loop_config={"settings": settings, "reports": reports},
         scaling_config=ray.train.ScalingConfig(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray._raylet
 import ray.cluster_utils
 
+from orchestrator.cluster.ray_hooks import read_environment_again
 from orchestrator.failures.classes import FailureClass
 from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines
 from tests.chaos.cluster_runs import ROOT, consumed, digests, failure_classes, finish, start, wait_for, weights
@@ -48,8 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        ray._raylet.Config.initialize("")  # another test of this process may have made Ray read the environment
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+        read_environment_again()  # another test of this process may have made Ray read it
         started = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node_arguments())
         try:
             yield started

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_pipelines.inference.settings import published_settings
 from orchestrator.errors import RecipeError
-from stages.finished_run import _open, _save, models_stage, published_settings
+from stages.finished_run import _open, _save, models_stage
 from tests.stages.test_kinds import planned
 
 

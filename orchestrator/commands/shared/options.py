@@ -16,6 +16,8 @@ from orchestrator.commands.shared.completion import complete_run, complete_targe
 from orchestrator.errors import RecipeError
 from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
+from orchestrator.plugins.recipes import installed_recipes
+from orchestrator.plugins.table import all_kinds, kinds_of_targets, with_kinds
 from orchestrator.recipe.loading import Kinds, load_recipe
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text
 from orchestrator.stage import Recipe
@@ -67,7 +69,11 @@ detach_option = click.option(
 def complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Recipes by name, and files."""
     # The files first: bash forgets what was before them, and lists them only if no recipe fits.
-    return [CompletionItem(incomplete, type="file"), *matching(builtin_recipes(), incomplete)]
+    try:
+        names = known_recipes()
+    except RecipeError:  # of a plugin; completion stays silent
+        names = builtin_recipes()
+    return [CompletionItem(incomplete, type="file"), *matching(names, incomplete)]
 
 
 def complete_stage_of_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -130,6 +136,7 @@ def recipe_options(command: Command) -> Command:
             help="What to do if the code of a stage changed under an unchanged version.",
         ),
         accept_taint_option,
+        plugin_option,
     ]
     decorated: Command = with_plan_options
     for decorator in reversed(decorators):
@@ -166,14 +173,46 @@ def examples(*lines: str) -> str:
     return "\b\n" + "\n".join(["Examples:", *shown])
 
 
-def stage_kinds() -> Kinds:
-    """The kinds passed to `cli.exit_code`; by default those of the package `stages`."""
-    given: Kinds | None = click.get_current_context().obj
-    if given is not None:
-        return given
-    from stages import STAGE_KINDS  # late: commands without a recipe do not need the stages
+_PLUGINS, _KINDS = f"{__name__}.plugins", f"{__name__}.kinds"  # keys in the context of a command
 
-    return STAGE_KINDS
+
+def _keep_targets(context: click.Context, _parameter: click.Parameter, targets: tuple[str, ...]) -> None:
+    context.meta[_PLUGINS] = targets
+
+
+plugin_option = click.option(
+    "--plugin",
+    multiple=True,
+    metavar="MODULE:NAME",
+    expose_value=False,
+    is_eager=True,
+    callback=_keep_targets,
+    help="Also load stage kinds from a module, or from a file: ./file.py:NAME. Installed plugins load by themselves.",
+)
+
+
+def stage_kinds() -> Kinds:
+    """All stage kinds that the command can use, by name: built in, of installed packages, and of `--plugin`.
+
+    Raises: PluginError: a plugin cannot be used.
+    """
+    context = click.get_current_context()
+    if _KINDS not in context.meta:
+        given: Kinds | None = context.obj  # by `cli.exit_code`, in place of the built-in and the installed ones
+        targets = context.meta.get(_PLUGINS, ())
+        if given is not None:
+            context.meta[_KINDS] = with_kinds(given, kinds_of_targets(targets))
+        else:
+            from stages import STAGE_KINDS  # late: commands without a recipe do not need the stages
+
+            context.meta[_KINDS] = all_kinds(STAGE_KINDS, targets)
+    kinds: Kinds = context.meta[_KINDS]
+    return kinds
+
+
+def known_recipes() -> dict[str, Path]:
+    """The built-in recipes and those of installed packages, by name; a built-in one hides another of its name."""
+    return {**installed_recipes(), **builtin_recipes()}
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -185,19 +224,20 @@ def builtin_recipes() -> dict[str, Path]:
 
 
 def recipe_file(recipe: str) -> Path:
-    """The file of a recipe argument: a path, or the bare name of a built-in recipe.
+    """The file of a recipe argument: a path, or the bare name of a recipe that is built in or of an installed package.
 
     Raises:
         RecipeError: neither exists.
     """
-    path, builtin = Path(recipe), builtin_recipes()
+    path = Path(recipe)
     if path.is_file():
         return path
-    if recipe in builtin:
-        return builtin[recipe]
+    known = known_recipes()
+    if recipe in known:
+        return known[recipe]
     if path.suffix in RECIPE_SUFFIXES or len(path.parts) > 1:
         raise RecipeError(f"{recipe}: found no such recipe file; `illume recipes` lists the built-in ones")
-    raise RecipeError(f"found no recipe {recipe!r}, neither a file nor a built-in one; {expectation(recipe, builtin)}")
+    raise RecipeError(f"found no recipe {recipe!r}, neither a file nor a known one; {expectation(recipe, known)}")
 
 
 def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:

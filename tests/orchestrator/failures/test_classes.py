@@ -75,6 +75,14 @@ def test_a_task_error_of_ray_is_unwrapped_to_its_cause() -> None:
         assert report_of(wrapped).summary == "KeyError: 'colour'"
 
 
+def test_a_worker_that_cannot_import_its_code_is_a_mistake_of_the_user() -> None:
+    ray_errors = pytest.importorskip("ray.exceptions")
+    cause = ray_errors.RaySystemError("No module named 'mine'", "Traceback ...")
+    wrapped = ray_errors.RayTaskError("start", "Traceback ...", cause).as_instanceof_cause()
+    assert classify(wrapped) is FailureClass.USER_CODE
+    assert classify(ray_errors.RaySystemError("the raylet is gone", "")) is FailureClass.INFRA_TRANSIENT
+
+
 def test_the_outermost_error_with_a_known_class_decides() -> None:
     assert classify(raised_from(RuntimeError("stage failed"), ConnectionError("x"))) is FailureClass.INFRA_TRANSIENT
     assert classify(raised_from(errors.PoisonError("row 7"), ConnectionError("x"))) is FailureClass.DATA_POISON

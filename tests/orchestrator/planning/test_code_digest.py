@@ -8,7 +8,13 @@ import grimp
 import pytest
 
 from orchestrator.planning.code_digest import CODE_PACKAGES, code_digest, code_of, normalised_digest
+from orchestrator.plugins.loading import installed_kinds, load_target
 from stages import STAGE_KINDS
+from tests.orchestrator.plugins import foreign
+from tests.orchestrator.plugins.foreign import LOUDNESS, Kit, forget_modules
+from tests.orchestrator.plugins.test_loading import FILE
+
+kit = foreign.kit
 
 PLAIN = b"""
 def double(x):
@@ -133,6 +139,51 @@ def test_formatting_comments_and_docstrings_do_not_count(same: bytes) -> None:
 )
 def test_behaviour_counts(old: bytes, new: bytes) -> None:
     assert normalised_digest(PLAIN.replace(old, new)) != normalised_digest(PLAIN)
+
+
+def test_the_code_of_a_foreign_kind_is_its_own_package_and_what_it_imports_of_ours(kit: Kit) -> None:
+    louder = "from data_pipelines.datasets import verdicts\n" + LOUDNESS
+    (kit.package / "loudness.py").write_text(louder)
+    (kind,) = installed_kinds()
+    before = code_of(kind)
+    assert sorted(before.files) == [
+        "data_pipelines/datasets/verdicts.py",
+        "shout_kit/kinds.py",
+        "shout_kit/loudness.py",
+    ]
+    (kit.package / "loudness.py").write_text(louder.replace('"!"', '"!!"'))
+    assert [name for name, digest in code_of(kind).files.items() if before.files[name] != digest] == [
+        "shout_kit/loudness.py"
+    ]
+
+
+def test_the_code_of_all_packages_of_a_foreign_distribution_counts(kit: Kit) -> None:
+    """Also of a namespace that several distributions share, each in a folder of its own."""
+    first, second = kit.site / "first" / "company", kit.site / "second" / "company"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+    (first / "words.py").write_text(LOUDNESS)
+    (second / "signs.py").write_text("SIGN = '!'\n")
+    (kit.package / "loudness.py").write_text("from company.words import louder\nfrom company.signs import SIGN\n")
+    (kit.site / "shout_kit.dist-info" / "top_level.txt").write_text("shout_kit\ncompany\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(first.parent))
+        patch.syspath_prepend(str(second.parent))
+        (kind,) = installed_kinds()
+        assert {"company/words.py", "company/signs.py"} < code_of(kind).files.keys()
+    forget_modules("company")
+
+
+def test_the_code_of_a_plugin_file_is_that_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FILE)
+    (kind,) = load_target(f"{file}:YELL")
+    before = code_of(kind)
+    assert sorted(before.files) == ["mine.py"]
+    file.write_text("# a remark\n" + FILE)
+    assert code_of(kind) == before
+    file.write_text(FILE.replace("upper", "lower"))
+    assert code_of(kind) != before
 
 
 def test_a_kind_of_a_notebook_or_script_has_no_code_to_watch(tmp_path: Path) -> None:

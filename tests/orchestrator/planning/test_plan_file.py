@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.errors import NewerFormatError, RecipeError
 from orchestrator.identity import canonical_json, fingerprint_of
+from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from tests.orchestrator.planning.test_plan import DATA, KIND, Config, Inner, World, chain
 
@@ -19,7 +20,7 @@ def world() -> World:
 
 
 def test_a_plan_survives_its_file(world: World) -> None:
-    world.code = {}  # the code is not kept: a resumed stage runs with, and records, what there is then
+    world.code = dict(code_of(KIND).files)  # not kept: a resumed stage runs with, and records, what there is then
     plan = world.plan(chain(lr=5.0), force=("c",))
     data = json.loads(canonical_json(plan_to_json(plan)))
     assert plan_from_json(data, {"work": KIND}, digest=plan_digest(plan)) == plan

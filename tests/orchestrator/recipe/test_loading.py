@@ -103,6 +103,20 @@ def test_a_recipe_is_decoded_into_typed_stages_upstream_first(tmp_path: Path) ->
     assert (curated.resources, curated.retry) == (Resources(workers=2, cpus=1.0), RetryPolicy(attempts=5))
 
 
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        ("2", "found 2, but this illume reads recipes up to format 1; install a newer illume"),
+        ("0", "found 0, expected 1; leave it out"),
+        ("yes", "found 'yes' (text), expected 1; leave it out"),
+    ],
+)
+def test_a_recipe_of_another_format_is_refused_in_one_line(found: str, problem: str, tmp_path: Path) -> None:
+    text = f"format: {found}\n" + GOOD.replace("stages:", "steps:")  # which may be right there
+    assert message(tmp_path, text) == f"demo.yaml:1: format: {problem}"
+    assert load(tmp_path, "format: 1\n" + GOOD).name == "demo"
+
+
 def test_a_whole_number_is_accepted_for_a_float_and_converted(tmp_path: Path) -> None:
     config = load(tmp_path, GOOD.replace("1e-4", "2")).stages[1].config
     assert (config.rate, type(config.rate)) == (2.0, float)

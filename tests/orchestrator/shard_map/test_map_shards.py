@@ -4,10 +4,12 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,12 +18,13 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
-from orchestrator.errors import CancelledError
-from orchestrator.failures.classes import FailureClass, classify
+from orchestrator.errors import CancelledError, StageCodeError
+from orchestrator.failures.classes import ClassifiedError, FailureClass, classify
+from orchestrator.plugins.loading import load_target
 from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_fingerprint
 from orchestrator.shard_map.worker_pool import IdleWorkers
-from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
+from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, ShardWorker
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store.store import open_store
 
@@ -29,6 +32,40 @@ pytestmark = pytest.mark.ray
 
 HANG_S = 1.0
 LONG_TIMEOUT = RetryPolicy(attempts=3, wait_s=0.01, hang_after_s=60.0)  # for tests that a slow machine must not fail
+
+
+MINE = """\
+from dataclasses import dataclass
+
+from orchestrator.shards import ShardOutcome
+from orchestrator.stage import StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    def start(self):
+        return self.work
+
+    def work(self, shard):
+        return ShardOutcome(rows=len(shard.items), result="from a file")
+
+
+def run(config, context):
+    return {}
+
+
+KIND = StageKind(name="mine", version=1, config=Worker, run=run, output="mine@1")
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locked:
+    """Holds what no other process can have."""
+
+    lock: Any = field(default_factory=threading.Lock)
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        raise AssertionError("never sent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +172,14 @@ class Bench:
         return replace(settings, **changes)  # type: ignore[arg-type]  # names and types are the caller's
 
     def run(
-        self, shards: list[Shard], tracker: RecordingTracker | None = None, **changes: object
+        self,
+        shards: list[Shard],
+        tracker: RecordingTracker | None = None,
+        worker: ShardWorker | None = None,
+        **changes: object,
     ) -> list[FinishedShard]:
-        return map_shards(
-            Squares(folder=self.folder), shards, self.settings(**changes), self.tools(tracker or RecordingTracker())
-        )
+        tools = self.tools(tracker or RecordingTracker())
+        return map_shards(worker or Squares(folder=self.folder), shards, self.settings(**changes), tools)
 
     def tools(self, tracker: RecordingTracker, stop_requested: Callable[[], bool] = lambda: False) -> MapTools:
         return MapTools(
@@ -228,8 +268,36 @@ def test_a_map_without_shards_returns_nothing(bench: Bench) -> None:
 
 
 def test_two_shards_of_one_name_are_refused(bench: Bench) -> None:
-    with pytest.raises(ValueError, match="squares: numbers: found two shards named 'a'"):
+    with pytest.raises(StageCodeError, match="squares: numbers: found two shards named 'a'"):
         bench.run([shard("a", 1), shard("a", 2)])
+
+
+def test_items_without_an_identity_are_refused_with_the_shard(bench: Bench) -> None:
+    path: Any = Path("image.png")
+    with pytest.raises(StageCodeError, match=r"squares: numbers: shard 'a': items\[1\]: PosixPath has no obvious"):
+        bench.run([shard("a", 1, path)])
+
+
+def test_a_worker_that_cannot_be_sent_or_started_is_refused_at_once(bench: Bench) -> None:
+    nothing: Any = object()
+    with pytest.raises(StageCodeError, match="found object as the worker, expected a value of a class with a method"):
+        bench.run([shard("a", 1)], worker=nothing)
+    with pytest.raises(StageCodeError, match=r"Locked cannot be sent to a worker process: .*lock"):
+        bench.run([shard("a", 1)], worker=Locked())
+
+
+def test_code_that_only_this_process_can_import_is_sent_by_value_or_refused_at_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    (kind,) = load_target(f"{tmp_path}/mine.py:KIND")
+    module = sys.modules[kind.run.__module__]
+    worker = module.Worker()
+    with pytest.raises(ClassifiedError, match=f"(?s)the workers cannot import the code .*{module.__name__}") as caught:
+        bench.run([shard("a", 1)], worker=worker)
+    assert classify(caught.value) is FailureClass.USER_CODE
+    bench.cluster.send_by_value(module.__name__)
+    assert results(bench.run([shard("a", 1)], worker=worker)) == ["from a file"]
 
 
 def test_a_killed_worker_repeats_only_the_shard_that_it_worked_on(bench: Bench) -> None:

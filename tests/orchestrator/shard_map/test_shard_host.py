@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -29,6 +30,18 @@ class Counter:
         if "bad" in shard.items:
             raise ValueError(f"bad item in {shard.output} at {hex(id(shard))}")
         return ShardOutcome(rows=len(shard.items))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavingOpen:
+    files: list[TextIO]
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        return self._work
+
+    def _work(self, shard: ShardInput) -> ShardOutcome:
+        self.files.append((shard.output / "count").open("w"))
+        return ShardOutcome(rows=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +108,13 @@ def test_a_worker_that_cannot_start_is_reported(host: ShardHost) -> None:
     report = host.start(NotStarting())
     assert isinstance(report, FailureReport)
     assert report.summary == "ValueError: no such model"
+
+
+def test_a_file_that_the_worker_left_open_is_not_recorded(host: ShardHost) -> None:
+    worker = LeavingOpen(files=[])
+    host.start(worker)
+    report = host.run(request("a"))
+    worker.files.pop().close()
+    assert isinstance(report, FailureReport)
+    assert report.failure is FailureClass.USER_CODE
+    assert "the worker: count is still open for writing" in report.summary

@@ -1,29 +1,13 @@
-"""Data steps and optimizer steps in a trace, and what is printed about checkpoints."""
-
-import numpy as np
-import pytest
+"""What is printed about checkpoints and unanswered questions."""
 
 from data_pipelines.provenance.sample_search import Match
 from orchestrator.commands.trace import trace_text
-from stages.provenance.trace import CheckpointExposure, Exposure, Trace, _optimizer_steps, _saw_any
-from stages.training.checkpoint_files import Progress, Skip
+from stages.provenance.trace import CheckpointExposure, Exposure, Trace
 
 KEPT = Match(
     sample_id="a" * 64, external_id=None, found_by="picture", source="web", source_file="a.jsonl", source_row=5,
     verdict="keep", reason=None, duplicate_of=None, shard="s", row=4, images=(),
 )  # fmt: skip
-
-
-def test_skipped_data_steps_belong_to_no_optimizer_step() -> None:
-    progress = Progress(step=10, skips=(Skip(at=3, count=2),))
-    assert _optimizer_steps(np.array([5, 2, 3, 4, 5]), progress).tolist() == [3, 2, -1, -1, 3]
-    assert _optimizer_steps(np.zeros(0, dtype=np.int64), progress).tolist() == []
-
-
-@pytest.mark.parametrize(("step", "seen"), [(3, False), (4, True), (9, True)])
-def test_a_checkpoint_has_seen_the_steps_before_its_own(step: int, seen: bool) -> None:
-    assert _saw_any(np.array([3]), Progress(step=step), step) is seen
-    assert not _saw_any(np.array([3]), Progress(step=step, skips=(Skip(at=3, count=1),)), step)
 
 
 def test_the_text_names_the_newest_clean_checkpoint_and_unanswered_questions() -> None:
