@@ -17,6 +17,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_run, planned_stages
@@ -42,6 +43,7 @@ LEDGERS, IMAGES = "ledger/", "shards/"  # folders of a dataset; images are never
 @click.option("--no-data", is_flag=True, help="Do not compare the records of datasets.")
 @click.option("--examples", default=12, show_default=True, help="Example records to list for each kind of change.")
 @location_options
+@plugin_option
 @json_option
 def diff_command(
     run_a: str,

@@ -15,6 +15,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     stage_kinds,
     target_argument,
 )
@@ -45,6 +46,7 @@ from orchestrator.sinks.openlineage_export import lineage_events
     "--against", metavar="RUN", help="Compare identities with those of another run.", shell_complete=complete_run
 )
 @location_options
+@plugin_option
 @json_option
 def explain_command(
     target: str | None,

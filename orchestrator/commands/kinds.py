@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orchestrator.commands.shared.completion import matching
 from orchestrator.commands.shared.live_view import console
-from orchestrator.commands.shared.options import examples, json_option, stage_kinds
+from orchestrator.commands.shared.options import examples, json_option, plugin_option, stage_kinds
 from orchestrator.errors import OrchestratorError
 from orchestrator.reference.config_keys import config_keys, walk
 from orchestrator.reference.kind_pages import (
@@ -49,6 +49,7 @@ def complete_kind(ctx: click.Context, _param: click.Parameter, incomplete: str) 
     ),
 )
 @click.argument("name", metavar="[KIND[.KEY]]", required=False, shell_complete=complete_kind)
+@plugin_option
 @json_option
 def kinds_command(name: str | None, as_json: bool) -> None:
     """Show the stage kinds, one of them, or one key: inputs, output, config with types and defaults, metrics."""
@@ -78,6 +79,7 @@ def kinds_command(name: str | None, as_json: bool) -> None:
     ),
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: print it.")
+@plugin_option
 def schema_command(out: Path | None) -> None:
     """Write the JSON Schema of recipes, by which editors complete and check them.
 

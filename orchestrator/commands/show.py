@@ -14,6 +14,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     stage_kinds,
     target_argument,
 )
@@ -34,6 +35,7 @@ MAX_METRICS = 40  # in text; JSON has all
 )
 @target_argument
 @location_options
+@plugin_option
 @json_option
 def show_command(target: str | None, locations: Locations, as_json: bool) -> None:
     """Show what came out of a run or of a stage: metrics, files, folder, and what to type next."""
