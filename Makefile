@@ -46,12 +46,13 @@ test: lint
 test-slow: $(VENV)/.tested # what takes minutes each: whole recipes and chains through Ray Train
 	$(BIN)/python -m pytest -m slow
 
-wheel: $(VENV)/.installed # builds the package and plans from it alone (-S: without the editable install), so that a missing file is seen
+wheel: $(VENV)/.installed # builds the package and uses it alone (-S: without the editable install), so that a missing file is seen
 	rm -rf build
 	$(PIP) wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(PIP) install --quiet --no-deps --target build/site build/wheel/*.whl
-	cd build && PYTHONPATH="site:$$($(abspath $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-		$(abspath $(BIN))/python -S -c 'from orchestrator.cli import main; main()' plan quickstart
+	cd build && export PYTHONPATH="site:$$($(abspath $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		&& for words in 'plan quickstart' 'kinds curate.min_side' 'new project'; do \
+		$(abspath $(BIN))/python -S -c 'from orchestrator.cli import main; main()' $$words || exit 1; done
 
 lock: # resolves again for all Pythons on the PATH; PINS holds packages back
 	$(PYTHON) .ci/lock.py $(or $(PINS),$(TORCH))

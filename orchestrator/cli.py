@@ -34,6 +34,7 @@ VERSION_HELP = "Show the version and the commit, and exit."
 # group -> command -> (module below `orchestrator.commands`, text of `--help`); imported when the command is used
 GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Start": {
+        "new": ("new", "Start a project: a commented recipe for your own data, and a stage of your own."),
         "doctor": ("doctor", "Check this machine, the store, the database and the tracker."),
         "recipes": ("plan", "List the recipes that are known by name, or print one."),
         "kinds": ("kinds", "Show the stage kinds: inputs, output, config, metrics."),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON
+from orchestrator.recipe.loading import RECIPE_FORMAT
 from orchestrator.reference.comments import FieldComment, field_comments
 from orchestrator.reference.config_keys import default_of, unit_of
 from orchestrator.reference.kind_pages import Kinds, kind_summary
@@ -56,6 +57,7 @@ def recipe_schema(kinds: Kinds) -> Schema:
         "required": ["name", "stages"],
         "additionalProperties": False,
         "properties": {
+            "format": {"type": "integer", "minimum": 1, "maximum": RECIPE_FORMAT, "default": 1},
             "name": {"type": "string", "pattern": RECIPE_NAME, "description": "in `illume status` and in targets"},
             "stages": {
                 "type": "object",

@@ -46,6 +46,7 @@ def test_built_in_recipes_are_valid(file: Path) -> None:
     [
         ("nam", "x"),
         ("name", "-x"),
+        ("format", 99),
         ("stages", {}),
         ("stages.2nd", {"kind": "ingest", "config": {"read": {"source": "web"}}}),
         ("stages.kept.kind", "curat"),
