@@ -28,7 +28,7 @@ from orchestrator.errors import (
     OrchestratorError,
     StoppedError,
 )
-from orchestrator.execution import executor, job_attempt
+from orchestrator.execution import job_attempt, run_loop
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_attempt import JobAttempt
 from orchestrator.execution.job_records import JobOutcome, JobRecords
@@ -72,8 +72,8 @@ def work(head: NewHead, stop: threading.Event, tmp_path: Path) -> JobAttempt:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_attempt, "POLL_S", 0.01)
-    monkeypatch.setattr(executor, "POLL_S", 0.02)
-    monkeypatch.setattr(executor, "CANCEL_POLL_S", 0.05)
+    monkeypatch.setattr(run_loop, "POLL_S", 0.02)
+    monkeypatch.setattr(run_loop, "CANCEL_POLL_S", 0.05)
 
 
 def test_a_job_is_submitted_again_under_its_id_until_it_is_accepted(tmp_path: Path) -> None:
