@@ -26,6 +26,8 @@ POINTS = (
     *(f"{site}.outcome" for site in _SITES),  # the outcome is decided, but readers do not see it yet
     *(f"{site}.commit" for site in _SITES),  # readers see it, but the caller has not returned
     *(f"{site}.retracted" for site in _SITES),
+    "epoch.claimed",  # in the store; the database does not know it yet
+    "attempt.claimed",  # its id is used, and nothing else of it exists
     "attempt.intent",  # the attempt's row is in the database
     "attempt.running",
     "attempt.committed",

@@ -113,6 +113,7 @@ class ArtifactStore:
                 f"{self.store.url}: '{site.claim_key(attempt_id)}' exists already; expected an attempt id that was "
                 "never used"
             )
+        failpoints.hit("attempt.claimed")
         decided = read_outcome(self.store, site, attempt_id)
         if decided is not None:
             raise FencedError(f"{self.store.url}: attempt '{attempt_id}' was aborted before it began{_why(decided)}")

@@ -8,6 +8,7 @@ import logging
 import uuid
 from dataclasses import dataclass
 
+from orchestrator import failpoints
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, LeaseLostError
 from orchestrator.store.layout import RUNS
@@ -48,6 +49,7 @@ class RunEpochs:
                 f"run {self.run_id}: {self.store.url}: {key}: another driver has claimed epoch {epoch}; is there a "
                 f"second database? Watch the run with `illume status {self.run_id}`"
             )
+        failpoints.hit("epoch.claimed")
         EpochGuard(epochs=self, epoch=epoch).check()
 
     def key(self, epoch: int) -> str:

@@ -22,7 +22,7 @@ from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.errors import GateError, OrchestratorError, StageCodeError
+from orchestrator.errors import CancelledError, GateError, OrchestratorError, StageCodeError
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
 from orchestrator.execution.stage_context import AttemptContext
@@ -70,7 +70,7 @@ class LocalAttempt:
     def run(self, on_started: Callable[[], None]) -> Artifact:
         """Run the stage and commit its artifact. Calls `on_started` once the inputs are open.
 
-        Raises: whatever the stage raises; CancelledError.
+        Raises: whatever the stage raises; CancelledError; FencedError if it was aborted elsewhere.
         """
         request = self.request
         planned, attempt = request.planned, request.attempt
@@ -98,7 +98,12 @@ class LocalAttempt:
         if planned.spec.kind.plugin is not None and is_file_target(planned.spec.kind.plugin.target):
             self.cluster.send_by_value(planned.spec.kind.run.__module__)
         with context.idle_workers:
-            returned: object = planned.spec.kind.run(planned.spec.config, context)
+            try:
+                returned: object = planned.spec.kind.run(planned.spec.config, context)
+            except CancelledError:
+                if context.fenced is not None:  # nobody asked for this stop
+                    raise context.fenced from None
+                raise
         metrics = self._checked(returned, context)
         self._check_gates(metrics)
         return self.artifacts.commit(folder, self._draft(context, inputs, metrics), epoch=attempt.epoch)

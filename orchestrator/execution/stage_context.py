@@ -1,6 +1,7 @@
 """The context that a stage's `run` receives: its inputs, an empty output folder, and the durable shard map."""
 
 import dataclasses
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.errors import StageCodeError
+from orchestrator.errors import FencedError, StageCodeError, StoreError
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
@@ -25,6 +26,9 @@ from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.objects import is_key
 from orchestrator.suggestions import expectation
 
+log = logging.getLogger(__name__)
+
+FENCE_POLL_S = 10.0  # between two looks whether the attempt was aborted elsewhere
 ADOPT_GUARD_S = 1.0  # between two checks of the guard: adopting writes into the attempt's own folder only
 
 
@@ -48,7 +52,9 @@ class AttemptContext:
     idle_workers: IdleWorkers = field(default_factory=IdleWorkers)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all results of its maps, by fingerprint
-    _guard_asked_at: float = float("-inf")
+    fenced: FencedError | None = None  # found by `stop_requested`: why the attempt writes nothing more
+    _guard_asked_at: float = float("-inf")  # by `adopt`
+    _fence_read_at: float = field(default_factory=time.monotonic)  # by `stop_requested`
 
     @property
     def stage_id(self) -> str:
@@ -105,7 +111,20 @@ class AttemptContext:
         return self.checkpoints.guard
 
     def stop_requested(self) -> bool:
-        return self.is_stop_requested()
+        self._look_for_fence()
+        return self.fenced is not None or self.is_stop_requested()
+
+    def _look_for_fence(self) -> None:
+        """See now and then whether the attempt was aborted elsewhere, so that its work is of no use any more."""
+        if self.fenced is not None or time.monotonic() - self._fence_read_at < FENCE_POLL_S:
+            return
+        self._fence_read_at = time.monotonic()
+        try:
+            self.guard.check()
+        except FencedError as error:
+            self.fenced = error
+        except StoreError as error:
+            log.warning("%s: whether another attempt took over is unknown: %s", self.stage_id, error)
 
     @property
     def plain_training_workers(self) -> bool:
@@ -143,7 +162,7 @@ class AttemptContext:
             cluster=self.cluster,
             ledger=self.ledger,
             tracker=self.tracker,
-            stop_requested=self.is_stop_requested,
+            stop_requested=self.stop_requested,
             on_recorded=self._note_recorded,
             rng=random.Random(self.attempt_id),
             idle_workers=self.idle_workers,

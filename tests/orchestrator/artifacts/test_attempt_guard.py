@@ -21,6 +21,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention.garbage import delete_garbage, find_garbage
+from orchestrator.store.fences import read_fence
 from orchestrator.store.layout import artifact_site, checkpoint_site
 from orchestrator.store.store import Store
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
@@ -196,6 +197,24 @@ def test_a_commit_that_a_crash_interrupted_counts_for_the_next_attempt(store: St
     with pytest.raises(Crash):
         save(dying, tmp_path, 7)
     assert content(begin(store, tmp_path, 2)) == {7: "1:7"}
+
+
+def test_a_crash_between_abort_and_fence_is_completed_by_the_next_attempt(store: Store, tmp_path: Path) -> None:
+    zombie = begin(store, tmp_path, 1)
+    save(zombie, tmp_path, 10)
+    artifacts = ArtifactStore(store, tmp_path / "cache-2")
+    artifacts.new_attempt(KEY, attempt(2).name, attempt=attempt(2))
+
+    def crash() -> None:
+        raise Crash
+
+    dying = checkpoints(Interrupted(store, "/FENCE", crash), tmp_path, 2)  # type: ignore[arg-type]  # a proxy
+    with pytest.raises(Crash):
+        dying.take_over()
+    live = begin(store, tmp_path, 3)
+    for name in ("run-train-1-1", "run-train-2-1"):
+        assert read_fence(store, artifact_site(KEY).attempts, name) is not None
+    assert content(live) == {10: "1:10"}
 
 
 def test_an_older_epoch_does_not_take_over_from_a_newer_one(store: Store, tmp_path: Path) -> None:

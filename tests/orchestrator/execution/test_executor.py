@@ -14,6 +14,7 @@ from orchestrator.artifact import Artifact
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
+from orchestrator.execution import stage_context
 from orchestrator.history.attempts import AttemptIntent
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.run_status import run_status
@@ -252,6 +253,26 @@ def test_cancel_from_elsewhere_stops_and_resume_continues(site: Site) -> None:
     assert site.ends() == [("slow", "CANCELLED")]
     TROUBLES.clear()
     assert number(site.resume()["next"]) == 3
+
+
+def test_an_attempt_that_was_aborted_elsewhere_stops_and_is_made_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another run that took over the artifact's lease and its checkpoints."""
+    monkeypatch.setattr(stage_context, "FENCE_POLL_S", 0.05)
+    plan = site.plan(stage("one", 1))
+
+    def abort_then_wait(context: StageContext) -> None:
+        TROUBLES.clear()
+        site.workspace.artifacts.abort_attempt(plan.stages[0].key, context.attempt_id, reason="another took over")
+        wait_for_stop(context)
+
+    TROUBLES["one"] = abort_then_wait
+    made = site.workspace.run_recipe(plan, on_started=site.run_ids.append)
+    assert number(made["one"]) == 1
+    assert site.ends() == [("one", "FAILED"), ("one", "COMMITTED")]
+    (retry,) = site.events("retry")
+    assert retry.fields["failure_class"] == "infra_transient"
 
 
 def test_a_stop_from_this_process_interrupts(site: Site) -> None:
