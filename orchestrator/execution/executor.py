@@ -205,6 +205,7 @@ class Executor:
             if self._is_job_alive(attempt):
                 surviving_attempts[attempt.id.stage_id] = attempt
                 continue
+            guard.check()
             is_aborted = self._artifacts.abort_attempt(attempt.key, attempt.id.name, reason="its driver ended")
             artifact = None if is_aborted else self._committed(attempt)
             if artifact is not None:

@@ -101,6 +101,7 @@ class JobAttempt:
         """Fence the attempt: its job may still be running on a node that nobody sees. Deletes nothing."""
         attempt = self.request.attempt
         try:
+            self.guard.check()  # a successor may follow the job, or have seen it commit
             self.artifacts.abort_attempt(self.request.planned.key, attempt.name, reason=reason)
         except OrchestratorError as error:  # the next attempt, or the next driver, does it before it goes on
             log.warning("%s: could not be aborted in the store: %s", attempt, error)

@@ -154,10 +154,12 @@ class StoreTracker:
 
     records: JobRecords
     warn: Callable[[str], None]
+    wall_clock: Callable[[], float] = time.time
     _points: list[JSON] = field(default_factory=list)
     _events: list[JSON] = field(default_factory=list)
     _progress: JSON = None
     _batch: dict[str, JSON] | None = None  # taken from the buffers and not confirmed as written
+    _logged_at: float = 0.0  # stamp of the newest point
     _number: int = 0
     _num_events: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -176,8 +178,9 @@ class StoreTracker:
         self._flush()
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        at = round(time.time(), 3)
         with self._lock:
+            # Always rising, as readers tell new points from known ones by their stamps: a clock may be set back.
+            at = self._logged_at = round(max(self.wall_clock(), self._logged_at + 0.001), 3)
             # As text, because JSON has no non-finite numbers.
             self._points += [[name, repr(float(value)), int(step), at] for name, value in metrics.items()]
 

@@ -89,6 +89,17 @@ def test_without_telemetry_nothing_is_written(records: JobRecords) -> None:
     assert list(records.telemetry()) == []
 
 
+def test_a_clock_that_is_set_back_loses_no_metrics(records: JobRecords) -> None:
+    times = iter([1000.0, 1000.0, 400.0, 400.5])  # ten minutes back
+    with StoreTracker(records, warn=pytest.fail, wall_clock=lambda: next(times)) as tracker:
+        for step in range(4):
+            tracker.log_metrics({"loss": 1.0}, step=step)
+            tracker._flush()
+    stamps = [point[3] for batch in records.telemetry() for point in batch.points]
+    assert stamps == sorted(set(stamps))
+    assert len(stamps) == 4
+
+
 def test_the_first_outcome_wins(records: JobRecords) -> None:
     assert records.outcome() is None
     failure = report_of(ValueError("found 3, expected 4"))
