@@ -6,11 +6,11 @@ index) would count one of them a second time, and two drivers would believe in i
 
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON
-from orchestrator.errors import CorruptArtifactError, LeaseLostError
+from orchestrator.errors import LeaseLostError
 from orchestrator.store.layout import RUNS
 from orchestrator.store.store import Store, record_bytes
 
@@ -27,13 +27,10 @@ class RunEpochs:
 
     store: Store
     run_id: str
+    reported: set[str] = field(default_factory=set, compare=False, repr=False)  # keys that were warned about
 
     def newest(self) -> int:
-        """The newest claimed epoch; 0 if there is none, as in stores of older versions.
-
-        Raises:
-            CorruptArtifactError: the name of a claim is no epoch, so it is unknown who drives the run.
-        """
+        """The newest claimed epoch; 0 if there is none, as in stores of older versions."""
         return max((self._epoch_of(item.key) for item in self.store.list(self._folder)), default=0)
 
     def claim(self, epoch: int, *, owner: str) -> None:
@@ -62,12 +59,13 @@ class RunEpochs:
 
     def _epoch_of(self, key: str) -> int:
         name = key.rpartition("/")[2].removesuffix(".json")
-        if not (name.isascii() and name.isdigit() and int(name) <= MAX_EPOCH):
-            raise CorruptArtifactError(
-                f"{self.store.url}: {key}: expected the claim of an epoch, named by a number up to {MAX_EPOCH:,}; "
-                "move the file away if no driver of this run is alive"
-            )
-        return int(name)
+        if name.isascii() and name.isdigit() and int(name) <= MAX_EPOCH:
+            return int(name)
+        if key not in self.reported:
+            self.reported.add(key)
+            expected = f"expected the claim of an epoch, named by a number up to {MAX_EPOCH:,}"
+            log.warning("%s: %s: ignored; %s", self.store.url, key, expected)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ class JobAttempt:
     detached: threading.Event = field(default_factory=threading.Event)
     _outcome: JobOutcome | None = None
     _step_before: int | None = None
+    _is_asked_to_stop: bool = False
     _num_logged: int = 0  # characters of the job's output that are in the log
     _warned: str = ""
     _last_lines: list[str] = field(default_factory=list)
@@ -181,7 +182,8 @@ class JobAttempt:
                 if self.stop.wait(POLL_S):
                     self._raise_if_detached()
                     self._request_stop()
-                    raise DetachedError(f"{self._job_id}: asked to stop, and not followed any more: {error}") from error
+                    end = "is asked to stop" if self._is_asked_to_stop else "cannot be asked to stop and keeps running"
+                    raise DetachedError(f"{self._job_id}: not followed any more; it {end}: {error}") from error
 
     def _pause(self) -> None:
         """Wait until the next poll; not at all once this driver must end."""
@@ -195,8 +197,16 @@ class JobAttempt:
             raise DetachedError(f"{self._job_id}: not followed any more; the job keeps running")
 
     def _request_stop(self) -> None:
-        self.guard.check()
-        self._records.request_stop()
+        """Ask the job to stop; where the store is away, the next poll tries again."""
+        if self._is_asked_to_stop:
+            return
+        try:
+            self.guard.check()
+            self._records.request_stop()
+        except StoreError as error:
+            log.warning("job %s cannot be asked to stop now: %s", self._job_id, error)
+        else:
+            self._is_asked_to_stop = True
 
     def _log_output(self) -> None:
         try:

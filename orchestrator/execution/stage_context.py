@@ -108,7 +108,7 @@ class AttemptContext:
 
     @property
     def guard(self) -> AttemptGuard:
-        return self.checkpoints.guard
+        return AttemptGuard(store=self.folder.store, key=self.folder.key, attempt=self.attempt)
 
     def stop_requested(self) -> bool:
         self._look_for_fence()

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
+from orchestrator.artifact import JSON
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
 from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike
@@ -98,16 +99,8 @@ def _train(
     trainer = _Trainer(program, loop, worker)
     checkpoint = agree_on_checkpoint(checkpoints, worker)
     progress = trainer.load(checkpoint, skips)
-    check_alike(
-        {
-            "checkpoint": "" if checkpoint is None else checkpoint.digest,
-            "step": progress.step,
-            "skips": [asdict(skip) for skip in progress.skips],
-            "order": order_of(program),
-            "config": asdict(loop),
-        },
-        worker,
-    )
+    if worker.world_size > 1:
+        check_alike(_facts(program, loop, checkpoint, progress), worker)
     trainer.parallelize()
     step = started = progress.step
     reporter.started(step)
@@ -144,6 +137,21 @@ def _train(
             reporter.step(step, {**metrics, **timings})
             if should_stop:
                 return
+
+
+def _facts(
+    program: TrainingProgram, loop: LoopConfig, checkpoint: Checkpoint | None, progress: Progress
+) -> dict[str, JSON]:
+    """What must be equal on all workers; they make the same micro-batch to compare its samples."""
+    first = program.micro_batch(progress.data_step(progress.step), 0) if progress.step < loop.steps else None
+    config: JSON = asdict(loop)
+    return {
+        "checkpoint": "" if checkpoint is None else checkpoint.digest,
+        "step": progress.step,
+        "skips": [asdict(skip) for skip in progress.skips],
+        "order": [order_of(program), *([] if first is None else [first.seed, repr(first.weight), *first.samples])],
+        "config": config,
+    }
 
 
 class _NotFiniteError(NumericError):

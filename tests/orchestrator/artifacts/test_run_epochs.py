@@ -1,9 +1,11 @@
 """Epochs are claimed once, whatever a database says, and a driver of an old one changes nothing."""
 
+import logging
+
 import pytest
 
 from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
-from orchestrator.errors import CorruptArtifactError, LeaseLostError
+from orchestrator.errors import LeaseLostError
 from orchestrator.store.store import Store
 
 
@@ -40,8 +42,13 @@ def test_the_guard_refuses_once_a_newer_epoch_is_claimed(epochs: RunEpochs) -> N
 
 
 @pytest.mark.parametrize("name", ["next.json", "10000000000.json", "-1.json", "\u0663.json"])
-def test_a_claim_that_is_no_epoch_is_named_and_nothing_is_deleted(epochs: RunEpochs, name: str) -> None:
+def test_a_claim_that_is_no_epoch_is_named_once_and_ignored(
+    epochs: RunEpochs, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     epochs.store.put_new(f"runs/r1/epochs/{name}", b"{}")
-    with pytest.raises(CorruptArtifactError, match=r"runs/r1/epochs/.*expected the claim of an epoch"):
-        epochs.newest()
-    assert len(list(epochs.store.list("runs/r1/epochs"))) == 1
+    epochs.claim(2, owner="process 1 on host1")
+    with caplog.at_level(logging.WARNING):
+        assert epochs.newest() == epochs.newest() == 2
+    (line,) = {record.getMessage() for record in caplog.records if "expected the claim of an epoch" in record.message}
+    assert f"runs/r1/epochs/{name}: ignored" in line
+    assert len(list(epochs.store.list("runs/r1/epochs"))) == 2
