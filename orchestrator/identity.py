@@ -9,8 +9,8 @@ Three rules keep it correct, for the payload of a stage and for the identities o
    a default may change only together with the version of every kind that has it, as two configurations would share an
    identity otherwise. The test of `recorded_defaults` in `orchestrator/planning/defaults.py` enforces this: it compares
    the defaults of all kinds with a recorded table.
-3. What cannot change the result is not in it, by type: `Location` for paths; for all else the class that the kind
-   declares as its `execution`, beside its `config`. Nothing here reads a value of that class.
+3. What cannot change the result is not in it, by type: `Location` for paths; for all else a class derived from
+   `Execution`, which the kind declares beside its config. A value of such a class is refused here.
 
 The strategy and the number of workers of a training are execution too. They are recorded in the provenance of the
 artifact. Equal strategy and number of workers promise equal digests; otherwise results agree within a tolerance.
@@ -27,7 +27,7 @@ import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from orchestrator.artifact import JSON, Fingerprint
-from orchestrator.stage import Location
+from orchestrator.stage import Execution, Location
 
 MAX_DEPTH = 64  # levels of nesting; deeper values are cycles or attacks, not configurations
 
@@ -103,6 +103,8 @@ def semantic_fields(config_class: type) -> Iterator[tuple["dataclasses.Field[typ
     hints = typing.get_type_hints(config_class, include_extras=True)
     for field in dataclasses.fields(config_class):
         hint = hints[field.name]
+        if _holds_execution(hint):
+            raise TypeError(f"{config_class.__name__}.{field.name}: execution settings stand beside a config")
         if not is_location_type(hint):
             _check_unions(hint, f"{config_class.__name__}.{field.name}")
             yield field, hint
@@ -195,6 +197,8 @@ def _is_dataclass_value(value: object) -> typing.TypeGuard["typing.Any"]:
 
 def _semantic(value: object, *, leave_out: bool) -> object:
     """Dataclasses as mappings of the fields that decide, also inside tuples and mappings."""
+    if isinstance(value, Execution):
+        raise TypeError(f"{type(value).__name__} cannot decide a result, so it is no part of an identity")
     if _is_dataclass_value(value):
         found = {}
         for name, default in _semantic_fields(typing.cast(typing.Hashable, type(value))):
@@ -223,6 +227,10 @@ def _semantic_fields(config_class: typing.Hashable) -> tuple[tuple[str, str | No
 def _is_tag(hint: object) -> bool:
     """True for a `Literal` of one value, which tells the members of a union apart; it is never left out."""
     return typing.get_origin(hint) is typing.Literal and len(typing.get_args(hint)) == 1
+
+
+def _holds_execution(hint: object) -> bool:
+    return (isinstance(hint, type) and issubclass(hint, Execution)) or any(map(_holds_execution, typing.get_args(hint)))
 
 
 def _check_unions(hint: object, where: str) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 C = TypeVar("C")
+E = TypeVar("E", bound="Execution")
 
 
 class Location(str):
@@ -36,6 +37,16 @@ class Slot:
     kind: str  # artifact kind that fits, e.g. "dataset@1"
     many: bool = False
     required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """The settings of a kind that cannot change its result, beside its config; kinds derive their own from this class.
+
+    How many checkpoints are kept, how many threads decode, how a model is spread over workers: the section `execution`
+    of a stage in a recipe. No value of such a class is ever part of an identity, nor may one be inside a config. A
+    setting that changes the bytes of a result, or which data decide it, belongs into the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +166,12 @@ class StageContext(Protocol):
     def resources(self) -> Resources: ...
     @property
     def retry(self) -> RetryPolicy: ...
+    def execution(self, settings: type[E]) -> E:
+        """The stage's execution settings; the defaults of a kind that declares none.
+
+        Raises: TypeError if the kind declares another class.
+        """
+
     @property
     def tracker(self) -> Tracker: ...
     @property
@@ -175,6 +192,9 @@ class StageContext(Protocol):
 
     def inputs(self, slot: str) -> Sequence[Artifact]:
         """All artifacts in `slot`, in the recipe's order; empty for an absent optional slot."""
+
+    def record_provenance(self, facts: Mapping[str, JSON]) -> None:
+        """Record how the result is made, e.g. on how many workers, in its manifest. Never identity."""
 
     def stop_requested(self) -> bool:
         """True if the stage should stop cleanly at its next commit point."""
@@ -250,6 +270,7 @@ class StageKind(Generic[C]):
     config: type[C]  # frozen, keyword-only dataclass
     run: RunFunction[C]
     output: str  # artifact kind, e.g. "dataset@1"
+    execution: type[Execution] = Execution  # frozen, keyword-only dataclass; every field has a default
     inputs: Mapping[str, Slot] = field(default_factory=dict)
     sources: Callable[[C], Mapping[str, Path]] | None = (
         None  # files that it reads from outside the store, by stable name
@@ -262,6 +283,7 @@ class StageKind(Generic[C]):
     metric_names: frozenset[str] = frozenset()
     # What `run` returns: name -> its meaning in a line, the most telling first; `<...>` in a name stands for any text.
     metrics: Mapping[str, str] = field(default_factory=dict)
+    renamed_metrics: Mapping[str, str] = field(default_factory=dict)  # old name -> new; `x/`: all that begin with it
     headline: Callable[[Mapping[str, float]], str] | None = None  # the telling metrics in a few words
     learned: Learned[C] | None = None  # None: its output holds samples, or what is computed from each of them
     rows_name_samples: bool = False  # each row of its tables names its sample, so that other samples are not in it
@@ -290,6 +312,7 @@ class StageSpec:
     inputs: Mapping[str, tuple[str, ...]]  # slot -> ids of upstream stages
     resources: Resources
     retry: RetryPolicy
+    execution: Execution = Execution()
     gates: Mapping[str, Gate] = field(default_factory=dict)  # by the name of the metric
 
 

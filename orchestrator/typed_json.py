@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema, from_json
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import CorruptArtifactError, NewerFormatError
+from orchestrator.renames import new_key_text, renamed_keys
 from orchestrator.stage import Location
 from orchestrator.suggestions import expectation
 
@@ -79,7 +80,13 @@ def decode(config_class: type[T], data: JSON, path: ValuePath, problems: list[Pr
         decoded: T = _adapter(typing.cast(typing.Hashable, config_class), "forbid").validate_json(json.dumps([data]))[0]
         return decoded
     except ValidationError as error:
-        problems += _merged(_problem(detail, config_class, data, path, _YAML) for detail in error.errors())
+        details = error.errors()
+        given = set(_renamed_paths(details, config_class, data))  # missing, but given under their old names
+        problems += _merged(
+            _problem(detail, config_class, data, path, _YAML)
+            for detail in details
+            if detail["type"] != "missing" or _path_in(detail["loc"][1:], data) not in given
+        )
         return None
 
 
@@ -183,14 +190,24 @@ def _check_format(record_class: type, record: Mapping[str, JSON], where: str) ->
         raise CorruptArtifactError(f"{where}: format: found {_RECORDS.found(found)}, expected {max(known)}")
 
 
+def _renamed_paths(details: Sequence[ErrorDetails], config_class: type, data: JSON) -> Iterator[ValuePath]:
+    """The paths of today's names of keys that have an old name in the data."""
+    for detail in details:
+        inner = _path_in(detail["loc"][1:], data)
+        for owner in classes_at(config_class, inner[:-1]) if detail["type"] == "unexpected_keyword_argument" else ():
+            yield (*inner[:-1], renamed_keys(owner).get(str(inner[-1]), inner[-1]))
+
+
 def _problem(detail: ErrorDetails, config_class: type, data: JSON, path: ValuePath, style: _Style) -> Problem:
     inner = _path_in(detail["loc"][1:], data)
     kind = detail["type"]
     if kind == "missing":
         return Problem(path=path + inner, text=_missing_text(config_class, inner, style))
     if kind == "unexpected_keyword_argument":
-        valid = {field.name for owner in classes_at(config_class, inner[:-1]) for field in fields(owner)}
-        return Problem(path=path + inner, text=f"unknown key; {expectation(str(inner[-1]), valid)}")
+        owners = classes_at(config_class, inner[:-1])
+        valid = {field.name for owner in owners for field in fields(owner)}
+        renamed = new_key_text(owners, str(inner[-1]), path_text(path[:2]))
+        return Problem(path=path + inner, text=f"unknown key; {renamed or expectation(str(inner[-1]), valid)}")
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return Problem(path=path + inner, text=message)

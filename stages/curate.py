@@ -1,7 +1,7 @@
 """Keeps the records that are worth learning from, and gives the reason for every one that it drops.
 
 No image of an evaluation set is kept, in any split; the sets are records of ingest stages, with or without texts:
-  bench: {kind: ingest, config: {read: {source: bench, format: pictures}, paths: [bench], images: [bench]}}
+  bench: {kind: ingest, config: {read: {source: bench, format: images_only}, paths: [bench], images: [bench]}}
   curated:
     kind: curate
     inputs: {records: [web, photos], evaluation: [bench]}
@@ -16,14 +16,12 @@ from data_pipelines.curation.config import (
     MEASURED,
     NOT_JUDGED,
     STORED,
-    WRITTEN,
     CurationConfig,
     decode_limits,
-    emit_config,
     judge_config,
     stored_size,
 )
-from data_pipelines.datasets.reasons import REASONS
+from data_pipelines.datasets.reasons import REASONS, RENAMED_REASONS
 from data_pipelines.datasets.verdicts import COLUMN_METRICS, LEDGER_COLUMNS, VERDICTS
 from data_pipelines.images.limits import StoredSize
 from orchestrator.artifact import JSON, Artifact
@@ -39,7 +37,7 @@ from stages.curation.workers import EmitWorker, JudgeWorker, MeasureWorker
 if TYPE_CHECKING:
     from data_pipelines.curation.contamination import ContaminationVerdict
 
-EVALUATION_METRICS = ("evaluation_pictures", "evaluation_unread")  # unread: samples with an image not compared
+EVALUATION_METRICS = ("evaluation_images", "evaluation_unread")  # unread: samples with an image not compared
 NUM_SHOWN_REASONS, NUM_HEADLINE_REASONS = 5, 3
 REASON_COUNT_PREFIX = "reason "  # of a reason's name, in the metrics of a shard
 
@@ -152,7 +150,7 @@ def _find_contaminated(
         for name, source in sets.items()
     ]
     images = EvaluationImages(shards)
-    metrics = {"evaluation_pictures": float(len(images.files)), "evaluation_unread": float(images.unread)}
+    metrics = {"evaluation_images": float(len(images.files)), "evaluation_unread": float(images.unread)}
     analyses = {name: _analysis(record, name) for name, record in judged.items()}
     return find_contaminated(analyses, images, config), metrics
 
@@ -206,9 +204,7 @@ def _emit(
                 },
             )
         )
-    written = emit_config(config)
-    worker, identity = EmitWorker(config=written), {"config": semantic_config(config, only=WRITTEN)}
-    return context.map_shards(worker, shards, label="emit", identity=identity, unit="shards")
+    return context.map_shards(EmitWorker(), shards, label="emit", identity={}, unit="shards")
 
 
 def curation_metrics(totals: Mapping[str, int], summed: Mapping[str, float]) -> dict[str, float]:
@@ -252,7 +248,7 @@ METRICS = {
         for name, text in ((verdict, f"records {meaning}"), (f"{verdict}_share", f"share of the records {meaning}"))
     },
     "repaired": "records whose text was repaired",
-    "evaluation_pictures": "images of the evaluation sets that were compared with",
+    "evaluation_images": "images of the evaluation sets that were compared with",
     "evaluation_unread": "samples of the evaluation sets with an image that was not compared",
     "column/<column>/<metric>": "a column of the kept rows: count, nullCount, sum, min, max",
     "quarantined": "records that broke their worker",
@@ -305,4 +301,9 @@ CURATE = StageKind(
     metric_names=_metric_names(),
     metrics=METRICS,
     headline=headline,
+    renamed_metrics={
+        "evaluation_pictures": "evaluation_images",
+        **{_reason_share(old): _reason_share(new) for old, new in RENAMED_REASONS.items()},
+        **{f"{REASON_COUNT_PREFIX}{old}": f"{REASON_COUNT_PREFIX}{new}" for old, new in RENAMED_REASONS.items()},
+    },
 )

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from models.mllm.config import SamplingConfig
 from orchestrator.identity import semantic_config
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
-from orchestrator.stage import Location, Slot, StageContext, StageKind
-
-NOT_DRAWN = ("prompts_per_shard",)  # fields that do not decide how a prompt is drawn
+from orchestrator.stage import Execution, Location, Slot, StageContext, StageKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +21,20 @@ class DrawBenchmarkConfig:
     enlarge: bool = True  # with the diffusion decoder, if there is one
     diffusion_steps: int = 50
     diffusion_guidance: float = 2.0
-    prompts_per_shard: int = 32
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"prompts_per_shard": "execution.prompts_per_shard"}
 
     def __post_init__(self) -> None:
-        if self.images_per_prompt < 1 or self.prompts_per_shard < 1:
-            raise ValueError("images_per_prompt and prompts_per_shard must be at least 1")
+        if self.images_per_prompt < 1:
+            raise ValueError(f"images_per_prompt: {self.images_per_prompt}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawExecution(Execution):
+    prompts_per_shard: int = 32  # each prompt is drawn by itself
+
+    def __post_init__(self) -> None:
+        if self.prompts_per_shard < 1:
+            raise ValueError(f"prompts_per_shard: {self.prompts_per_shard}; expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ def run(config: DrawBenchmarkConfig, context: StageContext) -> Mapping[str, floa
         decoder=decoders[0].path if decoders else None,
     )
     items = read_items(config.format, Path(config.data))
-    size = config.prompts_per_shard
+    size = context.execution(DrawExecution).prompts_per_shard
     shards = [
         Shard(
             name=f"prompts-{first // size:05d}",
@@ -95,7 +102,7 @@ def run(config: DrawBenchmarkConfig, context: StageContext) -> Mapping[str, floa
         worker,
         shards,
         label="draw",
-        identity={"models": [model.fingerprint for model in models], "how": semantic_config(config, without=NOT_DRAWN)},
+        identity={"models": [model.fingerprint for model in models], "how": semantic_config(config)},
         unit="prompts",
     )
     for record in records:
@@ -107,6 +114,7 @@ DRAW_BENCHMARK = StageKind(
     name="draw_benchmark",
     version=2,
     config=DrawBenchmarkConfig,
+    execution=DrawExecution,
     run=run,
     inputs={
         "tokenizer": Slot(kind="tokenizer@1"),

@@ -46,7 +46,7 @@ def run(config: ShapesConfig, context: StageContext) -> Mapping[str, float]:
 
 METRICS = {
     "lines": "records that were drawn",
-    "pictures": "images that they name",
+    "images": "images that they name",
     "understanding": "records of this task",
     "generation": "records of this task",
     "editing": "records of this task",
@@ -58,7 +58,7 @@ METRICS = {
 
 
 def headline(metrics: Mapping[str, float]) -> str:
-    return f"{metrics['lines']:,.0f} records, {metrics['pictures']:,.0f} images"
+    return f"{metrics['lines']:,.0f} records, {metrics['images']:,.0f} images"
 
 
 GENERATE_SHAPES = StageKind(
@@ -69,4 +69,5 @@ GENERATE_SHAPES = StageKind(
     output="raw@1",
     metrics=METRICS,
     headline=headline,
+    renamed_metrics={"pictures": "images"},
 )

@@ -54,7 +54,8 @@ class IngestWorker:
             counts = ingest_shard(
                 planned, shard.output, self.config, images=images, metadata=metadata, tombstones=tombstones
             )
-            return ShardOutcome(rows=counts["rows"], metrics={name: float(count) for name, count in counts.items()})
+            metrics = {name: float(count) for name, count in counts.items() if name != "rows"}  # counted by itself
+            return ShardOutcome(rows=counts["rows"], metrics=metrics)
 
         return run
 
@@ -176,8 +177,8 @@ class _Digests:
 METRICS = {
     "rows": "records, those that cannot be read included",
     "rejects": "records that cannot be read",
-    "pictures": "images found",
-    "picture_bytes": "bytes of these images",
+    "images": "images found",
+    "image_bytes": "bytes of these images",
     "reject <reason>": "records that cannot be read, by reason",
     "orphans": "files of images that no record names",
     "quarantined": "source files that broke their worker",
@@ -195,6 +196,7 @@ INGEST = StageKind(
     run=run,
     inputs={"raw": Slot(kind="raw@1", required=False)},
     output="records@1",
+    renamed_metrics={"pictures": "images", "picture_bytes": "image_bytes"},
     sources=lambda config: sources(config) if config.paths else {},
     metrics=METRICS,
     headline=headline,

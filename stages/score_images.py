@@ -13,12 +13,12 @@ from orchestrator.identity import semantic_config
 from orchestrator.shards import ShardInput, ShardOutcome
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.curation.ingested_shards import all_rows_shard, ingested_shards
-from stages.curation.scoring_config import ScoreImagesConfig, ScorerConfig
+from stages.curation.scoring_config import ScoreImagesConfig, ScoreImagesExecution, ScorerConfig
 
 if TYPE_CHECKING:
     from data_pipelines.scoring.scorers import Scorer
 
-COUNTS = ("pictures", "unscored", "sum")  # of a shard
+COUNTS = ("images", "unscored", "sum")  # of a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class ScoreWorker:
     config: ScoreImagesConfig
     scorer: ScorerConfig
     on_gpu: bool
+    execution: ScoreImagesExecution
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.scoring.score_shard import ScoringSettings, score_shard
@@ -39,7 +40,7 @@ class ScoreWorker:
         settings = ScoringSettings(
             limits=DecodeLimits(max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes),
             batch=config.batch,
-            decode_threads=config.decode_threads,
+            decode_threads=self.execution.decode_threads,
         )
 
         def run(shard: ShardInput) -> ShardOutcome:
@@ -103,7 +104,12 @@ def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]
     metrics: dict[str, float] = {}
     for scorer in config.scorers:
         records = context.map_shards(
-            ScoreWorker(config=config, scorer=scorer, on_gpu=context.resources.gpus > 0),
+            ScoreWorker(
+                config=config,
+                scorer=scorer,
+                on_gpu=context.resources.gpus > 0,
+                execution=context.execution(ScoreImagesExecution),
+            ),
             shards,
             label="score",
             identity=_identity(config, scorer, digests),
@@ -112,8 +118,8 @@ def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]
         for record in records:
             context.adopt(record, {"scores.parquet": f"scores/{scorer.name}/{record.shard}.parquet"})
         totals = {name: sum(record.outcome.metrics.get(name, 0.0) for record in records) for name in COUNTS}
-        scored = totals["pictures"] - totals["unscored"]
-        metrics |= {f"{name}/{scorer.name}": totals[name] for name in ("pictures", "unscored")}
+        scored = totals["images"] - totals["unscored"]
+        metrics |= {f"{name}/{scorer.name}": totals[name] for name in ("images", "unscored")}
         metrics[f"mean/{scorer.name}"] = totals["sum"] / scored if scored else 0.0
         metrics[f"quarantined/{scorer.name}"] = float(sum(len(record.outcome.quarantined) for record in records))
     return metrics
@@ -121,7 +127,7 @@ def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]
 
 def _identity(config: ScoreImagesConfig, scorer: ScorerConfig, digests: Mapping[str, str]) -> dict[str, JSON]:
     files: dict[str, JSON] = {name: digest for name, digest in digests.items() if name.startswith(f"{scorer.name}/")}
-    shared = semantic_config(config, without=("scorers", "decode_threads"))
+    shared = semantic_config(config, without=("scorers",))
     return {"scorer": semantic_config(scorer), "files": files, "config": shared}
 
 
@@ -132,7 +138,7 @@ def _sha256(path: Path) -> str:
 
 METRICS = {
     "mean/<score>": "mean of a score over the images that have it",
-    "pictures/<score>": "images that were looked at for a score",
+    "images/<score>": "images that were looked at for a score",
     "unscored/<score>": "of these, images without a score, because they cannot be decoded",
     "quarantined/<score>": "records that broke their worker",
 }
@@ -147,9 +153,11 @@ SCORE_IMAGES = StageKind(
     name="score_images",
     version=2,
     config=ScoreImagesConfig,
+    execution=ScoreImagesExecution,
     run=run,
     inputs={"records": Slot(kind="records@1", many=True)},
     output="scores@1",
+    renamed_metrics={"pictures/": "images/"},
     sources=sources,
     precheck=precheck,
     metrics=METRICS,

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from orchestrator.artifact import Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.identity import semantic_config
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, sum_metrics
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import Execution, Slot, StageContext, StageKind
 
 Task = Literal["understanding", "generation", "editing"]
 
@@ -20,12 +20,20 @@ class TokenizeImagesConfig:
     batch: int = 16  # images of one anchor that are encoded together
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False  # the encoders, with torch.compile: takes minutes per worker and anchor; for large datasets
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"decode_threads": "execution.decode_threads"}
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch: {self.batch}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeExecution(Execution):
     decode_threads: int = 2  # of each worker; images are decoded while others are encoded
 
     def __post_init__(self) -> None:
-        for name in ("batch", "decode_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
+        if self.decode_threads < 1:
+            raise ValueError(f"decode_threads: {self.decode_threads}; expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,7 @@ class TokenizeWorker:
 
     config: TokenizeImagesConfig
     tokenizer: Path
+    execution: TokenizeExecution
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
@@ -60,7 +69,7 @@ class TokenizeWorker:
                 anchors=dataset.anchors,
                 out=shard.output / "codes.parquet",
                 batch_size=self.config.batch,
-                decode_threads=self.config.decode_threads,
+                decode_threads=self.execution.decode_threads,
             )
             return ShardOutcome(
                 rows=done.num_images,
@@ -75,12 +84,12 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
     tokenizer = context.input("tokenizer")
     weights = {entry.path: entry.sha256 for entry in tokenizer.manifest.files}
     records = context.map_shards(
-        TokenizeWorker(config=config, tokenizer=tokenizer.path),
+        TokenizeWorker(config=config, tokenizer=tokenizer.path, execution=context.execution(TokenizeExecution)),
         shards_to_tokenize(context.inputs("datasets"), config.tasks),
         label="tokenize",
         identity={
             "tokenizer": weights["model.safetensors"],
-            "config": semantic_config(config, without=("tasks", "decode_threads")),
+            "config": semantic_config(config, without=("tasks",)),
         },
         unit="samples",
     )
@@ -134,6 +143,7 @@ TOKENIZE_IMAGES = StageKind(
     name="tokenize_images",
     version=2,
     config=TokenizeImagesConfig,
+    execution=TokenizeExecution,
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
     output="tokens@1",

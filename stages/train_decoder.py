@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
-from stages.training.config import split_micro_batches
+from stages.training.config import TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
@@ -69,6 +69,7 @@ TRAIN_DECODER = StageKind(
     name="train_decoder",
     version=2,
     config=TrainDecoderConfig,
+    execution=TrainingExecution,
     run=run,
     inputs={
         "datasets": Slot(kind="dataset@1", many=True),

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.programs.mllm_config import MllmTask, TrainMllmConfig
+from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
 from stages.training.metrics import LOOP_METRICS, pass_metrics
 
@@ -26,7 +26,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.mllm import MllmProgram, build_index, export_mllm
     from stages.training.driver import train
 
-    start = context.inputs("start")
+    start, execution = context.inputs("start"), context.execution(MllmExecution)
     loop, _ = split_micro_batches(config.loop, config.rows, context.memory_halvings)
     task = MllmTask(
         config=replace(config, loop=loop),
@@ -36,11 +36,13 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         vocabulary=context.input("vocabulary").path,
         start=start[0].path if start else None,
         index=context.scratch / "index",
+        guards=execution,
+        checkpoint_activations=execution.checkpoint_activations,
     )
-    left_out = build_index(task)
+    dropped = build_index(task)
     result = train(MllmProgram, task, loop, context)
     export_mllm(task, result.checkpoint.path, context.output)
-    return {**result.metrics, **left_out}
+    return {**result.metrics, **dropped}
 
 
 METRICS = {
@@ -48,7 +50,7 @@ METRICS = {
         "language",
         {f"{name}_loss": f"cross-entropy of {name} tokens, nats" for name in ("text", "semantic", "pixel")},
     ),
-    "left_out/<reason>": "samples that are not trained on, by reason",
+    "dropped/<reason>": "samples that are not trained on, by reason",
     **LOOP_METRICS,
 }
 
@@ -89,6 +91,7 @@ TRAIN_MLLM = StageKind(
     name="train_mllm",
     version=2,
     config=TrainMllmConfig,
+    execution=MllmExecution,
     run=run,
     inputs={
         "datasets": Slot(kind="dataset@1", many=True),
@@ -99,6 +102,7 @@ TRAIN_MLLM = StageKind(
     },
     output="mllm@1",
     learned=Learned(exposures=exposures),
+    renamed_metrics={"left_out/": "dropped/"},
     needs=needs,
     precheck=precheck,
     metrics=METRICS,

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
-from stages.training.config import split_micro_batches
+from stages.training.config import TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
@@ -87,6 +87,7 @@ TRAIN_TOKENIZER = StageKind(
     name="train_tokenizer",
     version=2,
     config=TrainTokenizerConfig,
+    execution=TrainingExecution,
     run=run,
     inputs={
         "datasets": Slot(kind="dataset@1", many=True),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
+from stages.training.config import TrainingExecution
 from stages.training.metrics import LOOP_METRICS, pass_metrics
 
 
@@ -46,6 +47,7 @@ TRAIN_VISION = StageKind(
     name="train_vision",
     version=2,
     config=TrainVisionConfig,
+    execution=TrainingExecution,
     run=run,
     inputs={"datasets": Slot(kind="dataset@1", many=True)},
     output="vision@1",

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.datasets.ledgers import with_new_reasons
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import SOURCE_KEY
 from data_pipelines.ingest.image_sources import TAR_ENDINGS
@@ -59,7 +60,7 @@ def _rows(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=COLUMNS):
-                    yield from batch.to_pylist()
+                    yield from with_new_reasons(batch).to_pylist()
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
 

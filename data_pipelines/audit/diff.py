@@ -23,7 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipelines.audit.thumbnails import read_thumbnails
+from data_pipelines.datasets.ledgers import with_new_reasons
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reasons import RENAMED_REASONS
 
 ROWS_PER_PART = 1 << 22  # of both sides; about 150 bytes each at the peak
 ID_BYTES = 32
@@ -97,6 +100,11 @@ class DiffSide:
 
     folder: Path
     ledgers: Mapping[str, str] = field(default_factory=dict)
+    thumbnails: Path | None = None  # folder that `derive_thumbnails` wrote to
+
+    def open(self) -> CuratedDataset:
+        """Raises: DatasetError if it is not a curated dataset."""
+        return CuratedDataset(self.folder, thumbnails=self.thumbnails)
 
 
 def diff_datasets(
@@ -106,7 +114,7 @@ def diff_datasets(
 
     Raises: DatasetError if one is not a curated dataset, or a ledger is missing or damaged.
     """
-    datasets = (CuratedDataset(before.folder), CuratedDataset(after.folder))
+    datasets = (before.open(), after.open())
     equal = {shard for shard, digest in before.ledgers.items() if after.ledgers.get(shard) == digest}
     to_read = [[shard for shard in dataset.shards if shard not in equal] for dataset in datasets]
     sides = [_Ledgers(dataset=dataset, shards=shards) for dataset, shards in zip(datasets, to_read, strict=True)]
@@ -141,7 +149,7 @@ class _Ledgers:
             try:
                 with self._open(shard) as file:
                     for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
-                        yield convert(batch)
+                        yield convert(with_new_reasons(batch))
             except (OSError, pa.ArrowException, ValueError, KeyError) as error:
                 raise self._unreadable(shard, error) from error
 
@@ -336,9 +344,8 @@ def _ids_with_thumbnail(sides: Sequence[_Ledgers]) -> npt.NDArray[np.void]:
     found = [np.empty((0, 4), np.uint64)]
     for ledgers in sides:
         for shard in ledgers.shards:
-            path = ledgers.dataset.folder / "thumbnails" / f"{shard}.parquet"
             try:
-                column = pq.read_table(path, columns=["sample_id"], use_threads=False)["sample_id"]
+                column = read_thumbnails(ledgers.dataset, shard, ["sample_id"])["sample_id"]
                 found.append(_id_words(column.combine_chunks()))
             except (OSError, pa.ArrowException, ValueError):
                 continue
@@ -349,7 +356,8 @@ def _totals(dataset: CuratedDataset) -> dict[str, Any]:
     path = dataset.folder / "dataset.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        counts, reasons = ({str(k): int(v) for k, v in fields[name].items()} for name in ("counts", "reasons"))
+        counts = {str(verdict): int(count) for verdict, count in fields["counts"].items()}
+        reasons = {RENAMED_REASONS.get(reason, reason): int(count) for reason, count in fields["reasons"].items()}
         return {"rows": int(fields["rows"]), "counts": counts, "reasons": reasons}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: holds no counts ({type(error).__name__}: {error}); curate again") from error

@@ -4,18 +4,17 @@ All text comes from outside and is escaped; images are small JPEGs inside the pa
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from data_pipelines.audit.diff import DatasetDiff, Example, RecordLocation, Transition
+from data_pipelines.audit.diff import DatasetDiff, DiffSide, Example, RecordLocation, Transition
 from data_pipelines.audit.markup import page_environment
 from data_pipelines.audit.samples import THUMBNAIL_SIDE
 from data_pipelines.audit.summary import printable
+from data_pipelines.audit.thumbnails import read_thumbnails
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
 from data_pipelines.images.limits import DecodeLimits
@@ -72,7 +71,7 @@ def change_text(change: Transition) -> str:
     return f"{change.before} -> {change.after}"
 
 
-def dataset_diff_html(diff: DatasetDiff, before: Path, after: Path) -> Markup:
+def dataset_diff_html(diff: DatasetDiff, before: DiffSide, after: DiffSide) -> Markup:
     """A part of a page in the style of the audit's; `before` and `after` are the folders that images come from."""
     part = page_environment().get_template("dataset_diff.html")
     return Markup(
@@ -81,7 +80,7 @@ def dataset_diff_html(diff: DatasetDiff, before: Path, after: Path) -> Markup:
             verdicts=_largest_differences(diff.verdicts),
             reasons=_largest_differences(diff.reasons),
             changes=[(change, change_text(change)) for change in diff.transitions],
-            images=_example_images(diff.transitions, (CuratedDataset(before), CuratedDataset(after))),
+            images=_example_images(diff.transitions, (before.open(), after.open())),
         )
     )
 
@@ -112,11 +111,10 @@ def _example_images(changes: Sequence[Transition], datasets: tuple[CuratedDatase
 def _thumbnails(dataset: CuratedDataset, sample_ids: set[str]) -> Iterator[tuple[str, bytes]]:
     wanted = pa.array(sorted(sample_ids), pa.string())
     for shard in dataset.shards if sample_ids else ():
-        path = dataset.folder / "thumbnails" / f"{shard}.parquet"
         try:
-            table = pq.read_table(path, columns=["sample_id", "slot", "jpeg"], use_threads=False)
+            table = read_thumbnails(dataset, shard, ["sample_id", "slot", "jpeg"])
         except (OSError, pa.ArrowException):
-            continue  # the page lacks these images; `illume verify` reports the damage
+            continue  # the page lacks these images
         chosen = table.filter(pc.and_(pc.is_in(table["sample_id"], wanted), pc.equal(table["slot"], 0)))
         yield from ((row["sample_id"], row["jpeg"]) for row in chosen.to_pylist() if row["jpeg"])
 

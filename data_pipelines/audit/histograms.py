@@ -113,5 +113,5 @@ def histogram_to_json(histogram: Histogram) -> dict[str, Any]:
     return {
         "edges": [float(f"{edge:.6g}") for edge in histogram.edges],
         "kept": histogram.kept.tolist(),
-        "left_out": histogram.not_kept.tolist(),
+        "not_kept": histogram.not_kept.tolist(),
     }

@@ -37,12 +37,16 @@ class Sheet:
     texts: Sequence[tuple[str, str]] = ()
 
 
-def write_audit_page(folder: Path, target: Path, summary: AuditSummary, drift: Drift | None = None) -> None:
+def write_audit_page(
+    folder: Path, target: Path, summary: AuditSummary, drift: Drift | None = None, *, thumbnails: Path | None = None
+) -> None:
     """Write the page about the dataset in `folder`, whose counts are in `summary`, to `target`.
+
+    `thumbnails`: folder that `derive_thumbnails` wrote to, for images of records that were not kept.
 
     Raises: DatasetError if a ledger or the thumbnails cannot be read.
     """
-    samples = choose_samples(CuratedDataset(folder), drift.samples.shown if drift else ())
+    samples = choose_samples(CuratedDataset(folder, thumbnails=thumbnails), drift.samples.shown if drift else ())
     charts = [chart(name, histogram) for name, histogram in summary.histograms.items()]
     page = page_environment().get_template("audit.html")
     text = page.render(

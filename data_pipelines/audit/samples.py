@@ -1,6 +1,6 @@
 """Chooses the samples that an audit page shows: images, groups of copies, captions. The choice never changes.
 
-Images of kept samples are read from the shards; of all others there are the thumbnails that curation wrote, a few for
+Images of kept samples are read from the shards; of all others there are the thumbnails of `thumbnails.py`, a few for
 each verdict and reason in each shard. Ledgers and thumbnails are streamed; only chosen rows stay in memory.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from data_pipelines.audit.thumbnails import read_thumbnails
 from data_pipelines.datasets.ledgers import id_prefixes, ledger_tables, ranks
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import SampleError
@@ -151,11 +151,10 @@ def choose_samples(dataset: CuratedDataset, added_ids: Collection[int] = ()) -> 
 def _thumbnails(dataset: CuratedDataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The thumbnail rows of all shards; `position` is the row's number in its file."""
     for shard in dataset.shards:
-        path = dataset.folder / "thumbnails" / f"{shard}.parquet"
         try:
-            table = pq.read_table(path, columns=columns, use_threads=False) if path.is_file() else pa.table({})
+            table = read_thumbnails(dataset, shard, columns)
         except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{path}: thumbnails cannot be read ({error}); curate again") from error
+            raise DatasetError(f"{dataset.thumbnails}: {shard}: thumbnails cannot be read ({error})") from error
         for position, row in enumerate(table.to_pylist()):
             yield {**row, "position": position}
 

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from data_pipelines.images.limits import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_PIXELS, DecodeLimits, StoredSize
 from data_pipelines.scoring.bounds import ScoreBounds
@@ -15,15 +16,13 @@ DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
 REPAIRABLE = ("caption_mojibake", "caption_control_chars", "caption_special_tokens", "caption_html", "caption_url",
               "caption_pii")  # fmt: skip
 LANGUAGE_CODE = re.compile("[a-z]{2}|und")
-# Fields that measuring an image reads, those that storing it reduced reads too, and those that writing a shard reads.
+# Fields that measuring an image reads, and those that storing it reduced reads too.
 MEASURED = ("formats", "max_pixels", "max_file_bytes")
 STORED = ("max_stored_side", "stored_quality")
-WRITTEN = (*MEASURED, "thumbnails_per_reason", "thumbnail_side")
-# Fields that no judgement about a single record reads: limits of decoding, what counts as a copy, what the audit shows.
+# Fields that no judgement about a single record reads: limits of decoding, what counts as a copy, what is stored.
 NOT_JUDGED = frozenset(
-    ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_pictures",
-     "phash_distance", "colour_distance", "semantic_distance", "thumbnails_per_reason", "thumbnail_side",
-     "max_stored_side", "stored_quality"]
+    ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_images",
+     "phash_distance", "colour_distance", "semantic_distance", "max_stored_side", "stored_quality"]
 )  # fmt: skip
 
 
@@ -59,16 +58,18 @@ class CurationConfig:
     # duplicates
     duplicate_scope: str = "sample"
     near_duplicates: bool = True
-    mirrored_pictures: bool = True  # with near_duplicates: images that repeat another one with left and right swapped
+    mirrored_images: bool = True  # with near_duplicates: images that repeat another one with left and right swapped
     phash_distance: int = 10  # of 64 bits
     colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
     semantic_distance: float | None = None  # 1 - cosine of embeddings, 0..2; images nearer than this are copies
     # what is written
     max_stored_side: int | None = None  # pixels; larger images are stored resized, as JPEG; null: all original bytes
     stored_quality: int = 92  # of these JPEGs, 1..95
-    # audit
-    thumbnails_per_reason: int = 6  # for each verdict and reason in each shard
-    thumbnail_side: int = 128  # pixels
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {
+        "mirrored_pictures": "mirrored_images",
+        "thumbnails_per_reason": "removed; `illume audit` makes its small images when it writes a page",
+        "thumbnail_side": "removed; `illume audit` makes its small images when it writes a page",
+    }
 
     def __post_init__(self) -> None:
         problem = next(itertools.chain(self._wrong_names(), self._wrong_numbers()), None)
@@ -106,17 +107,8 @@ class CurationConfig:
             )
         if not 1 <= self.stored_quality <= 95:
             yield f"stored_quality: found {self.stored_quality}, expected 1 to 95"
-        if min(self.min_side, self.max_pixels, self.max_file_bytes, self.thumbnail_side) < 1:
-            yield "min_side, max_pixels, max_file_bytes and thumbnail_side must be positive"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmitConfig:
-    """The settings that a written shard depends on, apart from its records and their verdicts."""
-
-    thumbnails_per_reason: int
-    thumbnail_side: int  # pixels
-    limits: DecodeLimits  # of the images that thumbnails are made of
+        if min(self.min_side, self.max_pixels, self.max_file_bytes) < 1:
+            yield "min_side, max_pixels and max_file_bytes must be positive"
 
 
 def decode_limits(config: CurationConfig) -> DecodeLimits:
@@ -135,12 +127,3 @@ def judge_config(config: CurationConfig) -> CurationConfig:
     """The settings that judging reads; every field that it does not read has its default value."""
     read = {item.name: vars(config)[item.name] for item in fields(config) if item.name not in NOT_JUDGED}
     return CurationConfig(**read)
-
-
-def emit_config(config: CurationConfig) -> EmitConfig:
-    """The settings that writing a shard reads."""
-    return EmitConfig(
-        thumbnails_per_reason=config.thumbnails_per_reason,
-        thumbnail_side=config.thumbnail_side,
-        limits=decode_limits(config),
-    )

@@ -129,7 +129,7 @@ class _SimilarImages:
         """Lower the `ranks` of the rows of an analysis that look like an evaluation image."""
         rows, miniatures = _row_indices(table["phash"]), _miniatures(_flat(table["miniature"]))
         self._lower(rows, _flat(table["phash"]).to_numpy(), miniatures, SIMILAR, ranks)
-        if self._config.mirrored_pictures:
+        if self._config.mirrored_images:
             flipped = miniatures[:, :, ::-1]
             self._lower(rows, _flat(table["mirrored_phash"]).to_numpy(), flipped, MIRRORED, ranks)
 

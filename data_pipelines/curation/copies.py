@@ -86,6 +86,6 @@ def _candidate(row: Mapping[str, Any], config: CurationConfig) -> Candidate:
         pixel_digests=tuple(row["pixel_digest"]),
         phashes=tuple(row["phash"]),
         miniatures=tuple(row["miniature"]),
-        mirrored_phashes=tuple(row["mirrored_phash"]) if config.mirrored_pictures else (),
+        mirrored_phashes=tuple(row["mirrored_phash"]) if config.mirrored_images else (),
         held_out=row["split"] == "val",
     )

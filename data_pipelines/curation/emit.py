@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.archives.tar_writer import TarWriter
-from data_pipelines.curation.config import CurationConfig, EmitConfig
+from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.contamination import ContaminationVerdict
 from data_pipelines.curation.copies import CopyVerdict
 from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
 from data_pipelines.datasets.records import SCHEMA, canonical
 from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.images.decoding import file_ending
-from data_pipelines.images.resizing import ResizedImages, thumbnail
+from data_pipelines.images.resizing import ResizedImages
 
 DATASET_FORMAT = 1
 QUARANTINED = "quarantined"  # the reason of rows that have no analysis
@@ -51,37 +50,6 @@ LEDGER_SCHEMA = pa.schema(
         ("span_bytes", pa.int64()),
     ]
 )
-THUMBNAIL_SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("verdict", pa.string()),
-        ("reason", pa.string()),
-        ("caption", pa.string()),
-        ("duplicate_of", pa.string()),
-        ("slot", pa.int16()),
-        ("jpeg", pa.binary()),
-    ]
-)
-
-
-@dataclass(kw_only=True)
-class _Thumbnails:
-    """The rows of each verdict and reason with the lowest digests: a random choice that never changes.
-
-    Quarantined rows are never chosen: their images may have killed the process that decoded them.
-    """
-
-    limit: int  # rows for each verdict and reason
-    chosen: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=dict)
-
-    def offer(self, ledger_row: Mapping[str, Any], index: int) -> None:
-        if not ledger_row["images"] or ledger_row["reason"] == QUARANTINED:
-            return
-        rank = sha256(f"thumbnail/{ledger_row['sample_id']}/{index}".encode()).hexdigest()
-        group = self.chosen.setdefault((ledger_row["verdict"], ledger_row["reason"] or ""), [])
-        group.append((rank, index))
-        group.sort()
-        del group[self.limit :]
 
 
 def emit_shard(
@@ -89,19 +57,18 @@ def emit_shard(
     analysis: Path,
     name: str,
     output: Path,
-    config: EmitConfig,
     *,
     copies: Sequence[CopyVerdict] = (),
     contaminated: Sequence[ContaminationVerdict] = (),
     resized: Path | None = None,
 ) -> dict[str, int]:
-    """Write `shards/`, `ledger/` and `thumbnails/` of one shard below `output`. Returns counts by verdict and reason.
+    """Write `shards/` and `ledger/` of one shard below `output`. Returns counts by verdict and reason.
 
     `analysis`: the folder that `judge_shard` wrote to. `copies` and `contaminated`: the verdicts of `find_duplicates`
     and `find_contaminated` about this shard. `resized`: the folder that `measure_shard` wrote to, if it resized images
     for storage.
     """
-    for folder in ("shards", "ledger", "thumbnails"):
+    for folder in ("shards", "ledger"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     source = records / "records" / f"{name}.parquet"
     rows = list(shard_rows(source))
@@ -109,7 +76,6 @@ def emit_shard(
     verdicts: list[CopyVerdict | ContaminationVerdict] = [*copies, *contaminated]
     verdict_by_row = {verdict.row: verdict for verdict in verdicts}
     ledger = []
-    thumbnails = _Thumbnails(limit=config.thumbnails_per_reason)
     counts: Counter[str] = Counter(rows=len(rows))
     with ExitStack() as files:
         tar = TarWriter(files.enter_context((output / "shards" / f"{name}.tar").open("wb")))
@@ -124,13 +90,10 @@ def emit_shard(
                 kept += 1
                 counts["kept_bytes"] += span["span_bytes"]
             ledger.append(row)
-            thumbnails.offer(row, index)
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
             counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])
         tar.close()
-        thumbnail_rows = _thumbnail_rows(thumbnails, ledger, images, config)
     _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(pq.read_schema(source).metadata))
-    _write(output / "thumbnails" / f"{name}.parquet", thumbnail_rows, THUMBNAIL_SCHEMA)
     return dict(counts)
 
 
@@ -223,20 +186,6 @@ def _write_sample(
     for member, data in members:
         end = tar.add(member, data).end
     return {"offset": span.header, "span_bytes": end - span.header}
-
-
-def _thumbnail_rows(
-    thumbnails: _Thumbnails, ledger: Sequence[Mapping[str, Any]], images: ShardImages, config: EmitConfig
-) -> list[dict[str, Any]]:
-    rows = []
-    for group in sorted(thumbnails.chosen):
-        for _, index in thumbnails.chosen[group]:
-            row = ledger[index]
-            for slot, digest in enumerate(row["images"][:2]):
-                jpeg = thumbnail(images.read(digest), config.thumbnail_side, config.limits)
-                fields = {key: row[key] for key in ("sample_id", "verdict", "reason", "caption", "duplicate_of")}
-                rows.append({**fields, "slot": slot, "jpeg": jpeg})
-    return rows
 
 
 def write_dataset(output: Path, name: str, ledgers: Mapping[str, Path], config: CurationConfig) -> dict[str, int]:

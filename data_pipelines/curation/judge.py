@@ -103,7 +103,7 @@ def _analyse(
     conversations = canonical(turns_to_json(turns)) if repairs else record["conversations"]
     problem = Reject(reason=record["reject"], detail=record["detail"] or "") if record["reject"] else None
     facts: list[ImageFacts] = []
-    for image in map(read_measurement, measurement["pictures"]):
+    for image in map(read_measurement, measurement["measured_images"]):
         if isinstance(image, Reject):
             problem = problem or image
         else:
@@ -128,14 +128,14 @@ def _analyse(
         "width": [fact.width for fact in facts],
         "height": [fact.height for fact in facts],
         "format": [fact.format for fact in facts],
-        "image_bytes": [image["bytes"] for image in measurement["pictures"]],
+        "image_bytes": [image["bytes"] for image in measurement["measured_images"]],
         "phash": [fact.phash for fact in facts],
         "mirrored_phash": [fact.mirrored_phash for fact in facts],
         "pixel_digest": [fact.pixel_digest for fact in facts],
         "miniature": [fact.miniature for fact in facts],
         "anchor_h": [anchor[0] for anchor in anchors],
         "anchor_w": [anchor[1] for anchor in anchors],
-        "scores": next((image["scores"] for image in measurement["pictures"] if image["scores"]), "{}"),
+        "scores": next((image["scores"] for image in measurement["measured_images"] if image["scores"]), "{}"),
     }
 
 

@@ -47,7 +47,7 @@ MEASURED_SCHEMA = pa.schema(
         ("reject", pa.string()),  # the reason that ingest gave
         ("images", pa.list_(pa.string())),
         ("language", pa.string()),  # of the caption: ISO 639-1 or "und"
-        ("pictures", pa.list_(MEASUREMENT)),  # one for each image
+        ("measured_images", pa.list_(MEASUREMENT)),  # one for each image
     ]
 )
 IMAGES_AT_ONCE = 64
@@ -86,9 +86,9 @@ def measure_shard(
     for (row, record), language in zip(chosen.items(), languages, strict=True):
         images = [by_digest[digest] for digest in record["images"]]
         kept = {key: record[key] for key in ("sample_id", "reject", "images")}
-        measured.append({"row": row, **kept, "language": language, "pictures": images})
+        measured.append({"row": row, **kept, "language": language, "measured_images": images})
         num_unreadable = sum(bool(image.get("reason")) for image in images)
-        counts.update({"rows": 1, "pictures": len(images), "unreadable": num_unreadable})
+        counts.update({"rows": 1, "images": len(images), "unreadable": num_unreadable})
     path = output / "measured" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(measured, schema=MEASURED_SCHEMA), path, compression="zstd")

@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reasons import RENAMED_REASONS
 
 ROWS_AT_ONCE = 1 << 17
+REASON = "reason"  # column
 LATER_COLUMNS = {"language": pa.string(), "repairs": pa.list_(pa.string())}  # null if an older ledger lacks them
 NO_ID = "found a sample_id that is not 64 digits of a SHA-256"
 _DIGITS = np.full(256, 255, np.uint8)  # the value of each hexadecimal digit, 255 for any other character
@@ -42,7 +44,17 @@ def _with_missing_columns(table: Any, columns: Sequence[str]) -> Any:
     for name in columns:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), LATER_COLUMNS[name]))
-    return table.select(list(columns))
+    return with_new_reasons(table.select(list(columns)))
+
+
+def with_new_reasons(table: Any) -> Any:
+    """The table, or batch, with the reasons of an older ledger in today's names."""
+    if REASON not in table.schema.names:
+        return table
+    reasons = table[REASON]
+    for old, new in RENAMED_REASONS.items():
+        reasons = pc.if_else(pc.fill_null(pc.equal(reasons, old), False), new, reasons)
+    return table.set_column(table.schema.names.index(REASON), REASON, reasons)
 
 
 def id_prefixes(sample_ids: Any) -> npt.NDArray[np.uint64]:

@@ -66,8 +66,12 @@ class StoredSample:
 class CuratedDataset:
     """A folder of the kind `dataset@1`. No file stays open; ledgers are read shard by shard."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, thumbnails: Path | None = None) -> None:
+        """`thumbnails`: folder of the view of `audit.thumbnails`; by default that in an older dataset.
+
+        Raises: DatasetError if the folder is not a curated dataset.
+        """
+        self.folder, self.thumbnails = folder, thumbnails or folder / "thumbnails"
         path = folder / "dataset.json"
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))

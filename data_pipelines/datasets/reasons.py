@@ -16,7 +16,9 @@ CAPTIONS = (
     "caption_special_tokens", "caption_too_long", "caption_too_short", "caption_url",
     "language_not_allowed",
 )  # fmt: skip
-COPIES = ("same_record", "same_bytes", "same_pixels", "similar_picture", "mirrored_picture", "similar_meaning")
+COPIES = ("same_record", "same_bytes", "same_pixels", "similar_image", "mirrored_image", "similar_meaning")
 SCORES = ("score_missing", "score_too_high", "score_too_low")
 RULES = ("contaminated", "license_not_allowed", "quarantined", "taken_down")
+# Reasons in ledgers of before, by the name that they had.
+RENAMED_REASONS = {"similar_picture": "similar_image", "mirrored_picture": "mirrored_image"}
 REASONS = (*READING, *IMAGES, *CAPTIONS, *COPIES, *SCORES, *RULES)

@@ -34,7 +34,7 @@ class Copy:
     index: int
     original: int
     verdict: str  # "duplicate", "near_duplicate" or "mirrored"
-    reason: str  # "same_record", "same_bytes", "same_pixels", "similar_picture" or "mirrored_picture"
+    reason: str  # "same_record", "same_bytes", "same_pixels", "similar_image" or "mirrored_image"
 
 
 class PairSearch(Protocol):
@@ -161,7 +161,7 @@ def _dropped_groups(
         while layer := {other for first in layer for other in mirrors[first]} - seen:
             seen |= layer
             flips += 1
-            verdict = ("mirrored", "mirrored_picture") if flips % 2 else ("near_duplicate", "similar_picture")
+            verdict = ("mirrored", "mirrored_image") if flips % 2 else ("near_duplicate", "similar_image")
             dropped.update({first: (kept, *verdict) for first in layer})
     return dropped
 
@@ -170,7 +170,7 @@ def _group_copies(indices: Integers, groups_N: Integers, dropped: Mapping[int, t
     copies = []
     for index in indices.tolist():
         first = int(groups_N[index])
-        original, verdict, reason = dropped.get(first, (first, "near_duplicate", "similar_picture"))
+        original, verdict, reason = dropped.get(first, (first, "near_duplicate", "similar_image"))
         copies.append(Copy(index=index, original=original, verdict=verdict, reason=reason))
     return copies
 

@@ -27,7 +27,7 @@ from models.metrics.frechet_distance import FeatureStatistics, frechet_distance
 from models.metrics.image_metrics import SSIM_WINDOW_PX, psnr, ssim, to_levels
 from models.metrics.inception import InceptionFeatures
 
-SCORES_FILE, SUMS_FILE, SHEET_FILE = "scores.parquet", "sums.safetensors", "pictures.png"
+SCORES_FILE, SUMS_FILE, SHEET_FILE = "scores.parquet", "sums.safetensors", "images.png"
 IMAGES_SHOWN = 6  # of each part
 SCHEMA = pa.schema(
     [

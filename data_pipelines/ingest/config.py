@@ -1,9 +1,11 @@
 """Settings of ingest: how source files are read into records, and the size limits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-FORMATS = ("auto", "illume", "webdataset", "parquet", "images", "pictures")
-FOLDER_FORMATS = ("images", "pictures")  # whose source is a folder of images
+FORMATS = ("auto", "illume", "webdataset", "parquet", "image_caption_pairs", "images_only")
+FOLDER_FORMATS = ("image_caption_pairs", "images_only")  # whose source is a folder of images
 CAPTION_TASKS = ("understanding", "generation")
 
 
@@ -12,7 +14,7 @@ class IngestConfig:
     """The source format, defaults for fields that a record leaves out, and limits against hostile files."""
 
     source: str  # name of the dataset, kept with every record
-    # "illume" JSON, "webdataset" tars, "parquet", "images" with sidecar .txt files, "pictures": images without
+    # "illume" JSON, "webdataset" tars, "parquet", "image_caption_pairs": with .txt files, "images_only": without
     # captions, as in an evaluation set; "auto": detected for each file
     format: str = "auto"
     license: str = ""  # default, if neither the record nor the metadata file states one
@@ -23,7 +25,13 @@ class IngestConfig:
     max_line_bytes: int = 8 << 20  # of one JSON value
     max_unpacked_bytes: int = 32 << 30  # of one compressed file
 
+    RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "format": {"images": "image_caption_pairs", "pictures": "images_only"}
+    }
+
     def __post_init__(self) -> None:
+        if self.format in self.RENAMED_VALUES["format"]:
+            raise ValueError(f"format: {self.format!r} is called {self.RENAMED_VALUES['format'][self.format]!r} now")
         if self.format not in FORMATS:
             raise ValueError(f"format: found {self.format!r}, expected one of {', '.join(FORMATS)}")
         if self.split not in ("", "train", "val"):

@@ -156,6 +156,6 @@ UNIT_READERS: dict[str, Callable[[IngestShard, IngestConfig], Iterator[Unit]]] =
     "illume": json_units,
     "webdataset": tar_units,
     "parquet": parquet_units,
-    "images": captioned_image_units,
-    "pictures": bare_image_units,
+    "image_caption_pairs": captioned_image_units,
+    "images_only": bare_image_units,
 }

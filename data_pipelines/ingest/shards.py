@@ -182,8 +182,8 @@ def ingest_shard(
     pq.write_table(table, output / "records" / f"{shard.name}.parquet", compression="zstd")
     index = pa.Table.from_pylist(list(files.index.values()), schema=INDEX_SCHEMA)
     pq.write_table(index, output / "index" / f"{shard.name}.parquet", compression="zstd")
-    counts: Counter[str] = Counter(rows=len(files.rows), pictures=len(files.index))
-    counts["picture_bytes"] = sum(entry["bytes"] for entry in files.index.values())
+    counts: Counter[str] = Counter(rows=len(files.rows), images=len(files.index))
+    counts["image_bytes"] = sum(entry["bytes"] for entry in files.index.values())
     counts.update(f"reject {row['reject']}" for row in files.rows if row["reject"])
     counts["rejects"] = sum(1 for row in files.rows if row["reject"])
     return dict(counts)
@@ -287,9 +287,9 @@ def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
 
 def external_image_names(shard: IngestShard, config: IngestConfig) -> list[str]:
     """Names of the images and caption files that a shard reads outside its own file, as its records give them."""
-    if shard.format == "pictures":
+    if shard.format == "images_only":
         return list(shard.members)
-    if shard.format == "images":
+    if shard.format == "image_caption_pairs":
         return [name for member in shard.members for name in (member, str(Path(member).with_suffix(".txt")))]
     if shard.format == "parquet":
         return sorted(parquet_image_names(shard))

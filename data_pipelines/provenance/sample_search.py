@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from data_pipelines.datasets.reasons import RENAMED_REASONS
 from data_pipelines.duplicates.near_hashes import HashLookup
 from data_pipelines.provenance.questions import AddressMatcher, Questions
 from data_pipelines.tokens.token_shards import TokenShard
@@ -91,7 +92,7 @@ class _Search:
             ids, (owners, images) = table["sample_id"], _flat(table["images"])
             found |= {row: _Answer(how="sample id", question=text) for row, text in _find_values(ids, self._digests)}
             for index, text in _find_values(images, self._digests):
-                found.setdefault(int(owners[index]), _Answer(how="picture", question=text))
+                found.setdefault(int(owners[index]), _Answer(how="image", question=text))
         if len(self._names):
             for row, text in _find_values(table["external_id"], self._names):
                 found.setdefault(row, _Answer(how="source's id", question=text))
@@ -205,7 +206,7 @@ def _question_phashes(hit: _Hit) -> tuple[int, ...]:
     An image that could not be decoded has no hash, and nothing says which one it was; then the hash of the image in
     question is not known from this sample, and that of another image must not stand for it.
     """
-    if hit.match.found_by != "picture":
+    if hit.match.found_by != "image":
         return hit.phashes
     if len(hit.phashes) != len(hit.match.images):
         return ()
@@ -296,6 +297,7 @@ def _read_hits(dataset: Path, ledger: str, chosen: Mapping[int, _Answer]) -> Ite
     for ledger_row, row in _read_ledger(dataset, ledger, read):
         answer = chosen[ledger_row]
         fields = {name: row[name] for name in COLUMNS if name != "images"}
+        fields["reason"] = RENAMED_REASONS.get(row["reason"], row["reason"])
         match = Match(**fields, images=tuple(row["images"] or ()), found_by=answer.how, question=answer.question)
         yield _Hit(match=match, ledger=ledger, ledger_row=ledger_row, phashes=tuple(row["phash"] or ()))
 

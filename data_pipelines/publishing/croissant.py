@@ -240,8 +240,8 @@ def _file_sets(tars: Sequence[str]) -> list[dict[str, Any]]:
     }
     images = {
         "@type": "cr:FileSet",
-        "@id": "pictures",
-        "name": "pictures",
+        "@id": "image_files",
+        "name": "image_files",
         "description": "Pictures of the kept samples, named <sample_id>.<slot> with the ending of their format.",
         "containedIn": containers,
         "encodingFormat": ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff",

@@ -81,7 +81,7 @@ def score_shard(
     pq.write_table(pa.Table.from_pydict(columns, schema=schema), out, compression="zstd")
     known = [value for value in scores if value is not None]
     return {
-        "pictures": float(len(images)),
+        "images": float(len(images)),
         "decoded": float(len(features)),
         "unscored": float(len(images) - len(known)),
         "sum": float(sum(known)),

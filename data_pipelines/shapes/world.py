@@ -101,7 +101,7 @@ def generate_file(folder: Path, config: ShapesConfig, file: WorldFile) -> dict[s
             lines.append(_annotation(config, file, number, line, names))
             truths.append({"id": f"{file.task}-{file.split}-{number:06d}", **truth})
             counts.update([f"{file.task}", f"verdict {truth['verdict']}"])
-            counts.update(pictures=len(names))
+            counts.update(images=len(names))
         tar.close()
     _write_lines(folder / "annotations" / f"{file.name}.jsonl", lines)
     _write_lines(folder / "truth" / f"{file.name}.jsonl", truths)

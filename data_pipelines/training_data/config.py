@@ -1,7 +1,8 @@
 """Settings of the loader: the mixture of datasets, the order of samples, and how they are packed into rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,13 @@ class LoaderConfig:
     row_tokens: int  # tokens of one packed row
     rows_per_step: int  # rows of one optimizer step, over all workers
     condition_dropout: float = 0.1  # share of generation and editing samples whose condition is dropped
-    too_long: Literal["drop", "error"] = "drop"  # samples that do not fit into a row
-    max_left_out_share: float = 0.05  # of the samples of all parts; building the index fails above it
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
     fit_understanding_to_anchor: bool = False  # crop those that match an anchor too, so that batches share sizes
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {
+        "too_long": "execution.too_long",
+        "max_left_out_share": "execution.max_dropped_share",
+    }
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -47,11 +50,19 @@ class LoaderConfig:
         for name, value in (("row_tokens", self.row_tokens), ("rows_per_step", self.rows_per_step)):
             if value < 1:
                 raise ValueError(f"{name}: {value}, expected at least 1")
-        for name, share in (
-            ("condition_dropout", self.condition_dropout),
-            ("max_left_out_share", self.max_left_out_share),
-        ):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}: {share}, expected a share from 0 to 1")
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout: {self.condition_dropout}, expected a share from 0 to 1")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"min_pixels, max_pixels: {self.min_pixels}, {self.max_pixels}; expected 0 < min <= max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingGuards:
+    """When the samples of a training are refused as a whole. They decide whether it begins, never what it trains."""
+
+    max_dropped_share: float = 0.05  # of the samples of all parts; building the index fails above it
+    too_long: Literal["drop", "error"] = "drop"  # samples that do not fit into a row
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_dropped_share <= 1:
+            raise ValueError(f"max_dropped_share: {self.max_dropped_share}, expected a share from 0 to 1")

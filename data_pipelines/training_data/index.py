@@ -1,7 +1,7 @@
 """The index of the training data: location, lengths and codes of every sample of a mixture, in memory-mapped files.
 
 Built once, shard by shard, in bounded memory; then opened by every worker. Samples that cannot be trained keep their
-position in the order with length 0, and are listed with their reason in `left_out.jsonl`.
+position in the order with length 0, and are listed with their reason in `dropped.jsonl`.
 """
 
 import hashlib
@@ -22,12 +22,13 @@ from data_pipelines.images.model_input import InputSizes
 from data_pipelines.tokens.conversations import can_drop_condition, rendered_lengths, target_slots
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard, require_one_tokenizer
-from data_pipelines.training_data.config import LoaderConfig, MixturePart
+from data_pipelines.training_data.config import LoaderConfig, LoadingGuards, MixturePart
 from models.mllm.vocabulary import VisionVocabulary
 
-INDEX_FORMAT = 1
-META_FILE, LEFT_OUT_FILE = "index.json", "left_out.jsonl"
+INDEX_FORMAT = 2
+META_FILE, DROPPED_FILE = "index.json", "dropped.jsonl"
 NO_CODES = -1
+DEFAULT_GUARDS = LoadingGuards()
 DROPPABLE = 1  # flag: the condition of the sample can be dropped
 BATCH = 512  # samples whose texts are tokenized together
 COLUMNS: dict[str, tuple[str, int]] = {  # name -> dtype, values per sample
@@ -37,7 +38,7 @@ COLUMNS: dict[str, tuple[str, int]] = {  # name -> dtype, values per sample
     "spans": ("<i8", 1),
     "token_rows": ("<i8", 1),  # row of the codes of image 0 in the token shard, or NO_CODES
     "flags": ("u1", 1),
-    "lengths": ("<i4", 2),  # tokens with and without its condition; 0, 0: left out
+    "lengths": ("<i4", 2),  # tokens with and without its condition; 0, 0: dropped
 }
 
 
@@ -88,16 +89,20 @@ class IndexedPart:
 class TrainingIndex:
     parts: tuple[IndexedPart, ...]
     tokenizer: TokenizerIdentity | None  # of the codes, if there are any
-    left_out: dict[str, int]  # reason -> samples
+    dropped: dict[str, int]  # reason -> samples
     digest: str  # changes exactly when ids, lengths or settings do
 
 
 def build_training_index(
-    sources: Sequence[SourceFolders], config: LoaderConfig, rendering: Rendering, out: Path
+    sources: Sequence[SourceFolders],
+    config: LoaderConfig,
+    rendering: Rendering,
+    out: Path,
+    guards: LoadingGuards = DEFAULT_GUARDS,
 ) -> TrainingIndex:
     """Write the index into the empty folder `out` and open it.
 
-    Raises: LoadingError if a part is empty, needs tokens that are not given, or too many samples are left out;
+    Raises: LoadingError if a part is empty, needs tokens that are not given, or too many samples are dropped;
     DatasetError, TokensError, SampleError if data are damaged or come from different tokenizers.
     """
     _check_sources(sources, config)
@@ -106,18 +111,18 @@ def build_training_index(
     if tokenizer is not None:
         _check_codebooks(tokenizer, rendering)
     parts: list[dict[str, Any]] = []
-    left_out: Counter[str] = Counter()
-    with (out / LEFT_OUT_FILE).open("w", encoding="utf-8") as rejects:
+    dropped: Counter[str] = Counter()
+    with (out / DROPPED_FILE).open("w", encoding="utf-8") as rejects:
         for number, part in enumerate(config.parts):
-            writer = _PartWriter(sources[part.dataset], config, rendering, rejects)
+            writer = _PartWriter(sources[part.dataset], config, rendering, rejects, guards)
             parts.append(writer.write(out, number, part))
-            left_out += writer.left_out
-    _check_left_out(left_out, sum(part["num_samples"] for part in parts), config, out)
+            dropped += writer.dropped
+    _check_dropped(dropped, sum(part["num_samples"] for part in parts), guards, out)
     meta = {
         "format": INDEX_FORMAT,
         "settings": index_settings(config, rendering),
         "tokenizer": asdict(tokenizer) if tokenizer else None,
-        "left_out": dict(left_out),
+        "dropped": dict(dropped),
         "parts": parts,
     }
     (out / META_FILE).write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -132,7 +137,7 @@ def open_training_index(folder: Path, config: LoaderConfig, rendering: Rendering
         parts = tuple(_open_part(folder, number, part) for number, part in enumerate(meta["parts"]))
         settings, found_format = meta["settings"], meta["format"]
         tokenizer = TokenizerIdentity(**meta["tokenizer"]) if meta["tokenizer"] else None
-        left_out = dict(meta["left_out"])
+        dropped = dict(meta["dropped"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadingError(
             f"{path}: not an index of training data ({type(error).__name__}: {error}); build it again"
@@ -143,29 +148,46 @@ def open_training_index(folder: Path, config: LoaderConfig, rendering: Rendering
         raise LoadingError(f"{path}: built for other settings ({', '.join(changed) or 'format'}); build it again")
     identity = [settings, *((part["digest"], part["lengths_digest"]) for part in meta["parts"])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return TrainingIndex(parts=parts, tokenizer=tokenizer, left_out=left_out, digest=digest)
+    return TrainingIndex(parts=parts, tokenizer=tokenizer, dropped=dropped, digest=digest)
 
 
 def index_settings(config: LoaderConfig, rendering: Rendering) -> dict[str, Any]:
-    """Everything that affects the samples of the index and their lengths, as JSON."""
+    """Everything that affects the samples of the index and their lengths, as JSON.
+
+    The order of a training depends on it, so each field is named: one that is added to a class later, and has its
+    default, leaves the order of a begun training as it is.
+    """
+    vocabulary, sizes = rendering.vocabulary, rendering.sizes
     settings: dict[str, Any] = {
-        "parts": [asdict(part) for part in config.parts],
+        "parts": [_fields(part, "tasks", "weight", "dataset", "split") for part in config.parts],
         "row_tokens": config.row_tokens,
         "drops_conditions": config.condition_dropout > 0,
-        "vocabulary": asdict(rendering.vocabulary),
-        "sizes": asdict(rendering.sizes),
+        "vocabulary": _fields(vocabulary, "first_id", "semantic_codes", "pixel_codes", "resolutions"),
+        "sizes": _fields(sizes, "pixel_factor", "min_pixels", "max_pixels", "fit_understanding_to_anchor"),
         "text_tokenizer": rendering.tokenizer.digest,
     }
     return dict(json.loads(json.dumps(settings)))
 
 
-class _PartWriter:
-    """Writes the columns of one part, and the left-out samples with their reasons."""
+def _fields(value: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
 
-    def __init__(self, source: SourceFolders, config: LoaderConfig, rendering: Rendering, rejects: IO[str]) -> None:
+
+class _PartWriter:
+    """Writes the columns of one part, and the dropped samples with their reasons."""
+
+    def __init__(
+        self,
+        source: SourceFolders,
+        config: LoaderConfig,
+        rendering: Rendering,
+        rejects: IO[str],
+        guards: LoadingGuards,
+    ) -> None:
         self._source, self._config, self._rendering, self._rejects = source, config, rendering, rejects
+        self._fails_if_too_long = guards.too_long == "error"
         self._dataset = CuratedDataset(source.dataset)
-        self.left_out: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
 
     def write(self, out: Path, number: int, part: MixturePart) -> dict[str, Any]:
         """Write the files of the part; returns its entry in the index."""
@@ -203,8 +225,8 @@ class _PartWriter:
         for index, (sample, found) in enumerate(self._lengths(shard, rows)):
             try:
                 lengths[index] = self._accepted(sample, found, has_codes=int(token_rows[index]) != NO_CODES)
-            except _LeftOutError as error:
-                self._leave_out(number, first_index + index, rows.ids[index].tobytes().hex(), error)
+            except _DroppedError as error:
+                self._drop(number, first_index + index, rows.ids[index].tobytes().hex(), error)
         return {
             "ids": rows.ids,
             "shards": np.full(len(rows), shard_number),
@@ -239,15 +261,15 @@ class _PartWriter:
         lengths: list[int] = []
         for length in found:
             if isinstance(length, SampleError):
-                raise _LeftOutError("cannot_be_rendered", str(length))
+                raise _DroppedError("cannot_be_rendered", str(length))
             lengths.append(length)
         if not has_codes and target_slots(sample):
-            raise _LeftOutError("no_codes", f"sample {sample.sample_id}: its images were not tokenized")
+            raise _DroppedError("no_codes", f"sample {sample.sample_id}: its images were not tokenized")
         if max(lengths) > self._config.row_tokens:
             detail = f"sample {sample.sample_id}: {max(lengths)} tokens in rows of {self._config.row_tokens}"
-            if self._config.too_long == "error":
+            if self._fails_if_too_long:
                 raise LoadingError(f"{detail}; lengthen row_tokens, or set too_long: drop")
-            raise _LeftOutError("too_long", detail)
+            raise _DroppedError("too_long", detail)
         return lengths
 
     def _token_rows(self, shard: str, rows: ShardRows) -> npt.NDArray[np.int64]:
@@ -269,14 +291,14 @@ class _PartWriter:
             found[index] = first_rows.get(sample_id.tobytes().hex(), NO_CODES)
         return found
 
-    def _leave_out(self, part: int, index: int, sample_id: str, error: "_LeftOutError") -> None:
+    def _drop(self, part: int, index: int, sample_id: str, error: "_DroppedError") -> None:
         reason, detail = error.args
-        self.left_out[reason] += 1
+        self.dropped[reason] += 1
         line = {"part": part, "index": index, "sample_id": sample_id, "reason": reason, "detail": detail}
         self._rejects.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-class _LeftOutError(Exception):
+class _DroppedError(Exception):
     """A sample is not trained, but keeps its position in the order. Arguments: reason, detail."""
 
 
@@ -314,14 +336,14 @@ def _check_codebooks(tokenizer: TokenizerIdentity, rendering: Rendering) -> None
         )
 
 
-def _check_left_out(left_out: Counter[str], num_samples: int, config: LoaderConfig, out: Path) -> None:
-    share = left_out.total() / num_samples
-    if share > config.max_left_out_share or left_out.total() == num_samples:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-        first = (out / LEFT_OUT_FILE).read_text(encoding="utf-8").splitlines()[0]
+def _check_dropped(dropped: Counter[str], num_samples: int, guards: LoadingGuards, out: Path) -> None:
+    share = dropped.total() / num_samples
+    if share > guards.max_dropped_share or dropped.total() == num_samples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+        first = (out / DROPPED_FILE).read_text(encoding="utf-8").splitlines()[0]
         raise LoadingError(
-            f"{left_out.total()} of {num_samples} samples cannot be trained ({reasons}), more than max_left_out_share "
-            f"{config.max_left_out_share}; the first: {json.loads(first)['detail']}"
+            f"{dropped.total()} of {num_samples} samples cannot be trained ({reasons}), more than max_dropped_share "
+            f"{guards.max_dropped_share}; the first: {json.loads(first)['detail']}"
         )
 
 

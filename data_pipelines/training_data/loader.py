@@ -38,7 +38,7 @@ class TrainingData:
     ) -> None:
         opened = open_training_index(index, config, rendering)
         self.order = TrainingOrder(opened, config)
-        self.left_out = opened.left_out  # reason -> samples that are never trained
+        self.dropped = opened.dropped  # reason -> samples that are never trained
         self._config, self._rendering = config, rendering
         codes = CodesReader(opened.tokenizer)
         self._parts = [

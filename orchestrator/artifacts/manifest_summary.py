@@ -1,6 +1,7 @@
 """Summaries of committed artifacts for events, made from the manifests alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from orchestrator.artifact import JSON, FileEntry, Manifest
 
@@ -17,9 +18,15 @@ def artifact_fields(manifest: Manifest, manifest_sha256: str) -> dict[str, JSON]
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files),
         "rows": counted_rows(manifest.files),
-        "stats": metrics,
+        "metrics": metrics,
         "inputs": inputs,
     }
+
+
+def recorded_metrics(artifact: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics in the description of an artifact; in events of before they are called `stats`."""
+    found = artifact.get("metrics", artifact.get("stats"))
+    return found if isinstance(found, dict) else {}
 
 
 def counted_rows(files: Iterable[FileEntry]) -> int | None:

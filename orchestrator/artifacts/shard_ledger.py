@@ -67,7 +67,8 @@ class _QuarantinedRecord:
 class _OutcomeRecord:
     rows: int
     quarantined: tuple[_QuarantinedRecord, ...]
-    stats: dict[str, Number]
+    metrics: dict[str, Number] | None = None
+    stats: dict[str, Number] = field(default_factory=dict)  # the metrics in a record of before
     result: Any = None
 
 
@@ -243,7 +244,7 @@ def _stored(key: ArtifactKey, commit: Commit) -> StoredShard:
         outcome=ShardOutcome(
             rows=outcome.rows,
             quarantined=tuple(Quarantined(item=entry.item, reason=entry.reason) for entry in outcome.quarantined),
-            metrics=outcome.stats,
+            metrics=outcome.stats if outcome.metrics is None else outcome.metrics,
             result=outcome.result,
         ),
         provenance=record.provenance,
@@ -258,7 +259,7 @@ def _body(files: Iterable[FileEntry], outcome: ShardOutcome, provenance: Mapping
 def _outcome_to_json(outcome: ShardOutcome) -> dict[str, JSON]:
     metrics: dict[str, JSON] = {name: number_to_json(value) for name, value in outcome.metrics.items()}
     quarantined: list[JSON] = [{"item": item.item, "reason": item.reason} for item in outcome.quarantined]
-    return {"rows": outcome.rows, "quarantined": quarantined, "stats": metrics, "result": outcome.result}
+    return {"rows": outcome.rows, "quarantined": quarantined, "metrics": metrics, "result": outcome.result}
 
 
 def _problem(key: ArtifactKey, path: str, found: str, expected: str) -> Problem:

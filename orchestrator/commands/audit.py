@@ -3,6 +3,7 @@
 import datetime
 import functools
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,15 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_artifact
+from orchestrator.commands.shared.thumbnails import stored_thumbnails
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 
 if TYPE_CHECKING:
+    from data_pipelines.audit.drift import Drift
     from data_pipelines.audit.summary import AuditSummary
 
 OUT_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -59,6 +63,7 @@ class DatasetFolder:
 
     folder: Path
     manifest: Manifest | None = None
+    thumbnails: Path | None = None  # folder of small images, for a page
 
 
 def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,6 +109,13 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--page", type=OUT_FILE, help="Where to write the page with images.")
 @click.option("--no-page", is_flag=True, help="Write no page.")
 @click.option(
+    "--records",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of ingested records that DATASET was made from, for images of dropped records. Can be repeated; "
+    "needed only if DATASET is a folder.",
+)
+@click.option(
     "--decisions",
     type=OUT_FILE,
     help="Where to write a JSON line with the verdict of each line, sample, tar and orphaned file.",
@@ -111,11 +123,14 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @description_options
 @location_options
 @json_option
+@click.pass_context
 def audit_command(
+    context: click.Context,
     dataset: str,
     against: str | None,
     page: Path | None,
     no_page: bool,
+    records: tuple[Path, ...],
     decisions: Path | None,
     locations: Locations,
     descriptions: Descriptions,
@@ -127,21 +142,21 @@ def audit_command(
     """
     from data_pipelines.audit.decisions import write_decisions
     from data_pipelines.audit.drift import drift_text, drift_to_json, measure_drift
-    from data_pipelines.audit.page import write_audit_page
     from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
     from data_pipelines.datasets.reader import DatasetError
 
     written: list[str] = []
-    current, *others = dataset_folders([dataset] + ([against] if against else []), locations)
+    view = None if no_page else Path(context.with_resource(tempfile.TemporaryDirectory(prefix="illume-audit-")))
+    current, *others = dataset_folders([dataset] + ([against] if against else []), locations, view=view)
     try:
         summary = audit_dataset(current.folder)
         other = others[0].folder if others else None
         drift = measure_drift(current.folder, summary, other, audit_dataset(other)) if other else None
         if decisions:
             written.append(f"{write_decisions(current.folder, decisions):,} decisions: {decisions}")
-        if not no_page:
+        if view is not None:
             page = page or Path("audit.html")
-            write_audit_page(current.folder, page, summary, drift)
+            _write_page(current, page, summary, drift, records=records, view=view)
             written.append(f"page with images: {page}")
         written += _describe(current, summary, descriptions)
     except DatasetError as error:
@@ -153,6 +168,25 @@ def audit_command(
         click.echo(summary_text(summary) + (f"\n\n{drift_text(drift)}" if drift else ""))
     for line in written:
         click.echo(line, err=as_json)
+
+
+def _write_page(
+    current: DatasetFolder,
+    page: Path,
+    summary: "AuditSummary",
+    drift: "Drift | None",
+    *,
+    records: Sequence[Path],
+    view: Path,
+) -> None:
+    from data_pipelines.audit.page import write_audit_page
+    from data_pipelines.audit.thumbnails import derive_thumbnails
+
+    thumbnails = current.thumbnails
+    if records:
+        thumbnails = view / "given"
+        derive_thumbnails(current.folder, records, thumbnails)
+    write_audit_page(current.folder, page, summary, drift, thumbnails=thumbnails)
 
 
 def _describe(current: DatasetFolder, summary: "AuditSummary", descriptions: Descriptions) -> list[str]:
@@ -181,22 +215,28 @@ def _describe(current: DatasetFolder, summary: "AuditSummary", descriptions: Des
     return written
 
 
-def dataset_folders(targets: Sequence[str], locations: Locations) -> list[DatasetFolder]:
-    """The folders of datasets given as a folder, RUN:STAGE or digits; the workspace is opened only if needed."""
+def dataset_folders(targets: Sequence[str], locations: Locations, *, view: Path | None = None) -> list[DatasetFolder]:
+    """The folders of datasets given as a folder, RUN:STAGE or digits; the workspace is opened only if needed.
+
+    `view`: an empty folder for thumbnails of the first dataset.
+    """
     if all(Path(target).is_dir() for target in targets):
         return [DatasetFolder(folder=Path(target)) for target in targets]
     with open_workspace(locations) as workspace:
         return [
             DatasetFolder(folder=Path(target))
             if Path(target).is_dir()
-            else _stored_dataset(workspace.artifacts, workspace.database, target)
-            for target in targets
+            else _stored_dataset(workspace.artifacts, workspace.database, target, view if number == 0 else None)
+            for number, target in enumerate(targets)
         ]
 
 
-def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str) -> DatasetFolder:
+def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str, view: Path | None) -> DatasetFolder:
     from data_pipelines.datasets.reader import is_table
 
     manifest = find_artifact(artifacts, database, target).manifest
     opened = artifacts.open(manifest.key, only=is_table)
-    return DatasetFolder(folder=opened.path, manifest=manifest)
+    thumbnails = None
+    if view is not None:
+        thumbnails = stored_thumbnails(artifacts, stage_kinds(), manifest, opened.path, view / "stored")
+    return DatasetFolder(folder=opened.path, manifest=manifest, thumbnails=thumbnails)

@@ -1,6 +1,7 @@
 """`illume diff`: what differs between two runs."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from orchestrator.commands.shared.options import (
     stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_run, planned_stages
+from orchestrator.commands.shared.thumbnails import stored_thumbnails
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.reports.run_diff import RunDiff, StageDiff, diff_runs, diff_to_json
 from orchestrator.reports.run_outputs import Output, open_output, run_outputs
@@ -45,7 +47,9 @@ LEDGERS, IMAGES = "ledger/", "shards/"  # folders of a dataset; images are never
 @location_options
 @plugin_option
 @json_option
+@click.pass_context
 def diff_command(
+    context: click.Context,
     run_a: str,
     run_b: str,
     page: Path | None,
@@ -60,16 +64,17 @@ def diff_command(
     """
     from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 
+    view = Path(context.with_resource(tempfile.TemporaryDirectory(prefix="illume-diff-"))) if page else None
     with open_workspace(locations) as workspace:
         diff = compare(workspace, run_a, run_b)
-        datasets = {} if no_data else dict(_datasets(workspace.artifacts, diff, examples))
+        datasets = {} if no_data else dict(_datasets(workspace.artifacts, diff, examples, view))
     if as_json:
         data = {name: dataset_diff_to_json(found) for name, (found, _, _) in datasets.items()}
         click.echo(json.dumps({**diff_to_json(diff), "data": data}, indent=1))
     else:
         click.echo(run_diff_text(diff, {name: dataset_diff_lines(found) for name, (found, _, _) in datasets.items()}))
     if page:
-        parts = {name: dataset_diff_html(found, a.folder, b.folder) for name, (found, a, b) in datasets.items()}
+        parts = {name: dataset_diff_html(found, a, b) for name, (found, a, b) in datasets.items()}
         write_diff_page(diff, parts, page)
         click.echo(f"page with images: {page}", err=as_json)
 
@@ -88,7 +93,7 @@ def compare(workspace: Workspace, run_a: str, run_b: str) -> RunDiff:
 
 
 def _datasets(
-    artifacts: ArtifactStore, diff: RunDiff, examples: int
+    artifacts: ArtifactStore, diff: RunDiff, examples: int, view: Path | None
 ) -> Iterator[tuple[str, tuple["DatasetDiff", "DiffSide", "DiffSide"]]]:
     """The stages of both runs that made different datasets, by id, with the comparison.
 
@@ -102,7 +107,8 @@ def _datasets(
         if outputs is None:
             continue
         try:
-            before, after = (_side(artifacts, output) for output in outputs)
+            views = (None, None) if view is None else (view / stage.id / "before", view / stage.id / "after")
+            before, after = (_side(artifacts, output, target) for output, target in zip(outputs, views, strict=True))
             yield stage.id, (diff_datasets(before, after, examples=examples), before, after)
         except (DatasetError, CorruptArtifactError) as error:
             raise RecipeError(f"{stage.id}: {error}; --no-data compares everything except the records") from error
@@ -115,9 +121,12 @@ def _dataset_outputs(stage: StageDiff) -> tuple[Output, Output] | None:
     return (before, after) if before.manifest.kind == after.manifest.kind == DATASET else None
 
 
-def _side(artifacts: ArtifactStore, output: Output) -> "DiffSide":
+def _side(artifacts: ArtifactStore, output: Output, view: Path | None) -> "DiffSide":
     from data_pipelines.audit.diff import DiffSide
 
     folder = open_output(artifacts, output, lambda path: not path.startswith(IMAGES))
     ledgers = {Path(entry.path).stem: entry.sha256 for entry in output.manifest.files if entry.path.startswith(LEDGERS)}
-    return DiffSide(folder=folder, ledgers=ledgers)
+    thumbnails = None
+    if view is not None:
+        thumbnails = stored_thumbnails(artifacts, stage_kinds(), output.manifest, folder, view)
+    return DiffSide(folder=folder, ledgers=ledgers, thumbnails=thumbnails)

@@ -41,13 +41,14 @@ from orchestrator.history.events import RunState
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.run_status import RunSummary, newest_run, run_status
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
-from orchestrator.planning.plan_file import plan_to_json
+from orchestrator.planning.plan_file import plan_from_json, plan_to_json
 from orchestrator.planning.store_view import plan_view
 from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 SHOW_CURSOR = "\x1b[?25h"
+EXECUTION_SECTIONS = ("config", "execution", "resources", "retry")  # of a stage that runs; the config: its locations
 UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
 
 
@@ -258,14 +259,19 @@ def _interrupted_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
 
 def _covers(saved_plan: Mapping[str, Any], plan: Plan) -> bool:
     """True if running the interrupted plan makes what is missing now, with the current resources and locations."""
-    saved = {stage["id"]: stage for stage in saved_plan["stages"]}
+    try:  # read as plan and written again, so that a setting that did not exist then has its default
+        decoded = plan_from_json(saved_plan, stage_kinds(), allow_changed_kinds=True)
+    except RecipeError:
+        return False
+    saved_stages: Any = plan_to_json(decoded)["stages"]
+    saved = {stage["id"]: stage for stage in saved_stages}
     now = plan_to_json(plan)
     if set(saved) != {stage.id for stage in plan.stages} or saved_plan.get("plugins") != now.get("plugins"):
         return False
     to_run = {stage.id for stage in plan.to_run}
     stages: Any = now["stages"]
     for stage in stages:
-        checked = ("fingerprint", "config", "resources", "retry") if stage["id"] in to_run else ("fingerprint",)
+        checked = ("fingerprint", *EXECUTION_SECTIONS) if stage["id"] in to_run else ("fingerprint",)
         if any(saved[stage["id"]].get(key) != stage[key] for key in (*checked, "gates")):
             return False
     return all(saved[stage_id]["action"] == "run" for stage_id in to_run)

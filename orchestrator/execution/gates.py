@@ -40,7 +40,7 @@ def gates_to_json(results: list[GateResult]) -> list[JSON]:
     """The results as fields of an event."""
     return [
         {
-            "figure": result.name,
+            "metric": result.name,
             "at_least": result.gate.at_least,
             "at_most": result.gate.at_most,
             "severity": result.gate.severity,

@@ -26,7 +26,7 @@ from orchestrator.errors import CancelledError, GateError, OrchestratorError, St
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
 from orchestrator.execution.stage_context import AttemptContext
-from orchestrator.identity import to_json
+from orchestrator.identity import config_to_json, to_json
 from orchestrator.learning import PROVENANCE_LEARNED
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
@@ -177,6 +177,9 @@ class LocalAttempt:
                 "python": platform.python_version(),
                 "packages": versions,
                 "seconds": round(time.time() - self._started_s, 3),
+                "resources": to_json(planned.spec.resources),
+                "execution": config_to_json(planned.spec.execution),
+                **({"stage": dict(context.facts)} if context.facts else {}),
                 PROVENANCE_CODE: code,
                 **_declared(planned.spec.kind),
             },

@@ -21,7 +21,7 @@ from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
 from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
-from orchestrator.stage import Resources, RetryPolicy, Tracker
+from orchestrator.stage import E, Execution, Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.objects import is_key
 from orchestrator.suggestions import expectation
@@ -51,6 +51,7 @@ class AttemptContext:
     memory_halvings: int = 0
     idle_workers: IdleWorkers = field(default_factory=IdleWorkers)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
+    facts: dict[str, JSON] = field(default_factory=dict)  # of `record_provenance`
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all results of its maps, by fingerprint
     fenced: FencedError | None = None  # found by `stop_requested`: why the attempt writes nothing more
     _guard_asked_at: float = float("-inf")  # by `adopt`
@@ -83,6 +84,20 @@ class AttemptContext:
     @property
     def retry(self) -> RetryPolicy:
         return self.planned.spec.retry
+
+    def execution(self, settings: type[E]) -> E:
+        found = self.planned.spec.execution
+        if type(found) is Execution:
+            return settings()
+        if not isinstance(found, settings):
+            raise TypeError(
+                f"{self.stage_id}: stage kind {self.planned.spec.kind.name!r} has the execution settings "
+                f"{type(found).__name__}, not {settings.__name__}; declare them in its StageKind"
+            )
+        return found
+
+    def record_provenance(self, facts: Mapping[str, JSON]) -> None:
+        self.facts.update(facts)
 
     @property
     def tombstones(self) -> Marks:

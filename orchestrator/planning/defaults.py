@@ -12,10 +12,10 @@ from typing import Any
 
 from orchestrator.artifact import JSON
 from orchestrator.identity import canonical_json, complete_json, default_json, semantic_fields
-from orchestrator.recipe.renames import with_new_names
+from orchestrator.renames import REMOVED, SECTIONS, renamed_keys, with_new_names
 from orchestrator.stage import StageKind
 
-VERSION, DEFAULTS = "version", "defaults"  # keys of a recorded kind
+VERSION, DEFAULTS, RENAMED = "version", "defaults", "renamed"  # keys of a recorded kind
 
 
 def complete_config(config_class: type, config: JSON) -> JSON:
@@ -31,37 +31,40 @@ def recorded_defaults(
     `others`: by kind, the classes of values that are part of its shards' identities, but not of its configuration.
     """
     return {
-        name: {VERSION: kind.version, DEFAULTS: dict(sorted(_defaults_of(kind.config, others.get(name, ()))))}
+        name: {
+            VERSION: kind.version,
+            DEFAULTS: dict(sorted(_defaults_of(kind.config, others.get(name, ())))),
+            RENAMED: dict(sorted(_renamed_of(kind.config, ""))),
+        }
         for name, kind in sorted(kinds.items())
     }
 
 
 def forbidden_changes(recorded: Mapping[str, JSON], now: Mapping[str, JSON]) -> list[str]:
-    """A sentence for each recorded default that changed or went while the version of its kind stayed."""
+    """A sentence for each recorded default that changed or went while the version of its kind stayed.
+
+    A key may be renamed, if its default stays, and it may move to another section of the stage.
+    """
     found = []
     for kind in sorted(recorded.keys() & now.keys()):
-        (old_version, old), (version, new) = _parts(recorded[kind]), _parts(now[kind])
-        if old_version != version:
-            continue
-        for key, default in old.items():
-            if key not in new:
-                change = "has no default or is gone"
-            elif canonical_json(new[key]) != canonical_json(default):
-                change = f"is {canonical_json(new[key])} now"
-            else:
-                continue
-            found.append(
-                f"{kind}: the default of {key} was {canonical_json(default)} and {change}, but the version is still "
-                f"{version}; raise the version of the kind {kind}"
-            )
+        before, after = typing.cast("dict[str, Any]", recorded[kind]), typing.cast("dict[str, Any]", now[kind])
+        for key, default in before[DEFAULTS].items() if before[VERSION] == after[VERSION] else ():
+            change = _change(after[RENAMED].get(key, key), canonical_json(default), after[DEFAULTS])
+            if change:
+                found.append(
+                    f"{kind}: the default of {key} was {canonical_json(default)} and {change}, but the version is "
+                    f"still {before[VERSION]}; raise the version of the kind {kind}"
+                )
     return found
 
 
-def _parts(kind: JSON) -> tuple[JSON, Mapping[str, JSON]]:
-    assert isinstance(kind, dict), "an entry of `recorded_defaults`"
-    defaults = kind[DEFAULTS]
-    assert isinstance(defaults, dict), "an entry of `recorded_defaults`"
-    return kind[VERSION], defaults
+def _change(key: str, default: str, defaults: Mapping[str, JSON]) -> str:
+    """How the default of a key differs from the recorded one; empty if it does not."""
+    if key.startswith(SECTIONS):
+        return ""
+    if key not in defaults:
+        return "has no default or is gone"
+    return "" if canonical_json(defaults[key]) == default else f"is {canonical_json(defaults[key])} now"
 
 
 def _defaults_of(config_class: type, others: Collection[type]) -> Iterator[tuple[str, JSON]]:
@@ -79,12 +82,27 @@ def _class_defaults(config_class: type, prefix: str) -> Iterator[tuple[str, JSON
 
 
 def _hint_defaults(hint: object, path: str) -> Iterator[tuple[str, JSON]]:
+    for config_class, prefix in _classes_in(hint, path):
+        yield from _class_defaults(config_class, prefix)
+
+
+def _renamed_of(config_class: type, prefix: str) -> Iterator[tuple[str, str]]:
+    """(old path, new path) of each renamed key; a new section stands alone, without the path."""
+    for old, new in renamed_keys(config_class).items():
+        yield f"{prefix}{old}", new if new.startswith((*SECTIONS, REMOVED)) else f"{prefix}{new}"
+    for field, hint in semantic_fields(config_class):
+        for inner, inner_prefix in _classes_in(hint, f"{prefix}{field.name}"):
+            yield from _renamed_of(inner, inner_prefix)
+
+
+def _classes_in(hint: object, path: str) -> Iterator[tuple[type, str]]:
+    """The dataclasses in a type, each with the prefix of its fields' paths."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        yield from _class_defaults(hint, f"{path}.")
+        yield hint, f"{path}."
         return
     below = path if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Annotated) else f"{path}[]"
     for item in typing.get_args(hint):
-        yield from _hint_defaults(item, below)
+        yield from _classes_in(item, below)
 
 
 def _complete(hint: object, value: JSON) -> JSON:

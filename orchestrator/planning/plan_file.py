@@ -16,6 +16,7 @@ from orchestrator.planning.plan import Action, Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
 from orchestrator.plugins.table import PluginRecord, kinds_of_plan, plugins_to_json
 from orchestrator.recipe.loading import Kinds
+from orchestrator.renames import with_new_names
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 from orchestrator.suggestions import check_names
 from orchestrator.typed_json import JSONObject, Problem, ValuePath, decode, path_text, record_from_json
@@ -45,7 +46,8 @@ class _StageRecord:
     inputs: dict[str, tuple[str, ...]]
     resources: JSONObject
     retry: JSONObject
-    gates: dict[str, JSONObject] = field(default_factory=dict)  # plans of older versions have none
+    execution: JSONObject = field(default_factory=dict)  # as the gates: plans of older versions have none
+    gates: dict[str, JSONObject] = field(default_factory=dict)
     payload: JSONObject
     fingerprint: str
     action: Action
@@ -112,6 +114,7 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
         "inputs": to_json(spec.inputs),
         "resources": to_json(spec.resources),
         "retry": to_json(spec.retry),
+        "execution": config_to_json(spec.execution),
         "gates": to_json(spec.gates),
         "payload": stage.payload,
         "fingerprint": stage.fingerprint,
@@ -131,10 +134,11 @@ def _stage_from_json(data: Mapping[str, JSON], kinds: Kinds, allow_changed_kinds
     spec = StageSpec(
         id=record.id,
         kind=kind,
-        config=_checked(kind.config, record.config, (*path, "config")),
+        config=_checked(kind.config, with_new_names(kind.config, record.config), (*path, "config")),
         inputs=record.inputs,
         resources=_checked(Resources, record.resources, (*path, "resources")),
         retry=_checked(RetryPolicy, record.retry, (*path, "retry")),
+        execution=_checked(kind.execution, record.execution, (*path, "execution")),
         gates={name: _checked(Gate, bounds, (*path, "gates", name)) for name, bounds in record.gates.items()},
     )
     payload, fingerprint = record.payload, Fingerprint(record.fingerprint)

@@ -10,13 +10,14 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.overrides import apply_overrides
 from orchestrator.recipe.yaml_subset import Document, parse_yaml, read_text
+from orchestrator.renames import new_metric_name
 from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 from orchestrator.suggestions import expectation
 from orchestrator.typed_json import Problem, ValuePath, decode, found_text, path_text
 
 Kinds = Mapping[str, StageKind[Any]]
 RECIPE_FORMAT = 1  # a recipe without the key 'format' is of this format
-STAGE_KEYS = ("kind", "inputs", "config", "resources", "retry", "gates")
+STAGE_KEYS = ("kind", "inputs", "config", "execution", "resources", "retry", "gates")
 MAX_LISTED_PROBLEMS = 40
 _STAGE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -109,9 +110,17 @@ def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
     if kind is None:
         return
     config = decode(kind.config, _section(data, "config"), (*path, "config"), decoding.problems)
-    if config is not None and resources is not None and retry is not None:
+    execution = decode(kind.execution, _section(data, "execution"), (*path, "execution"), decoding.problems)
+    if config is not None and resources is not None and retry is not None and execution is not None:
         decoding.specs[stage_id] = StageSpec(
-            id=stage_id, kind=kind, config=config, inputs=inputs, resources=resources, retry=retry, gates=gates
+            id=stage_id,
+            kind=kind,
+            config=config,
+            inputs=inputs,
+            resources=resources,
+            retry=retry,
+            execution=execution,
+            gates=gates,
         )
 
 
@@ -129,12 +138,21 @@ def _decode_gates(data: JSON, kind: StageKind[Any] | None, path: ValuePath, deco
     if not isinstance(data, dict):
         decoding.report(path, f"found {found_text(data)}, expected a mapping from metrics of the stage to bounds")
         return {}
-    for name in sorted(data) if kind is not None else ():
-        if kind is not None and not kind.gives_metric(name):
-            valid = expectation(name, kind.metric_names or kind.metrics.keys())
-            decoding.report((*path, name), f"the kind {kind.name} has no such metric; {valid}")
+    for name in sorted(data.keys()):
+        problem = _metric_problem(name, kind) if kind is not None else ""
+        if problem:
+            decoding.report((*path, name), problem)
     gates = {name: decode(Gate, bounds, (*path, name), decoding.problems) for name, bounds in data.items()}
     return {name: gate for name, gate in gates.items() if gate is not None}
+
+
+def _metric_problem(name: str, kind: StageKind[Any]) -> str:
+    new_name = new_metric_name(kind.renamed_metrics, name)
+    if new_name is not None:
+        return f"the metric is called {new_name!r} now"
+    if kind.gives_metric(name):
+        return ""
+    return f"the kind {kind.name} has no such metric; {expectation(name, kind.metric_names or kind.metrics.keys())}"
 
 
 def _section(data: Mapping[str, JSON], key: str) -> JSON:

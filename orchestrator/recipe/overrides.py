@@ -94,7 +94,8 @@ def _default_at(data: JSON, path: ValuePath, kinds: Mapping[str, StageKind[Any]]
     stages = data.get("stages") if isinstance(data, dict) else None
     stage = stages.get(str(path[1])) if isinstance(stages, dict) else None
     kind = kinds.get(str(stage.get("kind"))) if isinstance(stage, dict) else None
-    return _default_data(kind.config, path[3:]) if kind is not None and part == "config" else {}
+    classes = {"config": kind.config, "execution": kind.execution} if kind is not None else {}
+    return _default_data(classes[str(part)], path[3:]) if part in classes else {}
 
 
 def _with_indices(data: JSON, path: ValuePath) -> ValuePath:

@@ -15,6 +15,7 @@ from orchestrator.suggestions import expectation
 
 Kinds = Mapping[str, StageKind[Any]]
 SECTIONS: Mapping[str, type] = {"resources": Resources, "retry": RetryPolicy, "gates": Gate}  # of every stage
+EXECUTION = "execution."  # before the keys of that section
 MAX_DEFAULT_CHARACTERS = 60
 MAX_NAME_WIDTH = 34
 
@@ -39,6 +40,8 @@ def find_keys(name: str, kinds: Kinds) -> tuple[str, list[ConfigKey]]:
     keys = list(config_keys(known[kind_name]))
     if not path:
         return kind_name, keys
+    if path.startswith(EXECUTION) and kind_name in kinds:
+        keys, path = list(config_keys(kinds[kind_name].execution)), path.removeprefix(EXECUTION)
     path = path.removeprefix("config.")
     found = [key for key in walk(keys) if key.path == path]
     if not found:
@@ -57,6 +60,7 @@ def kind_to_json(kind: StageKind[Any]) -> dict[str, JSON]:
         },
         "output": kind.output,
         "config": [key_to_json(key) for key in config_keys(kind.config)],
+        "execution": [key_to_json(key) for key in config_keys(kind.execution)],
         "metrics": dict(kind.metrics),
     }
 
@@ -84,6 +88,8 @@ def kind_text(kind: StageKind[Any], kinds: Kinds) -> str:
     )
     parts += ["", "output", *_rows([(kind.output, f"read by {', '.join(users)}" if users else "")])]
     parts += ["", "config", *_class_doc(kind.config), *(key_lines(config_keys(kind.config)) or ["  no keys"])]
+    if execution := key_lines(config_keys(kind.execution)):
+        parts += ["", "execution, beside the config: never changes the result", *execution]
     parts += ["", "metrics", *(_rows(list(kind.metrics.items())) or ["  not declared; known after a run"])]
     return "\n".join(parts)
 

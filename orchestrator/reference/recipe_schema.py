@@ -101,6 +101,7 @@ def _stage(kind: StageKind[Any], sections: Schema, classes: "_Classes") -> Schem
             "kind": {"const": kind.name},
             "inputs": inputs if required_slots else _or_null(inputs),
             "config": config if needs_config else _or_null(config),
+            "execution": _or_null(classes.reference(kind.execution)),
             **sections,
         },
     }

@@ -17,7 +17,7 @@ from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.run_outputs import RunOutputs, StageOutput
 from orchestrator.store.manifests import number_to_json
 
-DIFF_FORMAT = 1
+DIFF_FORMAT = 2
 ABSENT = "(absent)"
 NO_KINDS: Kinds = MappingProxyType({})
 EXECUTION_SECTIONS = ("execution", "resources", "retry", "gates")  # of a stage in a plan; never identity
@@ -277,7 +277,7 @@ def _stage_to_json(stage: StageDiff) -> dict[str, JSON]:
         "code": list(stage.code),
         "outputs": stage.outputs,
         "files": list(stage.files),
-        "figures": metrics,
+        "metrics": metrics,
         "before": _side_to_json(stage.before),
         "after": _side_to_json(stage.after),
     }

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.manifest_summary import recorded_metrics
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, mask_text
 from orchestrator.sinks.outbox import SinkRejectedError
 
@@ -190,7 +191,7 @@ class MlflowSink:
     def _log_result(self, client: Any, run: str, event: Event, artifact: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        results: Mapping[str, Any] = artifact["stats"]
+        results: Mapping[str, Any] = recorded_metrics(artifact)
         metrics = [Metric(_key(f"result/{name}"), float(value), _ms(event.time), 0) for name, value in results.items()]
         for start in range(0, len(metrics), METRICS_PER_CALL):
             client.log_batch(run, metrics=metrics[start : start + METRICS_PER_CALL])

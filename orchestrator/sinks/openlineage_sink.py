@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
+from orchestrator.artifacts.manifest_summary import recorded_metrics
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, iso_time, mask_text
 from orchestrator.sinks.file_sinks import file_sink_name
 from orchestrator.sinks.line_file import LineFile
@@ -182,13 +183,14 @@ def _output(
     counts: dict[str, JSON] = {
         facet_name: artifact[field] for field, facet_name in names.items() if artifact[field] is not None
     }
-    quality = {**counts, "columnMetrics": _column_metrics(artifact["stats"])}
+    metrics = recorded_metrics(artifact)
+    quality = {**counts, "columnMetrics": _column_metrics(metrics)}
     facets["dataQualityMetrics"] = _facet("1-0-0/DataQualityMetricsDatasetFacet", quality)
     if gates:
         assertions: list[JSON] = [_assertion(gate) for gate in gates]
         facets["dataQualityAssertions"] = _facet("1-1-0/DataQualityAssertionsDatasetFacet", {"assertions": assertions})
-    header: dict[str, JSON] = {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/StatsDatasetFacet.json"}
-    facets["illume_stats"] = {**header, "manifestSha256": artifact["manifest_sha256"], "stats": artifact["stats"]}
+    header: dict[str, JSON] = {"_producer": PRODUCER, "_schemaURL": f"{OUR_FACETS}/MetricsDatasetFacet.json"}
+    facets["illume_metrics"] = {**header, "manifestSha256": artifact["manifest_sha256"], "metrics": metrics}
     return {
         "namespace": location.namespace,
         "name": _artifact_name(artifact["stage_kind"], artifact["fingerprint"], location),
@@ -214,7 +216,7 @@ def _assertion(gate: Mapping[str, Any]) -> dict[str, JSON]:
     bounds = {"at least": gate["at_least"], "at most": gate["at_most"]}
     return {
         "assertion": "figure_within_bounds",
-        "name": gate["figure"],
+        "name": gate.get("metric", gate.get("figure")),
         "success": gate["holds"],
         "severity": "error" if gate["severity"] == "error" else "warn",
         "expected": ", ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from orchestrator.artifact import JSON, FileEntry, Fingerprint, Manifest
@@ -24,7 +24,8 @@ class _ManifestRecord:
     fingerprint: Annotated[str, Constraint(pattern=SHA256_PATTERN, expected="64 hexadecimal digits")]
     payload: JSONObject
     files: tuple[FileEntry, ...]
-    stats: dict[str, Number]
+    metrics: dict[str, Number] | None = None
+    stats: dict[str, Number] = field(default_factory=dict)  # the metrics in a manifest of before
     shards: Texts
     inputs: dict[str, Texts]
     provenance: JSONObject
@@ -42,7 +43,7 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
             "fingerprint": str(manifest.fingerprint),
             "payload": manifest.payload,
             "files": files_to_json(manifest.files),
-            "stats": metrics,
+            "metrics": metrics,
             "shards": list(manifest.shards),
             "inputs": inputs,
             "provenance": manifest.provenance,
@@ -65,7 +66,7 @@ def manifest_from_bytes(data: bytes, where: str) -> Manifest:
         fingerprint=Fingerprint(record.fingerprint),
         payload=record.payload,
         files=record.files,
-        metrics=record.stats,
+        metrics=record.stats if record.metrics is None else record.metrics,
         shards=record.shards,
         inputs=record.inputs,
         provenance=record.provenance,

@@ -57,7 +57,7 @@ def search_for_copies(
         return IN_PROCESS_SEARCH
     slices = min(MAX_SLICES, -(-(rows**2) // RECORDS_PER_SLICE**2))
     shards = []
-    for search in SEARCHES if config.mirrored_pictures else SEARCHES[:1]:
+    for search in SEARCHES if config.mirrored_images else SEARCHES[:1]:
         for task in search_tasks(distance, slices):
             name = f"{search}-{task.part}-{task.first_key:05}-{task.stop_key:05}"
             identity: dict[str, JSON] = {"search": search, "task": semantic_json(task)}

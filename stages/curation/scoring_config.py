@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.scoring.bounds import MEASURED_SCORES, check_score_name
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard
-from orchestrator.stage import Location
+from orchestrator.stage import Execution, Location
 from orchestrator.suggestions import expectation
 
 
@@ -44,9 +44,9 @@ class ScoreImagesConfig:
     scorers: tuple[ScorerConfig, ...]
     batch: int = 32  # images, and captions, in one forward pass of a model
     precision: Literal["fp32", "bf16"] = "fp32"
-    decode_threads: int = 2  # of each worker; images are decoded while others are scored
     max_pixels: int = 100_000_000  # larger images are not decoded
     max_file_bytes: int = 64 << 20
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"decode_threads": "execution.decode_threads"}
 
     def __post_init__(self) -> None:
         names = [scorer.name for scorer in self.scorers]
@@ -54,9 +54,18 @@ class ScoreImagesConfig:
             raise ValueError(f"scorers: found the names {names}, expected at least one, and each once")
         if sum(scorer.embed for scorer in self.scorers) > 1:
             raise ValueError("scorers: found more than one with embed: true, expected at most one")
-        for name in ("batch", "decode_threads", "max_pixels", "max_file_bytes"):
+        for name in ("batch", "max_pixels", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreImagesExecution(Execution):
+    decode_threads: int = 2  # of each worker; images are decoded while others are scored
+
+    def __post_init__(self) -> None:
+        if self.decode_threads < 1:
+            raise ValueError(f"decode_threads: {self.decode_threads}; expected at least 1")
 
 
 def check_use_of_scores(config: CurationConfig, inputs: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.curation.config import CurationConfig, EmitConfig
+from data_pipelines.curation.config import CurationConfig
 from data_pipelines.images.limits import DecodeLimits, StoredSize
 from orchestrator.shards import ShardInput, ShardOutcome
 from stages.curation.scoring_config import score_tables
@@ -65,8 +65,6 @@ class JudgeWorker:
 class EmitWorker:
     """Writes the kept samples of a shard and its ledger."""
 
-    config: EmitConfig
-
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.contamination import ContaminationVerdict
         from data_pipelines.curation.copies import CopyVerdict
@@ -83,7 +81,6 @@ class EmitWorker:
                 analysis,
                 name,
                 shard.output,
-                self.config,
                 copies=copies,
                 contaminated=found,
                 resized=resized,

@@ -93,7 +93,7 @@ class DecoderProgram:
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         loop = self._task.config.loop
-        batch = self._images.batches.micro_batch(step * loop.micros_per_step + index)
+        batch = self._images.batches.micro_batch(step * loop.micro_batches_per_step + index)
         codes = self._images.codes(batch)
         return MicroBatch(
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),

@@ -20,7 +20,7 @@ from data_pipelines.training_data.packing import PackedRow
 from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.weights import load as load_tokenizer
 from models.mllm import weights
-from models.mllm.config import MllmConfig, TokenTableConfig, VisionBranchConfig
+from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
 from models.mllm.model import PackedBatch, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
@@ -34,6 +34,10 @@ from stages.training.checkpoint_files import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
+NO_TEXT = "train_mllm: config.text: missing; expected the sizes of the text model, or the input start"
+SMALL_TEXT = TextModelConfig(  # has the parameters of every other one, apart from their sizes
+    hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_key_value_heads=1, tie_embeddings=True
+)
 
 
 class LanguagePass(nn.Module):
@@ -57,6 +61,8 @@ class MllmProgram:
         rendering = _rendering(task)
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
         self._model = build_mllm(task).to(device).train()
+        if task.checkpoint_activations:
+            self._model.language.activation_checkpointing_enable()
         groups = _parameter_groups(config, self._model)
         self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups),)
         self.weights = {WEIGHTS: self._model}
@@ -89,9 +95,9 @@ def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
 
 
 def build_index(task: MllmTask) -> dict[str, float]:
-    """Build the index of the training data, once for all workers. Returns `left_out/<reason>`: unused samples."""
-    index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index)
-    return {f"left_out/{reason}": float(count) for reason, count in index.left_out.items()}
+    """Build the index of the training data, once for all workers. Returns `dropped/<reason>`: unused samples."""
+    index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index, task.guards)
+    return {f"dropped/{reason}": float(count) for reason, count in index.dropped.items()}
 
 
 def training_order(task: MllmTask) -> TrainingOrder:
@@ -103,19 +109,20 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
     """The model before training: the one to continue from, or a new one with the tokenizer's image encoders."""
     tokenizer = load_tokenizer(task.tokenizer)
     vision = VisionBranchConfig(tower=tokenizer.config.vision, pixel=tokenizer.config.pixel)
-    config = mllm_config(task.config, load_vocabulary(task.vocabulary).vision, vision)
+    tokens = load_vocabulary(task.vocabulary).vision
     if task.start is not None:
         model = weights.load(task.start)
-        found = replace(model.config, loss_weights=config.loss_weights, checkpoint_activations=False)
-        if found != replace(config, checkpoint_activations=False):
+        rows = model.config.tokens.rows
+        if (model.config.tokens, model.config.vision) != (_token_table(tokens, rows), vision):
             raise PrecheckError(
-                f"train_mllm: the model to continue from ({task.start}) has other sizes, tokens or vision than this "
-                "stage's config, vocabulary and tokenizer; use the ones it was trained with"
+                f"train_mllm: the model to continue from ({task.start}) has other tokens or vision than this stage's "
+                "vocabulary and tokenizer; use the ones it was trained with"
             )
-        if config.checkpoint_activations:
-            model.language.activation_checkpointing_enable()
-        model.config = config
+        model.config = replace(model.config, loss_weights=task.config.loss_weights, checkpoint_activations=False)
         return model
+    if task.config.text is None:
+        raise PrecheckError(NO_TEXT)
+    config = mllm_config(task.config, task.config.text, tokens, vision)
     torch.manual_seed(task.config.loop.seed)
     branch = VisionBranch(vision)
     branch.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict())
@@ -126,30 +133,31 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
     return model
 
 
-def mllm_config(config: TrainMllmConfig, tokens: VisionVocabulary, vision: VisionBranchConfig) -> MllmConfig:
-    table = TokenTableConfig(
+def mllm_config(
+    config: TrainMllmConfig, text: TextModelConfig, tokens: VisionVocabulary, vision: VisionBranchConfig
+) -> MllmConfig:
+    table = _token_table(tokens, config.padded_rows or tokens.total)
+    return MllmConfig(text=text, tokens=table, vision=vision, loss_weights=config.loss_weights)
+
+
+def _token_table(tokens: VisionVocabulary, rows: int) -> TokenTableConfig:
+    return TokenTableConfig(
         first_vision_id=tokens.first_id,
         semantic_codes=tokens.semantic_codes,
         pixel_codes=tokens.pixel_codes,
         resolutions=tuple(tokens.resolutions),
-        rows=config.padded_rows or tokens.total,
-    )
-    return MllmConfig(
-        text=config.text,
-        tokens=table,
-        vision=vision,
-        loss_weights=config.loss_weights,
-        checkpoint_activations=config.checkpoint_activations,
+        rows=rows,
     )
 
 
 def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
     """Build the model without its weights, and check that every parameter has a rule in the phase.
 
-    Raises: PrecheckError if not, if the tokenizer's sizes do not match the vocabulary's, or if not every dataset has
-    its tokens.
+    Raises: PrecheckError if not, if the tokenizer's sizes do not match the vocabulary's, if not every dataset has its
+    tokens, or if the sizes of the text model are missing, or given although the model to continue from has them.
     """
     check_pairs("train_mllm", inputs)
+    text = _checked_text(config, inputs)
     tokenizer = getattr(inputs.get("tokenizer"), "model", None)  # only the config of `train_tokenizer` has the sizes
     vocabulary = inputs.get("vocabulary")
     if not isinstance(tokenizer, DualViTokConfig) or not isinstance(vocabulary, ExtendVocabularyConfig):
@@ -162,10 +170,26 @@ def check_config(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
             resolutions=vocabulary.resolutions,
         )
         vision = VisionBranchConfig(tower=tokenizer.vision, pixel=tokenizer.pixel)
-        model = empty_model(mllm_config(config, tokens, vision), with_vision=True)
+        model = empty_model(mllm_config(config, text, tokens, vision), with_vision=True)
         _parameter_groups(config, model)
     except ValueError as error:
         raise PrecheckError(f"train_mllm ({config.phase}): {error}") from error
+
+
+def _checked_text(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> TextModelConfig:
+    """The sizes of the text model; small ones where only the model to continue from has them."""
+    if "start" not in inputs:
+        if config.text is None:
+            raise PrecheckError(NO_TEXT)
+        return config.text
+    given = {"text": config.text, "padded_rows": config.padded_rows, "base_model_id": config.base_model_id}
+    if repeated := [name for name, value in given.items() if value]:
+        raise PrecheckError(
+            f"train_mllm ({config.phase}): config.{repeated[0]}: found beside the input start, whose model has "
+            f"its own; remove {', '.join(repeated)} from the config"
+        )
+    known = inputs["start"].text if isinstance(inputs["start"], TrainMllmConfig) else None
+    return known or SMALL_TEXT
 
 
 def export_mllm(task: MllmTask, checkpoint: Path, output: Path) -> None:

@@ -1,13 +1,16 @@
 """Config of the unified language model's training, and the task that is sent to its workers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from data_pipelines.training_data.config import LoaderConfig
+from data_pipelines.training_data.config import LoaderConfig, LoadingGuards
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location
-from stages.training.config import LoopConfig
+from stages.training.config import LoopConfig, TrainingExecution
+
+NO_GUARDS = LoadingGuards(max_dropped_share=1.0)  # of a training that began, whose order is computed again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,28 +25,39 @@ class LearningRates:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMllmConfig:
+    """With the input `start`, text, padded_rows and base model are those of that model, and must not be given."""
+
     phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # which parameters train: models/mllm/phases.py
-    text: TextModelConfig
     learning_rates: LearningRates
     data: LoaderConfig
     loop: LoopConfig
+    text: TextModelConfig | None = None  # needed without `start`
     padded_rows: int = 0  # rows of the token tables; 0: as many as there are tokens
     loss_weights: LossWeights = LossWeights()
-    checkpoint_activations: bool = False
     base_model_id: str = ""  # name and revision of the Qwen2 or Qwen2.5 model to start from; "": from scratch
     base_model: Location = Location("")  # folder of the base model
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"checkpoint_activations": "execution.checkpoint_activations"}
 
     def __post_init__(self) -> None:
-        if self.data.rows_per_step % self.loop.micros_per_step:
+        if self.data.rows_per_step % self.loop.micro_batches_per_step:
             raise ValueError(
-                f"data.rows_per_step: {self.data.rows_per_step} rows cannot be split into loop.micros_per_step "
-                f"({self.loop.micros_per_step}) equal micro-batches"
+                f"data.rows_per_step: {self.data.rows_per_step} rows cannot be split into loop.micro_batches_per_step "
+                f"({self.loop.micro_batches_per_step}) equal micro-batches"
             )
 
     @property
     def rows(self) -> int:
         """Packed rows of one micro-batch."""
-        return self.data.rows_per_step // self.loop.micros_per_step
+        return self.data.rows_per_step // self.loop.micro_batches_per_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmExecution(TrainingExecution, LoadingGuards):
+    checkpoint_activations: bool = False  # recompute each layer in the backward pass: less memory, the same result
+
+    def __post_init__(self) -> None:
+        TrainingExecution.__post_init__(self)
+        LoadingGuards.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +69,5 @@ class MllmTask:
     vocabulary: Path
     start: Path | None  # folder of the model to continue from
     index: Path  # folder of the training data's index, which is built before the workers start
+    guards: LoadingGuards = NO_GUARDS
+    checkpoint_activations: bool = False

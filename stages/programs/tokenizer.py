@@ -110,7 +110,7 @@ class TokenizerProgram:
         return self._batches.order
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
-        batch = self._batches.micro_batch(step * self._config.loop.micros_per_step + index)
+        batch = self._batches.micro_batch(step * self._config.loop.micro_batches_per_step + index)
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
         seed = micro_batch_seed(self._config.loop.seed, step, index)
         return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_ids_of(batch))

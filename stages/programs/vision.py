@@ -52,7 +52,7 @@ class VisionProgram:
         return self._batches.order
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
-        number = step * self._config.loop.micros_per_step + index
+        number = step * self._config.loop.micro_batches_per_step + index
         batch = self._batches.micro_batch(number)
         ids_BT = torch.stack([byte_ids(description(sample), self._config.max_bytes) for sample in batch.samples])
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)

@@ -197,7 +197,7 @@ def _matched_digests(questions: "Questions", matches: Mapping[str, Sequence["Mat
     digests = set(questions.digests)
     for match in (match for found in matches.values() for match in found):
         digests.add(match.sample_id)
-        if match.found_by == "picture":
+        if match.found_by == "image":
             digests.update(questions.digests.intersection(match.images))
         else:
             digests.update(match.images)

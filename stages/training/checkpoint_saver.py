@@ -6,12 +6,15 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
+from orchestrator.artifact import JSON
 from orchestrator.stage import Checkpoints
 from stages.training.checkpoint_files import Snapshot
 
 logger = logging.getLogger(__name__)
+
+NO_FACTS: Mapping[str, JSON] = MappingProxyType({})
 
 
 class CheckpointSaver:
@@ -40,10 +43,13 @@ class CheckpointSaver:
         finally:
             self._pool.shutdown()
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Start to write a checkpoint, after the previous one is done. Raises: the error of the previous one."""
+    def save(self, snapshot: Snapshot, facts: Mapping[str, JSON] = NO_FACTS) -> None:
+        """Start to write a checkpoint, after the previous one is done. Raises: the error of the previous one.
+
+        `facts` are recorded beside its step.
+        """
         self.wait()
-        self._pending = self._pool.submit(self._write, snapshot)
+        self._pending = self._pool.submit(self._write, snapshot, facts)
 
     def wait(self) -> None:
         """Wait for the pending write, if any. Raises: StoreError if it failed; older checkpoints are safe."""
@@ -65,11 +71,11 @@ class CheckpointSaver:
         written_s, self._written_s = self._written_s, None
         return {} if written_s is None else {"checkpoint_write_s": written_s}
 
-    def _write(self, snapshot: Snapshot) -> float:
+    def _write(self, snapshot: Snapshot, facts: Mapping[str, JSON]) -> float:
         began = time.monotonic()
         step = snapshot.progress.step
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
             snapshot.write(Path(name))
-            self._checkpoints.commit(step, Path(name), {"step": step})
+            self._checkpoints.commit(step, Path(name), {"step": step, **facts})
         self._checkpoints.prune(self._keep, needed=step - step % self._window)  # a non-finite loss goes back to it
         return time.monotonic() - began

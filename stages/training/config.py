@@ -1,8 +1,11 @@
-"""Settings of the training loop, shared by every trained stage."""
+"""Settings of the training loop, shared by every trained stage: those that decide the result, and execution."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
+
+from orchestrator.stage import Execution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +28,46 @@ class OptimizerConfig:
 class LoopConfig:
     """Length, data order and optimizer of one training run.
 
-    A step consumes `micros_per_step` micro-batches. They are distributed to the workers round-robin, and their
+    A step consumes `micro_batches_per_step` micro-batches. They are distributed to the workers round-robin, and their
     gradients are summed and divided by the weight of the whole step, so the result does not depend on the number of
-    workers.
+    workers. `skip_window` and `max_skips` are no execution: they decide which data are trained after a non-finite loss.
     """
 
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {
+        "micros_per_step": "micro_batches_per_step",
+        "most_skips": "max_skips",
+        "keep_checkpoints": "execution.keep_checkpoints",
+        "strategy": "execution.strategy",
+    }
     steps: int  # optimizer steps
-    micros_per_step: int  # micro-batches of one step, over all workers; at least one for each worker
+    micro_batches_per_step: int  # micro-batches of one step, over all workers; at least one for each worker
     seed: int
-    keep_checkpoints: int = 2
     skip_window: int = 100  # steps; skipped data begin at a multiple of it, wherever checkpoints were made
     precision: Literal["fp32", "bf16"] = "fp32"
-    strategy: Literal["ddp"] = "ddp"
     optimizer: OptimizerConfig = OptimizerConfig()
-    most_skips: int = 2  # windows of data that may be skipped after a non-finite loss, before the stage fails
+    max_skips: int = 2  # windows of data that may be skipped after a non-finite loss, before the stage fails
     average_decay: float = 0.0  # of a moving average of the weights, which is then the stage's result; 0: no average
 
     def __post_init__(self) -> None:
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay: {self.average_decay} is not in [0, 1)")
-        if self.most_skips < 0:
-            raise ValueError(f"most_skips: {self.most_skips} is less than 0")
-        for name in ("steps", "micros_per_step", "skip_window", "keep_checkpoints"):
-            if getattr(self, name) < 1:  # the four fields share one rule
+        if self.max_skips < 0:
+            raise ValueError(f"max_skips: {self.max_skips} is less than 0")
+        for name in ("steps", "micro_batches_per_step", "skip_window"):
+            if getattr(self, name) < 1:  # the three fields share one rule
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingExecution(Execution):
+    """How a training is carried out. Results of different strategies agree within a tolerance, see `identity.py`."""
+
+    keep_checkpoints: int = 2
+    strategy: Literal["ddp"] = "ddp"
+
+    def __post_init__(self) -> None:
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints: {self.keep_checkpoints} is less than 1")
 
 
 def split_micro_batches(loop: LoopConfig, micro_batch_size: int, halvings: int) -> tuple[LoopConfig, int]:
@@ -57,4 +76,4 @@ def split_micro_batches(loop: LoopConfig, micro_batch_size: int, halvings: int) 
     A step consumes the same data in the same order; the number of parts divides `micro_batch_size` (rows or images).
     """
     parts = math.gcd(2**halvings, micro_batch_size)
-    return replace(loop, micros_per_step=loop.micros_per_step * parts), parts
+    return replace(loop, micro_batches_per_step=loop.micro_batches_per_step * parts), parts

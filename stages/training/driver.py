@@ -17,6 +17,7 @@ from orchestrator.stage import Checkpoint, StageContext
 from stages.training.checkpoint_files import PROGRESS_FILE
 from stages.training.config import LoopConfig
 from stages.training.program import ProgramClass, Task
+from stages.training.spreads import SPREADS, spreads_of, spreads_to_json
 from stages.training.worker import WorkerSettings, worker_settings
 from stages.training.worker_reports import Report
 
@@ -71,6 +72,7 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
         if context.stop_requested():
             raise CancelledError(f"{context.stage_id}: stopped at step {latest.step if latest else 0} of {loop.steps}")
         raise NodeLostError(f"{context.stage_id}: the workers ended before step {loop.steps} without an error")
+    context.record_provenance({SPREADS: spreads_to_json(spreads_of(latest))})
     shutil.copyfile(latest.path / PROGRESS_FILE, context.output / PROGRESS_FILE)  # read by `illume trace`
     return TrainingResult(checkpoint=latest, metrics=metrics)
 

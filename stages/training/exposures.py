@@ -57,7 +57,7 @@ def image_exposures(
 
     def data_steps(ids: Sequence[str], before: int) -> tuple[Integers, Integers]:
         images = _FirstImages(ids, samples)
-        micros = loop.micros_per_step
+        micros = loop.micro_batches_per_step
         which, micro_batches = make_batches().exposures(images.digests, before=before * micros)
         return images.owners(which, micro_batches // micros)
 

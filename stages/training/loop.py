@@ -21,10 +21,13 @@ from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_ali
 from stages.training.checkpoint_files import AVERAGE_PREFIX, Progress, Skip, Snapshot, load_state
 from stages.training.checkpoint_pace import CheckpointPace
 from stages.training.checkpoint_saver import CheckpointSaver
-from stages.training.config import LoopConfig
+from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram, order_of
+from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_EXECUTION = TrainingExecution()
 
 
 class Reporter(Protocol):
@@ -44,13 +47,14 @@ def run_worker(
     checkpoints: Checkpoints,
     reporter: Reporter,
     worker: WorkerRank,
+    execution: TrainingExecution = DEFAULT_EXECUTION,
 ) -> None:
     """Train from the newest committed checkpoint to the last step, or to a clean stop when one is requested.
 
     Rank 0 chooses the checkpoint, and no worker computes before all have opened it and agree on order and config.
 
     After a non-finite loss, training goes back to the last multiple of `loop.skip_window` and skips the data since
-    then, at most `loop.most_skips` times. All workers see the same values, so all decide alike, and so does an attempt
+    then, at most `loop.max_skips` times. All workers see the same values, so all decide alike, and so does an attempt
     that continues. `retry` decides when checkpoints are made; what is trained does not depend on it.
     Raises: NumericError with step, learning rates and samples when skipping did not help; RanksDisagreeError.
     """
@@ -68,11 +72,12 @@ def run_worker(
                 checkpoints=checkpoints,
                 reporter=reporter,
                 worker=worker,
+                execution=execution,
                 skips=skips,
             )
             return
         except _NotFiniteError as error:
-            if len(error.skips) >= loop.most_skips:
+            if len(error.skips) >= loop.max_skips:
                 raise NumericError(f"{error}; {len(error.skips)} windows of data were skipped before") from error
             start = _window_start(error.step, loop)
             skips = (*error.skips, Skip(at=start, count=error.step - start + 1))
@@ -92,6 +97,7 @@ def _train(
     checkpoints: Checkpoints,
     reporter: Reporter,
     worker: WorkerRank,
+    execution: TrainingExecution,
     skips: Sequence[Skip],
 ) -> None:
     torch.manual_seed(loop.seed)
@@ -102,18 +108,20 @@ def _train(
     if worker.world_size > 1:
         check_alike(_facts(program, loop, checkpoint, progress), worker)
     trainer.parallelize()
+    spread = Spread(from_step=progress.step, workers=worker.world_size, strategy=execution.strategy)
+    spreads = add_spread(spreads_of(checkpoint) if checkpoint else (), spread)
     step = started = progress.step
     reporter.started(step)
     batches = _prefetch(program, loop, worker, progress)
     began = time.monotonic()
-    with CheckpointSaver(checkpoints, loop.keep_checkpoints, loop.skip_window) as saver:
+    with CheckpointSaver(checkpoints, execution.keep_checkpoints, loop.skip_window) as saver:
         while step < loop.steps:
             micro_batches = next(batches)
             try:
                 metrics, should_stop = trainer.step(step, micro_batches, stop=reporter.stop_requested())
             except NumericError as error:
                 saver.wait()
-                if worker.rank == 0 and len(progress.skips) < loop.most_skips:
+                if worker.rank == 0 and len(progress.skips) < loop.max_skips:
                     checkpoints.retract_after(_window_start(step, loop))
                 trainer.barrier()  # all workers go back to the same checkpoint
                 samples = ", ".join(sample for batch in micro_batches for sample in batch.samples) or "not named"
@@ -127,7 +135,7 @@ def _train(
             is_last = step == loop.steps or should_stop
             if worker.rank == 0 and (is_last or pace.is_due(step, is_writing=saver.is_writing)):
                 stalled_at = time.monotonic()
-                saver.save(trainer.snapshot(replace(progress, step=step)))
+                saver.save(trainer.snapshot(replace(progress, step=step)), {SPREADS: spreads_to_json(spreads)})
                 metrics["checkpoint_stall_s"] = time.monotonic() - stalled_at
                 pace.record_stall(metrics["checkpoint_stall_s"])
             timings = saver.pop_timings()
@@ -166,10 +174,10 @@ class _Trainer:
     """Model, optimizers and their state over the steps."""
 
     def __init__(self, program: TrainingProgram, loop: LoopConfig, worker: WorkerRank) -> None:
-        if loop.micros_per_step < worker.world_size:
+        if loop.micro_batches_per_step < worker.world_size:
             raise ValueError(
-                f"micros_per_step: {loop.micros_per_step} micro-batches leave some of {worker.world_size} workers "
-                "without work; set resources.workers to at most their number"
+                f"micro_batches_per_step: {loop.micro_batches_per_step} micro-batches leave some of "
+                f"{worker.world_size} workers without work; set resources.workers to at most their number"
             )
         self.program, self.loop, self.worker = program, loop, worker
         settings = loop.optimizer
@@ -312,7 +320,7 @@ def _prefetch(
         data_step = progress.data_step(step)
         return [
             program.micro_batch(data_step, index)
-            for index in range(worker.rank, loop.micros_per_step, worker.world_size)
+            for index in range(worker.rank, loop.micro_batches_per_step, worker.world_size)
         ]
 
     with ThreadPoolExecutor(1, thread_name_prefix="micro-batches") as pool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.stage import Checkpoints, RetryPolicy, StageContext
-from stages.training.config import LoopConfig
+from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import ProgramClass, Task
 
 REPORT_S = 0.5  # between two reports of a worker
@@ -27,6 +27,7 @@ class WorkerSettings:
     task: Any  # of the program class
     loop: LoopConfig
     retry: RetryPolicy
+    execution: TrainingExecution
     checkpoints: Checkpoints
     cpus: float
     stacks: Path  # folder for the stacks of hung workers
@@ -40,6 +41,7 @@ def worker_settings(
         task=task,
         loop=loop,
         retry=context.retry,
+        execution=context.execution(TrainingExecution),
         checkpoints=context.checkpoints,
         cpus=context.resources.cpus,
         stacks=context.scratch,
@@ -107,6 +109,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
             settings.task,
             settings.loop,
             retry=settings.retry,
+            execution=settings.execution,
             checkpoints=settings.checkpoints,
             reporter=reporter,
             worker=WorkerRank(rank=rank, world_size=world_size, device=device),

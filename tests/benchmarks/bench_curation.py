@@ -23,7 +23,7 @@ from PIL import Image
 from turns import print_rates, seconds_in_turns
 
 from data_pipelines.captions.languages import detect_language
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config, judge_config, stored_size
+from data_pipelines.curation.config import CurationConfig, decode_limits, judge_config, stored_size
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -137,7 +137,7 @@ def curate(
 def _emit(work: tuple) -> None:  # type: ignore[type-arg] # the arguments of `emit_shard`, in its order
     records, folder, name, config, copies = work
     resized = folder if stored_size(config) else None
-    emit_shard(records, folder, name, folder, emit_config(config), copies=copies, resized=resized)
+    emit_shard(records, folder, name, folder, copies=copies, resized=resized)
 
 
 @click.command(help=__doc__)

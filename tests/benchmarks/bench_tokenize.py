@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
+from data_pipelines.curation.config import CurationConfig, decode_limits
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -86,7 +86,6 @@ def make_dataset(folder: Path, num_images: int, anchors: tuple[tuple[int, int], 
             folder / "analysis",
             name,
             folder / "dataset",
-            emit_config(curation),
             copies=copies[name],
         )
     write_dataset(

@@ -27,7 +27,7 @@ from tests.stages.training.toy import ToyProgram, ToyTask
 CHECKPOINT_EVERY = 4
 HANG_AFTER_S = float(os.environ.get("CLUSTER_HANG_AFTER_S", "1800"))
 PAUSE_S = float(os.environ.get("CLUSTER_PAUSE_S", "0.1"))  # that each micro-batch takes
-LOOP = LoopConfig(steps=24, micros_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))
+LOOP = LoopConfig(steps=24, micro_batches_per_step=3, seed=5, optimizer=OptimizerConfig(warmup_share=0.2))
 
 
 def lines(file: Path) -> list[str]:

@@ -114,7 +114,7 @@ def test_a_training_continues_without_a_lost_node(cluster: Any, quiet: Quiet, tm
     root = tmp_path / "broken"
     node = cluster.add_node(**node_arguments())
     process = start(root, cluster.address, workers=2)
-    wait_for(lambda: len(lines(root / "steps")) >= 8 * LOOP.micros_per_step, process)
+    wait_for(lambda: len(lines(root / "steps")) >= 8 * LOOP.micro_batches_per_step, process)
     (root / "hold").touch()
     cluster.remove_node(node, allow_graceful=False)
     wait_for(lambda: FailureClass.NODE_LOST in failure_classes(root), process)
@@ -126,8 +126,8 @@ def test_a_training_continues_without_a_lost_node(cluster: Any, quiet: Quiet, tm
         assert tensor.allclose(expected[name], rtol=1e-4, atol=1e-6), name  # sums in another order
     assert consumed(root) == consumed(quiet.root)  # I7
     # I6: at most the interval of one checkpoint was trained again, and one that was being written.
-    again = len(lines(root / "steps")) - LOOP.steps * LOOP.micros_per_step
-    assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micros_per_step
+    again = len(lines(root / "steps")) - LOOP.steps * LOOP.micro_batches_per_step
+    assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micro_batches_per_step
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines, recipe
 from tests.chaos.cluster_runs import consumed, digests, failure_classes, finish, start, wait_for, weights
 
 TOY = "train_toy"
-MICRO_BATCHES = LOOP.steps * LOOP.micros_per_step
-FIRST_CHECKPOINT = (CHECKPOINT_EVERY + 1) * LOOP.micros_per_step  # micro-batches, in which its step is done
+MICRO_BATCHES = LOOP.steps * LOOP.micro_batches_per_step
+FIRST_CHECKPOINT = (CHECKPOINT_EVERY + 1) * LOOP.micro_batches_per_step  # micro-batches, in which its step is done
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def check_end(root: Path, quiet: Quiet) -> None:
     weights(root, stages=TOY)  # and the invariants
     assert consumed(root) == consumed(quiet.root)
     again = len(lines(root / "steps")) - MICRO_BATCHES
-    assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micros_per_step
+    assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micro_batches_per_step
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -115,7 +115,7 @@ def test_a_clean_stop_reaches_the_workers_and_is_continued(quiet: Quiet, tmp_pat
         plan = make_plan(recipe(str(root), 2, TOY), PlanView(find=workspace.artifacts.find))
 
         def stop_later() -> None:
-            while len(lines(root / "steps")) < 2 * LOOP.micros_per_step:
+            while len(lines(root / "steps")) < 2 * LOOP.micro_batches_per_step:
                 time.sleep(0.01)
             stop.set()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
+from data_pipelines.curation.config import CurationConfig, decode_limits
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -143,5 +143,5 @@ def write_drawn_dataset(steps: Path, output: Path) -> None:
         judge_shard(records, analysis, name, analysis, CURATION)
     files = {name: analysis / "analysis" / f"{name}.parquet" for name in names}
     for name, copies in find_duplicates(files, CURATION).items():
-        emit_shard(records, analysis, name, output, emit_config(CURATION), copies=copies)
+        emit_shard(records, analysis, name, output, copies=copies)
     write_dataset(output, "shapes", {name: output / "ledger" / f"{name}.parquet" for name in names}, CURATION)

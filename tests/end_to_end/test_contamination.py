@@ -82,10 +82,10 @@ def test_images_of_an_evaluation_set_are_dropped_from_the_shards_that_contain_th
     assert len(desk.shard_records("curate") - shards) == 3  # the set was measured and judged, one shard written anew
     old, new = (desk.digests()["curate", fingerprint] for fingerprint in (before, after))
     changed = {name for name in old if old[name] != new[name]}
-    assert changed == {"dataset.json", "shards/b.tar", "ledger/b.parquet", "thumbnails/b.parquet"}
+    assert changed == {"dataset.json", "shards/b.tar", "ledger/b.parquet"}
 
     metrics = desk.artifacts()[after].manifest.metrics
-    assert (metrics["reason/contaminated_share"], metrics["evaluation_pictures"], metrics["evaluation_unread"]) == (
+    assert (metrics["reason/contaminated_share"], metrics["evaluation_images"], metrics["evaluation_unread"]) == (
         2 / 18,
         3,
         0,

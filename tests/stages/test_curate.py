@@ -89,7 +89,7 @@ def test_training_on_an_evaluation_set_itself_is_refused() -> None:
 def test_an_evaluation_set_is_wired_and_bounded_in_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text(
         RECIPE.replace("{records: read}", "{records: read, evaluation: [bench]}").replace(
-            "  kept:", "  bench: {kind: ingest, config: {read: {source: b, format: pictures}, paths: [b]}}\n  kept:"
+            "  kept:", "  bench: {kind: ingest, config: {read: {source: b, format: images_only}, paths: [b]}}\n  kept:"
         )
         + "{reason/contaminated_share: {at_most: 0.0, severity: warning}, evaluation_unread: {at_most: 0}}"
     )

@@ -66,6 +66,73 @@ def test_a_new_setting_with_a_default_makes_no_stage_of_any_recipe_again(file: P
     assert fingerprints[0] == fingerprints[1]
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stages.vision.execution.keep_checkpoints=3",
+        "stages.tokens.execution.decode_threads=7",
+        "stages.mllm_2.execution.checkpoint_activations=true",
+        "stages.mllm_2.execution.max_dropped_share=0.5",
+        "stages.mllm_2.execution.too_long=error",
+    ],
+)
+def test_what_cannot_change_a_result_makes_nothing_again(override: str) -> None:
+    before, after = planned("quickstart"), planned("quickstart", override)
+    assert [stage.fingerprint for stage in before.stages] == [stage.fingerprint for stage in after.stages]
+    assert [stage.spec.execution for stage in before.stages] != [stage.spec.execution for stage in after.stages]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "stages.vision.config.loop.keep_checkpoints=3",
+            "moved to stages.vision.execution.keep_checkpoints, as it cannot change the result",
+        ),
+        ("stages.tokens.config.decode_threads=3", "moved to stages.tokens.execution.decode_threads"),
+        ("stages.mllm_1.config.checkpoint_activations=true", "moved to stages.mllm_1.execution.checkpoint_activations"),
+        ("stages.mllm_1.config.data.too_long=error", "moved to stages.mllm_1.execution.too_long"),
+        ("stages.vision.config.loop.micros_per_step=2", "renamed to 'micro_batches_per_step'"),
+        ("stages.vision.config.loop.most_skips=2", "renamed to 'max_skips'"),
+        ("stages.curated.config.mirrored_pictures=true", "renamed to 'mirrored_images'"),
+        ("stages.curated.config.thumbnail_side=99", "unknown key; removed; `illume audit` makes its small images when"),
+        ("stages.ingested.config.read.format=pictures", "format: 'pictures' is called 'images_only' now"),
+        ("stages.ingested.config.read.format=images", "format: 'images' is called 'image_caption_pairs' now"),
+        ("stages.curated.gates.evaluation_pictures.at_least=1", "the metric is called 'evaluation_images' now"),
+        (
+            "stages.curated.gates.reason/similar_picture_share.at_most=1",
+            "the metric is called 'reason/similar_image_share' now",
+        ),
+        ("stages.ingested.gates.pictures.at_least=1", "the metric is called 'images' now"),
+        ("stages.mllm_1.gates.left_out/too_long.at_most=1", "the metric is called 'dropped/too_long' now"),
+        ("stages.vision.execution.keep_checkpoints=0", "keep_checkpoints: 0 is less than 1"),
+        ("stages.vision.execution.keep=0", "unknown key; expected one of: keep_checkpoints, strategy"),
+        ("stages.ingested.execution.keep_checkpoints=3", "unknown key; none is expected here"),
+    ],
+)
+def test_a_key_of_another_name_or_section_is_refused_with_the_one_of_today(override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        planned("quickstart", override)
+    assert message in str(caught.value)
+
+
+def test_a_missing_key_that_is_given_by_its_old_name_is_one_problem(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    text = next(file for file in RECIPES if file.stem == "quickstart").read_text()
+    file.write_text(text.replace("micro_batches_per_step", "micros_per_step", 1))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, STAGE_KINDS)
+    assert str(caught.value).endswith("micros_per_step: unknown key; renamed to 'micro_batches_per_step'")
+    assert "problems" not in str(caught.value)
+
+
+def test_execution_settings_have_defaults_and_none_is_a_setting_of_the_config() -> None:
+    for kind in STAGE_KINDS.values():
+        kind.execution()
+        names = {field.name for field in dataclasses.fields(kind.execution)}
+        assert names.isdisjoint(field.name for field in dataclasses.fields(kind.config))
+
+
 def test_kinds_are_listed_by_their_own_names() -> None:
     assert all(name == kind.name for name, kind in STAGE_KINDS.items())
 
@@ -133,6 +200,11 @@ def test_the_configs_of_the_recipes_match(name: str) -> None:
             r"train_mllm \(stage3\): learning_rates: found adapter, language, expected exactly adapter, language, v",
         ),
         (
+            "stages.mllm_2.config.padded_rows=2048",
+            r"train_mllm \(stage2\): config.padded_rows: found beside the input start, .*; remove padded_rows from",
+        ),
+        ("stages.mllm_2.inputs.start=[]", "train_mllm: config.text: missing; expected the sizes of the text model, or"),
+        (
             "stages.decoder.config.model.pixel_channels=16",
             r"train_decoder: .* are \(8, 16, 8\), but the tokenizer has \(8, 8, 8\)",
         ),
@@ -175,7 +247,7 @@ def changed_plan(folder: Path, change: str) -> Plan:
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path(change: str, message: str) -> None:
-    smaller_step = "stages.mllm_1.config.loop.micros_per_step=2"
+    smaller_step = "stages.mllm_1.config.loop.micro_batches_per_step=2"
     with pytest.raises(RecipeError, match=message) as raised:
         recipe("quickstart", change, smaller_step)
     assert change.split("=")[0].rsplit(".", 1)[0] in str(raised.value)

@@ -12,10 +12,8 @@ from data_pipelines.curation.config import (
     MEASURED,
     NOT_JUDGED,
     STORED,
-    WRITTEN,
     CurationConfig,
     decode_limits,
-    emit_config,
     judge_config,
     stored_size,
 )
@@ -62,6 +60,9 @@ class MapContext:
 
     def inputs(self, slot: str) -> Sequence[Any]:
         return ()
+
+    def execution(self, settings: type[Any]) -> Any:
+        return settings()
 
     @property
     def tombstones(self) -> Mapping[str, frozenset[str]]:
@@ -125,5 +126,4 @@ def test_a_setting_of_a_curation_identifies_the_shards_of_exactly_the_steps_that
     assert is_identity(only=MEASURED) == (decode_limits(changed) != decode_limits(CURATION))
     assert is_identity(only=STORED) == (stored_size(changed) != stored_size(CURATION))
     assert is_identity(without=NOT_JUDGED) == (judge_config(changed) != judge_config(CURATION))
-    assert is_identity(only=WRITTEN) == (emit_config(changed) != emit_config(CURATION))
     assert semantic_config(grown(changed), without=NOT_JUDGED) == semantic_config(changed, without=NOT_JUDGED)

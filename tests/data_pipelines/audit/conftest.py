@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
+from data_pipelines.audit.thumbnails import derive_thumbnails
+from data_pipelines.curation.config import CurationConfig, decode_limits
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -39,8 +40,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         judge_shard(folder / "records", folder, name, folder, config)
     copies = find_duplicates({name: folder / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
-        emit_shard(folder / "records", folder, name, folder / "data", emit_config(config), copies=copies[name])
+        emit_shard(folder / "records", folder, name, folder / "data", copies=copies[name])
     write_dataset(
         folder / "data", HOSTILE, {name: folder / "data" / "ledger" / f"{name}.parquet" for name in names}, config
     )
     return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def thumbnails(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The view of small images of the dataset."""
+    target = tmp_path_factory.mktemp("thumbnails")
+    derive_thumbnails(dataset, [dataset.parent / "records"], target)
+    return target

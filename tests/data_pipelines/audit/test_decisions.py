@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipelines.audit.decisions import write_decisions
 from data_pipelines.audit.summary import audit_dataset, summary_text
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
+from data_pipelines.curation.config import CurationConfig, decode_limits
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -44,7 +44,7 @@ def curated(
         judge_shard(records, work, name, work, config)
     copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
     for name in names:
-        emit_shard(records, work, name, data, emit_config(config), copies=copies[name])
+        emit_shard(records, work, name, data, copies=copies[name])
     write_dataset(data, "test", {name: data / "ledger" / f"{name}.parquet" for name in names}, config)
     merge_orphans([records], data)
     return data

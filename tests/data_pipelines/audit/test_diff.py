@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from data_pipelines.audit.diff import DatasetDiff, DiffSide, diff_datasets
 from data_pipelines.audit.diff_report import dataset_diff_html, dataset_diff_lines, dataset_diff_to_json
 from data_pipelines.audit.summary import printable
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
+from data_pipelines.audit.thumbnails import derive_thumbnails
+from data_pipelines.curation.config import CurationConfig, decode_limits
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import LEDGER_SCHEMA, emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
@@ -168,7 +169,7 @@ def test_hostile_values_stay_text_in_the_part_of_a_page(tmp_path_factory: pytest
     before = hand_made(folder / "a", [[("ab" * 32, "keep", "")]], caption=payload, source_file=payload)
     after = hand_made(folder / "b", [[("ab" * 32, "drop", payload)]], caption=payload, source_file=payload)
     diff = diff_datasets(before, after)
-    page = assert_only_text_and_images(dataset_diff_html(diff, before.folder, after.folder))
+    page = assert_only_text_and_images(dataset_diff_html(diff, before, after))
     assert f"keep -> drop: {printable(payload)}: 1" in page.words
     assert f"{printable(payload)}, row 0" in page.words
     assert "no image" in page.words
@@ -176,8 +177,12 @@ def test_hostile_values_stay_text_in_the_part_of_a_page(tmp_path_factory: pytest
 
 
 def test_images_of_changed_records_come_from_thumbnails_and_shards(tmp_path: Path) -> None:
-    sides = [curated(tmp_path, f"side{min_side}", min_side) for min_side in (24, 60)]
-    diff = diff_datasets(*(DiffSide(folder=folder) for folder in sides), examples=40)
+    sides = []
+    for min_side in (24, 60):
+        folder, view = curated(tmp_path, f"side{min_side}", min_side), tmp_path / f"view{min_side}"
+        derive_thumbnails(folder, [tmp_path / "records"], view)
+        sides.append(DiffSide(folder=folder, thumbnails=view))
+    diff = diff_datasets(*sides, examples=40)
     assert 0 < diff.changed == sum(change.records for change in diff.transitions)
     shown = sum(len(change.examples) for change in diff.transitions)
     page = dataset_diff_html(diff, *sides)
@@ -198,13 +203,13 @@ def curated(folder: Path, name: str, min_side: int) -> Path:
         images = open_images(sorted((folder / "images").iterdir()), max_bytes=1 << 24, max_unpacked_bytes=1 << 30)
         for shard in plan_ingest(ingesting, [folder / "annotations"]):
             ingest_shard(shard, folder / "records", ingesting, images=images)
-    config = CurationConfig(anchors=((64, 64), (48, 96)), min_side=min_side, thumbnails_per_reason=1)
+    config = CurationConfig(anchors=((64, 64), (48, 96)), min_side=min_side)
     names, output = record_shards(folder / "records"), folder / name
     for shard_name in names:
         measure_shard(folder / "records", shard_name, output, decode_limits(config))
         judge_shard(folder / "records", output, shard_name, output, config)
     copies = find_duplicates({shard: output / "analysis" / f"{shard}.parquet" for shard in names}, config)
     for shard in names:
-        emit_shard(folder / "records", output, shard, output, emit_config(config), copies=copies[shard])
+        emit_shard(folder / "records", output, shard, output, copies=copies[shard])
     write_dataset(output, name, {shard: output / "ledger" / f"{shard}.parquet" for shard in names}, config)
     return output

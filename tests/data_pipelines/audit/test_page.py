@@ -17,10 +17,10 @@ def section(page: Path, key: str) -> str:
     return page.read_text(encoding="utf-8").split(f'<h2 id="{key}">')[1].split("<h2")[0]
 
 
-def test_the_page_is_self_contained_and_escapes_foreign_text(dataset: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_foreign_text(dataset: Path, thumbnails: Path, tmp_path: Path) -> None:
     summary = audit_dataset(dataset)
-    write_audit_page(dataset, tmp_path / "one.html", summary)
-    write_audit_page(dataset, tmp_path / "two.html", summary)
+    write_audit_page(dataset, tmp_path / "one.html", summary, thumbnails=thumbnails)
+    write_audit_page(dataset, tmp_path / "two.html", summary, thumbnails=thumbnails)
     text = (tmp_path / "one.html").read_text(encoding="utf-8")
     assert text == (tmp_path / "two.html").read_text(encoding="utf-8")
     page = assert_is_whole_page(text)
@@ -55,17 +55,17 @@ def test_hostile_values_stay_text_wherever_they_stand(tmp_path_factory: pytest.T
     assert f"Changes since {shown}" in page.words
 
 
-def test_copies_are_shown_next_to_the_kept_image(dataset: Path, tmp_path: Path) -> None:
-    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+def test_copies_are_shown_next_to_the_kept_image(dataset: Path, thumbnails: Path, tmp_path: Path) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset), thumbnails=thumbnails)
     pairs = re.findall(r'(?s)<figure class="pair">(.*?)</figure>', (tmp_path / "page.html").read_text())
     assert pairs
     assert all(pair.count("<img") == 2 for pair in pairs)
 
 
 def test_the_largest_groups_of_copies_come_first_with_their_size_in_the_whole_ledger(
-    dataset: Path, tmp_path: Path
+    dataset: Path, thumbnails: Path, tmp_path: Path
 ) -> None:
-    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset), thumbnails=thumbnails)
     sizes: dict[str, int] = {}
     for row in read_ledgers(dataset):
         if row["duplicate_of"]:
@@ -81,8 +81,10 @@ def test_the_largest_groups_of_copies_come_first_with_their_size_in_the_whole_le
     assert all('<figure class="first">' in cluster and cluster.count("<img") >= 2 for cluster in clusters)
 
 
-def test_random_images_are_of_kept_samples_and_captions_of_both_kinds(dataset: Path, tmp_path: Path) -> None:
-    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset))
+def test_random_images_are_of_kept_samples_and_captions_of_both_kinds(
+    dataset: Path, thumbnails: Path, tmp_path: Path
+) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset), thumbnails=thumbnails)
     verdicts = {row["sample_id"][:12]: row["verdict"] for row in read_ledgers(dataset) if row["verdict"] == "keep"}
     random = section(tmp_path / "page.html", "Images")
     shown = re.findall("<code>([0-9a-f]{12})</code>", random)

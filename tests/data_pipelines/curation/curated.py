@@ -14,7 +14,6 @@ from PIL import Image
 from data_pipelines.curation.config import (
     CurationConfig,
     decode_limits,
-    emit_config,
     judge_config,
     stored_size,
 )
@@ -78,9 +77,7 @@ def curate(records: Path, output: Path, config: CurationConfig = CONFIG) -> dict
     copies = find_duplicates({name: output / "work" / "analysis" / f"{name}.parquet" for name in names}, config)
     smaller = output / "work" if stored_size(config) else None
     for name in names:
-        emit_shard(
-            records, output / "work", name, output / "data", emit_config(config), copies=copies[name], resized=smaller
-        )
+        emit_shard(records, output / "work", name, output / "data", copies=copies[name], resized=smaller)
     write_dataset(
         output / "data", "test", {name: output / "data" / "ledger" / f"{name}.parquet" for name in names}, config
     )

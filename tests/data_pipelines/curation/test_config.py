@@ -10,7 +10,6 @@ from data_pipelines.curation.config import (
     NOT_JUDGED,
     CurationConfig,
     decode_limits,
-    emit_config,
     judge_config,
 )
 from data_pipelines.images.limits import DecodeLimits
@@ -18,13 +17,8 @@ from tests.data_pipelines.curation.curated import CONFIG
 
 
 def test_each_step_depends_only_on_the_settings_that_it_reads() -> None:
-    copies = replace(CONFIG, duplicate_scope="image", phash_distance=3, colour_distance=1.0, mirrored_pictures=False)
+    copies = replace(CONFIG, duplicate_scope="image", phash_distance=3, colour_distance=1.0, mirrored_images=False)
     assert judge_config(copies) == judge_config(CONFIG) != judge_config(replace(CONFIG, min_side=33))
-    assert (
-        emit_config(copies)
-        == emit_config(replace(CONFIG, min_side=33))
-        != emit_config(replace(CONFIG, thumbnail_side=64))
-    )
     assert (
         decode_limits(copies)
         == decode_limits(replace(CONFIG, min_side=33))

@@ -197,7 +197,7 @@ def test_appearance_is_compared_by_the_limits_of_copies(tmp_path: Path) -> None:
         shown("mirrored", encoded(ImageOps.mirror(drawn(1)))),
     ]
     assert len(found_in(tmp_path, train, bench)) == 3
-    unmirrored = CurationConfig(anchors=((64, 64),), mirrored_pictures=False)
+    unmirrored = CurationConfig(anchors=((64, 64),), mirrored_images=False)
     assert found_in(tmp_path, train, bench, unmirrored).keys() == {"same", "alike"}
     exact = CurationConfig(anchors=((64, 64),), near_duplicates=False, duplicate_scope="off")
     assert found_in(tmp_path, train, bench, exact).keys() == {"same"}

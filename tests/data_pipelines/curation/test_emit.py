@@ -13,11 +13,11 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from data_pipelines.audit.decisions import decisions
 from data_pipelines.audit.summary import audit_dataset
+from data_pipelines.audit.thumbnails import derive_thumbnails
 from data_pipelines.curation.config import (
     decode_limits,
-    emit_config,
 )
-from data_pipelines.curation.emit import emit_shard
+from data_pipelines.curation.emit import emit_shard, write_dataset
 from data_pipelines.curation.judge import judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.datasets.reader import CuratedDataset
@@ -105,7 +105,7 @@ def test_rows_that_killed_their_process_are_quarantined_and_never_decoded_again(
     left = {0, 2}
     measure_shard(records, "part", tmp_path, decode_limits(CONFIG), rows=left if step == "measure" else None)
     judge_shard(records, tmp_path, "part", tmp_path, CONFIG, rows=left if step == "judge" else None)
-    counts = emit_shard(records, tmp_path, "part", tmp_path / "data", emit_config(CONFIG))
+    counts = emit_shard(records, tmp_path, "part", tmp_path / "data")
     ledger = pq.read_table(tmp_path / "data" / "ledger" / "part.parquet").to_pylist()
     assert [(row["verdict"], row["reason"]) for row in ledger] == [
         ("keep", None),
@@ -113,8 +113,9 @@ def test_rows_that_killed_their_process_are_quarantined_and_never_decoded_again(
         ("keep", None),
     ]
     assert (counts["keep"], counts["drop"], counts["rows"]) == (2, 1, 3)
-    shown = pq.read_table(tmp_path / "data" / "thumbnails" / "part.parquet")
-    assert shown["verdict"].to_pylist() == ["keep", "keep"]
+    write_dataset(tmp_path / "data", "test", {"part": tmp_path / "data" / "ledger" / "part.parquet"}, CONFIG)
+    derive_thumbnails(tmp_path / "data", [records], tmp_path / "thumbnails")
+    assert pq.read_table(tmp_path / "thumbnails" / "part.parquet")["verdict"].to_pylist() == ["keep", "keep"]
 
 
 def test_repaired_texts_are_kept_reported_and_compared_among_copies(tmp_path: Path) -> None:
@@ -165,13 +166,3 @@ def test_large_images_are_stored_resized_and_traced_by_their_original(tmp_path: 
 def test_an_empty_source_gives_an_empty_dataset(tmp_path: Path) -> None:
     assert curate(records_of(tmp_path, []), tmp_path / "out") == {}
     assert CuratedDataset(tmp_path / "out" / "data").shards == ("part",)
-
-
-def test_thumbnails_show_each_verdict_and_are_few(world: Path, tmp_path: Path) -> None:
-    curate(world / "records", tmp_path)
-    rows = [row for path in (tmp_path / "data" / "thumbnails").iterdir() for row in pq.read_table(path).to_pylist()]
-    assert {row["verdict"] for row in rows} == {"keep", "drop", "duplicate", "near_duplicate"}
-    assert all(row["jpeg"] is None for row in rows if row["reason"] in ("zero_byte", "not_an_image"))
-    assert all(Image.open(io.BytesIO(row["jpeg"])).size for row in rows if row["verdict"] == "keep")
-    shards = len(list((tmp_path / "data" / "thumbnails").iterdir()))
-    assert sum(row["verdict"] == "keep" and row["slot"] == 0 for row in rows) <= CONFIG.thumbnails_per_reason * shards

@@ -53,7 +53,7 @@ def test_thresholds_are_applied_to_measurements_made_once(
 def test_what_was_taken_down_is_recognised_by_its_measured_hash(tmp_path: Path) -> None:
     records = records_of(tmp_path, [(f"a{n}", encoded(drawn(n)), "a scene") for n in range(2)])
     measure_shard(records, "part", tmp_path, decode_limits(CONFIG))
-    measured = pq.read_table(tmp_path / "measured" / "part.parquet")["pictures"].to_pylist()
+    measured = pq.read_table(tmp_path / "measured" / "part.parquet")["measured_images"].to_pylist()
     tombstones = Tombstones(phashes=frozenset([(measured[1][0]["phash"] ^ 0b101, 2)]))
     judge_shard(records, tmp_path, "part", tmp_path, CONFIG, tombstones=tombstones)
     assert pq.read_table(tmp_path / "analysis" / "part.parquet")["reason"].to_pylist() == [None, "taken_down"]

@@ -43,7 +43,7 @@ def test_exact_copies_come_before_similar_ones() -> None:
         candidate("c", 1, pixels="a"),
         candidate("e", 3),
     )
-    assert [copy.reason for copy in found] == ["same_record", "same_bytes", "same_pixels", "similar_picture"]
+    assert [copy.reason for copy in found] == ["same_record", "same_bytes", "same_pixels", "similar_image"]
     assert {copy.original for copy in found} == {0}
 
 

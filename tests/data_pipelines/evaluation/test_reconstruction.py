@@ -94,7 +94,7 @@ def test_without_inception_there_is_no_rfid(made: Any, model: DualViTok, tmp_pat
     ids = samples_to_tokenize(CuratedDataset(made.dataset), SHARD, ("generation",))[:2]
     out = score(made, model, tmp_path / "few", ids)
     assert "rfid" not in summarize([out])
-    assert (out / "pictures.png").stat().st_size > 0
+    assert (out / "images.png").stat().st_size > 0
 
 
 def test_no_samples_give_no_metrics(made: Any, model: DualViTok, tmp_path: Path) -> None:

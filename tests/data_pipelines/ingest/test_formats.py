@@ -59,7 +59,9 @@ def test_a_folder_of_images_takes_captions_from_sidecar_files(tmp_path: Path) ->
         (folder / name).write_bytes(png(number))
     (folder / "a.txt").write_text("a red circle")
     (folder / "sub" / "b.txt").write_text("a blue square")
-    rows = ingest(tmp_path / "out", IngestConfig(source="f", format="images", rows_per_shard=2), [folder], [folder])
+    rows = ingest(
+        tmp_path / "out", IngestConfig(source="f", format="image_caption_pairs", rows_per_shard=2), [folder], [folder]
+    )
     assert reasons(rows) == {"a.png": None, "c.png": "caption_missing", "sub/b.jpg": None}
 
 
@@ -68,7 +70,7 @@ def test_a_folder_of_images_without_words_becomes_records_for_an_evaluation_set(
     (folder / "sub").mkdir(parents=True)
     for number, name in enumerate(("a.png", "sub/b.jpg", "c.png")):
         (folder / name).write_bytes(png(number))
-    config = IngestConfig(source="bench", format="pictures", rows_per_shard=2)
+    config = IngestConfig(source="bench", format="images_only", rows_per_shard=2)
     rows = ingest(tmp_path / "out", config, [folder], [folder])
     assert reasons(rows) == {"a.png": None, "c.png": None, "sub/b.jpg": None}
     assert {len(row["images"]) for row in rows} == {1}

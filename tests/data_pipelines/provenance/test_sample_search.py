@@ -43,7 +43,7 @@ def test_a_sample_is_found_by_its_id_its_image_and_its_name(tiny_run: TinyRun, k
     row = kept[3]
     sample_id, image = str(row["sample_id"]), str(row["images"][0])  # type: ignore[index]  # a list
     assert found(tiny_run.dataset, sample_id) == {(sample_id, "sample id")}
-    assert (sample_id, "picture") in found(tiny_run.dataset, image.upper())
+    assert (sample_id, "image") in found(tiny_run.dataset, image.upper())
     assert found(tiny_run.dataset, str(row["external_id"])) == {(sample_id, "source's id")}
     assert found(tiny_run.dataset, "0" * 64, "nobody") == set()
     (match,) = find_samples(tiny_run.dataset, Questions(digests={sample_id}))
@@ -58,7 +58,7 @@ def test_an_image_file_finds_itself_and_look_alikes(tiny_run: TinyRun, tmp_path:
     exact.write_bytes(stored.image_bytes(0))
     with Image.open(io.BytesIO(stored.image_bytes(0))) as image:
         image.resize((image.width * 3 // 4, image.height * 3 // 4)).save(smaller)
-    for path, near, expected in ((exact, 0, "picture"), (smaller, 12, "looks like")):
+    for path, near, expected in ((exact, 0, "image"), (smaller, 12, "looks like")):
         questions = Questions(near=near)
         questions.add_image(path)
         ways = {match.sample_id: match.found_by for match in find_samples(tiny_run.dataset, questions)}
@@ -122,7 +122,7 @@ def plainly(rows: Iterable[dict[str, Any]], questions: Questions) -> list[tuple[
         near = [f"looks like {f} ({d} of 64 bits differ)" for f, d in distances.items() if d <= questions.near]
         ways = [
             ["sample id"] * (row["sample_id"] in questions.digests),
-            ["picture"] * (not questions.digests.isdisjoint(row["images"])),
+            ["image"] * (not questions.digests.isdisjoint(row["images"])),
             ["source's id"] * (row["external_id"] in questions.names),
             near if questions.near else [],
         ]
@@ -175,11 +175,11 @@ def test_look_alikes_of_an_asked_digest_are_found_everywhere_and_a_chain_does_no
     datasets = {name: write_ledgers(tmp_path / name, [rows]) for name, rows in (("first", first), ("second", second))}
     digest = asked["images"][0]
     expected = {
-        "first": {0: "picture", 1: f"looks like {digest[:16]} (3 of 64 bits differ)"},
+        "first": {0: "image", 1: f"looks like {digest[:16]} (3 of 64 bits differ)"},
         "second": {4: f"looks like {digest[:16]} (1 of 64 bits differ)"},
     }
     assert ways_of(find_everywhere(datasets, Questions(digests={digest}, near=4))) == expected
-    assert ways_of(find_everywhere(datasets, Questions(digests={digest}))) == {"first": {0: "picture"}, "second": {}}
+    assert ways_of(find_everywhere(datasets, Questions(digests={digest}))) == {"first": {0: "image"}, "second": {}}
     by_id = find_everywhere(datasets, Questions(digests={asked["sample_id"]}, near=4))
     assert {match.question for matches in by_id.matches.values() for match in matches} == {asked["sample_id"]}
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.curation.config import CurationConfig, decode_limits, emit_config
+from data_pipelines.curation.config import CurationConfig, decode_limits
 from data_pipelines.curation.copies import find_duplicates
 from data_pipelines.curation.emit import emit_shard
 from data_pipelines.curation.judge import judge_shard
@@ -139,7 +139,7 @@ def test_a_curation_drops_by_scores_and_finds_what_means_the_same(tmp_path: Path
     judge_shard(records, tmp_path, "part", tmp_path, config, scores=read_scores([file]))
     analysis = {"part": tmp_path / "analysis" / "part.parquet"}
     copies = find_duplicates(analysis, config, scores={"part": [file]})
-    emit_shard(records, tmp_path, "part", tmp_path / "data", emit_config(config), copies=copies["part"])
+    emit_shard(records, tmp_path, "part", tmp_path / "data", copies=copies["part"])
     ledger = pq.read_table(tmp_path / "data" / "ledger" / "part.parquet").to_pylist()
     assert [(row["verdict"], row["reason"]) for row in ledger] == [
         ("keep", None),

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer, train_text_tokenizer
-from data_pipelines.training_data.config import LoaderConfig
+from data_pipelines.training_data.config import LoaderConfig, LoadingGuards
 from data_pipelines.training_data.index import Rendering, SourceFolders, build_training_index
 from data_pipelines.training_data.loader import TrainingData
 from models.mllm.vocabulary import VisionVocabulary
@@ -38,7 +38,7 @@ def open_data(made: list[Any], rendering: Rendering, tmp_path_factory: pytest.Te
         key = repr(config)
         if key not in built:
             built[key] = tmp_path_factory.mktemp("index")
-            build_training_index(sources, config, rendering, built[key])
+            build_training_index(sources, config, rendering, built[key], LoadingGuards(max_dropped_share=0.9))
         return TrainingData(sources, config, rendering, built[key])
 
     return open_

@@ -30,7 +30,6 @@ configs = st.builds(
         rows_per_step=rows_per_step,
         seed=seed,
         condition_dropout=dropout,
-        max_left_out_share=0.9,
     ),
     row_tokens=st.sampled_from([200, 350, 1500]),
     rows_per_step=st.integers(1, 5),

@@ -32,7 +32,6 @@ def test_impossible_parts_are_refused(change: dict[str, object], message: str) -
         ({"row_tokens": 0}, "row_tokens: 0, expected at least 1"),
         ({"rows_per_step": 0}, "rows_per_step: 0, expected at least 1"),
         ({"condition_dropout": 1.1}, "condition_dropout: 1.1, expected a share from 0 to 1"),
-        ({"max_left_out_share": -0.1}, "max_left_out_share: -0.1, expected a share"),
         ({"min_pixels": 10, "max_pixels": 9}, "min_pixels, max_pixels: 10, 9; expected 0 < min <= max"),
     ],
 )

@@ -82,6 +82,21 @@ def test_the_table_has_each_default_of_a_kind_at_every_depth() -> None:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"share": "portion", "form": "execution.form"}
+    loop: Loop
+    parts: tuple[Part, ...] = ()
+    by_name: Mapping[str, Part] = field(default_factory=dict)
+    best: Part | None = None
+    portion: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenamedAndChanged(Renamed):
+    portion: float = 0.6
+
+
 @pytest.mark.parametrize(
     ("now", "message"),
     [
@@ -89,6 +104,9 @@ def test_the_table_has_each_default_of_a_kind_at_every_depth() -> None:
         (kinds_of(changed("fresh", int, 7)), None),
         (kinds_of(changed("share", float, 0.6), version=2), None),
         (kinds_of(changed("share", float, 0.6)), "work: the default of share was 0.5 and is 0.6 now, but the version"),
+        (kinds_of(Renamed), None),
+        (kinds_of(changed("portion", float, 0.6)), None),
+        (kinds_of(RenamedAndChanged), "work: the default of share was 0.5 and is 0.6 now, but the version is still 1"),
         (kinds_of(Loop), "work: the default of best was null and has no default or is gone"),
     ],
 )

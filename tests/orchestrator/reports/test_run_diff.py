@@ -41,7 +41,7 @@ def test_a_changed_value_is_found_with_the_first_stage_that_it_changes(illume: I
     }  # fmt: skip
     assert found["by_id"]["loud"]["reasons"] == ["config.times: 2 -> 3"]
     assert found["by_id"]["pair"]["reasons"] == ["input words: +1 -1 artifacts"]
-    assert found["by_id"]["loud"]["figures"] == {"words": [2.0, 3.0]}
+    assert found["by_id"]["loud"]["metrics"] == {"words": [2.0, 3.0]}
     said = found["by_id"]["said"]
     assert (said["before"]["made_here"], said["after"]["made_here"], said["after"]["attempts"]) == (True, False, 0)
     assert said["after"]["seconds"] == said["before"]["seconds"]

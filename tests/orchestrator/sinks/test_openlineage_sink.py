@@ -123,7 +123,7 @@ def test_datasets_have_their_names_in_the_store(index: Database, tell_story: Tel
     statistics = made["outputFacets"]["outputStatistics"]
     assert (statistics["rowCount"], statistics["size"], statistics["fileCount"]) == (38, 1000, 1)
     assert used["inputFacets"]["inputStatistics"]["rowCount"] == 40
-    assert made["facets"]["illume_stats"]["stats"] == {"kept": 38.0, "share": "nan"}
+    assert made["facets"]["illume_metrics"]["metrics"] == {"kept": 38.0, "share": "nan"}
     parameters = start["run"]["facets"]["executionParameters"]["parameters"]
     assert {"key": "min_side", "value": "256"} in parameters
 
@@ -138,8 +138,8 @@ def test_the_quality_of_an_output_has_its_counts_and_gates(schemas: Registry[Any
         "inputs": {},
     }
     gates = [
-        {"figure": "keep_share", "at_least": 0.25, "at_most": 0.75, "severity": "error", "actual": 0.5, "holds": True},
-        {"figure": "odd", "at_least": None, "at_most": 0.1, "severity": "warning", "actual": "nan", "holds": False},
+        {"metric": "keep_share", "at_least": 0.25, "at_most": 0.75, "severity": "error", "actual": 0.5, "holds": True},
+        {"metric": "odd", "at_least": None, "at_most": 0.1, "severity": "warning", "actual": "nan", "holds": False},
     ]
     fields = {"recipe": "tiny", "to": "committed", "attempt_epoch": 1, "fingerprint": "f" * 64, "artifact": artifact}
     event = Event(

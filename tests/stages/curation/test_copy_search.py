@@ -83,7 +83,7 @@ def searched(config: CurationConfig, context: Context, analyses: Mapping[str, Pa
 
 
 @pytest.mark.parametrize("scope", ["image", "image_in_task", "sample"])
-@pytest.mark.parametrize("change", [{}, {"mirrored_pictures": False}, {"phash_distance": 2}])
+@pytest.mark.parametrize("change", [{}, {"mirrored_images": False}, {"phash_distance": 2}])
 def test_many_tasks_find_what_one_process_finds(
     analyses: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str, change: dict[str, Any]
 ) -> None:

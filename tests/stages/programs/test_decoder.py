@@ -34,7 +34,7 @@ def decoder_task(tmp_path: Path, tokenizer: Path, without: int) -> tuple[Decoder
     identity = TokenizerIdentity(sha256="a" * 64, semantic_codes=16, pixel_codes=32, pixel_factor=8)
     write_tokens(tmp_path / "tokens", folder, SAMPLES, ids, tokenizer=identity, without=ids[4 - without :], per_shard=2)
     config = TrainDecoderConfig(
-        model=DECODER, batch=2, learning_rate=1e-3, loop=LoopConfig(steps=2, micros_per_step=1, seed=1)
+        model=DECODER, batch=2, learning_rate=1e-3, loop=LoopConfig(steps=2, micro_batches_per_step=1, seed=1)
     )
     task = DecoderTask(
         config=config, datasets=(folder,), tokens=(tmp_path / "tokens",), tokenizer=tokenizer, start=None

@@ -21,7 +21,7 @@ CONFIG = TrainTokenizerConfig(
     loss=LossConfig(perceptual="none", adversarial_start_step=2),
     batch=2,
     learning_rate=1e-3,
-    loop=LoopConfig(steps=4, micros_per_step=1, seed=1),
+    loop=LoopConfig(steps=4, micro_batches_per_step=1, seed=1),
     discriminator=DiscriminatorConfig(channels=4, layers=1),
 )
 CPU = torch.device("cpu")

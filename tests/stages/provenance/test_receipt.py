@@ -51,7 +51,7 @@ def test_a_complete_takedown_lists_deleted_artifacts_marked_models_and_successor
     statement: Any = receipt().statement()
     predicate = statement["predicate"]
     assert predicate["complete"] is True
-    assert [artifact["kind"] for artifact in predicate["given_up"]] == ["dataset@1"]
+    assert [artifact["kind"] for artifact in predicate["deleted"]] == ["dataset@1"]
     assert [artifact["kind"] for artifact in predicate["marked_models"]] == ["mllm@1"]
     assert predicate["successors"][0]["stage"] == "curated"
     assert statement["subject"][0]["name"] == f"r/curated@{'f' * 64}"

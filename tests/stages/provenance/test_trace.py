@@ -5,7 +5,7 @@ from orchestrator.commands.trace import trace_text
 from stages.provenance.trace import CheckpointExposure, Exposure, Trace
 
 KEPT = Match(
-    sample_id="a" * 64, external_id=None, found_by="picture", source="web", source_file="a.jsonl", source_row=5,
+    sample_id="a" * 64, external_id=None, found_by="image", source="web", source_file="a.jsonl", source_row=5,
     verdict="keep", reason=None, duplicate_of=None, shard="s", row=4, images=(),
 )  # fmt: skip
 
@@ -29,5 +29,5 @@ def test_the_text_names_the_newest_clean_checkpoint_and_unanswered_questions() -
         in text
     )
     assert "mllm: saw 1 sample in 15 of 40 steps, first in step 25, last in step 39" in text
-    assert "keep, shard s, row 4; by picture\n" in text
+    assert "keep, shard s, row 4; by image\n" in text
     assert text.endswith("models that saw it: mllm\nmodels that did not see it: none")

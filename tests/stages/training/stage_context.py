@@ -37,6 +37,13 @@ class TrainingContext:
     stage_id: str = "toy"
     attempt_id: str = "run-toy-1-1"
     stop: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def execution(self, settings: type[Any]) -> Any:
+        return settings()
+
+    def record_provenance(self, facts: Mapping[str, Any]) -> None:
+        self.facts.update(facts)
 
     @property
     def scratch(self) -> Path:

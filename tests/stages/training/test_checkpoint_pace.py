@@ -19,7 +19,9 @@ from tests.stages.training.test_loop import Recorder, checkpoints, single_worker
 from tests.stages.training.toy import ToyProgram, ToyTask
 
 HOUR_S = 3600.0
-LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))
+LOOP = LoopConfig(
+    steps=12, micro_batches_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2)
+)
 
 
 @pytest.mark.parametrize(

@@ -4,32 +4,36 @@ from typing import Any
 
 import pytest
 
-from stages.training.config import LoopConfig, OptimizerConfig, split_micro_batches
+from stages.training.config import LoopConfig, OptimizerConfig, TrainingExecution, split_micro_batches
 
-LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5)
+LOOP = LoopConfig(steps=12, micro_batches_per_step=4, seed=5)
 
 
 @pytest.mark.parametrize(("size", "halvings", "parts"), [(8, 0, 1), (8, 1, 2), (8, 5, 8), (6, 3, 2), (1, 2, 1)])
 def test_out_of_memory_makes_micro_batches_smaller_and_more(size: int, halvings: int, parts: int) -> None:
     loop, found = split_micro_batches(LOOP, size, halvings)
     assert found == parts
-    assert loop.micros_per_step == LOOP.micros_per_step * parts
+    assert loop.micro_batches_per_step == LOOP.micro_batches_per_step * parts
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"steps": 0}, "steps: 0 is less than 1"),
-        ({"micros_per_step": 0}, "micros_per_step: 0 is less than 1"),
+        ({"micro_batches_per_step": 0}, "micro_batches_per_step: 0 is less than 1"),
         ({"skip_window": 0}, "skip_window: 0 is less than 1"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints: 0 is less than 1"),
-        ({"most_skips": -1}, "most_skips: -1 is less than 0"),
+        ({"max_skips": -1}, "max_skips: -1 is less than 0"),
         ({"average_decay": 1.0}, r"average_decay: 1.0 is not in \[0, 1\)"),
     ],
 )
 def test_impossible_values_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LoopConfig(**{"steps": 1, "micros_per_step": 1, "seed": 0, **change})
+        LoopConfig(**{"steps": 1, "micro_batches_per_step": 1, "seed": 0, **change})
+
+
+def test_no_checkpoint_kept_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep_checkpoints: 0 is less than 1"):
+        TrainingExecution(keep_checkpoints=0)
 
 
 def test_a_warmup_of_all_steps_is_refused() -> None:

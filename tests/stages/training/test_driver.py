@@ -14,7 +14,7 @@ from stages.training.worker_reports import Report
 from tests.stages.training.stage_context import TrainingContext
 from tests.stages.training.toy import ToyProgram, ToyTask
 
-LOOP = LoopConfig(steps=4, micros_per_step=2, seed=1)
+LOOP = LoopConfig(steps=4, micro_batches_per_step=2, seed=1)
 
 
 class Group:
@@ -114,6 +114,7 @@ def test_the_last_checkpoint_and_the_progress_file_are_the_result(tmp_path: Path
     result = train(ToyProgram, ToyTask(), LOOP, context)
     assert result.checkpoint.step == LOOP.steps
     assert result.metrics["fit/loss"] > 0
+    assert context.facts == {"spreads": [{"from_step": 0, "workers": 1, "strategy": "ddp"}]}
     assert (context.output / "state.json").read_bytes() == (result.checkpoint.path / "state.json").read_bytes()
     again = train(ToyProgram, ToyTask(batch=99), LOOP, TrainingContext(tmp_path, plain_training_workers=False))
     assert (again.checkpoint.step, again.metrics) == (LOOP.steps, {})  # done already: no worker is started

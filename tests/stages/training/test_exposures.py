@@ -13,7 +13,7 @@ from stages.training.checkpoint_files import Progress, Skip
 from stages.training.config import LoopConfig
 from stages.training.exposures import Integers, _optimizer_steps, _saw_any, loop_exposures
 
-LOOP = LoopConfig(steps=4, micros_per_step=1, seed=0)
+LOOP = LoopConfig(steps=4, micro_batches_per_step=1, seed=0)
 ALL = {"a" * 64: ("1" * 64,), "b" * 64: (), "c" * 64: ("1" * 64,)}
 
 

@@ -17,10 +17,13 @@ from orchestrator.stage import RetryPolicy
 from orchestrator.store.store import open_store
 from stages.training.checkpoint_files import Progress, Skip, load_state, load_trained_weights
 from stages.training.config import LoopConfig, OptimizerConfig
-from stages.training.loop import WorkerRank, run_worker
+from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
+from stages.training.spreads import Spread, spreads_of
 from tests.stages.training.toy import ToyProgram, ToyTask
 
-LOOP = LoopConfig(steps=12, micros_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2))
+LOOP = LoopConfig(
+    steps=12, micro_batches_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2)
+)
 EVERY_5 = RetryPolicy(checkpoint_every=5)
 
 
@@ -98,6 +101,9 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
         worker=single_worker(),
     )
     assert second.first == 8
+    found = checkpoints(halves).latest()
+    assert found is not None
+    assert spreads_of(found) == (Spread(from_step=0, workers=1, strategy="ddp"),)
     expected = trained(tmp_path / "whole")
     for name, tensor in trained(halves).items():
         assert torch.equal(tensor, expected[name]), name
@@ -156,7 +162,7 @@ def test_an_average_of_the_weights_is_saved_continued_and_the_result(tmp_path: P
         assert not torch.equal(tensor, last[name]), name
 
 
-ODD = replace(LOOP, micros_per_step=3)  # one worker gets two of them
+ODD = replace(LOOP, micro_batches_per_step=3)  # one worker gets two of them
 
 
 def work_on_rank(rank: int, world_size: int, port: int, folder: str) -> None:
@@ -289,7 +295,9 @@ def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path
 
 def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:
     worker = WorkerRank(rank=0, world_size=5, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"micros_per_step: 4 micro-batches leave some of 5 workers without work"):
+    with pytest.raises(
+        ValueError, match=r"micro_batches_per_step: 4 micro-batches leave some of 5 workers without work"
+    ):
         run_worker(
             ToyProgram,
             ToyTask(),
@@ -312,7 +320,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         worker=single_worker(),
     )
     kept = sorted(int(path.parent.name) for path in tmp_path.rglob("checkpoints/*/COMMIT"))
-    assert kept[-LOOP.keep_checkpoints :] == [10, 12]
+    assert kept[-DEFAULT_EXECUTION.keep_checkpoints :] == [10, 12]
 
 
 def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
@@ -326,6 +334,6 @@ def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
         reporter=recorder,
         worker=single_worker(),
     )
-    micro_batches = [ToyProgram(ToyTask()).micro_batch(0, index) for index in range(LOOP.micros_per_step)]
+    micro_batches = [ToyProgram(ToyTask()).micro_batch(0, index) for index in range(LOOP.micro_batches_per_step)]
     rows = torch.cat([micro_batch.data[0] for micro_batch in micro_batches])
     assert recorder.steps[0][1]["fit/mean_x"] == pytest.approx(float(rows.mean()), abs=1e-6)

@@ -15,7 +15,7 @@ from stages.training.worker import worker_settings
 from tests.stages.training.stage_context import TrainingContext
 from tests.stages.training.toy import ToyProgram, ToyTask
 
-LOOP = LoopConfig(steps=4, micros_per_step=2, seed=1, most_skips=0)
+LOOP = LoopConfig(steps=4, micro_batches_per_step=2, seed=1, max_skips=0)
 
 
 class UnpicklableError(Exception):

@@ -18,7 +18,7 @@ def test_a_worker_whose_driver_is_gone_ends_in_the_middle_of_a_step(tmp_path: Pa
     (tmp_path / "hold").touch()
     task = ToyTask(log=str(tmp_path / "steps"), hold=str(tmp_path / "hold"))
     settings = worker_settings(
-        ToyProgram, task, LoopConfig(steps=4, micros_per_step=2, seed=1), TrainingContext(tmp_path)
+        ToyProgram, task, LoopConfig(steps=4, micro_batches_per_step=2, seed=1), TrainingContext(tmp_path)
     )
     here, there = Pipe()
     command = [sys.executable, "-m", "stages.training.process_worker", str(there.fileno())]

@@ -7,12 +7,16 @@ from typing import ClassVar
 import pytest
 
 from orchestrator.artifact import JSON
-from orchestrator.recipe.renames import renamed_keys, renamed_values, with_new_names
+from orchestrator.renames import new_metric_name, renamed_keys, renamed_values, with_new_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"most_skips": "max_skips", "kept": "execution.kept"}
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {
+        "most_skips": "max_skips",
+        "kept": "execution.kept",
+        "gone": "removed; use",
+    }
     max_skips: int = 2
 
 
@@ -28,7 +32,7 @@ class Config:
 @pytest.mark.parametrize(
     ("recorded", "expected"),
     [
-        ({"loop": {"most_skips": 3, "kept": 9}}, {"loop": {"max_skips": 3}}),
+        ({"loop": {"most_skips": 3, "kept": 9, "gone": 1}}, {"loop": {"max_skips": 3}}),
         ({"loops": [{"most_skips": 3}, {}]}, {"loops": [{"max_skips": 3}, {}]}),
         ({"by_name": {"most_skips": {"most_skips": 3}}}, {"by_name": {"most_skips": {"max_skips": 3}}}),
         ({"form": "pictures", "loop": None}, {"form": "images", "loop": None}),
@@ -38,6 +42,14 @@ class Config:
 )
 def test_a_recorded_configuration_is_read_in_todays_names(recorded: JSON, expected: JSON) -> None:
     assert with_new_names(Config, recorded) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pictures", "images"), ("pictures/fit", None), ("left/a/b", "dropped/a/b"), ("left", None), ("images", None)],
+)
+def test_a_metric_is_renamed_by_its_name_or_by_its_beginning(name: str, expected: str | None) -> None:
+    assert new_metric_name({"pictures": "images", "left/": "dropped/"}, name) == expected
 
 
 def test_a_class_without_renames_has_none() -> None:

@@ -3,17 +3,19 @@
 A configuration class lists them beside its fields, as plain class variables, so that classes outside the kernel can:
   RENAMED_KEYS: ClassVar = {"old_key": "new_key", "moved_key": "execution.key"}
   RENAMED_VALUES: ClassVar = {"key": {"old_value": "new_value"}}
-The new name of a key that moved starts with the section of the stage that it moved to.
+The new name of a key that moved starts with the section of the stage that it moved to. Of a key that is gone, a text
+that starts with `REMOVED` says what to use instead.
 """
 
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from orchestrator.artifact import JSON
 
 NONE: Mapping[str, typing.Any] = types.MappingProxyType({})
+REMOVED = "removed; "
 SECTIONS = ("execution.", "retry.", "resources.")  # of a stage, to which keys have moved from its config
 
 
@@ -29,8 +31,32 @@ def renamed_values(config_class: type) -> Mapping[str, Mapping[str, str]]:
     return found
 
 
+def new_key_text(owners: Iterable[type], old: str, stage: str) -> str:
+    """The end of an error message about a key of another name or section; empty if the key never existed.
+
+    `stage`: the dotted path of the stage.
+    """
+    for owner in owners:
+        new = renamed_keys(owner).get(old)
+        if new is not None and new.startswith(REMOVED):
+            return new
+        if new is not None and new.startswith(SECTIONS):
+            return f"moved to {stage}.{new}, as it cannot change the result"
+        if new is not None:
+            return f"renamed to {new!r}"
+    return ""
+
+
+def new_metric_name(renamed: Mapping[str, str], name: str) -> str | None:
+    """Today's name of a metric, None if it was never another. An old name that ends in `/` stands for all below it."""
+    for old, new in renamed.items():
+        if name == old or (old.endswith("/") and name.startswith(old)):
+            return new + name.removeprefix(old)
+    return None
+
+
 def with_new_names(hint: object, value: JSON) -> JSON:
-    """Recorded data of a configuration in today's names; keys that moved to another section are left out."""
+    """Recorded data of a configuration in today's names; without keys that moved to another section or are gone."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _object_with_new_names(hint, value) if isinstance(value, dict) else value
     arguments = [item for item in typing.get_args(hint) if item is not Ellipsis]
@@ -50,7 +76,7 @@ def _object_with_new_names(config_class: type, value: Mapping[str, JSON]) -> JSO
     found: dict[str, JSON] = {}
     for key, item in value.items():
         name = keys.get(key, key)
-        if name.startswith(SECTIONS):
+        if name.startswith((*SECTIONS, REMOVED)):
             continue
         item = values.get(name, NONE).get(item, item) if isinstance(item, str) else item
         found[name] = with_new_names(hints.get(name), item)
