@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class IngestStageConfig:
     read: IngestConfig
     paths: tuple[Location, ...] = ()  # files, folders or glob patterns; without them the `raw` input is read
-    images: tuple[Location, ...] = ()  # folders and tars in which the annotations' image names are looked up
+    images: tuple[Location, ...] = ()  # folders and tars in which files of records name their images
     metadata: Location = Location("")  # JSON lines with licence and split by image name
 
 
@@ -51,8 +51,10 @@ class IngestWorker:
 
         def run(shard: ShardInput) -> ShardOutcome:
             planned = shard_from_json(shard.work)
+            # A folder of images is read as it is; `images` are for files of records, which only name theirs.
+            found = open_images((Path(planned.file),), **limits) if planned.members else images
             counts = ingest_shard(
-                planned, shard.output, self.config, images=images, metadata=metadata, tombstones=tombstones
+                planned, shard.output, self.config, images=found, metadata=metadata, tombstones=tombstones
             )
             metrics = {name: float(count) for name, count in counts.items() if name != "rows"}  # counted by itself
             return ShardOutcome(rows=counts["rows"], metrics=metrics)

@@ -73,7 +73,7 @@ def project_recipe(folder: Path, data: Path | None, kinds: Kinds) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._") or "project"
     where = str(data) if data else "data"
     read: dict[str, JSON] = {"source": name, "format": data_format(data)}
-    images: dict[str, JSON] = {"images": [where]} if data is None or data.is_dir() else {}
+    images: dict[str, JSON] = {"images": [where]} if read["format"] == "auto" and data and data.is_dir() else {}
     ingested = stage_text("ingested", kinds["ingest"], {"read": read, "paths": [where], **images}, {})
     curated = stage_text("curated", kinds["curate"], {"anchors": [[64, 64]]}, {"records": "ingested"})
     header = HEADER.format(data=where, plugin=PLUGIN, name=json.dumps(name))

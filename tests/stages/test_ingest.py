@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from orchestrator.artifact import JSON
+from orchestrator.shards import ShardInput
 from orchestrator.stage import Location
-from stages.ingest import IngestStageConfig, InputPaths, ingest_shards, sources
+from stages.ingest import IngestStageConfig, IngestWorker, InputPaths, ingest_shards, sources
 
 CONFIG = IngestConfig(source="mine")
 
@@ -101,6 +102,19 @@ def test_images_in_a_tar_count_with_the_whole_tar(raw: Path, tmp_path: Path) -> 
     assert identity_of_a() == before
     change_an_image(raw)
     assert identity_of_a() != before
+
+
+def test_a_folder_of_images_needs_no_other_place_for_them(raw: Path, tmp_path: Path) -> None:
+    config = IngestConfig(source="mine", format=FOLDER_FORMATS[0])
+    inputs = InputPaths(paths=(raw / "images",), images=(), metadata=None)
+    for name in ("one", "two"):
+        (raw / "images" / f"{name}.txt").write_text(f"the image {name}")
+    (shard,) = ingest_shards(config, inputs)
+    run = IngestWorker(config=config, inputs=inputs, tombstones={}).start()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    done = run(ShardInput(name=shard.name, items=shard.items, work=shard.work, output=folder))
+    assert (done.rows, done.metrics["rejects"]) == (2, 0.0)
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "\ud800.png", "a\x00b.png", ""])
