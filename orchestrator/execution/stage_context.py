@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class AttemptContext:
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all results of its maps, by fingerprint
     fenced: FencedError | None = None  # found by `stop_requested`: why the attempt writes nothing more
     _guard_asked_at: float = float("-inf")  # by `adopt`
-    _fence_read_at: float = field(default_factory=time.monotonic)  # by `stop_requested`
+    _fence_read_at: float = field(default_factory=time.monotonic)  # for `stop_requested`
+    _look: threading.Thread | None = None
 
     @property
     def stage_id(self) -> str:
@@ -130,10 +132,18 @@ class AttemptContext:
         return self.fenced is not None or self.is_stop_requested()
 
     def _look_for_fence(self) -> None:
-        """See now and then whether the attempt was aborted elsewhere, so that its work is of no use any more."""
-        if self.fenced is not None or time.monotonic() - self._fence_read_at < FENCE_POLL_S:
+        """See now and then whether the attempt was aborted elsewhere, so that its work is of no use any more.
+
+        In the background: a store that hangs must not hold up the caller, which looks for hanging workers.
+        """
+        is_looking = self._look is not None and self._look.is_alive()
+        if self.fenced is not None or is_looking or time.monotonic() - self._fence_read_at < FENCE_POLL_S:
             return
         self._fence_read_at = time.monotonic()
+        self._look = threading.Thread(target=self._read_fence, name="fence", daemon=True)
+        self._look.start()
+
+    def _read_fence(self) -> None:
         try:
             self.guard.check()
         except FencedError as error:

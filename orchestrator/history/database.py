@@ -77,7 +77,7 @@ class Database:
 
     def _transact(self, work: Callable[[Connection], T], *, read_only: bool, patience_s: float) -> T:
         began = time.monotonic()
-        wait_s = 0.1
+        wait_s, reported = 0.1, ""
         while True:
             try:
                 options = {_READ_ONLY: read_only}
@@ -91,7 +91,9 @@ class Database:
                     raise DatabaseError(self._explain(error)) from error
                 if _sql_state(error) == READ_ONLY_STATE:
                     self._engine.dispose()  # connections to the server that was the primary before a fail-over
-                log.warning("database %s: %s; retrying", self.address, _cause(error))
+                if _cause(error) != reported:  # one line for each cause, however long it lasts
+                    reported = _cause(error)
+                    log.warning("database %s: %s; retrying", self.address, reported)
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
 

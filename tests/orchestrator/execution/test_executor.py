@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.artifact import Artifact
+from orchestrator.artifacts.run_epochs import RunEpochs
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
@@ -21,6 +22,8 @@ from orchestrator.history.run_status import run_status
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
+from orchestrator.store.commits import read_outcome
+from orchestrator.store.layout import artifact_site
 from orchestrator.workspace import Workspace, new_run_id, stage_rows
 
 TROUBLES: dict[str, Callable[[StageContext], None]] = {}  # by stage id: what happens in `run` before it writes
@@ -372,6 +375,10 @@ def test_attempts_of_a_dead_driver_are_lost_or_found_committed(site: Site) -> No
     assert CALLS == ["lost"]
     assert site.ends() == [("lost", "LOST"), ("committed", "COMMITTED"), ("lost", "COMMITTED")]
     assert site.state() == "SUCCEEDED"
+    decided = read_outcome(workspace.store, artifact_site(plan.stages[0].key), f"{run_id}-lost-{epoch}-1")
+    assert decided is not None
+    assert (decided.kind, decided.reason) == ("ABORT", "its driver ended")  # should it live on, it commits nothing
+    assert RunEpochs(store=workspace.store, run_id=run_id).newest() == epoch + 1
 
 
 def test_each_attempt_has_its_log(site: Site) -> None:
