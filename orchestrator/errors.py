@@ -53,6 +53,16 @@ class FencedError(StoreError):
     """The attempt was aborted, by its driver or by an attempt that took over; nothing that it writes counts."""
 
 
+class UnreachableStoreError(StoreError):
+    """The store, or a part of it, is not there (not mounted, a listing that lags). Nothing may be concluded from it."""
+
+
+class ForeignStoreError(StoreError):
+    """The store is another one than the database belongs to."""
+
+    exit_code = EXIT_UNUSABLE
+
+
 class DatabaseError(OrchestratorError):
     """The index database cannot be used as it is."""
 

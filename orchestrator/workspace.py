@@ -31,6 +31,7 @@ from orchestrator.execution.run_logs import RunLogs
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.database import Database, database_exists
 from orchestrator.history.events import AttemptState
+from orchestrator.history.known_store import remember_store, remembered_store
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
@@ -46,6 +47,7 @@ from orchestrator.sinks.mlflow_sink import MlflowSink
 from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
 from orchestrator.store.store import Store, open_store, probe
+from orchestrator.store.store_identity import check_store, establish
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class Workspace:
 
         Raises:
             RecipeError: an address is not valid.
-            StoreError, DatabaseError: the store or the database cannot be used.
+            StoreError, DatabaseError: the store or the database cannot be used, or do not belong together.
         """
         root = (root or workspace_root()).absolute()
         database_url = database_url or str(root / "index.db")
@@ -119,6 +121,11 @@ class Workspace:
             _open=kept_open,
         )
         workspace._open.callback(workspace.runs.close)
+        try:
+            check_store(store, remembered_store(database))
+        except BaseException:
+            workspace.close()
+            raise
         return workspace
 
     def __enter__(self) -> "Workspace":
@@ -151,7 +158,7 @@ class Workspace:
         run_prechecks(plan)
         executor = self._executor()
         executor.check(plan)
-        probe(self.store)
+        self._prepare_store(plan)
         run_id = run_id or new_run_id()
         self.records.put_plan(plan_digest(plan), plan_to_json(plan))
         self.runs.create_run(
@@ -182,7 +189,7 @@ class Workspace:
         self._refuse_tainted(plan, run_id, accept_taint=accept_taint)
         check_needs(plan)
         run_prechecks(plan)
-        probe(self.store)
+        self._prepare_store(plan)
         return self._run(self._executor(), plan, run_id, stop, detached, on_started)
 
     def plan_of(self, run_id: str, kinds: Kinds, *, allow_changed_kinds: bool = False) -> Plan:
@@ -272,6 +279,12 @@ class Workspace:
             return True
         lease = self.leases.holder(f"run:{row.run_id}")
         return lease is not None and lease.epoch == row.epoch
+
+    def _prepare_store(self, plan: Plan) -> None:
+        """Probe the store, give it its identity, and remember that the database belongs to it."""
+        probe(self.store)
+        identity = establish(self.store, [stage.spec.kind.name for stage in plan.stages])
+        remember_store(self.database, identity.store_id)
 
     def _executor(self) -> Executor:
         return Executor(

@@ -33,6 +33,7 @@ from orchestrator.store.commits import (
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
 from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
 from orchestrator.store.store import Store, put_same, record_bytes
+from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,9 @@ class ArtifactStore:
         """The manifest of a committed artifact whose files all exist with the recorded lengths; otherwise None.
 
         A damaged artifact counts as absent and is logged; `verify(..., rehash=False)` lists what is wrong.
+
+        Raises:
+            UnreachableStoreError: a folder of the store is not there, so nothing can be said.
         """
         stored = self.stored(key)
         return stored.manifest if stored else None
@@ -81,6 +85,8 @@ class ArtifactStore:
         """Like `find`, but also returns the commit record."""
         found = roll_forward(self.store, artifact_site(key))
         problems = self._problems(key, found, rehash=False)
+        if problems:
+            check_folders(self.store)
         for problem in problems:
             log.warning("treated as absent, will be made again: %s", problem)
         return None if problems or not found.commit else self._read(key, found.commit)
@@ -181,6 +187,7 @@ class ArtifactStore:
         problems = self._problems(key, found, rehash=True)
         if not problems:
             return []
+        check_folders(self.store)
         shards: tuple[str, ...] = ()
         if found.commit:
             with suppress(CorruptArtifactError):  # an unreadable manifest names no shards
@@ -267,6 +274,7 @@ class ArtifactStore:
             problems = self._problems(key, found, rehash=False)
             if not problems:
                 return found
+            check_folders(self.store)  # what is missing because its folder is not mounted is not damaged
             retract(self.store, site, found.generation, reason=f"damaged: {problems[0]}")
 
     def _write_manifest(self, attempt: AttemptFolder, draft: ManifestDraft) -> dict[str, JSON]:

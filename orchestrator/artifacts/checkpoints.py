@@ -24,6 +24,7 @@ from orchestrator.store.fences import Fences
 from orchestrator.store.layout import artifact_site, checkpoint_site, checkpoint_steps, new_attempt_id, owner_of
 from orchestrator.store.manifests import check_paths, files_to_json
 from orchestrator.store.store import Store, put_same, record_bytes
+from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import differences, readable_folder
 from orchestrator.typed_json import JSONObject, parse_record
 
@@ -138,6 +139,7 @@ class StoredCheckpoints:
         while found.commit or found.problem:
             if self._is_sound(step, found):
                 return True
+            check_folders(self.store)  # what is missing because its folder is not mounted is not damaged
             retract(self.store, site, found.generation, reason="damaged", attempt=self.attempt.name)
             found = roll_forward(self.store, site)
         attempt = new_attempt_id(self.attempt.name)

@@ -30,6 +30,7 @@ from orchestrator.store.commits import (
 from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site, stored_keys
 from orchestrator.store.manifests import check_paths, files_to_json, number_to_json
 from orchestrator.store.store import Store
+from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
 from orchestrator.typed_json import JSONObject, Number, record_from_json
 
@@ -186,6 +187,7 @@ class ShardLedger:
         """Retract a damaged shard, so that the next map makes it again. Returns the damage found."""
         problems = self.verify(key)
         if problems:
+            check_folders(self.store)
             site = shard_site(key)
             retract(self.store, site, head(self.store, site).generation, reason=f"damaged: {problems[0]}")
         return problems
@@ -217,6 +219,7 @@ class ShardLedger:
             found = roll_forward(self.store, site)
             if not (found.commit or found.problem) or self.find(key):
                 return found
+            check_folders(self.store)  # what is missing because its folder is not mounted is not damaged
             retract(self.store, site, found.generation, reason="damaged: unreadable, or files are missing or cut")
 
     def _keep_local(self, output: AttemptFolder) -> None:

@@ -12,7 +12,9 @@ from orchestrator.commands.shared.options import (
     location_options,
     open_workspace,
 )
+from orchestrator.history.known_store import remember_store
 from orchestrator.history.rebuild import rebuild_index
+from orchestrator.store.store_identity import read_identity
 
 
 @click.group("index")
@@ -27,6 +29,8 @@ def rebuild_command(locations: Locations, as_json: bool) -> None:
     """Rebuild every row of the database from the store. Nothing in the store is changed."""
     with open_workspace(locations, create=True) as workspace:
         report = rebuild_index(workspace.database, workspace.artifacts)
+        if identity := read_identity(workspace.store):
+            remember_store(workspace.database, identity.store_id)
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))
         return

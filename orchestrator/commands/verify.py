@@ -1,6 +1,7 @@
 """`illume verify`: checks committed artifacts against their digests."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -17,37 +18,45 @@ from orchestrator.commands.shared.options import (
     open_workspace,
 )
 from orchestrator.commands.shared.targets import find_artifact
+from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.store.commits import head
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
+from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import Problem
+
+MANY = 3  # damaged artifacts, from which on their share is looked at
+HEALED_SHARE = 0.2  # of the checked artifacts that --heal retracts without asking
 
 
 @click.command("verify", epilog=examples("verify", "verify last:curated", "verify --quick --heal"))
 @click.argument("target", required=False, shell_complete=complete_target)
 @click.option("--quick", is_flag=True, help="Compare lengths only, read no bytes.")
 @click.option("--heal", is_flag=True, help="Retract damaged artifacts, so that the next run makes them again.")
+@click.option("--yes", is_flag=True, help="With --heal: do not ask, however much is damaged.")
 @location_options
 @json_option
 def verify_command(
     target: str | None,
     quick: bool,
     heal: bool,
+    yes: bool,
     locations: Locations,
     as_json: bool,
 ) -> int:
     """Check committed artifacts against their digests.
 
     TARGET is RUN:STAGE or the first digits of an identity; without one, everything is checked. Exits with 1 if
-    something is damaged.
+    something is damaged. If much of the store is, --heal asks first: then something else is wrong, more often than not.
     """
     with open_workspace(locations, changes=heal) as workspace:
         checked = _checked(workspace.artifacts, workspace.database, target)
-        problems: list[Problem] = []
-        for key in checked:
-            found = workspace.artifacts.verify(key, rehash=not quick)
-            problems += found
-            if found and heal:
+        damaged = {key: found for key in checked if (found := workspace.artifacts.verify(key, rehash=not quick))}
+        problems = [problem for found in damaged.values() for problem in found]
+        if damaged and heal:
+            check_folders(workspace.store)
+            _ask_before_healing(len(damaged), len(checked), problems[0], yes=yes)
+            for key in damaged:
                 workspace.artifacts.heal(key)
     if as_json:
         click.echo(
@@ -58,6 +67,21 @@ def verify_command(
             click.echo(str(problem))
         click.echo(_verdict(len(checked), problems, heal=heal))
     return 1 if problems and not heal else 0
+
+
+def _ask_before_healing(num_damaged: int, num_checked: int, example: Problem, *, yes: bool) -> None:
+    """Returns if little is damaged, or a person agrees. Raises: RecipeError: nobody is there to agree."""
+    if yes or num_damaged < MANY or num_damaged <= num_checked * HEALED_SHARE:
+        return
+    click.echo(
+        f"{num_damaged} of {num_checked} artifacts look damaged, for instance {example}. Is the whole store there?",
+        err=True,
+    )
+    question = "Retract all of them, so that they are made again?"
+    if not sys.stdin.isatty():
+        raise RecipeError(f"nothing was retracted. {question} Then repeat the command with --yes")
+    if not click.confirm(question, err=True):
+        raise RecipeError("nothing was retracted")
 
 
 def _checked(artifacts: ArtifactStore, database: Database, target: str | None) -> list[ArtifactKey]:

@@ -22,7 +22,7 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
 from orchestrator.extras import require_extra
 from orchestrator.history.events import mask_text
-from orchestrator.history.schema import SCHEMA_VERSION, metadata, schema_version
+from orchestrator.history.schema import SCHEMA_VERSION, known_stores, metadata, schema_version
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Database:
     def _prepare(self, connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-        metadata.create_all(connection, tables=[schema_version])
+        metadata.create_all(connection, tables=[schema_version, known_stores])  # the second one came later
         found = list(connection.execute(select(schema_version.c.version)).scalars())
         if not found:
             metadata.create_all(connection)

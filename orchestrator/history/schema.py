@@ -15,6 +15,8 @@ metadata = MetaData()
 
 schema_version = Table("illume_schema", metadata, Column("version", Integer, primary_key=True))
 
+known_stores = Table("known_stores", metadata, Column("store_id", String, primary_key=True))  # see known_store.py
+
 runs = Table(
     "runs",
     metadata,

@@ -21,6 +21,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store.store import Store
 
 ARTIFACTS, SHARDS, PLANS, RUNS = "artifacts", "shards", "plans", "runs"
+IDENTITY, FOLDERS, MARKER = "STORE.json", "folders", "STORE"  # see store_identity.py
 STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number
 
 

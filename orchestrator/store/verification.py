@@ -52,6 +52,8 @@ def differences(store: Store, data_key: str, files: Sequence[FileEntry], *, reha
     def compare_file(file: FileEntry) -> Difference | None:
         key = f"{data_key}/{file.path}"
         size = sizes.get(key)
+        if size is None and (unlisted := store.digest(key)):  # a listing may lag, as on NFS; the object decides
+            size = unlisted.bytes
         if size is None or size != file.bytes:
             found = "no file" if size is None else f"{size:,} bytes"
             return Difference(path=file.path, found=found, expected=f"{file.bytes:,} bytes")

@@ -1,0 +1,120 @@
+"""Which store this is, and whether all of it is there.
+
+`STORE.json` names the store; the database remembers the name. On a disk, folders that may be mounts of their own carry
+a marker, and `folders/` lists them:
+
+    STORE.json            {format, store_id, created}
+    folders/<name>        the folders that carry a marker, `/` written as `.`
+    <folder>/STORE        the marker: the store's id
+
+Rule: where the identity, or a marker that is on record, is missing, the store or a part of it is not there (not
+mounted, a listing that lags). Nothing is concluded from what cannot be seen then: nothing is made again,
+retracted or deleted. Stores of older versions have no identity until the next run gives them one.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from orchestrator.errors import ForeignStoreError, UnreachableStoreError
+from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS
+from orchestrator.store.store import Store, record_bytes
+from orchestrator.typed_json import parse_record
+
+IDENTITY_FORMAT = 1
+TOP_FOLDERS = (ARTIFACTS, SHARDS, PLANS, RUNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreIdentity:
+    """The content of `STORE.json`."""
+
+    format: Literal[1]
+    store_id: str  # 32 hexadecimal digits
+    created: str  # ISO 8601, UTC; informative only
+
+
+def read_identity(store: Store) -> StoreIdentity | None:
+    """The identity of a store; None if it has none yet, or is not there.
+
+    Raises:
+        NewerFormatError: a newer version has written it.
+        CorruptArtifactError: it cannot be parsed; the message names the file.
+    """
+    data = store.get(IDENTITY)
+    return None if data is None else parse_record(StoreIdentity, data, f"{store.url}: {IDENTITY}")
+
+
+def establish(store: Store, stage_kinds: Iterable[str] = ()) -> StoreIdentity:
+    """Give a store its identity if it has none, and mark the folders of `stage_kinds`. Can be repeated.
+
+    Call it only after `check_store`: in a store that is not mounted it would name the empty folder below the mount.
+    """
+    identity = read_identity(store)
+    if identity is None:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"format": IDENTITY_FORMAT, "store_id": uuid.uuid4().hex, "created": created}
+        store.put_new(IDENTITY, record_bytes(dict(record)))
+        identity = read_identity(store)
+        if identity is None:
+            raise UnreachableStoreError(f"{store.url}: '{IDENTITY}' was written and cannot be read; try again")
+    if store.is_local:
+        known = set(_marked_folders(store))
+        kinds = {*stage_kinds, *store.folders(ARTIFACTS), *store.folders(SHARDS)}
+        folders = {*TOP_FOLDERS, *(f"{top}/{kind}" for top in (ARTIFACTS, SHARDS) for kind in kinds)}
+        for folder in sorted(folders - known):  # the marker first: a folder on record has one
+            store.put_new(f"{folder}/{MARKER}", identity.store_id.encode())
+            store.put_new(f"{FOLDERS}/{folder.replace('/', '.')}", folder.encode())
+    return identity
+
+
+def check_store(store: Store, remembered: str | None) -> None:
+    """Make sure that the store is the one that is remembered, and that all its folders are there. Changes nothing.
+
+    Raises:
+        UnreachableStoreError: it, or one of its folders, is not there.
+        ForeignStoreError: it is another store.
+    """
+    identity = read_identity(store)
+    if remembered is not None and identity is None:
+        raise UnreachableStoreError(
+            f"{store.url}: found no '{IDENTITY}', expected that of store {remembered}, which this database belongs to. "
+            "Is the folder mounted, is it the right address? Nothing was changed"
+        )
+    if remembered is not None and identity is not None and identity.store_id != remembered:
+        raise ForeignStoreError(
+            f"{store.url}: '{IDENTITY}' says store {identity.store_id}, expected {remembered}, which this database "
+            "belongs to. Name the right --store, or another --database and then `illume index rebuild`"
+        )
+    if identity is not None:
+        check_folders(store, identity)
+
+
+def check_folders(store: Store, identity: StoreIdentity | None = None) -> None:
+    """Make sure that every folder on record is there, so that what is missing below it is really missing.
+
+    Raises:
+        UnreachableStoreError: a folder is not mounted, or is another store's.
+    """
+    if not store.is_local:
+        return
+    identity = identity or read_identity(store)
+    if identity is None:
+        return
+    for folder in _marked_folders(store):
+        found = store.get(f"{folder}/{MARKER}")
+        if found is None or found.decode(errors="replace").strip() != identity.store_id:
+            state = "no marker" if found is None else "the marker of another store"
+            raise UnreachableStoreError(
+                f"{store.url}: folder '{folder}': found {state}, expected '{folder}/{MARKER}' of store "
+                f"{identity.store_id}. Is it mounted? Nothing was changed. If it was deleted on purpose, delete "
+                f"'{FOLDERS}/{folder.replace('/', '.')}' too"
+            )
+
+
+def _marked_folders(store: Store) -> list[str]:
+    """The folders that are on record as carrying a marker."""
+    names = [item.key.removeprefix(f"{FOLDERS}/") for item in store.list(FOLDERS)]
+    return [name.replace(".", "/", 1) for name in names]

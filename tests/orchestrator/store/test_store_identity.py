@@ -1,0 +1,87 @@
+"""The identity of a store: made once, remembered, and never concluded from what is not there."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import CorruptArtifactError, ForeignStoreError, NewerFormatError, UnreachableStoreError
+from orchestrator.store.layout import IDENTITY
+from orchestrator.store.local_store import LocalStore
+from orchestrator.store.store_identity import check_folders, check_store, establish, read_identity
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def move_away(store: LocalStore, folder: str) -> None:
+    """What an unmounted folder looks like: an empty one of the same name."""
+    (store.root / folder).rename(store.root.parent / folder.replace("/", "-"))
+    (store.root / folder).mkdir()
+
+
+def test_an_identity_is_made_once_and_kept(store: LocalStore) -> None:
+    assert read_identity(store) is None
+    first = establish(store, ["curate"])
+    assert establish(store, ["train"]) == first == read_identity(store)
+    check_store(store, first.store_id)
+    check_store(store, None)
+
+
+def test_a_store_of_an_older_version_has_none_and_is_taken_as_it_is(store: LocalStore) -> None:
+    store.put_new("artifacts/curate/ab/x", b"old")
+    check_store(store, None)
+    check_folders(store)
+    establish(store)
+    move_away(store, "artifacts/curate")
+    with pytest.raises(UnreachableStoreError, match="folder 'artifacts/curate'"):
+        check_folders(store)
+
+
+def test_a_store_that_is_not_mounted_is_not_empty(store: LocalStore) -> None:
+    identity = establish(store)
+    elsewhere = LocalStore(store.root.parent / "not-mounted")
+    with pytest.raises(UnreachableStoreError, match=r"no 'STORE.json'.*mounted.*Nothing was changed"):
+        check_store(elsewhere, identity.store_id)
+    assert not elsewhere.root.exists()
+
+
+def test_another_store_is_refused(store: LocalStore, tmp_path: Path) -> None:
+    other = LocalStore(tmp_path / "other")
+    establish(other)
+    with pytest.raises(ForeignStoreError, match="another --database") as error:
+        check_store(other, establish(store).store_id)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("folder", ["artifacts", "shards", "artifacts/curate", "shards/curate", "runs", "plans"])
+def test_a_folder_that_is_not_mounted_is_named(store: LocalStore, folder: str) -> None:
+    identity = establish(store, ["curate"])
+    move_away(store, folder)
+    with pytest.raises(UnreachableStoreError, match=f"folder '{folder}"):
+        check_store(store, identity.store_id)
+
+
+def test_a_folder_of_another_store_in_its_place_is_named(store: LocalStore, tmp_path: Path) -> None:
+    other = LocalStore(tmp_path / "other")
+    establish(other, ["curate"])
+    establish(store, ["curate"])
+    move_away(store, "artifacts/curate")
+    (store.root / "artifacts" / "curate" / "STORE").write_bytes((other.root / "artifacts/curate/STORE").read_bytes())
+    with pytest.raises(UnreachableStoreError, match="marker of another store"):
+        check_folders(store)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(b"{}", CorruptArtifactError), (b"", CorruptArtifactError), (b'{"format":2}', NewerFormatError)],
+)
+def test_an_identity_that_cannot_be_read_is_an_error_that_names_the_file(
+    store: LocalStore, content: bytes, error: type[Exception]
+) -> None:
+    store.put_new(IDENTITY, content)
+    with pytest.raises(error, match=IDENTITY):
+        check_store(store, None)
+    with pytest.raises(error, match=IDENTITY):
+        establish(store)
