@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from orchestrator.artifact import JSON
 from orchestrator.errors import ForeignStoreError, UnreachableStoreError
 from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS
 from orchestrator.store.store import Store, record_bytes
@@ -55,8 +56,8 @@ def establish(store: Store, stage_kinds: Iterable[str] = ()) -> StoreIdentity:
     identity = read_identity(store)
     if identity is None:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"format": IDENTITY_FORMAT, "store_id": uuid.uuid4().hex, "created": created}
-        store.put_new(IDENTITY, record_bytes(dict(record)))
+        record: dict[str, JSON] = {"format": IDENTITY_FORMAT, "store_id": uuid.uuid4().hex, "created": created}
+        store.put_new(IDENTITY, record_bytes(record))
         identity = read_identity(store)
         if identity is None:
             raise UnreachableStoreError(f"{store.url}: '{IDENTITY}' was written and cannot be read; try again")
