@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_pipelines.datasets.samples import Sample, SampleImage
 from data_pipelines.images.model_input import grids, input_pixels, input_size, is_cropped, pixels_to_input
+from data_pipelines.inference.image_tokenizer import to_image
 from data_pipelines.inference.input_settings import ModelInput, load_input
 from data_pipelines.tokens.conversations import editing_request, generation_request, question, render_prompt
 from data_pipelines.tokens.vocabulary import Vocabulary, load_vocabulary
@@ -21,7 +22,6 @@ from models.diffusion.weights import load as load_decoder
 from models.dualvitok.geometry import PUBLISHED_MAX_CROP, Size, as_rgb, match_anchor, pad_to_anchor, remove_padding
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
-from models.metrics.image_metrics import to_levels
 from models.mllm.config import SamplingConfig
 from models.mllm.generation import Generation, Generator, Prompt
 from models.mllm.grammar import Rules
@@ -187,11 +187,6 @@ class IllumePlus:
             sizes=self.model_input.sizes,
             unconditional=unconditional,
         ).ids
-
-
-def to_image(image_CYX: torch.Tensor) -> Image.Image:
-    """The PIL image of floats in [-1, 1]."""
-    return Image.fromarray(to_levels(image_CYX).permute(1, 2, 0).numpy())
 
 
 def _image_sampling(sampling: SamplingConfig) -> SamplingConfig:

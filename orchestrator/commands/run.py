@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -35,21 +35,18 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.outcome import next_commands, outcome_lines, summaries_of
 from orchestrator.commands.shared.targets import Target, find_run
 from orchestrator.commands.status import event_pages
+from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
 from orchestrator.errors import EXIT_REQUEUE, CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
-from orchestrator.history.lease_owners import is_gone
-from orchestrator.history.run_status import RunSummary, newest_run, run_status
-from orchestrator.planning.plan import Plan, PlanOptions, make_plan
-from orchestrator.planning.plan_file import plan_from_json, plan_to_json
+from orchestrator.history.run_status import run_status
+from orchestrator.planning.plan import PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
 from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 SHOW_CURSOR = "\x1b[?25h"
-EXECUTION_SECTIONS = ("config", "execution", "resources", "retry")  # of a stage that runs; the config: its locations
-UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING, RunState.INTERRUPTED, RunState.FAILED)
 
 
 @click.command(
@@ -85,11 +82,11 @@ def run_command(
         check_detach(workspace, detach=detach)
         plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database), options)
         warn_of_changed_code(plan)
-        finished = _finished_run(workspace, plan)
+        finished = finished_run(workspace, plan)
         if finished is not None:
             click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
             return
-        interrupted = _interrupted_run(workspace, plan)
+        interrupted = interrupted_run(workspace, plan, stage_kinds())
         if interrupted is not None:
             click.echo(f"continuing run {interrupted.run_id}, which was interrupted", err=True)
             resume = partial(workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint)
@@ -136,7 +133,7 @@ def cancel_command(run: str | None, locations: Locations) -> None:
     """
     with open_workspace(locations) as workspace:
         found = find_run(workspace.database, run)
-        if found.state not in UNFINISHED[:3]:
+        if found.state not in ACTIVE:
             raise RecipeError(f"run {found.run_id}: found it {found.state.lower()}, so there is nothing to stop")
         workspace.cancel(found.run_id)
         click.echo(f"run {found.run_id}: asked to stop; follow it with `illume status -f {found.run_id}`")
@@ -234,44 +231,3 @@ def exit_immediately() -> NoReturn:
         click.echo(SHOW_CURSOR, nl=False)  # the live table hides it
     sys.stdout.flush()
     os._exit(EXIT_REQUEUE)
-
-
-def _finished_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
-    """The newest run of the recipe, if it succeeded with exactly these artifacts and there is nothing to run."""
-    newest = newest_run(workspace.database, recipe=plan.recipe)
-    if plan.to_run or newest is None or newest.state is not RunState.SUCCEEDED:
-        return None
-    known = {(stage.stage_id, stage.fingerprint) for stage in run_status(workspace.database, newest.run_id).stages}
-    return newest if {(stage.id, str(stage.fingerprint)) for stage in plan.stages} <= known else None
-
-
-def _interrupted_run(workspace: Workspace, plan: Plan) -> RunSummary | None:
-    """The newest run of the recipe, if it did not finish and its plan covers what is missing now."""
-    newest = newest_run(workspace.database, recipe=plan.recipe)
-    if newest is None or newest.state not in UNFINISHED or any(stage.redo for stage in plan.stages):
-        return None  # only the new plan knows what must be made again
-    holder = workspace.leases.holder(f"run:{newest.run_id}")
-    if holder is not None and not is_gone(holder.owner):
-        return None  # another driver runs it; this one waits for its artifacts where they are the same
-    saved_plan = workspace.records.plan(newest.plan_digest)
-    return newest if saved_plan is not None and _covers(saved_plan, plan) else None
-
-
-def _covers(saved_plan: Mapping[str, Any], plan: Plan) -> bool:
-    """True if running the interrupted plan makes what is missing now, with the current resources and locations."""
-    try:  # read as plan and written again, so that a setting that did not exist then has its default
-        decoded = plan_from_json(saved_plan, stage_kinds(), allow_changed_kinds=True)
-    except RecipeError:
-        return False
-    saved_stages: Any = plan_to_json(decoded)["stages"]
-    saved = {stage["id"]: stage for stage in saved_stages}
-    now = plan_to_json(plan)
-    if set(saved) != {stage.id for stage in plan.stages} or saved_plan.get("plugins") != now.get("plugins"):
-        return False
-    to_run = {stage.id for stage in plan.to_run}
-    stages: Any = now["stages"]
-    for stage in stages:
-        checked = ("fingerprint", *EXECUTION_SECTIONS) if stage["id"] in to_run else ("fingerprint",)
-        if any(saved[stage["id"]].get(key) != stage[key] for key in (*checked, "gates")):
-            return False
-    return all(saved[stage_id]["action"] == "run" for stage_id in to_run)

@@ -33,9 +33,11 @@ def load_recipe(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Reci
     return _to_recipe(document, kinds, overrides, file=str(file))
 
 
-def decode_recipe(data: dict[str, JSON], kinds: Kinds, *, file: str = "recipe") -> Recipe:
-    """Decode and check a recipe that a function computed; see `load_recipe`."""
-    return _to_recipe(Document(data=data, lines={}), kinds, (), file=file)
+def decode_recipe(
+    data: dict[str, JSON], kinds: Kinds, overrides: Sequence[str] = (), *, file: str = "recipe"
+) -> Recipe:
+    """Decode and check a recipe that a function computed; see `load_recipe`. Overrides are written into `data`."""
+    return _to_recipe(Document(data=data, lines={}), kinds, overrides, file=file)
 
 
 @dataclass(kw_only=True)

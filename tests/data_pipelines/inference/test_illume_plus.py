@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.inference.illume_plus import IllumePlus, to_image
+from data_pipelines.inference.illume_plus import IllumePlus
+from data_pipelines.inference.image_tokenizer import to_image
 from models.dualvitok.geometry import Size
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import ANCHORS, DECODER, TinyRun
@@ -117,8 +118,3 @@ def test_codes_come_back_as_the_tokenizer_decodes_them(model: IllumePlus) -> Non
     with torch.inference_mode():
         expected = model.tokenizer.decode(model.tokenizer.encode(image_CYX[None]))[0]
     assert np.array_equal(np.asarray(shown), np.asarray(to_image(expected)))
-
-
-def test_floats_become_levels_as_published() -> None:
-    levels = torch.tensor([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]).expand(3, 1, 7)
-    assert np.asarray(to_image(levels))[0, :, 0].tolist() == [0, 0, 64, 128, 191, 255, 255]

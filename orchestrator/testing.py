@@ -1,0 +1,266 @@
+"""A stage's context over plain folders: tests a stage's `run` without a store, a database or Ray.
+
+    def test_words_are_shouted(tmp_path):
+        (tmp_path / "said").mkdir()
+        (tmp_path / "said" / "words.txt").write_text("hello")
+        context = folder_context(SHOUT, tmp_path / "work", inputs={"words": tmp_path / "said"})
+        metrics = SHOUT.run(ShoutConfig(times=2), context)
+        assert (context.output / "words.txt").read_text() == "HELLOHELLO"
+
+What it does not show: retries, the quarantine of items that crash their worker, resuming, the identity of the stage.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifact import JSON, Artifact, FileEntry, Fingerprint, Manifest
+from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.identity import canonical_json, fingerprint_of
+from orchestrator.shards import Shard, ShardInput, ShardRecord, ShardWorker
+from orchestrator.stage import Checkpoint, Resources, RetryPolicy, StageKind
+from orchestrator.store.attempt_folder import files_below
+from orchestrator.store.objects import file_digest
+
+FilledSlot = Path | Artifact | Sequence[Path | Artifact]
+META_FILE = "meta.json"
+
+
+@dataclass(kw_only=True)
+class RecordingTracker:
+    """`stage.Tracker` that keeps what it is told."""
+
+    metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (step, values)
+    steps: list[tuple[int, int, str]] = field(default_factory=list)  # (done, total, unit)
+    events: list[tuple[str, dict[str, JSON]]] = field(default_factory=list)  # (kind, fields)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        self.metrics.append((step, dict(metrics)))
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.steps.append((done, total, unit))
+
+    def log_event(self, kind: str, fields: Mapping[str, JSON]) -> None:
+        self.events.append((kind, dict(fields)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderCheckpoints:
+    """`stage.Checkpoints` below a folder, one folder per step. Can be pickled."""
+
+    folder: Path
+
+    def latest(self) -> Checkpoint | None:
+        steps = self._steps()
+        if not steps:
+            return None
+        path = self._path(steps[-1])
+        meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+        return Checkpoint(step=steps[-1], path=path / "files", meta=meta)
+
+    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+        if not self._path(step).exists():
+            shutil.copytree(folder, self._path(step) / "files")
+            (self._path(step) / META_FILE).write_text(canonical_json(dict(meta)), encoding="utf-8")
+
+    def prune(self, keep: int, needed: int | None = None) -> None:
+        if keep < 1:
+            raise ValueError(f"keep: found {keep}, expected at least 1")
+        steps = self._steps()
+        kept = {*steps[-keep:], *[step for step in steps if needed is not None and step <= needed][-1:]}
+        self._delete(step for step in steps if step not in kept)
+
+    def retract_after(self, step: int) -> None:
+        self._delete(later for later in self._steps() if later > step)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{step:012d}"
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.folder.iterdir()) if self.folder.exists() else []
+
+    def _delete(self, steps: Any) -> None:
+        for step in list(steps):
+            shutil.rmtree(self._path(step))
+
+
+@dataclass(kw_only=True)
+class FolderContext:
+    """`stage.StageContext` below a folder; made by `folder_context`."""
+
+    kind: StageKind[Any]
+    folder: Path
+    artifacts_by_slot: Mapping[str, Sequence[Artifact]]
+    resources: Resources
+    retry: RetryPolicy
+    tombstones: Mapping[str, frozenset[str]]
+    memory_halvings: int
+    stage_id: str
+    run_id: str = "test-run"
+    attempt_id: str = "test-attempt"
+    fingerprint: str = "0" * 64
+    is_stop_requested: bool = False  # set it to see the stage stop
+    tracker: RecordingTracker = field(default_factory=RecordingTracker)
+    cluster: Cluster = field(default_factory=Cluster)  # started only by a stage that asks for Ray
+
+    def __post_init__(self) -> None:
+        for path in (self.output, self.scratch):
+            path.mkdir(parents=True)
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    @property
+    def checkpoints(self) -> FolderCheckpoints:
+        return FolderCheckpoints(folder=self.folder / "checkpoints")
+
+    def input(self, slot: str) -> Artifact:
+        found = self.inputs(slot)
+        if len(found) != 1:
+            raise ValueError(f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected exactly 1")
+        return found[0]
+
+    def inputs(self, slot: str) -> Sequence[Artifact]:
+        _check_slot(self.kind, slot)
+        return self.artifacts_by_slot.get(slot, ())
+
+    def stop_requested(self) -> bool:
+        return self.is_stop_requested
+
+    def connect_ray(self) -> None:
+        self.cluster.connect()
+
+    def map_shards(
+        self,
+        worker: ShardWorker,
+        shards: Sequence[Shard],
+        *,
+        label: str,
+        identity: Mapping[str, JSON],
+        unit: str = "items",
+    ) -> list[ShardRecord]:
+        """Run the worker over the shards here, one after the other. What it raises is raised here.
+
+        Raises: ValueError: two shards have one name. TypeError: an identity, an item or a result is not plain JSON.
+        """
+        names = [shard.name for shard in shards]
+        if len(set(names)) != len(names):
+            raise ValueError(f"{self.stage_id}: map {label!r}: two shards have one name; expected a name for each")
+        run, records = worker.start(), list[ShardRecord]()
+        for number, shard in enumerate(shards, start=1):
+            output = self.folder / "shards" / label / shard.name
+            output.mkdir(parents=True)
+            work = ShardInput(name=shard.name, items=shard.items, work=shard.work, output=output)
+            outcome = run(work)
+            payload: dict[str, JSON] = {
+                "stage_kind": self.kind.name,
+                "version": self.kind.version,
+                "label": label,
+                "identity": dict(identity),
+                "items": list(shard.items),
+                "shard_identity": dict(shard.identity),
+            }
+            record = ShardRecord(
+                shard=shard.name,
+                fingerprint=fingerprint_of(payload),
+                path=output,
+                files=_entries(output),
+                outcome=replace(outcome, result=json.loads(canonical_json(outcome.result))),
+                reused=False,
+            )
+            records.append(record)
+            self.tracker.progress(number, len(shards), unit)
+        return records
+
+    def adopt(self, record: ShardRecord, names: Mapping[str, str] | None = None) -> None:
+        found = {entry.path for entry in record.files}
+        for source, name in ({path: path for path in found} if names is None else names).items():
+            if source not in found:
+                raise ValueError(f"{self.stage_id}: shard {record.shard} has no file {source!r}, only {sorted(found)}")
+            target = self.output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record.path / source, target)
+
+
+def folder_context(
+    kind: StageKind[Any],
+    folder: Path,
+    *,
+    inputs: Mapping[str, FilledSlot] | None = None,
+    resources: Resources | None = None,
+    retry: RetryPolicy | None = None,
+    tombstones: Mapping[str, frozenset[str]] | None = None,
+    memory_halvings: int = 0,
+    stage_id: str = "",
+) -> FolderContext:
+    """A context for one call of `kind.run`, which writes below `folder`; the example is at the head of this module.
+
+    `inputs`: for each slot a folder, an artifact, or a list of them; see `folder_artifact` for one with metrics. The
+    stage's output is in `context.output`, its tracked metrics and events are in `context.tracker`.
+
+    Raises: ValueError: a slot is unknown, empty, or holds too many artifacts; or `folder` was used before.
+    """
+    if (folder / "output").exists():
+        raise ValueError(f"{folder}: found the output of another context; expected an unused folder for each")
+    given = {slot: _artifacts(kind, slot, value) for slot, value in (inputs or {}).items()}
+    for name, slot in kind.inputs.items():
+        number = len(given.get(name, ()))
+        if (slot.required and not number) or (number > 1 and not slot.many):
+            expected = "one" if not slot.many else "at least one"
+            raise ValueError(f"stage kind {kind.name!r}: slot {name!r} holds {number} artifacts, expected {expected}")
+    return FolderContext(
+        kind=kind,
+        folder=folder,
+        artifacts_by_slot=given,
+        resources=resources or Resources(),
+        retry=retry or RetryPolicy(),
+        tombstones=tombstones or {},
+        memory_halvings=memory_halvings,
+        stage_id=stage_id or kind.name,
+    )
+
+
+def folder_artifact(
+    folder: Path, kind: str, *, metrics: Mapping[str, float] | None = None, stage_kind: str = "test"
+) -> Artifact:
+    """An artifact of the kind `kind`, for example "dataset@1", whose files are those below `folder`.
+
+    Its identity is that of its files. Raises: StoreError: a file of a kind that an artifact cannot hold.
+    """
+    files = _entries(folder)
+    payload: dict[str, JSON] = {"kind": kind, "files": [[entry.path, entry.sha256] for entry in files]}
+    fingerprint = fingerprint_of(payload)
+    manifest = Manifest(
+        kind=kind,
+        stage_kind=stage_kind,
+        fingerprint=Fingerprint(fingerprint),
+        payload=payload,
+        files=files,
+        metrics=dict(metrics or {}),
+    )
+    return Artifact(path=folder, manifest=manifest, manifest_sha256=fingerprint)
+
+
+def _artifacts(kind: StageKind[Any], slot: str, value: FilledSlot) -> tuple[Artifact, ...]:
+    _check_slot(kind, slot)
+    found = (value,) if isinstance(value, Path | Artifact) else tuple(value)
+    return tuple(folder_artifact(one, kind.inputs[slot].kind) if isinstance(one, Path) else one for one in found)
+
+
+def _check_slot(kind: StageKind[Any], slot: str) -> None:
+    if slot not in kind.inputs:
+        known = ", ".join(kind.inputs) or "none"
+        raise ValueError(f"stage kind {kind.name!r} has no input slot {slot!r}; its slots: {known}")
+
+
+def _entries(folder: Path) -> tuple[FileEntry, ...]:
+    digests = ((name, file_digest(folder / name)) for name in files_below(folder))
+    return tuple(FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256) for name, digest in digests)
