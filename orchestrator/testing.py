@@ -4,7 +4,7 @@
         (tmp_path / "said").mkdir()
         (tmp_path / "said" / "words.txt").write_text("hello")
         context = folder_context(SHOUT, tmp_path / "work", inputs={"words": tmp_path / "said"})
-        metrics = SHOUT.run(ShoutConfig(times=2), context)
+        metrics = run_stage(SHOUT, ShoutConfig(times=2), context)
         assert (context.output / "words.txt").read_text() == "HELLOHELLO"
 
 What it does not show: retries, the quarantine of items that crash their worker, resuming, the identity of the stage.
@@ -12,7 +12,7 @@ What it does not show: retries, the quarantine of items that crash their worker,
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 from orchestrator.artifact import JSON, Artifact, FileEntry, Fingerprint, Manifest
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.identity import canonical_json, fingerprint_of
+from orchestrator.shard_map.map_shards import shard_payload
 from orchestrator.shards import Shard, ShardInput, ShardRecord, ShardWorker
-from orchestrator.stage import Checkpoint, Resources, RetryPolicy, StageKind
+from orchestrator.stage import C, Checkpoint, Resources, RetryPolicy, StageContext, StageKind
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.objects import file_digest
 
@@ -82,8 +83,8 @@ class FolderCheckpoints:
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self.folder.iterdir()) if self.folder.exists() else []
 
-    def _delete(self, steps: Any) -> None:
-        for step in list(steps):
+    def _delete(self, steps: Iterable[int]) -> None:
+        for step in steps:
             shutil.rmtree(self._path(step))
 
 
@@ -158,16 +159,10 @@ class FolderContext:
         for number, shard in enumerate(shards, start=1):
             output = self.folder / "shards" / label / shard.name
             output.mkdir(parents=True)
-            work = ShardInput(name=shard.name, items=shard.items, work=shard.work, output=output)
-            outcome = run(work)
-            payload: dict[str, JSON] = {
-                "stage_kind": self.kind.name,
-                "version": self.kind.version,
-                "label": label,
-                "identity": dict(identity),
-                "items": list(shard.items),
-                "shard_identity": dict(shard.identity),
-            }
+            outcome = run(ShardInput(name=shard.name, items=shard.items, work=shard.work, output=output))
+            payload = shard_payload(
+                shard, stage_kind=self.kind.name, version=self.kind.version, label=label, identity=identity
+            )
             record = ShardRecord(
                 shard=shard.name,
                 fingerprint=fingerprint_of(payload),
@@ -201,7 +196,7 @@ def folder_context(
     memory_halvings: int = 0,
     stage_id: str = "",
 ) -> FolderContext:
-    """A context for one call of `kind.run`, which writes below `folder`; the example is at the head of this module.
+    """A context for one call of `run_stage`, which writes below `folder`; the example is at the head of this module.
 
     `inputs`: for each slot a folder, an artifact, or a list of them; see `folder_artifact` for one with metrics. The
     stage's output is in `context.output`, its tracked metrics and events are in `context.tracker`.
@@ -226,6 +221,20 @@ def folder_context(
         memory_halvings=memory_halvings,
         stage_id=stage_id or kind.name,
     )
+
+
+def run_stage(kind: StageKind[C], config: C, context: StageContext) -> dict[str, float]:
+    """Call `kind.run`; returns its metrics.
+
+    Raises: ValueError: the configuration is of another class, or a metric is no number or none of `kind.metric_names`.
+    """
+    if not isinstance(config, kind.config):
+        raise ValueError(f"{kind.name}: found a {type(config).__name__}, expected a {kind.config.__name__}")
+    metrics = {name: float(value) for name, value in kind.run(config, context).items()}
+    if kind.metric_names and not metrics.keys() <= kind.metric_names:
+        unknown = ", ".join(sorted(metrics.keys() - kind.metric_names))
+        raise ValueError(f"{kind.name}: returned the metrics {unknown}, which are not in `metric_names` of the kind")
+    return metrics
 
 
 def folder_artifact(

@@ -1,4 +1,11 @@
-"""The table of stage kinds. To add a stage: write its file and put its constant here."""
+"""The table of stage kinds. To add a stage: write its file and put its constant here.
+
+Public, and changed only with a note in CHANGELOG.md: `STAGE_KINDS`, the kinds by name, whose configurations are the
+`config` of recipes; `stages/recipes/*.yaml`; `stages.finished_run.FinishedRun`, the models of a run; and
+`stages.provenance.trace.Trace`, what `illume trace` finds.
+
+Example: `STAGE_KINDS["curate"].inputs`
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -49,6 +49,8 @@ def dataset_card(summary: AuditSummary, publication: Publication) -> str:
         *(f"### {TITLES[name]}\n\n{_table(name, summary)}" for name in TABLES if summary.tables[name]),
         "## Files",
         _FILES,
+        "## Opening it",
+        OPENING,
         "## Personal data",
         personal_data_statement(summary),
         "## Limits, and what is not known",
@@ -65,6 +67,42 @@ _FILES = """\
 - `dataset.json`: the list of shards.
 
 The Hub's one split "train" is all kept samples; which split a sample is in stands in its JSON and in the ledger."""
+
+
+OPENING = """\
+In its folder, with pyarrow:
+
+```python
+import pyarrow.parquet as pq
+
+kept = pq.read_table("ledger", columns=["sample_id", "caption", "shard"], filters=[("verdict", "=", "keep")])
+```
+
+With pandas:
+
+```python
+import pandas
+
+ledger = pandas.read_parquet("ledger")
+reasons = ledger.groupby(["verdict", "reason"], dropna=False).size()
+```
+
+With DuckDB:
+
+```python
+import duckdb
+
+reasons = duckdb.sql("SELECT verdict, reason, count(*) AS records FROM 'ledger/*.parquet' GROUP BY ALL ORDER BY ALL")
+```
+
+The images of a kept sample are in its tar, next to its JSON:
+
+```python
+import tarfile
+
+with tarfile.open(f"shards/{kept['shard'][0]}.tar") as shard:
+    members = [name for name in shard.getnames() if name.startswith(kept["sample_id"][0].as_py())]
+```"""
 
 
 def card_fields(summary: AuditSummary) -> dict[str, Any]:

@@ -5,7 +5,7 @@ fault.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
@@ -17,19 +17,32 @@ from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shards import Shard, ShardWorker
 
 
+def shard_payload(
+    shard: Shard, *, stage_kind: str, version: int, label: str, identity: Mapping[str, JSON]
+) -> dict[str, JSON]:
+    """What decides a shard's output, apart from takedowns."""
+    return {
+        "stage_kind": stage_kind,
+        "version": version,
+        "label": label,
+        "identity": dict(identity),
+        "items": list(shard.items),
+        "shard_identity": dict(shard.identity),
+    }
+
+
 def shard_fingerprint(settings: MapSettings, shard: Shard) -> str:
     """The shard's identity: covers everything that decides its output, and nothing of the other shards.
 
     A shard that contained taken-down samples gets a new fingerprint whose payload names the takedown.
     """
-    payload: dict[str, JSON] = {
-        "stage_kind": settings.stage_kind,
-        "version": settings.version,
-        "label": settings.label,
-        "identity": dict(settings.identity),
-        "items": list(shard.items),
-        "shard_identity": dict(shard.identity),
-    }
+    payload = shard_payload(
+        shard,
+        stage_kind=settings.stage_kind,
+        version=settings.version,
+        label=settings.label,
+        identity=settings.identity,
+    )
     fingerprint, takedown_ids = fingerprint_of(payload), list[JSON]()
     for takedown in settings.takedowns:
         if takedown.holds_shard(fingerprint):

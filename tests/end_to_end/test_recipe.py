@@ -1,16 +1,20 @@
 """The whole recipe at the smallest size, as a user runs it: real Ray, real MLflow, every stage kind, one command."""
 
 import json
+import runpy
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from orchestrator import library
 from stages import STAGE_KINDS
 from tests.end_to_end.desk import KINDS, TINY, Desk
 from tests.orchestrator.sinks.test_openlineage_sink import problems
@@ -231,3 +235,35 @@ def test_the_index_is_rebuilt_from_the_store(finished: Desk, status: Any) -> Non
     assert [(stage["stage_id"], stage["state"]) for stage in stages] == [
         (stage["stage_id"], stage["state"]) for stage in status["stages"]
     ]
+
+
+def test_a_notebook_needs_an_import_and_three_lines(
+    finished: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example at the head of the library, with the tiny recipe, which is finished."""
+    example = [line.strip() for line in str(library.__doc__).splitlines() if line.startswith("    ")]
+    imported, opened, run, folder = (line for line in example if line)
+    lines = [imported, opened, run.replace("quickstart", str(TINY)), f"folder = {folder}"]
+    (tmp_path / "notebook.py").write_text("\n".join(lines))
+    monkeypatch.chdir(finished.folder)
+    names = runpy.run_path(str(tmp_path / "notebook.py"))
+    names["workspace"].close()
+    assert pq.read_table(names["folder"] / "ledger").num_rows > 100
+    assert capsys.readouterr().out == ""
+
+
+def test_the_library_traces_as_the_command_does(finished: Desk) -> None:
+    name = "generation-train-000001"
+    with library.Workspace.open(finished.folder / ".illume") as workspace:
+        trace = workspace.trace(name, near=0)
+        assert json.loads(json.dumps(trace.to_json())) == finished.illume("trace", name, "--near", "0", "--json").data
+        assert workspace.trace(name, run="tiny", near=0) == trace
+
+
+def test_the_finished_tokenizer_encodes_and_decodes_an_image(finished: Desk) -> None:
+    image = Image.new("RGB", (96, 64), (200, 30, 30))
+    with library.Workspace.open(finished.folder / ".illume") as workspace:
+        tokenizer = workspace.tokenizer()
+        restored = tokenizer.decode(tokenizer.encode(image))
+        assert restored.size == image.size
+        assert workspace.tokenizer("tiny:tokenizer").encode(image).pixel_BYX.shape == (1, 8, 12)

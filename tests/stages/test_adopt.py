@@ -1,6 +1,5 @@
 """Adopted published weights: the artifacts are those that training would have made."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,9 @@ from models.mllm import weights as mllm_weights
 from models.published_weights import mllm_to_published
 from models.strict_weights import WeightsError
 from orchestrator.stage import Location
+from orchestrator.testing import folder_context
 from stages.adopt import ADOPT_DECODER, ADOPT_MLLM, ADOPT_TOKENIZER, AdoptConfig, AdoptMllmConfig
 from tests.data_pipelines.tiny_run import ANCHORS, write_run
-
-
-@dataclass
-class FakeArtifact:
-    path: Path
-
-
-@dataclass
-class FakeContext:
-    """The part of a stage's context that these kinds use."""
-
-    output: Path
-    artifacts: dict[str, Path] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.output.mkdir()
-
-    def input(self, slot: str) -> FakeArtifact:
-        return FakeArtifact(self.artifacts[slot])
 
 
 def test_all_three_models_are_adopted_and_load(tmp_path: Path) -> None:
@@ -44,15 +25,17 @@ def test_all_three_models_are_adopted_and_load(tmp_path: Path) -> None:
     mllm_to_published(run.mllm, tmp_path / "published")
     torch.save(tokenizer_weights.load(run.tokenizer).state_dict(), tmp_path / "dualvitok.pth")
 
-    tokenizer = FakeContext(tmp_path / "tokenizer")
-    ADOPT_TOKENIZER.run(AdoptConfig(weights=Location(str(tmp_path / "dualvitok.pth"))), tokenizer)  # type: ignore[arg-type]  # a fake
-    mllm = FakeContext(tmp_path / "mllm", {"tokenizer": run.tokenizer, "vocabulary": run.vocabulary})
+    tokenizer = folder_context(ADOPT_TOKENIZER, tmp_path / "tokenizer")
+    ADOPT_TOKENIZER.run(AdoptConfig(weights=Location(str(tmp_path / "dualvitok.pth"))), tokenizer)
+    mllm = folder_context(
+        ADOPT_MLLM, tmp_path / "mllm", inputs={"tokenizer": run.tokenizer, "vocabulary": run.vocabulary}
+    )
     settings = AdoptMllmConfig(
         weights=Location(str(tmp_path / "published")), anchors=ANCHORS, min_pixels=24 * 24, max_pixels=64 * 64
     )
-    ADOPT_MLLM.run(settings, mllm)  # type: ignore[arg-type]  # a fake
-    decoder = FakeContext(tmp_path / "decoder")
-    ADOPT_DECODER.run(AdoptConfig(weights=Location(str(run.decoder))), decoder)  # type: ignore[arg-type]  # a fake
+    ADOPT_MLLM.run(settings, mllm)
+    decoder = folder_context(ADOPT_DECODER, tmp_path / "decoder")
+    ADOPT_DECODER.run(AdoptConfig(weights=Location(str(run.decoder))), decoder)
 
     adopted = mllm_weights.load(mllm.output)
     assert adopted.config == model.config
@@ -65,7 +48,7 @@ def test_all_three_models_are_adopted_and_load(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    context = FakeContext(tmp_path / "out")
+    context = folder_context(ADOPT_TOKENIZER, tmp_path / "out")
     with pytest.raises(WeightsError, match="this is another kind of model"):
-        ADOPT_TOKENIZER.run(AdoptConfig(weights=Location(str(tmp_path / "other.pth"))), context)  # type: ignore[arg-type]  # a fake
+        ADOPT_TOKENIZER.run(AdoptConfig(weights=Location(str(tmp_path / "other.pth"))), context)
     assert list(context.output.iterdir()) == []

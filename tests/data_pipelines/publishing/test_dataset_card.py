@@ -1,7 +1,12 @@
 """The Hub's own library reads the header of the dataset card; its body states what is known and what is not."""
 
 import datetime
+import re
+import runpy
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard
@@ -9,7 +14,7 @@ from huggingface_hub import DatasetCard
 from data_pipelines.audit.summary import audit_dataset
 from data_pipelines.publishing.dataset_card import dataset_card, size_category
 from data_pipelines.publishing.publication import Publication
-from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
+from tests.data_pipelines.ledger_rows import ledger_row, read_ledgers, write_ledgers
 
 PUBLICATION = Publication(published=datetime.date(2026, 11, 1))
 
@@ -51,3 +56,45 @@ def test_foreign_text_is_escaped(dataset: Path) -> None:
 )
 def test_sizes_have_the_categories_of_the_hub(number: int, word: str) -> None:
     assert size_category(number) == word
+
+
+@pytest.fixture
+def lines_of_card(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs the lines of the card that open the dataset with these libraries, in its folder; returns their names."""
+    card = dataset_card(audit_dataset(dataset), PUBLICATION)
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(dataset)
+
+    def run(*libraries: str) -> dict[str, Any]:
+        found = [block for library in libraries for block in blocks if block.startswith(f"import {library}")]
+        assert len(found) == len(libraries)
+        (tmp_path / "lines.py").write_text("".join(found))
+        return runpy.run_path(str(tmp_path / "lines.py"))
+
+    return run
+
+
+def counts(dataset: Path, *names: str) -> Counter[tuple[str | None, ...]]:
+    return Counter(tuple(row[name] for name in names) for row in read_ledgers(dataset))
+
+
+def test_the_lines_of_the_card_open_it_with_pyarrow_and_find_the_images(
+    dataset: Path, lines_of_card: Callable[..., dict[str, Any]]
+) -> None:
+    names = lines_of_card("pyarrow", "tarfile")
+    assert len(names["kept"]) == counts(dataset, "verdict")[("keep",)]
+    assert names["members"][0] == f"{names['kept']['sample_id'][0].as_py()}.json"
+    assert len(names["members"]) > 1
+
+
+def test_the_lines_of_the_card_open_it_with_pandas(dataset: Path, lines_of_card: Callable[..., dict[str, Any]]) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed; `pip install pandas` and run again")
+    found = lines_of_card("pandas")["reasons"].items()
+    plain = {(verdict, reason if isinstance(reason, str) else None): number for (verdict, reason), number in found}
+    assert plain == counts(dataset, "verdict", "reason")
+
+
+def test_the_lines_of_the_card_open_it_with_duckdb(dataset: Path, lines_of_card: Callable[..., dict[str, Any]]) -> None:
+    pytest.importorskip("duckdb", reason="DuckDB is not installed; `pip install duckdb` and run again")
+    rows = lines_of_card("duckdb")["reasons"].fetchall()
+    assert {(verdict, reason): number for verdict, reason, number in rows} == counts(dataset, "verdict", "reason")
