@@ -48,13 +48,7 @@ def input_size(sample: Sample, slot: int, sizes: InputSizes) -> Size:
     """
     image = sample.images[slot]
     if not is_cropped(sample, slot, sizes):
-        return smart_resize(
-            image.height,
-            image.width,
-            factor=sizes.pixel_factor,
-            min_pixels=sizes.min_pixels,
-            max_pixels=sizes.max_pixels,
-        )
+        return uncropped_size(image.height, image.width, sizes)
     anchor = image_anchor(sample, slot)
     if anchor[0] % sizes.pixel_factor or anchor[1] % sizes.pixel_factor:
         raise SampleError(
@@ -62,6 +56,13 @@ def input_size(sample: Sample, slot: int, sizes: InputSizes) -> Size:
             f"pixel factor {sizes.pixel_factor}; curate with anchors that fit the image tokenizer"
         )
     return anchor
+
+
+def uncropped_size(height: int, width: int, sizes: InputSizes) -> Size:
+    """The size of an image that keeps its shape: sides rounded to multiples of the pixel factor, area within limits."""
+    return smart_resize(
+        height, width, factor=sizes.pixel_factor, min_pixels=sizes.min_pixels, max_pixels=sizes.max_pixels
+    )
 
 
 def image_anchor(sample: Sample, slot: int) -> Size:

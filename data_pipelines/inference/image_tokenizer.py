@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data_pipelines.images.model_input import InputSizes, input_pixels
-from models.dualvitok.geometry import Size, as_rgb, smart_resize
+from data_pipelines.images.model_input import InputSizes, input_pixels, uncropped_size
+from models.dualvitok.geometry import Size, as_rgb
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load
 from models.metrics.image_metrics import to_levels
@@ -59,14 +59,7 @@ class ImageTokenizer:
 
     def input_size(self, image: Image.Image) -> Size:
         """The size (height, width) at which `encode` reads an image that keeps its shape."""
-        sizes = self.sizes
-        return smart_resize(
-            image.height,
-            image.width,
-            factor=sizes.pixel_factor,
-            min_pixels=sizes.min_pixels,
-            max_pixels=sizes.max_pixels,
-        )
+        return uncropped_size(image.height, image.width, self.sizes)
 
     @property
     def _device(self) -> torch.device:
