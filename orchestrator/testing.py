@@ -104,6 +104,7 @@ class FolderContext:
     attempt_id: str = "test-attempt"
     fingerprint: str = "0" * 64
     is_stop_requested: bool = False  # set it to see the stage stop
+    plain_training_workers: bool = True  # trains in processes of this machine; False: with Ray Train
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
     cluster: Cluster = field(default_factory=Cluster)  # started only by a stage that asks for Ray
 
