@@ -35,6 +35,7 @@ from orchestrator.errors import RecipeError
 from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, run_status
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
+from orchestrator.plugins.table import all_kinds, with_kinds
 from orchestrator.recipe.loading import Kinds, decode_recipe, load_recipe
 from orchestrator.stage import Recipe, StageKind
 from stages import STAGE_KINDS
@@ -69,17 +70,21 @@ class Workspace:
         tracking: str | None = None,
         cluster: str | None = None,
         kinds: Iterable[StageKind[Any]] = (),
+        plugins: Sequence[str] = (),
     ) -> "Workspace":
         """Open a workspace. Nothing is written before the first `run`.
 
         `root`: the workspace's folder; by default `$ILLUME_HOME`, else the nearest `.illume/` from the working folder
         upwards, as for the command line. `store`, `database`, `tracking`, `cluster`: as the options of these names; by
         default the variables `ILLUME_STORE`, `ILLUME_DATABASE`, `ILLUME_TRACKING` and `ILLUME_CLUSTER`. `kinds`: stage
-        kinds of your own, beside the built-in ones.
+        kinds of your own, beside the built-in ones and those of installed packages; `plugins`: more of them by name, as
+        the option `--plugin`: "module:NAME" or "./file.py:NAME".
 
         Example: `Workspace.open(store="s3://bucket/prefix", tracking="none")`
 
-        Raises: RecipeError: an address or a profile cannot be used, or a kind has the name of another one.
+        Raises:
+            RecipeError: an address or a profile cannot be used.
+            PluginError: a plugin cannot be used, or two kinds have one name.
         """
         profile = cluster or os.environ.get("ILLUME_CLUSTER")
         locations = {
@@ -88,7 +93,8 @@ class Workspace:
             "tracking_url": tracking or os.environ.get("ILLUME_TRACKING"),
             "root": Path(root) if root is not None else kernel.workspace_root(),
         }
-        return cls(locations, _all_kinds(kinds), connect(profile_at(profile)) if profile else Cluster())
+        known = with_kinds(all_kinds(STAGE_KINDS, plugins), kinds)
+        return cls(locations, known, connect(profile_at(profile)) if profile else Cluster())
 
     def __enter__(self) -> "Workspace":
         return self
@@ -248,14 +254,6 @@ class Workspace:
         if self._opened is None:
             self._opened = kernel.Workspace.open(**self._locations, cluster=self._cluster, create=create)
         return self._opened
-
-
-def _all_kinds(own: Iterable[StageKind[Any]]) -> Kinds:
-    kinds = dict(STAGE_KINDS)
-    for kind in own:
-        if kinds.setdefault(kind.name, kind) is not kind:
-            raise RecipeError(f"stage kind {kind.name!r}: there is another of this name; rename yours")
-    return kinds
 
 
 def _read(recipe: RecipeSource, kinds: Kinds, overrides: Sequence[str]) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.commands.shared.options import builtin_recipes
-from orchestrator.errors import CancelledError, RecipeError, StageFailedError
+from orchestrator.errors import CancelledError, PluginError, RecipeError, StageFailedError
 from orchestrator.history.events import RunState
 from orchestrator.library import Workspace
 from orchestrator.planning.plan import PlanOptions
@@ -137,11 +137,23 @@ def test_a_mistake_in_a_target_is_named(workspace: Workspace, target: str, messa
 
 def test_two_kinds_of_one_name_and_a_run_without_a_tokenizer_are_refused(workspace: Workspace) -> None:
     other = StageKind(name="curate", version=1, config=SayConfig, run=say, output="words@1")
-    with pytest.raises(RecipeError, match="stage kind 'curate': there is another of this name"):
+    with pytest.raises(PluginError, match="stage kind 'curate': found two of this name"):
         Workspace.open(kinds=[other])
     workspace.run("words.yaml", show=False)
     with pytest.raises(RecipeError, match="no stage makes a 'tokenizer@1'"):
         workspace.tokenizer()
+
+
+def test_kinds_of_a_plugin_are_used_by_name(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom tests.orchestrator.test_cli import SAY\n"
+        "MINE = replace(SAY, name='mine')\n"
+    )
+    recipe: Any = {"name": "mine", "stages": {"only": {"kind": "mine", "config": {"text": "x"}}}}
+    with pytest.raises(RecipeError, match="no such stage kind"):
+        workspace.plan(recipe)
+    with Workspace.open(tracking="none", plugins=["./mine.py:MINE"]) as opened:
+        assert opened.run(recipe, show=False).run.state is RunState.SUCCEEDED
 
 
 def test_built_in_recipes_are_planned_by_name(workspace: Workspace) -> None:
