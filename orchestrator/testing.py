@@ -19,10 +19,11 @@ from typing import Any
 
 from orchestrator.artifact import JSON, Artifact, FileEntry, Fingerprint, Manifest
 from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.errors import StageCodeError
 from orchestrator.identity import canonical_json, fingerprint_of
 from orchestrator.shard_map.map_shards import shard_payload
 from orchestrator.shards import Shard, ShardInput, ShardRecord, ShardWorker
-from orchestrator.stage import C, Checkpoint, Resources, RetryPolicy, StageContext, StageKind
+from orchestrator.stage import C, Checkpoint, E, Execution, Resources, RetryPolicy, StageContext, StageKind
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.objects import file_digest
 
@@ -100,12 +101,14 @@ class FolderContext:
     tombstones: Mapping[str, frozenset[str]]
     memory_halvings: int
     stage_id: str
+    settings: Execution
     run_id: str = "test-run"
     attempt_id: str = "test-attempt"
     fingerprint: str = "0" * 64
     is_stop_requested: bool = False  # set it to see the stage stop
     plain_training_workers: bool = True  # trains in processes of this machine; False: with Ray Train
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
+    facts: dict[str, JSON] = field(default_factory=dict)  # recorded as provenance
     cluster: Cluster = field(default_factory=Cluster)  # started only by a stage that asks for Ray
 
     def __post_init__(self) -> None:
@@ -124,14 +127,27 @@ class FolderContext:
     def checkpoints(self) -> FolderCheckpoints:
         return FolderCheckpoints(folder=self.folder / "checkpoints")
 
+    def execution(self, settings: type[E]) -> E:
+        if type(self.settings) is Execution:
+            return settings()
+        if not isinstance(self.settings, settings):
+            raise TypeError(
+                f"{self.stage_id}: stage kind {self.kind.name!r} has the execution settings "
+                f"{type(self.settings).__name__}, not {settings.__name__}; declare them in its StageKind"
+            )
+        return self.settings
+
+    def record_provenance(self, facts: Mapping[str, JSON]) -> None:
+        self.facts.update(facts)
+
     def input(self, slot: str) -> Artifact:
         found = self.inputs(slot)
         if len(found) != 1:
-            raise ValueError(f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected exactly 1")
+            raise StageCodeError(f"{self.stage_id}: slot {slot!r} holds {len(found)} artifacts, expected exactly 1")
         return found[0]
 
     def inputs(self, slot: str) -> Sequence[Artifact]:
-        _check_slot(self.kind, slot)
+        _check_slot(self.kind, slot, StageCodeError)
         return self.artifacts_by_slot.get(slot, ())
 
     def stop_requested(self) -> bool:
@@ -180,7 +196,9 @@ class FolderContext:
         found = {entry.path for entry in record.files}
         for source, name in ({path: path for path in found} if names is None else names).items():
             if source not in found:
-                raise ValueError(f"{self.stage_id}: shard {record.shard} has no file {source!r}, only {sorted(found)}")
+                raise StageCodeError(
+                    f"{self.stage_id}: shard {record.shard} has no file {source!r}, only {sorted(found)}"
+                )
             target = self.output / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record.path / source, target)
@@ -196,6 +214,7 @@ def folder_context(
     tombstones: Mapping[str, frozenset[str]] | None = None,
     memory_halvings: int = 0,
     stage_id: str = "",
+    execution: Execution | None = None,
 ) -> FolderContext:
     """A context for one call of `run_stage`, which writes below `folder`; the example is at the head of this module.
 
@@ -221,20 +240,25 @@ def folder_context(
         tombstones=tombstones or {},
         memory_halvings=memory_halvings,
         stage_id=stage_id or kind.name,
+        settings=execution or kind.execution(),
     )
 
 
 def run_stage(kind: StageKind[C], config: C, context: StageContext) -> dict[str, float]:
     """Call `kind.run`; returns its metrics.
 
-    Raises: ValueError: the configuration is of another class, or a metric is no number or none of `kind.metric_names`.
+    Raises:
+        ValueError: the configuration is of another class, or a metric is no number.
+        StageCodeError: a metric is none of `kind.metric_names`, or `run` uses its context in a way that cannot work.
     """
     if not isinstance(config, kind.config):
         raise ValueError(f"{kind.name}: found a {type(config).__name__}, expected a {kind.config.__name__}")
     metrics = {name: float(value) for name, value in kind.run(config, context).items()}
     if kind.metric_names and not metrics.keys() <= kind.metric_names:
         unknown = ", ".join(sorted(metrics.keys() - kind.metric_names))
-        raise ValueError(f"{kind.name}: returned the metrics {unknown}, which are not in `metric_names` of the kind")
+        raise StageCodeError(
+            f"{kind.name}: returned the metrics {unknown}, which are not in `metric_names` of the kind"
+        )
     return metrics
 
 
@@ -260,15 +284,15 @@ def folder_artifact(
 
 
 def _artifacts(kind: StageKind[Any], slot: str, value: FilledSlot) -> tuple[Artifact, ...]:
-    _check_slot(kind, slot)
+    _check_slot(kind, slot, ValueError)
     found = (value,) if isinstance(value, Path | Artifact) else tuple(value)
     return tuple(folder_artifact(one, kind.inputs[slot].kind) if isinstance(one, Path) else one for one in found)
 
 
-def _check_slot(kind: StageKind[Any], slot: str) -> None:
+def _check_slot(kind: StageKind[Any], slot: str, error: type[Exception]) -> None:
     if slot not in kind.inputs:
         known = ", ".join(kind.inputs) or "none"
-        raise ValueError(f"stage kind {kind.name!r} has no input slot {slot!r}; its slots: {known}")
+        raise error(f"stage kind {kind.name!r} has no input slot {slot!r}; its slots: {known}")
 
 
 def _entries(folder: Path) -> tuple[FileEntry, ...]:

@@ -4,19 +4,19 @@ import inspect
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.artifact import Artifact
-from orchestrator.errors import StoreError
+from orchestrator.errors import StageCodeError, StoreError
 from orchestrator.execution.stage_context import AttemptContext
 from orchestrator.identity import fingerprint_of
 from orchestrator.shard_map.map_shards import shard_payload
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord, sum_metrics
-from orchestrator.stage import Resources, Slot, StageContext, StageKind
+from orchestrator.stage import Execution, Resources, Slot, StageContext, StageKind
 from orchestrator.testing import FolderContext, folder_artifact, folder_context, run_stage
 from tests.orchestrator.test_cli import SAY, SHOUT, SayConfig, ShoutConfig
 
@@ -82,7 +82,7 @@ def test_it_has_every_member_of_a_context() -> None:
     members = {name for name in vars(StageContext) if not name.startswith("_")}
     fields = {*vars(FolderContext), *FolderContext.__dataclass_fields__}
     assert members <= fields
-    for name in ("map_shards", "adopt", "input", "inputs"):
+    for name in ("map_shards", "adopt", "input", "inputs", "execution", "record_provenance"):
         assert inspect.signature(getattr(FolderContext, name)) == inspect.signature(getattr(AttemptContext, name))
 
 
@@ -169,6 +169,28 @@ def test_a_request_to_stop_and_the_settings_reach_the_stage(tmp_path: Path) -> N
     assert context.stop_requested()
 
 
+@dataclass(frozen=True, kw_only=True)
+class CountExecution(Execution):
+    threads: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherExecution(Execution):
+    pass
+
+
+def test_execution_settings_and_provenance(tmp_path: Path) -> None:
+    kind = replace(SAY, execution=CountExecution)
+    assert folder_context(kind, tmp_path / "a").execution(CountExecution).threads == 2
+    context = folder_context(kind, tmp_path / "b", execution=CountExecution(threads=5))
+    assert context.execution(CountExecution).threads == 5
+    with pytest.raises(TypeError, match="has the execution settings CountExecution, not OtherExecution"):
+        context.execution(OtherExecution)
+    assert folder_context(SAY, tmp_path / "c").execution(CountExecution).threads == 2
+    context.record_provenance({"workers": 3})
+    assert context.facts == {"workers": 3}
+
+
 def test_artifacts_have_the_metrics_and_the_identity_of_their_files(words: Path, tmp_path: Path) -> None:
     artifact = folder_artifact(words, "words@1", metrics={"words": 3.0})
     context = folder_context(SHOUT, tmp_path / "work", inputs={"words": artifact})
@@ -198,14 +220,14 @@ def test_wrong_inputs_are_refused(words: Path, tmp_path: Path, slots: list[str],
 
 def test_slips_inside_run_are_named(words: Path, tmp_path: Path) -> None:
     context = folder_context(COUNT, tmp_path / "work", inputs={"words": [words, words]})
-    with pytest.raises(ValueError, match="has no input slot 'wrds'"):
+    with pytest.raises(StageCodeError, match="has no input slot 'wrds'"):
         context.inputs("wrds")
-    with pytest.raises(ValueError, match="slot 'words' holds 2 artifacts, expected exactly 1"):
+    with pytest.raises(StageCodeError, match="slot 'words' holds 2 artifacts, expected exactly 1"):
         context.input("words")
     (record,) = context.map_shards(
         CountWorker(letter="a"), [Shard(name="s0", items=("fig",))], label="count", identity={}
     )
-    with pytest.raises(ValueError, match=r"shard s0 has no file 'counts.json', only \['part/counts.json'\]"):
+    with pytest.raises(StageCodeError, match=r"shard s0 has no file 'counts.json', only \['part/counts.json'\]"):
         context.adopt(record, {"counts.json": "x"})
     with pytest.raises(ValueError, match="expected an unused folder"):
         folder_context(COUNT, tmp_path / "work", inputs={"words": words})
@@ -214,5 +236,5 @@ def test_slips_inside_run_are_named(words: Path, tmp_path: Path) -> None:
     unknown = StageKind(
         name="say", version=1, config=SayConfig, run=SAY.run, output="words@1", metric_names=frozenset({"letters"})
     )
-    with pytest.raises(ValueError, match="returned the metrics words, which are not in `metric_names`"):
+    with pytest.raises(StageCodeError, match="returned the metrics words, which are not in `metric_names`"):
         run_stage(unknown, SayConfig(text="x"), folder_context(unknown, tmp_path / "other"))
