@@ -27,7 +27,7 @@ from orchestrator.execution.job_records import JobRecords
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.run_loop import RunLoop
 from orchestrator.execution.stage_run import RunTools
-from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.events import AttemptState

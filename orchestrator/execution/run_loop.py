@@ -21,7 +21,7 @@ from orchestrator.errors import (
     StoppedError,
 )
 from orchestrator.execution.stage_run import DRIVER_ERRORS, PermanentStageError, RunTools, StageRun
-from orchestrator.failures.classes import INFRASTRUCTURE
+from orchestrator.failures.failure_class import INFRASTRUCTURE
 from orchestrator.history.events import RunState
 from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
 

@@ -32,7 +32,8 @@ from orchestrator.execution.gates import broken_gates, gate_results, gates_to_js
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import RunLogs
-from orchestrator.failures.classes import FailureClass, FailureReport, classify, report_of
+from orchestrator.failures.classes import FailureReport, classify, report_of
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import PastFailure, Retry, decide
 from orchestrator.history.attempts import Attempt, AttemptIntent, InputSummary
 from orchestrator.history.events import AttemptState, EventKind

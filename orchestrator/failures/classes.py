@@ -1,47 +1,23 @@
-"""Failure classes: maps any error to the class that decides how it is handled (see `retries.py`).
+"""Maps any error to the failure class that decides how it is handled (see `retries.py`).
 
-Pure. Errors of libraries are recognised by their class names, so that neither Ray nor torch is imported.
+Pure. The type of an error decides first, its error number second, its message last; the tables are in `known_types.py`
+and `known_messages.py`. Errors of libraries are known by the names of their types, so that neither Ray nor torch is
+imported. An error that was raised from others is as much a failure as the innermost of them that says something.
 """
 
+import builtins
 import enum
 import errno
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb, format_exception_only
 
 from orchestrator import errors
 from orchestrator.cluster.ray_hooks import PREEMPTED, WORKER_FAILURES, WRAPPED_ERRORS
-
-
-class FailureClass(enum.StrEnum):
-    """The classes of failure, by precedence: the first is the strongest evidence. Budgets are in `retries.decide`."""
-
-    PREEMPTED = "preempted"  # the node was preempted; other errors at the same time are consequences
-    PRECHECK = "precheck"
-    CONTROLLER_LOST = "controller_lost"  # the driver died, or another driver took over
-    GPU_OOM = "gpu_oom"
-    HOST_OOM = "host_oom"
-    NUMERIC = "numeric"
-    DATA_POISON = "data_poison"
-    USER_CODE = "user_code"
-    HANG = "hang"
-    CAPACITY = "capacity"  # the requested resources are not available now
-    NODE_LOST = "node_lost"  # a worker process or its node died
-    INFRA_TRANSIENT = "infra_transient"
-    UNKNOWN = "unknown"
-
-
-# Not caused by the stage: the same attempt may succeed elsewhere or later.
-INFRASTRUCTURE = frozenset(
-    {
-        FailureClass.PREEMPTED,
-        FailureClass.CONTROLLER_LOST,
-        FailureClass.CAPACITY,
-        FailureClass.NODE_LOST,
-        FailureClass.INFRA_TRANSIENT,
-    }
-)
+from orchestrator.failures import known_messages, known_types
+from orchestrator.failures.failure_class import FailureClass
 
 
 class ClassifiedError(errors.OrchestratorError):
@@ -57,6 +33,7 @@ def classified(failure: FailureClass, message: str) -> ClassifiedError:
 
 
 _PRECEDENCE = {failure: rank for rank, failure in enumerate(FailureClass)}
+_ROOT_CAUSES = {FailureClass.PREEMPTED, FailureClass.GPU_OOM, FailureClass.HOST_OOM}  # they cause the other errors
 
 _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.PoisonError: FailureClass.DATA_POISON,
@@ -74,115 +51,53 @@ _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.OrchestratorError: FailureClass.USER_CODE,
 }
 
-# Errors of Ray 2.60, torch 2.13, SQLAlchemy, obstore and `concurrent` by the name of their class: "module root:class".
-_BY_NAME: dict[str, FailureClass] = {
-    "ray:PreemptionError": FailureClass.PREEMPTED,
-    "ray:OutOfMemoryError": FailureClass.HOST_OOM,
-    "ray:ObjectStoreFullError": FailureClass.HOST_OOM,
-    "ray:RayActorError": FailureClass.NODE_LOST,  # parent of ActorDiedError and ActorUnavailableError
-    "ray:WorkerCrashedError": FailureClass.NODE_LOST,
-    "ray:LocalRayletDiedError": FailureClass.NODE_LOST,
-    "ray:NodeDiedError": FailureClass.NODE_LOST,
-    "ray:ObjectLostError": FailureClass.NODE_LOST,
-    "ray:TaskUnschedulableError": FailureClass.CAPACITY,
-    "ray:ActorUnschedulableError": FailureClass.CAPACITY,
-    "ray:TaskPlacementGroupRemoved": FailureClass.NODE_LOST,
-    "ray:ActorPlacementGroupRemoved": FailureClass.NODE_LOST,
-    "ray:WorkerGroupStartupTimeoutError": FailureClass.CAPACITY,
-    "ray:NCCLHangError": FailureClass.HANG,
-    "ray:OutOfDiskError": FailureClass.INFRA_TRANSIENT,
-    "ray:RuntimeEnvSetupError": FailureClass.INFRA_TRANSIENT,
-    "ray:GetTimeoutError": FailureClass.INFRA_TRANSIENT,
-    "ray:RpcError": FailureClass.INFRA_TRANSIENT,
-    "ray:RaySystemError": FailureClass.INFRA_TRANSIENT,
-    "concurrent:BrokenProcessPool": FailureClass.NODE_LOST,
-    "torch:OutOfMemoryError": FailureClass.GPU_OOM,
-    "torch:AcceleratorError": FailureClass.NODE_LOST,  # a GPU fell off the bus, or its context is gone
-    "torch:DistBackendError": FailureClass.INFRA_TRANSIENT,
-    "torch:DistNetworkError": FailureClass.INFRA_TRANSIENT,
-    "sqlalchemy:OperationalError": FailureClass.INFRA_TRANSIENT,
-    "sqlalchemy:TimeoutError": FailureClass.INFRA_TRANSIENT,
-    "obstore:GenericError": FailureClass.INFRA_TRANSIENT,
-    "obstore:JoinError": FailureClass.INFRA_TRANSIENT,
-}
 
-# Python's own errors. OSError is classified by its errno; RuntimeError alone has no class.
-_BUILT_IN: tuple[tuple[type[BaseException], FailureClass], ...] = (
-    (FloatingPointError, FailureClass.NUMERIC),
-    (MemoryError, FailureClass.HOST_OOM),
-    (ConnectionError, FailureClass.INFRA_TRANSIENT),
-    (TimeoutError, FailureClass.INFRA_TRANSIENT),
-    (NotImplementedError, FailureClass.USER_CODE),
-    (RecursionError, FailureClass.USER_CODE),
-    *(
-        (python_error, FailureClass.USER_CODE)
-        for python_error in (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            EOFError,
-            ImportError,
-            LookupError,
-            NameError,
-            SyntaxError,
-            TypeError,
-            ValueError,
-        )
-    ),
-)
+class _Weight(enum.IntEnum):
+    """How much an error says about the class."""
 
-_TRANSIENT_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ESTALE,
-    errno.EINTR,
-    errno.ETIMEDOUT,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.EADDRINUSE,
-}
+    GENERIC = 1  # the type is Python's own, as that of a `ValueError`
+    SPECIFIC = 2
+    DELIBERATE = 3  # raised by this project with the class in mind
 
-# Errors that libraries distinguish only by their message: (part of the message in lower case, class).
-_BY_MESSAGE: tuple[tuple[str, FailureClass], ...] = (
-    ("preempted", FailureClass.PREEMPTED),
-    ("system error: no module named", FailureClass.USER_CODE),  # a worker cannot import the code that it was sent
-    ("cuda out of memory", FailureClass.GPU_OOM),
-    ("memory on the node was low", FailureClass.HOST_OOM),
-    ("killed due to the node running low on memory", FailureClass.HOST_OOM),
-    ("connection closed by peer", FailureClass.INFRA_TRANSIENT),
-    ("connection reset by peer", FailureClass.INFRA_TRANSIENT),
-    ("nccl error", FailureClass.INFRA_TRANSIENT),
-    ("no space left on device", FailureClass.INFRA_TRANSIENT),
-)
+
+@dataclass(frozen=True)
+class _Evidence:
+    failure: FailureClass
+    weight: _Weight
 
 
 def classify(error: BaseException) -> FailureClass:
     """The class of `error`, taking into account the errors that it was raised from.
 
-    In a chain, the outermost error with a known class decides, unless one below it is a preemption or ran out of
-    memory: those cause the others. If there are several errors at once (the ranks of a training), the class with the
-    highest precedence among the chain's and theirs decides.
+    In a chain, a preemption and lack of memory win, as they cause the other errors; then the outermost error that this
+    project raised on purpose; then the innermost one that is specific; then Python's own. If there are several errors
+    at once (the ranks of a training), the class with the highest precedence among the chain's and theirs decides.
     """
-    found = [_classify_single(link) for link in _chain(error)]
-    causes = [failure for failure in found if failure in _ROOT_CAUSES]
-    groups = [classify(member) for link in _chain(error) for member in _members(link)]
-    known = [failure for failure in found if failure is not FailureClass.UNKNOWN]
-    known_members = [failure for failure in groups if failure is not FailureClass.UNKNOWN]
-    candidates = causes or [*known[:1], *known_members] or [FailureClass.UNKNOWN]
-    return min(candidates, key=_PRECEDENCE.__getitem__)
+    links = list(_chain(error))
+    evidence = [found for link in links for found in _evidence(link)]
+    of_members = [classify(member) for link in links for member in _members(link)]
+    candidates = [_strongest(evidence), *of_members]
+    known = [failure for failure in candidates if failure is not FailureClass.UNKNOWN]
+    return min(known, key=_PRECEDENCE.__getitem__, default=FailureClass.UNKNOWN)
 
 
-_ROOT_CAUSES = {FailureClass.PREEMPTED, FailureClass.GPU_OOM, FailureClass.HOST_OOM}
+def _strongest(evidence: Sequence[_Evidence]) -> FailureClass:
+    """The class that the evidence of a chain gives, outermost first."""
+    causes = [found.failure for found in evidence if found.failure in _ROOT_CAUSES]
+    if causes:
+        return min(causes, key=_PRECEDENCE.__getitem__)
+    deliberate = [found.failure for found in evidence if found.weight is _Weight.DELIBERATE]
+    specific = [found.failure for found in evidence if found.weight is _Weight.SPECIFIC]
+    generic = [found.failure for found in evidence if found.weight is _Weight.GENERIC]
+    return [*deliberate[:1], *specific[-1:], *generic[:1], FailureClass.UNKNOWN][0]
+
+
+# Attributes of other libraries for the error behind an error: urllib, SQLAlchemy, Ray.
+_BEHIND = ("reason", "orig", "client_exc")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what it wraps: in Ray the attributes `WRAPPED_ERRORS`, in Python `__cause__`."""
+    """`error`, then the errors that it wraps, was raised from, or was raised while handling."""
     seen: set[int] = set()
     pending: list[BaseException] = [error]
     while pending:
@@ -192,8 +107,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         attributes = vars(link)  # plain data, so that no property of a library's error runs
-        wrapped = [attributes.get(name) for name in WRAPPED_ERRORS]
-        pending.extend(inner for inner in (*wrapped, link.__cause__) if isinstance(inner, BaseException))
+        inner = [attributes.get(name) for name in (*WRAPPED_ERRORS, *_BEHIND)]
+        inner += [*link.args, link.__cause__ or (None if link.__suppress_context__ else link.__context__)]
+        members = _members(link)
+        pending += [found for found in inner if isinstance(found, BaseException) and found not in members]
 
 
 def _members(error: BaseException) -> list[BaseException]:
@@ -203,50 +120,136 @@ def _members(error: BaseException) -> list[BaseException]:
     return list(by_rank.values()) if isinstance(by_rank, dict) else []
 
 
-def _classify_single(error: BaseException) -> FailureClass:
+def _evidence(error: BaseException) -> list[_Evidence]:
+    """What one error says by itself; several findings, outermost first, if its message is a traceback."""
     if isinstance(error, ClassifiedError):
-        return error.failure
-    for own in type(error).__mro__:
-        if own in _OWN_ERRORS:
-            return _OWN_ERRORS[own]
-    foreign = _class_from_message(error) or _class_from_type_name(error)
-    if foreign is not None:
-        return foreign
-    if type(error).__module__.partition(".")[0] == "ray":
-        return FailureClass.UNKNOWN  # RayTaskError and similar ones also derive from the class of their cause
-    for built_in, failure in _BUILT_IN:
-        if isinstance(error, built_in):
-            return failure
-    return _class_from_errno(error) if isinstance(error, OSError) else FailureClass.UNKNOWN
-
-
-def _class_from_type_name(error: BaseException) -> FailureClass | None:
-    if isinstance(vars(error).get("cause"), BaseException):
-        return None  # a RayTaskError, which also derives from the class of its cause; that is classified separately
+        return [] if error.failure is FailureClass.UNKNOWN else [_Evidence(error.failure, _Weight.DELIBERATE)]
+    for base in type(error).__mro__:
+        if base in _OWN_ERRORS:
+            return [_Evidence(_OWN_ERRORS[base], _Weight.DELIBERATE)]
     if vars(error).get(PREEMPTED) is True:  # RayActorError
-        return FailureClass.PREEMPTED
-    names = (f"{base.__module__.partition('.')[0]}:{base.__name__}" for base in type(error).__mro__)
-    return next((_BY_NAME[name] for name in names if name in _BY_NAME), None)
+        return [_Evidence(FailureClass.PREEMPTED, _Weight.SPECIFIC)]
+    names = [_type_name(base) for base in type(error).__mro__]
+    if failure := _named(names, known_types.PRECISE):
+        return [_Evidence(failure, _Weight.SPECIFIC)]
+    if _members(error) or any(isinstance(vars(error).get(name), BaseException) for name in WRAPPED_ERRORS):
+        return []  # its message quotes errors that are classified separately
+    text = _text(error)
+    if (quoted := _in_traceback(text)) is not None:
+        return quoted
+    rules = known_messages.FOR_DEATHS if "ray:RayActorError" in names else known_messages.ALL
+    found = _of_built_in(error, text) or _of_message(text, rules)
+    if found is None and (failure := _by_default(names)):
+        found = _Evidence(failure, _Weight.SPECIFIC)
+    return [found] if found else []
 
 
-def _class_from_message(error: BaseException) -> FailureClass | None:
-    """Only for errors whose type is not specific: Ray's and plain `RuntimeError` (torch, gloo, NCCL)."""
-    if type(error) is not RuntimeError and type(error).__module__.partition(".")[0] not in {"ray", "torch"}:
+def _by_default(names: Sequence[str]) -> FailureClass | None:
+    """What types say whose message said nothing."""
+    if failure := _named(names, known_types.BY_DEFAULT):
+        return failure
+    of_network = any(name.partition(":")[0] in known_types.NETWORK_LIBRARIES for name in names)
+    return FailureClass.INFRA_TRANSIENT if of_network else None
+
+
+def _type_name(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}:{kind.__name__}"
+
+
+def _named(names: Sequence[str], table: dict[str, FailureClass]) -> FailureClass | None:
+    return next((table[name] for name in names if name in table), None)
+
+
+def _text(error: BaseException) -> str:
+    """The message, without Ray's list of what may have happened to a process."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error of a library that cannot print itself says nothing
+        return ""
+    return text[:_MAX_TEXT].partition("There are some potential root causes")[0]
+
+
+_MAX_TEXT = 50_000  # characters
+
+
+def _of_message(text: str, rules: Sequence[tuple[re.Pattern[str], FailureClass]]) -> _Evidence | None:
+    lowered = text.lower()
+    found = next((failure for pattern, failure in rules if pattern.search(lowered)), None)
+    return _Evidence(found, _Weight.SPECIFIC) if found else None
+
+
+def _of_built_in(error: BaseException, text: str) -> _Evidence | None:
+    """What a type of Python's own says. None for `RuntimeError`, for `OSError` without a number, and for Ray's."""
+    if type(error).__module__.partition(".")[0] == "ray":
+        return None  # some of Ray's errors also derive from the class of what they wrap
+    return _of_kind(type(error), text, error.errno if isinstance(error, OSError) else None)
+
+
+def _of_kind(kind: type, text: str, number: int | None) -> _Evidence | None:
+    if issubclass(kind, FloatingPointError):
+        return _Evidence(FailureClass.NUMERIC, _Weight.SPECIFIC)
+    if issubclass(kind, MemoryError):
+        return _Evidence(FailureClass.HOST_OOM, _Weight.SPECIFIC)
+    if issubclass(kind, ConnectionError | TimeoutError):
+        return _Evidence(FailureClass.INFRA_TRANSIENT, _Weight.SPECIFIC)
+    if issubclass(kind, known_types.USER_ERRORS):
+        said = _of_message(text, known_messages.FOR_USER_ERRORS)
+        return said or _Evidence(FailureClass.USER_CODE, _Weight.GENERIC)
+    if issubclass(kind, OSError):
+        missing = issubclass(kind, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
+        return _of_errno(errno.ENOENT if number is None and missing else number, text)
+    return None
+
+
+def _of_errno(number: int | None, text: str) -> _Evidence | None:
+    if number is None or number <= 0:
         return None
-    if "cause" in vars(error):  # its text quotes the cause, which is classified separately
+    if number == errno.ENOMEM or (number == errno.ENOSPC and "/dev/shm" in text):
+        return _Evidence(FailureClass.HOST_OOM, _Weight.SPECIFIC)
+    if number in known_types.BROKEN_NODE_ERRNOS:
+        return _Evidence(FailureClass.NODE_LOST, _Weight.SPECIFIC)
+    if number in known_types.TRANSIENT_ERRNOS:
+        return _Evidence(FailureClass.INFRA_TRANSIENT, _Weight.SPECIFIC)
+    return _Evidence(FailureClass.USER_CODE, _Weight.GENERIC)
+
+
+# A line of a traceback that names an error: "torch.OutOfMemoryError: CUDA out of memory".
+_ERROR_LINE = re.compile(
+    r"^(?P<name>[A-Za-z_][\w.]*?(?:Error|Exception|Exit|Interrupt|Timeout|Crashed|error)(?:\(\w+\))?)(?:: .*)?$",
+    re.MULTILINE,
+)
+_NUMBER = re.compile(r"\[?[Ee]rrno[ =]+(\d+)")
+
+
+def _in_traceback(text: str) -> list[_Evidence] | None:
+    """What the errors in the text of a traceback say, outermost first; None if it is no traceback."""
+    if "Traceback (most recent call last)" not in text and "ray::" not in text:
         return None
-    text = str(error).lower()
-    return next((failure for words, failure in _BY_MESSAGE if words in text), None)
+    found = []
+    for match in _ERROR_LINE.finditer(text):
+        module, _, name = match["name"].partition("(")[0].rpartition(".")
+        until = text.find("\n\n", match.end())
+        message = text[match.start() : until if until >= 0 else None]
+        found.append(_of_named(module.partition(".")[0], name, message))
+    return [evidence for evidence in reversed(found) if evidence] if found else None
 
 
-def _class_from_errno(error: OSError) -> FailureClass:
-    if error.errno in _TRANSIENT_ERRNOS:
-        return FailureClass.INFRA_TRANSIENT
-    if error.errno == errno.ENOMEM:
-        return FailureClass.HOST_OOM
-    caused_by_user = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
-    # Libraries for HTTP and object stores derive from OSError without an errno.
-    return FailureClass.USER_CODE if caused_by_user or error.errno is not None else FailureClass.INFRA_TRANSIENT
+def _of_named(module: str, name: str, message: str) -> _Evidence | None:
+    """What an error says of which only the name and the message are known."""
+    own = vars(errors).get(name)
+    if module == "orchestrator" and own in _OWN_ERRORS:
+        return _Evidence(_OWN_ERRORS[own], _Weight.DELIBERATE)
+    if failure := known_types.PRECISE.get(f"{module}:{name}"):
+        return _Evidence(failure, _Weight.SPECIFIC)
+    kind = vars(builtins).get(name)
+    if not module and isinstance(kind, type):
+        number = _NUMBER.search(message)
+        found = _of_kind(kind, message, int(number[1]) if number else None)
+        if found:
+            return found
+    default = _by_default([f"{module}:{name}"])
+    said = _of_message(message, known_messages.ALL)
+    return said or (_Evidence(default, _Weight.SPECIFIC) if default else None)
 
 
 @dataclass(frozen=True, kw_only=True)

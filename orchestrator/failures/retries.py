@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.stage import RetryPolicy
 
 MAX_WAIT_S = 300.0

@@ -6,7 +6,8 @@ Pure: the generator yields the trials to run and receives their results; it does
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.failures.classes import FailureClass, FailureReport
+from orchestrator.failures.classes import FailureReport
+from orchestrator.failures.failure_class import FailureClass
 
 MAX_REASON_CHARACTERS = 400
 

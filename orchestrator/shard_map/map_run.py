@@ -31,7 +31,8 @@ from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, WorkerResources
 from orchestrator.errors import CancelledError
-from orchestrator.failures.classes import FailureClass, FailureReport, classified
+from orchestrator.failures.classes import FailureReport, classified
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import backoff_s
 from orchestrator.shard_map.bisection import (
     Bisection,

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from orchestrator.failures.classes import FailureClass, classified
+from orchestrator.failures.classes import classified
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.identity import canonical_json
 from orchestrator.shards import Quarantined
 

@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerProcess, WorkerResources
-from orchestrator.failures.classes import FailureClass, FailureReport, report_of
+from orchestrator.failures.classes import FailureReport, report_of
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost
 from orchestrator.shards import ShardOutcome, ShardWorker
 

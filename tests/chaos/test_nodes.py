@@ -16,7 +16,7 @@ import pytest
 import ray.cluster_utils
 
 from orchestrator.cluster.ray_hooks import read_environment_again
-from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.failure_class import FailureClass
 from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines
 from tests.chaos.cluster_runs import ROOT, consumed, digests, failure_classes, finish, start, wait_for, weights
 from tests.orchestrator.shard_map.squares_driver import NUM_SHARDS

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError
-from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
 from orchestrator.workspace import Workspace

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import EXIT_FAILED
 from orchestrator.execution.job_records import JobRecords
-from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.store.store import open_store
 
 # A process of its own: the command replaces the log handlers and the SIGTERM handler.

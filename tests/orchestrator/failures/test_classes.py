@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from orchestrator import errors
-from orchestrator.failures.classes import FailureClass, classified, classify, report_of
+from orchestrator.failures.classes import classified, classify, report_of
+from orchestrator.failures.failure_class import FailureClass
 
 
 def error_of_library(module: str, name: str, base: type[Exception] = Exception) -> Exception:
@@ -39,7 +40,8 @@ def raised_from(outer: Exception, inner: BaseException) -> Exception:
         (TimeoutError("x"), FailureClass.INFRA_TRANSIENT),
         (OSError(errno.ENOSPC, "full"), FailureClass.INFRA_TRANSIENT),
         (OSError(errno.ENOMEM, "no memory"), FailureClass.HOST_OOM),
-        (OSError("from a library for HTTP"), FailureClass.INFRA_TRANSIENT),
+        (error_of_library("requests.exceptions", "RequestException", OSError), FailureClass.INFRA_TRANSIENT),
+        (OSError("without a number, from any library"), FailureClass.UNKNOWN),
         (FileNotFoundError(errno.ENOENT, "x"), FailureClass.USER_CODE),
         (PermissionError(errno.EACCES, "x"), FailureClass.USER_CODE),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), FailureClass.UNKNOWN),
@@ -83,7 +85,54 @@ def test_a_worker_that_cannot_import_its_code_is_a_mistake_of_the_user() -> None
     assert classify(ray_errors.RaySystemError("the raylet is gone", "")) is FailureClass.INFRA_TRANSIENT
 
 
-def test_the_outermost_error_with_a_known_class_decides() -> None:
+def test_the_innermost_error_that_is_specific_decides() -> None:
+    unreadable = OSError(errno.EIO, "Input/output error")
+    assert classify(raised_from(ValueError("cannot read row 7"), unreadable)) is FailureClass.INFRA_TRANSIENT
+    assert classify(raised_from(ConnectionError("no copy"), KeyError("row 7"))) is FailureClass.INFRA_TRANSIENT
+    broken = error_of_library("zlib", "error")
+    assert classify(raised_from(ConnectionError("x"), broken)) is FailureClass.DATA_POISON
+    assert classify(RuntimeError("fetch failed", ConnectionResetError("x"))) is FailureClass.INFRA_TRANSIENT
+
+
+def test_an_error_that_was_being_handled_counts_unless_it_is_suppressed() -> None:
+    def fail(*, suppress: bool) -> None:
+        try:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        except OSError:
+            if suppress:
+                raise ValueError("bad row") from None
+            raise ValueError("bad row")  # noqa: B904 - the case
+
+    for suppress, expected in ((False, FailureClass.INFRA_TRANSIENT), (True, FailureClass.USER_CODE)):
+        with pytest.raises(ValueError, match="bad row") as error:
+            fail(suppress=suppress)
+        assert classify(error.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("last_line", "expected"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", FailureClass.GPU_OOM),
+        ("ValueError: cannot read 'cuda out of memory.txt'", FailureClass.USER_CODE),
+        ("OSError: [Errno 5] Input/output error", FailureClass.INFRA_TRANSIENT),
+        ("orchestrator.errors.NumericError: loss is nan at step 4", FailureClass.NUMERIC),
+        ("ModuleNotFoundError: No module named 'house_code'", FailureClass.USER_CODE),
+        ("house.StrangeError: it went wrong", FailureClass.UNKNOWN),
+    ],
+)
+def test_of_a_traceback_as_text_the_errors_that_it_names_decide(last_line: str, expected: FailureClass) -> None:
+    frame = '  File "work.py", line 4, in f\n    log("preempted: no space left on device")\n'
+    assert classify(RuntimeError(f"Traceback (most recent call last):\n{frame}{last_line}\n")) is expected
+
+
+def test_what_ray_says_of_a_taken_node_wins_over_the_other_ranks() -> None:
+    ray_errors = pytest.importorskip("ray.exceptions")
+    taken = ray_errors.RayActorError(preempted=True)
+    ranks = ExceptionGroup("ranks", [ValueError("half a batch"), taken])
+    assert classify(raised_from(errors.NodeLostError("worker 1 died"), ranks)) is FailureClass.PREEMPTED
+
+
+def test_the_outermost_deliberate_error_decides() -> None:
     assert classify(raised_from(RuntimeError("stage failed"), ConnectionError("x"))) is FailureClass.INFRA_TRANSIENT
     assert classify(raised_from(errors.PoisonError("row 7"), ConnectionError("x"))) is FailureClass.DATA_POISON
 

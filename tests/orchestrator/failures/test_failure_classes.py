@@ -39,7 +39,8 @@ from orchestrator.errors import (
     StageFailedError,
     StoreError,
 )
-from orchestrator.failures.classes import FailureClass, classified, classify
+from orchestrator.failures.classes import classified, classify
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import WHAT_TO_DO, PastFailure, Retry, decide
 from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shards import Quarantined

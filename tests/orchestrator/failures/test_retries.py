@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.failures.classes import FailureClass
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import MAX_WAIT_S, GiveUp, PastFailure, Retry, backoff_s, decide
 from orchestrator.stage import RetryPolicy
 

@@ -19,7 +19,8 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, StageCodeError
-from orchestrator.failures.classes import ClassifiedError, FailureClass, classify
+from orchestrator.failures.classes import ClassifiedError, classify
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.plugins.loading import load_target
 from orchestrator.shard_map.map_run import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_fingerprint

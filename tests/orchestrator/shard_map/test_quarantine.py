@@ -2,7 +2,8 @@
 
 import pytest
 
-from orchestrator.failures.classes import FailureClass, classify
+from orchestrator.failures.classes import classify
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.quarantine import MAX_SHOWN_CHARACTERS, QuarantineCount, shortened
 from orchestrator.shards import Quarantined
 

@@ -10,7 +10,8 @@ import pytest
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.attempt_id import AttemptId
-from orchestrator.failures.classes import FailureClass, FailureReport
+from orchestrator.failures.classes import FailureReport
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, ShardRequest
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome
 from orchestrator.store.store import open_store

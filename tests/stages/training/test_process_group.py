@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from orchestrator.errors import NumericError, PrecheckError
-from orchestrator.failures.classes import FailureClass, classify
+from orchestrator.failures.classes import classify
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.stage import Resources
 from stages.training.config import LoopConfig
 from stages.training.driver import train

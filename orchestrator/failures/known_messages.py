@@ -1,0 +1,177 @@
+"""What the message of an error says about its failure class, where its type and error number do not.
+
+Pairs of a regular expression, searched in the message in lower case, and a class; the first that is found decides, so
+the order matters: what ran out of memory first, then what names its cause, then what is only a consequence. Nothing
+here means PREEMPTED: a word in a message does not prove that a node was taken away; Ray says so by a type.
+"""
+
+import re
+
+from orchestrator.failures.failure_class import FailureClass as F
+
+_GPU = r"\b(?:cuda|hip|rocm|xpu|npu|mps|gpu|cublas|cudnn|cusolver|cusparse|cufft|curand|hipblas|miopen)"
+
+# Memory. "Cuda failure 2 'out of memory'" is how NCCL quotes it.
+_MEMORY: tuple[tuple[str, F], ...] = (
+    (r"shared memory (?:object|segment|limit|region)", F.HOST_OOM),
+    (r"/dev/shm[^\n]*(?:no space left|cannot allocate|bus error)|no space left on device[^\n]*/dev/shm", F.HOST_OOM),
+    (r"unable to (?:mmap|write to file|resize)[^\n]*torch_|insufficient shared memory", F.HOST_OOM),
+    (r"dataloader worker[^\n]*killed by signal: (?:killed|bus error)", F.HOST_OOM),
+    (r"dataloader worker \(pid\(s\)[^\n]*exited unexpectedly", F.HOST_OOM),
+    (r"host_allocation_failed", F.HOST_OOM),
+    (rf"{_GPU}[^\n]{{0,120}}out of memory|out of memory[^\n]{{0,40}}{_GPU}", F.GPU_OOM),
+    (rf"{_GPU}[^\n]*alloc(?:ation)?_failed|cuda_error_out_of_memory|cudaerrormemoryallocation", F.GPU_OOM),
+    (r"resource_exhausted: out of memory|out of device memory|failed to cuda (?:host )?[mc]alloc", F.GPU_OOM),
+    (r"defaultcpuallocator|std::bad_alloc|not enough memory: you tried to allocate", F.HOST_OOM),
+    (r"cannot allocate memory", F.HOST_OOM),
+    (r"memory on the node[^\n]*was low|node running low on memory|low on resource: memory", F.HOST_OOM),
+    (r"oomkilled|oom-kill|killed by the oom|out of memory: kill|invoked oom", F.HOST_OOM),
+    (r"exceeded[^\n]{0,20}memory limit", F.HOST_OOM),
+    (r"malloc of size \d+ failed|realloc of size \d+ failed|unable to allocate [\d.]+ [kmgtp]ib", F.HOST_OOM),
+)
+
+_CODE: tuple[tuple[str, F], ...] = (
+    (r"no module named|modulenotfounderror|cannot import name|failed to import on the worker", F.USER_CODE),
+    (r"returned nan values in its|is non-finite, so it cannot be clipped|loss scale already at minimum", F.NUMERIC),
+    (r"device-side assert triggered|cuda_kernel_assert", F.USER_CODE),
+    (r"no kernel image is available|kernel image is invalid|unsupported toolchain|unsupported gpu arch", F.PRECHECK),
+    (r"invalid device ordinal|invalid device function|device index out of range|invalid device id", F.PRECHECK),
+    (r"no cuda gpus are available|found no nvidia driver|no cuda-capable device", F.PRECHECK),
+    (r"driver (?:version )?is (?:insuff|too old)", F.PRECHECK),
+    (r"driver on your system is too old|not compiled with (?:cuda|nccl|mpi|gloo)|arch_mismatch", F.PRECHECK),
+    (r"attempting to deserialize object on (?:a )?cuda device", F.USER_CODE),
+    (r"re-initialize cuda in forked|stream is capturing|too many resources requested for launch", F.USER_CODE),
+    (r"cuda error: invalid (?:argument|configuration|value|resource handle)", F.USER_CODE),
+    (r"(?:cublas|cudnn|cusolver|cusparse)_status_(?:invalid_value|not_supported|bad_param)", F.USER_CODE),
+    (r"ncclinvalid(?:usage|argument)|duplicate gpu detected|ncclinvalid", F.USER_CODE),
+)
+
+# A death as Ray words it; then error numbers as the C library words them: libraries quote the words, not the number.
+_SYSTEM: tuple[tuple[str, F], ...] = (
+    (r"memory page has hardware error", F.NODE_LOST),
+    (r"the (?:actor|worker|task)[^\n]{0,40}died|node has died", F.NODE_LOST),
+    (r"was marked (?:as )?dead|been marked dead|node was terminated", F.NODE_LOST),
+    (r"worker process has died|worker died|died unexpectedly|supervisor's node died|abruptly", F.NODE_LOST),
+    (r"input/output error|remote i/o error|stale (?:nfs )?file handle", F.INFRA_TRANSIENT),
+    (r"transport endpoint is not connected", F.INFRA_TRANSIENT),
+    (r"transport endpoint (?:is already|shutdown)", F.INFRA_TRANSIENT),
+    (r"cannot send after transport endpoint|host is down", F.INFRA_TRANSIENT),
+    (r"no locks available|read-only file ?system|no such device|structure needs cleaning", F.INFRA_TRANSIENT),
+    (r"no space left on device|disk quota exceeded|storagefull|file write failed|disk i/o error", F.INFRA_TRANSIENT),
+    (r"resource temporarily unavailable|device or resource busy|resource deadlock|text file busy", F.INFRA_TRANSIENT),
+    (r"too many open files|can't start new thread|items of ancdata", F.INFRA_TRANSIENT),
+    (r"connection (?:reset|refused|aborted|timed out|closed|broken|was closed|lost|error)", F.INFRA_TRANSIENT),
+    (r"broken pipe|no route to host|network is (?:unreachable|down)|network dropped", F.INFRA_TRANSIENT),
+    (r"software caused connection abort|cannot assign requested address|address already in use", F.INFRA_TRANSIENT),
+    (r"link has been severed|communication error on send|machine is not on the network", F.INFRA_TRANSIENT),
+    (r"name resolution|name or service not known|name does not resolve|nodename nor servname", F.INFRA_TRANSIENT),
+    (r"no address associated with hostname|failed to (?:resolve|lookup)", F.INFRA_TRANSIENT),
+    (r"could not resolve|dns (?:error|lookup|fail)", F.INFRA_TRANSIENT),
+)
+
+_DATA: tuple[tuple[str, F], ...] = (
+    (r"cannot identify image|image file is truncated|broken data stream|truncated file read", F.DATA_POISON),
+    (r"when reading image file|broken png file", F.DATA_POISON),
+    (r"not a (?:jpeg|png|gif|webp|tiff|bmp) file|unknown image file", F.DATA_POISON),
+    (r"decompression ?bomb|decoder error -\d|(?:corrupt|premature end of) jpeg", F.DATA_POISON),
+    (r"bad (?:jpeg|png|image) ", F.DATA_POISON),
+    (r"image decode|could not (?:create decoder|decode)|failed to decode|imdecode|!_src\.empty", F.DATA_POISON),
+    (r"not a gzipped file|crc check failed|end-of-stream marker|invalid data stream", F.DATA_POISON),
+    (r"incorrect header check", F.DATA_POISON),
+    (r"error -\d while (?:decompressing|preparing)|zstd decompress", F.DATA_POISON),
+    (r"corrupt(?:ed)? (?:snappy|input|deflate|lz4|data|block|file)", F.DATA_POISON),
+    (r"(?:lz4|snappy|brotli|zlib|gzip|zstd|inflate)[^\n]{0,40}(?:corrupt|decompress|fail|invalid)", F.DATA_POISON),
+    (r"parquet magic|size reported by footer|couldn't deserialize thrift", F.DATA_POISON),
+    (r"tprotocolexception|thrift lpayload|unexpected end of stream", F.DATA_POISON),
+    (r"either the file is corrupted|file is too small|not an? (?:arrow|parquet|feather|orc|ipc) file", F.DATA_POISON),
+    (r"page was smaller|invalid (?:or unsupported )?page|column chunk", F.DATA_POISON),
+    (r"dictionary index|ipc (?:message|metadata)", F.DATA_POISON),
+    (r"file signature not found|truncated file|bad object header|b-tree", F.DATA_POISON),
+    (r"filter returned failure|inflate\(\)", F.DATA_POISON),
+    (
+        r"(?:can't|unable to) [^\n]*\((?:file |wrong |bad |inflate|can't|unable to|invalid|addr |incorrect)",
+        F.DATA_POISON,
+    ),
+    (r"pytorchstreamreader|not a zip (?:archive|file)|central directory|file is not a zip", F.DATA_POISON),
+    (r"bad checksum|checksum (?:mismatch|error|failed)|bad magic|invalid header", F.DATA_POISON),
+    (r"unexpected end of (?:file|data|header|input)", F.DATA_POISON),
+    (r"while deserializing (?:header|metadata)|error while deserializing|headertoo", F.DATA_POISON),
+    (r"metadataincomplete", F.DATA_POISON),
+    (r"\bcorrupt|failed to decompress|file size is \d+ bytes|but only got|unpack requires a buffer", F.DATA_POISON),
+    (r"invalid data found when processing input|moov atom not found", F.DATA_POISON),
+    (r"file could not be opened successfully", F.DATA_POISON),
+)
+
+_NODE: tuple[tuple[str, F], ...] = (
+    (r"dataloader timed out after", F.HANG),
+    (r"dataloader worker[^\n]*killed by signal", F.NODE_LOST),
+    (r"uncorrectable|gpu is lost|fallen off the bus|xid \d|(?:un)?contained ecc", F.NODE_LOST),
+    (r"nvlink error|gpu requires reset", F.NODE_LOST),
+    (r"\b(?:cuda|hip|cublas|cudnn|cusolver|cufft|curand)(?: driver)? error", F.NODE_LOST),
+    (r"_status_(?:internal|execution|not_init|mapping)", F.NODE_LOST),
+    (r"cuda unknown error|illegal memory access|unspecified launch failure|misaligned address", F.NODE_LOST),
+    (r"died with <signals\.sig|terminated with signal|signal 9 \(sigkill\)", F.NODE_LOST),
+    (r"exitcode: -9|killed by signal|health check", F.NODE_LOST),
+    (r"cannot be scheduled|insufficient cluster resources|no available node types|unschedulable", F.CAPACITY),
+    (r"worker group (?:startup|start-up)[^\n]*timed? ?out|resources? (?:to become|are not) available", F.CAPACITY),
+)
+
+_GROUP: tuple[tuple[str, F], ...] = (
+    (r"\bnccl|processgroup|watchdog caught|collective operation timeout|communicator was aborted", F.INFRA_TRANSIENT),
+    (
+        r"\bgloo\b|caused pair closure|monitoredbarrier|store[- ]based barrier|waiting for clients|rendezvous|rdzv",
+        F.INFRA_TRANSIENT,
+    ),
+    (r"wait timeout after|socket timeout|client socket|server socket|tcpstore|store->get|c10d", F.INFRA_TRANSIENT),
+    (r"timed out waiting", F.INFRA_TRANSIENT),
+    (r"timed out (?:after|in|during|while|connecting|initializing)", F.INFRA_TRANSIENT),
+    (r"operation timed out", F.INFRA_TRANSIENT),
+    (r"failed to connect to (?:gcs|the gcs|ray|raylet)|gcs (?:is|server)|rpc error", F.INFRA_TRANSIENT),
+    (r"statuscode\.unavailable", F.INFRA_TRANSIENT),
+)
+
+_SERVICES: tuple[tuple[str, F], ...] = (
+    (r"slow ?down|reduce your request rate|throttl|too many requests|rate exceeded", F.INFRA_TRANSIENT),
+    (r"rate limit|quota exceeded", F.INFRA_TRANSIENT),
+    (r"requestlimitexceeded|provisionedthroughput|requesttimeout", F.INFRA_TRANSIENT),
+    (r"requesttimetooskewed|expiredtoken|serverbusy", F.INFRA_TRANSIENT),
+    (r"service ?unavailable|internal ?(?:server ?)?error|bad gateway", F.INFRA_TRANSIENT),
+    (r"gateway time-?out|backend ?error", F.INFRA_TRANSIENT),
+    (
+        r"(?:temporarily|currently) unavailable|try again later|operationaborted|server is busy|connection pool",
+        F.INFRA_TRANSIENT,
+    ),
+    (r"\b(?:http|status|error|code|response)\b[^\n\d]{0,24}\b(?:408|425|429|5\d\d)\b", F.INFRA_TRANSIENT),
+    (r"\b(?:408|425|429|5\d\d) (?:server|client) error", F.INFRA_TRANSIENT),
+    (
+        r"max retries exceeded|incomplete ?read|chunk ?length|chunked (?:encoding|read)|premature(?:ly)? (?:end|clos)",
+        F.INFRA_TRANSIENT,
+    ),
+    (r"response ended prematurely", F.INFRA_TRANSIENT),
+    (r"peer closed connection|server disconnected|remote end closed", F.INFRA_TRANSIENT),
+    (r"connect(?:ion)? ?error|not enough data for", F.INFRA_TRANSIENT),
+    (r"\b(?:ssl|tls)\b|certificate|handshake|unexpected_eof|wrong_version_number", F.INFRA_TRANSIENT),
+    (r"decryption_failed", F.INFRA_TRANSIENT),
+    (r"(?:read|write|connect|request|operation|pool|socket) ?time(?:d)? ?-?out", F.INFRA_TRANSIENT),
+    (r"timed out|deadline ?exceeded", F.INFRA_TRANSIENT),
+    (
+        r"could not connect|couldn't connect|error sending request|error decoding response body|hyper::|reqwest",
+        F.INFRA_TRANSIENT,
+    ),
+    (r"server closed the connection|database is locked|database system is", F.INFRA_TRANSIENT),
+    (r"too many (?:connections|clients)", F.INFRA_TRANSIENT),
+    (r"access ?denied|forbidden|unauthorized|nosuch(?:bucket|key|upload)", F.USER_CODE),
+    (r"invalidaccesskey|signaturedoesnotmatch", F.USER_CODE),
+    (r"\b(?:http|status|error|code|response)\b[^\n\d]{0,24}\b4\d\d\b|\b4\d\d client error", F.USER_CODE),
+)
+
+
+def _compiled(rules: tuple[tuple[str, F], ...]) -> tuple[tuple[re.Pattern[str], F], ...]:
+    return tuple((re.compile(pattern), failure) for pattern, failure in rules)
+
+
+ALL = _compiled((*_MEMORY, *_CODE, *_SYSTEM, *_DATA, *_NODE, *_GROUP, *_SERVICES))
+# Those that decide for Ray's error of a dead process: the rest of its text describes Ray's own connections.
+FOR_DEATHS = _compiled((*_MEMORY, *_CODE))
+# Those that also decide for errors like ValueError and ImportError: of a broken disk or connection, or of broken data.
+FOR_USER_ERRORS = _compiled((*_SYSTEM, *_DATA[:-1]))
