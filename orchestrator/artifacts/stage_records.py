@@ -1,10 +1,18 @@
-"""All records of one stage fingerprint together: the newest checkpoint step, and retracting everything."""
+"""All records of one stage together: the newest checkpoint step, shards of an attempt, and retracting everything."""
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.store.commits import retract, roll_forward
+from orchestrator.store.commits import read_outcome, retract, roll_forward
 from orchestrator.store.fences import Fences
-from orchestrator.store.layout import Site, artifact_site, checkpoint_site, checkpoint_steps, shard_site
+from orchestrator.store.layout import (
+    SHARDS,
+    Site,
+    artifact_site,
+    checkpoint_site,
+    checkpoint_steps,
+    owner_of,
+    shard_site,
+)
 from orchestrator.store.store import Store
 
 
@@ -15,6 +23,18 @@ def newest_checkpoint_step(store: Store, key: ArtifactKey) -> int | None:
         if roll_forward(store, checkpoint_site(key, step), fences).commit:
             return step
     return None
+
+
+def has_recorded_shards(store: Store, stage_kind: str, attempt: str) -> bool:
+    """Whether the stage attempt recorded a shard. Lists the shards of the kind: for an attempt that left no outcome."""
+    for item in store.list(f"{SHARDS}/{stage_kind}"):
+        parts = item.key.split("/")  # shards/<kind>/<sfp[:2]>/<sfp>/<shard attempt>/OUTCOME
+        if len(parts) != 6 or parts[-1] != "OUTCOME" or owner_of(parts[4]) != attempt:
+            continue
+        outcome = read_outcome(store, shard_site(ArtifactKey(stage_kind, parts[3])), parts[4])
+        if outcome is not None and outcome.kind == "COMMIT":
+            return True
+    return False
 
 
 def retract_stage(artifacts: ArtifactStore, key: ArtifactKey, *, run_id: str, reason: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_epochs import EpochGuard
-from orchestrator.artifacts.stage_records import newest_checkpoint_step
+from orchestrator.artifacts.stage_records import has_recorded_shards, newest_checkpoint_step
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_jobs import ENDED, JobInfo, RayJobs
 from orchestrator.errors import (
@@ -92,11 +92,14 @@ class JobAttempt:
         return self.artifacts.open(planned.key)
 
     def progressed(self) -> bool:
+        """True if it committed a checkpoint or recorded shards; of a job that left no outcome, the store tells."""
         if self._outcome is not None:
             return self._outcome.progressed
         planned = self.request.planned
-        step = newest_checkpoint_step(self.artifacts.store, planned.key)
-        return (step or -1) > (self._step_before or -1)
+        store = self.artifacts.store
+        if (newest_checkpoint_step(store, planned.key) or -1) > (self._step_before or -1):
+            return True
+        return has_recorded_shards(store, planned.spec.kind.name, self.request.attempt.name)
 
     def abort(self, reason: str) -> None:
         """Fence the attempt: its job may still be running on a node that nobody sees. Deletes nothing."""

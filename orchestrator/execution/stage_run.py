@@ -193,6 +193,8 @@ class StageRun:
             )
             if self._tools.stop.wait(decision.wait_s):
                 raise CancelledError(f"{self._planned.id}: stopped before it was retried")
+            if (found := self._existing()) is not None:  # an attempt that failed may have committed before
+                return found
         raise AssertionError("unreachable: the count of attempts does not end")
 
     def _attempt(self, number: int, halvings: int) -> Artifact | _Failed | None:
@@ -231,7 +233,11 @@ class StageRun:
                     return None
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary that records a failed attempt
-                return self._failed(error, work, transition)
+                committed = self._committed_by(attempt)
+                if committed is None:
+                    return self._failed(error, work, transition)
+                log.warning("%s is committed, although it failed after that: %s", attempt, error)
+                artifact = committed
             finally:
                 work.close()
         gates = gates_to_json(gate_results(self._planned.spec, artifact.manifest.metrics))
@@ -265,6 +271,17 @@ class StageRun:
             scratch=tools.scratch / attempt.name,
             is_stop_requested=tools.stop.is_set,
         )
+
+    def _committed_by(self, attempt: AttemptId) -> Artifact | None:
+        """The artifact, if this attempt committed it: it may fail, or its job may be lost, right after that."""
+        artifacts = self._tools.artifacts
+        try:
+            stored = artifacts.stored(self._planned.key)
+            is_own = stored is not None and stored.commit.attempt == attempt.name
+            return artifacts.open(self._planned.key) if is_own else None
+        except OrchestratorError as error:  # asked again before the next attempt
+            log.warning("%s: whether it was committed is unknown: %s", attempt, error)
+            return None
 
     def _register(self, artifact: Artifact, attempt_id: str) -> None:
         """Record the model version for the tracker, if the artifact is a registered model."""

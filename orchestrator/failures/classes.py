@@ -166,10 +166,11 @@ def _text(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - an error of a library that cannot print itself says nothing
         return ""
-    return text[:_MAX_TEXT].partition("There are some potential root causes")[0]
+    return _GUESSES.sub("", text[:_MAX_TEXT])
 
 
 _MAX_TEXT = 50_000  # characters
+_GUESSES = re.compile(r"(?:Some common causes include|There are some potential root causes)[^\n]*")
 
 
 def _of_message(text: str, rules: Sequence[tuple[re.Pattern[str], FailureClass]]) -> _Evidence | None:

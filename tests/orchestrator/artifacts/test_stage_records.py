@@ -4,7 +4,7 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.artifacts.stage_records import newest_checkpoint_step, retract_stage
+from orchestrator.artifacts.stage_records import has_recorded_shards, newest_checkpoint_step, retract_stage
 from orchestrator.attempt_id import AttemptId
 from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardOutcome
@@ -54,3 +54,19 @@ def test_a_run_is_not_mistaken_for_one_whose_id_starts_alike(memory_store: Store
     make(artifacts, tmp_path, "run-12")
     retract_stage(artifacts, KEY, run_id="run-1", reason="made again")
     assert exist(artifacts) == (False, False, None)
+
+
+def test_the_recorded_shards_of_an_attempt_are_told_from_those_of_others(store: Store, tmp_path: Path) -> None:
+    ledger = ShardLedger(store, tmp_path / "cache")
+    outputs = {owner: ledger.new_output(ArtifactKey("train", digit * 64), owner=owner) for owner, digit in OWNERS}
+    for output in outputs.values():
+        (output.data / "rows").write_text("rows")
+    for owner in ("run-train-1-1", "run-train-1-10"):
+        ledger.record(outputs[owner], ShardOutcome(rows=1), provenance={})
+    ledger.abort(outputs["run-train-1-2"], reason="failed")
+    found = {owner for owner, _ in OWNERS if has_recorded_shards(store, "train", owner)}
+    assert found == {"run-train-1-1", "run-train-1-10"}
+    assert not has_recorded_shards(store, "other", "run-train-1-1")
+
+
+OWNERS = (("run-train-1-1", "1"), ("run-train-1-10", "2"), ("run-train-1-2", "3"), ("run-train-1-3", "4"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import failpoints
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.run_epochs import RunEpochs
 from orchestrator.attempt_id import AttemptId
@@ -180,6 +181,18 @@ def test_infrastructure_failures_are_retried(site: Site) -> None:
     retries = site.events("retry")
     assert [event.fields["failure_class"] for event in retries] == ["infra_transient"] * 2
     assert len(list(site.workspace.store.list("artifacts"))) == 5 + 2  # committed: 5, aborted: 1 each
+
+
+@pytest.mark.parametrize("point", ["artifact.outcome", "artifact.commit"])
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_an_attempt_that_failed_after_its_commit_is_found_committed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, point: str, attempts: int
+) -> None:
+    monkeypatch.setattr(failpoints, "_armed", failpoints.parse(f"{point}=raise"))
+    site.run(stage("one", 1, attempts=attempts))
+    assert CALLS == ["one"]
+    assert site.ends() == [("one", "COMMITTED")]
+    assert site.state() == "SUCCEEDED"
 
 
 def test_a_failure_blocks_only_the_stages_that_need_its_output(site: Site) -> None:

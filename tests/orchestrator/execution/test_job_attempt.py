@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from orchestrator.artifact import Artifact
+from orchestrator.artifact import Artifact, ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.cluster.ray_jobs import JobInfo, JobState, RayJobs
@@ -39,6 +40,7 @@ from orchestrator.history.run_status import run_status
 from orchestrator.planning.plan import Plan, PlannedStage, make_plan
 from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.store_view import plan_view
+from orchestrator.shards import ShardOutcome
 from orchestrator.stage import Recipe, Resources, RetryPolicy, StageKind, StageSpec
 from orchestrator.store.store import open_store
 from orchestrator.workspace import Workspace, stage_rows
@@ -104,6 +106,17 @@ def test_a_controller_whose_run_was_taken_over_submits_nothing(tmp_path: Path) -
     with pytest.raises(LeaseLostError, match="epoch 2 has taken over"):
         late._submit()
     assert head.submitted == []
+
+
+def test_shards_that_a_lost_job_recorded_are_progress(tmp_path: Path) -> None:
+    lost = work(NewHead(refusals=0), threading.Event(), tmp_path)
+    key = ArtifactKey("tokenize", "a" * 64)
+    lost.request.planned.key = key  # type: ignore[misc]  # a namespace
+    lost.request.planned.spec = SimpleNamespace(kind=SimpleNamespace(name="tokenize"))  # type: ignore[misc,assignment]
+    assert not lost.progressed()
+    ledger = ShardLedger(lost.artifacts.store, tmp_path / "cache")
+    ledger.record(ledger.new_output(key, owner="r1-steps-1-1"), ShardOutcome(rows=1), provenance={})
+    assert lost.progressed()
 
 
 # A run with one stage that is a job: the cluster is a double, store and database are real.

@@ -19,9 +19,11 @@ CUDA_NOTE = (
 WORKER_EXIT = (
     "The actor died unexpectedly before finishing this task.\n\tclass_name: ShardHost\n\tpid: 4412\n\tip: 10.0.3.7\n"
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
-    "unexpectedly exits with a connection error code 2. End of file. There are some potential root causes. (1) The "
-    "process is killed by SIGKILL by OOM killer due to high memory usage. (2) ray stop --force is called. (3) The "
-    "worker is crashed unexpectedly due to SIGSEGV or other unexpected errors."
+    "unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was "
+    "killed by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed "
+    "unexpectedly due to SIGSEGV or another unexpected error. If the process was killed by the kernel OOM killer "
+    "(verifiable by checking for OOM in dmesg of the OOMing node), consider enabling resource isolation via "
+    "--enable-resource-isolation to prevent node deaths by resource contention."
 )
 
 
