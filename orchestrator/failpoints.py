@@ -3,9 +3,10 @@
     ILLUME_FAILPOINTS='artifact.outcome=kill; shard.commit=raise@3; outbox.delivered=delay:2.5'
 
 Actions: `kill` (SIGKILL to this process), `freeze` (SIGSTOP, until somebody sends SIGCONT), `raise` (a store failure;
-directly after a write it simulates the write's lost acknowledgement), `delay:SECONDS`. `@n` acts on the n-th pass of a
-process only; the default is the first. With ILLUME_FAILPOINTS_ONCE=FOLDER a point acts once for all processes together:
-in the first one to create a marker file there.
+directly after a write it simulates the write's lost acknowledgement), `delay:SECONDS`, `hold:FILE` (waits until the
+file exists). `@n` acts on the n-th pass of a process only; the default is the first. With
+ILLUME_FAILPOINTS_ONCE=FOLDER a point acts once for all processes together: in the first one to create a marker file
+there.
 """
 
 import os
@@ -35,13 +36,15 @@ POINTS = (
     "lease.renewed",
     "outbox.delivered",  # the sink has the events, its cursor has not moved
 )
-_ACTIONS = ("kill", "freeze", "raise", "delay")
+_ACTIONS = ("kill", "freeze", "raise", "delay", "hold")
+_HOLD_POLL_S = 0.02
 
 
 @dataclass
 class _ArmedPoint:
     action: str
-    seconds: float
+    seconds: float  # of a delay
+    file: str  # that ends a hold
     passes_left: int
 
 
@@ -51,11 +54,14 @@ def parse(text: str) -> dict[str, _ArmedPoint]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         point, _, action_text = part.partition("=")
         action_text, _, count = action_text.partition("@")
-        action, _, seconds = action_text.partition(":")
+        action, _, argument = action_text.partition(":")
         try:
             if point not in POINTS or action not in _ACTIONS:
                 raise ValueError
-            armed[point] = _ArmedPoint(action, float(seconds or 0), int(count or 1))
+            if action == "hold" and not argument:
+                raise ValueError
+            seconds = float(argument or 0) if action != "hold" else 0.0
+            armed[point] = _ArmedPoint(action, seconds, argument, int(count or 1))
         except ValueError as error:
             raise RecipeError(
                 f"{VARIABLE}: found {part!r}, expected POINT=ACTION with one of {', '.join(_ACTIONS)} and one of "
@@ -92,6 +98,9 @@ def _is_first(point: str) -> bool:
 def _act(point: str, armed: _ArmedPoint) -> None:
     if armed.action == "delay":
         time.sleep(armed.seconds)
+    elif armed.action == "hold":
+        while not Path(armed.file).exists():
+            time.sleep(_HOLD_POLL_S)
     elif armed.action == "raise":
         raise StoreError(f"failpoint {point}")
     else:

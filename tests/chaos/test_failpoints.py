@@ -15,12 +15,16 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.failpoints import POINTS
 from tests.chaos.counting_driver import STEPS, open_workspace, plan_of
 from tests.chaos.invariants import check, check_decisions_kept, decisions
 
+pytestmark = pytest.mark.timeout(900)
+
+PATIENCE_S = 250.0  # a loaded machine needs many times what a quiet one does
 DRIVER = Path(__file__).with_name("counting_driver.py")
 WORK = {*(f"step{number}" for number in range(1, STEPS + 1)), "double"}
 # Not passed by a run without shards and without damage.
@@ -37,7 +41,7 @@ def start(root: Path, failpoints: str = "") -> subprocess.Popen[str]:
 
 
 def ended(driver: subprocess.Popen[str]) -> tuple[int, str]:
-    out, complaint = driver.communicate(timeout=120)
+    out, complaint = driver.communicate(timeout=PATIENCE_S)
     return driver.returncode, out if driver.returncode == 0 else complaint
 
 
@@ -105,13 +109,14 @@ def test_a_driver_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     quiet: dict[str, str], tmp_path: Path
 ) -> None:
     root = tmp_path / "storm"
-    frozen = start(root, "checkpoint.commit=delay:5@2")
+    frozen = start(root, f"checkpoint.commit=hold:{root / 'go-on'}@2")
     _freeze(frozen, root)
     try:
         _expire_leases(root)
         assert finish(root) == quiet
         before = decisions(root)
     finally:
+        (root / "go-on").touch()
         frozen.send_signal(signal.SIGCONT)
     code, out = ended(frozen)
     assert code != 0, "the driver that was replaced must say so"
@@ -124,13 +129,16 @@ def test_a_driver_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
 def _freeze(driver: subprocess.Popen[str], root: Path) -> None:
     """Stop a driver that waits after its second checkpoint, at a moment when none of its threads is in a transaction:
     a process that is stopped inside a transaction locks a SQLite file for all others."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while len(list((root / "illume").rglob("checkpoints/*/COMMIT"))) < 2:
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     while True:
         driver.send_signal(signal.SIGSTOP)
+        while psutil.Process(driver.pid).status() != psutil.STATUS_STOPPED:  # the signal takes a moment
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         with closing(sqlite3.connect(root / "illume" / "index.db", timeout=0.2, isolation_level=None)) as database:
             try:
                 database.execute("begin immediate")

@@ -27,9 +27,11 @@ def passes(**environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("text", ["artifact.files", "nothing=kill", "artifact.files=explode", "artifact.files=kill@x"])
+@pytest.mark.parametrize(
+    "text", ["artifact.files", "nothing=kill", "artifact.files=explode", "artifact.files=kill@x", "artifact.files=hold"]
+)
 def test_an_unknown_point_or_action_is_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="expected POINT=ACTION with one of kill, freeze, raise, delay"):
+    with pytest.raises(RecipeError, match="expected POINT=ACTION with one of kill, freeze, raise, delay, hold"):
         parse(text)
 
 
@@ -38,6 +40,7 @@ def test_points_are_parsed_with_their_actions() -> None:
     armed = parse(" artifact.files=delay:0.5@3 ; shard.commit=kill ")
     assert (armed["artifact.files"].seconds, armed["artifact.files"].passes_left) == (0.5, 3)
     assert armed["shard.commit"].action == "kill"
+    assert parse("shard.files=hold:/tmp/a/b@2")["shard.files"].file == "/tmp/a/b"
 
 
 def test_a_point_acts_on_the_named_pass_only() -> None:
@@ -48,3 +51,16 @@ def test_a_point_acts_on_the_named_pass_only() -> None:
 def test_with_a_marker_folder_a_point_acts_in_one_process_only(tmp_path: Path) -> None:
     environment = {VARIABLE: "artifact.files=raise", ONCE_VARIABLE: str(tmp_path)}
     assert [passes(**environment) for _ in range(2)] == ["1 failpoint artifact.files\n", ""]
+
+
+def test_a_hold_lasts_until_its_file_exists(tmp_path: Path) -> None:
+    file = tmp_path / "go-on"
+    environment = {**os.environ, VARIABLE: f"artifact.files=hold:{file}@2"}
+    command = [sys.executable, "-u", "-c", PASS_THREE_TIMES.replace("hit(", "print(number); hit(")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["1\n", "2\n"]
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        file.touch()
+        assert process.stdout.readline() == "3\n"
