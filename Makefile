@@ -64,5 +64,8 @@ chaos: $(VENV)/.tested # SEED=7 arms the same points and kills again, MINUTES=60
 	$(BIN)/python -m pytest -m slow tests/chaos tests/end_to_end
 	$(BIN)/python -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),5)
 
+mutate: $(VENV)/.tested # MODULES="a/b.py a/c", SEED=7, MINUTES=20: do tests notice small changes to the code?
+	$(BIN)/python -m tests.mutation.mutate $(MODULES) --seed $(or $(SEED),0) --minutes $(or $(MINUTES),10)
+
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
