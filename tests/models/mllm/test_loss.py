@@ -103,6 +103,10 @@ def test_under_autocast_scores_are_bf16_and_gradients_keep_the_type_of_the_weigh
     value.backward()
     expected = _reference(hidden, tables, targets, weights)
     torch.testing.assert_close(value, expected, rtol=1e-2, atol=0)  # bf16 keeps 8 bits
+    for leaf, gradient in zip((hidden, *tables), torch.autograd.grad(expected, (hidden, *tables)), strict=True):
+        assert leaf.grad is not None
+        # Of the largest gradient, as sums of rounded products cancel where a gradient is near 0.
+        torch.testing.assert_close(leaf.grad, gradient, rtol=0, atol=2e-2 * float(gradient.abs().max()))
     assert [leaf.grad.dtype for leaf in (hidden, *tables) if leaf.grad is not None] == [torch.float32] * 3
 
 

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.checkpoints import StoredCheckpoints, checkpoint_files
 from orchestrator.attempt_id import AttemptId
+from orchestrator.store.commits import head
 from orchestrator.store.layout import checkpoint_site
 from orchestrator.store.store import Store
 
@@ -204,3 +205,40 @@ def test_a_file_of_every_kept_checkpoint_is_read_oldest_first(checkpoints: Store
     store, key = checkpoints.store, checkpoints.key
     assert list(checkpoint_files(store, key, "weights")) == [(10, b"weights 10"), (20, b"weights 20")]
     assert list(checkpoint_files(store, key, "absent")) == []
+
+
+def test_a_manifest_that_was_exchanged_is_not_believed(
+    checkpoints: StoredCheckpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is valid, and all its files match it, but it is not the one that was committed."""
+    save(checkpoints, tmp_path, 1, 2)
+    site = checkpoint_site(ArtifactKey("train", FINGERPRINT), 2)
+    (key,) = [item.key for item in checkpoints.store.list(site.attempts) if item.key.endswith("/MANIFEST.json")]
+    data = checkpoints.store.get(key)
+    assert data
+    checkpoints.store.delete(key)
+    checkpoints.store.put_new(key, data.replace(b'"loss":0.5', b'"loss":0.1'))
+    assert checkpoints.store.get(key) != data
+    latest = replace(checkpoints, cache=tmp_path / "elsewhere", verified=set()).latest()
+    assert latest is not None
+    assert (latest.step, latest.meta["loss"]) == (1, 0.5)
+    assert "checkpoint of step 2 skipped" in caplog.text
+
+
+def test_each_pruning_deletes_what_became_old_since_the_last(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(checkpoints, tmp_path, step)
+        checkpoints.prune(2)
+    assert steps_stored(checkpoints) == [f"{step:012d}" for step in (3, 4)]
+
+
+def test_a_pruned_step_is_retracted_and_not_damaged(
+    checkpoints: StoredCheckpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(checkpoints, tmp_path, 1, 2)
+    checkpoints.prune(1)
+    found = head(checkpoints.store, checkpoint_site(checkpoints.key, 1))
+    assert (found.commit, found.problem) == (None, "")
+    checkpoints.retract_after(1)
+    assert replace(checkpoints, verified=set()).latest() is None
+    assert "skipped" not in caplog.text

@@ -137,6 +137,28 @@ def test_a_forced_stage_is_made_from_the_current_inputs(world: World, made: Plan
     assert inputs["first"] == [plan.stage("a").fingerprint]
 
 
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("warn", {"a": "skip", "b": "reuse", "c": "reuse"}),
+        ("rerun", {"a": "run", "b": "run", "c": "run"}),
+    ],
+)
+def test_a_cleared_artifact_whose_code_changed_is_kept_unless_the_policy_says_rerun(
+    policy: str, expected: dict[str, str]
+) -> None:
+    world = World(code={"stages/work.py": "1"})
+    world.execute(made := world.plan(chain()))
+    a, b, c = fingerprints(made)
+    world.code = {"stages/work.py": "2"}
+    known = takedown("T1", a, cleared=(b, c))
+    plan = planned(world, chain(), known, code=policy)
+    assert actions(plan) == expected
+    assert (fingerprints(plan)[1:] == [b, c]) == (policy == "warn")  # a rerun starts from the input of today
+    with pytest.raises(RecipeError, match=r"b: stages/work\.py"):
+        planned(world, chain(), known, code="fail")
+
+
 def test_tainted_models_can_be_accepted(world: World, made: Plan) -> None:
     a, b, c = fingerprints(made)
     known = takedown("T1", models=(b, c))

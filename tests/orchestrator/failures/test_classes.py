@@ -135,6 +135,7 @@ def test_what_ray_says_of_a_taken_node_wins_over_the_other_ranks() -> None:
 def test_the_outermost_deliberate_error_decides() -> None:
     assert classify(raised_from(RuntimeError("stage failed"), ConnectionError("x"))) is FailureClass.INFRA_TRANSIENT
     assert classify(raised_from(errors.PoisonError("row 7"), ConnectionError("x"))) is FailureClass.DATA_POISON
+    assert classify(raised_from(errors.StoreError("put"), ValueError("x"))) is FailureClass.INFRA_TRANSIENT
 
 
 def test_preemption_and_lack_of_memory_win_over_the_errors_that_they_cause() -> None:

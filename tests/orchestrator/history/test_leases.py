@@ -243,3 +243,13 @@ def test_the_next_epoch_is_above_one_that_the_store_knows(database: Database) ->
     leases.raise_epoch(RESOURCE, 9)  # somebody holds an epoch that this database never saw
     with pytest.raises(LeaseLostError):
         leases.renew(lease)
+
+
+def test_after_closing_no_thread_renews_or_watches(database: Database) -> None:
+    leases = Leases(database)
+    with LeaseKeeper(leases) as keeper:
+        lease = acquired(leases, duration_s=60.0)
+        keeper.keep(lease)
+        threads = [thread for thread in threading.enumerate() if thread in keeper._threads]
+        assert len(threads) == 2
+    wait_until(lambda: not any(thread.is_alive() for thread in threads))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
@@ -12,6 +13,7 @@ from orchestrator.history.attempts import AttemptIntent, StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, Event, RunState
 from orchestrator.history.leases import Lease, Leases
+from orchestrator.history.projection import append_once
 from orchestrator.history.run_status import run_status
 from orchestrator.history.run_store import ATTEMPT_TRANSITIONS, RUN_TRANSITIONS, RunStore, StateConflictError
 
@@ -221,3 +223,36 @@ def test_secrets_do_not_reach_the_events(store: RunStore, database: Database) ->
     assert (
         run_status(database, "r1").stages[0].message == "cannot reach postgresql://me:***@db/x\N{REPLACEMENT CHARACTER}"
     )
+
+
+def test_an_event_whose_commit_lost_its_reply_is_not_appended_twice(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    tried: list[Event] = []
+
+    def note(connection: Connection) -> None:
+        append_once(connection, tried, "r1", "note", {"number": 1}, epoch=epoch, stage_id="clean")
+
+    database.write(note)
+    database.write(note)
+    assert [event.kind for event in store.events("r1")].count("note") == 1
+
+
+def test_an_event_that_was_rolled_back_is_appended_again_though_its_number_is_taken(
+    store: RunStore, database: Database
+) -> None:
+    epoch = started(store, database)
+    tried: list[Event] = []
+
+    def note(connection: Connection) -> None:
+        append_once(connection, tried, "r1", "note", {"number": 1}, epoch=epoch)
+
+    def roll_back(connection: Connection) -> None:
+        note(connection)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        database.write(roll_back)
+    store.record("r1", "other", {}, epoch=epoch)
+    assert store.events("r1")[-1].sequence == tried[0].sequence
+    database.write(note)
+    assert [event.kind for event in store.events("r1")][-2:] == ["other", "note"]

@@ -253,6 +253,11 @@ def test_until_leaves_the_rest_of_the_recipe_out() -> None:
     assert table(World().plan(chain(), until=("b",))) == {name: ("run", "never made") for name in "ab"}
 
 
+def test_until_includes_everything_upstream_however_far() -> None:
+    longer = replace(chain(), stages=(*chain().stages, spec("d", "c")))
+    assert list(table(World().plan(longer, until=("c",)))) == ["a", "b", "c"]
+
+
 def test_only_runs_one_stage_on_what_exists(world: World) -> None:
     world.delete(world.plan(chain()), "b", "c")
     found = {name: action for name, (action, _reason) in table(world.plan(chain(), only=("b",))).items()}

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,27 @@ def test_the_table_of_garbage_reasons(
 ) -> None:
     facts = AttemptFacts(attempt="me", outcome=decided, generations=tuple(generations), is_live=is_live, is_old=True)
     assert garbage_reason(facts) == expected
+
+
+def test_an_outdated_list_does_not_delete_a_checkpoint_that_was_committed_again(
+    artifacts: ArtifactStore, tmp_path: Path
+) -> None:
+    checkpoints = StoredCheckpoints(
+        store=artifacts.store,
+        cache=artifacts.cache,
+        key=ArtifactKey("curate", FINGERPRINT),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="first"),
+    )
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/weights").write_bytes(b"weights")
+    checkpoints.commit(1, tmp_path / "checkpoint", {})
+    artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
+    plan = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody)
+    again = replace(checkpoints, attempt=replace(checkpoints.attempt, name="second"))
+    again.retract_after(0)
+    again.commit(1, tmp_path / "checkpoint", {})
+    done = delete_garbage(artifacts.store, plan, is_live=nobody)
+    assert done.items == 0
+    found = checkpoints.latest()
+    assert found is not None
+    assert (found.path / "weights").read_bytes() == b"weights"

@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.history.database import Database
+from orchestrator.identity import fingerprint_of
+from orchestrator.retention.pins import pin
+from orchestrator.retention.unneeded import retract_unneeded, unneeded_artifacts
+from orchestrator.shards import ShardOutcome
+from orchestrator.store.store import Store
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import Illume, newest
 
@@ -105,3 +114,61 @@ def test_an_index_that_does_not_know_every_run_decides_nothing(illume: Illume, t
     illume("index", "rebuild")
     found: list[Any] = illume(*NOW).data["unneeded"]
     assert len(found) == 2
+
+
+def test_a_shard_that_another_artifact_contains_stays(tmp_path: Path, database: Database, local_store: Store) -> None:
+    artifacts, ledger = ArtifactStore(local_store, tmp_path / "cache"), ShardLedger(local_store, tmp_path / "cache")
+
+    def shard(fingerprint: str) -> ArtifactKey:
+        key = ArtifactKey("curate", fingerprint)
+        output = ledger.new_output(key, owner="run-1-a1")
+        (output.data / "part.tar").write_text(fingerprint)
+        ledger.record(output, ShardOutcome(rows=1), provenance={})
+        return key
+
+    def made(side: int, *shards: ArtifactKey) -> ArtifactKey:
+        payload = {"kind": "curate", "side": side}
+        key = ArtifactKey("curate", fingerprint_of(payload))
+        attempt = artifacts.new_attempt(key, f"a{side}")
+        (attempt.data / "file").write_text("content")
+        fingerprints = tuple(found.fingerprint for found in shards)
+        draft = ManifestDraft(kind="dataset@1", payload=payload, metrics={}, shards=fingerprints)
+        artifacts.commit(attempt, draft, epoch=1)
+        return key
+
+    own, shared, other = (shard(name * 64) for name in "123")
+    first, second = made(1, own, shared), made(2, shared, other)
+    pin(local_store, second)
+    unneeded = unneeded_artifacts(
+        artifacts, database, now_s=time.time() + 10, older_than_s=0.0, is_registered=lambda _kind: False
+    )
+    assert [(artifact.key, artifact.shards) for artifact in unneeded] == [(first, (own.fingerprint,))]
+    assert [artifact.key for artifact in retract_unneeded(artifacts, database, unneeded, reason="old")] == [first]
+    assert [ledger.find(key) is None for key in (own, shared, other)] == [True, False, False]
+    assert artifacts.find(first) is None
+    assert artifacts.find(second) is not None
+
+
+def test_a_shard_of_an_artifact_that_was_committed_meanwhile_stays(
+    tmp_path: Path, database: Database, local_store: Store
+) -> None:
+    artifacts, ledger = ArtifactStore(local_store, tmp_path / "cache"), ShardLedger(local_store, tmp_path / "cache")
+    key = ArtifactKey("curate", "1" * 64)
+    output = ledger.new_output(key, owner="run-1-a1")
+    (output.data / "part.tar").write_text("part")
+    ledger.record(output, ShardOutcome(rows=1), provenance={})
+
+    def make(side: int) -> None:
+        payload = {"kind": "curate", "side": side}
+        attempt = artifacts.new_attempt(ArtifactKey("curate", fingerprint_of(payload)), f"a{side}")
+        (attempt.data / "file").write_text("content")
+        draft = ManifestDraft(kind="dataset@1", payload=payload, metrics={}, shards=(key.fingerprint,))
+        artifacts.commit(attempt, draft, epoch=1)
+
+    make(1)
+    unneeded = unneeded_artifacts(
+        artifacts, database, now_s=time.time() + 10, older_than_s=0.0, is_registered=lambda _kind: False
+    )
+    make(2)
+    assert len(retract_unneeded(artifacts, database, unneeded, reason="old")) == 1
+    assert ledger.find(key) is not None

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from stages.training.checkpoint_files import Progress, Skip, load_state, load_tr
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
 from stages.training.spreads import Spread, spreads_of
-from tests.stages.training.toy import ToyProgram, ToyTask
+from stages.training.program import ProgramClass
+from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
 LOOP = LoopConfig(
     steps=12, micro_batches_per_step=4, seed=5, skip_window=5, optimizer=OptimizerConfig(warmup_share=0.2)
@@ -337,3 +339,114 @@ def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
     micro_batches = [ToyProgram(ToyTask()).micro_batch(0, index) for index in range(LOOP.micro_batches_per_step)]
     rows = torch.cat([micro_batch.data[0] for micro_batch in micro_batches])
     assert recorder.steps[0][1]["fit/mean_x"] == pytest.approx(float(rows.mean()), abs=1e-6)
+
+
+def run_alone(
+    program: ProgramClass[ToyTask], task: ToyTask, loop: LoopConfig, folder: Path, retry: RetryPolicy = EVERY_5
+) -> Recorder:
+    """Train on one worker to the end."""
+    recorder = Recorder()
+    run_worker(
+        program,
+        task,
+        loop,
+        retry=retry,
+        checkpoints=checkpoints(folder),
+        reporter=recorder,
+        worker=single_worker(),
+    )
+    return recorder
+
+
+def saved_weights(folder: Path, program: ToyProgram) -> dict[str, torch.Tensor]:
+    found = checkpoints(folder).latest()
+    assert found is not None
+    load_trained_weights(found.path, "model", program.model)
+    return program.model.state_dict()
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, 0.0])
+def test_a_step_with_a_huge_loss_moves_the_weights_by_the_clipped_gradient(clip_norm: float, tmp_path: Path) -> None:
+    """With a large epsilon, the first step of Adam is nearly proportional to a small gradient."""
+    optimizer = OptimizerConfig(name="adam", eps=1.0, clip_norm=clip_norm, schedule="constant", warmup_share=0.0)
+    loop = LoopConfig(steps=1, micro_batches_per_step=2, seed=5, optimizer=optimizer)
+    task = ToyTask(loss_scale=1e4)
+    run_alone(ToyProgram, task, loop, tmp_path)
+
+    program = ToyProgram(task)
+    batches = [program.micro_batch(0, index) for index in range(2)]
+    for batch in batches:
+        output = program.passes[0].module(batch.data, torch.Generator().manual_seed(batch.seed), 0)
+        (output.loss_sum / sum(batch.weight for batch in batches)).backward()
+    parameters = dict(program.model.named_parameters())
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    norm = torch.sqrt(sum((gradient.square().sum() for gradient in gradients.values()), torch.zeros(())))
+    assert norm > 1e3
+    scale = clip_norm / norm if clip_norm else 1.0
+    after = saved_weights(tmp_path, ToyProgram(task))
+    for name, parameter in parameters.items():
+        clipped = gradients[name] * scale
+        torch.testing.assert_close(after[name], parameter.detach() - 1e-2 * clipped / (clipped.abs() + 1.0))
+
+
+def test_a_run_in_bf16_is_like_one_in_fp32_but_not_equal(tmp_path: Path) -> None:
+    exact = run_alone(ToyProgram, ToyTask(), LOOP, tmp_path / "fp32")
+    rounded = run_alone(ToyProgram, ToyTask(), replace(LOOP, precision="bf16"), tmp_path / "bf16")
+    losses = [[metrics["fit/loss"] for _, metrics in recorder.steps] for recorder in (exact, rounded)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=3e-2)  # bf16 keeps 8 bits
+
+
+class PartlyUsedProgram(ToyProgram):
+    """Trains a parameter that no micro-batch uses."""
+
+    def __init__(self, task: ToyTask, device: torch.device = CPU) -> None:
+        super().__init__(task, device)
+        self.model.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+        self.passes = (replace(self.passes[0], groups=[{"params": list(self.model.parameters()), "lr": 1e-2}]),)
+
+
+def test_a_parameter_that_no_micro_batch_uses_decays_as_on_any_number_of_workers(tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(weight_decay=0.5, schedule="constant", warmup_share=0.0)
+    run_alone(PartlyUsedProgram, ToyTask(), replace(LOOP, optimizer=optimizer), tmp_path)
+    unused = saved_weights(tmp_path, PartlyUsedProgram(ToyTask()))["unused"]
+    torch.testing.assert_close(unused, torch.full((2,), (1 - 1e-2 * 0.5) ** LOOP.steps))
+
+
+class SlowlyRetracting(StoredCheckpoints):
+    def retract_after(self, step: int) -> None:
+        time.sleep(1.0)
+        super().retract_after(step)
+
+
+def meet_poison(rank: int, world_size: int, port: int, folder: str) -> None:
+    """Train on data that contain a NaN; writes the steps that were reported."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    found = checkpoints(Path(folder))
+    recorder = Recorder()
+    run_worker(
+        ToyProgram,
+        ToyTask(poison_data=(7,)),
+        ODD,
+        retry=RetryPolicy(checkpoint_every=1),
+        checkpoints=SlowlyRetracting(store=found.store, cache=found.cache, key=found.key, attempt=found.attempt),
+        reporter=recorder,
+        worker=WorkerRank(rank=rank, world_size=world_size, device=CPU),
+    )
+    Path(folder, f"steps-{rank}").write_text(str([step for step, _ in recorder.steps]))
+    dist.destroy_process_group()
+
+
+def test_after_a_non_finite_loss_all_workers_go_back_to_the_same_checkpoint(tmp_path: Path, free_port: int) -> None:
+    """One of them retracts later checkpoints slowly; the other waits until it has."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=meet_poison, args=(rank, 2, free_port, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    expected = str([1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12])
+    assert [(tmp_path / f"steps-{rank}").read_text() for rank in range(2)] == [expected, expected]

@@ -17,6 +17,7 @@ class ToyTask:
     batch: int = 4
     seed: int = 3
     poison_step: int = -1  # the loss of this optimizer step is NaN
+    loss_scale: float = 1.0
     poison_data: tuple[int, ...] = ()  # data steps that contain a NaN
     pause_s: float = 0.0  # that each micro-batch takes
     log: str = ""  # file that gets a line for each micro-batch: step and sum of its data
@@ -38,7 +39,7 @@ class ToyPass(nn.Module):
         while self._task.hold and Path(self._task.hold).exists():
             time.sleep(0.05)
         noisy = x + 0.01 * torch.randn(x.shape, generator=generator)
-        error = (self.model(noisy) - y).square().sum()
+        error = self._task.loss_scale * (self.model(noisy) - y).square().sum()
         if step == self._task.poison_step:
             error = error * float("nan")
         return PassOutput(loss_sum=error, metrics={"mean_x": Sum(x.mean() * len(x), len(x))})
