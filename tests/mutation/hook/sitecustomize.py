@@ -4,8 +4,8 @@
 each process writes there which lines of the files in `MUTATION_TARGETS` ran under which test.
 """
 
-import atexit
 import json
+import multiprocessing.util
 import os
 import sys
 import threading
@@ -41,6 +41,6 @@ if folder := os.environ.get("MUTATION_TRACE"):
         with open(os.path.join(folder, f"{os.getpid()}.json"), "w") as file:
             json.dump({"lines": lines, "modules": list(sys.modules)}, file)
 
-    atexit.register(_write)
+    multiprocessing.util.Finalize(None, _write, exitpriority=0)  # processes of multiprocessing run no atexit functions
     threading.settrace(_call)
     sys.settrace(_call)

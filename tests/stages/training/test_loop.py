@@ -450,3 +450,30 @@ def test_after_a_non_finite_loss_all_workers_go_back_to_the_same_checkpoint(tmp_
     assert [worker.exitcode for worker in workers] == [0, 0]
     expected = str([1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12])
     assert [(tmp_path / f"steps-{rank}").read_text() for rank in range(2)] == [expected, expected]
+
+
+def test_the_speed_is_that_of_the_steps_of_this_attempt(tmp_path: Path) -> None:
+    task, began = ToyTask(pause_s=0.01), time.monotonic()
+    whole = run_alone(ToyProgram, task, replace(LOOP, steps=8), tmp_path)
+    assert 8 / (time.monotonic() - began) <= whole.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micros_per_step * 0.01)
+    rest = run_alone(ToyProgram, task, LOOP, tmp_path)
+    assert rest.first == 8
+    assert 0 < rest.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micros_per_step * 0.01)
+
+
+def test_torch_is_told_to_compute_the_same_each_time_and_only_warns_where_it_cannot(tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(False)
+    run_alone(ToyProgram, ToyTask(), replace(LOOP, steps=1), tmp_path)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_the_average_follows_the_weights_from_the_first_step(tmp_path: Path) -> None:
+    """With a constant gradient sign the weights move one way, and their average lies between start and end."""
+    task = ToyTask()
+    run_alone(ToyProgram, task, replace(LOOP, average_decay=0.5), tmp_path / "average")
+    run_alone(ToyProgram, task, LOOP, tmp_path / "plain")
+    start = ToyProgram(task).model.state_dict()
+    average, end = saved_weights(tmp_path / "average", ToyProgram(task)), trained(tmp_path / "plain")
+    moved = [torch.norm(weights["0.weight"] - start["0.weight"]) for weights in (average, end)]
+    assert 0.5 * moved[1] < moved[0] < moved[1]  # at a decay of 0.5 it lags by about a step
