@@ -51,7 +51,7 @@ class Permutation:
         return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
     def _walk(self, values: npt.ArrayLike, step: Callable[[Integers], Integers]) -> Integers:
-        start = np.atleast_1d(np.asarray(values, dtype=np.int64))
+        start = np.asarray(values, dtype=np.int64).reshape(-1)
         if start.size and (start.min() < 0 or start.max() >= self.size):
             raise IndexError(f"{start.min()} to {start.max()} in a permutation of {self.size} items")
         mapped = step(start)

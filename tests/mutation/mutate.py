@@ -84,19 +84,18 @@ class Tally:
 @click.argument("modules", nargs=-1, required=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--minutes", default=10.0, show_default=True)
-@click.option(
-    "--tests", multiple=True, help="Test files or folders; default: those near the modules, and those that import one."
-)
+@click.option("--tests", multiple=True, help="Test files or folders; default: those that import one of the modules.")
 @click.option("--only", default="", help="Try only mutants whose name contains this.")
 def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, ...], only: str) -> None:
     """Try mutants of MODULES (files or folders, relative to the repository)."""
     files = sorted(file for module in modules for file in _python_files(ROOT / module))
-    ends_at = time.monotonic() + 60 * minutes
+    began = time.monotonic()
     traced = trace(files, tests or tests_of(files))
-    click.echo(f"{len(traced.seconds)} tests, traced; seed {seed}")
+    click.echo(f"{len(traced.seconds)} tests, traced in {time.monotonic() - began:.0f} s; seed {seed}")
     for library in sorted(traced.libraries):
         with suppress(Exception):
             importlib.import_module(library)  # once, instead of for each mutant
+    ends_at = time.monotonic() + 60 * minutes
     equivalents = tomllib.loads(EQUIVALENTS.read_text())
     tallies: dict[str, Tally] = defaultdict(Tally)
     for file, mutant in _in_turn(files, random.Random(seed)):
@@ -121,15 +120,14 @@ def _python_files(place: Path) -> list[Path]:
 
 
 def tests_of(files: Sequence[Path]) -> list[str]:
-    """The test files in the folders that mirror those of the files, and the others that name one of their modules."""
+    """The test files that mirror the files, and the others that import one of their modules by name."""
     names = [file.relative_to(ROOT).as_posix() for file in files]
-    folders = {f"tests/{Path(name).parent}/" for name in names}
+    mirrors = {f"tests/{Path(name).parent}/test_{Path(name).name}" for name in names}
     modules = [name.removesuffix(".py").replace("/", ".") for name in names]
     found = []
     for test in sorted((ROOT / "tests").rglob("test_*.py")):
         name, text = test.relative_to(ROOT).as_posix(), test.read_text()
-        is_near = f"{Path(name).parent}/" in folders or any(f"{module} import" in text for module in modules)
-        if is_near and not name.startswith(LEFT_OUT):
+        if not name.startswith(LEFT_OUT) and (name in mirrors or any(f"{module} import" in text for module in modules)):
             found.append(name)
     return found
 

@@ -2,14 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.training_data.config import LoaderConfig
-from data_pipelines.training_data.index import IndexedPart
+from data_pipelines.training_data.index import IndexedPart, LoadingError
 from data_pipelines.training_data.loader import TrainingData
 from data_pipelines.training_data.order import find_ids
 from tests.data_pipelines.training_data.loader_configs import TWO_PARTS, config_of, configs
@@ -88,3 +90,24 @@ def test_conditions_dropped_do_not_depend_on_the_order(open_data: Callable[..., 
     common = first.keys() & second.keys()
     assert len(common) > 30
     assert all(first[key] == second[key] for key in common)
+
+
+def test_a_position_of_another_order_or_another_size_of_steps_is_refused(
+    open_data: Callable[..., TrainingData],
+) -> None:
+    order = open_data(config_of()).order
+    position = order.position(3)
+    order.resume(position)
+    for other in (replace(position, order="0" * 64), replace(position, row=position.row + 1)):
+        with pytest.raises(LoadingError, match="the checkpoint at step 3 was trained on data in order"):
+            order.resume(other)
+
+
+def test_the_share_of_tokens_that_are_no_padding_is_that_of_the_rows(open_data: Callable[..., TrainingData]) -> None:
+    config = config_of()
+    order = open_data(config).order
+    stop = order.position(1).position
+    assert config.rows_per_step >= 1
+    expected = order.lengths(0, stop).sum() / (config.rows_per_step * config.row_tokens)
+    assert order.utilization(config.rows_per_step) == expected
+    assert 0 < expected <= 1

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,3 +82,37 @@ def test_a_row_keeps_its_samples_apart() -> None:
     assert row.num_tokens == 5
     with pytest.raises(ValueError, match="do not fit"):
         build_row([packed([1, 2, 3])], row_tokens=2, pad_id=0)
+
+
+def test_positions_before_the_start_of_a_plan_are_refused_and_its_first_is_not() -> None:
+    plan = PackPlan(endless([20]), ROW, start=RowStart(row=3, position=6))
+    assert plan.rows_of([6, 7, 8]).tolist() == [3, 3, 4]
+    assert plan.rows_of([]).tolist() == []
+    assert plan.rows_of(9).tolist() == [4]
+    with pytest.raises(ValueError, match="position 5: this plan starts at position 6"):
+        plan.rows_of([7, 5])
+    with pytest.raises(ValueError, match="row 2: this plan starts at row 3"):
+        plan.span(2)
+    assert plan.span(3) == (6, 8)
+    assert plan.start_of(4) == RowStart(row=4, position=8)
+
+
+def test_a_sample_as_long_as_a_row_fills_it() -> None:
+    assert [PackPlan(endless([ROW]), ROW).span(row) for row in range(2)] == [(0, 1), (1, 2)]
+    row = build_row([packed([1, 2])], row_tokens=2, pad_id=0)
+    assert (row.ids.tolist(), row.num_tokens) == ([1, 2], 2)
+
+
+def test_lengths_are_read_in_chunks_that_grow_up_to_a_bound() -> None:
+    asked: list[int] = []
+
+    def lengths(start: int, stop: int) -> npt.NDArray[np.int64]:
+        asked.append(stop - start)
+        return np.full(stop - start, ROW, dtype=np.int64)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "FIRST_CHUNK", 2)
+        patch.setattr(packing, "CHUNK", 8)
+        PackPlan(lengths, ROW).span(30)
+    assert asked == [2, 4, 8, 8, 8, 8][: len(asked)]
+    assert sum(asked) >= 31

@@ -44,6 +44,10 @@ def test_epochs_datasets_and_seeds_have_different_orders() -> None:
 def test_a_permutation_is_the_same_in_every_version() -> None:
     """A changed order would silently break every resumed run and every trace."""
     assert Permutation(size=10, key="a").index_at(np.arange(10)).tolist() == PINNED
+    epoch = epoch_permutation(12, dataset_digest="d", seed=3, epoch=2)
+    assert epoch.index_at(np.arange(12)).tolist() == [7, 4, 9, 5, 2, 6, 3, 8, 11, 1, 0, 10]
+    huge = Permutation(size=10**12, key="a").index_at([0, 1, 10**12 - 1])
+    assert huge.tolist() == [24891072941, 15649310031, 92805640861]
     assert mix(np.array([0], dtype=np.uint64))[0] == 0xE220A8397B1DCDAF  # first output of SplitMix64 seeded with 0
 
 
@@ -91,3 +95,23 @@ def test_a_tenth_of_the_samples_is_chosen_anew_in_each_epoch() -> None:
     assert np.array_equal(first[::-1], is_chosen(words[::-1], share=0.1, seed=5, epochs=0, purpose="guidance"))
     assert not is_chosen(words, share=0.0, seed=5, epochs=0, purpose="guidance").any()
     assert is_chosen(words, share=1.0, seed=5, epochs=0, purpose="guidance").all()
+
+
+def test_which_samples_are_chosen_is_the_same_in_every_version() -> None:
+    words = np.arange(1, 9, dtype=np.uint64) * np.uint64(0x0123456789ABCDEF)
+    by_epoch = is_chosen(words, share=0.5, seed=5, epochs=np.arange(8), purpose="guidance")
+    assert by_epoch.tolist() == [True, True, False, True, True, True, True, True]
+    third = is_chosen(words, share=0.5, seed=5, epochs=3, purpose="guidance")
+    assert third.tolist() == [False, True, True, True, False, False, True, False]
+
+
+def test_the_edges_of_a_permutation_are_inside_it() -> None:
+    permutation = Permutation(size=5, key="")
+    assert sorted(permutation.index_at([0, 1, 2, 3, 4]).tolist()) == [0, 1, 2, 3, 4]
+    assert permutation.index_at([]).shape == (0,)
+    assert permutation.index_at([[0, 1], [2, 3]]).shape == (2, 2)
+    assert permutation.index_at(3).shape == ()
+    assert Permutation(size=1, key="").index_at([0]).tolist() == [0]
+    with pytest.raises(ValueError, match=r"expected 1 to 2\^62"):
+        Permutation(size=2**62, key="")
+    assert Permutation(size=2**62 - 1, key="").size == 2**62 - 1
