@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data_pipelines.training_data.config import LoaderConfig
 from data_pipelines.training_data.index import IndexedPart, LoadingError
 from data_pipelines.training_data.loader import TrainingData
-from data_pipelines.training_data.order import find_ids
+from data_pipelines.training_data.order import LoaderPosition, find_ids
 from tests.data_pipelines.training_data.loader_configs import TWO_PARTS, config_of, configs
 
 
@@ -111,3 +111,9 @@ def test_the_share_of_tokens_that_are_no_padding_is_that_of_the_rows(open_data: 
     expected = order.lengths(0, stop).sum() / (config.rows_per_step * config.row_tokens)
     assert order.utilization(config.rows_per_step) == expected
     assert 0 < expected <= 1
+
+
+def test_a_saved_position_stays_readable() -> None:
+    text = '{"step": 3, "row": 6, "position": 40, "order": "ab", "format": 1}'
+    position = LoaderPosition(step=3, row=6, position=40, order="ab")
+    assert (position.to_json(), LoaderPosition.from_json(text)) == (text, position)

@@ -97,6 +97,13 @@ def test_positions_before_the_start_of_a_plan_are_refused_and_its_first_is_not()
     assert plan.start_of(4) == RowStart(row=4, position=8)
 
 
+def test_a_stretch_without_samples_has_no_rows() -> None:
+    assert packing.row_starts(np.zeros(0, dtype=np.int64), ROW) == []
+    assert PackPlan(endless([1]), 1).span(4) == (4, 5)
+    with pytest.raises(ValueError, match="0"):
+        PackPlan(endless([1]), 0)
+
+
 def test_a_sample_as_long_as_a_row_fills_it() -> None:
     assert [PackPlan(endless([ROW]), ROW).span(row) for row in range(2)] == [(0, 1), (1, 2)]
     row = build_row([packed([1, 2])], row_tokens=2, pad_id=0)

@@ -19,8 +19,8 @@ from orchestrator.store.store import open_store
 from stages.training.checkpoint_files import Progress, Skip, load_state, load_trained_weights
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
-from stages.training.spreads import Spread, spreads_of
 from stages.training.program import ProgramClass
+from stages.training.spreads import Spread, spreads_of
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
 LOOP = LoopConfig(
@@ -455,10 +455,12 @@ def test_after_a_non_finite_loss_all_workers_go_back_to_the_same_checkpoint(tmp_
 def test_the_speed_is_that_of_the_steps_of_this_attempt(tmp_path: Path) -> None:
     task, began = ToyTask(pause_s=0.01), time.monotonic()
     whole = run_alone(ToyProgram, task, replace(LOOP, steps=8), tmp_path)
-    assert 8 / (time.monotonic() - began) <= whole.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micros_per_step * 0.01)
+    assert (
+        8 / (time.monotonic() - began) <= whole.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micro_batches_per_step * 0.01)
+    )
     rest = run_alone(ToyProgram, task, LOOP, tmp_path)
     assert rest.first == 8
-    assert 0 < rest.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micros_per_step * 0.01)
+    assert 0 < rest.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micro_batches_per_step * 0.01)
 
 
 def test_torch_is_told_to_compute_the_same_each_time_and_only_warns_where_it_cannot(tmp_path: Path) -> None:
