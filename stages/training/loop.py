@@ -106,7 +106,8 @@ def _train(
     checkpoint = agree_on_checkpoint(checkpoints, worker)
     progress = trainer.load(checkpoint, skips)
     if worker.world_size > 1:
-        check_alike(_facts(program, loop, checkpoint, progress), worker)
+        facts = _facts(program, loop, checkpoint, progress)
+        check_alike({**facts, "strategy": execution.strategy}, worker)
     trainer.parallelize()
     spread = Spread(from_step=progress.step, workers=worker.world_size, strategy=execution.strategy)
     spreads = add_spread(spreads_of(checkpoint) if checkpoint else (), spread)
