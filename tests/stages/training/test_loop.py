@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from models.optimization import learning_rate_factor
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.attempt_id import AttemptId
@@ -479,3 +480,38 @@ def test_the_average_follows_the_weights_from_the_first_step(tmp_path: Path) -> 
     average, end = saved_weights(tmp_path / "average", ToyProgram(task)), trained(tmp_path / "plain")
     moved = [torch.norm(weights["0.weight"] - start["0.weight"]) for weights in (average, end)]
     assert 0.5 * moved[1] < moved[0] < moved[1]  # at a decay of 0.5 it lags by about a step
+
+
+def test_the_learning_rate_of_each_step_follows_the_schedule(tmp_path: Path) -> None:
+    recorder = run_alone(ToyProgram, ToyTask(), LOOP, tmp_path)
+    optimizer = LOOP.optimizer
+    expected = [
+        1e-2
+        * learning_rate_factor(
+            step,
+            steps=LOOP.steps,
+            schedule=optimizer.schedule,
+            warmup_share=optimizer.warmup_share,
+            final_share=optimizer.final_share,
+        )
+        for step in range(LOOP.steps)
+    ]
+    assert [metrics["fit/lr"] for _, metrics in recorder.steps] == pytest.approx(expected)
+    assert len(set(expected)) > LOOP.steps / 2
+
+
+def test_when_no_skip_is_left_the_checkpoints_before_the_loss_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match="2 windows"):
+        run_alone(ToyProgram, ToyTask(poison_step=7), LOOP, tmp_path, RetryPolicy(checkpoint_every=1))
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == 7
+
+
+def test_the_stall_of_a_checkpoint_is_a_part_of_the_time(tmp_path: Path) -> None:
+    began = time.monotonic()
+    recorder = run_alone(ToyProgram, ToyTask(), LOOP, tmp_path)
+    stalls = [metrics["checkpoint_stall_s"] for _, metrics in recorder.steps if "checkpoint_stall_s" in metrics]
+    assert len(stalls) == 3  # steps 5, 10 and 12
+    assert all(stall >= 0 for stall in stalls)
+    assert sum(stalls) <= time.monotonic() - began
