@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, SchemaValidator
 
+from models.errors import DataError
+
 C = TypeVar("C")
 _EXPECTED = {
     "int_type": "int",
@@ -23,7 +25,7 @@ _EXPECTED = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(DataError):
     """A configuration file with broken JSON, an unknown or missing key, or a wrong value."""
 
 

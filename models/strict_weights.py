@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from models.errors import DataError
+
 _NAMES_PER_GROUP = 4
 
 
-class WeightsError(ValueError):
+class WeightsError(DataError):
     """Weights that do not match the model they are meant for."""
 
 

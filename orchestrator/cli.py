@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.errors import EXIT_FAILED, OrchestratorError
+from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, declared_failure
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -29,6 +29,7 @@ REPEAT_S = 60.0  # a repeated log line is suppressed for this time
 _DURATION = re.compile(r"\d+\.\d+ s\b")
 COMPLETION_VARIABLE = "_ILLUME_COMPLETE"  # a name that click derives from the program's
 BUG_LOG = "illume.log"  # in the workspace's folder
+DATA_ADVICE = "This is an error in the data, not a bug in illume: repair or replace what the message names."
 VERSION_HELP = "Show the version and the commit, and exit."
 
 # group -> command -> (module below `orchestrator.commands`, text of `--help`); imported when the command is used
@@ -190,6 +191,9 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing reads the output any more
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - the one boundary: a bug becomes a note
+        if declared_failure(error) == "data":
+            click.echo(f"error: {error}\n{DATA_ADVICE}", err=True)
+            return EXIT_UNUSABLE
         report_bug(error, arguments)
         return EXIT_FAILED
 

@@ -141,3 +141,13 @@ class StoppedError(CancelledError):
     """A signal stopped the driver; the run can be continued."""
 
     exit_code = EXIT_REQUEUE
+
+
+def declared_failure(error: BaseException) -> str:
+    """The class of failure that an error of another room declares for itself, "" if it declares none.
+
+    Other rooms do not import these errors. Theirs have a class attribute `failure_class` with the name of a
+    `FailureClass`, such as "data": what was given is missing, damaged or does not fit.
+    """
+    declared = getattr(type(error), "failure_class", "")  # the rooms share no class
+    return declared if isinstance(declared, str) else ""

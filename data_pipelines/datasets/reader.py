@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.datasets.samples import Sample, SampleError, parse_sample
 from models.dualvitok.geometry import Size
+from models.errors import DataError
 
 DATASET_FORMAT = 1
 HEADER_BYTES = 512  # of a tar member
@@ -31,7 +32,7 @@ def is_table(path: str) -> bool:
     return path.endswith((".parquet", ".json"))
 
 
-class DatasetError(ValueError):
+class DatasetError(DataError):
     """A folder is not a curated dataset or is damaged; the message says where and why."""
 
 

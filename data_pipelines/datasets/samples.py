@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from models.errors import DataError
+
 Role = Literal["human", "gpt"]
 IMAGE = "<image>"  # the placeholder of one image in a turn, literal
 RESOLUTION_TAG = "{resolution_tag}"  # replaced literally, never by str.format
@@ -14,7 +16,7 @@ TASKS_WITH_TARGETS = ("generation", "editing")  # the answer holds images, so tr
 SAMPLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
-class SampleError(ValueError):
+class SampleError(DataError):
     """A sample cannot be used; the message names it and says why."""
 
 

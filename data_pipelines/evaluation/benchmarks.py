@@ -22,13 +22,14 @@ from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.inference.illume_plus import IllumePlus
 from models.dualvitok.geometry import Size
+from models.errors import DataError
 from models.mllm.config import SamplingConfig
 
 Format = Literal["geneval", "mjhq", "emu_edit", "prompts"]
 _EMU_COLUMNS = ("idx", "instruction", "image", "input_caption", "output_caption")
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(DataError):
     """The data of a benchmark are missing or malformed."""
 
 

@@ -18,12 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
+from models.errors import DataError
+
 Floats = npt.NDArray[np.float32]
 Prepared = Mapping[str, torch.Tensor]  # model input of one image, batch size 1
 LOCAL_ONLY: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
 
 
-class ScorerError(ValueError):
+class ScorerError(DataError):
     """The files of a model do not fit its scorer."""
 
 

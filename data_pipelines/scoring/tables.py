@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.datasets.records import Reject, canonical
 from data_pipelines.scoring.bounds import MEASURED_SCORES, TABLE_COLUMNS, ScoreBounds
+from models.errors import DataError
 
 DIGITS = 6  # of a score in a ledger: what a 32-bit float holds
 
@@ -25,7 +26,7 @@ Scores = Mapping[str, float | None]
 Vectors = npt.NDArray[np.float16]
 
 
-class ScoresError(ValueError):
+class ScoresError(DataError):
     """A score table does not belong to the records."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from models.errors import DataError
 from models.mllm.vocabulary import VisionVocabulary
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -26,7 +27,7 @@ QWEN2_PATTERN = (
 NUM_BYTES = 256
 
 
-class TextTokenizerError(ValueError):
+class TextTokenizerError(DataError):
     """A tokenizer file or a vocabulary cannot be used; the message says why."""
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.images.model_input import grids
 from models.dualvitok.geometry import Size
+from models.errors import DataError
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
 
 Semantic = npt.NDArray[np.uint16]
@@ -45,7 +46,7 @@ SCHEMA = pa.schema(
 )
 
 
-class TokensError(ValueError):
+class TokensError(DataError):
     """Codes or a token shard cannot be used; the message says where and why."""
 
 

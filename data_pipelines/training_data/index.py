@@ -23,6 +23,7 @@ from data_pipelines.tokens.conversations import can_drop_condition, rendered_len
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard, require_one_tokenizer
 from data_pipelines.training_data.config import LoaderConfig, LoadingGuards, MixturePart
+from models.errors import DataError
 from models.mllm.vocabulary import VisionVocabulary
 
 INDEX_FORMAT = 2
@@ -42,7 +43,7 @@ COLUMNS: dict[str, tuple[str, int]] = {  # name -> dtype, values per sample
 }
 
 
-class LoadingError(ValueError):
+class LoadingError(DataError):
     """Training data cannot be used as configured; the message says where and why."""
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.errors import DataError
+
 _MAX_VALUE_CHARS = 120
 
 
-class VectorsError(ValueError):
+class VectorsError(DataError):
     """A file that cannot be checked: not readable, of no known format, or without a file that it needs."""
 
 

@@ -13,13 +13,14 @@ from typing import Literal
 
 import numpy as np
 
+from models.errors import DataError
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, Grid, Ids, VisionVocabulary
 
 Kind = Literal["text", "semantic", "pixel"]
 GridSize = Callable[[int, int], Grid]  # height and width in pixels -> rows and columns of codes
 
 
-class PromptError(ValueError):
+class PromptError(DataError):
     """A prompt that cannot be answered as requested."""
 
 

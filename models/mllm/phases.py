@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from models.errors import DataError
 from models.mllm.config import MllmConfig
 from models.mllm.model import UnifiedMllm
 from models.mllm.vision import VisionBranch
 
 
-class PhaseError(ValueError):
+class PhaseError(DataError):
     """A phase that does not match the model's parameters or the given learning rates."""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import DataError
+
 Ids = npt.NDArray[np.int64]
 Grid = tuple[int, int]  # rows, columns
 
@@ -33,7 +35,7 @@ PUBLISHED_RESOLUTIONS = tuple(range(64, 1024 + 1, 64))
 QWEN2_5_FIRST_ID = 151_665
 
 
-class BlockError(ValueError):
+class BlockError(DataError):
     """Ids that are not one whole image block."""
 
 

@@ -24,7 +24,6 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.commands.shared.thumbnails import stored_thumbnails
-from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 
 if TYPE_CHECKING:
@@ -143,24 +142,20 @@ def audit_command(
     from data_pipelines.audit.decisions import write_decisions
     from data_pipelines.audit.drift import drift_text, drift_to_json, measure_drift
     from data_pipelines.audit.summary import audit_dataset, summary_text, summary_to_json
-    from data_pipelines.datasets.reader import DatasetError
 
     written: list[str] = []
     view = None if no_page else Path(context.with_resource(tempfile.TemporaryDirectory(prefix="illume-audit-")))
     current, *others = dataset_folders([dataset] + ([against] if against else []), locations, view=view)
-    try:
-        summary = audit_dataset(current.folder)
-        other = others[0].folder if others else None
-        drift = measure_drift(current.folder, summary, other, audit_dataset(other)) if other else None
-        if decisions:
-            written.append(f"{write_decisions(current.folder, decisions):,} decisions: {decisions}")
-        if view is not None:
-            page = page or Path("audit.html")
-            _write_page(current, page, summary, drift, records=records, view=view)
-            written.append(f"page with images: {page}")
-        written += _describe(current, summary, descriptions)
-    except DatasetError as error:
-        raise RecipeError(str(error)) from error
+    summary = audit_dataset(current.folder)
+    other = others[0].folder if others else None
+    drift = measure_drift(current.folder, summary, other, audit_dataset(other)) if other else None
+    if decisions:
+        written.append(f"{write_decisions(current.folder, decisions):,} decisions: {decisions}")
+    if view is not None:
+        page = page or Path("audit.html")
+        _write_page(current, page, summary, drift, records=records, view=view)
+        written.append(f"page with images: {page}")
+    written += _describe(current, summary, descriptions)
     if as_json:
         found = summary_to_json(summary) | ({"drift": drift_to_json(drift)} if drift else {})
         click.echo(json.dumps(found, indent=2))

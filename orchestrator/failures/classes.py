@@ -17,7 +17,7 @@ from traceback import extract_tb, format_exception_only
 from orchestrator import errors
 from orchestrator.cluster.ray_hooks import PREEMPTED, WORKER_FAILURES, WRAPPED_ERRORS
 from orchestrator.failures import known_messages, known_types
-from orchestrator.failures.failure_class import FailureClass
+from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 
 
 class ClassifiedError(errors.OrchestratorError):
@@ -32,6 +32,7 @@ def classified(failure: FailureClass, message: str) -> ClassifiedError:
     return error
 
 
+_DECLARABLE = frozenset(FailureClass)  # by an error of another room, see `errors.declared_failure`
 _PRECEDENCE = {failure: rank for rank, failure in enumerate(FailureClass)}
 _ROOT_CAUSES = {FailureClass.PREEMPTED, FailureClass.GPU_OOM, FailureClass.HOST_OOM}  # they cause the other errors
 
@@ -89,6 +90,8 @@ def _strongest(evidence: Sequence[_Evidence]) -> FailureClass:
     deliberate = [found.failure for found in evidence if found.weight is _Weight.DELIBERATE]
     specific = [found.failure for found in evidence if found.weight is _Weight.SPECIFIC]
     generic = [found.failure for found in evidence if found.weight is _Weight.GENERIC]
+    if deliberate[:1] == [FailureClass.DATA]:  # what cannot be reached is not damaged
+        deliberate[:1] = [failure for failure in specific if failure in INFRASTRUCTURE][-1:] or [FailureClass.DATA]
     return [*deliberate[:1], *specific[-1:], *generic[:1], FailureClass.UNKNOWN][0]
 
 
@@ -124,6 +127,9 @@ def _evidence(error: BaseException) -> list[_Evidence]:
     """What one error says by itself; several findings, outermost first, if its message is a traceback."""
     if isinstance(error, ClassifiedError):
         return [] if error.failure is FailureClass.UNKNOWN else [_Evidence(error.failure, _Weight.DELIBERATE)]
+    declared = errors.declared_failure(error)
+    if declared in _DECLARABLE:
+        return [_Evidence(FailureClass(declared), _Weight.DELIBERATE)]
     for base in type(error).__mro__:
         if base in _OWN_ERRORS:
             return [_Evidence(_OWN_ERRORS[base], _Weight.DELIBERATE)]

@@ -12,7 +12,8 @@ class FailureClass(enum.StrEnum):
     GPU_OOM = "gpu_oom"
     HOST_OOM = "host_oom"
     NUMERIC = "numeric"
-    DATA_POISON = "data_poison"
+    DATA_POISON = "data_poison"  # items of the input, more than the stage may leave out
+    DATA = "data"  # the input as a whole is missing, damaged or does not fit
     USER_CODE = "user_code"
     HANG = "hang"
     CAPACITY = "capacity"  # the requested resources are not available now

@@ -41,6 +41,7 @@ WHAT_TO_DO: dict[FailureClass, str] = {
         "look at the reasons above and repair the items at the source; if this many bad items are expected, raise "
         "retry.max_quarantined_share"
     ),
+    FailureClass.DATA: "repair or replace the input that the message names; what was committed from it before is kept",
     FailureClass.USER_CODE: "correct the configuration, the input or the code where the error above was raised",
     FailureClass.HANG: (
         "`illume logs` shows the stack of each worker; if the work is only slow, raise retry.hang_after_s above the "

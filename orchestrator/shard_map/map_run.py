@@ -335,7 +335,8 @@ class MapRun:
         pending.bisections += 1
         if not pending.remaining or pending.bisections > MAX_BISECTIONS:
             how = "without any item" if not pending.remaining else "although each of its items works alone"
-            report = replace(report, failure=FailureClass.USER_CODE)
+            if report.failure is not FailureClass.DATA:
+                report = replace(report, failure=FailureClass.USER_CODE)
             raise self._error(report, f"shard {pending.shard.name} fails {how}")
         if self._any_item_worked or (self._probes and not self._num_open_probes):
             self._bisect(pending)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 
-from orchestrator.cli import TerminalHandler, cli, exit_code
+from orchestrator.cli import DATA_ADVICE, TerminalHandler, cli, exit_code
 from orchestrator.errors import EXIT_REQUEUE, CancelledError
 from orchestrator.stage import Slot, StageContext, StageKind
 
@@ -80,8 +80,21 @@ SAY = StageKind(name="say", version=1, config=SayConfig, run=say, output="words@
 SHOUT = StageKind(
     name="shout", version=1, config=ShoutConfig, run=shout, output="words@1", inputs={"words": Slot(kind="words@1")}
 )
+
+
+class DamagedTableError(ValueError):
+    """As other rooms declare that data are at fault."""
+
+    failure_class = "data"
+
+
+def damaged_needs(_config: ShoutConfig) -> Mapping[str, str]:
+    raise DamagedTableError("ledger/a.parquet: not a ledger that can be read")
+
+
+DAMAGED = StageKind(name="damaged", version=1, config=ShoutConfig, run=shout, output="words@1", needs=damaged_needs)
 FAULTY = StageKind(name="faulty", version=1, config=ShoutConfig, run=shout, output="words@1", sources=faulty_sources)
-KINDS = {kind.name: kind for kind in (SAY, SHOUT, FAULTY)}
+KINDS = {kind.name: kind for kind in (SAY, SHOUT, FAULTY, DAMAGED)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +201,13 @@ def test_a_bug_prints_a_note_and_writes_a_traceback_to_the_log(illume: Illume, t
     assert not (tmp_path / ".illume").exists(), "only a run makes a workspace"
     log = answer.err.split("The traceback is in ")[1].split(". Committed")[0]
     assert "faulty_sources" in Path(log).read_text()
+
+
+def test_an_error_in_the_data_is_not_called_a_bug(illume: Illume, tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text("name: x\nstages:\n  a: {kind: damaged, config: {times: 1}}\n")
+    answer = illume("plan", "words.yaml")
+    assert answer.code == 2
+    assert answer.err.splitlines() == ["error: ledger/a.parquet: not a ledger that can be read", DATA_ADVICE]
 
 
 def test_quick_commands_import_no_heavy_packages(illume: Illume, tmp_path: Path) -> None:

@@ -20,9 +20,27 @@ def raised_from(outer: Exception, inner: BaseException) -> Exception:
     return outer
 
 
+class DamagedTableError(ValueError):
+    """As other rooms declare that data are at fault."""
+
+    failure_class = "data"
+
+
+def declaring(failure: object) -> Exception:
+    return type("OddError", (ValueError,), {"failure_class": failure})("x")
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
+        (DamagedTableError("x"), FailureClass.DATA),
+        (raised_from(DamagedTableError("x"), EOFError("ends early")), FailureClass.DATA),
+        (raised_from(DamagedTableError("x"), FileNotFoundError(errno.ENOENT, "x")), FailureClass.DATA),
+        (raised_from(DamagedTableError("x"), OSError(errno.EIO, "x")), FailureClass.INFRA_TRANSIENT),
+        (raised_from(DamagedTableError("x"), OSError(errno.ESTALE, "x")), FailureClass.INFRA_TRANSIENT),
+        (raised_from(DamagedTableError("x"), MemoryError()), FailureClass.HOST_OOM),
+        (declaring("nonsense"), FailureClass.USER_CODE),
+        (declaring(7), FailureClass.USER_CODE),
         (errors.PoisonError("x"), FailureClass.DATA_POISON),
         (errors.NodeLostError("x"), FailureClass.NODE_LOST),
         (errors.HangError("x"), FailureClass.HANG),
@@ -71,6 +89,8 @@ def test_the_errors_of_ray_have_their_classes() -> None:
 
 def test_a_task_error_of_ray_is_unwrapped_to_its_cause() -> None:
     ray_errors = pytest.importorskip("ray.exceptions")
+    damaged = ray_errors.RayTaskError("work", "Traceback: ...", DamagedTableError("x"))
+    assert classify(damaged) is classify(damaged.as_instanceof_cause()) is FailureClass.DATA
     error = ray_errors.RayTaskError("work", "Traceback: ... preempted ...", KeyError("colour"))
     for wrapped in (error, error.as_instanceof_cause()):
         assert classify(wrapped) is FailureClass.USER_CODE

@@ -134,6 +134,19 @@ def stopped_while_preempted() -> None:
     raise HangError("no step ended for 1800 s") from PreemptionError(info)
 
 
+class DamagedTableError(ValueError):
+    """As other rooms declare it."""
+
+    failure_class = "data"
+
+
+def read_a_damaged_table() -> None:
+    try:
+        raise EOFError("the file ends early")
+    except EOFError as error:
+        raise DamagedTableError("ledger/s-0.parquet: not a table") from error
+
+
 TABLE = (
     Row(
         failure=FailureClass.PREEMPTED,
@@ -183,6 +196,12 @@ TABLE = (
     Row(
         failure=FailureClass.DATA_POISON,
         signals=(too_many_bad_items,),
+        budget="once",
+        says="trying again would not help",
+    ),
+    Row(
+        failure=FailureClass.DATA,
+        signals=(read_a_damaged_table,),
         budget="once",
         says="trying again would not help",
     ),
