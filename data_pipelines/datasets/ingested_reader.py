@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+from models.errors import DataError
 
 ROWS_AT_ONCE = 1024
 
@@ -35,7 +38,10 @@ def record_shards(records: Path) -> list[str]:
 
 
 def shard_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of one file of a shard, in order."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-            yield from batch.to_pylist()
+    """The rows of one file of a shard, in order. Raises: DataError: the file is missing or damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a table that can be read ({error}); make it again") from error

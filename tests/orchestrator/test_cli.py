@@ -205,7 +205,7 @@ def test_a_bug_prints_a_note_and_writes_a_traceback_to_the_log(illume: Illume, t
 
 def test_an_error_in_the_data_is_not_called_a_bug(illume: Illume, tmp_path: Path) -> None:
     (tmp_path / "words.yaml").write_text("name: x\nstages:\n  a: {kind: damaged, config: {times: 1}}\n")
-    answer = illume("plan", "words.yaml")
+    answer = illume("run", "words.yaml")
     assert answer.code == 2
     assert answer.err.splitlines() == ["error: ledger/a.parquet: not a ledger that can be read", DATA_ADVICE]
 

@@ -21,6 +21,7 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import canonical
 from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import SearchResult, find_everywhere, find_samples, find_tokens
+from models.errors import DataError
 from tests.data_pipelines.conftest import MakeDataset
 from tests.data_pipelines.tiny_run import TinyRun
 
@@ -198,6 +199,13 @@ def test_a_hash_stands_for_no_other_image_of_a_sample_with_one_that_cannot_be_de
     rows = [damaged, sound, ledger_row(2, phash=[1]), ledger_row(3, phash=[2**64 - 2])]
     datasets = {"d": write_ledgers(tmp_path / "d", [rows])}
     assert set(ways_of(find_everywhere(datasets, Questions(digests={"a" * 64}, near=3)))["d"]) == {0, 1, 2}
+
+
+def test_a_damaged_ledger_is_an_error_in_the_data(tmp_path: Path) -> None:
+    dataset = write_ledgers(tmp_path / "d", [[ledger_row(0)]])
+    (dataset / "ledger" / "s-0.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="not a ledger that can be read"):
+        find_everywhere({"d": dataset}, Questions(names={"name-0"}))
 
 
 def test_dropped_copies_and_samples_kept_in_their_place_are_found(tmp_path: Path) -> None:

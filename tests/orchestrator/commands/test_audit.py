@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from orchestrator.cli import DATA_ADVICE, exit_code
 from orchestrator.commands.audit import audit_command
-from orchestrator.errors import RecipeError
 from tests.data_pipelines.ledger_rows import ledger_row, write_ledgers
 
 
@@ -43,9 +43,8 @@ def test_without_another_version_nothing_is_compared() -> None:
 
 
 @pytest.mark.usefixtures("versions")
-def test_another_version_that_is_not_a_dataset_is_named() -> None:
+def test_another_version_that_is_not_a_dataset_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
-    with pytest.raises(
-        RecipeError, match=r"empty/dataset.json: no such file; expected the folder of a curated dataset"
-    ):
-        CliRunner().invoke(audit_command, ["now", "--against", "empty", "--no-page"], catch_exceptions=False)
+    assert exit_code(["audit", "now", "--against", "empty", "--no-page"]) == 2
+    message = "error: empty/dataset.json: no such file; expected the folder of a curated dataset"
+    assert capsys.readouterr().err.splitlines() == [message, DATA_ADVICE]
