@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import ray_hooks
+from orchestrator.cluster.end_signals import keep_handlers
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError, StageCodeError
 
@@ -242,11 +243,12 @@ class Cluster:
         ray_hooks.read_environment_again()
         logging.getLogger("ray").setLevel(logging.ERROR)
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if isinstance(self._target, RayAddress):
-            ray.init(address=self._target.address, **settings)
-        else:
-            self._session = _session_folder()
-            ray.init(**settings, **_local_settings(self._target, self._min_cpus, self._session))
+        with keep_handlers():
+            if isinstance(self._target, RayAddress):
+                ray.init(address=self._target.address, **settings)
+            else:
+                self._session = _session_folder()
+                ray.init(**settings, **_local_settings(self._target, self._min_cpus, self._session))
         ray_hooks.mute_lost_workers()
 
 

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from orchestrator.artifact import Artifact
+from orchestrator.cluster.end_signals import NAMES, handle_end_signals
 from orchestrator.commands.plan import print_plan, warn_of_changed_code
 from orchestrator.commands.shared.formatting import duration_text
 from orchestrator.commands.shared.live_view import default_style, show_live
@@ -154,7 +154,7 @@ def run_and_show(
     to be left running; and `on_started`, to call with the run's id. `detach`: leave them running on Ctrl-C too.
     """
     started: list[str] = []
-    detaching = {signal.SIGTERM} if workspace.cluster.jobs is not None else set()
+    detaching = {signal.SIGTERM, signal.SIGHUP} if workspace.cluster.jobs is not None else set()
     with ExitStack() as stack:
         signals = stop_on_signals(detaching | ({signal.SIGINT} if detach else set()))
         stop, detached = stack.enter_context(signals)
@@ -199,16 +199,16 @@ def show_run_live(workspace: Workspace, run_id: str, *, as_json: bool) -> Abstra
 
 @contextmanager
 def stop_on_signals(detaching: Collection[int] = ()) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """(stop, detached): the first Ctrl-C or SIGTERM sets `stop`; a second one ends the process at once.
+    """(stop, detached): the first Ctrl-C, SIGTERM or SIGHUP sets `stop`; a second one ends the process at once.
 
     Signals in `detaching` set `detached` first: this process is to end, and its jobs are to keep running.
     """
     stop, detached = threading.Event(), threading.Event()
 
-    def handle(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int) -> None:
         if stop.is_set():
             exit_immediately()
-        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        name = NAMES[number]
         if number in detaching:
             detached.set()
             click.echo(f"\n{name}: leaving the jobs running; `illume resume` follows them", err=True)
@@ -216,12 +216,8 @@ def stop_on_signals(detaching: Collection[int] = ()) -> Iterator[tuple[threading
             click.echo(f"\n{name}: stopping at the next commit point; repeat to stop at once", err=True)
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handle_end_signals(handle):
         yield stop, detached
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def exit_immediately() -> NoReturn:

@@ -1,7 +1,6 @@
 """`illume stage-driver`: runs one attempt of one stage as a job of a Ray cluster. Submitted by controllers only."""
 
 import logging
-import signal
 import sys
 import tempfile
 import threading
@@ -16,6 +15,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
+from orchestrator.cluster.end_signals import handle_end_signals
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.commands.shared.options import stage_kinds
 from orchestrator.errors import (
@@ -58,7 +58,11 @@ def stage_driver_command(
     attempt = AttemptId(run_id=run_id, stage_id=stage_id, epoch=epoch, name=attempt_id)
     records = JobRecords(store=opened, attempt=attempt)
     stop = _StopFlag(records)
-    with tempfile.TemporaryDirectory(prefix="illume-stage-") as folder, StoreTracker(records, log.warning) as tracker:
+    with (
+        handle_end_signals(stop.set),
+        tempfile.TemporaryDirectory(prefix="illume-stage-") as folder,
+        StoreTracker(records, log.warning) as tracker,
+    ):
         try:
             request = _request(_plan(opened, digest), attempt, memory_halvings)
             outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop.is_set)
@@ -74,12 +78,14 @@ def stage_driver_command(
 
 
 class _StopFlag:
-    """A flag that is set by SIGTERM, or when the controller requests a stop through the store."""
+    """A flag that is set by a signal, or when the controller requests a stop through the store."""
 
     def __init__(self, records: JobRecords) -> None:
         self._records, self._event = records, threading.Event()
         self._polled_at = 0.0
-        signal.signal(signal.SIGTERM, lambda _number, _frame: self._event.set())
+
+    def set(self, _signal: int = 0) -> None:
+        self._event.set()
 
     def is_set(self) -> bool:
         if not self._event.is_set() and time.monotonic() - self._polled_at >= STOP_POLL_S:

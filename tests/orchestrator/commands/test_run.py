@@ -145,7 +145,7 @@ def test_detaching_needs_stages_that_outlive_the_process(illume: Illume) -> None
     assert "--detach: stages run in this process and end with it; use a cluster profile of Ray jobs" in answer.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("detaching", [(), (signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)])
 def test_a_signal_stops_the_work_or_leaves_it_running(
     capsys: pytest.CaptureFixture[str], number: signal.Signals, detaching: tuple[signal.Signals, ...]
