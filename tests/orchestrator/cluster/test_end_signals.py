@@ -34,8 +34,9 @@ sys.exit(85)
 
 
 @pytest.mark.parametrize("number", list(NAMES))
-def test_each_signal_is_handled_and_the_former_handler_comes_back(number: signal.Signals) -> None:
-    before, seen = signal.getsignal(number), []
+def test_each_signal_is_handled_and_the_former_handler_comes_back(number: int) -> None:
+    seen: list[int] = []
+    before = signal.getsignal(number)
     with handle_end_signals(seen.append):
         signal.raise_signal(number)
     assert seen == [number]
