@@ -58,6 +58,19 @@ def load_target(target: str) -> list[StageKind[Any]]:
     return checked_kinds(getattr(loaded, name), plugin)
 
 
+def file_of_module(module: str) -> Path | None:
+    """The file of a module that was loaded from a plugin file, for `load_file` in another process; None: of others."""
+    found = sys.modules[module].__file__ if module.startswith(FILE_MODULE_PREFIX) else None
+    return Path(found) if found else None
+
+
+def load_file(file: Path) -> ModuleType:
+    """A plugin file as a module, of one name in all processes while the file is unchanged. Raises: PluginError."""
+    plugin = Plugin(target=f"{file}:", version=_file_version(file))
+    module: ModuleType = _imported(plugin, lambda: _module_of_file(file, plugin.version))
+    return module
+
+
 def is_file_target(target: str) -> bool:
     module = target.rpartition(":")[0]
     return module.endswith(".py") or "/" in module or "\\" in module

@@ -16,6 +16,7 @@ from signal import Signals
 from typing import Any
 
 from orchestrator.errors import NodeLostError, PrecheckError
+from orchestrator.plugins.loading import file_of_module
 from orchestrator.stage import StageContext
 from stages.training.worker import WorkerSettings, kill_with_stacks
 from stages.training.worker_reports import Report, WorkerReports
@@ -52,10 +53,11 @@ class ProcessGroup:
         self._failed_at: float | None = None
         self._stopped: set[int] = set()  # ranks that this group killed
         self._is_stop_sent = False
+        plugin = file_of_module(settings.program_class.__module__)
         for rank in range(num_workers):
             self._pipes[rank], its_end = Pipe()
             with its_end:
-                self._workers[rank] = _start(its_end.fileno(), self._log_file(rank))
+                self._workers[rank] = _start(its_end.fileno(), self._log_file(rank), plugin)
             self._reports.register(rank, NODE, self._workers[rank].pid)
             self._pipes[rank].send((settings, rank, num_workers))
 
@@ -125,9 +127,16 @@ class ProcessGroup:
                 worker.kill()
 
 
-def _start(pipe: int, log: Path) -> subprocess.Popen[bytes]:
+def _start(pipe: int, log: Path, plugin: Path | None) -> subprocess.Popen[bytes]:
     """A worker process that is sent its settings through the pipe; it can import what this process can."""
-    command = [sys.executable, "-P", "-m", "stages.training.process_worker", str(pipe)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "stages.training.process_worker",
+        str(pipe),
+        *([str(plugin)] if plugin else []),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
     # In a session of its own: Ctrl-C is for the driver, which then asks its workers to stop.
     with log.open("wb") as output:

@@ -1,4 +1,6 @@
-"""A training worker as a plain process: `python -m stages.training.process_worker PIPE`; started by `process_group.py`.
+"""A training worker as a plain process: `python -m stages.training.process_worker PIPE [PLUGIN]`.
+
+Started by `process_group.py`. PLUGIN is the file with the program, if that is no installed package.
 
 The pipe brings the settings, then perhaps the word to stop. When it closes, the driver is gone, and the worker ends.
 """
@@ -9,9 +11,11 @@ import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.plugins.loading import load_file
 from stages.training.worker import Steps, WorkerSettings, run_in_process
 
 EXIT_ORPHANED = 3
@@ -49,12 +53,14 @@ class _PipeLink:
             os._exit(EXIT_ORPHANED)
 
 
-def main(descriptor: int) -> int:
+def main(descriptor: int, plugin: str = "") -> int:
     import torch
     import torch.distributed as dist
 
     pipe: Connection[Any, Any] = Connection(descriptor)
     try:
+        if plugin:
+            load_file(Path(plugin))
         settings: WorkerSettings
         settings, rank, world_size = pipe.recv()
         if world_size > 1:
@@ -78,4 +84,4 @@ def _can_be_sent(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))

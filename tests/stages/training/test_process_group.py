@@ -8,6 +8,7 @@ import torch
 from orchestrator.errors import NumericError, PrecheckError
 from orchestrator.failures.classes import classify
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.plugins.loading import load_file
 from orchestrator.stage import Resources
 from stages.training.config import LoopConfig
 from stages.training.driver import train
@@ -33,6 +34,14 @@ class BrokenProgram(ToyProgram):
         if torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
             return
         raise UnpicklableError if task.seed == 13 else ValueError("width: found 3, expected 4")
+
+
+def test_a_program_of_a_plugin_file_is_loaded_in_its_workers(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from tests.stages.training.toy import ToyProgram\n\n\nclass Mine(ToyProgram):\n    pass\n")
+    program = load_file(file).Mine
+    result = train(program, ToyTask(), LOOP, TrainingContext(tmp_path, resources=Resources(workers=2)))
+    assert result.checkpoint.step == LOOP.steps
 
 
 def test_an_error_of_the_program_keeps_its_traceback_and_its_class(tmp_path: Path) -> None:
