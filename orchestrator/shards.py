@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.artifact import JSON, FileEntry
 
@@ -33,9 +33,21 @@ class ShardInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailedTry:
+    """One failure of an item, in a process that had just worked on a known-good item of the same map."""
+
+    attempt: str
+    process: str  # "pid 71 on node-3"
+    error: str
+    witness: Any  # the known-good item, any JSON
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quarantined:
     item: JSON
     reason: str
+    found_by: Literal["stage", "search", "unknown"] = "stage"  # by the stage's code; by its failing; an old record
+    tries: tuple[FailedTry, ...] = ()  # the evidence, if it was found by its failing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, FileEntry
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.shards import Quarantined, ShardOutcome, ShardRecord
+from orchestrator.shards import FailedTry, Quarantined, ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
 from orchestrator.store.commits import (
     Commit,
@@ -62,6 +62,8 @@ class StoredShard:
 class _QuarantinedRecord:
     item: Any
     reason: str
+    found_by: Literal["stage", "search", "unknown"] = "unknown"  # older records do not say
+    tries: tuple[FailedTry, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +248,7 @@ def _stored(key: ArtifactKey, commit: Commit) -> StoredShard:
         files=record.files,
         outcome=ShardOutcome(
             rows=outcome.rows,
-            quarantined=tuple(Quarantined(item=entry.item, reason=entry.reason) for entry in outcome.quarantined),
+            quarantined=tuple(Quarantined(**vars(entry)) for entry in outcome.quarantined),
             metrics=outcome.stats if outcome.metrics is None else outcome.metrics,
             result=outcome.result,
         ),
@@ -261,8 +263,14 @@ def _body(files: Iterable[FileEntry], outcome: ShardOutcome, provenance: Mapping
 
 def _outcome_to_json(outcome: ShardOutcome) -> dict[str, JSON]:
     metrics: dict[str, JSON] = {name: number_to_json(value) for name, value in outcome.metrics.items()}
-    quarantined: list[JSON] = [{"item": item.item, "reason": item.reason} for item in outcome.quarantined]
+    quarantined: list[JSON] = [_quarantined_to_json(entry) for entry in outcome.quarantined]
     return {"rows": outcome.rows, "quarantined": quarantined, "metrics": metrics, "result": outcome.result}
+
+
+def _quarantined_to_json(entry: Quarantined) -> dict[str, JSON]:
+    found: dict[str, JSON] = {"item": entry.item, "reason": entry.reason, "found_by": entry.found_by}
+    tries: list[JSON] = [dict(vars(one)) for one in entry.tries]
+    return {**found, "tries": tries} if tries else found
 
 
 def _problem(key: ArtifactKey, path: str, found: str, expected: str) -> Problem:

@@ -18,7 +18,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import FencedError, StageCodeError, StoreError
 from orchestrator.planning.plan import PlannedStage
-from orchestrator.shard_map.map_run import MapSettings, MapTools
+from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
 from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker

@@ -259,6 +259,21 @@ def _of_named(module: str, name: str, message: str) -> _Evidence | None:
     return said or (_Evidence(default, _Weight.SPECIFIC) if default else None)
 
 
+_NODE_DEATHS = {"ray:NodeDiedError", "ray:LocalRayletDiedError"}
+_NODE_DEATH_TEXT = re.compile(r"its node has died|node was (?:preempted|terminated|drained)")
+
+
+def is_death_of_node(error: BaseException) -> bool:
+    """Whether Ray says that a process is gone because its node is: that is no evidence against its work."""
+    for link in _chain(error):
+        names = {_type_name(base) for base in type(link).__mro__}
+        if vars(link).get(PREEMPTED) is True or names & _NODE_DEATHS:
+            return True
+        if "ray:RayActorError" in names and _NODE_DEATH_TEXT.search(_text(link)):
+            return True
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class FailureReport:
     """An error as plain data, so that it can be sent between processes even if the error cannot be pickled."""

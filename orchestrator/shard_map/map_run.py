@@ -6,112 +6,51 @@ The rules:
 - Infrastructure failures (network, store, disk) are retried with back-off, `retry.attempts` times per shard. Running
   out of memory first halves the number of processes.
 - A shard that raises, or whose process dies or hangs twice, is bisected: trial runs on parts of it, whose output is
-  discarded, find the items at fault. Those items are quarantined, with the reason in the shard's record, and the shard
-  runs without them. Above `retry.max_quarantined_share` of the map's items the map fails.
-- A bug in the code is distinguished from bad items as follows. Until an item of the map has succeeded, a failing shard
-  starts probes: a few single items, spread over all unfinished shards. If all probes fail with the same class of error
-  at the same line, the code is at fault and the map fails at once. Once an item has succeeded, failures are blamed on
-  the items.
+  discarded, find the items that fail. Before that, the process in which it failed has to work on a known-good item, or
+  it is replaced and the shard runs again.
+- Items that were found are heard (`verdicts.py`): they count as poison once they failed in two processes in which a
+  known-good item works. They are quarantined, with reason and evidence in the shard's record, and the shard runs
+  without them. Above `retry.max_quarantined_share` of the map's items the map fails. Where no process works on a
+  known-good item, the environment is at fault: the shard waits and runs again, `retry.attempts` times.
+- The death of a node says nothing about the shard that ran there.
+- A bug in the code is distinguished from bad items by probes (`probes.py`) until an item of the map has worked. After
+  that, failures are blamed on the items.
 """
 
 import heapq
 import itertools
 import logging
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.artifact import JSON
-from orchestrator.artifacts.attempt_guard import AttemptGuard
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
-from orchestrator.artifacts.takedowns import Takedown
-from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.ray_cluster import Cluster, WorkerResources
+from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.cluster.ray_cluster import WorkerResources
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureReport, classified
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import backoff_s
-from orchestrator.shard_map.bisection import (
-    Bisection,
-    TrialFailure,
-    all_same_failure,
-    evenly_spaced,
-    find_failing_items,
-    trial_failure,
-)
-from orchestrator.shard_map.quarantine import QuarantineCount, shortened
+from orchestrator.shard_map.bisection import TrialFailure, find_failing_items, trial_failure
+from orchestrator.shard_map.inquiries import TRANSIENT, Inquiries, fault_of_environment, quarantined_items
+from orchestrator.shard_map.map_events import report_death, report_quarantined
+from orchestrator.shard_map.map_settings import MapSettings, MapTools
+from orchestrator.shard_map.pending import Inquiry, PendingShard, Witnesses, WorkItem
+from orchestrator.shard_map.probes import Probes
+from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardRequest
-from orchestrator.shard_map.worker_pool import CallResult, IdleWorkers, WorkerPool
-from orchestrator.shards import Quarantined, Shard, ShardWorker
-from orchestrator.stage import Resources, RetryPolicy, Tracker
+from orchestrator.shard_map.verdicts import Verdict, check_process, hear
+from orchestrator.shard_map.worker_pool import CallResult, WorkerPool
+from orchestrator.shards import Quarantined, ShardWorker
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25  # interval of the checks for a stop request
-NUM_PROBES = 4  # single items that decide between a bug in the code and bad items
 DEATHS_BEFORE_BISECTION = 2
 MAX_BISECTIONS = 2  # of one shard: the second finds items that only fail together with others
 
-_TRANSIENT = {FailureClass.INFRA_TRANSIENT, FailureClass.GPU_OOM, FailureClass.CAPACITY}
+_LIKE_A_DEATH = {FailureClass.HOST_OOM, FailureClass.NODE_LOST}
 _NEVER_RETRIED = {FailureClass.PRECHECK, FailureClass.CONTROLLER_LOST}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapSettings:
-    stage_kind: str
-    attempt: AttemptId
-    version: int
-    label: str
-    identity: Mapping[str, JSON]
-    resources: Resources
-    retry: RetryPolicy
-    scratch: Path
-    log_stem: str = ""  # see `HostSettings`
-    memory_halvings: int = 0
-    unit: str = "items"
-    takedowns: Sequence[Takedown] = ()
-    guard: AttemptGuard | None = None  # see `HostSettings`
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapTools:
-    """The resources and callbacks that a map uses."""
-
-    cluster: Cluster
-    ledger: ShardLedger
-    tracker: Tracker
-    stop_requested: Callable[[], bool]
-    on_recorded: Callable[[StoredShard], None]  # called for each shard right after its record is durable
-    rng: random.Random  # of the back-off only
-    idle_workers: IdleWorkers  # processes shared by the attempt's maps, one after the other
-
-
-@dataclass(kw_only=True)
-class PendingShard:
-    """A shard without a record yet, and the state of its failures and bisection."""
-
-    shard: Shard
-    fingerprint: str
-    remaining: tuple[int, ...]  # positions of the items that are not quarantined
-    bad_items: dict[int, str] = field(default_factory=dict)  # position of a quarantined item -> reason
-    deaths: int = 0  # of processes that ran the whole shard
-    infra_failures: int = 0
-    unknown_failures: int = 0
-    bisections: int = 0  # started ones
-    bisection: Bisection | None = None  # the running one
-    last_failure: FailureReport | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkItem:
-    """One call to make: a whole shard, a trial of its bisection, or a probe for a bug in the code."""
-
-    mode: Literal["shard", "trial", "probe"]
-    pending: PendingShard
-    positions: tuple[int, ...]
 
 
 class MapRun:
@@ -125,19 +64,17 @@ class MapRun:
         tools: MapTools,
         *,
         quarantine_count: QuarantineCount,
-        reused: Mapping[str, StoredShard],
+        witnesses: Witnesses,
     ) -> None:
         self._pending_shards, self._settings, self._tools = pending_shards, settings, tools
         self._quarantine_count = quarantine_count
         self._records: dict[str, StoredShard] = {}
-        self._any_item_worked = any(stored.outcome.rows > 0 for stored in reused.values())
+        self._witnesses = witnesses
         self._done_items = quarantine_count.num_items - sum(len(pending.shard.items) for pending in pending_shards)
         self._ready: list[tuple[bool, int, WorkItem]] = []  # heap: trials and probes before whole shards
         self._delayed: list[tuple[float, int, WorkItem]] = []  # heap by the time from which it may run
         self._sequence = itertools.count()
-        self._suspects: list[PendingShard] = []  # failed shards that wait for the probes' results
-        self._probes: dict[tuple[str, int], TrialFailure | None] = {}
-        self._num_open_probes = 0
+        self._probes = Probes()
         self._start_failures = 0
         self._next_start_at = 0.0
         resources = settings.resources
@@ -157,6 +94,14 @@ class MapRun:
             size=max(1, min(resources.workers >> settings.memory_halvings, len(pending_shards))),
             resources=WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib),
             idle_workers=tools.idle_workers,
+        )
+        self._inquiries = Inquiries(
+            self._pool,
+            witnesses,
+            push=self._push,
+            submit=self._submit,
+            on_checked=self._on_checked,
+            on_verdict=self._on_verdict,
         )
 
     def run(self) -> dict[str, StoredShard]:
@@ -197,58 +142,50 @@ class MapRun:
             self._push(heapq.heappop(self._delayed)[2])
         if now >= self._next_start_at:
             self._pool.grow(len(self._ready))
+        waiting: list[tuple[bool, int, WorkItem]] = []
         while self._ready and self._pool.num_idle:
-            if self._num_open_probes and self._ready[0][0]:
-                return  # no whole shards until the probes show whether the code works at all
-            work_item = heapq.heappop(self._ready)[2]
-            method = "run" if work_item.mode == "shard" else "run_trial"
-            self._pool.submit(work_item, method, self._request_for(work_item))
+            if self._probes.num_open and self._ready[0][0]:
+                break  # no whole shards until the probes show whether the code works at all
+            entry = heapq.heappop(self._ready)
+            work_item = entry[2]
+            last_place = work_item.inquiry.last_place if work_item.inquiry else ""
+            process = self._pool.idle_process(work_item.avoid, last_place)
+            if process is None:
+                self._pool.make_room(work_item.avoid)
+                waiting.append(entry)
+            else:
+                self._submit(work_item, process)
+        for entry in waiting:
+            heapq.heappush(self._ready, entry)
 
-    def _request_for(self, work_item: WorkItem) -> ShardRequest:
+    def _submit(self, work_item: WorkItem, process: int) -> None:
         pending, shard = work_item.pending, work_item.pending.shard
-        return ShardRequest(
+        request = ShardRequest(
             name=shard.name,
             fingerprint=pending.fingerprint,
             items=tuple(shard.items[position] for position in work_item.positions),
             work=shard.work,
-            quarantined=self._quarantined(pending),
+            quarantined=pending.quarantined,
         )
-
-    def _quarantined(self, pending: PendingShard) -> tuple[Quarantined, ...]:
-        return tuple(
-            Quarantined(item=pending.shard.items[position], reason=reason)
-            for position, reason in sorted(pending.bad_items.items())
-        )
+        self._pool.submit(work_item, "run" if work_item.mode == "shard" else "run_trial", request, process)
 
     # Results of calls.
 
     def _on_result(self, result: CallResult[WorkItem]) -> None:
         work_item = result.key
         if result.died or (result.error and work_item is None):
-            self._report_death(result)
+            report_death(self._tools.tracker, self._settings.label, self._settings.attempt.stage_id, result)
         if work_item is None:
             self._on_started(result)
+        elif work_item.inquiry is not None:
+            self._inquiries.add_result(work_item, work_item.inquiry, result)
         elif result.error is not None:
-            self._on_failure(work_item, result.error, died=result.died)
+            self._on_failure(work_item, result)
         elif isinstance(result.outcome, StoredShard):
             self._on_recorded(work_item.pending, result.outcome)
         else:
-            self._any_item_worked = True
-            self._on_trial_result(work_item, None)
-
-    def _report_death(self, result: CallResult[WorkItem]) -> None:
-        assert result.error is not None
-        fields: dict[str, JSON] = {
-            "label": self._settings.label,
-            "pid": result.pid,
-            "shard": result.key.pending.shard.name if result.key else None,
-            "failure": result.error.failure,
-            "message": shortened(result.error.summary),
-        }
-        self._tools.tracker.log_event("worker_lost", fields)
-        at = f" at shard {result.key.pending.shard.name}" if result.key else ""
-        cause = f"{result.error.failure}: {shortened(result.error.summary)}"
-        log.warning("%s: worker %d lost%s (%s)", self._settings.attempt.stage_id, result.pid, at, cause)
+            self._witnesses.add(work_item.pending, work_item.positions)
+            self._on_trial_result(work_item, None, result.process)
 
     def _on_started(self, result: CallResult[WorkItem]) -> None:
         report = result.error
@@ -264,34 +201,39 @@ class MapRun:
         if result.died and report.failure is FailureClass.USER_CODE:
             report = replace(report, traceback=report.summary.partition(" traceback:")[0])  # Ray's own is of no use
             raise self._error(report, "the workers cannot import the code of the map; install its package there")
-        again = result.died or report.failure in _TRANSIENT
+        again = result.died or report.failure in TRANSIENT
         again = again or (report.failure is FailureClass.UNKNOWN and self._start_failures == 1)
         if not again or self._start_failures >= self._settings.retry.attempts:
             raise self._error(report, "the workers cannot start")
         self._next_start_at = time.monotonic() + self._backoff_s(self._start_failures)
 
-    def _on_failure(self, work_item: WorkItem, report: FailureReport, *, died: bool) -> None:
-        pending, attempts = work_item.pending, self._settings.retry.attempts
+    def _on_failure(self, work_item: WorkItem, result: CallResult[WorkItem]) -> None:
+        pending, report = work_item.pending, result.error
+        assert report is not None, "called for failed calls only"
         if report.failure in _NEVER_RETRIED:
             raise self._error(report, f"shard {pending.shard.name}")
         if report.failure is FailureClass.PREEMPTED:
             self._push(work_item, self._backoff_s(1))
         elif report.failure is FailureClass.HOST_OOM and self._pool.halve():
             self._push(work_item)
-        elif report.failure in _TRANSIENT:
-            pending.infra_failures += 1
-            if pending.infra_failures >= attempts:
-                raise self._error(report, f"shard {pending.shard.name}, tried {pending.infra_failures} times")
-            self._push(work_item, self._backoff_s(pending.infra_failures))
+        elif report.failure in TRANSIENT or result.node_died:
+            self._push(work_item, self._wait_for_environment(pending, report))
         elif work_item.mode != "shard":
-            self._on_trial_result(work_item, trial_failure(report, died=died))
-        elif not self._retry_once(work_item, report, died=died):
-            self._find_cause(pending, report)
+            self._on_trial_result(work_item, trial_failure(report, died=result.died), result.process)
+        elif not self._retry_once(work_item, report, died=result.died):
+            self._check_process(pending, report, result.process)
+
+    def _wait_for_environment(self, pending: PendingShard, report: FailureReport) -> float:
+        """The wait before another try after a failure of the environment. Raises: its tries are used up."""
+        pending.infra_failures += 1
+        if pending.infra_failures >= self._settings.retry.attempts:
+            raise self._error(report, f"shard {pending.shard.name}, tried {pending.infra_failures} times")
+        return self._backoff_s(pending.infra_failures)
 
     def _retry_once(self, work_item: WorkItem, report: FailureReport, *, died: bool) -> bool:
         """Retry the first death or unknown error of a shard: it may come from the infrastructure. False: no retry."""
         pending = work_item.pending
-        if died or report.failure is FailureClass.HOST_OOM:
+        if died or report.failure in _LIKE_A_DEATH:
             pending.deaths += 1
             again = pending.deaths < DEATHS_BEFORE_BISECTION
         else:
@@ -304,8 +246,8 @@ class MapRun:
     def _on_recorded(self, pending: PendingShard, record: StoredShard) -> None:
         self._records[pending.fingerprint] = record
         self._tools.on_recorded(record)
-        self._any_item_worked = self._any_item_worked or record.outcome.rows > 0
-        known = set(pending.bad_items.values())
+        self._witnesses.add_record(pending, record)
+        known = {entry.reason for entry in pending.bad_items.values()}
         new = [entry for entry in record.outcome.quarantined if entry.reason not in known]
         self._count_quarantined(pending, new)
         self._done_items += len(pending.shard.items)
@@ -318,17 +260,21 @@ class MapRun:
         if not quarantined:
             return
         self._quarantine_count.add(quarantined)
-        fields: dict[str, JSON] = {
-            "label": self._settings.label,
-            "shard": pending.shard.name,
-            "items": len(quarantined),
-            "first_item": quarantined[0].item,
-            "first_reason": shortened(quarantined[0].reason),
-        }
-        self._tools.tracker.log_event("quarantined", fields)
+        report_quarantined(self._tools.tracker, self._settings.label, pending.shard.name, quarantined)
         self._quarantine_count.check()
 
     # Bisection: which items are at fault, or is it the code?
+
+    def _check_process(self, pending: PendingShard, report: FailureReport, process: int) -> None:
+        """Find the cause, unless the process in which the shard failed does not work on a known-good item either."""
+        if self._witnesses and self._pool.is_idle(process):
+            steps = check_process(process, len(self._witnesses))
+            witnesses = tuple(self._witnesses)
+            self._inquiries.begin(
+                Inquiry(pending=pending, steps=steps, witnesses=witnesses, report=report, process=process)
+            )
+        else:
+            self._find_cause(pending, report)
 
     def _find_cause(self, pending: PendingShard, report: FailureReport) -> None:
         pending.last_failure = report
@@ -338,35 +284,35 @@ class MapRun:
             if report.failure is not FailureClass.DATA:
                 report = replace(report, failure=FailureClass.USER_CODE)
             raise self._error(report, f"shard {pending.shard.name} fails {how}")
-        if self._any_item_worked or (self._probes and not self._num_open_probes):
+        if self._witnesses or self._probes.are_done:
             self._bisect(pending)
             return
-        self._suspects.append(pending)
-        if not self._num_open_probes:
-            self._probe()
+        self._probes.suspects.append(pending)
+        if not self._probes.num_open:
+            unfinished = [shard for shard in self._pending_shards if shard.fingerprint not in self._records]
+            for shard, position in self._probes.choose(unfinished):
+                self._push(WorkItem(mode="probe", pending=shard, positions=(position,)))
 
-    def _probe(self) -> None:
-        unfinished = [pending for pending in self._pending_shards if pending.fingerprint not in self._records]
-        candidates = [(pending, position) for pending in unfinished for position in pending.remaining]
-        chosen = [candidates[index] for index in evenly_spaced(len(candidates), NUM_PROBES)]
-        self._num_open_probes = len(chosen)
-        for pending, position in chosen:
-            self._push(WorkItem(mode="probe", pending=pending, positions=(position,)))
-
-    def _on_trial_result(self, work_item: WorkItem, failure: TrialFailure | None) -> None:
+    def _on_trial_result(self, work_item: WorkItem, failure: TrialFailure | None, process: int) -> None:
+        if failure is not None and work_item.pending.breaks_processes:
+            self._pool.end(process)  # its next trial would fail too
         if work_item.mode == "trial":
             self._next_trial(work_item.pending, failure)
             return
-        self._probes[work_item.pending.fingerprint, work_item.positions[0]] = failure
-        self._num_open_probes -= 1
-        if self._num_open_probes:
+        probes = self._probes
+        probes.add(work_item.pending.fingerprint, work_item.positions[0], failure, process)
+        if probes.num_open:
             return
-        suspects, self._suspects = self._suspects, []
-        if all_same_failure(list(self._probes.values())) and not self._any_item_worked:
+        code_fails = probes.all_fail_alike and not self._witnesses
+        if code_fails and len(probes.processes) == 1:  # or is it the process?
+            probes.num_open = 1
+            self._push(replace(work_item, avoid=frozenset(probes.processes)))
+            return
+        suspects = probes.take_suspects()
+        if code_fails:
             assert suspects[0].last_failure is not None
-            raise self._error(
-                suspects[0].last_failure, f"each of {len(self._probes)} single items that were tried fails alike"
-            )
+            what = f"each of {probes.num_items} single items that were tried fails alike"
+            raise self._error(suspects[0].last_failure, what)
         for pending in suspects:
             self._bisect(pending)
 
@@ -386,15 +332,56 @@ class MapRun:
         self._push(WorkItem(mode="trial", pending=pending, positions=positions))
 
     def _on_bisected(self, pending: PendingShard, failing: Mapping[int, TrialFailure]) -> None:
-        """Quarantine the items at fault, if there are any, and run the shard again."""
-        new = {pending.remaining[index]: failure.reason for index, failure in failing.items()}
+        """Hear the items at fault, if there are any; then run the shard again, without those that are poison."""
         pending.bisection, pending.deaths = None, 0
+        if not failing:
+            self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
+        elif self._witnesses:
+            suspects = [pending.remaining[index] for index in failing]
+            witnesses = tuple(self._witnesses)
+            self._inquiries.begin(Inquiry(pending=pending, steps=hear(suspects, len(witnesses)), witnesses=witnesses))
+        else:
+            assert pending.last_failure is not None
+            raise self._error(pending.last_failure, f"shard {pending.shard.name}: no item of the map has worked yet")
+
+    # Verdicts: is it the item, or the process in which it failed?
+
+    def _on_checked(self, inquiry: Inquiry, *, works: bool) -> None:
+        assert inquiry.report is not None, "a check is made after a failure"
+        if works:
+            self._find_cause(inquiry.pending, inquiry.report)
+            return
+        self._replace_process(inquiry.process)
+        pending = inquiry.pending
+        pending.deaths += 1
+        if pending.deaths < DEATHS_BEFORE_BISECTION:
+            self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining), self._backoff_s(1))
+            return
+        pending.breaks_processes = True
+        self._find_cause(pending, inquiry.report)
+
+    def _replace_process(self, process: int) -> None:
+        log.warning("%s: a worker fails on known-good items; it is replaced", self._settings.attempt.stage_id)
+        self._pool.end(process)
+
+    def _on_verdict(self, inquiry: Inquiry, verdict: Verdict) -> None:
+        """Quarantine what is poison and run the shard again."""
+        pending = inquiry.pending
+        assert pending.last_failure is not None, "a hearing follows a failure"
+        for process in verdict.broken:
+            self._replace_process(process)
+        wait_s = 0.0
+        if not verdict.poison:
+            pending.bisections -= 1  # it has found nothing
+            unsound = (
+                f"known-good items fail too: {verdict.unsound.reason}" if verdict.unsound else "it does not repeat"
+            )
+            wait_s = self._wait_for_environment(pending, fault_of_environment(pending.last_failure, unsound))
+        new = quarantined_items(inquiry, verdict, self._settings.attempt.name)
         pending.bad_items.update(new)
         pending.remaining = tuple(position for position in pending.remaining if position not in new)
-        items = pending.shard.items
-        quarantined = [Quarantined(item=items[position], reason=reason) for position, reason in new.items()]
-        self._count_quarantined(pending, quarantined)
-        self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
+        self._count_quarantined(pending, list(new.values()))
+        self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining), wait_s)
 
     def _error(self, report: FailureReport, what: str) -> Exception:
         settings = self._settings

@@ -4,17 +4,23 @@ Shards with equal fingerprints are made once. `map_run.py` handles failing worke
 fault.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import fingerprint_of
-from orchestrator.shard_map.map_run import MapRun, MapSettings, MapTools, PendingShard
+from orchestrator.shard_map.map_run import MapRun
+from orchestrator.shard_map.map_settings import MapSettings, MapTools
+from orchestrator.shard_map.pending import PendingShard, Witnesses
 from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shards import Shard, ShardWorker
+from orchestrator.store.layout import shard_site
+
+log = logging.getLogger(__name__)
 
 
 def shard_payload(
@@ -79,16 +85,18 @@ def map_shards(
         where=f"{settings.attempt.stage_id}: {settings.label}",
     )
     pending_shards = [
-        PendingShard(shard=shard, fingerprint=fingerprint, remaining=tuple(range(len(shard.items))))
-        for fingerprint, shard in by_fingerprint.items()
-        if fingerprint not in found
+        _pending(shard, fingerprint) for fingerprint, shard in by_fingerprint.items() if fingerprint not in found
     ]
     for stored in found.values():
         quarantine_count.add(stored.outcome.quarantined)
     log_event = tools.tracker.log_event
     log_event("shards_planned", {"label": settings.label, "shards": len(shards), "reused": len(found)})
     quarantine_count.check()
-    made = MapRun(worker, pending_shards, settings, tools, quarantine_count=quarantine_count, reused=found).run()
+    _report_old_verdicts(settings, found.values())
+    witnesses = Witnesses()
+    for fingerprint, stored in found.items():
+        witnesses.add_record(_pending(by_fingerprint[fingerprint], fingerprint), stored)
+    made = MapRun(worker, pending_shards, settings, tools, quarantine_count=quarantine_count, witnesses=witnesses).run()
     counts = {"made": len(made), "quarantined": quarantine_count.count}
     log_event("shards_finished", {"label": settings.label, "shards": len(shards), **counts})
     records = {**found, **made}
@@ -96,6 +104,25 @@ def map_shards(
         FinishedShard(name=shard.name, stored=records[fingerprint], reused=fingerprint in found)
         for shard, fingerprint in zip(shards, fingerprints, strict=True)
     ]
+
+
+def _pending(shard: Shard, fingerprint: str) -> PendingShard:
+    return PendingShard(shard=shard, fingerprint=fingerprint, remaining=tuple(range(len(shard.items))))
+
+
+def _report_old_verdicts(settings: MapSettings, found: Iterable[StoredShard]) -> None:
+    """Say in one line which reused records quarantine items without evidence; they count as they are."""
+    old = [stored for stored in found if any(entry.found_by == "unknown" for entry in stored.outcome.quarantined)]
+    if old:
+        num_items = sum(len(stored.outcome.quarantined) for stored in old)
+        log.warning(
+            "%s: %d items are quarantined without evidence in %d records of an older version, e.g. %s; they are left "
+            "out as before. `illume run --retry-quarantined` looks at them again",
+            _where(settings),
+            num_items,
+            len(old),
+            shard_site(old[0].key).commit_key(old[0].commit.generation),
+        )
 
 
 def _checked_fingerprint(settings: MapSettings, shard: Shard) -> str:

@@ -1,14 +1,16 @@
 """A bounded pool of worker processes, each with at most one running call, so that a death has exactly one suspect."""
 
+import itertools
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerProcess, WorkerResources
-from orchestrator.failures.classes import FailureReport, report_of
+from orchestrator.failures.classes import FailureReport, is_death_of_node, report_of
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost
 from orchestrator.shards import ShardOutcome, ShardWorker
@@ -16,6 +18,8 @@ from orchestrator.shards import ShardOutcome, ShardWorker
 log = logging.getLogger(__name__)
 
 K = TypeVar("K")
+# What these leave in a process (fragments, a dead GPU context) makes its later calls fail too.
+_UNUSABLE_AFTER = {FailureClass.GPU_OOM, FailureClass.NODE_LOST}
 KEEP_S = 5.0  # how long an idle process is kept for the next map
 
 
@@ -27,13 +31,22 @@ class CallResult(Generic[K]):
     outcome: StoredShard | ShardOutcome | HostInfo | None
     error: FailureReport | None = None
     died: bool = False  # the process is gone; `error` holds what is known
+    node_died: bool = False  # it is gone because its node is, or was taken away: says nothing about the call
+    process: int = 0  # the number of the process in this pool
     pid: int = 0
+    host: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"pid {self.pid} on {self.host or 'an unknown node'}"
 
 
 @dataclass(kw_only=True)
 class _Worker:
     process: WorkerProcess
+    number: int  # unique in the pool
     pid: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +123,7 @@ class WorkerPool(Generic[K]):
         self._cluster, self._settings, self._resources = cluster, settings, resources
         self._worker, self._idle_workers = worker, idle_workers
         self.size = size
+        self._numbers = itertools.count(1)
         self._idle: list[_Worker] = []
         self._calls: dict[Call, _RunningCall[K]] = {}
 
@@ -144,7 +158,7 @@ class WorkerPool(Generic[K]):
             process = self._idle_workers.take() or self._cluster.spawn(
                 ShardHost, self._settings, resources=self._resources
             )
-            self._track(_Worker(process=process), None, process.call("start", self._worker))
+            self._track(_Worker(process=process, number=next(self._numbers)), None, process.call("start", self._worker))
 
     def halve(self) -> bool:
         """Halve the pool's size; surplus idle processes end now, busy ones after their call. False if the size is 1."""
@@ -155,10 +169,34 @@ class WorkerPool(Generic[K]):
             self._idle.pop().process.kill()
         return True
 
-    def submit(self, key: K, method: str, argument: object) -> None:
-        """Call a method on an idle process; there must be one."""
-        worker = self._idle.pop()
+    def idle_process(self, avoid: Collection[int] = (), last_place: str = "") -> int | None:
+        """The number of an idle process not in `avoid`, on another node than `last_place` if there is one."""
+        allowed = [worker for worker in reversed(self._idle) if worker.number not in avoid]
+        elsewhere = [worker for worker in allowed if last_place and not last_place.endswith(f" on {worker.host}")]
+        return next((worker.number for worker in (*elsewhere, *allowed)), None)
+
+    def is_idle(self, process: int) -> bool:
+        return any(worker.number == process for worker in self._idle)
+
+    def submit(self, key: K, method: str, argument: object, process: int) -> None:
+        """Call a method on the process with this number, which is idle."""
+        worker = next(worker for worker in self._idle if worker.number == process)
+        self._idle.remove(worker)
         self._track(worker, key, worker.process.call(method, argument))
+
+    def end(self, process: int) -> None:
+        """End the process with this number if it is idle, so that another one can take its place."""
+        for worker in [worker for worker in self._idle if worker.number == process]:
+            self._idle.remove(worker)
+            worker.process.kill()
+
+    def make_room(self, avoid: Collection[int]) -> None:
+        """If the pool is full of processes that are to be avoided, end an idle one."""
+        working = [running.worker for running in self._calls.values()]
+        if len(self._idle) + len(working) < self.size or not self._idle:
+            return
+        if all(worker.number in avoid for worker in (*self._idle, *working)):
+            self.end(self._idle[0].number)
 
     def wait(self, timeout_s: float) -> list[CallResult[K]]:
         """Wait until a call ends and return the results of all that ended; empty after `timeout_s`."""
@@ -176,19 +214,26 @@ class WorkerPool(Generic[K]):
         try:
             answer = call.result()
         except Exception as error:  # noqa: BLE001 - any error of Ray means that the process cannot be used
-            return self._death_result(running, report_of(error))
+            return self._death_result(running, report_of(error), node_died=is_death_of_node(error))
         if isinstance(answer, HostInfo):
-            worker.pid = answer.pid
+            worker.pid, worker.host = answer.pid, answer.host
         failed_start = running.key is None and isinstance(answer, FailureReport)
-        out_of_memory = isinstance(answer, FailureReport) and answer.failure is FailureClass.GPU_OOM
-        if failed_start or out_of_memory or len(self._idle) + len(self._calls) >= self.size:
+        unusable = isinstance(answer, FailureReport) and answer.failure in _UNUSABLE_AFTER
+        if failed_start or unusable or len(self._idle) + len(self._calls) >= self.size:
             worker.process.kill()
         else:
             self._idle.append(worker)
         error_report = answer if isinstance(answer, FailureReport) else None
-        return CallResult(key=running.key, outcome=None if error_report else answer, error=error_report, pid=worker.pid)
+        return CallResult(
+            key=running.key,
+            outcome=None if error_report else answer,
+            error=error_report,
+            process=worker.number,
+            pid=worker.pid,
+            host=worker.host,
+        )
 
-    def _death_result(self, running: _RunningCall[K], report: FailureReport) -> CallResult[K]:
+    def _death_result(self, running: _RunningCall[K], report: FailureReport, *, node_died: bool) -> CallResult[K]:
         running.worker.process.kill()
         elapsed_s = time.monotonic() - running.started_at
         if report.failure is FailureClass.NODE_LOST and elapsed_s >= self._settings.hang_after_s:
@@ -199,4 +244,14 @@ class WorkerPool(Generic[K]):
                 place="",
                 traceback=f"the stacks are in the log of the worker with pid {running.worker.pid}",
             )
-        return CallResult(key=running.key, outcome=None, error=report, died=True, pid=running.worker.pid)
+        worker = running.worker
+        return CallResult(
+            key=running.key,
+            outcome=None,
+            error=report,
+            died=True,
+            node_died=node_died,
+            process=worker.number,
+            pid=worker.pid,
+            host=worker.host,
+        )

@@ -22,7 +22,7 @@ from orchestrator.errors import CancelledError, StageCodeError
 from orchestrator.failures.classes import ClassifiedError, classify
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.plugins.loading import load_target
-from orchestrator.shard_map.map_run import MapSettings, MapTools
+from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_fingerprint
 from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, ShardWorker
