@@ -151,7 +151,7 @@ class MapRun:
             last_place = work_item.inquiry.last_place if work_item.inquiry else ""
             process = self._pool.idle_process(work_item.avoid, last_place)
             if process is None:
-                self._pool.make_room(work_item.avoid)
+                self._pool.add_process(work_item.avoid)
                 waiting.append(entry)
             else:
                 self._submit(work_item, process)
@@ -294,20 +294,20 @@ class MapRun:
                 self._push(WorkItem(mode="probe", pending=shard, positions=(position,)))
 
     def _on_trial_result(self, work_item: WorkItem, failure: TrialFailure | None, process: int) -> None:
-        if failure is not None and work_item.pending.breaks_processes:
-            self._pool.end(process)  # its next trial would fail too
         if work_item.mode == "trial":
+            if failure is not None and (work_item.pending.breaks_processes or not self._witnesses):
+                self._pool.end(process)  # its next trial might fail because of this one
             self._next_trial(work_item.pending, failure)
             return
         probes = self._probes
         probes.add(work_item.pending.fingerprint, work_item.positions[0], failure, process)
         if probes.num_open:
             return
-        code_fails = probes.all_fail_alike and not self._witnesses
-        if code_fails and len(probes.processes) == 1:  # or is it the process?
+        if not self._witnesses and len(probes.processes) == 1:  # or is it the process?
             probes.num_open = 1
             self._push(replace(work_item, avoid=frozenset(probes.processes)))
             return
+        code_fails = probes.all_fail_alike and not self._witnesses
         suspects = probes.take_suspects()
         if code_fails:
             assert suspects[0].last_failure is not None

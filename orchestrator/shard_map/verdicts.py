@@ -110,10 +110,10 @@ def _is_its_fault(
     if not result.alive:
         return True
     again = yield Step(witness=witness, process=process)
-    if again.failure is not None and again.is_evidence:
-        verdict.broken.add(process)
-        return True
-    return False
+    if again.failure is None and again.is_evidence:
+        return False
+    verdict.broken.add(process)  # or it had to make room for the other one
+    return True
 
 
 def check_process(process: int, num_witnesses: int) -> ProcessCheck:

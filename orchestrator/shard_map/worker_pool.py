@@ -155,10 +155,12 @@ class WorkerPool(Generic[K]):
         starting = len(self._calls) - self.num_running
         room = self.size - len(self._idle) - len(self._calls)
         for _ in range(min(room, num_wanted - len(self._idle) - starting)):
-            process = self._idle_workers.take() or self._cluster.spawn(
-                ShardHost, self._settings, resources=self._resources
-            )
-            self._track(_Worker(process=process, number=next(self._numbers)), None, process.call("start", self._worker))
+            self._start()
+
+    def _start(self) -> None:
+        process = self._idle_workers.take() or self._cluster.spawn(ShardHost, self._settings, resources=self._resources)
+        worker = _Worker(process=process, number=next(self._numbers))
+        self._track(worker, None, process.call("start", self._worker))
 
     def halve(self) -> bool:
         """Halve the pool's size; surplus idle processes end now, busy ones after their call. False if the size is 1."""
@@ -190,13 +192,16 @@ class WorkerPool(Generic[K]):
             self._idle.remove(worker)
             worker.process.kill()
 
-    def make_room(self, avoid: Collection[int]) -> None:
-        """If the pool is full of processes that are to be avoided, end an idle one."""
-        working = [running.worker for running in self._calls.values()]
-        if len(self._idle) + len(working) < self.size or not self._idle:
-            return
-        if all(worker.number in avoid for worker in (*self._idle, *working)):
+    def add_process(self, avoid: Collection[int]) -> None:
+        """Start a process where only those in `avoid` are idle, in the place of one of them if the pool is full."""
+        working = [running.worker.number for running in self._calls.values()]
+        if any(running.key is None for running in self._calls.values()):
+            return  # one is starting
+        if len(self._idle) + len(working) >= self.size:
+            if not self._idle or any(number not in avoid for number in working):
+                return  # wait for those that are at work
             self.end(self._idle[0].number)
+        self._start()
 
     def wait(self, timeout_s: float) -> list[CallResult[K]]:
         """Wait until a call ends and return the results of all that ended; empty after `timeout_s`."""

@@ -15,6 +15,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import NodeLostError, OrchestratorError
 from orchestrator.failures.classes import classify
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.shard_map import map_run
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import FinishedShard, map_shards
 from orchestrator.shard_map.worker_pool import IdleWorkers
@@ -25,6 +26,11 @@ from orchestrator.store.store import open_store
 
 class ProcessDiedError(Exception):
     """The double of a process ends."""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_run, "POLL_S", 0.002)
 
 
 @dataclass(kw_only=True)
@@ -132,7 +138,7 @@ class Worker:
         return ShardOutcome(rows=len(shard.items))
 
 
-def shards(number: int = 12, size: int = 8) -> list[Shard]:
+def shards(number: int = 8, size: int = 6) -> list[Shard]:
     return [Shard(name=f"s{n}", items=tuple(f"{n}-{i}" for i in range(size))) for n in range(number)]
 
 
@@ -145,7 +151,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("first", ["0-0", "7-3"])
@@ -161,12 +167,12 @@ def test_a_process_that_broke_is_replaced_and_blames_no_item(
     site = Site(root=tmp_path, work=work, seed=seed)
     done = site.run(shards(), workers=workers)
     assert site.quarantined == []
-    assert sum(one.stored.outcome.rows for one in done) == 96
+    assert sum(one.stored.outcome.rows for one in done) == 48
 
 
 @pytest.mark.parametrize("kind", ["value", "missing", "runtime"])
-@pytest.mark.parametrize("starts_at", [0, 1, 20, 60])
-@pytest.mark.parametrize("lasts", [1, 7, 40, 100_000])
+@pytest.mark.parametrize("starts_at", [0, 7, 20])
+@pytest.mark.parametrize("lasts", [1, 12, 100_000])
 def test_while_the_environment_is_away_nothing_is_called_poison(
     tmp_path: Path, kind: str, starts_at: int, lasts: int
 ) -> None:
@@ -189,8 +195,8 @@ def test_while_the_environment_is_away_nothing_is_called_poison(
         assert failures in ([], [FailureClass.INFRA_TRANSIENT])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("bad", [{"3-1"}, {"0-0"}, {"3-1", "3-2", "9-7"}, {f"2-{i}" for i in range(8)}])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("bad", [{"3-1"}, {"0-0"}, {"3-1", "3-2", "6-5"}, {f"2-{i}" for i in range(6)}])
 @pytest.mark.parametrize("breaks", [False, True])
 def test_poison_is_quarantined_with_its_evidence(tmp_path: Path, workers: int, bad: set[str], breaks: bool) -> None:
     def work(process: Process, item: str) -> None:
@@ -270,7 +276,7 @@ def test_an_item_that_kills_its_process_is_quarantined_and_one_whose_node_died_i
     done = taken.run(shards())
     assert node_deaths == 2
     assert taken.quarantined == []
-    assert sum(one.stored.outcome.rows for one in done) == 96
+    assert sum(one.stored.outcome.rows for one in done) == 48
 
 
 def test_an_item_that_fails_now_and_then_is_not_poison(tmp_path: Path) -> None:
@@ -282,7 +288,7 @@ def test_an_item_that_fails_now_and_then_is_not_poison(tmp_path: Path) -> None:
             raise ValueError("once")
 
     site = Site(root=tmp_path, work=work)
-    assert sum(one.stored.outcome.rows for one in site.run(shards())) == 96
+    assert sum(one.stored.outcome.rows for one in site.run(shards())) == 48
     assert site.quarantined == []
 
 
