@@ -2,6 +2,7 @@
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.store.commits import read_outcome, retract, roll_forward
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (
@@ -37,8 +38,12 @@ def has_recorded_shards(store: Store, stage_kind: str, attempt: str) -> bool:
     return False
 
 
-def retract_stage(artifacts: ArtifactStore, key: ArtifactKey, *, run_id: str, reason: str) -> None:
+def retract_stage(
+    artifacts: ArtifactStore, key: ArtifactKey, *, run_id: str, reason: str, only_quarantined: bool = False
+) -> None:
     """Retract an artifact with its shards and checkpoints, so that the stage is made again from the start.
+
+    With `only_quarantined` the shards are kept in which no item was found to fail.
 
     Keeps what the run `run_id` made itself, so it may be repeated after a crash and at any time during the run.
     """
@@ -50,9 +55,17 @@ def retract_stage(artifacts: ArtifactStore, key: ArtifactKey, *, run_id: str, re
         _retract_site(store, checkpoint_site(key, step), run_id, reason)
     if stored is None:
         return
-    for shard in stored.manifest.shards:
+    shards = list(stored.manifest.shards)
+    if only_quarantined:
+        found = ShardLedger(store, artifacts.cache).find_many(key.stage_kind, shards)
+        shards = [shard for shard in shards if shard not in found or _has_failed_items(found[shard])]
+    for shard in shards:
         _retract_site(store, shard_site(ArtifactKey(key.stage_kind, shard)), run_id, reason)
     artifacts.retract(key, reason=reason)  # last: its manifest lists the shards
+
+
+def _has_failed_items(stored: StoredShard) -> bool:
+    return any(entry.found_by != "stage" for entry in stored.outcome.quarantined)
 
 
 def _retract_site(store: Store, site: Site, run_id: str, reason: str) -> None:

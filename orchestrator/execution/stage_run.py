@@ -42,6 +42,7 @@ from orchestrator.history.leases import LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
 from orchestrator.planning.plan import PlannedStage
+from orchestrator.planning.reasons import QuarantineRetried
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ class StageRun:
             self._planned.key,
             run_id=self._tools.run_id,
             reason=f"made again by run {self._tools.run_id}",
+            only_quarantined=isinstance(next(iter(self._planned.reasons), None), QuarantineRetried),
         )
 
     # Attempts.

@@ -21,6 +21,7 @@ from orchestrator.planning.reasons import (
     InputChanged,
     NeverMade,
     OutputMissing,
+    QuarantineRetried,
     Reason,
     Tainted,
     UpstreamReruns,
@@ -77,6 +78,7 @@ class PlanOptions:
     force: tuple[str, ...] = ()  # make these again, with everything made from them
     until: tuple[str, ...] = ()  # stop after these; the rest of the recipe is not planned
     only: tuple[str, ...] = ()  # run no other stage; what these read must exist
+    retry_quarantined: bool = False  # make the shards with items that were found to fail again, and what follows
     code: CodePolicy = "warn"
     accept_taint: bool = False  # use models that were trained on what was taken down
 
@@ -96,19 +98,24 @@ def make_plan(recipe: Recipe, view: PlanView, options: PlanOptions | None = None
     )
     if options.code == "fail":
         _refuse_changed_code(recipe, stages.values())
-    redo = _stages_to_redo(stages, options)
+    retried = _quarantined(stages, options, view)
+    redo = _stages_to_redo(stages, options, retried)
     run = _stages_to_run(stages, ends=ends, redo=redo)
     _refuse_outside_only(recipe, stages, run=run, only=options.only)
     planned = []
     for stage in stages.values():
         action: Action = "run" if stage.spec.id in run else "reuse" if stage.manifest else "skip"
+        reasons = _reasons(stage, action, stages, run=run, options=options, recipe=recipe.name, view=view)
+        if (num_items := retried.get(stage.spec.id)) and action == "run":
+            forced = stage.spec.id in options.force  # then all of its shards are made again
+            reasons = [*reasons[:forced], QuarantineRetried(items=num_items), *reasons[forced:]]
         planned.append(
             PlannedStage(
                 spec=stage.spec,
                 payload=stage.payload,
                 fingerprint=stage.fingerprint,
                 action=action,
-                reasons=tuple(_reasons(stage, action, stages, run=run, options=options, recipe=recipe.name, view=view)),
+                reasons=tuple(reasons),
                 redo=stage.spec.id in redo and stage.manifest is not None,
                 code=stage.code,
                 estimate_s=view.estimate_s(recipe.name, stage.spec, stage.fingerprint) if action == "run" else None,
@@ -195,9 +202,18 @@ def _refuse_changed_code(recipe: Recipe, stages: Iterable[IdentifiedStage]) -> N
         )
 
 
-def _stages_to_redo(stages: Mapping[str, IdentifiedStage], options: PlanOptions) -> set[str]:
+def _quarantined(stages: Mapping[str, IdentifiedStage], options: PlanOptions, view: PlanView) -> dict[str, int]:
+    """The stages whose quarantined items are tried again, with their number."""
+    if not options.retry_quarantined:
+        return {}
+    made = {name: stage.manifest for name, stage in stages.items() if stage.manifest is not None}
+    counts = {name: view.quarantined(stages[name].spec.kind.name, manifest) for name, manifest in made.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _stages_to_redo(stages: Mapping[str, IdentifiedStage], options: PlanOptions, retried: Collection[str]) -> set[str]:
     """Stages whose existing artifact is made again: by request, or because one of its inputs is made again."""
-    roots = set(options.force)
+    roots = set(options.force) | set(retried)
     if options.code == "rerun":
         roots |= {name for name, stage in stages.items() if stage.changed_files}
     if options.only:

@@ -102,6 +102,17 @@ class Forced:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuarantineRetried:
+    """Its shards with items that were found to fail are made again; the others are kept."""
+
+    items: int
+    type: typing.Literal["quarantine_retried"] = "quarantine_retried"
+
+    def __str__(self) -> str:
+        return f"{self.items} quarantined item{'s are' if self.items > 1 else ' is'} tried again"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodeChanged:
     """The stage's source code changed but not its version. Under the policy `warn` the artifact is reused."""
 
@@ -143,6 +154,7 @@ Reason = (
     | SourcesChanged
     | UpstreamReruns
     | Forced
+    | QuarantineRetried
     | CodeChanged
     | Tainted
     | ConsumersExist

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.artifact import JSON, ArtifactKey, Fingerprint
+from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.history.database import Database
@@ -47,7 +48,14 @@ def plan_view(
             on_absent(str(error))
             return {"absent": stage.id}
 
+    ledger = ShardLedger(artifacts.store, artifacts.cache)
+
+    def quarantined(stage_kind: str, manifest: Manifest) -> int:
+        found = ledger.find_many(stage_kind, manifest.shards).values()
+        return sum(entry.found_by != "stage" for stored in found for entry in stored.outcome.quarantined)
+
     return PlanView(
+        quarantined=quarantined,
         find=artifacts.find,
         previous=previous,
         sources=sources,

@@ -97,11 +97,19 @@ def recipe_options(command: Command) -> Command:
         force: tuple[str, ...],
         until: tuple[str, ...],
         only: tuple[str, ...],
+        retry_quarantined: bool,
         code: CodePolicy,
         accept_taint: bool,
         **rest: Any,
     ) -> Any:
-        options = PlanOptions(force=force, until=until, only=only, code=code, accept_taint=accept_taint)
+        options = PlanOptions(
+            force=force,
+            until=until,
+            only=only,
+            retry_quarantined=retry_quarantined,
+            code=code,
+            accept_taint=accept_taint,
+        )
         return command(options=options, **rest)
 
     decorators = [
@@ -127,6 +135,11 @@ def recipe_options(command: Command) -> Command:
             metavar="STAGE",
             help="Run no other stage; its inputs must exist.",
             shell_complete=complete_stage_of_recipe,
+        ),
+        click.option(
+            "--retry-quarantined",
+            is_flag=True,
+            help="Try the quarantined items of existing outputs again: their shards, and what was made from them.",
         ),
         click.option(
             "--code",

@@ -7,7 +7,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import has_recorded_shards, newest_checkpoint_step, retract_stage
 from orchestrator.attempt_id import AttemptId
 from orchestrator.identity import fingerprint_of
-from orchestrator.shards import ShardOutcome
+from orchestrator.shards import Quarantined, ShardOutcome
 from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "train"}
@@ -67,6 +67,26 @@ def test_the_recorded_shards_of_an_attempt_are_told_from_those_of_others(store: 
     found = {owner for owner, _ in OWNERS if has_recorded_shards(store, "train", owner)}
     assert found == {"run-train-1-1", "run-train-1-10"}
     assert not has_recorded_shards(store, "other", "run-train-1-1")
+
+
+def test_only_the_shards_with_items_that_were_found_to_fail_are_retracted(store: Store, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(store, tmp_path / "cache")
+    ledger = ShardLedger(store, tmp_path / "cache")
+    outcomes = {
+        "1": ShardOutcome(rows=1),
+        "2": ShardOutcome(rows=1, quarantined=(Quarantined(item="a", reason="it fails", found_by="search"),)),
+        "3": ShardOutcome(rows=1, quarantined=(Quarantined(item="a", reason="an old record", found_by="unknown"),)),
+        "4": ShardOutcome(rows=1, quarantined=(Quarantined(item="a", reason="unreadable"),)),
+    }
+    keys = {digit: ArtifactKey("train", digit * 64) for digit in outcomes}
+    for digit, outcome in outcomes.items():
+        ledger.record(ledger.new_output(keys[digit], owner="run-1-stage-1-1"), outcome, provenance={})
+    shards = tuple(key.fingerprint for key in keys.values())
+    draft = ManifestDraft(kind="model@1", payload=dict(PAYLOAD), metrics={}, shards=shards)
+    artifacts.commit(artifacts.new_attempt(KEY, "run-1-stage-1-1"), draft, epoch=1)
+    retract_stage(artifacts, KEY, run_id="run-2", reason="tried again", only_quarantined=True)
+    assert artifacts.find(KEY) is None
+    assert [digit for digit, key in keys.items() if ledger.find(key)] == ["1", "4"]
 
 
 OWNERS = (("run-train-1-1", "1"), ("run-train-1-10", "2"), ("run-train-1-2", "3"), ("run-train-1-3", "4"))

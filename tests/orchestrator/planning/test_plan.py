@@ -74,6 +74,7 @@ class World:
     code: dict[str, str] = field(default_factory=dict)
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     shards: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by stage id
+    quarantined: dict[str, int] = field(default_factory=dict)  # items by stage id
 
     def view(self) -> PlanView:
         return PlanView(
@@ -82,6 +83,9 @@ class World:
             sources=lambda stage: self.sources.get(stage.id, {}),
             code=lambda _kind: CodeDigest(files=dict(self.code)),
             estimate_s=lambda _recipe, stage, _fingerprint: 60.0 if stage.id in self.last else None,
+            quarantined=lambda _kind, manifest: sum(
+                number for name, number in self.quarantined.items() if self.last[name] == manifest.payload
+            ),
         )
 
     def plan(self, recipe: Recipe, **options: Any) -> Plan:
@@ -181,6 +185,21 @@ def test_force_makes_a_stage_and_what_was_made_from_it_again(world: World) -> No
     assert table(plan) == {"a": ("reuse", ""), "b": ("run", "forced"), "c": ("run", "upstream re-runs: b")}
     assert [stage.redo for stage in plan.stages] == [False, True, True]
     assert plan.stage("b").fingerprint == world.plan(chain()).stage("b").fingerprint
+
+
+def test_quarantined_items_are_tried_again_with_what_was_made_from_them_if_asked_for(world: World) -> None:
+    world.quarantined = {"b": 3}
+    assert [stage.action for stage in world.plan(chain()).stages] == ["reuse"] * 3
+    plan = world.plan(chain(), retry_quarantined=True)
+    assert table(plan) == {
+        "a": ("reuse", ""),
+        "b": ("run", "3 quarantined items are tried again"),
+        "c": ("run", "upstream re-runs: b"),
+    }
+    assert [stage.redo for stage in plan.stages] == [False, True, True]
+    both = world.plan(chain(), retry_quarantined=True, force=("b",))
+    assert table(both)["b"] == ("run", "forced; 3 quarantined items are tried again")
+    assert table(world.plan(chain(), retry_quarantined=True, only=("c",)))["b"] == ("reuse", "")
 
 
 def test_a_forced_stage_that_was_never_made_has_nothing_to_retract() -> None:
