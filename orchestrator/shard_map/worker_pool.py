@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from orchestrator.artifacts.shard_ledger import StoredShard
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 # What these leave in a process (fragments, a dead GPU context) makes its later calls fail too.
 _UNUSABLE_AFTER = {FailureClass.GPU_OOM, FailureClass.NODE_LOST}
+STACKS_OF_HANG = b"Timeout ("  # as `faulthandler` begins them
+SECONDS_TO_END = 20.0  # until the death of a hung process is known here
 KEEP_S = 5.0  # how long an idle process is kept for the next map
 
 
@@ -238,11 +241,19 @@ class WorkerPool(Generic[K]):
             host=worker.host,
         )
 
+    def _ended_itself(self, worker: _Worker, elapsed_s: float) -> bool:
+        """Whether a dead process hung: it writes its stacks and ends itself, which else looks like a kill."""
+        limit_s = self._settings.hang_after_s
+        log_file = Path(f"{self._settings.log_stem}.worker-{worker.pid}.log")
+        if self._settings.log_stem and log_file.is_file():
+            return elapsed_s >= limit_s and STACKS_OF_HANG in log_file.read_bytes()
+        return limit_s <= elapsed_s < limit_s + SECONDS_TO_END  # its log is on its node: it never made progress
+
     def _death_result(self, running: _RunningCall[K], report: FailureReport, *, node_died: bool) -> CallResult[K]:
         running.worker.process.kill()
         elapsed_s = time.monotonic() - running.started_at
-        if report.failure is FailureClass.NODE_LOST and elapsed_s >= self._settings.hang_after_s:
-            # A hung process ends itself, which looks like a kill; only the elapsed time tells them apart.
+        is_at_work = running.key is not None  # else it may have waited for its node
+        if report.failure is FailureClass.NODE_LOST and is_at_work and self._ended_itself(running.worker, elapsed_s):
             report = FailureReport(
                 failure=FailureClass.HANG,
                 summary=f"no sign of life for {self._settings.hang_after_s:g} s",

@@ -106,7 +106,7 @@ class _GroupMonitor:
 
     def __init__(self, group: WorkerGroup, loop: LoopConfig, context: StageContext) -> None:
         self._group, self._loop, self._context = group, loop, context
-        self._progressed_at = time.monotonic()
+        self._progressed_at: float | None = None  # None: no worker has started, e.g. while nodes are added
         self.metrics: dict[str, float] = {}
         self.error: Exception | None = None  # the first that a worker raised on purpose
         self.processes: Mapping[int, tuple[str, int]] = {}  # rank -> node id, process id
@@ -123,6 +123,9 @@ class _GroupMonitor:
                 self.metrics = metrics
                 self._context.tracker.log_metrics(metrics, step=step)
             self._context.tracker.progress(step, self._loop.steps, "steps")
+        if self._progressed_at is None and not report.processes:
+            return
+        self._progressed_at = self._progressed_at or time.monotonic()
         idle_s = time.monotonic() - self._progressed_at
         if self.hung is None and idle_s > self._context.retry.hang_after_s:
             self._kill_hung_group(idle_s)

@@ -32,6 +32,7 @@ class Group:
         self.killed: list[int] = []
         self.stops: list[bool] = []
         self.silent = False
+        self.processes = {0: ("a", 11), 1: ("b", 12)}
 
     def wait(self, timeout_s: float) -> bool:
         return not self._polls and not (self._hangs and not self.killed)
@@ -41,7 +42,7 @@ class Group:
         if self.silent:
             return None
         steps = self._polls.pop(0) if self._polls else []
-        return Report(steps=steps, processes={0: ("a", 11), 1: ("b", 12)}, error=self._reported)
+        return Report(steps=steps, processes=self.processes, error=self._reported)
 
     def kill(self, node_id: str, pid: int) -> str:
         self.killed.append(pid)
@@ -99,6 +100,14 @@ def test_a_group_without_progress_is_killed_once_and_its_stacks_are_logged(
         run_group(group, LOOP, context)
     assert group.killed == [11, 12]
     assert "stacks of hung worker 1:\nstacks of 12 on b" in caplog.text
+
+
+def test_waiting_for_the_workers_to_start_is_not_a_hang(tmp_path: Path) -> None:
+    context = TrainingContext(tmp_path, retry=RetryPolicy(hang_after_s=1e-9))
+    group = Group([[], [], []])
+    group.processes = {}
+    assert run_group(group, LOOP, context) == {}
+    assert group.killed == []
 
 
 def test_reports_that_cannot_be_had_are_not_a_hang(tmp_path: Path) -> None:
