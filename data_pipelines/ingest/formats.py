@@ -35,6 +35,8 @@ def parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
                     yield from _parquet_row(row, fields, config)
                     row += 1
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or the network fails: the file is not broken
         detail = f"from row {row}: {str(error)[:200]}"
         yield Unit(row=-1, content=Reject(reason="broken_parquet", detail=detail), raw_sha256=digest(detail.encode()))
 

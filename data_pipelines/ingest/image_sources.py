@@ -3,6 +3,7 @@
 No name can lead out of its folder or tar.
 """
 
+import errno
 import os
 import re
 import stat
@@ -52,6 +53,7 @@ class FolderSource:
     def __init__(self, root: Path, *, max_bytes: int) -> None:
         self.root = root.resolve()
         self.max_bytes = max_bytes
+        self._folder = _folder_id(self.root)
 
     def read(self, name: str) -> bytes | Reject:
         problem = check_name(name)
@@ -63,9 +65,33 @@ class FolderSource:
                 return Reject(reason="path_traversal", detail=f"{name[:200]!r} is a link that leads out of the folder")
             return read_regular_file(path, max_bytes=self.max_bytes, name=name)
         except FileNotFoundError:
+            self._check_root()
             return Reject(reason="missing_file", detail=f"no file {name[:200]!r}")
         except (OSError, ValueError, RuntimeError) as error:  # name too long, loop of links, no permission
+            if isinstance(error, OSError) and error.errno not in _FAULTS_OF_NAMES:
+                raise  # the disk or the network fails: that says nothing about the file
             return Reject(reason="unsafe_path", detail=f"{name[:200]!r}: {type(error).__name__}")
+
+    def _check_root(self) -> None:
+        """Raises: OSError: the folder is gone, or another file system is mounted there; its files are not missing."""
+        if _folder_id(self.root) != self._folder:
+            raise OSError(errno.ESTALE, "the folder of images is gone or is another one now", str(self.root))
+
+
+# What `open` says of a name that cannot be read, however healthy the disk is.
+_FAULTS_OF_NAMES = {
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EINVAL),
+    *(errno.EILSEQ, errno.ENXIO, errno.EOVERFLOW),
+}
+
+
+def _folder_id(folder: Path) -> tuple[int, int] | None:
+    """File system and number of a folder; None if it is gone."""
+    try:
+        facts = folder.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def read_regular_file(path: Path, *, max_bytes: int, name: str) -> bytes | Reject:

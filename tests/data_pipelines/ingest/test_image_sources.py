@@ -1,5 +1,6 @@
 """Image sources read images from folders and tars by name, and refuse names that lead out of them."""
 
+import errno
 import io
 import os
 import tarfile
@@ -83,3 +84,27 @@ def test_the_first_source_that_has_a_name_wins(tmp_path: Path) -> None:
     found = images.read("c")
     assert isinstance(found, Reject)
     assert found.reason == "missing_file"
+
+
+def test_a_disk_that_fails_is_an_error_and_no_property_of_the_file() -> None:
+    memory = Path("/proc/self/mem")  # a regular file whose first byte cannot be read
+    if not memory.exists():
+        pytest.skip("needs /proc of Linux")
+    with pytest.raises(OSError, match="Input/output error") as failed:
+        FolderSource(memory.parent, max_bytes=100).read("mem")
+    assert failed.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_files_of_a_folder_that_went_away_are_not_missing(tmp_path: Path, comes_back: bool) -> None:
+    root = tmp_path / "mount"
+    root.mkdir()
+    source = FolderSource(root, max_bytes=100)
+    missing = source.read("a.png")
+    assert isinstance(missing, Reject)
+    assert missing.reason == "missing_file"
+    root.rename(tmp_path / "away")
+    if comes_back:  # as the empty folder below a mount point
+        root.mkdir()
+    with pytest.raises(OSError, match="the folder of images is gone or is another one now"):
+        source.read("a.png")
