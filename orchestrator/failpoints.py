@@ -29,6 +29,7 @@ POINTS = (
     *(f"{site}.retracted" for site in _SITES),
     "epoch.claimed",  # in the store; the database does not know it yet
     "attempt.claimed",  # its id is used, and nothing else of it exists
+    "use.recorded",  # what the attempt uses is on record, and it has not looked for it yet
     "attempt.intent",  # the attempt's row is in the database
     "attempt.running",
     "attempt.committed",

@@ -21,11 +21,12 @@ from orchestrator.commands.shared.options import (
     stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_artifact
-from orchestrator.retention.garbage import DEFAULT_AGE_S, Garbage, delete_garbage, find_garbage
+from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbage, delete_garbage, find_garbage
 from orchestrator.retention.local_copies import delete_copies, stale_copies
 from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
+from orchestrator.workspace import Workspace
 
 MAX_LISTED = 50
 
@@ -65,8 +66,10 @@ def gc_command(
                 unneeded = retract_unneeded(workspace.artifacts, workspace.database, unneeded, reason=reason)
         taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
         garbage = find_garbage(workspace.store, now_s=now_s, is_live=workspace.is_live, older_than_s=older_than_s)
-        garbage = list({item.key: item for item in (*taken_down, *garbage)}.values())
-        collected = delete_garbage(workspace.store, garbage, is_live=workspace.is_live) if delete else None
+        keys = {item.key for item in taken_down}
+        garbage = [item for item in garbage if item.key not in keys]
+        collected = _delete(workspace, taken_down, garbage) if delete else None
+        garbage = [*taken_down, *garbage]
         copies = stale_copies(
             workspace.store,
             workspace.artifacts.cache,
@@ -124,6 +127,15 @@ def pin_command(target: str | None, remove: bool, locations: Locations) -> None:
         change = unpin if remove else pin
         change(workspace.store, manifest.key)
         click.echo(f"{manifest.stage_kind} {manifest.fingerprint}: {'no longer pinned' if remove else 'pinned'}")
+
+
+def _delete(workspace: Workspace, taken_down: Sequence[Garbage], garbage: Sequence[Garbage]) -> DeletionReport:
+    """What was taken down goes even if an attempt has it on record: it must not be used."""
+    first = delete_garbage(workspace.store, taken_down, is_live=workspace.is_live, even_in_use=True)
+    second = delete_garbage(workspace.store, garbage, is_live=workspace.is_live)
+    return DeletionReport(
+        items=first.items + second.items, bytes=first.bytes + second.bytes, kept=(*first.kept, *second.kept)
+    )
 
 
 def _is_registered(stage_kind: str) -> bool:

@@ -134,7 +134,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
         )
         garbage = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
         if delete:
-            collected = delete_garbage(workspace.store, garbage, is_live=workspace.is_live)
+            collected = delete_garbage(workspace.store, garbage, is_live=workspace.is_live, even_in_use=True)
             click.echo(f"deleted {collected.items} folders, {bytes_text(collected.bytes)}")
         elif garbage:
             click.echo(f"{len(garbage)} folders are still there; `illume gc --delete` deletes them")

@@ -20,6 +20,7 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.artifacts.takedowns import read_takedowns
+from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import CancelledError, GateError, OrchestratorError, StageCodeError
@@ -154,6 +155,9 @@ class LocalAttempt:
 
     def _open_inputs(self) -> dict[str, list[Artifact]]:
         """Raises: CorruptArtifactError: an input is gone or damaged."""
+        used = [stage.key for stages in self.request.inputs.values() for stage in stages]
+        if used:
+            record_use(self.artifacts.store, self.request.attempt, self.request.planned.key, artifacts=used)
         return {
             slot: [self.artifacts.open(stage.key) for stage in stages] for slot, stages in self.request.inputs.items()
         }

@@ -14,6 +14,7 @@ from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
+from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import FencedError, StageCodeError, StoreError
@@ -188,6 +189,7 @@ class AttemptContext:
             ledger=self.ledger,
             tracker=self.tracker,
             stop_requested=self.stop_requested,
+            record_use=self._record_use,
             on_recorded=self._note_recorded,
             rng=random.Random(self.attempt_id),
             idle_workers=self.idle_workers,
@@ -211,6 +213,9 @@ class AttemptContext:
             if not is_key(name):
                 raise StageCodeError(f"{where}: found {name!r}, expected a relative path below the artifact")
             self.folder.link(stored.key_of(source), name, dataclasses.replace(entries[source], path=name))
+
+    def _record_use(self, shards: Sequence[str]) -> None:
+        record_use(self.folder.store, self.attempt, self.folder.key, shards=shards)
 
     def _note_recorded(self, _stored: StoredShard) -> None:
         self.made_shards = True

@@ -1,7 +1,8 @@
 """Garbage collection of a store: finds and deletes files of attempts that no reader can ever use again.
 
 Rule: an attempt's files are deleted only after it was aborted, or when the generation of its COMMIT has another winner
-or is retracted. Ages only protect unfinished work of live attempts; safety does not depend on clocks.
+or is retracted, and no attempt without an outcome has them on record as in use. Ages only protect unfinished work of
+live attempts; safety does not depend on clocks.
 """
 
 import logging
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
+from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.uses import Uses
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.commits import (
     Commit,
@@ -136,15 +139,21 @@ def find_garbage_at(store: Store, sites: Iterable[Site], *, is_live: Callable[[s
     return found
 
 
-def delete_garbage(store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str], bool]) -> DeletionReport:
+def delete_garbage(
+    store: Store, garbage: Sequence[Garbage], *, is_live: Callable[[str], bool], even_in_use: bool = False
+) -> DeletionReport:
     """Delete what `find_garbage` found, after checking each item again. Can be interrupted and repeated.
+
+    `even_in_use`: also what an attempt has on record as in use, because it must go, e.g. was taken down.
 
     Raises:
         StoreError: the store failed; the rest is found again next time.
+        CorruptArtifactError, NewerFormatError: it is unknown what is in use, as a record of use cannot be read.
     """
     items, freed, kept = 0, 0, []
+    uses = None if even_in_use else Uses(store)
     for item in garbage:
-        if not _claim_for_deletion(store, item, is_live):
+        if not _claim_for_deletion(store, item, is_live) or (uses and _is_in_use(uses, item)):
             kept.append(item.key)
             continue
         if item.site:
@@ -172,12 +181,34 @@ def _claim_for_deletion(store: Store, item: Garbage, is_live: Callable[[str], bo
     return reason is not None
 
 
+def _is_in_use(uses: Uses, item: Garbage) -> bool:
+    """Whether an attempt may have begun to use what was committed, before it was retracted."""
+    if item.site is None or item.reason != "retracted":
+        return False
+    match item.site.what:
+        case "shard":
+            return bool(uses.of_shard(item.site.key))
+        case "artifact":
+            return bool(uses.of_artifact(item.site.key))
+        case "checkpoint":
+            return has_open_attempt(uses.store, item.site.key)
+
+
+def has_open_attempt(store: Store, key: ArtifactKey) -> bool:
+    """Whether an attempt at an artifact has no outcome: it may read or continue from each checkpoint."""
+    site = artifact_site(key)
+    return any(read_outcome(store, site, attempt) is None for attempt in store.folders(site.attempts))
+
+
 def _retract_checkpoint(store: Store, site: Site, attempt: str) -> bool:
+    """Retract a checkpoint of a stage that is still committed. False: it is needed, or another one took its place."""
+    if not roll_forward(store, artifact_site(site.key)).commit or has_open_attempt(store, site.key):
+        return False  # its stage is being made again, or will be
     found = roll_forward(store, site)
     if not found.commit or found.commit.attempt != attempt:
         return False
     retract(store, site, found.generation, reason="its stage is committed: deleted by the collector")
-    return True
+    return not has_open_attempt(store, site.key)  # one that claimed its id before the retraction may read it
 
 
 def _sites(store: Store) -> Iterator[Site]:

@@ -1,27 +1,24 @@
 """Finds committed artifacts that nothing needs, and retracts them; garbage collection deletes their files afterwards.
 
-Needed are: artifacts in the plan of a recipe's newest run or of a run that has not ended, pinned artifacts, registered
-models, young artifacts, and everything that these were made from.
+Needed are: artifacts that are claimed (see `claims.py`), registered models, young artifacts, and everything that these
+were made from. Their shards stay where they are in use or a run may reuse them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import select
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
-from orchestrator.history.events import RunState
-from orchestrator.history.schema import leases, runs, stages
-from orchestrator.retention.pins import pins
+from orchestrator.history.schema import runs
+from orchestrator.retention.claims import Claims
 from orchestrator.store.commits import retract, roll_forward
 from orchestrator.store.layout import artifact_site, shard_site
 from orchestrator.store.store import Store
-
-ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ def unneeded_artifacts(
     """
     _check_complete(artifacts.store, database)
     stored = {artifact.manifest.key: artifact for artifact in artifacts.all()}
-    is_claimed = _claim_check(artifacts.store, database)
+    is_claimed = Claims(artifacts.store, database).of_artifacts()
 
     def is_needed(key: ArtifactKey) -> bool:
         return (
@@ -86,38 +83,31 @@ def retract_unneeded(
     """Retract artifacts with the shards that only they contain; returns the retracted ones.
 
     An artifact that a run or a pin has claimed since `unneeded` was computed stays, with everything it was made from:
-    each artifact is checked again right before it is retracted, and is retracted before its inputs. An interrupted call
-    can be repeated.
+    each artifact is checked again right before it is retracted, and is retracted before its inputs. Shards that are in
+    use stay, each checked right before. An interrupted call can be repeated.
     """
+    claims = Claims(artifacts.store, database)
     inputs = {artifact.key: artifact.inputs for artifact in unneeded}
     retracted: list[UnneededArtifact] = []
     for artifact in sorted(unneeded, key=lambda artifact: -len(_with_inputs(inputs, [artifact.key]))):
-        is_claimed = _claim_check(artifacts.store, database)
+        is_claimed = claims.of_artifacts()
         staying = _with_inputs(inputs, [key for key in inputs if is_claimed(key)])
         if artifact.key in staying:
             continue
-        retractable = {key.fingerprint for key in inputs.keys() - staying}
+        retracting = inputs.keys() - staying
         others = (
-            other.manifest
-            for other in artifacts.all(artifact.stage_kind)
-            if other.manifest.fingerprint not in retractable
+            other.manifest for other in artifacts.all(artifact.stage_kind) if other.manifest.key not in retracting
         )
         shared = {shard for manifest in others for shard in manifest.shards}  # also by artifacts committed since
         for shard in set(artifact.shards) - shared:
-            site = shard_site(ArtifactKey(artifact.stage_kind, shard))
+            key = ArtifactKey(artifact.stage_kind, shard)
+            site = shard_site(key)
             found = roll_forward(artifacts.store, site)
-            if found.commit:
+            if found.commit and not claims.of_shard(key, retracting):
                 retract(artifacts.store, site, found.generation, reason=reason)
         artifacts.retract(artifact.key, reason=reason)  # last: its manifest lists the shards
         retracted.append(artifact)
     return retracted
-
-
-def _claim_check(store: Store, database: Database) -> Callable[[ArtifactKey], bool]:
-    """A predicate: whether a run plans with an artifact, is making it, or it is pinned, as of now."""
-    fingerprints = database.read(_planned) | database.read(_reserved)
-    pinned = set(pins(store))
-    return lambda key: key.fingerprint in fingerprints or key in pinned
 
 
 def _inputs(artifact: StoredArtifact) -> tuple[str, ...]:
@@ -137,22 +127,6 @@ def _with_inputs(inputs: Mapping[ArtifactKey, tuple[str, ...]], keys: Sequence[A
             found.add(key)
             pending += [made for parent in inputs[key] for made in by_fingerprint.get(parent, ())]
     return found
-
-
-def _planned(connection: Connection) -> set[str]:
-    """Fingerprints in the plans of the newest run of each recipe and of every run that has not ended."""
-    newest = select(runs.c.recipe, func.max(runs.c.created_at).label("at")).group_by(runs.c.recipe).subquery()
-    is_newest = (runs.c.recipe == newest.c.recipe) & (runs.c.created_at == newest.c.at)
-    of_newest = select(runs.c.run_id).join(newest, is_newest)
-    of_open = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
-    query = select(stages.c.fingerprint).where(stages.c.run_id.in_(of_newest) | stages.c.run_id.in_(of_open))
-    return set(connection.execute(query).scalars())
-
-
-def _reserved(connection: Connection) -> set[str]:
-    """Fingerprints that a run is making, or was making when it was interrupted."""
-    query = select(leases.c.resource).where(leases.c.resource.like("artifact:%"), leases.c.owner != "")
-    return {resource.removeprefix("artifact:") for resource in connection.execute(query).scalars()}
 
 
 def _check_complete(store: Store, database: Database) -> None:

@@ -40,6 +40,7 @@ class MapTools:
     ledger: ShardLedger
     tracker: Tracker
     stop_requested: Callable[[], bool]
+    record_use: Callable[[Sequence[str]], None]  # called with the fingerprints of all shards before they are looked for
     on_recorded: Callable[[StoredShard], None]  # called for each shard right after its record is durable
     rng: random.Random  # of the back-off only
     idle_workers: IdleWorkers  # processes shared by the attempt's maps, one after the other

@@ -78,6 +78,7 @@ def map_shards(
     fingerprints = [_checked_fingerprint(settings, shard) for shard in shards]
     by_fingerprint = dict(zip(reversed(fingerprints), reversed(shards), strict=True))  # the first of equal ones
     by_fingerprint = {fingerprint: by_fingerprint[fingerprint] for fingerprint in fingerprints}
+    tools.record_use(list(by_fingerprint))
     found = tools.ledger.find_many(settings.stage_kind, by_fingerprint)
     quarantine_count = QuarantineCount(
         num_items=sum(len(shard.items) for shard in by_fingerprint.values()),

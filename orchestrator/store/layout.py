@@ -4,6 +4,7 @@
     artifacts/<kind>/<fp[:2]>/<fp>/checkpoints/<step>/COMMIT, attempts/<attempt>/...
     shards/<kind>/<sfp[:2]>/<sfp>.json, <sfp>/<attempt>/{data/..., OUTCOME}
     plans/<digest>.json   runs/<run>/RUN.json, epochs/<epoch>.json, events-<epoch>-<seq>.jsonl
+    uses/<attempt>/<nonce>.json   what an attempt uses, until that follows from its artifact
 
 A commit record is never changed. To retract it, `<record>.RETRACTED` is written next to it, and the next generation
 (`COMMIT.1`, `<sfp>.1.json`) replaces it. A retraction that does not count (see `fences.py`) is followed by
@@ -20,7 +21,7 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import StoreError
 from orchestrator.store.store import Store
 
-ARTIFACTS, SHARDS, PLANS, RUNS = "artifacts", "shards", "plans", "runs"
+ARTIFACTS, SHARDS, PLANS, RUNS, USES = "artifacts", "shards", "plans", "runs", "uses"
 IDENTITY, FOLDERS, MARKER = "STORE.json", "folders", "STORE"  # see store_identity.py
 STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number
 
@@ -34,6 +35,12 @@ class Site:
     stem: str  # key of the commit record, without its generation and suffix
     suffix: str = ""
     owners: str = ""  # folder of the stage attempts whose fences decide which records here count; "": all count
+
+    @property
+    def key(self) -> ArtifactKey:
+        """Of the artifact, of the shard, or of the artifact that the checkpoint belongs to."""
+        _, stage_kind, _, fingerprint, *_ = self.attempts.split("/")
+        return ArtifactKey(stage_kind, fingerprint)
 
     def commit_key(self, generation: int) -> str:
         return f"{self.stem}.{generation}{self.suffix}" if generation else f"{self.stem}{self.suffix}"
@@ -104,7 +111,7 @@ def stored_keys(store: Store, top: str) -> Iterator[ArtifactKey]:
 class StoredPlace:
     """What an object belongs to."""
 
-    what: Literal["artifact", "checkpoint", "shard", "record"]  # record: of plans, runs, takedowns, pins
+    what: Literal["artifact", "checkpoint", "shard", "record"]  # record: of plans, runs, takedowns, pins, uses
     stage_kind: str = ""
     fingerprint: str = ""  # empty for shards, whose artifacts are many
     step: int | None = None  # of a checkpoint

@@ -20,12 +20,12 @@ from typing import Literal
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import ForeignStoreError, UnreachableStoreError
-from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS
+from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS, USES
 from orchestrator.store.store import Store, record_bytes
 from orchestrator.typed_json import parse_record
 
 IDENTITY_FORMAT = 1
-TOP_FOLDERS = (ARTIFACTS, SHARDS, PLANS, RUNS)
+TOP_FOLDERS = (ARTIFACTS, SHARDS, PLANS, RUNS, USES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,3 +230,37 @@ def test_an_outdated_list_does_not_delete_a_checkpoint_that_was_committed_again(
     found = checkpoints.latest()
     assert found is not None
     assert (found.path / "weights").read_bytes() == b"weights"
+
+
+def trained(artifacts: ArtifactStore) -> tuple[ArtifactKey, AttemptId]:
+    """A committed artifact with a checkpoint that is not needed any more."""
+    key, attempt = ArtifactKey("curate", FINGERPRINT), AttemptId.of("run-1", "train", epoch=1, number=1)
+    folder = artifacts.new_attempt(key, attempt.name, attempt=attempt)
+    state = artifacts.cache / "state"
+    state.mkdir(parents=True)
+    (state / "weights").write_bytes(b"weights")
+    StoredCheckpoints(store=artifacts.store, cache=artifacts.cache, key=key, attempt=attempt).commit(5, state, {})
+    artifacts.commit(folder, DRAFT, epoch=1)
+    return key, attempt
+
+
+def test_checkpoints_stay_if_their_stage_is_retracted_after_they_were_found(artifacts: ArtifactStore) -> None:
+    key, attempt = trained(artifacts)
+    found = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody)
+    assert [item.reason for item in found] == ["checkpoint"]
+    artifacts.retract(key, reason="forced")
+    report = delete_garbage(artifacts.store, found, is_live=nobody)
+    assert (report.items, report.kept) == (0, (found[0].key,))
+    checkpoints = StoredCheckpoints(store=artifacts.store, cache=artifacts.cache, key=key, attempt=attempt)
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 5
+
+
+def test_checkpoints_stay_while_an_attempt_at_their_stage_is_open(artifacts: ArtifactStore) -> None:
+    key, _ = trained(artifacts)
+    found = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody)
+    folder = artifacts.new_attempt(key, "run-2-train-1-1")
+    assert delete_garbage(artifacts.store, found, is_live=nobody).kept == (found[0].key,)
+    artifacts.abort(folder, reason="stopped")
+    assert delete_garbage(artifacts.store, found, is_live=nobody).items == 1

@@ -188,6 +188,7 @@ class Bench:
             ledger=self.ledger,
             tracker=tracker,
             stop_requested=stop_requested,
+            record_use=lambda shards: None,
             on_recorded=lambda stored: None,
             rng=random.Random(0),
             idle_workers=self.idle_workers,

@@ -1,0 +1,105 @@
+"""What runs, attempts and pins claim, as of now: none of it is retracted.
+
+An artifact is claimed by the plan of a recipe's newest run or of a run that has not ended, by a reservation, by a pin,
+and by an attempt that has it on record as an input. A shard is claimed
+
+- by an attempt that has it on record and has not ended, or has committed its artifact;
+- by one that was aborted, as long as its artifact is missing and its run may be resumed: the next attempt reuses it;
+- by a run at work that has yet to make an artifact of its stage kind: which shards it will reuse is not known before.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Select, func, or_, select
+
+from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.uses import Use, Uses
+from orchestrator.history.database import Database
+from orchestrator.history.events import RunState
+from orchestrator.history.schema import leases, runs, stages
+from orchestrator.retention.pins import pins
+from orchestrator.store.commits import roll_forward
+from orchestrator.store.layout import artifact_site
+from orchestrator.store.store import Store
+
+ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+AT_WORK = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
+
+
+@dataclass
+class Claims:
+    """Claims of one store and its database; each question looks at both again."""
+
+    store: Store
+    database: Database
+    uses: Uses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.uses = Uses(self.store)
+
+    def of_artifacts(self) -> Callable[[ArtifactKey], bool]:
+        """A predicate: whether an artifact is claimed now. Ask for a new one before each retraction."""
+        fingerprints = self.database.read(_planned) | self.database.read(_reserved)
+        claimed = set(pins(self.store))
+        for use in self.uses.all():
+            if use.artifacts and not self.uses.has_ended(use):
+                claimed |= use.artifacts
+        return lambda key: key.fingerprint in fingerprints or key in claimed
+
+    def of_shard(self, key: ArtifactKey, retracting: Collection[ArtifactKey] = ()) -> bool:
+        """Whether a shard is claimed now, by more than the artifacts that are being retracted."""
+        naming = [use for use in self.uses.all() if key in use.shards]
+        if any(not self.uses.has_ended(use) for use in naming):
+            return True
+        resumable = self.resumable_runs() if naming else set[str]()
+        for use in naming:
+            if self._is_missing(use.key):
+                if use.run_id in resumable:
+                    return True
+            elif use.key not in retracting:
+                return True
+        return self._is_awaited(key)
+
+    def is_over(self, use: Use, resumable: Collection[str]) -> bool:
+        """Whether a record of use claims nothing that does not follow from an artifact's manifest.
+
+        `resumable`: from `resumable_runs`.
+        """
+        return self.uses.has_ended(use) and (use.run_id not in resumable or not self._is_missing(use.key))
+
+    def resumable_runs(self) -> set[str]:
+        """Ids of the newest run of each recipe and of every run that has not ended."""
+        return self.database.read(lambda connection: set(connection.execute(_resumable()).scalars()))
+
+    def _is_awaited(self, shard: ArtifactKey) -> bool:
+        """Whether a run at work has yet to make an artifact of the shard's stage kind."""
+        query = (
+            select(stages.c.fingerprint)
+            .join(runs, runs.c.run_id == stages.c.run_id)
+            .where(runs.c.state.in_(AT_WORK), stages.c.action == "run", stages.c.stage_kind == shard.stage_kind)
+        )
+        found = self.database.read(lambda connection: set(connection.execute(query).scalars()))
+        return any(self._is_missing(ArtifactKey(shard.stage_kind, fingerprint)) for fingerprint in found)
+
+    def _is_missing(self, key: ArtifactKey) -> bool:
+        return roll_forward(self.store, artifact_site(key)).commit is None
+
+
+def _resumable() -> Select[tuple[str]]:
+    newest = select(runs.c.recipe, func.max(runs.c.created_at).label("at")).group_by(runs.c.recipe).subquery()
+    is_newest = (runs.c.recipe == newest.c.recipe) & (runs.c.created_at == newest.c.at)
+    of_newest = select(runs.c.run_id).join(newest, is_newest)
+    return select(runs.c.run_id).where(or_(runs.c.run_id.in_(of_newest), runs.c.state.not_in(ENDED)))
+
+
+def _planned(connection: Connection) -> set[str]:
+    """Fingerprints in the plans of the runs that may be resumed."""
+    query = select(stages.c.fingerprint).where(stages.c.run_id.in_(_resumable()))
+    return set(connection.execute(query).scalars())
+
+
+def _reserved(connection: Connection) -> set[str]:
+    """Fingerprints that a run is making, or was making when it was interrupted."""
+    query = select(leases.c.resource).where(leases.c.resource.like("artifact:%"), leases.c.owner != "")
+    return {resource.removeprefix("artifact:") for resource in connection.execute(query).scalars()}
