@@ -86,7 +86,7 @@ class Claims:
         return roll_forward(self.store, artifact_site(key)).commit is None
 
 
-def _resumable() -> Select[tuple[str]]:
+def _resumable() -> Select[str]:
     newest = select(runs.c.recipe, func.max(runs.c.created_at).label("at")).group_by(runs.c.recipe).subquery()
     is_newest = (runs.c.recipe == newest.c.recipe) & (runs.c.created_at == newest.c.at)
     of_newest = select(runs.c.run_id).join(newest, is_newest)
