@@ -67,6 +67,7 @@ class Site:
             cluster=self,  # type: ignore[arg-type]  # a double
             ledger=self.ledger,
             tracker=Quiet(),
+            record_use=lambda shards: None,
             stop_requested=lambda: False,
             on_recorded=lambda _stored: None,
             rng=random.Random(self.seed),
