@@ -84,4 +84,7 @@ def _can_be_sent(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))
+    code = main(int(sys.argv[1]), *sys.argv[2:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # after a failure gloo's threads still run, and an ordinary exit would abort the process over them

@@ -1,4 +1,4 @@
-"""The examples of `stages/README.md` are run as they are printed there."""
+"""The examples of the front page and of `stages/README.md` are run as they are printed there."""
 
 import json
 import re
@@ -17,12 +17,13 @@ from orchestrator.plugins.recipes import RECIPES_GROUP
 from orchestrator.stage import Location, StageContext, StageKind
 from tests.data_pipelines.conftest import Wanted, write_dataset
 
-README = Path(__file__).resolve().parents[2] / "stages" / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "stages" / "README.md"
 MAX_LINES = 25  # without blank lines
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ PROVIDE = StageKind(name="provide", version=1, config=ProvideConfig, run=provide
 def test_the_stage_of_the_example_counts_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = blocks("python")[0]
+    example = blocks("python", ROOT / "README.md")[0]
     assert sum(bool(line.strip()) for line in example.splitlines()) <= MAX_LINES
     dataset = tmp_path / "dataset"
     write_dataset(dataset, [Wanted(task="text", turns=("a red circle", "a blue square"))])
@@ -71,7 +72,7 @@ def test_the_declaration_of_a_training_fits_its_types() -> None:
         "StageKind": lambda *_things, learned: learned,
         "my_order": lambda _config, _folders: ["a", "b", "a"],
     }  # fmt: skip
-    code = blocks("python")[1].replace("Training[MyConfig]", "Training")
+    code = blocks("python")[0].replace("Training[MyConfig]", "Training")
     exec(compile(code, str(README), "exec"), given)  # noqa: S102 - the text is ours
 
     class Ended:
