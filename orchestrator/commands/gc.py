@@ -22,13 +22,15 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbage, delete_garbage, find_garbage
-from orchestrator.retention.local_copies import delete_copies, stale_copies
+from orchestrator.retention.leftovers import Leftovers
+from orchestrator.retention.local_copies import LocalCopy, delete_copies, stale_copies
 from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
 from orchestrator.workspace import Workspace
 
 MAX_LISTED = 50
+DAY_S = 24 * 3600.0
 
 
 @click.command("gc", epilog=examples("gc", "gc --unneeded-days 30", "gc --unneeded-days 30 --delete"))
@@ -37,7 +39,8 @@ MAX_LISTED = 50
 @click.option(
     "--unneeded-days",
     type=click.FloatRange(min=0),
-    help="Also retract artifacts of this age that nothing needs: no newest run of a recipe, no pin, no model.",
+    help="Also retract artifacts of this age that nothing needs: no newest run of a recipe, no pin, no model. And "
+    "delete what runs that nobody continues have left: checkpoints, shards, plans, records of jobs.",
 )
 @location_options
 @plugin_option
@@ -58,7 +61,7 @@ def gc_command(
                 workspace.artifacts,
                 workspace.database,
                 now_s=now_s,
-                older_than_s=unneeded_days * 24 * 3600.0,
+                older_than_s=unneeded_days * DAY_S,
                 is_registered=_is_registered,
             )
             if delete:
@@ -70,6 +73,12 @@ def gc_command(
         garbage = [item for item in garbage if item.key not in keys]
         collected = _delete(workspace, taken_down, garbage) if delete else None
         garbage = [*taken_down, *garbage]
+        if unneeded_days is not None:  # after the deletion, which ends attempts that nobody continues
+            leftovers = Leftovers(artifacts=workspace.artifacts, database=workspace.database, is_live=workspace.is_live)
+            found = leftovers.find(now_s=now_s, older_than_s=unneeded_days * DAY_S)
+            garbage += found
+            if collected is not None:
+                collected = _sum(collected, leftovers.delete(found))
         copies = stale_copies(
             workspace.store,
             workspace.artifacts.cache,
@@ -80,33 +89,9 @@ def gc_command(
         if delete:
             delete_copies(copies)
     if as_json:
-        listed = [
-            {"reason": item.reason, "key": item.key, "files": item.files, "bytes": item.bytes} for item in garbage
-        ]
-        report = {
-            "unneeded": [asdict(artifact) for artifact in unneeded],
-            "garbage": listed,
-            "copies": [{"key": copy.key, "bytes": copy.bytes} for copy in copies],
-            "collected": asdict(collected) if collected else None,
-        }
-        click.echo(json.dumps(report, indent=2))
-        return
-    for artifact in unneeded:
-        click.echo(
-            f"unneeded   {bytes_text(artifact.bytes):>10} {artifact.stage_kind} {artifact.fingerprint[:12]} "
-            f"({artifact.kind})"
-        )
-    _print_garbage(garbage)
-    if copies:
-        state = "deleted" if delete else "can be deleted"
-        click.echo(f"on this machine: {state}: {len(copies)} copies, {bytes_text(sum(copy.bytes for copy in copies))}")
-    if collected is not None:
-        retracted = f"retracted {len(unneeded)} artifacts, " if unneeded else ""
-        click.echo(f"{retracted}deleted {collected.items} items, {bytes_text(collected.bytes)}")
-        for key in collected.kept:
-            click.echo(f"kept, because it is in use: {key}")
-    elif garbage or unneeded or copies:
-        click.echo("nothing was deleted; add --delete")
+        _print_json(unneeded, garbage, copies, collected)
+    else:
+        _print_text(unneeded, garbage, copies, collected)
 
 
 @click.command("pin", epilog=examples("pin # lists the pinned", "pin last:curated", "pin last:curated --remove"))
@@ -132,7 +117,10 @@ def pin_command(target: str | None, remove: bool, locations: Locations) -> None:
 def _delete(workspace: Workspace, taken_down: Sequence[Garbage], garbage: Sequence[Garbage]) -> DeletionReport:
     """What was taken down goes even if an attempt has it on record: it must not be used."""
     first = delete_garbage(workspace.store, taken_down, is_live=workspace.is_live, even_in_use=True)
-    second = delete_garbage(workspace.store, garbage, is_live=workspace.is_live)
+    return _sum(first, delete_garbage(workspace.store, garbage, is_live=workspace.is_live))
+
+
+def _sum(first: DeletionReport, second: DeletionReport) -> DeletionReport:
     return DeletionReport(
         items=first.items + second.items, bytes=first.bytes + second.bytes, kept=(*first.kept, *second.kept)
     )
@@ -152,3 +140,43 @@ def _print_garbage(garbage: Sequence[Garbage]) -> None:
     counts = Counter(item.reason for item in garbage)
     reasons = ", ".join(f"{number} {reason}" for reason, number in counts.most_common()) or "nothing"
     click.echo(f"can be deleted: {reasons}; {bytes_text(sum(item.bytes for item in garbage))}")
+
+
+def _print_json(
+    unneeded: Sequence[UnneededArtifact],
+    garbage: Sequence[Garbage],
+    copies: Sequence[LocalCopy],
+    collected: DeletionReport | None,
+) -> None:
+    listed = [{"reason": item.reason, "key": item.key, "files": item.files, "bytes": item.bytes} for item in garbage]
+    report = {
+        "unneeded": [asdict(artifact) for artifact in unneeded],
+        "garbage": listed,
+        "copies": [{"key": copy.key, "bytes": copy.bytes} for copy in copies],
+        "collected": asdict(collected) if collected else None,
+    }
+    click.echo(json.dumps(report, indent=2))
+
+
+def _print_text(
+    unneeded: Sequence[UnneededArtifact],
+    garbage: Sequence[Garbage],
+    copies: Sequence[LocalCopy],
+    collected: DeletionReport | None,
+) -> None:
+    for artifact in unneeded:
+        click.echo(
+            f"unneeded   {bytes_text(artifact.bytes):>10} {artifact.stage_kind} {artifact.fingerprint[:12]} "
+            f"({artifact.kind})"
+        )
+    _print_garbage(garbage)
+    if copies:
+        state = "can be deleted" if collected is None else "deleted"
+        click.echo(f"on this machine: {state}: {len(copies)} copies, {bytes_text(sum(copy.bytes for copy in copies))}")
+    if collected is not None:
+        retracted = f"retracted {len(unneeded)} artifacts, " if unneeded else ""
+        click.echo(f"{retracted}deleted {collected.items} items, {bytes_text(collected.bytes)}")
+        for key in collected.kept:
+            click.echo(f"kept, because it is in use: {key}")
+    elif garbage or unneeded or copies:
+        click.echo("nothing was deleted; add --delete")

@@ -55,6 +55,11 @@ Reason = Literal[
     "retracted",  # was committed, then retracted
     "checkpoint",  # of a stage whose artifact is committed
     "temporary",  # of an interrupted write or probe
+    "training",  # checkpoint of a stage that no run makes any more (this and the following: see `leftovers.py`)
+    "shard",  # of no artifact
+    "plan",
+    "mail",  # of a job whose attempt has ended
+    "use",
 ]
 
 

@@ -49,7 +49,7 @@ def unneeded_artifacts(
 
     Raises: DatabaseError: the database does not know all runs of the store, so it is unknown what they need.
     """
-    _check_complete(artifacts.store, database)
+    check_complete(artifacts.store, database)
     stored = {artifact.manifest.key: artifact for artifact in artifacts.all()}
     is_claimed = Claims(artifacts.store, database).of_artifacts()
 
@@ -129,7 +129,8 @@ def _with_inputs(inputs: Mapping[ArtifactKey, tuple[str, ...]], keys: Sequence[A
     return found
 
 
-def _check_complete(store: Store, database: Database) -> None:
+def check_complete(store: Store, database: Database) -> None:
+    """Raises: DatabaseError: the database does not know all runs of the store, so it is unknown what they need."""
     known = set(database.read(lambda connection: connection.execute(select(runs.c.run_id)).scalars().all()))
     if missing := [run_id for run_id, _ in RunRecords(store).runs() if run_id not in known]:
         raise DatabaseError(
