@@ -22,18 +22,18 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import Takedown, put_takedown, read_takedowns
-from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import DatabaseError, RecipeError
+from orchestrator.execution.cancelling import Cancellation, cancel_run
 from orchestrator.execution.executor import Executor
-from orchestrator.execution.job_records import JobRecords
+from orchestrator.execution.liveness import Liveness
 from orchestrator.execution.run_logs import RunLogs
+from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.database import Database, database_exists
-from orchestrator.history.events import AttemptState
 from orchestrator.history.known_store import remember_store, remembered_store
-from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.leases import Leases
+from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
@@ -218,21 +218,28 @@ class Workspace:
                 f"({', '.join(takedowns)}); `illume run` with its recipe makes a plan without it"
             )
 
-    def cancel(self, run_id: str) -> None:
-        """Ask the driver of a run to stop, wherever it is. Raises: DatabaseError: there is no such run."""
-        self.runs.request_cancel(run_id)
+    @property
+    def liveness(self) -> Liveness:
+        """Answers who is alive. Asks the cluster about jobs if the workspace has one."""
+        return Liveness(store=self.store, database=self.database, leases=self.leases, jobs=self.cluster.jobs)
+
+    def cancel(self, run_id: str, *, patience_s: float = 0.0) -> Cancellation:
+        """Stop a run, wherever its driver is and whether it has one. See `cancel_run`."""
+        return cancel_run(self._takeover(), run_id, patience_s=patience_s)
 
     def take_down(self, takedown: Takedown) -> None:
         """Make a takedown take effect and retract what it taints. Can be interrupted and repeated.
 
         Raises:
-            RecipeError: a run is active, which might use what is retracted; or another takedown has this id.
+            RecipeError: a run may be working, which might use or make what is retracted; or another takedown has this
+                id.
         """
-        if live := self._live_runs():
+        for life in self.liveness.working_runs():
             raise RecipeError(
-                f"takedown {takedown.id!r}: run {live[0]} is active and may use what is retracted; stop it first: "
-                f"`illume cancel {live[0]}`"
+                f"takedown {takedown.id!r}: run {life.run_id} may use or make what is retracted: {life.describe()}; "
+                f"stop it first: `illume cancel {life.run_id}`"
             )
+        self._abort_leftovers(takedown)
         known = {recorded.id: recorded for recorded in read_takedowns(self.store)}
         if known.get(takedown.id) != takedown:
             put_takedown(self.store, takedown)
@@ -246,12 +253,10 @@ class Workspace:
                     outbox.follow(artifact.run_id)
             self._drain(outbox)
 
-    def _live_runs(self) -> list[str]:
-        """Ids of runs whose driver may be alive."""
-        query = select(runs.c.run_id).where(runs.c.state.not_in(ENDED))
-        unfinished = self.database.read(lambda connection: list(connection.execute(query).scalars()))
-        holders = ((run_id, self.leases.holder(f"run:{run_id}")) for run_id in unfinished)
-        return [run_id for run_id, holder in holders if holder is not None and not is_gone(holder.owner)]
+    def _abort_leftovers(self, takedown: Takedown) -> None:
+        """Abort what drivers that are gone left open, so that a process of it that nobody sees commits nothing more."""
+        for attempt in open_attempts(self.database):
+            self.artifacts.abort_attempt(attempt.key, attempt.id.name, reason=f"takedown {takedown.id}")
 
     def _knows_attempt(self, attempt_id: str) -> bool:
         query = select(attempts.c.attempt_id).where(attempts.c.attempt_id == attempt_id)
@@ -264,21 +269,11 @@ class Workspace:
         return [(file.name, file.read_text(errors="replace")) for file in sorted(wanted, key=_modified_s)]
 
     def is_live(self, attempt_id: str) -> bool:
-        """True while the attempt may still write: it runs as a job, or a driver holds the lease of its run."""
-        query = select(attempts.c.run_id, attempts.c.stage_id, attempts.c.epoch, attempts.c.state).where(
-            attempts.c.attempt_id == attempt_id
-        )
-        row = self.database.read(lambda connection: connection.execute(query).one_or_none())
-        if row is None or row.state not in (AttemptState.INTENT, AttemptState.RUNNING):
-            return False
-        attempt = AttemptId(run_id=row.run_id, stage_id=row.stage_id, epoch=row.epoch, name=attempt_id)
-        job = JobRecords(store=self.store, attempt=attempt)
-        if (
-            job.is_announced() and job.outcome() is None
-        ):  # it outlives its driver; the next driver decides whether it is lost
-            return True
-        lease = self.leases.holder(f"run:{row.run_id}")
-        return lease is not None and lease.epoch == row.epoch
+        """True while the attempt may still write: as a job, or in a driver that is not gone."""
+        return self.liveness.may_write(attempt_id)
+
+    def _takeover(self) -> Takeover:
+        return Takeover(artifacts=self.artifacts, history=self.runs, leases=self.leases, liveness=self.liveness)
 
     def _prepare_store(self, plan: Plan) -> None:
         """Probe the store, give it its identity, and remember that the database belongs to it."""

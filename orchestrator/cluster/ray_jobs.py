@@ -3,6 +3,7 @@
 Source: "Ray Jobs REST API" of the Ray documentation; `ray/dashboard/modules/job/job_head.py`.
 """
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -65,20 +66,33 @@ class RayJobs:
                 raise
 
     def info(self, job_id: str) -> JobInfo | None:
-        """A job's state; None if the cluster has no such job."""
+        """A job's state; None if the cluster has no such job, neither by its id nor in its list."""
         found = self._call("GET", f"/api/jobs/{urllib.parse.quote(job_id)}")
-        if found is None:
+        if found is None:  # a proxy or a head that is starting may say so, too
+            if any(job.get("submission_id") == job_id for job in self._listed()):
+                raise NodeLostError(f"Ray Jobs at {self.address}: lists job {job_id}, but does not find it")
             return None
-        return JobInfo(state=JobState(found["status"]), message=str(found.get("message") or ""))
+        try:
+            return JobInfo(state=JobState(found["status"]), message=str(found.get("message") or ""))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._not_understood(found) from error
 
     def unfinished_jobs(self, run_id: str) -> list[str]:
         """Ids of the jobs of a run (by their metadata) that have not ended."""
-        found: Any = self._call("GET", "/api/jobs/") or []
         return [
-            job["submission_id"]
-            for job in found
-            if (job.get("metadata") or {}).get("run") == run_id and job["status"] not in ENDED
+            str(job.get("submission_id"))
+            for job in self._listed()
+            if (job.get("metadata") or {}).get("run") == run_id and job.get("status") not in ENDED
         ]
+
+    def _listed(self) -> list[dict[str, Any]]:
+        found: Any = self._call("GET", "/api/jobs/")
+        if not isinstance(found, list) or not all(isinstance(job, dict) for job in found):
+            raise self._not_understood(found)
+        return found
+
+    def _not_understood(self, found: object) -> NodeLostError:
+        return NodeLostError(f"Ray Jobs at {self.address}: answers {str(found)[:200]!r}; is it a Ray cluster's head?")
 
     def stop(self, job_id: str) -> None:
         """Ask a job to end: SIGTERM, and a few seconds later SIGKILL."""
@@ -87,7 +101,7 @@ class RayJobs:
     def logs(self, job_id: str) -> str:
         """The job's output so far; "" if the cluster has no such job."""
         found = self._call("GET", f"/api/jobs/{urllib.parse.quote(job_id)}/logs")
-        return str(found["logs"]) if found is not None else ""
+        return str(found.get("logs") or "") if isinstance(found, dict) else ""
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """The decoded response; None for 404."""
@@ -103,7 +117,7 @@ class RayJobs:
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
-            response_text = error.read().decode(errors="replace").strip()[-500:]
+            response_text = _text_of(error)
             if error.code in (401, 403):
                 raise PrecheckError(
                     f"Ray Jobs at {self.address}: refused the token ({error.code}); set the cluster's token in the "
@@ -112,5 +126,13 @@ class RayJobs:
             if error.code == 400 or "already exists" in response_text:
                 raise PrecheckError(f"Ray Jobs at {self.address}: {response_text}") from error
             raise NodeLostError(f"Ray Jobs at {self.address}: answers {error.code}: {response_text}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # HTTPException: e.g. an answer that is cut
             raise NodeLostError(f"Ray Jobs at {self.address}: does not answer ({error})") from error
+
+
+def _text_of(error: urllib.error.HTTPError) -> str:
+    """The end of the body of an error's response, as far as it arrived."""
+    try:
+        return error.read().decode(errors="replace").strip()[-500:]
+    except (OSError, http.client.HTTPException) as cut:
+        return f"(cut: {cut})"

@@ -37,6 +37,7 @@ from orchestrator.commands.shared.targets import Target, find_run
 from orchestrator.commands.status import event_pages
 from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
 from orchestrator.errors import EXIT_REQUEUE, CancelledError, OrchestratorError, RecipeError, StageFailedError
+from orchestrator.execution.cancelling import Cancellation
 from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import run_status
@@ -46,6 +47,7 @@ from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
+CANCEL_PATIENCE_S = 30.0  # how long a cancel without a driver waits for jobs to stop
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -126,17 +128,31 @@ def resume_command(
 @click.command("cancel", epilog=examples("cancel", "cancel quickstart"))
 @run_argument
 @location_options
-def cancel_command(run: str | None, locations: Locations) -> None:
+@cluster_option
+def cancel_command(run: str | None, locations: Locations, profile: str | None) -> None:
     """Ask a run to stop at its next commit point. Committed work is kept; `illume resume` continues.
 
-    Default: the newest run.
+    Works without a driver, too: jobs that outlived theirs are asked to stop, and the run is recorded as cancelled.
+    With --cluster, jobs that the cluster does not know any more count as ended. Default: the newest run.
     """
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, profile) as workspace:
         found = find_run(workspace.database, run)
-        if found.state not in ACTIVE:
+        if found.state not in ACTIVE and not workspace.liveness.run(found.run_id).attempts:
             raise RecipeError(f"run {found.run_id}: found it {found.state.lower()}, so there is nothing to stop")
-        workspace.cancel(found.run_id)
-        click.echo(f"run {found.run_id}: asked to stop; follow it with `illume status -f {found.run_id}`")
+        click.echo(cancellation_text(found.run_id, workspace.cancel(found.run_id, patience_s=CANCEL_PATIENCE_S)))
+
+
+def cancellation_text(run_id: str, cancellation: Cancellation) -> str:
+    """What a cancel did, for people."""
+    follow = f"follow it with `illume status -f {run_id}`"
+    if cancellation.end == "asked":
+        return f"run {run_id}: asked to stop; {follow}"
+    found = cancellation.life.describe()
+    if cancellation.end == "cancelled":
+        return f"run {run_id}: {found}; cancelled without it, `illume resume {run_id}` continues"
+    jobs = ", ".join(cancellation.jobs)
+    again = f"`illume cancel {run_id}` again records their end"
+    return f"run {run_id}: {found}; asked to stop, and not ended yet: {jobs}; {again}"
 
 
 def check_detach(workspace: Workspace, *, detach: bool) -> None:

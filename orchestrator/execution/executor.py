@@ -5,32 +5,26 @@ A run has one driver at a time, guarded by the run's lease and by its epoch in t
 
 import logging
 import threading
-from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
+from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.cluster.ray_jobs import ENDED, RayJobs
 from orchestrator.errors import (
     DatabaseError,
     LeaseLostError,
-    NodeLostError,
     PrecheckError,
 )
 from orchestrator.execution.gates import broken_gates
-from orchestrator.execution.job_attempt import job_id_of
-from orchestrator.execution.job_records import JobRecords
+from orchestrator.execution.liveness import Liveness
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.run_loop import RunLoop
 from orchestrator.execution.stage_run import RunTools
-from orchestrator.failures.failure_class import FailureClass
+from orchestrator.execution.takeover import Takeover
 from orchestrator.history import lease_owners as owners
-from orchestrator.history.attempts import Attempt
-from orchestrator.history.events import AttemptState
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
@@ -54,6 +48,8 @@ class Executor:
         self._artifacts, self._history, self._leases, self._cluster = artifacts, history, leases, cluster
         self._state = state
         self._ledger = ShardLedger(artifacts.store, artifacts.cache)
+        self._liveness = Liveness(store=artifacts.store, database=history.database, leases=leases, jobs=cluster.jobs)
+        self._takeover = Takeover(artifacts=artifacts, history=history, leases=leases, liveness=self._liveness)
 
     def check(self, plan: Plan) -> None:
         """Check what can be checked before any work starts.
@@ -117,9 +113,7 @@ class Executor:
             PrecheckError: see `check`.
         """
         self.check(plan)
-        epochs = RunEpochs(store=self._artifacts.store, run_id=run_id)
-        self._pass_claimed_epochs(epochs)
-        lease = self._leases.acquire(f"run:{run_id}")
+        lease = self._takeover.acquire(run_id)
         if lease is None:
             holder = self._leases.holder(f"run:{run_id}")
             who = owners.describe(holder.owner) if holder else "another driver"
@@ -129,26 +123,12 @@ class Executor:
             )
         with LeaseKeeper(self._leases) as keeper:
             try:
-                epochs.claim(lease.epoch, owner=owners.describe(lease.owner))
-                guard = EpochGuard(epochs=epochs, epoch=lease.epoch)
+                guard = self._takeover.claim(run_id, lease)
                 stop, detached = stop or threading.Event(), detached or threading.Event()
                 with self._waiting_for_database(stop):
                     return self._run_with_lease(plan, run_id, lease, keeper, guard, stop, detached)
             finally:
                 _release(keeper, lease)
-
-    def _pass_claimed_epochs(self, epochs: RunEpochs) -> None:
-        """Let the next epoch be above all that the store knows, even if the database came back older."""
-        newest = epochs.newest()
-        known = self._leases.raise_epoch(f"run:{epochs.run_id}", newest) if newest else 0
-        if known < newest:
-            log.warning(
-                "run %s: the store knows its epoch %d (%s), the database only %d; is it an older copy? Going on above",
-                epochs.run_id,
-                newest,
-                epochs.key(newest),
-                known,
-            )
 
     def _waiting_for_database(self, stop: threading.Event) -> AbstractContextManager[None]:
         """While stages are jobs, wait for a lost database for as long as nobody wants this driver to end."""
@@ -172,7 +152,7 @@ class Executor:
 
         lost = keeper.keep(lease, on_lost, until_taken=self._cluster.jobs is not None)
         epoch = self._history.begin_epoch(run_id, lease)
-        surviving_attempts = self._settle_open_attempts(run_id, epoch, guard)
+        surviving_attempts = self._takeover.settle(run_id, epoch, guard, jobs=self._cluster.jobs)
         tools = RunTools(
             run_id=run_id,
             plan_digest=plan_digest(plan),
@@ -189,60 +169,9 @@ class Executor:
             stop=stop,
             detached=detached,
             surviving_attempts=surviving_attempts,
+            liveness=self._liveness,
         )
         return RunLoop(plan, tools, lost).run()
-
-    def _settle_open_attempts(self, run_id: str, epoch: int, guard: EpochGuard) -> dict[str, Attempt]:
-        """Record the state of the attempts that the last driver left open: committed, or lost with it.
-
-        Those that are lost are aborted in the store first, as a process of them may be alive somewhere.
-
-        Returns, by stage id, those that are still running as jobs of the cluster.
-        Raises: NodeLostError: the cluster does not answer.
-        """
-        surviving_attempts = {}
-        for attempt in self._history.open_attempts(run_id):
-            if self._is_job_alive(attempt):
-                surviving_attempts[attempt.id.stage_id] = attempt
-                continue
-            guard.check()
-            is_aborted = self._artifacts.abort_attempt(attempt.key, attempt.id.name, reason="its driver ended")
-            artifact = None if is_aborted else self._committed(attempt)
-            if artifact is not None:
-                new, fields = AttemptState.COMMITTED, dict[str, JSON]()
-            else:
-                new = AttemptState.LOST
-                fields = {"failure_class": FailureClass.CONTROLLER_LOST, "message": "its driver ended"}
-            self._history.transition_attempt(
-                attempt.id.name, attempt.state, new, epoch=epoch, fields=fields, artifact=artifact
-            )
-        if self._cluster.jobs is not None:
-            known = {job_id_of(attempt.id) for attempt in surviving_attempts.values()}
-            guard.check()
-            _stop_orphaned_jobs(self._cluster.jobs, run_id, known)
-        return surviving_attempts
-
-    def _is_job_alive(self, attempt: Attempt) -> bool:
-        """True if the attempt is a job that is still running, or that left an outcome that is not recorded yet."""
-        records = JobRecords(store=self._artifacts.store, attempt=attempt.id)
-        if not records.is_announced():
-            return False
-        if records.outcome() is not None:
-            return True
-        if self._cluster.jobs is None:
-            raise NodeLostError(
-                f"attempt {attempt.id} is running as a job of a Ray cluster; continue the run with the profile "
-                "that it was started with (`--cluster`)"
-            )
-        info = self._cluster.jobs.info(job_id_of(attempt.id))
-        # Read the outcome again: the job may have ended just now.
-        return info is not None and (info.state not in ENDED or records.outcome() is not None)
-
-    def _committed(self, attempt: Attempt) -> Artifact | None:
-        stored = self._artifacts.stored(attempt.key)
-        if stored is None or stored.commit.attempt != attempt.id.name:
-            return None
-        return self._artifacts.open(attempt.key)
 
 
 def _release(keeper: LeaseKeeper, lease: Lease) -> None:
@@ -250,11 +179,3 @@ def _release(keeper: LeaseKeeper, lease: Lease) -> None:
         keeper.release(lease)
     except DatabaseError as error:  # it expires by itself; the error that ended the run matters more
         log.warning("lease %s: not released: %s", lease.resource, error)
-
-
-def _stop_orphaned_jobs(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:
-    """Stop jobs of attempts that have ended: an attempt can be aborted while the cluster does not answer."""
-    for job_id in jobs.unfinished_jobs(run_id):
-        if job_id not in known:
-            log.warning("run %s: job %s is still running for an attempt that has ended; stopping it", run_id, job_id)
-            jobs.stop(job_id)

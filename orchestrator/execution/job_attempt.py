@@ -5,11 +5,12 @@ continues to poll it; the stage is not interrupted. Every write for the job is b
 """
 
 import logging
+import re
 import shlex
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
@@ -21,11 +22,14 @@ from orchestrator.errors import (
     CancelledError,
     DatabaseError,
     DetachedError,
+    LeaseLostError,
     NodeLostError,
     OrchestratorError,
+    PrecheckError,
     StoreError,
 )
-from orchestrator.execution.job_records import JobOutcome, JobRecords
+from orchestrator.execution.job_records import JobOutcome, JobRecords, job_id_of, jobs_folder
+from orchestrator.execution.liveness import JobState, job_state
 from orchestrator.execution.local_attempt import AttemptRequest
 from orchestrator.failures.classes import classified
 from orchestrator.history.run_store import RunStore
@@ -37,11 +41,6 @@ POLL_S = 1.0
 SUBMIT_TIMEOUT_S = 120.0  # a head that has just started accepts no jobs yet
 POLLS_PER_LOG_READ = 10  # polls of the job for each read of its output
 LAST_LINES = 20  # of the output, shown when a job ended without an outcome
-
-
-def job_id_of(attempt: AttemptId) -> str:
-    """The submission id of an attempt's job."""
-    return f"illume-{attempt}"
 
 
 class StoppedForAnotherError(CancelledError):
@@ -82,7 +81,7 @@ class JobAttempt:
             self._records.announce()
             self._submit()
         on_started()
-        self._outcome = outcome = self._poll_to_end()
+        self._outcome = outcome = self._follow()
         if outcome.failure is not None:
             raise classified(outcome.failure.failure, outcome.failure.traceback)
         if outcome.stopped and not self.stop.is_set() and self._records.was_stopped_for_another():
@@ -126,14 +125,17 @@ class JobAttempt:
 
         Raises: NodeLostError: not accepted within `SUBMIT_TIMEOUT_S`; CancelledError; PrecheckError.
         """
-        metadata = {"run": self.request.attempt.run_id, "stage": self.request.planned.id}
+        metadata = {"run": self.request.attempt.run_id, "stage": self.request.attempt.stage_id}
         deadline_s = time.monotonic() + SUBMIT_TIMEOUT_S
         while True:
             try:
                 self.guard.check()
+                self._end_earlier_jobs()
                 return self.jobs.submit(self._job_id, self._arguments(), metadata)
             except NodeLostError as error:
                 if time.monotonic() > deadline_s:
+                    if job_state(self.request.attempt, store=self.artifacts.store, jobs=self.jobs) is JobState.RUNNING:
+                        return None  # only the answer was lost
                     raise
                 if str(error) != self._warned:
                     log.warning("%s; submitting again for up to %.0f s", error, SUBMIT_TIMEOUT_S)
@@ -141,6 +143,55 @@ class JobAttempt:
             if self.stop.wait(POLL_S):
                 self._raise_if_detached()
                 raise CancelledError(f"{self._job_id}: stopped before the cluster accepted it")
+
+    def _end_earlier_jobs(self) -> None:
+        """Ask about the jobs of earlier attempts at this stage, as anything may have ended following them.
+
+        Raises: NodeLostError: one is running and was told to stop, or the cluster does not say.
+        """
+        attempt, store = self.request.attempt, self.artifacts.store
+        of_stage = re.compile(rf"{re.escape(f'{attempt.run_id}-{attempt.stage_id}')}-\d+-\d+")
+        for name in store.folders(jobs_folder(attempt.run_id)):
+            if name == attempt.name or not of_stage.fullmatch(name):
+                continue
+            earlier = replace(attempt, name=name)
+            state = job_state(earlier, store=store, jobs=self.jobs)
+            if state is JobState.RUNNING:
+                log.warning("job %s of an earlier attempt is still running; stopping it", job_id_of(earlier))
+                self.jobs.stop(job_id_of(earlier))
+            if state in (JobState.RUNNING, JobState.UNKNOWN):
+                raise NodeLostError(
+                    f"job {job_id_of(earlier)} of an earlier attempt may be running; waiting for its end"
+                )
+
+    def _follow(self) -> JobOutcome:
+        """Poll the job to its end. Following it may fail in any way, which ends nothing while the job is running."""
+        while True:
+            try:
+                return self._poll_to_end()
+            except (CancelledError, DetachedError, LeaseLostError, DatabaseError):
+                raise
+            except Exception as error:
+                if not self._is_running():
+                    raise
+                if str(error) != self._warned:
+                    log.exception("%s: following it failed, but it is running; following it again", self._job_id)
+                self._warned = str(error)
+                self._pause()
+
+    def _is_running(self) -> bool:
+        """Whether the job is running. Waits for as long as the cluster does not say.
+
+        Raises: DetachedError: this driver must end before that.
+        """
+        while True:
+            state = job_state(self.request.attempt, store=self.artifacts.store, jobs=self.jobs)
+            if state is not JobState.UNKNOWN:
+                return state is JobState.RUNNING
+            if self.stop.wait(POLL_S):
+                self._raise_if_detached()
+                self._request_stop()
+                raise DetachedError(f"{self._job_id}: not followed any more; whether it is running is unknown")
 
     def _arguments(self) -> str:
         attempt = self.request.attempt
@@ -178,7 +229,7 @@ class JobAttempt:
                 found = self.jobs.info(self._job_id), self._records.outcome()
                 self._warned = ""
                 return found
-            except (NodeLostError, StoreError, DatabaseError) as error:
+            except (NodeLostError, PrecheckError, StoreError, DatabaseError) as error:  # PrecheckError: its token
                 if str(error) != self._warned:
                     log.warning("%s; polling every %.0f s, the stage keeps running meanwhile", error, POLL_S)
                 self._warned = str(error)

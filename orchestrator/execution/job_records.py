@@ -32,6 +32,16 @@ FLUSH_S = 2.0
 NUMBER_DIGITS = 9
 
 
+def jobs_folder(run_id: str) -> str:
+    """The folder with a folder for each job of a run."""
+    return f"{RUNS}/{run_id}/jobs"
+
+
+def job_id_of(attempt: AttemptId) -> str:
+    """The submission id of an attempt's job."""
+    return f"illume-{attempt}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobOutcome:
     """How a job ended. `failure` is None after a commit and after a clean stop."""
@@ -77,7 +87,7 @@ class JobRecords:
 
     @property
     def _folder(self) -> str:
-        return f"{RUNS}/{self.attempt.run_id}/jobs/{self.attempt}"
+        return f"{jobs_folder(self.attempt.run_id)}/{self.attempt}"
 
     def announce(self) -> None:
         put_same(self.store, f"{self._folder}/JOB.json", record_bytes({"attempt": self.attempt.name}))

@@ -168,8 +168,10 @@ class RunLoop:
             left = ", ".join([*progress.stopped, *progress.waiting])
             end = "detached, its jobs keep running" if self._tools.detached.is_set() else "stopped"
             message = f"run {run_id}: {end}; not done: {left}. Continue with `illume resume {run_id}`"
-            self._transition(RunState.CANCELLED if self._cancelled else RunState.INTERRUPTED, message)
-            raise CancelledError(message) if self._cancelled else StoppedError(message)
+            # Read again: jobs see a cancel in the store, and can stop before it was read here.
+            is_cancelled = self._cancelled or (not self._tools.stop.is_set() and self._is_cancel_requested())
+            self._transition(RunState.CANCELLED if is_cancelled else RunState.INTERRUPTED, message)
+            raise CancelledError(message) if is_cancelled else StoppedError(message)
         self._transition(RunState.SUCCEEDED)
         return {stage_id: artifact for stage_id, artifact in progress.done.items() if artifact is not None}
 

@@ -30,6 +30,7 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
+from orchestrator.execution.liveness import DriverState, Liveness
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureReport, classify, report_of
@@ -71,6 +72,7 @@ class RunTools:
     stop: threading.Event  # set: end; a person wants the work to stop, unless `detached` is set
     detached: threading.Event  # set, then `stop`: this process ends or is no driver any more; jobs keep running
     surviving_attempts: dict[str, Attempt]  # by stage id: jobs of a cluster that outlived the last driver
+    liveness: Liveness
 
 
 class PermanentStageError(OrchestratorError):
@@ -126,12 +128,18 @@ class StageRun:
         If it is lost, the artifact may be made twice, which costs only compute time.
         """
         tools, resource = self._tools, f"artifact:{self._planned.fingerprint}"
-        is_recorded = False
-        while (lease := tools.leases.acquire(resource)) is None:
-            holder = tools.leases.holder(resource)
-            if not is_recorded and holder is not None:
-                is_recorded = True
-                self._record("waiting", {"for": describe(holder.owner), "fingerprint": self._planned.fingerprint})
+        told = ""
+        while True:
+            lease = tools.leases.acquire(resource)
+            maker = self._maker_elsewhere() if lease is not None else self._holder_of(resource)
+            if lease is not None and not maker:
+                break
+            if lease is not None:
+                tools.leases.release(lease)
+            if maker not in ("", told):
+                told = maker
+                log.warning("%s: waiting for %s, which makes the same artifact", self._planned.id, maker)
+                self._record("waiting", {"for": maker, "fingerprint": self._planned.fingerprint})
             if tools.stop.wait(WAIT_S):
                 raise CancelledError(f"{self._planned.id}: stopped while another run was making the same artifact")
         tools.keeper.keep(lease, until_taken=tools.cluster.jobs is not None)
@@ -139,6 +147,24 @@ class StageRun:
             yield
         finally:
             tools.keeper.release(lease)
+
+    def _holder_of(self, resource: str) -> str:
+        holder = self._tools.leases.holder(resource)
+        return "" if holder is None else describe(holder.owner)
+
+    def _maker_elsewhere(self) -> str:
+        """Another run whose job may be making this artifact: a job can outlive its driver, and so its reservation."""
+        tools = self._tools
+        if self._planned.id in tools.surviving_attempts or tools.artifacts.stored(self._planned.key) is not None:
+            return ""
+        for life in tools.liveness.jobs_at(self._planned.key, but_run=tools.run_id):
+            end = (
+                ""
+                if life.driver.state is DriverState.ALIVE
+                else (f"; `illume resume {life.run_id}` follows it, `illume cancel {life.run_id}` stops it")
+            )
+            return f"run {life.run_id} ({life.describe()}{end})"
+        return ""
 
     def _existing(self) -> Artifact | None:
         """The committed artifact, made by this or another run. Raises: PermanentStageError: it breaks a gate."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.attempt_id import AttemptId
@@ -53,3 +54,17 @@ class Attempt:
     number: int  # 1, 2, ... within the run and stage
     state: AttemptState
     key: ArtifactKey  # of the artifact to make
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in (AttemptState.INTENT, AttemptState.RUNNING)
+
+
+def attempt_from_row(row: Any) -> Attempt:
+    """The attempt of a row of the table `attempts`."""
+    return Attempt(
+        id=AttemptId(run_id=row.run_id, stage_id=row.stage_id, epoch=row.epoch, name=row.attempt_id),
+        number=row.number,
+        state=AttemptState(row.state),
+        key=ArtifactKey(row.stage_kind, row.fingerprint),
+    )

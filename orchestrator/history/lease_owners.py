@@ -57,6 +57,15 @@ def is_gone(owner: str) -> bool:
     return process is None or process[0] in "ZX" or process[1] not in (parsed.started, -1)
 
 
+def is_stopped(owner: str) -> bool:
+    """True if the process of an owner text is provably stopped (e.g. SIGSTOP), so that it renews nothing for now."""
+    parsed = _parse(owner)
+    if parsed is None or not parsed.boot or (parsed.boot, parsed.namespace) != (_boot_id(), _namespace()):
+        return False
+    process = _process(parsed.pid)
+    return process is not None and process[0] in "Tt" and process[1] == parsed.started
+
+
 def describe(owner: str) -> str:
     """The owner for messages, e.g. `process 4711 on host7`."""
     parsed = _parse(owner)

@@ -37,6 +37,14 @@ class Lease:
     duration_s: float = LEASE_S
 
 
+@dataclass(frozen=True, kw_only=True)
+class LastHolder:
+    """A lease that was not released."""
+
+    lease: Lease
+    is_expired: bool  # by the database's clock
+
+
 class Leases:
     """Acquires leases for this process in the database. A lease excludes every other lease of its resource."""
 
@@ -127,6 +135,13 @@ class Leases:
         """The live lease on `resource`, of any holder (for messages: `owners.describe(lease.owner)`)."""
         row = self._database.read(lambda connection: connection.execute(_live(resource)).one_or_none())
         return None if row is None else _lease(row, LEASE_S)
+
+    def last_holder(self, resource: str) -> LastHolder | None:
+        """The newest lease on `resource`, also if it has expired; None if it was released, or never taken."""
+        query = select(leases, (leases.c.expires_at <= database_now()).label("is_expired"))
+        query = query.where(leases.c.resource == resource, leases.c.owner != "")
+        row = self._database.read(lambda connection: connection.execute(query).one_or_none())
+        return None if row is None else LastHolder(lease=_lease(row, LEASE_S), is_expired=bool(row.is_expired))
 
 
 def raise_lease_epoch(connection: Connection, resource: str, epoch: int) -> None:

@@ -13,15 +13,15 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 
 from orchestrator import failpoints
-from orchestrator.artifact import JSON, Artifact, ArtifactKey
+from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.manifest_summary import artifact_fields
-from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError, OrchestratorError
 from orchestrator.history import lease_owners as owners
-from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow
+from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow, attempt_from_row
 from orchestrator.history.database import Database
 from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
 from orchestrator.history.leases import Lease, require_lease
+from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.projection import append_event, append_once, event_from_row, lock_run, new_run_row
 from orchestrator.history.schema import attempts, database_now, events, runs
 from orchestrator.history.telemetry import Telemetry
@@ -48,7 +48,7 @@ class RunStore:
     """Runs, attempts and their events in SQLite or PostgreSQL; an index, never the truth. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self.telemetry = Telemetry(database)  # metrics and progress, buffered
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class RunStore:
 
     def waiting_longer(self, waits_on: Callable[[], bool]) -> AbstractContextManager[None]:
         """See `Database.waiting_longer`."""
-        return self._database.waiting_longer(waits_on)
+        return self.database.waiting_longer(waits_on)
 
     def create_run(
         self,
@@ -84,7 +84,7 @@ class RunStore:
                 connection.execute(insert(runs).values(new_run_row(run_id, now)))
                 append_event(connection, run_id, EventKind.RUN_CREATED, {**(fields or {}), **plan_fields}, epoch=0)
 
-        self._database.write(work)
+        self.database.write(work)
 
     def begin_epoch(self, run_id: str, lease: Lease) -> int:
         """Take a run over with the lease `run:<run_id>`: its state becomes RUNNING, its epoch the lease's epoch.
@@ -116,7 +116,7 @@ class RunStore:
             _append_run_transition(connection, row, RunState.RUNNING, taken, lease.epoch)
             return lease.epoch
 
-        return self._database.write(work)
+        return self.database.write(work)
 
     def transition_run(
         self,
@@ -144,7 +144,7 @@ class RunStore:
             elif row.state != new:
                 raise StateConflictError(f"run {run_id}: found state {row.state}, expected {expected}")
 
-        self._database.write(work)
+        self.database.write(work)
 
     def start_attempt(self, intent: AttemptIntent) -> Attempt:
         """Record an intent (state INTENT) and assign the attempt its number.
@@ -161,9 +161,9 @@ class RunStore:
                 of_stage = (attempts.c.run_id == attempt.run_id) & (attempts.c.stage_id == attempt.stage_id)
                 last = connection.execute(select(func.max(attempts.c.number)).where(of_stage)).scalar_one()
                 _append_intent(connection, intent, recipe=run.recipe, number=(last or 0) + 1)
-            return _attempt(connection.execute(select(attempts).where(of_attempt)).one())
+            return attempt_from_row(connection.execute(select(attempts).where(of_attempt)).one())
 
-        started = self._database.write(work)
+        started = self.database.write(work)
         failpoints.hit("attempt.intent")
         return started
 
@@ -199,7 +199,7 @@ class RunStore:
                     event_fields["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
                 _append_attempt_transition(connection, row, new, event_fields, epoch)
 
-        self._database.write(work)
+        self.database.write(work)
         if new in (AttemptState.RUNNING, AttemptState.COMMITTED):
             failpoints.hit(f"attempt.{new.lower()}")
         if new in _ATTEMPT_ENDS:
@@ -227,13 +227,11 @@ class RunStore:
             lock_run(connection, run_id, epoch)
             append_once(connection, tried, run_id, kind, fields, epoch=epoch, stage_id=stage_id, attempt_id=attempt_id)
 
-        self._database.write(work)
+        self.database.write(work)
 
     def open_attempts(self, run_id: str) -> list[Attempt]:
         """Attempts in INTENT or RUNNING: after `begin_epoch`, those that the last driver left open."""
-        is_open = attempts.c.state.in_([AttemptState.INTENT, AttemptState.RUNNING])
-        query = select(attempts).where(attempts.c.run_id == run_id, is_open).order_by(attempts.c.created_at)
-        return self._database.read(lambda connection: [_attempt(row) for row in connection.execute(query)])
+        return open_attempts(self.database, run_id=run_id)
 
     def forwarded_up_to(self, attempt_id: str) -> tuple[float, int]:
         """Telemetry of an attempt in the database: time of its newest metric, number of the stage's own events."""
@@ -245,7 +243,7 @@ class RunStore:
         def work(connection: Connection) -> tuple[str | None, int]:
             return connection.execute(newest).scalar_one_or_none(), connection.execute(own_events).scalar_one()
 
-        fields, num_events = self._database.read(work)
+        fields, num_events = self.database.read(work)
         points = json.loads(fields)["points"] if fields else ()
         return max((float(point[3]) for point in points), default=0.0), num_events
 
@@ -264,7 +262,7 @@ class RunStore:
             if not row.cancel_requested:
                 append_event(connection, run_id, EventKind.CANCEL_REQUESTED, {}, epoch=row.epoch)
 
-        self._database.write(work)
+        self.database.write(work)
 
     def record_tainted_model(self, run_id: str, takedown: str, *, stage_id: str, attempt_id: str) -> None:
         """Record that a model of the run was trained on what a takedown removed; also for runs that have ended.
@@ -286,17 +284,17 @@ class RunStore:
                 attempt_id=attempt_id,
             )
 
-        self._database.write(work)
+        self.database.write(work)
 
     def cancel_requested(self, run_id: str) -> bool:
         query = select(runs.c.cancel_requested).where(runs.c.run_id == run_id)
-        return bool(self._database.read(lambda connection: connection.execute(query).scalar_one_or_none()))
+        return bool(self.database.read(lambda connection: connection.execute(query).scalar_one_or_none()))
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events with a sequence number above `after`, in order."""
         of_run = (events.c.run_id == run_id) & (events.c.sequence > after)
         query = select(events).where(of_run).order_by(events.c.sequence).limit(limit)
-        return self._database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
+        return self.database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
 
 
 def _append_run_transition(
@@ -363,12 +361,3 @@ def _attempt_row(connection: Connection, attempt_id: str) -> Any:
     if row is None:
         raise DatabaseError(f"attempt {attempt_id}: not in the database; `illume index rebuild` finds lost ones")
     return row
-
-
-def _attempt(row: Any) -> Attempt:
-    return Attempt(
-        id=AttemptId(run_id=row.run_id, stage_id=row.stage_id, epoch=row.epoch, name=row.attempt_id),
-        number=row.number,
-        state=AttemptState(row.state),
-        key=ArtifactKey(row.stage_kind, row.fingerprint),
-    )

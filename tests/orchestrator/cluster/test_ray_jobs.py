@@ -63,6 +63,7 @@ def test_a_job_is_submitted_with_our_id_the_token_and_the_environment(jobs: RayJ
 
 def test_a_job_that_exists_is_not_submitted_again(jobs: RayJobs) -> None:
     FakeJobsApi.answers["POST /api/jobs/"] = (500, "Job with submission_id one already exists. Please use another one.")
+    FakeJobsApi.answers["GET /api/jobs/"] = (200, [])
     with pytest.raises(PrecheckError, match="already exists"):
         jobs.submit("one", "stage-driver", {})
     FakeJobsApi.answers["GET /api/jobs/one"] = (200, {"status": "FAILED", "message": "it was killed"})
@@ -70,6 +71,7 @@ def test_a_job_that_exists_is_not_submitted_again(jobs: RayJobs) -> None:
 
 
 def test_states_logs_and_stops(jobs: RayJobs) -> None:
+    FakeJobsApi.answers["GET /api/jobs/"] = (200, [])
     assert jobs.info("one") is None
     assert jobs.logs("one") == ""
     jobs.stop("one")
@@ -85,6 +87,7 @@ def test_states_logs_and_stops(jobs: RayJobs) -> None:
 
 
 def test_unfinished_jobs_are_those_of_the_run_that_have_not_ended(jobs: RayJobs) -> None:
+    FakeJobsApi.answers["GET /api/jobs/"] = (200, [])
     assert jobs.unfinished_jobs("r1") == []
     rows = [("one", "RUNNING", "r1"), ("two", "FAILED", "r1"), ("three", "PENDING", "r1"), ("four", "RUNNING", "r2")]
     listed: list[Any] = [
@@ -113,3 +116,32 @@ def test_errors_of_the_cluster_name_its_address(
         jobs.check()
     assert jobs.address in str(failure.value)
     assert "secret" not in str(failure.value)
+
+
+def test_an_answer_that_is_cut_means_that_the_cluster_does_not_answer(
+    jobs: RayJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(handler: FakeJobsApi) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b'{"logs": "step 1')
+
+    monkeypatch.setattr(FakeJobsApi, "do_GET", cut)
+    for ask in (jobs.logs, jobs.info, jobs.unfinished_jobs):
+        with pytest.raises(NodeLostError, match="does not answer"):
+            ask("one")
+
+
+@pytest.mark.parametrize("answer", [[], {"status": "ODD"}, {}, "words"])
+def test_an_answer_that_is_not_understood_is_no_state_of_a_job(jobs: RayJobs, answer: Any) -> None:
+    FakeJobsApi.answers["GET /api/jobs/one"] = (200, json.dumps(answer))
+    with pytest.raises(NodeLostError, match="is it a Ray cluster's head"):
+        jobs.info("one")
+
+
+def test_a_job_that_is_listed_is_not_lost(jobs: RayJobs) -> None:
+    FakeJobsApi.answers["GET /api/jobs/"] = (200, [{"submission_id": "one", "status": "RUNNING", "metadata": {}}])
+    with pytest.raises(NodeLostError, match="lists job one, but does not find it"):
+        jobs.info("one")
+    assert jobs.info("two") is None

@@ -27,6 +27,7 @@ from orchestrator.errors import (
     LeaseLostError,
     NodeLostError,
     OrchestratorError,
+    PrecheckError,
     StoppedError,
 )
 from orchestrator.execution import job_attempt, run_loop
@@ -37,6 +38,7 @@ from orchestrator.failures.classes import report_of
 from orchestrator.history import schema
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
+from orchestrator.history.run_store import StateConflictError
 from orchestrator.planning.plan import Plan, PlannedStage, make_plan
 from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.store_view import plan_view
@@ -158,7 +160,8 @@ class Jobs(RayJobs):
         return JobInfo(state=self.states[job_id], message="") if job_id in self.states else None
 
     def unfinished_jobs(self, run_id: str) -> list[str]:
-        return [job_id for job_id, state in self.states.items() if state is JobState.RUNNING]
+        running = [job_id for job_id, state in self.states.items() if state is JobState.RUNNING]
+        return [job_id for job_id in running if job_id.startswith(f"illume-{run_id}-")]
 
     def stop(self, job_id: str) -> None:
         raise AssertionError(f"{job_id} is not to be stopped by the cluster")
@@ -398,3 +401,94 @@ def test_a_database_that_came_back_older_makes_no_epoch_twice(desk: Desk) -> Non
     assert isinstance(desk.controller().start().ended(), dict)
     assert desk.jobs.submitted == ["illume-r1-train-6-1"]
     assert run_status(desk.workspace.database, RUN).run.epoch == 6
+
+
+def test_whatever_breaks_the_following_of_a_job_starts_no_second_one(desk: Desk) -> None:
+    broken: list[Exception] = [KeyError("status"), RuntimeError("odd"), PrecheckError("refused the token")]
+    info = Jobs.info
+
+    def odd(jobs: Jobs, job_id: str) -> JobInfo | None:
+        if job_id in jobs.states and broken:
+            raise broken.pop()
+        return info(jobs, job_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Jobs, "info", odd)
+        only = desk.controller().start()
+        wait_until(lambda: not broken)
+        time.sleep(0.1)
+        assert only.thread.is_alive()
+        desk.jobs.finish.set()
+        assert isinstance(only.ended(), dict)
+    assert desk.jobs.submitted == ["illume-r1-train-1-1"]
+
+
+def test_a_job_is_not_submitted_beside_an_earlier_one(desk: Desk) -> None:
+    store, earlier = desk.workspace.store, AttemptId.of(RUN, "train", epoch=1, number=1)
+    JobRecords(store=store, attempt=earlier).announce()
+    desk.jobs.states["illume-r1-train-1-1"] = JobState.RUNNING
+    stopped: list[str] = []
+
+    def stop(jobs: Jobs, job_id: str) -> None:
+        stopped.append(job_id)
+        if len(stopped) == 2:
+            jobs.states[job_id] = JobState.STOPPED
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Jobs, "stop", stop)
+        patch.setattr(Jobs, "unfinished_jobs", lambda _jobs, _run_id: [])
+        RunEpochs(store=store, run_id=RUN).claim(1, owner="process 1 on host1")
+        desk.jobs.finish.set()
+        assert isinstance(desk.controller().start().ended(), dict)
+    assert stopped == ["illume-r1-train-1-1"] * 2
+    assert desk.jobs.submitted == ["illume-r1-train-2-1"]
+
+
+def test_another_run_waits_for_a_job_whose_controller_is_gone(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    first.detached.set()
+    first.stop.set()
+    first.ended()
+    place = desk.workspace
+    place.runs.create_run("r2", recipe_name="r", plan_digest=plan_digest(desk.plan), stages=stage_rows(desk.plan))
+    result: list[Any] = []
+    other = Executor(
+        artifacts=place.artifacts, history=place.runs, leases=place.leases, cluster=place.cluster, state=place.root
+    )
+    thread = threading.Thread(target=lambda: result.append(other.run(desk.plan, "r2")), daemon=True)
+    thread.start()
+    wait_until(lambda: any(event.kind == "waiting" for event in place.runs.events("r2")))
+    event = next(event for event in place.runs.events("r2") if event.kind == "waiting")
+    assert "run r1 (its driver is gone, its job illume-r1-train-1-1 is running; `illume resume r1`" in str(event.fields)
+    desk.jobs.finish.set()
+    thread.join(20)
+    assert set(result[0]) == {"train"}
+    assert desk.jobs.submitted == ["illume-r1-train-1-1"]  # nothing was paid twice
+
+
+def test_a_job_that_is_cancelled_beside_its_controller_ends_the_run_as_cancelled(desk: Desk) -> None:
+    only = desk.controller().start()
+    wait_until(lambda: desk.state() == "RUNNING" and bool(desk.jobs.submitted))
+    assert desk.workspace.cancel(RUN).end == "asked"
+    end = only.ended()
+    assert isinstance(end, CancelledError), end
+    assert desk.state() == "CANCELLED"
+
+
+def test_a_run_without_a_controller_is_cancelled_with_its_job(desk: Desk) -> None:
+    first = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    first.detached.set()
+    first.stop.set()
+    first.ended()
+    done = desk.workspace.cancel(RUN, patience_s=20.0)
+    assert (done.end, done.jobs) == ("cancelled", ())
+    assert desk.jobs.states["illume-r1-train-1-1"] is JobState.SUCCEEDED
+    assert desk.state() == "CANCELLED"
+    assert desk.workspace.runs.open_attempts(RUN) == []
+    with pytest.raises(StateConflictError, match="has ended as CANCELLED; there is nothing to cancel"):
+        desk.workspace.cancel(RUN)
+    desk.jobs.finish.set()
+    assert isinstance(desk.controller().start().ended(), dict)  # a person may still want it again
+    assert desk.jobs.submitted == ["illume-r1-train-1-1", "illume-r1-train-3-1"]
