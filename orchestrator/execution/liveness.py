@@ -13,7 +13,6 @@ from enum import StrEnum
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_jobs import ENDED, RayJobs
-from orchestrator.errors import NodeLostError, PrecheckError
 from orchestrator.execution.job_records import JobRecords, job_id_of, jobs_folder
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
@@ -102,7 +101,7 @@ def job_state(attempt: AttemptId, *, store: Store, jobs: RayJobs | None) -> JobS
         return JobState.UNKNOWN
     try:
         info = jobs.info(job_id_of(attempt))
-    except (NodeLostError, PrecheckError) as error:  # PrecheckError: it refuses the token
+    except Exception as error:  # noqa: BLE001 - whatever prevents the answer, the job may be running
         log.debug("whether job %s is running is unknown: %s", job_id_of(attempt), error)
         return JobState.UNKNOWN
     if info is None or info.state in ENDED:
