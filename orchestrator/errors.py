@@ -53,6 +53,10 @@ class FencedError(StoreError):
     """The attempt was aborted, by its driver or by an attempt that took over; nothing that it writes counts."""
 
 
+class TakenDownError(FencedError):
+    """A takedown took effect after the attempt began, and the attempt may have read what it removes."""
+
+
 class UnreachableStoreError(StoreError):
     """The store, or a part of it, is not there (not mounted, a listing that lags). Nothing may be concluded from it."""
 

@@ -209,13 +209,14 @@ class Workspace:
         return plan_from_json(data, kinds, digest=digest, allow_changed_kinds=allow_changed_kinds)
 
     def _refuse_tainted(self, plan: Plan, run_id: str, *, accept_taint: bool) -> None:
-        tainted = tainted_stages(plan, read_takedowns(self.store), forbid_tainted_models=not accept_taint)
+        takedowns, find = read_takedowns(self.store), self.artifacts.find
+        tainted = tainted_stages(plan, takedowns, find=find, forbid_tainted_models=not accept_taint)
         if tainted:
-            stage_id, takedowns = next(iter(tainted.items()))
+            stage_id, forbidding = next(iter(tainted.items()))
             more = f" and {len(tainted) - 1} more stages" if len(tainted) > 1 else ""
             raise RecipeError(
                 f"run {run_id}: stage {stage_id!r}{more} would use content that was taken down "
-                f"({', '.join(takedowns)}); `illume run` with its recipe makes a plan without it"
+                f"({', '.join(forbidding)}); `illume run` with its recipe makes a plan without it"
             )
 
     @property

@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.takedowns import PROVENANCE_TAKEDOWNS, check_no_new_takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
@@ -52,6 +53,7 @@ class ManifestDraft:
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     provenance: dict[str, JSON] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)  # path -> rows, for files whose rows are counted
+    known_takedowns: tuple[str, ...] = ()  # ids of those that the attempt respected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,8 @@ class ArtifactStore:
         May be repeated with the same attempt after any failure, also by another process.
 
         Raises:
-            FencedError: the attempt was aborted; nothing was changed.
+            FencedError: the attempt was aborted, or a takedown took effect that it does not know (TakenDownError);
+                nothing was changed.
             StoreError: the store failed; committed work is safe.
         """
         site, own = attempt.site, attempt.attempt_id
@@ -144,6 +147,8 @@ class ArtifactStore:
             winner = found.commit
         else:
             body = {} if decided else self._write_manifest(attempt, draft)
+            if not decided:
+                check_no_new_takedown(self.store, draft.known_takedowns, draft.payload, attempt.key.fingerprint)
             winner = commit_attempt(self.store, site, generation=found.generation, attempt=own, epoch=epoch, body=body)
         if winner.attempt == own:
             self._keep_local(attempt)
@@ -290,7 +295,7 @@ class ArtifactStore:
             metrics=dict(draft.metrics),
             shards=draft.shards,
             inputs=draft.inputs,
-            provenance=draft.provenance,
+            provenance={**draft.provenance, PROVENANCE_TAKEDOWNS: list(draft.known_takedowns)},
         )
         data = manifest_to_bytes(manifest)
         put_same(self.store, attempt.site.manifest_key(attempt.attempt_id), data)

@@ -5,12 +5,13 @@ retracting a record and deleting its files; what passes it too late is sorted ou
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
 from orchestrator.artifact import JSON, ArtifactKey
+from orchestrator.artifacts.takedowns import TAKEDOWNS, check_no_new_takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import CorruptArtifactError, FencedError
 from orchestrator.store.commits import abort, read_commit, read_outcome, retractions, roll_forward
@@ -30,14 +31,23 @@ class AttemptGuard:
     store: Store
     key: ArtifactKey  # of the artifact that the attempt makes
     attempt: AttemptId
+    payload: Mapping[str, JSON] | None = None  # the identity: refuse once an unknown takedown concerns it
+    known_takedowns: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """One read of the store. Raises: FencedError: the attempt was aborted, or has committed already."""
+        """Reads of the store. Raises: FencedError: the attempt was aborted, has committed, or met a takedown."""
         decided = read_outcome(self.store, artifact_site(self.key), self.attempt.name)
         if decided is None:
+            self._check_takedowns()
             return
         end = "has committed already" if decided.kind == "COMMIT" else f"was aborted ({decided.reason})"
         raise FencedError(f"{self.store.url}: attempt '{self.attempt}' {end}; this process of it writes nothing more")
+
+    def _check_takedowns(self) -> None:
+        if self.payload is None:
+            return
+        if sum(1 for _ in self.store.list(TAKEDOWNS)) > len(self.known_takedowns):
+            check_no_new_takedown(self.store, self.known_takedowns, self.payload, self.key.fingerprint)
 
     def take_over(self) -> None:
         """Abort every other attempt at the artifact that has not ended, and fence all that were aborted.

@@ -4,19 +4,20 @@ One write-once record for each takedown, `takedowns/<number>.json`, in the order
 Rule: what was made from a tainted artifact is tainted itself, unless the takedown lists it as cleared.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from orchestrator.artifact import JSON, ArtifactKey
-from orchestrator.errors import RecipeError
+from orchestrator.artifact import JSON, ArtifactKey, Manifest
+from orchestrator.errors import RecipeError, TakenDownError
 from orchestrator.identity import to_json
 from orchestrator.store.store import Store, read_record, record_bytes
 from orchestrator.typed_json import record_from_json
 
 TAKEDOWNS = "takedowns"
-TAKEDOWN_FORMAT = 1
+TAKEDOWN_FORMAT = 2
+PROVENANCE_TAKEDOWNS = "takedowns"  # key of a manifest's provenance: ids of those that its attempt knew and respected
 NUMBER_DIGITS = 6  # so that keys sort by number
 
 Marks = Mapping[str, frozenset[str]]  # kind of mark -> marks; only the code that reads data knows what they mean
@@ -54,6 +55,7 @@ class Takedown:
     cleared: frozenset[str] = frozenset()  # fingerprints: inputs are tainted, but provably contain none of it
     shards: tuple[ArtifactKey, ...] = ()  # shards that contain it
     outside: tuple[str, ...] = field(default=())  # where it still is outside the store, for people
+    examined: frozenset[str] | None = None  # fingerprints: searched, and not tainted; None: not recorded (format 1)
 
     @cached_property
     def _tainted(self) -> Mapping[str, bool]:
@@ -83,12 +85,24 @@ class Takedown:
     def holds_shard(self, fingerprint: str) -> bool:
         return fingerprint in self._shards
 
+    def concerns(self, payload: Mapping[str, JSON], fingerprint: str) -> bool:
+        """Whether an artifact that was made without knowing this takedown may contain what it removes.
+
+        True for what it lists, what was made from that, and what was read from sources and not searched by it.
+        """
+        inputs = payload_inputs(payload)
+        if self.is_tainted(fingerprint, inputs):
+            return True
+        if fingerprint in self.cleared or fingerprint in (self.examined or ()):
+            return False
+        return bool(self.content) and (not inputs or bool(payload.get("sources")))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _TakedownRecord:
     """The persisted form of a `Takedown`."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     id: str
     note: str
     created: str
@@ -97,6 +111,7 @@ class _TakedownRecord:
     cleared: frozenset[str]
     shards: tuple[tuple[str, str], ...]  # kind and fingerprint
     outside: tuple[str, ...]
+    examined: frozenset[str] | None = None
 
 
 def read_takedowns(store: Store) -> tuple[Takedown, ...]:
@@ -120,6 +135,39 @@ def put_takedown(store: Store, takedown: Takedown) -> None:
             return
 
 
+def payload_inputs(payload: Mapping[str, JSON]) -> list[str]:
+    """The fingerprints of the inputs in an identity."""
+    slots = payload.get("inputs")
+    lists = slots.values() if isinstance(slots, dict) else ()
+    return [str(parent) for slot in lists if isinstance(slot, list) for parent in slot]
+
+
+def unknown_takedowns(manifest: Manifest, takedowns: Sequence[Takedown]) -> list[str]:
+    """Ids of the takedowns that concern an artifact and that its attempt did not know, e.g. as it was cut off.
+
+    Manifests and takedowns of older versions do not record what is needed; between two of them nothing is concluded.
+    """
+    recorded = manifest.provenance.get(PROVENANCE_TAKEDOWNS)
+    known = set(recorded) if isinstance(recorded, list) else set()
+    return [
+        takedown.id
+        for takedown in takedowns
+        if takedown.id not in known
+        and (isinstance(recorded, list) or takedown.examined is not None)
+        and takedown.concerns(manifest.payload, manifest.fingerprint)
+    ]
+
+
+def check_no_new_takedown(store: Store, known: Collection[str], payload: Mapping[str, JSON], fingerprint: str) -> None:
+    """Raises: TakenDownError: a takedown took effect that is not in `known` and concerns this artifact."""
+    for takedown in read_takedowns(store):
+        if takedown.id not in known and takedown.concerns(payload, fingerprint):
+            raise TakenDownError(
+                f"{store.url}: takedown {takedown.id!r} took effect while this was made, which may contain what it "
+                "removes; it is not committed. `illume run` makes a plan without that content"
+            )
+
+
 def find_takedown(store: Store, takedown_id: str) -> Takedown:
     """The takedown with this id. Raises: RecipeError: none with this id took effect."""
     known = read_takedowns(store)
@@ -140,8 +188,9 @@ def all_marks(takedowns: Sequence[Takedown]) -> Marks:
 
 
 def takedown_to_json(takedown: Takedown) -> dict[str, JSON]:
+    examined: dict[str, JSON] = {} if takedown.examined is None else {"examined": to_json(sorted(takedown.examined))}
     return {
-        "format": TAKEDOWN_FORMAT,
+        "format": TAKEDOWN_FORMAT if examined else 1,
         "id": takedown.id,
         "note": takedown.note,
         "created": takedown.created,
@@ -150,6 +199,7 @@ def takedown_to_json(takedown: Takedown) -> dict[str, JSON]:
         "cleared": to_json(sorted(takedown.cleared)),
         "shards": [[key.stage_kind, key.fingerprint] for key in sorted(takedown.shards)],
         "outside": to_json(takedown.outside),
+        **examined,
     }
 
 
@@ -170,4 +220,5 @@ def takedown_from_json(data: Mapping[str, Any], where: str) -> Takedown:
         cleared=record.cleared,
         shards=tuple(ArtifactKey(stage_kind, fingerprint) for stage_kind, fingerprint in record.shards),
         outside=record.outside,
+        examined=record.examined,
     )

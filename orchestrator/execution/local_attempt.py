@@ -173,6 +173,7 @@ class LocalAttempt:
             payload=planned.payload,
             metrics=dict(metrics),
             shards=tuple(context.shards),
+            known_takedowns=tuple(takedown.id for takedown in context.takedowns),
             inputs={slot: tuple(artifact.fingerprint for artifact in found) for slot, found in inputs.items() if found},
             provenance={
                 **self.request.attempt.provenance,

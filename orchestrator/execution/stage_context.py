@@ -126,7 +126,13 @@ class AttemptContext:
 
     @property
     def guard(self) -> AttemptGuard:
-        return AttemptGuard(store=self.folder.store, key=self.folder.key, attempt=self.attempt)
+        return AttemptGuard(
+            store=self.folder.store,
+            key=self.folder.key,
+            attempt=self.attempt,
+            payload=self.planned.payload,
+            known_takedowns=tuple(takedown.id for takedown in self.takedowns),
+        )
 
     def stop_requested(self) -> bool:
         self._look_for_fence()

@@ -44,6 +44,7 @@ _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.PrecheckError: FailureClass.PRECHECK,
     errors.RecipeError: FailureClass.PRECHECK,
     errors.LeaseLostError: FailureClass.CONTROLLER_LOST,
+    errors.TakenDownError: FailureClass.PRECHECK,  # only a new plan leaves the content out
     errors.StoreError: FailureClass.INFRA_TRANSIENT,  # FencedError too
     errors.RanksDisagreeError: FailureClass.INFRA_TRANSIENT,
     errors.DatabaseError: FailureClass.INFRA_TRANSIENT,

@@ -4,7 +4,7 @@ Rule: a stage has the action `reuse` if and only if running the plan computes no
 """
 
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,10 +163,14 @@ def upstream_ids(spec: StageSpec) -> list[str]:
 
 
 def tainted_stages(
-    plan: Plan, takedowns: Sequence[Takedown], *, forbid_tainted_models: bool = True
+    plan: Plan,
+    takedowns: Sequence[Takedown],
+    *,
+    find: Callable[[ArtifactKey], Manifest | None] = lambda _key: None,
+    forbid_tainted_models: bool = True,
 ) -> dict[str, tuple[str, ...]]:
     """The stages of a plan that a later takedown forbids, each with the ids of the takedowns."""
-    taint_index = TaintIndex(takedowns, forbid_tainted_models=forbid_tainted_models)
+    taint_index = TaintIndex(takedowns, find=find, forbid_tainted_models=forbid_tainted_models)
     found = {stage.id: taint_index.takedowns_of(stage.payload) for stage in plan.stages}
     return {stage_id: ids for stage_id, ids in found.items() if ids}
 
@@ -273,7 +277,9 @@ def _reasons(
         return [*reasons, NeverMade()]
     if fingerprint_of(before) == stage.fingerprint:
         return [*reasons, OutputMissing()]
-    reasons += [Tainted(takedown=takedown) for takedown in TaintIndex(view.takedowns).takedowns_of(before)]
+    reasons += [
+        Tainted(takedown=takedown) for takedown in TaintIndex(view.takedowns, find=view.find).takedowns_of(before)
+    ]
     differences = own_changes(before, stage.payload, stage.spec.kind.config)
     differences += _input_changes(stage, before, stages, run=run, view=view)
     return reasons + (differences or ([] if reasons else [NeverMade()]))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
-from orchestrator.artifacts.takedowns import Takedown
+from orchestrator.artifacts.takedowns import Takedown, payload_inputs, unknown_takedowns
 from orchestrator.identity import fingerprint_of, semantic_config
 from orchestrator.planning.code_digest import CodeDigest
 from orchestrator.planning.reasons import CodePolicy, code_changes
@@ -81,7 +81,7 @@ def identify(
     stages: dict[str, IdentifiedStage] = {}
     lineages: dict[str, _Lineage] = {}
     again = set(force)
-    taint_index = TaintIndex(view.takedowns, forbid_tainted_models=forbid_tainted_models)
+    taint_index = TaintIndex(view.takedowns, find=view.find, forbid_tainted_models=forbid_tainted_models)
     for spec in specs:
         if any(name in again for names in spec.inputs.values() for name in names):
             again.add(spec.id)
@@ -157,22 +157,28 @@ def _after_takedowns(
 class TaintIndex:
     """Which takedowns taint which identities. Ask for upstream stages first, as their taint passes to consumers."""
 
-    def __init__(self, takedowns: Sequence[Takedown], *, forbid_tainted_models: bool = True) -> None:
+    def __init__(
+        self,
+        takedowns: Sequence[Takedown],
+        *,
+        find: Callable[[ArtifactKey], Manifest | None] = lambda _key: None,
+        forbid_tainted_models: bool = True,
+    ) -> None:
         self._takedowns, self._forbid_tainted_models = takedowns, forbid_tainted_models
+        self._find = find
         self._known: dict[str, tuple[str, ...]] = {}
 
     def takedowns_of(self, payload: Mapping[str, JSON]) -> tuple[str, ...]:
         """Ids of the takedowns that taint an artifact of this identity."""
         fingerprint = fingerprint_of(payload)
         if fingerprint not in self._known:
-            slots = payload.get("inputs")
-            lists = slots.values() if isinstance(slots, dict) else ()
-            inputs = [str(parent) for slot in lists if isinstance(slot, list) for parent in slot]
+            inputs, unknown = payload_inputs(payload), self._unknown_to(str(payload.get("kind")), fingerprint)
             from_inputs = {takedown_id for parent in inputs for takedown_id in self._known.get(parent, ())}
             self._known[fingerprint] = tuple(
                 takedown.id
                 for takedown in self._takedowns
-                if takedown.is_tainted(
+                if takedown.id in unknown
+                or takedown.is_tainted(
                     fingerprint,
                     inputs,
                     include_models=self._forbid_tainted_models,
@@ -180,6 +186,13 @@ class TaintIndex:
                 )
             )
         return self._known[fingerprint]
+
+    def _unknown_to(self, stage_kind: str, fingerprint: Fingerprint) -> list[str]:
+        """Takedowns that a committed artifact was made without, and that concern its sources."""
+        manifest = self._find(ArtifactKey(stage_kind, fingerprint)) if self._takedowns else None
+        if manifest is None or (payload_inputs(manifest.payload) and not manifest.payload.get("sources")):
+            return []  # what was made from others is judged by its inputs
+        return unknown_takedowns(manifest, self._takedowns)
 
 
 def recorded_code(manifest: Manifest) -> CodeDigest:

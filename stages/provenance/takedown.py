@@ -89,6 +89,7 @@ def make_takedown_plan(
         content=tombstones_to_marks(tombstones),
         tainted=tuple(tainted),
         cleared=frozenset(cleared),
+        examined=frozenset(stored) - {artifact.fingerprint for artifact in tainted},
         shards=tuple(sorted(holding)),
         outside=tuple(_source_locations(matches)),
     )
@@ -98,9 +99,9 @@ def make_takedown_plan(
 
 
 def store_state(workspace: Workspace) -> str:
-    """A digest of all committed artifacts, which changes whenever one is committed or retracted."""
-    manifests = [artifact.manifest for artifact in workspace.artifacts.all()]
-    keys = sorted(f"{manifest.stage_kind}/{manifest.fingerprint}" for manifest in manifests)
+    """A digest of all committed artifacts and shards, which changes whenever one is committed or retracted."""
+    keys = [f"{artifact.manifest.key}" for artifact in workspace.artifacts.all()]
+    keys = sorted([*keys, *(f"shard {shard.key}" for shard in workspace.ledger.all())])
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.artifact import ArtifactKey, Fingerprint
+from orchestrator.artifact import ArtifactKey, Fingerprint, Manifest
+from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.takedowns import (
     TAKEDOWNS,
     TaintedArtifact,
@@ -20,8 +22,11 @@ from orchestrator.artifacts.takedowns import (
     takedown_from_json,
     takedown_to_json,
 )
-from orchestrator.errors import CorruptArtifactError, NewerFormatError, RecipeError
+from orchestrator.attempt_id import AttemptId
+from orchestrator.errors import CorruptArtifactError, NewerFormatError, RecipeError, TakenDownError
+from orchestrator.identity import fingerprint_of
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan, tainted_stages
+from orchestrator.planning.stage_identity import TaintIndex
 from orchestrator.stage import Recipe
 from orchestrator.store.store import record_bytes
 from orchestrator.workspace import Workspace
@@ -169,6 +174,7 @@ def test_tainted_models_can_be_accepted(world: World, made: Plan) -> None:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_no_plan_uses_tainted_artifacts_and_running_it_leaves_nothing_to_run(data: st.DataObject) -> None:
     """For any recipe, after any sequence of takedowns of existing artifacts."""
     names = "abcdef"[: data.draw(st.integers(2, 6))]
@@ -281,3 +287,70 @@ def test_nothing_is_retracted_while_a_run_is_active(illume: Illume, tmp_path: Pa
         with pytest.raises(RecipeError, match="illume cancel busy"):
             take_down(tmp_path, "T1", stage)
     assert set(test_cli.actions(illume).values()) == {"reuse"}
+
+
+# What was made without knowing a takedown, e.g. by an attempt that was cut off.
+
+CONTENT = {"digests": frozenset({"d"})}
+SOURCES: dict[str, Any] = {"kind": "ingest", "inputs": {}, "sources": {"list": "s"}}
+
+
+def put_applied(store: Any, name: str, **fields: Any) -> Takedown:
+    made = Takedown(id=name, note="", created="2026-01-01T00:00:00Z", content=CONTENT, **fields)
+    put_takedown(store, made)
+    return made
+
+
+def commit(artifacts: ArtifactStore, payload: dict[str, Any], attempt: str, *known: str) -> Manifest:
+    folder = artifacts.new_attempt(ArtifactKey(payload["kind"], fingerprint_of(payload)), attempt)
+    (folder.data / "data").write_text(attempt)
+    draft = ManifestDraft(kind="thing@1", payload=payload, metrics={}, known_takedowns=known)
+    return artifacts.commit(folder, draft, epoch=1).manifest
+
+
+def test_what_may_hold_removed_content_is_not_committed_after_a_takedown(memory_store: Any, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(memory_store, tmp_path)
+    parent, clean = "a" * 64, "b" * 64
+    put_applied(memory_store, "T1", tainted=(tainted(parent),), examined=frozenset({clean}))
+    with pytest.raises(TakenDownError, match="takedown 'T1' took effect while this was made"):
+        commit(artifacts, SOURCES, "one")
+    with pytest.raises(TakenDownError):
+        commit(artifacts, {"kind": "train", "inputs": {"data": [parent]}}, "two")
+    assert commit(artifacts, {"kind": "train", "inputs": {"data": [clean]}}, "three").provenance["takedowns"] == []
+    assert commit(artifacts, SOURCES, "four", "T1").provenance["takedowns"] == ["T1"]
+
+
+def test_a_guard_stops_what_a_new_takedown_concerns(memory_store: Any) -> None:
+    attempt = AttemptId.of("run", "a", epoch=1, number=1)
+    key = ArtifactKey("ingest", fingerprint_of(SOURCES))
+    guard = AttemptGuard(store=memory_store, key=key, attempt=attempt, payload=SOURCES)
+    others = AttemptGuard(store=memory_store, key=key, attempt=attempt, payload={"inputs": {"data": ["b" * 64]}})
+    guard.check()
+    put_applied(memory_store, "T1", examined=frozenset())
+    with pytest.raises(TakenDownError):
+        guard.check()
+    others.check()
+    replace(guard, known_takedowns=("T1",)).check()
+
+
+@pytest.mark.parametrize(
+    ("provenance", "examined", "unknown"),
+    [
+        ({"takedowns": []}, frozenset(), ["T1"]),
+        ({"takedowns": ["T1"]}, frozenset(), []),
+        ({"takedowns": []}, frozenset({fingerprint_of(SOURCES)}), []),  # searched, and clean
+        ({}, frozenset(), ["T1"]),
+        ({}, None, []),  # both of older versions
+    ],
+)
+def test_a_plan_uses_nothing_that_was_made_without_a_takedown_that_concerns_it(
+    memory_store: Any, tmp_path: Path, provenance: dict[str, Any], examined: frozenset[str] | None, unknown: list[str]
+) -> None:
+    known = Takedown(id="T1", note="", created="", content=CONTENT, examined=examined)
+    manifest = replace(commit(ArtifactStore(memory_store, tmp_path), SOURCES, "one"), provenance=provenance)
+    index = TaintIndex([known], find=lambda key: manifest if key == manifest.key else None)
+    assert list(index.takedowns_of(SOURCES)) == unknown
+    made_from_it = {"kind": "train", "inputs": {"data": [fingerprint_of(SOURCES)]}}
+    assert list(index.takedowns_of(made_from_it)) == unknown
+    with_it = {**SOURCES, "takedowns": ["T1"]}
+    assert list(index.takedowns_of(with_it)) == []  # the next identity
