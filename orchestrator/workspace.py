@@ -40,7 +40,6 @@ from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.plugins.table import plugins_to_json
 from orchestrator.recipe.loading import Kinds
-from orchestrator.retention.claims import ENDED
 from orchestrator.retention.taint_removal import retract_tainted
 from orchestrator.sinks.file_sinks import JsonLinesSink, StoreSink
 from orchestrator.sinks.mlflow_sink import MlflowSink
