@@ -23,8 +23,8 @@ from orchestrator.commands.shared.options import (
     open_workspace,
 )
 from orchestrator.errors import OrchestratorError
+from orchestrator.execution.life_in_status import is_abandoned
 from orchestrator.extras import EXTRAS, install_command, is_installed
-from orchestrator.history import lease_owners as owners
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
 from orchestrator.sinks.outbox import deliveries
@@ -175,8 +175,8 @@ def _check_leases(workspace: Workspace) -> Iterator[Finding]:
     """Runs in a running state whose lease no living driver holds."""
     for run in list_runs(workspace.database, limit=MAX_RUNS):
         if run.state in (RunState.RUNNING, RunState.STOPPING):
-            holder = workspace.leases.holder(f"run:{run.run_id}")
-            if holder is None or owners.is_gone(holder.owner):
-                found = f"{run.state.lower()}, but its driver is gone"
+            life = workspace.liveness.run(run.run_id)
+            if is_abandoned(run.state, life):
+                found = f"{run.state.lower()}, but {life.describe()}"
                 advice = f"continue it with `illume resume {run.run_id}`"
                 yield Finding(name=f"run {run.run_id}", is_ok=False, found=found, advice=advice)

@@ -28,6 +28,7 @@ from orchestrator.commands.shared.options import (
     target_argument,
 )
 from orchestrator.commands.shared.targets import TargetCommand, find_target
+from orchestrator.execution.life_in_status import is_abandoned, with_life
 from orchestrator.history.events import Event, RunState, event_to_line, iso_time
 from orchestrator.history.run_status import RunStatus, list_runs, run_status
 from orchestrator.history.run_store import RunStore
@@ -67,13 +68,18 @@ def status_command(
         if follow:
             run_id = found_target.run.run_id
             style, pages = default_style(as_json=as_json), event_pages(workspace.runs, run_id)
-            with show_live(workspace.database, run_id, style, pages):
-                while (found := run_status(workspace.database, run_id).run).state not in ENDED:
+            with show_live(
+                workspace.database, run_id, style, pages, refine=lambda status: _with_life(workspace, status)
+            ):
+                while (found := _with_life(workspace, run_status(workspace.database, run_id)).run).state not in ENDED:
+                    if is_abandoned(found.state, workspace.liveness.run(run_id)):
+                        break
                     time.sleep(REFRESH_S)
             if found.message and not as_json:
                 click.echo(found.message)
             return
-        _print_status(replace(found_target.status, stages=found_target.stages), as_json=as_json)
+        status = _with_life(workspace, replace(found_target.status, stages=found_target.stages))
+        _print_status(status, as_json=as_json)
 
 
 @click.command(
@@ -99,7 +105,8 @@ def events_command(
         run_id = found.run.run_id
         pages, last = event_pages(workspace.runs, run_id), after
         while True:
-            is_over = not follow or run_status(workspace.database, run_id).run.state in ENDED
+            state = run_status(workspace.database, run_id).run.state
+            is_over = not follow or state in ENDED or is_abandoned(state, workspace.liveness.run(run_id))
             while page := pages(last):
                 for event in page:
                     if found.stage_id not in (None, event.stage_id):
@@ -133,6 +140,10 @@ def logs_command(target: str | None, lines: int, locations: Locations) -> None:
             click.echo(f"run {run_id}: no logs{f' of stage {stage}' if stage else ''}", err=True)
 
 
+def _with_life(workspace: Workspace, status: RunStatus) -> RunStatus:
+    return with_life(status, workspace.liveness.run(status.run.run_id))
+
+
 def event_pages(runs: RunStore, run_id: str) -> Callable[[int], list[Event]]:
     """A function that returns a page of the run's events after a sequence number."""
     return lambda after: runs.events(run_id, after=after, limit=EVENT_PAGE)
@@ -162,6 +173,8 @@ def _print_runs(workspace: Workspace, limit: int, *, as_json: bool) -> None:
         table.add_column(title, no_wrap=title != "message", overflow="fold")
     for run in found:
         state = Text(run.state.lower(), style=STATE_STYLES.get(run.state, ""))
+        if run.state in (RunState.RUNNING, RunState.STOPPING):
+            run = _with_life(workspace, RunStatus(run=run, stages=())).run
         message = run.message.strip().splitlines()[0] if run.message.strip() else ""
         table.add_row(run.run_id, run.recipe, state, time_text(run.created_at), short(run.plan_digest), Text(message))
     console().print(table)

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, func, select
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
-from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.schema import attempts, database_now, runs, stages
+from orchestrator.history.events import AttemptState, RunState, iso_time
+from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
 # The state of a stage that has no attempt.
 WAITING, REUSED, SKIPPED, NOT_RUN = "WAITING", "REUSED", "SKIPPED", "NOT_RUN"
@@ -86,10 +86,13 @@ def run_status(database: Database, run_id: str) -> RunStatus:
             known = connection.execute(select(runs.c.run_id).order_by(runs.c.created_at.desc()).limit(5)).scalars()
             raise DatabaseError(f"run {run_id!r}: not found; the newest runs are: {', '.join(known) or 'none'}")
         now: float = connection.execute(select(database_now())).scalar_one()
-        newest = _newest_attempts(connection, run_id)
+        newest, waits = _newest_attempts(connection, run_id), _waits(connection, row)
         of_run = select(stages).where(stages.c.run_id == run_id).order_by(stages.c.position)
         summary = _summary(row)
-        found = tuple(_stage(stage, newest.get(stage.stage_id), summary, now) for stage in connection.execute(of_run))
+        found = tuple(
+            _stage(stage, newest.get(stage.stage_id), summary, now, waits.get(stage.stage_id, ""))
+            for stage in connection.execute(of_run)
+        )
         return RunStatus(run=summary, stages=found)
 
     return database.read(work)
@@ -158,6 +161,16 @@ def _newest_attempts(connection: Connection, run_id: str) -> Mapping[str, Any]:
     return {row.stage_id: row for row in connection.execute(query)}
 
 
+def _waits(connection: Connection, run: Any) -> Mapping[str, str]:
+    """By stage, whom it has waited for since when, as the run's newest driver recorded it."""
+    of_run = (events.c.run_id == run.run_id) & (events.c.epoch == run.epoch) & (events.c.kind == "waiting")
+    found = connection.execute(select(events).where(of_run).order_by(events.c.sequence))
+    return {
+        row.stage_id: f"waiting for {json.loads(row.fields).get('for', 'another run')} since {iso_time(row.time)}"
+        for row in found
+    }
+
+
 def _summary(row: Any) -> RunSummary:
     return RunSummary(
         run_id=row.run_id,
@@ -174,7 +187,7 @@ def _summary(row: Any) -> RunSummary:
     )
 
 
-def _stage(stage: Any, attempt: Any, run: RunSummary, now: float) -> StageStatus:
+def _stage(stage: Any, attempt: Any, run: RunSummary, now: float, wait: str) -> StageStatus:
     status: dict[str, Any] = {
         "stage_id": stage.stage_id,
         "stage_kind": stage.stage_kind,
@@ -185,7 +198,8 @@ def _stage(stage: Any, attempt: Any, run: RunSummary, now: float) -> StageStatus
     }
     if attempt is None or (stage.action == "reuse" and attempt.state != AttemptState.COMMITTED):
         waiting = WAITING if run.state in _LIVE else NOT_RUN
-        return StageStatus(**status, state=_ACTION_STATES.get(stage.action, waiting))
+        state = _ACTION_STATES.get(stage.action, waiting)
+        return StageStatus(**status, state=state, message=wait if state == WAITING else "")
     is_open = attempt.state in (AttemptState.INTENT, AttemptState.RUNNING)
     left = attempt.total - attempt.done
     elapsed_s = (now if is_open else attempt.ended_at) - (attempt.started_at or attempt.created_at)

@@ -59,15 +59,22 @@ def console() -> Console:
 
 @contextmanager
 def show_live(
-    database: Database, run_id: str, style: Style, events: Callable[[int], list[Event]], after: int = 0
+    database: Database,
+    run_id: str,
+    style: Style,
+    events: Callable[[int], list[Event]],
+    after: int = 0,
+    *,
+    refine: Callable[[RunStatus], RunStatus] = lambda status: status,
 ) -> Iterator[None]:
-    """Show the run from a thread until the block ends, and once more at the end.
+    """Show the run, as `refine` completes its status, from a thread until the block ends, and once more at the end.
 
     `events` returns the events after a sequence number; only the style `json` uses it.
     """
     view = _view(style, events, after)
     finished = threading.Event()
-    thread = threading.Thread(target=_follow, args=(database, run_id, view, finished), name="live-view", daemon=True)
+    parts = (database, run_id, view, finished, refine)
+    thread = threading.Thread(target=_follow, args=parts, name="live-view", daemon=True)
     thread.start()
     try:
         yield
@@ -171,11 +178,17 @@ def _view(style: Style, events: Callable[[int], list[Event]], after: int) -> Vie
     return JsonView(events, after) if style == "json" else LinesView(time.monotonic)
 
 
-def _follow(database: Database, run_id: str, view: View, finished: threading.Event) -> None:
+def _follow(
+    database: Database,
+    run_id: str,
+    view: View,
+    finished: threading.Event,
+    refine: Callable[[RunStatus], RunStatus],
+) -> None:
     while True:
         is_last = finished.wait(REFRESH_S)
         try:
-            view.show(run_status(database, run_id))
+            view.show(refine(run_status(database, run_id)))
         except DatabaseError as error:
             log.warning("cannot show the run now: %s", error)
         except OSError:
