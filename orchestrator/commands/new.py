@@ -15,6 +15,11 @@ from orchestrator.recipe.loading import Kinds
 from orchestrator.reference.recipe_schema import recipe_schema
 from orchestrator.reference.recipe_text import stage_text
 
+EXAMPLE_ANCHORS = ((64, 64),)  # (height, width) of the examples
+ANCHORS = (  # those of ILLUME+, from 1:1 to 1:4: an image that none of them fits is kept and not trained on
+    (512, 512), (384, 512), (512, 384), (384, 768), (768, 384), (384, 576), (576, 384), (320, 960), (960, 320),
+    (256, 1024), (1024, 256),
+)  # fmt: skip
 NUM_EXAMPLES = 24
 PLUGIN = "./stage.py:STAGE"
 HEADER = """\
@@ -75,7 +80,8 @@ def project_recipe(folder: Path, data: Path | None, kinds: Kinds) -> str:
     read: dict[str, JSON] = {"source": name, "format": data_format(data)}
     images: dict[str, JSON] = {"images": [where]} if read["format"] == "auto" and data and data.is_dir() else {}
     ingested = stage_text("ingested", kinds["ingest"], {"read": read, "paths": [where], **images}, {})
-    curated = stage_text("curated", kinds["curate"], {"anchors": [[64, 64]]}, {"records": "ingested"})
+    anchors: list[JSON] = [list(size) for size in (ANCHORS if data else EXAMPLE_ANCHORS)]
+    curated = stage_text("curated", kinds["curate"], {"anchors": anchors}, {"records": "ingested"})
     header = HEADER.format(data=where, plugin=PLUGIN, name=json.dumps(name))
     own = stage_text("sizes", kinds["image_sizes"], {}, {"datasets": "curated"})
     return "\n".join([f"{header}{ingested}", curated, own])
