@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,10 @@ def test_an_artifact_of_only_an_older_run_is_deleted_and_made_again_on_demand(il
     illume("run", "words.yaml", *OTHER)
     assert sorted(given()) == sorted([("shout", old["loud"]), ("shout", old["pair"])])
     assert len(illume("verify", "--json").data["problems"]) == 0
-    collected = illume(*NOW, "--delete").data["collected"]
-    assert collected["items"] == 2
-    assert collected["bytes"] > 0
+    report = illume(*NOW, "--delete").data
+    assert Counter(item["reason"] for item in report["garbage"]) == {"retracted": 2, "use": 4}
+    assert report["collected"]["items"] == 6
+    assert report["collected"]["bytes"] > 0
     assert given() == []
     assert illume("verify", "--json").data == {"checked": 3, "problems": []}
     assert set(test_cli.actions(illume, *OTHER).values()) == {"reuse"}
