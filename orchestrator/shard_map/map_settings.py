@@ -40,7 +40,8 @@ class MapTools:
     ledger: ShardLedger
     tracker: Tracker
     stop_requested: Callable[[], bool]
-    record_use: Callable[[Sequence[str]], None]  # called with the fingerprints of all shards before they are looked for
     on_recorded: Callable[[StoredShard], None]  # called for each shard right after its record is durable
     rng: random.Random  # of the back-off only
     idle_workers: IdleWorkers  # processes shared by the attempt's maps, one after the other
+    # Called with the fingerprints of all shards before they are looked for; a map outside of attempts records nothing.
+    record_use: Callable[[Sequence[str]], None] = lambda _fingerprints: None
