@@ -31,7 +31,7 @@ from orchestrator.commands.shared.options import recipe_file
 from orchestrator.commands.shared.questions import NEAR_BITS, make_questions
 from orchestrator.commands.shared.targets import artifact_of_stage, find_artifact, find_run, is_identity_prefix
 from orchestrator.continuation import finished_run, interrupted_run
-from orchestrator.errors import RecipeError
+from orchestrator.errors import RecipeError, StoreError
 from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, run_status
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
@@ -252,7 +252,13 @@ class Workspace:
             self._opened.close()
             self._opened = None
         if self._opened is None:
-            self._opened = kernel.Workspace.open(**self._locations, cluster=self._cluster, create=create)
+            opened = kernel.Workspace.open(**self._locations, cluster=self._cluster, create=create)
+            try:
+                opened.check_store()
+            except StoreError:
+                opened.close()
+                raise
+            self._opened = opened
         return self._opened
 
 

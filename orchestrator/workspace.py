@@ -91,7 +91,7 @@ class Workspace:
 
         Raises:
             RecipeError: an address is not valid.
-            StoreError, DatabaseError: the store or the database cannot be used, or do not belong together.
+            StoreError, DatabaseError: the store or the database cannot be used.
         """
         root = (root or workspace_root()).absolute()
         database_url = database_url or str(root / "index.db")
@@ -120,12 +120,15 @@ class Workspace:
             _open=kept_open,
         )
         workspace._open.callback(workspace.runs.close)
-        try:
-            check_store(store, remembered_store(database))
-        except BaseException:
-            workspace.close()
-            raise
         return workspace
+
+    def check_store(self) -> None:
+        """Make sure that the store is the one that the database belongs to, and that all of it is there.
+
+        Raises:
+            UnreachableStoreError, ForeignStoreError: see `store_identity.check_store`.
+        """
+        check_store(self.store, remembered_store(self.database))
 
     def __enter__(self) -> "Workspace":
         return self
@@ -277,6 +280,7 @@ class Workspace:
 
     def _prepare_store(self, plan: Plan) -> None:
         """Probe the store, give it its identity, and remember that the database belongs to it."""
+        self.check_store()
         probe(self.store)
         identity = establish(self.store, [stage.spec.kind.name for stage in plan.stages])
         remember_store(self.database, identity.store_id)

@@ -60,7 +60,7 @@ def status_command(
 
     RUN is a run's id, a prefix of one, a recipe's name for its newest run, or `last`.
     """
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, needs_store=False) as workspace:
         if target is None and not follow:
             _print_runs(workspace, limit, as_json=as_json)
             return
@@ -100,7 +100,7 @@ def events_command(
     as_json: bool,
 ) -> None:
     """Print what happened in a run, or in one stage of it, one event per line."""
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, needs_store=False) as workspace:
         found = find_target(workspace.database, target)
         run_id = found.run.run_id
         pages, last = event_pages(workspace.runs, run_id), after
@@ -128,7 +128,7 @@ def events_command(
 @location_options
 def logs_command(target: str | None, lines: int, locations: Locations) -> None:
     """Print what the stages of a run, or one of them, logged, oldest attempt first."""
-    with open_workspace(locations) as workspace:
+    with open_workspace(locations, needs_store=False) as workspace:
         found = find_target(workspace.database, target)
         run_id, stage = found.run.run_id, found.stage_id
         logs = workspace.logs(run_id, stage)

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from clusters.connect import connect
 from clusters.profiles import profile_at
 from orchestrator.commands.shared.completion import complete_run, complete_target, matching
-from orchestrator.errors import RecipeError
+from orchestrator.errors import RecipeError, StoreError
 from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
 from orchestrator.plugins.recipes import installed_recipes
@@ -258,12 +258,18 @@ def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
 
 
 def open_workspace(
-    locations: Locations, profile: str | None = None, *, create: bool = False, changes: bool = False
+    locations: Locations,
+    profile: str | None = None,
+    *,
+    create: bool = False,
+    changes: bool = False,
+    needs_store: bool = True,
 ) -> Workspace:
     """Open the workspace that the commands use. A context manager.
 
     Only `run` and `index rebuild` create one; elsewhere an absent one looks empty, and nothing is left behind.
-    `changes`: the command changes or deletes what runs may use, so it needs to know all runs.
+    `changes`: the command changes or deletes what runs may use, so it needs to know all runs. Without `needs_store`,
+    for commands that show what the database knows, a store that is away or another one is a warning.
 
     Raises:
         RecipeError: an address or the profile of the cluster cannot be used; or `changes` without an index database.
@@ -271,6 +277,13 @@ def open_workspace(
     """
     cluster = connect(profile_at(profile)) if profile else None
     workspace = Workspace.open(locations.store, locations.database, locations.tracking, cluster=cluster, create=create)
+    try:
+        workspace.check_store()
+    except StoreError as error:
+        if needs_store:
+            workspace.close()
+            raise
+        click.echo(f"warning: {error}", err=True)
     if changes and not workspace.has_index:
         workspace.close()
         raise RecipeError(

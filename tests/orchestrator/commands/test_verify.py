@@ -73,6 +73,15 @@ def test_a_store_that_is_not_mounted_is_not_an_empty_one(illume: Illume, tmp_pat
     assert not (tmp_path / ".illume" / "store").exists()
 
 
+def test_what_the_database_knows_is_shown_without_the_store(illume: Illume, tmp_path: Path) -> None:
+    illume("run", "words.yaml")
+    (tmp_path / ".illume" / "store").rename(tmp_path / "away")
+    for command in ("status", "events --json", "logs last"):
+        shown = illume(*command.split())
+        assert (shown.code, "warning:" in shown.err, "mounted" in shown.err) == (0, True, True), command
+    assert not (tmp_path / ".illume" / "store").exists()
+
+
 def test_a_database_of_another_store_is_refused(illume: Illume, tmp_path: Path) -> None:
     illume("run", "words.yaml")
     illume("run", "words.yaml", "--store", str(tmp_path / "other"), "--database", str(tmp_path / "other.db"))
