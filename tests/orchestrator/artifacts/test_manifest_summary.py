@@ -15,5 +15,5 @@ def test_the_summary_has_sizes_and_metrics_under_their_persisted_names() -> None
     manifest = example_artifact().manifest
     fields = artifact_fields(manifest, "d" * 64)
     assert fields["bytes"] == sum(file.bytes for file in manifest.files)
-    assert fields["stats"] == manifest.metrics
+    assert fields["metrics"] == manifest.metrics
     assert (fields["fingerprint"], fields["manifest_sha256"]) == (manifest.fingerprint, "d" * 64)
