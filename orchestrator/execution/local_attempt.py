@@ -184,7 +184,7 @@ class LocalAttempt:
                 "seconds": round(time.time() - self._started_s, 3),
                 "resources": to_json(planned.spec.resources),
                 "execution": config_to_json(planned.spec.execution),
-                **({"stage": dict(context.facts)} if context.facts else {}),
+                **({"facts": dict(context.facts)} if context.facts else {}),
                 PROVENANCE_CODE: code,
                 **_declared(planned.spec.kind),
             },

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.cluster import ray_hooks
 from orchestrator.cluster.ray_hooks import HOOKS, Hook, missing_hooks, without_unused_helpers, worker_failures
-from orchestrator.failures import classes
+from orchestrator.failures.known_types import BY_DEFAULT, PRECISE
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("orchestrator", "stages", "data_pipelines", "models", "clusters")
@@ -67,7 +67,7 @@ def test_no_other_file_names_a_private_part_of_ray() -> None:
 
 def test_the_errors_of_ray_that_are_classified_by_name_exist() -> None:
     modules = [importlib.import_module(name) for name in ERRORS]
-    names = [name.removeprefix("ray:") for name in classes._BY_NAME if name.startswith("ray:")]
+    names = [name.removeprefix("ray:") for name in {**PRECISE, **BY_DEFAULT} if name.startswith("ray:")]
     assert len(names) > 10
     assert [name for name in names if not any(hasattr(module, name) for module in modules)] == []
 
