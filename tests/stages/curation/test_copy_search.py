@@ -1,5 +1,6 @@
 """A search by many workers finds the copies that a search in one process finds."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,5 +118,5 @@ def test_no_search_task_can_be_quarantined_and_each_has_an_identity_of_its_own(
     context = Context(tmp_path)
     searched(CONFIG, context, analyses, copy_search.MIN_RECORDS_FOR_MAP)
     assert all(shard.items == () for shard in context.shards)
-    identities = {tuple(sorted(shard.identity.items(), key=str)) for shard in context.shards}
+    identities = {json.dumps(shard.identity, sort_keys=True) for shard in context.shards}
     assert len(identities) == len(context.shards) == 8
