@@ -137,7 +137,7 @@ class _SinkWorker:
         self._database = database
         self._leases = leases
         self._failures = 0  # in a row
-        self._flushing = False  # deliver without lingering; set `_idle` when nothing is left or the sink fails
+        self._flushes = self._flushed = 0  # asked for; done by a round that began after each was asked for
         self._wake = threading.Event()
         self._idle = threading.Event()
         self._stopped = threading.Event()
@@ -150,9 +150,14 @@ class _SinkWorker:
     def flush(self) -> None:
         self._idle.clear()
         self._failures = 0
-        self._flushing = True
+        self._flushes += 1
         self._wake.set()
         self.start()
+
+    @property
+    def _flushing(self) -> bool:
+        """Deliver without lingering; set `_idle` when nothing is left or the sink fails."""
+        return self._flushed < self._flushes
 
     def wait_idle(self, timeout_s: float) -> None:
         self._idle.wait(max(0.0, timeout_s))
@@ -168,6 +173,7 @@ class _SinkWorker:
     def _loop(self) -> None:
         while not self._stopped.is_set():
             wait_s = POLL_S
+            asked = self._flushes
             try:
                 has_more = self._deliver_round()
                 self._failures = 0
@@ -178,9 +184,10 @@ class _SinkWorker:
                 log.warning("sink %s: %s; trying again in %.1f s", self.sink.name, _problem(error), wait_s)
             if has_more:
                 continue
-            if self._flushing and self._failures in (0, FLUSH_TRIES):
-                self._flushing = False
-                self._idle.set()
+            if self._flushed < asked and self._failures in (0, FLUSH_TRIES):
+                self._flushed = asked
+                if not self._flushing:
+                    self._idle.set()
             self._wake.wait(min(wait_s, 1.0) if self._flushing else wait_s)
             self._wake.clear()
 

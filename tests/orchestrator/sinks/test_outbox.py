@@ -180,6 +180,7 @@ def test_two_processes_do_not_deliver_one_run_at_the_same_time(database: Databas
     with Outbox(database, [sink]) as outbox:
         outbox.follow("r1")
         assert outbox.drain(2.0) == {"list": len(numbered(database))}
+        outbox.drain(0.0)  # ends in the middle of a round, whose end is no answer to the next one
         other.release(lease)
         assert outbox.drain(20.0) == {}
     assert sink.numbers == numbered(database)
