@@ -71,7 +71,7 @@ def _resolve(python: Path, wanted: list[str]) -> dict[str, Resolved]:
     command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", *wanted]
     report = json.loads(subprocess.check_output(command, cwd=ROOT, text=True))
     found = [_resolved(item) for item in report["install"] if "dir_info" not in item["download_info"]]
-    return {one.name: one for one in found if not NOT_LOCKED.match(one.name)}
+    return {package.name: package for package in found if not NOT_LOCKED.match(package.name)}
 
 
 def _resolved(item: dict) -> Resolved:
@@ -83,7 +83,7 @@ def _resolved(item: dict) -> Resolved:
 
 def _pins_file(folder: Path, resolved: dict[str, Resolved]) -> str:
     path = folder / "pins.txt"
-    path.write_text("".join(f"{one.name}=={one.version}\n" for one in resolved.values()))
+    path.write_text("".join(f"{package.name}=={package.version}\n" for package in resolved.values()))
     return str(path)
 
 
@@ -91,12 +91,12 @@ def _lines(everything: dict[str, dict[str, Resolved]], own: set[tuple[str, str]]
     """Lines of a requirements file. `own`: only these (Python, package), with hashes."""
     pythons_by_line: dict[str, list[str]] = defaultdict(list)
     for python, resolved in everything.items():
-        for one in resolved.values():
-            pin = f"{one.name}=={one.version}"
+        for package in resolved.values():
+            pin = f"{package.name}=={package.version}"
             if own is None:
                 pythons_by_line[pin].append(python)
-            elif (python, one.name) in own and one.sha256:
-                pythons_by_line[f"{pin} --hash=sha256:{one.sha256}"].append(python)
+            elif (python, package.name) in own and package.sha256:
+                pythons_by_line[f"{pin} --hash=sha256:{package.sha256}"].append(python)
     return [_with_marker(line, pythons, len(everything)) for line, pythons in sorted(pythons_by_line.items())]
 
 

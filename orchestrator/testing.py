@@ -248,7 +248,7 @@ def run_stage(kind: StageKind[C], config: C, context: StageContext) -> dict[str,
     """Call `kind.run`; returns its metrics.
 
     Raises:
-        ValueError: the configuration is of another class, or a metric is no number.
+        ValueError: the configuration is of another class, or a metric is not a number.
         StageCodeError: a metric is none of `kind.metric_names`, or `run` uses its context in a way that cannot work.
     """
     if not isinstance(config, kind.config):
@@ -286,7 +286,7 @@ def folder_artifact(
 def _artifacts(kind: StageKind[Any], slot: str, value: FilledSlot) -> tuple[Artifact, ...]:
     _check_slot(kind, slot, ValueError)
     found = (value,) if isinstance(value, Path | Artifact) else tuple(value)
-    return tuple(folder_artifact(one, kind.inputs[slot].kind) if isinstance(one, Path) else one for one in found)
+    return tuple(folder_artifact(item, kind.inputs[slot].kind) if isinstance(item, Path) else item for item in found)
 
 
 def _check_slot(kind: StageKind[Any], slot: str, error: type[Exception]) -> None:

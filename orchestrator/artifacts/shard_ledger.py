@@ -269,7 +269,7 @@ def _outcome_to_json(outcome: ShardOutcome) -> dict[str, JSON]:
 
 def _quarantined_to_json(entry: Quarantined) -> dict[str, JSON]:
     found: dict[str, JSON] = {"item": entry.item, "reason": entry.reason, "found_by": entry.found_by}
-    tries: list[JSON] = [dict(vars(one)) for one in entry.tries]
+    tries: list[JSON] = [dict(vars(attempt)) for attempt in entry.tries]
     return {**found, "tries": tries} if tries else found
 
 

@@ -98,7 +98,7 @@ def python_finding(found: str) -> Finding:
 def requirements() -> list[Requirement]:
     """What the installed package declares to need on this machine, without extras."""
     declared = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or ()]
-    return [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [need for need in declared if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
 def package_finding(requirement: Requirement) -> Finding:

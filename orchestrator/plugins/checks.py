@@ -54,7 +54,7 @@ def _problems(kind: StageKind[Any]) -> Iterator[str]:
 def _config_problems(config: object) -> Iterator[str]:
     if not isinstance(config, type) or not dataclasses.is_dataclass(config):
         yield "config: expected a class decorated with @dataclass(frozen=True, kw_only=True)"
-    elif not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    elif not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # no public name tells
         yield f"config: {config.__name__} can be changed; decorate it with @dataclass(frozen=True, kw_only=True)"
 
 

@@ -35,7 +35,7 @@ def test_pythons_are_those_of_the_metadata(version: str, is_ok: bool) -> None:
 
 def test_the_bounds_are_those_of_pyproject() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    assert {str(one) for one in requirements()} == {str(Requirement(line)) for line in project["dependencies"]}
+    assert {str(need) for need in requirements()} == {str(Requirement(line)) for line in project["dependencies"]}
 
 
 def test_only_a_problem_shows_its_advice() -> None:

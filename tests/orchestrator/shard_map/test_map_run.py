@@ -160,7 +160,7 @@ def test_a_process_that_broke_is_replaced_and_blames_no_item(
     tmp_path: Path, kind: str, workers: int, seed: int, first: str
 ) -> None:
     def work(process: Process, item: str) -> None:
-        if item == first and not any(one.broken for one in process.site.processes):
+        if item == first and not any(other.broken for other in process.site.processes):
             process.broken = True
         if process.broken:
             raise ERRORS[kind]()
@@ -168,7 +168,7 @@ def test_a_process_that_broke_is_replaced_and_blames_no_item(
     site = Site(root=tmp_path, work=work, seed=seed)
     done = site.run(shards(), workers=workers)
     assert site.quarantined == []
-    assert sum(one.stored.outcome.rows for one in done) == 48
+    assert sum(shard.stored.outcome.rows for shard in done) == 48
 
 
 @pytest.mark.parametrize("kind", ["value", "missing", "runtime"])
@@ -212,9 +212,11 @@ def test_poison_is_quarantined_with_its_evidence(tmp_path: Path, workers: int, b
     assert {str(entry.item) for entry in site.quarantined} == bad
     for entry in site.quarantined:
         assert entry.found_by == "search"
-        assert [one.error.partition(" (")[0] for one in entry.tries] == [f"ValueError: cannot decode {entry.item}"] * 2
-        assert {one.attempt for one in entry.tries} == {"run-tokenize-1-1"}
-        assert not bad & {str(one.witness) for one in entry.tries}
+        assert [attempt.error.partition(" (")[0] for attempt in entry.tries] == [
+            f"ValueError: cannot decode {entry.item}"
+        ] * 2
+        assert {attempt.attempt for attempt in entry.tries} == {"run-tokenize-1-1"}
+        assert not bad & {str(attempt.witness) for attempt in entry.tries}
 
 
 def test_the_two_failures_are_in_two_processes_with_a_witness_between_them(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_an_item_that_kills_its_process_is_quarantined_and_one_whose_node_died_i
     done = taken.run(shards())
     assert node_deaths == 2
     assert taken.quarantined == []
-    assert sum(one.stored.outcome.rows for one in done) == 48
+    assert sum(shard.stored.outcome.rows for shard in done) == 48
 
 
 def test_an_item_that_fails_now_and_then_is_not_poison(tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_an_item_that_fails_now_and_then_is_not_poison(tmp_path: Path) -> None:
             raise ValueError("once")
 
     site = Site(root=tmp_path, work=work)
-    assert sum(one.stored.outcome.rows for one in site.run(shards())) == 48
+    assert sum(shard.stored.outcome.rows for shard in site.run(shards())) == 48
     assert site.quarantined == []
 
 
@@ -323,7 +325,7 @@ def test_records_without_evidence_are_reported_in_one_line_and_kept(
             path.chmod(0o644)
             path.write_text(json.dumps(record))
     done = site.run(shards())
-    assert all(one.reused for one in done)
+    assert all(shard.reused for shard in done)
     lines = [record.getMessage() for record in caplog.records if "without evidence" in record.getMessage()]
     assert len(lines) == 1
     assert ".json" in lines[0]
