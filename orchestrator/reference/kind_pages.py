@@ -40,6 +40,8 @@ def find_keys(name: str, kinds: Kinds) -> tuple[str, list[ConfigKey]]:
     keys = list(config_keys(known[kind_name]))
     if not path:
         return kind_name, keys
+    if f"{path}." == EXECUTION and kind_name in kinds:
+        return kind_name, list(config_keys(kinds[kind_name].execution))
     if path.startswith(EXECUTION) and kind_name in kinds:
         keys, path = list(config_keys(kinds[kind_name].execution)), path.removeprefix(EXECUTION)
     path = path.removeprefix("config.")

@@ -55,3 +55,8 @@ def test_a_wrong_name_is_answered_with_the_nearest(name: str, message: str) -> N
     with pytest.raises(RecipeError) as caught:
         find_keys(name, STAGE_KINDS)
     assert message in str(caught.value)
+
+
+def test_the_section_of_execution_is_named_like_a_key() -> None:
+    kind, keys = find_keys("train_mllm.execution", STAGE_KINDS)
+    assert (kind, {key.path for key in keys} >= {"strategy", "keep_checkpoints"}) == ("train_mllm", True)
