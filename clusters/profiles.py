@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
+from orchestrator.documents.typed_json import ValuePath, decode, path_text
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text
-from orchestrator.typed_json import ValuePath, decode, path_text
 
 MIN_OBJECT_STORE_MIB = 75  # with less, Ray does not start
 

@@ -118,7 +118,7 @@ class LateGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in {*COMMANDS, *HIDDEN_COMMANDS}:
-            from orchestrator.suggestions import expectation
+            from orchestrator.documents.suggestions import expectation
 
             ctx.fail(f"no such command {args[0]!r}; {expectation(args[0], COMMANDS.keys())}")
         return super().resolve_command(ctx, args)
@@ -126,7 +126,7 @@ class LateGroup(click.Group):
 
 def _print_version(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
     if is_asked:
-        from orchestrator.version import version_text
+        from orchestrator.installation.version import version_text
 
         click.echo(f"illume {version_text()}")
         context.exit()

@@ -16,6 +16,7 @@ from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, FileEntry
 from orchestrator.artifacts.attempt_guard import AttemptGuard, is_known
 from orchestrator.attempt_id import AttemptId
+from orchestrator.documents.typed_json import JSONObject, parse_record
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
@@ -26,7 +27,6 @@ from orchestrator.store.manifests import check_paths, files_to_json
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import differences, readable_folder
-from orchestrator.typed_json import JSONObject, parse_record
 
 log = logging.getLogger(__name__)
 

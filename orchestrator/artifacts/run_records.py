@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import canonical_json
 from orchestrator.store.layout import PLANS, RUNS
 from orchestrator.store.store import Store, read_record, record_bytes
-from orchestrator.typed_json import parse_object
 
 log = logging.getLogger(__name__)
 

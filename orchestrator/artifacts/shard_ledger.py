@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, FileEntry
+from orchestrator.documents.typed_json import JSONObject, Number, record_from_json
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.shards import FailedTry, Quarantined, ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
@@ -32,7 +33,6 @@ from orchestrator.store.manifests import check_paths, files_to_json, number_to_j
 from orchestrator.store.store import Store
 from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
-from orchestrator.typed_json import JSONObject, Number, record_from_json
 
 log = logging.getLogger(__name__)
 

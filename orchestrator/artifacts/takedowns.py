@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orchestrator.artifact import JSON, ArtifactKey, Manifest
+from orchestrator.documents.typed_json import record_from_json
 from orchestrator.errors import RecipeError, TakenDownError
 from orchestrator.identity import to_json
 from orchestrator.store.store import Store, read_record, record_bytes
-from orchestrator.typed_json import record_from_json
 
 TAKEDOWNS = "takedowns"
 TAKEDOWN_FORMAT = 2

@@ -15,10 +15,10 @@ from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.constraints import Sha256
+from orchestrator.documents.typed_json import parse_record
 from orchestrator.store.commits import read_outcome
 from orchestrator.store.layout import USES, artifact_site
 from orchestrator.store.store import Store, record_bytes
-from orchestrator.typed_json import parse_record
 
 USE_FORMAT = 1
 SHARDS_PER_RECORD = 5000  # about 340 kB

@@ -24,12 +24,12 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.errors import OrchestratorError
 from orchestrator.execution.life_in_status import is_abandoned
-from orchestrator.extras import EXTRAS, install_command, is_installed
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
+from orchestrator.installation.extras import EXTRAS, install_command, is_installed
+from orchestrator.installation.version import PACKAGE
 from orchestrator.sinks.outbox import deliveries
 from orchestrator.store.store import probe
-from orchestrator.version import PACKAGE
 from orchestrator.workspace import Workspace, workspace_root
 
 MIN_FREE_DISK_BYTES = 10 * 2**30  # a store and Ray's files for the quick start, with room to spare

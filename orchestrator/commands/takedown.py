@@ -26,6 +26,7 @@ from orchestrator.commands.shared.options import (
     stage_kinds,
 )
 from orchestrator.commands.shared.questions import question_options
+from orchestrator.documents.typed_json import JSONObject, parse_record
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan
@@ -33,7 +34,6 @@ from orchestrator.reports.attestation import sign
 from orchestrator.retention.garbage import delete_garbage
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.stage import StageSpec
-from orchestrator.typed_json import JSONObject, parse_record
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions

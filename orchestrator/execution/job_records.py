@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.run_epochs import EPOCH_DIGITS, RunEpochs
 from orchestrator.attempt_id import AttemptId
+from orchestrator.documents.typed_json import JSONObject, parse_record
 from orchestrator.errors import OrchestratorError
 from orchestrator.failures.classes import FailureReport
 from orchestrator.store.layout import RUNS
 from orchestrator.store.store import Store, put_same, record_bytes
-from orchestrator.typed_json import JSONObject, parse_record
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import FencedError, StageCodeError, StoreError
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
@@ -26,7 +27,6 @@ from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import E, Execution, Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.objects import is_key
-from orchestrator.suggestions import expectation
 
 log = logging.getLogger(__name__)
 

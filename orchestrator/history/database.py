@@ -20,9 +20,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
-from orchestrator.extras import require_extra
 from orchestrator.history.events import mask_text
 from orchestrator.history.schema import SCHEMA_VERSION, known_stores, metadata, schema_version
+from orchestrator.installation.extras import require_extra
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from orchestrator.artifact import JSON
-from orchestrator.typed_json import JSONObject, record_from_json
+from orchestrator.documents.typed_json import JSONObject, record_from_json
 
 EVENT_FORMAT = 1
 MASK = "***"

@@ -10,8 +10,8 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.typed_json import parse_record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.renames import REMOVED, SECTIONS, renamed_keys, with_new_names
 from orchestrator.identity import canonical_json, complete_json, default_json, semantic_fields
-from orchestrator.renames import REMOVED, SECTIONS, renamed_keys, with_new_names
 from orchestrator.stage import StageKind
 
 VERSION, DEFAULTS, RENAMED = "version", "defaults", "renamed"  # keys of a recorded kind

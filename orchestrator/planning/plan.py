@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown
+from orchestrator.documents.suggestions import check_names
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.identity import fingerprint_of
 from orchestrator.planning.code_digest import CodeDigest
@@ -30,7 +31,6 @@ from orchestrator.planning.reasons import (
 )
 from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, TaintIndex, identify
 from orchestrator.stage import Recipe, StageSpec
-from orchestrator.suggestions import check_names
 
 Action = typing.Literal["run", "reuse", "skip"]
 

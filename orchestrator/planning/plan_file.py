@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from orchestrator.artifact import JSON, Fingerprint
+from orchestrator.documents.renames import with_new_names
+from orchestrator.documents.suggestions import check_names
+from orchestrator.documents.typed_json import JSONObject, Problem, ValuePath, decode, path_text, record_from_json
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
 from orchestrator.planning.code_digest import code_of
@@ -16,10 +19,7 @@ from orchestrator.planning.plan import Action, Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
 from orchestrator.plugins.table import PluginRecord, kinds_of_plan, plugins_to_json
 from orchestrator.recipe.loading import Kinds
-from orchestrator.renames import with_new_names
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
-from orchestrator.suggestions import check_names
-from orchestrator.typed_json import JSONObject, Problem, ValuePath, decode, path_text, record_from_json
 
 T = TypeVar("T")
 PLAN_FORMAT = 1

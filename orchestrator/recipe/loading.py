@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.renames import new_metric_name
+from orchestrator.documents.suggestions import expectation
+from orchestrator.documents.typed_json import Problem, ValuePath, decode, found_text, path_text
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.overrides import apply_overrides
 from orchestrator.recipe.yaml_subset import Document, parse_yaml, read_text
-from orchestrator.renames import new_metric_name
 from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
-from orchestrator.suggestions import expectation
-from orchestrator.typed_json import Problem, ValuePath, decode, found_text, path_text
 
 Kinds = Mapping[str, StageKind[Any]]
 RECIPE_FORMAT = 1  # a recipe without the key 'format' is of this format

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.suggestions import expectation
+from orchestrator.documents.typed_json import Problem, ValuePath, classes_at, found_text, path_text
 from orchestrator.identity import config_to_json
 from orchestrator.recipe.yaml_subset import parse_yaml
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageKind
-from orchestrator.suggestions import expectation
-from orchestrator.typed_json import Problem, ValuePath, classes_at, found_text, path_text
 
 _KEY = re.compile(r"([^.\[\]=]+)((?:\[[0-9]+\])*)")
 _FORM = "expected stages.NAME.config.KEY=VALUE"

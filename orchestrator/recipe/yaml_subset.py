@@ -17,8 +17,8 @@ import yaml
 from yaml import events
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.typed_json import Problem, ValuePath
 from orchestrator.errors import RecipeError
-from orchestrator.typed_json import Problem, ValuePath
 
 MAX_BYTES = 512 * 1024
 MAX_DEPTH = 32

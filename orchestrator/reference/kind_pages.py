@@ -8,10 +8,10 @@ from textwrap import indent
 from typing import Any
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
 from orchestrator.reference.config_keys import ConfigKey, config_keys, walk
 from orchestrator.stage import Gate, Resources, RetryPolicy, Slot, StageKind
-from orchestrator.suggestions import expectation
 
 Kinds = Mapping[str, StageKind[Any]]
 SECTIONS: Mapping[str, type] = {"resources": Resources, "retry": RetryPolicy, "gates": Gate}  # of every stage

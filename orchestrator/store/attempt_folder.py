@@ -15,12 +15,12 @@ from pathlib import Path
 
 from orchestrator.artifact import ArtifactKey, FileEntry
 from orchestrator.constraints import Key, Sha256, Size
+from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import StoreError
 from orchestrator.store.layout import Site
 from orchestrator.store.local_store import explain_os_error, is_regular, link_or_copy, make_folders, seal, sync_folder
 from orchestrator.store.objects import Digest, check_key
 from orchestrator.store.store import Store
-from orchestrator.typed_json import parse_record
 
 PARALLEL_FILES = 4  # hashed or uploaded at a time
 STAGING = "staging"

@@ -17,11 +17,11 @@ from typing import Annotated, Literal
 from orchestrator import failpoints
 from orchestrator.artifact import JSON
 from orchestrator.constraints import PART_PATTERN, Constraint, Size
+from orchestrator.documents.typed_json import JSONObject, parse_object, parse_record, record_from_json
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.store.fences import FENCE, Fences
 from orchestrator.store.layout import Site, owner_of
 from orchestrator.store.store import Store, record_bytes
-from orchestrator.typed_json import JSONObject, parse_object, parse_record, record_from_json
 
 log = logging.getLogger(__name__)
 

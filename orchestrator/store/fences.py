@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.typed_json import parse_record
 from orchestrator.store.store import Store, record_bytes
-from orchestrator.typed_json import parse_record
 
 FENCE_FORMAT = 1
 FENCE = "FENCE"  # name in the folder of the attempt

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from orchestrator.artifact import JSON, FileEntry, Fingerprint, Manifest
 from orchestrator.constraints import SHA256_PATTERN, Constraint
+from orchestrator.documents.typed_json import JSONObject, Number, parse_record
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.store import record_bytes
-from orchestrator.typed_json import JSONObject, Number, parse_record
 
 Texts = Annotated[tuple[str, ...], Constraint(expected="a list of texts")]
 

@@ -12,12 +12,12 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import RecipeError, StoreError, UnfitStoreError
 from orchestrator.identity import canonical_json
 from orchestrator.store.local_store import LocalStore
 from orchestrator.store.object_store import REMOTE_SCHEMES, ObjectStore
 from orchestrator.store.objects import Digest, StoredObject
-from orchestrator.typed_json import parse_object
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import ForeignStoreError, UnreachableStoreError
 from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS, USES
 from orchestrator.store.store import Store, record_bytes
-from orchestrator.typed_json import parse_record
 
 IDENTITY_FORMAT = 1
 TOP_FOLDERS = (ARTIFACTS, SHARDS, PLANS, RUNS, USES)

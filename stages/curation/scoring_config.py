@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.scoring.bounds import MEASURED_SCORES, check_score_name
 from orchestrator.artifact import JSON, Artifact
+from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard
 from orchestrator.stage import Execution, Location
-from orchestrator.suggestions import expectation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from stages.training.checkpoint_files import PROGRESS_FILE
 from stages.training.config import LoopConfig
 from stages.training.program import ProgramClass, Task
 from stages.training.spreads import SPREADS, spreads_of, spreads_to_json
-from stages.training.worker import WorkerSettings, worker_settings
-from stages.training.worker_reports import Report
+from stages.training.workers.reports import Report
+from stages.training.workers.worker import WorkerSettings, worker_settings
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +79,10 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
 
 def _start_group(settings: WorkerSettings, context: StageContext) -> WorkerGroup:
     if context.plain_training_workers:
-        from stages.training.process_group import ProcessGroup
+        from stages.training.workers.process_group import ProcessGroup
 
         return ProcessGroup(settings, context)
-    from stages.training.ray_train_group import RayTrainGroup  # late: needs Ray
+    from stages.training.workers.ray_train_group import RayTrainGroup  # late: needs Ray
 
     return RayTrainGroup(settings, context)
 

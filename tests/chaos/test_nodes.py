@@ -72,7 +72,7 @@ def node_arguments() -> dict[str, Any]:
 PROBE = """
 import sys
 import ray
-from stages.training.nodes import responding_nodes
+from stages.training.workers.nodes import responding_nodes
 ray.init(address=sys.argv[1], log_to_driver=False)
 for _ in range(2):
     print("responding:", *responding_nodes(), flush=True)

@@ -49,7 +49,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
 
 def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(driver.pid).children()
-    return [child for child in children if "stages.training.process_worker" in " ".join(child.cmdline())]
+    return [child for child in children if "stages.training.workers.process_worker" in " ".join(child.cmdline())]
 
 
 def check_end(root: Path, quiet: Quiet) -> None:

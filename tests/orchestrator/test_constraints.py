@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.constraints import Key, Sha256, Size
+from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import canonical_json
 from orchestrator.store.objects import check_key
-from orchestrator.typed_json import parse_record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from clusters.connect import connect
 from clusters.profiles import profile_at
 from orchestrator.commands.shared.completion import complete_run, complete_target, matching
+from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError, StoreError
 from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
@@ -21,7 +22,6 @@ from orchestrator.plugins.table import all_kinds, kinds_of_targets, with_kinds
 from orchestrator.recipe.loading import Kinds, load_recipe
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text
 from orchestrator.stage import Recipe
-from orchestrator.suggestions import expectation
 from orchestrator.workspace import Workspace
 
 Command = Callable[..., Any]

@@ -11,11 +11,11 @@ import click
 
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus, list_runs, newest_run, run_status
 from orchestrator.store.layout import ARTIFACTS, stored_keys
-from orchestrator.suggestions import expectation
 
 NUM_SEARCHED_RUNS = 10_000
 NUM_NAMED_RUNS = 5  # in a message

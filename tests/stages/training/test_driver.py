@@ -9,8 +9,8 @@ from orchestrator.errors import CancelledError, HangError, NodeLostError, Numeri
 from orchestrator.stage import RetryPolicy
 from stages.training.config import LoopConfig
 from stages.training.driver import run_group, train
-from stages.training.worker import Steps
-from stages.training.worker_reports import Report
+from stages.training.workers.reports import Report
+from stages.training.workers.worker import Steps
 from tests.stages.training.stage_context import TrainingContext
 from tests.stages.training.toy import ToyProgram, ToyTask
 

@@ -12,8 +12,8 @@ from orchestrator.plugins.loading import load_file
 from orchestrator.stage import Resources
 from stages.training.config import LoopConfig
 from stages.training.driver import train
-from stages.training.process_group import ProcessGroup
-from stages.training.worker import worker_settings
+from stages.training.workers.process_group import ProcessGroup
+from stages.training.workers.worker import worker_settings
 from tests.stages.training.stage_context import TrainingContext
 from tests.stages.training.toy import ToyProgram, ToyTask
 

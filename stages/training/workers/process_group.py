@@ -18,8 +18,8 @@ from typing import Any
 from orchestrator.errors import NodeLostError, PrecheckError
 from orchestrator.plugins.loading import file_of_module
 from orchestrator.stage import StageContext
-from stages.training.worker import WorkerSettings, kill_with_stacks
-from stages.training.worker_reports import Report, WorkerReports
+from stages.training.workers.reports import Report, WorkerReports
+from stages.training.workers.worker import WorkerSettings, kill_with_stacks
 
 NODE = "this machine"
 MAX_LAST_WORDS = 2000  # characters of the log of a worker that died
@@ -133,7 +133,7 @@ def _start(pipe: int, log: Path, plugin: Path | None) -> subprocess.Popen[bytes]
         sys.executable,
         "-P",
         "-m",
-        "stages.training.process_worker",
+        "stages.training.workers.process_worker",
         str(pipe),
         *([str(plugin)] if plugin else []),
     ]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from orchestrator.documents.suggestions import MAX_LISTED, check_names, expectation
 from orchestrator.errors import RecipeError
-from orchestrator.suggestions import MAX_LISTED, check_names, expectation
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import extras
 from orchestrator.errors import EXIT_UNUSABLE, MissingExtraError
-from orchestrator.extras import EXTRAS, Extra, install_command, is_installed, require_extra
 from orchestrator.history.database import Database
+from orchestrator.installation import extras
+from orchestrator.installation.extras import EXTRAS, Extra, install_command, is_installed, require_extra
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_table_is_that_of_pyproject() -> None:

@@ -9,9 +9,9 @@ import click.testing
 import pytest
 
 from orchestrator.cli import cli
-from orchestrator.version import commit, version, version_text
+from orchestrator.installation.version import commit, version, version_text
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_version_is_that_of_pyproject_and_of_the_citation() -> None:

@@ -17,9 +17,9 @@ import ray.train.torch
 from orchestrator.cluster import ray_hooks
 from orchestrator.errors import NodeLostError, OrchestratorError
 from orchestrator.stage import StageContext
-from stages.training.nodes import on_node, responding_nodes
-from stages.training.worker import Steps, WorkerSettings, kill_with_stacks, run_in_process
-from stages.training.worker_reports import Report, WorkerReports
+from stages.training.workers.nodes import on_node, responding_nodes
+from stages.training.workers.reports import Report, WorkerReports
+from stages.training.workers.worker import Steps, WorkerSettings, kill_with_stacks, run_in_process
 
 logger = logging.getLogger(__name__)
 

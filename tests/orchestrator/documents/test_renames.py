@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from orchestrator.artifact import JSON
-from orchestrator.renames import new_metric_name, renamed_keys, renamed_values, with_new_names
+from orchestrator.documents.renames import new_metric_name, renamed_keys, renamed_values, with_new_names
 
 
 @dataclass(frozen=True, kw_only=True)

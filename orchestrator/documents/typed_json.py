@@ -17,10 +17,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema, from_json
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.renames import new_key_text, renamed_keys
+from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import CorruptArtifactError, NewerFormatError
-from orchestrator.renames import new_key_text, renamed_keys
 from orchestrator.stage import Location
-from orchestrator.suggestions import expectation
 
 T = typing.TypeVar("T")
 UnknownKeys = typing.Literal["ignore", "forbid"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from stages.training import worker
-from stages.training.worker import BatchingReporter, Steps, kill_with_stacks, stack_file
+from stages.training.workers import worker
+from stages.training.workers.worker import BatchingReporter, Steps, kill_with_stacks, stack_file
 
 
 class Link:
@@ -57,7 +57,7 @@ def test_only_rank_0_reports_steps_but_every_rank_learns_of_a_stop(monkeypatch: 
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from stages.training.worker import dump_stacks_on_signal
+from stages.training.workers.worker import dump_stacks_on_signal
 dump_stacks_on_signal(Path(sys.argv[1]))
 def waits_for_ever():
     print("ready", flush=True)

@@ -5,7 +5,7 @@ import ray.exceptions
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from orchestrator.errors import NodeLostError
-from stages.training.ray_train_group import explain
+from stages.training.workers.ray_train_group import explain
 
 NODES = {0: "a" * 40, 1: "b" * 40}
 BOTH = set(NODES.values())

@@ -1,6 +1,6 @@
 """What passes between training workers and their driver."""
 
-from stages.training.worker_reports import WorkerReports
+from stages.training.workers.reports import WorkerReports
 
 
 def test_each_step_is_reported_once_and_processes_stay_known() -> None:

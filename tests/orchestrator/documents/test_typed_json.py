@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.documents.typed_json import (
+    JSONObject,
+    Number,
+    Problem,
+    decode,
+    parse_object,
+    parse_record,
+    record_from_json,
+)
 from orchestrator.errors import EXIT_UNUSABLE, CorruptArtifactError, NewerFormatError
-from orchestrator.typed_json import JSONObject, Number, Problem, decode, parse_object, parse_record, record_from_json
 
 
 @dataclass(frozen=True, kw_only=True)

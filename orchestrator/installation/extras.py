@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import MissingExtraError
-from orchestrator.version import PACKAGE
+from orchestrator.installation.version import PACKAGE
 
 
 @dataclass(frozen=True, kw_only=True)

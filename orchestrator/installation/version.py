@@ -12,7 +12,7 @@ def version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-def commit(package: Path = Path(__file__).parent) -> str:
+def commit(package: Path = Path(__file__).parents[1]) -> str:
     """The abbreviated commit, with `-dirty` for a changed checkout; "" where nobody knows.
 
     A wheel carries it in `orchestrator/COMMIT` (`setup.py`); in a checkout git is asked.

@@ -1,4 +1,4 @@
-"""A training worker as a plain process: `python -m stages.training.process_worker PIPE [PLUGIN]`.
+"""A training worker as a plain process: `python -m stages.training.workers.process_worker PIPE [PLUGIN]`.
 
 Started by `process_group.py`. PLUGIN is the file with the program, if that is no installed package.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.plugins.loading import load_file
-from stages.training.worker import Steps, WorkerSettings, run_in_process
+from stages.training.workers.worker import Steps, WorkerSettings, run_in_process
 
 EXIT_ORPHANED = 3
 

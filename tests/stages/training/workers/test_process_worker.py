@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 
 from stages.training.config import LoopConfig
-from stages.training.process_worker import EXIT_ORPHANED
-from stages.training.worker import worker_settings
+from stages.training.workers.process_worker import EXIT_ORPHANED
+from stages.training.workers.worker import worker_settings
 from tests.stages.training.stage_context import TrainingContext
 from tests.stages.training.toy import ToyProgram, ToyTask
 
@@ -21,7 +21,7 @@ def test_a_worker_whose_driver_is_gone_ends_in_the_middle_of_a_step(tmp_path: Pa
         ToyProgram, task, LoopConfig(steps=4, micro_batches_per_step=2, seed=1), TrainingContext(tmp_path)
     )
     here, there = Pipe()
-    command = [sys.executable, "-m", "stages.training.process_worker", str(there.fileno())]
+    command = [sys.executable, "-m", "stages.training.workers.process_worker", str(there.fileno())]
     with subprocess.Popen(
         command, pass_fds=(there.fileno(),), env={"PYTHONPATH": ":".join(filter(None, sys.path))}
     ) as worker:

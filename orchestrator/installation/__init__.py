@@ -1,0 +1,1 @@
+"""What is installed: our version and commit, and the optional packages."""
