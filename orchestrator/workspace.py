@@ -26,7 +26,6 @@ from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.execution.cancelling import Cancellation, cancel_run
 from orchestrator.execution.executor import Executor
-from orchestrator.execution.liveness import Liveness
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
@@ -36,6 +35,7 @@ from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
 from orchestrator.plugins.table import plugins_to_json

@@ -69,13 +69,21 @@ class StoredCheckpoints:
     cache: Path
     key: ArtifactKey  # of the artifact that the stage makes
     attempt: AttemptId  # the attempt that commits through this object
+    payload: Mapping[str, JSON] | None = None  # the identity: see `AttemptGuard`
+    known_takedowns: tuple[str, ...] = ()
     verified: set[str] = field(default_factory=set, compare=False, repr=False)  # by this process: manifest digests
     ready: set[str] = field(default_factory=set, compare=False, repr=False)  # names of attempts that fenced the others
     open_patience_s: float = OPEN_PATIENCE_S
 
     @property
     def guard(self) -> AttemptGuard:
-        return AttemptGuard(store=self.store, key=self.key, attempt=self.attempt)
+        return AttemptGuard(
+            store=self.store,
+            key=self.key,
+            attempt=self.attempt,
+            payload=self.payload,
+            known_takedowns=self.known_takedowns,
+        )
 
     def take_over(self) -> None:
         """Abort every other attempt that may still write checkpoints here; to be called once, before `latest`.
@@ -125,6 +133,7 @@ class StoredCheckpoints:
 
         Raises:
             FencedError: the attempt was aborted.
+            TakenDownError: a takedown took effect that the attempt does not know and that concerns it.
             StoreError: the store failed; older checkpoints are safe.
         """
         self._fence_aborted()

@@ -23,11 +23,11 @@ from orchestrator.commands.shared.options import (
     open_workspace,
 )
 from orchestrator.errors import OrchestratorError
-from orchestrator.execution.life_in_status import is_abandoned
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import list_runs
 from orchestrator.installation.extras import EXTRAS, install_command, is_installed
 from orchestrator.installation.version import PACKAGE
+from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.sinks.outbox import deliveries
 from orchestrator.store.store import probe
 from orchestrator.workspace import Workspace, workspace_root

@@ -59,14 +59,14 @@ def gc_command(
         if unneeded_days is not None:
             unneeded = unneeded_artifacts(
                 workspace.artifacts,
-                workspace.database,
+                workspace.liveness,
                 now_s=now_s,
                 older_than_s=unneeded_days * DAY_S,
                 is_registered=_is_registered,
             )
             if delete:
                 reason = f"no run needs it, {unneeded_days:g} days old"
-                unneeded = retract_unneeded(workspace.artifacts, workspace.database, unneeded, reason=reason)
+                unneeded = retract_unneeded(workspace.artifacts, workspace.liveness, unneeded, reason=reason)
         taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
         garbage = find_garbage(workspace.store, now_s=now_s, is_live=workspace.is_live, older_than_s=older_than_s)
         keys = {item.key for item in taken_down}
@@ -74,7 +74,7 @@ def gc_command(
         collected = _delete(workspace, taken_down, garbage) if delete else None
         garbage = [*taken_down, *garbage]
         if unneeded_days is not None:  # after the deletion, which ends attempts that nobody continues
-            leftovers = Leftovers(artifacts=workspace.artifacts, database=workspace.database, is_live=workspace.is_live)
+            leftovers = Leftovers(artifacts=workspace.artifacts, liveness=workspace.liveness, is_live=workspace.is_live)
             found = leftovers.find(now_s=now_s, older_than_s=unneeded_days * DAY_S)
             garbage += found
             if collected is not None:

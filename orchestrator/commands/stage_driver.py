@@ -27,11 +27,11 @@ from orchestrator.errors import (
     RecipeError,
     StoreError,
 )
-from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures.classes import report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE
+from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_from_json
 from orchestrator.store.store import Store, open_store

@@ -28,10 +28,10 @@ from orchestrator.commands.shared.options import (
     target_argument,
 )
 from orchestrator.commands.shared.targets import TargetCommand, find_target
-from orchestrator.execution.life_in_status import is_abandoned, with_life
 from orchestrator.history.events import Event, RunState, event_to_line, iso_time
 from orchestrator.history.run_status import RunStatus, list_runs, run_status
 from orchestrator.history.run_store import RunStore
+from orchestrator.liveness.life_in_status import is_abandoned, with_life
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 

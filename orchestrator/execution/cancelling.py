@@ -13,12 +13,12 @@ from typing import Literal
 from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError
-from orchestrator.execution.job_records import JobRecords, job_id_of
-from orchestrator.execution.liveness import DriverState, JobState, RunLife
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.leases import Lease, LeaseKeeper
+from orchestrator.liveness.job_records import JobRecords, job_id_of
+from orchestrator.liveness.liveness import DriverState, JobState, RunLife
 
 log = logging.getLogger(__name__)
 

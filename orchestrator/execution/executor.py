@@ -19,7 +19,6 @@ from orchestrator.errors import (
     PrecheckError,
 )
 from orchestrator.execution.gates import broken_gates
-from orchestrator.execution.liveness import Liveness
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.run_loop import RunLoop
 from orchestrator.execution.stage_run import RunTools
@@ -27,6 +26,7 @@ from orchestrator.execution.takeover import Takeover
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.planning.plan_file import plan_digest
 

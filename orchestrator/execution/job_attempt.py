@@ -28,11 +28,11 @@ from orchestrator.errors import (
     PrecheckError,
     StoreError,
 )
-from orchestrator.execution.job_records import JobOutcome, JobRecords, job_id_of, jobs_folder
-from orchestrator.execution.liveness import JobState, job_state
 from orchestrator.execution.local_attempt import AttemptRequest
 from orchestrator.failures.classes import classified
 from orchestrator.history.run_store import RunStore
+from orchestrator.liveness.job_records import JobOutcome, JobRecords, job_id_of, jobs_folder
+from orchestrator.liveness.liveness import JobState, job_state
 from orchestrator.stage import Tracker
 
 log = logging.getLogger(__name__)

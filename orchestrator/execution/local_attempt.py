@@ -80,6 +80,7 @@ class LocalAttempt:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._step_before = newest_checkpoint_step(store, planned.key)
         inputs = self._open_inputs()
+        takedowns = read_takedowns(store)
         on_started()
         context = self._context = AttemptContext(
             planned=planned,
@@ -89,11 +90,18 @@ class LocalAttempt:
             log_stem=self.log_stem,
             artifacts_by_slot=inputs,
             tracker=CheckedTracker(tracker=self.tracker, stage_id=planned.id),
-            checkpoints=StoredCheckpoints(store=store, cache=self.artifacts.cache, key=planned.key, attempt=attempt),
+            checkpoints=StoredCheckpoints(
+                store=store,
+                cache=self.artifacts.cache,
+                key=planned.key,
+                attempt=attempt,
+                payload=planned.payload,
+                known_takedowns=tuple(takedown.id for takedown in takedowns),
+            ),
             cluster=self.cluster,
             ledger=self.ledger,
             is_stop_requested=self.is_stop_requested,
-            takedowns=read_takedowns(store),
+            takedowns=takedowns,
             memory_halvings=request.memory_halvings,
         )
         if planned.spec.kind.plugin is not None and is_file_target(planned.spec.kind.plugin.target):

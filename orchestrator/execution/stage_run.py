@@ -30,7 +30,6 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
-from orchestrator.execution.liveness import DriverState, Liveness
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureReport, classify, report_of
@@ -42,6 +41,7 @@ from orchestrator.history.lease_owners import describe
 from orchestrator.history.leases import LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
+from orchestrator.liveness.liveness import DriverState, Liveness
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.reasons import QuarantineRetried
 

@@ -12,14 +12,14 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError
-from orchestrator.execution.job_records import JobRecords, job_id_of
-from orchestrator.execution.liveness import JobState, Liveness
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.events import AttemptState
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_store import RunStore
+from orchestrator.liveness.job_records import JobRecords, job_id_of
+from orchestrator.liveness.liveness import JobState, Liveness
 
 log = logging.getLogger(__name__)
 

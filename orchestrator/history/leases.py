@@ -143,6 +143,12 @@ class Leases:
         row = self._database.read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else LastHolder(lease=_lease(row, LEASE_S), is_expired=bool(row.is_expired))
 
+    def unreleased(self, prefix: str) -> set[str]:
+        """The resources with this prefix whose newest lease was not released, also those whose lease has expired."""
+        query = select(leases.c.resource).where(leases.c.resource.startswith(prefix, autoescape=True))
+        query = query.where(leases.c.owner != "")
+        return self._database.read(lambda connection: set(connection.execute(query).scalars()))
+
 
 def raise_lease_epoch(connection: Connection, resource: str, epoch: int) -> None:
     """Raise the epoch of a lease to at least `epoch`. A holder with a lower one loses it."""

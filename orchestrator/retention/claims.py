@@ -6,6 +6,8 @@ and by an attempt that has it on record as an input. A shard is claimed
 - by an attempt that has it on record and has not ended, or has committed its artifact;
 - by one that was aborted, as long as its artifact is missing and its run may be resumed: the next attempt reuses it;
 - by a run at work that has yet to make an artifact of its stage kind: which shards it will reuse is not known before.
+
+Who is at work is asked of `liveness`, as everywhere.
 """
 
 from collections.abc import Callable, Collection
@@ -17,30 +19,37 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.uses import Use, Uses
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
-from orchestrator.history.schema import leases, runs, stages
+from orchestrator.history.schema import runs, stages
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.pins import pins
 from orchestrator.store.commits import roll_forward
 from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import Store
 
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
-AT_WORK = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
 
 
 @dataclass
 class Claims:
     """Claims of one store and its database; each question looks at both again."""
 
-    store: Store
-    database: Database
+    liveness: Liveness
     uses: Uses = field(init=False)
 
     def __post_init__(self) -> None:
         self.uses = Uses(self.store)
 
+    @property
+    def store(self) -> Store:
+        return self.liveness.store
+
+    @property
+    def database(self) -> Database:
+        return self.liveness.database
+
     def of_artifacts(self) -> Callable[[ArtifactKey], bool]:
         """A predicate: whether an artifact is claimed now. Ask for a new one before each retraction."""
-        fingerprints = self.database.read(_planned) | self.database.read(_reserved)
+        fingerprints = self.database.read(_planned) | self.liveness.reserved_artifacts()
         claimed = set(pins(self.store))
         for use in self.uses.all():
             if use.artifacts and not self.uses.has_ended(use):
@@ -74,10 +83,10 @@ class Claims:
 
     def _is_awaited(self, shard: ArtifactKey) -> bool:
         """Whether a run at work has yet to make an artifact of the shard's stage kind."""
-        query = (
-            select(stages.c.fingerprint)
-            .join(runs, runs.c.run_id == stages.c.run_id)
-            .where(runs.c.state.in_(AT_WORK), stages.c.action == "run", stages.c.stage_kind == shard.stage_kind)
+        query = select(stages.c.fingerprint).where(
+            stages.c.run_id.in_(self.liveness.runs_at_work()),
+            stages.c.action == "run",
+            stages.c.stage_kind == shard.stage_kind,
         )
         found = self.database.read(lambda connection: set(connection.execute(query).scalars()))
         return any(self._is_missing(ArtifactKey(shard.stage_kind, fingerprint)) for fingerprint in found)
@@ -97,9 +106,3 @@ def _planned(connection: Connection) -> set[str]:
     """Fingerprints in the plans of the runs that may be resumed."""
     query = select(stages.c.fingerprint).where(stages.c.run_id.in_(_resumable()))
     return set(connection.execute(query).scalars())
-
-
-def _reserved(connection: Connection) -> set[str]:
-    """Fingerprints that a run is making, or was making when it was interrupted."""
-    query = select(leases.c.resource).where(leases.c.resource.like("artifact:%"), leases.c.owner != "")
-    return {resource.removeprefix("artifact:") for resource in connection.execute(query).scalars()}

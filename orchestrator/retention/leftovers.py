@@ -19,8 +19,9 @@ from sqlalchemy import select
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.history.database import Database
-from orchestrator.history.events import AttemptState
+from orchestrator.history.open_attempts import OPEN
 from orchestrator.history.schema import attempts, runs
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
 from orchestrator.retention.garbage import DeletionReport, Garbage, Reason, has_open_attempt
 from orchestrator.retention.unneeded import check_complete
@@ -41,15 +42,13 @@ from orchestrator.store.layout import (
 )
 from orchestrator.store.store import Store
 
-OPEN = (AttemptState.INTENT, AttemptState.RUNNING)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Leftovers:
     """The leftovers of one store. `is_live`: stage attempt id -> whether it may still be working."""
 
     artifacts: ArtifactStore
-    database: Database
+    liveness: Liveness
     is_live: Callable[[str], bool]
 
     def find(self, *, now_s: float, older_than_s: float) -> list[Garbage]:
@@ -59,7 +58,7 @@ class Leftovers:
             DatabaseError: the database does not know all runs of the store, so it is unknown what they need.
             CorruptArtifactError, NewerFormatError: a record of use cannot be read.
         """
-        check_complete(self._store, self.database)
+        check_complete(self._store, self._database)
         claims, before_s = self._claims, now_s - older_than_s
         found = [*self._trainings(claims, before_s), *self._shards(claims, before_s)]
         found += self._records(PLANS, "plan", before_s, self._plan_check())
@@ -89,8 +88,12 @@ class Leftovers:
         return self.artifacts.store
 
     @property
+    def _database(self) -> Database:
+        return self.liveness.database
+
+    @property
     def _claims(self) -> Claims:
-        return Claims(self._store, self.database)
+        return Claims(self.liveness)
 
     def _can_go(self, claims: Claims, item: Garbage) -> bool:
         """Whether an item can be deleted; what was committed is retracted first, and its use is looked at once more."""
@@ -174,7 +177,7 @@ class Leftovers:
         """Whether the plan at a key is of no run that may be resumed or has made an artifact that exists."""
         resumable = self._claims.resumable_runs()
         query = select(runs.c.run_id, runs.c.plan_digest)
-        rows = self.database.read(lambda connection: connection.execute(query).all())
+        rows = self._database.read(lambda connection: connection.execute(query).all())
         makers = {str(stored.manifest.provenance.get("run", "")) for stored in self.artifacts.all()}
         needed = {row.plan_digest for row in rows if row.run_id in resumable or row.run_id in makers}
         _, unreadable = self._contained_shards()
@@ -185,7 +188,7 @@ class Leftovers:
     def _mail_check(self) -> Callable[[str], bool]:
         """Whether the object at a key is of a job whose attempt has ended. Those of unknown attempts stay."""
         query = select(attempts.c.attempt_id).where(attempts.c.state.not_in(OPEN))
-        ended = self.database.read(lambda connection: set(connection.execute(query).scalars()))
+        ended = self._database.read(lambda connection: set(connection.execute(query).scalars()))
 
         def is_over(key: str) -> bool:
             match key.split("/"):

@@ -15,6 +15,7 @@ from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.schema import runs
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
 from orchestrator.store.commits import retract, roll_forward
 from orchestrator.store.layout import artifact_site, shard_site
@@ -39,7 +40,7 @@ class UnneededArtifact:
 
 def unneeded_artifacts(
     artifacts: ArtifactStore,
-    database: Database,
+    liveness: Liveness,
     *,
     now_s: float,
     older_than_s: float,
@@ -49,9 +50,9 @@ def unneeded_artifacts(
 
     Raises: DatabaseError: the database does not know all runs of the store, so it is unknown what they need.
     """
-    check_complete(artifacts.store, database)
+    check_complete(artifacts.store, liveness.database)
     stored = {artifact.manifest.key: artifact for artifact in artifacts.all()}
-    is_claimed = Claims(artifacts.store, database).of_artifacts()
+    is_claimed = Claims(liveness).of_artifacts()
 
     def is_needed(key: ArtifactKey) -> bool:
         return (
@@ -78,7 +79,7 @@ def unneeded_artifacts(
 
 
 def retract_unneeded(
-    artifacts: ArtifactStore, database: Database, unneeded: Sequence[UnneededArtifact], *, reason: str
+    artifacts: ArtifactStore, liveness: Liveness, unneeded: Sequence[UnneededArtifact], *, reason: str
 ) -> list[UnneededArtifact]:
     """Retract artifacts with the shards that only they contain; returns the retracted ones.
 
@@ -86,7 +87,7 @@ def retract_unneeded(
     each artifact is checked again right before it is retracted, and is retracted before its inputs. Shards that are in
     use stay, each checked right before. An interrupted call can be repeated.
     """
-    claims = Claims(artifacts.store, database)
+    claims = Claims(liveness)
     inputs = {artifact.key: artifact.inputs for artifact in unneeded}
     retracted: list[UnneededArtifact] = []
     for artifact in sorted(unneeded, key=lambda artifact: -len(_with_inputs(inputs, [artifact.key]))):

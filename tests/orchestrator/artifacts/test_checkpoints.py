@@ -8,10 +8,14 @@ import pytest
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.checkpoints import StoredCheckpoints, checkpoint_files
+from orchestrator.artifacts.takedowns import Takedown, put_takedown
 from orchestrator.attempt_id import AttemptId
+from orchestrator.errors import TakenDownError
 from orchestrator.store.commits import head
 from orchestrator.store.layout import checkpoint_site
+from orchestrator.store.objects import Digest
 from orchestrator.store.store import Store
+from tests.orchestrator.conftest import MemoryStore
 
 FINGERPRINT = "ab" * 32
 
@@ -242,3 +246,31 @@ def test_a_pruned_step_is_retracted_and_not_damaged(
     checkpoints.retract_after(1)
     assert replace(checkpoints, verified=set()).latest() is None
     assert "skipped" not in caplog.text
+
+
+class TakenDownMeanwhile(MemoryStore):
+    """A takedown takes effect while the files of a checkpoint arrive."""
+
+    def upload(self, path: Path, key: str) -> Digest:
+        if not list(self.list("takedowns")):
+            put_takedown(self, Takedown(id="T1", note="", created="", content={"digests": frozenset({"d"})}))
+        return super().upload(path, key)
+
+
+def test_a_takedown_is_looked_for_again_right_before_a_checkpoint_is_committed(tmp_path: Path) -> None:
+    payload = {"kind": "train", "sources": {"list": "s"}}
+    made = StoredCheckpoints(
+        store=TakenDownMeanwhile(),
+        cache=tmp_path / "cache",
+        key=ArtifactKey("train", FINGERPRINT),
+        attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="a1"),
+        payload=payload,
+    )
+    with pytest.raises(TakenDownError, match="takedown 'T1' took effect while this was made"):
+        save(made, tmp_path, 1)
+    assert made.latest() is None
+    with pytest.raises(TakenDownError):
+        save(made, tmp_path, 2)
+    knows_it = replace(made, known_takedowns=("T1",))
+    save(knows_it, tmp_path, 1)
+    assert knows_it.latest() is not None

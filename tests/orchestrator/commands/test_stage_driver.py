@@ -10,9 +10,9 @@ import pytest
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import EXIT_FAILED
-from orchestrator.execution.job_records import JobRecords
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.liveness.job_records import JobRecords
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.stage_identity import PlanView

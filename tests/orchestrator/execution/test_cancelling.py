@@ -13,7 +13,6 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.commands.run import cancellation_text
 from orchestrator.errors import DatabaseError, FencedError, LeaseLostError
 from orchestrator.execution.cancelling import cancel_run
-from orchestrator.execution.job_records import JobOutcome, JobRecords
 from orchestrator.execution.takeover import Takeover
 from orchestrator.failures.classes import report_of
 from orchestrator.history.attempts import AttemptIntent, StageRow
@@ -22,6 +21,7 @@ from orchestrator.history.lease_owners import LeaseOwner
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
 from orchestrator.identity import fingerprint_of
+from orchestrator.liveness.job_records import JobOutcome, JobRecords
 from orchestrator.workspace import Workspace
 
 RUN = "run-1"

@@ -33,12 +33,12 @@ from orchestrator.errors import (
 from orchestrator.execution import job_attempt, run_loop
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_attempt import JobAttempt
-from orchestrator.execution.job_records import JobOutcome, JobRecords
 from orchestrator.failures.classes import report_of
 from orchestrator.history import schema
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
 from orchestrator.history.run_store import StateConflictError
+from orchestrator.liveness.job_records import JobOutcome, JobRecords
 from orchestrator.planning.plan import Plan, PlannedStage, make_plan
 from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.store_view import plan_view

@@ -10,12 +10,14 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
-from orchestrator.history.attempts import StageRow
+from orchestrator.history.attempts import AttemptIntent, StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
+from orchestrator.liveness.job_records import JobOutcome, JobRecords
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
 from tests.orchestrator.conftest import MemoryStore
 
@@ -33,7 +35,7 @@ class Desk:
         self.artifacts = ArtifactStore(self.store, folder / "cache")
         self.database = Database(str(folder / "index.db"))
         self.history, self.leases = RunStore(self.database), Leases(self.database)
-        self.claims = Claims(self.store, self.database)
+        self.claims = Claims(Liveness(store=self.store, database=self.database, leases=self.leases, jobs=None))
 
     def start(self, run_id: str, *, recipe: str = "nightly", kind: str = "curate") -> int:
         row = StageRow(stage_id="curate", stage_kind=kind, fingerprint=KEY.fingerprint, action="run")
@@ -63,6 +65,17 @@ def test_a_run_at_work_claims_all_shards_of_a_kind_until_it_has_made_the_artifac
     assert desk.claims.of_shard(SHARD)
     assert not desk.claims.of_shard(ArtifactKey("other", SHARD.fingerprint))
     desk.commit("run-2-curate-1-1")
+    assert not desk.claims.of_shard(SHARD)
+
+
+def test_a_run_that_has_ended_claims_shards_while_a_job_of_it_may_be_running(desk: Desk) -> None:
+    epoch = desk.start("run-2")
+    desk.history.start_attempt(AttemptIntent(attempt=ATTEMPT, key=KEY, stage_version=1, config={}))
+    job = JobRecords(store=desk.store, attempt=ATTEMPT)
+    job.announce()
+    desk.end("run-2", epoch, RunState.FAILED)
+    assert desk.claims.of_shard(SHARD)  # no cluster is at hand that could say that it has ended
+    job.put_outcome(JobOutcome(stopped="cancelled"))
     assert not desk.claims.of_shard(SHARD)
 
 

@@ -21,6 +21,7 @@ from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.pins import pin, unpin
 from orchestrator.shards import ShardOutcome
@@ -45,7 +46,9 @@ class Desk:
         self.history, self.leases = RunStore(self.database), Leases(self.database)
         self.live: set[str] = set()
         self.leftovers = Leftovers(
-            artifacts=self.artifacts, database=self.database, is_live=lambda attempt: attempt in self.live
+            artifacts=self.artifacts,
+            liveness=Liveness(store=self.store, database=self.database, leases=self.leases, jobs=None),
+            is_live=lambda attempt: attempt in self.live,
         )
 
     def found(self) -> Counter[str]:

@@ -29,6 +29,7 @@ from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import runs
 from orchestrator.identity import fingerprint_of
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.garbage import Garbage, delete_garbage, find_garbage
 from orchestrator.retention.pins import pin, unpin
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
@@ -118,6 +119,7 @@ class World:
         self.ledger = ShardLedger(self.store, folder / "cache")
         self.database = Database(str(folder / "index.db"))
         self.history, self.leases = RunStore(self.database), Leases(self.database)
+        self.liveness = Liveness(store=self.store, database=self.database, leases=self.leases, jobs=None)
         self.numbers = count()
         self.runs: list[Run] = []
         self.committed: dict[ArtifactKey, tuple[Stage, float]] = {}  # with the time of its commit
@@ -207,7 +209,7 @@ class World:
     def find_unneeded(self, _a: int, _b: int) -> None:
         self.unneeded = unneeded_artifacts(
             self.artifacts,
-            self.database,
+            self.liveness,
             now_s=self.store.now_s,
             older_than_s=AGE_S,
             is_registered=lambda kind: kind == MODEL and self.registered,
@@ -220,7 +222,7 @@ class World:
     def retract_unneeded(self, _a: int, _b: int) -> None:
         """Retract what `find_unneeded` found some time ago."""
         claimed = self._closed(self._claimed())
-        retracted = retract_unneeded(self.artifacts, self.database, self.unneeded, reason="nobody needs it")
+        retracted = retract_unneeded(self.artifacts, self.liveness, self.unneeded, reason="nobody needs it")
         keys = {artifact.key for artifact in retracted}
         assert not keys & claimed
         self.num_retracted += len(keys)

@@ -13,7 +13,9 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.history.database import Database
+from orchestrator.history.leases import Leases
 from orchestrator.identity import fingerprint_of
+from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.pins import pin
 from orchestrator.retention.unneeded import retract_unneeded, unneeded_artifacts
 from orchestrator.shards import ShardOutcome
@@ -118,7 +120,12 @@ def test_an_index_that_does_not_know_every_run_decides_nothing(illume: Illume, t
     assert len(found) == 2
 
 
+def liveness_of(store: Store, database: Database) -> Liveness:
+    return Liveness(store=store, database=database, leases=Leases(database), jobs=None)
+
+
 def test_a_shard_that_another_artifact_contains_stays(tmp_path: Path, database: Database, local_store: Store) -> None:
+    liveness = liveness_of(local_store, database)
     artifacts, ledger = ArtifactStore(local_store, tmp_path / "cache"), ShardLedger(local_store, tmp_path / "cache")
 
     def shard(fingerprint: str) -> ArtifactKey:
@@ -142,10 +149,10 @@ def test_a_shard_that_another_artifact_contains_stays(tmp_path: Path, database: 
     first, second = made(1, own, shared), made(2, shared, other)
     pin(local_store, second)
     unneeded = unneeded_artifacts(
-        artifacts, database, now_s=time.time() + 10, older_than_s=0.0, is_registered=lambda _kind: False
+        artifacts, liveness, now_s=time.time() + 10, older_than_s=0.0, is_registered=lambda _kind: False
     )
     assert [(artifact.key, artifact.shards) for artifact in unneeded] == [(first, (own.fingerprint,))]
-    assert [artifact.key for artifact in retract_unneeded(artifacts, database, unneeded, reason="old")] == [first]
+    assert [artifact.key for artifact in retract_unneeded(artifacts, liveness, unneeded, reason="old")] == [first]
     assert [ledger.find(key) is None for key in (own, shared, other)] == [True, False, False]
     assert artifacts.find(first) is None
     assert artifacts.find(second) is not None
@@ -154,6 +161,7 @@ def test_a_shard_that_another_artifact_contains_stays(tmp_path: Path, database: 
 def test_a_shard_of_an_artifact_that_was_committed_meanwhile_stays(
     tmp_path: Path, database: Database, local_store: Store
 ) -> None:
+    liveness = liveness_of(local_store, database)
     artifacts, ledger = ArtifactStore(local_store, tmp_path / "cache"), ShardLedger(local_store, tmp_path / "cache")
     key = ArtifactKey("curate", "1" * 64)
     output = ledger.new_output(key, owner="run-1-a1")
@@ -169,8 +177,8 @@ def test_a_shard_of_an_artifact_that_was_committed_meanwhile_stays(
 
     make(1)
     unneeded = unneeded_artifacts(
-        artifacts, database, now_s=time.time() + 10, older_than_s=0.0, is_registered=lambda _kind: False
+        artifacts, liveness, now_s=time.time() + 10, older_than_s=0.0, is_registered=lambda _kind: False
     )
     make(2)
-    assert len(retract_unneeded(artifacts, database, unneeded, reason="old")) == 1
+    assert len(retract_unneeded(artifacts, liveness, unneeded, reason="old")) == 1
     assert ledger.find(key) is not None

@@ -19,12 +19,12 @@ from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.cluster.ray_jobs import JobInfo, RayJobs
 from orchestrator.cluster.ray_jobs import JobState as State
 from orchestrator.errors import NodeLostError, PrecheckError, RecipeError
-from orchestrator.execution.job_records import JobOutcome, JobRecords
-from orchestrator.execution.liveness import DriverState, JobState
 from orchestrator.history import lease_owners, schema
 from orchestrator.history.attempts import AttemptIntent, StageRow
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.leases import Lease, Leases
+from orchestrator.liveness.job_records import JobOutcome, JobRecords
+from orchestrator.liveness.liveness import DriverState, JobState
 from orchestrator.store.commits import read_outcome
 from orchestrator.store.layout import artifact_site
 from orchestrator.workspace import Workspace

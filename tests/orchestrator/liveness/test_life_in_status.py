@@ -1,13 +1,13 @@
 """What status says about runs whose driver is gone or frozen."""
 
-from orchestrator.execution.life_in_status import is_abandoned, with_life
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import run_status
+from orchestrator.liveness.life_in_status import is_abandoned, with_life
 from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
-from tests.orchestrator.execution import test_liveness
-from tests.orchestrator.execution.test_liveness import ATTEMPT, ELSEWHERE, KEY, RUN, drive, expire
+from tests.orchestrator.liveness import test_liveness
+from tests.orchestrator.liveness.test_liveness import ATTEMPT, ELSEWHERE, KEY, RUN, drive, expire
 from tests.orchestrator.test_cli import Illume
 
 workspace = test_liveness.workspace

@@ -13,13 +13,13 @@ from enum import StrEnum
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_jobs import ENDED, RayJobs
-from orchestrator.execution.job_records import JobRecords, job_id_of, jobs_folder
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import attempt_names, find_attempt, open_attempts, run_state, run_states
+from orchestrator.liveness.job_records import JobRecords, job_id_of, jobs_folder
 from orchestrator.store.layout import RUNS
 from orchestrator.store.store import Store
 
@@ -39,6 +39,9 @@ class JobState(StrEnum):
     RUNNING = "running"
     ENDED = "ended"
     UNKNOWN = "unknown"  # no outcome, and the cluster does not answer or is not known here
+
+
+MAY_WRITE = (JobState.RUNNING, JobState.UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class RunLife:
     @property
     def jobs(self) -> list[AttemptLife]:
         """Its attempts that are, or may be, running as jobs."""
-        return [attempt for attempt in self.attempts if attempt.job in (JobState.RUNNING, JobState.UNKNOWN)]
+        return [attempt for attempt in self.attempts if attempt.job in MAY_WRITE]
 
     def describe(self) -> str:
         """For messages: `its driver is gone (process 4711 on host7), its job illume-r1-train-1-1 is running`."""
@@ -155,6 +158,17 @@ class Liveness:
         ]
         return lives
 
+    def runs_at_work(self) -> set[str]:
+        """Ids of the runs that make something or may go on to: all that have not ended, with or without a driver, and
+        those that have while a job of theirs may be running."""
+        unfinished = {run_id for run_id, state in run_states(self.database).items() if state in UNFINISHED}
+        others = [attempt for attempt in open_attempts(self.database) if attempt.id.run_id not in unfinished]
+        return unfinished | {attempt.id.run_id for attempt in others if self.job(attempt.id) in MAY_WRITE}
+
+    def reserved_artifacts(self) -> set[str]:
+        """Fingerprints of the artifacts that a run is making, or was making when it was interrupted."""
+        return {resource.removeprefix("artifact:") for resource in self.leases.unreleased("artifact:")}
+
     def jobs_at(self, key: ArtifactKey, *, but_run: str) -> list[RunLife]:
         """Other runs whose jobs may be making an artifact, each with one such job only."""
         lives = []
@@ -185,7 +199,7 @@ class Liveness:
     def _attempt(self, attempt: Attempt, driver: Driver) -> AttemptLife:
         job = self.job(attempt.id)
         in_driver = job is JobState.NONE and driver.state is not DriverState.GONE
-        may_write = in_driver or job in (JobState.RUNNING, JobState.UNKNOWN)
+        may_write = in_driver or job in MAY_WRITE
         return AttemptLife(attempt=attempt.id, key=attempt.key, job=job, may_write=may_write)
 
     def _unknown_jobs(self, known: frozenset[str], only: str = "") -> Iterator[AttemptLife]:
@@ -198,5 +212,5 @@ class Liveness:
                 if name in known:
                     continue
                 job = self.job(attempt)
-                if job in (JobState.RUNNING, JobState.UNKNOWN):
+                if job in MAY_WRITE:
                     yield AttemptLife(attempt=attempt, key=None, job=job, may_write=True)

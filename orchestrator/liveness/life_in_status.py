@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from orchestrator.execution.liveness import UNFINISHED, DriverState, RunLife
 from orchestrator.history.events import AttemptState, RunState, iso_time
 from orchestrator.history.run_status import RunStatus
+from orchestrator.liveness.liveness import UNFINISHED, DriverState, RunLife
 
 
 def is_abandoned(state: RunState, life: RunLife) -> bool:

@@ -10,9 +10,9 @@ import pytest
 from orchestrator.artifacts.run_epochs import RunEpochs
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
-from orchestrator.execution.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.failures.classes import report_of
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.store.store import open_store
 
 

@@ -1,0 +1,1 @@
+"""Who is alive: drivers by their leases, jobs by their records and by the cluster."""
