@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, declared_failure
+from orchestrator.redaction.masking import mask_text
+from orchestrator.redaction.streams import masked_terminal
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -173,6 +175,11 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
 
     `kinds`: the stage kinds that recipes can use; by default those of the package `stages`.
     """
+    with masked_terminal():
+        return _exit_code(arguments, kinds)
+
+
+def _exit_code(arguments: list[str], kinds: "Kinds | None") -> int:
     try:
         result = cli.main(arguments, prog_name="illume", standalone_mode=False, obj=kinds)
         return result if isinstance(result, int) else 0
@@ -200,8 +207,6 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
 
 def report_bug(error: Exception, arguments: list[str]) -> None:
     """Print a short note; the traceback goes to a log file of the workspace, or else to one for temporary files."""
-    from orchestrator.history.events import mask_text  # late: only needed here
-
     trace = mask_text("".join(traceback.format_exception(error)))
     cause = mask_text((str(error).strip().splitlines() or [""])[0])
     click.echo(f"error: this is a bug in illume, not in your input: {type(error).__name__}: {cause}", err=True)

@@ -12,6 +12,8 @@ Three rules keep it correct, for the payload of a stage and for the identities o
 3. What cannot change the result is not in it, by type: `Location` for paths; for all else a class derived from
    `Execution`, which the kind declares beside its config. A value of such a class is refused here.
 
+Secrets in a configuration are masked, so that none is kept with an artifact, and a new one makes nothing again.
+
 The strategy and the number of workers of a training are execution too. They are recorded in the provenance of the
 artifact. Equal strategy and number of workers promise equal digests; otherwise results agree within a tolerance.
 """
@@ -27,6 +29,7 @@ import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from orchestrator.artifact import JSON, Fingerprint
+from orchestrator.redaction.masking import mask_config
 from orchestrator.stage import Execution, Location
 
 MAX_DEPTH = 64  # levels of nesting; deeper values are cycles or attacks, not configurations
@@ -75,7 +78,7 @@ def semantic_config(
     names = {field.name for field in dataclasses.fields(config)}
     if unknown := sorted({*(only or ()), *without} - names):
         raise ValueError(f"{type(config).__name__} has no field {unknown[0]!r}; expected some of {sorted(names)}")
-    encoded = semantic_json(config)
+    encoded = mask_config(semantic_json(config))
     assert isinstance(encoded, dict), "a dataclass encodes to an object"
     return {name: value for name, value in encoded.items() if name not in without and (only is None or name in only)}
 
@@ -120,10 +123,16 @@ def default_json(field: "dataclasses.Field[typing.Any]") -> JSON | dataclasses._
 
 
 def config_to_json(config: object) -> dict[str, JSON]:
-    """The whole configuration as plain data, locations included: for saving a plan, never for an identity."""
+    """The whole configuration as plain data, without secrets, with locations: for a plan, never for an identity."""
     encoded = to_json(_locations_as_text(config))
-    assert isinstance(encoded, dict), "a dataclass encodes to an object"
-    return encoded
+    masked = mask_config(encoded)
+    assert isinstance(masked, dict), "a dataclass encodes to an object"
+    return masked
+
+
+def holds_secrets(config: object) -> bool:
+    """Whether a configuration holds a secret, so that what is kept of it is not all of it."""
+    return to_json(_locations_as_text(config)) != config_to_json(config)
 
 
 def is_location_type(annotation: object) -> bool:

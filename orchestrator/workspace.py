@@ -37,7 +37,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
-from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json
+from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json, stages_with_secrets
 from orchestrator.plugins.table import plugins_to_json
 from orchestrator.recipe.loading import Kinds
 from orchestrator.retention.taint_removal import retract_tainted
@@ -156,6 +156,7 @@ class Workspace:
 
         Raises: as `Executor.run`; PrecheckError also before the run exists, if a stage cannot work.
         """
+        self._refuse_secrets(plan)
         check_needs(plan)
         run_prechecks(plan)
         executor = self._executor()
@@ -181,20 +182,26 @@ class Workspace:
         detached: threading.Event | None = None,
         on_started: Callable[[str], None] = lambda _run_id: None,
         accept_taint: bool = False,
+        secrets: Plan | None = None,
     ) -> dict[str, Artifact]:
         """Continue a run with its original plan; finished stages, shards and checkpoints are kept.
+
+        `secrets`: a plan of the same recipe, for secrets in configurations, which no record holds.
 
         Raises: as `Executor.run`; RecipeError: the plan is gone, the stage kinds have changed since, or a takedown
             forbids artifacts that it would use.
         """
-        plan = self.plan_of(run_id, kinds)
+        plan = self.plan_of(run_id, kinds, secrets=secrets)
+        self._refuse_secrets(plan)
         self._refuse_tainted(plan, run_id, accept_taint=accept_taint)
         check_needs(plan)
         run_prechecks(plan)
         self._prepare_store(plan)
         return self._run(self._executor(), plan, run_id, stop, detached, on_started)
 
-    def plan_of(self, run_id: str, kinds: Kinds, *, allow_changed_kinds: bool = False) -> Plan:
+    def plan_of(
+        self, run_id: str, kinds: Kinds, *, allow_changed_kinds: bool = False, secrets: Plan | None = None
+    ) -> Plan:
         """The plan of a run; with `allow_changed_kinds` also one that cannot be run any more.
 
         Raises:
@@ -208,7 +215,15 @@ class Workspace:
         data = self.records.plan(digest)
         if data is None:
             raise RecipeError(f"run {run_id}: its plan {digest} is not in {self.store.url}; start again: `illume run`")
-        return plan_from_json(data, kinds, digest=digest, allow_changed_kinds=allow_changed_kinds)
+        return plan_from_json(data, kinds, digest=digest, allow_changed_kinds=allow_changed_kinds, secrets=secrets)
+
+    def _refuse_secrets(self, plan: Plan) -> None:
+        """Raises: RecipeError: a stage with a secret would be a job, which reads its plan from the store."""
+        for stage_id in stages_with_secrets(plan) if self.cluster.jobs is not None else ():
+            raise RecipeError(
+                f"stages.{stage_id}.config: holds a secret, which a job on a cluster is not sent, as all it is sent "
+                "is kept in the store; let the stage read it from the environment of its node"
+            )
 
     def _refuse_tainted(self, plan: Plan, run_id: str, *, accept_taint: bool) -> None:
         takedowns, find = read_takedowns(self.store), self.artifacts.find

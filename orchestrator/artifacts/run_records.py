@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from orchestrator.artifact import JSON
 from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.identity import canonical_json
 from orchestrator.store.layout import PLANS, RUNS
 from orchestrator.store.store import Store, read_record, record_bytes
 
@@ -52,7 +51,7 @@ class RunRecords:
             raise StoreError(
                 f"events of run '{run_id}': found epoch {epoch} and seq {seq}, expected whole numbers from 0"
             )
-        data = "".join(canonical_json(dict(event)) + "\n" for event in events).encode()
+        data = b"".join(record_bytes(dict(event)) for event in events)
         return self.store.put_new(f"{RUNS}/{_part(run_id)}/events-{epoch:06d}-{seq:09d}.jsonl", data)
 
     def next_seq(self, run_id: str, epoch: int) -> int:

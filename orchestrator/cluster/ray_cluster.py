@@ -23,6 +23,7 @@ from orchestrator.cluster import ray_hooks
 from orchestrator.cluster.end_signals import keep_handlers
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError, StageCodeError
+from orchestrator.redaction.masking import remember_secret
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +239,7 @@ class Cluster:
         token = secrets.token_hex(32) if isinstance(self._target, LocalRay) else self._target.token
         os.environ["RAY_AUTH_MODE"] = "token" if token else "disabled"
         os.environ["RAY_AUTH_TOKEN"] = token
+        remember_secret(token)
         import ray
 
         ray_hooks.read_environment_again()

@@ -91,7 +91,9 @@ def run_command(
         interrupted = interrupted_run(workspace, plan, stage_kinds())
         if interrupted is not None:
             click.echo(f"continuing run {interrupted.run_id}, which was interrupted", err=True)
-            resume = partial(workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint)
+            resume = partial(
+                workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint, secrets=plan
+            )
             run_and_show(workspace, resume, as_json=as_json, detach=detach)
             return
         if not as_json:

@@ -20,9 +20,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
-from orchestrator.history.events import mask_text
 from orchestrator.history.schema import SCHEMA_VERSION, known_stores, metadata, schema_version
 from orchestrator.installation.extras import require_extra
+from orchestrator.redaction.masking import mask_text, remember_secret
 
 T = TypeVar("T")
 
@@ -180,6 +180,8 @@ def _parse(url: str) -> sqlalchemy.URL:
 def _address(url: sqlalchemy.URL) -> str:
     if url.get_backend_name() == "sqlite":
         return str(url.database)
+    if url.password:
+        remember_secret(str(url.password))
     return mask_text(url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True))
 
 

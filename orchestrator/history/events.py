@@ -1,11 +1,10 @@
 """Events of runs: typed, versioned, numbered records that table rows, sinks and run records are derived from.
 
-Rule: a secret never enters an event; `mask_fields` masks passwords in addresses and values whose names denote secrets.
+Rule: a secret never enters an event; the fields of each pass through `event_fields`.
 """
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,24 +13,9 @@ from typing import Any, Literal
 
 from orchestrator.artifact import JSON
 from orchestrator.documents.typed_json import JSONObject, record_from_json
+from orchestrator.redaction.masking import mask_secrets
 
 EVENT_FORMAT = 1
-MASK = "***"
-
-_SECRET_NAME = re.compile(
-    r"(^|_|-)(password|passwd|secret|secret_key|secret_access_key|access_key|access_key_id|private_key|api_key|apikey"
-    r"|auth_token|access_token|session_token|refresh_token|hf_token|credentials?|authorization)$",
-    re.IGNORECASE,
-)
-# Lengths are bounded and starts anchored, so that masking takes linear time.
-_ADDRESS = re.compile(r"(?<![\w+.-])(?P<scheme>[a-zA-Z][\w+.-]{0,40}://)(?P<user>[^\s/@:]{0,200}):[^\s/]{0,1000}@")
-_QUERY_SECRET = re.compile(
-    r"(?P<name>[?&][\w-]{0,40}(?:password|passwd|secret|token|signature|sig|credential|access_key|api_key)[\w-]{0,40}=)[^&\s#'\"]+",
-    re.IGNORECASE,
-)
-_WELL_KNOWN = re.compile(
-    r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|Bearer\s+[\w.~+/-]{16,}=*)"
-)
 
 
 class RunState(StrEnum):
@@ -105,38 +89,28 @@ class _EventRecord:
     fields: JSONObject
 
 
-def mask_text(text: str) -> str:
-    """`text` with passwords in addresses, signed query values and well-known keys replaced by `***`.
-
-    Also replaces what PostgreSQL cannot store: NUL and unpaired surrogates.
-    """
-    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
-    text = _ADDRESS.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
-    text = _QUERY_SECRET.sub(rf"\g<name>{MASK}", text)
-    return _WELL_KNOWN.sub(MASK, text)
+def event_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The fields of an event without secrets and without what PostgreSQL or JSON cannot store."""
+    storable = _storable(mask_secrets(dict(fields)))
+    assert isinstance(storable, dict), "the shape of a mapping is kept"
+    return storable
 
 
-def mask_secrets(value: JSON) -> JSON:
-    """The value without secrets, as strict JSON; a string under a name like `api_key` is replaced entirely."""
+def _storable(value: JSON) -> JSON:
     if isinstance(value, str):
-        return mask_text(value)
+        return storable_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # "nan", "inf", "-inf": JSON has no such numbers, and `float` reads them back
     if isinstance(value, list | tuple):
-        return [mask_secrets(item) for item in value]
+        return [_storable(item) for item in value]
     if isinstance(value, dict):
-        return {
-            mask_text(name): MASK if isinstance(item, str) and _SECRET_NAME.search(name) else mask_secrets(item)
-            for name, item in value.items()
-        }
+        return {storable_text(name): _storable(item) for name, item in value.items()}
     return value
 
 
-def mask_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The fields of an event without secrets, as `mask_secrets`."""
-    masked = mask_secrets(dict(fields))
-    assert isinstance(masked, dict), "masking keeps the shape of a mapping"
-    return masked
+def storable_text(text: str) -> str:
+    """`text` without what PostgreSQL cannot store: NUL and unpaired surrogates."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def flatten(value: JSON, path: str = "") -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, case, insert, select, update
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.database import dump_json
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, mask_fields
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, event_fields
 from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
@@ -63,7 +63,7 @@ def append_event(
         time=round(row[1], 6),
         epoch=epoch,
         kind=str(kind),
-        fields=mask_fields(fields),
+        fields=event_fields(fields),
         stage_id=stage_id,
         attempt_id=attempt_id,
     )

@@ -4,8 +4,8 @@ Rule: reading a plan gives exactly the plan that was written, or an error that s
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from orchestrator.artifact import JSON, Fingerprint
@@ -13,12 +13,20 @@ from orchestrator.documents.renames import with_new_names
 from orchestrator.documents.suggestions import check_names
 from orchestrator.documents.typed_json import JSONObject, Problem, ValuePath, decode, path_text, record_from_json
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.identity import canonical_json, config_to_json, fingerprint_of, semantic_config, to_json
+from orchestrator.identity import (
+    canonical_json,
+    config_to_json,
+    fingerprint_of,
+    holds_secrets,
+    semantic_config,
+    to_json,
+)
 from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.plan import Action, Plan, PlannedStage
 from orchestrator.planning.reasons import REASON_TYPES, Reason
 from orchestrator.plugins.table import PluginRecord, kinds_of_plan, plugins_to_json
 from orchestrator.recipe.loading import Kinds
+from orchestrator.redaction.masking import mask_mapping
 from orchestrator.stage import Gate, Resources, RetryPolicy, StageSpec
 
 T = TypeVar("T")
@@ -54,6 +62,7 @@ class _StageRecord:
     redo: bool
     reasons: tuple[JSONObject, ...]
     estimate_s: float | None
+    secrets: bool = False  # the configuration holds some, which are masked here
 
 
 def plan_digest(plan: Plan) -> str:
@@ -62,22 +71,34 @@ def plan_digest(plan: Plan) -> str:
 
 def plan_to_json(plan: Plan) -> dict[str, JSON]:
     plugins = plugins_to_json(stage.spec.kind for stage in plan.stages)
-    return {
-        "format": PLAN_FORMAT,
-        "recipe": plan.recipe,
-        "file": plan.file,
-        "stages": [_stage_to_json(stage) for stage in plan.stages],
-        **({"plugins": plugins} if plugins else {}),
-    }
+    return mask_mapping(
+        {
+            "format": PLAN_FORMAT,
+            "recipe": plan.recipe,
+            "file": plan.file,
+            "stages": [_stage_to_json(stage) for stage in plan.stages],
+            **({"plugins": plugins} if plugins else {}),
+        }
+    )
+
+
+def stages_with_secrets(plan: Plan) -> list[str]:
+    """The stages to run whose configuration holds a secret, which the plan in the store does not."""
+    return [stage.id for stage in plan.to_run if holds_secrets(stage.spec.config)]
 
 
 def plan_from_json(
-    data: Mapping[str, JSON], kinds: Kinds, *, digest: str | None = None, allow_changed_kinds: bool = False
+    data: Mapping[str, JSON],
+    kinds: Kinds,
+    *,
+    digest: str | None = None,
+    allow_changed_kinds: bool = False,
+    secrets: Plan | None = None,
 ) -> Plan:
     """The plan in `data`, with its stage kinds taken from `kinds` and its plugins, and their current code.
 
     `allow_changed_kinds`: also accept a plan whose stages would make something else now. It shows what was made and
-    must not be run.
+    must not be run. `secrets`: a plan of the same recipe, for secrets in configurations, which `data` does not hold.
 
     Raises:
         NewerFormatError: its format is newer than this program.
@@ -89,8 +110,26 @@ def plan_from_json(
     if digest is not None and _digest(data) != digest:
         raise RecipeError(f"plans/{digest}.json: does not match its digest; make a new plan with `illume run`")
     kinds = kinds_of_plan(kinds, record.plugins, any_version=allow_changed_kinds)
-    stages = tuple(_stage_from_json(stage, kinds, allow_changed_kinds) for stage in record.stages)
-    return Plan(recipe=record.recipe, stages=stages, file=record.file)
+    records = [_record(_StageRecord, stage, f"plan: stage {stage.get('id')!r}") for stage in record.stages]
+    stages = tuple(_stage_from_record(stage, kinds, allow_changed_kinds) for stage in records)
+    plan = Plan(recipe=record.recipe, stages=stages, file=record.file)
+    masked = [stage.id for stage in records if stage.secrets and stage.action == "run"]
+    return plan if allow_changed_kinds else _with_secrets(plan, masked, secrets)
+
+
+def _with_secrets(plan: Plan, masked: Sequence[str], secrets: Plan | None) -> Plan:
+    """Raises: RecipeError: a stage to run needs a secret that is not known."""
+    specs = {stage.id: stage.spec for stage in secrets.stages} if secrets else {}
+    stages = {stage.id: stage for stage in plan.stages}
+    for stage_id in masked:
+        spec, found = stages[stage_id].spec, specs.get(stage_id)
+        if found is None or config_to_json(found.config) != config_to_json(spec.config):
+            raise RecipeError(
+                f"stages.{stage_id}.config: holds a secret, and no plan keeps secrets; continue with `illume run "
+                f"{plan.file or 'RECIPE'}` on this machine, or let the stage read the secret from the environment"
+            )
+        stages[stage_id] = replace(stages[stage_id], spec=replace(spec, config=found.config))
+    return replace(plan, stages=tuple(stages.values()))
 
 
 def reason_from_json(data: Mapping[str, JSON]) -> Reason:
@@ -122,11 +161,11 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
         "redo": stage.redo,
         "reasons": [to_json(reason) for reason in stage.reasons],
         "estimate_s": stage.estimate_s,
+        **({"secrets": True} if holds_secrets(spec.config) else {}),
     }
 
 
-def _stage_from_json(data: Mapping[str, JSON], kinds: Kinds, allow_changed_kinds: bool) -> PlannedStage:
-    record = _record(_StageRecord, data, f"plan: stage {data.get('id')!r}")
+def _stage_from_record(record: _StageRecord, kinds: Kinds, allow_changed_kinds: bool) -> PlannedStage:
     kind = kinds.get(record.kind)
     if kind is None:
         raise RecipeError(f"plan: stage {record.id!r} is of kind {record.kind!r}, which no longer exists")

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.takedowns import Takedown, payload_inputs, unknown_takedowns
+from orchestrator.errors import RecipeError
 from orchestrator.identity import fingerprint_of, semantic_config
 from orchestrator.planning.code_digest import CodeDigest
 from orchestrator.planning.reasons import CodePolicy, code_changes
+from orchestrator.redaction.masking import mask_secrets
 from orchestrator.stage import StageKind, StageSpec
 
 PROVENANCE_CODE = "code"  # key of a manifest's provenance: `{"digest": ..., "files": {...}}` of `CodeDigest`
@@ -54,7 +56,7 @@ def stage_payload(
     payload: dict[str, JSON] = {
         "kind": spec.kind.name,
         "version": spec.kind.version,
-        "config": semantic_config(spec.config),
+        "config": _config_to_keep(spec),
         "inputs": {slot: list(fingerprints) for slot, fingerprints in inputs.items() if fingerprints},
     }
     if sources:
@@ -62,6 +64,17 @@ def stage_payload(
     if takedowns:
         payload["takedowns"] = list(takedowns)
     return payload
+
+
+def _config_to_keep(spec: StageSpec) -> dict[str, JSON]:
+    """Raises: RecipeError: it holds a secret of this process, which masking would make depend on the environment."""
+    config = semantic_config(spec.config)
+    if mask_secrets(config) != config:
+        raise RecipeError(
+            f"stages.{spec.id}.config: holds a secret that the environment of this process holds too; let the stage "
+            "read it there, as a configuration is kept with what is made from it"
+        )
+    return config
 
 
 def identify(

@@ -13,6 +13,7 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import fingerprint_of
+from orchestrator.redaction.masking import mask_config
 from orchestrator.shard_map.map_run import MapRun
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.pending import PendingShard, Witnesses
@@ -31,9 +32,9 @@ def shard_payload(
         "stage_kind": stage_kind,
         "version": version,
         "label": label,
-        "identity": dict(identity),
-        "items": list(shard.items),
-        "shard_identity": dict(shard.identity),
+        "identity": mask_config(dict(identity)),
+        "items": mask_config(list(shard.items)),
+        "shard_identity": mask_config(dict(shard.identity)),
     }
 
 

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_ledger import StoredShard
 from orchestrator.failures.classes import FailureReport
 from orchestrator.identity import canonical_json
+from orchestrator.redaction.masking import mask_secrets
 from orchestrator.shard_map.bisection import Bisection
 from orchestrator.shard_map.verdicts import Hearing, ProcessCheck
 from orchestrator.shards import Quarantined, Shard
@@ -90,6 +92,11 @@ class Witnesses:
     def add_record(self, pending: PendingShard, stored: StoredShard) -> None:
         """Note a recorded shard that has rows."""
         if stored.outcome.rows:
-            bad = {canonical_json(entry.item) for entry in stored.outcome.quarantined}
+            bad = {_recorded_form(entry.item) for entry in stored.outcome.quarantined}
             items = pending.shard.items
-            self.add(pending, [position for position, item in enumerate(items) if canonical_json(item) not in bad][:1])
+            self.add(pending, [position for position, item in enumerate(items) if _recorded_form(item) not in bad][:1])
+
+
+def _recorded_form(item: JSON) -> str:
+    """As records have it, without secrets."""
+    return canonical_json(mask_secrets(item))

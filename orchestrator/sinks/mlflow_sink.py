@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.manifest_summary import recorded_metrics
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, mask_text
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten
+from orchestrator.redaction.masking import mask_text
 from orchestrator.sinks.outbox import SinkRejectedError
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of the MLflow API

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.manifest_summary import artifact_fields, counted_rows
-from orchestrator.history.events import AttemptState, Event, EventKind, mask_fields
+from orchestrator.history.events import AttemptState, Event, EventKind, event_fields
 from orchestrator.sinks.openlineage_sink import run_event, store_location
 
 UNKNOWN = "unknown"
@@ -48,7 +48,7 @@ def _event(artifact: StoredArtifact, known: Mapping[str, StoredArtifact], recipe
         time=artifact.commit.committed_s,
         epoch=artifact.commit.epoch,
         kind=EventKind.ATTEMPT_STATE,
-        fields=mask_fields(fields),
+        fields=event_fields(fields),
         stage_id=str(provenance.get("stage", manifest.stage_kind)),
         attempt_id=artifact.commit.attempt,
     )

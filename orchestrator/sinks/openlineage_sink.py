@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.manifest_summary import recorded_metrics
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, iso_time, mask_text
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, iso_time
+from orchestrator.redaction.masking import mask_text
 from orchestrator.sinks.file_sinks import file_sink_name
 from orchestrator.sinks.line_file import LineFile
 

@@ -15,6 +15,7 @@ from orchestrator.artifact import JSON
 from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import RecipeError, StoreError, UnfitStoreError
 from orchestrator.identity import canonical_json
+from orchestrator.redaction.masking import mask_secrets
 from orchestrator.store.local_store import LocalStore
 from orchestrator.store.object_store import REMOTE_SCHEMES, ObjectStore
 from orchestrator.store.objects import Digest, StoredObject
@@ -140,8 +141,8 @@ def _delete_probe(store: Store, key: str) -> None:
 
 
 def record_bytes(record: dict[str, JSON]) -> bytes:
-    """The stored form of a record: canonical JSON and a line end."""
-    return canonical_json(record).encode() + b"\n"
+    """The stored form of a record: canonical JSON without secrets, and a line end."""
+    return canonical_json(mask_secrets(record)).encode() + b"\n"
 
 
 def read_record(store: Store, key: str) -> dict[str, JSON] | None:

@@ -156,3 +156,30 @@ def test_a_signal_stops_the_work_or_leaves_it_running(
         assert detached.is_set() == (number in detaching)
     text = "leaving the jobs running" if number in detaching else "stopping at the next commit point"
     assert text in capsys.readouterr().err
+
+
+def test_a_secret_in_a_configuration_is_kept_nowhere_and_the_run_that_needs_it_continues_from_the_recipe(
+    illume: Illume, tmp_path: Path
+) -> None:
+    secret = "hf_" + "aB3dE6gH9" * 4
+    fault = tmp_path / "fault"
+    fault.write_text("fail")
+    command = ("run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    with_secret = (*command, "--set", f"stages.said.config.text={secret}")
+    failed = illume(*with_secret)
+    assert failed.code == 1
+    fault.unlink()
+    refused = illume("resume")
+    assert refused.code == 2
+    assert "stages.said.config: holds a secret, and no plan keeps secrets; continue with `illume run " in refused.err
+    done = illume(*with_secret)
+    assert "continuing run" in done.err
+    assert done.code == 0
+    outputs = {path for path in tmp_path.rglob("words.txt")}
+    assert any(secret in path.read_text() for path in outputs)  # the stage itself was given it
+    leaks = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert set(leaks) <= outputs
+    assert secret not in failed.out + failed.err + refused.err + done.out + done.err
+    assert illume(*command, "--set", f"stages.said.config.text={secret[::-1]}").code == 0  # no secret: another identity
+    rotated = illume("plan", "words.yaml", "--json", "--set", f"stages.said.config.text=hf_{'x' * 36}")
+    assert rotated.data["stages"][0]["action"] == "reuse"

@@ -1,0 +1,1 @@
+"""Secrets: how they are recognized, and masked wherever text leaves a process."""

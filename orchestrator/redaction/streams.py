@@ -1,0 +1,71 @@
+"""Streams and lines without secrets: for the terminal, and for what programs print."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from orchestrator.redaction.formats import MASK, PRIVATE_KEY_BEGIN, PRIVATE_KEY_END
+from orchestrator.redaction.masking import mask_text
+
+MAX_KEY_LINES = 200  # of a private key whose end never comes
+
+
+class LineMasker:
+    """Masks a text line by line, also a private key, which spans lines."""
+
+    def __init__(self) -> None:
+        self._key_lines = 0  # of the private key that is open; 0: none is
+
+    def mask(self, line: str) -> str:
+        if self._key_lines:
+            end = PRIVATE_KEY_END.search(line)
+            self._key_lines = 0 if end or self._key_lines >= MAX_KEY_LINES else self._key_lines + 1
+            return MASK + (mask_text(line[end.end() :]) if end else "")
+        begin = PRIVATE_KEY_BEGIN.search(line)
+        if begin and not PRIVATE_KEY_END.search(line, begin.end()):
+            self._key_lines = 1
+        return mask_text(line)
+
+
+class MaskedStream(io.TextIOBase):
+    """Writes to another stream, without secrets. It has no `buffer`, so that nothing writes past it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(mask_text(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute of the base class
+        return self._stream.encoding or "utf-8"
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # as above
+        return self._stream.errors
+
+
+@contextmanager
+def masked_terminal() -> Iterator[None]:
+    """Until the block ends, nothing reaches standard output or standard error with a secret."""
+    stdout, stderr = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = MaskedStream(stdout), MaskedStream(stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
