@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Table, event, make_url, select, text
+from sqlalchemy import Connection, Engine, Table, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
-from orchestrator.history.schema import SCHEMA_VERSION, known_stores, metadata, schema_version
+from orchestrator.history.migrations import bring_up_to_date
 from orchestrator.installation.extras import require_extra
 from orchestrator.redaction.masking import mask_text, remember_secret
 
@@ -29,7 +29,6 @@ T = TypeVar("T")
 LOCK_WAIT_S = 30.0  # how long a transaction waits for the lock of another one
 RECONNECT_S = 40.0  # how long a lost PostgreSQL server is retried: as long as a driver's lease allows
 MAX_CONNECTIONS = 32  # beyond the pooled ones; one for each thread of a driver that is busy at the same time
-_SCHEMA_LOCK = 7216415  # arbitrary key of the PostgreSQL advisory lock held while tables are created
 _READ_ONLY = "illume_read_only"
 
 log = logging.getLogger(__name__)
@@ -39,10 +38,10 @@ class Database:
     """One SQLite file or PostgreSQL database. Thread-safe; cannot be sent to other processes."""
 
     def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S, reconnect_s: float = RECONNECT_S) -> None:
-        """`url`: a path, `sqlite:///path` or `postgresql://user:password@host/name`; missing tables are created.
+        """`url`: a path, `sqlite:///path` or `postgresql://user:password@host/name`; brings its tables up to date.
 
         Raises:
-            DatabaseError: it cannot be opened, is damaged, or has a schema that this version does not know.
+            DatabaseError: it cannot be opened, is damaged, or has the tables of a newer version of illume.
             MissingExtraError: PostgreSQL is asked for and its driver is not installed.
         """
         parsed = _parse(url)
@@ -53,7 +52,7 @@ class Database:
         if parsed.get_backend_name() == "postgresql":
             require_extra("postgresql")
         self._engine = _engine(parsed, lock_wait_s)
-        self._transact(self._prepare, read_only=False, patience_s=0.0)
+        self._transact(lambda found: bring_up_to_date(found, self.address), read_only=False, patience_s=0.0)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction; on SQLite it holds the write lock from its start."""
@@ -96,21 +95,6 @@ class Database:
                     log.warning("database %s: %s; retrying", self.address, reported)
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
-
-    def _prepare(self, connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-        metadata.create_all(connection, tables=[schema_version, known_stores])  # the second one came later
-        found = list(connection.execute(select(schema_version.c.version)).scalars())
-        if not found:
-            metadata.create_all(connection)
-            connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
-        elif found != [SCHEMA_VERSION]:
-            raise DatabaseError(
-                f"database {self.address}: found schema version {', '.join(map(str, found))}, expected "
-                f"{SCHEMA_VERSION}; use the version of illume that created it, or another database and then "
-                "`illume index rebuild`"
-            )
 
     def _explain(self, error: SQLAlchemyError) -> str:
         cause = _cause(error)

@@ -45,13 +45,22 @@ class EventKind(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     STAGE_REUSED = "stage_reused"  # fingerprint: another run has made the artifact in the meantime
     ATTEMPT_STATE = "attempt_state"  # from, to, number, stage_kind, fingerprint, and fields of the state
+    WAITING = "waiting"  # for: what the stage waits for, from now on
+    WAITED = "waited"  # for: it waits no more
     PROGRESS = "progress"  # done, total, unit, rate_per_s
     METRICS = "metrics"  # points: [[name, value, step, time], ...]
     MODEL_VERSION = "model_version"  # name, uri, alias?
     MODEL_TAINTED = "model_tainted"  # takedown: the model was trained on what it removed
 
 
-RESERVED_KINDS = frozenset(set(EventKind) - {EventKind.STAGE_REUSED, EventKind.MODEL_VERSION, EventKind.MODEL_TAINTED})
+_OPEN_KINDS = {
+    EventKind.STAGE_REUSED,
+    EventKind.MODEL_VERSION,
+    EventKind.MODEL_TAINTED,
+    EventKind.WAITING,
+    EventKind.WAITED,
+}
+RESERVED_KINDS = frozenset(set(EventKind) - _OPEN_KINDS)
 BULK_KINDS = frozenset({EventKind.PROGRESS, EventKind.METRICS})  # may reach a sink later than other events
 
 

@@ -16,6 +16,7 @@ from orchestrator.history.database import dump_json
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState, event_fields
 from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
+_NO_WAIT: Mapping[str, Any] = {"waiting_for": "", "waiting_since": None}
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
 
 
@@ -188,18 +189,33 @@ def _run_state(connection: Connection, event: Event) -> None:
             values["cancel_requested"] = False
     connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(values))
 
+    connection.execute(update(stages).where(stages.c.run_id == event.run_id).values(_NO_WAIT))
+
+
+def _waiting(connection: Connection, event: Event) -> None:
+    _update_stage(connection, event, {"waiting_for": str(event.fields.get("for", "")), "waiting_since": event.time})
+
+
+def _waited(connection: Connection, event: Event) -> None:
+    _update_stage(connection, event, _NO_WAIT)
+
+
+def _update_stage(connection: Connection, event: Event, values: Mapping[str, Any]) -> None:
+    of_stage = (stages.c.run_id == event.run_id) & (stages.c.stage_id == event.stage_id)
+    connection.execute(update(stages).where(of_stage).values(values))
+
 
 def _cancel_requested(connection: Connection, event: Event) -> None:
     connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(cancel_requested=True))
 
 
 def _stage_reused(connection: Connection, event: Event) -> None:
-    of_stage = (stages.c.run_id == event.run_id) & (stages.c.stage_id == event.stage_id)
-    connection.execute(update(stages).where(of_stage).values(action="reuse"))
+    _update_stage(connection, event, {"action": "reuse", **_NO_WAIT})
 
 
 def _attempt_state(connection: Connection, event: Event) -> None:
     fields: dict[str, Any] = event.fields
+    _update_stage(connection, event, _NO_WAIT)
     if fields["to"] == AttemptState.INTENT:
         connection.execute(insert(attempts).values(_attempt_row(event)))
         return
@@ -245,4 +261,6 @@ _CHANGES: dict[str, Callable[[Connection, Event], None]] = {
     EventKind.STAGE_REUSED: _stage_reused,
     EventKind.ATTEMPT_STATE: _attempt_state,
     EventKind.PROGRESS: _progress,
+    EventKind.WAITING: _waiting,
+    EventKind.WAITED: _waited,
 }

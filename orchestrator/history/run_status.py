@@ -12,9 +12,9 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, RunState, iso_time
-from orchestrator.history.schema import attempts, database_now, events, runs, stages
+from orchestrator.history.schema import attempts, database_now, runs, stages
 
-# The state of a stage that has no attempt.
+# The state of a stage that has no attempt; WAITING also of one whose attempt waits for resources.
 WAITING, REUSED, SKIPPED, NOT_RUN = "WAITING", "REUSED", "SKIPPED", "NOT_RUN"
 _ACTION_STATES = {"reuse": REUSED, "skip": SKIPPED}
 _LIVE = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
@@ -44,7 +44,7 @@ class StageStatus:
     action: str  # of the plan: "run", "reuse" or "skip"
     reasons: tuple[str, ...]
     upstream: tuple[str, ...]
-    state: str  # of the newest attempt (`AttemptState`); WAITING, REUSED, SKIPPED or NOT_RUN if it has none
+    state: str  # of the newest attempt (`AttemptState`), WAITING if that waits; or REUSED, SKIPPED, WAITING, NOT_RUN
     attempt_id: str = ""
     attempt: int = 0  # number of the newest attempt; 0: it has none
     done: int = 0
@@ -55,6 +55,8 @@ class StageStatus:
     elapsed_s: float | None = None  # of the newest attempt
     failure_class: str = ""
     message: str = ""
+    waiting_for: str = ""  # what it waits for now: another run, a job, memory, CPUs, GPUs; empty if for nothing
+    waiting_since: float | None = None
 
     @property
     def key(self) -> ArtifactKey:
@@ -86,13 +88,10 @@ def run_status(database: Database, run_id: str) -> RunStatus:
             known = connection.execute(select(runs.c.run_id).order_by(runs.c.created_at.desc()).limit(5)).scalars()
             raise DatabaseError(f"run {run_id!r}: not found; the newest runs are: {', '.join(known) or 'none'}")
         now: float = connection.execute(select(database_now())).scalar_one()
-        newest, waits = _newest_attempts(connection, run_id), _waits(connection, row)
+        newest = _newest_attempts(connection, run_id)
         of_run = select(stages).where(stages.c.run_id == run_id).order_by(stages.c.position)
         summary = _summary(row)
-        found = tuple(
-            _stage(stage, newest.get(stage.stage_id), summary, now, waits.get(stage.stage_id, ""))
-            for stage in connection.execute(of_run)
-        )
+        found = tuple(_stage(stage, newest.get(stage.stage_id), summary, now) for stage in connection.execute(of_run))
         return RunStatus(run=summary, stages=found)
 
     return database.read(work)
@@ -161,16 +160,6 @@ def _newest_attempts(connection: Connection, run_id: str) -> Mapping[str, Any]:
     return {row.stage_id: row for row in connection.execute(query)}
 
 
-def _waits(connection: Connection, run: Any) -> Mapping[str, str]:
-    """By stage, whom it has waited for since when, as the run's newest driver recorded it."""
-    of_run = (events.c.run_id == run.run_id) & (events.c.epoch == run.epoch) & (events.c.kind == "waiting")
-    found = connection.execute(select(events).where(of_run).order_by(events.c.sequence))
-    return {
-        row.stage_id: f"waiting for {json.loads(row.fields).get('for', 'another run')} since {iso_time(row.time)}"
-        for row in found
-    }
-
-
 def _summary(row: Any) -> RunSummary:
     return RunSummary(
         run_id=row.run_id,
@@ -187,7 +176,7 @@ def _summary(row: Any) -> RunSummary:
     )
 
 
-def _stage(stage: Any, attempt: Any, run: RunSummary, now: float, wait: str) -> StageStatus:
+def _stage(stage: Any, attempt: Any, run: RunSummary, now: float) -> StageStatus:
     status: dict[str, Any] = {
         "stage_id": stage.stage_id,
         "stage_kind": stage.stage_kind,
@@ -196,24 +185,30 @@ def _stage(stage: Any, attempt: Any, run: RunSummary, now: float, wait: str) -> 
         "reasons": tuple(json.loads(stage.reasons)),
         "upstream": tuple(json.loads(stage.upstream)),
     }
+    wait: dict[str, Any] = {}
+    if run.state in _LIVE and stage.waiting_for:
+        text = f"waiting for {stage.waiting_for} since {iso_time(stage.waiting_since)}"
+        wait = {"message": text, "waiting_for": stage.waiting_for, "waiting_since": stage.waiting_since}
     if attempt is None or (stage.action == "reuse" and attempt.state != AttemptState.COMMITTED):
         waiting = WAITING if run.state in _LIVE else NOT_RUN
         state = _ACTION_STATES.get(stage.action, waiting)
-        return StageStatus(**status, state=state, message=wait if state == WAITING else "")
+        return StageStatus(**status, state=state, **(wait if state == WAITING else {}))
     is_open = attempt.state in (AttemptState.INTENT, AttemptState.RUNNING)
+    is_waiting = is_open and bool(wait)
     left = attempt.total - attempt.done
     elapsed_s = (now if is_open else attempt.ended_at) - (attempt.started_at or attempt.created_at)
+    has_eta = is_open and not is_waiting and attempt.rate_per_s > 0 and left >= 0
     return StageStatus(
         **status,
-        state=attempt.state,
+        state=WAITING if is_waiting else attempt.state,
         attempt_id=attempt.attempt_id,
         attempt=attempt.number,
         done=attempt.done,
         total=attempt.total,
         unit=attempt.unit,
-        rate_per_s=attempt.rate_per_s,
-        eta_s=left / attempt.rate_per_s if is_open and attempt.rate_per_s > 0 and left >= 0 else None,
+        rate_per_s=0.0 if is_waiting else attempt.rate_per_s,
+        eta_s=left / attempt.rate_per_s if has_eta else None,
         elapsed_s=max(0.0, elapsed_s),
         failure_class=attempt.failure_class,
-        message=attempt.message,
+        **(wait if is_waiting else {"message": attempt.message}),
     )

@@ -1,15 +1,13 @@
 """The tables of the index database, the same in SQLite and PostgreSQL, and the database's clock.
 
 Rule: `runs`, `stages` and `attempts` are derived from `events` alone (see projection.py), so they can be recreated from
-the store.
+the store. What changes here needs a migration (migrations.py).
 """
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, String, Table, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
-
-SCHEMA_VERSION = 1
 
 metadata = MetaData()
 
@@ -44,6 +42,8 @@ stages = Table(
     Column("action", String, nullable=False),
     Column("reasons", Text, nullable=False),  # JSON list of texts
     Column("upstream", Text, nullable=False),  # JSON list of stage ids
+    Column("waiting_for", Text, nullable=False, server_default=""),  # empty: it does not wait
+    Column("waiting_since", Double),
 )
 
 attempts = Table(

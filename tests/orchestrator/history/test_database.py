@@ -84,14 +84,6 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     assert database.read(lambda connection: list(connection.execute(select(source_digests)))) == []
 
 
-def test_an_unknown_schema_version_is_refused(database_url: str) -> None:
-    database = Database(database_url)
-    database.write(lambda connection: connection.execute(text("update illume_schema set version = 99")))
-    database.close()
-    with pytest.raises(DatabaseError, match="found schema version 99, expected 1"):
-        Database(database_url)
-
-
 def test_sqlite_is_durable_and_lets_readers_pass_a_writer(tmp_path: Path) -> None:
     database = Database(str(tmp_path / "deep" / "index.db"))
     assert database.read(lambda connection: connection.execute(text("pragma journal_mode")).scalar()) == "wal"

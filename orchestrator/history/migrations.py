@@ -1,0 +1,93 @@
+"""The version of the index database's tables: they are made, or brought up to date, when a database is opened.
+
+Adding a version:
+
+1. Before anything is changed, keep the tables of today for the tests:
+   `python tests/orchestrator/history/keep_schema.py`.
+2. Change `schema.py`. A new column is nullable or has a `server_default`.
+3. Append a `Migration` here that makes the same change to existing tables. `test_migrations.py` compares both.
+
+Rules, as a process of the version before may be at work while the tables change under it:
+
+- A migration only adds: a table, an index, a column that an old process may leave out. What is not needed any more
+  stays for one version.
+- It is text of its own and uses nothing of `schema.py`, which describes the newest version only.
+- Columns that are derived from events are filled from the events, as a replay would fill them.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, text
+
+from orchestrator.errors import DatabaseError
+from orchestrator.history.schema import metadata, schema_version
+
+_LOCK = 7216415  # arbitrary key of the PostgreSQL advisory lock held while tables are created or changed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migration:
+    """One version of the tables, made from the one before."""
+
+    version: int
+    change: str  # for the log
+    apply: Callable[[Connection], None]
+
+
+def _add_waits(connection: Connection) -> None:
+    connection.execute(text("create table if not exists known_stores (store_id varchar not null primary key)"))
+    connection.execute(text("alter table stages add column waiting_for text not null default ''"))
+    connection.execute(text("alter table stages add column waiting_since double precision"))
+    waits = connection.execute(
+        text(
+            "select e.run_id, e.stage_id, e.time, e.fields from events e join runs r on r.run_id = e.run_id "
+            "where e.kind = 'waiting' and e.epoch = r.epoch and e.stage_id is not null and not exists "
+            "(select 1 from events a where a.run_id = e.run_id and a.stage_id = e.stage_id "
+            "and a.kind in ('attempt_state', 'stage_reused') and a.sequence > e.sequence) order by e.sequence"
+        )
+    ).all()
+    for run_id, stage_id, time, fields in waits:
+        connection.execute(
+            text(
+                "update stages set waiting_for = :what, waiting_since = :since where run_id = :run and stage_id = :id"
+            ),
+            {"what": str(json.loads(fields).get("for", "")), "since": time, "run": run_id, "id": stage_id},
+        )
+
+
+MIGRATIONS: Sequence[Migration] = (
+    Migration(version=2, change="stages say what they wait for, and since when", apply=_add_waits),
+)
+SCHEMA_VERSION = MIGRATIONS[-1].version
+
+
+def bring_up_to_date(connection: Connection, address: str) -> None:
+    """Make the tables, or bring them to this version. Processes that do so at once wait for one another.
+
+    Raises:
+        DatabaseError: a newer version of illume has changed the tables.
+    """
+    if connection.dialect.name == "postgresql":  # SQLite: the transaction holds the only write lock
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    schema_version.create(connection, checkfirst=True)
+    versions = list(connection.execute(select(schema_version.c.version)).scalars())
+    if not versions:
+        metadata.create_all(connection)
+        connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
+        return
+    found = versions[0]
+    if versions != [found] or not 1 <= found <= SCHEMA_VERSION:
+        raise DatabaseError(
+            f"database {address}: found schema version {', '.join(map(str, versions))}, expected 1 to "
+            f"{SCHEMA_VERSION}; use the version of illume that changed it, or another database and then "
+            "`illume index rebuild`"
+        )
+    for migration in MIGRATIONS[found - 1 :]:
+        migration.apply(connection)
+        connection.execute(schema_version.update().values(version=migration.version))
+        log.info("database %s: schema version %d: %s", address, migration.version, migration.change)
