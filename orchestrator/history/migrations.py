@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Double, select, text
 
 from orchestrator.errors import DatabaseError
 from orchestrator.history.schema import metadata, schema_version
@@ -40,9 +40,10 @@ class Migration:
 
 
 def _add_waits(connection: Connection) -> None:
+    double = Double().compile(dialect=connection.dialect)
     connection.execute(text("create table if not exists known_stores (store_id varchar not null primary key)"))
     connection.execute(text("alter table stages add column waiting_for text not null default ''"))
-    connection.execute(text("alter table stages add column waiting_since double precision"))
+    connection.execute(text(f"alter table stages add column waiting_since {double}"))
     waits = connection.execute(
         text(
             "select e.run_id, e.stage_id, e.time, e.fields from events e join runs r on r.run_id = e.run_id "

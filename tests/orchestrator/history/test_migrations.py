@@ -44,7 +44,7 @@ def tables(database: Database) -> dict[str, dict[str, Any]]:
             name: {
                 "columns": {
                     column["name"]: (
-                        str(column["type"]).replace("_", " ").removesuffix(" PRECISION"),
+                        str(column["type"]),
                         column["nullable"],
                     )
                     for column in found.get_columns(name)
