@@ -2,7 +2,7 @@
 
 Rule: the event rows are the outbox, written in the transaction of the change that they describe; a sink's cursor
 (`delivered`) advances only after the sink has confirmed that the events are safe. One process at a time delivers a run
-to a sink (a lease).
+to a sink (a lease). A run or an event that a sink cannot take delays itself and nothing else.
 """
 
 import logging
@@ -27,7 +27,11 @@ from orchestrator.redaction.masking import mask_text
 POLL_S = 2.0
 BATCH = 500  # events for one call of a sink
 FIRST_WAIT_S, MAX_WAIT_S = 0.5, 60.0  # between tries of a sink that fails
-FLUSH_TRIES = 3  # failed deliveries in a row after which `drain` stops waiting for a sink
+FLUSH_TRIES = 3  # rounds in a row without a delivery after which `drain` stops waiting for a sink
+MAX_FAILING_S = 10.0  # how long a round may fail before those runs that did not fail get their next turn
+EVENT_TRIES = 3  # failed deliveries of a run before its events are delivered one by one
+# Errors that the content of an event causes, when another event is taken: a missing field, another type, bad text.
+EVENT_ERRORS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
 DELIVERY_LEASE_S = 120.0
 
 log = logging.getLogger(__name__)
@@ -130,14 +134,27 @@ class Outbox:
             worker.join(2.0)
 
 
+@dataclass(kw_only=True)
+class _RunFailures:
+    """What a run has failed with since its last delivery to a sink."""
+
+    count: int = 0
+    next_try_s: float = 0.0  # by the monotonic clock
+    problem: str = ""
+
+
 class _SinkWorker:
-    """Delivers to one sink, run by run, with back-off."""
+    """Delivers to one sink, run by run, with a back-off for each run.
+
+    A round begins with the runs that failed least, so a run that fails for ever keeps no other one waiting.
+    """
 
     def __init__(self, database: Database, leases: Leases, sink: Sink) -> None:
         self.sink = sink
         self._database = database
         self._leases = leases
-        self._failures = 0  # in a row
+        self._failures: dict[str, _RunFailures] = {}  # by run
+        self._failed_rounds = 0  # in a row without any delivery
         self._flushes = self._flushed = 0  # asked for; done by a round that began after each was asked for
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -150,7 +167,7 @@ class _SinkWorker:
 
     def flush(self) -> None:
         self._idle.clear()
-        self._failures = 0
+        self._failed_rounds = 0
         self._flushes += 1
         self._wake.set()
         self.start()
@@ -173,32 +190,56 @@ class _SinkWorker:
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
-            wait_s = POLL_S
             asked = self._flushes
             try:
-                has_more = self._deliver_round()
-                self._failures = 0
-            except Exception as error:  # noqa: BLE001 - the boundary: a sink may raise anything; logged and tried again
-                self._failures += 1
-                wait_s = backoff_s(self._failures, random.random())
-                has_more = False
-                log.warning("sink %s: %s; trying again in %.1f s", self.sink.name, _problem(error), wait_s)
-            if has_more:
+                delivered, failed = self._deliver_round()
+            except Exception as error:  # noqa: BLE001 - the boundary: the database may be away
+                log.warning("sink %s: %s; trying again", self.sink.name, _problem(error))
+                delivered, failed = 0, 1
+            self._failed_rounds = self._failed_rounds + 1 if failed and not delivered else 0
+            if delivered:
                 continue
-            if self._flushed < asked and self._failures in (0, FLUSH_TRIES):
+            if self._flushed < asked and (not failed or self._failed_rounds >= FLUSH_TRIES):
                 self._flushed = asked
                 if not self._flushing:
                     self._idle.set()
-            self._wake.wait(min(wait_s, 1.0) if self._flushing else wait_s)
+            wait_s = backoff_s(self._failed_rounds, random.random()) if failed else POLL_S
+            self._wake.wait(min(wait_s, 1.0) if self._flushing else min(wait_s, POLL_S))
             self._wake.clear()
 
-    def _deliver_round(self) -> bool:
-        """Deliver the waiting events of every run; False if there were none."""
-        has_delivered = False
-        for delivery in deliveries(self._database, only_waiting=True):
-            if delivery.sink == self.sink.name and not self._stopped.is_set():
-                has_delivered = self._deliver_run(delivery.run_id) or has_delivered
-        return has_delivered
+    def _deliver_round(self) -> tuple[int, int]:
+        """Deliver the waiting events of the runs whose turn it is: (runs delivered, runs failed)."""
+        waiting = [item for item in deliveries(self._database, only_waiting=True) if item.sink == self.sink.name]
+        self._failures = {item.run_id: self._failures[item.run_id] for item in waiting if item.run_id in self._failures}
+        delivered = failed = 0
+        failing_s = 0.0
+        for item in sorted(waiting, key=lambda item: self._failures_of(item.run_id).count):
+            began_s = time.monotonic()
+            if self._stopped.is_set() or failing_s > MAX_FAILING_S:
+                break
+            if not self._flushing and began_s < self._failures_of(item.run_id).next_try_s:
+                continue
+            try:
+                delivered += self._deliver_run(item.run_id)
+            except Exception as error:  # noqa: BLE001 - the boundary: a sink may raise anything; logged and tried again
+                failed += 1
+                failing_s += time.monotonic() - began_s
+                self._note_failure(item.run_id, _problem(error))
+        return delivered, failed
+
+    def _failures_of(self, run_id: str) -> _RunFailures:
+        return self._failures.get(run_id, _RunFailures())
+
+    def _note_failure(self, run_id: str, problem: str) -> None:
+        before = self._failures_of(run_id)
+        wait_s = backoff_s(before.count + 1, random.random())
+        self._failures[run_id] = _RunFailures(
+            count=before.count + 1, next_try_s=time.monotonic() + wait_s, problem=problem
+        )
+        if problem != before.problem:
+            log.warning(
+                "sink %s: run %s: %s; trying again in %.1f s and later", self.sink.name, run_id, problem, wait_s
+            )
 
     def _deliver_run(self, run_id: str) -> bool:
         if not self._next_batch(run_id):
@@ -221,17 +262,44 @@ class _SinkWorker:
             self.sink.deliver(batch)
         except SinkRejectedError as error:
             if len(batch) > 1:
-                for event in batch:
-                    self._deliver_batch([event])
+                self._deliver_singly(batch)
                 return
-            log.error("sink %s: event %s is skipped: %s", self.sink.name, batch[0].id, error)
-            self._move_cursor(batch, rejected=1, problem=f"{batch[0].id}: {_problem(error)}")
+            self._skip(batch[0], _problem(error))
         except Exception as error:
-            self._record_problem(batch[0].run_id, _problem(error))
-            raise
+            run_id = batch[0].run_id
+            self._record_problem(run_id, _problem(error))
+            has_tried = self._failures_of(run_id).count + 1 >= EVENT_TRIES
+            if not (isinstance(error, EVENT_ERRORS) and has_tried and len(batch) > 1):
+                raise
+            self._deliver_singly(batch)
         else:
             failpoints.hit("outbox.delivered")
+            self._failures.pop(batch[0].run_id, None)
             self._move_cursor(batch)
+
+    def _deliver_singly(self, batch: list[Event]) -> None:
+        """Deliver events one by one. One that fails is skipped if the sink takes a later one: the event is at fault.
+
+        That later one is delivered again in its turn, which changes nothing.
+        """
+        for position, event in enumerate(batch):
+            try:
+                self._deliver_batch([event])
+            except EVENT_ERRORS as error:
+                if not any(self._is_taken(later) for later in batch[position + 1 :]):
+                    raise
+                self._skip(event, _problem(error))
+
+    def _is_taken(self, event: Event) -> bool:
+        try:
+            self.sink.deliver([event])
+        except (SinkRejectedError, *EVENT_ERRORS):
+            return False
+        return True
+
+    def _skip(self, event: Event, problem: str) -> None:
+        log.error("sink %s: event %s is skipped: %s", self.sink.name, event.id, problem)
+        self._move_cursor([event], rejected=1, problem=f"{event.id}: {problem}")
 
     def _next_batch(self, run_id: str) -> list[Event]:
         linger_s = 0.0 if self._flushing else self.sink.linger_s

@@ -207,6 +207,71 @@ def test_metrics_linger_and_other_events_do_not(database: Database, tell_story: 
     assert sink.numbers == numbered(database)
 
 
+@pytest.mark.parametrize("num_bad", [1, 12])
+def test_runs_that_a_sink_cannot_take_keep_no_other_run_waiting(
+    database: Database, tell_story: TellStory, num_bad: int
+) -> None:
+    """As runs of experiments that were deleted: they wait until somebody restores the experiment."""
+    sink = ListSink()
+    bad = [f"bad-{number}" for number in range(num_bad)]
+
+    def refuse_bad(events: Sequence[Event]) -> None:
+        if events[0].run_id in bad:
+            raise RuntimeError("its experiment was deleted; restore it")
+
+    sink.fail = refuse_bad
+    for run_id in [*bad, "good"]:
+        tell_story(database, run_id)
+    with Outbox(database, [sink]) as outbox:
+        for run_id in [*bad, "good"]:
+            outbox.follow(run_id)
+        assert outbox.drain(30.0) == {"list": sum(len(numbered(database, run_id)) for run_id in bad)}
+        assert sink.numbers == numbered(database, "good")
+        sink.fail = lambda _events: None  # restored
+        assert outbox.drain(30.0) == {}
+    for run_id in bad:
+        assert [number for number in sink.numbers if number[0] == run_id] == numbered(database, run_id)
+
+
+def test_events_that_break_a_sink_are_skipped_once_it_takes_a_later_one(
+    database: Database, tell_story: TellStory
+) -> None:
+    sink = ListSink()
+
+    def trip_over_some(events: Sequence[Event]) -> None:
+        if any(event.sequence in (3, 4) for event in events):
+            raise KeyError("alias")
+
+    sink.fail = trip_over_some
+    tell_story(database, "r1")
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        assert outbox.drain(30.0) == {}
+    taken = list(dict.fromkeys(number for number in sink.numbers))
+    assert sorted(taken) == [number for number in numbered(database) if number[1] not in (3, 4)]
+    (delivery,) = deliveries(database)
+    assert (delivery.rejected, delivery.waiting) == (2, 0)
+    assert delivery.problem == "r1/00000004: KeyError: 'alias'"
+
+
+def test_nothing_is_skipped_while_the_sink_takes_nothing(database: Database, tell_story: TellStory) -> None:
+    """A proxy that answers with a page of its own makes the client fail as over a bad event."""
+    sink = ListSink()
+
+    def answer_nonsense(_events: Sequence[Event]) -> None:
+        raise ValueError("expected JSON, found <html>")
+
+    sink.fail = answer_nonsense
+    tell_story(database, "r1")
+    with Outbox(database, [sink]) as outbox:
+        outbox.follow("r1")
+        assert outbox.drain(30.0) == {"list": len(numbered(database))}
+        sink.fail = lambda _events: None
+        assert outbox.drain(30.0) == {}
+    assert sink.numbers == numbered(database)
+    assert [delivery.rejected for delivery in deliveries(database)] == [0]
+
+
 @pytest.mark.parametrize(("failures", "low_s", "high_s"), [(1, 0.375, 0.625), (4, 3.0, 5.0), (100, 45.0, 75.0)])
 def test_back_off_doubles_up_to_a_minute_and_spreads(failures: int, low_s: float, high_s: float) -> None:
     assert backoff_s(failures, 0.0) == low_s
