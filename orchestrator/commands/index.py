@@ -26,7 +26,10 @@ def index_command() -> None:
 @location_options
 @json_option
 def rebuild_command(locations: Locations, as_json: bool) -> None:
-    """Rebuild every row of the database from the store. Nothing in the store is changed."""
+    """Rebuild every row of the database from the store. Nothing in the store is changed.
+
+    Runs that are at work are left as they are.
+    """
     with open_workspace(locations, create=True) as workspace:
         report = rebuild_index(workspace.database, workspace.artifacts)
         if identity := read_identity(workspace.store):
@@ -35,5 +38,7 @@ def rebuild_command(locations: Locations, as_json: bool) -> None:
         click.echo(json.dumps(asdict(report), indent=2))
         return
     click.echo(f"{report.runs} runs, {report.events} events, {report.artifacts} artifacts")
+    for run_id in report.at_work:
+        click.echo(f"run {run_id} is at work; its rows are left as they are")
     for problem in report.problems:
         click.echo(f"warning: {problem}", err=True)

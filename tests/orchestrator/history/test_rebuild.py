@@ -1,24 +1,24 @@
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, delete, select, update
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.attempt_id import AttemptId
-from orchestrator.errors import DatabaseError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history import schema
 from orchestrator.history.attempts import AttemptIntent, StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, RunState, event_to_json
 from orchestrator.history.leases import Leases
-from orchestrator.history.rebuild import rebuild_index
-from orchestrator.history.run_store import RunStore
+from orchestrator.history.rebuild import _replace_run, rebuild_index
+from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.identity import fingerprint_of
 from orchestrator.sinks.file_sinks import StoreSink
 from orchestrator.sinks.outbox import Outbox
@@ -124,12 +124,52 @@ def test_events_that_were_not_exported_are_kept(place: Place, tell_story: Callab
     assert rows(place.database) == before
 
 
-def test_an_index_in_use_is_not_rebuilt(place: Place, tell_story: Callable[[Database, str], Any]) -> None:
+def test_a_run_at_work_is_left_as_it_is_and_the_others_are_rebuilt(
+    place: Place, tell_story: Callable[[Database, str], Any]
+) -> None:
     tell_story(place.database, "r1")  # leaves its lease held
+    tell_story(place.database, "r2")
+    Leases(place.database).release(held(place.database, "run:r2"))
+    export(place, "r1", "r2")
     before = rows(place.database)
-    with pytest.raises(DatabaseError, match=r"run r1 is running \(process \d+ on "):
-        rebuild_index(place.database, place.artifacts)
-    assert rows(place.database) == before
+    lost = [delete(table).where(table.c.run_id == "r2") for table in TABLES]
+    lost.append(update(schema.attempts).values(done=39))  # progress that no event has
+    place.database.write(lambda connection: [connection.execute(statement) for statement in lost])
+    live = {name: [row for row in found if "r1" in row] for name, found in rows(place.database).items()}
+    report = rebuild_index(place.database, place.artifacts)
+    assert (report.runs, report.at_work) == (1, ("r1",))
+    after = rows(place.database)
+    assert {name: [row for row in found if "r1" in row] for name, found in after.items()} == live
+    assert [row for row in after["events"] if "r2" in row] == [row for row in before["events"] if "r2" in row]
+
+
+def test_a_driver_that_starts_in_the_middle_of_a_rebuild_waits_for_it(
+    place: Place, tell_story: Callable[[Database, str], Any]
+) -> None:
+    tell_story(place.database, "r1")
+    Leases(place.database).release(held(place.database, "run:r1"))
+    export(place, "r1")
+    replayed, has_waited = threading.Event(), threading.Event()
+    problems: list[Exception] = []
+
+    def rebuild(connection: Connection) -> None:
+        assert _replace_run(connection, run_id="r1", start={"recipe": "tiny"}, stored={}) is not None
+        replayed.set()
+        has_waited.wait(1.0)  # the other transaction waits for this one
+
+    def drive() -> None:
+        try:
+            RunStore(place.database).request_cancel("r1")
+        except StateConflictError as error:  # it has ended: the row was found
+            problems.append(error)
+        has_waited.set()
+
+    replay = threading.Thread(target=place.database.write, args=(rebuild,))
+    replay.start()
+    assert replayed.wait(20)
+    drive()
+    replay.join()
+    assert [type(problem) for problem in problems] == [StateConflictError]
 
 
 def test_the_lease_of_a_killed_driver_does_not_block_a_rebuild(
