@@ -30,8 +30,8 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.local_attempt import AttemptRequest
 from orchestrator.failures.classes import classified
-from orchestrator.history.run_store import RunStore
-from orchestrator.liveness.job_records import JobOutcome, JobRecords, job_id_of, jobs_folder
+from orchestrator.history.run_store import ForwardedTelemetry, RunStore
+from orchestrator.liveness.job_records import JobOutcome, JobRecords, TelemetryBatch, job_id_of, jobs_folder
 from orchestrator.liveness.liveness import JobState, job_state
 from orchestrator.stage import Tracker
 
@@ -283,18 +283,23 @@ class _TelemetryForwarder:
     ) -> None:
         self._records, self._tracker, self._history, self._guard = records, tracker, history, guard
         self._attempt_id = attempt.name
-        self._last_point_at, self._num_events = history.forwarded_up_to(attempt.name)
+        self._forwarded = history.forwarded_up_to(attempt.name)
+        history.telemetry.continue_from(attempt.name, self._forwarded.num_points)
 
     def forward(self) -> None:
         """Record the batches in the store, then delete them there."""
         batches = list(self._records.telemetry())
         for batch in batches:
-            new = [point for point in batch.points if point[3] > self._last_point_at]
-            self._history.telemetry.log_points(self._attempt_id, new)
-            self._last_point_at = max((point[3] for point in new), default=self._last_point_at)
-            for kind, fields in batch.events[max(0, self._num_events - batch.first_event) :]:
+            known = self._forwarded
+            points = _new_points(batch, known)
+            self._history.telemetry.log_points(self._attempt_id, points)
+            for kind, fields in batch.events[max(0, known.num_events - batch.first_event) :]:
                 self._tracker.log_event(kind, fields)
-            self._num_events = max(self._num_events, batch.first_event + len(batch.events))
+            self._forwarded = ForwardedTelemetry(
+                num_points=known.num_points + len(points),
+                newest_point_at=max((point[3] for point in points), default=known.newest_point_at),
+                num_events=max(known.num_events, batch.first_event + len(batch.events)),
+            )
             if batch.progress is not None:
                 self._tracker.progress(*batch.progress)
         if batches:
@@ -302,3 +307,10 @@ class _TelemetryForwarder:
             self._guard.check()  # the database drops what a replaced driver writes; its successor needs the batches
             for batch in batches:
                 self._records.store.delete(batch.key)
+
+
+def _new_points(batch: TelemetryBatch, known: ForwardedTelemetry) -> list[tuple[str, float, int, float]]:
+    """The points of a batch that are not recorded yet, told by their numbers."""
+    if batch.first_point is None:  # of a job of an older version, which has only stamps, always rising
+        return [point for point in batch.points if point[3] > known.newest_point_at]
+    return batch.points[max(0, known.num_points - batch.first_point) :]

@@ -48,7 +48,8 @@ class EventKind(StrEnum):
     WAITING = "waiting"  # for: what the stage waits for, from now on
     WAITED = "waited"  # for: it waits no more
     PROGRESS = "progress"  # done, total, unit, rate_per_s
-    METRICS = "metrics"  # points: [[name, value, step, time], ...]
+    METRICS = "metrics"  # points: [[name, value, step, time], ...]; first: number of the first, counted in the attempt
+    METRICS_DROPPED = "metrics_dropped"  # points: how many
     MODEL_VERSION = "model_version"  # name, uri, alias?
     MODEL_TAINTED = "model_tainted"  # takedown: the model was trained on what it removed
 

@@ -7,7 +7,7 @@ Rule: each change names the state that it expects and the epoch of its driver; a
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
@@ -42,6 +42,15 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
 
 class StateConflictError(OrchestratorError):
     """A run or an attempt is not in the expected state, or the transition does not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardedTelemetry:
+    """What is recorded of the telemetry that a job forwards, in which points and events are numbered from 0."""
+
+    num_points: int
+    newest_point_at: float  # for jobs that do not number their points: seconds since 1970
+    num_events: int  # of the stage's own
 
 
 class RunStore:
@@ -233,8 +242,8 @@ class RunStore:
         """Attempts in INTENT or RUNNING: after `begin_epoch`, those that the last driver left open."""
         return open_attempts(self.database, run_id=run_id)
 
-    def forwarded_up_to(self, attempt_id: str) -> tuple[float, int]:
-        """Telemetry of an attempt in the database: time of its newest metric, number of the stage's own events."""
+    def forwarded_up_to(self, attempt_id: str) -> ForwardedTelemetry:
+        """What of an attempt's telemetry is in the database."""
         of_attempt = events.c.attempt_id == attempt_id
         newest = select(events.c.fields).where(of_attempt, events.c.kind == EventKind.METRICS)
         newest = newest.order_by(events.c.sequence.desc()).limit(1)
@@ -243,9 +252,14 @@ class RunStore:
         def work(connection: Connection) -> tuple[str | None, int]:
             return connection.execute(newest).scalar_one_or_none(), connection.execute(own_events).scalar_one()
 
-        fields, num_events = self.database.read(work)
-        points = json.loads(fields)["points"] if fields else ()
-        return max((float(point[3]) for point in points), default=0.0), num_events
+        text, num_events = self.database.read(work)
+        fields: dict[str, Any] = json.loads(text) if text else {"points": [], "first": 0}
+        points = fields["points"]
+        return ForwardedTelemetry(
+            num_points=fields.get("first", 0) + len(points),
+            newest_point_at=max((float(point[3]) for point in points), default=0.0),
+            num_events=num_events,
+        )
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the driver of a run to stop. Needs no lease.

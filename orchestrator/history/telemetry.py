@@ -37,7 +37,7 @@ class _Buffer:
 
     attempt: AttemptId
     points: deque[list[JSON]] = field(default_factory=deque)
-    num_taken: int = 0  # total number of points that left the buffer
+    num_taken: int = 0  # points of the attempt before the first of `points`: written, dropped, or by another driver
     dropped_points: int = 0
     events: deque[tuple[str, dict[str, JSON]]] = field(default_factory=deque)  # (kind, fields) other than metrics
     progress: dict[str, JSON] | None = None
@@ -107,6 +107,11 @@ class Telemetry:
             while len(buffer.points) > MAX_POINTS:
                 buffer.take_point()
                 buffer.dropped_points += 1
+
+    def continue_from(self, attempt_id: str, num_points: int) -> None:
+        """Number the attempt's next points from here: another driver has recorded those before."""
+        with self._lock:
+            self._buffer(attempt_id).num_taken = num_points
 
     def progress(self, attempt_id: str, done: int, total: int, unit: str) -> None:
         now = self._clock()
@@ -214,9 +219,10 @@ class _Batch:
         points = list(buffer.points)
         events: list[tuple[str, dict[str, JSON]]] = list(buffer.events)
         for start in range(0, len(points), POINTS_PER_EVENT):
-            events.append((EventKind.METRICS, {"points": list(points[start : start + POINTS_PER_EVENT])}))
+            some = list(points[start : start + POINTS_PER_EVENT])
+            events.append((EventKind.METRICS, {"points": some, "first": buffer.num_taken + start}))
         if buffer.dropped_points:
-            events.append(("metrics_dropped", {"points": buffer.dropped_points}))
+            events.append((EventKind.METRICS_DROPPED, {"points": buffer.dropped_points}))
         progress_event_at = None
         if buffer.progress is not None and buffer.progress != buffer.progress_event:
             is_done = buffer.progress["done"] == buffer.progress["total"]

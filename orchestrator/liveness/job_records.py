@@ -61,6 +61,7 @@ class TelemetryBatch:
     """Metrics, events and progress of a stage driver since its last batch."""
 
     key: str
+    first_point: int | None  # number of the first of `points`, counted over the attempt; None: not numbered
     points: list[tuple[str, float, int, float]]  # name, value, step, seconds since 1970
     first_event: int  # number of the first of `events`, counted over the attempt
     events: list[tuple[str, dict[str, JSON]]]  # kind, fields
@@ -75,6 +76,7 @@ class _TelemetryRecord:
     first_said: int
     said: tuple[tuple[str, JSONObject], ...]
     progress: tuple[int, int, str] | None
+    first_point: int | None = None  # missing in records of older versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,7 @@ class JobRecords:
                 record = parse_record(_TelemetryRecord, data, f"{self.store.url}: {key}")
                 yield TelemetryBatch(
                     key=key,
+                    first_point=record.first_point,
                     points=[(name, float(value), step, at) for name, value, step, at in record.points],
                     first_event=record.first_said,
                     events=list(record.said),
@@ -169,8 +172,8 @@ class StoreTracker:
     _events: list[JSON] = field(default_factory=list)
     _progress: JSON = None
     _batch: dict[str, JSON] | None = None  # taken from the buffers and not confirmed as written
-    _logged_at: float = 0.0  # stamp of the newest point
     _number: int = 0
+    _num_points: int = 0
     _num_events: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
@@ -189,8 +192,7 @@ class StoreTracker:
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         with self._lock:
-            # Always rising, as readers tell new points from known ones by their stamps: a clock may be set back.
-            at = self._logged_at = round(max(self.wall_clock(), self._logged_at + 0.001), 3)
+            at = round(self.wall_clock(), 3)
             # As text, because JSON has no non-finite numbers.
             self._points += [[name, repr(float(value)), int(step), at] for name, value in metrics.items()]
 
@@ -225,6 +227,13 @@ class StoreTracker:
             self._points, self._events, self._progress = [], [], None
         if not points and not events and progress is None:
             return None
-        first_event = self._num_events
+        first_point, first_event = self._num_points, self._num_events
+        self._num_points += len(points)
         self._num_events += len(events)
-        return {"points": points, "first_said": first_event, "said": events, "progress": progress}
+        return {
+            "first_point": first_point,
+            "points": points,
+            "first_said": first_event,
+            "said": events,
+            "progress": progress,
+        }

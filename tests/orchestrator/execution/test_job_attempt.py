@@ -32,13 +32,14 @@ from orchestrator.errors import (
 )
 from orchestrator.execution import job_attempt, run_loop
 from orchestrator.execution.executor import Executor
-from orchestrator.execution.job_attempt import JobAttempt
+from orchestrator.execution.job_attempt import JobAttempt, _TelemetryForwarder
 from orchestrator.failures.classes import report_of
 from orchestrator.history import schema
+from orchestrator.history.database import Database
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
 from orchestrator.history.run_store import StateConflictError
-from orchestrator.liveness.job_records import JobOutcome, JobRecords
+from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.planning.plan import Plan, PlannedStage, make_plan
 from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.store_view import plan_view
@@ -492,3 +493,49 @@ def test_a_run_without_a_controller_is_cancelled_with_its_job(desk: Desk) -> Non
     desk.jobs.finish.set()
     assert isinstance(desk.controller().start().ended(), dict)  # a person may still want it again
     assert desk.jobs.submitted == ["illume-r1-train-1-1", "illume-r1-train-3-1"]
+
+
+@pytest.mark.parametrize("is_numbered", [True, False])
+def test_a_new_controller_forwards_each_metric_once_whatever_the_clock_of_the_job_says(
+    database: Database, tell_story: Callable[[Database, str], Any], tmp_path: Path, is_numbered: bool
+) -> None:
+    """The first controller dies between recording a batch and deleting it; meanwhile the clock is set back."""
+    history, leases = tell_story(database, RUN).run_store, Leases(database)
+    store = open_store(tmp_path / "store")
+    times = iter([1000.0, 400.0, 400.0] if is_numbered else [1000.0, 1000.001, 1000.002])
+    attempt = AttemptId(run_id=RUN, stage_id="clean", epoch=0, name=f"{RUN}-clean-3-1")
+    records = JobRecords(store=store, attempt=attempt)
+    tracker = StoreTracker(records, warn=pytest.fail, wall_clock=lambda: next(times))
+
+    def flush() -> None:
+        if is_numbered:
+            tracker._flush()
+        elif (batch := tracker._take()) is not None:  # as older versions wrote it
+            batch.pop("first_point")
+            records.put_telemetry(tracker._num_points, batch)
+
+    def take_over() -> _TelemetryForwarder:
+        database.write(lambda connection: connection.execute(update(schema.leases).values(owner="")))
+        lease = leases.acquire(f"run:{RUN}")
+        assert lease is not None
+        own = AttemptId(run_id=RUN, stage_id="clean", epoch=history.begin_epoch(RUN, lease), name=attempt.name)
+        guard = EpochGuard(epochs=RunEpochs(store=store, run_id=RUN), epoch=own.epoch)
+        return _TelemetryForwarder(records, history.telemetry.tracker(own), history, own, guard)
+
+    tracker.log_metrics({"loss": 3.0}, step=1)
+    tracker.log_metrics({"loss": 2.0}, step=2)
+    flush()
+    kept = [(item.key, store.get(item.key)) for item in store.list(f"runs/{RUN}/jobs/{attempt}/telemetry")]
+    take_over().forward()
+    for key, data in kept:
+        assert data is not None
+        store.put_new(key, data)
+    tracker.log_metrics({"loss": 1.0}, step=3)
+    flush()
+    second = take_over()
+    second.forward()
+    second.forward()
+    found = [event for event in history.events(RUN) if event.attempt_id == attempt.name and event.kind == "metrics"]
+    assert [point[2] for event in found for point in event.fields["points"]] == [1, 2, 3]  # type: ignore[union-attr]
+    assert [event.fields["first"] for event in found] == [0, 2]
+    history.close()
