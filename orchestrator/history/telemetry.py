@@ -219,7 +219,7 @@ class _Batch:
         points = list(buffer.points)
         events: list[tuple[str, dict[str, JSON]]] = list(buffer.events)
         for start in range(0, len(points), POINTS_PER_EVENT):
-            some = list(points[start : start + POINTS_PER_EVENT])
+            some: list[JSON] = list(points[start : start + POINTS_PER_EVENT])
             events.append((EventKind.METRICS, {"points": some, "first": buffer.num_taken + start}))
         if buffer.dropped_points:
             events.append((EventKind.METRICS_DROPPED, {"points": buffer.dropped_points}))
