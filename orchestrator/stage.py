@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from orchestrator.artifact import JSON, Artifact
+from orchestrator.cost import CostFunction
 from orchestrator.learning import Learned, Serving
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 
@@ -285,6 +286,7 @@ class StageKind(Generic[C]):
     metrics: Mapping[str, str] = field(default_factory=dict)
     renamed_metrics: Mapping[str, str] = field(default_factory=dict)  # old name -> new; `x/`: all that begin with it
     headline: Callable[[Mapping[str, float]], str] | None = None  # the telling metrics in a few words
+    cost: CostFunction | None = None  # of a training, derived from the config; None: estimated from history alone
     learned: Learned[C] | None = None  # None: its output holds samples, or what is computed from each of them
     rows_name_samples: bool = False  # each row of its tables names its sample, so that other samples are not in it
     serving: Serving[C] | None = None  # None: it says nothing about models that can be used

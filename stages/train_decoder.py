@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
@@ -65,6 +66,12 @@ def exposures(training: Training[TrainDecoderConfig], samples: Samples) -> Expos
     return image_exposures(training, training.config.loop, samples, batches)
 
 
+def cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
+    from stages.programs.image_costs import decoder_cost
+
+    return decoder_cost(tree, execution)
+
+
 TRAIN_DECODER = StageKind(
     name="train_decoder",
     version=2,
@@ -83,4 +90,5 @@ TRAIN_DECODER = StageKind(
     precheck=precheck,
     metrics=METRICS,
     headline=headline,
+    cost=cost,
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
@@ -87,6 +88,12 @@ def exposures(training: Training[TrainMllmConfig], samples: Samples) -> Exposure
     return loop_exposures(training, training.config.loop, samples, data_steps)
 
 
+def cost(tree: ConfigTree, execution: MllmExecution) -> CostFacts:
+    from stages.programs.mllm_cost import mllm_cost
+
+    return mllm_cost(tree, execution)
+
+
 TRAIN_MLLM = StageKind(
     name="train_mllm",
     version=2,
@@ -107,4 +114,5 @@ TRAIN_MLLM = StageKind(
     precheck=precheck,
     metrics=METRICS,
     headline=headline,
+    cost=cost,
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
@@ -83,6 +84,12 @@ def exposures(training: Training[TrainTokenizerConfig], samples: Samples) -> Exp
     return image_exposures(training, training.config.loop, samples, batches)
 
 
+def cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
+    from stages.programs.image_costs import tokenizer_cost
+
+    return tokenizer_cost(tree, execution)
+
+
 TRAIN_TOKENIZER = StageKind(
     name="train_tokenizer",
     version=2,
@@ -100,4 +107,5 @@ TRAIN_TOKENIZER = StageKind(
     precheck=precheck,
     metrics=METRICS,
     headline=headline,
+    cost=cost,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
@@ -43,6 +44,12 @@ def exposures(training: Training[TrainVisionConfig], samples: Samples) -> Exposu
     return image_exposures(training, config.loop, samples, lambda: vision_batches(config, training.inputs("datasets")))
 
 
+def cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
+    from stages.programs.image_costs import vision_cost
+
+    return vision_cost(tree, execution)
+
+
 TRAIN_VISION = StageKind(
     name="train_vision",
     version=2,
@@ -53,5 +60,6 @@ TRAIN_VISION = StageKind(
     output="vision@1",
     metrics=METRICS,
     headline=headline,
+    cost=cost,
     learned=Learned(exposures=exposures),
 )

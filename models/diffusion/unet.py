@@ -9,14 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
+from models.diffusion.conditions import NUM_TIME_IDS, POOLED_WIDTH, TEXT_TOKENS, TEXT_WIDTH, TIME_ID_WIDTH
 from models.diffusion.config import DecoderConfig
-
-# Source: SDXL. There is no text, so its inputs are zeros of these sizes.
-_TEXT_TOKENS = 77
-_TEXT_WIDTH = 2048
-_POOLED_WIDTH = 1280
-_NUM_TIME_IDS = 6  # the last is the resolution's index in the list, the others are 0
-_TIME_ID_WIDTH = 256
 
 
 def make_unet(config: DecoderConfig) -> nn.Module:
@@ -31,10 +25,10 @@ def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: i
         labels_B = torch.full((batch,), resolution, device=inputs_BCYX.device)
         plain: Tensor = unet(inputs_BCYX, steps_B, class_labels=labels_B).sample
         return plain
-    time_ids = inputs_BCYX.new_zeros(batch, _NUM_TIME_IDS)
+    time_ids = inputs_BCYX.new_zeros(batch, NUM_TIME_IDS)
     time_ids[:, -1] = resolution
-    conditions = {"text_embeds": inputs_BCYX.new_zeros(batch, _POOLED_WIDTH), "time_ids": time_ids}
-    text = inputs_BCYX.new_zeros(batch, _TEXT_TOKENS, _TEXT_WIDTH)
+    conditions = {"text_embeds": inputs_BCYX.new_zeros(batch, POOLED_WIDTH), "time_ids": time_ids}
+    text = inputs_BCYX.new_zeros(batch, TEXT_TOKENS, TEXT_WIDTH)
     predicted: Tensor = unet(inputs_BCYX, steps_B, encoder_hidden_states=text, added_cond_kwargs=conditions).sample
     return predicted
 
@@ -65,11 +59,11 @@ def _make_sdxl(config: DecoderConfig) -> nn.Module:
         # diffusers calls the number of heads "attention_head_dim" here
         attention_head_dim=tuple(max(1, width // config.unet.head_width) for width in config.unet.widths),
         transformer_layers_per_block=tuple(max(1, layers) for layers in config.unet.transformer_layers),
-        cross_attention_dim=_TEXT_WIDTH,
+        cross_attention_dim=TEXT_WIDTH,
         use_linear_projection=True,
         addition_embed_type="text_time",
-        addition_time_embed_dim=_TIME_ID_WIDTH,
-        projection_class_embeddings_input_dim=_NUM_TIME_IDS * _TIME_ID_WIDTH + _POOLED_WIDTH,
+        addition_time_embed_dim=TIME_ID_WIDTH,
+        projection_class_embeddings_input_dim=NUM_TIME_IDS * TIME_ID_WIDTH + POOLED_WIDTH,
     )
     return unet
 
