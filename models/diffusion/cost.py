@@ -4,8 +4,14 @@ The layers are those of diffusers' `UNet2DConditionModel` and `UNet2DModel` as `
 """
 
 from models.cost import Cost, attention, convolution, linear, norm, total
-from models.diffusion.conditions import NUM_TIME_IDS, POOLED_WIDTH, TEXT_TOKENS, TEXT_WIDTH, TIME_ID_WIDTH
-from models.diffusion.config import DecoderConfig
+from models.diffusion.config import (
+    NUM_TIME_IDS,
+    POOLED_WIDTH,
+    TEXT_TOKENS,
+    TEXT_WIDTH,
+    TIME_ID_WIDTH,
+    DecoderConfig,
+)
 
 _RESIDUAL_BYTES = 6  # kept of each input and output channel at each cell
 _TRANSFORMER_BYTES = 56  # of each channel at each cell, by one block

@@ -9,8 +9,14 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from models.diffusion.conditions import NUM_TIME_IDS, POOLED_WIDTH, TEXT_TOKENS, TEXT_WIDTH, TIME_ID_WIDTH
-from models.diffusion.config import DecoderConfig
+from models.diffusion.config import (
+    NUM_TIME_IDS,
+    POOLED_WIDTH,
+    TEXT_TOKENS,
+    TEXT_WIDTH,
+    TIME_ID_WIDTH,
+    DecoderConfig,
+)
 
 
 def make_unet(config: DecoderConfig) -> nn.Module:
