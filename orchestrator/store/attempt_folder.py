@@ -4,38 +4,26 @@ In a local store the folder is already inside the store and its files are sealed
 staging folder whose files are uploaded when the attempt commits.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from orchestrator.artifact import ArtifactKey, FileEntry
-from orchestrator.constraints import Key, Sha256, Size
-from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import StoreError
 from orchestrator.store.layout import Site
-from orchestrator.store.local_store import explain_os_error, is_regular, link_or_copy, make_folders, seal, sync_folder
+from orchestrator.store.link_list import Link, LinkList
+from orchestrator.store.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_folder
 from orchestrator.store.objects import Digest, check_key
+from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
 PARALLEL_FILES = 4  # hashed or uploaded at a time
 STAGING = "staging"
 LINKS_FILE = "LINKS.jsonl"  # next to the data folder: lists the linked files, so that another process can commit them
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Link:
-    """One line of `LINKS_FILE`."""
-
-    name: Key
-    key: Key
-    bytes: Size
-    sha256: Sha256
-    rows: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +35,10 @@ class AttemptFolder:
     key: ArtifactKey  # of the artifact or shard that is made
     attempt_id: str
     data: Path  # local folder, empty at first
+    _links: LinkList = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_links", LinkList(self.data.parent / LINKS_FILE))
 
     def link(self, source_key: str, name: str, entry: FileEntry) -> None:
         """Add a committed file of the store, described by `entry`, as `name`, without reading or sending its bytes.
@@ -57,15 +49,14 @@ class AttemptFolder:
             StoreError: `name` exists already, or the source is gone.
         """
         target = self.data / check_key(name)
-        if target.exists() or name in self._links():
+        if name in self._links.read() or os.path.lexists(target):
             raise StoreError(f"{target}: exists already; expected each file of an artifact to be written once")
         source = self.store.local(source_key)
-        link = {"name": name, "key": source_key, "bytes": entry.bytes, "sha256": entry.sha256, "rows": entry.rows}
+        link = Link(name=name, key=source_key, bytes=entry.bytes, sha256=entry.sha256, rows=entry.rows)
         try:
             if source is not None:
                 link_or_copy(source, target)
-            with self._links_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(link) + "\n")
+            self._links.add(link)
         except OSError as error:
             raise StoreError(explain_os_error(error, f"{target}: cannot link '{source_key}'")) from error
 
@@ -75,23 +66,29 @@ class AttemptFolder:
         Raises:
             StoreError: the folder contains something other than plain files, or the store failed.
         """
-        files, links, rows = files_below(self.data), self._links(), rows or {}
+        files, rows = set(files_below(self.data)), rows or {}
+        links = {name: link for name, link in self._links.read().items() if self._is_untouched(link, files)}
 
         def publish_file(name: str) -> FileEntry:
-            if name in links and self._is_untouched(name, links[name]):
-                return links[name][1]
             digest = self._store_file(name)
             return FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256, rows=rows.get(name))
 
-        with ThreadPoolExecutor(PARALLEL_FILES) as threads:
-            entries = list(threads.map(publish_file, sorted({*files, *links})))
+        def publish_link(link: Link) -> FileEntry:
+            if not self.store.is_local:
+                self.store.link(link.key, f"{self.site.data_key(self.attempt_id)}/{link.name}")
+            return FileEntry(path=link.name, bytes=link.bytes, sha256=link.sha256, rows=link.rows)
+
+        own = sorted(files - links.keys())
+        made = parallel_map(publish_file, own, threads=PARALLEL_FILES if len(own) > 1 else 1)
+        linked = parallel_map(publish_link, links.values(), threads=request_threads(is_local=self.store.is_local))
+        entries = sorted(chain(made, linked), key=lambda entry: entry.path)
         if self.store.is_local:
             self._sync_folders()
         return tuple(entries)
 
     @property
     def has_links(self) -> bool:
-        return bool(self._links())
+        return bool(self._links.read())
 
     def remove(self) -> None:
         """Delete the local files. Only for attempts that can no longer be committed or whose files are uploaded."""
@@ -102,33 +99,17 @@ class AttemptFolder:
                 self.data.parent.rmdir()
 
     def forget_links(self) -> None:
-        self._links_file.unlink(missing_ok=True)
+        self._links.delete()
 
-    @property
-    def _links_file(self) -> Path:
-        return self.data.parent / LINKS_FILE
-
-    def _links(self) -> dict[str, tuple[str, FileEntry]]:
-        if not self._links_file.exists():
-            return {}
-        links = {}
-        for line in self._links_file.read_bytes().splitlines():
-            link = parse_record(_Link, line, str(self._links_file))
-            links[link.name] = (
-                link.key,
-                FileEntry(path=link.name, bytes=link.bytes, sha256=link.sha256, rows=link.rows),
-            )
-        return links
-
-    def _is_untouched(self, name: str, link: tuple[str, FileEntry]) -> bool:
-        """True if `name` is still the linked file. In a remote store this makes the copy."""
-        path, source = self.data / name, self.store.local(link[0])
-        if source is not None:
-            return path.exists() and os.path.samefile(path, source)
-        if path.exists():
+    def _is_untouched(self, link: Link, files: set[str]) -> bool:
+        """Whether the file of that name is still the linked one."""
+        source = self.store.local(link.key)
+        if source is None:
+            return link.name not in files
+        try:
+            return os.path.samefile(self.data / link.name, source)
+        except FileNotFoundError:
             return False
-        self.store.link(link[0], f"{self.site.data_key(self.attempt_id)}/{name}")
-        return True
 
     def _store_file(self, name: str) -> Digest:
         path = self.data / name
@@ -172,14 +153,22 @@ def files_below(folder: Path) -> list[str]:
     Raises:
         StoreError: found a symbolic link, a special file, or a name that not every store accepts.
     """
-    names = []
-    for parent, folders, files in os.walk(folder):
-        for name in [*files, *(entry for entry in folders if (Path(parent) / entry).is_symlink())]:
-            path = Path(parent) / name
-            if not is_regular(path):
-                raise StoreError(f"{path}: found a link or a special file, expected only plain files in an artifact")
-            relative = path.relative_to(folder).as_posix()
-            if not relative.isprintable():
-                raise StoreError(f"{str(path)!r}: found unprintable characters in the name; rename the file")
-            names.append(check_key(relative))
-    return sorted(names)
+    return sorted(_files_below(str(folder), ""))
+
+
+def _files_below(folder: str, prefix: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        name = f"{prefix}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path, f"{name}/")
+            continue
+        if not entry.is_file(follow_symlinks=False):
+            raise StoreError(f"{entry.path}: found a link or a special file, expected only plain files in an artifact")
+        if not name.isprintable():
+            raise StoreError(f"{entry.path!r}: found unprintable characters in the name; rename the file")
+        yield check_key(name)
