@@ -5,20 +5,18 @@ A record whose files are missing or have another length counts as absent; the ne
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from orchestrator import failpoints
-from orchestrator.artifact import JSON, ArtifactKey, FileEntry
-from orchestrator.documents.typed_json import JSONObject, Number, record_from_json
+from orchestrator.artifact import JSON, ArtifactKey
+from orchestrator.artifacts.shard_records import StoredShard, shard_body, shard_of_commit
+from orchestrator.artifacts.shard_search import ShardSearch
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.shards import FailedTry, Quarantined, ShardOutcome, ShardRecord
+from orchestrator.shards import ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
 from orchestrator.store.commits import (
-    Commit,
     Head,
     abort,
     commit_attempt,
@@ -28,60 +26,13 @@ from orchestrator.store.commits import (
     retract,
     roll_forward,
 )
-from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site, stored_keys
-from orchestrator.store.manifests import check_paths, files_to_json, number_to_json
+from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site
+from orchestrator.store.shard_packs import Packer
 from orchestrator.store.store import Store
 from orchestrator.store.store_identity import check_folders
 from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
 
 log = logging.getLogger(__name__)
-
-PARALLEL_FINDS = 16  # requests in flight to a remote store
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredShard:
-    """A finished shard as read from its record; its files are not read."""
-
-    key: ArtifactKey
-    files: tuple[FileEntry, ...]
-    outcome: ShardOutcome
-    provenance: dict[str, JSON]  # e.g. the run and attempt that made it
-    commit: Commit
-
-    @property
-    def data_key(self) -> str:
-        return shard_site(self.key).data_key(self.commit.attempt)
-
-    def key_of(self, name: str) -> str:
-        """The store key of one of the files, e.g. to link it into an artifact."""
-        return f"{self.data_key}/{name}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _QuarantinedRecord:
-    item: Any
-    reason: str
-    found_by: Literal["stage", "search", "unknown"] = "unknown"  # older records do not say
-    tries: tuple[FailedTry, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OutcomeRecord:
-    rows: int
-    quarantined: tuple[_QuarantinedRecord, ...]
-    metrics: dict[str, Number] | None = None
-    stats: dict[str, Number] = field(default_factory=dict)  # the metrics in a record of before
-    result: Any = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ShardBody:
-    """What the commit record of a shard has in addition to that of an artifact; the format is the same."""
-
-    files: tuple[FileEntry, ...]
-    outcome: _OutcomeRecord
-    provenance: JSONObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +50,7 @@ class ShardLedger:
         if not found.commit:
             return None
         try:
-            stored = _stored(key, found.commit)
+            stored = shard_of_commit(key, found.commit)
         except CorruptArtifactError as error:
             log.warning("treated as absent, will be made again: %s", error)
             return None
@@ -108,12 +59,12 @@ class ShardLedger:
             return None
         return stored
 
-    def find_many(self, stage_kind: str, fingerprints: Iterable[str]) -> dict[str, StoredShard]:
-        """The finished ones of these shards, by fingerprint."""
-        wanted = list(dict.fromkeys(fingerprints))
-        with ThreadPoolExecutor(1 if self.store.is_local else PARALLEL_FINDS) as threads:
-            found = threads.map(lambda fingerprint: self.find(ArtifactKey(stage_kind, fingerprint)), wanted)
-            return {stored.key.fingerprint: stored for stored in found if stored}
+    def find_many(
+        self, stage_kind: str, fingerprints: Iterable[str], packer: Packer | None = None
+    ) -> dict[str, StoredShard]:
+        """The finished ones of these shards, by fingerprint; see `ShardSearch.find`."""
+        search = ShardSearch(store=self.store, stage_kind=stage_kind, find_one=self.find)
+        return search.find(list(dict.fromkeys(fingerprints)), packer)
 
     def new_output(self, key: ArtifactKey, *, owner: str) -> AttemptFolder:
         """An empty folder for a worker to write the shard's files into. `owner` is the id of the stage attempt."""
@@ -140,7 +91,7 @@ class ShardLedger:
             abort(self.store, site, own, reason=f"output {found.commit.attempt} was recorded first")
             winner = found.commit
         else:
-            body = {} if decided else _body(output.publish(), outcome, provenance)
+            body = {} if decided else shard_body(output.publish(), outcome, provenance)
             failpoints.hit("shard.files")
             winner = commit_attempt(self.store, site, generation=found.generation, attempt=own, epoch=epoch, body=body)
         if winner.attempt == own:
@@ -148,7 +99,7 @@ class ShardLedger:
         else:
             delete_attempt(self.store, site, own)
             output.remove()
-        return _stored(output.key, winner)
+        return shard_of_commit(output.key, winner)
 
     def abort(self, output: AttemptFolder, *, reason: str) -> None:
         """Abort an output and delete its files, e.g. because the worker failed."""
@@ -181,7 +132,7 @@ class ShardLedger:
         try:
             if found.problem:
                 raise CorruptArtifactError(found.problem)
-            return self._problems(_stored(key, found.commit), rehash=True) if found.commit else []
+            return self._problems(shard_of_commit(key, found.commit), rehash=True) if found.commit else []
         except CorruptArtifactError as error:
             return [_problem(key, "", str(error), "a readable shard record")]
 
@@ -196,19 +147,8 @@ class ShardLedger:
 
     def all(self) -> Iterator[StoredShard]:
         """Every finished shard whose record can be read; the others are logged and skipped."""
-        with ThreadPoolExecutor(PARALLEL_FINDS) as threads:
-            found = threads.map(self._readable, stored_keys(self.store, SHARDS))
-            yield from (stored for stored in found if stored is not None)
-
-    def _readable(self, key: ArtifactKey) -> StoredShard | None:
-        found = head(self.store, shard_site(key))
-        try:
-            if found.problem:
-                raise CorruptArtifactError(found.problem)
-            return _stored(key, found.commit) if found.commit else None
-        except CorruptArtifactError as error:
-            log.warning("skipped: %s", error)
-            return None
+        for stage_kind in self.store.folders(SHARDS):
+            yield from ShardSearch(store=self.store, stage_kind=stage_kind, find_one=self.find).all()
 
     def _problems(self, stored: StoredShard, *, rehash: bool) -> list[Problem]:
         different = differences(self.store, stored.data_key, stored.files, rehash=rehash)
@@ -231,46 +171,6 @@ class ShardLedger:
             with suppress(OSError):
                 move_to_cache(output.data, self.cache / output.site.data_key(output.attempt_id), self.cache)
             output.remove()
-
-
-def _stored(key: ArtifactKey, commit: Commit) -> StoredShard:
-    """The shard that a commit record describes.
-
-    Raises:
-        CorruptArtifactError: the record is not that of a shard.
-    """
-    where = f"shard record of {key}"
-    record = record_from_json(_ShardBody, commit.record, where)
-    check_paths(record.files, where)
-    outcome = record.outcome
-    return StoredShard(
-        key=key,
-        files=record.files,
-        outcome=ShardOutcome(
-            rows=outcome.rows,
-            quarantined=tuple(Quarantined(**vars(entry)) for entry in outcome.quarantined),
-            metrics=outcome.stats if outcome.metrics is None else outcome.metrics,
-            result=outcome.result,
-        ),
-        provenance=record.provenance,
-        commit=commit,
-    )
-
-
-def _body(files: Iterable[FileEntry], outcome: ShardOutcome, provenance: Mapping[str, JSON]) -> dict[str, JSON]:
-    return {"files": files_to_json(files), "outcome": _outcome_to_json(outcome), "provenance": dict(provenance)}
-
-
-def _outcome_to_json(outcome: ShardOutcome) -> dict[str, JSON]:
-    metrics: dict[str, JSON] = {name: number_to_json(value) for name, value in outcome.metrics.items()}
-    quarantined: list[JSON] = [_quarantined_to_json(entry) for entry in outcome.quarantined]
-    return {"rows": outcome.rows, "quarantined": quarantined, "metrics": metrics, "result": outcome.result}
-
-
-def _quarantined_to_json(entry: Quarantined) -> dict[str, JSON]:
-    found: dict[str, JSON] = {"item": entry.item, "reason": entry.reason, "found_by": entry.found_by}
-    tries: list[JSON] = [dict(vars(attempt)) for attempt in entry.tries]
-    return {**found, "tries": tries} if tries else found
 
 
 def _problem(key: ArtifactKey, path: str, found: str, expected: str) -> Problem:

@@ -2,7 +2,8 @@
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.store.commits import read_outcome, retract, roll_forward
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (

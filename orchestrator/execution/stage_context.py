@@ -12,7 +12,8 @@ from pathlib import Path
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId

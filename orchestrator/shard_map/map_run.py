@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.artifact import JSON
-from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.artifacts.shard_records import StoredShard
+from orchestrator.artifacts.shard_search import add_to_pack
 from orchestrator.cluster.ray_cluster import WorkerResources
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureReport, classified
@@ -42,6 +43,7 @@ from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardReque
 from orchestrator.shard_map.verdicts import Verdict, check_process, hear
 from orchestrator.shard_map.worker_pool import CallResult, WorkerPool
 from orchestrator.shards import Quarantined, ShardWorker
+from orchestrator.store.shard_packs import Packer
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,10 @@ class MapRun:
         *,
         quarantine_count: QuarantineCount,
         witnesses: Witnesses,
+        packer: Packer,
     ) -> None:
         self._pending_shards, self._settings, self._tools = pending_shards, settings, tools
-        self._quarantine_count = quarantine_count
+        self._quarantine_count, self._packer = quarantine_count, packer
         self._records: dict[str, StoredShard] = {}
         self._witnesses = witnesses
         self._done_items = quarantine_count.num_items - sum(len(pending.shard.items) for pending in pending_shards)
@@ -244,7 +247,8 @@ class MapRun:
         return again
 
     def _on_recorded(self, pending: PendingShard, record: StoredShard) -> None:
-        self._records[pending.fingerprint] = record
+        add_to_pack(self._packer, record)
+        self._records[pending.fingerprint] = record.without_bytes()
         self._tools.on_recorded(record)
         self._witnesses.add_record(pending, record)
         known = {entry.reason for entry in pending.bad_items.values()}

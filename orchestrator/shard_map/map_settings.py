@@ -7,7 +7,8 @@ from pathlib import Path
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.attempt_guard import AttemptGuard
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster

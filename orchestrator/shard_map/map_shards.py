@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
-from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import fingerprint_of
 from orchestrator.redaction.masking import mask_config
@@ -20,6 +20,7 @@ from orchestrator.shard_map.pending import PendingShard, Witnesses
 from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shards import Shard, ShardWorker
 from orchestrator.store.layout import shard_site
+from orchestrator.store.shard_packs import Packer
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,17 @@ def shard_fingerprint(settings: MapSettings, shard: Shard) -> str:
     return fingerprint
 
 
+def map_id(settings: MapSettings) -> str:
+    """A name for the packs of a map: equal for maps that may share shards, whatever shards they have."""
+    shared: dict[str, JSON] = {
+        "stage_kind": settings.stage_kind,
+        "version": settings.version,
+        "label": settings.label,
+        "identity": dict(settings.identity),
+    }
+    return fingerprint_of(shared)[:32]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinishedShard:
     name: str
@@ -80,7 +92,8 @@ def map_shards(
     by_fingerprint = dict(zip(reversed(fingerprints), reversed(shards), strict=True))  # the first of equal ones
     by_fingerprint = {fingerprint: by_fingerprint[fingerprint] for fingerprint in fingerprints}
     tools.record_use(list(by_fingerprint))
-    found = tools.ledger.find_many(settings.stage_kind, by_fingerprint)
+    packer = Packer(tools.ledger.store, settings.stage_kind, map_id(settings))
+    found = tools.ledger.find_many(settings.stage_kind, by_fingerprint, packer)
     quarantine_count = QuarantineCount(
         num_items=sum(len(shard.items) for shard in by_fingerprint.values()),
         max_share=settings.retry.max_quarantined_share,
@@ -98,7 +111,19 @@ def map_shards(
     witnesses = Witnesses()
     for fingerprint, stored in found.items():
         witnesses.add_record(_pending(by_fingerprint[fingerprint], fingerprint), stored)
-    made = MapRun(worker, pending_shards, settings, tools, quarantine_count=quarantine_count, witnesses=witnesses).run()
+    run = MapRun(
+        worker,
+        pending_shards,
+        settings,
+        tools,
+        quarantine_count=quarantine_count,
+        witnesses=witnesses,
+        packer=packer,
+    )
+    try:
+        made = run.run()
+    finally:
+        packer.close()  # also for the next attempt
     counts = {"made": len(made), "quarantined": quarantine_count.count}
     log_event("shards_finished", {"label": settings.label, "shards": len(shards), **counts})
     records = {**found, **made}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.artifact import JSON
-from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.failures.classes import FailureReport
 from orchestrator.identity import canonical_json
 from orchestrator.redaction.masking import mask_secrets

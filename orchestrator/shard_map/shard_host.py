@@ -19,7 +19,8 @@ from typing import TextIO
 
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.attempt_guard import AttemptGuard
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError, StageCodeError
 from orchestrator.failures.classes import FailureReport, report_of

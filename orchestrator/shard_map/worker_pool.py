@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerProcess, WorkerResources
 from orchestrator.failures.classes import FailureReport, is_death_of_node, report_of
 from orchestrator.failures.failure_class import FailureClass

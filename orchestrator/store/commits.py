@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Annotated, Literal
 
@@ -37,6 +37,7 @@ class Commit:
     epoch: int
     committed_s: float  # seconds since 1970, by the writer's clock; informative only
     record: dict[str, JSON]  # the complete record, e.g. with the manifest's digest
+    data: bytes = field(default=b"", compare=False, repr=False)  # the record as it is stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +245,11 @@ def is_decision(site: Site, attempt: str, key: str) -> bool:
 def _publish(store: Store, site: Site, decided: Outcome) -> Commit:
     assert decided.record is not None, "the outcome COMMIT contains its record"
     key = site.commit_key(decided.generation)
-    store.put_new(key, record_bytes(decided.record))
+    data = record_bytes(decided.record)
+    is_ours = store.put_new(key, data)
     failpoints.hit(f"{site.what}.commit")
+    if is_ours:
+        return _commit(decided.generation, data, f"{store.url}: {key}")
     commit = read_commit(store, site, decided.generation)
     if commit is None:
         raise StoreError(f"{store.url}: '{key}' was written but cannot be read back")
@@ -277,4 +281,5 @@ def _commit(generation: int, data: bytes, where: str) -> Commit:
         epoch=record.epoch,
         committed_s=record.committed_s,
         record=parse_object(data, where),
+        data=data,
     )

@@ -3,6 +3,7 @@
     artifacts/<kind>/<fp[:2]>/<fp>/COMMIT, attempts/<attempt>/{CLAIM, data/..., MANIFEST.json, OUTCOME, FENCE}
     artifacts/<kind>/<fp[:2]>/<fp>/checkpoints/<step>/COMMIT, attempts/<attempt>/...
     shards/<kind>/<sfp[:2]>/<sfp>.json, <sfp>/<attempt>/{data/..., OUTCOME}
+    shards/<kind>/packs/<map>/<sha256>.jsonl   copies of many shard records, to read them with one request
     plans/<digest>.json   runs/<run>/RUN.json, epochs/<epoch>.json, events-<epoch>-<seq>.jsonl
     uses/<attempt>/<nonce>.json   what an attempt uses, until that follows from its artifact
 
@@ -11,6 +12,7 @@ A commit record is never changed. To retract it, `<record>.RETRACTED` is written
 `<record>.RETRACTED.1`.
 """
 
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import StoreError
 from orchestrator.store.store import Store
 
+PACKS = "packs"  # in the folder of a stage kind's shards
 ARTIFACTS, SHARDS, PLANS, RUNS, USES = "artifacts", "shards", "plans", "runs", "uses"
 IDENTITY, FOLDERS, MARKER = "STORE.json", "folders", "STORE"  # see store_identity.py
+_FINGERPRINT = re.compile("[0-9a-fA-F]{64}")
 STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number
 
 
@@ -87,6 +91,16 @@ def shard_site(key: ArtifactKey) -> Site:
     return Site(what="shard", attempts=folder, stem=folder, suffix=".json")
 
 
+def shards_folder(stage_kind: str) -> str:
+    """Folder of all shards of a stage kind, in one folder for each of the first two digits of a fingerprint."""
+    return f"{SHARDS}/{stage_kind}"
+
+
+def packs_folder(stage_kind: str, map_id: str = "") -> str:
+    """Folder of the packs of one map, or of all maps of a stage kind."""
+    return f"{SHARDS}/{stage_kind}/{PACKS}{f'/{map_id}' if map_id else ''}"
+
+
 def new_attempt_id(owner: str) -> str:
     """A fresh id for a shard or checkpoint that the stage attempt `owner` commits; `owner_of` is the inverse."""
     return f"{owner}-{uuid.uuid4().hex[:16]}"
@@ -137,7 +151,7 @@ def checkpoint_steps(store: Store, key: ArtifactKey) -> list[int]:
 
 
 def is_fingerprint(text: str) -> bool:
-    return len(text) == 64 and all(char in hexdigits for char in text)
+    return bool(_FINGERPRINT.fullmatch(text))
 
 
 def _folder(top: str, key: ArtifactKey) -> str:

@@ -65,7 +65,7 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         with self._explain_errors(prefix, "list"):
-            yield from self._walk(self.local(prefix))
+            yield from self._walk(str(self.local(prefix)), len(str(self.root)) + 1)
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         with self._explain_errors(prefix, "list"):
@@ -132,15 +132,16 @@ class LocalStore:
         sync_folder(target.parent)  # also if another writer won: its object must survive a power cut
         return created
 
-    def _walk(self, folder: Path) -> Iterator[StoredObject]:
+    def _walk(self, folder: str, prefix: int) -> Iterator[StoredObject]:
+        """The files below a folder, whose keys are their paths after the first `prefix` characters."""
         for entry in _entries(folder):
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != TEMPORARY:
-                    yield from self._walk(Path(entry.path))
+                    yield from self._walk(entry.path, prefix)
             elif entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):  # deleted during the listing
                     found = entry.stat(follow_symlinks=False)
-                    key = Path(entry.path).relative_to(self.root).as_posix()
+                    key = entry.path[prefix:]
                     yield StoredObject(key=key, bytes=found.st_size, modified_s=found.st_mtime)
 
     @contextmanager
@@ -232,7 +233,7 @@ def _link_new(temporary: Path, target: Path) -> bool:
     raise FileNotFoundError(errno.ENOENT, "the folder is removed repeatedly by another process", str(target.parent))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)

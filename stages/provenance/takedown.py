@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import StoredArtifact
-from orchestrator.artifacts.shard_ledger import StoredShard
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown
 from orchestrator.errors import CorruptArtifactError, OrchestratorError
 from orchestrator.history.run_status import list_runs

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifact import ArtifactKey
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.errors import StoreError
 from orchestrator.shards import Quarantined, ShardOutcome
 from orchestrator.store.layout import owner_of, shard_site

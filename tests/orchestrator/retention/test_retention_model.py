@@ -19,7 +19,8 @@ from sqlalchemy import update
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.attempts import StageRow

@@ -8,7 +8,8 @@ from typing import TextIO
 import pytest
 
 from orchestrator.artifact import ArtifactKey
-from orchestrator.artifacts.shard_ledger import ShardLedger, StoredShard
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass

@@ -10,8 +10,8 @@ def test_results_keep_the_order_of_the_items(threads: int) -> None:
     assert list(parallel_map(lambda item: item * 2, range(100), threads=threads)) == [2 * item for item in range(100)]
 
 
-def test_items_are_taken_as_results_are(threads: int = 3) -> None:
-    taken: list[int] = []
+def test_items_are_taken_as_results_are() -> None:
+    taken, threads = list[int](), 3
 
     def items() -> object:
         for item in range(10_000):

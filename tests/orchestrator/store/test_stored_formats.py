@@ -12,11 +12,13 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import shard_from_bytes
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.attempt_id import AttemptId
 from orchestrator.retention.pins import pins
 from orchestrator.store.commits import head
-from orchestrator.store.layout import checkpoint_site
+from orchestrator.store.layout import checkpoint_site, shard_site
+from orchestrator.store.shard_packs import list_packs, read_packs
 from orchestrator.store.store import Store, open_store
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import Illume, actions
@@ -63,6 +65,14 @@ def test_manifests_shards_and_checkpoints_are_read(store: Store, tmp_path: Path)
     assert (latest.step, latest.meta) == (2, {"step": 2})
     pruned = head(store, checkpoint_site(STAGE, 1))
     assert (pruned.commit, pruned.problem) == (None, "")
+
+
+def test_packs_of_shard_records_are_read(store: Store) -> None:
+    (pack,) = read_packs(store, list_packs(store, "curate"))
+    (record,) = pack.records
+    assert (record.fingerprint, record.generation) == (SHARD.fingerprint, 0)
+    assert record.data + b"\n" == store.get(shard_site(SHARD).commit_key(0))
+    assert shard_from_bytes(SHARD, 0, record.data).files[0].path == "part.tar"
 
 
 def test_pins_and_takedowns_are_read(store: Store) -> None:
