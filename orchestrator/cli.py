@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.actor import set_command
 from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, declared_failure
 from orchestrator.redaction.masking import mask_text
 from orchestrator.redaction.streams import masked_terminal
@@ -180,6 +181,7 @@ def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:
 
 
 def _exit_code(arguments: list[str], kinds: "Kinds | None") -> int:
+    set_command(["illume", *arguments])
     try:
         result = cli.main(arguments, prog_name="illume", standalone_mode=False, obj=kinds)
         return result if isinstance(result, int) else 0

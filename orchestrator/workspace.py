@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
 
+from orchestrator.actor import current_actor
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
@@ -29,6 +31,7 @@ from orchestrator.execution.executor import Executor
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
+from orchestrator.history.changes import record_change
 from orchestrator.history.database import Database, database_exists
 from orchestrator.history.known_store import remember_store, remembered_store
 from orchestrator.history.leases import Leases
@@ -258,9 +261,11 @@ class Workspace:
                 f"stop it first: `illume cancel {life.run_id}`"
             )
         self._abort_leftovers(takedown)
-        known = {recorded.id: recorded for recorded in read_takedowns(self.store)}
-        if known.get(takedown.id) != takedown:
-            put_takedown(self.store, takedown)
+        record_change(self.store, "takedown", [takedown.id])
+        known = {recorded.id: recorded for recorded in read_takedowns(self.store)}.get(takedown.id)
+        if known is None or takedown != replace(known, created=takedown.created, by=takedown.by):
+            applied = datetime.now(UTC).isoformat()
+            put_takedown(self.store, replace(takedown, created=applied, by=current_actor().name))
         retract_tainted(self.artifacts, takedown)
         with Outbox(self.database, self._sinks()) as outbox:
             for artifact in takedown.tainted:

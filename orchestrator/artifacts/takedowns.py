@@ -6,6 +6,7 @@ Rule: what was made from a tainted artifact is tainted itself, unless the takedo
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from orchestrator.identity import to_json
 from orchestrator.store.store import Store, read_record, record_bytes
 
 TAKEDOWNS = "takedowns"
-TAKEDOWN_FORMAT = 2
+TAKEDOWN_FORMAT = 3
 PROVENANCE_TAKEDOWNS = "takedowns"  # key of a manifest's provenance: ids of those that its attempt knew and respected
 NUMBER_DIGITS = 6  # so that keys sort by number
 
@@ -56,6 +57,15 @@ class Takedown:
     shards: tuple[ArtifactKey, ...] = ()  # shards that contain it
     outside: tuple[str, ...] = field(default=())  # where it still is outside the store, for people
     examined: frozenset[str] | None = None  # fingerprints: searched, and not tainted; None: not recorded (format 1)
+    by: str = ""  # who applied it; empty: not recorded (formats 1 and 2)
+    due: str = ""  # ISO 8601, the day by which all of it must be done; empty: none is recorded
+
+    @property
+    def signature(self) -> str:
+        """For messages: `taken down by request-17 on 2026-05-04 10:30 UTC (alice@host7)`."""
+        at = datetime.fromisoformat(self.created).astimezone(UTC)
+        who = f" ({self.by})" if self.by else ""
+        return f"taken down by {self.id} on {at:%Y-%m-%d %H:%M} UTC{who}"
 
     @cached_property
     def _tainted(self) -> Mapping[str, bool]:
@@ -82,6 +92,10 @@ class Takedown:
             parent in self._tainted and (include_models or not self._tainted[parent]) for parent in inputs
         )
 
+    def removes(self, fingerprint: str) -> bool:
+        """Whether it deletes this artifact, and does not only mark it."""
+        return self._tainted.get(fingerprint) is False
+
     def holds_shard(self, fingerprint: str) -> bool:
         return fingerprint in self._shards
 
@@ -102,7 +116,7 @@ class Takedown:
 class _TakedownRecord:
     """The persisted form of a `Takedown`."""
 
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     id: str
     note: str
     created: str
@@ -112,6 +126,8 @@ class _TakedownRecord:
     shards: tuple[tuple[str, str], ...]  # kind and fingerprint
     outside: tuple[str, ...]
     examined: frozenset[str] | None = None
+    by: str = ""
+    due: str = ""
 
 
 def read_takedowns(store: Store) -> tuple[Takedown, ...]:
@@ -178,6 +194,16 @@ def find_takedown(store: Store, takedown_id: str) -> Takedown:
     raise RecipeError(f"found no takedown {takedown_id!r} in {store.url}; known: {ids}")
 
 
+def taken_down_text(takedowns: Sequence[Takedown], fingerprint: str) -> str:
+    """What a takedown did with an artifact, for messages: `taken down by ...`; empty if none names it."""
+    for takedown in reversed(takedowns):
+        for artifact in takedown.tainted:
+            if artifact.fingerprint == fingerprint:
+                kept = f"; the model is kept and marked: {artifact.why}" if artifact.is_kept else f": {artifact.why}"
+                return takedown.signature + kept
+    return ""
+
+
 def all_marks(takedowns: Sequence[Takedown]) -> Marks:
     """The marks of all takedowns: content that must not be ingested again."""
     marks: dict[str, frozenset[str]] = {}
@@ -188,9 +214,12 @@ def all_marks(takedowns: Sequence[Takedown]) -> Marks:
 
 
 def takedown_to_json(takedown: Takedown) -> dict[str, JSON]:
-    examined: dict[str, JSON] = {} if takedown.examined is None else {"examined": to_json(sorted(takedown.examined))}
+    later: dict[str, JSON] = {} if takedown.examined is None else {"examined": to_json(sorted(takedown.examined))}
+    number = TAKEDOWN_FORMAT - 1 if later else 1
+    if takedown.by or takedown.due:
+        number, later = TAKEDOWN_FORMAT, {**later, "by": takedown.by, "due": takedown.due}
     return {
-        "format": TAKEDOWN_FORMAT if examined else 1,
+        "format": number,
         "id": takedown.id,
         "note": takedown.note,
         "created": takedown.created,
@@ -199,7 +228,7 @@ def takedown_to_json(takedown: Takedown) -> dict[str, JSON]:
         "cleared": to_json(sorted(takedown.cleared)),
         "shards": [[key.stage_kind, key.fingerprint] for key in sorted(takedown.shards)],
         "outside": to_json(takedown.outside),
-        **examined,
+        **later,
     }
 
 
@@ -221,4 +250,6 @@ def takedown_from_json(data: Mapping[str, Any], where: str) -> Takedown:
         shards=tuple(ArtifactKey(stage_kind, fingerprint) for stage_kind, fingerprint in record.shards),
         outside=record.outside,
         examined=record.examined,
+        by=record.by,
+        due=record.due,
     )

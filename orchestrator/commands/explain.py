@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.artifact import Fingerprint
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.completion import complete_run, complete_target
 from orchestrator.commands.shared.formatting import short
 from orchestrator.commands.shared.options import (
@@ -32,8 +33,19 @@ from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan_file import reason_from_json
 from orchestrator.planning.reasons import own_changes
 from orchestrator.recipe.loading import Kinds
-from orchestrator.reports.lineage_graph import Direction, lineage_graph, related, resolve, to_json, to_mermaid, to_text
+from orchestrator.reports.lineage_graph import (
+    Direction,
+    LineageGraph,
+    lineage_graph,
+    related,
+    resolve,
+    to_json,
+    to_mermaid,
+    to_text,
+    with_takedowns,
+)
 from orchestrator.sinks.openlineage_export import lineage_events
+from orchestrator.workspace import Workspace
 
 
 @click.command(
@@ -97,13 +109,14 @@ def lineage_command(
     """
     with open_workspace(locations) as workspace:
         known = list(workspace.artifacts.all())
-        whole = lineage_graph(stored.manifest for stored in known)
+        takedowns = read_takedowns(workspace.store)
+        whole = with_takedowns(lineage_graph(stored.manifest for stored in known), takedowns)
         recipes = {run.run_id: run.recipe for run in list_runs(workspace.database, limit=NUM_SEARCHED_RUNS)}
         store_url = workspace.store.url
         if not is_identity_prefix(target):
             found = find_artifact(workspace.artifacts, workspace.database, target).manifest.fingerprint
         else:
-            found = Fingerprint(resolve(whole, target))
+            found = Fingerprint(_resolve(workspace, whole, target))
     graph = related(whole, found, direction)
     if openlineage:
         chosen = [stored for stored in known if stored.manifest.fingerprint in graph.nodes]
@@ -113,6 +126,13 @@ def lineage_command(
         click.echo(json.dumps(to_json(graph), indent=2))
     else:
         click.echo(to_mermaid(graph) if mermaid else to_text(graph, found, direction), nl=False)
+
+
+def _resolve(workspace: Workspace, graph: LineageGraph, prefix: str) -> str:
+    """Raises: RecipeError: no artifact or input starts with the digits, or several do."""
+    if any(name.startswith(prefix.lower()) for name in graph.nodes):
+        return resolve(graph, prefix)
+    return find_artifact(workspace.artifacts, workspace.database, prefix).manifest.fingerprint
 
 
 def _print_stage(

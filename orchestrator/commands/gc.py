@@ -18,9 +18,11 @@ from orchestrator.commands.shared.options import (
     location_options,
     open_workspace,
     plugin_option,
+    reason_option,
     stage_kinds,
 )
 from orchestrator.commands.shared.targets import find_artifact
+from orchestrator.history.changes import record_change
 from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbage, delete_garbage, find_garbage
 from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.local_copies import LocalCopy, delete_copies, stale_copies
@@ -44,6 +46,7 @@ DAY_S = 24 * 3600.0
 )
 @location_options
 @plugin_option
+@reason_option
 @json_option
 def gc_command(
     delete: bool, older_than_h: float, unneeded_days: float | None, locations: Locations, as_json: bool
@@ -65,6 +68,7 @@ def gc_command(
                 is_registered=_is_registered,
             )
             if delete:
+                record_change(workspace.store, "gc", [f"{found.stage_kind} {found.fingerprint}" for found in unneeded])
                 reason = f"no run needs it, {unneeded_days:g} days old"
                 unneeded = retract_unneeded(workspace.artifacts, workspace.liveness, unneeded, reason=reason)
         taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
@@ -78,6 +82,7 @@ def gc_command(
             found = leftovers.find(now_s=now_s, older_than_s=unneeded_days * DAY_S)
             garbage += found
             if collected is not None:
+                record_change(workspace.store, "gc", [item.key for item in found])
                 collected = _sum(collected, leftovers.delete(found))
         copies = stale_copies(
             workspace.store,
@@ -98,6 +103,7 @@ def gc_command(
 @click.argument("target", required=False, shell_complete=complete_target)
 @click.option("--remove", is_flag=True, help="Remove the pin.")
 @location_options
+@reason_option
 def pin_command(target: str | None, remove: bool, locations: Locations) -> None:
     """Protect an artifact, and what it was made from, from `illume gc --unneeded-days`.
 
@@ -110,12 +116,14 @@ def pin_command(target: str | None, remove: bool, locations: Locations) -> None:
             return
         manifest = find_artifact(workspace.artifacts, workspace.database, target).manifest
         change = unpin if remove else pin
+        record_change(workspace.store, "unpin" if remove else "pin", [str(manifest.key)])
         change(workspace.store, manifest.key)
         click.echo(f"{manifest.stage_kind} {manifest.fingerprint}: {'no longer pinned' if remove else 'pinned'}")
 
 
 def _delete(workspace: Workspace, taken_down: Sequence[Garbage], garbage: Sequence[Garbage]) -> DeletionReport:
     """What was taken down goes even if an attempt has it on record: it must not be used."""
+    record_change(workspace.store, "gc", [item.key for item in (*taken_down, *garbage)])
     first = delete_garbage(workspace.store, taken_down, is_live=workspace.is_live, even_in_use=True)
     return _sum(first, delete_garbage(workspace.store, garbage, is_live=workspace.is_live))
 

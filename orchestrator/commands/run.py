@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import NoReturn
@@ -28,6 +28,7 @@ from orchestrator.commands.shared.options import (
     open_workspace,
     plugin_option,
     read_recipe,
+    reason_option,
     recipe_options,
     run_argument,
     stage_kinds,
@@ -38,6 +39,7 @@ from orchestrator.commands.status import event_pages
 from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
 from orchestrator.errors import EXIT_REQUEUE, CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.execution.cancelling import Cancellation
+from orchestrator.history.changes import record_change
 from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import run_status
@@ -64,6 +66,7 @@ SHOW_CURSOR = "\x1b[?25h"
 @location_options
 @cluster_option
 @detach_option
+@reason_option
 @json_option
 def run_command(
     recipe: str,
@@ -88,6 +91,7 @@ def run_command(
         if finished is not None:
             click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
             return
+        record_change(workspace.store, "gate_override", gate_overrides(overrides))
         interrupted = interrupted_run(workspace, plan, stage_kinds())
         if interrupted is not None:
             click.echo(f"continuing run {interrupted.run_id}, which was interrupted", err=True)
@@ -107,6 +111,7 @@ def run_command(
 @cluster_option
 @accept_taint_option
 @detach_option
+@reason_option
 @plugin_option
 @json_option
 def resume_command(
@@ -131,6 +136,7 @@ def resume_command(
 @run_argument
 @location_options
 @cluster_option
+@reason_option
 def cancel_command(run: str | None, locations: Locations, profile: str | None) -> None:
     """Ask a run to stop at its next commit point. Committed work is kept; `illume resume` continues.
 
@@ -142,6 +148,11 @@ def cancel_command(run: str | None, locations: Locations, profile: str | None) -
         if found.state not in ACTIVE and not workspace.liveness.run(found.run_id).attempts:
             raise RecipeError(f"run {found.run_id}: found it {found.state.lower()}, so there is nothing to stop")
         click.echo(cancellation_text(found.run_id, workspace.cancel(found.run_id, patience_s=CANCEL_PATIENCE_S)))
+
+
+def gate_overrides(overrides: Sequence[str]) -> list[str]:
+    """Those of the `PATH=VALUE` of `--set` that change a gate."""
+    return [override for override in overrides if override.split("=")[0].split(".")[2:3] == ["gates"]]
 
 
 def cancellation_text(run_id: str, cancellation: Cancellation) -> str:

@@ -19,7 +19,7 @@ from orchestrator.commands.shared.options import (
     target_argument,
 )
 from orchestrator.commands.shared.outcome import next_commands, outcome_lines, shown_folder, state_text, summaries_of
-from orchestrator.commands.shared.targets import TargetCommand, find_target
+from orchestrator.commands.shared.targets import TargetCommand, check_not_taken_down, find_target
 from orchestrator.errors import RecipeError
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.reports.run_summary import StageSummary, number_text
@@ -72,6 +72,8 @@ def path_command(target: str | None, locations: Locations) -> None:
             click.echo(str(RunLogs(store=workspace.store, state=workspace.root, run_id=found.run.run_id).folder))
             return
         (summary,) = summaries_of(workspace, found, {})
+        if not summary.folder:
+            check_not_taken_down(workspace.store, found.run.run_id, summary.status)
     if not summary.folder:
         raise RecipeError(
             f"run {found.run.run_id}: stage {found.stage_id!r} has no files; found it {state_text(summary.status)}, "

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.formatting import short, time_text
 from orchestrator.commands.shared.live_view import (
     REFRESH_S,
@@ -28,10 +29,13 @@ from orchestrator.commands.shared.options import (
     target_argument,
 )
 from orchestrator.commands.shared.targets import TargetCommand, find_target
+from orchestrator.errors import StoreError
 from orchestrator.history.events import Event, RunState, event_to_line, iso_time
 from orchestrator.history.run_status import RunStatus, list_runs, run_status
 from orchestrator.history.run_store import RunStore
 from orchestrator.liveness.life_in_status import is_abandoned, with_life
+from orchestrator.reports.accountability import action_text, action_to_line, actions_of
+from orchestrator.reports.taken_down import with_takedowns
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 
@@ -85,22 +89,38 @@ def status_command(
 @click.command(
     "events",
     cls=TargetCommand,
-    epilog=examples("events", "events -f quickstart", "events last:curated --json # one JSON object per line"),
+    epilog=examples(
+        "events",
+        "events -f quickstart",
+        "events last:curated --json # one JSON object per line",
+        "events --actor alice # what she ran, stopped, pinned, deleted, took down",
+    ),
 )
 @target_argument
 @click.option("--after", default=0, help="Only events with a higher number.")
 @click.option("-f", "--follow", is_flag=True, help="Continue until the run ends.")
+@click.option(
+    "--actor",
+    metavar="NAME",
+    help="What somebody did, in all runs and to the store: user, host, USER@HOST or the name of a token; '*' for all.",
+)
 @location_options
 @json_option
 def events_command(
     target: str | None,
     after: int,
     follow: bool,
+    actor: str | None,
     locations: Locations,
     as_json: bool,
 ) -> None:
     """Print what happened in a run, or in one stage of it, one event per line."""
     with open_workspace(locations, needs_store=False) as workspace:
+        if actor is not None:
+            run_id = find_target(workspace.database, target).run.run_id if target else None
+            for action in actions_of(workspace.database, workspace.store, actor, run_id=run_id):
+                click.echo(action_to_line(action) if as_json else action_text(action))
+            return
         found = find_target(workspace.database, target)
         run_id = found.run.run_id
         pages, last = event_pages(workspace.runs, run_id), after
@@ -141,7 +161,11 @@ def logs_command(target: str | None, lines: int, locations: Locations) -> None:
 
 
 def _with_life(workspace: Workspace, status: RunStatus) -> RunStatus:
-    return with_life(status, workspace.liveness.run(status.run.run_id))
+    status = with_life(status, workspace.liveness.run(status.run.run_id))
+    try:
+        return with_takedowns(status, read_takedowns(workspace.store))
+    except StoreError:  # it is away, which was said
+        return status
 
 
 def event_pages(runs: RunStore, run_id: str) -> Callable[[int], list[Event]]:

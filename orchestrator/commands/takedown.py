@@ -23,6 +23,7 @@ from orchestrator.commands.shared.options import (
     location_options,
     open_workspace,
     plugin_option,
+    reason_option,
     stage_kinds,
 )
 from orchestrator.commands.shared.questions import question_options
@@ -110,6 +111,7 @@ def plan_takedown(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--delete", is_flag=True, help="Also delete the files now; else `illume gc --delete` does.")
 @location_options
+@reason_option
 def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
     """Apply the takedown in FILE: its samples are not ingested again, artifacts that contain them are retracted."""
     from stages.provenance.takedown import store_state

@@ -63,6 +63,7 @@ def trace_command(questions: "Questions", run: str | None, locations: Locations,
 def trace_text(trace: "Trace") -> str:
     """The trace as text for a terminal: what was found, then where it was used, in the order of the recipe."""
     parts = [_answered_lines(trace)]
+    parts += [[f"{stage}: {text}" for stage, text in trace.removed.items()]] if trace.removed else []
     parts += [_dataset_lines(stage, matches) for stage, matches in trace.matches.items()]
     for stage, rows in trace.tokens.items():
         lines = [f"  {row.sample_id[:16]}  image {row.slot}: {row.file}, row {row.row}" for row in rows]
@@ -83,7 +84,7 @@ def _answered_lines(trace: "Trace") -> list[str]:
 
 
 def _taken_down_text(trace: "Trace", question: str) -> str:
-    return f", taken down by {trace.taken_down[question]}" if question in trace.taken_down else ""
+    return f", {trace.taken_down[question]}" if question in trace.taken_down else ""
 
 
 def _dataset_lines(stage: str, matches: Sequence["Match"]) -> list[str]:
@@ -133,7 +134,7 @@ def _model_lines(trace: "Trace") -> list[str]:
         f"models that saw it: {', '.join(trace.saw) or 'none'}",
         f"models that did not see it: {', '.join(trace.clean) or 'none'}",
         *([f"unknown, {UNKNOWN_BECAUSE}: {', '.join(trace.unknown)}"] if trace.unknown else []),
-        *(f"  {stage}: {problem}" for stage, problem in trace.problems.items()),
+        *(f"  {stage}: {problem}" for stage, problem in (*trace.recorded.items(), *trace.problems.items())),
     ]
 
 

@@ -16,9 +16,11 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    reason_option,
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.errors import RecipeError
+from orchestrator.history.changes import record_change
 from orchestrator.history.database import Database
 from orchestrator.store.commits import head
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
@@ -35,6 +37,7 @@ HEALED_SHARE = 0.2  # of the checked artifacts that --heal retracts without aski
 @click.option("--heal", is_flag=True, help="Retract damaged artifacts, so that the next run makes them again.")
 @click.option("--yes", is_flag=True, help="With --heal: do not ask, however much is damaged.")
 @location_options
+@reason_option
 @json_option
 def verify_command(
     target: str | None,
@@ -56,6 +59,7 @@ def verify_command(
         if damaged and heal:
             check_folders(workspace.store)
             _ask_before_healing(len(damaged), len(checked), problems[0], yes=yes)
+            record_change(workspace.store, "heal", [str(key) for key in damaged])
             for key in damaged:
                 workspace.artifacts.heal(key)
     if as_json:

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, case, insert, select, update
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError, LeaseLostError
+from orchestrator.history.actors import ACTOR_FIELD, actor_fields
 from orchestrator.history.database import dump_json
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, event_fields
+from orchestrator.history.events import BULK_KINDS, AttemptState, Event, EventKind, RunState, event_fields
 from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
 _NO_WAIT: Mapping[str, Any] = {"waiting_for": "", "waiting_since": None}
@@ -53,8 +54,9 @@ def append_event(
     """Number, write and project one event of a run. The transaction must hold the lock of the run.
 
     The lock makes the events of one run visible in the order of their numbers, so a reader that continues after
-    the last number it has seen misses none.
+    the last number it has seen misses none. Every event but telemetry names the actor.
     """
+    named = fields if kind in BULK_KINDS else {**fields, ACTOR_FIELD: actor_fields()}
     of_run = update(runs).where(runs.c.run_id == run_id)
     number = of_run.values(last_event=runs.c.last_event + 1).returning(runs.c.last_event, database_now())
     row = connection.execute(number).one()
@@ -64,7 +66,7 @@ def append_event(
         time=round(row[1], 6),
         epoch=epoch,
         kind=str(kind),
-        fields=event_fields(fields),
+        fields=event_fields(named),
         stage_id=stage_id,
         attempt_id=attempt_id,
     )

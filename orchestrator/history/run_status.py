@@ -16,6 +16,7 @@ from orchestrator.history.schema import attempts, database_now, runs, stages
 
 # The state of a stage that has no attempt; WAITING also of one whose attempt waits for resources.
 WAITING, REUSED, SKIPPED, NOT_RUN = "WAITING", "REUSED", "SKIPPED", "NOT_RUN"
+TAKEN_DOWN = "TAKEN_DOWN"  # it was made, and a takedown has removed it since; see `reports/taken_down.py`
 _ACTION_STATES = {"reuse": REUSED, "skip": SKIPPED}
 _LIVE = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
 NUM_TIMED_ATTEMPTS = 20  # newest attempts that an estimate uses

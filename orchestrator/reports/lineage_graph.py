@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.artifact import JSON, Manifest
+from orchestrator.artifacts.takedowns import Takedown, taken_down_text
 from orchestrator.errors import RecipeError
 
 SHOWN_DIGITS = 12  # of a fingerprint, in text
@@ -22,6 +23,7 @@ class Node:
     bytes: int = 0
     run_id: str = ""  # from its provenance
     stage_id: str = ""
+    taken_down: str = ""  # by which takedown it was removed or, for a kept model, marked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,13 @@ def lineage_graph(manifests: Iterable[Manifest]) -> LineageGraph:
         nodes.setdefault(edge.parent, Node(fingerprint=edge.parent))
     edges.sort(key=lambda edge: (edge.child, edge.slot))  # keeps the order of parents within a slot
     return LineageGraph(nodes=dict(sorted(nodes.items())), edges=tuple(edges))
+
+
+def with_takedowns(graph: LineageGraph, takedowns: Sequence[Takedown]) -> LineageGraph:
+    """The graph, in which absent inputs and marked models say by which takedown."""
+    texts = {name: taken_down_text(takedowns, name) for name in graph.nodes}
+    nodes = {name: replace(node, taken_down=texts[name]) for name, node in graph.nodes.items()}
+    return replace(graph, nodes=nodes)
 
 
 def resolve(graph: LineageGraph, prefix: str) -> str:
@@ -89,6 +98,7 @@ def to_json(graph: LineageGraph) -> dict[str, JSON]:
             "bytes": node.bytes,
             "run": node.run_id,
             "stage": node.stage_id,
+            **({"taken_down": node.taken_down} if node.taken_down else {}),
         }
         for node in graph.nodes.values()
     ]
@@ -100,7 +110,7 @@ def to_mermaid(graph: LineageGraph) -> str:
     """A Mermaid flow chart, parents to the left."""
     lines = ["flowchart LR"]
     for node in graph.nodes.values():
-        name = node.stage_id or node.stage_kind or "not in the store"
+        name = node.taken_down or node.stage_id or node.stage_kind or "not in the store"
         label = f"{name}<br/>{node.kind}<br/>{node.fingerprint[:SHOWN_DIGITS]}"
         lines.append(f'    {_mermaid_id(node.fingerprint)}["{_mermaid_text(label)}"]')
     for edge in graph.edges:
@@ -170,9 +180,10 @@ def _tree(graph: LineageGraph, start: str, links: Mapping[str, Sequence[tuple[st
 
 def _label(node: Node) -> str:
     if not node.kind:
-        return f"{node.fingerprint[:SHOWN_DIGITS]} (not in the store)"
+        return f"{node.fingerprint[:SHOWN_DIGITS]} ({node.taken_down or 'not in the store'})"
     made_in = f", stage {node.stage_id} of run {node.run_id}" if node.run_id else ""
-    return f"{node.fingerprint[:SHOWN_DIGITS]} {node.kind} by {node.stage_kind}, {node.bytes:,} bytes{made_in}"
+    marked = f"; {node.taken_down}" if node.taken_down else ""
+    return f"{node.fingerprint[:SHOWN_DIGITS]} {node.kind} by {node.stage_kind}, {node.bytes:,} bytes{made_in}{marked}"
 
 
 def _mermaid_id(fingerprint: str) -> str:

@@ -296,4 +296,5 @@ def _side_to_json(side: StageOutput | None) -> JSON:
         "seconds": side.seconds,
         "spent_s": side.spent_s,
         "gpu_hours": side.gpu_hours,
+        **({"taken_down": side.taken_down} if side.taken_down else {}),
     }

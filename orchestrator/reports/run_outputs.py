@@ -6,7 +6,7 @@ Rule: an artifact may since have been made again under the same identity; the on
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select
 
 from orchestrator.artifact import JSON, ArtifactKey, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.takedowns import Takedown, read_takedowns, taken_down_text
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, EventKind
@@ -45,6 +46,7 @@ class StageOutput:
     seconds: float | None  # duration of the attempt that made the output, in this or an earlier run
     spent_s: float  # by all attempts of this run
     made_here: bool
+    taken_down: str = ""  # by which takedown it was removed, then without an output, or marked
 
     @property
     def fingerprint(self) -> str:
@@ -71,8 +73,19 @@ def run_outputs(
     artifacts: ArtifactStore, database: Database, run: RunSummary, planned: Sequence[Mapping[str, Any]]
 ) -> RunOutputs:
     """The outputs of all stages of a run. `planned`: the stages of its stored plan."""
-    found = {str(stage["id"]): _stage(artifacts, database, run, stage) for stage in planned}
+    takedowns = read_takedowns(artifacts.store)
+    made = (_stage(artifacts, database, run, stage) for stage in planned)
+    found = {stage.id: _without_taken_down(stage, takedowns) for stage in made}
     return RunOutputs(run=run, stages=found)
+
+
+def _without_taken_down(stage: StageOutput, takedowns: Sequence[Takedown]) -> StageOutput:
+    """The stage without an output that a takedown removed, also while its files are still there."""
+    text = taken_down_text(takedowns, stage.fingerprint)
+    if not text:
+        return stage
+    is_removed = any(takedown.removes(stage.fingerprint) for takedown in takedowns)
+    return replace(stage, taken_down=text, output=None if is_removed else stage.output)
 
 
 def open_output(artifacts: ArtifactStore, output: Output, wanted: Callable[[str], bool]) -> Path:

@@ -6,6 +6,7 @@
     shards/<kind>/packs/<map>/<sha256>.jsonl   copies of many shard records, to read them with one request
     plans/<digest>.json   runs/<run>/RUN.json, epochs/<epoch>.json, events-<epoch>-<seq>.jsonl
     uses/<attempt>/<nonce>.json   what an attempt uses, until that follows from its artifact
+    changes/<time>-<nonce>.json   who changed what outside of runs
 
 A commit record is never changed. To retract it, `<record>.RETRACTED` is written next to it, and the next generation
 (`COMMIT.1`, `<sfp>.1.json`) replaces it. A retraction that does not count (see `fences.py`) is followed by
@@ -25,6 +26,7 @@ from orchestrator.store.store import Store
 
 PACKS = "packs"  # in the folder of a stage kind's shards
 ARTIFACTS, SHARDS, PLANS, RUNS, USES = "artifacts", "shards", "plans", "runs", "uses"
+CHANGES = "changes"
 IDENTITY, FOLDERS, MARKER = "STORE.json", "folders", "STORE"  # see store_identity.py
 _FINGERPRINT = re.compile("[0-9a-fA-F]{64}")
 STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number
@@ -125,7 +127,7 @@ def stored_keys(store: Store, top: str) -> Iterator[ArtifactKey]:
 class StoredPlace:
     """What an object belongs to."""
 
-    what: Literal["artifact", "checkpoint", "shard", "record"]  # record: of plans, runs, takedowns, pins, uses
+    what: Literal["artifact", "checkpoint", "shard", "record"]  # record: of plans, runs, takedowns, pins, uses, ...
     stage_kind: str = ""
     fingerprint: str = ""  # empty for shards, whose artifacts are many
     step: int | None = None  # of a checkpoint

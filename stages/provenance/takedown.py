@@ -28,7 +28,7 @@ from orchestrator.store.store import Store
 from orchestrator.workspace import Workspace
 from stages.provenance.declared import Declared, declared
 from stages.provenance.exposures import TrainingExposure, training_exposures
-from stages.provenance.trace import DATASET
+from stages.provenance.trace import CANNOT_BE_SHOWN, DATASET
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.tombstones import HeldRows, Tombstones
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NUM_SEARCHED_RUNS = 10_000
 NUM_SEARCH_THREADS = 16
-ORPHAN = "cannot be shown clean: what it was made from is gone"
+ORPHAN = f"{CANNOT_BE_SHOWN}: what it was made from is gone"
 MAX_SOURCE_LOCATIONS = 10_000  # rows of source files that are listed
 
 
@@ -300,7 +300,7 @@ def _taint_reason(
         return f"made from {models[0].kind} {models[0].fingerprint[:12]}"
     if facts.is_training:
         problem = "no plan names it any more" if exposure is None else exposure.problem
-        return f"cannot be shown clean: {problem}" if problem else ""
+        return f"{CANNOT_BE_SHOWN}: {problem}" if problem else ""
     if facts.rows_name_samples:  # and none is affected
         return ""
     return f"made from {from_tainted[0].kind} {from_tainted[0].fingerprint[:12]}"

@@ -4,7 +4,7 @@ What saw which sample is asked of the stage kinds (`StageKind.learned`): those o
 """
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import Match, TokenRow, find_everywhere, find_tokens
 from orchestrator.artifact import Artifact, ArtifactKey
 from orchestrator.artifacts.checkpoints import checkpoint_files, kept_steps
-from orchestrator.artifacts.takedowns import Takedown, read_takedowns
+from orchestrator.artifacts.takedowns import PROVENANCE_TAKEDOWNS, Takedown, read_takedowns, taken_down_text
 from orchestrator.errors import OrchestratorError, PluginError, RecipeError
 from orchestrator.learning import Exposures, Samples, Training
 from orchestrator.planning.plan import Plan, PlannedStage
@@ -25,6 +25,7 @@ from orchestrator.store.verification import move_to_cache
 from orchestrator.workspace import Workspace
 
 Ask = Callable[[Training[Any], Samples], Exposures]
+CANNOT_BE_SHOWN = "cannot be shown clean"  # how a takedown says that it could not tell
 DATASET, TOKENS = "dataset@1", "tokens@1"  # kinds of artifacts whose tables are searched, whoever makes them
 
 
@@ -62,7 +63,9 @@ class Trace:
     steps: dict[str, int] = field(default_factory=dict)  # optimizer steps done by each training
     asked: int = 0  # number of questions
     unanswered: list[str] = field(default_factory=list)  # questions without a match in any dataset
-    taken_down: dict[str, str] = field(default_factory=dict)  # unanswered question -> id of the takedown that names it
+    taken_down: dict[str, str] = field(default_factory=dict)  # unanswered question -> `Takedown.signature`
+    removed: dict[str, str] = field(default_factory=dict)  # stage whose artifact was taken down -> by which, and when
+    recorded: dict[str, str] = field(default_factory=dict)  # model whose data are gone -> what a takedown found of it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,6 +84,12 @@ class _RunArtifacts:
 
     def has_artifact(self, stage: PlannedStage) -> bool:
         return self._artifacts.find(stage.key) is not None
+
+    def known_takedowns(self, stage: PlannedStage) -> list[str]:
+        """Ids of the takedowns that the attempt that made the stage's artifact knew and respected."""
+        stored = self._artifacts.stored(stage.key)
+        recorded = stored.manifest.provenance.get(PROVENANCE_TAKEDOWNS) if stored else None
+        return [str(name) for name in recorded] if isinstance(recorded, list) else []
 
     def open(self, stage: PlannedStage, only: Callable[[str], bool] = is_table) -> Artifact:
         """The stage's artifact, by default with its tables; of a remote store nothing else is downloaded."""
@@ -154,11 +163,14 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
     Raises: RecipeError if the run has no dataset yet.
     """
     artifacts = _RunArtifacts(workspace, plan)
+    takedowns = read_takedowns(workspace.store)
     datasets = artifacts.finished(DATASET)
-    if not datasets:
+    removed = {stage.id: taken_down_text(takedowns, stage.fingerprint) for stage in plan.stages}
+    if not datasets and not any(removed.values()):
         raise RecipeError(f"recipe {plan.recipe!r}: there is no curated dataset yet, so there is nothing to trace")
     found = find_everywhere({stage.id: artifacts.open(stage).path for stage in datasets}, questions)
     trace = Trace(matches=found.matches, asked=questions.num_asked, unanswered=found.unanswered)
+    trace.removed = {stage_id: text for stage_id, text in removed.items() if text}
     samples = {
         match.sample_id: tuple(match.images)
         for matches in found.matches.values()
@@ -168,11 +180,8 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
     for stage in artifacts.finished(TOKENS):
         trace.tokens[stage.id] = list(find_tokens(artifacts.open(stage).path, sorted(samples)))
     checkpoints: dict[str, dict[int, bool]] = {}
-    takedowns = read_takedowns(workspace.store)
-    for question in found.unanswered:
-        digest = questions.images.get(question, question)
-        ids = [takedown.id for takedown in takedowns if digest in takedown.content.get(DIGEST_MARKS, ())]
-        trace.taken_down |= {question: ids[0]} if ids else {}
+    naming = {question: _naming(questions.images.get(question, question), takedowns) for question in found.unanswered}
+    trace.taken_down = {question: named[0].signature for question, named in naming.items() if named}
     for stage in plan.stages:
         learned = stage.spec.kind.learned
         if learned is None or not learned.from_samples:
@@ -180,7 +189,8 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
         is_known = learned.exposures is not None and artifacts.is_traceable(stage)
         if artifacts.has_artifact(stage) and not is_known:
             if not _is_cleared(stage, found.matches, takedowns):
-                trace.unknown.append(stage.id)
+                known = artifacts.known_takedowns(stage)
+                _judge_by_records(stage, trace, [named for named in naming.values() if named], known)
         elif learned.exposures is not None:
             try:
                 checkpoints[stage.id] = _trace_training(artifacts, stage, learned.exposures, samples, trace)
@@ -189,6 +199,47 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
                 trace.problems[stage.id] = str(error)
     _classify_models(artifacts, plan, trace, checkpoints)
     return trace
+
+
+def _naming(digest: str, takedowns: Sequence[Takedown]) -> list[Takedown]:
+    """The takedowns of a sample or image, oldest first."""
+    return [takedown for takedown in takedowns if digest in takedown.content.get(DIGEST_MARKS, ())]
+
+
+def _judge_by_records(
+    stage: PlannedStage, trace: Trace, naming: Sequence[Sequence[Takedown]], known: Collection[str]
+) -> None:
+    """Judge a training whose data are gone by what the takedowns of the samples found while the data existed.
+
+    `naming`: for each question about a sample that was taken down, its takedowns. Without any, or where they could not
+    tell, the training is unknown. `known`: ids of the takedowns that it respected when it was made.
+    """
+    found = {
+        artifact.why: takedown
+        for takedowns in naming
+        for takedown in takedowns
+        for artifact in takedown.tainted
+        if artifact.fingerprint == stage.fingerprint
+    }
+    shown_clean = [
+        any(one.id in known or stage.fingerprint in one.cleared | (one.examined or frozenset()) for one in named)
+        for named in naming
+    ]
+    proofs = [why for why in found if not why.startswith(CANNOT_BE_SHOWN)]
+    if proofs:
+        trace.recorded[stage.id] = f"{proofs[0]}, as takedown {found[proofs[0]].id} found"
+        trace.saw.append(stage.id)
+    elif found:
+        trace.problems[stage.id] = next(iter(found))
+        trace.unknown.append(stage.id)
+    elif naming and all(shown_clean) and len(naming) == trace.asked - _num_answered(trace):
+        trace.recorded[stage.id] = f"shown to be clean by takedown {naming[0][0].id}"
+    else:
+        trace.unknown.append(stage.id)
+
+
+def _num_answered(trace: Trace) -> int:
+    return trace.asked - len(trace.unanswered)
 
 
 def _is_cleared(stage: PlannedStage, matches: Mapping[str, Sequence[Match]], takedowns: Sequence[Takedown]) -> bool:
@@ -243,7 +294,8 @@ def _classify_models(
     artifacts: _RunArtifacts, plan: Plan, trace: Trace, checkpoints: Mapping[str, Mapping[int, bool]]
 ) -> None:
     """Add to the trace which models saw a sample, directly or through a model they were made from, and which not."""
-    saw = {exposure.stage for exposure in trace.exposures}
+    saw = {exposure.stage for exposure in trace.exposures} | set(trace.saw)
+    trace.saw.clear()  # made again below, in the order of the plan
     for stage in plan.stages:  # upstream first
         kept = checkpoints.get(stage.id, {})
         learned = stage.spec.kind.learned

@@ -30,8 +30,8 @@ PROGRAM = """
 import resource, sys, time
 from pathlib import Path
 from data_pipelines.audit.summary import audit_dataset
-from data_pipelines.audit.diff import Side, diff_datasets
-folder = Path(sys.argv[1]); side = Side(folder=folder)
+from data_pipelines.audit.diff import DiffSide, diff_datasets
+folder = Path(sys.argv[1]); side = DiffSide(folder=folder)
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started, busy = time.perf_counter(), time.process_time()
 rows = {question}

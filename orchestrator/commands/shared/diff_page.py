@@ -11,6 +11,7 @@ from orchestrator.commands.shared.diff_text import (
     nondeterminism_lines,
     run_text,
     spent_text,
+    taken_down_lines,
     time_of,
     unmatched_lines,
 )
@@ -30,7 +31,10 @@ def write_diff_page(diff: RunDiff, datasets: Mapping[str, str], target: Path) ->
         unmatched=unmatched_lines(diff),
         identity=_change_rows(diff.identity),
         execution=_change_rows(diff.execution),
-        nondeterminism=[line for stage in diff.stages for line in nondeterminism_lines(stage)],
+        warnings=[
+            *taken_down_lines(diff),
+            *(line for stage in diff.stages for line in nondeterminism_lines(stage)),
+        ],
         stages=_stage_rows(diff),
         code=[(stage.id, files_text(stage.code)) for stage in diff.stages if stage.code],
         environment=[

@@ -15,6 +15,7 @@ def run_diff_text(diff: RunDiff, datasets: Mapping[str, Sequence[str]]) -> str:
     sections = {
         "Recipe": _recipe(diff),
         "First stages that differ": _first(diff),
+        "Taken down": taken_down_lines(diff),
         "One identity, two results": [line for stage in diff.stages for line in nondeterminism_lines(stage)],
         "Code": [f"{stage.id}: {files_text(stage.code)}" for stage in diff.stages if stage.code],
         "Environment": [f"{change} ({', '.join(ids)})" for change, ids in diff.environment.items()],
@@ -31,6 +32,14 @@ def run_diff_text(diff: RunDiff, datasets: Mapping[str, Sequence[str]]) -> str:
 def run_text(outputs: RunOutputs) -> str:
     run = outputs.run
     return f"{run.run_id}  {run.recipe}, {run.state.lower()}, {time_text(run.created_at)}"
+
+
+def taken_down_lines(diff: RunDiff) -> list[str]:
+    """Which outputs of the runs a takedown removed or marked."""
+    sides = [
+        (stage.id, letter, side) for stage in diff.stages for letter, side in (("A", stage.before), ("B", stage.after))
+    ]
+    return [f"{name} of {letter}: {side.taken_down}" for name, letter, side in sides if side and side.taken_down]
 
 
 def files_text(files: Sequence[str]) -> str:
@@ -78,6 +87,8 @@ def time_of(side: StageOutput | None) -> str:
         tries = f", {side.attempts} attempts, {duration_text(side.spent_s)} in all" if side.attempts > 1 else ""
         return took + tries
     if side.output is None:
+        if side.taken_down:
+            return side.taken_down
         return f"not made ({side.attempts} attempts)" if side.attempts else "not made"
     return f"reused ({took} in run {side.output.manifest.provenance.get('run', 'unknown')})"
 

@@ -39,7 +39,8 @@ STATE_STYLES: Mapping[str, str] = {
     "LOST": "yellow",
     "CANCELLED": "yellow",
 }
-STATE_NAMES: Mapping[str, str] = {"INTENT": "starting", "COMMITTED": "done", "NOT_RUN": "not run"}
+STATE_NAMES: Mapping[str, str] = {"INTENT": "starting", "COMMITTED": "done", "NOT_RUN": "not run",
+                                  "TAKEN_DOWN": "taken down"}  # fmt: skip
 
 
 class View(Protocol):

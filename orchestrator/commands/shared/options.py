@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from clusters.connect import connect
 from clusters.profiles import profile_at
+from orchestrator.actor import set_reason
 from orchestrator.commands.shared.completion import complete_run, complete_target, matching
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError, StoreError
@@ -54,6 +55,18 @@ def location_options(command: Command) -> Command:
         decorated = click.option(name, envvar=variable, show_envvar=True, help=text)(decorated)
     return decorated
 
+
+def _keep_reason(_context: click.Context, _parameter: click.Parameter, reason: str) -> None:
+    set_reason(reason)
+
+
+reason_option = click.option(
+    "--reason",
+    default="",
+    expose_value=False,
+    callback=_keep_reason,
+    help="Why; recorded with your name beside what this command changes. No personal data.",
+)
 
 accept_taint_option = click.option(
     "--accept-taint", is_flag=True, help="Continue with models trained on samples that were taken down."

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.live_view import STATE_NAMES
+from orchestrator.commands.shared.options import known_recipes
 from orchestrator.commands.shared.targets import Target, planned_stages
 from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.run_status import RunSummary, StageStatus, newest_run
+from orchestrator.history.run_status import TAKEN_DOWN, RunSummary, StageStatus, newest_run
 from orchestrator.reports.run_outputs import run_outputs
 from orchestrator.reports.run_summary import StageSummary, stage_summaries
+from orchestrator.reports.taken_down import with_takedowns
 from orchestrator.stage import StageKind
 from orchestrator.workspace import Workspace
 
@@ -29,7 +32,8 @@ def summaries_of(workspace: Workspace, target: Target, kinds: Mapping[str, Stage
     planned = planned_stages(workspace.artifacts, target.run)
     wanted = [stage for stage in planned if target.stage_id in (None, stage["id"])]
     outputs = run_outputs(workspace.artifacts, workspace.database, target.run, wanted)
-    found = stage_summaries(workspace.artifacts, target.status, outputs, kinds)
+    status = with_takedowns(target.status, read_takedowns(workspace.store))
+    found = stage_summaries(workspace.artifacts, status, outputs, kinds)
     return [summary for summary in found if target.stage_id in (None, summary.status.stage_id)]
 
 
@@ -39,7 +43,9 @@ def outcome_lines(summaries: Sequence[StageSummary]) -> list[str]:
     lines: list[str] = []
     for summary in summaries:
         text = summary.headline or state_text(summary.status)
-        if summary.folder and summary.status.state != AttemptState.COMMITTED:
+        if summary.status.state == TAKEN_DOWN:
+            text = summary.status.message
+        elif summary.folder and summary.status.state != AttemptState.COMMITTED:
             text = f"{text} ({state_text(summary.status)})" if summary.headline else text
         lines.append(f"  {summary.status.stage_id:{width}}  {text}")
         if summary.folder:
@@ -50,6 +56,8 @@ def outcome_lines(summaries: Sequence[StageSummary]) -> list[str]:
 def next_commands(workspace: Workspace, target: Target, summaries: Sequence[StageSummary]) -> list[str]:
     """Command lines that go on from here, the most useful first."""
     run, name = target.run, _short_name(workspace, target.run)
+    if any(summary.status.state == TAKEN_DOWN for summary in summaries):
+        return ["illume takedown list", *([f"illume run {run.recipe}"] if run.recipe in known_recipes() else [])]
     looks = list(_looks(name, summaries))
     if run.state in (RunState.FAILED, RunState.INTERRUPTED, RunState.CANCELLED):
         failed = [summary.status for summary in summaries if summary.status.state in FAILED_STATES]

@@ -11,16 +11,19 @@ import click
 
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.artifacts.takedowns import read_takedowns, taken_down_text
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
 from orchestrator.history.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus, list_runs, newest_run, run_status
 from orchestrator.store.layout import ARTIFACTS, stored_keys
+from orchestrator.store.store import Store
 
 NUM_SEARCHED_RUNS = 10_000
 NUM_NAMED_RUNS = 5  # in a message
 MIN_PREFIX = 4  # hex digits of an identity
 LAST = "last"
+WITHOUT_IT = "`illume run` makes one without that content, `illume takedown receipt` shows what was done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,8 @@ def find_artifact(artifacts: ArtifactStore, database: Database, target: str) -> 
     prefix = target.lower()
     keys = [key for key in stored_keys(artifacts.store, ARTIFACTS) if key.fingerprint.startswith(prefix)]
     found = [stored for key in keys if (stored := artifacts.stored(key)) is not None]
+    if not found:
+        _check_prefix_not_taken_down(artifacts.store, prefix)
     if len(found) != 1:
         kinds = ", ".join(f"{stored.manifest.stage_kind} {stored.manifest.fingerprint[:16]}" for stored in found[:5])
         raise RecipeError(f"{target!r}: found {len(found)} artifacts, expected one{': ' + kinds if found else ''}")
@@ -164,11 +169,27 @@ def artifact_of_stage(artifacts: ArtifactStore, status: RunStatus, stage_id: str
     stage = stage_of(status, stage_id)
     stored = artifacts.stored(stage.key)
     if stored is None:
+        check_not_taken_down(artifacts.store, status.run.run_id, stage)
         raise RecipeError(
             f"run {status.run.run_id}: stage {stage_id!r} has no artifact; found it {stage.state.lower()}, "
             "expected it to be done; continue with `illume resume`"
         )
     return stored
+
+
+def check_not_taken_down(store: Store, run_id: str, stage: StageStatus) -> None:
+    """Raises: RecipeError: a takedown removed the artifact of the stage, so continuing the run does not make it."""
+    text = taken_down_text(read_takedowns(store), stage.fingerprint)
+    if text:
+        raise RecipeError(f"run {run_id}: stage {stage.stage_id!r} was {text}; {WITHOUT_IT}")
+
+
+def _check_prefix_not_taken_down(store: Store, prefix: str) -> None:
+    takedowns = read_takedowns(store)
+    tainted = {artifact.fingerprint for takedown in takedowns for artifact in takedown.tainted}
+    gone = [fingerprint for fingerprint in tainted if fingerprint.startswith(prefix)]
+    if len(gone) == 1:
+        raise RecipeError(f"artifact {gone[0][:16]} was {taken_down_text(takedowns, gone[0])}; {WITHOUT_IT}")
 
 
 def planned_stages(artifacts: ArtifactStore, run: RunSummary) -> list[Mapping[str, Any]]:

@@ -208,7 +208,7 @@ def test_too_many_metrics_are_dropped_and_counted(
     telemetry.close()
     (event,) = of_kind(store, "metrics")
     assert [point[2] for point in event.fields["points"]] == list(range(15, 25))
-    assert of_kind(store, "metrics_dropped")[0].fields == {"points": 15}
+    assert of_kind(store, "metrics_dropped")[0].fields["points"] == 15
 
 
 def test_a_stage_cannot_log_reserved_event_kinds(store: RunStore, database: Database) -> None:

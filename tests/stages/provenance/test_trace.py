@@ -20,10 +20,10 @@ def test_the_text_names_the_newest_clean_checkpoint_and_unanswered_questions() -
         saw=["mllm"],
         asked=3,
         unanswered=["nobody", "gone"],
-        taken_down={"gone": "T1"},
+        taken_down={"gone": "taken down by T1 on 2026-05-04 10:30 UTC"},
     )
     text = trace_text(trace)
-    assert "1 of 3 questions answered\nnot found:\n  nobody\n  gone, taken down by T1\n" in text
+    assert "1 of 3 questions answered\nnot found:\n  nobody\n  gone, taken down by T1 on 2026-05-04 10:30 UTC\n" in text
     assert (
         "  checkpoints that saw it: 30\n  checkpoints that did not see it: 10, 20\n  newest clean checkpoint: step 20"
         in text

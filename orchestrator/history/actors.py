@@ -1,0 +1,71 @@
+"""Actors as events and records of changes name them: without secrets, the command line as one text."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from orchestrator.actor import Actor, current_actor
+from orchestrator.artifact import JSON
+from orchestrator.history.events import Event
+from orchestrator.redaction.masking import mask_secrets, mask_text
+
+ACTOR_FIELD = "actor"  # of the fields of an event
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorRecord:
+    """The persisted form of an `Actor`."""
+
+    user: str
+    host: str
+    token_name: str = ""
+    command: str = ""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.token_name or f"{self.user}@{self.host}"
+
+
+def actor_record(actor: Actor) -> ActorRecord:
+    return ActorRecord(
+        user=mask_text(actor.user),
+        host=mask_text(actor.host),
+        token_name=mask_text(actor.token_name),
+        command=masked_command(actor.command),
+        reason=mask_text(actor.reason),
+    )
+
+
+def actor_fields() -> dict[str, JSON]:
+    """The actor of now, for the fields of an event; what is empty is left out."""
+    return {name: value for name, value in asdict(actor_record(current_actor())).items() if value}
+
+
+def actor_of(event: Event) -> ActorRecord | None:
+    """Who caused an event; None if it does not say, as those of older versions."""
+    fields = event.fields.get(ACTOR_FIELD)
+    if not isinstance(fields, dict):
+        return None
+    known = {name: str(value) for name, value in fields.items() if name in ActorRecord.__dataclass_fields__}
+    return ActorRecord(**{"user": "", "host": "", **known})
+
+
+def masked_command(arguments: Sequence[str]) -> str:
+    """A command line as a shell reads it, with `***` for values of options and settings whose names denote secrets."""
+    masked: list[str] = []
+    option = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals:
+            masked.append(f"{name}={_masked(name.rpartition('.')[2], value)}")
+        else:
+            masked.append(_masked(option, argument))
+        option = argument if argument.startswith("--") and not equals else ""
+    return shlex.join(masked)
+
+
+def _masked(name: str, value: str) -> str:
+    masked = mask_secrets({name.lstrip("-"): value})
+    assert isinstance(masked, dict), "masking keeps the shape of a mapping"
+    return str(next(iter(masked.values())))
