@@ -54,9 +54,9 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A committed artifact whose files can be read below `path` (for remote stores: a verified local copy)."""
+    """A committed artifact. `ArtifactStore.open` gives one whose files can be read below `path`."""
 
-    path: Path
+    path: Path  # of a remote store: where its local copy is once it has been opened
     manifest: Manifest
     manifest_sha256: str
 

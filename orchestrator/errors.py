@@ -61,6 +61,10 @@ class UnreachableStoreError(StoreError):
     """The store, or a part of it, is not there (not mounted, a listing that lags). Nothing may be concluded from it."""
 
 
+class RetainedError(StoreError):
+    """The store keeps an object for a time (object lock, retention, legal hold) and does not delete it before."""
+
+
 class ForeignStoreError(StoreError):
     """The store is another one than the database belongs to."""
 

@@ -48,6 +48,7 @@ from orchestrator.sinks.file_sinks import JsonLinesSink, StoreSink
 from orchestrator.sinks.mlflow_sink import MlflowSink
 from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
+from orchestrator.store.copy_budget import CACHE_VARIABLE, cache_of_node
 from orchestrator.store.store import Store, open_store, probe
 from orchestrator.store.store_identity import check_store, establish
 
@@ -108,11 +109,12 @@ class Workspace:
             database = Database(database_url)
             opening.callback(database.close)
             kept_open = opening.pop_all()
+        cache = cache_of_node(store.url) if os.environ.get(CACHE_VARIABLE) else root / "cache"
         workspace = cls(
             root=root,
             store=store,
-            artifacts=ArtifactStore(store, root / "cache"),
-            ledger=ShardLedger(store, root / "cache"),
+            artifacts=ArtifactStore(store, cache),
+            ledger=ShardLedger(store, cache),
             database=database,
             runs=RunStore(database),
             leases=Leases(database),

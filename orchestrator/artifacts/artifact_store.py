@@ -32,10 +32,11 @@ from orchestrator.store.commits import (
     roll_forward,
 )
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
+from orchestrator.store.local_copy import adopt_folder, readable_folder
 from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
+from orchestrator.store.verification import Problem, differences
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class ArtifactStore:
 
     store: Store
     cache: Path
+    holder: str = ""  # for whom copies are kept from being deleted, see `copy_locks`; "": for this process
 
     def find(self, key: ArtifactKey) -> Manifest | None:
         """The manifest of a committed artifact whose files all exist with the recorded lengths; otherwise None.
@@ -99,11 +101,14 @@ class ArtifactStore:
         Raises:
             CorruptArtifactError: it is not committed, or is damaged.
         """
-        found = roll_forward(self.store, artifact_site(key))
-        if found.commit is None:
-            state = found.problem or "no commit record"
-            raise CorruptArtifactError(f"{self.store.url}: {key}: found {state}; run its stage again")
-        return self._open(self._read(key, found.commit), only)
+        return self._open(self._committed(key), only)
+
+    def locate(self, key: ArtifactKey) -> Artifact:
+        """A committed artifact as its records describe it; of a remote store, `path` need not exist.
+
+        For whoever follows what was made and reads none of it. Raises: CorruptArtifactError: it is not committed.
+        """
+        return self._located(self._committed(key))
 
     def new_attempt(self, key: ArtifactKey, attempt_id: str, *, attempt: AttemptId | None = None) -> AttemptFolder:
         """An empty folder for one attempt. `attempt` is recorded in its claim, for attempts that look for newer ones.
@@ -127,9 +132,10 @@ class ArtifactStore:
             raise FencedError(f"{self.store.url}: attempt '{attempt_id}' was aborted before it began{_why(decided)}")
         return new_folder(self.store, self.cache, site=site, key=key, attempt=attempt_id)
 
-    def commit(self, attempt: AttemptFolder, draft: ManifestDraft, *, epoch: int) -> Artifact:
+    def commit(self, attempt: AttemptFolder, draft: ManifestDraft, *, epoch: int, is_opened: bool = True) -> Artifact:
         """Commit the attempt's files as the artifact, or return the artifact of the attempt that committed first.
 
+        `is_opened`: returned as by `open`; otherwise as by `locate`, which downloads nothing.
         May be repeated with the same attempt after any failure, also by another process.
 
         Raises:
@@ -156,7 +162,7 @@ class ArtifactStore:
             log.info("%s: using attempt %s, which committed first", attempt.key, winner.attempt)
             self._delete_files(attempt)
         try:
-            return self.open(attempt.key)
+            return self.open(attempt.key) if is_opened else self.locate(attempt.key)
         except CorruptArtifactError as error:
             raise StoreError(f"{error}: it was committed, then retracted or damaged; try again") from error
 
@@ -230,8 +236,21 @@ class ArtifactStore:
         manifest = stored.manifest
         site = artifact_site(manifest.key)
         files = [file for file in manifest.files if only(file.path)]
-        path = readable_folder(self.store, self.cache, site.data_key(stored.commit.attempt), files)
-        return Artifact(path=path, manifest=manifest, manifest_sha256=stored.manifest_sha256)
+        readable_folder(self.store, self.cache, site.data_key(stored.commit.attempt), files, self.holder)
+        return self._located(stored)
+
+    def _located(self, stored: StoredArtifact) -> Artifact:
+        data_key = artifact_site(stored.manifest.key).data_key(stored.commit.attempt)
+        path = self.store.local(data_key) or self.cache / data_key
+        return Artifact(path=path, manifest=stored.manifest, manifest_sha256=stored.manifest_sha256)
+
+    def _committed(self, key: ArtifactKey) -> StoredArtifact:
+        """Raises: CorruptArtifactError: it is not committed, or its manifest is damaged."""
+        found = roll_forward(self.store, artifact_site(key))
+        if found.commit is None:
+            state = found.problem or "no commit record"
+            raise CorruptArtifactError(f"{self.store.url}: {key}: found {state}; run its stage again")
+        return self._read(key, found.commit)
 
     def _read(self, key: ArtifactKey, commit: Commit) -> StoredArtifact:
         """The artifact that `commit` names, with its verified manifest.
@@ -306,7 +325,7 @@ class ArtifactStore:
         """Save a download: the files staged for a remote store become the local copy of the artifact."""
         if not self.store.is_local and not attempt.has_links:
             with suppress(OSError):
-                move_to_cache(attempt.data, self.cache / attempt.site.data_key(attempt.attempt_id), self.cache)
+                adopt_folder(self.cache, attempt.site.data_key(attempt.attempt_id), attempt.data)
         if not self.store.is_local:
             attempt.remove()
         attempt.forget_links()

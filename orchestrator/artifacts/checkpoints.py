@@ -21,12 +21,15 @@ from orchestrator.errors import CorruptArtifactError
 from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.commits import Commit, Head, commit_attempt, delete_attempt, head, retract, roll_forward
+from orchestrator.store.copy_budget import delete_copy
+from orchestrator.store.copy_locks import let_go
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import artifact_site, checkpoint_site, checkpoint_steps, new_attempt_id, owner_of
+from orchestrator.store.local_copy import readable_folder
 from orchestrator.store.manifests import check_paths, files_to_json
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import differences, readable_folder
+from orchestrator.store.verification import differences
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +217,9 @@ class StoredCheckpoints:
         self.guard.check()  # aborted before the retraction: it does not count, and the files are still needed
         if found.commit:
             delete_attempt(self.store, site, found.commit.attempt)
+            if not self.store.is_local:
+                let_go(self.cache, site.data_key(found.commit.attempt))
+                delete_copy(self.cache, site.data_key(found.commit.attempt))
 
     def _heads(self) -> Iterator[tuple[int, Head]]:
         """(step, newest generation) of each step, newest step first."""
@@ -239,14 +245,14 @@ class StoredCheckpoints:
         if found.commit.record.get("manifest_sha256") in self.verified:
             return True
         try:
-            self._read(step, found.commit)
+            self._read(step, found.commit, is_copied=False)
         except CorruptArtifactError as error:
             log.warning("checkpoint of step %d is damaged: %s", step, error)
             return False
         return True
 
-    def _read(self, step: int, commit: Commit) -> Checkpoint:
-        """The checkpoint of a step, verified byte by byte, in a local folder.
+    def _read(self, step: int, commit: Commit, *, is_copied: bool = True) -> Checkpoint:
+        """The checkpoint of a step, verified byte by byte, in a local folder; of a remote store if `is_copied`.
 
         Raises:
             NewerFormatError: a newer version wrote it.
@@ -264,11 +270,13 @@ class StoredCheckpoints:
         if record.step != step:
             raise CorruptArtifactError(f"{where}: found the checkpoint of step {record.step}, expected step {step}")
         data_key = site.data_key(commit.attempt)
-        if self.store.is_local:
+        path = self.store.local(data_key) or self.cache / data_key
+        if self.store.is_local or not is_copied:  # a copy is verified while it arrives
             for different in differences(self.store, data_key, files, rehash=True):
                 raise CorruptArtifactError(
                     f"{where}: file '{different.path}': found {different.found}, expected {different.expected}"
                 )
-        path = readable_folder(self.store, self.cache, data_key, files)
+        if is_copied:
+            readable_folder(self.store, self.cache, data_key, files)
         self.verified.add(str(sha256))
         return Checkpoint(step=step, path=path, meta=record.meta, digest=str(sha256))

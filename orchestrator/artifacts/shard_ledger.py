@@ -27,10 +27,11 @@ from orchestrator.store.commits import (
     roll_forward,
 )
 from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site
+from orchestrator.store.local_copy import adopt_folder, readable_folder
 from orchestrator.store.shard_packs import Packer
 from orchestrator.store.store import Store
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import Problem, differences, move_to_cache, readable_folder
+from orchestrator.store.verification import Problem, differences
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ShardLedger:
 
     store: Store
     cache: Path
+    holder: str = ""  # as in `ArtifactStore`
 
     def find(self, key: ArtifactKey) -> StoredShard | None:
         """The finished shard if its files all exist with the recorded lengths; otherwise None."""
@@ -113,7 +115,7 @@ class ShardLedger:
         Raises:
             CorruptArtifactError: the files are damaged.
         """
-        return readable_folder(self.store, self.cache, stored.data_key, stored.files)
+        return readable_folder(self.store, self.cache, stored.data_key, stored.files, self.holder)
 
     def to_record(self, stored: StoredShard, *, shard: str, reused: bool) -> ShardRecord:
         """The shard as a stage sees it, with its files fetched."""
@@ -169,7 +171,7 @@ class ShardLedger:
         output.forget_links()
         if not self.store.is_local:
             with suppress(OSError):
-                move_to_cache(output.data, self.cache / output.site.data_key(output.attempt_id), self.cache)
+                adopt_folder(self.cache, output.site.data_key(output.attempt_id), output.data)
             output.remove()
 
 

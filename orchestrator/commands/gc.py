@@ -92,7 +92,7 @@ def gc_command(
             older_than_s=older_than_s,
         )
         if delete:
-            delete_copies(copies)
+            copies = delete_copies(workspace.artifacts.cache, copies)
     if as_json:
         _print_json(unneeded, garbage, copies, collected)
     else:

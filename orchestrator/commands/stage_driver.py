@@ -34,6 +34,7 @@ from orchestrator.failures.failure_class import INFRASTRUCTURE
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_from_json
+from orchestrator.store.copy_budget import cache_of_node
 from orchestrator.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -128,10 +129,11 @@ def _run(
     logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
     log_stem = logs.stem(request.attempt.name)
     log_stem.parent.mkdir(parents=True, exist_ok=True)
+    cache = cache_of_node(store.url)  # stays for the next stage on this node
     work = LocalAttempt(
         request=request,
-        artifacts=ArtifactStore(store, folder / "cache"),
-        ledger=ShardLedger(store, folder / "cache"),
+        artifacts=ArtifactStore(store, cache),
+        ledger=ShardLedger(store, cache),
         cluster=cluster,
         tracker=tracker,
         log_stem=log_stem,

@@ -88,7 +88,7 @@ class JobAttempt:
             raise StoppedForAnotherError(f"{self._job_id}: stopped for an earlier driver; it is started again")
         if outcome.stopped:
             raise CancelledError(outcome.stopped)
-        return self.artifacts.open(planned.key)
+        return self.artifacts.locate(planned.key)
 
     def progressed(self) -> bool:
         """True if it committed a checkpoint or recorded shards; of a job that left no outcome, the store tells."""

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.plugins.loading import is_file_target
 from orchestrator.stage import StageKind, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.copy_locks import release
 from orchestrator.store.output_checks import output_problem
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class LocalAttempt:
                 known_takedowns=tuple(takedown.id for takedown in takedowns),
             ),
             cluster=self.cluster,
-            ledger=self.ledger,
+            ledger=replace(self.ledger, holder=attempt.name),
             is_stop_requested=self.is_stop_requested,
             takedowns=takedowns,
             memory_halvings=request.memory_halvings,
@@ -115,7 +116,8 @@ class LocalAttempt:
                 raise
         metrics = self._checked(returned, context)
         self._check_gates(metrics)
-        return self.artifacts.commit(folder, self._draft(context, inputs, metrics), epoch=attempt.epoch)
+        draft = self._draft(context, inputs, metrics)
+        return self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=store.is_local)
 
     def progressed(self) -> bool:
         """True if the attempt committed shards or a checkpoint that the next attempt can reuse."""
@@ -135,6 +137,8 @@ class LocalAttempt:
             log.warning("%s: its files could not be deleted: %s", self.request.attempt, error)
 
     def close(self) -> None:
+        """Delete the scratch folder, and let go of the local copies that the attempt has read."""
+        release(self.artifacts.cache, self.request.attempt.name)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _checked(self, returned: object, context: AttemptContext) -> dict[str, float]:
@@ -166,9 +170,8 @@ class LocalAttempt:
         used = [stage.key for stages in self.request.inputs.values() for stage in stages]
         if used:
             record_use(self.artifacts.store, self.request.attempt, self.request.planned.key, artifacts=used)
-        return {
-            slot: [self.artifacts.open(stage.key) for stage in stages] for slot, stages in self.request.inputs.items()
-        }
+        reading = replace(self.artifacts, holder=self.request.attempt.name)
+        return {slot: [reading.open(stage.key) for stage in stages] for slot, stages in self.request.inputs.items()}
 
     def _draft(
         self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], metrics: Mapping[str, float]

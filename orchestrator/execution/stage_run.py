@@ -176,7 +176,7 @@ class StageRun:
             raise _permanent_error(FailureClass.USER_CODE, f"made by another run: {'; '.join(errors)}")
         if not stored.commit.attempt.startswith(f"{self._tools.run_id}-"):
             self._record(EventKind.STAGE_REUSED, {"fingerprint": self._planned.fingerprint})
-        return self._tools.artifacts.open(self._planned.key)
+        return self._tools.artifacts.locate(self._planned.key)
 
     def _retract_old(self) -> None:
         self._tools.guard.check()
@@ -306,7 +306,7 @@ class StageRun:
         try:
             stored = artifacts.stored(self._planned.key)
             is_own = stored is not None and stored.commit.attempt == attempt.name
-            return artifacts.open(self._planned.key) if is_own else None
+            return artifacts.locate(self._planned.key) if is_own else None
         except OrchestratorError as error:  # asked again before the next attempt
             log.warning("%s: whether it was committed is unknown: %s", attempt, error)
             return None

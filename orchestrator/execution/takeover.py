@@ -119,7 +119,7 @@ class Takeover:
         stored = self.artifacts.stored(attempt.key)
         if stored is None or stored.commit.attempt != attempt.id.name:
             return None
-        return self.artifacts.open(attempt.key)
+        return self.artifacts.locate(attempt.key)
 
 
 def _stop_orphaned_jobs(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:

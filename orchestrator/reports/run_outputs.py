@@ -21,8 +21,8 @@ from orchestrator.history.events import AttemptState, EventKind
 from orchestrator.history.run_status import RunSummary
 from orchestrator.history.schema import attempts, events
 from orchestrator.store.layout import artifact_site
+from orchestrator.store.local_copy import readable_folder
 from orchestrator.store.manifests import manifest_from_bytes
-from orchestrator.store.verification import readable_folder
 
 S_PER_HOUR = 3600.0
 

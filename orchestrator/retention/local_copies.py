@@ -4,18 +4,14 @@ None of them is needed: missing files are fetched or made again.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.store.attempt_folder import STAGING
+from orchestrator.store.copy_budget import DOWNLOADS, INDEXES, STAGING, delete_copy
 from orchestrator.store.layout import owner_of
 from orchestrator.store.store import Store
-from orchestrator.store.verification import DOWNLOADS
-
-INDEXES = "trace"  # made by `illume trace` from data of the store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +46,9 @@ def stale_copies(
     return found
 
 
-def delete_copies(copies: list[LocalCopy]) -> None:
-    for copy in copies:
-        shutil.rmtree(copy.path, ignore_errors=True)
+def delete_copies(cache: Path, copies: list[LocalCopy]) -> list[LocalCopy]:
+    """Delete copies, except those that a process of this machine reads. Returns those that are gone."""
+    return [copy for copy in copies if delete_copy(cache, copy.key)]
 
 
 def _folder_keys(cache: Path) -> Iterator[str]:

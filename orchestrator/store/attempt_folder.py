@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.artifact import ArtifactKey, FileEntry
 from orchestrator.errors import StoreError
+from orchestrator.store.copy_budget import STAGING
 from orchestrator.store.layout import Site
 from orchestrator.store.link_list import Link, LinkList
 from orchestrator.store.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_folder
@@ -22,7 +23,6 @@ from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
 PARALLEL_FILES = 4  # hashed or uploaded at a time
-STAGING = "staging"
 LINKS_FILE = "LINKS.jsonl"  # next to the data folder: lists the linked files, so that another process can commit them
 
 

@@ -101,7 +101,7 @@ class LocalStore:
                 source = self.local(key).open("rb")
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            with source, path.open("xb") as target:
+            with source, path.open("wb") as target:
                 return copy_hashed(source, target)
 
     def digest(self, key: str) -> Digest | None:

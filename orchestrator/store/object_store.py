@@ -7,34 +7,35 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import ObjectStore as Bucket
-from obstore.store import from_url
 
-from orchestrator.errors import RecipeError, StoreError
+from orchestrator.errors import StoreError
+from orchestrator.store.bucket import (
+    CLIENT,
+    REMOTE_SCHEMES,
+    RETRY,
+    S3_SCHEMES,
+    Clients,
+    Connection,
+    explained,
+    first_line,
+)
 from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key
+from orchestrator.store.s3_api import S3Api
+from orchestrator.store.transfers import SMALL_BYTES, OvertakenError, part_bytes, parts_in_flight, read_chunks
+
+__all__ = ["CLIENT", "REMOTE_SCHEMES", "RETRY", "ObjectStore"]
 
 log = logging.getLogger(__name__)
 
-REMOTE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
-OPTIONS = ("endpoint", "region")  # allowed in the query of an address
-SMALL_BYTES = 8 * 1024**2  # up to this size one request; above it, multipart in parts of this size
 CREATE_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between tries, as concurrent creates answer "conflict, try again"
-
-CLIENT = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=5)}
-RETRY = {  # of idempotent requests; an unreachable store is reported after about 10 s
-    "max_retries": 6,
-    "retry_timeout": timedelta(seconds=90),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-}
+COPY_TOO_LARGE = ("maximum allowable size for a copy source", "EntityTooLarge", "CopySourceTooLarge")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ObjectStore:
     """Objects of one bucket below the prefix of the address."""
 
     url: str
-    bucket: Bucket = field(repr=False, compare=False)
+    connection: Connection = field(repr=False, compare=False)
 
     @classmethod
     def connect(cls, url: str) -> "ObjectStore":
@@ -51,25 +52,7 @@ class ObjectStore:
         Raises:
             RecipeError: the address holds a password, an unknown option, or is refused by `obstore`.
         """
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if "@" in parts.netloc or "@" in options.get("endpoint", ""):
-            raise RecipeError("store: found a name or password in the address; expected credentials in the environment")
-        unknown = sorted(set(options) - set(OPTIONS))
-        if unknown:
-            raise RecipeError(
-                f"store: {parts.scheme}://{parts.netloc}: found option '{unknown[0]}', expected {' or '.join(OPTIONS)}"
-            )
-        client: Any = {**CLIENT, "allow_http": options.get("endpoint", "").startswith("http://")}
-        config: Any = options
-        retry: Any = RETRY
-        try:
-            bucket = from_url(
-                parts._replace(query="").geturl(), config=config, client_options=client, retry_config=retry
-            )
-        except (BaseError, ValueError) as error:
-            raise RecipeError(f"store: {url}: {_first_line(error)}") from error
-        return cls(url, bucket)
+        return cls(url, Connection.open(url))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ObjectStore.connect, (self.url,))
@@ -78,27 +61,35 @@ class ObjectStore:
     def is_local(self) -> bool:
         return False
 
+    @property
+    def s3(self) -> S3Api | None:
+        """The requests of S3 that `obstore` does not have; None for the other kinds of store."""
+        return S3Api.of(self.url) if urlsplit(self.url).scheme in S3_SCHEMES else None
+
     def local(self, key: str) -> Path | None:
         return None
 
     def put_new(self, key: str, data: bytes) -> bool:
+        with explained(self.url, key, "write"):
+            return self.connection.call(lambda clients: self._create(clients, key, data))
+
+    def _create(self, clients: Clients, key: str, data: bytes) -> bool:
         """Repeats a create only while reading back finds no object, that is, while no writer has won."""
-        with self._explain_errors(key, "write"):
-            for wait_s in (*CREATE_WAITS_S, None):
-                try:
-                    obstore.put(self.bucket, check_key(key), data, mode="create", use_multipart=False)
-                except (PermissionDeniedError, UnauthenticatedError):
+        for wait_s in (*CREATE_WAITS_S, None):
+            try:
+                obstore.put(clients.requests, check_key(key), data, mode="create", use_multipart=False)
+            except (PermissionDeniedError, UnauthenticatedError):
+                raise
+            except BaseError as error:
+                found = self._read_back(key, error)
+                if found is not None:
+                    return found == data
+                if wait_s is None:
                     raise
-                except BaseError as error:
-                    found = self._read_back(key, error)
-                    if found is not None:
-                        return found == data
-                    if wait_s is None:
-                        raise
-                    log.info("create of %s failed and no object exists yet (%s), trying again", key, _first_line(error))
-                    time.sleep(wait_s)
-                else:
-                    return True
+                log.info("create of %s failed and no object exists yet (%s), trying again", key, first_line(error))
+                time.sleep(wait_s)
+            else:
+                return True
         raise AssertionError("unreachable: the last try returned or raised")
 
     def _read_back(self, key: str, failure: BaseError) -> bytes | None:
@@ -108,104 +99,143 @@ class ObjectStore:
             raise failure from error
 
     def get(self, key: str) -> bytes | None:
-        with self._explain_errors(key, "read"):
+        def request(clients: Clients) -> bytes | None:
             try:
-                found = obstore.get(self.bucket, check_key(key))
+                found = obstore.get(clients.requests, check_key(key))
                 if found.meta["size"] <= MAX_RECORD_BYTES:
                     return bytes(found.bytes())
             except FileNotFoundError as error:
                 _raise_for_bucket(error)
                 return None
-        raise StoreError(f"{self.url}: '{key}': found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
+            raise StoreError(f"{self.url}: '{key}': found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
+
+        with explained(self.url, key, "read"):
+            return self.connection.call(request)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        with self._explain_errors(prefix, "list"):
-            found = [item for page in obstore.list(self.bucket, check_key(prefix), chunk_size=1000) for item in page]
+        def request(clients: Clients) -> list[Any]:
+            pages = obstore.list(clients.requests, check_key(prefix), chunk_size=1000)
+            return [item for page in pages for item in page]
+
+        with explained(self.url, prefix, "list"):
+            found = self.connection.call(request)
         for item in sorted(found, key=lambda item: item["path"]):
             yield StoredObject(key=item["path"], bytes=item["size"], modified_s=item["last_modified"].timestamp())
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        with self._explain_errors(prefix, "list"):
-            found = obstore.list_with_delimiter(self.bucket, check_key(prefix))
+        with explained(self.url, prefix, "list"):
+            found = self.connection.call(
+                lambda clients: obstore.list_with_delimiter(clients.requests, check_key(prefix))
+            )
         return tuple(sorted(folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"]))
 
     def delete(self, key: str) -> None:
-        with self._explain_errors(key, "delete"):
+        def request(clients: Clients) -> None:
             try:
-                obstore.delete(self.bucket, check_key(key))
+                obstore.delete(clients.requests, check_key(key))
             except FileNotFoundError as error:
                 _raise_for_bucket(error)
 
+        with explained(self.url, key, "delete"):
+            self.connection.call(request)
+
     def upload(self, path: Path, key: str) -> Digest:
-        hasher, size = hashlib.sha256(), 0
+        with explained(self.url, key, f"copy {path} to"):
+            return self.connection.call(lambda clients: self._upload(clients, path, key))
+
+    def _upload(self, clients: Clients, path: Path, key: str) -> Digest:
+        hasher, sent = hashlib.sha256(), 0
 
         def chunks() -> Iterator[bytes]:
-            nonlocal size
+            nonlocal sent
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
                     hasher.update(chunk)
-                    size += len(chunk)
+                    sent += len(chunk)
                     yield chunk
 
-        with self._explain_errors(key, f"copy {path} to"):
-            if path.stat().st_size <= SMALL_BYTES:
-                obstore.put(self.bucket, check_key(key), b"".join(chunks()), use_multipart=False)
-            else:
-                obstore.put(self.bucket, check_key(key), chunks(), chunk_size=SMALL_BYTES)
-        return Digest(bytes=size, sha256=hasher.hexdigest())
+        size = path.stat().st_size
+        if size <= SMALL_BYTES:
+            obstore.put(clients.requests, check_key(key), b"".join(chunks()), use_multipart=False)
+        else:
+            part = part_bytes(size)
+            parts = parts_in_flight(part)
+            put = obstore.put(clients.bulk, check_key(key), chunks(), chunk_size=part, max_concurrency=parts)
+            _check_is_ours(clients, key, put["e_tag"], sent)
+        return Digest(bytes=sent, sha256=hasher.hexdigest())
 
     def download(self, key: str, path: Path) -> Digest | None:
-        hasher, size = hashlib.sha256(), 0
-        with self._explain_errors(key, f"copy to {path} from"):
-            found = self._open(key)
-            if found is None:
-                return None
-            with path.open("xb") as file:
-                for chunk in found:
+        with explained(self.url, key, f"copy to {path} from"):
+            return self.connection.call(lambda clients: self._download(clients, key, path))
+
+    def _download(self, clients: Clients, key: str, path: Path) -> Digest | None:
+        with path.open("a+b") as file:
+            file.seek(0)
+            hasher = hashlib.file_digest(file, "sha256")  # what an earlier call has left
+            size = file.tell()
+            try:
+                for chunk in read_chunks(clients.requests, check_key(key), size):
                     hasher.update(chunk)
                     size += file.write(chunk)
+            except FileNotFoundError as error:
+                _raise_for_bucket(error)
+                path.unlink()
+                return None
         return Digest(bytes=size, sha256=hasher.hexdigest())
 
     def digest(self, key: str) -> Digest | None:
-        hasher, size = hashlib.sha256(), 0
-        with self._explain_errors(key, "read"):
-            found = self._open(key)
-            if found is None:
+        def request(clients: Clients) -> Digest | None:
+            hasher, size = hashlib.sha256(), 0
+            try:
+                for chunk in read_chunks(clients.requests, check_key(key)):
+                    hasher.update(chunk)
+                    size += len(chunk)
+            except FileNotFoundError as error:
+                _raise_for_bucket(error)
                 return None
-            for chunk in found:
-                hasher.update(chunk)
-                size += len(memoryview(chunk))
-        return Digest(bytes=size, sha256=hasher.hexdigest())
+            return Digest(bytes=size, sha256=hasher.hexdigest())
+
+        with explained(self.url, key, "read"):
+            return self.connection.call(request)
 
     def link(self, source: str, target: str) -> None:
-        with self._explain_errors(target, f"copy '{source}' to"):
-            obstore.copy(self.bucket, check_key(source), check_key(target))
+        def request(clients: Clients) -> None:
+            try:
+                obstore.copy(clients.bulk, check_key(source), check_key(target))
+            except BaseError as error:
+                if not any(sign in str(error) for sign in COPY_TOO_LARGE):
+                    raise
+                self._copy_in_parts(clients, source, target)
 
-    def _open(self, key: str) -> Any:
-        try:
-            return obstore.get(self.bucket, check_key(key)).stream(min_chunk_size=CHUNK_BYTES)
-        except FileNotFoundError as error:
-            _raise_for_bucket(error)
-            return None
+        with explained(self.url, target, f"copy '{source}' to"):
+            self.connection.call(request)
 
-    @contextmanager
-    def _explain_errors(self, key: str, action: str) -> Iterator[None]:
-        try:
-            yield
-        except (BaseError, OSError) as error:
-            advice = "Check the address, the network and that the bucket exists"
-            if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-                advice = "Check the credentials in the environment and their rights on the bucket"
-            raise StoreError(f"{self.url}: cannot {action} '{key}': {_first_line(error)}. {advice}") from error
+    def _copy_in_parts(self, clients: Clients, source: str, target: str) -> None:
+        """A copy beyond the size of one request: in parts inside the store, or through this machine."""
+        found = obstore.head(clients.requests, source)
+        part = part_bytes(found["size"])
+        if self.s3 is not None:
+            self.s3.copy_in_parts(source, target, size=found["size"], etag=found["e_tag"] or "")
+            return
+        log.info(
+            "%s: %s is too large for one copy; %d bytes pass through this machine", self.url, source, found["size"]
+        )
+        chunks = read_chunks(clients.requests, source)
+        obstore.put(clients.bulk, target, chunks, chunk_size=part, max_concurrency=parts_in_flight(part))
+
+
+def _check_is_ours(clients: Clients, key: str, etag: str | None, sent: int) -> None:
+    """Raises: OvertakenError: at the key is not what was just sent."""
+    found = obstore.head(clients.requests, key)
+    if found["size"] != sent or (etag and found["e_tag"] and found["e_tag"] != etag):
+        raise OvertakenError(
+            f"another upload overtook this one: found {found['size']:,} bytes with ETag {found['e_tag']}, expected "
+            f"{sent:,} bytes with {etag}. Keys here have one writer: does another program write to this bucket? "
+            "Try again; nothing that was committed is lost"
+        )
 
 
 def _raise_for_bucket(error: FileNotFoundError) -> None:
     """Re-raise if the bucket is missing: only a missing key means that there is no object."""
     if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
         raise error
-
-
-def _first_line(error: BaseException) -> str:
-    """The part of obstore's message before its debug dump, without the response body."""
-    text = str(error).split("\n\nDebug source", maxsplit=1)[0]
-    return " ".join(text.split())[:400]

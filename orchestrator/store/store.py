@@ -59,7 +59,10 @@ class Store(Protocol):
         """Copy a local file to a key that no other writer uses; returns the digest of the bytes sent."""
 
     def download(self, key: str, path: Path) -> Digest | None:
-        """Copy an object to a new local file; None if it does not exist."""
+        """Copy an object to a local file; None if it does not exist.
+
+        The file may hold the beginning of the object, from a call that was cut off.
+        """
 
     def digest(self, key: str) -> Digest | None:
         """Read and hash a whole object; None if it does not exist."""

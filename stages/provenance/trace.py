@@ -19,9 +19,9 @@ from orchestrator.artifacts.takedowns import PROVENANCE_TAKEDOWNS, Takedown, rea
 from orchestrator.errors import OrchestratorError, PluginError, RecipeError
 from orchestrator.learning import Exposures, Samples, Training
 from orchestrator.planning.plan import Plan, PlannedStage
-from orchestrator.retention.local_copies import INDEXES
+from orchestrator.store.copy_budget import INDEXES
+from orchestrator.store.local_copy import adopt_folder
 from orchestrator.store.store import Store
-from orchestrator.store.verification import move_to_cache
 from orchestrator.workspace import Workspace
 
 Ask = Callable[[Training[Any], Samples], Exposures]
@@ -149,7 +149,7 @@ class _Training:
         if not folder.exists():
             fresh = folder.with_name(uuid.uuid4().hex)
             make(fresh)
-            move_to_cache(fresh, folder, self.indexes)
+            adopt_folder(self.indexes, f"{INDEXES}/{self.stage.fingerprint}", fresh)
         return folder
 
 

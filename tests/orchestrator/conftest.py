@@ -1,6 +1,7 @@
 """Stores and databases to test against: a local folder, a real S3 protocol server, memory; SQLite and PostgreSQL."""
 
 import hashlib
+import io
 import os
 import pwd
 import random
@@ -46,6 +47,8 @@ class S3Server:
     faults: list[str] = field(default_factory=list)
     forget_conditions: bool = False
     refuse_writes: str = ""  # status line to answer every PUT with
+    overtaken_by: bytes = b""  # what another writer puts in the place of the next multipart upload
+    refusals: dict[tuple[str, str], str] = field(default_factory=dict)  # (method, part of its facts) -> error
     weather: random.Random | None = None  # any request may be late, refused, or carried out without an answer
     troubles: int = 0  # that the weather made
     lock: Any = field(default_factory=threading.Lock)
@@ -55,23 +58,37 @@ class S3Server:
         with self.lock:
             trouble = self._trouble(environ)
             if trouble == "lost reply":
-                list(self.moto(environ, lambda *_: lambda _: None))
+                self._carry_out(environ)
             if trouble:
                 return self._answer(start_response, "503 Slow Down")
+            code = self._refusal(environ)
+            if code:
+                return self._answer(start_response, "400 Bad Request", f"<Error>{code}</Error>".encode())
             if environ["REQUEST_METHOD"] == "PUT" and self.refuse_writes:
                 return self._answer(start_response, self.refuse_writes)
             if "HTTP_IF_NONE_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
-                if self.forget_conditions:
-                    del environ["HTTP_IF_NONE_MATCH"]
-                fault = self.faults.pop(0) if self.faults else ""
-                if fault == "conflict":
-                    return self._answer(start_response, "409 Conflict")
-                if fault == "error":
-                    return self._answer(start_response, "500 Internal Server Error")
-                if fault == "lost reply":
-                    list(self.moto(environ, lambda *_: lambda _: None))
-                    return self._answer(start_response, "500 Internal Server Error")
-            return list(self.moto(environ, start_response))
+                return self._create(environ, start_response)
+            answer = list(self.moto(environ, start_response))
+            if environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"] and self.overtaken_by:
+                theirs, self.overtaken_by = self.overtaken_by, b""
+                put = {"REQUEST_METHOD": "PUT", "QUERY_STRING": "", "CONTENT_LENGTH": str(len(theirs))}
+                self._carry_out({**environ, **put, "wsgi.input": io.BytesIO(theirs)})
+            return answer
+
+    def _create(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if self.forget_conditions:
+            del environ["HTTP_IF_NONE_MATCH"]
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "conflict":
+            return self._answer(start_response, "409 Conflict")
+        if fault == "lost reply":
+            self._carry_out(environ)
+        if fault:
+            return self._answer(start_response, "500 Internal Server Error")
+        return list(self.moto(environ, start_response))
+
+    def _carry_out(self, environ: dict[str, Any]) -> None:
+        list(self.moto(environ, lambda *_: lambda _: None))
 
     def _trouble(self, environ: dict[str, Any]) -> str:
         """The simulated fault of a request: about one in six fails."""
@@ -86,9 +103,19 @@ class S3Server:
             return "lost reply" if environ["REQUEST_METHOD"] in ("PUT", "DELETE") else "error"
         return "error" if roll < 0.17 else ""
 
-    def _answer(self, start_response: Callable[..., Any], status: str) -> list[bytes]:
-        start_response(status, [("Content-Length", "0"), ("Connection", "close")])
-        return [b""]
+    def _refusal(self, environ: dict[str, Any]) -> str:
+        facts = f"{environ['PATH_INFO']}?{environ['QUERY_STRING']} {environ.get('HTTP_X_AMZ_COPY_SOURCE', '')}"
+        facts += environ.get("HTTP_AUTHORIZATION", "")
+        found = (
+            code
+            for (method, sign), code in self.refusals.items()
+            if method == environ["REQUEST_METHOD"] and sign in facts
+        )
+        return next(found, "")
+
+    def _answer(self, start_response: Callable[..., Any], status: str, body: bytes = b"") -> list[bytes]:
+        start_response(status, [("Content-Length", str(len(body))), ("Connection", "close")])
+        return [body]
 
     def url(self, bucket: str) -> str:
         """The address of an empty store in a fresh or known bucket."""
@@ -117,6 +144,7 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     yield s3_server
     s3_server.faults, s3_server.forget_conditions, s3_server.refuse_writes = [], False, ""
     s3_server.weather, s3_server.troubles = None, 0
+    s3_server.overtaken_by, s3_server.refusals = b"", {}
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention import local_copies
 from orchestrator.retention.garbage import delete_garbage, find_garbage
-from orchestrator.retention.local_copies import INDEXES, delete_copies, stale_copies
+from orchestrator.retention.local_copies import delete_copies, stale_copies
+from orchestrator.store.copy_budget import INDEXES
+from orchestrator.store.copy_locks import release
 from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate"}
@@ -45,7 +47,9 @@ def test_copies_stay_as_long_as_the_store_has_them(store: Store, tmp_path: Path)
     stale = stale_copies(store, reader.cache, now_s=0.0, is_live=nobody, older_than_s=3600.0)
     assert [copy.path for copy in stale] == ([] if store.is_local else [opened])
     assert [copy.bytes for copy in stale] == ([] if store.is_local else [9])
-    delete_copies(stale)
+    assert delete_copies(reader.cache, stale) == []  # this process still reads them
+    release(reader.cache, "")
+    assert delete_copies(reader.cache, stale) == stale
     assert not opened.exists()
     assert keys(store, reader.cache) == []
 

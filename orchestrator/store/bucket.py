@@ -1,0 +1,180 @@
+"""The connection to a bucket: its address, time-outs, credentials, and the sentences for what goes wrong.
+
+Credentials are asked for anew when the store says that they have expired, so a run may outlive them. Time-outs count
+from the last byte that arrived, never from the beginning of a transfer.
+"""
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import ObjectStore as Bucket
+from obstore.store import from_url
+
+from orchestrator.errors import RecipeError, RetainedError, StoreError
+from orchestrator.store.credentials import ProfileCredentials, uses_profile
+from orchestrator.store.local_store import explain_os_error
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+S3_SCHEMES = ("s3", "s3a")
+REMOTE_SCHEMES = (*S3_SCHEMES, "gs", "az", "abfs", "abfss")
+OPTIONS = ("endpoint", "region")  # allowed in the query of an address
+
+NO_LIMIT = timedelta(days=30)  # `obstore` has no way to say that a transfer may take as long as it needs
+CLIENT = {"timeout": NO_LIMIT, "connect_timeout": timedelta(seconds=5)}
+STALL_S = 30.0  # without one byte; of requests that read, and of small ones that write
+BULK_STALL_S = 180.0  # of parts that are sent and of copies, which a store answers when it is done
+RETRY = {  # of idempotent requests; an unreachable store is reported after about 10 s
+    "max_retries": 6,
+    "retry_timeout": timedelta(minutes=20),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
+}
+
+_EXPIRED = re.compile(r"ExpiredToken|TokenRefreshRequired|InvalidAccessKeyId|InvalidClientTokenId")
+_RETAINED = re.compile(
+    r"WORM|ObjectLock|object lock|RetentionPolicyNotMet|BlobImmutableDueToPolicy|retention|legal hold"
+)
+_SKEWED = "RequestTimeTooSkewed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """The two clients of one connection; they differ in patience only."""
+
+    requests: Bucket
+    bulk: Bucket  # for multipart uploads and copies
+
+
+@dataclass
+class Connection:
+    """A bucket at an address. Thread-safe; sends no request before a method of `clients` does."""
+
+    url: str
+    clients: Clients
+    _lock: Any = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, url: str) -> "Connection":
+        """Raises: RecipeError: the address holds a password, an unknown option, or is refused by `obstore`."""
+        return cls(url, _clients(url))
+
+    def call(self, request: Callable[[Clients], T]) -> T:
+        """The result of a request, repeated once with new credentials if the store says that they have expired.
+
+        Raises: whatever it raises.
+        """
+        clients = self.clients
+        try:
+            return request(clients)
+        except BaseError as error:
+            if not _is_expired(error):
+                raise
+            log.warning("%s: the credentials have expired, asking for new ones: %s", self.url, first_line(error))
+        with self._lock:
+            if self.clients is clients:
+                self.clients = _clients(self.url)
+        return request(self.clients)
+
+
+def parse_address(url: str) -> tuple[str, dict[str, str]]:
+    """The address without its options, and these. Raises: RecipeError: it holds a password or an unknown option."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "@" in parts.netloc or "@" in options.get("endpoint", ""):
+        raise RecipeError("store: found a name or password in the address; expected credentials in the environment")
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise RecipeError(
+            f"store: {parts.scheme}://{parts.netloc}: found option '{unknown[0]}', expected {' or '.join(OPTIONS)}"
+        )
+    return parts._replace(query="").geturl(), options
+
+
+def _clients(url: str, environment: Mapping[str, str] = os.environ) -> Clients:
+    address, options = parse_address(url)
+    more: dict[str, Any] = {}
+    if urlsplit(url).scheme in S3_SCHEMES and uses_profile(environment):
+        more["credential_provider"] = ProfileCredentials()
+
+    def client(stall_s: float) -> Bucket:
+        allow_http = options.get("endpoint", "").startswith("http://")
+        client_options: Any = {**CLIENT, "read_timeout": timedelta(seconds=stall_s), "allow_http": allow_http}
+        config: Any = options
+        retry: Any = RETRY
+        return from_url(address, config=config, client_options=client_options, retry_config=retry, **more)
+
+    try:
+        return Clients(requests=client(STALL_S), bulk=client(BULK_STALL_S))
+    except (BaseError, ValueError) as error:
+        raise RecipeError(f"store: {url}: {first_line(error)}") from error
+
+
+@contextmanager
+def explained(url: str, key: str, action: str) -> Iterator[None]:
+    """Turns what `obstore` and the disk raise into one sentence: where, what was found, what to do.
+
+    Raises:
+        RetainedError: the bucket keeps the object for a time.
+        StoreError: anything else.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if str(error).startswith(url):
+            raise
+        raise type(error)(f"{url}: cannot {action} '{key}': {error}") from error
+    except (BaseError, OSError) as error:
+        what = f"{url}: cannot {action} '{key}': {first_line(error)}"
+        if action == "delete" and _RETAINED.search(str(error)):
+            raise RetainedError(
+                f"{what}. The bucket keeps it for a time (object lock, retention or legal hold); it stays until then"
+            ) from error
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):  # of the local disk
+            raise StoreError(explain_os_error(error, f"{url}: cannot {action} '{key}'")) from error
+        raise StoreError(f"{what}. {_advice(error)}") from error
+
+
+def _advice(error: BaseException) -> str:
+    text = str(error)
+    if _SKEWED in text:
+        return f"The clock of this machine {_skew(text)}: set it by NTP (`chronyc makestep`), then try again"
+    if _is_expired(error):
+        return (
+            "The credentials have expired and asking anew gave none that are valid; renew them, or use a role or a "
+            "profile that renews them itself"
+        )
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return "Check the credentials in the environment and their rights on the bucket"
+    return "Check the address, the network and that the bucket exists"
+
+
+def _is_expired(error: BaseException) -> bool:
+    return isinstance(error, UnauthenticatedError) or bool(_EXPIRED.search(str(error)))
+
+
+def _skew(text: str) -> str:
+    """By how much this machine's clock differs from the store's, as far as the answer says it."""
+    ours = re.search(r"<RequestTime>(\d{8}T\d{6})Z?<", text)
+    theirs = re.search(r"<ServerTime>([0-9T:-]{19})", text)
+    if not ours or not theirs:
+        return "differs from the store's by more than it accepts"
+    found = datetime.strptime(ours[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    minutes = (found - datetime.fromisoformat(theirs[1]).replace(tzinfo=UTC)).total_seconds() / 60
+    return f"is {abs(minutes):.0f} minutes {'ahead of' if minutes > 0 else 'behind'} the store's"
+
+
+def first_line(error: BaseException) -> str:
+    """The part of obstore's message before its debug dump, without the response body."""
+    text = str(error).split("\n\nDebug source", maxsplit=1)[0]
+    return " ".join(text.split())[:400]

@@ -1,0 +1,151 @@
+"""Moves large objects between a bucket and this machine: in ranges, in parallel, continued where a connection broke.
+
+Rule: all ranges of one read are of one version of the object, whose ETag every request names. No time-out covers a
+whole transfer: a connection on which nothing arrives is given up, and what had arrived is kept.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import obstore
+from obstore.exceptions import (
+    BaseError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore as Bucket
+
+from orchestrator.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+MIB = 1024**2
+STREAM_BYTES = 64 * MIB  # up to this size one request; beyond, ranges in parallel
+RANGE_BYTES = 16 * MIB
+PARALLEL_RANGES = 4  # of one object; so many ranges are in memory at a time
+YIELD_BYTES = MIB // 4  # handed on at a time; at most this much arrives twice after a break
+MAX_BREAKS = 5  # in a row without one new byte
+BREAK_WAIT_S = 0.2  # times the number of breaks in a row
+
+SMALL_BYTES = 8 * MIB  # up to this size one request to write; beyond, parts of at least this size
+MAX_PARTS = 10_000  # of a multipart upload or copy; S3, and those who speak its protocol
+MAX_PART_BYTES = 5 * 1024**3
+UPLOAD_BYTES_IN_FLIGHT = 64 * MIB
+
+_PERMANENT = (
+    FileNotFoundError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+
+class OvertakenError(StoreError):
+    """An object that nobody may replace was replaced by another program."""
+
+
+def part_bytes(size: int) -> int:
+    """The size of the parts in which `size` bytes are written: the smallest that needs no more than `MAX_PARTS`.
+
+    Raises: StoreError: no object store takes so much in one object.
+    """
+    needed = -(-size // MAX_PARTS)
+    if needed > MAX_PART_BYTES:
+        raise StoreError(
+            f"{size:,} bytes: more than an object can have ({MAX_PARTS * MAX_PART_BYTES:,} bytes: {MAX_PARTS:,} parts "
+            f"of {MAX_PART_BYTES:,}); write several smaller files"
+        )
+    return max(SMALL_BYTES, -(-needed // MIB) * MIB)
+
+
+def parts_in_flight(part: int) -> int:
+    """How many parts of this size are sent at a time, so that memory stays bounded."""
+    return max(2, UPLOAD_BYTES_IN_FLIGHT // part)
+
+
+def read_chunks(bucket: Bucket, key: str, offset: int = 0) -> Iterator[memoryview]:
+    """The bytes of an object from `offset`, in order. Nothing is requested before the first is asked for.
+
+    Raises:
+        FileNotFoundError: there is no object.
+        OvertakenError: it was replaced while it was read.
+        BaseError, OSError: `MAX_BREAKS` connections in a row brought nothing.
+    """
+    if offset and offset >= obstore.head(bucket, key)["size"]:
+        return
+    opened = obstore.get(bucket, key, options={"range": {"offset": offset}} if offset else {})
+    version = _Version(bucket=bucket, key=key, size=opened.meta["size"], etag=opened.meta.get("e_tag"))
+    if version.size - offset <= STREAM_BYTES:
+        yield from version.read(offset, version.size, opened)
+    else:
+        yield from _in_parallel(version, offset, opened)
+
+
+def _in_parallel(version: "_Version", offset: int, opened: Any) -> Iterator[memoryview]:
+    """The first range is read from the answer that told the size."""
+    threads = ThreadPoolExecutor(PARALLEL_RANGES, thread_name_prefix="range")
+    pending: deque[Future[list[memoryview]]] = deque()
+    try:
+        for start in range(offset, version.size, RANGE_BYTES):
+            end = min(start + RANGE_BYTES, version.size)
+            pending.append(threads.submit(version.read_all, start, end, opened if start == offset else None))
+            if len(pending) == PARALLEL_RANGES:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """One version of an object, as the first answer described it."""
+
+    bucket: Bucket
+    key: str
+    size: int
+    etag: str | None  # None: the store gives none
+
+    def read_all(self, start: int, end: int, opened: Any) -> list[memoryview]:
+        return list(self.read(start, end, opened))
+
+    def read(self, start: int, end: int, opened: Any) -> Iterator[memoryview]:
+        """The bytes from `start` to before `end`; `opened`: an answer that begins at `start`, if there is one."""
+        at, breaks = start, 0
+        while at < end:
+            try:
+                answer, opened = opened or self._request(at, end), None
+                for chunk in answer.stream(min_chunk_size=YIELD_BYTES):
+                    arrived = memoryview(chunk)[: end - at]
+                    at, breaks = at + len(arrived), 0
+                    yield arrived
+                    if at == end:
+                        return
+                raise ConnectionError(f"the connection ended after {at:,} of {self.size:,} bytes")
+            except PreconditionError as error:
+                raise OvertakenError(
+                    f"'{self.key}' was replaced while it was read: found another ETag than {self.etag}, which it had "
+                    "at first. Objects here are written once: another program writes to this bucket. Try again"
+                ) from error
+            except _PERMANENT:
+                raise
+            except (BaseError, OSError) as error:
+                breaks += 1
+                if breaks > MAX_BREAKS:
+                    raise
+                log.info("%s: broke at byte %d, going on from there: %s", self.key, at, str(error)[:200])
+                time.sleep(BREAK_WAIT_S * breaks)
+
+    def _request(self, start: int, end: int) -> Any:
+        options: Any = {"range": (start, end), **({"if_match": self.etag} if self.etag else {})}
+        return obstore.get(self.bucket, self.key, options=options)
