@@ -9,13 +9,18 @@ In a joined cluster (`ray`) the stages end with the process that controls the ru
     kind: ray_jobs
     address: http://ray-head:8265
     token_file: /run/secrets/ray-token
+    machines:
+      train: {gpu: H100, gpus: 8, nodes: 8, cpus: 96, memory_gib: 900}
 
+`machines` says what the nodes are; `illume estimate` plans with it, and `illume run` refuses what cannot fit them.
 A profile is execution only: it never changes the output. It names files with secrets and contains none.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusters.planner.machines import MachineType
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
 from orchestrator.documents.typed_json import ValuePath, decode, path_text
 from orchestrator.errors import RecipeError
@@ -50,6 +55,7 @@ class RayProfile:
 
     address: str  # "host:6379"
     token_file: str = ""  # "": the variable RAY_AUTH_TOKEN; without both, the cluster has no authentication
+    machines: dict[str, MachineType] = field(default_factory=dict)  # what its nodes are, by a name of yours
 
     def __post_init__(self) -> None:
         host, colon, port = self.address.rpartition(":")
@@ -69,6 +75,7 @@ class RayJobsProfile:
     token_file: str = ""  # as for `RayProfile`
     command: str = "illume"  # that starts this program on the cluster
     environment: dict[str, str] = field(default_factory=dict)  # of the stage drivers; not for secrets, Ray shows it
+    machines: dict[str, MachineType] = field(default_factory=dict)  # what its nodes are, by a name of yours
 
     def __post_init__(self) -> None:
         scheme, _, host = self.address.partition("://")
@@ -78,6 +85,11 @@ class RayJobsProfile:
 
 Profile = LocalProfile | RayProfile | RayJobsProfile
 _KINDS: dict[str, type[Profile]] = {"local": LocalProfile, "ray": RayProfile, "ray_jobs": RayJobsProfile}
+
+
+def machines_of(profile: Profile) -> Mapping[str, MachineType]:
+    """The machine types that a profile names; none for this machine."""
+    return {} if isinstance(profile, LocalProfile) else profile.machines
 
 
 def profile_at(location: str) -> Profile:

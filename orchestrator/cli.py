@@ -47,6 +47,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Run": {
         "plan": ("plan", "Show what would run, what is reused, and why."),
+        "estimate": ("estimate", "Say whether trainings fit their machines, how long they take, what they cost."),
         "run": ("run", "Run a recipe; continues an interrupted run."),
         "resume": ("run", "Continue a run with the plan it was started with."),
         "cancel": ("run", "Ask a run to stop at its next commit point."),

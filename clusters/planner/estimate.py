@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from clusters.planner.intervals import FailureModel, daly_s, waste_share
 from clusters.planner.machines import Accelerators, MachineType, accelerators
@@ -19,8 +19,8 @@ _CHECKPOINT_BYTES = 12  # of each trained parameter: fp32 weights and both momen
 class Assumptions:
     """What neither recipe nor machine says; each has a flag of `illume estimate`."""
 
-    peak_shares: PeakShares = PeakShares()
-    failures: FailureModel = FailureModel()
+    peak_shares: PeakShares = field(default_factory=PeakShares)
+    failures: FailureModel = field(default_factory=FailureModel)
     checkpoint_gbs: float = 1.0  # that one writer brings to the store, GB/s
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ def estimate_training(
     name: str,
     machine: MachineType,
     prices: Prices,
-    assumptions: Assumptions = Assumptions(),
+    assumptions: Assumptions,
 ) -> TrainingEstimate:
     """Raises: RecipeError: nobody knows the accelerator of this machine type."""
     chips = accelerators(machine)
@@ -140,9 +140,8 @@ def cheapest(estimates: Sequence[TrainingEstimate]) -> TrainingEstimate | None:
 def _workers(wanted: int, chips: Accelerators) -> tuple[int, tuple[str, ...]]:
     if wanted <= chips.total:
         return wanted, ()
-    return chips.total, (
-        f"asks for {wanted} workers, these machines have {chips.total} accelerators: estimated with these",
-    )
+    note = f"asks for {wanted} workers; these machines have {chips.total} accelerators, and are estimated with them"
+    return chips.total, (note,)
 
 
 def _step_times(

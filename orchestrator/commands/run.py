@@ -12,6 +12,9 @@ from typing import NoReturn
 
 import click
 
+from clusters.planner.prices import load_prices
+from clusters.planner.recipes import refuse_what_cannot_fit
+from clusters.profiles import machines_of, profile_at
 from orchestrator.artifact import Artifact
 from orchestrator.cluster.end_signals import NAMES, handle_end_signals
 from orchestrator.commands.plan import print_plan, warn_of_changed_code
@@ -100,6 +103,8 @@ def run_command(
             )
             run_and_show(workspace, resume, as_json=as_json, detach=detach)
             return
+        if profile is not None:
+            refuse_what_cannot_fit(plan, machines_of(profile_at(profile)), load_prices())
         if not as_json:
             print_plan(plan)
         run_and_show(workspace, partial(workspace.run_recipe, plan), as_json=as_json, detach=detach)

@@ -1,0 +1,62 @@
+import pytest
+
+from clusters.planner.estimate import Assumptions
+from clusters.planner.machines import machine_from_text
+from clusters.planner.prices import load_prices
+from clusters.planner.recipes import config_tree, estimate_plan, refuse_what_cannot_fit, strategies_of
+from orchestrator.errors import PrecheckError
+from orchestrator.planning.plan import Plan, PlanOptions, make_plan
+from orchestrator.planning.stage_identity import PlanView
+from stages.training.config import TrainingExecution
+from tests.stages.programs import published
+
+PRICES = load_prices()
+
+
+def plan(name: str, *overrides: str) -> Plan:
+    view = PlanView(find=lambda _key: None, previous=lambda *_: None, sources=lambda _stage: {})
+    return make_plan(published.recipe(name, *overrides), view, PlanOptions())
+
+
+def test_every_training_of_a_published_recipe_is_estimated() -> None:
+    found = estimate_plan(plan("illume_plus_3b"), {"h200": machine_from_text("64xH200")}, PRICES, Assumptions())
+    trainings = [estimate for estimate in found if estimate.facts]
+    assert len(trainings) == 9
+    assert all(estimate.chosen for estimate in trainings)
+    others = [estimate for estimate in found if not estimate.facts]
+    assert {estimate.unknown for estimate in others} == {"never timed"}
+
+
+def test_the_model_that_a_stage_goes_on_from_gives_its_sizes() -> None:
+    found = plan("illume_plus_3b")
+    stage = next(planned for planned in found.stages if planned.id == "stage_3")
+    tree = config_tree(found, stage)
+    start = tree.first("start")
+    assert start is not None
+    assert start.config.phase == "stage2.5"
+
+
+def test_what_fits_nowhere_is_refused_before_it_runs() -> None:
+    machines = {"train": machine_from_text("64xH100")}
+    with pytest.raises(PrecheckError, match=r"stages\.stage_2: needs 78\.0 GiB on each H100-SXM \(train\)"):
+        refuse_what_cannot_fit(plan("illume_plus_3b"), machines, PRICES)
+    refuse_what_cannot_fit(plan("illume_plus_3b"), {"train": machine_from_text("64xH200")}, PRICES)
+
+
+def test_one_machine_type_that_fits_is_enough() -> None:
+    machines = {"small": machine_from_text("8xL40S"), "large": machine_from_text("64xH200")}
+    refuse_what_cannot_fit(plan("illume_plus_3b"), machines, PRICES)
+
+
+def test_nothing_is_refused_without_accelerators() -> None:
+    refuse_what_cannot_fit(plan("illume_plus_7b"), {}, PRICES)
+
+
+def test_an_adopted_model_is_unknown_and_not_refused() -> None:
+    found = estimate_plan(plan("published_3b"), {"h100": machine_from_text("8xH100")}, PRICES, Assumptions())
+    assert all(estimate.chosen is None for estimate in found)
+
+
+def test_strategies_are_those_that_the_execution_allows() -> None:
+    assert "ddp" in strategies_of(TrainingExecution)
+    assert strategies_of(object) == ("ddp",)
