@@ -48,6 +48,12 @@ class Sample:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+def sample_name(sample: Sample) -> str:
+    """A sample in a message: its id, and the SHA-256 of its images."""
+    images = ", ".join(image.sha256 for image in sample.images)
+    return f"{sample.sample_id} (images {images})" if images else sample.sample_id
+
+
 def parse_sample(data: bytes, where: str) -> Sample:
     """The sample in one JSON member of a dataset shard.
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
-from data_pipelines.datasets.samples import Sample, SampleError
+from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, open_upright
 from data_pipelines.training_data.loader import ByteCache
 from data_pipelines.training_data.permutation import Integers, Permutation, epoch_permutation, is_chosen, sample_words
@@ -235,9 +235,9 @@ class ImageBatches:
             self._by_anchor.setdefault((row["anchor_h"], row["anchor_w"]), []).append(location)
 
 
-def sample_ids_of(batch: ImageBatch) -> tuple[str, ...]:
-    """Ids of the samples of a micro-batch."""
-    return tuple(sample.sample_id for sample in batch.samples)
+def sample_names(batch: ImageBatch) -> tuple[str, ...]:
+    """Ids and images of the samples of a micro-batch, for messages."""
+    return tuple(sample_name(sample) for sample in batch.samples)
 
 
 def _num_bytes(loaded: tuple[Pixels, Sample]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from data_pipelines.datasets.reader import CuratedDataset
-from data_pipelines.datasets.samples import Sample, SampleError
+from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.tokens.conversations import Codes, render, target_slots
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
@@ -114,7 +114,7 @@ class _PartReader:
             image = open_upright(stored.image_bytes(slot), sample.images[slot], where)
             size, crop = input_size(sample, slot, rendering.sizes), is_cropped(sample, slot, rendering.sizes)
             images.append(input_pixels(image, size, crop=crop))
-        return PackedSample(ids=rendered.ids, labels=rendered.labels, images=images)
+        return PackedSample(ids=rendered.ids, labels=rendered.labels, images=images, name=sample_name(sample))
 
     def _target_codes(self, sample: Sample, scheduled: ScheduledSample, shard: str) -> dict[int, Codes]:
         slots = target_slots(sample, drop_condition=scheduled.condition_dropped)

@@ -104,6 +104,7 @@ class PackedRow:
     segments: npt.NDArray[np.int32]  # T; 1, 2, .. for each sample, 0: padding
     images: list[npt.NDArray[np.float32]]  # CYX in [-1, 1]
     num_tokens: int  # without padding
+    samples: tuple[str, ...] = ()  # names of the samples, in their order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ class PackedSample:
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     images: Sequence[npt.NDArray[np.float32]]
+    name: str = ""  # for messages: `sample_name`
 
 
 def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) -> PackedRow:
@@ -135,5 +137,11 @@ def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) 
         start = stop
     images = [image for sample in samples for image in sample.images]
     return PackedRow(
-        ids=ids, labels=labels, positions=positions, segments=segments, images=images, num_tokens=num_tokens
+        ids=ids,
+        labels=labels,
+        positions=positions,
+        segments=segments,
+        images=images,
+        num_tokens=num_tokens,
+        samples=tuple(sample.name for sample in samples),
     )

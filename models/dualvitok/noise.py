@@ -14,18 +14,21 @@ def perturb(features_BZYX: Tensor, config: NoiseConfig, generator: torch.Generat
 
     "random" takes the feature at the same position of the previous image of the batch, without its gradient. A batch of
     one has no previous image (the published code then silently does nothing): there, the image's own features are taken
-    from shuffled positions. "zero" takes zeros. Draws, in this order, a number per image and one per position.
+    from shuffled positions. "zero" takes zeros. Draws, in this order, a number per image and one per position; on the
+    device of the generator, which need not be that of the features.
     """
     if config.kind == "none":
         return features_BZYX
     batch, _, rows, columns = features_BZYX.shape
     device = features_BZYX.device
-    keep_image = torch.rand(batch, 1, 1, 1, generator=generator, device=device) > config.sample_share
-    keep_position = torch.rand(batch, 1, rows, columns, generator=generator, device=device) > config.token_share
+    draws = device if generator is None else generator.device
+    keep_image = (torch.rand(batch, 1, 1, 1, generator=generator, device=draws) > config.sample_share).to(device)
+    keep_position = torch.rand(batch, 1, rows, columns, generator=generator, device=draws) > config.token_share
+    keep_position = keep_position.to(device)
     if config.kind == "zero":
         replacement = torch.zeros_like(features_BZYX)
     elif batch == 1:
-        order = torch.randperm(rows * columns, generator=generator, device=device)
+        order = torch.randperm(rows * columns, generator=generator, device=draws).to(device)
         replacement = features_BZYX.detach().flatten(2)[:, :, order].view_as(features_BZYX)
     else:
         replacement = features_BZYX.detach().roll(1, dims=0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data_pipelines.tokens.token_shards import TokenShard
-from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, sample_ids_of
+from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, sample_names
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
@@ -99,7 +99,7 @@ class DecoderProgram:
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
             weight=len(batch.samples),
             seed=micro_batch_seed(loop.seed, step, index),
-            samples=sample_ids_of(batch),
+            samples=sample_names(batch),
         )
 
 

@@ -74,12 +74,13 @@ class MllmProgram:
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         rows = self._config.rows
         first = step * self._config.data.rows_per_step + index * rows
-        batch = packed_batch([self._data.row(row) for row in range(first, first + rows)])
+        packed = [self._data.row(row) for row in range(first, first + rows)]
+        batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),
             weight=self._model.trained_weight(batch.labels_BT, batch.segments_BT),
             seed=micro_batch_seed(self._config.loop.seed, step, index),
-            samples=tuple(f"row {row}" for row in range(first, first + rows)),
+            samples=tuple(sample for row in packed for sample in row.samples),
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipelines.training_data.image_batches import ImageBatches, sample_ids_of
+from data_pipelines.training_data.image_batches import ImageBatches, sample_names
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
@@ -21,10 +21,23 @@ GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 
 
 class Reconstructions:
-    """The newest reconstruction of each micro-batch, passed on from the generator pass to the discriminator pass."""
+    """The reconstructions of one step, passed on from the generator pass to the discriminator pass.
+
+    They stay until the next step, as a micro-batch may be passed more than once.
+    """
 
     def __init__(self) -> None:
-        self.by_images: dict[int, torch.Tensor] = {}  # id() of the input tensor -> images_BCYX
+        self._step = -1
+        self._by_images: dict[int, torch.Tensor] = {}  # id() of the input tensor -> images_BCYX
+
+    def put(self, step: int, images_BCYX: torch.Tensor, reconstructed_BCYX: torch.Tensor) -> None:
+        if step != self._step:
+            self._step = step
+            self._by_images.clear()
+        self._by_images[id(images_BCYX)] = reconstructed_BCYX
+
+    def get(self, images_BCYX: torch.Tensor) -> torch.Tensor:
+        return self._by_images[id(images_BCYX)]
 
 
 class GeneratorPass(nn.Module):
@@ -43,7 +56,7 @@ class GeneratorPass(nn.Module):
         total, terms = loss.generator(images_BCYX, outputs, step, discriminator)
         discriminator.requires_grad_(True)
         if loss.adversarial_weight(step):
-            self._reconstructions.by_images[id(images_BCYX)] = outputs.images_BCYX.detach()
+            self._reconstructions.put(step, images_BCYX, outputs.images_BCYX.detach())
         return _pass_output(total, terms, len(images_BCYX))
 
 
@@ -54,7 +67,7 @@ class DiscriminatorPass(nn.Module):
         self._loss, self._reconstructions = (loss,), reconstructions
 
     def forward(self, images_BCYX: torch.Tensor, generator: torch.Generator, step: int) -> PassOutput:
-        reconstructed_BCYX = self._reconstructions.by_images.pop(id(images_BCYX))
+        reconstructed_BCYX = self._reconstructions.get(images_BCYX)
         total, terms = self._loss[0].discriminator(images_BCYX, reconstructed_BCYX, step, self.discriminator)
         return _pass_output(total, terms, len(images_BCYX))
 
@@ -113,7 +126,7 @@ class TokenizerProgram:
         batch = self._batches.micro_batch(step * self._config.loop.micro_batches_per_step + index)
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
         seed = micro_batch_seed(self._config.loop.seed, step, index)
-        return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_ids_of(batch))
+        return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_names(batch))
 
 
 def build_tokenizer(task: TokenizerTask) -> DualViTok:

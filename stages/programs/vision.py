@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipelines.training_data.image_batches import ImageBatches, description
+from data_pipelines.training_data.image_batches import ImageBatches, description, sample_names
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
@@ -57,7 +57,12 @@ class VisionProgram:
         ids_BT = torch.stack([byte_ids(description(sample), self._config.max_bytes) for sample in batch.samples])
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
         seed = micro_batch_seed(self._config.loop.seed, step, index)
-        return MicroBatch(data=(images_BCYX, ids_BT.to(self._device)), weight=len(batch.samples), seed=seed)
+        return MicroBatch(
+            data=(images_BCYX, ids_BT.to(self._device)),
+            weight=len(batch.samples),
+            seed=seed,
+            samples=sample_names(batch),
+        )
 
 
 def byte_ids(text: str, max_bytes: int) -> torch.Tensor:

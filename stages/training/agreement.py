@@ -108,8 +108,20 @@ def _broadcast(data: bytes, worker: WorkerRank) -> bytes:
     return bytes(content.cpu().tolist())
 
 
+def gather_texts(text: str, worker: WorkerRank) -> list[str]:
+    """The texts of all workers, by rank. Called by all at once."""
+    if worker.world_size == 1:
+        return [text]
+    data = text.encode()
+    lengths = _gather(torch.tensor([len(data)]), worker)[:, 0].tolist()
+    padded = torch.zeros(max(lengths), dtype=torch.uint8)
+    padded[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+    of_all = _gather(padded, worker) if len(padded) else padded.expand(worker.world_size, 0)
+    return [bytes(row[:length].tolist()).decode() for row, length in zip(of_all, lengths, strict=True)]
+
+
 def _gather(values: torch.Tensor, worker: WorkerRank) -> torch.Tensor:
-    """int64 [world size, len(values)]: the values of all workers, by rank."""
+    """[world size, len(values)]: the values of all workers, by rank."""
     own = values.to(worker.device)
     of_all = [torch.zeros_like(own) for _ in range(worker.world_size)]
     dist.all_gather(of_all, own)

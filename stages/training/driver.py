@@ -29,7 +29,7 @@ POLL_S = 0.5  # between two polls of the worker reports by the driver
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     checkpoint: Checkpoint  # of the last step
-    metrics: dict[str, float]  # of the last step of this attempt; empty if it made none
+    metrics: dict[str, float]  # the newest of each in this attempt; empty if it made no step
 
 
 class WorkerGroup(Protocol):
@@ -88,7 +88,7 @@ def _start_group(settings: WorkerSettings, context: StageContext) -> WorkerGroup
 
 
 def run_group(group: WorkerGroup, loop: LoopConfig, context: StageContext) -> dict[str, float]:
-    """Follow the workers until they end. Returns the metrics of the last step. Raises: see `train`."""
+    """Follow the workers until they end. Returns the newest value of each metric. Raises: see `train`."""
     monitor = _GroupMonitor(group, loop, context)
     while not group.wait(POLL_S):
         monitor.poll()
@@ -120,7 +120,7 @@ class _GroupMonitor:
         for step, metrics in report.steps:
             self._progressed_at = time.monotonic()
             if metrics:
-                self.metrics = metrics
+                self.metrics = {**self.metrics, **metrics}  # a step without trained data has no losses
                 self._context.tracker.log_metrics(metrics, step=step)
             self._context.tracker.progress(step, self._loop.steps, "steps")
         if self._progressed_at is None and not report.processes:

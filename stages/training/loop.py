@@ -17,13 +17,14 @@ from models.optimization import WeightAverages, learning_rate_factor, make_optim
 from orchestrator.artifact import JSON
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
-from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike
+from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
 from stages.training.checkpoint_files import AVERAGE_PREFIX, Progress, Skip, Snapshot, load_state
 from stages.training.checkpoint_pace import CheckpointPace
 from stages.training.checkpoint_saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
-from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Sum, Task, TrainingProgram, order_of
+from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Task, TrainingProgram, order_of
 from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
+from stages.training.step_sums import StepSums
 
 logger = logging.getLogger(__name__)
 
@@ -125,11 +126,8 @@ def _train(
                 if worker.rank == 0 and len(progress.skips) < loop.max_skips:
                     checkpoints.retract_after(_window_start(step, loop))
                 trainer.barrier()  # all workers go back to the same checkpoint
-                samples = ", ".join(sample for batch in micro_batches for sample in batch.samples) or "not named"
                 data_step = progress.data_step(step)
-                raise _NotFiniteError(
-                    f"{error} Data: step {data_step}, samples {samples}", step=step, skips=progress.skips
-                ) from error
+                raise _NotFiniteError(f"{error}\nData step {data_step}", step=step, skips=progress.skips) from error
             step += 1
             metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
@@ -233,6 +231,9 @@ class _Trainer:
             final_share=self.loop.optimizer.final_share,
         )
         metrics: dict[str, float] = {}
+        if not weight:  # all workers see the same sum
+            logger.warning("step %d: none of its data is trained on; the weights stay as they are", step)
+            return metrics, num_stops > 0
         for training_pass in self.program.passes:
             if step >= training_pass.first_step:
                 metrics.update(self._run_pass(training_pass, step, micro_batches, weight=weight, factor=factor))
@@ -247,16 +248,15 @@ class _Trainer:
         optimizer, module = self.optimizers[name], self.modules[name]
         set_learning_rates(optimizer, factor)
         optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, torch.Tensor] = {}  # [sum, weight] of each metric, float64
+        sums = StepSums()
         for index, micro_batch in enumerate(micro_batches):
-            with self._no_sync(module, last=index == len(micro_batches) - 1), self._autocast():
+            with self._no_sync(module, last=index == len(micro_batches) - 1):
                 generator = torch.Generator().manual_seed(micro_batch.seed)
-                output: PassOutput = module(micro_batch.data, generator, step)
+                with self._autocast():
+                    output: PassOutput = module(micro_batch.data, generator, step)
                 # DistributedDataParallel averages over workers; the step's mean wants the sum.
-                (output.loss_sum * (self.worker.world_size / weight)).backward()
-            for metric, part in {"loss": Sum(output.loss_sum, micro_batch.weight), **output.metrics}.items():
-                pair = torch.stack([torch.as_tensor(number).detach().double().cpu() for number in part])
-                sums[metric] = sums.get(metric, torch.zeros(2, dtype=torch.float64)) + pair
+                (output.loss_sum * (self.worker.world_size / weight)).backward()  # never under autocast
+            sums.add(self.worker.rank + index * self.worker.world_size, micro_batch, output)
         for parameter in _parameters(training_pass):
             if parameter.grad is None:  # used by no micro-batch: the optimizer still sees it, for any world size
                 parameter.grad = torch.zeros_like(parameter)
@@ -267,7 +267,7 @@ class _Trainer:
             rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
             raise NumericError(
                 f"step {step}, pass {name}: loss {loss}, gradient norm {float(norm)} at learning rates {rates}; "
-                "committed checkpoints are intact. Lower the learning rate or look at this step's samples."
+                f"committed checkpoints are intact. {self._where_non_finite(sums, micro_batches)}"
             )
         optimizer.step()
         return {**means, f"{name}/grad_norm": float(norm), f"{name}/lr": optimizer.param_groups[0]["lr"]}
@@ -275,11 +275,17 @@ class _Trainer:
     def _clip(self, training_pass: Pass) -> torch.Tensor:
         return nn.utils.clip_grad_norm_(_parameters(training_pass), self.loop.optimizer.clip_norm or float("inf"))
 
-    def _means(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        totals = self._sum_over_workers(torch.stack([sums[name] for name in sorted(sums)]))
-        return {
-            name: float(value / weight) for name, (value, weight) in zip(sorted(sums), totals, strict=True) if weight
-        }
+    def _means(self, sums: StepSums) -> dict[str, float]:
+        totals = self._sum_over_workers(sums.total())
+        return {name: float(value / weight) for name, (value, weight) in zip(sums.names, totals, strict=True) if weight}
+
+    def _where_non_finite(self, sums: StepSums, micro_batches: list[MicroBatch]) -> str:
+        """The micro-batches at fault, of all workers: each of them says the same, whoever is heard first."""
+        found = gather_texts("\n".join(sums.non_finite(self.worker.rank, micro_batches)), self.worker)
+        lines = [line for text in found for line in text.splitlines()]
+        if not lines:
+            return "The loss of every micro-batch is finite, only the gradient is not: lower the learning rate."
+        return "Look at these samples, or lower the learning rate:\n" + "\n".join(f"  {line}" for line in lines)
 
     def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
         if self.worker.world_size > 1:

@@ -15,7 +15,7 @@ class MicroBatch:
     data: Any  # first argument of the passes' modules
     weight: float  # share of this micro-batch in the step's mean: number of images, or of trained tokens
     seed: int  # for everything random in this micro-batch
-    samples: tuple[str, ...] = ()  # ids of its samples, for the report of a non-finite loss
+    samples: tuple[str, ...] = ()  # ids and images of its samples, for the report of a non-finite loss
 
 
 @dataclass(frozen=True, kw_only=True)

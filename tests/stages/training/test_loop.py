@@ -5,10 +5,12 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from models.optimization import learning_rate_factor
 from orchestrator.artifact import ArtifactKey
@@ -20,7 +22,7 @@ from orchestrator.store.store import open_store
 from stages.training.checkpoint_files import Progress, Skip, load_state, load_trained_weights
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
-from stages.training.program import ProgramClass
+from stages.training.program import MicroBatch, PassOutput, ProgramClass
 from stages.training.spreads import Spread, spreads_of
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
@@ -211,7 +213,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> No
 
 def test_a_non_finite_loss_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
-        NumericError, match=r"step 7, pass fit: loss nan, gradient norm nan at learning rates .*2 windows"
+        NumericError, match=r"(?s)step 7, pass fit: loss nan, gradient norm nan at learning rates .*2 windows"
     ):
         run_worker(
             ToyProgram,
@@ -284,7 +286,11 @@ def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -
 
 def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path: Path) -> None:
     task = ToyTask(poison_data=tuple(range(6, 40)))
-    with pytest.raises(NumericError, match=r"at learning rates 0\.\d+.*Data: step 8, samples sample-8-0-0.*2 windows"):
+    found = (
+        r"(?s)at learning rates 0\.\d+.*\n  worker 0, micro-batch 2: loss nan, mean_x nan; samples sample-8-2-0, "
+        r"sample-8-2-1, sample-8-2-2, sample-8-2-3\nData step 8; 2 windows"
+    )
+    with pytest.raises(NumericError, match=found):
         run_worker(
             ToyProgram,
             task,
@@ -294,6 +300,60 @@ def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path
             reporter=Recorder(),
             worker=single_worker(),
         )
+
+
+class SparseProgram(ToyProgram):
+    """Its steps 3 and 11 hold nothing that is trained on."""
+
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        batch = super().micro_batch(step, index)
+        return replace(batch, weight=0.0) if step in (3, 11) else batch
+
+
+def test_a_step_without_trained_data_changes_nothing_and_reports_no_loss(tmp_path: Path) -> None:
+    recorder = run_alone(SparseProgram, ToyTask(), LOOP, tmp_path)
+    assert [step for step, metrics in recorder.steps if "fit/loss" not in metrics] == [4, 12]
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == LOOP.steps
+
+
+class SeesAutocast(torch.autograd.Function):
+    """Notes whether autocast is on while its gradient is computed."""
+
+    seen: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        SeesAutocast.seen.append(torch.is_autocast_enabled("cpu"))
+        return gradient
+
+
+class AutocastPass(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, step: int) -> PassOutput:
+        assert torch.is_autocast_enabled("cpu")
+        return PassOutput(loss_sum=SeesAutocast.apply(self.model(data[0])).float().square().sum())
+
+
+class AutocastProgram(ToyProgram):
+    def __init__(self, task: ToyTask, device: torch.device = CPU) -> None:
+        super().__init__(task, device)
+        self.passes = (replace(self.passes[0], module=AutocastPass(self.model)),)
+
+
+def test_gradients_are_computed_outside_autocast(tmp_path: Path) -> None:
+    """Inside it, the gradients of weights that are meant to stay in fp32 are rounded to bf16."""
+    SeesAutocast.seen.clear()
+    run_alone(AutocastProgram, ToyTask(), replace(LOOP, steps=1, precision="bf16"), tmp_path)
+    assert SeesAutocast.seen == [False] * LOOP.micro_batches_per_step
 
 
 def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:

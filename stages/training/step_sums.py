@@ -1,0 +1,66 @@
+"""Loss and metrics of one step, summed over its micro-batches, and the micro-batches that made them non-finite.
+
+Values stay on their device until the step is over, and are then moved once.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from stages.training.program import MicroBatch, PassOutput, Sum
+
+MAX_SAMPLES = 32  # named of one micro-batch
+
+
+@dataclass
+class StepSums:
+    """The sums of one pass over this worker's micro-batches of one step, each counted from 0 over all workers."""
+
+    names: tuple[str, ...] = ()  # of the metrics, sorted; the same for every micro-batch of a pass
+    _indices: list[int] = field(default_factory=list)
+    _values: list[torch.Tensor] = field(default_factory=list)  # float64 [metrics, 2] each: sum, weight
+    _moved: torch.Tensor | None = None
+
+    def add(self, index: int, micro_batch: MicroBatch, output: PassOutput) -> None:
+        """Add what the pass returned for micro-batch `index` of the step."""
+        sums: Mapping[str, Sum] = {"loss": Sum(output.loss_sum, micro_batch.weight), **output.metrics}
+        self.names = tuple(sorted(sums))
+        device = output.loss_sum.device
+        numbers = [torch.as_tensor(number).detach().to(device).double() for name in self.names for number in sums[name]]
+        self._indices.append(index)
+        self._values.append(torch.stack(numbers).view(-1, 2))
+
+    def total(self) -> torch.Tensor:
+        """float64 [metrics, 2] on the host: sum and weight of each metric, in the order of `names`."""
+        total = torch.zeros(len(self.names), 2, dtype=torch.float64)
+        for values in self._by_micro_batch():
+            total += values
+        return total
+
+    def non_finite(self, rank: int, micro_batches: Sequence[MicroBatch]) -> list[str]:
+        """A line for each micro-batch with a non-finite loss: worker, micro-batch, its means, its samples."""
+        lines = []
+        loss = self.names.index("loss") if self.names else 0
+        for index, values, micro_batch in zip(self._indices, self._by_micro_batch(), micro_batches, strict=True):
+            if math.isfinite(float(values[loss, 0])):
+                continue
+            means = ", ".join(
+                f"{name} {float(value / weight):.4g}"
+                for name, (value, weight) in zip(self.names, values, strict=True)
+                if weight
+            )
+            shown = ", ".join(micro_batch.samples[:MAX_SAMPLES]) or "not named"
+            more = len(micro_batch.samples) - MAX_SAMPLES
+            lines.append(
+                f"worker {rank}, micro-batch {index}: {means or 'no weight'}; samples {shown}"
+                + (f" and {more} more" if more > 0 else "")
+            )
+        return lines
+
+    def _by_micro_batch(self) -> torch.Tensor:
+        """float64 [micro-batches, metrics, 2] on the host."""
+        if self._moved is None or len(self._moved) != len(self._values):
+            self._moved = torch.stack(self._values).cpu() if self._values else torch.zeros(0, len(self.names), 2)
+        return self._moved
