@@ -9,7 +9,7 @@ from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.training.config import TrainingExecution, split_micro_batches
-from stages.training.metrics import LOOP_METRICS, pass_metrics
+from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
 
 def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
@@ -46,6 +46,10 @@ METRICS = {**pass_metrics("denoising", {}), **LOOP_METRICS}
 
 def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['denoising/loss']:.4g}"
+
+
+def amount(config: TrainDecoderConfig) -> str:
+    return amount_text(config.loop.steps, config.batch * config.loop.micro_batches_per_step, "images")
 
 
 def exposures(training: Training[TrainDecoderConfig], samples: Samples) -> Exposures:
@@ -91,4 +95,5 @@ TRAIN_DECODER = StageKind(
     metrics=METRICS,
     headline=headline,
     cost=cost,
+    amount=amount,
 )

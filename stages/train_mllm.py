@@ -10,7 +10,7 @@ from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
-from stages.training.metrics import LOOP_METRICS, pass_metrics
+from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
 
 def needs(config: TrainMllmConfig) -> Mapping[str, str]:
@@ -24,13 +24,12 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.mllm import MllmProgram, build_index, export_mllm
+    from stages.programs.mllm import MllmProgram, build_index, data_facts, export_mllm, training_order
     from stages.training.driver import train
 
     start, execution = context.inputs("start"), context.execution(MllmExecution)
-    loop, _ = split_micro_batches(config.loop, config.rows, context.memory_halvings)
     task = MllmTask(
-        config=replace(config, loop=loop),
+        config=config,
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
         tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
         tokenizer=context.input("tokenizer").path,
@@ -41,9 +40,13 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         checkpoint_activations=execution.checkpoint_activations,
     )
     dropped = build_index(task)
+    facts = data_facts(order := training_order(task), config)
+    rows = order.rows_per_step // config.loop.micro_batches_per_step
+    loop, _ = split_micro_batches(config.loop, rows, context.memory_halvings)
+    task = replace(task, config=replace(config, loop=loop))
     result = train(MllmProgram, task, loop, context)
     export_mllm(task, result.checkpoint.path, context.output)
-    return {**result.metrics, **dropped}
+    return {**result.metrics, **dropped, **facts}
 
 
 METRICS = {
@@ -52,6 +55,9 @@ METRICS = {
         {f"{name}_loss": f"cross-entropy of {name} tokens, nats" for name in ("text", "semantic", "pixel")},
     ),
     "dropped/<reason>": "samples that are not trained on, by reason",
+    "epochs/<part>": "how often the samples of a part of the mixture are seen in all steps",
+    "rows_per_step": "packed rows of one optimizer step",
+    "used_token_share": "share of the rows' tokens that is no padding",
     **LOOP_METRICS,
 }
 
@@ -63,6 +69,13 @@ def headline(metrics: Mapping[str, float]) -> str:
         if (key := f"language/{name}_loss") in metrics
     ]
     return f"loss {metrics['language/loss']:.4g}" + (f": {', '.join(parts)}" if parts else "")
+
+
+def amount(config: TrainMllmConfig) -> str:
+    data, steps = config.data, config.loop.steps
+    if data.samples_per_step:
+        return f"{amount_text(steps, data.samples_per_step, 'samples')}, in rows of {data.row_tokens:,} tokens"
+    return amount_text(steps, data.rows_per_step * data.row_tokens, "tokens, padding included")
 
 
 def exposures(training: Training[TrainMllmConfig], samples: Samples) -> Exposures:
@@ -115,4 +128,5 @@ TRAIN_MLLM = StageKind(
     metrics=METRICS,
     headline=headline,
     cost=cost,
+    amount=amount,
 )

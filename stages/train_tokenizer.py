@@ -10,7 +10,7 @@ from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.config import TrainingExecution, split_micro_batches
-from stages.training.metrics import LOOP_METRICS, pass_metrics
+from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
 
 def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
@@ -72,6 +72,10 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['generator/loss']:.4g}, PSNR {metrics['generator/psnr_db']:.1f} dB"
 
 
+def amount(config: TrainTokenizerConfig) -> str:
+    return amount_text(config.loop.steps, config.batch * config.loop.micro_batches_per_step, "images")
+
+
 def exposures(training: Training[TrainTokenizerConfig], samples: Samples) -> Exposures:
     from data_pipelines.training_data.image_batches import ImageBatches
     from stages.programs.tokenizer import tokenizer_batches
@@ -108,4 +112,5 @@ TRAIN_TOKENIZER = StageKind(
     metrics=METRICS,
     headline=headline,
     cost=cost,
+    amount=amount,
 )

@@ -7,7 +7,7 @@ from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
 from stages.training.config import TrainingExecution
-from stages.training.metrics import LOOP_METRICS, pass_metrics
+from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
 
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
@@ -36,6 +36,10 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"loss {metrics['contrast/loss']:.4g}, {100 * metrics['contrast/image_accuracy']:.0f} % of texts found"
 
 
+def amount(config: TrainVisionConfig) -> str:
+    return amount_text(config.loop.steps, config.batch * config.loop.micro_batches_per_step, "images")
+
+
 def exposures(training: Training[TrainVisionConfig], samples: Samples) -> Exposures:
     from stages.programs.vision import vision_batches
     from stages.training.exposures import image_exposures
@@ -61,5 +65,6 @@ TRAIN_VISION = StageKind(
     metrics=METRICS,
     headline=headline,
     cost=cost,
+    amount=amount,
     learned=Learned(exposures=exposures),
 )

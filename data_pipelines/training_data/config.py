@@ -34,7 +34,9 @@ class LoaderConfig:
     parts: tuple[MixturePart, ...]
     seed: int
     row_tokens: int  # tokens of one packed row
-    rows_per_step: int  # rows of one optimizer step, over all workers
+    rows_per_step: int = 0  # rows of one optimizer step, over all workers; or `samples_per_step`
+    samples_per_step: int = 0  # instead: samples of one step, on average over the steps; decides its number of rows
+    packing: Literal["next_fit", "best_fit"] = "next_fit"  # best_fit: in windows of the stream, with less padding
     condition_dropout: float = 0.1  # share of generation and editing samples whose condition is dropped
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
@@ -47,9 +49,15 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("parts: empty; name at least one part of a dataset")
-        for name, value in (("row_tokens", self.row_tokens), ("rows_per_step", self.rows_per_step)):
-            if value < 1:
-                raise ValueError(f"{name}: {value}, expected at least 1")
+        if self.row_tokens < 1:
+            raise ValueError(f"row_tokens: {self.row_tokens}, expected at least 1")
+        if self.samples_per_step < 0 or (self.samples_per_step and self.rows_per_step):
+            raise ValueError(
+                f"samples_per_step: {self.samples_per_step} with rows_per_step {self.rows_per_step}; expected one of "
+                "them, at least 1"
+            )
+        if self.rows_per_step < 1 and not self.samples_per_step:
+            raise ValueError(f"rows_per_step: {self.rows_per_step}, expected at least 1, or samples_per_step")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout: {self.condition_dropout}, expected a share from 0 to 1")
         if not 0 < self.min_pixels <= self.max_pixels:

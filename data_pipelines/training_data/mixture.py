@@ -79,6 +79,15 @@ class Mixture:
         chosen = self.sources[source]
         return epoch_permutation(chosen.size, dataset_digest=chosen.digest, seed=self.seed, epoch=epoch)
 
+    def epochs(self, position: int) -> list[float]:
+        """How often the samples of each source have been seen before `position`, on average."""
+        cycles, offset = divmod(position, len(self._pattern))
+        seen = [
+            cycles * int(self._counts[number]) + int((self._pattern[:offset] == number).sum())
+            for number in range(len(self.sources))
+        ]
+        return [count / source.size for count, source in zip(seen, self.sources, strict=True)]
+
     def epochs_before(self, source: int, position: int) -> int:
         """The number of epochs of a source that begin before `position`."""
         cycles, offset = divmod(position, len(self._pattern))

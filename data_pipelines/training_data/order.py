@@ -14,14 +14,16 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.training_data.best_fit import WindowPlan
 from data_pipelines.training_data.config import LoaderConfig
 from data_pipelines.training_data.index import DROPPABLE, IndexedPart, LoadingError, TrainingIndex
 from data_pipelines.training_data.mixture import Mixture, SampleLocations, Source
-from data_pipelines.training_data.packing import PackPlan, RowStart
+from data_pipelines.training_data.packing import PackPlan, RowPlan, RowStart
 from data_pipelines.training_data.permutation import Integers, is_chosen, sample_words
 
 POSITION_FORMAT = 1
 IDS_AT_ONCE = 1 << 17  # ids of an index compared at once: as many as fit into CPU caches
+MEASURED_POSITIONS = 1 << 14  # of the stream, from which the rows of `samples_per_step` follow
 PREFIX_BITS = 26  # of an id; of 100 million ids, 1.5% pass a table of 1 million wanted prefixes (64 MB)
 
 
@@ -77,15 +79,35 @@ class TrainingOrder:
             ),
         )
         self._lock = threading.Lock()  # plans are extended while they are read
-        self._whole = PackPlan(self.lengths, config.row_tokens)
+        self._whole = self._row_plan()
         self._plan = self._whole
 
     @cached_property
     def digest(self) -> str:
         """Digest of everything that decides which samples are in which row."""
         config = self._config
-        settings = [self._index_digest, config.seed, config.rows_per_step, config.condition_dropout]
+        settings = [self._index_digest, config.seed, self.rows_per_step, config.condition_dropout]
+        settings += [config.packing] if config.packing != "next_fit" else []
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    @cached_property
+    def rows_per_step(self) -> int:
+        """Rows of one step: as configured, or as many as hold `samples_per_step` on average."""
+        config = self._config
+        if not config.samples_per_step:
+            return config.rows_per_step
+        with self._lock:
+            last_row = int(self._whole.rows_of([MEASURED_POSITIONS - 1])[0])
+            measured = self._whole.stop(last_row)
+        num_samples = int((self.lengths(0, measured) > 0).sum())
+        return max(1, round(config.samples_per_step * (last_row + 1) / max(1, num_samples)))
+
+    def epochs(self, steps: int) -> list[float]:
+        """How often the samples of each part have been seen after so many steps, on average."""
+        rows = steps * self.rows_per_step
+        with self._lock:
+            stop = self._whole.stop(rows - 1)
+        return self._mixture.epochs(stop)
 
     def lengths(self, start: int, stop: int) -> Integers:
         """Tokens of the samples at positions start .. stop-1; 0 where a sample is left out."""
@@ -93,14 +115,14 @@ class TrainingOrder:
 
     def rows_of_step(self, step: int, *, rank: int = 0, world_size: int = 1) -> range:
         """The rows of a step: all of them, or every `world_size`-th for one of several workers."""
-        first = step * self._config.rows_per_step
-        return range(first + rank, first + self._config.rows_per_step, world_size)
+        first = step * self.rows_per_step
+        return range(first + rank, first + self.rows_per_step, world_size)
 
     def samples_of(self, row: int) -> list[ScheduledSample]:
         """The samples of a row in their order, without those that are left out."""
         with self._lock:
-            start, stop = self._plan.span(row)
-        samples = self._mixture.locate(np.arange(start, stop))
+            positions = self._plan.positions(row)
+        samples = self._mixture.locate(positions)
         lengths, dropped = self._lengths(samples)
         return [
             ScheduledSample(
@@ -115,7 +137,7 @@ class TrainingOrder:
 
     def position(self, step: int) -> LoaderPosition:
         """The position to save with a checkpoint after `step` steps."""
-        row = step * self._config.rows_per_step
+        row = step * self.rows_per_step
         with self._lock:
             start = self._plan.start_of(row)
         return LoaderPosition(step=step, row=row, position=start.position, order=self.digest)
@@ -125,14 +147,14 @@ class TrainingOrder:
 
         Raises: LoadingError if the data, their order or their packing are not those of the position.
         """
-        if position.order != self.digest or position.row != position.step * self._config.rows_per_step:
+        if position.order != self.digest or position.row != position.step * self.rows_per_step:
             raise LoadingError(
                 f"the checkpoint at step {position.step} was trained on data in order {position.order[:12]}, but these "
                 f"are in order {self.digest[:12]}; datasets, tokens, vocabulary or loader settings have changed"
             )
         start = RowStart(row=position.row, position=position.position)
         with self._lock:
-            self._plan = PackPlan(self.lengths, self._config.row_tokens, start=start)
+            self._plan = self._row_plan(start)
 
     def steps_that_saw(self, sample_ids: Sequence[str], *, before_step: int) -> list[list[int]]:
         """For each sample id, the steps before `before_step` that trained it, in order."""
@@ -146,17 +168,18 @@ class TrainingOrder:
 
         `ids` are bytes [N, 32]. One pass over the ids of the index finds all of them; the rest is arithmetic.
         """
-        rows_before = before_step * self._config.rows_per_step
+        rows_before = before_step * self.rows_per_step
         if rows_before < 1 or not len(ids):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         with self._lock:
-            end = self._whole.span(rows_before - 1)[1]
+            end = self._whole.stop(rows_before - 1)
         found = [np.zeros((2, 0), dtype=np.int64)]
         for part, indexed in enumerate(self._parts):
             which, indices = find_ids(indexed, ids)
             for epoch in range(self._mixture.epochs_before(part, end) if len(which) else 0):
                 found.append(self._steps_of_epoch(part, epoch, which, indices, end))
         which, steps = np.concatenate(found, axis=1)
+        which, steps = which[steps < before_step], steps[steps < before_step]
         order = np.lexsort((steps, which))
         which, steps = which[order], steps[order]
         is_first = np.ones(len(which), dtype=np.bool_)
@@ -166,8 +189,14 @@ class TrainingOrder:
     def utilization(self, num_rows: int) -> float:
         """Share of the tokens of the first `num_rows` rows that are not padding."""
         with self._lock:
-            stop = self._whole.span(num_rows - 1)[1]
-        return float(self.lengths(0, stop).sum()) / (num_rows * self._config.row_tokens)
+            stop = self._whole.stop(num_rows - 1)
+            lengths = self.lengths(0, stop)
+            used = lengths[self._whole.rows_of(np.arange(stop)) < num_rows].sum()
+        return float(used) / (num_rows * self._config.row_tokens)
+
+    def _row_plan(self, start: RowStart | None = None) -> RowPlan:
+        plan = WindowPlan if self._config.packing == "best_fit" else PackPlan
+        return plan(self.lengths, self._config.row_tokens, start=start)
 
     def _steps_of_epoch(self, part: int, epoch: int, which: Integers, indices: Integers, end: int) -> Integers:
         """[2, N]: index of a wanted id, step that trained it; in one epoch of a part."""
@@ -178,7 +207,7 @@ class TrainingOrder:
         trained = np.flatnonzero((positions < end) & (self._lengths(samples)[0] > 0))
         with self._lock:
             rows = self._whole.rows_of(positions[trained])
-        return np.stack([which[trained], rows // self._config.rows_per_step])
+        return np.stack([which[trained], rows // self.rows_per_step])
 
     def _lengths(self, samples: SampleLocations) -> tuple[Integers, npt.NDArray[np.bool_]]:
         """The length of each sample in its epoch, and whether its condition is dropped there."""

@@ -8,6 +8,7 @@ Legend: T tokens.
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,23 @@ class RowStart:
     position: int
 
 
+class RowPlan(Protocol):
+    """Which positions of the stream are in which row. Rows are numbered from 0 over the whole training."""
+
+    def positions(self, row: int) -> Integers:
+        """The positions of a row, in order, with those of samples that are left out of training."""
+
+    def rows_of(self, positions: npt.ArrayLike) -> Integers:
+        """The row of each position."""
+
+    def start_of(self, row: int) -> RowStart: ...
+
+    def stop(self, row: int) -> int:
+        """From this position on, no sample is in the row or in one before it."""
+
+
 class PackPlan:
-    """The position at which each row starts, from row `start` on; computed as far as needed and kept."""
+    """`RowPlan` by next fit: the position at which each row from `start` on begins, computed as needed and kept."""
 
     def __init__(self, lengths: Lengths, row_tokens: int, *, start: RowStart | None = None) -> None:
         if row_tokens < 1:
@@ -48,6 +64,12 @@ class PackPlan:
             raise ValueError(f"row {row}: this plan starts at row {self._first.row}; open it from an earlier position")
         self._extend_until(lambda: len(self._starts) > row - self._first.row + 1)
         return self._starts[row - self._first.row], self._starts[row - self._first.row + 1]
+
+    def positions(self, row: int) -> Integers:
+        return np.arange(*self.span(row))
+
+    def stop(self, row: int) -> int:
+        return self.span(row)[1]
 
     def rows_of(self, positions: npt.ArrayLike) -> Integers:
         """The row of each position; also for samples that are left out of training."""
@@ -76,15 +98,20 @@ class PackPlan:
                 )
 
 
+def check_lengths(lengths: Integers, row_tokens: int) -> None:
+    """Raises: ValueError if a length exceeds a row."""
+    if lengths.size and int(lengths.max()) > row_tokens:
+        raise ValueError(
+            f"a sample of {int(lengths.max())} tokens in rows of {row_tokens}; leave it out or lengthen the rows"
+        )
+
+
 def row_starts(lengths: Integers, row_tokens: int) -> list[int]:
     """Starts of the rows after the first in a stretch of lengths; the last row found may still be open.
 
     Raises: ValueError if a length exceeds a row.
     """
-    if lengths.size and int(lengths.max()) > row_tokens:
-        raise ValueError(
-            f"a sample of {int(lengths.max())} tokens in rows of {row_tokens}; leave it out or lengthen the rows"
-        )
+    check_lengths(lengths, row_tokens)
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     following = np.searchsorted(ends, ends + row_tokens, side="right").tolist()  # first position that does not fit, + 1
     starts: list[int] = []

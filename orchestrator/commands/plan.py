@@ -101,6 +101,9 @@ def print_plan(plan: Plan) -> None:
             Text(short(stage.fingerprint), style="dim"),
         )
     console().print(table)
+    for stage in plan.to_run:
+        if stage.spec.kind.amount is not None:
+            click.echo(f"{stage.id}: {stage.spec.kind.amount(stage.spec.config)}")
     click.echo(totals_text(plan))
     warn_of_changed_code(plan)
 

@@ -34,6 +34,7 @@ from stages.training.checkpoint_files import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
+MEASURED_ROWS = 1_000  # at the start of the training, for the share of padding
 NO_TEXT = "train_mllm: config.text: missing; expected the sizes of the text model, or the input start"
 SMALL_TEXT = TextModelConfig(  # has the parameters of every other one, apart from their sizes
     hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_key_value_heads=1, tie_embeddings=True
@@ -72,9 +73,9 @@ class MllmProgram:
         return self._data.order.digest
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
-        rows = self._config.rows
-        first = step * self._config.data.rows_per_step + index * rows
-        packed = [self._data.row(row) for row in range(first, first + rows)]
+        rows, micro_batches = self._data.order.rows_per_step, self._config.loop.micro_batches_per_step
+        first, stop = (step * rows + number * rows // micro_batches for number in (index, index + 1))
+        packed = [self._data.row(row) for row in range(first, stop)]
         batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),
@@ -99,6 +100,26 @@ def build_index(task: MllmTask) -> dict[str, float]:
     """Build the index of the training data, once for all workers. Returns `dropped/<reason>`: unused samples."""
     index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index, task.guards)
     return {f"dropped/{reason}": float(count) for reason, count in index.dropped.items()}
+
+
+def data_facts(order: TrainingOrder, config: TrainMllmConfig) -> dict[str, float]:
+    """What follows from the lengths of the samples: rows of a step, their used share, epochs of each part.
+
+    Raises: PrecheckError if a step has fewer rows than micro-batches.
+    """
+    micro_batches, rows = config.loop.micro_batches_per_step, order.rows_per_step
+    if rows < micro_batches:
+        raise PrecheckError(
+            f"train_mllm: data.samples_per_step: {config.data.samples_per_step} samples fill {rows} rows of "
+            f"{config.data.row_tokens} tokens, too few for loop.micro_batches_per_step ({micro_batches}); set it to at "
+            f"most {rows}, and resources.workers too, or shorten data.row_tokens"
+        )
+    epochs = {
+        f"epochs/{number} {'+'.join(part.tasks)}": share
+        for number, (part, share) in enumerate(zip(config.data.parts, order.epochs(config.loop.steps), strict=True))
+    }
+    measured = min(config.loop.steps * rows, MEASURED_ROWS)
+    return {"rows_per_step": float(rows), "used_token_share": order.utilization(measured), **epochs}
 
 
 def training_order(task: MllmTask) -> TrainingOrder:

@@ -39,16 +39,11 @@ class TrainMllmConfig:
     RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"checkpoint_activations": "execution.checkpoint_activations"}
 
     def __post_init__(self) -> None:
-        if self.data.rows_per_step % self.loop.micro_batches_per_step:
+        if self.data.rows_per_step % self.loop.micro_batches_per_step:  # 0 with samples_per_step
             raise ValueError(
                 f"data.rows_per_step: {self.data.rows_per_step} rows cannot be split into loop.micro_batches_per_step "
                 f"({self.loop.micro_batches_per_step}) equal micro-batches"
             )
-
-    @property
-    def rows(self) -> int:
-        """Packed rows of one micro-batch."""
-        return self.data.rows_per_step // self.loop.micro_batches_per_step
 
 
 @dataclass(frozen=True, kw_only=True)

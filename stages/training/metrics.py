@@ -11,6 +11,11 @@ LOOP_METRICS: Mapping[str, str] = {
 }
 
 
+def amount_text(steps: int, per_step: int, unit: str) -> str:
+    """How much a training is: "5,000 steps of 1,024 samples: 5,120,000 samples"."""
+    return f"{steps:,} steps of {per_step:,} {unit}: {steps * per_step:,} {unit}"
+
+
 def pass_metrics(name: str, more: Mapping[str, str]) -> dict[str, str]:
     """What a pass reports: its loss first, then its own metrics, then what every pass has."""
     return {

@@ -286,3 +286,14 @@ def test_a_recipe_is_plain_data(tmp_path: Path) -> None:
 def test_an_alias_that_no_registry_accepts_is_refused_before_anything_runs(alias: str) -> None:
     with pytest.raises(RecipeError, match=r"stages\.exported\.config"):
         recipe("quickstart", f"stages.exported.config.alias={json.dumps(alias)}")
+
+
+def test_the_plan_of_the_published_recipe_says_how_much_each_training_is() -> None:
+    """Its batches are samples, as in table 1 of the paper."""
+    stages = {stage.id: stage for stage in recipe("illume_plus_3b").stages}
+    kinds = {name: stage.kind.amount for name, stage in stages.items() if stage.kind.amount is not None}
+    found = {name: amount(stages[name].config) for name, amount in kinds.items()}
+    assert found["tokenizer_256"] == "270,000 steps of 256 images: 69,120,000 images"
+    assert found["stage_2"] == "98,000 steps of 1,024 samples: 100,352,000 samples, in rows of 4,096 tokens"
+    assert found["decoder"] == "100,000 steps of 128 images: 12,800,000 images"
+    assert len(found) == 9

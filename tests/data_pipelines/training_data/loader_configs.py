@@ -24,16 +24,18 @@ TWO_PARTS = (
 
 
 configs = st.builds(
-    lambda row_tokens, rows_per_step, seed, weights, dropout: config_of(
+    lambda row_tokens, rows_per_step, seed, weights, dropout, packing: config_of(
         *(replace(part, weight=weight) for part, weight in zip(TWO_PARTS, weights, strict=True)),
         row_tokens=row_tokens,
         rows_per_step=rows_per_step,
         seed=seed,
         condition_dropout=dropout,
+        packing=packing,
     ),
     row_tokens=st.sampled_from([200, 350, 1500]),
     rows_per_step=st.integers(1, 5),
     seed=st.integers(0, 3),
     weights=st.tuples(st.sampled_from([0.3, 1.0, 7.0]), st.sampled_from([0.5, 1.0])),
     dropout=st.sampled_from([0.0, 0.1, 0.5]),
+    packing=st.sampled_from(["next_fit", "best_fit"]),
 )

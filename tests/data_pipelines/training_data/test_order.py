@@ -117,3 +117,24 @@ def test_a_saved_position_stays_readable() -> None:
     text = '{"step": 3, "row": 6, "position": 40, "order": "ab", "format": 1}'
     position = LoaderPosition(step=3, row=6, position=40, order="ab")
     assert (position.to_json(), LoaderPosition.from_json(text)) == (text, position)
+
+
+def test_a_step_of_so_many_samples_has_the_rows_that_hold_them(open_data: Callable[..., TrainingData]) -> None:
+    order = open_data(config_of(rows_per_step=0, samples_per_step=12)).order
+    seen = [len(order.samples_of(row)) for row in range(40 * order.rows_per_step)]
+    assert sum(seen) / 40 == pytest.approx(12, abs=12 / order.rows_per_step)
+    assert order.digest == open_data(config_of(rows_per_step=order.rows_per_step)).order.digest
+
+
+def test_another_packing_is_another_order_of_the_same_samples(open_data: Callable[..., TrainingData]) -> None:
+    orders = [open_data(config_of(packing=packing)).order for packing in ("next_fit", "best_fit")]
+    assert orders[0].digest != orders[1].digest
+    assert orders[1].utilization(200) > orders[0].utilization(200)
+
+
+def test_epochs_are_counted_by_part(open_data: Callable[..., TrainingData], made: list[Any]) -> None:
+    order = open_data(config_of(*TWO_PARTS)).order
+    seen = Counter(sample.part for row in range(8 * 4) for sample in order.samples_of(row))
+    first, second = order.epochs(8)
+    assert first > 0
+    assert second >= seen[1] / max(1, len(made[1].ids)) - 1

@@ -35,12 +35,15 @@ SIDE = 64  # pixels of images
 
 
 @pytest.fixture
-def images_BCYX() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 def tokenizer_passes(config: DualViTokConfig, images_BCYX: torch.Tensor, device: torch.device) -> Passes:
-    model, discriminator = DualViTok(config).to(device).train(), PatchGan(DiscriminatorConfig(channels=4, layers=1)).to(device)
+    model, discriminator = (
+        DualViTok(config).to(device).train(),
+        PatchGan(DiscriminatorConfig(channels=4, layers=1)).to(device),
+    )
     loss = TokenizerLoss(LossConfig(perceptual="gradients", adversarial_start_step=0), None).to(device)
     reconstructions, images = Reconstructions(), images_BCYX.to(device)
     generator = GeneratorPass(model, loss, discriminator, reconstructions)
@@ -141,12 +144,12 @@ PROGRAMS: dict[str, Make] = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_pass_runs_forward_and_backward_on_a_device(name: str, images_BCYX: torch.Tensor) -> None:
+def test_a_pass_runs_forward_and_backward_on_a_device(name: str, images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    expected, _ = step(PROGRAMS[name](TOKENIZER, images_BCYX, torch.device("cpu")))
+    expected, _ = step(PROGRAMS[name](TOKENIZER, images, torch.device("cpu")))
     with PretendedDevice() as device:
         torch.manual_seed(0)
-        found, sums = step(PROGRAMS[name](TOKENIZER, images_BCYX, DEVICE))
+        found, sums = step(PROGRAMS[name](TOKENIZER, images, DEVICE))
         assert all(device.holds(gradient) for gradient in found)
         waits = len(device.waits)
         sums.total()
@@ -157,18 +160,18 @@ def test_a_pass_runs_forward_and_backward_on_a_device(name: str, images_BCYX: to
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_pass_runs_forward_and_backward_on_a_gpu(name: str, images_BCYX: torch.Tensor) -> None:
+def test_a_pass_runs_forward_and_backward_on_a_gpu(name: str, images: torch.Tensor) -> None:
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        found, _ = step(PROGRAMS[name](TOKENIZER, images_BCYX, torch.device("cuda", 0)))
+        found, _ = step(PROGRAMS[name](TOKENIZER, images, torch.device("cuda", 0)))
     assert all(gradient.isfinite().all() for gradient in found)
 
 
-def test_noise_drawn_on_the_device_of_the_features_is_refused_there(images_BCYX: torch.Tensor) -> None:
+def test_noise_drawn_on_the_device_of_the_features_is_refused_there(images: torch.Tensor) -> None:
     """The family of faults that this file is for: a draw on another device than that of its generator."""
     with PretendedDevice(), pytest.raises(RuntimeError, match="generator"):
-        torch.rand(2, generator=torch.Generator(), device=images_BCYX.to(DEVICE).device)
+        torch.rand(2, generator=torch.Generator(), device=images.to(DEVICE).device)
     with PretendedDevice():
-        features = images_BCYX.to(DEVICE)
+        features = images.to(DEVICE)
         noisy = perturb(features, NOISES["random"], torch.Generator().manual_seed(1))
         assert noisy.device == DEVICE
-    assert torch.equal(noisy, perturb(images_BCYX, NOISES["random"], torch.Generator().manual_seed(1)))
+    assert torch.equal(noisy, perturb(images, NOISES["random"], torch.Generator().manual_seed(1)))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from orchestrator.errors import CorruptArtifactError, OrchestratorError, StoreError
 from orchestrator.stage import Checkpoint
-from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike
+from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
 from stages.training.loop import run_worker
 from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, checkpoints, single_worker
 from tests.stages.training.toy import ToyProgram, ToyTask
@@ -74,6 +74,8 @@ def cases(worker: WorkerRank, folder: str) -> list[Callable[[], object]]:
         lambda: check_alike({"order": "a", "step": 4}, worker),
         lambda: check_alike({"order": f"a{worker.rank}", "step": 4, "skips": []}, worker),
         lambda: train(worker, folder, seed=LOOP.seed + worker.rank),
+        lambda: gather_texts("" if worker.rank else "ein Bär", worker),
+        lambda: gather_texts("", worker),
     ]
 
 
@@ -132,4 +134,6 @@ def test_workers_start_from_one_state_or_not_at_all(tmp_path: Path) -> None:
             "RanksDisagreeError: the training workers differ from rank 0 before the first step (config: workers [1])"
             in str(end)
         )
+    assert first[7] == second[7] == ["ein Bär", ""]
+    assert first[8] == second[8] == ["", ""]
     assert checkpoints(tmp_path).latest() == before  # no step was trained

@@ -1,0 +1,64 @@
+"""The language model's training data: how many rows a step has, and what its micro-batches name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data_pipelines.training_data.config import LoaderConfig, MixturePart
+from orchestrator.errors import PrecheckError
+from stages.programs.mllm import MllmProgram, build_index, data_facts, training_order
+from stages.programs.mllm_config import LearningRates, MllmTask, TrainMllmConfig
+from stages.training.config import LoopConfig
+from tests.data_pipelines.tiny_run import TEXT, write_run
+
+CONFIG = TrainMllmConfig(
+    phase="stage1",
+    learning_rates=LearningRates(adapter=1e-3, image_tokens=1e-3),
+    data=LoaderConfig(
+        parts=(MixturePart(tasks=("text", "understanding"), weight=1.0),), seed=1, row_tokens=256, samples_per_step=9
+    ),
+    loop=LoopConfig(steps=4, micro_batches_per_step=2, seed=1),
+    text=TEXT,
+)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> MllmTask:
+    run = write_run(tmp_path_factory.mktemp("run"))
+    task = MllmTask(
+        config=CONFIG,
+        datasets=(run.dataset,),
+        tokens=(run.dataset,),  # nothing of this mixture has codes
+        tokenizer=run.tokenizer,
+        vocabulary=run.vocabulary,
+        start=None,
+        index=tmp_path_factory.mktemp("index"),
+    )
+    build_index(task)
+    return task
+
+
+def test_a_step_of_samples_is_divided_among_its_micro_batches(task: MllmTask) -> None:
+    order = training_order(task)
+    program = MllmProgram(task, torch.device("cpu"))
+    batches = [program.micro_batch(step, index) for step in range(3) for index in range(2)]
+    rows = [len(batch.data.ids_BT) for batch in batches]
+    assert sum(rows) == 3 * order.rows_per_step
+    assert max(rows) - min(rows) <= 1
+    expected = [sample.sample_id for row in range(sum(rows)) for sample in order.samples_of(row)]
+    assert [name.split()[0] for batch in batches for name in batch.samples] == expected
+    assert any("(images " in name for batch in batches for name in batch.samples)
+
+
+def test_facts_of_the_data_are_rows_padding_and_epochs(task: MllmTask) -> None:
+    facts = data_facts(training_order(task), CONFIG)
+    assert facts["rows_per_step"] >= 2
+    assert 0.3 < facts["used_token_share"] <= 1
+    assert facts["epochs/0 text+understanding"] > 0
+
+
+def test_fewer_rows_than_micro_batches_are_refused_with_what_would_work(task: MllmTask) -> None:
+    many = replace(CONFIG, loop=replace(CONFIG.loop, micro_batches_per_step=64))
+    with pytest.raises(PrecheckError, match=r"9 samples fill \d+ rows of 256 tokens, too few .* at most \d+, "):
+        data_facts(training_order(task), many)
