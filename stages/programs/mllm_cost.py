@@ -32,14 +32,16 @@ def mllm_cost(tree: ConfigTree, execution: MllmExecution) -> CostFacts:
     model, assumptions = model_config(tree)
     tokens = config.data.row_tokens
     row = row_facts(config, model)
+    micro_batches = config.loop.micro_batches_per_step
+    rows = config.data.rows_per_step or max(micro_batches, round(config.data.samples_per_step / row.samples))
     language = language_cost(model.text, rows=model.tokens.rows, tokens=tokens)
     cells, codes = grids(row.size, model.vision.pixel.factor)
     projector = projector_cost(model, row.read_images * cells[0] * cells[1], row.read_images * codes[0] * codes[1])
     return CostFacts(
         steps=config.loop.steps,
         item=f"row of {tokens:,} tokens",
-        items_per_step=config.data.rows_per_step,
-        items_per_micro_batch=config.rows,
+        items_per_step=rows,
+        items_per_micro_batch=-(-rows // micro_batches),
         tokens_per_item=float(tokens),
         samples_per_item=row.samples,
         precision=config.loop.precision,
