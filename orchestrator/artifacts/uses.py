@@ -7,7 +7,6 @@ seen by whoever is about to delete it, and no clock is needed. The garbage colle
 
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,11 +17,11 @@ from orchestrator.constraints import Sha256
 from orchestrator.documents.typed_json import parse_record
 from orchestrator.store.commits import read_outcome
 from orchestrator.store.layout import USES, artifact_site
+from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store, record_bytes
 
 USE_FORMAT = 1
 SHARDS_PER_RECORD = 5000  # about 340 kB
-PARALLEL_READS = 16  # requests in flight to a remote store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +91,29 @@ class Uses:
         """
         keys = [item.key for item in self.store.list(USES) if item.key.endswith(".json")]
         missing = [key for key in keys if key not in self._read]
-        with ThreadPoolExecutor(1 if self.store.is_local else PARALLEL_READS) as threads:
-            for use in threads.map(self._parse, missing):
-                if use is not None:
-                    self._read[use.record_key] = use
+        for use in parallel_map(self._parse, missing, threads=request_threads(is_local=self.store.is_local)):
+            if use is not None:
+                self._read[use.record_key] = use
         return [self._read[key] for key in keys if key in self._read]
 
     def of_shard(self, key: ArtifactKey) -> list[Use]:
         """Records of attempts without an outcome that name the shard. Raises: as `all`."""
-        return [use for use in self.all() if key in use.shards and not self.has_ended(use)]
+        return [use for use in self.open() if key in use.shards]
+
+    def shards_in_use(self) -> set[ArtifactKey]:
+        """The shards that attempts without an outcome have on record. Raises: as `all`."""
+        return set[ArtifactKey]().union(*(use.shards for use in self.open()))
 
     def of_artifact(self, key: ArtifactKey) -> list[Use]:
         """Records of attempts without an outcome that name the artifact as an input. Raises: as `all`."""
-        return [use for use in self.all() if key in use.artifacts and not self.has_ended(use)]
+        return [use for use in self.open() if key in use.artifacts]
+
+    def open(self) -> list[Use]:
+        """The records of attempts without an outcome. Each attempt is asked for once. Raises: as `all`."""
+        found = self.all()
+        attempts = {use.attempt: use for use in found}
+        has_ended = {name: self.has_ended(use) for name, use in attempts.items()}
+        return [use for use in found if not has_ended[use.attempt]]
 
     def has_ended(self, use: Use) -> bool:
         """Whether the attempt of a record was committed or aborted. One that nobody knows has not."""

@@ -23,7 +23,9 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.history.changes import record_change
+from orchestrator.history.events import iso_time
 from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbage, delete_garbage, find_garbage
+from orchestrator.retention.holders import Holder, holders
 from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.local_copies import LocalCopy, delete_copies, stale_copies
 from orchestrator.retention.pins import pin, pins, unpin
@@ -93,10 +95,12 @@ def gc_command(
         )
         if delete:
             copies = delete_copies(workspace.artifacts.cache, copies)
+        held = holders(workspace.liveness, workspace.is_live)
     if as_json:
-        _print_json(unneeded, garbage, copies, collected)
+        _print_json(unneeded, garbage, copies, collected, held)
     else:
         _print_text(unneeded, garbage, copies, collected)
+        _print_held(held)
 
 
 @click.command("pin", epilog=examples("pin # lists the pinned", "pin last:curated", "pin last:curated --remove"))
@@ -155,6 +159,7 @@ def _print_json(
     garbage: Sequence[Garbage],
     copies: Sequence[LocalCopy],
     collected: DeletionReport | None,
+    held: Sequence[Holder],
 ) -> None:
     listed = [{"reason": item.reason, "key": item.key, "files": item.files, "bytes": item.bytes} for item in garbage]
     report = {
@@ -162,8 +167,32 @@ def _print_json(
         "garbage": listed,
         "copies": [{"key": copy.key, "bytes": copy.bytes} for copy in copies],
         "collected": asdict(collected) if collected else None,
+        "held": [_holder_to_json(holder) for holder in held],
     }
     click.echo(json.dumps(report, indent=2))
+
+
+def _holder_to_json(holder: Holder) -> dict[str, object]:
+    return {
+        "attempt": holder.attempt,
+        "run": holder.run_id,
+        "stage_kind": holder.key.stage_kind,
+        "fingerprint": holder.key.fingerprint,
+        "state": holder.state,
+        "shards": holder.shards,
+        "artifacts": holder.artifacts,
+        "since": iso_time(holder.since_s),
+    }
+
+
+def _print_held(held: Sequence[Holder]) -> None:
+    for holder in held[:MAX_LISTED]:
+        click.echo(
+            f"held: {holder.shards:,} shards and {holder.artifacts} artifacts by attempt {holder.attempt} of run "
+            f"{holder.run_id}, since {iso_time(holder.since_s)}: it {holder.sentence}"
+        )
+    if len(held) > MAX_LISTED:
+        click.echo(f"held: by {len(held) - MAX_LISTED} more attempts")
 
 
 def _print_text(

@@ -10,7 +10,7 @@ and by an attempt that has it on record as an input. A shard is claimed
 Who is at work is asked of `liveness`, as everywhere.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Select, func, or_, select
@@ -50,25 +50,42 @@ class Claims:
     def of_artifacts(self) -> Callable[[ArtifactKey], bool]:
         """A predicate: whether an artifact is claimed now. Ask for a new one before each retraction."""
         fingerprints = self.database.read(_planned) | self.liveness.reserved_artifacts()
-        claimed = set(pins(self.store))
-        for use in self.uses.all():
-            if use.artifacts and not self.uses.has_ended(use):
-                claimed |= use.artifacts
+        claimed = set(pins(self.store)).union(*(use.artifacts for use in self.uses.open()))
         return lambda key: key.fingerprint in fingerprints or key in claimed
 
     def of_shard(self, key: ArtifactKey, retracting: Collection[ArtifactKey] = ()) -> bool:
-        """Whether a shard is claimed now, by more than the artifacts that are being retracted."""
-        naming = [use for use in self.uses.all() if key in use.shards]
-        if any(not self.uses.has_ended(use) for use in naming):
+        """Whether one shard is claimed now; `of_shards` answers it for many."""
+        return self.of_shards(retracting)(key)
+
+    def of_shards(self, retracting: Collection[ArtifactKey] = ()) -> Callable[[ArtifactKey], bool]:
+        """A predicate: whether a shard is claimed now, by more than the artifacts that are being retracted.
+
+        It costs the same for one shard and for a million. Ask for a new one before each lot of retractions.
+        """
+        found = self.uses.all()
+        resumable = self.resumable_runs()
+        claimed = set[ArtifactKey]().union(*(use.shards for use in self._claiming(found, resumable, retracting)))
+        awaited: dict[str, bool] = {}
+
+        def is_claimed(shard: ArtifactKey) -> bool:
+            if shard.stage_kind not in awaited:
+                awaited[shard.stage_kind] = self._is_awaited(shard.stage_kind)
+            return shard in claimed or awaited[shard.stage_kind]
+
+        return is_claimed
+
+    def _claiming(
+        self, uses: Sequence[Use], resumable: Collection[str], retracting: Collection[ArtifactKey]
+    ) -> Iterator[Use]:
+        """Those of the records that claim their shards."""
+        last = {(use.attempt, use.key): use for use in uses if use.shards}
+        claims = {name: self._is_claiming(use, resumable, retracting) for name, use in last.items()}
+        return (use for use in uses if claims.get((use.attempt, use.key)))
+
+    def _is_claiming(self, use: Use, resumable: Collection[str], retracting: Collection[ArtifactKey]) -> bool:
+        if not self.uses.has_ended(use):
             return True
-        resumable = self.resumable_runs() if naming else set[str]()
-        for use in naming:
-            if self._is_missing(use.key):
-                if use.run_id in resumable:
-                    return True
-            elif use.key not in retracting:
-                return True
-        return self._is_awaited(key)
+        return use.run_id in resumable if self._is_missing(use.key) else use.key not in retracting
 
     def is_over(self, use: Use, resumable: Collection[str]) -> bool:
         """Whether a record of use claims nothing that does not follow from an artifact's manifest.
@@ -81,15 +98,15 @@ class Claims:
         """Ids of the newest run of each recipe and of every run that has not ended."""
         return self.database.read(lambda connection: set(connection.execute(_resumable()).scalars()))
 
-    def _is_awaited(self, shard: ArtifactKey) -> bool:
-        """Whether a run at work has yet to make an artifact of the shard's stage kind."""
+    def _is_awaited(self, stage_kind: str) -> bool:
+        """Whether a run at work has yet to make an artifact of a stage kind: it may reuse each shard of the kind."""
         query = select(stages.c.fingerprint).where(
             stages.c.run_id.in_(self.liveness.runs_at_work()),
             stages.c.action == "run",
-            stages.c.stage_kind == shard.stage_kind,
+            stages.c.stage_kind == stage_kind,
         )
         found = self.database.read(lambda connection: set(connection.execute(query).scalars()))
-        return any(self._is_missing(ArtifactKey(shard.stage_kind, fingerprint)) for fingerprint in found)
+        return any(self._is_missing(ArtifactKey(stage_kind, fingerprint)) for fingerprint in found)
 
     def _is_missing(self, key: ArtifactKey) -> bool:
         return roll_forward(self.store, artifact_site(key)).commit is None

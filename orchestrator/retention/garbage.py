@@ -15,6 +15,7 @@ from typing import Literal
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.uses import Uses
 from orchestrator.errors import CorruptArtifactError
+from orchestrator.retention.shard_batches import Candidate, batches, candidates, delete_attempts
 from orchestrator.store.commits import (
     Commit,
     Outcome,
@@ -31,21 +32,21 @@ from orchestrator.store.commits import (
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (
     ARTIFACTS,
-    SHARDS,
     Site,
     artifact_site,
     checkpoint_site,
     checkpoint_steps,
     owner_of,
-    shard_site,
     stored_keys,
 )
 from orchestrator.store.local_store import TEMPORARY
 from orchestrator.store.objects import StoredObject
+from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import PROBE_FOLDER, Store
 
 log = logging.getLogger(__name__)
 
+LASTING = ("aborted", "lost", "retracted")  # true of an attempt at a shard for good, once it is true
 DEFAULT_AGE_S = 24 * 3600.0  # since the last write; far above the time between two writes of a commit
 
 Reason = Literal[
@@ -60,10 +61,11 @@ Reason = Literal[
     "plan",
     "mail",  # of a job whose attempt has ended
     "use",
+    "pack",
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Garbage:
     """Something that can be deleted."""
 
@@ -73,6 +75,7 @@ class Garbage:
     bytes: int
     site: Site | None = None
     attempt: str = ""
+    generation: int | None = None  # of a shard that is to be retracted first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +134,35 @@ def find_garbage(
     for site in _sites(store):
         roll_forward(store, site)
         found += _garbage_of(store, site, now_s=now_s, is_live=is_live, older_than_s=older_than_s)
+    found += _shard_garbage(store, now_s=now_s, is_live=is_live, older_than_s=older_than_s)
     found += _finished_checkpoints(store, older_than_s=older_than_s, now_s=now_s)
     return found + list(_temporaries(store, before_s=now_s - older_than_s))
 
 
+def _shard_garbage(
+    store: Store, *, now_s: float, is_live: Callable[[str], bool], older_than_s: float
+) -> Iterator[Garbage]:
+    def look(candidate: Candidate) -> list[Garbage]:
+        site = candidate.site
+        if candidate.retracted:
+            return [_garbage("retracted", site, candidate.retracted, candidate.files)]
+        roll_forward(store, site)
+        return list(_garbage_of(store, site, now_s=now_s, is_live=is_live, older_than_s=older_than_s))
+
+    found = candidates(store, before_s=now_s - older_than_s)
+    for garbage in parallel_map(look, found, threads=request_threads(is_local=store.is_local)):
+        yield from garbage
+
+
 def find_garbage_at(store: Store, sites: Iterable[Site], *, is_live: Callable[[str], bool]) -> list[Garbage]:
     """What can be deleted at some sites regardless of age, because these were retracted on purpose."""
-    found: list[Garbage] = []
-    for site in sites:
+
+    def look(site: Site) -> list[Garbage]:
         roll_forward(store, site)
-        found += _garbage_of(store, site, now_s=float("inf"), is_live=is_live, older_than_s=0.0)
-    return found
+        return list(_garbage_of(store, site, now_s=float("inf"), is_live=is_live, older_than_s=0.0))
+
+    found = parallel_map(look, sites, threads=request_threads(is_local=store.is_local))
+    return [item for garbage in found for item in garbage]
 
 
 def delete_garbage(
@@ -155,9 +176,19 @@ def delete_garbage(
         StoreError: the store failed; the rest is found again next time.
         CorruptArtifactError, NewerFormatError: it is unknown what is in use, as a record of use cannot be read.
     """
-    items, freed, kept = 0, 0, []
+    items, freed, kept = 0, 0, list[str]()
     uses = None if even_in_use else Uses(store)
+    shards = [item for item in garbage if item.site and item.site.what == "shard"]
+    for lot in batches(shards):
+        going = [item for item in lot if item.reason in LASTING or _claim_for_deletion(store, item, is_live)]
+        used = uses.shards_in_use() if uses else set[ArtifactKey]()
+        going = [item for item in going if item.reason != "retracted" or _key(item) not in used]
+        freed += delete_attempts(store, [(item.site, item.attempt) for item in going if item.site])
+        items += len(going)
+        kept += sorted({item.key for item in lot} - {item.key for item in going})
     for item in garbage:
+        if item.site and item.site.what == "shard":
+            continue
         if not _claim_for_deletion(store, item, is_live) or (uses and _is_in_use(uses, item)):
             kept.append(item.key)
             continue
@@ -171,6 +202,11 @@ def delete_garbage(
             freed += item.bytes
         items += 1
     return DeletionReport(items=items, bytes=freed, kept=tuple(kept))
+
+
+def _key(item: Garbage) -> ArtifactKey:
+    assert item.site is not None, "called for attempts"
+    return item.site.key
 
 
 def _claim_for_deletion(store: Store, item: Garbage, is_live: Callable[[str], bool]) -> bool:
@@ -192,7 +228,7 @@ def _is_in_use(uses: Uses, item: Garbage) -> bool:
         return False
     match item.site.what:
         case "shard":
-            return bool(uses.of_shard(item.site.key))
+            raise AssertionError("shards are asked for together")
         case "artifact":
             return bool(uses.of_artifact(item.site.key))
         case "checkpoint":
@@ -221,8 +257,6 @@ def _sites(store: Store) -> Iterator[Site]:
         yield artifact_site(key)
         for step in checkpoint_steps(store, key):
             yield checkpoint_site(key, step)
-    for key in stored_keys(store, SHARDS):
-        yield shard_site(key)
 
 
 def _garbage_of(

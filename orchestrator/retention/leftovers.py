@@ -5,7 +5,8 @@
 - plans of runs that ended, are not the newest of their recipe, and made nothing that still exists (else `illume trace`
   and takedowns read them);
 - what jobs and controllers wrote to each other, after the attempt has ended;
-- records of use that claim nothing any more.
+- records of use that claim nothing any more;
+- packs of shard records of which none counts any more.
 
 Rule: an item goes only at a stated age, if nothing claims it (see `claims.py`) and no attempt at it may be alive. Both
 are looked at when it is found and again right before it is deleted.
@@ -24,13 +25,13 @@ from orchestrator.history.schema import attempts, runs
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
 from orchestrator.retention.garbage import DeletionReport, Garbage, Reason, has_open_attempt
+from orchestrator.retention.shard_batches import batches, committed_files, delete_attempts, retract_shards, stale_packs
 from orchestrator.retention.unneeded import check_complete
 from orchestrator.store.commits import delete_attempt, head, retract, roll_forward
 from orchestrator.store.layout import (
     ARTIFACTS,
     PLANS,
     RUNS,
-    SHARDS,
     USES,
     Site,
     artifact_site,
@@ -63,6 +64,8 @@ class Leftovers:
         found = [*self._trainings(claims, before_s), *self._shards(claims, before_s)]
         found += self._records(PLANS, "plan", before_s, self._plan_check())
         found += self._records(RUNS, "mail", before_s, self._mail_check())
+        packs = stale_packs(self._store, before_s=before_s)
+        found += [Garbage(reason="pack", key=item.key, files=1, bytes=item.bytes) for item in packs]
         return [*found, *self._records(USES, "use", before_s, self._use_check(claims))]
 
     def delete(self, leftovers: Sequence[Garbage]) -> DeletionReport:
@@ -71,7 +74,14 @@ class Leftovers:
         Raises: as `find`; StoreError: the store failed; the rest is found again next time.
         """
         claims, items, freed, kept = self._claims, 0, 0, list[str]()
+        for lot in batches([item for item in leftovers if item.reason == "shard"]):
+            going = self._retracted(claims, lot)
+            freed += delete_attempts(self._store, [(item.site, item.attempt) for item in going if item.site])
+            items += len(going)
+            kept += sorted({item.key for item in lot} - {item.key for item in going})
         for item in leftovers:
+            if item.reason == "shard":
+                continue
             if not self._can_go(claims, item):
                 kept.append(item.key)
                 continue
@@ -100,45 +110,60 @@ class Leftovers:
         if item.site is None:
             return item.reason != "plan" or self._plan_check()(item.key)  # what has ended does not begin again
         key = item.site.key
-        if item.reason == "training" and (self._is_trained(claims, key) or has_open_attempt(self._store, key)):
-            return False
-        if item.reason == "shard" and claims.of_shard(key):
+        if self._is_trained(claims.of_artifacts(), key) or has_open_attempt(self._store, key):
             return False
         found = roll_forward(self._store, item.site)
         if not found.commit or found.commit.attempt != item.attempt or self.is_live(owner_of(item.attempt)):
             return False
         retract(self._store, item.site, found.generation, reason=f"{item.reason} that no run needs")
-        if item.reason == "training":
-            return not has_open_attempt(self._store, key)
-        return not claims.uses.of_shard(key)
+        return not has_open_attempt(self._store, key)
+
+    def _retracted(self, claims: Claims, lot: Sequence[Garbage]) -> list[Garbage]:
+        """Retract the shards of a lot that nothing claims; those that nobody had begun to use before that."""
+        is_claimed = claims.of_shards()
+        free = [item for item in lot if item.site and not is_claimed(item.site.key)]
+        free = [item for item in free if not self.is_live(owner_of(item.attempt))]
+        sites = [(item.site, item.generation) for item in free if item.site and item.generation is not None]
+        retract_shards(self._store, sites, reason="shard that no run needs")
+        used = claims.uses.shards_in_use()
+        return [item for item in free if item.site and item.site.key not in used]
 
     def _trainings(self, claims: Claims, before_s: float) -> Iterator[Garbage]:
         """The checkpoints of a training go together, once the newest is old enough."""
+        is_claimed = claims.of_artifacts()
         for key in stored_keys(self._store, ARTIFACTS):
             steps = checkpoint_steps(self._store, key)
-            if not steps or self._is_trained(claims, key) or self._has_live_attempt(key):
+            if not steps or self._is_trained(is_claimed, key) or self._has_live_attempt(key):
                 continue
             sites = [checkpoint_site(key, step) for step in steps]
             found = [item for site in sites for item in self._committed(site, "training", float("inf"))]
             if all(_newest_s(self._store, item) <= before_s for item in found):
                 yield from found
 
-    def _is_trained(self, claims: Claims, key: ArtifactKey) -> bool:
+    def _is_trained(self, is_claimed: Callable[[ArtifactKey], bool], key: ArtifactKey) -> bool:
         """Whether the artifact exists, or a run may continue to make it. Its checkpoints are no leftovers then."""
         found = head(self._store, artifact_site(key))
-        return bool(found.commit or found.problem) or claims.of_artifacts()(key)
+        return bool(found.commit or found.problem) or is_claimed(key)
 
     def _has_live_attempt(self, key: ArtifactKey) -> bool:
         return any(self.is_live(attempt) for attempt in self._store.folders(artifact_site(key).attempts))
 
     def _shards(self, claims: Claims, before_s: float) -> Iterator[Garbage]:
         contained, unreadable = self._contained_shards()
-        for key in stored_keys(self._store, SHARDS):
-            if key in contained or key.stage_kind in unreadable:
+        is_claimed = claims.of_shards()
+        for shard, attempt, files in committed_files(self._store, skip=lambda key: key in contained):
+            if shard.key.stage_kind in unreadable or is_claimed(shard.key) or self.is_live(owner_of(attempt)):
                 continue
-            for item in self._committed(shard_site(key), "shard", before_s):
-                if not self.is_live(owner_of(item.attempt)) and not claims.of_shard(key):
-                    yield item
+            if max(file.modified_s for file in files) <= before_s:
+                yield Garbage(
+                    reason="shard",
+                    key=shard_site(shard.key).attempt_key(attempt),
+                    files=len(files),
+                    bytes=sum(file.bytes for file in files),
+                    site=shard_site(shard.key),
+                    attempt=attempt,
+                    generation=shard.generation,
+                )
 
     def _contained_shards(self) -> tuple[set[ArtifactKey], set[str]]:
         """The shards of all artifacts, and the stage kinds of artifacts of which that is unknown."""

@@ -17,9 +17,11 @@ from orchestrator.history.database import Database
 from orchestrator.history.schema import runs
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
-from orchestrator.store.commits import retract, roll_forward
-from orchestrator.store.layout import artifact_site, shard_site
+from orchestrator.retention.shard_batches import committed_shards, retract_shards
+from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import Store
+
+SHARDS_AT_ONCE = 20_000  # that are retracted between two looks at what is in use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def retract_unneeded(
 
     An artifact that a run or a pin has claimed since `unneeded` was computed stays, with everything it was made from:
     each artifact is checked again right before it is retracted, and is retracted before its inputs. Shards that are in
-    use stay, each checked right before. An interrupted call can be repeated.
+    use stay, looked at right before each lot of them is retracted. An interrupted call can be repeated.
     """
     claims = Claims(liveness)
     inputs = {artifact.key: artifact.inputs for artifact in unneeded}
@@ -100,12 +102,11 @@ def retract_unneeded(
             other.manifest for other in artifacts.all(artifact.stage_kind) if other.manifest.key not in retracting
         )
         shared = {shard for manifest in others for shard in manifest.shards}  # also by artifacts committed since
-        for shard in set(artifact.shards) - shared:
-            key = ArtifactKey(artifact.stage_kind, shard)
-            site = shard_site(key)
-            found = roll_forward(artifacts.store, site)
-            if found.commit and not claims.of_shard(key, retracting):
-                retract(artifacts.store, site, found.generation, reason=reason)
+        keys = [ArtifactKey(artifact.stage_kind, shard) for shard in sorted(set(artifact.shards) - shared)]
+        for start in range(0, len(keys), SHARDS_AT_ONCE):
+            is_wanted = claims.of_shards(retracting)
+            lot = [key for key in keys[start : start + SHARDS_AT_ONCE] if not is_wanted(key)]
+            retract_shards(artifacts.store, committed_shards(artifacts.store, lot), reason=reason)
         artifacts.retract(artifact.key, reason=reason)  # last: its manifest lists the shards
         retracted.append(artifact)
     return retracted

@@ -185,6 +185,14 @@ def retract(store: Store, site: Site, generation: int, *, reason: str, attempt: 
     log.info("retracted %s: %s", key, reason)
 
 
+def retract_shard(store: Store, site: Site, generation: int, *, reason: str) -> None:
+    """`retract` with a single request: the caller has seen the record, and no fence decides what counts for a shard."""
+    assert not site.owners, "a retraction that a fence may void is checked by `retract`"
+    record: dict[str, JSON] = {"format": RECORD_FORMAT, "reason": reason, "retracted_s": round(time.time(), 3)}
+    store.put_new(site.retracted_key(generation), record_bytes(record))
+    failpoints.hit(f"{site.what}.retracted")
+
+
 def roll_forward(store: Store, site: Site, fences: Fences | None = None) -> Head:
     """Complete a commit that a crash interrupted between OUTCOME and COMMIT, then return the head."""
     fences = fences or Fences(store, site.owners)
@@ -210,6 +218,11 @@ def read_outcome(store: Store, site: Site, attempt: str) -> Outcome | None:
         return None if data is None else _parse_outcome(data, f"{store.url}: {key}")
     except CorruptArtifactError as error:
         return Outcome(kind="UNREADABLE", reason=str(error))
+
+
+def committed_attempt(data: bytes, where: str) -> str:
+    """The attempt that a commit record names. Raises: NewerFormatError, CorruptArtifactError."""
+    return parse_record(_CommitRecord, data, where).attempt
 
 
 def read_commit(store: Store, site: Site, generation: int) -> Commit | None:

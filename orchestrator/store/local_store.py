@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,10 @@ class LocalStore:
             for folder in path.parents:  # remove the folders that are empty now
                 if folder == self.root or not _remove_empty(folder):
                     return
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def upload(self, path: Path, key: str) -> Digest:
         digest = Digest(bytes=0, sha256="")

@@ -6,7 +6,7 @@ Rule: a create that failed or was refused may still have taken effect, so it is 
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,22 @@ class ObjectStore:
 
         with explained(self.url, key, "delete"):
             self.connection.call(request)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        def request(clients: Clients) -> bool:
+            try:
+                obstore.delete(clients.requests, [check_key(key) for key in keys])
+            except FileNotFoundError as error:  # some stores refuse to delete what does not exist, and stop there
+                _raise_for_bucket(error)
+                return False
+            return True
+
+        if keys:
+            with explained(self.url, keys[0], "delete"):
+                if self.connection.call(request):
+                    return
+            for key in keys:
+                self.delete(key)
 
     def upload(self, path: Path, key: str) -> Digest:
         with explained(self.url, key, f"copy {path} to"):

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-REQUESTS = 32  # in flight to a remote store
+REQUESTS = 64  # in flight to a remote store
 WINDOW = 4  # items taken ahead for each thread, so that a slow one does not hold up the others
 
 

@@ -6,7 +6,7 @@ A store maps keys ("a/b/c") to immutable objects. Rule that everything depends o
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -54,6 +54,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete an object; does nothing if it does not exist."""
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, with few requests where the store can; does nothing for those that do not exist."""
 
     def upload(self, path: Path, key: str) -> Digest:
         """Copy a local file to a key that no other writer uses; returns the digest of the bytes sent."""

@@ -143,3 +143,14 @@ def test_putting_the_same_twice_is_fine_and_something_else_is_an_error(store: St
     put_same(store, "a/b", record_bytes({"x": 1}))
     with pytest.raises(StoreError, match="'a/b' exists with other content"):
         put_same(store, "a/b", record_bytes({"x": 2}))
+
+
+def test_many_objects_are_deleted_together(store: Store) -> None:
+    keys = [f"many/{number}" for number in range(5)]
+    for key in keys:
+        store.put_new(key, b"x")
+    store.delete_many([keys[0], "many/absent", *keys[1:4]])
+    assert [item.key for item in store.list("many")] == [keys[4]]
+    store.delete_many([])
+    store.delete_many(keys)
+    assert list(store.list("many")) == []
