@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipelines.audit.drift import DRIFT_TITLES, LITTLE, MUCH, Drift
 from data_pipelines.audit.markup import ImageBudget, chart, page_environment
+from data_pipelines.audit.origin import Origin
 from data_pipelines.audit.samples import SPECIAL_REASONS, Cluster, PageSamples, choose_samples
 from data_pipelines.audit.summary import TITLES, AuditSummary
 from data_pipelines.datasets.reader import CuratedDataset
@@ -38,9 +39,17 @@ class Sheet:
 
 
 def write_audit_page(
-    folder: Path, target: Path, summary: AuditSummary, drift: Drift | None = None, *, thumbnails: Path | None = None
+    folder: Path,
+    target: Path,
+    summary: AuditSummary,
+    drift: Drift | None = None,
+    *,
+    thumbnails: Path | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write the page about the dataset in `folder`, whose counts are in `summary`, to `target`.
+
+    `origin`: who made the dataset and how, where that is known.
 
     `thumbnails`: folder that `derive_thumbnails` wrote to, for images of records that were not kept.
 
@@ -52,6 +61,8 @@ def write_audit_page(
     text = page.render(
         summary=summary,
         drift=drift,
+        origin=origin or Origin(),
+        languages={"und": "und (undetermined)"},
         charts=[drawn for drawn in charts if drawn],
         sheets=_sheets(samples),
         budget=ImageBudget(),

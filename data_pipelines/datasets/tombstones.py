@@ -3,6 +3,7 @@
 Records and images are known by digest, similar images by perceptual hash.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -60,18 +61,31 @@ def tombstones_to_marks(tombstones: Tombstones) -> dict[str, frozenset[str]]:
     return {DIGEST_MARKS: tombstones.digests, PHASH_MARKS: phashes}
 
 
-def image_phashes(dataset: Path, digests: frozenset[str]) -> set[int]:
-    """The perceptual hashes of the images with these SHA-256, from a dataset's ledgers. Raises: DatasetError."""
-    found: set[int] = set()
+def entropy_of(scores: str | None) -> float | None:
+    """The bits of the grey histogram of a row's first image, from the JSON of its scores."""
+    found = json.loads(scores or "{}").get("entropy")
+    return float(found) if isinstance(found, int | float) else None
+
+
+def image_phashes(dataset: Path, digests: frozenset[str]) -> dict[int, float | None]:
+    """The perceptual hashes of the images with these SHA-256, from a dataset's ledgers, each with its entropy if known.
+
+    Raises: DatasetError.
+    """
+    found: dict[int, float | None] = {}
     wanted = pa.array(sorted(digests), pa.string())
     for shard in CuratedDataset(dataset).shards:
         path = dataset / "ledger" / f"{shard}.parquet"
         try:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=["images", "phash"]):
+                for batch in file.iter_batches(columns=["images", "phash", "scores"]):
                     is_readable = pc.equal(pc.list_value_length(batch["images"]), pc.list_value_length(batch["phash"]))
-                    images, phashes = (pc.list_flatten(batch.filter(is_readable)[name]) for name in ("images", "phash"))
-                    found.update(phashes.filter(pc.is_in(images, wanted)).to_pylist())
+                    rows = batch.filter(is_readable)
+                    images, phashes = (pc.list_flatten(rows[name]) for name in ("images", "phash"))
+                    chosen = pc.is_in(images, wanted)
+                    owners = pc.list_parent_indices(rows["images"]).filter(chosen)
+                    scores = rows["scores"].take(owners).to_pylist()
+                    found.update(zip(phashes.filter(chosen).to_pylist(), map(entropy_of, scores), strict=True))
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
     return found

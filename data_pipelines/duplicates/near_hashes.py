@@ -24,6 +24,9 @@ MAX_FILED = 1 << 22  # entries of the buckets by one part, 64 MB, if hashes are 
 POSITIONS_AT_ONCE = 1 << 15  # compared at once; their arrays fit into a core's cache
 FEW_POSITIONS = 16  # fewer than this are compared one by one, which is faster
 FEW_PAIRS = 1 << 21  # up to this many pairs, comparing all is faster than sorting
+HASH_BITS = 64
+FLAT_ENTROPY = 4.0  # bits of the grey histogram; photographs have 6 to 8
+FLAT_SHARE = 0.4  # of the limit, for flat images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,22 @@ class SearchTask:
     part: int
     first_key: int = 0
     stop_key: int = NUM_KEYS
+
+
+def near_limit(phash: int, near: int, entropy: float | None = None) -> int:
+    """The bits in which an image may differ from this one to be near it; fewer for flat images.
+
+    `entropy`: bits of its grey histogram. Drawings with few greys have much the same outline, so that unrelated ones
+    are near each other; copies of them that were encoded again or resized differ in at most 4 bits (95% of 300).
+
+    Of a photograph's hash half of the bits are set, and unrelated hashes differ in 32 of 64. A drawing on a plain
+    ground has few frequencies that stand out, so k bits are set, and unrelated hashes of k bits differ in
+    2 k (1 - k / 64): all drawings would be near each other. The limit is the same share of that difference.
+    """
+    num_set = min(phash.bit_count(), HASH_BITS // 2)
+    if entropy is not None and entropy < FLAT_ENTROPY:
+        near = round(near * FLAT_SHARE)
+    return round(near * 2 * num_set * (1 - num_set / HASH_BITS) / (HASH_BITS // 2))
 
 
 def search_tasks(distance: int, slices: int = 1) -> list[SearchTask]:

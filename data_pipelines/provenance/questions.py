@@ -34,6 +34,7 @@ class Questions:
     digests: set[str] = field(default_factory=set)  # sample ids and SHA-256 of images; both are 64 hex digits
     names: set[str] = field(default_factory=set)  # external ids, given by the sources
     phashes: dict[str, int] = field(default_factory=dict)  # image file -> perceptual hash
+    entropies: dict[str, float] = field(default_factory=dict)  # image file -> bits of its grey histogram
     near: int = 0  # at most so many of 64 bits differ in look-alikes; 0: none are searched for
     images: dict[str, str] = field(default_factory=dict)  # image file -> SHA-256, which is among `digests` too
     urls: set[str] = field(default_factory=set)  # addresses and sources, in lower case
@@ -64,6 +65,7 @@ class Questions:
         self.digests.add(digest)
         self.images[str(path)] = digest
         self.phashes[str(path)] = facts.phash
+        self.entropies[str(path)] = facts.scores["entropy"]
 
     def add_file(self, path: Path) -> None:
         """Add a list: a text file with a question per line, or a .csv, .parquet or .jsonl with known columns.

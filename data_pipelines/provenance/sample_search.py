@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.reasons import RENAMED_REASONS
-from data_pipelines.duplicates.near_hashes import HashLookup
+from data_pipelines.datasets.tombstones import entropy_of
+from data_pipelines.duplicates.near_hashes import HashLookup, near_limit
 from data_pipelines.provenance.questions import AddressMatcher, Questions
 from data_pipelines.tokens.token_shards import TokenShard
 
@@ -45,6 +46,8 @@ class Match:
     images: tuple[str, ...]  # SHA-256
     row: int | None = None  # in the shard
     question: str = ""  # the first that it matches
+    ledger: str = ""  # the shard whose ledger has the row
+    distance: int | None = None  # of 64 bits; None: not found by looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class SearchResult:
 class _Answer:
     how: str  # `found_by` of the match
     question: str
+    distance: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ class _Hit:
     ledger: str
     ledger_row: int
     phashes: tuple[int, ...]  # of its images, in their order
+    entropy: float | None  # bits of the grey histogram of its first image
 
 
 class _Search:
@@ -77,7 +82,9 @@ class _Search:
     def __init__(self, questions: Questions) -> None:
         self._digests, self._names = (_values(texts) for texts in (questions.digests, questions.names))
         self._addresses = AddressMatcher(questions)
-        self._hashes = _PerceptualHashes(list(questions.phashes.values()), list(questions.phashes), questions.near)
+        self._hashes = _PerceptualHashes(
+            list(questions.phashes.values()), list(questions.phashes), questions.near, questions.entropies
+        )
         self.columns = ["sample_id"]
         self.columns += ["images"] if len(self._digests) else []
         self.columns += ["external_id"] if len(self._names) else []
@@ -112,28 +119,36 @@ class _PerceptualHashes:
 
     columns = ("phash",)
 
-    def __init__(self, hashes: Sequence[int], names: Sequence[str], near: int) -> None:
+    def __init__(self, hashes: Sequence[int], names: Sequence[str], near: int, entropies: Mapping[str, float]) -> None:
+        """`entropies`: of the images, by name, as far as known."""
         unique, first, same = np.unique(np.array(hashes, dtype=np.uint64), return_index=True, return_inverse=True)
         self._ranks = first.astype(np.int64)  # of each distinct hash: its first question
         self._names: list[list[str]] = [[] for _ in unique]
         for number, name in zip(same.tolist(), names, strict=True):
             self._names[number].append(name)
         self._index = HashLookup(unique, near)
+        limits = [
+            max(near_limit(phash, near, entropies.get(name)) for name in names)
+            for phash, names in zip(unique.tolist(), self._names, strict=True)
+        ]
+        self._limits = np.array(limits, dtype=np.int64)
         self.answered: set[str] = set()
 
     def answers(self, table: pa.Table) -> dict[int, _Answer]:
         """The rows with an image near that of a question, with the first such question and its nearest image."""
         owners, hashes = _flat(table["phash"])
         pairs = self._index.near(hashes.to_numpy(zero_copy_only=False).astype(np.uint64, copy=False))
-        for number in np.unique(pairs.known).tolist():
+        is_near = pairs.distances <= self._limits[pairs.known]
+        known, distances = pairs.known[is_near], pairs.distances[is_near]
+        for number in np.unique(known).tolist():
             self.answered.update(self._names[number])
-        rows, ranks = owners[pairs.positions], self._ranks[pairs.known]
-        order = np.lexsort((pairs.distances, ranks, rows))
+        rows, ranks = owners[pairs.positions[is_near]], self._ranks[known]
+        order = np.lexsort((distances, ranks, rows))
         found: dict[int, _Answer] = {}
         for pair in order[np.unique(rows[order], return_index=True)[1]].tolist():
-            name = self._names[pairs.known[pair]][0]
-            how = f"looks like {_short(name)} ({pairs.distances[pair]} of 64 bits differ)"
-            found[int(rows[pair])] = _Answer(how=how, question=name)
+            name, distance = self._names[known[pair]][0], int(distances[pair])
+            how = f"looks like {_short(name)} ({distance} of 64 bits differ)"
+            found[int(rows[pair])] = _Answer(how=how, question=name, distance=distance)
         return found
 
 
@@ -190,7 +205,9 @@ def find_everywhere(datasets: Mapping[str, Path], questions: Questions) -> Searc
         exact = [hit for found in hits.values() for hit in found if not hit.match.found_by.startswith("looks like")]
         by_hash = {phash: hit.match.question for hit in exact for phash in _question_phashes(hit)}
         if by_hash:
-            hashes = _PerceptualHashes(list(by_hash), list(by_hash.values()), questions.near)
+            flatness = {hit.match.question: hit.entropy for hit in exact if hit.entropy is not None}
+            entropies = {**flatness, **questions.entropies}
+            hashes = _PerceptualHashes(list(by_hash), list(by_hash.values()), questions.near, entropies)
             add(hashes.columns, hashes.answers)
     all_hits = [hit for found in hits.values() for hit in found]
     if all_hits:
@@ -290,7 +307,7 @@ def _read_hits(dataset: Path, ledger: str, chosen: Mapping[int, _Answer]) -> Ite
             last = first + file.metadata.row_group(group).num_rows
             here = wanted[(wanted >= first) & (wanted < last)]
             if len(here):
-                table = file.read_row_group(group, columns=[*COLUMNS, "phash"], use_threads=False)
+                table = file.read_row_group(group, columns=[*COLUMNS, "phash", "scores"], use_threads=False)
                 yield from zip(here.tolist(), table.take(here - first).to_pylist(), strict=True)
             first = last
 
@@ -298,8 +315,21 @@ def _read_hits(dataset: Path, ledger: str, chosen: Mapping[int, _Answer]) -> Ite
         answer = chosen[ledger_row]
         fields = {name: row[name] for name in COLUMNS if name != "images"}
         fields["reason"] = RENAMED_REASONS.get(row["reason"], row["reason"])
-        match = Match(**fields, images=tuple(row["images"] or ()), found_by=answer.how, question=answer.question)
-        yield _Hit(match=match, ledger=ledger, ledger_row=ledger_row, phashes=tuple(row["phash"] or ()))
+        match = Match(
+            **fields,
+            images=tuple(row["images"] or ()),
+            found_by=answer.how,
+            question=answer.question,
+            ledger=ledger,
+            distance=answer.distance,
+        )
+        yield _Hit(
+            match=match,
+            ledger=ledger,
+            ledger_row=ledger_row,
+            phashes=tuple(row["phash"] or ()),
+            entropy=entropy_of(row["scores"]),
+        )
 
 
 def _read_ledger(dataset: Path, ledger: str, read: Callable[[pq.ParquetFile], Iterator[Row]]) -> Iterator[Row]:

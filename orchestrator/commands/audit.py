@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.artifact import Manifest
-from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.completion import complete_target
+from orchestrator.commands.shared.dataset_origin import dataset_origin
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -24,10 +24,11 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.commands.shared.thumbnails import stored_thumbnails
-from orchestrator.history.database import Database
+from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
     from data_pipelines.audit.drift import Drift
+    from data_pipelines.audit.origin import Origin
     from data_pipelines.audit.summary import AuditSummary
 
 OUT_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -63,6 +64,7 @@ class DatasetFolder:
     folder: Path
     manifest: Manifest | None = None
     thumbnails: Path | None = None  # folder of small images, for a page
+    origin: "Origin | None" = None  # for a page
 
 
 def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,7 +183,7 @@ def _write_page(
     if records:
         thumbnails = view / "given"
         derive_thumbnails(current.folder, records, thumbnails)
-    write_audit_page(current.folder, page, summary, drift, thumbnails=thumbnails)
+    write_audit_page(current.folder, page, summary, drift, thumbnails=thumbnails, origin=current.origin)
 
 
 def _describe(current: DatasetFolder, summary: "AuditSummary", descriptions: Descriptions) -> list[str]:
@@ -221,17 +223,23 @@ def dataset_folders(targets: Sequence[str], locations: Locations, *, view: Path 
         return [
             DatasetFolder(folder=Path(target))
             if Path(target).is_dir()
-            else _stored_dataset(workspace.artifacts, workspace.database, target, view if number == 0 else None)
+            else _stored_dataset(workspace, target, view if number == 0 else None)
             for number, target in enumerate(targets)
         ]
 
 
-def _stored_dataset(artifacts: ArtifactStore, database: Database, target: str, view: Path | None) -> DatasetFolder:
+def _stored_dataset(workspace: Workspace, target: str, view: Path | None) -> DatasetFolder:
     from data_pipelines.datasets.reader import is_table
 
-    manifest = find_artifact(artifacts, database, target).manifest
+    artifacts = workspace.artifacts
+    stored = find_artifact(artifacts, workspace.database, target)
+    manifest = stored.manifest
     opened = artifacts.open(manifest.key, only=is_table)
-    thumbnails = None
-    if view is not None:
-        thumbnails = stored_thumbnails(artifacts, stage_kinds(), manifest, opened.path, view / "stored")
-    return DatasetFolder(folder=opened.path, manifest=manifest, thumbnails=thumbnails)
+    if view is None:
+        return DatasetFolder(folder=opened.path, manifest=manifest)
+    return DatasetFolder(
+        folder=opened.path,
+        manifest=manifest,
+        thumbnails=stored_thumbnails(artifacts, stage_kinds(), manifest, opened.path, view / "stored"),
+        origin=dataset_origin(artifacts, workspace.runs, stage_kinds(), stored),
+    )

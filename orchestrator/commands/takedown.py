@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from orchestrator.commands.shared.options import (
     stage_kinds,
 )
 from orchestrator.commands.shared.questions import question_options
+from orchestrator.commands.shared.takedown_pages import write_plan_page, write_receipt_page
 from orchestrator.documents.typed_json import JSONObject, parse_record
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import to_json
@@ -38,9 +40,11 @@ from orchestrator.stage import StageSpec
 
 if TYPE_CHECKING:
     from data_pipelines.provenance.questions import Questions
+    from stages.provenance.receipt import Receipt
     from stages.provenance.takedown import TakedownPlan
 
 MAX_LISTED = 20
+DUE_DAYS = 30
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -64,7 +68,13 @@ def takedown_command() -> None:
 @question_options
 @click.option("--id", "takedown_id", help="Name in plans and tags. Default: the date and time.")
 @click.option("--note", default="", help="Reason, stored in the record; no personal data.")
+@click.option(
+    "--due",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help=f"Day by which all of it must be done. Default: in {DUE_DAYS} days, the month that the GDPR gives.",
+)
 @click.option("-o", "--out", type=OUTPUT, help="File to apply later. Default: ID.takedown.json.")
+@click.option("--page", type=OUTPUT, help="Where to write a page with the images that would go, grouped by why.")
 @location_options
 @plugin_option
 @json_option
@@ -72,7 +82,9 @@ def plan_takedown(
     questions: "Questions",
     takedown_id: str | None,
     note: str,
+    due: datetime | None,
     out: Path | None,
+    page: Path | None,
     locations: Locations,
     as_json: bool,
 ) -> None:
@@ -86,7 +98,12 @@ def plan_takedown(
     with open_workspace(locations) as workspace:
         if any(known.id == takedown_id for known in read_takedowns(workspace.store)):
             raise RecipeError(f"takedown {takedown_id!r} was already applied; give another --id")
-        takedown_plan = make_takedown_plan(workspace, stage_kinds(), questions, takedown_id=takedown_id, note=note)
+        day = (due or datetime.now(UTC) + timedelta(days=DUE_DAYS)).date().isoformat()
+        takedown_plan = make_takedown_plan(
+            workspace, stage_kinds(), questions, takedown_id=takedown_id, note=note, due=day
+        )
+        if page:
+            write_plan_page(workspace, stage_kinds(), takedown_plan, page)
     file = out or Path(f"{takedown_id}.takedown.json")
     record = {"state": takedown_plan.state, "takedown": takedown_to_json(takedown_plan.takedown)}
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -101,6 +118,8 @@ def plan_takedown(
         click.echo(json.dumps(report, indent=1))
     else:
         click.echo(takedown_plan_text(takedown_plan))
+        if page:
+            click.echo(f"page with images: {page}")
         click.echo(f"\nnothing was changed; apply it with: illume takedown apply {file}")
 
 
@@ -150,9 +169,12 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
 @click.argument("takedown_id", metavar="ID")
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Ed25519 key (PEM) to sign.")
 @click.option("-o", "--out", type=OUTPUT, help="Where to write the statement. Default: print it.")
+@click.option("--page", type=OUTPUT, help="Where to write a page for the person who asked.")
 @location_options
 @plugin_option
-def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, locations: Locations) -> int:
+def receipt_of_takedown(
+    takedown_id: str, key: Path | None, out: Path | None, page: Path | None, locations: Locations
+) -> int:
     """Search the store again and report the state of every affected item, as an in-toto statement.
 
     Exits with 1 while something remains to be done.
@@ -168,6 +190,10 @@ def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, lo
     else:
         out.write_text(text + "\n", encoding="utf-8")
         click.echo(f"{'signed ' if key else ''}receipt: {out}")
+    if page:
+        where = f"{out}{', signed' if key else ''}" if out else f"`illume takedown receipt {takedown_id}` prints it"
+        write_receipt_page(receipt, page, statement=where)
+        click.echo(f"page: {page}", err=out is None)
     for point in receipt.open_points:
         click.echo(f"open: {point}", err=True)
     if not receipt.open_points:
@@ -177,17 +203,44 @@ def receipt_of_takedown(takedown_id: str, key: Path | None, out: Path | None, lo
 
 @takedown_command.command("list", epilog=examples("takedown list", "takedown list --json"))
 @location_options
+@plugin_option
 @json_option
 def list_takedowns(locations: Locations, as_json: bool) -> None:
-    """List the applied takedowns, oldest first."""
+    """List the applied takedowns, oldest first: who, when, note, what is still to do, and until when.
+
+    What is to do is told from records; `receipt` searches the whole store again.
+    """
+    from stages.provenance.receipt import make_receipt
+
     with open_workspace(locations) as workspace:
         known = read_takedowns(workspace.store)
+        receipts = [make_receipt(workspace, stage_kinds(), takedown, search=False) for takedown in known]
     if as_json:
-        click.echo(json.dumps([takedown_to_json(takedown) for takedown in known], indent=1))
+        listed = [
+            {**takedown_to_json(receipt.takedown), "open": receipt.open_points, "complete": not receipt.open_points}
+            for receipt in receipts
+        ]
+        click.echo(json.dumps(listed, indent=1))
         return
-    for takedown in known:
-        affected = f"{len(takedown.tainted)} tainted artifacts"
-        click.echo(f"{takedown.id}  {takedown.created[:19]}  {affected}  {takedown.note}")
+    today = datetime.now(UTC).date().isoformat()
+    for receipt in receipts:
+        click.echo(receipt_line(receipt, today=today))
+
+
+def receipt_line(receipt: "Receipt", *, today: str) -> str:
+    """A takedown in one line. `today`: ISO 8601."""
+    takedown, num_open = receipt.takedown, len(receipt.open_points)
+    state = f"{num_open} to do: {'; '.join(receipt.open_points)}" if num_open else "complete"
+    due = f"due {takedown.due}" if takedown.due else "no day given"
+    late = ", LATE" if num_open and takedown.due and takedown.due < today else ""
+    parts = [
+        takedown.signature.removeprefix("taken down by "),
+        f"{len(takedown.tainted)} tainted artifacts",
+        takedown.note or "no note",
+        f"{due}{late}",
+        state,
+    ]
+    return "  ".join(parts)
 
 
 def takedown_plan_text(takedown_plan: "TakedownPlan") -> str:

@@ -28,6 +28,7 @@ from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
 from orchestrator.execution.stage_context import AttemptContext
 from orchestrator.identity import config_to_json, to_json
+from orchestrator.installation.version import version_text
 from orchestrator.learning import PROVENANCE_LEARNED
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
@@ -39,6 +40,7 @@ from orchestrator.store.output_checks import output_problem
 
 log = logging.getLogger(__name__)
 
+PROVENANCE_VERSION = "version"  # key of a manifest's provenance: version and commit of this package
 RECORDED_PACKAGES = ("illume-orchestrator", "ray", "torch", "transformers", "diffusers", "numpy", "pyarrow", "pillow")
 
 
@@ -191,6 +193,7 @@ class LocalAttempt:
                 "epoch": self.request.attempt.epoch,
                 "host": socket.gethostname(),
                 "python": platform.python_version(),
+                PROVENANCE_VERSION: version_text(),
                 "packages": versions,
                 "seconds": round(time.time() - self._started_s, 3),
                 "resources": to_json(planned.spec.resources),

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import subprocess
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "illume-orchestrator"
@@ -12,6 +13,7 @@ def version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
+@cache
 def commit(package: Path = Path(__file__).parents[1]) -> str:
     """The abbreviated commit, with `-dirty` for a changed checkout; "" where nobody knows.
 

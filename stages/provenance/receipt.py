@@ -60,6 +60,8 @@ class Receipt:
             "takedown": self.takedown.id,
             "note": self.takedown.note,
             "took_effect": self.takedown.created,
+            "applied_by": self.takedown.by,
+            "due": self.takedown.due,
             "issued": datetime.now(UTC).isoformat(),
             "content": {kind: to_json(sorted(marks)) for kind, marks in self.takedown.content.items()},
             "deleted": [to_json(artifact) for artifact in deleted],
@@ -74,12 +76,13 @@ class Receipt:
         return statement(subjects, predicate_type=PREDICATE_TYPE, predicate=predicate)
 
 
-def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown) -> Receipt:
-    """The receipt for the present state of the store; every finished shard is searched again."""
+def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown, *, search: bool = True) -> Receipt:
+    """The receipt for the present state of the store; every finished shard is searched again if `search` is set."""
     from data_pipelines.datasets.tombstones import DIGEST_MARKS
 
     files = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
-    holding, _ = shards_holding(workspace, takedown.content.get(DIGEST_MARKS, frozenset()))
+    wanted = takedown.content.get(DIGEST_MARKS, frozenset()) if search else frozenset()
+    holding, _ = shards_holding(workspace, wanted)
     newest = list(newest_plans(workspace, kinds))
     clean = [plan for plan in newest if not tainted_stages(plan, [takedown])]
     return Receipt(

@@ -48,6 +48,7 @@ class TakedownPlan:
     takedown: Takedown
     state: str  # of the store when the plan was made, see `store_state`
     matches: dict[str, list["Match"]] = field(default_factory=dict)  # by dataset, "<stage> <identity>"
+    datasets: dict[str, ArtifactKey] = field(default_factory=dict)  # those of `matches`
     unanswered: list[str] = field(default_factory=list)  # questions without a match in the store
     shards_by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)  # stage kind -> (tainted, all) shards
     reruns: list[Plan] = field(default_factory=list)  # of the newest run of each recipe that must run again
@@ -57,7 +58,7 @@ class TakedownPlan:
 
 
 def make_takedown_plan(
-    workspace: Workspace, kinds: Kinds, questions: "Questions", *, takedown_id: str, note: str = ""
+    workspace: Workspace, kinds: Kinds, questions: "Questions", *, takedown_id: str, note: str = "", due: str = ""
 ) -> TakedownPlan:
     """Find everything that a takedown affects. Changes nothing.
 
@@ -68,9 +69,14 @@ def make_takedown_plan(
     tombstones = _tombstones(workspace, stored, questions, matches)
     holding, counts = shards_holding(workspace, tombstones.digests)
     takedown_plan = TakedownPlan(
-        takedown=Takedown(id=takedown_id, note=note, created=datetime.now(UTC).isoformat(), content={}),
+        takedown=Takedown(id=takedown_id, note=note, created=datetime.now(UTC).isoformat(), content={}, due=due),
         state=store_state(workspace),
         matches=matches,
+        datasets={
+            _dataset_name(artifact): artifact.manifest.key
+            for artifact in stored.values()
+            if artifact.manifest.kind == DATASET
+        },
         unanswered=unanswered,
         shards_by_kind=counts,
     )
@@ -185,12 +191,17 @@ def _datasets(workspace: Workspace, stored: Mapping[str, StoredArtifact]) -> dic
     from data_pipelines.datasets.reader import is_table
 
     return {
-        f"{artifact.manifest.provenance.get('stage', 'dataset')} {fingerprint[:12]}": workspace.artifacts.open(
+        _dataset_name(artifact): workspace.artifacts.open(
             ArtifactKey(artifact.manifest.stage_kind, fingerprint), only=is_table
         ).path
         for fingerprint, artifact in sorted(stored.items())
         if artifact.manifest.kind == DATASET
     }
+
+
+def _dataset_name(artifact: StoredArtifact) -> str:
+    manifest = artifact.manifest
+    return f"{manifest.provenance.get('stage', 'dataset')} {manifest.fingerprint[:12]}"
 
 
 def _matched_digests(questions: "Questions", matches: Mapping[str, Sequence["Match"]]) -> set[str]:
@@ -212,13 +223,16 @@ def _tombstones(
     matches: Mapping[str, Sequence["Match"]],
 ) -> "Tombstones":
     from data_pipelines.datasets.tombstones import Tombstones, image_phashes
+    from data_pipelines.duplicates.near_hashes import near_limit
 
-    phashes = set(questions.phashes.values())
+    phashes = {phash: questions.entropies.get(file) for file, phash in questions.phashes.items()}
     for folder in _datasets(workspace, stored).values() if questions.near else ():
-        phashes |= image_phashes(folder, frozenset(questions.digests))
+        phashes = {**image_phashes(folder, frozenset(questions.digests)), **phashes}
     return Tombstones(
         digests=frozenset(_matched_digests(questions, matches)),
-        phashes=frozenset((phash, questions.near) for phash in phashes) if questions.near else frozenset(),
+        phashes=frozenset(
+            (phash, near_limit(phash, questions.near, entropy)) for phash, entropy in phashes.items() if questions.near
+        ),
     )
 
 

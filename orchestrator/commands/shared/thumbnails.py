@@ -1,6 +1,7 @@
 """Small images for pages about a stored dataset, derived from the ingested records that it was made from."""
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +23,17 @@ def stored_thumbnails(artifacts: ArtifactStore, kinds: Kinds, manifest: Manifest
     from data_pipelines.audit.thumbnails import derive_thumbnails, shown_shards
     from data_pipelines.datasets.reader import CuratedDataset
 
-    wanted, room = set(shown_shards(CuratedDataset(folder))), MAX_DOWNLOAD_BYTES
+    wanted = set(shown_shards(CuratedDataset(folder)))
+    derive_thumbnails(folder, records_folders(artifacts, kinds, manifest, wanted), target)
+    return target
+
+
+def records_folders(artifacts: ArtifactStore, kinds: Kinds, manifest: Manifest, wanted: AbstractSet[str]) -> list[Path]:
+    """Folders of the ingested records that a dataset was made from, as far as they are in the store.
+
+    `wanted`: shards whose images are needed; of a remote store others, and those beyond `MAX_DOWNLOAD_BYTES`, are left.
+    """
+    room = MAX_DOWNLOAD_BYTES
     opened = []
     for records in _records(artifacts, kinds, manifest):
         sizes = {PurePosixPath(entry.path).stem: entry.bytes for entry in records.files if entry.path.endswith(".tar")}
@@ -38,8 +49,7 @@ def stored_thumbnails(artifacts: ArtifactStore, kinds: Kinds, manifest: Manifest
         except CorruptArtifactError:  # `illume verify` reports it
             continue
         opened.append(found.path)
-    derive_thumbnails(folder, opened, target)
-    return target
+    return opened
 
 
 def _is_read(shards: set[str], path: str) -> bool:

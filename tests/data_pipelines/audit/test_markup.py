@@ -49,7 +49,8 @@ def test_a_bar_has_a_part_for_each_verdict_with_rows() -> None:
     elements = page_environment().get_template("elements.html").make_module({"verdict_names": VERDICT_NAMES})
     bar = vars(elements)["bar"]  # a macro of the template
     assert Page(bar(cell, 80)).attributes == [
-        ("class", "bar"), ("class", "keep"), ("style", "width:37.50%"), ("class", "drop"), ("style", "width:12.50%")
+        ("class", "bar"), ("aria-hidden", "true"),
+        ("class", "keep"), ("style", "width:37.50%"), ("class", "drop"), ("style", "width:12.50%"),
     ]  # fmt: skip
     assert Page(bar(Cell(), 0)).tags == ["div"]
 

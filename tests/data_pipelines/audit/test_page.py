@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from data_pipelines.audit.drift import measure_drift
+from data_pipelines.audit.origin import Origin, Threshold
 from data_pipelines.audit.page import write_audit_page
 from data_pipelines.audit.summary import audit_dataset, printable
 from tests.data_pipelines.ledger_rows import ledger_row, read_ledgers, write_ledgers
@@ -111,3 +112,40 @@ def test_quarantined_and_contaminated_samples_are_listed_with_their_source(tmp_p
     contamination = section(tmp_path / "page.html", "Contamination")
     assert "37 in all, 12 shown" in contamination
     assert contamination.count("near a picture") == 12
+
+
+def test_the_page_names_its_origin_and_every_threshold(tmp_path: Path) -> None:
+    write_ledgers(tmp_path / "data", [[ledger_row(1)]])
+    summary = audit_dataset(tmp_path / "data")
+    write_audit_page(tmp_path / "data", tmp_path / "page.html", summary)
+    assert "Not known: this folder does not come from a store" in section(tmp_path / "page.html", "Thresholds")
+    assert "no evaluation set was given" not in section(tmp_path / "page.html", "Contamination")
+    origin = Origin(
+        facts=[("run", "r1 of recipe photos"), ("asked for by", "<alice>")],
+        thresholds=[
+            Threshold(stage="curated", name="min_side", value="96"),
+            Threshold(stage="curated", name="max_aspect", value="5.0", is_default=True),
+        ],
+        evaluation_images=0,
+    )
+    write_audit_page(tmp_path / "data", tmp_path / "page.html", summary, origin=origin)
+    page = assert_is_whole_page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "r1 of recipe photos" in page.words
+    assert "<alice>" in page.words
+    thresholds = section(tmp_path / "page.html", "Thresholds")
+    assert "<b>96</b>" in thresholds
+    assert "<td>5.0</td>" in thresholds
+    assert "Not checked: no evaluation set was given" in section(tmp_path / "page.html", "Contamination")
+
+
+def test_people_who_do_not_see_the_page_get_its_content(dataset: Path, thumbnails: Path, tmp_path: Path) -> None:
+    write_audit_page(dataset, tmp_path / "page.html", audit_dataset(dataset), thumbnails=thumbnails)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all("scope=" in heading for heading in re.findall("<th[ >][^>]*>", text))
+    assert text.count("<table") == text.count("<caption")
+    images = re.findall('<img alt="([^"]*)"', text)
+    assert images
+    assert all(images)
+    captions = {row["caption"] for row in read_ledgers(dataset) if row["caption"]}
+    assert any(alt in captions for alt in images)
+    assert "@media print" in text

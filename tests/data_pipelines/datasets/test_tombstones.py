@@ -140,5 +140,5 @@ def test_a_row_that_only_says_so_holds_nothing(tmp_path: Path) -> None:
 def test_the_hash_of_an_image_is_found_by_its_digest(dataset: Path) -> None:
     (ledger,) = (dataset / "ledger").iterdir()
     rows = pq.read_table(ledger).to_pylist()
-    assert image_phashes(dataset, frozenset({rows[2]["images"][0]})) == {rows[2]["phash"][0]}
-    assert image_phashes(dataset, frozenset()) == set()
+    assert set(image_phashes(dataset, frozenset({rows[2]["images"][0]}))) == {rows[2]["phash"][0]}
+    assert image_phashes(dataset, frozenset()) == {}

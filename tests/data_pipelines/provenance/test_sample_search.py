@@ -19,6 +19,7 @@ from PIL import Image
 from data_pipelines.curation.emit import LEDGER_SCHEMA
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import canonical
+from data_pipelines.duplicates.near_hashes import near_limit
 from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import SearchResult, find_everywhere, find_samples, find_tokens
 from models.errors import DataError
@@ -120,7 +121,11 @@ def plainly(rows: Iterable[dict[str, Any]], questions: Questions) -> list[tuple[
             file: min(((wanted ^ phash).bit_count() for phash in row["phash"]), default=65)
             for file, wanted in questions.phashes.items()
         }
-        near = [f"looks like {f} ({d} of 64 bits differ)" for f, d in distances.items() if d <= questions.near]
+        near = [
+            f"looks like {f} ({d} of 64 bits differ)"
+            for f, d in distances.items()
+            if d <= near_limit(questions.phashes[f], questions.near)
+        ]
         ways = [
             ["sample id"] * (row["sample_id"] in questions.digests),
             ["image"] * (not questions.digests.isdisjoint(row["images"])),
@@ -132,6 +137,9 @@ def plainly(rows: Iterable[dict[str, Any]], questions: Questions) -> list[tuple[
             found.append((row["source_row"], first))
     return found
 
+
+PHOTO = 0x0F0F0F0F0F0F0F0F  # half of its bits are set
+ALL = 2**64 - 1
 
 hashes = st.builds(
     lambda base, bits: base ^ sum(1 << bit for bit in bits),
@@ -170,9 +178,9 @@ def ways_of(found: SearchResult) -> dict[str, dict[int, str]]:
 
 
 def test_look_alikes_of_an_asked_digest_are_found_everywhere_and_a_chain_does_not_grow(tmp_path: Path) -> None:
-    asked = ledger_row(0, phash=[0])
-    first = [asked, ledger_row(1, phash=[0b111]), ledger_row(2, phash=[0b111111]), ledger_row(3)]
-    second = [ledger_row(4, phash=[0b1, 2**64 - 1])]
+    asked = ledger_row(0, phash=[PHOTO])
+    first = [asked, ledger_row(1, phash=[PHOTO ^ 0b111]), ledger_row(2, phash=[PHOTO ^ 0b111111]), ledger_row(3)]
+    second = [ledger_row(4, phash=[PHOTO ^ 0b1, PHOTO ^ ALL])]
     datasets = {name: write_ledgers(tmp_path / name, [rows]) for name, rows in (("first", first), ("second", second))}
     digest = asked["images"][0]
     expected = {
@@ -185,18 +193,32 @@ def test_look_alikes_of_an_asked_digest_are_found_everywhere_and_a_chain_does_no
     assert {match.question for matches in by_id.matches.values() for match in matches} == {asked["sample_id"]}
 
 
+def test_drawings_are_near_only_if_they_are_nearer_than_any_two_drawings(tmp_path: Path) -> None:
+    """Of a drawing on a plain ground few bits are set, so that all of them are within 10 bits of each other."""
+    drawing = 0b11_0000_0000_0011_0000_0101
+    others = [drawing ^ bit for bit in (0b1, 0b1_1000, 0b1111_1000, 0b11_1100_1111)]
+    rows = [ledger_row(0, phash=[drawing]), *(ledger_row(n, phash=[h]) for n, h in enumerate(others, 1))]
+    found = find_samples(write_ledgers(tmp_path / "d", [rows]), Questions(near=10, phashes={"x.png": drawing}))
+    assert {match.source_row: match.distance for match in found} == {0: 0, 1: 1, 2: 2}
+    flat = Questions(near=10, phashes={"x.png": PHOTO}, entropies={"x.png": 1.5})
+    photos = [ledger_row(n, phash=[h ^ drawing ^ PHOTO]) for n, h in enumerate([drawing, *others])]
+    found = find_samples(write_ledgers(tmp_path / "p", [photos]), Questions(near=10, phashes={"x.png": PHOTO}))
+    assert {match.source_row for match in found} == {0, 1, 2, 3, 4}
+    assert {match.source_row for match in find_samples(tmp_path / "p", flat)} == {0, 1, 2}
+
+
 def test_only_look_alikes_of_the_image_in_question_are_found(tmp_path: Path) -> None:
-    pair = ledger_row(0, images=["a" * 64, "b" * 64], phash=[0, 2**64 - 1])
-    rows = [pair, ledger_row(1, phash=[1]), ledger_row(2, phash=[2**64 - 2])]
+    pair = ledger_row(0, images=["a" * 64, "b" * 64], phash=[PHOTO, PHOTO ^ ALL])
+    rows = [pair, ledger_row(1, phash=[PHOTO ^ 1]), ledger_row(2, phash=[PHOTO ^ ALL ^ 1])]
     datasets = {"d": write_ledgers(tmp_path / "d", [rows])}
     assert set(ways_of(find_everywhere(datasets, Questions(digests={"b" * 64}, near=3)))["d"]) == {0, 2}
     assert set(ways_of(find_everywhere(datasets, Questions(digests={pair["sample_id"]}, near=3)))["d"]) == {0, 1, 2}
 
 
 def test_a_hash_stands_for_no_other_image_of_a_sample_with_one_that_cannot_be_decoded(tmp_path: Path) -> None:
-    damaged = ledger_row(0, images=["a" * 64, "b" * 64], phash=[2**64 - 1], verdict="drop")  # only "b" has a hash
-    sound = ledger_row(1, images=["a" * 64], phash=[0])
-    rows = [damaged, sound, ledger_row(2, phash=[1]), ledger_row(3, phash=[2**64 - 2])]
+    damaged = ledger_row(0, images=["a" * 64, "b" * 64], phash=[PHOTO ^ ALL], verdict="drop")  # only "b" has a hash
+    sound = ledger_row(1, images=["a" * 64], phash=[PHOTO])
+    rows = [damaged, sound, ledger_row(2, phash=[PHOTO ^ 1]), ledger_row(3, phash=[PHOTO ^ ALL ^ 1])]
     datasets = {"d": write_ledgers(tmp_path / "d", [rows])}
     assert set(ways_of(find_everywhere(datasets, Questions(digests={"a" * 64}, near=3)))["d"]) == {0, 1, 2}
 
