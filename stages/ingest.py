@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
@@ -41,40 +41,86 @@ class IngestWorker:
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.datasets.tombstones import marks_to_tombstones
-        from data_pipelines.ingest.image_sources import open_images
+        from data_pipelines.ingest.counted_files import ImageSources
         from data_pipelines.ingest.shards import ingest_shard, load_metadata, shard_from_json
 
         tombstones = marks_to_tombstones(self.tombstones)
-        limits = {"max_bytes": self.config.max_image_bytes, "max_unpacked_bytes": self.config.max_unpacked_bytes}
-        images = open_images(self.inputs.images, **limits) if self.inputs.images else None
+        images = ImageSources(self.inputs.images, **_limits(self.config))
         metadata = load_metadata(self.inputs.metadata) if self.inputs.metadata else None
 
         def run(shard: ShardInput) -> ShardOutcome:
-            planned = shard_from_json(shard.work)
-            # A folder of images is read as it is; `images` are for files of records, which only name theirs.
-            found = open_images((Path(planned.file),), **limits) if planned.members else images
+            work: Mapping[str, Any] = shard.work
+            planned = shard_from_json(work["shard"])
+            _check_unchanged(planned.file, work["facts"])
             counts = ingest_shard(
-                planned, shard.output, self.config, images=found, metadata=metadata, tombstones=tombstones
+                planned,
+                shard.output,
+                self.config,
+                images=images.of(planned),
+                metadata=metadata,
+                tombstones=tombstones,
+                archives=work["archives"],
+                counted=work["counted"],
             )
+            _check_unchanged(planned.file, work["facts"])
             metrics = {name: float(count) for name, count in counts.items() if name != "rows"}  # counted by itself
             return ShardOutcome(rows=counts["rows"], metrics=metrics)
 
         return run
 
 
-def sources(config: IngestStageConfig) -> Mapping[str, Path]:
-    """Every file outside the store that is read, by a name that does not depend on its location."""
-    from data_pipelines.ingest.source_files import find_sources
+def _limits(config: IngestConfig) -> dict[str, int]:
+    return {"max_bytes": config.max_image_bytes, "max_unpacked_bytes": config.max_unpacked_bytes}
 
-    found = {f"paths/{file.display_name}": file.path for file in find_sources(config.read, config.paths)}
-    files = {name: path for name, path in found.items() if path.is_file()}
-    roots = [path for path in found.values() if path.is_dir()] + [Path(location) for location in config.images]
-    for number, root in enumerate(roots):
+
+def _file_facts(file: str) -> list[JSON]:
+    """Bytes and time of a source file, which show that it changed since it was counted; none of a folder."""
+    facts = Path(file).stat()
+    return [facts.st_size, facts.st_mtime_ns] if Path(file).is_file() else []
+
+
+def _check_unchanged(file: str, facts: Sequence[JSON]) -> None:
+    """Raises: DataError if a source file is not the one that was counted."""
+    from models.errors import DataError
+
+    if _file_facts(file) != list(facts):
+        raise DataError(f"{file}: changed after the plan was made; plan again when it is complete")
+
+
+def sources(config: IngestStageConfig) -> Mapping[str, Path]:
+    """Every file outside the store that is read, by a name that does not depend on its location: files of records, and
+    exactly those files that reading them opens."""
+    from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
+    from data_pipelines.ingest.formats import count_files
+    from data_pipelines.ingest.shards import plan_ingest
+
+    files: dict[str, Path] = {}
+    roots = [Path(location) for location in config.images]
+    for root in roots:
         if not root.exists():
             raise FileNotFoundError(f"images: no folder or tar {str(root)!r}; give the one with the images")
-        inside = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-        files.update({f"images/{number}/{path.relative_to(root).as_posix()}": path for path in inside})
+    images = ImageSources(roots, **_limits(config.read))
+    for shard in plan_ingest(config.read, config.paths):
+        if Path(shard.file).is_file():
+            files[f"paths/{shard.source_file}"] = Path(shard.file)
+        counted = CountedFiles(images.of(shard), digest=lambda _path: "")
+        count_files(shard, config.read, counted)
+        for name, path in counted.opened.items():
+            files[_source_name(name, path, shard, roots)] = path
     return files | ({"metadata": Path(config.metadata)} if config.metadata else {})
+
+
+def _source_name(name: str, path: Path, shard: "IngestShard", roots: Sequence[Path]) -> str:
+    """A name for a file that a record names: by the place of `images` that has it, else by the file of the record."""
+    from data_pipelines.ingest.image_sources import hub_blobs
+
+    for number, root in enumerate(() if shard.members else roots):
+        real = root.resolve()
+        if path == root:
+            return f"images/{number}"  # a tar counts as a whole
+        if any(path.is_relative_to(place) for place in (real, *hub_blobs(real))):
+            return f"images/{number}/{name}"
+    return f"beside/{shard.source_file}/{name}"
 
 
 def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
@@ -101,16 +147,19 @@ def ingest_shards(config: IngestConfig, inputs: InputPaths) -> list[Shard]:
     """The input split into shards, each identified by its own source and images only."""
     from data_pipelines.ingest.shards import plan_ingest, shard_to_json
 
-    digests = _Digests(inputs)
-    return [
-        Shard(
-            name=planned.name,
-            items=(f"{planned.source_file}[{planned.first_row}:]",),
-            identity=digests.identity(planned, config),
-            work=shard_to_json(planned),
-        )
-        for planned in plan_ingest(config, inputs.paths)
-    ]
+    counter = _InputCounter(config, inputs)
+    shards = []
+    for planned in plan_ingest(config, inputs.paths):
+        identity = counter.identity(planned)
+        work: dict[str, JSON] = {
+            "shard": shard_to_json(planned),
+            "facts": _file_facts(planned.file),
+            "archives": dict[str, JSON](counter.archives),
+            "counted": identity["images"],
+        }
+        items = (f"{planned.source_file}[{planned.first_row}:]",)
+        shards.append(Shard(name=planned.name, items=items, identity=identity, work=work))
+    return shards
 
 
 def _input_paths(config: IngestStageConfig, context: StageContext) -> InputPaths:
@@ -125,49 +174,35 @@ def _input_paths(config: IngestStageConfig, context: StageContext) -> InputPaths
     return InputPaths(paths=(raw / "annotations",), images=tars or (raw / "images",), metadata=None)
 
 
-class _Digests:
-    """Digests of what a shard's output depends on: the bytes of its source and of the images that it names."""
+class _InputCounter:
+    """Digests of what a shard's output depends on: the bytes of its source, and of all files that reading it opens."""
 
-    def __init__(self, inputs: InputPaths) -> None:
-        from data_pipelines.ingest.image_sources import member_names
+    def __init__(self, config: IngestConfig, inputs: InputPaths) -> None:
+        from data_pipelines.ingest.counted_files import ImageSources
 
-        self._inputs = inputs
+        self._config = config
         self._known: dict[Path, str] = {}
-        self._folders = [path for path in inputs.images if path.is_dir()]
-        self._archives = {path: member_names(path) for path in inputs.images if path.is_file()}
+        self._images = ImageSources(inputs.images, **_limits(config))
+        self.archives = {str(path): self._digest(path) for path in inputs.images if path.is_file()}
+        self._metadata = self._digest(inputs.metadata) if inputs.metadata else ""
 
-    def identity(self, shard: "IngestShard", config: IngestConfig) -> dict[str, JSON]:
-        from data_pipelines.ingest.shards import external_image_names
+    def identity(self, shard: "IngestShard") -> dict[str, JSON]:
+        from data_pipelines.ingest.counted_files import CountedFiles
+        from data_pipelines.ingest.formats import count_files
 
         source = Path(shard.file)
-        roots = [Path(shard.file), *self._folders] if shard.members else self._folders
-        named = hashlib.sha256()
-        for name in external_image_names(shard, config):
-            path = self._locate(name, roots)
-            # Names come from the data: some are not valid Unicode.
-            named.update(f"{name}\n{self._digest(path) if path else 'absent'}\n".encode("utf-8", "surrogatepass"))
+        files = CountedFiles(self._images.of(shard), digest=self._digest, archives=self.archives)
+        count_files(shard, self._config, files)
+        members = "\n".join(shard.members).encode("utf-8", "surrogatepass")
         return {
-            "source": self._digest(source) if source.is_file() else "folder",
+            "name": shard.name,  # of the shard's files
+            "source": self._digest(source) if source.is_file() else hashlib.sha256(members).hexdigest(),
             "format": shard.format,
             "rows": [shard.first_row, shard.num_rows],
             "bytes": [shard.start_byte, shard.stop_byte],
-            "images": named.hexdigest(),
-            "metadata": self._digest(self._inputs.metadata) if self._inputs.metadata else "",
+            "images": files.counted(),
+            "metadata": self._metadata,
         }
-
-    def _locate(self, name: str, roots: Sequence[Path]) -> Path | None:
-        """The file or tar that an image is read from; None if there is none, or for names that are not allowed."""
-        from data_pipelines.ingest.image_sources import check_name
-
-        if check_name(name) is not None:
-            return None
-        for root in roots:
-            try:
-                if (root / name).is_file():
-                    return root / name
-            except OSError:  # a name that is too long for a file
-                continue
-        return next((tar for tar, members in self._archives.items() if name in members), None)
 
     def _digest(self, path: Path) -> str:
         if path not in self._known:
@@ -193,7 +228,7 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 INGEST = StageKind(
     name="ingest",
-    version=3,
+    version=4,
     config=IngestStageConfig,
     run=run,
     inputs={"raw": Slot(kind="raw@1", required=False)},

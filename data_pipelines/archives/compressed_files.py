@@ -6,9 +6,11 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -114,3 +116,26 @@ class Utf8Stream(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedText:
+    """A file's bytes as UTF-8, and the decompressor that unpacks them, if any."""
+
+    file: "io.BufferedReader[Any]"
+    packed: DecompressedFile | None
+    is_plain: bool  # neither compressed nor re-encoded, so reading can start at any byte
+
+    @property
+    def problem(self) -> str:
+        return self.packed.problem if self.packed else ""
+
+
+@contextmanager
+def open_text(path: Path, max_unpacked_bytes: int) -> Iterator[OpenedText]:
+    """A file of text, compressed or not, in UTF-8, UTF-16 or UTF-32."""
+    packed = open_compressed(path, max_unpacked_bytes)
+    with io.BufferedReader(packed or io.FileIO(path), 1 << 20) as file:
+        encoding = wide_encoding(file.peek(8)[:8])
+        narrow: io.BufferedReader[Any] = io.BufferedReader(Utf8Stream(file, encoding)) if encoding else file
+        yield OpenedText(file=narrow, packed=packed, is_plain=not packed and not encoding)

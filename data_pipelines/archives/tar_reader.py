@@ -117,7 +117,12 @@ def _parse_header(block: bytes, *, strict: bool) -> tuple[str, int, bytes] | Non
 
 
 def _parse_text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+    """The text of a header. Names that are not UTF-8 are read as Latin-1, so that two of them never become one."""
+    text = field.split(b"\0", 1)[0]
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        return text.decode("latin-1")
 
 
 def _parse_number(field: bytes) -> int | None:
@@ -138,7 +143,7 @@ def _extension(typeflag: bytes, data: bytes) -> dict[str, str]:
         if not match.end() < length <= len(data):
             break
         if match[2] in (b"path", b"size"):
-            fields[match[2].decode()] = data[match.end() : length - 1].decode("utf-8", "replace")
+            fields[match[2].decode()] = _parse_text(data[match.end() : length - 1])
         data = data[length:]
     return fields
 
@@ -155,7 +160,7 @@ def _next_header(file: BinaryIO | IO[bytes], offset: int, size: int) -> int | No
 def _damaged_member(block: bytes, offset: int, problem: str = "bad_tar_member") -> TarMember:
     """A member of kind "damaged", with the name in the broken header if that is readable."""
     name = _parse_text(block[:100]) if block[257:262] == b"ustar" else ""
-    readable = name if name.isprintable() and "\ufffd" not in name else ""
+    readable = name if name.isprintable() and block.startswith(name.encode()) else ""  # UTF-8
     return TarMember(name=readable, offset=offset, size=0, kind="damaged", problem=problem)
 
 

@@ -1,7 +1,8 @@
 """Every reason for which a record can be dropped, so that a bound on an unknown reason is refused before a run."""
 
 READING = (
-    "absolute_path", "bad_schema", "bad_tar_member", "broken_json", "broken_parquet", "broken_tar", "caption_missing",
+    "absolute_path", "ambiguous_sample", "bad_schema", "bad_tar_member",
+    "broken_json", "broken_parquet", "broken_tar", "caption_missing",
     "missing_file", "not_regular_file", "path_traversal", "placeholder_mismatch", "remote_url", "truncated_archive",
     "truncated_tar_member", "unsafe_path",
 )  # fmt: skip

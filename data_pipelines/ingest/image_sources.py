@@ -7,9 +7,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote
 
 from data_pipelines.archives.tar_reader import open_tar, scan_tar
@@ -17,13 +19,17 @@ from data_pipelines.datasets.records import Reject
 
 MAX_NAME_BYTES = 1024
 MAX_LISTED_BYTES = 1 << 40  # of a compressed tar that is only listed
-_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:(//|[^\\/]*,)|^data:")
+_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://|^data:")
 _DRIVE = re.compile(r"^[a-zA-Z]:")
+T = TypeVar("T")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class ImageSource(Protocol):
-    """Reads the image with a name from an annotation."""
+    """Finds and reads the file with a name from an annotation, by one rule, so that what is read can be counted."""
+
+    def locate(self, name: str) -> Path | Reject:
+        """The file, or the tar, that `read` takes the bytes from."""
 
     def read(self, name: str) -> bytes | Reject: ...
 
@@ -39,8 +45,8 @@ def check_name(name: str) -> Reject | None:
         return Reject(reason="remote_url", detail=f"image name {shown} is an address; only local names are read")
     if name[0] in "/\\" or _DRIVE.match(name):
         return Reject(reason="absolute_path", detail=f"image name {shown} is absolute, expected one below the root")
-    spellings = (name, unquote(name), unquote(unquote(name)))
-    if any(".." in spelling.replace("\\", "/").split("/") for spelling in spellings):
+    decoded = (name, unquote(name), unquote(unquote(name)))
+    if any(".." in spelling.replace("\\", "/").split("/") for spelling in decoded):
         return Reject(reason="path_traversal", detail=f"image name {shown} leads out of its folder")
     if str(PurePosixPath(name)) == ".":
         return Reject(reason="unsafe_path", detail=f"image name {shown} is a folder")
@@ -54,23 +60,34 @@ class FolderSource:
         self.root = root.resolve()
         self.max_bytes = max_bytes
         self._folder = _folder_id(self.root)
+        self._roots = (self.root, *hub_blobs(self.root))
+
+    def locate(self, name: str) -> Path | Reject:
+        return self._found(name, lambda path: _checked(path, self.max_bytes, name))
 
     def read(self, name: str) -> bytes | Reject:
+        return self._found(name, lambda path: read_regular_file(path, max_bytes=self.max_bytes, name=name))
+
+    def _found(self, name: str, use: Callable[[Path], T | Reject]) -> T | Reject:
+        """The result of `use` on the regular file with a name, in the first spelling of it that exists."""
         problem = check_name(name)
         if problem is not None:
             return problem
-        try:
-            path = (self.root / name).resolve(strict=True)
-            if not path.is_relative_to(self.root):
-                return Reject(reason="path_traversal", detail=f"{name[:200]!r} is a link that leads out of the folder")
-            return read_regular_file(path, max_bytes=self.max_bytes, name=name)
-        except FileNotFoundError:
-            self._check_root()
-            return Reject(reason="missing_file", detail=f"no file {name[:200]!r}")
-        except (OSError, ValueError, RuntimeError) as error:  # name too long, loop of links, no permission
-            if isinstance(error, OSError) and error.errno not in _FAULTS_OF_NAMES:
-                raise  # the disk or the network fails: that says nothing about the file
-            return Reject(reason="unsafe_path", detail=f"{name[:200]!r}: {type(error).__name__}")
+        for spelling in spellings(name):
+            try:
+                path = (self.root / spelling).resolve(strict=True)
+                if not any(path.is_relative_to(root) for root in self._roots):
+                    detail = f"{name[:200]!r} is a link that leads out of the folder"
+                    return Reject(reason="path_traversal", detail=detail)
+                return use(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RuntimeError) as error:  # name too long, loop of links, no permission
+                if isinstance(error, OSError) and error.errno not in _FAULTS_OF_NAMES:
+                    raise  # the disk or the network fails: that says nothing about the file
+                return Reject(reason="unsafe_path", detail=f"{name[:200]!r}: {type(error).__name__}")
+        self._check_root()
+        return Reject(reason="missing_file", detail=f"no file {name[:200]!r}")
 
     def _check_root(self) -> None:
         """Raises: OSError: the folder is gone, or another file system is mounted there; its files are not missing."""
@@ -83,6 +100,30 @@ _FAULTS_OF_NAMES = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EINVAL),
     *(errno.EILSEQ, errno.ENXIO, errno.EOVERFLOW),
 }
+
+
+def spellings(name: str) -> Iterator[str]:
+    """The ways in which a name may stand on a disk: as it is, in the other normal form of Unicode, in Latin-1, and with
+    the slashes of Windows; each once."""
+    seen = {name}
+    yield name
+    others = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")] + [name.replace("\\", "/")]
+    with suppress(UnicodeError):
+        others.append(os.fsdecode(name.encode("latin-1")))
+    for other in others:
+        if other not in seen:
+            seen.add(other)
+            yield other
+
+
+def hub_blobs(root: Path) -> list[Path]:
+    """The folder of the files that links in a snapshot of a Hugging Face cache lead to; empty for any other folder."""
+    parts = root.parts
+    for number in range(len(parts) - 1, 0, -1):
+        if parts[number] == "snapshots":
+            blobs = Path(*parts[:number], "blobs")
+            return [blobs.resolve()] if blobs.is_dir() else []
+    return []
 
 
 def _folder_id(folder: Path) -> tuple[int, int] | None:
@@ -98,12 +139,25 @@ def read_regular_file(path: Path, *, max_bytes: int, name: str) -> bytes | Rejec
     """The bytes of a regular file of at most `max_bytes`; a reject for a device, pipe, folder or larger file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            return Reject(reason="unsafe_path", detail=f"{name[:200]!r} is not a regular file")
-        if facts.st_size > max_bytes:
-            return Reject(reason="too_large", detail=f"{name[:200]!r}: {facts.st_size} bytes, at most {max_bytes}")
-        return file.read(max_bytes + 1)
+        refused = _refused(os.fstat(descriptor), max_bytes, name)
+        return refused if refused is not None else file.read(max_bytes + 1)
+
+
+def _checked(path: Path, max_bytes: int, name: str) -> Path | Reject:
+    """The path if `read_regular_file` would read it. Raises: OSError as that does for a file that cannot be opened."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        return _refused(os.fstat(descriptor), max_bytes, name) or path
+    finally:
+        os.close(descriptor)
+
+
+def _refused(facts: os.stat_result, max_bytes: int, name: str) -> Reject | None:
+    if not stat.S_ISREG(facts.st_mode):
+        return Reject(reason="unsafe_path", detail=f"{name[:200]!r} is not a regular file")
+    if facts.st_size > max_bytes:
+        return Reject(reason="too_large", detail=f"{name[:200]!r}: {facts.st_size} bytes, at most {max_bytes}")
+    return None
 
 
 class TarSource:
@@ -111,6 +165,7 @@ class TarSource:
 
     def __init__(self, paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self._paths = tuple(paths)
         self._files = [open_tar(path, max_unpacked_bytes=max_unpacked_bytes) for path in paths]
         self._spans: dict[str, tuple[int, int, int]] = {}  # member name -> (number of the tar, offset, size)
         for number, opened in enumerate(self._files):
@@ -118,18 +173,29 @@ class TarSource:
                 if member.kind == "file" and not member.problem:
                     self._spans.setdefault(_plain(member.name), (number, member.offset, member.size))
 
+    def locate(self, name: str) -> Path | Reject:
+        span = self._span(name)
+        return span if isinstance(span, Reject) else self._paths[span[0]]
+
     def read(self, name: str) -> bytes | Reject:
-        problem = check_name(name)
-        if problem is not None:
-            return problem
-        if _plain(name) not in self._spans:
-            return Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the tars")
-        number, offset, size = self._spans[_plain(name)]
-        if size > self.max_bytes:
-            return Reject(reason="too_large", detail=f"{name[:200]!r}: {size} bytes, at most {self.max_bytes}")
+        span = self._span(name)
+        if isinstance(span, Reject):
+            return span
+        number, offset, size = span
         file = self._files[number].file
         file.seek(offset)
         return file.read(size)
+
+    def _span(self, name: str) -> tuple[int, int, int] | Reject:
+        problem = check_name(name)
+        if problem is not None:
+            return problem
+        found = next((self._spans[plain] for plain in map(_plain, spellings(name)) if plain in self._spans), None)
+        if found is None:
+            return Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the tars")
+        if found[2] > self.max_bytes:
+            return Reject(reason="too_large", detail=f"{name[:200]!r}: {found[2]} bytes, at most {self.max_bytes}")
+        return found
 
 
 class ChainedSource:
@@ -138,13 +204,21 @@ class ChainedSource:
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         self.sources = tuple(sources)
 
+    def locate(self, name: str) -> Path | Reject:
+        return _first_found((source.locate(name) for source in self.sources), name)
+
     def read(self, name: str) -> bytes | Reject:
-        found: bytes | Reject = Reject(reason="missing_file", detail=f"no place to look for {name[:200]!r}")
-        for source in self.sources:
-            found = source.read(name)
-            if not (isinstance(found, Reject) and found.reason == "missing_file"):
-                return found
-        return found
+        return _first_found((source.read(name) for source in self.sources), name)
+
+
+def _first_found(answers: Iterator[T | Reject], name: str) -> T | Reject:
+    """The first answer that is not that the file is missing, else the first answer."""
+    first: Reject | None = None
+    for answer in answers:
+        if not isinstance(answer, Reject) or answer.reason != "missing_file":
+            return answer
+        first = first or answer
+    return first or Reject(reason="missing_file", detail=f"no place to look for {name[:200]!r}")
 
 
 def open_images(paths: Sequence[Path], *, max_bytes: int, max_unpacked_bytes: int) -> ImageSource:

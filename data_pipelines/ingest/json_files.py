@@ -9,14 +9,15 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from data_pipelines.archives.compressed_files import DecompressedFile, Utf8Stream, open_compressed, wide_encoding
-from data_pipelines.datasets.records import Record, Reject, parse_record
+from data_pipelines.archives.compressed_files import OpenedText, open_text
+from data_pipelines.datasets.records import Record, Reject
+from data_pipelines.ingest.coco_files import MAX_BYTES, coco_units, is_coco, may_be_coco
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.units import IngestShard, Unit, decode_json, digest
+from data_pipelines.ingest.layouts import parse_object
+from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, decode_json, digest
 
 BLANK_LINES = 1000  # at most skipped before the first value of a file
 CHUNK_BYTES = 1 << 16
@@ -25,36 +26,19 @@ _NUMBER_GOES_ON = re.compile(r"(?:\.|[eE][+-]?)?")  # what may stand between the
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)  # finds where a value ends, whatever its numbers
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Text:
-    """A file's bytes as UTF-8, and the decompressor that unpacks them, if any."""
-
-    file: io.BufferedIOBase
-    packed: DecompressedFile | None
-    is_plain: bool  # neither compressed nor re-encoded, so reading can start at any byte
-
-    @property
-    def problem(self) -> str:
-        return self.packed.problem if self.packed else ""
-
-
-@contextmanager
-def _open_text(path: Path, config: IngestConfig) -> Iterator[_Text]:
-    packed = open_compressed(path, config.max_unpacked_bytes)
-    with io.BufferedReader(packed or io.FileIO(path), 1 << 20) as file:
-        encoding = wide_encoding(file.peek(8)[:8])
-        narrow: io.BufferedIOBase = io.BufferedReader(Utf8Stream(file, encoding)) if encoding else file
-        yield _Text(file=narrow, packed=packed, is_plain=not packed and not encoding)
-
-
-def json_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
-    """Units of a file of JSON lines, or of a document: values, or a list of values, that span many lines.
+def json_units(shard: IngestShard, config: IngestConfig, _files: OtherFiles) -> Iterator[Unit]:
+    """Units of a file of JSON lines, or of a document: values, or a list of values, that span many lines; or of an
+    object of COCO captions.
 
     The file may be compressed, and in UTF-8, UTF-16 or UTF-32.
     """
     path = Path(shard.file)
+    coco = _coco_object(path, config) if shard.start_byte == 0 else None
+    if coco is not None:
+        yield from coco_units(coco, config)
+        return
     whole = shard.start_byte == 0 and _is_document(path, config)
-    with _open_text(path, config) as text:
+    with open_text(path, config.max_unpacked_bytes) as text:
         if not whole and text.is_plain:
             text.file.seek(shard.start_byte)
         yield from _document_units(text, config) if whole else _line_units(text, shard, config)
@@ -63,9 +47,25 @@ def json_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
             yield Unit(row=-1, content=reject, raw_sha256=digest(b""))
 
 
+def _coco_object(path: Path, config: IngestConfig) -> dict[str, Any] | None:
+    """The object of a file of COCO captions; None for any other file."""
+    with open_text(path, config.max_unpacked_bytes) as text:
+        if not may_be_coco(text.file.peek(CHUNK_BYTES)[:CHUNK_BYTES]):
+            return None
+        first = text.file.readline(config.max_line_bytes)
+        whole = first + (text.file.read(MAX_BYTES) if b'"annotations"' in first or len(first.strip()) < 2 else b"")
+        if len(whole) == len(first) and len(first) >= config.max_line_bytes:
+            whole += text.file.read(MAX_BYTES)
+    try:
+        value = decode_json(whole)
+    except ValueError:
+        return None
+    return value if is_coco(value) else None
+
+
 def _is_document(path: Path, config: IngestConfig) -> bool:
     """True if the first line only opens a value, holds part of a list, or is a list and the only line."""
-    with _open_text(path, config) as text:
+    with open_text(path, config.max_unpacked_bytes) as text:
         first = _next_line(text.file, config).removeprefix(codecs.BOM_UTF8).strip()
         if first in (b"{", b"["):
             return True
@@ -84,7 +84,7 @@ def _next_line(file: io.BufferedIOBase, config: IngestConfig) -> bytes:
     return next((line for line in lines if line.strip()), b"")
 
 
-def _line_units(text: _Text, shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
+def _line_units(text: OpenedText, shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
     row, offset, file = shard.first_row, shard.start_byte, text.file
     while shard.stop_byte < 0 or offset < shard.stop_byte:
         line = file.readline(config.max_line_bytes + 1)
@@ -99,23 +99,26 @@ def _line_units(text: _Text, shard: IngestShard, config: IngestConfig) -> Iterat
             detail = f"a line longer than {config.max_line_bytes} bytes"
             yield Unit(row=row, content=Reject(reason="broken_json", detail=detail), raw_sha256=digest(line))
         elif line.strip():
-            yield Unit(row=row, content=_decoded_record(line), raw_sha256=digest(line.rstrip(b"\r\n")))
+            yield from _decoded_units(row, line, line.rstrip(b"\r\n"), config)
         row += 1
 
 
-def _decoded_record(data: bytes) -> Record | Reject:
+def _decoded_units(row: int, data: bytes, raw: bytes, config: IngestConfig) -> Iterator[Unit]:
+    """The units of one value; `raw`: the bytes that it is known by."""
+    contents: list[Record | Reject]
     try:
-        value = decode_json(data)
+        contents = parse_object(decode_json(data), config)
     except ValueError as error:
-        return Reject(reason="broken_json", detail=str(error)[:200])
-    return parse_record(value)
+        contents = [Reject(reason="broken_json", detail=str(error)[:200])]
+    for content in contents:
+        yield Unit(row=row, content=content, raw_sha256=digest(raw))
 
 
-def _document_units(text: _Text, config: IngestConfig) -> Iterator[Unit]:
+def _document_units(text: OpenedText, config: IngestConfig) -> Iterator[Unit]:
     row = 0
     try:
         for value in _values(text.file, config.max_line_bytes):
-            yield Unit(row=row, content=_decoded_record(value), raw_sha256=digest(value))
+            yield from _decoded_units(row, value, value, config)
             row += 1
     except ValueError as error:
         if not text.problem:  # else the value is only cut off
@@ -165,8 +168,8 @@ def line_ranges(path: Path, config: IngestConfig) -> list[tuple[int, int, int]]:
 
     Files that cannot be split, compressed ones and documents, are one piece.
     """
-    with _open_text(path, config) as text:
-        if not text.is_plain or _is_document(path, config):
+    with open_text(path, config.max_unpacked_bytes) as text:
+        if not text.is_plain or _is_document(path, config) or _coco_object(path, config) is not None:
             return [(0, 0, -1)]
         ranges, first, start, rows = [], 0, 0, 0
         while text.file.readline():

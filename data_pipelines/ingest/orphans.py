@@ -5,7 +5,6 @@ Names are kept as 64-bit digests, so a hundred million of them take under a giga
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.ingest.image_sources import check_name, member_names
+from data_pipelines.ingest.leftovers import files_below
+from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
 
 ORPHANS_FILE = "orphans.parquet"
 SCHEMA = pa.schema([("file", pa.string())])  # "<folder or tar>/<name in it>"
@@ -59,17 +60,21 @@ def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 
 def _unreferenced(source: Path, named: npt.NDArray[np.uint64]) -> Iterator[str]:
-    for name in _files_below(source) if source.is_dir() else sorted(member_names(source)):
-        digest = np.uint64(_digest(name))
-        position = int(np.searchsorted(named, digest))
-        if position == len(named) or named[position] != digest:
+    for name in files_below(source, leftovers=True) if source.is_dir() else sorted(member_names(source)):
+        if not _is_named(name, named):
             yield name.encode("utf-8", "replace").decode()
 
 
-def _files_below(folder: Path) -> Iterator[str]:
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            yield (Path(parent) / file).relative_to(folder).as_posix()
+def _is_named(name: str, named: npt.NDArray[np.uint64]) -> bool:
+    """Whether a record names a file, or the image beside which it holds the words."""
+    path = PurePosixPath(name)
+    beside = IMAGE_ENDINGS if path.suffix.lower() in (".json", *CAPTION_ENDINGS) else ()
+    for known in (name, *(str(path.with_suffix(ending)) for ending in beside)):
+        digest = np.uint64(_digest(known))
+        position = int(np.searchsorted(named, digest))
+        if position < len(named) and named[position] == digest:
+            return True
+    return False
 
 
 def _plain(name: str) -> str:

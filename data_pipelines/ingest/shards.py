@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -31,11 +31,13 @@ from data_pipelines.datasets.records import (
 from data_pipelines.datasets.tombstones import TAKEN_DOWN, Tombstones
 from data_pipelines.images.decoding import file_ending
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest.formats import UNIT_READERS, parquet_image_names
+from data_pipelines.ingest.counted_files import NO_DIGESTS, CountedFiles
+from data_pipelines.ingest.formats import UNIT_READERS
 from data_pipelines.ingest.image_sources import ImageSource
 from data_pipelines.ingest.json_files import line_ranges
 from data_pipelines.ingest.source_files import ENDINGS, SourceFile, find_sources
-from data_pipelines.ingest.units import IMAGE_ENDINGS, IngestShard, Unit, decode_json
+from data_pipelines.ingest.units import IngestShard, Unit, decode_json
+from models.errors import DataError
 
 IMAGES_PER_SHARD = 2000
 NO_TOMBSTONES = Tombstones()
@@ -53,21 +55,31 @@ def plan_ingest(config: IngestConfig, paths: Sequence[str | Path]) -> list[Inges
     shards = []
     for source, name in zip(sources, names, strict=True):
         shards += _shards_of(source, name, config)
-    return shards
+    counts = Counter(shard.name for shard in shards)  # part 0 of "a" and a file "a-00000"
+    return [
+        shard if counts[shard.name] == 1 else replace(shard, name=f"{shard.name}-{_short_digest(shard.source_file)}")
+        for shard in shards
+    ]
 
 
 def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[IngestShard]:
-    whole = IngestShard(name=name, file=str(source.path), source_file=source.display_name, format=source.format)
+    whole = IngestShard(
+        name=name,
+        file=str(source.path),
+        source_file=source.display_name,
+        format=source.format,
+        folder=str(source.folder),
+    )
     rows = config.rows_per_shard
     if source.format in FOLDER_FORMATS:
-        images = _image_files(source.path)
+        images = source.members
         step = rows or IMAGES_PER_SHARD
         return [
             replace(
                 whole,
                 name=f"{name}-{first // step:05d}",
                 first_row=first,
-                members=tuple(images[first : first + step]),
+                members=images[first : first + step],
             )
             for first in range(0, len(images), step)
         ]
@@ -97,11 +109,6 @@ def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[Inge
     return [whole]
 
 
-def _image_files(folder: Path) -> list[str]:
-    found = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS]
-    return sorted(file.relative_to(folder).as_posix() for file in found if not file.is_dir())
-
-
 def _parquet_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
@@ -119,9 +126,13 @@ def _shard_names(paths: Sequence[str]) -> list[str]:
         )
     counts = Counter(stems)
     return [
-        stem if stem and counts[stem] == 1 else f"{stem or 'shard'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        stem if stem and counts[stem] == 1 else f"{stem or 'shard'}-{_short_digest(name)}"
         for stem, name in zip(stems, paths, strict=True)
     ]
+
+
+def _short_digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def load_metadata(path: Path) -> dict[str, dict[str, Any]]:
@@ -162,20 +173,28 @@ def ingest_shard(
     images: ImageSource | None = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
     tombstones: Tombstones = NO_TOMBSTONES,
+    archives: Mapping[str, str] = NO_DIGESTS,
+    counted: str = "",
 ) -> dict[str, int]:
     """Write `records/`, `images/` and `index/` of one shard below `output`; returns counts of rows, rejects, images
     and bytes.
 
     `images`: source of the images that annotations name. `metadata`: licence and split by image name. Of records that
-    `tombstones` forbid only a row that says so is kept.
+    `tombstones` forbid only a row that says so is kept. `archives`: the digests of the tars of images; `counted`: what
+    `formats.count_files` counted when the shard was planned, "": not checked.
+
+    Raises: DataError if other files are read than were counted.
     """
+    other_files = CountedFiles(images, digest=lambda path: str(path), archives=archives)
     for folder in ("records", "images", "index"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     with (output / "images" / f"{shard.name}.tar").open("wb") as file:
         files = _ShardFiles(tar=TarWriter(file))
-        for unit in UNIT_READERS[shard.format](shard, config):
-            _write_unit(files, unit, shard, config, images, metadata or {}, tombstones)
+        for unit in UNIT_READERS[shard.format](shard, config, other_files):
+            _write_unit(files, unit, shard, config, other_files, metadata or {}, tombstones)
         files.tar.close()
+    if counted and other_files.counted() != counted:
+        raise DataError(f"{shard.source_file}: the files that it names changed after the plan was made; plan again")
     # So that a source without a single record is still known by its name.
     schema = SCHEMA.with_metadata({SOURCE_KEY: utf8_safe(shard.source_file)})
     table = pa.Table.from_pylist(files.rows, schema=schema)
@@ -194,19 +213,18 @@ def _write_unit(
     unit: Unit,
     shard: IngestShard,
     config: IngestConfig,
-    images: ImageSource | None,
+    other_files: CountedFiles,
     metadata: Mapping[str, Mapping[str, Any]],
     tombstones: Tombstones,
 ) -> None:
     image_bytes: list[bytes] = []
     content = unit.content
     if isinstance(content, Record):
-        for name in content.image_names:
-            data = _image_bytes(name, unit, images)
-            if isinstance(data, Reject):
-                content = data
-                break
-            image_bytes.append(data)
+        found = [
+            _image_bytes(position, content, unit, other_files, config) for position in range(len(content.image_names))
+        ]
+        image_bytes = [data for data in found if isinstance(data, bytes)]
+        content = next((data for data in found if isinstance(data, Reject)), content)
     digests = [hashlib.sha256(data).hexdigest() for data in image_bytes]
     row = _row(unit, content, digests, shard, config, metadata)
     if tombstones.forbids(row["sample_id"], digests):
@@ -217,12 +235,19 @@ def _write_unit(
     files.rows.append(row)
 
 
-def _image_bytes(name: str, unit: Unit, images: ImageSource | None) -> bytes | Reject:
-    if unit.images is not None:
-        return unit.images.get(name, Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the sample"))
-    if images is None:
-        return Reject(reason="missing_file", detail=f"{name[:200]!r}: no folder of images was given")
-    return images.read(name)
+def _image_bytes(
+    position: int, record: Record, unit: Unit, other_files: CountedFiles, config: IngestConfig
+) -> bytes | Reject:
+    name = record.image_names[position]
+    data = record.held.get(position)
+    if data is None and unit.images is not None:
+        data = unit.images.get(name, Reject(reason="missing_file", detail=f"no member {name[:200]!r} in the sample"))
+    if data is None:
+        return other_files.read(name)
+    if isinstance(data, bytes) and len(data) > config.max_image_bytes:
+        detail = f"picture {position + 1}: {len(data)} bytes, at most {config.max_image_bytes}"
+        return Reject(reason="too_large", detail=detail)
+    return data
 
 
 def _row(
@@ -236,9 +261,7 @@ def _row(
     record = unit.content if isinstance(unit.content, Record) else None
     known = next((metadata[name] for name in record.image_names if name in metadata), {}) if record else {}
     stated = record.split if record else None
-    split = (
-        config.split or stated or normalize_split(known.get("split")) or split_from_name(shard.source_file) or "train"
-    )
+    split = config.split or stated or normalize_split(known.get("split")) or _guessed_split(shard, unit) or "train"
     reject = content if isinstance(content, Reject) else None
     row = {
         "sample_id": unit.raw_sha256,
@@ -259,6 +282,13 @@ def _row(
     if record and not reject:
         row["sample_id"] = sample_id(record.task, record.turns, digests)
     return {key: _clean(value) for key, value in row.items()}
+
+
+def _guessed_split(shard: IngestShard, unit: Unit) -> str | None:
+    """The split that the file's name and folders tell; of an image in a folder, its folders."""
+    if shard.format in FOLDER_FORMATS and unit.key:
+        return split_from_name(f"{shard.source_file}/{PurePosixPath(unit.key).parent}")
+    return split_from_name(shard.source_file)
 
 
 def _clean(value: Any) -> Any:
@@ -283,17 +313,3 @@ def shard_to_json(shard: IngestShard) -> dict[str, Any]:
 
 def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
     return IngestShard(**{**value, "members": tuple(value["members"])})
-
-
-def external_image_names(shard: IngestShard, config: IngestConfig) -> list[str]:
-    """Names of the images and caption files that a shard reads outside its own file, as its records give them."""
-    if shard.format == "images_only":
-        return list(shard.members)
-    if shard.format == "image_caption_pairs":
-        return [name for member in shard.members for name in (member, str(Path(member).with_suffix(".txt")))]
-    if shard.format == "parquet":
-        return sorted(parquet_image_names(shard))
-    if shard.format != "illume":
-        return []
-    units = (unit.content for unit in UNIT_READERS[shard.format](shard, config))
-    return sorted({name for content in units if isinstance(content, Record) for name in content.image_names})

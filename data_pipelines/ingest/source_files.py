@@ -2,23 +2,31 @@
 
 import glob
 import io
+import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from data_pipelines.archives.compressed_files import open_compressed
 from data_pipelines.archives.tar_reader import BLOCK, is_header
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest.image_sources import TAR_ENDINGS
+from data_pipelines.ingest.leftovers import files_below, is_leftover
+from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
 
 PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 ENDINGS = {
     "illume": tuple(ending + packed for ending in (".jsonl", ".json", ".ndjson") for packed in PACKED_ENDINGS),
     "webdataset": TAR_ENDINGS,
     "parquet": (".parquet",),
+    "arrow": (".arrow",),
+    "csv": tuple(ending + packed for ending in (".csv", ".tsv") for packed in PACKED_ENDINGS),
 }
-PARQUET_MAGIC = b"PAR1"
+PARQUET_MAGIC, ARROW_MAGIC = b"PAR1", b"ARROW1"
+# What `datasets` and others write beside the records.
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+SIDECAR_ENDINGS = (*CAPTION_ENDINGS, ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,29 +34,56 @@ class SourceFile:
     """An input file or folder, with a name that does not depend on where the data lies."""
 
     path: Path
-    display_name: str  # path below the given folder, or the file's own name
+    display_name: str  # path below the given folder, or the file's own name; unique
     format: str  # any of `config.FORMATS` but "auto"
+    folder: Path  # the given folder, or that of the given file
+    members: tuple[str, ...] = ()  # of a folder of images: those that are read
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderContent:
+    """The files below a folder, by what becomes of them."""
+
+    sources: tuple[SourceFile, ...]
+    images: tuple[str, ...]
+    captioned: tuple[str, ...]  # images with a file of words beside them
+    others: tuple[str, ...]  # files that nobody reads
 
 
 def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
-    """The input files below files, folders and glob patterns, in a fixed order.
+    """The input files below files, folders and glob patterns, in a fixed order; one that is given twice comes once.
 
-    Raises: FileNotFoundError if a path matches nothing; ValueError for a folder of files of several formats if the
-    config does not choose one.
+    Raises: FileNotFoundError if a path matches nothing.
     """
-    found: dict[Path, SourceFile] = {}
+    found: dict[tuple[str, str], SourceFile] = {}
     for given in paths:
         text = str(given)
-        matches = [Path(text)] if Path(text).exists() else sorted(map(Path, glob.glob(text, recursive=True)))
-        sources = [source for match in matches for source in _sources_at(match, config.format)]
+        sources = [source for match in matches(text) for source in _sources_at(match, config.format)]
         if not sources:
-            wanted = "a folder of images" if config.format in FOLDER_FORMATS else f"{_endings(config.format)} files"
-            raise FileNotFoundError(
-                f"{text}: found nothing to ingest, expected {wanted} (read.format: {config.format})"
-            )
+            raise FileNotFoundError(f"{text}: {_nothing_found(text, config.format)}")
         for source in sources:
-            found.setdefault(source.path, source)
-    return sorted(found.values(), key=lambda source: source.display_name)
+            found.setdefault((os.path.realpath(source.path), source.format), source)
+    return sorted(_with_unique_names(list(found.values())), key=lambda source: source.display_name)
+
+
+def matches(text: str) -> list[Path]:
+    """The files and folders of a path or a glob pattern. The part of a pattern that exists as a folder is taken as it
+    is, whatever brackets its name has."""
+    path = Path(text)
+    if path.exists():
+        return [path]
+    fixed = next(parent for parent in path.parents if parent.exists() or parent == parent.parent)
+    pattern = path.relative_to(fixed)
+    found = glob.glob(os.path.join(glob.escape(str(fixed)), str(pattern)), recursive=True)
+    return [Path(name) for name in sorted(found) if not is_leftover(os.path.relpath(name, fixed))]
+
+
+def _nothing_found(text: str, file_format: str) -> str:
+    wanted = "a folder of images" if file_format in FOLDER_FORMATS else f"{_endings(file_format)} files"
+    message = f"found nothing to ingest, expected {wanted} (read.format: {file_format})"
+    if "[" in text:
+        message += "; brackets are read as a choice of characters, write [[] for one that is part of a name"
+    return message
 
 
 def _endings(file_format: str) -> str:
@@ -57,30 +92,74 @@ def _endings(file_format: str) -> str:
 
 def _sources_at(path: Path, file_format: str) -> list[SourceFile]:
     if file_format in FOLDER_FORMATS:
-        return [SourceFile(path=path, display_name=path.name, format=file_format)] if path.is_dir() else []
+        return [_image_folder(path, file_format, _images_in(files_below(path)))] if path.is_dir() else []
     if path.is_file():
-        return [
-            SourceFile(
-                path=path,
-                display_name=path.name,
-                format=_format_of(path) if file_format == "auto" else file_format,
-            )
-        ]
-    inside = [
-        SourceFile(path=file, display_name=file.relative_to(path).as_posix(), format=found_format)
-        for file in sorted(path.rglob("*"))
-        for found_format in (_format_by_name(file),)
-        if found_format and file_format in (found_format, "auto") and file.is_file()
+        found_format = _format_of(path) if file_format == "auto" else file_format
+        return [SourceFile(path=path, display_name=path.name, format=found_format, folder=path.parent)]
+    return list(folder_content(path, file_format).sources)
+
+
+def folder_content(folder: Path, file_format: str = "auto") -> FolderContent:
+    """What a folder holds, and which of it is read: files of records, and images with words beside them.
+
+    Images without words are read only where the folder holds no files of records, which name theirs.
+    """
+    names = files_below(folder)
+    images = _images_in(names)
+    everything = set(names)
+    captioned = tuple(name for name in images if any(beside in everything for beside in _sidecars(name)))
+    sidecars = {beside for name in images for beside in _sidecars(name)} & everything
+    described = {name for name in names if _is_description(name, everything)}
+    sources = [
+        SourceFile(path=folder / name, display_name=name, format=found_format, folder=folder)
+        for name in names
+        for found_format in (_format_by_name(name),)
+        if found_format in ENDINGS and file_format in (found_format, "auto") and name not in sidecars | described
     ]
-    counts = Counter(source.format for source in inside)
-    if len(counts) > 1:
-        listed = ", ".join(f"{count} of {name!r}" for name, count in sorted(counts.items()))
-        raise ValueError(f"{path}: holds files of several formats: {listed}; say which are meant: read.format")
-    return inside
+    if file_format == "auto" and (captioned or (images and not sources)):
+        members = captioned if sources else images
+        sources.append(_image_folder(folder, "image_caption_pairs", members))
+    read = {source.display_name for source in sources} | sidecars | set(images) | described
+    others = tuple(name for name in names if name not in read)
+    return FolderContent(sources=tuple(sources), images=images, captioned=captioned, others=others)
 
 
-def _format_by_name(path: Path) -> str | None:
-    return next((name for name, endings in ENDINGS.items() if path.name.lower().endswith(endings)), None)
+def _image_folder(folder: Path, file_format: str, members: tuple[str, ...]) -> SourceFile:
+    name = folder.name or folder.resolve().name or "images"
+    return SourceFile(path=folder, display_name=name, format=file_format, folder=folder, members=members)
+
+
+def _images_in(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS)
+
+
+def _sidecars(image: str) -> Iterator[str]:
+    return (str(PurePosixPath(image).with_suffix(ending)) for ending in SIDECAR_ENDINGS)
+
+
+def _is_description(name: str, everything: set[str]) -> bool:
+    """Whether a file only describes others: of `datasets`, or the table and counts that img2dataset writes beside a
+    tar with the samples."""
+    path = PurePosixPath(name)
+    stem = path.name.removesuffix("_stats.json") if path.name.endswith("_stats.json") else path.stem
+    beside_tar = path.suffix == ".parquet" or path.name.endswith("_stats.json")
+    return path.name in DESCRIPTIONS or (beside_tar and str(path.with_name(f"{stem}.tar")) in everything)
+
+
+def _with_unique_names(sources: list[SourceFile]) -> list[SourceFile]:
+    """The sources, those of equal names with as many of their folders before the name as tell them apart."""
+    parts = {n: len(PurePosixPath(source.display_name).parts) for n, source in enumerate(sources)}
+    names = {n: source.display_name for n, source in enumerate(sources)}
+    while repeated := [n for n in names if Counter(names.values())[names[n]] > 1]:
+        for n in repeated:
+            path = Path(os.path.abspath(sources[n].path)).parts
+            parts[n] += 1
+            names[n] = "/".join(path[-parts[n] :]) if parts[n] < len(path) else f"{names[n]}-{n}"
+    return [replace(source, display_name=names[n]) for n, source in enumerate(sources)]
+
+
+def _format_by_name(name: str) -> str | None:
+    return next((known for known, endings in ENDINGS.items() if name.lower().endswith(endings)), None)
 
 
 def _format_of(path: Path) -> str:
@@ -89,8 +168,10 @@ def _format_of(path: Path) -> str:
         start = file.read(BLOCK)
     if start.startswith(PARQUET_MAGIC):
         return "parquet"
+    if start.startswith(ARROW_MAGIC):
+        return "arrow"
     packed = open_compressed(path, BLOCK)
     if packed is not None:
         with io.BufferedReader(packed) as file:
             start = file.read(BLOCK)
-    return "webdataset" if is_header(start) else _format_by_name(path) or "illume"
+    return "webdataset" if is_header(start) else _format_by_name(path.name) or "illume"

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from data_pipelines.datasets.records import Record, Reject, caption_record
+from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
 
 IMAGE_ENDINGS = frozenset((
@@ -14,7 +14,6 @@ IMAGE_ENDINGS = frozenset((
     ".avif", ".heic", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm",
 ))  # fmt: skip
 CAPTION_ENDINGS = (".txt", ".caption", ".text")
-CAPTION_COLUMNS = ("caption", "text", "prompt", "txt", "sentence", "description")
 MAX_JSON_DEPTH = 100
 
 
@@ -29,7 +28,7 @@ class Unit:
     content: Record | Reject
     key: str | None = None  # name in the source, for records without an id of their own
     raw_sha256: str = ""
-    images: Mapping[str, bytes | Reject] | None = None  # by name; None: read them from the image source
+    images: Mapping[str, bytes | Reject] | None = None  # by name: all that it may use; None: read by name from files
     note: str = ""  # remark on a record that is accepted
 
 
@@ -46,6 +45,16 @@ class IngestShard:
     start_byte: int = 0
     stop_byte: int = -1  # -1: to the end
     members: tuple[str, ...] = field(default_factory=tuple)  # images below the folder
+    folder: str = ""  # below which the file was found; images that no other place has are looked for here
+
+
+UnitReader = Callable[["IngestShard", IngestConfig, "OtherFiles"], Iterator[Unit]]
+
+
+class OtherFiles(Protocol):
+    """The files beside a shard's own that its reader may open; each one is counted in the shard's identity."""
+
+    def read(self, name: str) -> bytes | Reject: ...
 
 
 def decode_json(data: bytes) -> Any:
@@ -84,14 +93,3 @@ def _deeper_than(value: object, levels: int) -> bool:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def caption_records(
-    caption: str | None, fields: Mapping[str, Any], image_name: str, config: IngestConfig
-) -> list[Record | Reject]:
-    """One record per task of `config.caption_tasks`, with the given caption or else one from `fields`."""
-    if caption is None:
-        caption = next((fields[key] for key in CAPTION_COLUMNS if isinstance(fields.get(key), str)), None)
-    if caption is None:
-        return [Reject(reason="caption_missing", detail=f"the picture {image_name[:200]!r} has no text")]
-    return [caption_record(caption.rstrip("\r\n"), image_name, task, fields) for task in config.caption_tasks]

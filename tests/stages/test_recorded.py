@@ -24,7 +24,7 @@ from stages import STAGE_KINDS
 RECORDED = Path(__file__).with_name("recorded")
 PLAN: Any = json.loads((RECORDED / "plan.json").read_text(encoding="utf-8"))
 EXPECTED_REASONS = {
-    "ingested": ["version 2 -> 3"],
+    "ingested": ["version 2 -> 4"],
     "curated": ["version 5 -> 6", "upstream re-runs: ingested"],
     "vision": ["version 1 -> 2", "upstream re-runs: curated"],
 }

@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from PIL import Image
 
 from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
+from data_pipelines.ingest.formats import count_files
 from data_pipelines.ingest.shards import (
     ingest_shard,
     plan_ingest,
@@ -47,14 +50,29 @@ def ingest(
     output: Path, config: IngestConfig, paths: list[Path], images: list[Path] | None = None, **more: Any
 ) -> list[dict[str, Any]]:
     """All rows of all shards, in order."""
-    source = open_images(images, **LIMITS) if images else None
+    sources = ImageSources(images or [], **LIMITS)
     rows = []
     for shard in plan_ingest(config, paths):
-        ingest_shard(
-            shard_from_json(json.loads(json.dumps(shard_to_json(shard)))), output, config, images=source, **more
-        )
+        files = CountedFiles(sources.of(shard), digest=lambda path: sha256(path.read_bytes()).hexdigest())
+        count_files(shard, config, files)
+        whole = shard_from_json(json.loads(json.dumps(shard_to_json(shard))))
+        archives = {str(path): "tar" for path in images or [] if path.is_file()}
+        if not archives:
+            more["counted"] = files.counted()
+        ingest_shard(whole, output, config, images=sources.of(shard), archives=archives, **more)
         rows += pq.read_table(output / "records" / f"{shard.name}.parquet").to_pylist()
     return rows
+
+
+def counted_names(config: IngestConfig, paths: list[Path], images: Sequence[Path] = ()) -> list[list[str]]:
+    """For each shard the names of the files beside its own that reading it opens or looks for."""
+    sources = ImageSources(images, **LIMITS)
+    found = []
+    for shard in plan_ingest(config, paths):
+        files = CountedFiles(sources.of(shard), digest=str)
+        count_files(shard, config, files)
+        found.append(files.names())
+    return found
 
 
 def reasons(rows: list[dict[str, Any]]) -> dict[str, str | None]:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.ingest import json_files
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.counted_files import CountedFiles
 from data_pipelines.ingest.json_files import json_units
 from data_pipelines.ingest.shards import plan_ingest
 from tests.data_pipelines.ingest.raw_files import ILLUME, ingest, line, raw_folder, reasons
@@ -130,7 +131,7 @@ def test_no_document_stops_the_ingest(value: list[Any], indent: Any, ascii_only:
         for content in (text, text[:cut], text[:cut] + data.draw(st.binary(max_size=5)) + text[cut:]):
             path.write_bytes(content)
             for shard in plan_ingest(ILLUME, [path]):
-                list(json_units(shard, ILLUME))
+                list(json_units(shard, ILLUME, CountedFiles(None, digest=str)))
 
 
 JSON = st.recursive(

@@ -1,0 +1,46 @@
+"""What systems and editors leave in folders of data, and listing a folder without it.
+
+Hidden files and folders, `.ipynb_checkpoints`, `.DS_Store`, AppleDouble files, editors' backups and locks are read only
+where a path names them.
+"""
+
+import os
+from pathlib import Path, PurePosixPath
+
+_NAMES = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db",
+                    "desktop.ini", "__pycache__"))  # fmt: skip
+_ENDINGS = ("~", ".swp", ".swo", ".tmp", ".part", ".crdownload")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a path below a folder, or the name of a tar's member, is none of the data."""
+    return any(_is_leftover_part(part) for part in PurePosixPath(name).parts)
+
+
+def _is_leftover_part(part: str) -> bool:
+    if part in (".", "..", "/"):
+        return False
+    return part.startswith((".", "~$", "#")) or part in _NAMES or part.endswith(_ENDINGS)
+
+
+def files_below(folder: Path, *, leftovers: bool = False) -> list[str]:
+    """The paths of all files below a folder, sorted; `leftovers` too, or without them. Links to folders are followed,
+    each folder once."""
+    found: list[str] = []
+    seen = {os.path.realpath(folder)}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if leftovers or not _is_leftover_part(name))
+        for name in list(folders):
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                real = os.path.realpath(path)
+                if real in seen:
+                    folders.remove(name)
+                seen.add(real)
+        below = os.path.relpath(parent, folder)
+        found += [
+            name if below == "." else f"{below}/{name}"
+            for name in files
+            if (leftovers or not _is_leftover_part(name)) and os.path.isfile(os.path.join(parent, name))
+        ]
+    return sorted(found)

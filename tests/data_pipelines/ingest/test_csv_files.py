@@ -1,0 +1,57 @@
+"""CSV and TSV files with a header: a row costs itself alone."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.ingest.config import IngestConfig
+from tests.data_pipelines.ingest.raw_files import ingest, raw_folder
+
+CONFIG = IngestConfig(source="c", max_line_bytes=2000)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz"])
+def test_rows_become_records(tmp_path: Path, ending: str) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    mark = "\t" if ending == "tsv" else ","
+    lines = [["file_name", "text", "license"], ["a.png", '"a ""red"", round\ncircle"', "MIT"], ["b.png", "x", ""]]
+    data = "".join(mark.join(cells) + "\r\n" for cells in lines).encode("utf-8-sig")
+    path = tmp_path / f"train.{ending}"
+    path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    rows = ingest(tmp_path / "out", CONFIG, [path], [raw / "images"])
+    assert [(row["image_names"], row["license"], row["split"], row["reject"]) for row in rows] == [
+        (["a.png"], "MIT", "train", None), (["b.png"], None, "train", None),
+    ]  # fmt: skip
+    assert 'a \\"red\\", round\\ncircle' in rows[0]["conversations"]
+
+
+def test_a_bad_row_costs_itself(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    path = tmp_path / "x.csv"
+    long = b"c.png," + b"x" * 3000
+    path.write_bytes(b'image,caption\na.png,"never closed\nb.png,fine\nb.png,two,three\n\n' + long + b"\nc.png,last\n")
+    rows = ingest(tmp_path / "out", CONFIG, [path], [raw / "images"])
+    assert [(row["image_names"], row["reject"]) for row in rows] == [
+        ([], "bad_schema"), (["b.png"], None), ([], "bad_schema"), ([], "bad_schema"), (["c.png"], None),
+    ]  # fmt: skip
+    assert rows[2]["detail"] == "3 cells, the header has 2"
+
+
+def test_conversations_may_stand_in_a_cell_as_json(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    turns = '[{""from"": ""human"", ""value"": ""<image>\\nWhat?""}, {""from"": ""gpt"", ""value"": ""a circle""}]'
+    path = tmp_path / "x.csv"
+    path.write_text(f'image,images,conversations\na.png,,"{turns}"\n,"[""b.png""]","{turns}"\n,,"[{{"\n')
+    rows = ingest(tmp_path / "out", CONFIG, [path], [raw / "images"])
+    assert [(row["image_names"], row["reject"]) for row in rows] == [
+        (["a.png"], None), (["b.png"], None), ([], "broken_json"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [b"", b"\n"])
+def test_a_file_without_a_header_says_so(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(data)
+    rows = ingest(tmp_path / "out", CONFIG, [path])
+    assert [(row["reject"], row["source_row"]) for row in rows] == [("bad_schema", -1)]

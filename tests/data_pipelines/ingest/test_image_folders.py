@@ -1,0 +1,77 @@
+"""Folders of images with their words beside them."""
+
+import json
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.ingest.config import IngestConfig
+from tests.data_pipelines.ingest.raw_files import counted_names, ingest, png, reasons
+
+PAIRS = IngestConfig(source="f", format="image_caption_pairs")
+TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a circle"}]
+
+
+def folder_of(folder: Path, files: dict[str, bytes | str]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return folder
+
+
+def texts(rows: list[dict[str, str]]) -> dict[str, str]:
+    return {row["external_id"]: json.loads(row["conversations"])[-1]["text"] for row in rows if not row["reject"]}
+
+
+def test_words_are_found_beside_the_image(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "f", {
+        "a.png": png(1), "a.txt": "from txt", "a.caption": "no",
+        "b.png": png(2), "b.caption": "from caption", "c.v2.png": png(3), "c.v2.text": "from text",
+        "d.png": png(4), "d.json": json.dumps({"caption": "from json", "license": "MIT", "url": "u"}),
+        "e.png": png(5), "e.json": json.dumps({"conversations": TURNS}), "f.png": png(6), "f.json": "{",
+        "g.png": png(7), "train/h.png": png(8), "train/h.txt": "h", "validation/i.png": png(9), "validation/i.txt": "i",
+        "j.png": png(10), "j.txt": "from txt", "j.json": json.dumps({"license": "CC0", "caption": "no"}),
+    })  # fmt: skip
+    rows = ingest(tmp_path / "out", PAIRS, [folder])
+    assert {name: reason for name, reason in reasons(rows).items() if reason} == {
+        "f.png": "broken_json", "g.png": "caption_missing",
+    }  # fmt: skip
+    assert texts(rows) == {
+        "a.png": "from txt", "b.png": "from caption", "c.v2.png": "from text",
+        "d.png": "from json", "e.png": "a circle",
+        "train/h.png": "h", "validation/i.png": "i", "j.png": "from txt",
+    }  # fmt: skip
+    by_name = {row["external_id"]: row for row in rows}
+    assert (by_name["d.png"]["license"], json.loads(by_name["d.png"]["meta"])) == ("MIT", {"url": "u"})
+    assert (by_name["train/h.png"]["split"], by_name["validation/i.png"]["split"]) == ("train", "val")
+    assert by_name["j.png"]["license"] == "CC0"
+
+
+@pytest.mark.parametrize("stated", ["tags", "json.nested.text", "missing;tags"])
+def test_the_file_of_the_words_can_be_stated(tmp_path: Path, stated: str) -> None:
+    side = json.dumps({"caption": "no", "nested": {"text": "right"}})
+    folder = folder_of(tmp_path / "f", {"a.png": png(1), "a.txt": "no", "a.tags": "right", "a.json": side})
+    rows = ingest(tmp_path / "out", IngestConfig(source="f", format="image_caption_pairs", caption=stated), [folder])
+    assert texts(rows) == {"a.png": "right"}
+
+
+def test_every_file_that_words_are_read_from_is_counted(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "f", {"a.png": png(1), "a.caption": "words", "b.png": png(2)})
+    (names,) = counted_names(PAIRS, [folder])
+    assert {"a.png", "a.caption", "a.txt", "a.json", "b.txt", "b.text"} <= set(names)
+    assert "b.png" not in names  # without words it is not opened
+
+
+def test_odd_names_are_read(tmp_path: Path) -> None:
+    nfd = unicodedata.normalize("NFD", "é")
+    folder = folder_of(tmp_path / "f", {
+        f"{nfd}.png": png(1), "é.txt": "nfc", "a b [1] (2)#3%20?'\".png": png(2), "a b [1] (2)#3%20?'\".txt": "odd",
+    })  # fmt: skip
+    latin = os.fsencode(folder) + b"/caf\xe9"
+    for ending, data in ((b".png", png(3)), (b".txt", b"latin")):
+        with open(latin + ending, "wb") as file:
+            file.write(data)
+    rows = ingest(tmp_path / "out", PAIRS, [folder])
+    assert sorted(texts(rows).values()) == ["latin", "nfc", "odd"]
