@@ -114,7 +114,9 @@ def _source_name(name: str, path: Path, shard: "IngestShard", roots: Sequence[Pa
     """A name for a file that a record names: by the place of `images` that has it, else by the file of the record."""
     from data_pipelines.ingest.image_sources import hub_blobs
 
-    for number, root in enumerate(() if shard.members else roots):
+    if shard.members:
+        return f"images/{shard.source_file}/{name}"
+    for number, root in enumerate(roots):
         real = root.resolve()
         if path == root:
             return f"images/{number}"  # a tar counts as a whole

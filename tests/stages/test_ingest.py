@@ -1,11 +1,16 @@
 """The identity of an ingested shard: its own source and images, wherever they are, and nothing else."""
 
+import hashlib
 import json
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -166,3 +171,103 @@ def test_missing_inputs_are_named(
     monkeypatch.chdir(raw)
     with pytest.raises(FileNotFoundError, match=message):
         sources(config)
+
+
+def stage_config(raw: Path, **more: Any) -> IngestStageConfig:
+    read = {"source": "mine", **more}
+    return IngestStageConfig(read=IngestConfig(**read), paths=(Location(str(raw)),), images=(Location(str(raw)),))
+
+
+def planned(config: IngestStageConfig) -> dict[str, str]:
+    """What decides whether the stage runs again: each file that it reads, with its digest."""
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources(config).items()}
+
+
+def produced(config: IngestStageConfig, output: Path) -> dict[str, str]:
+    """The digests of the files that ingesting makes."""
+    paths = InputPaths(paths=tuple(map(Path, config.paths)), images=tuple(map(Path, config.images)), metadata=None)
+    run = IngestWorker(config=config.read, inputs=paths, tombstones={}).start()
+    for shard in ingest_shards(config.read, paths):
+        work = json.loads(json.dumps(shard.work))
+        run(ShardInput(name=shard.name, items=shard.items, work=work, output=output))
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def small_set(folder: Path, layout: str) -> Path:
+    """A few records of one layout, among files that nobody reads."""
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "b.png", "thumbnail.jpg")):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / name)
+    (folder / ".DS_Store").write_bytes(b"finder")
+    (folder / "notes.md").write_text("notes")
+    rows = [{"image": f"{name}.png", "caption": name} for name in ("a", "b", "c")]
+    if layout == "json":
+        (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif layout == "csv":
+        (folder / "x.csv").write_text("image,caption\na.png,one\nb.png,two\nc.png,3\n")
+    elif layout == "parquet":
+        cells = [{"bytes": None, "path": "a.png"}, {"bytes": (folder / "b.png").read_bytes(), "path": "b.png"}]
+        pq.write_table(pa.table({"image": cells, "caption": ["one", "two"]}), folder / "x.parquet")
+    elif layout == "arrow":
+        with pa.ipc.new_stream(folder / "x.arrow", pa.Table.from_pylist(rows).schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows))
+    elif layout == "coco":
+        images = [{"id": n, "file_name": name} for n, name in enumerate(("a.png", "b.png"))]
+        captions = [{"image_id": n, "caption": f"number {n}"} for n in (0, 0, 1)]
+        (folder / "x.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    elif layout == "tar":
+        with tarfile.open(folder / "x.tar", "w") as tar:
+            for name in ("a.png", "b.png", "notes.md"):
+                tar.add(folder / name, name)
+    else:
+        words = {"a.txt": "one", "a.caption": "unread", "b.caption": "two", "b.json": '{"license": "MIT"}'}
+        for name, text in words.items():
+            (folder / name).write_text(text)
+    return folder
+
+
+LAYOUTS = ("json", "csv", "parquet", "arrow", "coco", "tar", "image_caption_pairs", "images_only")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_changed_byte_is_seen_by_the_plan_or_changes_nothing(layout: str, tmp_path: Path) -> None:
+    raw = small_set(tmp_path / "raw", layout)
+    config = stage_config(raw, **({"format": layout} if layout in FOLDER_FORMATS else {}))
+    before, unchanged = planned(config), produced(config, tmp_path / "unchanged")
+    assert not any("DS_Store" in name or "notes.md" in name for name in before)
+    random = Random(7)
+    for number, file in enumerate(sorted(path for path in raw.rglob("*") if path.is_file())):
+        data = file.read_bytes()
+        for place in (0, len(data) - 1, random.randrange(len(data))):
+            file.write_bytes(data[:place] + bytes([data[place] ^ 0x11]) + data[place + 1 :])
+            if planned(config) == before:
+                assert produced(config, tmp_path / f"changed-{number}-{place}") == unchanged, (
+                    f"{file.name}, byte {place}"
+                )
+        file.write_bytes(data)
+    assert planned(config) == before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_stray_file_is_no_part_of_the_plan(layout: str, tmp_path: Path) -> None:
+    raw = small_set(tmp_path / "raw", layout)
+    config = stage_config(raw, **({"format": layout} if layout in FOLDER_FORMATS else {}))
+    before = planned(config)
+    for name in (".nfs000", "._a.png", ".ipynb_checkpoints/x.jsonl", "Thumbs.db", "sub/old.bak", "x.jsonl~"):
+        (raw / name).parent.mkdir(exist_ok=True)
+        (raw / name).write_bytes(b"stray")
+    if layout not in FOLDER_FORMATS:
+        (raw / "sub" / "unnamed.png").write_bytes(b"stray")
+    assert planned(config) == before
+
+
+def test_corrected_words_are_read_whatever_their_file_is_called(tmp_path: Path) -> None:
+    raw = small_set(tmp_path / "raw", "image_caption_pairs")
+    config = stage_config(raw, format="image_caption_pairs")
+    before = planned(config)
+    (raw / "b.caption").write_text("corrected")
+    after = planned(config)
+    assert {name for name in before if before[name] != after[name]} == {"images/raw/b.caption"}
+    (raw / "b.txt").write_text("comes first")
+    assert planned(config).keys() - after.keys() == {"images/raw/b.txt"}

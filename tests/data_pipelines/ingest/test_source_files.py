@@ -13,7 +13,7 @@ from data_pipelines.ingest.image_sources import open_images
 from data_pipelines.ingest.shards import (
     plan_ingest,
 )
-from data_pipelines.ingest.source_files import find_sources
+from data_pipelines.ingest.source_files import find_sources, folder_content
 from tests.data_pipelines.ingest.raw_files import ILLUME, LIMITS, ingest, png, raw_folder, tar_bytes
 
 
@@ -46,3 +46,84 @@ def test_a_path_that_matches_nothing_is_named(tmp_path: Path) -> None:
         plan_ingest(ILLUME, [tmp_path / "*.jsonl"])
     with pytest.raises(FileNotFoundError, match="no such folder or tar of images"):
         open_images([tmp_path / "absent"], **LIMITS)
+
+
+def test_files_of_equal_names_are_told_apart_and_one_file_comes_once(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    data = (raw / "annotations" / "some_val.jsonl").read_bytes()
+    for folder in ("x/setA", "x/setB", "y/setA"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "part-0.jsonl").write_bytes(data)
+    (tmp_path / "other.jsonl").write_bytes(data)
+    given = [
+        tmp_path / "x" / "setA",
+        tmp_path / "x" / "setB",
+        f"{tmp_path}/*/setA/part-0.jsonl",
+        tmp_path / "other.jsonl",
+    ]
+    spelled_twice = [*given, f"{tmp_path}/x/./setA/../setA/part-0.jsonl"]
+    found = find_sources(ILLUME, spelled_twice)
+    assert [source.display_name for source in found] == [
+        "other.jsonl", "setB/part-0.jsonl", "x/setA/part-0.jsonl", "y/setA/part-0.jsonl",
+    ]  # fmt: skip
+    shards = plan_ingest(ILLUME, spelled_twice)
+    assert len({shard.name for shard in shards}) == 4
+    assert len(ingest(tmp_path / "out", ILLUME, given, [raw / "images"])) == 12
+
+
+def test_parts_of_a_file_and_a_file_named_like_a_part_are_told_apart(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    lines = (raw / "annotations" / "some_val.jsonl").read_bytes()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "a-00000.jsonl").write_bytes(lines[: lines.index(b"\n") + 1])
+    shards = plan_ingest(IngestConfig(source="t", rows_per_shard=2), [tmp_path / "*.jsonl"])
+    assert len({shard.name for shard in shards}) == len(shards) == 3
+
+
+@pytest.mark.parametrize("name", ["set [v2]", "100%", "a#b?c", "it's", "a b", "[x]*"])
+def test_the_part_of_a_pattern_that_exists_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    raw = raw_folder(tmp_path / name)
+    for pattern in ("*/*.jsonl", "**/*_val.jsonl", "annotations", "annotations/some_[vw]al.jsonl"):
+        assert len(find_sources(ILLUME, [raw / pattern])) == 1
+    with pytest.raises(FileNotFoundError, match=r"brackets are read as a choice of characters, write \[\[\] for one"):
+        find_sources(ILLUME, [raw / "other [x]" / "*.jsonl"])
+
+
+def test_leftovers_are_read_only_where_a_path_names_them(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    annotations = raw / "annotations"
+    for name in (".ipynb_checkpoints/some-checkpoint.jsonl", "._some_val.jsonl", ".hidden.jsonl"):
+        (annotations / name).parent.mkdir(exist_ok=True)
+        (annotations / name).write_bytes(b"{}\n")
+    assert [source.display_name for source in find_sources(ILLUME, [annotations, annotations / "*.jsonl"])] == [
+        "some_val.jsonl"
+    ]
+    assert len(find_sources(ILLUME, [annotations / ".hidden.jsonl"])) == 1
+
+
+def test_a_folder_is_read_as_what_it_holds(tmp_path: Path) -> None:
+    def made(*names: str) -> Path:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(png(1) if name.endswith("png") else b"{}")
+        return folder
+
+    def found(folder: Path) -> dict[str, str]:
+        return {
+            source.display_name.replace(folder.name, "FOLDER"): source.format
+            for source in find_sources(ILLUME, [folder])
+        }
+
+    pairs = made("a.png", "a.txt", "b.png", "notes.md")
+    assert found(pairs) == {"FOLDER": "image_caption_pairs"}
+    assert find_sources(ILLUME, [pairs])[0].members == ("a.png", "b.png")
+    assert folder_content(pairs).others == ("notes.md",)
+    assert found(made("a.jsonl", "img/a.png")) == {"a.jsonl": "illume"}  # whose records name the images
+    mixed = made("a.jsonl", "img/a.png", "img/b.png", "img/b.txt")
+    assert found(mixed) == {"a.jsonl": "illume", "FOLDER": "image_caption_pairs"}
+    assert find_sources(ILLUME, [mixed])[0].members == ("img/b.png",)
+    saved = made("train/data-00000-of-00001.arrow", "train/state.json", "train/dataset_info.json", "dataset_dict.json")
+    assert found(saved) == {"train/data-00000-of-00001.arrow": "arrow"}
+    assert found(made("00000.tar", "00000.parquet", "00000_stats.json")) == {"00000.tar": "webdataset"}
+    assert found(made("a.png", "a.json", "b.csv")) == {"b.csv": "csv", "FOLDER": "image_caption_pairs"}

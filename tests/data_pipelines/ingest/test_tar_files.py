@@ -1,7 +1,9 @@
 """WebDataset tars become records; damaged ones as far as they can be read."""
 
 import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,105 @@ def test_damaged_tars_give_up_every_whole_sample(tmp_path: Path, shared: Path) -
             t["member"] for t in truth if t["where"] == f"tars/{path.name}" and t["verdict"] == "keep" and t["member"]
         }
         assert wanted <= read
+
+
+def tar_rows(tmp_path: Path, members: dict[str, bytes], **config: str) -> dict[str, tuple[str | None, str | None]]:
+    """The reason and last text by the key of each sample."""
+    path = tmp_path / "part.tar"
+    path.write_bytes(tar_bytes(members))
+    rows = ingest(tmp_path / "out", IngestConfig(source="t", format="webdataset", **config), [path])
+    found = {}
+    for row in rows:
+        turns = json.loads(row["conversations"])
+        found[row["external_id"]] = (row["reject"], turns[-1]["text"] if turns else None)
+    return found
+
+
+def test_names_with_dots_keep_their_own_words(tmp_path: Path) -> None:
+    members = {
+        f"v2.{n}.{ending}": png(n) if ending == "png" else b"number %d" % n for ending in ("png", "txt") for n in (4, 5)
+    }
+    assert tar_rows(tmp_path, members) == {"v2.4": (None, "number 4"), "v2.5": (None, "number 5")}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"v2.4.png": png(4), "v2.4.txt": b"x", "v2.5.png": png(5)},
+        {"s.jpg": png(1), "s.depth.png": png(2), "s.txt": b"x"},
+        {"s.png": png(1), "s.mask.png": png(2), "s.txt": b"x"},
+        {"s.png": png(1), "s.txt": b"x", "s.tags.txt": b"y"},
+        {"s.png": png(1), "s.json": b"{}", "s.meta.json": b"{}"},
+        {"s.png": png(1), "s.webp": png(2), "s.txt": b"x"},
+    ],
+)
+def test_several_members_of_one_ending_are_never_guessed(tmp_path: Path, members: dict[str, bytes]) -> None:
+    found = tar_rows(tmp_path, members)
+    assert [reason for reason, _ in found.values()] == ["ambiguous_sample"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "text"),
+    [
+        ({"image": "jpg;png", "caption": "txt"}, "from txt"),
+        ({"image": "jpg", "caption": "json.caption;txt"}, "from json"),
+        ({"image": "depth.png", "caption": "tags.txt"}, "from tags"),
+        ({"image": "JPG", "caption": ".txt"}, "from txt"),
+    ],
+)
+def test_the_members_of_a_sample_can_be_stated(tmp_path: Path, stated: dict[str, str], text: str) -> None:
+    members = {
+        "s.depth.png": png(2), "s.jpg": png(1), "s.tags.txt": b"from tags", "s.txt": b"from txt",
+        "s.json": b'{"caption": "from json"}',
+    }  # fmt: skip
+    assert tar_rows(tmp_path, members, **stated) == {"s": (None, text)}
+    assert tar_rows(tmp_path, members, image="seg.png", caption="txt")["s"][0] == "missing_file"
+    assert tar_rows(tmp_path, members, image="jpg", caption="long.txt")["s"][0] == "caption_missing"
+
+
+def test_samples_of_img2dataset_keep_their_address(tmp_path: Path) -> None:
+    side = {
+        "caption": "a circle",
+        "url": "http://x/a",
+        "key": "000",
+        "status": "success",
+        "error_message": None,
+        "sha256": "0",
+    }
+    path = tmp_path / "00000.tar"
+    path.write_bytes(tar_bytes({"000.jpg": png(1), "000.txt": b"a circle", "000.json": json.dumps(side).encode()}))
+    (row,) = ingest(tmp_path / "out", IngestConfig(source="t"), [path])
+    assert (row["reject"], json.loads(row["meta"])["url"]) == (None, "http://x/a")
+
+
+def test_images_of_a_conversation_are_taken_by_their_numbers(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>" * 11}, {"from": "gpt", "value": "x"}]
+    members = {f"s.{n}.png": png(n) for n in range(11)} | {"s.json": json.dumps({"conversations": turns}).encode()}
+    path = tmp_path / "part.tar"
+    path.write_bytes(tar_bytes(members))
+    (row,) = ingest(tmp_path / "out", IngestConfig(source="t"), [path])
+    assert row["image_names"] == [f"s.{n}.png" for n in range(11)]
+
+
+def test_names_that_are_not_utf8_stay_apart_and_leftovers_are_none(tmp_path: Path) -> None:
+    members = {
+        "_1.png": png(1),
+        "_1.txt": b"one",
+        "_2.png": png(2),
+        "_2.txt": b"two",
+        "._x.png": b"x",
+        ".DS_Store": b"",
+    }
+    data = tar_bytes(members)
+    path = tmp_path / "part.tar"
+    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("_1", "\xe9").replace("_2", "\xe8"))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert path.read_bytes() != data
+    rows = ingest(tmp_path / "out", IngestConfig(source="t"), [path])
+    assert {row["external_id"]: json.loads(row["conversations"])[-1]["text"] for row in rows} == {
+        "\xe9": "one",
+        "\xe8": "two",
+    }
