@@ -10,7 +10,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 NO_TORCH := no CPU build of $(TORCH): neither at the package index nor at TORCH_CPU_INDEX=$(TORCH_CPU_INDEX). Name an index that has it, or take the default build, several GB larger: make TORCH_BUILD=default
 NO_FILE := pip found no file for this Python and platform, or could not reach the package index (its words are above). Mend that and run make again; PIP_INDEX_URL names another index, PYTHON another Python
 
-.PHONY: demo test test-slow lint lock wheel bench chaos clean
+.PHONY: demo test test-slow lint lock wheel bench chaos mutate fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt hashes.txt
@@ -66,6 +66,9 @@ chaos: $(VENV)/.tested # SEED=7 arms the same points and kills again, MINUTES=60
 
 mutate: $(VENV)/.tested # MODULES="a/b.py a/c", SEED=7, MINUTES=20: do tests notice small changes to the code?
 	$(BIN)/python -m tests.mutation.mutate $(MODULES) --seed $(or $(SEED),0) --minutes $(or $(MINUTES),10)
+
+fuzz: $(VENV)/.tested # SEED=7, MINUTES=10: odd records and damaged files for every reader of ingest
+	$(BIN)/python -m tests.data_pipelines.ingest.fuzz --seed $(or $(SEED),0) --minutes $(or $(MINUTES),10)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
