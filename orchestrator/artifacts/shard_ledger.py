@@ -4,21 +4,24 @@ A record whose files are missing or have another length counts as absent; the ne
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey
-from orchestrator.artifacts.shard_records import StoredShard, shard_body, shard_of_commit
+from orchestrator.artifacts.shard_records import StoredShard, shard_body, shard_from_bytes, shard_of_commit
 from orchestrator.artifacts.shard_search import ShardSearch
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.errors import CorruptArtifactError, FencedError
 from orchestrator.shards import ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
 from orchestrator.store.commits import (
+    Commit,
+    Decided,
     Head,
     abort,
+    commit_all,
     commit_attempt,
     delete_attempt,
     head,
@@ -26,8 +29,10 @@ from orchestrator.store.commits import (
     retract,
     roll_forward,
 )
+from orchestrator.store.group_commit import sync_all
 from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site
 from orchestrator.store.local_copy import adopt_folder, readable_folder
+from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.shard_packs import Packer
 from orchestrator.store.store import Store
 from orchestrator.store.store_identity import check_folders
@@ -68,14 +73,18 @@ class ShardLedger:
         search = ShardSearch(store=self.store, stage_kind=stage_kind, find_one=self.find)
         return search.find(list(dict.fromkeys(fingerprints)), packer)
 
-    def new_output(self, key: ArtifactKey, *, owner: str) -> AttemptFolder:
-        """An empty folder for a worker to write the shard's files into. `owner` is the id of the stage attempt."""
+    def new_output(self, key: ArtifactKey, *, owner: str, in_group: bool = False) -> AttemptFolder:
+        """An empty folder for a worker to write the shard's files into. `owner` is the id of the stage attempt.
+
+        `in_group`: it will be recorded by `record_all`.
+        """
         return new_folder(
             self.store,
             self.cache,
             site=shard_site(key),
             key=key,
             attempt=new_attempt_id(owner),
+            durable=not in_group,
         )
 
     def record(
@@ -96,11 +105,74 @@ class ShardLedger:
             body = {} if decided else shard_body(output.publish(), outcome, provenance)
             failpoints.hit("shard.files")
             winner = commit_attempt(self.store, site, generation=found.generation, attempt=own, epoch=epoch, body=body)
-        if winner.attempt == own:
+        stored = self._kept(output, winner)
+        assert not isinstance(stored, Exception), "only a fence is an error"
+        return stored
+
+    def record_all(
+        self,
+        finished: Sequence[tuple[AttemptFolder, ShardOutcome]],
+        *,
+        provenance: Mapping[str, JSON],
+        epoch: int = 0,
+    ) -> list[StoredShard | Exception]:
+        """`record` for many outputs of different shards, which become durable together; each with its own error."""
+        if len(finished) == 1:
+            return [self._record_one(*finished[0], provenance, epoch)]
+
+        def prepare(entry: tuple[AttemptFolder, ShardOutcome]) -> Decided | Exception | None:
+            try:
+                return self._prepared(*entry, provenance, epoch)
+            except Exception as error:  # noqa: BLE001 - the error of this output, for whoever made it
+                return error
+
+        threads = request_threads(is_local=self.store.is_local)
+        prepared = list(parallel_map(prepare, finished, threads=threads))
+        decided = [entry for entry in prepared if isinstance(entry, Decided)]
+        winners = dict(zip((entry.attempt for entry in decided), commit_all(self.store, decided), strict=True))
+        found: list[StoredShard | Exception] = []
+        for (output, outcome), entry in zip(finished, prepared, strict=True):
+            if isinstance(entry, Exception):
+                found.append(entry)
+            elif entry is None:
+                found.append(self._record_one(output, outcome, provenance, epoch))
+            else:
+                found.append(self._kept(output, winners[output.attempt_id]))
+        return found
+
+    def _prepared(
+        self, output: AttemptFolder, outcome: ShardOutcome, provenance: Mapping[str, JSON], epoch: int
+    ) -> Decided | None:
+        """The commit of an output at a shard that nobody has tried before; None if somebody has."""
+        site, own = output.site, output.attempt_id
+        if self.store.get(site.commit_key(0)) is not None or self.store.folders(site.attempts) not in ((), (own,)):
+            return None
+        body = shard_body(output.seal(), outcome, provenance)
+        failpoints.hit("shard.files")
+        written = output.written() if self.store.is_local else ()
+        return Decided(site=site, generation=0, attempt=own, epoch=epoch, body=body, written=written)
+
+    def _record_one(
+        self, output: AttemptFolder, outcome: ShardOutcome, provenance: Mapping[str, JSON], epoch: int
+    ) -> StoredShard | Exception:
+        try:
+            root = self.store.local("")
+            if root is not None:
+                sync_all(root, output.written())  # the folders above it too
+            return self.record(output, outcome, provenance=provenance, epoch=epoch)
+        except Exception as error:  # noqa: BLE001 - the error of this output, for whoever made it
+            return error
+
+    def _kept(self, output: AttemptFolder, winner: Commit | FencedError) -> StoredShard | Exception:
+        if isinstance(winner, FencedError):
+            return winner
+        if winner.attempt == output.attempt_id:
             self._keep_local(output)
         else:
-            delete_attempt(self.store, site, own)
+            delete_attempt(self.store, output.site, output.attempt_id)
             output.remove()
+        if winner.data:  # of the attempt that won just now, or read back
+            return shard_from_bytes(output.key, winner.generation, winner.data)
         return shard_of_commit(output.key, winner)
 
     def abort(self, output: AttemptFolder, *, reason: str) -> None:

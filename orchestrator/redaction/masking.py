@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from orchestrator.artifact import JSON
 from orchestrator.redaction.formats import (
@@ -28,6 +29,8 @@ from orchestrator.redaction.formats import (
     TOKENS,
 )
 
+_DIGEST = re.compile("[0-9a-f]*")  # holds no token of a known form: each has other characters
+MAX_CACHED_CHARACTERS = 256
 MIN_KNOWN_CHARACTERS = 8  # a shorter secret of the environment would mask words
 
 
@@ -80,6 +83,12 @@ def mask_config(value: JSON) -> JSON:
 
 def mask_formats(text: str) -> str:
     """`text` without the secrets that are known by their form or by the name before them."""
+    if _DIGEST.fullmatch(text):
+        return text
+    return _mask_known_text(text) if len(text) <= MAX_CACHED_CHARACTERS else _mask_forms(text)
+
+
+def _mask_forms(text: str) -> str:
     if "-----BEGIN" in text:
         text = _mask_private_keys(text)
     if "://" in text:
@@ -92,6 +101,9 @@ def mask_formats(text: str) -> str:
         if any(part in text for part in parts):
             text = pattern.sub(MASK, text)
     return text
+
+
+_mask_known_text = lru_cache(maxsize=8192)(_mask_forms)  # records repeat their names, ids and paths a million times
 
 
 def _may_be_known(value: str) -> bool:
@@ -132,9 +144,14 @@ def _mask(value: JSON, mask: Callable[[str], str]) -> JSON:
     return value
 
 
+@lru_cache(maxsize=8192)
+def _is_secret_name(name: str) -> bool:
+    return bool(SECRET_NAME.search(CAMEL_CASE.sub("_", name)))
+
+
 def _mask_named(name: str, value: JSON, mask: Callable[[str], str]) -> JSON:
     """The value of a name; under a secret name all text is secret, at any depth."""
-    if SECRET_NAME.search(CAMEL_CASE.sub("_", name)):
+    if _is_secret_name(name):
         return _mask_all(value)
     if isinstance(value, str) and name.lower() == "token" and OPAQUE.fullmatch(value):
         return MASK

@@ -16,15 +16,17 @@ log = logging.getLogger(__name__)
 def report_death(tracker: Tracker, label: str, stage_id: str, result: CallResult[WorkItem]) -> None:
     report = result.error
     assert report is not None, "called for failed calls only"
+    shard = result.key.pending.shard.name if result.key else None
+    others = f" or one of {len(result.key.group) - 1} after it" if result.key and result.key.group else ""
     fields: dict[str, JSON] = {
         "label": label,
         "pid": result.pid,
-        "shard": result.key.pending.shard.name if result.key else None,
+        "shard": shard,
         "failure": report.failure,
         "message": shortened(report.summary),
     }
     tracker.log_event("worker_lost", fields)
-    at = f" at shard {result.key.pending.shard.name}" if result.key else ""
+    at = f" at shard {shard}{others}" if shard else ""
     log.warning("%s: worker %d lost%s (%s: %s)", stage_id, result.pid, at, report.failure, shortened(report.summary))
 
 

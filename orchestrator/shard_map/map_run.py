@@ -2,7 +2,8 @@
 
 The rules:
 
-- Each process runs one shard at a time, so a death has one suspect. Its shard runs again on another process.
+- A process runs one shard at a time, so a death has one suspect: it runs again on another process. Small ones run in
+  groups (`groups.py`); those of a lost group run again alone.
 - Infrastructure failures (network, store, disk) are retried with back-off, `retry.attempts` times per shard. Running
   out of memory first halves the number of processes.
 - A shard that raises, or whose process dies or hangs twice, is bisected: trial runs on parts of it, whose output is
@@ -33,13 +34,14 @@ from orchestrator.failures.classes import FailureReport, classified
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import backoff_s
 from orchestrator.shard_map.bisection import TrialFailure, find_failing_items, trial_failure
+from orchestrator.shard_map.groups import Grouping, call_of, results_of
 from orchestrator.shard_map.inquiries import TRANSIENT, Inquiries, fault_of_environment, quarantined_items
 from orchestrator.shard_map.map_events import report_death, report_quarantined
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.pending import Inquiry, PendingShard, Witnesses, WorkItem
 from orchestrator.shard_map.probes import Probes
 from orchestrator.shard_map.quarantine import QuarantineCount
-from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardRequest
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings
 from orchestrator.shard_map.verdicts import Verdict, check_process, hear
 from orchestrator.shard_map.worker_pool import CallResult, WorkerPool
 from orchestrator.shards import Quarantined, ShardWorker
@@ -77,7 +79,7 @@ class MapRun:
         self._ready: list[tuple[bool, int, WorkItem]] = []  # heap: trials and probes before whole shards
         self._delayed: list[tuple[float, int, WorkItem]] = []  # heap by the time from which it may run
         self._sequence = itertools.count()
-        self._probes = Probes()
+        self._probes, self._grouping = Probes(), Grouping()
         self._start_failures = 0
         self._next_start_at = 0.0
         resources = settings.resources
@@ -125,8 +127,9 @@ class MapRun:
         """Raises: CancelledError: always, once the running shards are recorded (results of trials are ignored)."""
         while self._pool.num_running:
             for result in self._pool.wait(POLL_S):
-                if result.key is not None and result.key.mode == "shard" and result.error is None:
-                    self._on_result(result)
+                for part in results_of(result):
+                    if part.key is not None and part.key.mode == "shard" and part.error is None:
+                        self._on_result(part)
         raise CancelledError(
             f"{self._settings.attempt.stage_id}: stopped with {len(self._records)} of {len(self._pending_shards)} "
             "missing shards made"
@@ -157,20 +160,12 @@ class MapRun:
                 self._pool.add_process(work_item.avoid)
                 waiting.append(entry)
             else:
-                self._submit(work_item, process)
+                self._submit(self._grouping.join(work_item, self._ready, num_processes=self._pool.size), process)
         for entry in waiting:
             heapq.heappush(self._ready, entry)
 
     def _submit(self, work_item: WorkItem, process: int) -> None:
-        pending, shard = work_item.pending, work_item.pending.shard
-        request = ShardRequest(
-            name=shard.name,
-            fingerprint=pending.fingerprint,
-            items=tuple(shard.items[position] for position in work_item.positions),
-            work=shard.work,
-            quarantined=pending.quarantined,
-        )
-        self._pool.submit(work_item, "run" if work_item.mode == "shard" else "run_trial", request, process)
+        self._pool.submit(work_item, *call_of(work_item), process)
 
     # Results of calls.
 
@@ -180,15 +175,26 @@ class MapRun:
             report_death(self._tools.tracker, self._settings.label, self._settings.attempt.stage_id, result)
         if work_item is None:
             self._on_started(result)
+        elif work_item.mode == "group":
+            self._on_group(work_item, result)
         elif work_item.inquiry is not None:
             self._inquiries.add_result(work_item, work_item.inquiry, result)
         elif result.error is not None:
             self._on_failure(work_item, result)
         elif isinstance(result.outcome, StoredShard):
+            self._grouping.note(result.seconds)
             self._on_recorded(work_item.pending, result.outcome)
         else:
             self._witnesses.add(work_item.pending, work_item.positions)
             self._on_trial_result(work_item, None, result.process)
+
+    def _on_group(self, work_item: WorkItem, result: CallResult[WorkItem]) -> None:
+        """Take up each shard's own result; where the whole call failed, each runs again by itself."""
+        for part in results_of(result) if isinstance(result.outcome, tuple) else ():
+            self._on_result(part)
+        for member in work_item.group if result.error else ():
+            member.pending.alone = True
+            self._push(member)
 
     def _on_started(self, result: CallResult[WorkItem]) -> None:
         report = result.error

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from orchestrator.artifact import JSON
@@ -30,8 +31,14 @@ class PendingShard:
     infra_failures: int = 0
     unknown_failures: int = 0
     bisections: int = 0  # started ones
+    alone: bool = False  # the call that ran it with others failed: it is not known because of which
     bisection: Bisection | None = None  # the running one
     last_failure: FailureReport | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has gone wrong with it yet, so that it may run together with others."""
+        return not (self.deaths or self.infra_failures or self.unknown_failures or self.bisections or self.alone)
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
@@ -54,12 +61,13 @@ class Inquiry:
 class WorkItem:
     """One call: a whole shard, a trial of its bisection, a probe for a bug in the code, a step of an inquiry."""
 
-    mode: Literal["shard", "trial", "probe", "step"]
+    mode: Literal["shard", "group", "trial", "probe", "step"]
     pending: PendingShard
     positions: tuple[int, ...]
     process: int | None = None  # the only process to run it in; None: any that is not in `avoid`
     avoid: frozenset[int] = frozenset()
     inquiry: Inquiry | None = None  # of a step
+    group: tuple["WorkItem", ...] = ()  # whole shards that one call runs one after the other; `pending` is the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +101,12 @@ class Witnesses:
         """Note a recorded shard that has rows."""
         if stored.outcome.rows:
             bad = {_recorded_form(entry.item) for entry in stored.outcome.quarantined}
-            items = pending.shard.items
-            self.add(pending, [position for position, item in enumerate(items) if _recorded_form(item) not in bad][:1])
+            good = (
+                position
+                for position, item in enumerate(pending.shard.items)
+                if not bad or _recorded_form(item) not in bad
+            )
+            self.add(pending, tuple(islice(good, 1)))
 
 
 def _recorded_form(item: JSON) -> str:

@@ -95,10 +95,54 @@ class ShardHost:
                 output, outcome, provenance=settings.attempt.provenance, epoch=settings.attempt.epoch
             )
         except Exception as error:  # noqa: BLE001 - as above
-            report = _reproducible(report_of(error), output.data)
-            log.warning("shard %s: %s", request.name, report.traceback)
-            self._discard(output, report)
-            return report
+            return self._failed(request, output, error)
+
+    def run_group(self, requests: tuple[ShardRequest, ...]) -> tuple[StoredShard | FailureReport, ...]:
+        """Run small shards one after the other and record them together, which costs little more than recording one.
+
+        The records are durable when this returns them; a failure concerns its own shard only.
+        """
+        found: list[StoredShard | FailureReport | None] = [None] * len(requests)
+        finished: list[tuple[int, AttemptFolder, ShardOutcome]] = []
+        for index, request in enumerate(requests):
+            made = self._make(request)
+            if isinstance(made, FailureReport):
+                found[index] = made
+            else:
+                finished.append((index, *made))
+        for (index, output, _), result in zip(finished, self._record([entry[1:] for entry in finished]), strict=True):
+            found[index] = result if isinstance(result, StoredShard) else self._failed(requests[index], output, result)
+        return tuple(result for result in found if result is not None)
+
+    def _make(self, request: ShardRequest) -> tuple[AttemptFolder, ShardOutcome] | FailureReport:
+        settings = self._settings
+        try:
+            key = ArtifactKey(settings.stage_kind, request.fingerprint)
+            output = settings.ledger.new_output(key, owner=settings.attempt.name, in_group=True)
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not swallowed
+            return report_of(error)
+        try:
+            outcome = self._outcome(request, output.data)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(request, output, error)
+        return output, replace(outcome, quarantined=(*outcome.quarantined, *request.quarantined))
+
+    def _record(self, finished: list[tuple[AttemptFolder, ShardOutcome]]) -> list[StoredShard | Exception]:
+        settings = self._settings
+        try:
+            if settings.guard is not None and finished:
+                settings.guard.check()
+            return settings.ledger.record_all(
+                finished, provenance=settings.attempt.provenance, epoch=settings.attempt.epoch
+            )
+        except Exception as error:  # noqa: BLE001 - as above; what was recorded of the group is found when it runs again
+            return [error] * len(finished)
+
+    def _failed(self, request: ShardRequest, output: AttemptFolder, error: Exception) -> FailureReport:
+        report = _reproducible(report_of(error), output.data)
+        log.warning("shard %s: %s", request.name, report.traceback)
+        self._discard(output, report)
+        return report
 
     def run_trial(self, request: ShardRequest) -> ShardOutcome | FailureReport:
         """Run items and discard the files."""

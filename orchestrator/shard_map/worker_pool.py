@@ -31,7 +31,8 @@ class CallResult(Generic[K]):
     """The result of one call, or its failure."""
 
     key: K | None  # the key it was submitted with; None: the start of a process
-    outcome: StoredShard | ShardOutcome | HostInfo | None
+    outcome: StoredShard | ShardOutcome | HostInfo | tuple[StoredShard | FailureReport, ...] | None
+    seconds: float = 0.0  # from its submission to its end
     error: FailureReport | None = None
     died: bool = False  # the process is gone; `error` holds what is known
     node_died: bool = False  # it is gone because its node is, or was taken away: says nothing about the call
@@ -226,7 +227,8 @@ class WorkerPool(Generic[K]):
         if isinstance(answer, HostInfo):
             worker.pid, worker.host = answer.pid, answer.host
         failed_start = running.key is None and isinstance(answer, FailureReport)
-        unusable = isinstance(answer, FailureReport) and answer.failure in _UNUSABLE_AFTER
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        unusable = any(isinstance(part, FailureReport) and part.failure in _UNUSABLE_AFTER for part in answers)
         if failed_start or unusable or len(self._idle) + len(self._calls) >= self.size:
             worker.process.kill()
         else:
@@ -235,6 +237,7 @@ class WorkerPool(Generic[K]):
         return CallResult(
             key=running.key,
             outcome=None if error_report else answer,
+            seconds=time.monotonic() - running.started_at,
             error=error_report,
             process=worker.number,
             pid=worker.pid,

@@ -17,11 +17,12 @@ from orchestrator.errors import StoreError
 from orchestrator.store.copy_budget import STAGING
 from orchestrator.store.layout import Site
 from orchestrator.store.link_list import Link, LinkList
-from orchestrator.store.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_folder
+from orchestrator.store.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_path
 from orchestrator.store.objects import Digest, check_key
 from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
+PARENTS = 4  # folders above those of the attempts that may have been made for this one
 PARALLEL_FILES = 4  # hashed or uploaded at a time
 LINKS_FILE = "LINKS.jsonl"  # next to the data folder: lists the linked files, so that another process can commit them
 
@@ -63,6 +64,20 @@ class AttemptFolder:
     def publish(self, rows: Mapping[str, int] | None = None) -> tuple[FileEntry, ...]:
         """Step 1 of a commit: make every file durable in the store and return its digest. May be repeated.
 
+        Raises: as `seal`.
+        """
+        entries = self.seal(rows)
+        if self.store.is_local:
+            try:
+                for path in self._files_and_folders():
+                    sync_path(path)
+            except OSError as error:
+                raise StoreError(explain_os_error(error, f"{self.data}: cannot be made durable")) from error
+        return entries
+
+    def seal(self, rows: Mapping[str, int] | None = None) -> tuple[FileEntry, ...]:
+        """`publish` without the sync of a local store: the caller makes `written` durable before it decides.
+
         Raises:
             StoreError: the folder contains something other than plain files, or the store failed.
         """
@@ -81,10 +96,23 @@ class AttemptFolder:
         own = sorted(files - links.keys())
         made = parallel_map(publish_file, own, threads=PARALLEL_FILES if len(own) > 1 else 1)
         linked = parallel_map(publish_link, links.values(), threads=request_threads(is_local=self.store.is_local))
-        entries = sorted(chain(made, linked), key=lambda entry: entry.path)
-        if self.store.is_local:
-            self._sync_folders()
-        return tuple(entries)
+        return tuple(sorted(chain(made, linked), key=lambda entry: entry.path))
+
+    def written(self) -> list[Path]:
+        """The files and folders in a local store that have to be durable before the attempt commits.
+
+        Includes the folders above, which `new_folder` has made without a sync if it was told so.
+        """
+        top = self.store.local(self.site.attempts)
+        return [] if top is None else [*self._files_and_folders(), top, *list(top.parents)[:PARENTS]]
+
+    def _files_and_folders(self) -> list[Path]:
+        links, found = self._links.read(), list[Path]()
+        for folder, _, names in os.walk(self.data, topdown=False):
+            prefix = "" if folder == str(self.data) else f"{folder[len(str(self.data)) + 1 :]}/"
+            found += [Path(folder, name) for name in names if f"{prefix}{name}" not in links]
+            found.append(Path(folder))
+        return [*found, self.data.parent]
 
     @property
     def has_links(self) -> bool:
@@ -120,17 +148,11 @@ class AttemptFolder:
         except OSError as error:
             raise StoreError(explain_os_error(error, f"{path}: cannot be made durable")) from error
 
-    def _sync_folders(self) -> None:
-        try:
-            for folder, _, _ in os.walk(self.data, topdown=False):
-                sync_folder(Path(folder))
-            sync_folder(self.data.parent)
-        except OSError as error:
-            raise StoreError(explain_os_error(error, f"{self.data}: cannot be made durable")) from error
 
-
-def new_folder(store: Store, cache: Path, *, site: Site, key: ArtifactKey, attempt: str) -> AttemptFolder:
-    """An empty folder for an attempt with a fresh id.
+def new_folder(
+    store: Store, cache: Path, *, site: Site, key: ArtifactKey, attempt: str, durable: bool = True
+) -> AttemptFolder:
+    """An empty folder for an attempt with a fresh id. Not `durable`: whoever commits syncs `AttemptFolder.written`.
 
     Raises:
         StoreError: the id was used before, or the folder cannot be made.
@@ -138,7 +160,7 @@ def new_folder(store: Store, cache: Path, *, site: Site, key: ArtifactKey, attem
     data_key = check_key(site.data_key(attempt))
     data = store.local(data_key) or cache / STAGING / data_key
     try:
-        make_folders(data.parent)
+        make_folders(data.parent, durable=durable)
         data.mkdir()
     except FileExistsError as error:
         raise StoreError(f"{data}: exists already; expected an attempt id that was never used") from error

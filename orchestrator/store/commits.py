@@ -9,9 +9,10 @@ their fence lists them (see `fences.py`).
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Annotated, Literal
 
 from orchestrator import failpoints
@@ -20,6 +21,7 @@ from orchestrator.constraints import PART_PATTERN, Constraint, Size
 from orchestrator.documents.typed_json import JSONObject, parse_object, parse_record, record_from_json
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.store.fences import FENCE, Fences
+from orchestrator.store.group_commit import put_all
 from orchestrator.store.layout import Site, owner_of
 from orchestrator.store.store import Store, record_bytes
 
@@ -141,9 +143,7 @@ def commit_attempt(
     Raises:
         FencedError: the attempt was aborted; its files must not be used.
     """
-    stamp: dict[str, JSON] = {"nonce": uuid.uuid4().hex, "committed_s": round(time.time(), 3)}
-    record: dict[str, JSON] = {**body, "format": RECORD_FORMAT, "attempt": attempt, "epoch": epoch, **stamp}
-    decided = Outcome(kind="COMMIT", generation=generation, record=record)
+    decided = _decide(Decided(site=site, generation=generation, attempt=attempt, epoch=epoch, body=body))
     key = site.outcome_key(attempt)
     if not store.put_new(key, _outcome_bytes(decided)):
         found = read_outcome(store, site, attempt)
@@ -155,6 +155,76 @@ def commit_attempt(
         decided = found
     failpoints.hit(f"{site.what}.outcome")
     return _publish(store, site, decided)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """An attempt that is about to commit, with all that its record has besides the stamp."""
+
+    site: Site
+    generation: int
+    attempt: str
+    epoch: int
+    body: Mapping[str, JSON]
+    written: Sequence[Path] = ()  # files and folders in a local store that are not durable yet
+
+
+def commit_all(store: Store, attempts: Sequence[Decided]) -> list[Commit | FencedError]:
+    """`commit_attempt` for many sites: all outcomes are durable before the first record appears."""
+    decided = [_decide(entry) for entry in attempts]
+    outcomes = [
+        (entry.site.outcome_key(entry.attempt), _outcome_bytes(outcome))
+        for entry, outcome in zip(attempts, decided, strict=True)
+    ]
+    written = list(dict.fromkeys(path for entry in attempts for path in entry.written))
+    is_ours = put_all(store, outcomes, written=written)
+    for entry in attempts:
+        failpoints.hit(f"{entry.site.what}.outcome")
+    ours = [pair for pair, won in zip(zip(attempts, decided, strict=True), is_ours, strict=True) if won]
+    records = [(entry.site.commit_key(entry.generation), record_bytes(outcome.record or {})) for entry, outcome in ours]
+    created = put_all(store, records)
+    won = {
+        entry.attempt: _own_commit(entry, outcome, data)
+        for (entry, outcome), (_, data), is_new in zip(ours, records, created, strict=True)
+        if is_new
+    }
+    return [won.get(entry.attempt) or _concluded(store, entry) for entry in attempts]
+
+
+def _decide(entry: Decided) -> Outcome:
+    stamp: dict[str, JSON] = {"nonce": uuid.uuid4().hex, "committed_s": round(time.time(), 3)}
+    owner: dict[str, JSON] = {"attempt": entry.attempt, "epoch": entry.epoch}
+    record = {**entry.body, "format": RECORD_FORMAT, **owner, **stamp}
+    return Outcome(kind="COMMIT", generation=entry.generation, record=record)
+
+
+def _own_commit(entry: Decided, outcome: Outcome, data: bytes) -> Commit:
+    failpoints.hit(f"{entry.site.what}.commit")
+    record = outcome.record or {}
+    committed_s = record.get("committed_s")
+    return Commit(
+        generation=entry.generation,
+        attempt=entry.attempt,
+        epoch=entry.epoch,
+        committed_s=committed_s if isinstance(committed_s, float) else 0.0,
+        record=record,
+        data=data,
+    )
+
+
+def _concluded(store: Store, entry: Decided) -> Commit | FencedError:
+    """What became of an attempt that lost, or whose outcome was there already: the usual way finds out."""
+    try:
+        return commit_attempt(
+            store,
+            entry.site,
+            generation=entry.generation,
+            attempt=entry.attempt,
+            epoch=entry.epoch,
+            body=entry.body,
+        )
+    except FencedError as error:
+        return error
 
 
 def abort(store: Store, site: Site, attempt: str, *, reason: str) -> bool:

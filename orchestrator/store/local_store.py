@@ -129,7 +129,7 @@ class LocalStore:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            created = _link_new(temporary, target)
+            created = link_new(temporary, target)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
@@ -185,34 +185,39 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def seal(path: Path) -> Digest:
-    """Hash a finished file, sync it to the disk and make it read-only."""
+    """Hash a finished file and make it read-only. It is durable only after a sync."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         os.fchmod(file.fileno(), READ_ONLY)
-        os.fsync(file.fileno())
     return Digest(bytes=size, sha256=sha256)
 
 
 def sync_folder(folder: Path) -> None:
     """Sync a folder's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    sync_path(folder)
+
+
+def sync_path(path: Path) -> None:
+    """Sync a file's bytes or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def make_folders(folder: Path) -> None:
-    """Make a folder and its parents durably."""
-    if folder.is_dir():
+def make_folders(folder: Path, *, durable: bool = True) -> None:
+    """Make a folder and its parents; `durable`: synced, so that they outlive a power cut."""
+    if os.path.isdir(folder):
         return
-    make_folders(folder.parent)
+    make_folders(folder.parent, durable=durable)
     with suppress(FileExistsError):
         folder.mkdir()
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    sync_folder(folder.parent)
+    if durable:
+        sync_folder(folder.parent)
 
 
 def copy_hashed(source: IO[bytes], target: IO[bytes]) -> Digest:
@@ -224,7 +229,8 @@ def copy_hashed(source: IO[bytes], target: IO[bytes]) -> Digest:
     return Digest(bytes=size, sha256=hasher.hexdigest())
 
 
-def _link_new(temporary: Path, target: Path) -> bool:
+def link_new(temporary: Path, target: Path) -> bool:
+    """Link a file to a new name; False if that exists. The name is durable once its folder is synced."""
     for _ in range(LINK_TRIES):
         make_folders(target.parent)
         try:

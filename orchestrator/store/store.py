@@ -3,6 +3,7 @@
 A store maps keys ("a/b/c") to immutable objects. Rule that everything depends on: `put_new` never replaces.
 """
 
+import json
 import logging
 import shutil
 import uuid
@@ -14,7 +15,6 @@ from urllib.parse import urlsplit
 from orchestrator.artifact import JSON
 from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import RecipeError, StoreError, UnfitStoreError
-from orchestrator.identity import canonical_json
 from orchestrator.redaction.masking import mask_secrets
 from orchestrator.store.local_store import LocalStore
 from orchestrator.store.object_store import REMOTE_SCHEMES, ObjectStore
@@ -148,7 +148,9 @@ def _delete_probe(store: Store, key: str) -> None:
 
 def record_bytes(record: dict[str, JSON]) -> bytes:
     """The stored form of a record: canonical JSON without secrets, and a line end."""
-    return canonical_json(mask_secrets(record)).encode() + b"\n"
+    masked = mask_secrets(record)
+    text = json.dumps(masked, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def read_record(store: Store, key: str) -> dict[str, JSON] | None:

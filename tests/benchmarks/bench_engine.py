@@ -1,8 +1,9 @@
 """What durability costs: the engine next to the same functions called on bare Ray, per stage, per map and per shard.
 
-Run: python tests/benchmarks/bench_engine.py [--shards 200] [--stages 20] [--bytes 10000] [--repeats 5]
+Run: python tests/benchmarks/bench_engine.py [--shards 1000,10000] [--stages 20] [--bytes 10000] [--repeats 1]
 Both sides write the same files with the same number of worker processes of one Ray, in turns; medians are shown.
 Everything is measured with few and with many shards or stages: the slope is the cost of one, the rest comes once.
+CPU time is that of the whole tree of processes: the driver, the workers, and Ray.
 Bare Ray neither digests, syncs nor records anything, so what its files are is lost with the driver.
 """
 
@@ -24,8 +25,10 @@ from orchestrator.planning.stage_identity import PlanView
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace
+from tests.benchmarks.cpu_time import TreeCpu
 
 FEW = 2
+WIDTHS = (13, 9, 6, 13, 9, 6)  # of the table's columns
 Place = tuple[str, str, int]  # side, what is measured, how many of it
 
 
@@ -141,50 +144,89 @@ class Bench:
         return str(folder)
 
 
-def medians_s(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> dict[Place, float]:
-    """Median seconds of each; they take turns, after one round that is not counted. Each is told its round."""
-    times_s: dict[Place, list[float]] = {place: [] for place in measures}
-    for number in range(repeats + 1):
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Seconds of one measurement."""
+
+    wall_s: float
+    cpu_s: float  # of this process and all below it: workers, and Ray's own processes
+
+    def each(self, other: "Cost", count: int) -> "Cost":
+        """What one of `count` more costs, from a measurement with as many fewer."""
+        return Cost(wall_s=(self.wall_s - other.wall_s) / count, cpu_s=(self.cpu_s - other.cpu_s) / count)
+
+
+def measured(measure: Callable[[], None]) -> Cost:
+    with TreeCpu() as cpu:
+        began = time.perf_counter()
+        measure()
+        wall_s = time.perf_counter() - began
+    return Cost(wall_s=wall_s, cpu_s=cpu.seconds)
+
+
+def medians(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> dict[Place, Cost]:
+    """Median cost of each; they take turns, after one small round that is not counted. Each is told its round."""
+    for place in [place for place in measures if place[2] == FEW]:
+        measures[place](0)
+    costs: dict[Place, list[Cost]] = {place: [] for place in measures}
+    for number in range(1, repeats + 1):
         for place, measure in measures.items():
-            began = time.perf_counter()
-            measure(number)
-            if number:
-                times_s[place].append(time.perf_counter() - began)
-    return {place: statistics.median(times) for place, times in times_s.items()}
+            costs[place].append(measured(partial(measure, number)))
+    return {
+        place: Cost(
+            wall_s=statistics.median(cost.wall_s for cost in found),
+            cpu_s=statistics.median(cost.cpu_s for cost in found),
+        )
+        for place, found in costs.items()
+    }
 
 
 @click.command()
-@click.option("--shards", default=200, show_default=True)
-@click.option("--stages", default=20, show_default=True)
+@click.option("--shards", default="1000,10000", show_default=True, help="Of a map, separated by commas.")
+@click.option("--stages", default=20, show_default=True, help="0: none are measured.")
 @click.option("--bytes", "num_bytes", default=10_000, show_default=True, help="Of the file that each of them writes.")
 @click.option("--workers", default=2, show_default=True)
-@click.option("--repeats", default=5, show_default=True)
-def main(shards: int, stages: int, num_bytes: int, workers: int, repeats: int) -> None:
+@click.option("--repeats", default=1, show_default=True)
+def main(shards: str, stages: int, num_bytes: int, workers: int, repeats: int) -> None:
     """Print the table."""
+    maps = tuple(int(count) for count in shards.split(",") if count)
+    chains = (stages,) if stages else ()
     with tempfile.TemporaryDirectory() as name:
         cluster = Cluster(LocalRay(cpus=float(workers)))
         with Workspace.open(root=Path(name, "illume"), tracking_url="none", cluster=cluster) as workspace:
             cluster.connect()
             bench = Bench(workspace=workspace, folder=Path(name, "bare"), workers=workers, bytes=num_bytes)
-            found = medians_s(
+            found = medians(
                 {
                     (side, what, count): partial(getattr(bench, f"{side}_{what}"), count)  # the four methods of Bench
-                    for what, counts in (("map", (FEW, FEW + shards)), ("chain", (FEW, FEW + stages)))
-                    for count in counts
+                    for what, counts in (("map", maps), ("chain", chains))
+                    for count in ((FEW, *(FEW + more for more in counts)) if counts else ())
                     for side in ("engine", "bare")
                 },
                 repeats,
             )
         cluster.close()
-    click.echo(f"{f'median of {repeats}':36} {'engine':>12} {'bare Ray':>12} {'added':>12}")
-    for what, more, each, rest in (("map", shards, "shard", "map, its processes"), ("chain", stages, "stage", "run")):
-        each_s, rest_s = {}, {}
-        for side in ("engine", "bare"):
-            each_s[side] = (found[side, what, FEW + more] - found[side, what, FEW]) / more
-            rest_s[side] = found[side, what, FEW] - FEW * each_s[side]
-        for name, times_s in ((f"for each {each}", each_s), (f"once for a {rest}", rest_s)):
-            engine_ms, bare_ms = times_s["engine"] * 1e3, times_s["bare"] * 1e3
-            click.echo(f"{name:36} {engine_ms:9.1f} ms {bare_ms:9.1f} ms {engine_ms - bare_ms:9.1f} ms")
+    header = ("CPU: engine", "bare Ray", "times", "wall: engine", "bare Ray", "times")
+    click.echo(
+        f"{f'median of {repeats}':28} "
+        + " ".join(f"{name:>{width}}" for name, width in zip(header, WIDTHS, strict=True))
+    )
+    for what, counts, each in (("map", maps, "shard"), ("chain", chains, "stage")):
+        for more in counts:
+            costs = {
+                side: found[side, what, FEW + more].each(found[side, what, FEW], more) for side in ("engine", "bare")
+            }
+            click.echo(_line(f"a {each} of {more:,}", costs["engine"], costs["bare"]))
+        if counts:
+            click.echo(_line(f"a {what} of {FEW}, once", found["engine", what, FEW], found["bare", what, FEW]))
+
+
+def _line(name: str, engine: Cost, bare: Cost) -> str:
+    cells = [f"{name:28}"]
+    for mine, other in ((engine.cpu_s, bare.cpu_s), (engine.wall_s, bare.wall_s)):
+        times = f"{mine / other:.2f}" if other > 0 else "-"  # too few of them to tell from noise
+        cells.append(f"{mine * 1e3:10.2f} ms {other * 1e3:6.2f} ms {times:>6}")
+    return " ".join(cells)
 
 
 if __name__ == "__main__":

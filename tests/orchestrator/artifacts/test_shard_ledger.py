@@ -10,6 +10,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.errors import StoreError
 from orchestrator.shards import Quarantined, ShardOutcome
+from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.layout import owner_of, shard_site
 from orchestrator.store.store import Store
 
@@ -160,3 +161,41 @@ def test_non_finite_metrics_survive(ledger: ShardLedger) -> None:
     assert found is not None
     assert math.isnan(found.outcome.metrics["a"])
     assert found.outcome.metrics["b"] == -math.inf
+
+
+def group(ledger: ShardLedger, names: list[str]) -> list[tuple[AttemptFolder, ShardOutcome]]:
+    made = []
+    for name in names:
+        output = ledger.new_output(ArtifactKey("curate", name), owner="run-1-a1", in_group=True)
+        (output.data / "part.tar").write_bytes(name.encode())
+        made.append((output, OUTCOME))
+    return made
+
+
+def test_a_group_is_recorded_as_each_alone_would_be(ledger: ShardLedger) -> None:
+    names = [f"{number:02}" * 32 for number in range(6)]
+    first = record(ledger, b"first")  # of one shard of the group
+    finished = group(ledger, [*names, SHARD])
+    ledger.abort(finished[1][0], reason="its worker died")
+    (finished[3][0].data / "link").symlink_to("/etc/passwd")
+    found = ledger.record_all(finished, provenance={"run": "run-1"}, epoch=2)
+    assert [type(entry).__name__ for entry in found] == [
+        "StoredShard",
+        "FencedError",
+        "StoredShard",
+        "StoreError",
+        *["StoredShard"] * 3,
+    ]
+    assert found[-1] == first
+    stored = {entry.key.fingerprint: entry.without_bytes() for entry in found if isinstance(entry, StoredShard)}
+    assert {name: ledger.find(ArtifactKey("curate", name)) for name in stored} == stored
+    assert ledger.store.get(stored[names[0]].key_of("part.tar")) == names[0].encode()
+    assert all(ledger.verify(ArtifactKey("curate", name)) == [] for name in stored)
+    assert ledger.record_all([], provenance={}) == []
+
+
+def test_an_outcome_that_is_no_json_is_the_error_of_its_shard(ledger: ShardLedger) -> None:
+    finished = group(ledger, ["01" * 32, "02" * 32, "03" * 32])
+    finished[1] = (finished[1][0], ShardOutcome(rows=1, result={1: "x"}))  # type: ignore[dict-item]  # the mistake
+    kinds = [type(entry).__name__ for entry in ledger.record_all(finished, provenance={})]
+    assert kinds == ["StoredShard", "TypeError", "StoredShard"]

@@ -171,6 +171,43 @@ def test_a_process_that_broke_is_replaced_and_blames_no_item(
     assert sum(shard.stored.outcome.rows for shard in done) == 48
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_group_whose_process_dies_each_shard_runs_again_by_itself(tmp_path: Path, seed: int) -> None:
+    deaths = list[str]()
+
+    def work(process: Process, item: str) -> None:
+        if item == "7-3" and not deaths:
+            deaths.append(item)
+            raise ProcessDiedError
+
+    @dataclass
+    class Dies:
+        host: Any
+
+        def __getattr__(self, method: str) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                answer = getattr(self.host, method)(*arguments)
+                parts = answer if isinstance(answer, tuple) else (answer,)
+                if any("ProcessDiedError" in str(getattr(part, "summary", "")) for part in parts):
+                    raise NodeLostError("killed")
+                return answer
+
+            return call
+
+    class Dying(Site):
+        def spawn(self, holder: Callable[..., Any], *arguments: Any, resources: object) -> Process:
+            process = super().spawn(holder, *arguments, resources=resources)
+            process.host = Dies(process.host)
+            return process
+
+    site = Dying(root=tmp_path, work=work, seed=seed)
+    done = site.run(shards(), workers=1)
+    assert deaths == ["7-3"]
+    assert site.quarantined == []
+    assert sum(shard.stored.outcome.rows for shard in done) == 48
+    assert len(site.processes) == 2
+
+
 @pytest.mark.parametrize("kind", ["value", "missing", "runtime"])
 @pytest.mark.parametrize("starts_at", [0, 7, 20])
 @pytest.mark.parametrize("lasts", [1, 12, 100_000])

@@ -1,5 +1,6 @@
 """The worker process's side of the shard map, called in this process: records, trials and reports of errors."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TextIO
 import pytest
 
 from orchestrator.artifact import ArtifactKey
+from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
@@ -15,6 +17,8 @@ from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, ShardRequest
 from orchestrator.shards import Quarantined, ShardInput, ShardOutcome
+from orchestrator.store.commits import abort
+from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import open_store
 
 FINGERPRINT = "ab" * 32
@@ -120,3 +124,38 @@ def test_a_file_that_the_worker_left_open_is_not_recorded(host: ShardHost) -> No
     assert isinstance(report, FailureReport)
     assert report.failure is FailureClass.USER_CODE
     assert "the worker: count is still open for writing" in report.summary
+
+
+def test_a_group_is_recorded_together_and_a_failure_is_of_its_own_shard(host: ShardHost, ledger: ShardLedger) -> None:
+    assert isinstance(host.start(Counter()), HostInfo)
+    names = [f"{number:02}" * 32 for number in range(5)]
+    requests = [
+        ShardRequest(name=name, fingerprint=name, items=("bad",) if index == 2 else ("a", "b"), work={})
+        for index, name in enumerate(names)
+    ]
+    first, second, failed, *others = host.run_group(tuple(requests))
+    assert isinstance(failed, FailureReport)
+    assert failed.failure is FailureClass.DATA or failed.summary.startswith("ValueError: bad item in <output>")
+    found = ledger.find_many("count", names)
+    assert found == {
+        stored.key.fingerprint: stored.without_bytes()
+        for stored in (first, second, *others)
+        if isinstance(stored, StoredShard)
+    }
+    assert sorted(found) == [*names[:2], *names[3:]]
+    assert host.run_group(tuple(requests[:2])) == (first, second)  # recorded once
+    files = [item.key for item in ledger.store.list("shards") if item.key.endswith("/count")]
+    assert len(files) == 4
+
+
+def test_a_group_of_an_attempt_that_has_ended_records_nothing(host: ShardHost, ledger: ShardLedger) -> None:
+    assert isinstance(host.start(Counter()), HostInfo)
+    guard = AttemptGuard(
+        store=ledger.store, key=ArtifactKey("count", "01" * 32), attempt=AttemptId.of("run", "count", epoch=1, number=1)
+    )
+    abort(ledger.store, artifact_site(guard.key), guard.attempt.name, reason="taken over")
+    host._settings = dataclasses.replace(host._settings, guard=guard)
+    names = [f"{number:02}" * 32 for number in range(3)]
+    reports = host.run_group(tuple(ShardRequest(name=name, fingerprint=name, items=(), work={}) for name in names))
+    assert ["taken over" in report.summary for report in reports if isinstance(report, FailureReport)] == [True] * 3
+    assert ledger.find_many("count", names) == {}

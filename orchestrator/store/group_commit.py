@@ -1,0 +1,120 @@
+"""Makes many small files of a store durable together, as a disk takes as long for one as for a hundred.
+
+On a local store the files of a group are written, synced by one request for the whole file system, and then linked to
+their names. Where that request does not exist or would wait for much that others have written, each file is synced.
+On a remote store the requests of a group run in parallel.
+"""
+
+import ctypes
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from orchestrator.errors import StoreError
+from orchestrator.store.local_store import TEMPORARY, LocalStore, explain_os_error, link_new, make_folders, sync_path
+from orchestrator.store.parallel import parallel_map, request_threads
+from orchestrator.store.store import Store
+
+MIN_TOGETHER = 4  # paths that are synced faster together
+MAX_DIRTY_BYTES = 256 * 1024**2  # that wait to be written on this machine: beyond it, others would be waited for
+MEMORY_INFO, MOUNTS = Path("/proc/meminfo"), Path("/proc/self/mounts")
+LOCAL_FILE_SYSTEMS = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay", "zfs"})
+
+
+def put_all(store: Store, records: Sequence[tuple[str, bytes]], *, written: Sequence[Path] = ()) -> list[bool]:
+    """`Store.put_new` for many: which of them this call created. They are durable when it returns.
+
+    `written`: files and folders of the caller in a local store, which are made durable before any record appears.
+    """
+    if isinstance(store, LocalStore):
+        try:
+            return _put_local(store.root, [(store.local(key), data) for key, data in records], written)
+        except OSError as error:
+            raise StoreError(explain_os_error(error, f"{store.url}: cannot write {len(records)} records")) from error
+    threads = min(len(records), request_threads(is_local=store.is_local))
+    return list(parallel_map(lambda record: store.put_new(*record), records, threads=threads))
+
+
+def _put_local(root: Path, records: Sequence[tuple[Path, bytes]], written: Sequence[Path]) -> list[bool]:
+    folder = root / TEMPORARY
+    make_folders(folder)
+    temporaries = [f"{folder}/{uuid.uuid4().hex}" for _ in records]
+    try:
+        for temporary, (_, data) in zip(temporaries, records, strict=True):
+            _write(temporary, data)
+        sync_all(root, [*written, *map(Path, temporaries)])
+        created = [
+            link_new(Path(temporary), target) for temporary, (target, _) in zip(temporaries, records, strict=True)
+        ]
+    finally:
+        for temporary in temporaries:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+    sync_all(root, list(dict.fromkeys(target.parent for target, _ in records)))
+    return created
+
+
+def _write(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(root: Path, paths: Sequence[Path]) -> None:
+    """Make files and folders below `root`, as they are now, durable. Raises: OSError."""
+    if len(paths) >= MIN_TOGETHER and is_local_disk(root) and _dirty_bytes() <= MAX_DIRTY_BYTES:
+        sync = _syncfs()
+        if sync is not None:
+            sync(root)
+            return
+    for path in paths:
+        sync_path(path)
+
+
+@lru_cache(maxsize=1)
+def _syncfs() -> Callable[[Path], None] | None:
+    """Linux's request to sync the file system that a folder is on; None elsewhere."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # the C library of another system has none
+    if function is None:
+        return None
+
+    def sync(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if function(descriptor) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), str(folder))
+        finally:
+            os.close(descriptor)
+
+    return sync
+
+
+@lru_cache(maxsize=16)
+def is_local_disk(folder: Path) -> bool:
+    """Whether a folder is on a disk of this machine; False if that is unknown, as for every network file system."""
+    try:
+        lines = [line.split() for line in MOUNTS.read_text().splitlines()]
+    except OSError:
+        return False
+    real = os.path.realpath(folder)
+    mounts = {mount: kind for _, mount, kind, *_ in lines}  # the last one of a place is the one that is seen
+    above = [mount for mount in mounts if real == mount or real.startswith(f"{mount.rstrip('/')}/")]
+    return bool(above) and mounts[max(above, key=len)] in LOCAL_FILE_SYSTEMS
+
+
+def _dirty_bytes() -> int:
+    """Bytes that wait to be written on this machine; more than any limit if that is unknown."""
+    try:
+        lines = MEMORY_INFO.read_text().splitlines()
+    except OSError:
+        return 1 << 62
+    found = next((line.split() for line in lines if line.startswith("Dirty:")), None)
+    return int(found[1]) * 1024 if found else 1 << 62

@@ -1,0 +1,96 @@
+"""Records that become durable together: the order of writes, and what a crash between any two of them leaves."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import group_commit
+from orchestrator.store.group_commit import is_local_disk, put_all, sync_all
+from orchestrator.store.local_store import TEMPORARY
+from orchestrator.store.store import Store, open_store
+
+
+def test_each_record_is_created_once(store: Store) -> None:
+    assert put_all(store, [("a/1", b"one"), ("a/2", b"two")]) == [True, True]
+    assert put_all(store, [("a/2", b"other"), ("b/3", b"three")]) == [False, True]
+    assert [store.get(key) for key in ("a/1", "a/2", "b/3")] == [b"one", b"two", b"three"]
+    assert put_all(store, []) == []
+
+
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    put_all(store, [("a/1", b"one"), ("a/1", b"again")])
+    assert list((tmp_path / "store" / TEMPORARY).iterdir()) == []
+    assert store.get("a/1") == b"one"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced and linked, in order; the whole file system counts as "all"."""
+    found: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def spy_fsync(descriptor: int) -> None:
+        found.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def spy_link(source: Path, target: Path) -> None:
+        found.append(f"link {target.name}")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "link", spy_link)
+    return found
+
+
+def sync_once(calls: list[str]) -> Callable[[], Callable[[Path], None]]:
+    return lambda: lambda _folder: calls.append("all")
+
+
+def test_nothing_is_linked_before_it_and_what_it_names_are_on_the_disk(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, own = open_store(tmp_path / "store"), tmp_path / "store" / "own"
+    own.parent.mkdir()
+    own.write_bytes(b"own")
+    monkeypatch.setattr(group_commit, "_syncfs", lambda: None)
+    put_all(store, [(f"{number}/r", b"") for number in range(3)], written=[own])
+    first_link = calls.index("link r")
+    assert "own" in calls[:first_link]
+    assert sum(len(name) == 32 for name in calls[:first_link]) == 3  # the temporary files
+    assert set(calls[calls.index("link r") :]) >= {"0", "1", "2"}  # their folders, after them
+    calls.clear()
+    monkeypatch.setattr(group_commit, "_syncfs", sync_once(calls))
+    monkeypatch.setattr(group_commit, "is_local_disk", lambda _folder: True)
+    monkeypatch.setattr(group_commit, "MAX_DIRTY_BYTES", 1 << 62)
+    put_all(store, [(f"{number}/s", b"") for number in range(5)], written=[own])
+    assert [name for name in calls if name == "all" or name.startswith("link")] == ["all", *["link s"] * 5, "all"]
+
+
+@pytest.mark.parametrize("why", ["few", "not a local disk", "much is waiting", "no such request"])
+def test_where_one_sync_would_be_wrong_or_slow_each_path_is_synced(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(group_commit, "_syncfs", (lambda: None) if why == "no such request" else sync_once(calls))
+    monkeypatch.setattr(group_commit, "is_local_disk", lambda _folder: why != "not a local disk")
+    monkeypatch.setattr(group_commit, "MAX_DIRTY_BYTES", -1 if why == "much is waiting" else 1 << 62)
+    paths = [tmp_path / str(number) for number in range(2 if why == "few" else 6)]
+    for path in paths:
+        path.touch()
+    sync_all(tmp_path, paths)
+    assert calls == [path.name for path in paths]
+
+
+def test_a_file_system_of_the_network_is_no_local_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/vda / ext4 rw 0 0\nserver:/x /srv/nfs nfs4 rw 0 0\ndev /srv/nfs/disk xfs rw 0 0\n")
+    monkeypatch.setattr(group_commit, "MOUNTS", mounts)
+    for folder, expected in (("/srv/store", True), ("/srv/nfs/store", False), ("/srv/nfs/disk/store", True)):
+        is_local_disk.cache_clear()
+        assert is_local_disk(Path(folder)) is expected
+    monkeypatch.setattr(group_commit, "MOUNTS", tmp_path / "absent")
+    is_local_disk.cache_clear()
+    assert not is_local_disk(Path("/srv/store"))
+    is_local_disk.cache_clear()
