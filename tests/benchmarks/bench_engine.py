@@ -207,10 +207,8 @@ def main(shards: str, stages: int, num_bytes: int, workers: int, repeats: int) -
             )
         cluster.close()
     header = ("CPU: engine", "bare Ray", "times", "wall: engine", "bare Ray", "times")
-    click.echo(
-        f"{f'median of {repeats}':28} "
-        + " ".join(f"{name:>{width}}" for name, width in zip(header, WIDTHS, strict=True))
-    )
+    cells = [f"{name:>{width}}" for name, width in zip(header, WIDTHS, strict=True)]
+    click.echo(f"{f'median of {repeats}':28} {' '.join(cells)}")
     for what, counts, each in (("map", maps, "shard"), ("chain", chains, "stage")):
         for more in counts:
             costs = {
