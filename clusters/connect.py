@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
+from clusters.slurm.config import SlurmProfile
+from clusters.slurm.jobs import SlurmJobs
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import RecipeError
@@ -25,6 +27,8 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
                 plain_training_workers=profile.plain_training_workers,
             )
         )
+    if isinstance(profile, SlurmProfile):
+        return Cluster(SlurmJobs(profile=profile))
     token = _find_token(profile, environment)
     if isinstance(profile, RayJobsProfile):
         jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=profile.environment)

@@ -12,6 +12,12 @@ In a joined cluster (`ray`) the stages end with the process that controls the ru
     machines:
       train: {gpu: H100, gpus: 8, nodes: 8, cpus: 96, memory_gib: 900}
 
+    kind: slurm
+    folder: /shared/illume
+    machines:
+      train: {partition: gpu, gpu: H100, gpus: 8, nodes: 8, cpus: 96, gres: "gpu:h100"}
+    time_limit_min: 1440
+
 `machines` says what the nodes are; `illume estimate` plans with it, and `illume run` refuses what cannot fit them.
 A profile is execution only: it never changes the output. It names files with secrets and contains none.
 """
@@ -21,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusters.planner.machines import MachineType
+from clusters.slurm.config import SlurmProfile
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
 from orchestrator.documents.typed_json import ValuePath, decode, path_text
 from orchestrator.errors import RecipeError
@@ -83,8 +90,13 @@ class RayJobsProfile:
             raise ValueError(f"address: found {self.address!r}, expected 'http://host:port', e.g. 'http://head:8265'")
 
 
-Profile = LocalProfile | RayProfile | RayJobsProfile
-_KINDS: dict[str, type[Profile]] = {"local": LocalProfile, "ray": RayProfile, "ray_jobs": RayJobsProfile}
+Profile = LocalProfile | RayProfile | RayJobsProfile | SlurmProfile
+_KINDS: dict[str, type[Profile]] = {
+    "local": LocalProfile,
+    "ray": RayProfile,
+    "ray_jobs": RayJobsProfile,
+    "slurm": SlurmProfile,
+}
 
 
 def machines_of(profile: Profile) -> Mapping[str, MachineType]:

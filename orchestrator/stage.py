@@ -59,6 +59,7 @@ class Resources:
     cpus: float = 1.0  # for each worker
     gpus: float = 0.0  # for each worker
     memory_gib: float = 0.0  # for each worker; 0: unstated
+    machine: str = ""  # a machine type of the cluster's profile; "": the first that can hold a worker
 
     def __post_init__(self) -> None:
         if self.workers < 1:

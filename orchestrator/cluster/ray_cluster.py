@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator.cluster import ray_hooks
 from orchestrator.cluster.end_signals import keep_handlers
-from orchestrator.cluster.ray_jobs import RayJobs
+from orchestrator.cluster.jobs import JobLauncher
 from orchestrator.errors import NodeLostError, StageCodeError
 from orchestrator.redaction.masking import remember_secret
 
@@ -100,10 +100,11 @@ class WorkerProcess:
 class Cluster:
     """This process's connection to Ray. Thread-safe."""
 
-    def __init__(self, target: LocalRay | RayAddress | RayJobs | None = None) -> None:
+    def __init__(self, target: LocalRay | RayAddress | JobLauncher | None = None) -> None:
+        own = target if isinstance(target, LocalRay | RayAddress) else None
         # If set, stages run as jobs there and none in this process.
-        self.jobs = target if isinstance(target, RayJobs) else None
-        self._target: LocalRay | RayAddress = target if target and not isinstance(target, RayJobs) else LocalRay()
+        self.jobs: JobLauncher | None = None if isinstance(target, LocalRay | RayAddress) else target
+        self._target: LocalRay | RayAddress = own or LocalRay()
         self._lock = threading.Lock()
         self._connected = False
         self._min_cpus = 0.0

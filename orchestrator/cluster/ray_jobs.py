@@ -10,29 +10,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
+from orchestrator.cluster.jobs import ENDED, JobInfo, JobSize, JobState
 from orchestrator.errors import NodeLostError, PrecheckError
 
 TIMEOUT_S = 20.0
-
-
-class JobState(StrEnum):
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    STOPPED = "STOPPED"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-
-
-ENDED = frozenset({JobState.STOPPED, JobState.SUCCEEDED, JobState.FAILED})
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobInfo:
-    state: JobState
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +30,10 @@ class RayJobs:
     def check(self) -> None:
         """Raises: PrecheckError: the cluster does not accept the token."""
         self._call("GET", "/api/version")
+
+    def sized(self, size: JobSize) -> Self:
+        """Itself: Ray finds room for whatever a stage driver asks for."""
+        return self
 
     def submit(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> None:
         """Start a job with the given id; does nothing if a job with this id exists, in any state.

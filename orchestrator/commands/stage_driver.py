@@ -1,11 +1,11 @@
 """`illume stage-driver`: runs one attempt of one stage as a job of a Ray cluster. Submitted by controllers only."""
 
 import logging
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -29,8 +29,8 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
-from orchestrator.failures.classes import report_of
-from orchestrator.failures.failure_class import INFRASTRUCTURE
+from orchestrator.failures.classes import classified, report_of
+from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_from_json
@@ -39,6 +39,7 @@ from orchestrator.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
+PREEMPTION_SIGNAL = signal.SIGUSR2  # sent by a batch script before its machines are taken away
 STOP_POLL_S = 1.0  # interval of the checks for a stop request in the store
 
 
@@ -59,6 +60,7 @@ def stage_driver_command(
     attempt = AttemptId(run_id=run_id, stage_id=stage_id, epoch=epoch, name=attempt_id)
     records = JobRecords(store=opened, attempt=attempt)
     stop = _StopFlag(records)
+    signal.signal(PREEMPTION_SIGNAL, stop.set_preempted)
     with (
         handle_end_signals(stop.set),
         tempfile.TemporaryDirectory(prefix="illume-stage-") as folder,
@@ -66,12 +68,12 @@ def stage_driver_command(
     ):
         try:
             request = _request(_plan(opened, digest), attempt, memory_halvings)
-            outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop.is_set)
+            outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop)
         except OrchestratorError as error:  # before any work
             log.error("%s", error)
             outcome = JobOutcome(failure=report_of(error))
     _put_outcome(records, outcome)
-    if outcome.stopped:
+    if outcome.stopped or (outcome.failure is not None and outcome.failure.failure is FailureClass.PREEMPTED):
         return EXIT_REQUEUE
     if outcome.failure is None:
         return 0
@@ -84,8 +86,13 @@ class _StopFlag:
     def __init__(self, records: JobRecords) -> None:
         self._records, self._event = records, threading.Event()
         self._polled_at = 0.0
+        self.preempted = False  # its machines are taken away, or the time of its job is over: nobody wants it to end
 
     def set(self, _signal: int = 0) -> None:
+        self._event.set()
+
+    def set_preempted(self, _signal: int, _frame: object) -> None:
+        self.preempted = True
         self._event.set()
 
     def is_set(self) -> bool:
@@ -123,7 +130,7 @@ def _run(
     tracker: StoreTracker,
     cluster: Cluster,
     folder: Path,
-    is_stop_requested: Callable[[], bool],
+    stop: "_StopFlag",
 ) -> JobOutcome:
     # Logs of the workers only; this process logs to the job's output.
     logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
@@ -138,12 +145,16 @@ def _run(
         tracker=tracker,
         log_stem=log_stem,
         scratch=folder / "scratch",
-        is_stop_requested=is_stop_requested,
+        is_stop_requested=stop.is_set,
     )
     try:
         artifact = work.run(lambda: log.info("%s is running", request.attempt))
     except CancelledError as error:
+        progressed = work.progressed()
         work.abort(str(error))
+        if stop.preempted:
+            taken = classified(FailureClass.PREEMPTED, "the job's machines are taken away, or its time is over")
+            return JobOutcome(failure=report_of(taken), progressed=progressed)
         return JobOutcome(stopped=str(error))
     except (Exception, SystemExit) as error:
         log.exception("%s failed", request.attempt)

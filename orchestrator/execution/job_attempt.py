@@ -1,4 +1,4 @@
-"""Runs an attempt as a Ray job: submit, poll, collect the result.
+"""Runs an attempt as a job of a cluster: submit, poll, collect the result.
 
 The submission id of the job is derived from the attempt, so a controller that is restarted finds the same job and
 continues to poll it; the stage is not interrupted. Every write for the job is behind the controller's epoch.
@@ -17,7 +17,8 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.stage_records import has_recorded_shards, newest_checkpoint_step
 from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.ray_jobs import ENDED, JobInfo, RayJobs
+from orchestrator.cluster.jobs import ENDED, JobInfo, JobLauncher
+from orchestrator.cluster.jobs import JobState as LauncherState
 from orchestrator.errors import (
     CancelledError,
     DatabaseError,
@@ -29,7 +30,8 @@ from orchestrator.errors import (
     StoreError,
 )
 from orchestrator.execution.local_attempt import AttemptRequest
-from orchestrator.failures.classes import classified
+from orchestrator.failures.classes import classified, report_of
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.history.run_store import ForwardedTelemetry, RunStore
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, TelemetryBatch, job_id_of, jobs_folder
 from orchestrator.liveness.liveness import JobState, job_state
@@ -49,10 +51,10 @@ class StoppedForAnotherError(CancelledError):
 
 @dataclass(kw_only=True)
 class JobAttempt:
-    """One attempt as a Ray job. Each controller calls `run` once."""
+    """One attempt as a job. Each controller calls `run` once."""
 
     request: AttemptRequest
-    jobs: RayJobs
+    jobs: JobLauncher
     artifacts: ArtifactStore
     plan_digest: str
     tracker: Tracker
@@ -215,6 +217,11 @@ class JobAttempt:
             self._pause()
         _, outcome = self._poll(forwarder)  # once more, for what it reported just before the end
         self._log_output()
+        if outcome is None and info is not None and info.state is LauncherState.PREEMPTED:
+            raise classified(FailureClass.PREEMPTED, f"job {self._job_id} was ended: {info.message}")
+        if outcome is not None and outcome.stopped and info is not None and info.state is LauncherState.PREEMPTED:
+            taken = classified(FailureClass.PREEMPTED, f"job {self._job_id} stopped: {info.message}")
+            return replace(outcome, stopped="", failure=report_of(taken))
         if outcome is None:
             end = "is not known to the cluster any more" if info is None else f"ended as {info.state}: {info.message}"
             last = "\n".join(["its last lines:", *self._last_lines]) if self._last_lines else "it printed nothing"

@@ -19,6 +19,7 @@ from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import retract_stage
 from orchestrator.attempt_id import AttemptId
+from orchestrator.cluster.jobs import JobSize
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import (
     CancelledError,
@@ -44,6 +45,7 @@ from orchestrator.identity import config_to_json
 from orchestrator.liveness.liveness import DriverState, Liveness
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.reasons import QuarantineRetried
+from orchestrator.stage import Resources
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +282,7 @@ class StageRun:
         if tools.cluster.jobs is not None:
             return JobAttempt(
                 request=request,
-                jobs=tools.cluster.jobs,
+                jobs=tools.cluster.jobs.sized(_job_size(self._planned.spec.resources)),
                 artifacts=tools.artifacts,
                 plan_digest=tools.plan_digest,
                 tracker=tracker,
@@ -384,3 +386,13 @@ class StageRun:
         tools.history.record(
             tools.run_id, kind, fields, epoch=tools.epoch, stage_id=self._planned.id, attempt_id=attempt_id
         )
+
+
+def _job_size(resources: Resources) -> JobSize:
+    return JobSize(
+        workers=resources.workers,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        memory_gib=resources.memory_gib,
+        machine=resources.machine,
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
-from orchestrator.cluster.ray_jobs import RayJobs
+from orchestrator.cluster.jobs import JobLauncher
 from orchestrator.errors import NodeLostError
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.history import lease_owners as owners
@@ -57,7 +57,7 @@ class Takeover:
     def epochs(self, run_id: str) -> RunEpochs:
         return RunEpochs(store=self.artifacts.store, run_id=run_id)
 
-    def settle(self, run_id: str, epoch: int, guard: EpochGuard, *, jobs: RayJobs | None) -> dict[str, Attempt]:
+    def settle(self, run_id: str, epoch: int, guard: EpochGuard, *, jobs: JobLauncher | None) -> dict[str, Attempt]:
         """Record the state of the attempts that the last driver left open: committed, or lost with it.
 
         Those that are lost are aborted in the store first, as a process of them may be alive somewhere.
@@ -122,7 +122,7 @@ class Takeover:
         return self.artifacts.locate(attempt.key)
 
 
-def _stop_orphaned_jobs(jobs: RayJobs, run_id: str, known: Collection[str]) -> None:
+def _stop_orphaned_jobs(jobs: JobLauncher, run_id: str, known: Collection[str]) -> None:
     """Stop jobs of attempts that have ended: an attempt can be aborted while the cluster does not answer."""
     for job_id in jobs.unfinished_jobs(run_id):
         if job_id not in known:

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.ray_jobs import ENDED, RayJobs
+from orchestrator.cluster.jobs import ENDED, JobLauncher
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.database import Database
@@ -93,7 +93,7 @@ class RunLife:
         return ", ".join(parts)
 
 
-def job_state(attempt: AttemptId, *, store: Store, jobs: RayJobs | None) -> JobState:
+def job_state(attempt: AttemptId, *, store: Store, jobs: JobLauncher | None) -> JobState:
     """State of an attempt's job. An outcome in the store is its end, whatever the cluster says."""
     records = JobRecords(store=store, attempt=attempt)
     if not records.is_announced():
@@ -119,7 +119,7 @@ class Liveness:
     store: Store
     database: Database
     leases: Leases
-    jobs: RayJobs | None  # of the cluster at hand
+    jobs: JobLauncher | None  # of the cluster at hand
 
     def driver(self, run_id: str) -> Driver:
         seen = self.leases.last_holder(f"run:{run_id}")

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.ray_jobs import ENDED, RayJobs
+from orchestrator.cluster.jobs import ENDED
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import EXIT_INFRASTRUCTURE, EXIT_REQUEUE, EXIT_UNUSABLE, NodeLostError
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace

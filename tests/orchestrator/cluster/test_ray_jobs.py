@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from orchestrator.cluster.ray_jobs import JobInfo, JobState, RayJobs
+from orchestrator.cluster.jobs import JobInfo, JobState
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError, PrecheckError
 
 

@@ -19,8 +19,9 @@ from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
+from orchestrator.cluster.jobs import JobInfo, JobState
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.cluster.ray_jobs import JobInfo, JobState, RayJobs
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import (
     CancelledError,
     DatabaseError,

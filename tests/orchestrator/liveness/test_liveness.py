@@ -15,9 +15,10 @@ from sqlalchemy import update
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.attempt_id import AttemptId
+from orchestrator.cluster.jobs import JobInfo
+from orchestrator.cluster.jobs import JobState as State
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.cluster.ray_jobs import JobInfo, RayJobs
-from orchestrator.cluster.ray_jobs import JobState as State
+from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError, PrecheckError, RecipeError
 from orchestrator.history import lease_owners, schema
 from orchestrator.history.attempts import AttemptIntent, StageRow

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
+from orchestrator.errors import CancelledError
 from orchestrator.history.run_status import newest_run
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
@@ -69,6 +70,8 @@ def run_steps(config: DriverConfig, context: StageContext) -> Mapping[str, float
         folder.mkdir()
         (folder / "lines").write_text(lines)
         context.checkpoints.commit(step, folder, {})
+        if context.stop_requested():
+            raise CancelledError(f"stopped after step {step}")
     names = sorted(path.name for path in context.input("squares").path.iterdir())
     (context.output / "lines").write_text(lines + " ".join(names))
     return {}

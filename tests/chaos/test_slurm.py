@@ -1,0 +1,183 @@
+"""Stages as jobs of a real Slurm: time limits, preemption, a lost node, a stop, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import EXIT_REQUEUE
+from orchestrator.store.layout import RUNS
+from orchestrator.workspace import Workspace
+from tests.clusters.slurm.lab import Lab, lab, require_slurm
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = "-m tests.chaos.jobs_program"
+STEPS = """
+name: steps
+stages:
+  squares:
+    kind: squares
+    resources: {workers: 3}
+    config: {root: ROOT}
+  steps:
+    kind: steps
+    inputs: {squares: squares}
+    config: {root: ROOT}
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    require_slurm()
+    with lab(tmp_path_factory.mktemp("slurm")) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder, and runs in it whose stages are Slurm jobs."""
+
+    folder: Path
+    slurm: Lab
+
+    def start(self, recipe: str, *, pause_s: float = 0.0, **profile: Any) -> subprocess.Popen[str]:
+        (self.folder / "recipe.yaml").write_text(recipe.replace("ROOT", str(self.folder)))
+        document = {
+            "kind": "slurm",
+            "folder": str(self.folder / "jobs"),
+            "machines": {"small": {"cpus": 3, "nodes": 2, "partition": "main"}},
+            "command": f"{sys.executable} {PROGRAM}",
+            "environment": {"PYTHONPATH": str(ROOT), "SQUARES_PAUSE_S": str(pause_s), "PATH": path_with_ray()},
+            **profile,
+        }
+        (self.folder / "profile.yaml").write_text(json.dumps(document))
+        words = [sys.executable, *PROGRAM.split(), "run", "recipe.yaml", "--cluster", "profile.yaml"]
+        words += ["--tracking", "none", "--store", str(self.folder / "store"), "--database", str(self.folder / "i.db")]
+        environment = {**os.environ, **self.slurm.environment, "PYTHONPATH": str(ROOT)}
+        with (self.folder / "controller.log").open("a") as output:
+            return subprocess.Popen(words, cwd=self.folder, env=environment, stdout=output, stderr=output, text=True)
+
+    def log(self) -> str:
+        outputs = [*sorted((self.folder / "jobs").rglob("*.log"))] if (self.folder / "jobs").exists() else []
+        texts = [f"== {file.relative_to(self.folder)}\n{file.read_text()[-3000:]}" for file in outputs]
+        return "\n".join([(self.folder / "controller.log").read_text(), *texts])
+
+    def worked(self) -> list[str]:
+        file = self.folder / "worked"
+        return file.read_text().split() if file.exists() else []
+
+    def wait_for(
+        self, condition: Callable[[], bool], controller: subprocess.Popen[str], timeout_s: float = 150
+    ) -> None:
+        give_up_at = time.monotonic() + 150
+        while not condition():
+            assert controller.poll() is None, self.log()
+            assert time.monotonic() < give_up_at, self.log()
+            time.sleep(0.1)
+
+    def ended(self, controller: subprocess.Popen[str]) -> int:
+        try:
+            return controller.wait(timeout=200)
+        except subprocess.TimeoutExpired:
+            controller.kill()
+            raise AssertionError(self.log()) from None
+
+    def failures(self) -> list[str]:
+        with Workspace.open(
+            str(self.folder / "store"), str(self.folder / "i.db"), "none", root=self.folder / ".illume"
+        ) as workspace:
+            (run_id,) = workspace.store.folders(RUNS)
+            events = workspace.runs.events(run_id, limit=10_000)
+        return [str(event.fields["failure_class"]) for event in events if event.kind == "retry"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, slurm: Lab) -> Desk:
+    return Desk(folder=tmp_path, slurm=slurm)
+
+
+def path_with_ray() -> str:
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def slurm_id(desk: Desk, stage: str) -> str:
+    """Of the newest job of a stage."""
+    claims = sorted((desk.folder / "jobs").glob(f"*-{stage}-*/claim/slurm_id"), key=lambda file: file.stat().st_mtime)
+    return claims[-1].read_text().strip()
+
+
+def test_a_notice_before_the_end_of_the_time_costs_no_step(desk: Desk) -> None:
+    """Three workers need two nodes of three CPUs. Slurm gives notice in the second stage, and another job goes on."""
+    controller = desk.start(STEPS, pause_s=0.5)
+    desk.wait_for(lambda: "step2" in desk.worked(), controller)
+    desk.slurm.command("scancel", "--batch", "--signal=USR1", slurm_id(desk, "steps"))
+    assert desk.ended(controller) == 0, desk.log()
+    assert desk.failures() == ["preempted"]
+    assert sorted(desk.worked()) == sorted(set(desk.worked()))  # no shard and no step was made twice
+    folders = sorted((desk.folder / "jobs").iterdir())
+    assert [(folder / "ended").read_text().split() for folder in folders] == [["0"], ["85", "preempted"], ["0"]]
+    script = next(folder for folder in folders if "squares" in folder.name) / "job.sbatch"
+    assert "--nodes=2" in script.read_text()
+    assert (folders[0] / "token").stat().st_mode & 0o077 == 0
+    assert desk.slurm.command("squeue", "--noheader", "--states=running,pending").strip() == ""
+
+
+@pytest.mark.slow
+def test_a_higher_partition_takes_the_nodes_and_the_stage_goes_on_afterwards(desk: Desk) -> None:
+    controller = desk.start(STEPS, pause_s=1.0)
+    desk.wait_for(lambda: "step2" in desk.worked(), controller)
+    desk.slurm.command(
+        "sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 5", f"--output={desk.folder}/urgent"
+    )
+    assert desk.ended(controller) == 0, desk.log()
+    assert desk.failures() == ["preempted"]
+    assert sorted(desk.worked()) == sorted(set(desk.worked()))
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_one_step_at_most(desk: Desk) -> None:
+    controller = desk.start(STEPS, pause_s=1.0)
+    desk.wait_for(lambda: "step2" in desk.worked(), controller)
+    job = slurm_id(desk, "steps")
+    node = desk.slurm.command("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
+    desk.slurm.kill_node(node)
+    try:
+        assert desk.ended(controller) == 0, desk.log()
+    finally:
+        desk.slurm.start_node(node)
+    assert desk.failures() == ["node_lost"]
+    twice = [step for step in set(desk.worked()) if desk.worked().count(step) > 1]
+    assert len(twice) <= 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_job_at_its_commit_point(desk: Desk) -> None:
+    controller = desk.start(STEPS, pause_s=1.0)
+    desk.wait_for(lambda: "step2" in desk.worked(), controller)
+    controller.send_signal(signal.SIGINT)
+    assert desk.ended(controller) == EXIT_REQUEUE, desk.log()
+    folder = next((desk.folder / "jobs").glob("*-steps-*"))
+    assert (folder / "ended").read_text().split() == ["85"]
+    again = desk.start(STEPS)
+    assert desk.ended(again) == 0, desk.log()
+    assert sorted(desk.worked()) == sorted(set(desk.worked()))
+
+
+@pytest.mark.slow
+def test_a_job_that_an_administrator_cancels_ends_the_run(desk: Desk) -> None:
+    controller = desk.start(STEPS, pause_s=1.0)
+    desk.wait_for(lambda: "step2" in desk.worked(), controller)
+    desk.slurm.command("scancel", slurm_id(desk, "steps"))
+    assert desk.ended(controller) != 0, desk.log()
+    again = desk.start(STEPS)
+    assert desk.ended(again) == 0, desk.log()

@@ -1,0 +1,213 @@
+"""`SlurmJobs` on commands that play Slurm: small scripts first on PATH, whose answers are files."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from clusters.slurm import jobs as slurm_jobs
+from clusters.slurm.config import SlurmMachine, SlurmProfile
+from clusters.slurm.jobs import SlurmJobs
+from orchestrator.cluster.jobs import JobSize, JobState
+from orchestrator.errors import NodeLostError, PrecheckError
+
+JOB = "illume-r1-train-1-1"
+COMMAND = """#!/bin/bash
+echo "$(basename "$0") $*" >> {folder}/said
+cat {folder}/$(basename "$0").out 2>/dev/null
+cat {folder}/$(basename "$0").err >&2 2>/dev/null
+exit $(cat {folder}/$(basename "$0").rc 2>/dev/null || echo 0)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    folder: Path
+    jobs: SlurmJobs
+
+    def answer(self, command: str, out: str = "", err: str = "", rc: int = 0) -> None:
+        for ending, text in (("out", out), ("err", err), ("rc", str(rc))):
+            (self.folder / f"{command}.{ending}").write_text(text)
+
+    def said(self) -> list[str]:
+        return (self.folder / "said").read_text().splitlines()
+
+    def left(self, name: str, text: str) -> None:
+        file = self.folder / "jobs" / JOB / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "sinfo"):
+        (commands / name).write_text(COMMAND.format(folder=tmp_path))
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    monkeypatch.setattr(slurm_jobs, "_LISTED_FOR_S", -1.0)
+    profile = SlurmProfile(
+        folder=str(tmp_path / "jobs"),
+        machines={"train": SlurmMachine(cpus=9, gpu="H100", gpus=4, nodes=4, partition="gpu", gres="gpu:h100")},
+        account="team",
+        time_limit_min=600,
+        environment={"NAME": "it's; rm -rf /"},
+        setup="/opt/my env/activate",
+        options=("--exclusive",),
+    )
+    (tmp_path / "said").touch()
+    return Played(folder=tmp_path, jobs=SlurmJobs(profile=profile, size=JobSize(workers=8, gpus=1)))
+
+
+def test_a_job_is_tried_and_then_submitted_once(slurm: Played) -> None:
+    slurm.jobs.submit(JOB, "stage-driver r1 'two words'", {"run": "r1"})
+    script = slurm.folder / "jobs" / JOB / "job.sbatch"
+    assert [line for line in slurm.said() if line.startswith("sbatch")] == [
+        f"sbatch --test-only --exclusive {script}",
+        f"sbatch --parsable --exclusive {script}",
+    ]
+    slurm.answer("squeue", f"{JOB}|17|PENDING|Resources|r1\n")
+    slurm.jobs.submit(JOB, "stage-driver r1", {"run": "r1"})
+    assert len([line for line in slurm.said() if line.startswith("sbatch")]) == 2
+
+
+def test_the_script_is_valid_and_quotes_what_it_is_given(slurm: Played) -> None:
+    script = slurm.jobs.script(JOB, "stage-driver r1 'two words'", {"run": "r1"})
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert checked.stderr == ""
+    lines = script.splitlines()
+    for option in (
+        f"--job-name={JOB}",
+        "--nodes=2",
+        "--gres=gpu:h100:4",
+        "--partition=gpu",
+        "--account=team",
+        "--time=600",
+        "--signal=B:USR1@120",
+        "--no-requeue",
+    ):
+        assert f"#SBATCH {option}" in lines
+    assert """export NAME='it'"'"'s; rm -rf /'""" in lines
+    assert ". '/opt/my env/activate' || finish 75 \"setup failed\"" in lines
+    assert not any(line.startswith("#SBATCH --qos") for line in lines)
+
+
+def test_the_token_of_a_job_is_a_secret_and_stays(slurm: Played) -> None:
+    slurm.jobs.submit(JOB, "stage-driver", {"run": "r1"})
+    token = slurm.folder / "jobs" / JOB / "token"
+    first = token.read_text()
+    assert len(first) == 64
+    assert token.stat().st_mode & 0o777 == 0o600
+    slurm.jobs.submit(JOB, "stage-driver", {"run": "r1"})
+    assert token.read_text() == first
+    assert first not in (slurm.folder / "jobs" / JOB / "job.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("listed", "ended", "state", "message"),
+    [
+        ("PENDING|Priority", "", JobState.PENDING, "Slurm job 17 waits: Priority"),
+        ("RUNNING|None", "", JobState.RUNNING, "Slurm job 17"),
+        ("COMPLETING|None", "", JobState.RUNNING, "Slurm job 17"),
+        ("RUNNING|None", "0 ", JobState.SUCCEEDED, "exit code 0"),
+        ("COMPLETED|None", "1 ", JobState.FAILED, "exit code 1"),
+        ("", "75 setup failed", JobState.FAILED, "exit code 75: setup failed"),
+        ("", "85 ", JobState.STOPPED, "asked to stop"),
+        ("", "85 preempted", JobState.PREEMPTED, "its nodes were wanted"),
+        ("PREEMPTED|None", "", JobState.PREEMPTED, "Slurm ended it: PREEMPTED"),
+        ("TIMEOUT|TimeLimit", "", JobState.PREEMPTED, "Slurm ended it: TIMEOUT"),
+        ("NODE_FAIL|NodeDown", "", JobState.FAILED, "Slurm ended it: NODE_FAIL"),
+        ("CANCELLED|None", "", JobState.STOPPED, "Slurm ended it: CANCELLED"),
+    ],
+)
+def test_states(slurm: Played, listed: str, ended: str, state: JobState, message: str) -> None:
+    if listed:
+        status, _, reason = listed.partition("|")
+        slurm.answer("squeue", f"{JOB}|17|{status}|{reason}|r1\n")
+    if ended:
+        slurm.left("ended", ended)
+    info = slurm.jobs.info(JOB)
+    assert info is not None
+    assert info.state is state
+    assert message in info.message
+
+
+def test_a_job_that_slurm_forgot_and_that_began_has_failed(slurm: Played) -> None:
+    assert slurm.jobs.info(JOB) is None
+    slurm.left("claim/slurm_id", "17")
+    info = slurm.jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.FAILED
+
+
+def test_a_second_job_of_one_name_does_not_hide_the_first(slurm: Played) -> None:
+    slurm.answer("squeue", f"{JOB}|18|COMPLETED|None|r1\n{JOB}|17|RUNNING|None|r1\n")
+    info = slurm.jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.RUNNING
+
+
+def test_unfinished_jobs_of_a_run(slurm: Played) -> None:
+    slurm.answer("squeue", f"{JOB}|17|RUNNING|None|r1\nother|18|PENDING|None|r2\nold|19|FAILED|None|r1\n")
+    assert slurm.jobs.unfinished_jobs("r1") == [JOB]
+
+
+def test_a_stop_asks_the_batch_shell_of_a_running_job(slurm: Played) -> None:
+    slurm.answer("squeue", f"{JOB}|17|RUNNING|None|r1\nwaiting|18|PENDING|Priority|r1\n")
+    slurm.jobs.stop(JOB)
+    slurm.jobs.stop("waiting")
+    slurm.jobs.stop("unknown")
+    assert [line for line in slurm.said() if line.startswith("scancel")] == [
+        "scancel --batch --signal=TERM 17",
+        "scancel 18",
+    ]
+
+
+def test_output_is_read_from_the_folder(slurm: Played) -> None:
+    assert slurm.jobs.logs(JOB) == ""
+    slurm.left("output.log", "one\ntwo\n")
+    assert slurm.jobs.logs(JOB) == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
+        "sbatch: error: invalid partition specified: gpus",
+        "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+        "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy",
+    ],
+)
+def test_what_slurm_refuses_is_a_mistake_of_the_profile(slurm: Played, text: str) -> None:
+    slurm.answer("sbatch", err=text, rc=1)
+    with pytest.raises(PrecheckError, match="Slurm refuses the job"):
+        slurm.jobs.submit(JOB, "stage-driver", {"run": "r1"})
+
+
+@pytest.mark.parametrize("command", ["squeue", "sbatch"])
+def test_a_controller_that_is_away_is_waited_for(slurm: Played, command: str) -> None:
+    slurm.answer(command, err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)", rc=1)
+    with pytest.raises(NodeLostError, match="Unable to contact slurm controller"):
+        slurm.jobs.submit(JOB, "stage-driver", {"run": "r1"})
+
+
+def test_the_check_names_a_partition_that_does_not_exist(slurm: Played) -> None:
+    slurm.answer("sinfo", "cpu\nfast\n")
+    with pytest.raises(PrecheckError, match=r"machines\.train\.partition: Slurm has no 'gpu'; it has cpu, fast"):
+        slurm.jobs.check()
+    slurm.answer("sinfo", "gpu\n")
+    slurm.jobs.check()
+
+
+def test_without_slurm_the_message_says_what_to_install(slurm: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(PrecheckError, match="slurm-client"):
+        slurm.jobs.check()
+
+
+def test_a_folder_that_cannot_be_made_is_named(slurm: Played) -> None:
+    (slurm.folder / "jobs").write_text("a file")
+    with pytest.raises(PrecheckError, match=r"folder: .* cannot be made"):
+        slurm.jobs.check()
