@@ -121,7 +121,7 @@ class SlurmJobs:
             return ended
         for listed in self._listed().get(job_id, ()):
             if listed.state in _WAITING:
-                return JobInfo(state=JobState.PENDING, message=f"Slurm job {listed.slurm_id} waits: {listed.reason}")
+                return JobInfo(state=JobState.PENDING, message=f"Slurm: {listed.reason} (job {listed.slurm_id})")
             if listed.state in _WORKING:
                 return JobInfo(state=JobState.RUNNING, message=f"Slurm job {listed.slurm_id}")
         ended = self._ended(job_id)  # it may have ended between the two questions

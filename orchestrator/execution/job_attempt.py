@@ -32,6 +32,7 @@ from orchestrator.errors import (
 from orchestrator.execution.local_attempt import AttemptRequest
 from orchestrator.failures.classes import classified, report_of
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.history.events import EventKind
 from orchestrator.history.run_store import ForwardedTelemetry, RunStore
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, TelemetryBatch, job_id_of, jobs_folder
 from orchestrator.liveness.liveness import JobState, job_state
@@ -67,6 +68,7 @@ class JobAttempt:
     _is_asked_to_stop: bool = False
     _num_logged: int = 0  # characters of the job's output that are in the log
     _warned: str = ""
+    _waits_for: str = ""  # what the cluster says it waits for
     _last_lines: list[str] = field(default_factory=list)
 
     def run(self, on_started: Callable[[], None]) -> Artifact:
@@ -208,6 +210,7 @@ class JobAttempt:
             info, outcome = self._poll(forwarder)
             if outcome is not None or info is None or info.state in ENDED:
                 break
+            self._say_what_it_waits_for(info)
             self._raise_if_detached()
             if self.stop.is_set():
                 self._request_stop()
@@ -245,6 +248,14 @@ class JobAttempt:
                     self._request_stop()
                     end = "is asked to stop" if self._is_asked_to_stop else "cannot be asked to stop and keeps running"
                     raise DetachedError(f"{self._job_id}: not followed any more; it {end}: {error}") from error
+
+    def _say_what_it_waits_for(self, info: JobInfo) -> None:
+        """Once for each reason of the cluster, and once when it waits no more."""
+        reason = (info.message or "the cluster") if info.state is LauncherState.PENDING else ""
+        if reason != self._waits_for:
+            self.tracker.log_event(EventKind.WAITING, {"for": reason})
+            log.info("job %s %s", self._job_id, f"waits: {reason}" if reason else "has started")
+        self._waits_for = reason
 
     def _pause(self) -> None:
         """Wait until the next poll; not at all once this driver must end."""

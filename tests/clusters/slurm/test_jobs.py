@@ -108,7 +108,7 @@ def test_the_token_of_a_job_is_a_secret_and_stays(slurm: Played) -> None:
 @pytest.mark.parametrize(
     ("listed", "ended", "state", "message"),
     [
-        ("PENDING|Priority", "", JobState.PENDING, "Slurm job 17 waits: Priority"),
+        ("PENDING|Priority", "", JobState.PENDING, "Slurm: Priority (job 17)"),
         ("RUNNING|None", "", JobState.RUNNING, "Slurm job 17"),
         ("COMPLETING|None", "", JobState.RUNNING, "Slurm job 17"),
         ("RUNNING|None", "0 ", JobState.SUCCEEDED, "exit code 0"),

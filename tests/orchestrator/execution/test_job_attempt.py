@@ -112,6 +112,21 @@ def test_a_controller_whose_run_was_taken_over_submits_nothing(tmp_path: Path) -
     assert head.submitted == []
 
 
+def test_the_reason_why_the_cluster_lets_a_job_wait_is_told_once(tmp_path: Path) -> None:
+    told: list[tuple[str, Any]] = []
+    waiting = work(NewHead(refusals=0), threading.Event(), tmp_path)
+    waiting.tracker = SimpleNamespace(log_event=lambda kind, fields: told.append((kind, fields["for"])))  # type: ignore[assignment]
+    for state, message in (
+        (JobState.PENDING, "Slurm: Priority (job 17)"),
+        (JobState.PENDING, "Slurm: Priority (job 17)"),
+        (JobState.PENDING, "Slurm: Resources (job 17)"),
+        (JobState.RUNNING, ""),
+        (JobState.RUNNING, ""),
+    ):
+        waiting._say_what_it_waits_for(JobInfo(state=state, message=message))
+    assert told == [("waiting", "Slurm: Priority (job 17)"), ("waiting", "Slurm: Resources (job 17)"), ("waiting", "")]
+
+
 def test_shards_that_a_lost_job_recorded_are_progress(tmp_path: Path) -> None:
     lost = work(NewHead(refusals=0), threading.Event(), tmp_path)
     key = ArtifactKey("tokenize", "a" * 64)
