@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from clusters.kuberay.config import KubeRayProfile
+from clusters.kuberay.jobs import KubeRayJobs
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
 from clusters.slurm.config import SlurmProfile
 from clusters.slurm.jobs import SlurmJobs
@@ -29,6 +31,8 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
         )
     if isinstance(profile, SlurmProfile):
         return Cluster(SlurmJobs(profile=profile))
+    if isinstance(profile, KubeRayProfile):
+        return Cluster(KubeRayJobs(profile=profile))
     token = _find_token(profile, environment)
     if isinstance(profile, RayJobsProfile):
         jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=profile.environment)

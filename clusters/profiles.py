@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusters.kuberay.config import KubeRayProfile
 from clusters.planner.machines import MachineType
 from clusters.slurm.config import SlurmProfile
 from orchestrator.cluster.ray_cluster import LOCAL_OBJECT_STORE_MIB
@@ -90,11 +91,12 @@ class RayJobsProfile:
             raise ValueError(f"address: found {self.address!r}, expected 'http://host:port', e.g. 'http://head:8265'")
 
 
-Profile = LocalProfile | RayProfile | RayJobsProfile | SlurmProfile
+Profile = LocalProfile | RayProfile | RayJobsProfile | KubeRayProfile | SlurmProfile
 _KINDS: dict[str, type[Profile]] = {
     "local": LocalProfile,
     "ray": RayProfile,
     "ray_jobs": RayJobsProfile,
+    "kuberay": KubeRayProfile,
     "slurm": SlurmProfile,
 }
 

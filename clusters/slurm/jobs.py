@@ -19,7 +19,8 @@ from typing import Any, Self
 
 import jinja2
 
-from clusters.slurm.config import SlurmProfile, allocate
+from clusters.allocation import allocate
+from clusters.slurm.config import SlurmProfile
 from orchestrator.cluster.jobs import JobInfo, JobSize, JobState
 from orchestrator.errors import EXIT_REQUEUE, NodeLostError, PrecheckError
 
@@ -85,7 +86,7 @@ class SlurmJobs:
         folder.mkdir(parents=True, exist_ok=True)
         _write_token(folder / "token")
         script = folder / "job.sbatch"
-        script.write_text(self.script(job_id, arguments, metadata))
+        script.write_text(self.preview(job_id, arguments, metadata))
         options = [*self.profile.options, str(script)]
         try:
             self._run("sbatch", "--test-only", *options)
@@ -93,7 +94,7 @@ class SlurmJobs:
         finally:
             self._forget_listing()
 
-    def script(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> str:
+    def preview(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> str:
         """The batch script of a job. Raises: PrecheckError: no machine type holds a worker."""
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -109,7 +110,7 @@ class SlurmJobs:
             job_id=job_id,
             run_id=metadata.get("run", ""),
             arguments=arguments,
-            allocation=allocate(self.profile, self.size),
+            allocation=allocate(self.profile.machines, self.size),
             profile=self.profile,
             folder=str(self._folder(job_id)),
             object_store_bytes=_OBJECT_STORE_BYTES,

@@ -48,6 +48,9 @@ class JobLauncher(Protocol):
     def sized(self, size: JobSize) -> Self:
         """The launcher of jobs of this size, where each job gets machines of its own."""
 
+    def preview(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> str:
+        """What `submit` would send, for a person to read. Raises: PrecheckError: the job cannot be sent."""
+
     def submit(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> None:
         """Start a job with the given id; does nothing if a job with this id exists, in any state.
 

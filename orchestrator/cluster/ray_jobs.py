@@ -40,17 +40,23 @@ class RayJobs:
 
         Raises: PrecheckError: the cluster refuses the job or the token.
         """
-        body = {
-            "submission_id": job_id,
-            "entrypoint": f"{self.command} {arguments}",
-            "metadata": dict(metadata),
-            "runtime_env": {"env_vars": dict(self.environment)} if self.environment else {},
-        }
+        body = self._body(job_id, arguments, metadata)
         try:
             self._call("POST", "/api/jobs/", body)
         except PrecheckError:
             if self.info(job_id) is None:
                 raise
+
+    def preview(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> str:
+        return json.dumps(self._body(job_id, arguments, metadata), indent=2)
+
+    def _body(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "submission_id": job_id,
+            "entrypoint": f"{self.command} {arguments}",
+            "metadata": dict(metadata),
+            "runtime_env": {"env_vars": dict(self.environment)} if self.environment else {},
+        }
 
     def info(self, job_id: str) -> JobInfo | None:
         """A job's state; None if the cluster has no such job, neither by its id nor in its list."""

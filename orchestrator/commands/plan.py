@@ -54,7 +54,7 @@ def plan_command(
     """
     parsed = read_recipe(recipe, overrides)
     with open_workspace(locations) as workspace:
-        view = plan_view(workspace.artifacts, workspace.database, on_absent=_warn_absent)
+        view = plan_view(workspace.artifacts, workspace.database, on_absent=warn_absent)
         plan = make_plan(parsed, view, options)
     if check:
         run_prechecks(plan)
@@ -64,7 +64,7 @@ def plan_command(
         print_plan(plan)
 
 
-def _warn_absent(message: str) -> None:
+def warn_absent(message: str) -> None:
     click.echo(f"warning: {message}; planned as never made, `run` needs it", err=True)
 
 

@@ -16,8 +16,9 @@ from clusters.planner.prices import load_prices
 from clusters.planner.recipes import refuse_what_cannot_fit
 from clusters.profiles import machines_of, profile_at
 from orchestrator.artifact import Artifact
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.end_signals import NAMES, handle_end_signals
-from orchestrator.commands.plan import print_plan, warn_of_changed_code
+from orchestrator.commands.plan import print_plan, warn_absent, warn_of_changed_code
 from orchestrator.commands.shared.formatting import duration_text
 from orchestrator.commands.shared.live_view import default_style, show_live
 from orchestrator.commands.shared.options import (
@@ -42,11 +43,15 @@ from orchestrator.commands.status import event_pages
 from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
 from orchestrator.errors import EXIT_REQUEUE, CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.execution.cancelling import Cancellation
+from orchestrator.execution.job_attempt import stage_driver_arguments
+from orchestrator.execution.stage_run import job_size
 from orchestrator.history.changes import record_change
 from orchestrator.history.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import run_status
-from orchestrator.planning.plan import PlanOptions, make_plan
+from orchestrator.liveness.job_records import job_id_of
+from orchestrator.planning.plan import Plan, PlanOptions, make_plan
+from orchestrator.planning.plan_file import plan_digest
 from orchestrator.planning.store_view import plan_view
 from orchestrator.workspace import Workspace
 
@@ -69,6 +74,7 @@ SHOW_CURSOR = "\x1b[?25h"
 @location_options
 @cluster_option
 @detach_option
+@click.option("--dry-run", is_flag=True, help="Print what would be sent to the cluster, and send nothing.")
 @reason_option
 @json_option
 def run_command(
@@ -78,6 +84,7 @@ def run_command(
     locations: Locations,
     profile: str | None,
     detach: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run a recipe. Existing artifacts are reused; an interrupted run of the same plan is continued.
@@ -86,10 +93,14 @@ def run_command(
     running again continues either way. SIGTERM does the same, but leaves stages running that are jobs of a cluster.
     """
     parsed = read_recipe(recipe, overrides)
-    with open_workspace(locations, profile, create=True) as workspace:
+    with open_workspace(locations, profile, create=not dry_run) as workspace:
         check_detach(workspace, detach=detach)
-        plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database), options)
+        on_absent = warn_absent if dry_run else None
+        plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database, on_absent=on_absent), options)
         warn_of_changed_code(plan)
+        if dry_run:
+            print_jobs(workspace, plan)
+            return
         finished = finished_run(workspace, plan)
         if finished is not None:
             click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
@@ -177,6 +188,19 @@ def check_detach(workspace: Workspace, *, detach: bool) -> None:
     """Raises: RecipeError: `--detach` without a cluster whose stages outlive this process."""
     if detach and workspace.cluster.jobs is None:
         raise RecipeError("--detach: stages run in this process and end with it; use a cluster profile of Ray jobs")
+
+
+def print_jobs(workspace: Workspace, plan: Plan) -> None:
+    """Print the job of each stage that would run. Raises: RecipeError: no cluster takes stages as jobs."""
+    jobs = workspace.cluster.jobs
+    if jobs is None:
+        raise RecipeError("--dry-run: nothing is sent; stages run in this process. Name a cluster that takes jobs")
+    for stage in plan.to_run:
+        attempt = AttemptId.of("RUN", stage.id, epoch=1, number=1)
+        arguments = stage_driver_arguments(attempt, plan_digest(plan), workspace.store.url)
+        metadata = {"run": attempt.run_id, "stage": stage.id}
+        launcher = jobs.sized(job_size(stage.spec.resources))
+        click.echo(f"# {stage.id}\n{launcher.preview(job_id_of(attempt), arguments, metadata)}\n---")
 
 
 def run_and_show(

@@ -46,6 +46,13 @@ POLLS_PER_LOG_READ = 10  # polls of the job for each read of its output
 LAST_LINES = 20  # of the output, shown when a job ended without an outcome
 
 
+def stage_driver_arguments(attempt: AttemptId, plan_digest: str, store: str, *, memory_halvings: int = 0) -> str:
+    """The words of the command line that runs an attempt."""
+    words = ["stage-driver", attempt.run_id, attempt.stage_id, attempt.name, "--plan", plan_digest]
+    words += ["--epoch", str(attempt.epoch), "--memory-halvings", str(memory_halvings)]
+    return shlex.join([*words, "--store", store])
+
+
 class StoppedForAnotherError(CancelledError):
     """The job stopped because the driver of an earlier epoch had asked it to; this driver wants it to run."""
 
@@ -198,10 +205,10 @@ class JobAttempt:
                 raise DetachedError(f"{self._job_id}: not followed any more; whether it is running is unknown")
 
     def _arguments(self) -> str:
-        attempt = self.request.attempt
-        words = ["stage-driver", attempt.run_id, attempt.stage_id, attempt.name, "--plan", self.plan_digest]
-        words += ["--epoch", str(attempt.epoch), "--memory-halvings", str(self.request.memory_halvings)]
-        return shlex.join([*words, "--store", self.artifacts.store.url])
+        request = self.request
+        return stage_driver_arguments(
+            request.attempt, self.plan_digest, self.artifacts.store.url, memory_halvings=request.memory_halvings
+        )
 
     def _poll_to_end(self) -> JobOutcome:
         forwarder = _TelemetryForwarder(self._records, self.tracker, self.history, self.request.attempt, self.guard)

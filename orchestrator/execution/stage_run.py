@@ -282,7 +282,7 @@ class StageRun:
         if tools.cluster.jobs is not None:
             return JobAttempt(
                 request=request,
-                jobs=tools.cluster.jobs.sized(_job_size(self._planned.spec.resources)),
+                jobs=tools.cluster.jobs.sized(job_size(self._planned.spec.resources)),
                 artifacts=tools.artifacts,
                 plan_digest=tools.plan_digest,
                 tracker=tracker,
@@ -388,7 +388,8 @@ class StageRun:
         )
 
 
-def _job_size(resources: Resources) -> JobSize:
+def job_size(resources: Resources) -> JobSize:
+    """What a launcher needs to know of a stage."""
     return JobSize(
         workers=resources.workers,
         cpus=resources.cpus,

@@ -45,8 +45,8 @@ def test_a_stage_driver_works_only_inside_a_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cpus: 4\n", "kind: found None, expected one of: local, ray, ray_jobs, slurm"),
-        ("kind: lsf\n", "kind: found 'lsf', expected one of: local, ray, ray_jobs, slurm"),
+        ("cpus: 4\n", "kind: found None, expected one of: local, ray, ray_jobs, kuberay, slurm"),
+        ("kind: lsf\n", "kind: found 'lsf', expected one of: local, ray, ray_jobs, kuberay, slurm"),
         ("kind: slurm\n", "folder: missing"),
         ("kind: slurm\nfolder: /s\nmachines: {a: {cpus: 2, partitions: x}}\n", "did you mean 'partition'"),
         ("- local\n", "kind: found None"),

@@ -1,72 +1,8 @@
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from clusters.slurm.config import SlurmMachine, SlurmProfile, allocate, workers_of_node
-from orchestrator.cluster.jobs import JobSize
-from orchestrator.errors import PrecheckError
+from clusters.slurm.config import SlurmMachine, SlurmProfile
 
 CPU = SlurmMachine(cpus=32, memory_gib=128, nodes=4, partition="cpu")
-GPU = SlurmMachine(gpu="H100", gpus=8, cpus=96, memory_gib=900, nodes=2, partition="gpu", gres="gpu:h100")
-PROFILE = SlurmProfile(folder="/shared/illume", machines={"data": CPU, "train": GPU})
-
-
-def test_a_stage_without_accelerators_gets_nodes_without() -> None:
-    found = allocate(PROFILE, JobSize(workers=60, cpus=1))
-    assert (found.machine, found.nodes, found.cpus, found.gpus) == (CPU, 2, 31, 0)
-
-
-def test_a_training_gets_accelerators() -> None:
-    found = allocate(PROFILE, JobSize(workers=16, cpus=8, gpus=1, memory_gib=100))
-    assert (found.machine, found.nodes, found.gpus, found.cpus, found.memory_gib) == (GPU, 2, 8, 65, 800)
-
-
-def test_memory_can_decide() -> None:
-    assert allocate(PROFILE, JobSize(workers=4, cpus=1, memory_gib=60)).nodes == 2
-
-
-def test_a_machine_type_by_name() -> None:
-    assert allocate(PROFILE, JobSize(workers=2, machine="train")).machine is GPU
-    with pytest.raises(PrecheckError, match=r"resources\.machine: 'trian': did you mean 'train'"):
-        allocate(PROFILE, JobSize(machine="trian"))
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        (JobSize(cpus=200), "no machine type"),
-        (JobSize(gpus=9), "no machine type"),
-        (JobSize(workers=17, gpus=1), "nodes hold 16"),
-        (JobSize(workers=200), "resources.workers: 200"),
-    ],
-)
-def test_what_no_machine_holds_is_refused(size: JobSize, message: str) -> None:
-    with pytest.raises(PrecheckError, match=message):
-        allocate(PROFILE, size)
-
-
-@given(
-    workers=st.integers(1, 60),
-    cpus=st.sampled_from([0.5, 1.0, 3.0, 8.0]),
-    gpus=st.sampled_from([0.0, 1.0, 2.0]),
-    memory=st.sampled_from([0.0, 2.0, 30.0]),
-)
-def test_all_workers_fit_on_the_nodes_and_one_node_less_is_too_few(
-    workers: int, cpus: float, gpus: float, memory: float
-) -> None:
-    size = JobSize(workers=workers, cpus=cpus, gpus=gpus, memory_gib=memory)
-    try:
-        found = allocate(PROFILE, size)
-    except PrecheckError:
-        return
-    on_each = math.ceil(workers / found.nodes)
-    assert on_each <= workers_of_node(found.machine, size)
-    assert found.cpus >= math.ceil(on_each * cpus)
-    assert found.gpus >= on_each * gpus
-    assert found.nodes <= found.machine.nodes
-    assert (found.nodes - 1) * workers_of_node(found.machine, size) < workers
 
 
 @pytest.mark.parametrize(

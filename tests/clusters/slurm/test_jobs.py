@@ -74,7 +74,7 @@ def test_a_job_is_tried_and_then_submitted_once(slurm: Played) -> None:
 
 
 def test_the_script_is_valid_and_quotes_what_it_is_given(slurm: Played) -> None:
-    script = slurm.jobs.script(JOB, "stage-driver r1 'two words'", {"run": "r1"})
+    script = slurm.jobs.preview(JOB, "stage-driver r1 'two words'", {"run": "r1"})
     checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert checked.stderr == ""
     lines = script.splitlines()

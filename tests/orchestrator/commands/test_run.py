@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.commands.run import stop_on_signals
 from orchestrator.errors import EXIT_REQUEUE
@@ -183,3 +184,39 @@ def test_a_secret_in_a_configuration_is_kept_nowhere_and_the_run_that_needs_it_c
     assert illume(*command, "--set", f"stages.said.config.text={secret[::-1]}").code == 0  # no secret: another identity
     rotated = illume("plan", "words.yaml", "--json", "--set", f"stages.said.config.text=hf_{'x' * 36}")
     assert rotated.data["stages"][0]["action"] == "reuse"
+
+
+KUBERAY = "kind: kuberay\nnamespace: mllm\nimage: illume:1\nmachines: {data: {cpus: 8}}\n"
+SLURM = "kind: slurm\nfolder: /shared/jobs\nmachines: {data: {cpus: 8, partition: cpu}}\n"
+RAY_JOBS = "kind: ray_jobs\naddress: http://nowhere.invalid:8265\n"
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [(KUBERAY, "kind: RayJob"), (SLURM, "#SBATCH --partition=cpu"), (RAY_JOBS, '"submission_id"')],
+    ids=["kuberay", "slurm", "ray_jobs"],
+)
+def test_the_job_of_each_stage_is_printed_and_nothing_is_begun(
+    illume: Illume, tmp_path: Path, profile: str, expected: str
+) -> None:
+    (tmp_path / "profile.yaml").write_text(profile)
+    answer = illume("run", "words.yaml", "--cluster", "profile.yaml", "--dry-run", "--store", str(tmp_path / "store"))
+    assert answer.code == 0, answer.err
+    jobs = answer.out.split("\n---\n")[:-1]
+    assert len(jobs) == 3
+    assert all(expected in job and "stage-driver RUN" in " ".join(job.split()) for job in jobs)
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / ".illume").exists()
+
+
+def test_manifests_can_be_read_by_kubectl(illume: Illume, tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text(KUBERAY)
+    answer = illume("run", "words.yaml", "--cluster", "profile.yaml", "--dry-run")
+    documents = [document for document in yaml.safe_load_all(answer.out) if document]
+    assert [document["kind"] for document in documents] == ["RayJob"] * 3
+
+
+def test_without_a_cluster_nothing_would_be_sent(illume: Illume) -> None:
+    answer = illume("run", "words.yaml", "--dry-run")
+    assert answer.code == 2
+    assert "Name a cluster that takes jobs" in answer.err

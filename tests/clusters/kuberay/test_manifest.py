@@ -1,0 +1,46 @@
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusters.allocation import allocate
+from clusters.kuberay.config import KubeMachine, KubeRayProfile
+from clusters.kuberay.manifest import label_value, object_name, quantity_gib, ray_job, to_manifest
+from orchestrator.cluster.jobs import JobSize
+
+NAME = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")
+
+
+@given(st.text(min_size=1, max_size=120))
+def test_names_are_valid_whatever_the_job_is_called(job_id: str) -> None:
+    assert NAME.fullmatch(object_name(job_id))
+
+
+def test_names_always_mean_one_job() -> None:
+    names = {object_name(f"illume-r1-{stage}-1-{attempt}") for stage in ("a_b", "a-b", "A-b") for attempt in range(9)}
+    assert len(names) == 27
+    assert object_name("illume-r1-a-1-1") == object_name("illume-r1-a-1-1")
+
+
+@given(st.text(max_size=200))
+def test_labels_are_valid_whatever_they_say(text: str) -> None:
+    assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", label_value(text))
+
+
+def test_quantities() -> None:
+    assert [quantity_gib(gib) for gib in (16.0, 1.5, 0.1)] == ["16Gi", "1536Mi", "103Mi"]
+
+
+def test_what_is_none_is_left_out() -> None:
+    assert to_manifest({"a": (1, {"b": 2})}) == {"a": [1, {"b": 2}]}
+
+
+def test_a_cluster_without_kueue_is_not_suspended_and_has_no_labels_of_it() -> None:
+    profile = KubeRayProfile(namespace="a", image="b", machines={"head": KubeMachine(cpus=4, nodes=2)})
+    allocation = allocate(profile.machines, JobSize(workers=6))
+    manifest = ray_job(profile, allocation, job_id="illume-r1-a-1-1", arguments="stage-driver", run_id="r1")
+    assert "suspend" not in manifest["spec"]
+    assert not any("kueue" in label for label in manifest["metadata"]["labels"])
+    (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["groupName"] == "workers"  # "head" is reserved
+    assert manifest["spec"]["shutdownAfterJobFinishes"] is True
