@@ -288,7 +288,7 @@ def _digest(record: ShardRecord, path: str) -> str:
 
 CURATE = StageKind(
     name="curate",
-    version=6,
+    version=7,
     config=CurationConfig,
     run=run,
     inputs={

@@ -1,6 +1,7 @@
 """Detects the language of a caption: by its script where that is enough, else by a model of letter sequences.
 
-Nothing is downloaded. The model is that of py3langid, 97 languages; it takes 2 microseconds per letter.
+Nothing is downloaded. The model is that of py3langid, 97 languages; it takes 2 microseconds per letter. Of a few words
+it guesses wildly, so short captions are English if their words are (see `english_words.py`), else undetermined.
 """
 
 import functools
@@ -9,7 +10,10 @@ from collections import Counter
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from data_pipelines.captions.english_words import is_english
+
 UNDETERMINED = "und"  # ISO 639-2: undetermined
+ENGLISH = "en"
 MIN_LETTERS = 20  # of a caption that the model classifies; for less it guesses wildly
 MAX_CHARS = 120  # of a caption that are read
 MIN_CONFIDENCE = 0.5  # 0..1; real captions of a line reach 0.7 and more, lists of names less
@@ -34,9 +38,11 @@ def detect_language(text: str) -> str:
     if by_script is not None:
         return by_script
     if len(letters) < MIN_LETTERS:
-        return UNDETERMINED
+        return ENGLISH if is_english(text) else UNDETERMINED
     language, confidence = _model().classify(text[:MAX_CHARS])
-    return str(language) if confidence >= MIN_CONFIDENCE else UNDETERMINED
+    if confidence >= MIN_CONFIDENCE:
+        return str(language)
+    return ENGLISH if is_english(text[:MAX_CHARS]) else UNDETERMINED
 
 
 def _by_script(letters: list[str]) -> str | None:

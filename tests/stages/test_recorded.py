@@ -25,7 +25,7 @@ RECORDED = Path(__file__).with_name("recorded")
 PLAN: Any = json.loads((RECORDED / "plan.json").read_text(encoding="utf-8"))
 EXPECTED_REASONS = {
     "ingested": ["version 2 -> 4"],
-    "curated": ["version 5 -> 6", "upstream re-runs: ingested"],
+    "curated": ["version 5 -> 7", "upstream re-runs: ingested"],
     "vision": ["version 1 -> 2", "upstream re-runs: curated"],
 }
 
