@@ -5,11 +5,17 @@ Source: https://github.com/huggingface/hub-docs/blob/main/datasetcard.md for the
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from data_pipelines.audit.summary import TITLES, AuditSummary, Cell, bytes_text, printable
+from data_pipelines.captions.languages import UNDETERMINED
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.publishing.publication import (
     NONE_STATED,
@@ -34,9 +40,9 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
           "10B<n<100B", "100B<n<1T", "n>1T")  # fmt: skip
 
 
-def dataset_card(summary: AuditSummary, publication: Publication) -> str:
-    """The dataset card, as the text of a README.md."""
-    front = yaml.safe_dump(card_fields(summary), sort_keys=False, allow_unicode=True)
+def dataset_card(folder: Path, summary: AuditSummary, publication: Publication) -> str:
+    """The dataset card, as the text of a README.md in the folder of the dataset. Raises: DatasetError."""
+    front = yaml.safe_dump(card_fields(summary, ledger_sizes(folder)), sort_keys=False, allow_unicode=True)
     opening = [f"# {_cell(summary.name)}", description_paragraph(summary)]
     facts = [f"- Version {_cell(publication.version)}, described on {publication.published.isoformat()}"]
     facts.append(f"- Made by: {_cell(publication.creator) if publication.creator else 'not stated'}")
@@ -66,11 +72,21 @@ _FILES = """\
   ones, the tar and the bytes that hold it.
 - `dataset.json`: the list of shards.
 
-The Hub's one split "train" is all kept samples; which split a sample is in stands in its JSON and in the ledger."""
+The Hub's one split "train" is the whole ledger. Which split a sample is in stands in its JSON and in the ledger."""
 
 
 OPENING = """\
-In its folder, with pyarrow:
+With Hugging Face's datasets, in its folder; one repository has one kind of files there, which are the ledgers, so the
+tars are named:
+
+```python
+from datasets import load_dataset
+
+ledger = load_dataset(".", "ledger")["train"]
+samples = load_dataset("webdataset", data_files={"train": "shards/*.tar"}, streaming=True)["train"]
+```
+
+With pyarrow:
 
 ```python
 import pyarrow.parquet as pq
@@ -105,11 +121,38 @@ with tarfile.open(f"shards/{kept['shard'][0]}.tar") as shard:
 ```"""
 
 
-def card_fields(summary: AuditSummary) -> dict[str, Any]:
-    """The YAML header. Unknown fields are omitted, except for the licence, which is then "unknown"."""
+@dataclass(frozen=True, kw_only=True)
+class LedgerSizes:
+    """Bytes of all ledgers."""
+
+    files: int
+    uncompressed: int
+
+
+def ledger_sizes(folder: Path) -> LedgerSizes:
+    """From the footers of the ledgers. Raises: DatasetError: a ledger is missing or damaged."""
+    files = uncompressed = 0
+    for shard in CuratedDataset(folder).shards:
+        path = folder / "ledger" / f"{shard}.parquet"
+        try:
+            metadata = pq.read_metadata(path)
+            files += path.stat().st_size
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
+        uncompressed += sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    return LedgerSizes(files=files, uncompressed=uncompressed)
+
+
+def card_fields(summary: AuditSummary, sizes: LedgerSizes) -> dict[str, Any]:
+    """The YAML header. Unknown fields are omitted, except for the licence, which is then "unknown".
+
+    All configurations of a repository are loaded by one builder of `datasets`, that of the first one's files
+    (`LocalDatasetModuleFactory.get_module` of datasets 5.2). Tars and Parquet need two, so only ledgers are named.
+    """
+    split = {"name": "train", "num_bytes": sizes.uncompressed, "num_examples": summary.whole.total}
     kept = summary.whole.rows.get("keep", 0)
     tasks = [category for task in kept_values(summary, "task") for category in _TASKS.get(task, ())]
-    languages = [code for code in kept_languages(summary) if re.fullmatch("[a-z]{2,3}", code)]
+    languages = [code for code in kept_languages(summary) if re.fullmatch("[a-z]{2,3}", code) and code != UNDETERMINED]
     return {
         "pretty_name": printable(summary.name),
         "license": _licences(summary),
@@ -118,12 +161,15 @@ def card_fields(summary: AuditSummary) -> dict[str, Any]:
         **({"task_categories": list(dict.fromkeys(tasks))} if tasks else {}),
         "tags": ["webdataset", "image-text", "illume"],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "shards/*.tar"}], "default": True},
-            {"config_name": "ledger", "data_files": [{"split": "train", "path": "ledger/*.parquet"}]},
+            {"config_name": "ledger", "data_files": [{"split": "train", "path": "ledger/*.parquet"}], "default": True},
         ],
         "dataset_info": [
-            {"config_name": "default", "splits": [{"name": "train", "num_examples": kept}]},
-            {"config_name": "ledger", "splits": [{"name": "train", "num_examples": summary.whole.total}]},
+            {
+                "config_name": "ledger",
+                "splits": [split],
+                "download_size": sizes.files,
+                "dataset_size": sizes.uncompressed,
+            },
         ],
     }
 

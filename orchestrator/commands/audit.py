@@ -207,7 +207,7 @@ def _describe(current: DatasetFolder, summary: "AuditSummary", descriptions: Des
         write_croissant(descriptions.croissant, croissant_metadata(current.folder, summary, files, publication))
         written.append(f"Croissant description: {descriptions.croissant}")
     if descriptions.card:
-        descriptions.card.write_text(dataset_card(summary, publication), encoding="utf-8")
+        descriptions.card.write_text(dataset_card(current.folder, summary, publication), encoding="utf-8")
         written.append(f"dataset card: {descriptions.card}")
     return written
 

@@ -3,6 +3,7 @@
 import datetime
 import re
 import runpy
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,27 +25,50 @@ def test_the_header_agrees_with_the_ledger(tmp_path: Path) -> None:
     rows += [
         ledger_row(4, language="en", task="generation", repairs=["caption_html", "caption_pii"]),
         ledger_row(5, license=None, language="not a code"),
+        ledger_row(7, license=None, language="und", verdict="keep"),
     ]
     rows += [ledger_row(6, verdict="drop", reason="caption_pii", license="MIT", language="fr")]
     write_ledgers(tmp_path / "data", [rows])
-    text = dataset_card(audit_dataset(tmp_path / "data"), PUBLICATION)
+    text = dataset_card(tmp_path / "data", audit_dataset(tmp_path / "data"), PUBLICATION)
     found = DatasetCard(text).data.to_dict()
     assert found["license"] == ["cc-by-4.0", "cc0-1.0", "unknown"]
     assert found["language"] == ["de", "en"]
     assert found["size_categories"] == ["n<1K"]
     assert found["task_categories"] == ["image-to-text", "visual-question-answering", "text-to-image"]
-    assert {entry["config_name"]: entry["splits"][0]["num_examples"] for entry in found["dataset_info"]} == {
-        "default": 5,
-        "ledger": 6,
-    }
+    (info,) = found["dataset_info"]
+    assert info["splits"] == [{"name": "train", "num_bytes": info["dataset_size"], "num_examples": 7}]
+    files = list((tmp_path / "data" / "ledger").iterdir())
+    assert info["download_size"] == sum(path.stat().st_size for path in files)
+    assert info["dataset_size"] > 0
     assert "| caption\\_pii | 1 |" in text
     assert "records dropped for them: 1, with these replaced in them: 1." in text
-    assert "- Kept records that state no licence: 1." in text
+    assert "- Kept records that state no licence: 2." in text
     assert "- Made by: not stated" in text
 
 
+def test_every_configuration_of_a_card_names_files_of_one_kind(dataset: Path) -> None:
+    """`datasets` loads all configurations of a repository with the builder that fits the first one's files."""
+    found = DatasetCard(dataset_card(dataset, audit_dataset(dataset), PUBLICATION)).data.to_dict()
+    patterns = [files["path"] for entry in found["configs"] for files in entry["data_files"]]
+    assert {Path(pattern).suffix for pattern in patterns} == {".parquet"}
+    assert [entry["config_name"] for entry in found["configs"] if entry.get("default")] == ["ledger"]
+    assert all(list(dataset.glob(pattern)) for pattern in patterns)
+
+
+def test_the_lines_of_the_card_open_it_with_datasets(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = pytest.importorskip("datasets", reason="datasets is not installed; `pip install datasets`, run again")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "hub"
+    shutil.copytree(dataset, folder)
+    (folder / "README.md").write_text(dataset_card(dataset, audit_dataset(dataset), PUBLICATION), encoding="utf-8")
+    loaded = loading.load_dataset(str(folder), "ledger", cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"].num_rows == len(list(read_ledgers(dataset)))
+
+
 def test_foreign_text_is_escaped(dataset: Path) -> None:
-    text = dataset_card(audit_dataset(dataset), PUBLICATION)
+    text = dataset_card(dataset, audit_dataset(dataset), PUBLICATION)
     assert "<script>" not in text.split("---\n", 2)[2].replace("\\<script\\>", "")
     assert "\u202e" not in text
     assert DatasetCard(text).data.to_dict()["license"] == ["other"]
@@ -61,7 +85,7 @@ def test_sizes_have_the_categories_of_the_hub(number: int, word: str) -> None:
 @pytest.fixture
 def lines_of_card(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs the lines of the card that open the dataset with these libraries, in its folder; returns their names."""
-    card = dataset_card(audit_dataset(dataset), PUBLICATION)
+    card = dataset_card(dataset, audit_dataset(dataset), PUBLICATION)
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(dataset)
 
