@@ -45,6 +45,7 @@ from orchestrator.identity import config_to_json
 from orchestrator.liveness.liveness import DriverState, Liveness
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.reasons import QuarantineRetried
+from orchestrator.reference.kind_pages import kind_summary
 from orchestrator.stage import Resources
 
 log = logging.getLogger(__name__)
@@ -356,7 +357,7 @@ class StageRun:
             stage_version=spec.kind.version,
             config=config_to_json(spec.config),
             inputs=(*self._input_summaries(), *self._source_summaries()),
-            fields={"resources": dict(asdict(spec.resources))},
+            fields={"resources": dict(asdict(spec.resources)), "description": kind_summary(spec.kind)},
         )
 
     def _input_summaries(self) -> Iterator[InputSummary]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from orchestrator.actor import Actor, current_actor
 from orchestrator.artifact import JSON
 from orchestrator.history.events import Event
+from orchestrator.installation.version import version_text
 from orchestrator.redaction.masking import mask_secrets, mask_text
 
 ACTOR_FIELD = "actor"  # of the fields of an event
@@ -21,10 +22,12 @@ class ActorRecord:
     token_name: str = ""
     command: str = ""
     reason: str = ""
+    program: str = ""  # version and commit of this package
 
     @property
     def name(self) -> str:
-        return self.token_name or f"{self.user}@{self.host}"
+        """Empty for what was recorded without an actor."""
+        return self.token_name or "@".join(filter(None, (self.user, self.host)))
 
 
 def actor_record(actor: Actor) -> ActorRecord:
@@ -34,6 +37,7 @@ def actor_record(actor: Actor) -> ActorRecord:
         token_name=mask_text(actor.token_name),
         command=masked_command(actor.command),
         reason=mask_text(actor.reason),
+        program=version_text(),
     )
 
 

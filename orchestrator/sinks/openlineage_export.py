@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.manifest_summary import artifact_fields, counted_rows
+from orchestrator.history.actors import ACTOR_FIELD
 from orchestrator.history.events import AttemptState, Event, EventKind, event_fields
 from orchestrator.sinks.openlineage_sink import run_event, store_location
 
@@ -41,6 +42,7 @@ def _event(artifact: StoredArtifact, known: Mapping[str, StoredArtifact], recipe
         "config": manifest.payload.get("config", {}),
         "inputs": inputs,
         "artifact": artifact_fields(manifest, artifact.manifest_sha256),
+        ACTOR_FIELD: {"program": str(provenance.get("version", ""))},
     }
     return Event(
         run_id=run_id,

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.manifest_summary import recorded_metrics
+from orchestrator.history.actors import ActorRecord, actor_of
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, iso_time
 from orchestrator.redaction.masking import mask_text
 from orchestrator.sinks.file_sinks import file_sink_name
@@ -24,6 +25,7 @@ PRODUCER = "https://github.com/illume-orchestrator"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 FACETS = "https://openlineage.io/spec/facets"
 NAMESPACE = "illume"  # of jobs
+REPOSITORY = "https://github.com/illume-orchestrator/illume-orchestrator"
 OUR_FACETS = f"{PRODUCER}/facets/1"
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
 
@@ -88,13 +90,14 @@ def run_event(event: Event, location: StoreLocation) -> dict[str, JSON] | None:
 def _event_of_run(event: Event) -> dict[str, JSON]:
     facets = _run_facets(event) | _error_facet(event)
     facets["tags"] = _tags({"illume.run": event.run_id, "illume.epoch": str(event.epoch)})
+    recipe = str(event.fields["recipe"])
     return {
         "eventTime": iso_time(event.time),
         "eventType": _RUN_TYPES[str(event.fields["to"])],
         "producer": PRODUCER,
         "schemaURL": SPEC,
         "run": {"runId": run_uuid(event.run_id, event.epoch), "facets": facets},
-        "job": _job(str(event.fields["recipe"]), "DAG"),
+        "job": _job(event, recipe, "DAG", f"Runs of the recipe {recipe!r}: its stages, each a job of its own"),
         "inputs": [],
         "outputs": [],
     }
@@ -127,9 +130,9 @@ def _event_of_attempt(event: Event, location: StoreLocation) -> dict[str, JSON]:
         "producer": PRODUCER,
         "schemaURL": SPEC,
         "run": {"runId": str(uuid.uuid5(_IDS, f"attempt/{event.attempt_id}")), "facets": facets},
-        "job": _job(f"{recipe}.{event.stage_id}", "TASK"),
+        "job": _job(event, f"{recipe}.{event.stage_id}", "TASK", fields.get("description", "")),
         "inputs": [_input(dataset, location) for dataset in fields.get("inputs", [])],
-        "outputs": [_output(artifact, fields.get("gates", []), location)] if artifact else [],
+        "outputs": [_output(event, artifact, location)] if artifact else [],
     }
 
 
@@ -137,10 +140,32 @@ def run_uuid(run_id: str, epoch: int) -> str:
     return str(uuid.uuid5(_IDS, f"run/{run_id}/{epoch}"))
 
 
-def _job(name: str, job_type: str) -> dict[str, JSON]:
+def _job(event: Event, name: str, job_type: str, description: str) -> dict[str, JSON]:
     """`job_type` is one of OpenLineage's job types."""
-    facet = {"processingType": "BATCH", "integration": "ILLUME", "jobType": job_type}
-    return {"namespace": NAMESPACE, "name": name, "facets": {"jobType": _facet("2-0-4/JobTypeJobFacet", dict(facet))}}
+    kind = {"processingType": "BATCH", "integration": "ILLUME", "jobType": job_type}
+    facets: dict[str, JSON] = {"jobType": _facet("2-0-4/JobTypeJobFacet", dict(kind))}
+    if description:
+        facets["documentation"] = _facet("1-1-0/DocumentationJobFacet", {"description": description})
+    actor = actor_of(event)
+    if actor is not None and actor.name:
+        facets["ownership"] = _facet("1-0-1/OwnershipJobFacet", {"owners": _owners(actor)})
+    if actor is not None and actor.program:
+        facets["sourceCodeLocation"] = _facet("1-1-0/SourceCodeLocationJobFacet", _source_code(actor.program))
+    return {"namespace": NAMESPACE, "name": name, "facets": facets}
+
+
+def _owners(actor: ActorRecord) -> list[JSON]:
+    """Whoever asked for the work; a name as OpenLineage recommends it."""
+    kind = "application" if actor.token_name else "user"
+    return [{"name": f"{kind}:{actor.name}", "type": "MAINTAINER"}]
+
+
+def _source_code(program: str) -> dict[str, JSON]:
+    """`program`: `0.2.0 (commit 1a2b3c)`, or `0.2.0` where the commit is not known."""
+    version, _, commit = program.partition(" (commit ")
+    commit = commit.removesuffix(")").removesuffix("-dirty")
+    url = f"{REPOSITORY}/tree/{commit}" if commit else REPOSITORY
+    return {"type": "git", "url": url, "repoUrl": f"{REPOSITORY}.git", "version": commit or version, "tag": version}
 
 
 def _run_facets(event: Event) -> dict[str, JSON]:
@@ -176,10 +201,13 @@ def _input(dataset: Mapping[str, Any], location: StoreLocation) -> dict[str, JSO
     }
 
 
-def _output(
-    artifact: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], location: StoreLocation
-) -> dict[str, JSON]:
+def _output(event: Event, artifact: Mapping[str, Any], location: StoreLocation) -> dict[str, JSON]:
+    fields: Mapping[str, Any] = event.fields
+    gates = fields.get("gates", [])
     facets = _dataset_facets(artifact["kind"], artifact["fingerprint"])
+    rows = f", {artifact['rows']:,} rows" if artifact["rows"] is not None else ""
+    description = f"{artifact['kind']} by the stage {event.stage_id} of {fields['recipe']}{rows}"
+    facets["documentation"] = _facet("1-1-0/DocumentationDatasetFacet", {"description": description})
     names = {"rows": "rowCount", "bytes": "bytes", "files": "fileCount"}
     counts: dict[str, JSON] = {
         facet_name: artifact[field] for field, facet_name in names.items() if artifact[field] is not None

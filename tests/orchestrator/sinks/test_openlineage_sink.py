@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from orchestrator.actor import Actor, acting_as
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState
 from orchestrator.sinks.openlineage_sink import OpenLineageSink, StoreLocation, run_event, store_location
@@ -70,6 +71,24 @@ def test_every_event_and_facet_fits_the_official_schemas(
     assert len(lines) == 10
     assert [problems(line, schemas) for line in lines] == [[]] * len(lines)
     assert {facet["_schemaURL"].split("/")[2] for line in lines for facet in facets_of(line)} >= {"openlineage.io"}
+
+
+def test_jobs_and_datasets_name_their_owner_their_code_and_what_they_are(
+    index: Database, tell_story: TellStory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.history.actors.version_text", lambda: "0.2.0 (commit 1a2b3c4d-dirty)")
+    path = tmp_path / "lineage.jsonl"
+    with acting_as(Actor(user="alice", host="h7")):
+        events = tell_story(index, "r1").run_store.events("r1")
+    OpenLineageSink(path, store_url=str(tmp_path)).deliver(events)
+    jobs = [line["job"]["facets"] for line in written(path)]
+    assert {job["ownership"]["owners"][0]["name"] for job in jobs} == {"user:alice@h7"}
+    assert {job["sourceCodeLocation"]["version"] for job in jobs} == {"1a2b3c4d"}
+    assert all(job["sourceCodeLocation"]["url"].endswith("/tree/1a2b3c4d") for job in jobs)
+    runs = [line["job"]["facets"] for line in written(path) if line["job"]["name"] == "tiny"]
+    assert {job["documentation"]["description"].split(":")[0] for job in runs} == {"Runs of the recipe 'tiny'"}
+    (made,) = next(line["outputs"] for line in written(path) if line["outputs"])
+    assert made["facets"]["documentation"]["description"] == "dataset@1 by the stage clean of tiny, 38 rows"
 
 
 def test_the_schema_check_finds_mistakes(
