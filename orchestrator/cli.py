@@ -79,6 +79,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "pin": ("gc", "Protect an artifact from `gc`."),
         "du": ("du", "Show the space that stages, runs and checkpoints take."),
         "index": ("index", "Rebuild the database from the store."),
+        "relocate": ("relocate", "Follow a store or a tracker that has moved; fill a tracker that is new."),
     },
 }
 COMMANDS: Mapping[str, tuple[str, str]] = {

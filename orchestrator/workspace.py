@@ -269,7 +269,7 @@ class Workspace:
             applied = datetime.now(UTC).isoformat()
             put_takedown(self.store, replace(takedown, created=applied, by=current_actor().name))
         retract_tainted(self.artifacts, takedown)
-        with Outbox(self.database, self._sinks()) as outbox:
+        with Outbox(self.database, self.sinks()) as outbox:
             for artifact in takedown.tainted:
                 if artifact.is_kept and self._knows_attempt(artifact.attempt_id):
                     self.runs.record_tainted_model(
@@ -321,7 +321,7 @@ class Workspace:
         detached: threading.Event | None,
         on_started: Callable[[str], None],
     ) -> dict[str, Artifact]:
-        with Outbox(self.database, self._sinks()) as outbox:
+        with Outbox(self.database, self.sinks()) as outbox:
             outbox.follow(run_id)
             on_started(run_id)
             try:
@@ -334,7 +334,8 @@ class Workspace:
         for sink, waiting in outbox.drain(DRAIN_S).items():
             log.warning("%s: %d events are not delivered yet; the next run delivers them", sink, waiting)
 
-    def _sinks(self) -> list[Sink]:
+    def sinks(self) -> list[Sink]:
+        """Where events are delivered to."""
         sinks: list[Sink] = [
             StoreSink(self.records),
             JsonLinesSink(self.root / "events.jsonl"),

@@ -42,6 +42,9 @@ _ENVIRONMENT = {
 }
 
 
+_IN_STORE = re.compile(r"artifacts/[^/]+/[0-9a-f]{2}/[0-9a-f]{64}/attempts/.+")  # see `store/layout.py`
+
+
 class MlflowSink:
     """Writes events as MLflow runs, in the experiment named after the recipe. Connects at the first delivery."""
 
@@ -125,7 +128,7 @@ class MlflowSink:
     def _model_version(self, client: Any, events: list[Event]) -> None:
         for event in events:
             run = self._nested(client, event) if event.attempt_id else self._parent(client, event)
-            name, uri = str(event.fields["name"]), str(event.fields["uri"])
+            name, uri = str(event.fields["name"]), self._present_address(str(event.fields["uri"]))
             version = self._registered(client, name, event.id)
             if version is None:
                 source = self._model_source(client, run, uri)
@@ -153,6 +156,15 @@ class MlflowSink:
                 raise
         found = client.search_model_versions(f"name = '{name}'")
         return next((version.version for version in found if version.tags.get(f"{TAG}event") == event_id), None)
+
+    def _present_address(self, uri: str) -> str:
+        """The address of a model in the store where the store is now; that of other models is unchanged."""
+        inside = _IN_STORE.search(uri)
+        if inside is None or not self._store_url:
+            return uri
+        if "://" in self._store_url:
+            return f"{self._store_url.partition('?')[0].rstrip('/')}/{inside.group()}"
+        return Path(self._store_url).joinpath(inside.group()).as_uri()
 
     def _model_source(self, client: Any, run: str, uri: str) -> str:
         """A URI where MLflow can read the model; a server cannot read folders of this machine, so it gets a copy."""
