@@ -22,7 +22,7 @@ STORED = ("max_stored_side", "stored_quality")
 # Fields that no judgement about a single record reads: limits of decoding, what counts as a copy, what is stored.
 NOT_JUDGED = frozenset(
     ["formats", "max_pixels", "max_file_bytes", "duplicate_scope", "near_duplicates", "mirrored_images",
-     "phash_distance", "colour_distance", "semantic_distance", "max_stored_side", "stored_quality"]
+     "phash_distance", "colour_distance", "semantic_distance", "semantic_probes", "max_stored_side", "stored_quality"]
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ class CurationConfig:
     phash_distance: int = 10  # of 64 bits
     colour_distance: float = 20.0  # mean over an 8 x 8 RGB miniature, 0..255
     semantic_distance: float | None = None  # 1 - cosine of embeddings, 0..2; images nearer than this are copies
+    semantic_probes: int | None = None  # cells of near embeddings to search in; null: all, exact, slow beyond a million
     # what is written
     max_stored_side: int | None = None  # pixels; larger images are stored resized, as JPEG; null: all original bytes
     stored_quality: int = 92  # of these JPEGs, 1..95
@@ -97,6 +98,8 @@ class CurationConfig:
             yield "max_crop must lie in 0..1 and max_aspect must be at least 1"
         if not 0 <= self.phash_distance <= 15:
             yield f"phash_distance: found {self.phash_distance}, expected 0 to 15 of 64 bits"
+        if self.semantic_probes is not None and self.semantic_probes < 1:
+            yield f"semantic_probes: found {self.semantic_probes}, expected at least 1"
         if self.semantic_distance is not None and not 0 < self.semantic_distance <= 2:
             yield f"semantic_distance: found {self.semantic_distance:g}, expected more than 0, at most 2"
         needed = max((max(anchor) for anchor in self.anchors), default=1)

@@ -68,7 +68,9 @@ def find_duplicates(
     if config.semantic_distance is not None:
         by_shard = {name: read_embeddings(files) for name, files in scores.items()}
         embeddings = [by_shard.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]
-        copies = add_semantic_copies(ordered, copies, embeddings, config.semantic_distance)
+        copies = add_semantic_copies(
+            ordered, copies, embeddings, config.semantic_distance, probes=config.semantic_probes
+        )
     for copy in copies:
         original = ordered.sample_id(copy.original)
         verdicts[names[shards[copy.index]]].append(

@@ -38,9 +38,9 @@ def near_pairs(vectors_NSD: Vectors, distance: float) -> Iterator[tuple[Integers
     Yields two arrays at a time, the indices of the pairs' earlier and later members in the order of cells.
     """
     num_cells = math.isqrt(len(vectors_NSD)) if len(vectors_NSD) > BLOCK else 1
-    centres_KF = _centres(vectors_NSD, num_cells)
+    centres_KF = cell_centres(vectors_NSD, num_cells)
     cells_N = np.concatenate(
-        [_scores(_points(block_BSD), centres_KF).argmax(axis=1) for block_BSD in _blocks(vectors_NSD)]
+        [centre_scores(points(block_BSD), centres_KF).argmax(axis=1) for block_BSD in blocks(vectors_NSD)]
     )
     order = np.argsort(cells_N, kind="stable")
     bounds = np.searchsorted(cells_N[order], np.arange(num_cells + 1))
@@ -51,18 +51,18 @@ def near_pairs(vectors_NSD: Vectors, distance: float) -> Iterator[tuple[Integers
         for column, cell in enumerate(cells):
             start, stop = bounds[cell], bounds[cell + 1]
             candidates = np.append(np.flatnonzero(is_near_NG[:start, column]), np.arange(start, stop))
-            for left, right in _compare(vectors_NSD, order[candidates], order[start:stop], 1 - distance):
+            for left, right in compare(vectors_NSD, order[candidates], order[start:stop], 1 - distance):
                 is_earlier = candidates[left] < right + start  # within the cell, each pair is found twice
                 yield order[candidates[left[is_earlier]]], order[right[is_earlier] + start]
 
 
-def _centres(vectors_NSD: Vectors, num_cells: int) -> Floats:
+def cell_centres(vectors_NSD: Vectors, num_cells: int) -> Floats:
     """The centres of so many cells, by some rounds of k-means over a part of the samples [K, F]."""
     chosen = np.random.default_rng(0).permutation(len(vectors_NSD))[: SAMPLES_PER_CELL * num_cells]
-    points_BF = _points(vectors_NSD[chosen])
+    points_BF = points(vectors_NSD[chosen])
     centres_KF = points_BF[:num_cells].copy()
     for _ in range(KMEANS_ROUNDS if num_cells > 1 else 0):
-        cells_B = _scores(points_BF, centres_KF).argmax(axis=1)
+        cells_B = centre_scores(points_BF, centres_KF).argmax(axis=1)
         order = np.argsort(cells_B, kind="stable")
         found, starts, counts = np.unique(cells_B[order], return_index=True, return_counts=True)
         centres_KF[found] = np.add.reduceat(points_BF[order], starts) / counts[:, None]
@@ -76,27 +76,27 @@ def _may_be_near(
     cell_centres_GF = centres_KF[cells.start : cells.stop]
     apart_KG = np.stack([np.linalg.norm(centres_KF - centre_F, axis=1) for centre_F in cell_centres_GF], axis=1)
     found = []
-    for block in _blocks(samples):
-        points_BF, cells_B = _points(vectors_NSD[block]), cells_N[block]
+    for block in blocks(samples):
+        points_BF, cells_B = points(vectors_NSD[block]), cells_N[block]
         own_BF = centres_KF[cells_B]
         own_B = (points_BF * own_BF).sum(axis=1) - (own_BF**2).sum(axis=1) / 2
-        found.append(own_B[:, None] - _scores(points_BF, cell_centres_GF) <= radius * apart_KG[cells_B] + SLACK)
+        found.append(own_B[:, None] - centre_scores(points_BF, cell_centres_GF) <= radius * apart_KG[cells_B] + SLACK)
     return np.concatenate(found) if found else np.zeros((0, len(cells)), dtype=np.bool_)
 
 
-def _scores(points_BF: Floats, centres_KF: Floats) -> Floats:
+def centre_scores(points_BF: Floats, centres_KF: Floats) -> Floats:
     """(|x|² - |x - c|²) / 2, larger for nearer centres c [B, K]."""
     scores_BK: Floats = points_BF @ centres_KF.T - (centres_KF**2).sum(axis=1) / 2
     return scores_BK
 
 
-def _compare(
+def compare(
     vectors_NSD: Vectors, left: Integers, right: Integers, cosine: float
 ) -> Iterator[tuple[Integers, Integers]]:
     """Pairs of positions in `left` and `right` whose samples' vectors all have a cosine above `cosine`."""
-    for right_block, right_samples in enumerate(_blocks(right)):
+    for right_block, right_samples in enumerate(blocks(right)):
         right_BSD = _unit(vectors_NSD[right_samples])
-        for left_block, left_samples in enumerate(_blocks(left)):
+        for left_block, left_samples in enumerate(blocks(left)):
             left_BSD = _unit(vectors_NSD[left_samples])
             near = np.ones((len(left_BSD), len(right_BSD)), dtype=np.bool_)
             for slot in range(vectors_NSD.shape[1]):
@@ -105,11 +105,11 @@ def _compare(
             yield left_found + left_block * BLOCK, right_found + right_block * BLOCK
 
 
-def _blocks(array: Array) -> Iterator[Array]:
+def blocks(array: Array) -> Iterator[Array]:
     return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
 
 
-def _points(vectors_BSD: Vectors) -> Floats:
+def points(vectors_BSD: Vectors) -> Floats:
     """Each sample's vectors as one of length 1 [B, F]: half a squared distance is then 1 - the mean of the cosines."""
     num_slots = vectors_BSD.shape[1]
     return _unit(vectors_BSD).reshape(len(vectors_BSD), -1) / np.float32(math.sqrt(num_slots))

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.duplicates.candidates import Candidates
 from data_pipelines.duplicates.near_vectors import Integers, Vectors, near_pairs
+from data_pipelines.duplicates.probed_vectors import probed_pairs
 from data_pipelines.duplicates.search import Copy, resolve_to_kept
 from data_pipelines.duplicates.union_find import UnionFind
 
@@ -19,12 +20,14 @@ def add_semantic_copies(
     copies: Sequence[Copy],
     embeddings: Sequence[Sequence[Vectors] | None],
     distance: float,
+    *,
+    probes: int | None = None,
 ) -> list[Copy]:
     """`copies` and the semantic copies among the other samples, in order.
 
     Samples of one partition with the same number of images form a group if their embeddings, slot by slot, are less
     than `distance` of cosine apart, also through others between them; the first of a group is kept. `embeddings`: of
-    the images of each candidate; None: unknown.
+    the images of each candidate; None: unknown. `probes`: see `probed_pairs`; None: the exact search.
     """
     copied = {copy.index for copy in copies}
     comparable: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -35,7 +38,7 @@ def add_semantic_copies(
     for indices in comparable.values():
         if len(indices) > 1:
             vectors_NSD = np.stack([np.stack(list(embeddings[index] or ())) for index in indices])
-            firsts = group_by_meaning(vectors_NSD, distance)
+            firsts = group_by_meaning(vectors_NSD, distance, probes=probes)
             for sample in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
                 original = indices[int(firsts[sample])]
                 found.append(
@@ -44,9 +47,10 @@ def add_semantic_copies(
     return resolve_to_kept([*copies, *found])
 
 
-def group_by_meaning(vectors_NSD: Vectors, distance: float) -> Integers:
+def group_by_meaning(vectors_NSD: Vectors, distance: float, *, probes: int | None = None) -> Integers:
     """For each sample the first sample of its group [N]."""
+    pairs = near_pairs(vectors_NSD, distance) if probes is None else probed_pairs(vectors_NSD, distance, probes)
     groups = UnionFind(len(vectors_NSD))
-    for left, right in near_pairs(vectors_NSD, distance):
+    for left, right in pairs:
         groups.join_pairs(left, right)
     return groups.firsts(np.arange(len(vectors_NSD)))

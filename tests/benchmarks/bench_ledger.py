@@ -1,6 +1,6 @@
-"""Questions to a large ledger: `illume audit` and the comparison of two datasets; time, and memory at the peak.
+"""Questions to a large ledger: `illume audit`, its page, the comparison of two datasets; time, and memory at the peak.
 
-Run: python tests/benchmarks/bench_ledger.py [--rows 10000000] [--shard-rows 100000]
+Run: python tests/benchmarks/bench_ledger.py [--rows 10000000] [--shard-rows 100000] [--only audit]
 The ledger is made up, shard by shard, with all columns of a real one; ids, picture digests and hashes are random, words
 and sizes are drawn. Each question is asked in a process of its own, on one thread. The comparison is of two copies that
 nobody knows to be equal, so that every row of both is read.
@@ -25,13 +25,22 @@ SOURCES = tuple(f"source-{number}" for number in range(20))
 WORDS = np.array(["a", "red", "photo", "of", "the", "small", "old", "house", "by", "sea", "with", "two", "dogs", "and"])
 SIDES = np.array([48, 96, 200, 256, 320, 512, 640, 768, 1024, 1600, 3000])
 ANCHORS = ((512, 512), (384, 512), (512, 384))
-LOOK_UPS = {"audit": "audit_dataset(folder).whole.total", "diff": "sum(diff_datasets(side, side).rows)"}
+LOOK_UPS = {
+    "audit": "audit_dataset(folder).whole.total",
+    "page": "page_of(folder)",
+    "diff": "sum(diff_datasets(side, side).rows)",
+}
 PROGRAM = """
 import resource, sys, time
 from pathlib import Path
 from data_pipelines.audit.summary import audit_dataset
 from data_pipelines.audit.diff import DiffSide, diff_datasets
+from data_pipelines.audit.page import write_audit_page
 folder = Path(sys.argv[1]); side = DiffSide(folder=folder)
+def page_of(folder):
+    summary = audit_dataset(folder)
+    write_audit_page(folder, folder / "page.html", summary)
+    return summary.whole.total
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started, busy = time.perf_counter(), time.process_time()
 rows = {question}
@@ -113,7 +122,8 @@ def write_ledger(folder: Path, rows: int, shard_rows: int) -> int:
 @click.command()
 @click.option("--rows", default=10_000_000, show_default=True)
 @click.option("--shard-rows", default=100_000, show_default=True)
-def main(rows: int, shard_rows: int) -> None:
+@click.option("--only", multiple=True, type=click.Choice(list(LOOK_UPS)), help="Ask only these questions.")
+def main(rows: int, shard_rows: int, only: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(prefix="illume-ledger-") as name:
         folder = Path(name)
         started = time.perf_counter()
@@ -121,6 +131,8 @@ def main(rows: int, shard_rows: int) -> None:
         click.echo(f"{rows:,} rows, {size / 2**30:.2f} GiB, made in {time.perf_counter() - started:.0f} s")
         click.echo(f"{'':8}{'rows read':>14}{'s':>9}{'CPU s':>9}{'rows/CPU s':>13}{'peak MiB':>10}{'idle MiB':>10}")
         for question, code in LOOK_UPS.items():
+            if only and question not in only:
+                continue
             program = PROGRAM.format(question=code)
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
             told = subprocess.run(

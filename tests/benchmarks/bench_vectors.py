@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.duplicates import near_vectors
 from data_pipelines.duplicates.near_vectors import Integers, Vectors
+from data_pipelines.duplicates.probed_vectors import probed_pairs
 
 PER_TOPIC = 200
 SHARED = 0.5  # the mean of all cosines
@@ -61,17 +62,24 @@ def faiss_pairs(vectors_NSD: Vectors, distance: float) -> Iterator[tuple[Integer
 @click.option("--width", default=512, show_default=True)
 @click.option("--distance", default=0.02, show_default=True, help="1 - cosine.")
 @click.option("--plain/--no-plain", default=True, help="Compare every pair too, also by faiss.")
-def main(samples: int, width: int, distance: float, plain: bool) -> None:
+@click.option("--probes", default=4, show_default=True, help="Cells that each sample is compared with.")
+@click.option("--exact/--no-exact", default=True, help="Search by all cells that may hold near ones, too.")
+def main(samples: int, width: int, distance: float, plain: bool, probes: int, exact: bool) -> None:
     vectors_NSD = embeddings(samples, width)
     click.echo(f"{samples:,} embeddings of {width} numbers, pairs less than {distance:g} of cosine apart")
     counts = {}
     plain_searches = {"every pair": every_pair, "faiss": faiss_pairs}
-    for name, search in {"by cells": near_vectors.near_pairs, **(plain_searches if plain else {})}.items():
+    by_cells = {"by cells": near_vectors.near_pairs} if exact else {}
+    for name, search in {**by_cells, **(plain_searches if plain else {})}.items():
         began_s = time.perf_counter()
         counts[name] = sum(len(left) for left, _ in search(vectors_NSD, distance))
         click.echo(f"  {name:12} {time.perf_counter() - began_s:8.1f} s   {counts[name]:,} pairs")
     if len(set(counts.values())) > 1:
         raise SystemExit("the searches differ")
+    began_s = time.perf_counter()
+    found = sum(len(left) for left, _ in probed_pairs(vectors_NSD, distance, probes))
+    recall = f", recall {found / max(1, next(iter(counts.values()))):.4f}" if counts else ""
+    click.echo(f"  {probes} probes     {time.perf_counter() - began_s:8.1f} s   {found:,} pairs{recall}")
 
 
 if __name__ == "__main__":

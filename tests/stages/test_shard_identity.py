@@ -39,6 +39,7 @@ OTHER_VALUES: Mapping[str, Any] = {  # a valid value other than that of `CURATIO
     "duplicate_scope": "off",
     "max_crop": 0.3,
     "semantic_distance": 0.1,
+    "semantic_probes": 4,
     "max_stored_side": 256,
     "stored_quality": 80,
 }

@@ -90,7 +90,7 @@ def test_far_vectors_are_not_compared() -> None:
     rng = np.random.default_rng(3)
     vectors_NSD = clustered(rng, 5000, 1, 64)
     compared = 0
-    plain = near_vectors._compare
+    plain = near_vectors.compare
 
     def counted(vectors: Any, ones: Any, others: Any, cosine: float) -> Any:
         nonlocal compared
@@ -98,7 +98,7 @@ def test_far_vectors_are_not_compared() -> None:
         return plain(vectors, ones, others, cosine)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_vectors, "_compare", counted)
+        patch.setattr(near_vectors, "compare", counted)
         found = sum(len(ones) for ones, _ in near_pairs(vectors_NSD, 0.02))
     wanted = (np.triu(cosines(vectors_NSD)[:, :, 0], 1) > 0.98).sum()
     assert abs(found - wanted) <= 2
