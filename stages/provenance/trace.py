@@ -190,7 +190,7 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
         if artifacts.has_artifact(stage) and not is_known:
             if not _is_cleared(stage, found.matches, takedowns):
                 known = artifacts.known_takedowns(stage)
-                _judge_by_records(stage, trace, [named for named in naming.values() if named], known)
+                judge_by_records(stage, trace, [named for named in naming.values() if named], known)
         elif learned.exposures is not None:
             try:
                 checkpoints[stage.id] = _trace_training(artifacts, stage, learned.exposures, samples, trace)
@@ -206,7 +206,7 @@ def _naming(digest: str, takedowns: Sequence[Takedown]) -> list[Takedown]:
     return [takedown for takedown in takedowns if digest in takedown.content.get(DIGEST_MARKS, ())]
 
 
-def _judge_by_records(
+def judge_by_records(
     stage: PlannedStage, trace: Trace, naming: Sequence[Sequence[Takedown]], known: Collection[str]
 ) -> None:
     """Judge a training whose data are gone by what the takedowns of the samples found while the data existed.

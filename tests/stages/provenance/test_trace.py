@@ -1,8 +1,14 @@
-"""What is printed about checkpoints and unanswered questions."""
+"""What is printed about checkpoints and unanswered questions; models whose data are gone."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from data_pipelines.provenance.sample_search import Match
+from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown
 from orchestrator.commands.trace import trace_text
-from stages.provenance.trace import CheckpointExposure, Exposure, Trace
+from stages.provenance.trace import CheckpointExposure, Exposure, Trace, judge_by_records
 
 KEPT = Match(
     sample_id="a" * 64, external_id=None, found_by="image", source="web", source_file="a.jsonl", source_row=5,
@@ -31,3 +37,44 @@ def test_the_text_names_the_newest_clean_checkpoint_and_unanswered_questions() -
     assert "mllm: saw 1 sample in 15 of 40 steps, first in step 25, last in step 39" in text
     assert "keep, shard s, row 4; by image\n" in text
     assert text.endswith("models that saw it: mllm\nmodels that did not see it: none")
+
+
+def takedown(name: str, *, why: str = "", cleared: str = "", examined: str = "") -> Takedown:
+    """A takedown that found `why` about the model "m"; or that cleared, or examined, a model."""
+    tainted = TaintedArtifact(
+        stage_kind="train", fingerprint="m", kind="model@1", why=why, is_kept=True, manifest_sha256="s", bytes=1,
+        run_id="r", stage_id="mllm", attempt_id="a",
+    )  # fmt: skip
+    return Takedown(
+        id=name, note="", created="2026-01-01T00:00:00Z", content={}, tainted=(tainted,) if why else (),
+        cleared=frozenset({cleared} if cleared else ()), examined=frozenset({examined} if examined else ()),
+    )  # fmt: skip
+
+
+SAW = takedown("T1", why="saw it in 3 steps, first in step 7")
+UNSURE = takedown("T2", why="cannot be shown clean: no plan names it any more")
+
+
+@pytest.mark.parametrize(
+    ("naming", "known", "verdict", "text"),
+    [
+        ([[SAW]], (), "saw", "saw it in 3 steps, first in step 7, as takedown T1 found"),
+        ([[UNSURE]], (), "unknown", "cannot be shown clean: no plan names it any more"),
+        ([[UNSURE, SAW]], (), "saw", "saw it in 3 steps, first in step 7, as takedown T1 found"),
+        ([[takedown("T3", cleared="m")]], (), "clean", "shown to be clean by takedown T3"),
+        ([[takedown("T3", examined="m")]], (), "clean", "shown to be clean by takedown T3"),
+        ([[takedown("T3")]], ("T3",), "clean", "shown to be clean by takedown T3"),  # made without that content
+        ([[takedown("T3", cleared="m")], [takedown("T4")]], (), "unknown", ""),  # T4 says nothing about it
+        ([], (), "unknown", ""),
+    ],
+)
+def test_a_model_whose_data_are_gone_is_judged_by_what_takedowns_found_before(
+    naming: list[list[Takedown]], known: tuple[str, ...], verdict: str, text: str
+) -> None:
+    questions = [f"question {number}" for number in range(max(1, len(naming)))]
+    trace = Trace(asked=len(questions), unanswered=questions)
+    stage: Any = SimpleNamespace(id="mllm", fingerprint="m")
+    judge_by_records(stage, trace, naming, known)
+    found = "saw" if trace.saw else "unknown" if trace.unknown else "clean"
+    assert found == verdict
+    assert {**trace.recorded, **trace.problems}.get("mllm", "") == text
