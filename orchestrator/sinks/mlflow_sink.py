@@ -158,9 +158,9 @@ class MlflowSink:
         return next((version.version for version in found if version.tags.get(f"{TAG}event") == event_id), None)
 
     def _present_address(self, uri: str) -> str:
-        """The address of a model in the store where the store is now; that of other models is unchanged."""
+        """The address of a model; if its folder is gone and was in the store, where the store is now."""
         inside = _IN_STORE.search(uri)
-        if inside is None or not self._store_url:
+        if inside is None or not self._store_url or Path(unquote(urlsplit(uri).path)).is_dir():
             return uri
         if "://" in self._store_url:
             return f"{self._store_url.partition('?')[0].rstrip('/')}/{inside.group()}"
