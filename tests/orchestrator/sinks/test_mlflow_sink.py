@@ -218,3 +218,15 @@ def test_importing_the_sink_does_not_import_mlflow() -> None:
 def test_the_name_of_the_sink_has_no_password(index: Database) -> None:
     assert MlflowSink("https://me:hunter2@mlflow.local").name == "mlflow https://me:***@mlflow.local"
     assert RunStore(index).events("nothing") == []
+
+
+def test_a_model_whose_store_has_moved_is_where_the_store_is_now(tmp_path: Path) -> None:
+    inside = Path("artifacts", "train", "ab", "ab" * 32, "attempts", "one", "data")
+    sink = MlflowSink("sqlite:///m.db", store_url=str(tmp_path / "new place"))
+    gone = (tmp_path / "old" / inside).as_uri()
+    assert sink._present_address(gone) == (tmp_path / "new place" / inside).as_uri()
+    (tmp_path / "old" / inside).mkdir(parents=True)
+    assert sink._present_address(gone) == gone
+    remote = MlflowSink("http://m:5000", store_url="s3://bucket/team?endpoint=http://h")
+    assert remote._present_address("file:///gone/" + inside.as_posix()) == f"s3://bucket/team/{inside.as_posix()}"
+    assert remote._present_address("hf://other/model") == "hf://other/model"
