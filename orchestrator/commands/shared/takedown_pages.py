@@ -119,7 +119,10 @@ def _sections(receipt: "Receipt") -> list[Section]:
             "They are refused whenever data are read.",
             digests,
         ),
-        "Deleted": ("Datasets and other files that held it.", _artifact_lines(takedown, is_kept=False)),
+        "Not used any more, and being deleted" if receipt.files else "Deleted": (
+            "Datasets and other files that held it.",
+            _artifact_lines(takedown, is_kept=False),
+        ),
         "Models that had learned from it": (
             "They are marked, and no new work uses them. A single record cannot be taken out of a trained model; they "
             "are replaced by those below, once these exist.",
