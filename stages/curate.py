@@ -177,7 +177,8 @@ def _emit(
     digests = {name: _digest(record, f"analysis/{name}.parquet") for name, record in judged.items()}
     rows = sum(record.outcome.rows for record in judged.values())
     search = search_for_copies(config, context, analyses, digests, rows)
-    copies = find_duplicates(analyses, config, without=dropped, scores=tables, search=search)
+    folders = {name: Path(source.folder) for name, source in ingested.items()}
+    copies = find_duplicates(analyses, config, without=dropped, scores=tables, search=search, records=folders)
     smaller = stored_size(config) is not None
     shards = []
     for name, source in ingested.items():

@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from data_pipelines.images.limits import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_PIXELS, DecodeLimits, StoredSize
+from data_pipelines.images.limits import (
+    IMAGE_FORMATS,
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    OTHER_FORMATS,
+    DecodeLimits,
+    StoredSize,
+)
 from data_pipelines.scoring.bounds import ScoreBounds
 
 DUPLICATE_SCOPES = ("sample", "image_in_task", "image", "off")
@@ -37,7 +44,7 @@ class CurationConfig:
     anchors: tuple[tuple[int, int], ...]  # (height, width) in pixels that images are cropped to
     max_crop: float = 0.2  # share of an image that the crop to its anchor may cut off
     # images
-    formats: tuple[str, ...] = IMAGE_FORMATS
+    formats: tuple[str, ...] = IMAGE_FORMATS  # also DDS, ICNS, ICO, PCX, PPM, PSD, QOI, SGI and TGA, where named
     min_side: int = 64  # pixels, upright
     max_aspect: float = 5.0  # long side / short side
     max_pixels: int = MAX_PIXELS
@@ -81,9 +88,10 @@ class CurationConfig:
         if self.duplicate_scope not in DUPLICATE_SCOPES:
             known = ", ".join(DUPLICATE_SCOPES)
             yield f"duplicate_scope: found {self.duplicate_scope!r}, expected one of {known}"
-        unknown = sorted(set(self.formats) - set(IMAGE_FORMATS))
-        if unknown or not self.formats:
-            yield f"formats: found {unknown or 'nothing'}, expected some of {', '.join(IMAGE_FORMATS)}"
+        known_formats = (*IMAGE_FORMATS, *OTHER_FORMATS)
+        unknown_formats = sorted(set(self.formats) - set(known_formats))
+        if unknown_formats or not self.formats:
+            yield f"formats: found {unknown_formats or 'nothing'}, expected some of {', '.join(known_formats)}"
         odd = [code for code in self.languages if not LANGUAGE_CODE.fullmatch(code)]
         if odd:
             yield f"languages: found {odd}, expected ISO 639-1 codes such as 'en', or 'und'"

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from data_pipelines.curation.config import CurationConfig
+from data_pipelines.curation.config import CurationConfig, decode_limits
+from data_pipelines.curation.drawing_look import DrawingLook
 from data_pipelines.datasets.ingested_reader import shard_rows
 from data_pipelines.duplicates.candidates import Candidate, Candidates
 from data_pipelines.duplicates.search import IN_PROCESS_SEARCH, PairSearch, SimilarityLimits, find_copies
@@ -16,8 +17,9 @@ from data_pipelines.duplicates.semantic import add_semantic_copies
 from data_pipelines.scoring.tables import read_embeddings
 
 DUPLICATE_COLUMNS = ["row", "sample_id", "split", "task", "text_digest", "images", "reason", "phash", "mirrored_phash",
-                     "pixel_digest", "miniature"]  # fmt: skip
+                     "pixel_digest", "miniature", "scores"]  # fmt: skip
 NO_ROWS: Mapping[str, Collection[int]] = MappingProxyType({})
+NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
 NO_TABLES: Mapping[str, Sequence[Path]] = MappingProxyType({})
 
 
@@ -38,6 +40,7 @@ def find_duplicates(
     without: Mapping[str, Collection[int]] = NO_ROWS,
     scores: Mapping[str, Sequence[Path]] = NO_TABLES,
     search: PairSearch = IN_PROCESS_SEARCH,
+    records: Mapping[str, Path] = NO_FOLDERS,
 ) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
@@ -52,19 +55,23 @@ def find_duplicates(
         return verdicts
     names = sorted(analyses)
     shards, rows = array("i"), array("q")  # of each candidate: index into `names`, row
+    look = DrawingLook(records, decode_limits(config))
 
     def candidates() -> Iterator[Candidate]:
         for held_out, (shard, name) in itertools.product((True, False), enumerate(names)):
             for row in shard_rows(analyses[name], DUPLICATE_COLUMNS):
                 is_candidate = row["reason"] is None and (row["split"] == "val") == held_out
                 if is_candidate and row["row"] not in without.get(name, ()):
+                    if name in records:
+                        look.add(len(shards), name, row)
                     shards.append(shard)
                     rows.append(row["row"])
                     yield _candidate(row, config)
 
     ordered = Candidates(candidates())
     limits = SimilarityLimits(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
-    copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search)
+    with look:
+        copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search, look=look)
     if config.semantic_distance is not None:
         by_shard = {name: read_embeddings(files) for name, files in scores.items()}
         embeddings = [by_shard.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]

@@ -47,6 +47,14 @@ class PairSearch(Protocol):
     ) -> Iterator[Pairs]: ...
 
 
+class CloserLook(Protocol):
+    """Looks at two samples that hashes and miniatures call similar, before one of them is left out."""
+
+    def same(self, index: int, other: int, *, mirrored: bool) -> bool:
+        """Whether the images of two candidates show the same, those of the second with left and right swapped if
+        `mirrored`."""
+
+
 class InProcessSearch:
     """Compares the hashes in this process."""
 
@@ -63,9 +71,14 @@ IN_PROCESS_SEARCH = InProcessSearch()
 
 
 def find_copies(
-    candidates: Candidates, *, near: SimilarityLimits | None, search: PairSearch = IN_PROCESS_SEARCH
+    candidates: Candidates,
+    *,
+    near: SimilarityLimits | None,
+    search: PairSearch = IN_PROCESS_SEARCH,
+    look: CloserLook | None = None,
 ) -> list[Copy]:
     """All samples that repeat another one, in order. `near`: limits of similar images; None: find exact copies only.
+    `look`: decides about images that are within the limits; None: they are copies.
 
     Similar images form groups, also through others between them; the first of a group is kept. Of two groups that
     mirror each other the one with a held-out sample is kept, else the one with more copies, else the earlier one: a
@@ -79,8 +92,8 @@ def find_copies(
         firsts_N = exact.firsts(np.arange(len(candidates)))  # for each sample the one that it repeats, or itself
         has_images = candidates.has_images()
         compared = np.flatnonzero(has_images & (firsts_N == np.arange(len(candidates))))
-        groups_N = _similar_groups(candidates, compared, near, search)
-        mirrors = _mirrored_groups(candidates, compared, groups_N, near, search)
+        groups_N = _similar_groups(candidates, compared, near, search, look)
+        mirrors = _mirrored_groups(candidates, compared, groups_N, near, search, look)
         sizes_N = np.bincount(groups_N[firsts_N[has_images]], minlength=len(candidates))
         dropped = _dropped_groups(mirrors, sizes_N, candidates)
         is_copy = (groups_N[compared] != compared) | np.isin(groups_N[compared], list(dropped))
@@ -116,20 +129,27 @@ def resolve_to_kept(copies: list[Copy]) -> list[Copy]:
 
 
 def _similar_groups(
-    candidates: Candidates, compared: Integers, limits: SimilarityLimits, search: PairSearch
+    candidates: Candidates, compared: Integers, limits: SimilarityLimits, search: PairSearch, look: CloserLook | None
 ) -> Integers:
     """For each sample the first of its group [N], itself if it was not compared. Images are compared slot by slot."""
     groups = UnionFind(len(candidates))
     hashes = candidates.phashes[candidates.starts[compared]]
     for i, j in _candidate_pairs(hashes, candidates.salts[compared], limits.phash_distance, search):
         index, other = int(compared[i]), int(compared[j])
-        if groups.first(index) != groups.first(other) and _are_similar(candidates, index, other, limits):
+        if groups.first(index) == groups.first(other) or not _are_similar(candidates, index, other, limits):
+            continue
+        if look is None or look.same(index, other, mirrored=False):
             groups.join(index, other)
     return groups.firsts(np.arange(len(candidates)))
 
 
 def _mirrored_groups(
-    candidates: Candidates, compared: Integers, groups_N: Integers, limits: SimilarityLimits, search: PairSearch
+    candidates: Candidates,
+    compared: Integers,
+    groups_N: Integers,
+    limits: SimilarityLimits,
+    search: PairSearch,
+    look: CloserLook | None,
 ) -> dict[int, set[int]]:
     """Groups that mirror each other: the first sample of each such group, with the firsts of its mirrored groups."""
     links: dict[int, set[int]] = {}
@@ -141,7 +161,9 @@ def _mirrored_groups(
         first, second = int(groups_N[index]), int(groups_N[other])
         if first == second or second in links.get(first, ()):
             continue
-        if _are_similar(candidates, index, other, limits, mirrored=True):
+        if not _are_similar(candidates, index, other, limits, mirrored=True):
+            continue
+        if look is None or look.same(index, other, mirrored=True):
             links.setdefault(first, set()).add(second)
             links.setdefault(second, set()).add(first)
     return links

@@ -12,19 +12,21 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.jpegs import Segment, decode_jpeg, segments
-from data_pipelines.images.limits import DecodeLimits
+from data_pipelines.images.limits import OTHER_FORMATS, DecodeLimits
+from data_pipelines.images.png_chunks import MAX_TEXT_BYTES, without_side_chunks
 
 Image.init()  # else a list of formats finds only the five commonest
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT_BYTES
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked right after the header is read
 BOMB_PIXELS_PER_BYTE = 100  # an image over the pixel limit with more pixels per byte than this is a decompression bomb
 ORIENTATION_TAG = 0x0112
@@ -54,6 +56,7 @@ _FOREIGN = re.compile(
     rb"(?s).{4}ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)|\xff\x0a|\x00\x00\x00\x0cJXL "
     rb"|8BPS|\x00\x00\x01\x00|P[1-6]\s|%!PS"
 )
+SIDE_CHUNK_REASONS = ("corrupt_image", "truncated_image", "decompression_bomb")  # which damage beside pixels may cause
 MAX_PARTS = 10_000  # chunks, segments or frames of a file, plus one for every MIN_PART_BYTES of it
 MIN_PART_BYTES = 256
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError, ArithmeticError,
@@ -126,14 +129,32 @@ def decode_within(
         return Reject(reason="too_large", detail=f"{len(data)} bytes, at most {limits.max_file_bytes}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they concern metadata; what matters raises
-        opened = _open_header(data, limits)
-        if isinstance(opened, Reject):
-            return opened
-        try:
-            image, parts = opened
-            return convert(_decode_pixels(data, parts, image, min(1.0, needed_share(image.size))))
-        except _DECODE_ERRORS as error:
-            return _reject_damage(error, data)
+        found = _converted(data, data, limits, convert, needed_share)
+        if isinstance(found, Reject) and found.reason in SIDE_CHUNK_REASONS:
+            needed = without_side_chunks(data)  # what is wrong beside the pixels does not decide over them
+            if len(needed) < len(data):
+                again = _converted(needed, data, limits, convert, needed_share)
+                return found if isinstance(again, Reject) else again
+        return found
+
+
+def _converted(
+    decoded: bytes,
+    data: bytes,
+    limits: DecodeLimits,
+    convert: Callable[[DecodedImage], T | Reject],
+    needed_share: Callable[[Size], float],
+) -> T | Reject:
+    """The result of `convert` on the image in `decoded`, which are the bytes of the file `data` or the needed ones."""
+    opened = _open_header(decoded, limits)
+    if isinstance(opened, Reject):
+        return opened
+    try:
+        image, parts = opened
+        pixels = _decode_pixels(decoded, parts, image, min(1.0, needed_share(image.size)))
+        return convert(replace(pixels, data=data))
+    except _DECODE_ERRORS as error:
+        return _reject_damage(error, decoded)
 
 
 def _decode_pixels(data: bytes, parts: Sequence[Segment], opened: Image.Image, share: float) -> DecodedImage:
@@ -158,11 +179,7 @@ def _open_header(data: bytes, limits: DecodeLimits) -> tuple[Image.Image, Sequen
     try:
         image = Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:
-        if ending is None and _FOREIGN.match(data):
-            return Reject(reason="format_not_allowed", detail=f"a picture of another format, begins with {data[:16]!r}")
-        if ending is None:
-            return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}")
-        return _reject_unopened(data, ending)
+        return _reject_unopened(data, ending) if ending else _reject_unknown(data, limits)
     except _DECODE_ERRORS as error:
         return _reject_damage(error, data)
     width, height = image.size
@@ -193,6 +210,24 @@ def _reject_unopened(data: bytes, ending: str) -> Reject:
             return Reject(reason="format_not_allowed", detail=f"a picture of the format {image.format}")
     except _DECODE_ERRORS:
         return Reject(reason="truncated_image", detail=f"begins like a {ending[1:]} file but its header is not whole")
+
+
+def _reject_unknown(data: bytes, limits: DecodeLimits) -> Reject:
+    """The reason for a file of no allowed format: another format that could be allowed, or none at all."""
+    if _FOREIGN.match(data):
+        return Reject(reason="format_not_allowed", detail=f"a picture of another format, begins with {data[:16]!r}")
+    others = [name for name in OTHER_FORMATS if name not in limits.formats]
+    try:
+        with Image.open(io.BytesIO(data), formats=others) as image:
+            if image.width * image.height <= limits.max_pixels:
+                image.load()  # some formats have no mark: only a whole image proves itself
+                return Reject(
+                    reason="format_not_allowed",
+                    detail=f"a picture of the format {image.format}; `formats` of the stage curate can allow it",
+                )
+    except _DECODE_ERRORS:
+        pass  # none of these formats either
+    return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}")
 
 
 def _reject_damage(error: BaseException, data: bytes) -> Reject:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+# Read only where `formats` allows them: rare, and each one more decoder that hostile files reach.
+OTHER_FORMATS = ("DDS", "ICNS", "ICO", "PCX", "PPM", "PSD", "QOI", "SGI", "TGA")
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 64 << 20
 

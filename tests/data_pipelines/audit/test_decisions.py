@@ -42,7 +42,8 @@ def curated(
     for name in names:
         measure_shard(records, name, work, decode_limits(config))
         judge_shard(records, work, name, work, config)
-    copies = find_duplicates({name: work / "analysis" / f"{name}.parquet" for name in names}, config)
+    analyses = {name: work / "analysis" / f"{name}.parquet" for name in names}
+    copies = find_duplicates(analyses, config, records=dict.fromkeys(names, records))
     for name in names:
         emit_shard(records, work, name, data, copies=copies[name])
     write_dataset(data, "test", {name: data / "ledger" / f"{name}.parquet" for name in names}, config)

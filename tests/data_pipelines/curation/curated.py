@@ -74,7 +74,8 @@ def curate(records: Path, output: Path, config: CurationConfig = CONFIG) -> dict
     for name in names:
         measure_shard(records, name, output / "work", decode_limits(config), stored=stored_size(config))
         judge_shard(records, output / "work", name, output / "work", judge_config(config))
-    copies = find_duplicates({name: output / "work" / "analysis" / f"{name}.parquet" for name in names}, config)
+    analyses = {name: output / "work" / "analysis" / f"{name}.parquet" for name in names}
+    copies = find_duplicates(analyses, config, records=dict.fromkeys(names, records))
     smaller = output / "work" if stored_size(config) else None
     for name in names:
         emit_shard(records, output / "work", name, output / "data", copies=copies[name], resized=smaller)
