@@ -32,7 +32,7 @@ from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.changes import record_change
-from orchestrator.history.database import Database, database_exists
+from orchestrator.history.database import Database, database_exists, sqlite_address
 from orchestrator.history.known_store import remember_store, remembered_store
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import open_attempts
@@ -119,7 +119,7 @@ class Workspace:
             runs=RunStore(database),
             leases=Leases(database),
             records=RunRecords(store),
-            tracking_url=tracking_url or f"sqlite:///{root / 'mlflow.db'}",
+            tracking_url=tracking_url or sqlite_address(root / "mlflow.db"),
             cluster=cluster or Cluster(),
             has_index=has_index,
             _open=kept_open,

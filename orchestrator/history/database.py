@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Table, event, make_url
@@ -144,6 +145,11 @@ def upsert(connection: Connection, table: Table, row: Mapping[str, Any]) -> Any:
     keys = [column.name for column in table.primary_key]
     rest = {name: value for name, value in row.items() if name not in keys}
     return insert_new(connection, table).values(row).on_conflict_do_update(index_elements=keys, set_=rest)
+
+
+def sqlite_address(file: Path) -> str:
+    """The address of a file with a database; what an address gives a meaning (%, ?, #) is quoted."""
+    return f"sqlite:///{quote(str(file), safe='/')}"
 
 
 def _parse(url: str) -> sqlalchemy.URL:

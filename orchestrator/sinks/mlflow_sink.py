@@ -236,7 +236,7 @@ class MlflowSink:
         """A folder next to a database file (MLflow's default is the current folder); None: the server decides."""
         if not self._uri.startswith("sqlite:///"):
             return None
-        return Path(self._uri.removeprefix("sqlite:///")).absolute().with_suffix(".artifacts").as_uri()
+        return Path(unquote(self._uri.removeprefix("sqlite:///"))).absolute().with_suffix(".artifacts").as_uri()
 
     def _parent(self, client: Any, event: Event) -> str:
         tags = {"mlflow.runName": event.run_id, f"{TAG}role": "run", f"{TAG}run": event.run_id}

@@ -29,7 +29,10 @@ T = TypeVar("T")
 
 S3_SCHEMES = ("s3", "s3a")
 REMOTE_SCHEMES = (*S3_SCHEMES, "gs", "az", "abfs", "abfss")
-OPTIONS = ("endpoint", "region")  # allowed in the query of an address
+OPTIONS = ("endpoint", "region", "anonymous")  # allowed in the query of an address
+# As other tools read them, the most particular first.
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "S3_ENDPOINT_URL", "S3_ENDPOINT")
+ANONYMOUS_VARIABLES = ("AWS_SKIP_SIGNATURE", "AWS_NO_SIGN_REQUEST")  # a public bucket is read without keys
 
 NO_LIMIT = timedelta(days=30)  # `obstore` has no way to say that a transfer may take as long as it needs
 CLIENT = {"timeout": NO_LIMIT, "connect_timeout": timedelta(seconds=5)}
@@ -89,28 +92,50 @@ class Connection:
 
 def parse_address(url: str) -> tuple[str, dict[str, str]]:
     """The address without its options, and these. Raises: RecipeError: it holds a password or an unknown option."""
-    parts = urlsplit(url)
+    parts = urlsplit(url.replace("#", "%23"))  # a "#" is part of a name, nothing is cut off behind it
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if "@" in parts.netloc or "@" in options.get("endpoint", ""):
         raise RecipeError("store: found a name or password in the address; expected credentials in the environment")
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
-        raise RecipeError(
-            f"store: {parts.scheme}://{parts.netloc}: found option '{unknown[0]}', expected {' or '.join(OPTIONS)}"
-        )
+        where, known = f"store: {parts.scheme}://{parts.netloc}", f"{', '.join(OPTIONS[:-1])} or {OPTIONS[-1]}"
+        raise RecipeError(f"{where}: found option '{unknown[0]}', expected {known}")
     return parts._replace(query="").geturl(), options
+
+
+def endpoint_of(options: Mapping[str, str], environment: Mapping[str, str]) -> str | None:
+    """The server of an S3 address: that of its options, else of the environment; None: Amazon's."""
+    named = next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), None)
+    found = options.get("endpoint") or named
+    return f"http://{found}" if found and "://" not in found and _is_true(environment.get("AWS_ALLOW_HTTP")) else found
+
+
+def is_anonymous(options: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+    """Whether requests are sent without keys, as to a public bucket."""
+    if "anonymous" in options:
+        return options["anonymous"].lower() in ("", "1", "true")
+    return any(_is_true(environment.get(name)) for name in ANONYMOUS_VARIABLES)
+
+
+def _is_true(text: str | None) -> bool:
+    return (text or "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def _clients(url: str, environment: Mapping[str, str] = os.environ) -> Clients:
     address, options = parse_address(url)
     more: dict[str, Any] = {}
-    if urlsplit(url).scheme in S3_SCHEMES and uses_profile(environment):
+    is_s3, without_keys = urlsplit(url).scheme in S3_SCHEMES, is_anonymous(options, environment)
+    endpoint = endpoint_of(options, environment) if is_s3 else options.get("endpoint")
+    if is_s3 and uses_profile(environment) and not without_keys:
         more["credential_provider"] = ProfileCredentials()
+    settings: dict[str, Any] = {name: value for name, value in options.items() if name != "anonymous"}
+    settings |= {"endpoint": endpoint} if endpoint else {}
+    settings |= {"skip_signature": "true"} if without_keys else {}
 
     def client(stall_s: float) -> Bucket:
-        allow_http = options.get("endpoint", "").startswith("http://")
+        allow_http = (endpoint or "").startswith("http://")
         client_options: Any = {**CLIENT, "read_timeout": timedelta(seconds=stall_s), "allow_http": allow_http}
-        config: Any = options
+        config: Any = settings
         retry: Any = RETRY
         return from_url(address, config=config, client_options=client_options, retry_config=retry, **more)
 

@@ -7,17 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import StoreError
-from orchestrator.store.bucket import BULK_STALL_S, parse_address
+from orchestrator.store.bucket import BULK_STALL_S, endpoint_of, is_anonymous, parse_address
 from orchestrator.store.transfers import MIB, part_bytes
 
 log = logging.getLogger(__name__)
 
 COPY_PART_BYTES = 512 * MIB  # copied inside the store, so that only requests count
 PARALLEL_COPIES = 8
-ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 VIRTUAL_HOSTS_VARIABLE = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"  # as `obstore` reads it; else the path names the bucket
 
 
@@ -42,22 +41,22 @@ class S3Api:
     @classmethod
     def of(cls, url: str, environment: Mapping[str, str] = os.environ) -> "S3Api":
         """Sends no request."""
+        from botocore import UNSIGNED
         from botocore.config import Config  # late: a second; few stores ever need it
         from botocore.session import Session
 
         address, options = parse_address(url)
         parts = urlsplit(address)
-        prefix = parts.path.strip("/")
+        prefix = unquote(parts.path).strip("/")
         is_virtual = environment.get(VIRTUAL_HOSTS_VARIABLE, "").lower() in ("1", "true")
         config = Config(
             s3={"addressing_style": "virtual" if is_virtual else "path"},
             retries={"mode": "standard", "total_max_attempts": 7},
             read_timeout=BULK_STALL_S,
             connect_timeout=5,
+            signature_version=UNSIGNED if is_anonymous(options, environment) else None,
         )
-        endpoint = options.get("endpoint") or next(
-            (environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), None
-        )
+        endpoint = endpoint_of(options, environment)
         region = options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         client = Session().create_client("s3", region_name=region or "us-east-1", endpoint_url=endpoint, config=config)
         return cls(url=url, bucket=parts.netloc, prefix=f"{prefix}/" if prefix else "", client=client)

@@ -5,7 +5,7 @@ import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
 from orchestrator.errors import RetainedError, StoreError
-from orchestrator.store.bucket import explained
+from orchestrator.store.bucket import endpoint_of, explained, is_anonymous, parse_address
 from orchestrator.store.store import Store, open_store
 
 EXPIRED = "<Code>ExpiredToken</Code><Message>The provided token has expired.</Message>"
@@ -100,3 +100,39 @@ def test_an_endpoint_that_only_speaks_path_style_is_enough(s3, s3_store: Store) 
     """The double answers by path alone, at an address of numbers, below which no bucket can have a name of its own."""
     assert "127.0.0.1" in s3.endpoint
     assert s3_store.put_new("a", b"1")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "S3_ENDPOINT_URL"])
+def test_a_server_of_the_environment_is_used_over_plain_http(s3, s3_store: Store, monkeypatch, name: str) -> None:
+    address, options = parse_address(s3_store.url)
+    monkeypatch.setenv(name, options["endpoint"])
+    store = open_store(f"{address}/by-environment?region=us-east-1")
+    assert store.put_new("a", b"1")
+    assert store.get("a") == b"1"
+
+
+def test_the_most_particular_name_of_the_server_wins() -> None:
+    environment = {"AWS_ENDPOINT_URL": "http://general", "AWS_ENDPOINT_URL_S3": "http://s3"}
+    assert endpoint_of({}, environment) == "http://s3"
+    assert endpoint_of({"endpoint": "http://given"}, environment) == "http://given"
+    assert endpoint_of({}, {}) is None
+    assert endpoint_of({}, {"S3_ENDPOINT": "minio:9000", "AWS_ALLOW_HTTP": "true"}) == "http://minio:9000"
+
+
+def test_a_public_bucket_is_asked_without_keys(s3, s3_store: Store, monkeypatch) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    # This server has no public buckets: it refuses at once, where a search for keys would take its time.
+    with pytest.raises(StoreError, match="403 Forbidden"):
+        open_store(f"{s3_store.url}&anonymous=true").get("a")
+    assert is_anonymous({}, {"AWS_SKIP_SIGNATURE": "true"})
+    assert is_anonymous({"anonymous": ""}, {})
+    assert not is_anonymous({"anonymous": "false"}, {"AWS_SKIP_SIGNATURE": "1"})
+    assert not is_anonymous({}, {})
+
+
+def test_signs_in_a_prefix_are_part_of_it(s3, s3_store: Store) -> None:
+    address, options = parse_address(s3_store.url)
+    store = open_store(f"{address}/set #1?endpoint={options['endpoint']}&region=us-east-1")
+    assert store.put_new("a", b"1")
+    assert s3_store.get("set #1/a") == b"1"

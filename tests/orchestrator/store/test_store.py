@@ -111,7 +111,10 @@ def test_a_store_can_be_sent_to_another_process(local_store: Store, s3_store: St
         ("ftp://host/folder", "found an address that starts with 'ftp://'; expected a local path, file://, s3://"),
         ("s3://key:secret@bucket/x", "found a name or password in the address; expected credentials in the environm"),
         ("s3://bucket?endpoint=http://me:pw@host", "found a name or password in the address"),
-        ("s3://bucket/x?secret_access_key=1", "found option 'secret_access_key', expected endpoint or region"),
+        (
+            "s3://bucket/x?secret_access_key=1",
+            "found option 'secret_access_key', expected endpoint, region or",
+        ),
     ],
 )
 def test_an_address_that_cannot_be_used_is_explained(address: str, message: str) -> None:
