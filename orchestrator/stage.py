@@ -198,6 +198,9 @@ class StageContext(Protocol):
     def record_provenance(self, facts: Mapping[str, JSON]) -> None:
         """Record how the result is made, e.g. on how many workers, in its manifest. Never identity."""
 
+    def keep_if_failed(self, files: Mapping[str, Path]) -> None:
+        """Files that stay open to audit if this attempt fails, by their path in the folder that is kept for them."""
+
     def stop_requested(self) -> bool:
         """True if the stage should stop cleanly at its next commit point."""
 

@@ -109,6 +109,7 @@ class FolderContext:
     plain_training_workers: bool = True  # trains in processes of this machine; False: with Ray Train
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
     facts: dict[str, JSON] = field(default_factory=dict)  # recorded as provenance
+    kept_if_failed: dict[str, Path] = field(default_factory=dict)
     cluster: Cluster = field(default_factory=Cluster)  # started only by a stage that asks for Ray
 
     def __post_init__(self) -> None:
@@ -139,6 +140,9 @@ class FolderContext:
 
     def record_provenance(self, facts: Mapping[str, JSON]) -> None:
         self.facts.update(facts)
+
+    def keep_if_failed(self, files: Mapping[str, Path]) -> None:
+        self.kept_if_failed.update(files)
 
     def input(self, slot: str) -> Artifact:
         found = self.inputs(slot)

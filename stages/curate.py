@@ -37,8 +37,13 @@ from stages.curation.workers import EmitWorker, JudgeWorker, MeasureWorker
 if TYPE_CHECKING:
     from data_pipelines.curation.contamination import ContaminationVerdict
 
+# Kept records of which a part is not trained on, by metric, and how the headline says it.
+NOT_TRAINED = {
+    "kept_without_anchor": "{:,.0f} fit no anchor",
+    "kept_with_system_turn": "{:,.0f} with a system turn that is not trained on",
+}
 EVALUATION_METRICS = ("evaluation_images", "evaluation_unread")  # unread: samples with an image not compared
-NUM_SHOWN_REASONS, NUM_HEADLINE_REASONS = 5, 3
+NUM_SHOWN_REASONS, NUM_HEADLINE_REASONS = 3, 3
 REASON_COUNT_PREFIX = "reason "  # of a reason's name, in the metrics of a shard
 
 
@@ -57,6 +62,8 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
     totals = write_dataset(context.output, context.stage_id, ledgers, config)
     merge_orphans([artifact.path for artifact in context.inputs("records")], context.output)
+    described = {path.name: path for path in context.output.iterdir() if path.is_file()}
+    context.keep_if_failed(described | {f"ledger/{name}.parquet": path for name, path in ledgers.items()})
     quarantined = sum(len(record.outcome.quarantined) for record in [*measured.values(), *judged.values()])
     if not totals["keep"]:
         raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
@@ -227,7 +234,7 @@ def _metric_names() -> frozenset[str]:
     reasons = [name for reason in REASONS for name in (f"{REASON_COUNT_PREFIX}{reason}", _reason_share(reason))]
     columns = [f"column/{column}/{metric}" for column in LEDGER_COLUMNS for metric in COLUMN_METRICS]
     return frozenset(
-        ["rows", "kept_bytes", "repaired", "quarantined", *EVALUATION_METRICS, *verdicts, *reasons, *columns]
+        ["rows", "kept_bytes", *NOT_TRAINED, "repaired", "quarantined", *EVALUATION_METRICS, *verdicts, *reasons, *columns]
     )
 
 
@@ -249,6 +256,8 @@ METRICS = {
         for name, text in ((verdict, f"records {meaning}"), (f"{verdict}_share", f"share of the records {meaning}"))
     },
     "repaired": "records whose text was repaired",
+    "kept_without_anchor": "kept records whose first image fits no anchor: no image tokenizer is trained on it",
+    "kept_with_system_turn": "kept records with a system turn, which is kept beside the text and not trained on",
     "evaluation_images": "images of the evaluation sets that were compared with",
     "evaluation_unread": "samples of the evaluation sets with an image that was not compared",
     "column/<column>/<metric>": "a column of the kept rows: count, nullCount, sum, min, max",
@@ -257,7 +266,7 @@ METRICS = {
 
 
 def headline(metrics: Mapping[str, float]) -> str:
-    """`kept 238 of 595: 120 too_small, 80 caption_empty, 30 same_record`."""
+    """`kept 238 of 595 (9 fit no anchor): 120 too_small, 80 caption_empty, 30 same_record`."""
     reasons = {
         name.removeprefix(REASON_COUNT_PREFIX): count
         for name, count in metrics.items()
@@ -265,6 +274,8 @@ def headline(metrics: Mapping[str, float]) -> str:
     }
     most = sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0]))[:NUM_HEADLINE_REASONS]
     kept = f"kept {metrics['keep']:,.0f} of {metrics['rows']:,.0f}"
+    notes = [text.format(metrics[name]) for name, text in NOT_TRAINED.items() if metrics.get(name)]
+    kept += f" ({', '.join(notes)})" if notes else ""
     return f"{kept}: {', '.join(f'{count:,.0f} {reason}' for reason, count in most)}" if most else kept
 
 

@@ -25,6 +25,7 @@ from data_pipelines.images.decoding import file_ending
 from data_pipelines.images.resizing import ResizedImages
 
 DATASET_FORMAT = 1
+_SYSTEM_TURN = '"system"'  # key of a record's meta
 QUARANTINED = "quarantined"  # the reason of rows that have no analysis
 LEDGER_SCHEMA = pa.schema(
     [field for field in SCHEMA if field.name not in ("conversations", "detail")]
@@ -89,6 +90,8 @@ def emit_shard(
                 row |= {"shard": name, "row": kept, **span}
                 kept += 1
                 counts["kept_bytes"] += span["span_bytes"]
+                counts["kept_without_anchor"] += bool(record["images"]) and row["anchor_h"] is None
+                counts["kept_with_system_turn"] += _SYSTEM_TURN in record["meta"] and "system" in json.loads(record["meta"])
             ledger.append(row)
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
             counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])

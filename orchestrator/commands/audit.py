@@ -22,8 +22,10 @@ from orchestrator.commands.shared.options import (
     open_workspace,
     stage_kinds,
 )
-from orchestrator.commands.shared.targets import find_artifact
+from orchestrator.commands.shared.targets import find_artifact, find_target
 from orchestrator.commands.shared.thumbnails import stored_thumbnails
+from orchestrator.errors import RecipeError
+from orchestrator.execution.failed_output import newest_failed
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -228,11 +230,29 @@ def dataset_folders(targets: Sequence[str], locations: Locations, *, view: Path 
         ]
 
 
+def _failed_dataset(workspace: Workspace, target: str) -> Path | None:
+    """What the newest failed attempt at RUN:STAGE found, None if there is nothing or the target is no such name."""
+    try:
+        found = find_target(workspace.database, target)
+    except RecipeError:
+        return None
+    if found.stage_id is None:
+        return None
+    return newest_failed(workspace.artifacts.cache, found.status.run.run_id, found.stage_id)
+
+
 def _stored_dataset(workspace: Workspace, target: str, view: Path | None) -> DatasetFolder:
     from data_pipelines.datasets.reader import is_table
 
     artifacts = workspace.artifacts
-    stored = find_artifact(artifacts, workspace.database, target)
+    try:
+        stored = find_artifact(artifacts, workspace.database, target)
+    except RecipeError:
+        failed = _failed_dataset(workspace, target)
+        if failed is None:
+            raise
+        click.echo(f"warning: {target} is not committed: shown is what its failed attempt {failed.name} found", err=True)
+        return DatasetFolder(folder=failed)
     manifest = stored.manifest
     opened = artifacts.open(manifest.key, only=is_table)
     if view is None:

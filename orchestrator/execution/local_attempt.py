@@ -23,7 +23,8 @@ from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.errors import CancelledError, GateError, OrchestratorError, StageCodeError
+from orchestrator.errors import CancelledError, GateError, OrchestratorError, PrecheckError, StageCodeError
+from orchestrator.execution.failed_output import failed_folder, keep_evidence
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
 from orchestrator.execution.stage_context import AttemptContext
@@ -109,6 +110,17 @@ class LocalAttempt:
         )
         if planned.spec.kind.plugin is not None and is_file_target(planned.spec.kind.plugin.target):
             self.cluster.send_by_value(planned.spec.kind.run.__module__)
+        try:
+            metrics = self._metrics(context)
+        except (PrecheckError, GateError) as error:  # of what it found: that is what people want to see then
+            kept = keep_evidence(context.evidence, failed_folder(self.artifacts.cache, attempt.name))
+            raise type(error)(f"{error}{kept}") from error
+        draft = self._draft(context, inputs, metrics)
+        return self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=store.is_local)
+
+    def _metrics(self, context: AttemptContext) -> dict[str, float]:
+        """What `run` of the stage returns, checked. Raises: whatever it raises; GateError."""
+        planned = self.request.planned
         with context.idle_workers:
             try:
                 returned: object = planned.spec.kind.run(planned.spec.config, context)
@@ -118,8 +130,7 @@ class LocalAttempt:
                 raise
         metrics = self._checked(returned, context)
         self._check_gates(metrics)
-        draft = self._draft(context, inputs, metrics)
-        return self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=store.is_local)
+        return metrics
 
     def progressed(self) -> bool:
         """True if the attempt committed shards or a checkpoint that the next attempt can reuse."""
@@ -162,8 +173,10 @@ class LocalAttempt:
             log.warning("%s: %s", planned.id, sentence)
             self.tracker.log_event("gate_broken", {"message": sentence})
         if errors:
+            headline = planned.spec.kind.headline
+            found = f" ({headline(metrics)})" if headline else ""
             raise GateError(
-                f"{planned.id}: {'; '.join(errors)}. It is not committed; its shards and checkpoints are kept, so "
+                f"{planned.id}: {'; '.join(errors)}{found}. It is not committed; its shards and checkpoints are kept, so "
                 "running again with another bound reuses them"
             )
 

@@ -55,6 +55,7 @@ class AttemptContext:
     idle_workers: IdleWorkers = field(default_factory=IdleWorkers)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
     facts: dict[str, JSON] = field(default_factory=dict)  # of `record_provenance`
+    evidence: dict[str, Path] = field(default_factory=dict)  # of `keep_if_failed`
     shards: dict[str, StoredShard] = field(default_factory=dict)  # all results of its maps, by fingerprint
     fenced: FencedError | None = None  # found by `stop_requested`: why the attempt writes nothing more
     _guard_asked_at: float = float("-inf")  # by `adopt`
@@ -102,6 +103,9 @@ class AttemptContext:
 
     def record_provenance(self, facts: Mapping[str, JSON]) -> None:
         self.facts.update(facts)
+
+    def keep_if_failed(self, files: Mapping[str, Path]) -> None:
+        self.evidence.update(files)
 
     @property
     def tombstones(self) -> Marks:
