@@ -47,6 +47,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Run": {
         "plan": ("plan", "Show what would run, what is reused, and why."),
+        "curate": ("curate", "Ingest and curate folders and files that are named once."),
         "estimate": ("estimate", "Say whether trainings fit their machines, how long they take, what they cost."),
         "run": ("run", "Run a recipe; continues an interrupted run."),
         "resume": ("run", "Continue a run with the plan it was started with."),

@@ -280,6 +280,7 @@ class StageKind(Generic[C]):
     sources: Callable[[C], Mapping[str, Path]] | None = (
         None  # files that it reads from outside the store, by stable name
     )
+    preview: Callable[[C], Sequence[str]] | None = None  # lines that a plan shows: what is read from outside, and how
     needs: Callable[[C], Mapping[str, str]] | None = None  # config field -> path that must exist when a run starts
     precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
     model_version: Callable[[C], "ModelVersion"] | None = None  # what the output is registered as, once committed

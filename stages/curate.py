@@ -234,7 +234,17 @@ def _metric_names() -> frozenset[str]:
     reasons = [name for reason in REASONS for name in (f"{REASON_COUNT_PREFIX}{reason}", _reason_share(reason))]
     columns = [f"column/{column}/{metric}" for column in LEDGER_COLUMNS for metric in COLUMN_METRICS]
     return frozenset(
-        ["rows", "kept_bytes", *NOT_TRAINED, "repaired", "quarantined", *EVALUATION_METRICS, *verdicts, *reasons, *columns]
+        [
+            "rows",
+            "kept_bytes",
+            *NOT_TRAINED,
+            "repaired",
+            "quarantined",
+            *EVALUATION_METRICS,
+            *verdicts,
+            *reasons,
+            *columns,
+        ]
     )
 
 

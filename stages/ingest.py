@@ -110,6 +110,13 @@ def sources(config: IngestStageConfig) -> Mapping[str, Path]:
     return files | ({"metadata": Path(config.metadata)} if config.metadata else {})
 
 
+def preview_lines(config: IngestStageConfig) -> Sequence[str]:
+    """What is read, and how; empty where it comes from another stage."""
+    from data_pipelines.ingest.preview import preview
+
+    return preview(config.read, config.paths, config.images) if config.paths else ()
+
+
 def _source_name(name: str, path: Path, shard: "IngestShard", roots: Sequence[Path]) -> str:
     """A name for a file that a record names: by the place of `images` that has it, else by the file of the record."""
     from data_pipelines.ingest.image_sources import hub_blobs
@@ -237,6 +244,7 @@ INGEST = StageKind(
     output="records@1",
     renamed_metrics={"pictures": "images", "picture_bytes": "image_bytes"},
     sources=lambda config: sources(config) if config.paths else {},
+    preview=preview_lines,
     metrics=METRICS,
     headline=headline,
 )

@@ -91,13 +91,19 @@ def emit_shard(
                 kept += 1
                 counts["kept_bytes"] += span["span_bytes"]
                 counts["kept_without_anchor"] += bool(record["images"]) and row["anchor_h"] is None
-                counts["kept_with_system_turn"] += _SYSTEM_TURN in record["meta"] and "system" in json.loads(record["meta"])
+                counts["kept_with_system_turn"] += _SYSTEM_TURN in record["meta"] and "system" in json.loads(
+                    record["meta"]
+                )
             ledger.append(row)
             counts.update([row["verdict"]] + ([f"reason {row['reason']}"] if row["reason"] else []))
             counts["repaired"] += row["verdict"] == "keep" and bool(row["repairs"])
         tar.close()
     _write(output / "ledger" / f"{name}.parquet", ledger, LEDGER_SCHEMA.with_metadata(pq.read_schema(source).metadata))
     return dict(counts)
+
+
+def _has_system_turn(meta: str) -> bool:
+    return _SYSTEM_TURN in meta and "system" in json.loads(meta)
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:

@@ -251,7 +251,9 @@ def _stored_dataset(workspace: Workspace, target: str, view: Path | None) -> Dat
         failed = _failed_dataset(workspace, target)
         if failed is None:
             raise
-        click.echo(f"warning: {target} is not committed: shown is what its failed attempt {failed.name} found", err=True)
+        click.echo(
+            f"warning: {target} is not committed: shown is what its failed attempt {failed.name} found", err=True
+        )
         return DatasetFolder(folder=failed)
     manifest = stored.manifest
     opened = artifacts.open(manifest.key, only=is_table)

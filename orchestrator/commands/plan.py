@@ -24,6 +24,7 @@ from orchestrator.planning.plan import Plan, PlanOptions, make_plan, run_prechec
 from orchestrator.planning.plan_file import plan_to_json
 from orchestrator.planning.reasons import CodeChanged
 from orchestrator.planning.store_view import plan_view
+from orchestrator.stage import StageSpec
 
 ACTION_STYLES = {"run": "bold green", "reuse": "dim", "skip": "dim"}
 
@@ -104,8 +105,21 @@ def print_plan(plan: Plan) -> None:
     for stage in plan.to_run:
         if stage.spec.kind.amount is not None:
             click.echo(f"{stage.id}: {stage.spec.kind.amount(stage.spec.config)}")
+        for line in preview_lines(stage.spec):
+            click.echo(line)
     click.echo(totals_text(plan))
     warn_of_changed_code(plan)
+
+
+def preview_lines(spec: StageSpec) -> list[str]:
+    """What a stage reads from outside the store, and how; empty if its kind does not say."""
+    if spec.kind.preview is None:
+        return []
+    try:
+        lines = spec.kind.preview(spec.config)
+    except (OSError, ValueError) as error:
+        return [f"{spec.id} reads: {error}"]
+    return [f"{spec.id} reads:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def totals_text(plan: Plan) -> str:

@@ -176,8 +176,8 @@ class LocalAttempt:
             headline = planned.spec.kind.headline
             found = f" ({headline(metrics)})" if headline else ""
             raise GateError(
-                f"{planned.id}: {'; '.join(errors)}{found}. It is not committed; its shards and checkpoints are kept, so "
-                "running again with another bound reuses them"
+                f"{planned.id}: {'; '.join(errors)}{found}. It is not committed; its shards and checkpoints are kept, "
+                "so running again with another bound reuses them"
             )
 
     def _open_inputs(self) -> dict[str, list[Artifact]]:
