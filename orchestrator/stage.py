@@ -189,6 +189,10 @@ class StageContext(Protocol):
         Never identity: a micro-batch is halved and the accumulation doubled, so the result stays the same.
         """
 
+    @property
+    def source_digests(self) -> Mapping[str, str]:
+        """SHA-256 of the files outside the store that the plan was made for, by the names of `StageKind.sources`."""
+
     def input(self, slot: str) -> Artifact:
         """The only artifact in `slot`."""
 

@@ -110,6 +110,7 @@ class FolderContext:
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
     facts: dict[str, JSON] = field(default_factory=dict)  # recorded as provenance
     kept_if_failed: dict[str, Path] = field(default_factory=dict)
+    source_digests: Mapping[str, str] = field(default_factory=dict)
     cluster: Cluster = field(default_factory=Cluster)  # started only by a stage that asks for Ray
 
     def __post_init__(self) -> None:

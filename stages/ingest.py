@@ -136,9 +136,12 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     from data_pipelines.ingest.orphans import write_orphans
 
     inputs = _input_paths(config, context)
+    counter = _InputCounter(config.read, inputs)
+    shards = counter.shards()
+    _check_sources(context, counter.sources)
     records = context.map_shards(
         IngestWorker(config=config.read, inputs=inputs, tombstones=context.tombstones),
-        ingest_shards(config.read, inputs),
+        shards,
         label="ingest",
         identity={"config": semantic_config(config.read)},
         unit="files",
@@ -154,21 +157,20 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
 
 def ingest_shards(config: IngestConfig, inputs: InputPaths) -> list[Shard]:
     """The input split into shards, each identified by its own source and images only."""
-    from data_pipelines.ingest.shards import plan_ingest, shard_to_json
+    return _InputCounter(config, inputs).shards()
 
-    counter = _InputCounter(config, inputs)
-    shards = []
-    for planned in plan_ingest(config, inputs.paths):
-        identity = counter.identity(planned)
-        work: dict[str, JSON] = {
-            "shard": shard_to_json(planned),
-            "facts": _file_facts(planned.file),
-            "archives": dict[str, JSON](counter.archives),
-            "counted": identity["images"],
-        }
-        items = (f"{planned.source_file}[{planned.first_row}:]",)
-        shards.append(Shard(name=planned.name, items=items, identity=identity, work=work))
-    return shards
+
+def _check_sources(context: StageContext, found: Mapping[str, str]) -> None:
+    """Raises: DataError if the files are others than those of the plan, whose identity the output gets."""
+    from models.errors import DataError
+
+    planned = context.source_digests
+    differ = sorted(name for name in {*planned, *found} if planned.get(name) != found.get(name))
+    if planned and differ:
+        raise DataError(
+            f"{context.stage_id}: {len(differ)} source files changed after the plan was made, {differ[0]!r} first; "
+            "run again when they are complete"
+        )
 
 
 def _input_paths(config: IngestStageConfig, context: StageContext) -> InputPaths:
@@ -189,11 +191,29 @@ class _InputCounter:
     def __init__(self, config: IngestConfig, inputs: InputPaths) -> None:
         from data_pipelines.ingest.counted_files import ImageSources
 
-        self._config = config
+        self._config, self._inputs = config, inputs
+        self.sources: dict[str, str] = {}  # SHA-256 by the names that `sources` gives
         self._known: dict[Path, str] = {}
         self._images = ImageSources(inputs.images, **_limits(config))
         self.archives = {str(path): self._digest(path) for path in inputs.images if path.is_file()}
         self._metadata = self._digest(inputs.metadata) if inputs.metadata else ""
+        self.sources |= {"metadata": self._metadata} if inputs.metadata else {}
+
+    def shards(self) -> list[Shard]:
+        from data_pipelines.ingest.shards import plan_ingest, shard_to_json
+
+        shards = []
+        for planned in plan_ingest(self._config, self._inputs.paths):
+            identity = self.identity(planned)
+            work: dict[str, JSON] = {
+                "shard": shard_to_json(planned),
+                "facts": _file_facts(planned.file),
+                "archives": dict[str, JSON](self.archives),
+                "counted": identity["images"],
+            }
+            items = (f"{planned.source_file}[{planned.first_row}:]",)
+            shards.append(Shard(name=planned.name, items=items, identity=identity, work=work))
+        return shards
 
     def identity(self, shard: "IngestShard") -> dict[str, JSON]:
         from data_pipelines.ingest.counted_files import CountedFiles
@@ -202,6 +222,9 @@ class _InputCounter:
         source = Path(shard.file)
         files = CountedFiles(self._images.of(shard), digest=self._digest, archives=self.archives)
         count_files(shard, self._config, files)
+        opened = {_source_name(name, path, shard, self._inputs.images): path for name, path in files.opened.items()}
+        opened |= {f"paths/{shard.source_file}": source} if source.is_file() else {}
+        self.sources |= {name: self._digest(path) for name, path in opened.items()}
         members = "\n".join(shard.members).encode("utf-8", "surrogatepass")
         return {
             "name": shard.name,  # of the shard's files

@@ -4,8 +4,8 @@ import zlib
 from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-NEEDED = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
-TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt", b"eXIf"))  # kept where they are sound: they may reserve the image
+CRITICAL = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
+HELPFUL = frozenset((b"tRNS", b"tEXt", b"zTXt", b"iTXt", b"eXIf"))  # kept where sound: texts may reserve the image
 MAX_TEXT_BYTES = 8 << 20  # of an unpacked text
 MAX_UNPACKED_BYTES = 64 << 20  # of all texts and profiles; a file with more is a bomb
 MAX_CHUNKS = 10_000  # a file of more is a bomb, too
@@ -30,7 +30,7 @@ def without_side_chunks(data: bytes) -> bytes:
         if unpacked > MAX_UNPACKED_BYTES:
             return data
         sound = size <= MAX_TEXT_BYTES and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
-        if name in NEEDED or (name in TEXTS and sound):
+        if name in CRITICAL or (name in HELPFUL and sound):
             kept.append(chunk)
     return SIGNATURE + b"".join(kept)
 

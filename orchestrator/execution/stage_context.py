@@ -111,6 +111,11 @@ class AttemptContext:
     def tombstones(self) -> Marks:
         return all_marks(self.takedowns)
 
+    @property
+    def source_digests(self) -> Mapping[str, str]:
+        sources = self.planned.payload.get("sources")
+        return {name: str(sha256) for name, sha256 in sources.items()} if isinstance(sources, dict) else {}
+
     def input(self, slot: str) -> Artifact:
         found = self.inputs(slot)
         if len(found) != 1:

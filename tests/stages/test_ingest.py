@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
+from models.errors import DataError
 from orchestrator.artifact import JSON
 from orchestrator.shards import ShardInput
 from orchestrator.stage import Location
-from stages.ingest import IngestStageConfig, IngestWorker, InputPaths, ingest_shards, sources
+from orchestrator.testing import folder_context, run_stage
+from stages.ingest import INGEST, IngestStageConfig, IngestWorker, InputPaths, ingest_shards, sources
 
 CONFIG = IngestConfig(source="mine")
 
@@ -271,3 +273,18 @@ def test_corrected_words_are_read_whatever_their_file_is_called(tmp_path: Path) 
     assert {name for name in before if before[name] != after[name]} == {"images/raw/b.caption"}
     (raw / "b.txt").write_text("comes first")
     assert planned(config).keys() - after.keys() == {"images/raw/b.txt"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_that_changed_since_the_plan_are_not_ingested_under_its_identity(layout: str, tmp_path: Path) -> None:
+    raw = small_set(tmp_path / "raw", layout)
+    config = stage_config(raw, **({"format": layout} if layout in FOLDER_FORMATS else {}))
+    context = folder_context(INGEST, tmp_path / "work")
+    context.source_digests = planned(config)
+    run_stage(INGEST, config, context)
+    file = next(path for path in sources(config).values() if path.is_file())
+    file.write_bytes(file.read_bytes() + b"\n")
+    again = folder_context(INGEST, tmp_path / "again")
+    again.source_digests = context.source_digests
+    with pytest.raises(DataError, match="source files changed after the plan was made"):
+        run_stage(INGEST, config, again)

@@ -40,6 +40,7 @@ def with_chunk(added: bytes, *, before_end: bool = False) -> bytes:
         chunk(b"iTXt", b"Workflow\0\1\0\0\0" + zlib.compress(bytes(20 << 20))),
         chunk(b"pHYs", b"\0\0\x0b\x13\0\0\x0b\x13\1", right=False),
         chunk(b"pHYs", b"\0"),
+        chunk(b"tRNS", b"\0\1", right=False),
         chunk(b"gAMA", b"\0"),
         chunk(b"iCCP", b"profile\0\7" + b"x" * 9),
         chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(20 << 20))),
