@@ -120,7 +120,9 @@ def preview_lines(config: IngestStageConfig) -> Sequence[str]:
 def _source_name(name: str, path: Path, shard: "IngestShard", roots: Sequence[Path]) -> str:
     """A name for a file that a record names: by the place of `images` that has it, else by the file of the record."""
     from data_pipelines.ingest.image_sources import hub_blobs
+    from data_pipelines.ingest.leftovers import valid_name
 
+    name = valid_name(name)
     if shard.members:
         return f"images/{shard.source_file}/{name}"
     for number, root in enumerate(roots):

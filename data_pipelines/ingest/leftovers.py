@@ -23,6 +23,11 @@ def _is_leftover_part(part: str) -> bool:
     return part.startswith((".", "~$", "#")) or part in _NAMES or part.endswith(_ENDINGS)
 
 
+def valid_name(name: str) -> str:
+    """The name of a file as valid Unicode, which names on a disk need not be; different names stay different."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def files_below(folder: Path, *, leftovers: bool = False) -> list[str]:
     """The paths of all files below a folder, sorted; `leftovers` too, or without them. Links to folders are followed,
     each folder once."""

@@ -12,7 +12,7 @@ from data_pipelines.archives.compressed_files import open_compressed
 from data_pipelines.archives.tar_reader import BLOCK, is_header
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest.image_sources import TAR_ENDINGS
-from data_pipelines.ingest.leftovers import files_below, is_leftover
+from data_pipelines.ingest.leftovers import files_below, is_leftover, valid_name
 from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
 
 PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
@@ -155,7 +155,7 @@ def _with_unique_names(sources: list[SourceFile]) -> list[SourceFile]:
             path = Path(os.path.abspath(sources[n].path)).parts
             parts[n] += 1
             names[n] = "/".join(path[-parts[n] :]) if parts[n] < len(path) else f"{names[n]}-{n}"
-    return [replace(source, display_name=names[n]) for n, source in enumerate(sources)]
+    return [replace(source, display_name=valid_name(names[n])) for n, source in enumerate(sources)]
 
 
 def _format_by_name(name: str) -> str | None:

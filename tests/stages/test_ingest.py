@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from PIL import Image
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from models.errors import DataError
 from orchestrator.artifact import JSON
+from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardInput
 from orchestrator.stage import Location
 from orchestrator.testing import folder_context, run_stage
@@ -288,3 +290,15 @@ def test_files_that_changed_since_the_plan_are_not_ingested_under_its_identity(l
     again.source_digests = context.source_digests
     with pytest.raises(DataError, match="source files changed after the plan was made"):
         run_stage(INGEST, config, again)
+
+
+def test_names_that_are_not_unicode_can_be_planned_and_read(tmp_path: Path) -> None:
+    raw = small_set(tmp_path / "raw", "image_caption_pairs")
+    for ending in ("png", "txt"):
+        shutil.copy(raw / f"a.{ending}", os.fsencode(raw) + b"/caf\xe9." + ending.encode())
+    (raw / "a.txt").rename(os.fsdecode(os.fsencode(raw) + b"/sub\xe9.txt"))
+    config = stage_config(raw, format="image_caption_pairs")
+    fingerprint_of({"sources": dict(planned(config))})
+    context = folder_context(INGEST, tmp_path / "work")
+    context.source_digests = planned(config)
+    assert run_stage(INGEST, config, context)["rejects"] == 1  # the thumbnail has no words
