@@ -16,7 +16,7 @@ from data_pipelines.datasets.records import (
     utf8_safe,
 )
 from data_pipelines.ingest.captions import CAPTION_KEYS, caption_records, find_captions, plain_meta, stated_value
-from data_pipelines.ingest.chat import TURN_KEYS, has_turns, parse_record
+from data_pipelines.ingest.chat import TURN_KEYS, first_filled, has_turns, parse_record
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.image_references import ImageReference, image_reference
 
@@ -37,6 +37,24 @@ def parse_object(value: object, config: IngestConfig) -> list[Record | Reject]:
     if pieces is not None:
         return [_document_record(value, pieces)]
     return _captioned(value, config)
+
+
+def layout_name(value: object, config: IngestConfig) -> str:
+    """What people call the layout of an object; "" if it is none that is read."""
+    if not isinstance(value, Mapping):
+        return ""
+    if has_turns(value):
+        key, turns = first_filled(value, TURN_KEYS)
+        first = turns[0] if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) else {}
+        with_images = first_filled(value, ("images", "image"))[0] is not None
+        if key == "data":
+            return "published text"
+        if first.get("from") is None:
+            return "chat messages"
+        return ("LLaVA" if "image" in value else "ILLUME+") if with_images else "ShareGPT"
+    if _interleaved_pieces(value) is not None:
+        return "interleaved documents"
+    return "captions" if image_cell(value, config)[0] and find_captions(value, config) else ""
 
 
 def image_cell(fields: Mapping[str, Any], config: IngestConfig) -> tuple[str, Any]:

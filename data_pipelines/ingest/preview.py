@@ -6,15 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_pipelines.archives.compressed_files import open_text
 from data_pipelines.datasets.records import Record, split_from_name
+from data_pipelines.ingest.coco_files import may_be_coco
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
 from data_pipelines.ingest.formats import UNIT_READERS
+from data_pipelines.ingest.layouts import layout_name
 from data_pipelines.ingest.shards import plan_ingest
 from data_pipelines.ingest.source_files import SourceFile, find_sources, folder_content, matches
 from data_pipelines.ingest.units import IngestShard, Unit
 
 NUM_SAMPLED = 5
+SNIFFED_BYTES = 1 << 20
 MAX_SHOWN = 3  # names in a line
 FORMAT_NAMES = {"illume": "JSON", "webdataset": "WebDataset", "parquet": "Parquet", "arrow": "Arrow", "csv": "CSV"}
 
@@ -28,14 +32,36 @@ def preview(config: IngestConfig, paths: Sequence[str], images: Sequence[str]) -
     limits = {"max_bytes": config.max_image_bytes, "max_unpacked_bytes": config.max_unpacked_bytes}
     places = ImageSources([Path(path) for path in images], **limits)
     units = list(itertools.islice(_first_units(config, paths, places), NUM_SAMPLED))
-    lines = [*_counts(sources), *_unread(config, paths), *_guessed_splits(config, sources), *_not_trained(units)]
+    lines = [
+        *_counts(sources, config),
+        *_unread(config, paths),
+        *_guessed_splits(config, sources),
+        *_not_trained(units),
+    ]
     return [*lines, *(f"  {_unit_line(shard, unit)}" for shard, unit in units)]
 
 
-def _counts(sources: Sequence[SourceFile]) -> Iterator[str]:
-    files = Counter(source.format for source in sources if source.format not in FOLDER_FORMATS)
+def _kind_of_file(source: SourceFile, config: IngestConfig) -> str:
+    """`JSON (LLaVA)`: the format, and of JSON the layout of the first object."""
+    kind = FORMAT_NAMES[source.format]
+    if source.format != "illume":
+        return kind
+    with open_text(source.path, config.max_unpacked_bytes) as text:
+        start = text.file.read(SNIFFED_BYTES)
+    if may_be_coco(start):
+        return f"{kind} (COCO)"
+    text_start = start.decode("utf-8", "replace").lstrip("\ufeff \t\r\n[")
+    try:
+        value = json.JSONDecoder().raw_decode(text_start)[0]
+    except (ValueError, RecursionError):
+        return f"{kind} (first record not understood)"
+    return f"{kind} ({layout_name(value, config) or 'first record not understood'})"
+
+
+def _counts(sources: Sequence[SourceFile], config: IngestConfig) -> Iterator[str]:
+    files = Counter(_kind_of_file(source, config) for source in sources if source.format not in FOLDER_FORMATS)
     if files:
-        yield ", ".join(f"{count:,} {_files(count)} of {FORMAT_NAMES[name]}" for name, count in sorted(files.items()))
+        yield ", ".join(f"{count:,} {_files(count)} of {kind}" for kind, count in sorted(files.items()))
     for source in sources:
         if source.format == "images_only":
             yield f"{source.display_name}: {len(source.members):,} pictures, read without words"

@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.layouts import parse_object
+from data_pipelines.ingest.layouts import layout_name, parse_object
 
 CONFIG = IngestConfig(source="t")
 SHAREGPT = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
@@ -86,3 +86,20 @@ def test_what_is_no_record_says_why(value: object, reason: str, detail: str) -> 
     assert isinstance(found, Reject)
     assert found.reason == reason
     assert detail in found.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ({"image": "a", "conversations": [{"from": "human"}]}, "LLaVA"),
+        ({"images": ["a"], "conversations": [{"from": "human"}]}, "ILLUME+"),
+        ({"conversations": SHAREGPT}, "ShareGPT"),
+        ({"messages": [{"role": "user"}]}, "chat messages"),
+        ({"data": [{"role": "user"}]}, "published text"),
+        (MMC4, "interleaved documents"),
+        ({"image": "a", "caption": "b"}, "captions"),
+        ({"image": "a"}, ""), ([1], ""),
+    ],
+)  # fmt: skip
+def test_layouts_are_called_by_their_names(value: object, name: str) -> None:
+    assert layout_name(value, CONFIG) == name

@@ -17,7 +17,7 @@ def test_a_mixed_folder_is_told_by_its_parts(tmp_path: Path) -> None:
     (raw / "extra.jsonl").write_text(json.dumps({"image": "images/a.png", "conversations": turns}) + "\n{broken\n")
     found = preview(IngestConfig(source="p"), [str(raw)], [str(raw / "images")])
     assert found[:5] == [
-        "2 files of JSON",
+        "1 file of JSON (ILLUME+), 1 file of JSON (LLaVA)",
         "raw: 1 pictures, 1 with words beside them",
         "1 file not understood: notes.md",
         "split 'val' is guessed from the names of 1 file: annotations/some_val.jsonl",
