@@ -61,8 +61,13 @@ def _add_waits(connection: Connection) -> None:
         )
 
 
+def _add_file_identity(connection: Connection) -> None:
+    connection.execute(text("alter table source_digests add column identity text not null default ''"))
+
+
 MIGRATIONS: Sequence[Migration] = (
     Migration(version=2, change="stages say what they wait for, and since when", apply=_add_waits),
+    Migration(version=3, change="a source file is known by its inode and its last change", apply=_add_file_identity),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].version
 

@@ -103,10 +103,11 @@ leases = Table(
 source_digests = Table(
     "source_digests",
     metadata,
-    Column("path", Text, primary_key=True),
+    Column("path", Text, primary_key=True),  # with the host before it
     Column("bytes", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
     Column("sha256", String, nullable=False),
+    Column("identity", Text, nullable=False, server_default=""),  # inode and time of the last change of any kind
 )
 
 

@@ -63,7 +63,9 @@ def _digest(module: str, places: Places) -> CodeDigest:
         found = _module_file(pending.pop(), places)
         if found is not None and found[0] not in seen:
             name, file = found
-            seen[name], imported = _read(file, file.stat().st_mtime_ns, name)
+            status = file.stat()
+            stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            seen[name], imported = _read(file, stamp, name)
             pending += imported
     return CodeDigest(files=dict(sorted(seen.items())))
 
@@ -100,8 +102,8 @@ def normalised_digest(source: bytes) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _read(file: Path, _mtime_ns: int, name: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of one file and the modules that it may import; cached until its modification time changes."""
+def _read(file: Path, _stamp: tuple[int, ...], name: str) -> tuple[str, tuple[str, ...]]:
+    """Digest of one file and the modules that it may import; cached until the file is changed or replaced."""
     source = file.read_bytes()
     try:
         tree = ast.parse(source)

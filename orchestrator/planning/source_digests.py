@@ -1,9 +1,11 @@
 """Digests of the files that a stage reads from outside the store, cached until a file changes."""
 
 import hashlib
+import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +21,31 @@ NUM_READERS = 4  # hashing releases the GIL, so threads run in parallel
 SETTLED_S = 2.0  # a file modified more recently may change again without a new time stamp
 
 
-class DigestCache(Protocol):
-    """Caches digests by `(path, bytes, mtime_ns)`; losing entries is always safe."""
+@dataclass(frozen=True, kw_only=True)
+class FileStamp:
+    """What differs as soon as a file is changed or replaced, also by a tool that sets its size and time stamp."""
 
-    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None: ...
-    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None: ...
+    path: str  # absolute, with the host before it: "host:/data/file"
+    bytes: int
+    mtime_ns: int
+    identity: str  # inode and `ctime_ns`, which no tool can set
+
+    @classmethod
+    def of(cls, file: Path) -> "FileStamp":
+        found = file.stat()
+        return cls(
+            path=f"{socket.gethostname()}:{file.absolute()}",
+            bytes=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            identity=f"{found.st_ino} {found.st_ctime_ns}",
+        )
+
+
+class DigestCache(Protocol):
+    """Caches digests of files; losing entries is always safe."""
+
+    def find(self, stamp: FileStamp) -> str | None: ...
+    def remember(self, stamp: FileStamp, sha256: str) -> None: ...
 
 
 class DatabaseDigestCache:
@@ -32,15 +54,14 @@ class DatabaseDigestCache:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None:
-        same_file = (schema.source_digests.c.bytes == num_bytes) & (schema.source_digests.c.mtime_ns == mtime_ns)
-        query = select(schema.source_digests.c.sha256).where(
-            schema.source_digests.c.path == _valid_unicode(path), same_file
-        )
+    def find(self, stamp: FileStamp) -> str | None:
+        row = _row(stamp)
+        same_file = (schema.source_digests.c[name] == value for name, value in row.items())
+        query = select(schema.source_digests.c.sha256).where(*same_file)
         return self._database.read(lambda connection: connection.execute(query).scalar_one_or_none())
 
-    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None:
-        row: dict[str, Any] = {"path": _valid_unicode(path), "bytes": num_bytes, "mtime_ns": mtime_ns, "sha256": sha256}
+    def remember(self, stamp: FileStamp, sha256: str) -> None:
+        row = {**_row(stamp), "sha256": sha256}
         self._database.write(lambda connection: connection.execute(upsert(connection, schema.source_digests, row)))
 
 
@@ -83,23 +104,26 @@ def _combined(found: Mapping[str, Path], digests: Mapping[Path, str], *, is_fold
 
 def _digest(file: Path, cache: DigestCache, where: str) -> str:
     try:
-        before = file.stat()
-        key = (str(file.absolute()), before.st_size, before.st_mtime_ns)
-        known = cache.find(*key)
+        before = FileStamp.of(file)
+        known = cache.find(before)
         if known is not None:
             return known
         sha256 = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(READ_BYTES):
                 sha256.update(block)
-        after = file.stat()
+        after = FileStamp.of(file)
     except OSError as error:
         raise RecipeError(f"{where}: cannot read {str(file)!r}: {error.strerror or error}") from error
-    if (after.st_size, after.st_mtime_ns) != key[1:]:
+    if after != before:
         raise RecipeError(f"{where}: {str(file)!r} changed while it was read; plan again when it is complete")
-    if time.time() - after.st_mtime > SETTLED_S:
-        cache.remember(*key, sha256.hexdigest())
+    if time.time_ns() - after.mtime_ns > SETTLED_S * 1e9:
+        cache.remember(after, sha256.hexdigest())
     return sha256.hexdigest()
+
+
+def _row(stamp: FileStamp) -> dict[str, Any]:
+    return {**asdict(stamp), "path": _valid_unicode(stamp.path)}
 
 
 def _valid_unicode(path: str) -> str:

@@ -2,6 +2,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database, _is_transient
 from orchestrator.history.schema import database_now, source_digests
-from orchestrator.planning.source_digests import DatabaseDigestCache
+from orchestrator.planning.source_digests import DatabaseDigestCache, FileStamp
 
 
 def now(database: Database) -> float:
@@ -164,13 +165,17 @@ def test_a_broken_connection_is_replaced(postgresql_url: str) -> None:
 
 def test_source_digests_are_forgotten_when_the_file_changes(database: Database) -> None:
     cache = DatabaseDigestCache(database)
-    path = "/data/na\udcefve\u00ef.jsonl"  # a file name that is not valid UTF-8
-    cache.remember(path, 10, 1_700_000_000_123_456_789, "a" * 64)
-    assert cache.find(path, 10, 1_700_000_000_123_456_789) == "a" * 64
-    assert cache.find(path, 11, 1_700_000_000_123_456_789) is None
-    assert cache.find(path, 10, 1_700_000_000_123_456_790) is None
-    cache.remember(path, 11, 5, "b" * 64)
-    assert (cache.find(path, 10, 1_700_000_000_123_456_789), cache.find(path, 11, 5)) == (None, "b" * 64)
+    path = "node-1:/data/na\udcefve\u00ef.jsonl"  # a file name that is not valid UTF-8
+    stamp = FileStamp(path=path, bytes=10, mtime_ns=1_700_000_000_123_456_789, identity="7 8")
+    cache.remember(stamp, "a" * 64)
+    assert cache.find(stamp) == "a" * 64
+    assert cache.find(replace(stamp, bytes=11)) is None
+    assert cache.find(replace(stamp, mtime_ns=1_700_000_000_123_456_790)) is None
+    assert cache.find(replace(stamp, identity="9 8")) is None
+    assert cache.find(replace(stamp, path="node-2:/data/na\udcefve\u00ef.jsonl")) is None
+    changed = replace(stamp, bytes=11, mtime_ns=5)
+    cache.remember(changed, "b" * 64)
+    assert (cache.find(stamp), cache.find(changed)) == (None, "b" * 64)
 
 
 def error_with(state: str | None, kind: type[psycopg.Error] = psycopg.OperationalError) -> DBAPIError:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RecipeError
-from orchestrator.planning.source_digests import source_digests
+from orchestrator.planning.source_digests import FileStamp, source_digests
 from orchestrator.stage import Location, Resources, RetryPolicy, StageKind, StageSpec
 
 
@@ -23,17 +23,17 @@ class Config:
 class Memory:
     """A digest cache that records which files it knew."""
 
-    entries: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    entries: dict[FileStamp, str] = field(default_factory=dict)
     hits: list[str] = field(default_factory=list)
 
-    def find(self, path: str, num_bytes: int, mtime_ns: int) -> str | None:
-        found = self.entries.get((path, num_bytes, mtime_ns))
+    def find(self, stamp: FileStamp) -> str | None:
+        found = self.entries.get(stamp)
         if found:
-            self.hits.append(Path(path).name)
+            self.hits.append(Path(stamp.path).name)
         return found
 
-    def remember(self, path: str, num_bytes: int, mtime_ns: int, sha256: str) -> None:
-        self.entries[path, num_bytes, mtime_ns] = sha256
+    def remember(self, stamp: FileStamp, sha256: str) -> None:
+        self.entries[stamp] = sha256
 
 
 def every_file(config: Config) -> Mapping[str, Path]:
@@ -81,6 +81,32 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     first = source_digests(stage(tmp_path), memory)
     write(tmp_path / "a.jsonl", "two", age_s=50.0)
     assert source_digests(stage(tmp_path), memory) != first
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_other_bytes_of_the_same_size_and_time_are_seen(tmp_path: Path, is_replaced: bool) -> None:
+    """As `cp -p`, `rsync -t` and unpacked archives leave them: a new file in the old place, or written over it."""
+    memory = Memory()
+    write(tmp_path / "a.jsonl", "one")
+    first = source_digests(stage(tmp_path), memory)
+    before = (tmp_path / "a.jsonl").stat()
+    other = tmp_path.with_name("other")
+    (other if is_replaced else tmp_path / "a.jsonl").write_text("two")
+    if is_replaced:
+        other.replace(tmp_path / "a.jsonl")
+    os.utime(tmp_path / "a.jsonl", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (tmp_path / "a.jsonl").stat().st_mtime_ns == before.st_mtime_ns
+    assert source_digests(stage(tmp_path), memory) != first
+    assert memory.hits == []
+
+
+def test_another_host_does_not_know_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory()
+    write(tmp_path / "a.jsonl", "one")
+    source_digests(stage(tmp_path), memory)
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    source_digests(stage(tmp_path), memory)
+    assert memory.hits == []
 
 
 def test_the_digest_of_a_file_written_just_now_is_not_cached(tmp_path: Path) -> None:
