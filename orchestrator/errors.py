@@ -77,6 +77,12 @@ class DatabaseError(OrchestratorError):
     exit_code = EXIT_INFRASTRUCTURE
 
 
+class UnfitDatabaseError(DatabaseError):
+    """The database would work, but not keep what is written (SQLite on a network file system)."""
+
+    exit_code = EXIT_UNUSABLE
+
+
 class LeaseLostError(OrchestratorError):
     """Another driver holds the lease, or ours expired before it could be renewed."""
 

@@ -33,6 +33,7 @@ from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.changes import record_change
 from orchestrator.history.database import Database, database_exists, sqlite_address
+from orchestrator.history.file_system import check_local
 from orchestrator.history.known_store import remember_store, remembered_store
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import open_attempts
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 ROOT_NAME = ".illume"
 ROOT_VARIABLE = "ILLUME_HOME"  # environment: the folder itself, whatever the working folder
 NO_TRACKING = "none"
+SQLITE = "sqlite:///"
 DRAIN_S = 30.0  # how long the end of a run waits for the sinks; the next command delivers the rest
 
 
@@ -301,7 +303,13 @@ class Workspace:
         return Takeover(artifacts=self.artifacts, history=self.runs, leases=self.leases, liveness=self.liveness)
 
     def _prepare_store(self, plan: Plan) -> None:
-        """Probe the store, give it its identity, and remember that the database belongs to it."""
+        """Probe the store, give it its identity, and remember that the database belongs to it.
+
+        Raises: also UnfitDatabaseError: the tracking data would be a file of SQLite on a network file system.
+        """
+        if self.tracking_url.startswith(SQLITE):
+            file = Path(self.tracking_url.removeprefix(SQLITE)).absolute()
+            check_local(file, "tracking database", "`--tracking sqlite:////local/disk/mlflow.db`, a server, or none")
         self.check_store()
         probe(self.store)
         identity = establish(self.store, [stage.spec.kind.name for stage in plan.stages])

@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError
+from orchestrator.history.file_system import FileSystemOf, check_local, file_system_of
 from orchestrator.history.migrations import bring_up_to_date
 from orchestrator.installation.extras import require_extra
 from orchestrator.redaction.masking import mask_text, remember_secret
@@ -28,6 +29,10 @@ from orchestrator.redaction.masking import mask_text, remember_secret
 T = TypeVar("T")
 
 LOCK_WAIT_S = 30.0  # how long a transaction waits for the lock of another one
+INSTEAD = (  # of SQLite on a network file system
+    "`--database /local/disk/index.db`, or ILLUME_HOME on one; for several machines PostgreSQL: "
+    "`--database postgresql://USER:PASSWORD@HOST/NAME`"
+)
 RECONNECT_S = 40.0  # how long a lost PostgreSQL server is retried: as long as a driver's lease allows
 MAX_CONNECTIONS = 32  # beyond the pooled ones; one for each thread of a driver that is busy at the same time
 _READ_ONLY = "illume_read_only"
@@ -38,11 +43,19 @@ log = logging.getLogger(__name__)
 class Database:
     """One SQLite file or PostgreSQL database. Thread-safe; cannot be sent to other processes."""
 
-    def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S, reconnect_s: float = RECONNECT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lock_wait_s: float = LOCK_WAIT_S,
+        reconnect_s: float = RECONNECT_S,
+        file_system_of: FileSystemOf = file_system_of,
+    ) -> None:
         """`url`: a path, `sqlite:///path` or `postgresql://user:password@host/name`; brings its tables up to date.
 
         Raises:
             DatabaseError: it cannot be opened, is damaged, or has the tables of a newer version of illume.
+            UnfitDatabaseError: it is a file of SQLite on a network file system.
             MissingExtraError: PostgreSQL is asked for and its driver is not installed.
         """
         parsed = _parse(url)
@@ -52,6 +65,8 @@ class Database:
         self._waits_on: Callable[[], bool] = lambda: False  # asked beyond `reconnect_s`
         if parsed.get_backend_name() == "postgresql":
             require_extra("postgresql")
+        else:
+            check_local(Path(str(parsed.database)), "database", INSTEAD, file_system_of)
         self._engine = _engine(parsed, lock_wait_s)
         self._transact(lambda found: bring_up_to_date(found, self.address), read_only=False, patience_s=0.0)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.artifact import ArtifactKey, FileEntry
 from orchestrator.errors import StoreError
 from orchestrator.store.copy_budget import STAGING
+from orchestrator.store.group_sharing import share_folder, share_tree
 from orchestrator.store.layout import Site
 from orchestrator.store.link_list import Link, LinkList
 from orchestrator.store.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_path
@@ -93,6 +94,8 @@ class AttemptFolder:
                 self.store.link(link.key, f"{self.site.data_key(self.attempt_id)}/{link.name}")
             return FileEntry(path=link.name, bytes=link.bytes, sha256=link.sha256, rows=link.rows)
 
+        if self.store.is_local:
+            share_tree(self.data)
         own = sorted(files - links.keys())
         made = parallel_map(publish_file, own, threads=PARALLEL_FILES if len(own) > 1 else 1)
         linked = parallel_map(publish_link, links.values(), threads=request_threads(is_local=self.store.is_local))
@@ -162,6 +165,7 @@ def new_folder(
     try:
         make_folders(data.parent, durable=durable)
         data.mkdir()
+        share_folder(data)
     except FileExistsError as error:
         raise StoreError(f"{data}: exists already; expected an attempt id that was never used") from error
     except OSError as error:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.errors import StoreError
+from orchestrator.store.group_sharing import share_file
 from orchestrator.store.local_store import TEMPORARY, LocalStore, explain_os_error, link_new, make_folders, sync_path
 from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
@@ -63,6 +64,7 @@ def _write(path: str, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+        share_file(descriptor, Path(path).parent)
     finally:
         os.close(descriptor)
 

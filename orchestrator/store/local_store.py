@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import StoreError
+from orchestrator.store.group_sharing import share_file, share_folder
 from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key, file_digest
 
 TEMPORARY = ".tmp"  # inside the store, so that linking a file to its name stays on one disk
@@ -118,7 +119,17 @@ class LocalStore:
 
     def link(self, source: str, target: str) -> None:
         with self._explain_errors(target, f"link '{source}' to"):
-            link_or_copy(self.local(source), self.local(target))
+            path = self.local(source)
+            if _is_linked(path, self.local(target)):
+                return
+
+            def write(file: IO[bytes]) -> None:
+                with path.open("rb") as reader:
+                    shutil.copyfileobj(reader, file, CHUNK_BYTES)
+                os.fchmod(file.fileno(), READ_ONLY)
+
+            if not self._create(self.local(target), write):
+                raise FileExistsError(errno.EEXIST, "found an object at the new key", target)
 
     def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
         """Write a temporary file and link it to `target`; False if that name exists."""
@@ -127,6 +138,7 @@ class LocalStore:
         try:
             with temporary.open("xb") as file:
                 write(file)
+                share_file(file.fileno(), temporary.parent)
                 file.flush()
                 os.fsync(file.fileno())
             created = link_new(temporary, target)
@@ -164,7 +176,8 @@ def explain_os_error(error: OSError, where: str) -> str:
         errno.EDQUOT: "Free some space or raise the quota",
         errno.EROFS: "Mount the disk writable or choose another store",
         errno.EACCES: "Give this user write permission or choose another store",
-        errno.EPERM: "The file system must allow hard links and writing; choose another store",
+        errno.EPERM: "The file system must allow hard links and writing, or another user owns the file; choose another "
+        "store",
         errno.ENOTSUP: "The file system must allow hard links; choose another store",
         errno.ENOTDIR: "A file exists where a folder is needed; move it away or choose another store",
         errno.EEXIST: "A file exists where a folder is needed; move it away or choose another store",
@@ -173,15 +186,22 @@ def explain_os_error(error: OSError, where: str) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system cannot link (another disk, too many links)."""
+    """A hard link, or a copy where one cannot be made (another disk, too many links, a file of another user)."""
+    if not _is_linked(source, target):
+        with source.open("rb") as reader, target.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, CHUNK_BYTES)
+
+
+def _is_linked(source: Path, target: Path) -> bool:
+    """Make a hard link. False: this file system, or `fs.protected_hardlinks` for files of other users, allows none."""
     make_folders(target.parent)
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in CANNOT_LINK:
             raise
-        with source.open("rb") as reader, target.open("xb") as writer:
-            shutil.copyfileobj(reader, writer, CHUNK_BYTES)
+        return False
+    return True
 
 
 def seal(path: Path) -> Digest:
@@ -208,12 +228,16 @@ def sync_path(path: Path) -> None:
 
 
 def make_folders(folder: Path, *, durable: bool = True) -> None:
-    """Make a folder and its parents; `durable`: synced, so that they outlive a power cut."""
+    """Make a folder and its parents; in a folder that a group shares, shared with it.
+
+    `durable`: synced, so that they outlive a power cut.
+    """
     if os.path.isdir(folder):
         return
     make_folders(folder.parent, durable=durable)
     with suppress(FileExistsError):
         folder.mkdir()
+        share_folder(folder)
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if durable:

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import EXIT_UNUSABLE, UnfitDatabaseError
+from orchestrator.history.database import Database
+from orchestrator.history.file_system import check_local, file_system_of
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+30 22 0:40 / /home rw,relatime shared:5 - nfs4 server:/home rw,vers=4.2
+31 22 0:41 / /homes rw - xfs /dev/sdb rw
+32 30 8:3 / {local} rw - ext4 /dev/sdc rw
+33 22 0:43 / /scratch\\040of\\040all rw - lustre mds@tcp:/scratch rw
+34 22 0:44 / /twice rw - ext4 /dev/sdd rw
+35 34 0:45 / /twice rw - fuse.sshfs host:/x rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/homes/x", "ext4"), ("/", "ext4"), ("/etc/absent/deeper", "ext4"), ("{local}/x/index.db", "ext4")],
+)
+def test_the_nearest_mount_above_a_path_decides(tmp_path: Path, path: str, expected: str) -> None:
+    (tmp_path / "mounts").write_text(MOUNTS.format(local=tmp_path / "local"))
+    (tmp_path / "local").mkdir()
+    assert file_system_of(Path(path.format(local=tmp_path / "local")), tmp_path / "mounts") == expected
+
+
+def test_mounts_with_blanks_links_and_several_at_one_place(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a b")
+    blank = str(tmp_path / "a b").replace(" ", "\\040")
+    (tmp_path / "mounts").write_text(
+        f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {blank} rw - ext4 x rw\n3 2 0:3 / {blank} rw - fuse.sshfs x rw\n"
+    )
+    assert file_system_of(tmp_path / "link" / "index.db", tmp_path / "mounts") == "fuse.sshfs"
+    assert file_system_of(tmp_path / "other", tmp_path / "mounts") == "ext4"
+    assert file_system_of(tmp_path, tmp_path / "absent") == ""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "beegfs_nodev", "ceph", "wekafs", "panfs"],
+        *["fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph-fuse", "fuse.juicefs", "fuse.glusterfs"],
+    ],
+)
+def test_sqlite_refuses_network_file_systems(tmp_path: Path, kind: str) -> None:
+    message = (
+        rf"database {tmp_path}/index\.db: found a network file system \({kind}\), where SQLite loses data.* Expected a "
+        r"local disk: `--database /local/disk/index\.db`, or ILLUME_HOME on one; for several machines PostgreSQL"
+    )
+    with pytest.raises(UnfitDatabaseError, match=message) as caught:
+        Database(str(tmp_path / "index.db"), file_system_of=lambda _path: kind)
+    assert caught.value.exit_code == EXIT_UNUSABLE
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "9p", "fuse.fuse-overlayfs", ""])
+def test_other_file_systems_are_taken(tmp_path: Path, kind: str) -> None:
+    check_local(tmp_path / "index.db", "database", "", lambda _path: kind)
+    Database(str(tmp_path / "index.db"), file_system_of=lambda _path: kind).close()
