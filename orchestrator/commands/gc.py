@@ -30,11 +30,16 @@ from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.local_copies import LocalCopy, delete_copies, stale_copies
 from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
+from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads, keeps_versions
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
+from orchestrator.store.s3_api import UnfinishedUpload
 from orchestrator.workspace import Workspace
 
 MAX_LISTED = 50
 DAY_S = 24 * 3600.0
+VERSIONS = (
+    "the bucket keeps versions: what was deleted takes its space until a lifecycle rule for old versions removes it"
+)
 
 
 @click.command("gc", epilog=examples("gc", "gc --unneeded-days 30", "gc --unneeded-days 30 --delete"))
@@ -93,6 +98,13 @@ def gc_command(
             is_live=workspace.is_live,
             older_than_s=older_than_s,
         )
+        before_s = now_s - older_than_s
+        uploads = find_unfinished_uploads(workspace.store, before_s=before_s, is_live=workspace.is_live)
+        if collected is not None:
+            freed = abort_uploads(workspace.store, uploads)
+            collected = _sum(collected, DeletionReport(items=len(uploads), bytes=freed, kept=()))
+        garbage += map(_as_garbage, uploads)
+        is_versioned = collected is not None and keeps_versions(workspace.store)
         if delete:
             copies = delete_copies(workspace.artifacts.cache, copies)
         held = holders(workspace.liveness, workspace.is_live)
@@ -101,6 +113,7 @@ def gc_command(
     else:
         _print_text(unneeded, garbage, copies, collected)
         _print_held(held)
+        click.echo(VERSIONS if is_versioned else "", nl=is_versioned)
 
 
 @click.command("pin", epilog=examples("pin # lists the pinned", "pin last:curated", "pin last:curated --remove"))
@@ -132,9 +145,16 @@ def _delete(workspace: Workspace, taken_down: Sequence[Garbage], garbage: Sequen
     return _sum(first, delete_garbage(workspace.store, garbage, is_live=workspace.is_live))
 
 
+def _as_garbage(upload: UnfinishedUpload) -> Garbage:
+    return Garbage(reason="upload", key=upload.key, files=0, bytes=upload.bytes)
+
+
 def _sum(first: DeletionReport, second: DeletionReport) -> DeletionReport:
     return DeletionReport(
-        items=first.items + second.items, bytes=first.bytes + second.bytes, kept=(*first.kept, *second.kept)
+        items=first.items + second.items,
+        bytes=first.bytes + second.bytes,
+        kept=(*first.kept, *second.kept),
+        retained=(*first.retained, *second.retained),
     )
 
 
@@ -215,5 +235,7 @@ def _print_text(
         click.echo(f"{retracted}deleted {collected.items} items, {bytes_text(collected.bytes)}")
         for key in collected.kept:
             click.echo(f"kept, because it is in use: {key}")
+        for key in collected.retained[:MAX_LISTED]:
+            click.echo(f"kept by the bucket until its retention ends: {key}")
     elif garbage or unneeded or copies:
         click.echo("nothing was deleted; add --delete")

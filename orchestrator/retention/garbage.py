@@ -29,6 +29,7 @@ from orchestrator.store.commits import (
     retract,
     roll_forward,
 )
+from orchestrator.store.deletion import delete_objects
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (
     ARTIFACTS,
@@ -56,6 +57,7 @@ Reason = Literal[
     "retracted",  # was committed, then retracted
     "checkpoint",  # of a stage whose artifact is committed
     "temporary",  # of an interrupted write or probe
+    "upload",  # parts of a multipart upload that nobody will finish
     "training",  # checkpoint of a stage that no run makes any more (this and the following: see `leftovers.py`)
     "shard",  # of no artifact
     "plan",
@@ -85,6 +87,7 @@ class DeletionReport:
     items: int
     bytes: int
     kept: tuple[str, ...]  # keys that turned out to be in use just before they were to be deleted
+    retained: tuple[str, ...] = ()  # keys that the bucket itself keeps for a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,14 +179,16 @@ def delete_garbage(
         StoreError: the store failed; the rest is found again next time.
         CorruptArtifactError, NewerFormatError: it is unknown what is in use, as a record of use cannot be read.
     """
-    items, freed, kept = 0, 0, list[str]()
+    items, freed, kept, retained = 0, 0, list[str](), list[str]()
     uses = None if even_in_use else Uses(store)
     shards = [item for item in garbage if item.site and item.site.what == "shard"]
     for lot in batches(shards):
         going = [item for item in lot if item.reason in LASTING or _claim_for_deletion(store, item, is_live)]
         used = uses.shards_in_use() if uses else set[ArtifactKey]()
         going = [item for item in going if item.reason != "retracted" or _key(item) not in used]
-        freed += delete_attempts(store, [(item.site, item.attempt) for item in going if item.site])
+        deleted = delete_attempts(store, [(item.site, item.attempt) for item in going if item.site])
+        freed += deleted.bytes
+        retained += deleted.retained
         items += len(going)
         kept += sorted({item.key for item in lot} - {item.key for item in going})
     for item in garbage:
@@ -193,15 +198,18 @@ def delete_garbage(
             kept.append(item.key)
             continue
         if item.site:
-            freed += delete_attempt(store, item.site, item.attempt)
+            deleted = delete_attempt(store, item.site, item.attempt)
+            freed += deleted.bytes
+            retained += deleted.retained
         elif (path := store.local("")) is not None and item.key.startswith(f"{TEMPORARY}/"):
             (path / item.key).unlink(missing_ok=True)
             freed += item.bytes
         else:
-            store.delete(item.key)
-            freed += item.bytes
+            deleted = delete_objects(store, [StoredObject(key=item.key, bytes=item.bytes, modified_s=0.0)])
+            freed += deleted.bytes
+            retained += deleted.retained
         items += 1
-    return DeletionReport(items=items, bytes=freed, kept=tuple(kept))
+    return DeletionReport(items=items, bytes=freed, kept=tuple(kept), retained=tuple(retained))
 
 
 def _key(item: Garbage) -> ArtifactKey:

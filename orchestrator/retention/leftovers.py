@@ -28,6 +28,7 @@ from orchestrator.retention.garbage import DeletionReport, Garbage, Reason, has_
 from orchestrator.retention.shard_batches import batches, committed_files, delete_attempts, retract_shards, stale_packs
 from orchestrator.retention.unneeded import check_complete
 from orchestrator.store.commits import delete_attempt, head, retract, roll_forward
+from orchestrator.store.deletion import delete_objects
 from orchestrator.store.layout import (
     ARTIFACTS,
     PLANS,
@@ -41,6 +42,7 @@ from orchestrator.store.layout import (
     shard_site,
     stored_keys,
 )
+from orchestrator.store.objects import StoredObject
 from orchestrator.store.store import Store
 
 
@@ -73,10 +75,12 @@ class Leftovers:
 
         Raises: as `find`; StoreError: the store failed; the rest is found again next time.
         """
-        claims, items, freed, kept = self._claims, 0, 0, list[str]()
+        claims, items, freed, kept, retained = self._claims, 0, 0, list[str](), list[str]()
         for lot in batches([item for item in leftovers if item.reason == "shard"]):
             going = self._retracted(claims, lot)
-            freed += delete_attempts(self._store, [(item.site, item.attempt) for item in going if item.site])
+            deleted = delete_attempts(self._store, [(item.site, item.attempt) for item in going if item.site])
+            freed += deleted.bytes
+            retained += deleted.retained
             items += len(going)
             kept += sorted({item.key for item in lot} - {item.key for item in going})
         for item in leftovers:
@@ -87,11 +91,13 @@ class Leftovers:
                 continue
             items += 1
             if item.site:
-                freed += delete_attempt(self._store, item.site, item.attempt)
+                deleted = delete_attempt(self._store, item.site, item.attempt)
             else:
-                self._store.delete(item.key)
-                freed += item.bytes
-        return DeletionReport(items=items, bytes=freed, kept=tuple(kept))
+                found = StoredObject(key=item.key, bytes=item.bytes, modified_s=0.0)
+                deleted = delete_objects(self._store, [found])
+            freed += deleted.bytes
+            retained += deleted.retained
+        return DeletionReport(items=items, bytes=freed, kept=tuple(kept), retained=tuple(retained))
 
     @property
     def _store(self) -> Store:

@@ -13,6 +13,7 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_search import PackedRecords, packed_records, read_records
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.commits import committed_attempt, is_decision, retract_shard, roll_forward
+from orchestrator.store.deletion import Deleted, delete_objects
 from orchestrator.store.layout import SHARDS, Site, shard_site, shards_folder
 from orchestrator.store.objects import StoredObject
 from orchestrator.store.parallel import parallel_map, request_threads
@@ -22,7 +23,6 @@ from orchestrator.store.store import Store
 
 MAX_BATCH = 20_000  # items
 FEW = 8  # shards below one prefix that are listed one by one
-DELETED_AT_ONCE = 1000  # objects; stores take them in one request
 
 
 class OfSite(Protocol):
@@ -113,8 +113,8 @@ def winner(shard: ListedShard, data: bytes) -> str | None:
         return None
 
 
-def delete_attempts(store: Store, attempts: Sequence[tuple[Site, str]]) -> int:
-    """Delete what these attempts at shards have stored, except their decisions. Returns the bytes.
+def delete_attempts(store: Store, attempts: Sequence[tuple[Site, str]]) -> Deleted:
+    """Delete what these attempts at shards have stored, except their decisions.
 
     The same rule as for `delete_attempt`: each has lost, was aborted, or is retracted.
     """
@@ -127,11 +127,7 @@ def delete_attempts(store: Store, attempts: Sequence[tuple[Site, str]]) -> int:
             found = attempt_files(shard)
             for attempt in wanted.get(shard.key, set()) & found.keys():
                 doomed += found[attempt]
-    starts = range(0, len(doomed), DELETED_AT_ONCE)
-    lots = [[item.key for item in doomed[start : start + DELETED_AT_ONCE]] for start in starts]
-    for _ in parallel_map(store.delete_many, lots, threads=request_threads(is_local=store.is_local)):
-        pass
-    return sum(item.bytes for item in doomed)
+    return delete_objects(store, doomed)
 
 
 def _listed(store: Store, keys: Sequence[ArtifactKey]) -> Iterator[list[ListedShard]]:

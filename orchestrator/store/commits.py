@@ -20,6 +20,7 @@ from orchestrator.artifact import JSON
 from orchestrator.constraints import PART_PATTERN, Constraint, Size
 from orchestrator.documents.typed_json import JSONObject, parse_object, parse_record, record_from_json
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
+from orchestrator.store.deletion import Deleted, delete_objects
 from orchestrator.store.fences import FENCE, Fences
 from orchestrator.store.group_commit import put_all
 from orchestrator.store.layout import Site, owner_of
@@ -307,17 +308,13 @@ def read_commit(store: Store, site: Site, generation: int) -> Commit | None:
     return None if data is None else _commit(generation, data, f"{store.url}: {key}")
 
 
-def delete_attempt(store: Store, site: Site, attempt: str) -> int:
-    """Delete all that an attempt stored, except its decisions, which must outlive every writer. Returns the bytes.
+def delete_attempt(store: Store, site: Site, attempt: str) -> Deleted:
+    """Delete all that an attempt stored, except its decisions, which must outlive every writer.
 
     Call it only after `abort` returned True, or when the generation of its COMMIT has another winner or is retracted.
     """
-    freed = 0
-    for item in list(store.list(site.attempt_key(attempt))):
-        if not is_decision(site, attempt, item.key):
-            store.delete(item.key)
-            freed += item.bytes
-    return freed
+    found = store.list(site.attempt_key(attempt))
+    return delete_objects(store, [item for item in found if not is_decision(site, attempt, item.key)])
 
 
 def is_decision(site: Site, attempt: str, key: str) -> bool:

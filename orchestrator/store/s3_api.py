@@ -1,5 +1,6 @@
 """The requests of S3 that `obstore` does not have: copies in parts, and multipart uploads that nobody finished."""
 
+import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,14 @@ PARALLEL_COPIES = 8
 VIRTUAL_HOSTS_VARIABLE = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"  # as `obstore` reads it; else the path names the bucket
 
 
+@functools.cache
+def _loader() -> Any:
+    """The descriptions of the requests, which take most of the time to make a client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedUpload:
     """A multipart upload that was begun and neither completed nor aborted. Its parts cost storage; no key shows it."""
@@ -27,6 +36,7 @@ class UnfinishedUpload:
     key: str
     upload_id: str
     begun_s: float  # seconds since 1970, by the store's clock
+    bytes: int  # of the parts that have arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,9 @@ class S3Api:
         )
         endpoint = endpoint_of(options, environment)
         region = options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-        client = Session().create_client("s3", region_name=region or "us-east-1", endpoint_url=endpoint, config=config)
+        session = Session()
+        session.register_component("data_loader", _loader())
+        client = session.create_client("s3", region_name=region or "us-east-1", endpoint_url=endpoint, config=config)
         return cls(url=url, bucket=parts.netloc, prefix=f"{prefix}/" if prefix else "", client=client)
 
     def copy_in_parts(self, source: str, target: str, *, size: int, etag: str) -> None:
@@ -102,6 +114,7 @@ class S3Api:
                         key=found["Key"].removeprefix(self.prefix),
                         upload_id=found["UploadId"],
                         begun_s=found["Initiated"].timestamp(),
+                        bytes=self._bytes_of(found["Key"], found["UploadId"]),
                     )
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:
@@ -113,6 +126,23 @@ class S3Api:
                 )
             except self.client.exceptions.NoSuchUpload:
                 return
+
+    def keeps_versions(self) -> bool:
+        """Whether deleted objects stay as old versions; False also if the credentials may not ask."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return str(self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")) == "Enabled"
+        except (BotoCoreError, ClientError) as error:
+            log.debug("%s: whether the bucket keeps versions is unknown: %s", self.url, error)
+            return False
+
+    def _bytes_of(self, key: str, upload_id: str) -> int:
+        pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        try:
+            return sum(int(part["Size"]) for page in pages for part in page.get("Parts", ()))
+        except self.client.exceptions.NoSuchUpload:  # it was completed or aborted meanwhile
+            return 0
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
