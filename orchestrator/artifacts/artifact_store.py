@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact, ArtifactKey, Fingerprint, Manifest
@@ -108,7 +109,14 @@ class ArtifactStore:
 
         For whoever follows what was made and reads none of it. Raises: CorruptArtifactError: it is not committed.
         """
-        return self._located(self._committed(key))
+        return self.open(key) if self.store.is_local else self._located(self._committed(key))
+
+    def uri_of(self, artifact: Artifact) -> str:
+        """Where other programs find the files of an artifact of this store, e.g. "s3://bucket/prefix/.../data"."""
+        if self.store.is_local:
+            return artifact.path.as_uri()
+        base = urlsplit(self.store.url)._replace(query="").geturl()
+        return f"{base.rstrip('/')}/{artifact.path.relative_to(self.cache).as_posix()}"
 
     def new_attempt(self, key: ArtifactKey, attempt_id: str, *, attempt: AttemptId | None = None) -> AttemptFolder:
         """An empty folder for one attempt. `attempt` is recorded in its claim, for attempts that look for newer ones.

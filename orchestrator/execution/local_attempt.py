@@ -116,7 +116,7 @@ class LocalAttempt:
             kept = keep_evidence(context.evidence, failed_folder(self.artifacts.cache, attempt.name))
             raise type(error)(f"{error}{kept}") from error
         draft = self._draft(context, inputs, metrics)
-        return self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=store.is_local)
+        return self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=False)
 
     def _metrics(self, context: AttemptContext) -> dict[str, float]:
         """What `run` of the stage returns, checked. Raises: whatever it raises; GateError."""

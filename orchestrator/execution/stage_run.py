@@ -318,7 +318,8 @@ class StageRun:
         """Record the model version for the tracker, if the artifact is a registered model."""
         if self._kind.model_version is not None:
             version = self._kind.model_version(self._planned.spec.config)
-            fields: dict[str, JSON] = {"name": version.name, "alias": version.alias, "uri": artifact.path.as_uri()}
+            uri = self._tools.artifacts.uri_of(artifact)
+            fields: dict[str, JSON] = {"name": version.name, "alias": version.alias, "uri": uri}
             self._record(EventKind.MODEL_VERSION, fields, attempt_id=attempt_id)
 
     def _failed(

@@ -368,6 +368,17 @@ def test_a_damaged_local_copy_of_a_remote_artifact_is_downloaded_again(s3_store:
     assert (elsewhere.open(ArtifactKey("curate", FINGERPRINT)).path / "deep/file").read_bytes() == b"content"
 
 
+def test_other_programs_find_the_files_at_an_address_without_options(artifacts: ArtifactStore) -> None:
+    made = make(artifacts)
+    uri = artifacts.uri_of(made)
+    assert uri.endswith("/attempts/first/data")
+    if artifacts.store.is_local:
+        assert uri == made.path.as_uri()
+    else:
+        assert uri.startswith(artifacts.store.url.partition("?")[0])
+        assert "?" not in uri
+
+
 def test_a_damaged_remote_file_is_noticed_while_downloading(s3_store: Store, tmp_path: Path) -> None:
     make(ArtifactStore(s3_store, tmp_path / "here"))
     key = f"{artifact_site(ArtifactKey('curate', FINGERPRINT)).data_key('first')}/deep/file"

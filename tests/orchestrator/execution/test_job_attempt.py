@@ -46,7 +46,7 @@ from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.store_view import plan_view
 from orchestrator.shards import ShardOutcome
 from orchestrator.stage import Recipe, Resources, RetryPolicy, StageKind, StageSpec
-from orchestrator.store.store import open_store
+from orchestrator.store.store import Store, open_store
 from orchestrator.workspace import Workspace, stage_rows
 
 RUN = "r1"
@@ -286,10 +286,14 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
+    yield from desk_at(tmp_path, None)
+
+
+def desk_at(tmp_path: Path, store_url: str | None) -> Iterator[Desk]:
     spec = StageSpec(
         id="train", kind=KIND, config=NoConfig(), inputs={}, resources=Resources(), retry=RetryPolicy(wait_s=0.01)
     )
-    with Workspace.open(root=tmp_path / "w", tracking_url="none") as workspace:
+    with Workspace.open(store_url, root=tmp_path / "w", tracking_url="none") as workspace:
         plan = make_plan(Recipe(name="r", stages=(spec,)), plan_view(workspace.artifacts, workspace.database))
         jobs = Jobs(store=workspace.store, cache=tmp_path / "jobs", planned=plan.stages[0])
         workspace.cluster = Cluster(jobs)
@@ -320,6 +324,19 @@ def test_a_replaced_controller_ends_and_leaves_the_job_to_its_successor(desk: De
     assert set(made) == {"train"}
     assert desk.jobs.submitted == ["illume-r1-train-1-1"]  # one job, from its start to its end
     assert desk.state() == "SUCCEEDED"
+
+
+def test_a_controller_downloads_nothing_of_what_a_job_made(s3_store: Store, tmp_path: Path) -> None:
+    for desk in desk_at(tmp_path, s3_store.url):
+        first = desk.controller().start()
+        wait_until(lambda: bool(desk.jobs.submitted))  # noqa: B023 - of this round
+        desk.jobs.finish.set()
+        made = first.ended()
+        assert isinstance(made, dict), made
+        assert [file.path for file in made["train"].manifest.files] == ["model"]
+        assert not any(path.is_file() for path in desk.workspace.artifacts.cache.rglob("*"))
+        assert desk.workspace.artifacts.open(made["train"].manifest.key).path == made["train"].path
+        assert (made["train"].path / "model").read_text() == "weights"
 
 
 def test_a_database_that_is_away_for_longer_than_the_lease_stops_nothing(desk: Desk) -> None:
