@@ -32,7 +32,6 @@ from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads, keeps_versions
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
-from orchestrator.store.s3_api import UnfinishedUpload
 from orchestrator.workspace import Workspace
 
 MAX_LISTED = 50
@@ -98,12 +97,8 @@ def gc_command(
             is_live=workspace.is_live,
             older_than_s=older_than_s,
         )
-        before_s = now_s - older_than_s
-        uploads = find_unfinished_uploads(workspace.store, before_s=before_s, is_live=workspace.is_live)
-        if collected is not None:
-            freed = abort_uploads(workspace.store, uploads)
-            collected = _sum(collected, DeletionReport(items=len(uploads), bytes=freed, kept=()))
-        garbage += map(_as_garbage, uploads)
+        uploads, collected = _collect_uploads(workspace, now_s - older_than_s, collected)
+        garbage += uploads
         is_versioned = collected is not None and keeps_versions(workspace.store)
         if delete:
             copies = delete_copies(workspace.artifacts.cache, copies)
@@ -145,8 +140,15 @@ def _delete(workspace: Workspace, taken_down: Sequence[Garbage], garbage: Sequen
     return _sum(first, delete_garbage(workspace.store, garbage, is_live=workspace.is_live))
 
 
-def _as_garbage(upload: UnfinishedUpload) -> Garbage:
-    return Garbage(reason="upload", key=upload.key, files=0, bytes=upload.bytes)
+def _collect_uploads(
+    workspace: Workspace, before_s: float, collected: DeletionReport | None
+) -> tuple[list[Garbage], DeletionReport | None]:
+    """The uploads that nobody finishes; aborted, and added to what was collected, if anything is to be."""
+    uploads = find_unfinished_uploads(workspace.store, before_s=before_s, is_live=workspace.is_live)
+    if collected is not None:
+        freed = abort_uploads(workspace.store, uploads)
+        collected = _sum(collected, DeletionReport(items=len(uploads), bytes=freed, kept=()))
+    return [Garbage(reason="upload", key=upload.key, files=0, bytes=upload.bytes) for upload in uploads], collected
 
 
 def _sum(first: DeletionReport, second: DeletionReport) -> DeletionReport:
