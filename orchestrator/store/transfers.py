@@ -5,11 +5,13 @@ whole transfer: a connection on which nothing arrives is given up, and what had 
 """
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import obstore
@@ -28,7 +30,7 @@ from orchestrator.errors import StoreError
 log = logging.getLogger(__name__)
 
 MIB = 1024**2
-STREAM_BYTES = 64 * MIB  # up to this size one request; beyond, ranges in parallel
+FIRST_BYTES = 64 * MIB  # asked for by the first request, whose answer tells the size; beyond, ranges in parallel
 RANGE_BYTES = 16 * MIB
 PARALLEL_RANGES = 4  # of one object; so many ranges are in memory at a time
 YIELD_BYTES = MIB // 4  # handed on at a time; at most this much arrives twice after a break
@@ -40,6 +42,7 @@ MAX_PARTS = 10_000  # of a multipart upload or copy; S3, and those who speak its
 MAX_PART_BYTES = 5 * 1024**3
 UPLOAD_BYTES_IN_FLIGHT = 64 * MIB
 
+_NO_SUCH_RANGE = re.compile(r"\b416\b|InvalidRange")
 _PERMANENT = (
     FileNotFoundError,
     NotFoundError,
@@ -83,28 +86,33 @@ def read_chunks(bucket: Bucket, key: str, offset: int = 0) -> Iterator[memoryvie
     """
     if offset and offset >= obstore.head(bucket, key)["size"]:
         return
-    opened = obstore.get(bucket, key, options={"range": {"offset": offset}} if offset else {})
+    opened = _open(bucket, key, offset)
     version = _Version(bucket=bucket, key=key, size=opened.meta["size"], etag=opened.meta.get("e_tag"))
-    if version.size - offset <= STREAM_BYTES:
-        yield from version.read(offset, version.size, opened)
-    else:
-        yield from _in_parallel(version, offset, opened)
-
-
-def _in_parallel(version: "_Version", offset: int, opened: Any) -> Iterator[memoryview]:
-    """The first range is read from the answer that told the size."""
+    first_end = min(offset + FIRST_BYTES, version.size)
+    if first_end == version.size:
+        yield from version.read(offset, first_end, opened)
+        return
+    starts = iter(range(first_end, version.size, RANGE_BYTES))
     threads = ThreadPoolExecutor(PARALLEL_RANGES, thread_name_prefix="range")
     pending: deque[Future[list[memoryview]]] = deque()
     try:
-        for start in range(offset, version.size, RANGE_BYTES):
-            end = min(start + RANGE_BYTES, version.size)
-            pending.append(threads.submit(version.read_all, start, end, opened if start == offset else None))
-            if len(pending) == PARALLEL_RANGES:
-                yield from pending.popleft().result()
+        pending.extend(threads.submit(version.read_range, start) for start in islice(starts, PARALLEL_RANGES))
+        yield from version.read(offset, first_end, opened)
         while pending:
-            yield from pending.popleft().result()
+            chunks = pending.popleft().result()
+            pending.extend(threads.submit(version.read_range, start) for start in islice(starts, 1))
+            yield from chunks
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _open(bucket: Bucket, key: str, offset: int) -> Any:
+    try:
+        return obstore.get(bucket, key, options={"range": (offset, offset + FIRST_BYTES)})
+    except BaseError as error:
+        if not _NO_SUCH_RANGE.search(str(error)):
+            raise
+        return obstore.get(bucket, key)  # an empty object has no first byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +124,10 @@ class _Version:
     size: int
     etag: str | None  # None: the store gives none
 
-    def read_all(self, start: int, end: int, opened: Any) -> list[memoryview]:
-        return list(self.read(start, end, opened))
+    def read_range(self, start: int) -> list[memoryview]:
+        return list(self.read(start, min(start + RANGE_BYTES, self.size)))
 
-    def read(self, start: int, end: int, opened: Any) -> Iterator[memoryview]:
+    def read(self, start: int, end: int, opened: Any = None) -> Iterator[memoryview]:
         """The bytes from `start` to before `end`; `opened`: an answer that begins at `start`, if there is one."""
         at, breaks = start, 0
         while at < end:

@@ -66,8 +66,7 @@ def test_two_nodes_with_eight_ranks_fetch_each_file_once_for_each_node(weak: Wea
     for thread in threads:
         thread.join()
     assert failed == []
-    whole = [key for key, asked in weak.requests if not asked]
-    assert len(whole) <= NODES * len(files) + num_faults
+    assert len(weak.requests) <= NODES * len(files) + num_faults
     assert weak.sent <= NODES * sum(file.bytes for file in files) + num_faults * transfers.YIELD_BYTES
 
 
@@ -99,7 +98,7 @@ def test_a_rank_that_is_killed_while_it_downloads_is_followed_by_one_that_goes_o
         thread.join()
     assert others == [content] * RANKS
     assert len(weak.requests) == 2
-    assert int(weak.requests[1][1].rstrip("-")) > 1_000_000  # where the one that was killed had come to
+    assert int(weak.requests[1][1].partition("-")[0]) > 1_000_000  # where the one that was killed had come to
     assert weak.sent < len(content) + 2 * transfers.YIELD_BYTES
 
 

@@ -94,13 +94,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         sent = part[: int(number)] if kind in ("cut", "stall") else part
+        with bucket.lock:
+            bucket.sent += len(sent)
         try:
             self.wfile.write(sent)
             self.wfile.flush()
         except OSError:  # the reader has what it wanted
             self.close_connection = True
-        with bucket.lock:
-            bucket.sent += len(sent)
         if kind == "stall":
             bucket.ended.wait()
         if kind in ("cut", "stall"):
