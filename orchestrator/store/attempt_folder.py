@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.artifact import ArtifactKey, FileEntry
 from orchestrator.errors import StoreError
 from orchestrator.store.copy_budget import STAGING
+from orchestrator.store.copy_locks import hold, let_go
 from orchestrator.store.group_sharing import share_folder, share_tree
 from orchestrator.store.layout import Site
 from orchestrator.store.link_list import Link, LinkList
@@ -126,6 +127,8 @@ class AttemptFolder:
         shutil.rmtree(self.data, ignore_errors=True)
         self.forget_links()
         if not self.store.is_local:
+            data_key = self.site.data_key(self.attempt_id)
+            let_go(_cache_of(self.data, data_key), f"{STAGING}/{data_key}", STAGING)
             with suppress(OSError):
                 self.data.parent.rmdir()
 
@@ -152,6 +155,11 @@ class AttemptFolder:
             raise StoreError(explain_os_error(error, f"{path}: cannot be made durable")) from error
 
 
+def _cache_of(data: Path, data_key: str) -> Path:
+    """The cache that a staging folder is in."""
+    return data.parents[len(Path(data_key).parts)]
+
+
 def new_folder(
     store: Store, cache: Path, *, site: Site, key: ArtifactKey, attempt: str, durable: bool = True
 ) -> AttemptFolder:
@@ -163,6 +171,8 @@ def new_folder(
     data_key = check_key(site.data_key(attempt))
     data = store.local(data_key) or cache / STAGING / data_key
     try:
+        if not store.is_local:
+            hold(cache, f"{STAGING}/{data_key}", STAGING)  # what no process holds is a leftover, in time
         make_folders(data.parent, durable=durable)
         data.mkdir()
         share_folder(data)

@@ -49,6 +49,7 @@ _RETAINED = re.compile(
     r"WORM|ObjectLock|object lock|RetentionPolicyNotMet|BlobImmutableDueToPolicy|retention|legal hold"
 )
 _SKEWED = "RequestTimeTooSkewed"
+_NEEDS_CHECKSUM = "is required for Put Object requests with Object Lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,10 @@ def _advice(error: BaseException) -> str:
     text = str(error)
     if _SKEWED in text:
         return f"The clock of this machine {_skew(text)}: set it by NTP (`chronyc makestep`), then try again"
+    if _NEEDS_CHECKSUM in text:
+        return (
+            "The bucket locks objects and wants their checksums: set AWS_CHECKSUM_ALGORITHM=SHA256 in the environment"
+        )
     if _is_expired(error):
         return (
             "The credentials have expired and asking anew gave none that are valid; renew them, or use a role or a "

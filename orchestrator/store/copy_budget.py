@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 CACHE_VARIABLE = "ILLUME_CACHE"
 BUDGET_VARIABLE = "ILLUME_CACHE_BYTES"
 DEFAULT_SHARE = 0.5  # of the disk
+LEFTOVER_AGE_S = 24 * 3600.0  # of files that are being written or downloaded, and that no process holds
 CHECKS_PER_BUDGET = 32  # the cache is measured after so much of it is new; measuring reads every folder
 DOWNLOADS, STAGING, INDEXES = "downloads", "staging", "trace"  # folders of a cache that hold no copies
 NO_COPIES = frozenset({DOWNLOADS, STAGING, INDEXES})
@@ -97,13 +99,26 @@ def make_room(cache: Path, new_bytes: int, *, written_bytes: int = 0) -> None:
 
 def evict(cache: Path, wanted_bytes: int) -> int:
     """Delete copies, least recently used first, until `wanted_bytes` are free. Returns the bytes that were freed."""
-    freed = 0
+    freed = _delete_leftovers(cache)
     for copy in sorted(copies(cache), key=lambda copy: copy.used_s):
         if freed >= wanted_bytes:
             break
         if delete_copy(cache, copy.data_key):
             log.info("%s: deleted the local copy of %s, %d bytes", cache, copy.data_key, copy.bytes)
             freed += copy.bytes
+    return freed
+
+
+def _delete_leftovers(cache: Path) -> int:
+    """Delete what attempts and downloads that were killed left here long ago. Returns the bytes that were freed."""
+    keys = [f"{STAGING}/{key}" for key in data_keys(cache / STAGING)]
+    keys += [f"{DOWNLOADS}/{entry.name}" for entry in _entries(cache / DOWNLOADS)]
+    freed = 0
+    for key in keys:
+        size, newest_s = bytes_below(cache / key), _newest_s(cache / key)
+        if newest_s < time.time() - LEFTOVER_AGE_S and delete_copy(cache, key):
+            log.info("%s: deleted the leftover %s, %d bytes", cache, key, size)
+            freed += size
     return freed
 
 
@@ -145,6 +160,15 @@ def data_keys(cache: Path) -> Iterator[str]:
 
 def _entries(cache: Path) -> list[Path]:
     return list(cache.iterdir()) if cache.is_dir() else []
+
+
+def _newest_s(folder: Path) -> float:
+    """The newest time stamp of a folder and all below it, seconds since 1970."""
+    times = [0.0]
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            times.append(path.lstat().st_mtime)
+    return max(times)
 
 
 def bytes_below(folder: Path) -> int:

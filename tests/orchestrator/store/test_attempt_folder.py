@@ -12,6 +12,8 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardOutcome
+from orchestrator.store.copy_budget import STAGING, evict
+from orchestrator.store.copy_locks import deleting
 from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate", "version": 1}
@@ -104,3 +106,17 @@ def test_healing_also_retracts_the_shard_that_shares_the_damaged_bytes(local: Ar
     assert ledger.find(ArtifactKey("curate", fingerprint)) is not None  # the length is right: only reading it tells
     assert [problem.path for problem in local.heal(ArtifactKey("curate", FINGERPRINT))] == ["a.tar", "part.tar"]
     assert ledger.find(ArtifactKey("curate", fingerprint)) is None
+
+
+def test_what_a_living_process_writes_for_a_remote_store_is_no_leftover(s3_store: Store, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(s3_store, tmp_path / "cache")
+    attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), "first")
+    (attempt.data / "part").write_bytes(b"1")
+    for path in (attempt.data, attempt.data / "part"):
+        os.utime(path, (1.0, 1.0))
+    assert evict(artifacts.cache, 1) == 0
+    assert (attempt.data / "part").exists()
+    attempt.remove()
+    key = f"{STAGING}/{attempt.site.data_key('first')}"
+    with deleting(artifacts.cache, key) as is_unused:
+        assert is_unused

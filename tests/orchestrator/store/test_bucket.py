@@ -65,6 +65,12 @@ def skewed(ours: str, theirs: str) -> PermissionDeniedError:
         (skewed("20260101T010000Z", "2026-01-01T00:17:00Z"), "clock of this machine is 43 minutes ahead of the store"),
         (skewed("", ""), "The clock of this machine differs from the store's by more than it accepts: set it by NTP"),
         (PermissionDeniedError("403: AccessDenied"), "Check the credentials in the environment and their rights"),
+        (
+            GenericError(
+                "400: Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock"
+            ),
+            "The bucket locks objects and wants their checksums: set AWS_CHECKSUM_ALGORITHM=SHA256",
+        ),
         (GenericError("dns"), "Check the address, the network and that the bucket exists"),
         (OSError(errno.ENOSPC, "full"), "No space left on device. Free some space"),
         (ConnectionError("cut"), "Check the address, the network"),

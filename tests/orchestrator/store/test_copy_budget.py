@@ -1,5 +1,6 @@
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from orchestrator.errors import RecipeError
 from orchestrator.store.copy_budget import (
     BUDGET_VARIABLE,
     CACHE_VARIABLE,
+    LEFTOVER_AGE_S,
     budget_bytes,
     cache_of_node,
     copies,
@@ -106,3 +108,20 @@ def test_the_cache_of_a_node_is_private_and_one_for_each_store(tmp_path: Path, m
     first.parent.symlink_to(tmp_path)  # somebody else made it before us
     assert cache_of_node("s3://a", {}).parent != first.parent
     assert cache_of_node("s3://a", {CACHE_VARIABLE: "/nvme"}) == Path("/nvme") / first.name
+
+
+def test_what_killed_processes_left_long_ago_goes_first_unless_somebody_holds_it(cache: Path) -> None:
+    (cache / "staging/y/data").mkdir(parents=True)
+    (cache / "staging/y/data/part").write_bytes(bytes(500))
+    long_ago_s = time.time() - 2 * LEFTOVER_AGE_S
+    for top in ("staging", "downloads"):
+        for path in (cache / top).rglob("*"):
+            os.utime(path, (long_ago_s, long_ago_s))
+    os.utime(cache / "downloads/1/part")  # is arriving
+    hold(cache, "staging/x/data", "an attempt")
+    assert evict(cache, 400) == 500
+    assert names(cache) == ["middle", "new", "old"]
+    release(cache, "an attempt")
+    assert evict(cache, 1) == 1000
+    assert not (cache / "staging").exists() or not list((cache / "staging").rglob("part"))
+    assert (cache / "downloads/1/part").exists()
