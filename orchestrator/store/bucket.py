@@ -57,7 +57,7 @@ class Clients:
     """The two clients of one connection; they differ in patience only."""
 
     requests: Bucket
-    bulk: Bucket  # for multipart uploads and copies
+    bulk: Bucket  # for uploads and copies
 
 
 @dataclass

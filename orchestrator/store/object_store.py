@@ -75,9 +75,10 @@ class ObjectStore:
 
     def _create(self, clients: Clients, key: str, data: bytes) -> bool:
         """Repeats a create only while reading back finds no object, that is, while no writer has won."""
+        bucket = clients.requests if len(data) <= SMALL_BYTES else clients.bulk
         for wait_s in (*CREATE_WAITS_S, None):
             try:
-                obstore.put(clients.requests, check_key(key), data, mode="create", use_multipart=False)
+                obstore.put(bucket, check_key(key), data, mode="create", use_multipart=False)
             except (PermissionDeniedError, UnauthenticatedError):
                 raise
             except BaseError as error:
@@ -172,7 +173,7 @@ class ObjectStore:
 
         size = path.stat().st_size
         if size <= SMALL_BYTES:
-            obstore.put(clients.requests, check_key(key), b"".join(chunks()), use_multipart=False)
+            obstore.put(clients.bulk, check_key(key), b"".join(chunks()), use_multipart=False)
         else:
             part = part_bytes(size)
             parts = parts_in_flight(part)
