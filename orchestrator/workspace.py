@@ -49,7 +49,7 @@ from orchestrator.sinks.file_sinks import JsonLinesSink, StoreSink
 from orchestrator.sinks.mlflow_sink import MlflowSink
 from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
-from orchestrator.store.copy_budget import CACHE_VARIABLE, cache_of_node
+from orchestrator.store.copy_budget import CACHE_VARIABLE, budget_bytes, cache_of_node
 from orchestrator.store.store import Store, open_store, probe
 from orchestrator.store.store_identity import check_store, establish
 
@@ -112,6 +112,8 @@ class Workspace:
             opening.callback(database.close)
             kept_open = opening.pop_all()
         cache = cache_of_node(store.url) if os.environ.get(CACHE_VARIABLE) else root / "cache"
+        if not store.is_local:
+            budget_bytes(cache)  # a setting that is no size is refused now, not by the first download
         workspace = cls(
             root=root,
             store=store,

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from orchestrator.errors import StoreError
+from orchestrator.store.object_store import ObjectStore
 from orchestrator.store.store import Store, open_store, probe
 
 
@@ -59,6 +60,20 @@ def test_a_server_that_cannot_be_reached_is_reported_soon() -> None:
     with pytest.raises(StoreError, match=r"cannot write 'probe/.*Check the address, the network"):
         probe(open_store("s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1"))
     assert time.monotonic() - started_s < 60
+
+
+def test_a_bucket_that_keeps_versions_is_fit(s3_store: ObjectStore) -> None:
+    api = s3_store.s3
+    assert api is not None
+    api.client.put_bucket_versioning(Bucket=api.bucket, VersioningConfiguration={"Status": "Enabled"})
+    probe(s3_store)
+    for content in (b"first", b"second"):
+        assert s3_store.put_new("a/b", content)
+        assert not s3_store.put_new("a/b", b"another")
+        assert [item.key for item in s3_store.list("a")] == ["a/b"]
+        s3_store.delete("a/b")
+        assert s3_store.get("a/b") is None
+        assert list(s3_store.list("a")) == []
 
 
 @pytest.mark.slow
