@@ -74,13 +74,14 @@ class S3Api:
         return cls(url=url, bucket=parts.netloc, prefix=f"{prefix}/" if prefix else "", client=client)
 
     def copy_in_parts(self, source: str, target: str, *, size: int, etag: str) -> None:
-        """Copy an object of any size inside the store. `etag`: of the version to copy.
+        """Copy an object of any size inside the store. `etag`: of the version to copy; "": the store gives none.
 
         Raises: StoreError: the store refused; nothing is left behind, or `unfinished_uploads` lists it.
         """
         part = max(part_bytes(size), COPY_PART_BYTES)
         starts = range(0, size, part)
         where = {"Bucket": self.bucket, "Key": f"{self.prefix}{target}"}
+        version = {"CopySourceIfMatch": etag} if etag else {}
         with self._explained(f"cannot copy '{source}' to '{target}' in parts"):
             upload = {**where, "UploadId": self.client.create_multipart_upload(**where)["UploadId"]}
 
@@ -90,7 +91,7 @@ class S3Api:
                     **upload,
                     PartNumber=number + 1,
                     CopySource={"Bucket": self.bucket, "Key": f"{self.prefix}{source}"},
-                    CopySourceIfMatch=etag,
+                    **version,
                     CopySourceRange=f"bytes={start}-{min(start + part, size) - 1}",
                 )
                 return {"PartNumber": number + 1, "ETag": answer["CopyPartResult"]["ETag"]}
