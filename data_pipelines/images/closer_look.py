@@ -7,7 +7,6 @@ whole strokes.
 Legend: Y, X pixel rows and columns.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ BLUR_RADIUS = 6  # pixels; an edge is what differs from its surroundings
 STRONG, WEAK = 40, 14  # of 255: an edge of one image, and what is enough of it in the other
 WINDOW = 16  # pixels
 MAX_UNMATCHED = 0.07  # of a window's pixels: strokes that the other image does not have there
+MAX_LOST_WINDOWS = 0.5  # of the windows with edges, where one image already lies over the other
 BLOCKS = 3  # per side, for a finer fit
 MAX_SHIFT = 12  # pixels, of a block
 
@@ -44,9 +44,11 @@ def show_the_same(first: Image.Image, second: Image.Image, *, cropped: bool = Tr
     side = min(LOOK_SIDE, max(first.size), max(second.size))
     first = _reduced(first, side)
     frame = _Fit(scale_x=second.width / first.width, scale_y=second.height / first.height)
-    if _unmatched(first, second, frame) <= MAX_UNMATCHED:
+    lost, drawn = _lost_and_drawn(first, second, frame)
+    if lost.max() <= MAX_UNMATCHED:
         return True
-    if not cropped:
+    is_registered = (lost > MAX_UNMATCHED).sum() < MAX_LOST_WINDOWS * (drawn > 0).sum()
+    if not cropped or is_registered:  # most of it lies where it lies in the other: what differs is no matter of a crop
         return False
     coarse = _coarse_fit(first, second, frame)
     for fit in (_finer_fit(first, second, frame), _finer_fit(first, second, coarse)):
@@ -81,21 +83,26 @@ def _edges(image: Image.Image) -> Pixels:
 
 def _unmatched(first: Image.Image, second: Image.Image, fit: _Fit) -> float:
     """The largest share of a window's pixels that are strokes of one image and not of the other."""
+    return float(_lost_and_drawn(first, second, fit)[0].max())
+
+
+def _lost_and_drawn(first: Image.Image, second: Image.Image, fit: _Fit) -> tuple[Numbers, Numbers]:
+    """For each window the share of its pixels that are strokes of one image only, and that are strokes of any."""
     over = _laid_over(first, second, fit)
     inside = _inside(first, second, fit)
     one, other = _edges(first), _edges(over)
     lost = (_lost(one, other) | _lost(other, one)) & inside
-    return max(float(share.max()) for share in _window_shares(lost))
+    drawn = ((np.abs(one) > STRONG) | (np.abs(other) > STRONG)) & inside
+    return _window_shares(lost), _window_shares(drawn)
 
 
-def _window_shares(lost: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.float64]]:
+def _window_shares(found: npt.NDArray[np.bool_]) -> Numbers:
     """The share of each window that is set; windows overlap by a half."""
-    padded = np.pad(lost, [(0, -length % WINDOW + WINDOW // 2) for length in lost.shape])
-    for top in (0, WINDOW // 2):
-        for left in (0, WINDOW // 2):
-            rows, columns = ((length - WINDOW // 2) // WINDOW for length in padded.shape)
-            part = padded[top : top + rows * WINDOW, left : left + columns * WINDOW]
-            yield part.reshape(rows, WINDOW, columns, WINDOW).mean(axis=(1, 3))
+    padded = np.pad(found, [(0, -length % WINDOW + WINDOW // 2) for length in found.shape])
+    rows, columns = ((length - WINDOW // 2) // WINDOW for length in padded.shape)
+    starts = [(top, left) for top in (0, WINDOW // 2) for left in (0, WINDOW // 2)]
+    parts = [padded[top : top + rows * WINDOW, left : left + columns * WINDOW] for top, left in starts]
+    return np.stack([part.reshape(rows, WINDOW, columns, WINDOW).mean(axis=(1, 3)) for part in parts])
 
 
 def _inside(first: Image.Image, second: Image.Image, fit: _Fit) -> npt.NDArray[np.bool_]:
