@@ -9,11 +9,13 @@ from clusters.kuberay.jobs import KubeRayJobs
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
 from clusters.slurm.config import SlurmProfile
 from clusters.slurm.jobs import SlurmJobs
+from orchestrator.cluster.end_signals import GRACE_VARIABLE
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import RecipeError
 
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
+AUTOSCALES_VARIABLE = "ILLUME_CLUSTER_AUTOSCALES"  # tells a job what its profile says
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 
@@ -27,7 +29,8 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
                 memory_gib=profile.memory_gib,
                 object_store_mib=profile.object_store_mib,
                 plain_training_workers=profile.plain_training_workers,
-            )
+            ),
+            stop_grace_s=profile.stop_grace_s,
         )
     if isinstance(profile, SlurmProfile):
         return Cluster(SlurmJobs(profile=profile))
@@ -35,9 +38,15 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
         return Cluster(KubeRayJobs(profile=profile))
     token = _find_token(profile, environment)
     if isinstance(profile, RayJobsProfile):
-        jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=profile.environment)
-        return Cluster(jobs)
-    return Cluster(RayAddress(address=profile.address, token=token))
+        of_drivers = dict(profile.environment)
+        if profile.stop_grace_s is not None:
+            of_drivers.setdefault(GRACE_VARIABLE, f"{profile.stop_grace_s:g}")
+        if profile.autoscales is not None:
+            of_drivers.setdefault(AUTOSCALES_VARIABLE, "1" if profile.autoscales else "0")
+        jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=of_drivers)
+        return Cluster(jobs, stop_grace_s=profile.stop_grace_s)
+    address = RayAddress(address=profile.address, token=token)
+    return Cluster(address, stop_grace_s=profile.stop_grace_s, autoscales=profile.autoscales)
 
 
 def cluster_of_this_job(environment: Mapping[str, str] = os.environ) -> Cluster:
@@ -49,7 +58,8 @@ def cluster_of_this_job(environment: Mapping[str, str] = os.environ) -> Cluster:
     if not token and environment.get("RAY_AUTH_MODE") != "disabled":
         files = [Path(environment.get(TOKEN_PATH_VARIABLE, "")), Path.home() / ".ray" / "auth_token"]
         token = next((_read_token(file) for file in files if file.is_file()), "")
-    return Cluster(RayAddress(address=address, token=token))
+    autoscales = {"1": True, "0": False}.get(environment.get(AUTOSCALES_VARIABLE, ""))
+    return Cluster(RayAddress(address=address, token=token), autoscales=autoscales)
 
 
 def _find_token(profile: RayProfile | RayJobsProfile, environment: Mapping[str, str]) -> str:

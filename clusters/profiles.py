@@ -37,6 +37,16 @@ from orchestrator.recipe.yaml_subset import parse_yaml, read_text
 MIN_OBJECT_STORE_MIB = 75  # with less, Ray does not start
 
 
+def check_grace(stop_grace_s: float | None) -> None:
+    """Check `stop_grace_s`: seconds between SIGTERM and the kill of the process that runs stages; null: 30, 0: no kill.
+
+    What has not reached its commit point by then is left. The variable ILLUME_STOP_GRACE_S replaces it.
+    Raises: ValueError: it is negative.
+    """
+    if stop_grace_s is not None and stop_grace_s < 0:
+        raise ValueError(f"stop_grace_s: found {stop_grace_s:g}, expected 0 or more seconds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalProfile:
     """A local Ray cluster on this machine, for as long as the command runs."""
@@ -47,8 +57,10 @@ class LocalProfile:
     object_store_mib: int = LOCAL_OBJECT_STORE_MIB
     # Start training workers as plain processes: 3 s instead of the 15 s of Ray Train. For small models on CPUs.
     plain_training_workers: bool = False
+    stop_grace_s: float | None = None  # see `check_grace`
 
     def __post_init__(self) -> None:
+        check_grace(self.stop_grace_s)
         if min(self.cpus, self.gpus or 0.0, self.memory_gib) < 0:
             raise ValueError("cpus, gpus and memory_gib cannot be negative")
         if self.object_store_mib < MIN_OBJECT_STORE_MIB:
@@ -64,8 +76,12 @@ class RayProfile:
     address: str  # "host:6379"
     token_file: str = ""  # "": the variable RAY_AUTH_TOKEN; without both, the cluster has no authentication
     machines: dict[str, MachineType] = field(default_factory=dict)  # what its nodes are, by a name of yours
+    stop_grace_s: float | None = None  # see `check_grace`
+    # Nodes are added on demand, so no stage is refused for its size. null: so if it has no GPU, and GPUs are asked for.
+    autoscales: bool | None = None
 
     def __post_init__(self) -> None:
+        check_grace(self.stop_grace_s)
         host, colon, port = self.address.rpartition(":")
         if not (host and colon and port.isdecimal()) or "/" in self.address:
             raise ValueError(f"address: found {self.address!r}, expected 'host:port', e.g. 'ray-head:6379'")
@@ -84,8 +100,11 @@ class RayJobsProfile:
     command: str = "illume"  # that starts this program on the cluster
     environment: dict[str, str] = field(default_factory=dict)  # of the stage drivers; not for secrets, Ray shows it
     machines: dict[str, MachineType] = field(default_factory=dict)  # what its nodes are, by a name of yours
+    stop_grace_s: float | None = None  # of the stage drivers, see `check_grace`
+    autoscales: bool | None = None  # as for `RayProfile`
 
     def __post_init__(self) -> None:
+        check_grace(self.stop_grace_s)
         scheme, _, host = self.address.partition("://")
         if scheme not in ("http", "https") or not host:
             raise ValueError(f"address: found {self.address!r}, expected 'http://host:port', e.g. 'http://head:8265'")

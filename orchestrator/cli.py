@@ -8,18 +8,20 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.actor import set_command
-from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, declared_failure
+from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, StoppedError, declared_failure
 from orchestrator.redaction.masking import mask_text
 from orchestrator.redaction.streams import masked_terminal
 
@@ -171,7 +173,15 @@ def main() -> None:
     """The console script."""
     if COMPLETION_VARIABLE in os.environ:  # a shell asks what may follow, see `illume completion`
         importlib.import_module("orchestrator.commands.shared.completion").register_shells()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+            signal.signal(number, _stop)
     sys.exit(exit_code(sys.argv[1:]))
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """The handler until a command sets its own."""
+    raise StoppedError(f"stopped by {signal.Signals(number).name}")
 
 
 def exit_code(arguments: list[str], kinds: "Kinds | None" = None) -> int:

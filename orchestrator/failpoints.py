@@ -27,6 +27,9 @@ POINTS = (
     *(f"{site}.outcome" for site in _SITES),  # the outcome is decided, but readers do not see it yet
     *(f"{site}.commit" for site in _SITES),  # readers see it, but the caller has not returned
     *(f"{site}.retracted" for site in _SITES),
+    "run.checking",  # nothing of the run exists
+    "run.created",  # it is in the database, and nobody drives it yet
+    "epoch.begun",  # it has a driver, and no stage has started
     "epoch.claimed",  # in the store; the database does not know it yet
     "attempt.claimed",  # its id is used, and nothing else of it exists
     "use.recorded",  # what the attempt uses is on record, and it has not looked for it yet

@@ -32,6 +32,7 @@ from orchestrator.commands.shared.questions import NEAR_BITS, make_questions
 from orchestrator.commands.shared.targets import artifact_of_stage, find_artifact, find_run, is_identity_prefix
 from orchestrator.continuation import finished_run, interrupted_run
 from orchestrator.errors import RecipeError, StoreError
+from orchestrator.execution.stop_events import StopEvents
 from orchestrator.history.run_status import RunStatus, RunSummary, list_runs, run_status
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
@@ -160,7 +161,7 @@ class Workspace:
                 if show:
                     stack.enter_context(show_run_live(workspace, run_id, as_json=False))
 
-            start(stop=stack.enter_context(_stop_on_interrupt()), on_started=on_started)
+            start(stops=StopEvents(stop=stack.enter_context(_stop_on_interrupt())), on_started=on_started)
         return run_status(workspace.database, started[0])
 
     def runs(self, *, limit: int = 50) -> list[RunSummary]:

@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from orchestrator import failpoints
 from orchestrator.actor import current_actor
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
@@ -29,6 +29,7 @@ from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.execution.cancelling import Cancellation, cancel_run
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.run_logs import RunLogs
+from orchestrator.execution.stop_events import StopEvents
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.changes import record_change
@@ -59,6 +60,7 @@ ROOT_NAME = ".illume"
 ROOT_VARIABLE = "ILLUME_HOME"  # environment: the folder itself, whatever the working folder
 NO_TRACKING = "none"
 SQLITE = "sqlite:///"
+STOP_DRAIN_S = 3.0  # the same after a stop: whoever asked for it may kill this process soon
 DRAIN_S = 30.0  # how long the end of a run waits for the sinks; the next command delivers the rest
 
 
@@ -153,18 +155,17 @@ class Workspace:
         plan: Plan,
         *,
         run_id: str | None = None,
-        stop: threading.Event | None = None,
-        detached: threading.Event | None = None,
+        stops: StopEvents | None = None,
         on_started: Callable[[str], None] = lambda _run_id: None,
         fields: Mapping[str, JSON] | None = None,
     ) -> dict[str, Artifact]:
         """Run a plan as a new run. Calls `on_started` with the run's id before any stage starts.
 
-        Set `stop` from a signal handler to stop cleanly, `detached` before it to leave jobs running. `fields` are
-        stored in the run's first event.
+        Set the events of `stops` from a signal handler to stop cleanly. `fields` are stored in the run's first event.
 
         Raises: as `Executor.run`; PrecheckError also before the run exists, if a stage cannot work.
         """
+        failpoints.hit("run.checking")
         self._refuse_secrets(plan)
         check_needs(plan)
         run_prechecks(plan)
@@ -180,15 +181,14 @@ class Workspace:
             stages=stage_rows(plan),
             fields={"file": plan.file, **_plugin_fields(plan), **(fields or {})},
         )
-        return self._run(executor, plan, run_id, stop, detached, on_started)
+        return self._run(executor, plan, run_id, stops or StopEvents(), on_started)
 
     def resume(
         self,
         run_id: str,
         kinds: Kinds,
         *,
-        stop: threading.Event | None = None,
-        detached: threading.Event | None = None,
+        stops: StopEvents | None = None,
         on_started: Callable[[str], None] = lambda _run_id: None,
         accept_taint: bool = False,
         secrets: Plan | None = None,
@@ -206,7 +206,7 @@ class Workspace:
         check_needs(plan)
         run_prechecks(plan)
         self._prepare_store(plan)
-        return self._run(self._executor(), plan, run_id, stop, detached, on_started)
+        return self._run(self._executor(), plan, run_id, stops or StopEvents(), on_started)
 
     def plan_of(
         self, run_id: str, kinds: Kinds, *, allow_changed_kinds: bool = False, secrets: Plan | None = None
@@ -327,21 +327,21 @@ class Workspace:
         executor: Executor,
         plan: Plan,
         run_id: str,
-        stop: threading.Event | None,
-        detached: threading.Event | None,
+        stops: StopEvents,
         on_started: Callable[[str], None],
     ) -> dict[str, Artifact]:
         with Outbox(self.database, self.sinks()) as outbox:
             outbox.follow(run_id)
+            failpoints.hit("run.created")
             on_started(run_id)
             try:
-                return executor.run(plan, run_id, stop=stop, detached=detached)
+                return executor.run(plan, run_id, stops=stops)
             finally:
                 self.runs.telemetry.flush()
-                self._drain(outbox)
+                self._drain(outbox, STOP_DRAIN_S if stops.stop.is_set() else DRAIN_S)
 
-    def _drain(self, outbox: Outbox) -> None:
-        for sink, waiting in outbox.drain(DRAIN_S).items():
+    def _drain(self, outbox: Outbox, timeout_s: float = DRAIN_S) -> None:
+        for sink, waiting in outbox.drain(timeout_s).items():
             log.warning("%s: %d events are not delivered yet; the next run delivers them", sink, waiting)
 
     def sinks(self) -> list[Sink]:

@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import signal
 import socket
 from pathlib import Path
 
@@ -8,6 +9,13 @@ import pytest
 from tests.end_to_end.desk import TINY, Desk
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangup_is_not_ignored() -> None:
+    """Under `nohup` the programs that tests start would ignore SIGHUP, too; a handler does not outlive `exec`."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from orchestrator.store.commits import abort, read_commit, read_outcome, retract
 from orchestrator.store.fences import put_fence, read_fence
 from orchestrator.store.layout import Site, artifact_site, checkpoint_site, checkpoint_steps, owner_of
 from orchestrator.store.store import Store, read_record
+from orchestrator.store.store_identity import check_on_this_node
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,18 @@ class AttemptGuard:
     attempt: AttemptId
     payload: Mapping[str, JSON] | None = None  # the identity: refuse once an unknown takedown concerns it
     known_takedowns: tuple[str, ...] = ()
+    store_id: str = ""  # of `STORE.json` as the driver sees it; empty if it has none
+
+    def check_node(self) -> None:
+        """Raises: UnreachableStoreError: this node does not see the store, so files would go nowhere."""
+        check_on_this_node(self.store, self.store_id)
 
     def check(self) -> None:
-        """Reads of the store. Raises: FencedError: the attempt was aborted, has committed, or met a takedown."""
+        """Reads of the store. Raises: FencedError: the attempt was aborted, has committed, or met a takedown.
+
+        UnreachableStoreError: this node does not see the store.
+        """
+        self.check_node()
         decided = read_outcome(self.store, artifact_site(self.key), self.attempt.name)
         if decided is None:
             self._check_takedowns()

@@ -74,6 +74,7 @@ class StoredCheckpoints:
     attempt: AttemptId  # the attempt that commits through this object
     payload: Mapping[str, JSON] | None = None  # the identity: see `AttemptGuard`
     known_takedowns: tuple[str, ...] = ()
+    store_id: str = ""  # as of `AttemptGuard`
     verified: set[str] = field(default_factory=set, compare=False, repr=False)  # by this process: manifest digests
     ready: set[str] = field(default_factory=set, compare=False, repr=False)  # names of attempts that fenced the others
     open_patience_s: float = OPEN_PATIENCE_S
@@ -86,6 +87,7 @@ class StoredCheckpoints:
             attempt=self.attempt,
             payload=self.payload,
             known_takedowns=self.known_takedowns,
+            store_id=self.store_id,
         )
 
     def take_over(self) -> None:
@@ -97,7 +99,11 @@ class StoredCheckpoints:
         self.ready.add(self.attempt.name)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files match their digests; damaged checkpoints are logged and skipped."""
+        """The newest checkpoint whose files match their digests; damaged checkpoints are logged and skipped.
+
+        Raises: UnreachableStoreError: this node does not see the store, so it would see no checkpoint.
+        """
+        self.guard.check_node()
         self._fence_aborted()
         for step, found in self._heads():
             try:

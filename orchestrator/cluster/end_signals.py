@@ -7,21 +7,29 @@ Ray takes SIGTERM over in every process that starts or joins a cluster, twice (s
 - In the main thread `ray.init` sets a Python handler that exits at once: `keep_handlers` puts the former one back.
 - A C handler (absl's failure handler) hands the signal on to Python, but first sets an alarm that aborts the process
   3 s later, with exit code 134: `handle_end_signals` switches the alarm off.
+
+Python calls handlers in the main thread between two of its own instructions, which may be minutes away while that
+thread copies a tensor or waits for a server. So a thread of its own switches the alarm off, and hears of each signal.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
+GRACE_VARIABLE = "ILLUME_STOP_GRACE_S"  # seconds between SIGTERM and the kill, see `commands/shared/stopping.py`
 NAMES: Mapping[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
 @contextmanager
-def handle_end_signals(handle: Callable[[int], None]) -> Iterator[None]:
+def handle_end_signals(
+    handle: Callable[[int], None], notice: Callable[[int], None] = lambda _number: None
+) -> Iterator[None]:
     """Call `handle` with the number of each Ctrl-C, SIGTERM and SIGHUP during the block. Main thread only.
 
+    `handle` is called in the main thread and may raise there; `notice` is called in another one, without delay.
     A SIGHUP that the parent ignores, as `nohup` does, stays ignored.
     """
 
@@ -31,12 +39,35 @@ def handle_end_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     numbers = [number for number in NAMES if not (ignored and number == signal.SIGHUP)]
-    before = {number: signal.signal(number, handler) for number in numbers}
+    with _watch(frozenset(numbers), notice):
+        before = {number: signal.signal(number, handler) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, former in before.items():
+                signal.signal(number, former)
+
+
+@contextmanager
+def _watch(numbers: frozenset[int], notice: Callable[[int], None]) -> Iterator[None]:
+    """During the block, a thread switches the alarm off and calls `notice` as soon as one of these signals arrives."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        with os.fdopen(reader, "rb", buffering=0) as arrived:
+            while byte := arrived.read(1):  # the C part of Python's handlers writes the number of each signal
+                if byte[0] in numbers:
+                    signal.alarm(0)
+                    notice(byte[0])
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        os.close(writer)
 
 
 @contextmanager

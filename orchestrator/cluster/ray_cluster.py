@@ -14,12 +14,13 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import ray_hooks
+from orchestrator.cluster.capacity import Capacity, NodeCapacity, WorkerResources
 from orchestrator.cluster.end_signals import keep_handlers
 from orchestrator.cluster.jobs import JobLauncher
 from orchestrator.errors import NodeLostError, StageCodeError
@@ -50,15 +51,6 @@ class RayAddress:
 
     address: str  # "host:6379", or "ray-head.namespace:6379"
     token: str = field(default="", repr=False)  # "" means that the cluster runs without authentication
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerResources:
-    """The resources that Ray reserves for one worker process."""
-
-    cpus: float
-    gpus: float = 0.0
-    memory_gib: float = 0.0
 
 
 class Call:
@@ -100,11 +92,19 @@ class WorkerProcess:
 class Cluster:
     """This process's connection to Ray. Thread-safe."""
 
-    def __init__(self, target: LocalRay | RayAddress | JobLauncher | None = None) -> None:
+    def __init__(
+        self,
+        target: LocalRay | RayAddress | JobLauncher | None = None,
+        *,
+        stop_grace_s: float | None = None,
+        autoscales: bool | None = None,
+    ) -> None:
+        self.stop_grace_s = stop_grace_s  # between SIGTERM and the kill of this process; None: not stated
         own = target if isinstance(target, LocalRay | RayAddress) else None
         # If set, stages run as jobs there and none in this process.
         self.jobs: JobLauncher | None = None if isinstance(target, LocalRay | RayAddress) else target
         self._target: LocalRay | RayAddress = own or LocalRay()
+        self._autoscales = autoscales  # nodes are added on demand; None: not stated
         self._lock = threading.Lock()
         self._connected = False
         self._min_cpus = 0.0
@@ -128,10 +128,28 @@ class Cluster:
     def plain_training_workers(self) -> bool:
         return isinstance(self._target, LocalRay) and self._target.plain_training_workers
 
-    def gpus(self) -> float:
+    def capacity(self, *, with_gpus: bool) -> Capacity | None:
+        """What worker processes can get at most; None for jobs, which ask the cluster themselves.
+
+        A local Ray runs more workers than CPUs; only `with_gpus` it is started to count its GPUs. A joined cluster
+        without any GPU is taken for one that adds nodes on demand if GPUs are asked for and its profile says nothing.
+        """
         if self.jobs is not None:
-            return math.inf
-        return float(self._resources().get("GPU", 0.0))
+            return None
+        if isinstance(self._target, LocalRay):
+            gpus = float(self._resources().get("GPU", 0.0)) if with_gpus else 0.0
+            return Capacity(nodes=[NodeCapacity(gpus=gpus, memory_gib=self._target.memory_gib or machine_memory_gib())])
+        nodes = self._nodes()
+        has_gpus = any(node.gpus for node in nodes)
+        guess = not nodes or (with_gpus and not has_gpus)
+        return Capacity(nodes=nodes, may_grow=guess if self._autoscales is None else self._autoscales)
+
+    def free(self) -> NodeCapacity:
+        """What no worker has reserved now, on all nodes together."""
+        import ray
+
+        self.connect()
+        return _node_capacity(ray.available_resources())
 
     def raise_local_cpu_limit(self, cpus: float) -> None:
         """Let a local Ray advertise at least this many CPUs, even if the machine has fewer. Call it before Ray starts.
@@ -200,6 +218,12 @@ class Cluster:
             if self._session is not None:
                 shutil.rmtree(self._session, ignore_errors=True)
 
+    def _nodes(self) -> list[NodeCapacity]:
+        import ray
+
+        self.connect()
+        return [_node_capacity(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
     def _resources(self) -> dict[str, float]:
         import ray
 
@@ -253,6 +277,19 @@ class Cluster:
                 self._session = _session_folder()
                 ray.init(**settings, **_local_settings(self._target, self._min_cpus, self._session))
         ray_hooks.mute_lost_workers()
+
+
+def _node_capacity(resources: Mapping[str, float]) -> NodeCapacity:
+    return NodeCapacity(
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        memory_gib=resources.get("memory", 0.0) / 1024**3,
+    )
+
+
+def machine_memory_gib() -> float:
+    """The memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
 
 
 def _local_settings(target: LocalRay, min_cpus: float, session: Path) -> dict[str, Any]:

@@ -1,14 +1,10 @@
 """`illume run`, `illume resume` and `illume cancel`: starts, continues and stops runs."""
 
 import logging
-import os
 import signal
-import sys
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from typing import NoReturn
 
 import click
 
@@ -17,7 +13,6 @@ from clusters.planner.recipes import refuse_what_cannot_fit
 from clusters.profiles import machines_of, profile_at
 from orchestrator.artifact import Artifact
 from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.end_signals import NAMES, handle_end_signals
 from orchestrator.commands.plan import print_plan, warn_absent, warn_of_changed_code
 from orchestrator.commands.shared.formatting import duration_text
 from orchestrator.commands.shared.live_view import default_style, show_live
@@ -38,10 +33,11 @@ from orchestrator.commands.shared.options import (
     stage_kinds,
 )
 from orchestrator.commands.shared.outcome import next_commands, outcome_lines, summaries_of
+from orchestrator.commands.shared.stopping import StopSignals, grace_s
 from orchestrator.commands.shared.targets import Target, find_run
 from orchestrator.commands.status import event_pages
 from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
-from orchestrator.errors import EXIT_REQUEUE, CancelledError, OrchestratorError, RecipeError, StageFailedError
+from orchestrator.errors import CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.execution.cancelling import Cancellation
 from orchestrator.execution.job_attempt import stage_driver_arguments
 from orchestrator.execution.stage_run import job_size
@@ -58,7 +54,6 @@ from orchestrator.workspace import Workspace
 log = logging.getLogger(__name__)
 
 CANCEL_PATIENCE_S = 30.0  # how long a cancel without a driver waits for jobs to stop
-SHOW_CURSOR = "\x1b[?25h"
 
 
 @click.command(
@@ -92,8 +87,8 @@ def run_command(
     RECIPE is a file or the name of a built-in recipe. Ctrl-C stops at the next commit point, a second Ctrl-C at once;
     running again continues either way. SIGTERM does the same, but leaves stages running that are jobs of a cluster.
     """
-    parsed = read_recipe(recipe, overrides)
-    with open_workspace(locations, profile, create=not dry_run) as workspace:
+    with StopSignals() as signals, open_workspace(locations, profile, create=not dry_run) as workspace:
+        parsed = read_recipe(recipe, overrides)
         check_detach(workspace, detach=detach)
         on_absent = warn_absent if dry_run else None
         plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database, on_absent=on_absent), options)
@@ -112,13 +107,13 @@ def run_command(
             resume = partial(
                 workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint, secrets=plan
             )
-            run_and_show(workspace, resume, as_json=as_json, detach=detach)
+            run_and_show(workspace, resume, signals, as_json=as_json, detach=detach)
             return
         if profile is not None:
             refuse_what_cannot_fit(plan, machines_of(profile_at(profile)), load_prices())
         if not as_json:
             print_plan(plan)
-        run_and_show(workspace, partial(workspace.run_recipe, plan), as_json=as_json, detach=detach)
+        run_and_show(workspace, partial(workspace.run_recipe, plan), signals, as_json=as_json, detach=detach)
 
 
 @click.command("resume", epilog=examples("resume # the newest run", "resume quickstart --cluster profile.yaml"))
@@ -138,14 +133,15 @@ def resume_command(
     RUN is a run's id, a prefix of one, a recipe's name for its newest run, or `last`. Default: the newest run.
     """
     is_elsewhere = bool(locations.database) and database_exists(str(locations.database))
-    with open_workspace(locations, profile, create=is_elsewhere) as workspace:  # a new machine may continue a run
+    # A new machine may continue a run, so the workspace may be new.
+    with StopSignals() as signals, open_workspace(locations, profile, create=is_elsewhere) as workspace:
         check_detach(workspace, detach=detach)
         found = find_run(workspace.database, run)
         if found.state is RunState.SUCCEEDED:
             click.echo(f"run {found.run_id} is done; `illume run` makes a new plan", err=as_json)
             return
         resume = partial(workspace.resume, found.run_id, stage_kinds(), accept_taint=accept_taint)
-        run_and_show(workspace, resume, as_json=as_json, detach=detach)
+        run_and_show(workspace, resume, signals, as_json=as_json, detach=detach)
 
 
 @click.command("cancel", epilog=examples("cancel", "cancel quickstart"))
@@ -204,25 +200,29 @@ def print_jobs(workspace: Workspace, plan: Plan) -> None:
 
 
 def run_and_show(
-    workspace: Workspace, start: Callable[..., Mapping[str, Artifact]], *, as_json: bool, detach: bool = False
+    workspace: Workspace,
+    start: Callable[..., Mapping[str, Artifact]],
+    signals: StopSignals,
+    *,
+    as_json: bool,
+    detach: bool = False,
 ) -> None:
     """Call `start` to run in this process, show the run, and stop it on signals.
 
-    `start` takes `stop`, the event that is set on the first signal; `detached`, which is set before it if the jobs are
-    to be left running; and `on_started`, to call with the run's id. `detach`: leave them running on Ctrl-C too.
+    `start` takes `stops`, and `on_started`, to call with the run's id. `detach`: leave jobs running on Ctrl-C too.
     """
     started: list[str] = []
     detaching = {signal.SIGTERM, signal.SIGHUP} if workspace.cluster.jobs is not None else set()
+    signals.grace_s = grace_s(workspace.cluster.stop_grace_s)
     with ExitStack() as stack:
-        signals = stop_on_signals(detaching | ({signal.SIGINT} if detach else set()))
-        stop, detached = stack.enter_context(signals)
 
         def show(run_id: str) -> None:
+            signals.begin(detaching=detaching | ({signal.SIGINT} if detach else set()))
             started.append(run_id)
             stack.enter_context(show_run_live(workspace, run_id, as_json=as_json))
 
         try:
-            start(stop=stop, detached=detached, on_started=show)
+            start(stops=signals.events, on_started=show)
         except (StageFailedError, CancelledError):
             stack.close()  # the live view ends before the outcome is shown
             for run_id in started:
@@ -253,35 +253,3 @@ def show_run_live(workspace: Workspace, run_id: str, *, as_json: bool) -> Abstra
     after = last.last_event if last.epoch else 0
     pages = event_pages(workspace.runs, run_id)
     return show_live(workspace.database, run_id, default_style(as_json=as_json), pages, after=after)
-
-
-@contextmanager
-def stop_on_signals(detaching: Collection[int] = ()) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """(stop, detached): the first Ctrl-C, SIGTERM or SIGHUP sets `stop`; a second one ends the process at once.
-
-    Signals in `detaching` set `detached` first: this process is to end, and its jobs are to keep running.
-    """
-    stop, detached = threading.Event(), threading.Event()
-
-    def handle(number: int) -> None:
-        if stop.is_set():
-            exit_immediately()
-        name = NAMES[number]
-        if number in detaching:
-            detached.set()
-            click.echo(f"\n{name}: leaving the jobs running; `illume resume` follows them", err=True)
-        else:
-            click.echo(f"\n{name}: stopping at the next commit point; repeat to stop at once", err=True)
-        stop.set()
-
-    with handle_end_signals(handle):
-        yield stop, detached
-
-
-def exit_immediately() -> NoReturn:
-    """Exit without waiting for stages, sinks or Ray. As safe as being killed: a local Ray ends with its driver."""
-    click.echo("stopped at once; committed work is kept, running again continues", err=True)
-    if sys.stdout.isatty():
-        click.echo(SHOW_CURSOR, nl=False)  # the live table hides it
-    sys.stdout.flush()
-    os._exit(EXIT_REQUEUE)

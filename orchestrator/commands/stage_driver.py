@@ -15,9 +15,9 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.end_signals import handle_end_signals
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.commands.shared.options import stage_kinds
+from orchestrator.commands.shared.stopping import StopSignals, exit_now, grace_s
 from orchestrator.errors import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
@@ -28,6 +28,7 @@ from orchestrator.errors import (
     StoreError,
 )
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
+from orchestrator.execution.room import check_room
 from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures.classes import classified, report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
@@ -59,20 +60,24 @@ def stage_driver_command(
     opened = open_store(store)
     attempt = AttemptId(run_id=run_id, stage_id=stage_id, epoch=epoch, name=attempt_id)
     records = JobRecords(store=opened, attempt=attempt)
-    stop = _StopFlag(records)
+    signals = StopSignals(grace_s=grace_s(None))
+    signals.begin()
+    stop = _StopFlag(records, signals.events.stop)
     signal.signal(PREEMPTION_SIGNAL, stop.set_preempted)
-    with (
-        handle_end_signals(stop.set),
-        tempfile.TemporaryDirectory(prefix="illume-stage-") as folder,
-        StoreTracker(records, log.warning) as tracker,
-    ):
-        try:
-            request = _request(_plan(opened, digest), attempt, memory_halvings)
-            outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop)
-        except OrchestratorError as error:  # before any work
-            log.error("%s", error)
-            outcome = JobOutcome(failure=report_of(error))
-    _put_outcome(records, outcome)
+    left = _LeftInTime(records)
+    signals.leave = left.leave
+    with signals:
+        with (
+            tempfile.TemporaryDirectory(prefix="illume-stage-") as folder,
+            StoreTracker(records, log.warning) as tracker,
+        ):
+            try:
+                request = _request(_plan(opened, digest), attempt, memory_halvings)
+                outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop, left)
+            except OrchestratorError as error:  # before any work
+                log.error("%s", error)
+                outcome = JobOutcome(failure=report_of(error))
+        _put_outcome(records, outcome)
     if outcome.stopped or (outcome.failure is not None and outcome.failure.failure is FailureClass.PREEMPTED):
         return EXIT_REQUEUE
     if outcome.failure is None:
@@ -83,13 +88,10 @@ def stage_driver_command(
 class _StopFlag:
     """A flag that is set by a signal, or when the controller requests a stop through the store."""
 
-    def __init__(self, records: JobRecords) -> None:
-        self._records, self._event = records, threading.Event()
+    def __init__(self, records: JobRecords, event: threading.Event) -> None:
+        self._records, self._event = records, event
         self._polled_at = 0.0
         self.preempted = False  # its machines are taken away, or the time of its job is over: nobody wants it to end
-
-    def set(self, _signal: int = 0) -> None:
-        self._event.set()
 
     def set_preempted(self, _signal: int, _frame: object) -> None:
         self.preempted = True
@@ -104,6 +106,24 @@ class _StopFlag:
             except StoreError as error:
                 log.warning("cannot check for a stop request: %s", error)
         return self._event.is_set()
+
+
+class _LeftInTime:
+    """Ends the attempt of this job when the time between SIGTERM and the kill is over."""
+
+    def __init__(self, records: JobRecords) -> None:
+        self._records = records
+        self.work: LocalAttempt | None = None  # while it runs
+
+    def leave(self) -> None:
+        """Abort the attempt, write that it was stopped, and end the process. Called in a thread of its own."""
+        work = self.work
+        if work is None:  # it has ended, and the main thread writes how
+            return
+        reason = "it had not stopped when the time for it was over"
+        if work.abort(reason):
+            _put_outcome(self._records, JobOutcome(stopped=reason, progressed=work.progressed()))
+        exit_now()
 
 
 def _plan(store: Store, digest: str) -> Plan:
@@ -131,6 +151,7 @@ def _run(
     cluster: Cluster,
     folder: Path,
     stop: "_StopFlag",
+    left: "_LeftInTime",
 ) -> JobOutcome:
     # Logs of the workers only; this process logs to the job's output.
     logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
@@ -147,6 +168,8 @@ def _run(
         scratch=folder / "scratch",
         is_stop_requested=stop.is_set,
     )
+    check_room([request.planned], cluster)
+    left.work = work
     try:
         artifact = work.run(lambda: log.info("%s is running", request.attempt))
     except CancelledError as error:
@@ -163,6 +186,7 @@ def _run(
         work.abort(report.summary[:500])
         return JobOutcome(failure=report, progressed=progressed)
     finally:
+        left.work = None
         cluster.close()
         logs.finish(log_stem)
     log.info("%s is committed as %s", request.attempt, artifact.fingerprint)

@@ -6,8 +6,10 @@ A run has one driver at a time, guarded by the run's lease and by its epoch in t
 import logging
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
+from orchestrator import failpoints
 from orchestrator.artifact import Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_epochs import EpochGuard
@@ -19,11 +21,14 @@ from orchestrator.errors import (
     PrecheckError,
 )
 from orchestrator.execution.gates import broken_gates
+from orchestrator.execution.room import check_room
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.run_loop import RunLoop
 from orchestrator.execution.stage_run import RunTools
+from orchestrator.execution.stop_events import StopEvents
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history import lease_owners as owners
+from orchestrator.history.events import AttemptState
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.liveness.liveness import Liveness
@@ -55,20 +60,13 @@ class Executor:
         """Check what can be checked before any work starts.
 
         Raises:
-            PrecheckError: a stage asks for more GPUs than exist, an artifact that the plan reuses is gone or breaks a
-                gate, or the cluster refuses access.
+            PrecheckError: a stage can never get its CPUs, GPUs or memory, an artifact that the plan reuses is gone or
+                breaks a gate, or the cluster refuses access.
             NodeLostError: the cluster does not answer.
         """
         if self._cluster.jobs is not None:
             self._cluster.jobs.check()
-        wanted = {stage.id: stage.spec.resources.gpus for stage in plan.to_run if stage.spec.resources.gpus}
-        available = self._cluster.gpus() if wanted else 0.0
-        for stage_id, gpus in wanted.items():
-            if gpus > available:
-                raise PrecheckError(
-                    f"stages.{stage_id}.resources.gpus: found {gpus:g} for each worker, but there are {available:g} in "
-                    "all; set it to 0 or use a cluster with GPUs"
-                )
+        check_room(plan.to_run, self._cluster)
         for stage in plan.stages:
             if stage.action == "reuse" and stage.spec.gates:
                 self._check_gates(stage)
@@ -98,13 +96,12 @@ class Executor:
         plan: Plan,
         run_id: str,
         *,
-        stop: threading.Event | None = None,
-        detached: threading.Event | None = None,
+        stops: StopEvents | None = None,
     ) -> dict[str, Artifact]:
         """Run a plan; returns the artifacts of the stages that it ran, by stage id.
 
-        Set `stop` to stop cleanly; set `detached` before it to leave the jobs running that this process follows. The
-        run must exist in the history.
+        Set the events of `stops` to stop cleanly, or to leave the jobs running that this process follows. The run must
+        exist in the history.
 
         Raises:
             LeaseLostError: another driver runs it, or took it over.
@@ -124,9 +121,9 @@ class Executor:
         with LeaseKeeper(self._leases) as keeper:
             try:
                 guard = self._takeover.claim(run_id, lease)
-                stop, detached = stop or threading.Event(), detached or threading.Event()
-                with self._waiting_for_database(stop):
-                    return self._run_with_lease(plan, run_id, lease, keeper, guard, stop, detached)
+                stops = stops or StopEvents()
+                with self._waiting_for_database(stops.stop):
+                    return self._run_with_lease(plan, run_id, lease, keeper, guard, stops)
             finally:
                 _release(keeper, lease)
 
@@ -143,15 +140,15 @@ class Executor:
         lease: Lease,
         keeper: LeaseKeeper,
         guard: EpochGuard,
-        stop: threading.Event,
-        detached: threading.Event,
+        stops: StopEvents,
     ) -> dict[str, Artifact]:
         def on_lost(_lease: Lease) -> None:
-            detached.set()  # first: whoever sees `stop` must know that nobody asked for it
-            stop.set()
+            stops.detached.set()  # first: whoever sees `stop` must know that nobody asked for it
+            stops.stop.set()
 
         lost = keeper.keep(lease, on_lost, until_taken=self._cluster.jobs is not None)
         epoch = self._history.begin_epoch(run_id, lease)
+        failpoints.hit("epoch.begun")
         surviving_attempts = self._takeover.settle(run_id, epoch, guard, jobs=self._cluster.jobs)
         tools = RunTools(
             run_id=run_id,
@@ -166,8 +163,10 @@ class Executor:
             logs=RunLogs(store=self._artifacts.store, state=self._state, run_id=run_id),
             scratch=self._state / "scratch",
             guard=guard,
-            stop=stop,
-            detached=detached,
+            stop=stops.stop,
+            detached=stops.detached,
+            out_of_time=stops.out_of_time,
+            end_attempt=partial(self._takeover.end_attempt, epoch=epoch, state=AttemptState.CANCELLED),
             surviving_attempts=surviving_attempts,
             liveness=self._liveness,
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from orchestrator.artifact import Artifact
+from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.stage_records import has_recorded_shards, newest_checkpoint_step
@@ -260,7 +260,10 @@ class JobAttempt:
         """Once for each reason of the cluster, and once when it waits no more."""
         reason = (info.message or "the cluster") if info.state is LauncherState.PENDING else ""
         if reason != self._waits_for:
-            self.tracker.log_event(EventKind.WAITING, {"for": reason})
+            kind, attempt = EventKind.WAITING if reason else EventKind.WAITED, self.request.attempt
+            fields: dict[str, JSON] = {"for": reason or self._waits_for}
+            # Of the stage, not of the attempt: the events of the attempt are counted as those that its job has sent.
+            self.history.record(attempt.run_id, kind, fields, epoch=attempt.epoch, stage_id=attempt.stage_id)
             log.info("job %s %s", self._job_id, f"waits: {reason}" if reason else "has started")
         self._waits_for = reason
 

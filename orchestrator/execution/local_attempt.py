@@ -38,6 +38,7 @@ from orchestrator.stage import StageKind, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.copy_locks import release
 from orchestrator.store.output_checks import output_problem
+from orchestrator.store.store_identity import read_identity
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class LocalAttempt:
         inputs = self._open_inputs()
         takedowns = read_takedowns(store)
         on_started()
+        identity = read_identity(store)
         context = self._context = AttemptContext(
             planned=planned,
             attempt=attempt,
@@ -101,6 +103,7 @@ class LocalAttempt:
                 attempt=attempt,
                 payload=planned.payload,
                 known_takedowns=tuple(takedown.id for takedown in takedowns),
+                store_id=identity.store_id if identity else "",
             ),
             cluster=self.cluster,
             ledger=replace(self.ledger, holder=attempt.name),
@@ -140,14 +143,15 @@ class LocalAttempt:
         step = newest_checkpoint_step(self.artifacts.store, planned.key)
         return self._context.made_shards or (step or -1) > (self._step_before or -1)
 
-    def abort(self, reason: str) -> None:
-        """Abort the attempt and delete its files."""
+    def abort(self, reason: str) -> bool:
+        """Abort the attempt and delete its files. False if it was committed before, or the store is away."""
         if self._folder is None:
-            return
+            return True
         try:
-            self.artifacts.abort(self._folder, reason=reason)
+            return self.artifacts.abort(self._folder, reason=reason)
         except OrchestratorError as error:  # the garbage collector aborts it later
             log.warning("%s: its files could not be deleted: %s", self.request.attempt, error)
+            return False
 
     def close(self) -> None:
         """Delete the scratch folder, and let go of the local copies that the attempt has read."""

@@ -17,12 +17,13 @@ from orchestrator.errors import (
     DetachedError,
     InfrastructureFailedError,
     LeaseLostError,
+    OrchestratorError,
     StageFailedError,
     StoppedError,
 )
 from orchestrator.execution.stage_run import DRIVER_ERRORS, PermanentStageError, RunTools, StageRun
 from orchestrator.failures.failure_class import INFRASTRUCTURE
-from orchestrator.history.events import RunState
+from orchestrator.history.events import EventKind, RunState
 from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class RunLoop:
         self._progress.done = {stage.id: None for stage in plan.stages if stage.action != "run"}
         self._results: queue.SimpleQueue[_StageResult] = queue.SimpleQueue()
         self._state = RunState.RUNNING
+        self._waits: dict[str, str] = {}  # by stage: those at work for which it was recorded to wait
         self._cancelled = False  # True: stopped by a cancel request in the database; else by this process
         self._cancel_checked_s = time.monotonic()
         needs = [_cpus(stage) for stage in plan.to_run]
@@ -69,6 +71,9 @@ class RunLoop:
                 self._start_ready()
             if not progress.running:
                 break
+            if self._tools.out_of_time.is_set():
+                self._leave_stages()
+                break
             self._take_result()
             self._check_stop()
         return self._finish()
@@ -81,6 +86,7 @@ class RunLoop:
                 continue
             used = sum(_cpus(running) for running in progress.running.values())
             if progress.running and used + _cpus(stage) > self._num_cpus:
+                self._note_wait(stage, used)
                 continue
             if _cpus(stage) > self._num_cpus:
                 self._warn_about_size(stage)
@@ -88,6 +94,15 @@ class RunLoop:
             progress.running[stage.id] = stage
             # A daemon: the second Ctrl-C ends the process whatever a stage is doing.
             threading.Thread(target=self._run_stage, args=(stage,), name=f"stage {stage.id}", daemon=True).start()
+
+    def _note_wait(self, stage: PlannedStage, used: float) -> None:
+        """Record what a stage waits for, once for each group of stages that is at work."""
+        names = ", ".join(self._progress.running)
+        if self._waits.get(stage.id) != names:
+            self._waits[stage.id] = names
+            text = f"{_cpus(stage):g} CPUs: {used:g} of {self._num_cpus:g} are taken by {names}"
+            tools = self._tools
+            tools.history.record(tools.run_id, EventKind.WAITING, {"for": text}, epoch=tools.epoch, stage_id=stage.id)
 
     def _warn_about_size(self, stage: PlannedStage) -> None:
         fields: dict[str, JSON] = {"cpus": _cpus(stage), "cluster_cpus": self._num_cpus}
@@ -146,6 +161,17 @@ class RunLoop:
         except DatabaseError as error:  # the next state transition fails if the database is gone for good
             log.warning("run %s: %s", self._tools.run_id, error)
             return False
+
+    def _leave_stages(self) -> None:
+        """End the attempts whose stages have not stopped in time, so that nothing of them arrives later. Not jobs."""
+        tools, jobs = self._tools, self._tools.cluster.jobs
+        self._progress.stopped += self._progress.running
+        self._progress.running = {}
+        try:
+            for attempt in [] if jobs is not None else tools.history.open_attempts(tools.run_id):
+                tools.end_attempt(attempt, message="it had not stopped when the time for it was over")
+        except OrchestratorError as error:  # the next driver does it
+            log.warning("run %s: an attempt could not be ended: %s", tools.run_id, error)
 
     def _wait_for_stages(self) -> None:
         deadline_s = time.monotonic() + STOP_TIMEOUT_S

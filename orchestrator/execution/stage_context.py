@@ -142,6 +142,7 @@ class AttemptContext:
             attempt=self.attempt,
             payload=self.planned.payload,
             known_takedowns=tuple(takedown.id for takedown in self.takedowns),
+            store_id=self.checkpoints.store_id,
         )
 
     def stop_requested(self) -> bool:

@@ -34,7 +34,7 @@ from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherErro
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureReport, classify, report_of
-from orchestrator.failures.failure_class import FailureClass
+from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.failures.retries import PastFailure, Retry, decide
 from orchestrator.history.attempts import Attempt, AttemptIntent, InputSummary
 from orchestrator.history.events import AttemptState, EventKind
@@ -74,6 +74,8 @@ class RunTools:
     guard: EpochGuard  # asked before every write to the store that is not an attempt's own
     stop: threading.Event  # set: end; a person wants the work to stop, unless `detached` is set
     detached: threading.Event  # set, then `stop`: this process ends or is no driver any more; jobs keep running
+    out_of_time: threading.Event  # set, after `stop`: this process is about to be killed
+    end_attempt: Callable[..., None]  # `Takeover.end_attempt` of an attempt that is cancelled
     surviving_attempts: dict[str, Attempt]  # by stage id: jobs of a cluster that outlived the last driver
     liveness: Liveness
 
@@ -203,6 +205,9 @@ class StageRun:
                 continue
             if isinstance(result, Artifact):
                 return result
+            if self._tools.stop.is_set() and result.past.failure in INFRASTRUCTURE:
+                # Whoever ends this process often ends its workers and servers too, which is no failure of the stage.
+                raise CancelledError(f"{self._planned.id}: stopped; {result.report.summary}")
             history.append(result.past)
             decision = decide(history, self._planned.spec.retry, rng=self._rng)
             if not isinstance(decision, Retry):

@@ -66,6 +66,12 @@ def is_stopped(owner: str) -> bool:
     return process is not None and process[0] in "Tt" and process[1] == parsed.started
 
 
+def machine_of(owner: str) -> tuple[str, str] | None:
+    """(boot id, host name) of the owner's machine; None if it is not known."""
+    parsed = _parse(owner)
+    return (parsed.boot, parsed.host) if parsed is not None and parsed.boot else None
+
+
 def describe(owner: str) -> str:
     """The owner for messages, e.g. `process 4711 on host7`."""
     parsed = _parse(owner)

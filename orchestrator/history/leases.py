@@ -143,6 +143,21 @@ class Leases:
         row = self._database.read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else LastHolder(lease=_lease(row, LEASE_S), is_expired=bool(row.is_expired))
 
+    def machine_seen(self, owner: str) -> tuple[str, float, float]:
+        """(name, seconds since, time) of the last renewal of any lease by a process of the owner's machine.
+
+        By the database's clock. The name is empty for this machine, and for one that is not known.
+        """
+        machine = owners.machine_of(owner)
+        if machine is None or machine == owners.machine_of(owners.this_process().text()):
+            return "", 0.0, 0.0
+        query = select(leases.c.owner, leases.c.expires_at, database_now().label("now")).where(leases.c.owner != "")
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        renewed = [row.expires_at - LEASE_S for row in rows if owners.machine_of(row.owner) == machine]
+        at = max(renewed, default=0.0)
+        now = max((row.now for row in rows), default=at)
+        return machine[1], now - at, at
+
     def unreleased(self, prefix: str) -> set[str]:
         """The resources with this prefix whose newest lease was not released, also those whose lease has expired."""
         query = select(leases.c.resource).where(leases.c.resource.startswith(prefix, autoescape=True))

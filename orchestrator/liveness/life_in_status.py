@@ -16,11 +16,12 @@ def with_life(status: RunStatus, life: RunLife) -> RunStatus:
     """`status`, with the run's message and its open stages saying what is known about its driver and its jobs."""
     if life.driver.state is DriverState.ALIVE or not (life.attempts or is_abandoned(status.run.state, life)):
         return status
-    since = f" since {iso_time(life.driver.since)}" if life.driver.since is not None else ""
+    driver = life.driver
+    since = f" since {iso_time(driver.since)}" if driver.since is not None and not driver.machine else ""
     found = f"{life.describe()}{since}"
     stages = tuple(
-        replace(stage, rate_per_s=0.0, eta_s=None, message=found)
-        if stage.state in (AttemptState.INTENT, AttemptState.RUNNING)
+        replace(stage, rate_per_s=0.0, eta_s=None, message=found, waiting_for="", waiting_since=None)
+        if stage.state in (AttemptState.INTENT, AttemptState.RUNNING) or stage.waiting_for
         else stage
         for stage in status.stages
     )

@@ -16,7 +16,7 @@ from orchestrator.cluster.jobs import ENDED, JobLauncher
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.database import Database
-from orchestrator.history.events import RunState
+from orchestrator.history.events import RunState, iso_time
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import attempt_names, find_attempt, open_attempts, run_state, run_states
 from orchestrator.liveness.job_records import JobRecords, job_id_of, jobs_folder
@@ -30,7 +30,9 @@ UNFINISHED = (RunState.PLANNED, RunState.RUNNING, RunState.STOPPING)
 
 class DriverState(StrEnum):
     ALIVE = "alive"
-    FROZEN = "frozen"  # its process may exist, but does not renew its lease: stopped, cut off, or lost with its machine
+    FROZEN = "frozen"  # its process may exist, but does not renew its lease: stopped, or cut off
+    # Frozen, and for `AWAY_AFTER_S` nothing was heard of its machine: most likely lost with it. It may come back.
+    AWAY = "away"
     GONE = "gone"
 
 
@@ -41,6 +43,7 @@ class JobState(StrEnum):
     UNKNOWN = "unknown"  # no outcome, and the cluster does not answer or is not known here
 
 
+AWAY_AFTER_S = 600.0  # by the database's clock; ten leases
 MAY_WRITE = (JobState.RUNNING, JobState.UNKNOWN)
 
 
@@ -51,6 +54,7 @@ class Driver:
     state: DriverState
     who: str = ""  # for messages, e.g. `process 4711 on host7`; empty if it released the lease
     since: float | None = None  # FROZEN, GONE: its last renewal, seconds since 1970 by the database's clock
+    machine: str = ""  # AWAY: its name; `since` is then when any of its processes renewed a lease for the last time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,9 @@ class RunLife:
         """For messages: `its driver is gone (process 4711 on host7), its job illume-r1-train-1-1 is running`."""
         who = f" ({self.driver.who})" if self.driver.who else ""
         parts = [f"its driver is {self.driver.state}{who}"]
+        if self.driver.state is DriverState.AWAY and self.driver.since is not None:
+            seen = f"machine {self.driver.machine} not seen since {iso_time(self.driver.since)}"
+            parts = [f"its driver is gone ({seen})"]
         for attempt in self.jobs:
             state = "is running" if attempt.job is JobState.RUNNING else "may be running"
             parts.append(f"its job {job_id_of(attempt.attempt)} {state}")
@@ -129,6 +136,9 @@ class Liveness:
         if owners.is_gone(seen.lease.owner):
             return Driver(state=DriverState.GONE, who=who, since=renewed_at)
         if seen.is_expired or owners.is_stopped(seen.lease.owner):
+            machine, age_s, at = self.leases.machine_seen(seen.lease.owner)
+            if machine and age_s >= AWAY_AFTER_S:
+                return Driver(state=DriverState.AWAY, who=who, since=at, machine=machine)
             return Driver(state=DriverState.FROZEN, who=who, since=renewed_at)
         return Driver(state=DriverState.ALIVE, who=who)
 

@@ -28,7 +28,7 @@ from dataclasses import replace
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.shard_search import add_to_pack
-from orchestrator.cluster.ray_cluster import WorkerResources
+from orchestrator.cluster.capacity import WorkerResources
 from orchestrator.errors import CancelledError
 from orchestrator.failures.classes import FailureReport, classified
 from orchestrator.failures.failure_class import FailureClass
@@ -42,6 +42,7 @@ from orchestrator.shard_map.pending import Inquiry, PendingShard, Witnesses, Wor
 from orchestrator.shard_map.probes import Probes
 from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings
+from orchestrator.shard_map.start_waits import StartWait
 from orchestrator.shard_map.verdicts import Verdict, check_process, hear
 from orchestrator.shard_map.worker_pool import CallResult, WorkerPool
 from orchestrator.shards import Quarantined, ShardWorker
@@ -92,14 +93,16 @@ class MapRun:
             log_stem=settings.log_stem,
             guard=settings.guard,
         )
+        of_worker = WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib)
         self._pool: WorkerPool[WorkItem] = WorkerPool(
             tools.cluster,
             host_settings,
             worker,
             size=max(1, min(resources.workers >> settings.memory_halvings, len(pending_shards))),
-            resources=WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib),
+            resources=of_worker,
             idle_workers=tools.idle_workers,
         )
+        self._start_wait = StartWait(tracker=tools.tracker, cluster=tools.cluster, resources=of_worker)
         self._inquiries = Inquiries(
             self._pool,
             witnesses,
@@ -121,6 +124,8 @@ class MapRun:
                 self._dispatch()
                 for result in self._pool.wait(POLL_S):
                     self._on_result(result)
+                pool = self._pool
+                self._start_wait.poll(num_starting=pool.num_starting, num_started=pool.num_idle + pool.num_running)
         return self._records
 
     def _drain(self) -> None:

@@ -72,6 +72,8 @@ class ShardHost:
         """Prepare for the shards of a map, after releasing what an earlier map's worker holds."""
         self._work = None
         try:
+            if self._settings.guard is not None:
+                self._settings.guard.check_node()
             with self._watchdog.watch(None):
                 self._work = worker.start()
         except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not swallowed

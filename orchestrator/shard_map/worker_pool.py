@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from orchestrator.artifacts.shard_records import StoredShard
-from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerProcess, WorkerResources
+from orchestrator.cluster.capacity import WorkerResources
+from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerProcess
 from orchestrator.failures.classes import FailureReport, is_death_of_node, report_of
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost
@@ -154,11 +155,14 @@ class WorkerPool(Generic[K]):
         """The number of running shards and trials, without starting processes."""
         return sum(running.key is not None for running in self._calls.values())
 
+    @property
+    def num_starting(self) -> int:
+        return len(self._calls) - self.num_running
+
     def grow(self, num_wanted: int) -> None:
         """Start processes until `num_wanted` more calls can run at once, at most up to the pool's size."""
-        starting = len(self._calls) - self.num_running
         room = self.size - len(self._idle) - len(self._calls)
-        for _ in range(min(room, num_wanted - len(self._idle) - starting)):
+        for _ in range(min(room, num_wanted - len(self._idle) - self.num_starting)):
             self._start()
 
     def _start(self) -> None:

@@ -12,6 +12,7 @@ mounted, a listing that lags). Nothing is concluded from what cannot be seen the
 retracted or deleted. Stores of older versions have no identity until the next run gives them one.
 """
 
+import socket
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -91,6 +92,22 @@ def check_store(store: Store, remembered: str | None) -> None:
         )
     if identity is not None:
         check_folders(store, identity)
+
+
+def check_on_this_node(store: Store, store_id: str) -> None:
+    """Make sure that a process of an attempt sees the store that its driver sees. Buckets are the same everywhere.
+
+    Raises: UnreachableStoreError: the folder is not mounted on this node, or another one is.
+    """
+    if not (store_id and store.is_local):
+        return
+    identity = read_identity(store)
+    if identity is None or identity.store_id != store_id:
+        found = "no store" if identity is None else f"store {identity.store_id}"
+        raise UnreachableStoreError(
+            f"{store.url} on node {socket.gethostname()}: found {found}, expected {store_id}, which the driver of this "
+            f"attempt sees there ('{IDENTITY}'). Mount the folder on every node; nothing was written here"
+        )
 
 
 def check_folders(store: Store, identity: StoreIdentity | None = None) -> None:

@@ -44,6 +44,9 @@ class WorkerGroup(Protocol):
     def kill(self, node_id: str, pid: int) -> str:
         """Kill a hung worker. Returns its stacks, or why there are none."""
 
+    def waiting_for(self) -> str:
+        """What its workers wait for before they can start; empty if for nothing."""
+
     def error(self) -> BaseException | None:
         """What ended the group, once it has ended; None if every worker ended well."""
 
@@ -110,12 +113,16 @@ class _GroupMonitor:
         self.metrics: dict[str, float] = {}
         self.error: Exception | None = None  # the first that a worker raised on purpose
         self.processes: Mapping[int, tuple[str, int]] = {}  # rank -> node id, process id
+        self._waits_for = ""  # as it was recorded
         self.hung: str | None = None  # message, once the group was killed for making no progress
 
     def poll(self) -> None:
-        report = self._group.collect(self._context.stop_requested())
+        stop = self._context.stop_requested()
+        report = self._group.collect(stop)
         if report is None:
             return
+        if stop and not report.processes:  # they wait for a node or load a checkpoint, and may do so for hours
+            raise CancelledError(f"{self._context.stage_id}: stopped before its workers had started")
         self.error, self.processes = report.error, report.processes
         for step, metrics in report.steps:
             self._progressed_at = time.monotonic()
@@ -124,11 +131,19 @@ class _GroupMonitor:
                 self._context.tracker.log_metrics(metrics, step=step)
             self._context.tracker.progress(step, self._loop.steps, "steps")
         if self._progressed_at is None and not report.processes:
+            self._note_wait(self._group.waiting_for())
             return
+        self._note_wait("")
         self._progressed_at = self._progressed_at or time.monotonic()
         idle_s = time.monotonic() - self._progressed_at
         if self.hung is None and idle_s > self._context.retry.hang_after_s:
             self._kill_hung_group(idle_s)
+
+    def _note_wait(self, text: str) -> None:
+        """Record once what the workers wait for, and once that they wait no more."""
+        if bool(text) != bool(self._waits_for):
+            self._context.tracker.log_event("waiting" if text else "waited", {"for": text or self._waits_for})
+        self._waits_for = text
 
     def _kill_hung_group(self, idle_s: float) -> None:
         stage = self._context.stage_id

@@ -1,7 +1,8 @@
 """A driver on a cluster whose parts are killed: `python -m tests.chaos.cluster_driver ROOT ADDRESS WORKERS [STAGE]`.
 
 Makes squares shard by shard on two workers, then trains a toy model on 1 to WORKERS, or only one of the two;
-continues the newest run if any. The address `processes` means training workers without Ray, all WORKERS of them.
+continues the newest run if any. The address `processes` means training workers without Ray, all WORKERS of them,
+`local` a Ray of its own. Exit code 85 after a signal.
 Prints the SHA-256 of every file made, as JSON. Steps of data that are named in ROOT/poison hold a NaN.
 """
 
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
+from orchestrator.commands.shared.stopping import StopSignals, grace_s
+from orchestrator.errors import StoppedError
 from orchestrator.history.run_status import newest_run
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
@@ -81,14 +84,22 @@ def recipe(root: str, workers: int, stages: str = "all") -> Recipe:
 
 
 def main(root: str, address: str, workers: int, stages: str = "all") -> None:
-    target = LocalRay(plain_training_workers=True) if address == "processes" else RayAddress(address=address)
-    with Workspace.open(root=Path(root) / "illume", tracking_url="none", cluster=Cluster(target)) as workspace:
+    own = {"processes": LocalRay(plain_training_workers=True), "local": LocalRay(cpus=2)}
+    cluster = Cluster(own.get(address, RayAddress(address=address)))
+    with (
+        StopSignals(grace_s=grace_s(None)) as signals,
+        Workspace.open(root=Path(root) / "illume", tracking_url="none", cluster=cluster) as workspace,
+    ):
         newest = newest_run(workspace.database)
+
+        def begin(_run_id: str) -> None:
+            signals.begin()
+
         if newest is None:
-            view = PlanView(find=workspace.artifacts.find)
-            made = workspace.run_recipe(make_plan(recipe(root, workers, stages), view))
+            plan = make_plan(recipe(root, workers, stages), PlanView(find=workspace.artifacts.find))
+            made = workspace.run_recipe(plan, stops=signals.events, on_started=begin)
         else:
-            made = workspace.resume(newest.run_id, KINDS)
+            made = workspace.resume(newest.run_id, KINDS, stops=signals.events, on_started=begin)
     digests = {
         f"{stage}/{entry.path}": entry.sha256 for stage, artifact in made.items() for entry in artifact.manifest.files
     }
@@ -96,4 +107,8 @@ def main(root: str, address: str, workers: int, stages: str = "all") -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+    try:
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+    except StoppedError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from orchestrator.artifact import Artifact
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
+from orchestrator.commands.shared.stopping import StopSignals, grace_s
+from orchestrator.errors import CancelledError, StoppedError
 from orchestrator.history.run_status import newest_run
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.stage_identity import PlanView
@@ -43,6 +45,8 @@ def count(config: CountConfig, context: StageContext) -> Mapping[str, float]:
         (folder / "lines").write_text(lines)
         context.checkpoints.commit(step, folder, {})
         context.checkpoints.prune(2)
+        if context.stop_requested():
+            raise CancelledError(f"stopped at step {step}")
     (context.output / "lines").write_text(lines)
     (context.output / "more").mkdir()
     (context.output / "more" / "length").write_text(str(len(lines)))
@@ -94,13 +98,17 @@ def open_workspace(root: Path) -> Workspace:
 
 
 def main(root: Path) -> None:
-    with open_workspace(root) as workspace:
+    with StopSignals(grace_s=grace_s(None)) as signals, open_workspace(root) as workspace:
         newest = newest_run(workspace.database)
         made: Mapping[str, Artifact]
+
+        def begin(_run_id: str) -> None:
+            signals.begin()
+
         if newest is None:
-            made = workspace.run_recipe(plan_of(root, workspace))
+            made = workspace.run_recipe(plan_of(root, workspace), stops=signals.events, on_started=begin)
         else:
-            made = workspace.resume(newest.run_id, KINDS)
+            made = workspace.resume(newest.run_id, KINDS, stops=signals.events, on_started=begin)
     digests = {
         f"{stage}/{entry.path}": entry.sha256 for stage, artifact in made.items() for entry in artifact.manifest.files
     }
@@ -108,4 +116,8 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except StoppedError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

@@ -32,10 +32,10 @@ ELSEWHERE = {"artifact.retracted"} | {point for point in POINTS if point.startsw
 PASSED = sorted(set(POINTS) - ELSEWHERE)
 
 
-def start(root: Path, failpoints: str = "") -> subprocess.Popen[str]:
+def start(root: Path, failpoints: str = "", **variables: str) -> subprocess.Popen[str]:
     root.mkdir(exist_ok=True)
     repository = str(Path(__file__).parents[2])
-    environment = {**os.environ, "ILLUME_FAILPOINTS": failpoints, "PYTHONPATH": repository}
+    environment = {**os.environ, "ILLUME_FAILPOINTS": failpoints, "PYTHONPATH": repository, **variables}
     command = [sys.executable, str(DRIVER), str(root)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError
+from orchestrator.execution.stop_events import StopEvents
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
@@ -122,7 +123,7 @@ def test_a_clean_stop_reaches_the_workers_and_is_continued(quiet: Quiet, tmp_pat
         root.mkdir(exist_ok=True)
         threading.Thread(target=stop_later, daemon=True).start()
         with pytest.raises(CancelledError):
-            workspace.run_recipe(plan, stop=stop)
+            workspace.run_recipe(plan, stops=StopEvents(stop=stop))
     made = len(lines(root / "steps"))
     assert made < MICRO_BATCHES
     assert digests(start(root, "processes", 2, stages=TOY)) == quiet.digests

@@ -23,7 +23,7 @@ import sys
 from collections import Counter
 from clusters.connect import connect
 from clusters.profiles import RayProfile
-from orchestrator.cluster.ray_cluster import WorkerResources
+from orchestrator.cluster.capacity import WorkerResources
 cluster = connect(RayProfile(address=sys.argv[1]), {"RAY_AUTH_TOKEN": sys.argv[2]})
 worker = cluster.spawn(Counter, "hello", resources=WorkerResources(cpus=1))
 call = worker.call("most_common", 1)

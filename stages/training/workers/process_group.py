@@ -83,6 +83,9 @@ class ProcessGroup:
     def kill(self, node_id: str, pid: int) -> str:
         return kill_with_stacks(pid, self._stacks)
 
+    def waiting_for(self) -> str:
+        return ""
+
     def error(self) -> BaseException | None:
         for rank, worker in self._workers.items():
             if (code := worker.wait()) < 0 and rank not in self._stopped:

@@ -7,6 +7,7 @@ The pipe brings the settings, then perhaps the word to stop. When it closes, the
 
 import os
 import pickle
+import signal
 import sys
 import threading
 import traceback
@@ -54,6 +55,8 @@ class _PipeLink:
 
 
 def main(descriptor: int, plugin: str = "") -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # often sent to all processes at once; the driver asks for the stop
+        signal.signal(number, signal.SIG_IGN)
     import torch
     import torch.distributed as dist
 

@@ -5,8 +5,10 @@ It does nothing else here. A failed worker group ends the attempt, so that one p
 
 import logging
 import os
-from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from stages.training.workers.worker import Steps, WorkerSettings, kill_with_stac
 
 logger = logging.getLogger(__name__)
 
+REPORT_WAIT_AFTER_S = 10.0  # workers that have room are scheduled within this time
 HEALTH_CHECK_S = 0.5  # of Ray Train, between two
+_WAITING_STATES = frozenset({"PENDING", "RESCHEDULING"})  # of a placement group
 _DEAD = frozenset({"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"})
 
 
@@ -39,9 +43,15 @@ class RayTrainGroup:
         this_node = on_node(ray.get_runtime_context().get_node_id())  # the actor is lost only together with its reader
         self._reports = ray.remote(num_cpus=0, scheduling_strategy=this_node)(WorkerReports).remote()
         self._stage, self._stacks = context.stage_id, settings.stacks
+        self._began = time.monotonic()
+        asked = context.resources
+        num_workers = f"{asked.min_workers} to {asked.workers}" if asked.min_workers else f"{asked.workers}"
+        self._asked = f"{num_workers} workers with {asked.cpus:g} CPUs and {asked.gpus:g} GPUs each"
         trainer = _trainer(settings, self._reports, context)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"fit-{context.stage_id}")
-        self._fit: Future[Any] = self._pool.submit(trainer.fit)
+        self._fit: Future[Any] = Future()
+        # A daemon, and not waited for: `fit` has no end while the cluster has no room for the workers.
+        name = f"fit-{context.stage_id}"
+        threading.Thread(target=_complete, args=(self._fit, trainer.fit), name=name, daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
         return bool(wait([self._fit], timeout=timeout_s).done)
@@ -61,6 +71,16 @@ class RayTrainGroup:
         except ray.exceptions.RayError as error:
             return f"it cannot be reached: {_first_line(error)}"
 
+    def waiting_for(self) -> str:
+        """The placement group of the workers is pending for as long as the nodes have no room for it."""
+        if time.monotonic() - self._began < REPORT_WAIT_AFTER_S:
+            return ""
+        if not any(group["state"] in _WAITING_STATES for group in ray.util.placement_group_table().values()):
+            return ""
+        free = ray.available_resources()
+        has = f"{free.get('CPU', 0.0):g} CPUs, {free.get('GPU', 0.0):g} GPUs"
+        return f"{self._asked}; free: {has}"
+
     def error(self) -> BaseException | None:
         return self._fit.exception()
 
@@ -69,7 +89,14 @@ class RayTrainGroup:
         return explain(error, nodes, responding_nodes())
 
     def close(self) -> None:
-        self._pool.shutdown()
+        """Does nothing: a `fit` that has not ended is that of a driver that stops, and ends with it."""
+
+
+def _complete(future: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - re-raised where the result is read
+        future.set_exception(error)
 
 
 def explain(error: BaseException, nodes: Mapping[int, str], responding: Collection[str]) -> Exception:

@@ -4,7 +4,7 @@ import logging
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.stage_records import newest_checkpoint_step
 from orchestrator.attempt_id import AttemptId
-from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
+from orchestrator.errors import CorruptArtifactError, FencedError, StoreError, UnreachableStoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.store.fences import read_fence
 from orchestrator.store.layout import artifact_site, checkpoint_site
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, open_store
+from orchestrator.store.store_identity import establish
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
 
 PAYLOAD = {"kind": "train"}
@@ -341,3 +342,18 @@ def test_no_interleaving_with_an_aborted_attempt_changes_what_the_live_one_conti
     assert {later: after.get(later) for later in range(step + 1, 7)} == {
         later: f"2:{later}" for later in range(step + 1, 7)
     }
+
+
+def test_a_process_on_a_node_without_the_store_s_mount_finds_no_checkpoint_and_writes_none(tmp_path: Path) -> None:
+    """It sees an empty folder of the same name, in which a training would begin at step 0."""
+    store = open_store(tmp_path / "store")
+    begun = replace(begin(store, tmp_path, 1), store_id=establish(store).store_id)
+    begun.commit(1, state(tmp_path, "one"), {"step": 1})
+    (tmp_path / "store").rename(tmp_path / "on-another-node")
+    (tmp_path / "store").mkdir()
+    on_node = replace(begun, cache=tmp_path / "cache-of-node")
+    with pytest.raises(UnreachableStoreError, match="Mount the folder on every node"):
+        on_node.latest()
+    with pytest.raises(UnreachableStoreError, match="Mount the folder on every node"):
+        on_node.commit(2, state(tmp_path, "two"), {"step": 2})
+    assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))

@@ -9,27 +9,30 @@ import pytest
 from orchestrator.cluster.end_signals import NAMES, handle_end_signals
 
 PROGRAM = """
-import sys, threading, time
+import os, sys, threading, time
 import ray
 from orchestrator.cluster.end_signals import handle_end_signals, keep_handlers
 
 def start():
     with keep_handlers():
         ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    started.set()
+    if threading.current_thread() is not threading.main_thread():
+        threading.Event().wait()  # Ray's processes end with the thread that started them
 
+started = threading.Event()
 seen = []
 with handle_end_signals(seen.append):
     if sys.argv[1] == "main":
         start()
     else:
-        thread = threading.Thread(target=start)
-        thread.start()
-        thread.join()
+        threading.Thread(target=start, daemon=True).start()
+        started.wait()
     print("ready", flush=True)
     while not seen:
         time.sleep(0.05)
     time.sleep(4.0)  # longer than the 3 s after which the alarm aborts
-sys.exit(85)
+os._exit(85)
 """
 
 
@@ -48,6 +51,35 @@ def test_a_pending_alarm_is_switched_off() -> None:
         signal.alarm(1)
         signal.raise_signal(signal.SIGTERM)
         assert signal.alarm(0) == 0
+
+
+BUSY = """
+import ctypes, os, signal, sys, threading, time
+from orchestrator.cluster.end_signals import handle_end_signals
+
+libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+noticed, handled, seen = [], [], []
+
+def release():
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3.0)  # longer than the alarm
+    seen.extend([list(noticed), list(handled)])
+    libc.pthread_mutex_unlock(mutex)
+
+with handle_end_signals(handled.append, noticed.append):
+    libc.pthread_mutex_lock(mutex)
+    signal.alarm(2)  # as the handler of absl does
+    threading.Thread(target=release).start()
+    libc.pthread_mutex_lock(mutex)  # no signal interrupts it, and Python's handlers wait
+assert (seen, handled) == ([[signal.SIGTERM], []], [signal.SIGTERM]), (seen, handled)
+sys.exit(85)
+"""
+
+
+def test_an_alarm_does_not_abort_a_process_whose_main_thread_is_busy_outside_of_python() -> None:
+    done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 85, done.stderr
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.commands.run import stop_on_signals
+from orchestrator.commands.shared.stopping import StopSignals
 from orchestrator.errors import EXIT_REQUEUE
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import Illume, actions, newest
@@ -151,10 +151,11 @@ def test_detaching_needs_stages_that_outlive_the_process(illume: Illume) -> None
 def test_a_signal_stops_the_work_or_leaves_it_running(
     capsys: pytest.CaptureFixture[str], number: signal.Signals, detaching: tuple[signal.Signals, ...]
 ) -> None:
-    with stop_on_signals(detaching) as (stop, detached):
+    with StopSignals(grace_s=0.0) as signals:
+        signals.begin(detaching=detaching)
         signal.raise_signal(number)
-        assert stop.is_set()
-        assert detached.is_set() == (number in detaching)
+        assert signals.events.stop.is_set()
+        assert signals.events.detached.is_set() == (number in detaching)
     text = "leaving the jobs running" if number in detaching else "stopping at the next commit point"
     assert text in capsys.readouterr().err
 

@@ -15,8 +15,17 @@ from orchestrator.artifact import Artifact
 from orchestrator.artifacts.run_epochs import RunEpochs
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
-from orchestrator.errors import CancelledError, LeaseLostError, PrecheckError, StageFailedError
+from orchestrator.errors import (
+    CancelledError,
+    FencedError,
+    LeaseLostError,
+    NodeLostError,
+    PrecheckError,
+    StageFailedError,
+    StoppedError,
+)
 from orchestrator.execution import stage_context
+from orchestrator.execution.stop_events import StopEvents
 from orchestrator.history.attempts import AttemptIntent
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.run_status import run_status
@@ -25,6 +34,7 @@ from orchestrator.planning.store_view import plan_view
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.store.commits import read_outcome
 from orchestrator.store.layout import artifact_site
+from orchestrator.store.store_identity import read_identity
 from orchestrator.workspace import Workspace, new_run_id, stage_rows
 
 TROUBLES: dict[str, Callable[[StageContext], None]] = {}  # by stage id: what happens in `run` before it writes
@@ -299,13 +309,94 @@ def test_an_attempt_that_was_aborted_elsewhere_stops_and_is_made_again(
     assert retry.fields["failure_class"] == "infra_transient"
 
 
+def test_processes_of_an_attempt_are_told_which_store_they_must_see(site: Site) -> None:
+    told: list[str] = []
+    TROUBLES["one"] = lambda context: told.extend([context.guard.store_id, context.checkpoints.guard.store_id])  # type: ignore[attr-defined]  # of the attempt's own context
+    site.run(stage("one", 1))
+    identity = read_identity(site.workspace.store)
+    assert identity is not None
+    assert told == [identity.store_id] * 2
+
+
+def test_a_stage_that_waits_for_cpus_of_others_says_so(site: Site) -> None:
+    seen: list[Any] = []
+
+    def look(_context: StageContext) -> None:
+        deadline = time.monotonic() + 20
+        while not site.events("waiting") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        seen.extend(run_status(site.workspace.database, site.run_ids[-1]).stages)
+
+    TROUBLES["first"] = look
+    site.run(stage("first", 1, cpus=2.0), stage("second", 2, cpus=1.0))
+    first, second = seen
+    assert (first.state, second.state) == ("RUNNING", "WAITING")
+    assert second.waiting_for == "1 CPUs: 2 of 2 are taken by first"
+    assert second.waiting_since is not None
+    assert second.message.startswith("waiting for 1 CPUs: 2 of 2 are taken by first since ")
+    (event,) = site.events("waiting")
+    assert event.stage_id == "second"
+    after = run_status(site.workspace.database, site.run_ids[-1]).stages
+    assert [(stage.state, stage.waiting_for) for stage in after] == [("COMMITTED", ""), ("COMMITTED", "")]
+
+
 def test_a_stop_from_this_process_interrupts(site: Site) -> None:
     stop = threading.Event()
     TROUBLES["slow"] = wait_for_stop
     threading.Timer(0.2, stop.set).start()
     with pytest.raises(CancelledError):
-        site.run(stage("slow", 1), stop=stop)
+        site.run(stage("slow", 1), stops=StopEvents(stop=stop))
     assert site.state() == "INTERRUPTED"
+
+
+def test_work_that_has_not_stopped_in_time_is_left_and_nothing_of_it_arrives_later(site: Site) -> None:
+    """As of a checkpoint that is being written when the process is about to be killed."""
+    stops, left = StopEvents(), threading.Event()
+    arrived: list[BaseException | int] = []
+
+    def write_for_ever(context: StageContext) -> None:
+        TROUBLES.clear()
+        context.checkpoints.take_over()
+        folder = context.scratch / "1"
+        folder.mkdir()
+        (folder / "weights").write_text("1")
+        context.checkpoints.commit(1, folder, {"step": 1})
+        stops.stop.set()
+        stops.out_of_time.set()
+        assert left.wait(20)
+        try:
+            arrived.append(context.checkpoints.commit(2, folder, {"step": 2}).step)
+        except BaseException as error:
+            arrived.append(error)
+            raise
+
+    TROUBLES["slow"] = write_for_ever
+    with pytest.raises(StoppedError, match="not done: slow"):
+        site.run(stage("slow", 1), stops=stops)
+    assert site.state() == "INTERRUPTED"
+    assert site.ends() == [("slow", "CANCELLED")]
+    left.set()
+    deadline = time.monotonic() + 20
+    while not arrived and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [type(found) for found in arrived] == [FencedError]
+    assert number(site.resume()["slow"]) == 1
+
+
+def test_a_failure_of_the_infrastructure_during_a_stop_is_part_of_the_stop(site: Site) -> None:
+    """Whoever ends a driver often ends its workers, too: systemd sends SIGTERM to all processes of a service."""
+    stops = StopEvents()
+
+    def lose_workers(_context: StageContext) -> None:
+        TROUBLES.clear()
+        stops.stop.set()
+        raise NodeLostError("training worker 0 died: SIGTERM")
+
+    TROUBLES["slow"] = lose_workers
+    with pytest.raises(StoppedError):
+        site.run(stage("slow", 1, attempts=1), stops=stops)
+    assert site.state() == "INTERRUPTED"
+    assert number(site.resume()["slow"]) == 1
 
 
 def test_a_second_driver_of_one_run_is_refused(site: Site) -> None:
@@ -327,7 +418,7 @@ def test_a_second_driver_of_one_run_is_refused(site: Site) -> None:
         stop.set()
 
     with pytest.raises(CancelledError):
-        site.workspace.run_recipe(plan, on_started=second, stop=stop)
+        site.workspace.run_recipe(plan, on_started=second, stops=StopEvents(stop=stop))
     assert "is running it; watch it with `illume status" in str(answers[0])
 
 

@@ -34,6 +34,7 @@ from orchestrator.errors import (
 from orchestrator.execution import job_attempt, run_loop
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_attempt import JobAttempt, _TelemetryForwarder
+from orchestrator.execution.stop_events import StopEvents
 from orchestrator.failures.classes import report_of
 from orchestrator.history import schema
 from orchestrator.history.database import Database
@@ -115,7 +116,12 @@ def test_a_controller_whose_run_was_taken_over_submits_nothing(tmp_path: Path) -
 def test_the_reason_why_the_cluster_lets_a_job_wait_is_told_once(tmp_path: Path) -> None:
     told: list[tuple[str, Any]] = []
     waiting = work(NewHead(refusals=0), threading.Event(), tmp_path)
-    waiting.tracker = SimpleNamespace(log_event=lambda kind, fields: told.append((kind, fields["for"])))  # type: ignore[assignment]
+
+    def record(_run_id: str, kind: str, fields: Any, *, epoch: int, stage_id: str) -> None:
+        assert (epoch, stage_id) == (1, "steps")
+        told.append((kind, fields["for"]))
+
+    waiting.history = SimpleNamespace(record=record)  # type: ignore[assignment]  # a double
     for state, message in (
         (JobState.PENDING, "Slurm: Priority (job 17)"),
         (JobState.PENDING, "Slurm: Priority (job 17)"),
@@ -124,7 +130,11 @@ def test_the_reason_why_the_cluster_lets_a_job_wait_is_told_once(tmp_path: Path)
         (JobState.RUNNING, ""),
     ):
         waiting._say_what_it_waits_for(JobInfo(state=state, message=message))
-    assert told == [("waiting", "Slurm: Priority (job 17)"), ("waiting", "Slurm: Resources (job 17)"), ("waiting", "")]
+    assert told == [
+        ("waiting", "Slurm: Priority (job 17)"),
+        ("waiting", "Slurm: Resources (job 17)"),
+        ("waited", "Slurm: Resources (job 17)"),
+    ]
 
 
 def test_shards_that_a_lost_job_recorded_are_progress(tmp_path: Path) -> None:
@@ -259,7 +269,7 @@ class Controller:
             state=place.root,
         )
         try:
-            self.result.append(executor.run(self.plan, RUN, stop=self.stop, detached=self.detached))
+            self.result.append(executor.run(self.plan, RUN, stops=StopEvents(stop=self.stop, detached=self.detached)))
         except Exception as error:  # noqa: BLE001 - looked at by the test
             self.result.append(error)
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError, PrecheckError, RecipeError
 from orchestrator.history import lease_owners, schema
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.leases import Lease, Leases
+from orchestrator.history.events import AttemptState, RunState, iso_time
+from orchestrator.history.leases import LEASE_S, Lease, Leases
+from orchestrator.history.run_status import run_status
 from orchestrator.liveness.job_records import JobOutcome, JobRecords
-from orchestrator.liveness.liveness import DriverState, JobState
+from orchestrator.liveness.life_in_status import with_life
+from orchestrator.liveness.liveness import AWAY_AFTER_S, DriverState, JobState
 from orchestrator.store.commits import read_outcome
 from orchestrator.store.layout import artifact_site
 from orchestrator.workspace import Workspace
@@ -73,8 +75,8 @@ def drive(workspace: Workspace, *, owner: lease_owners.LeaseOwner | None = None,
     return lease
 
 
-def expire(workspace: Workspace) -> None:
-    change = update(schema.leases).values(expires_at=1.0)
+def expire(workspace: Workspace, *, ago_s: float = 1.0) -> None:
+    change = update(schema.leases).values(expires_at=schema.database_now() - ago_s)
     workspace.database.write(lambda connection: connection.execute(change))
 
 
@@ -103,6 +105,34 @@ def test_a_driver_elsewhere_whose_lease_ran_out_is_frozen_not_gone(workspace: Wo
     driver = workspace.liveness.driver(RUN)
     assert (driver.state, driver.since is not None) == (DriverState.FROZEN, True)
     assert workspace.is_live(ATTEMPT.name)
+
+
+def test_a_driver_whose_machine_was_not_seen_for_long_is_called_gone_and_may_still_write(workspace: Workspace) -> None:
+    """Nobody knows that it has ended, so nothing is taken from it; but nobody waits for it to wake, either."""
+    drive(workspace, owner=ELSEWHERE)
+    expire(workspace, ago_s=AWAY_AFTER_S - LEASE_S - 30.0)
+    assert workspace.liveness.driver(RUN).state is DriverState.FROZEN
+    expire(workspace, ago_s=AWAY_AFTER_S)
+    life = workspace.liveness.run(RUN)
+    assert (life.driver.state, life.driver.machine) == (DriverState.AWAY, "host7")
+    assert life.may_work
+    assert workspace.is_live(ATTEMPT.name)
+    status = with_life(run_status(workspace.database, RUN), life)
+    assert life.driver.since is not None
+    assert f"its driver is gone (machine host7 not seen since {iso_time(life.driver.since)}); " in status.run.message
+
+
+def test_a_machine_on_which_another_process_renews_its_lease_is_not_away(workspace: Workspace) -> None:
+    drive(workspace, owner=ELSEWHERE)
+    expire(workspace, ago_s=10 * AWAY_AFTER_S)
+    assert Leases(workspace.database, owner=replace(ELSEWHERE, pid=4712)).acquire("run:other") is not None
+    assert workspace.liveness.driver(RUN).state is DriverState.FROZEN
+
+
+def test_this_machine_is_never_away(workspace: Workspace, process: subprocess.Popen[bytes]) -> None:
+    drive(workspace, owner=owner_of(process.pid))
+    expire(workspace, ago_s=10 * AWAY_AFTER_S)
+    assert workspace.liveness.driver(RUN).state is DriverState.FROZEN
 
 
 def test_a_stopped_process_is_frozen_and_a_killed_one_gone(

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.ray_cluster import WorkerResources
+from orchestrator.cluster.capacity import WorkerResources
 from orchestrator.errors import NodeLostError
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings

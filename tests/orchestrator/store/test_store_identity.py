@@ -7,7 +7,13 @@ import pytest
 from orchestrator.errors import CorruptArtifactError, ForeignStoreError, NewerFormatError, UnreachableStoreError
 from orchestrator.store.layout import IDENTITY
 from orchestrator.store.local_store import LocalStore
-from orchestrator.store.store_identity import check_folders, check_store, establish, read_identity
+from orchestrator.store.store_identity import (
+    check_folders,
+    check_on_this_node,
+    check_store,
+    establish,
+    read_identity,
+)
 
 
 @pytest.fixture
@@ -85,3 +91,14 @@ def test_an_identity_that_cannot_be_read_is_an_error_that_names_the_file(
         check_store(store, None)
     with pytest.raises(error, match=IDENTITY):
         establish(store)
+
+
+def test_a_node_that_does_not_see_the_store_is_named(store: LocalStore, tmp_path: Path) -> None:
+    store_id = establish(store).store_id
+    check_on_this_node(store, store_id)
+    check_on_this_node(LocalStore(tmp_path / "elsewhere"), "")  # the driver sees no identity, either
+    with pytest.raises(UnreachableStoreError, match=f"on node .*: found no store, expected {store_id}, .*nothing was"):
+        check_on_this_node(LocalStore(tmp_path / "elsewhere"), store_id)
+    other = LocalStore(tmp_path / "other")
+    with pytest.raises(UnreachableStoreError, match=f"found store {establish(other).store_id}, expected {store_id}"):
+        check_on_this_node(other, store_id)

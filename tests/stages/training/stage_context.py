@@ -16,6 +16,7 @@ from orchestrator.store.store import open_store
 class Tracked:
     metrics: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     done: list[tuple[int, int]] = field(default_factory=list)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         self.metrics.append((step, metrics))
@@ -24,7 +25,7 @@ class Tracked:
         self.done.append((done, total))
 
     def log_event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        self.events.append((kind, dict(fields)))
 
 
 @dataclass

@@ -32,6 +32,7 @@ class Group:
         self.killed: list[int] = []
         self.stops: list[bool] = []
         self.silent = False
+        self.waits: list[str] = []
         self.processes = {0: ("a", 11), 1: ("b", 12)}
 
     def wait(self, timeout_s: float) -> bool:
@@ -47,6 +48,9 @@ class Group:
     def kill(self, node_id: str, pid: int) -> str:
         self.killed.append(pid)
         return f"stacks of {pid} on {node_id}"
+
+    def waiting_for(self) -> str:
+        return self.waits.pop(0) if self.waits else ""
 
     def error(self) -> BaseException | None:
         return self._error
@@ -108,6 +112,22 @@ def test_waiting_for_the_workers_to_start_is_not_a_hang(tmp_path: Path) -> None:
     group.processes = {}
     assert run_group(group, LOOP, context) == {}
     assert group.killed == []
+
+
+def test_what_the_workers_wait_for_is_recorded_once_and_so_is_its_end(tmp_path: Path) -> None:
+    context = TrainingContext(tmp_path)
+    group = Group([[], [], [], []])
+    group.processes = {}
+    group.waits = ["", "8 GPUs; free: 4", "8 GPUs; free: 2"]
+    run_group(group, LOOP, context)
+    assert context.tracker.events == [("waiting", {"for": "8 GPUs; free: 4"}), ("waited", {"for": "8 GPUs; free: 2"})]
+
+
+def test_a_stop_does_not_wait_for_workers_that_wait_for_a_node(tmp_path: Path) -> None:
+    group = Group([[], [], []])
+    group.processes = {}
+    with pytest.raises(CancelledError, match="toy: stopped before its workers had started"):
+        run_group(group, LOOP, TrainingContext(tmp_path, stop=True))
 
 
 def test_reports_that_cannot_be_had_are_not_a_hang(tmp_path: Path) -> None:

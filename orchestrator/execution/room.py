@@ -1,0 +1,31 @@
+"""Refuses stages that can never get their CPUs, GPUs or memory."""
+
+from collections.abc import Sequence
+
+from orchestrator.cluster.capacity import WorkerResources
+from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.errors import PrecheckError
+from orchestrator.planning.plan import PlannedStage
+
+
+def check_room(stages: Sequence[PlannedStage], cluster: Cluster) -> None:
+    """Check that the workers of each stage can run together on the cluster, if it gets all of it.
+
+    Raises:
+        PrecheckError: those of a stage cannot, however long it waits.
+        NodeLostError: the cluster does not answer.
+    """
+    if not stages:
+        return
+    capacity = cluster.capacity(with_gpus=any(stage.spec.resources.gpus for stage in stages))
+    if capacity is None:  # each job asks
+        return
+    for stage in stages:
+        resources = stage.spec.resources
+        worker = WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib)
+        shortage = capacity.shortage(worker, resources.min_workers or resources.workers)
+        if shortage:
+            raise PrecheckError(
+                f"stages.{stage.id}.resources.{shortage}; ask for less, or use a larger cluster (if nodes are added on "
+                "demand: `autoscales: true` in its profile)"
+            )
