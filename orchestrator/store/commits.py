@@ -173,20 +173,20 @@ class Decided:
 def commit_all(store: Store, attempts: Sequence[Decided]) -> list[Commit | FencedError]:
     """`commit_attempt` for many sites: all outcomes are durable before the first record appears."""
     decided = [_decide(entry) for entry in attempts]
+    data = [record_bytes(outcome.record or {}) for outcome in decided]
     outcomes = [
-        (entry.site.outcome_key(entry.attempt), _outcome_bytes(outcome))
-        for entry, outcome in zip(attempts, decided, strict=True)
+        (entry.site.outcome_key(entry.attempt), _commit_bytes(entry.generation, record))
+        for entry, record in zip(attempts, data, strict=True)
     ]
     written = list(dict.fromkeys(path for entry in attempts for path in entry.written))
     is_ours = put_all(store, outcomes, written=written)
     for entry in attempts:
         failpoints.hit(f"{entry.site.what}.outcome")
-    ours = [pair for pair, won in zip(zip(attempts, decided, strict=True), is_ours, strict=True) if won]
-    records = [(entry.site.commit_key(entry.generation), record_bytes(outcome.record or {})) for entry, outcome in ours]
-    created = put_all(store, records)
+    ours = [entry for entry, won in zip(zip(attempts, decided, data, strict=True), is_ours, strict=True) if won]
+    created = put_all(store, [(entry.site.commit_key(entry.generation), record) for entry, _, record in ours])
     won = {
-        entry.attempt: _own_commit(entry, outcome, data)
-        for (entry, outcome), (_, data), is_new in zip(ours, records, created, strict=True)
+        entry.attempt: _own_commit(entry, outcome, record)
+        for (entry, outcome, record), is_new in zip(ours, created, strict=True)
         if is_new
     }
     return [won.get(entry.attempt) or _concluded(store, entry) for entry in attempts]
@@ -341,6 +341,11 @@ def _outcome_bytes(decided: Outcome) -> bytes:
     if decided.kind == "COMMIT":
         return record_bytes({**record, "generation": decided.generation, "record": decided.record})
     return record_bytes({**record, "reason": decided.reason, "nonce": uuid.uuid4().hex})
+
+
+def _commit_bytes(generation: int, record: bytes) -> bytes:
+    """`_outcome_bytes` of a COMMIT whose record is encoded already."""
+    return b'{"format":%d,"generation":%d,"outcome":"COMMIT","record":%b}\n' % (RECORD_FORMAT, generation, record[:-1])
 
 
 def _parse_outcome(data: bytes, where: str) -> Outcome:

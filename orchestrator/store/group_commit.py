@@ -6,6 +6,7 @@ On a remote store the requests of a group run in parallel.
 """
 
 import ctypes
+import errno
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from orchestrator.store.local_store import TEMPORARY, LocalStore, explain_os_err
 from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
+AT_FDCWD, RENAME_NOREPLACE = -100, 1  # of Linux, <fcntl.h> and <linux/fs.h>
 MIN_TOGETHER = 4  # paths that are synced faster together
 MAX_DIRTY_BYTES = 256 * 1024**2  # that wait to be written on this machine: beyond it, others would be waited for
 MEMORY_INFO, MOUNTS = Path("/proc/meminfo"), Path("/proc/self/mounts")
@@ -47,15 +49,32 @@ def _put_local(root: Path, records: Sequence[tuple[Path, bytes]], written: Seque
         for temporary, (_, data) in zip(temporaries, records, strict=True):
             _write(temporary, data)
         sync_all(root, [*written, *map(Path, temporaries)])
-        created = [
-            link_new(Path(temporary), target) for temporary, (target, _) in zip(temporaries, records, strict=True)
-        ]
+        created = [_name(temporary, target) for temporary, (target, _) in zip(temporaries, records, strict=True)]
     finally:
         for temporary in temporaries:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
     sync_all(root, list(dict.fromkeys(target.parent for target, _ in records)))
     return created
+
+
+def _name(temporary: str, target: Path) -> bool:
+    """Give a file its name; False if that exists. One step where the system can rename without replacing."""
+    rename = _rename_new()
+    if rename is not None:
+        code = rename(os.fsencode(temporary), os.fsencode(target))
+        if code in (0, errno.EEXIST):
+            return code == 0
+    return link_new(Path(temporary), target)  # also where the folder is missing, or the file system refuses
+
+
+@lru_cache(maxsize=1)
+def _rename_new() -> Callable[[bytes, bytes], int] | None:
+    """Linux's rename that never replaces: its error number, 0 if the file has its new name. None elsewhere."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return None
+    return lambda old, new: ctypes.get_errno() if function(AT_FDCWD, old, AT_FDCWD, new, RENAME_NOREPLACE) else 0
 
 
 def _write(path: str, data: bytes) -> None:

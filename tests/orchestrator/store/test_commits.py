@@ -2,10 +2,12 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.artifact import ArtifactKey
+from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.shards import ShardOutcome
-from orchestrator.store.commits import head
-from orchestrator.store.layout import artifact_site
+from orchestrator.store.commits import Decided, commit_all, commit_attempt, head
+from orchestrator.store.layout import artifact_site, shard_site
 from orchestrator.store.local_store import LocalStore
+from orchestrator.store.objects import Digest
 from orchestrator.store.store import Store
+from tests.orchestrator.conftest import MemoryStore
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
 
 PAYLOAD = {"kind": "curate"}
@@ -205,3 +210,62 @@ def test_no_interleaving_of_writers_collectors_and_crashes_loses_data(
     if not retractor:
         assert len(set(got.values())) <= 1
         assert not got or (found is not None and set(got.values()) == {found.manifest_sha256})
+
+
+def test_a_group_decides_with_the_bytes_of_a_single_commit(store: Store) -> None:
+    sites = [shard_site(ArtifactKey("curate", f"{number:02}" * 32)) for number in range(5)]
+    body: dict[str, JSON] = {"files": [], "text": "ü \u2028 \\", "password": "hush"}
+    commit_all(store, [Decided(site=site, generation=0, attempt="a", epoch=1, body=body) for site in sites[:4]])
+    commit_attempt(store, sites[4], generation=0, attempt="a", epoch=1, body=body)
+    stamp = re.compile(rb'"nonce":"[0-9a-f]{32}"|"committed_s":[0-9.]+')
+    for keys in ([site.outcome_key("a") for site in sites], [site.commit_key(0) for site in sites]):
+        (form,) = {stamp.sub(b"", store.get(key) or b"") for key in keys}
+        assert b'"attempt":"a"' in form
+        assert b"hush" not in form
+
+
+@dataclass
+class MortalStore(MemoryStore):
+    """Its user dies at a call that writes; the calls that run at the same time die with it."""
+
+    lives: int = 10**9
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Crash
+        return super().put_new(key, data)
+
+    def upload(self, path: Path, key: str) -> Digest:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Crash
+        return super().upload(path, key)
+
+
+@pytest.mark.parametrize("lives", range(10))
+def test_a_group_that_was_killed_anywhere_loses_nothing_that_was_recorded(tmp_path: Path, lives: int) -> None:
+    """Three shards of one file each: nine writes. What was decided counts, the rest is made again, once."""
+    store = MortalStore(lives=lives)
+    ledger = ShardLedger(store, tmp_path)
+    names = [f"{number:02}" * 32 for number in range(3)]
+
+    def record_group(owner: str) -> list[StoredShard | Exception]:
+        outputs = [ledger.new_output(ArtifactKey("curate", name), owner=owner, in_group=True) for name in names]
+        for output in outputs:
+            (output.data / "part").write_text(owner)
+        return ledger.record_all([(output, ShardOutcome(rows=1)) for output in outputs], provenance={})
+
+    with suppress(Crash):
+        record_group("run-1-a-1")
+    decided = {key.split("/")[3] for key in store.objects if key.endswith("OUTCOME")}
+    store.lives = 10**9
+    found = ledger.find_many("curate", names)
+    assert found.keys() == decided
+    again = record_group("run-1-a-2")
+    for name, stored in zip(names, again, strict=True):
+        assert isinstance(stored, StoredShard)
+        assert stored == ledger.find(ArtifactKey("curate", name)) == found.get(name, stored)
+    delete_garbage(store, find_garbage(store, now_s=1.0, is_live=NOBODY_LIVES, older_than_s=0.0), is_live=NOBODY_LIVES)
+    assert len([key for key in store.objects if key.endswith("/part")]) == 3
+    assert all(ledger.verify(ArtifactKey("curate", name)) == [] for name in names)

@@ -1,5 +1,6 @@
 """Records that become durable together: the order of writes, and what a crash between any two of them leaves."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,19 @@ def test_each_record_is_created_once(store: Store) -> None:
     assert put_all(store, [("a/2", b"other"), ("b/3", b"three")]) == [False, True]
     assert [store.get(key) for key in ("a/1", "a/2", "b/3")] == [b"one", b"two", b"three"]
     assert put_all(store, []) == []
+
+
+@pytest.mark.parametrize("renames", [True, False])
+def test_a_name_is_given_once_with_and_without_a_rename_that_never_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: bool
+) -> None:
+    if not renames:
+        monkeypatch.setattr(group_commit, "_rename_new", lambda: lambda _old, _new: errno.EINVAL)
+    store = open_store(tmp_path / "store")
+    assert put_all(store, [("a/1", b"one"), ("deep/er/2", b"two")]) == [True, True]
+    assert put_all(store, [("a/1", b"other"), ("deep/3", b"three")]) == [False, True]
+    assert [store.get(key) for key in ("a/1", "deep/er/2", "deep/3")] == [b"one", b"two", b"three"]
+    assert list((tmp_path / "store" / TEMPORARY).iterdir()) == []
 
 
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
@@ -42,6 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(os, "link", spy_link)
+    monkeypatch.setattr(group_commit, "_rename_new", lambda: None)
     return found
 
 
