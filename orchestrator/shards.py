@@ -1,6 +1,6 @@
 """The types of the durable shard map: shards, their workers, and what is recorded."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -8,18 +8,73 @@ from typing import Any, Literal, Protocol
 from orchestrator.artifact import JSON, FileEntry
 
 
+class FetchFiles(Protocol):
+    """Makes files of a finished shard readable on the machine of the caller. Can be pickled."""
+
+    def __call__(self, names: Collection[str] | None = None) -> Path:
+        """The folder with at least these files; None: with all."""
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """The folder of a finished shard whose files are downloaded where they are read, when they are read."""
+
+    place: Path  # the same on every machine
+    fetch: FetchFiles
+
+
+class _ReadablePath:
+    """`ShardRecord.path`: the files are fetched when it is first asked for."""
+
+    def __get__(self, record: "ShardRecord | None", _owner: object = None) -> Path:
+        if record is None:
+            raise AttributeError("path")  # a dataclass takes what the class has for the default, and there is none
+        folder: Path | RemoteFolder = vars(record)["_folder"]
+        return folder if isinstance(folder, Path) else folder.fetch()
+
+    def __set__(self, record: "ShardRecord", folder: Path | RemoteFolder) -> None:
+        vars(record)["_folder"] = folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """The write-once record of a finished shard, and the folder of its files."""
+
+    shard: str  # the shard's name in this map
+    fingerprint: str
+    path: _ReadablePath = _ReadablePath()  # local folder with all files, which are downloaded from a remote store
+    files: tuple[FileEntry, ...]
+    outcome: "ShardOutcome"
+    reused: bool  # made earlier, by this or another run
+
+    @property
+    def place(self) -> Path:
+        """Where the files are, or will be on the machine that reads them: for the `work` of a shard that `reads` it."""
+        return self.folder if isinstance(self.folder, Path) else self.folder.place
+
+    @property
+    def folder(self) -> Path | RemoteFolder:
+        found: Path | RemoteFolder = vars(self)["_folder"]
+        return found
+
+    def file(self, name: str) -> Path:
+        """One of the files, readable here; no other is downloaded."""
+        return (self.folder if isinstance(self.folder, Path) else self.folder.fetch([name])) / name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """An explicit list of items, fixed before anything runs.
 
     `items` and `identity` (content digests of what the items refer to) make the shard's fingerprint together with
-    the identity that the stage passes to `map_shards`; `name` and `work` (paths, for example) do not.
+    the identity that the stage passes to `map_shards`; `name`, `work` (paths, for example) and `reads` do not.
     """
 
     name: str  # unique within one map, usable as a file stem, e.g. "images-00007"
     items: tuple[JSON, ...]
     identity: dict[str, JSON] = field(default_factory=dict)
     work: dict[str, JSON] = field(default_factory=dict)
+    reads: tuple[ShardRecord, ...] = ()  # of earlier maps: their files are at their `place` where this shard runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +122,6 @@ class ShardWorker(Protocol):
     """
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """The write-once record of a finished shard, and the local folder of its files."""
-
-    shard: str  # the shard's name in this map
-    fingerprint: str
-    path: Path  # local folder with the files
-    files: tuple[FileEntry, ...]
-    outcome: ShardOutcome
-    reused: bool  # made earlier, by this or another run
 
 
 def sum_metrics(records: Iterable[ShardRecord]) -> dict[str, float]:

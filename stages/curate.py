@@ -59,7 +59,7 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     emitted = _emit(config, context, ingested, measured, judged, contaminated)
     for record in emitted:
         context.adopt(record)
-    ledgers = {record.shard: record.path / "ledger" / f"{record.shard}.parquet" for record in emitted}
+    ledgers = {record.shard: record.file(f"ledger/{record.shard}.parquet") for record in emitted}
     totals = write_dataset(context.output, context.stage_id, ledgers, config)
     merge_orphans([artifact.path for artifact in context.inputs("records")], context.output)
     described = {path.name: path for path in context.output.iterdir() if path.is_file()}
@@ -121,7 +121,8 @@ def _judge(
             name=name,
             items=tuple(row for row in range(source.num_rows) if row not in lost),
             identity={**source.contents, "measured": _digest(record, f"measured/{source.shard}.parquet")},
-            work={"records": source.folder, "measured": str(record.path), "shard": source.shard},
+            work={"records": source.folder, "measured": str(record.place), "shard": source.shard},
+            reads=(record,),
         )
         shards.append(with_scores(shard, scored))
     thresholds, phash_marks = judge_config(config), context.tombstones.get(PHASH_MARKS, frozenset())
@@ -163,7 +164,7 @@ def _find_contaminated(
 
 
 def _analysis(record: ShardRecord, name: str) -> Path:
-    return record.path / "analysis" / f"{name}.parquet"
+    return record.file(f"analysis/{name}.parquet")
 
 
 def _emit(
@@ -183,7 +184,7 @@ def _emit(
     tables = {name: score_tables(with_scores(Shard(name=name, items=()), scored).work) for name in ingested}
     digests = {name: _digest(record, f"analysis/{name}.parquet") for name, record in judged.items()}
     rows = sum(record.outcome.rows for record in judged.values())
-    search = search_for_copies(config, context, analyses, digests, rows)
+    search = search_for_copies(config, context, analyses, digests, rows, reads=tuple(judged.values()))
     folders = {name: Path(source.folder) for name, source in ingested.items()}
     copies = find_duplicates(analyses, config, without=dropped, scores=tables, search=search, records=folders)
     smaller = stored_size(config) is not None
@@ -204,12 +205,13 @@ def _emit(
                 },
                 work={
                     "records": source.folder,
-                    "analysis": str(judged[name].path),
+                    "analysis": str(judged[name].place),
                     "shard": name,
                     "copies": verdicts,
                     "contaminated": found,
-                    **({"smaller": str(measured[name].path)} if smaller else {}),
+                    **({"smaller": str(measured[name].place)} if smaller else {}),
                 },
+                reads=(judged[name], *([measured[name]] if smaller else [])),
             )
         )
     return context.map_shards(EmitWorker(), shards, label="emit", identity={}, unit="shards")

@@ -4,9 +4,10 @@ A record whose files are missing or have another length counts as absent; the ne
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator import failpoints
@@ -14,7 +15,7 @@ from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.shard_records import StoredShard, shard_body, shard_from_bytes, shard_of_commit
 from orchestrator.artifacts.shard_search import ShardSearch
 from orchestrator.errors import CorruptArtifactError, FencedError
-from orchestrator.shards import ShardOutcome, ShardRecord
+from orchestrator.shards import RemoteFolder, ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
 from orchestrator.store.commits import (
     Commit,
@@ -181,20 +182,22 @@ class ShardLedger:
             delete_attempt(self.store, output.site, output.attempt_id)
             output.remove()
 
-    def fetch(self, stored: StoredShard) -> Path:
-        """A local folder with the shard's files; from a remote store they are downloaded once and verified.
+    def fetch(self, stored: StoredShard, names: Collection[str] | None = None) -> Path:
+        """A local folder with the shard's files, or these of them; from a remote store they are downloaded once.
 
         Raises:
             CorruptArtifactError: the files are damaged.
         """
-        return readable_folder(self.store, self.cache, stored.data_key, stored.files, self.holder)
+        files = [file for file in stored.files if names is None or file.path in names]
+        return readable_folder(self.store, self.cache, stored.data_key, files, self.holder)
 
     def to_record(self, stored: StoredShard, *, shard: str, reused: bool) -> ShardRecord:
-        """The shard as a stage sees it, with its files fetched."""
+        """The shard as a stage sees it. Its files are downloaded where they are read."""
+        here, there = self.store.local(stored.data_key), self.cache / stored.data_key
         return ShardRecord(
             shard=shard,
             fingerprint=stored.key.fingerprint,
-            path=self.fetch(stored),
+            path=here or RemoteFolder(there, partial(self.fetch, stored)),
             files=stored.files,
             outcome=stored.outcome,
             reused=reused,

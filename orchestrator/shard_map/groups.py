@@ -11,6 +11,7 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.shard_map.pending import WorkItem
 from orchestrator.shard_map.shard_host import ShardRequest
 from orchestrator.shard_map.worker_pool import CallResult
+from orchestrator.shards import RemoteFolder
 
 GROUP_S = 0.25  # that a group should take; a longer shard runs by itself
 MAX_GROUP = 128  # shards
@@ -70,6 +71,7 @@ def _request(work_item: WorkItem) -> ShardRequest:
         items=tuple(shard.items[position] for position in work_item.positions),
         work=shard.work,
         quarantined=pending.quarantined,
+        reads=tuple(record.folder for record in shard.reads if isinstance(record.folder, RemoteFolder)),
     )
 
 

@@ -24,7 +24,7 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError, StageCodeError
 from orchestrator.failures.classes import FailureReport, report_of
-from orchestrator.shards import Quarantined, ShardInput, ShardOutcome, ShardWorker
+from orchestrator.shards import Quarantined, RemoteFolder, ShardInput, ShardOutcome, ShardWorker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.output_checks import output_problem
 
@@ -51,6 +51,7 @@ class ShardRequest:
     items: tuple[JSON, ...]
     work: dict[str, JSON]
     quarantined: tuple[Quarantined, ...] = ()  # items of the shard that are not in `items`
+    reads: tuple[RemoteFolder, ...] = ()  # to be fetched on this machine before the work begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,8 @@ class ShardHost:
 
     def _outcome(self, request: ShardRequest, output: Path) -> ShardOutcome:
         assert self._work is not None, "`start` is called before a shard is run"
+        for folder in request.reads:
+            folder.fetch()
         with self._watchdog.watch(output):
             shard = ShardInput(name=request.name, items=request.items, work=request.work, output=output)
             outcome: object = self._work(shard)

@@ -42,11 +42,17 @@ class PairSearchWorker:
 
 
 def search_for_copies(
-    config: CurationConfig, context: StageContext, analyses: Mapping[str, Path], digests: Mapping[str, str], rows: int
+    config: CurationConfig,
+    context: StageContext,
+    analyses: Mapping[str, Path],
+    digests: Mapping[str, str],
+    rows: int,
+    reads: Sequence[ShardRecord] = (),
 ) -> "PairSearch":
     """The search by which `find_duplicates` finds near images among `rows` records; for many records, made by a map.
 
-    `analyses` and `digests`: for each shard the file written by `judge_shard`, and its SHA-256.
+    `analyses` and `digests`: for each shard the file written by `judge_shard`, and its SHA-256. `reads`: the records
+    that hold these files.
     """
     from data_pipelines.duplicates.copy_pairs import SEARCHES, PrecomputedPairs, read_pairs
     from data_pipelines.duplicates.near_hashes import search_tasks
@@ -62,7 +68,7 @@ def search_for_copies(
             name = f"{search}-{task.part}-{task.first_key:05}-{task.stop_key:05}"
             identity: dict[str, JSON] = {"search": search, "task": semantic_json(task)}
             work: dict[str, JSON] = {"search": search, **vars(task)}
-            shards.append(Shard(name=name, items=(), identity=identity, work=work))
+            shards.append(Shard(name=name, items=(), identity=identity, work=work, reads=tuple(reads)))
     worker = PairSearchWorker(analyses=tuple(str(analyses[name]) for name in sorted(analyses)), distance=distance)
     compared: dict[str, JSON] = {"analyses": [digests[name] for name in sorted(digests)], "distance": distance}
     records = context.map_shards(worker, shards, label="compare", identity=compared, unit="pieces")

@@ -13,6 +13,7 @@ from orchestrator.shards import Quarantined, ShardOutcome
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.layout import owner_of, shard_site
 from orchestrator.store.store import Store
+from tests.orchestrator.conftest import MemoryStore
 
 SHARD = "cd" * 32
 OUTCOME = ShardOutcome(
@@ -161,6 +162,21 @@ def test_non_finite_metrics_survive(ledger: ShardLedger) -> None:
     assert found is not None
     assert math.isnan(found.outcome.metrics["a"])
     assert found.outcome.metrics["b"] == -math.inf
+
+
+def test_the_files_of_a_shard_are_downloaded_where_and_when_they_are_read(tmp_path: Path) -> None:
+    store = MemoryStore()
+    stored = record(ShardLedger(store, tmp_path / "maker"))
+    elsewhere = ShardLedger(store, tmp_path / "cache")
+    found = elsewhere.to_record(stored, shard="s", reused=True)
+    assert not (tmp_path / "cache").exists()
+    assert found.place == tmp_path / "cache" / stored.data_key
+    assert found.file("rows/part.parquet").read_bytes() == b"rows"
+    assert [path.name for path in found.place.rglob("*") if path.is_file()] == ["part.parquet"]
+    assert (found.path / "part.tar").read_bytes() == b"content"
+    assert found.path == found.place
+    again = pickle.loads(pickle.dumps(found.folder))  # noqa: S301 - our own bytes
+    assert again.fetch() == found.place
 
 
 def group(ledger: ShardLedger, names: list[str]) -> list[tuple[AttemptFolder, ShardOutcome]]:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 import pytest
 
-from orchestrator.artifact import ArtifactKey
+from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
@@ -16,10 +16,11 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, ShardRequest
-from orchestrator.shards import Quarantined, ShardInput, ShardOutcome
+from orchestrator.shards import Quarantined, RemoteFolder, ShardInput, ShardOutcome
 from orchestrator.store.commits import abort
 from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import open_store
+from tests.orchestrator.conftest import MemoryStore
 
 FINGERPRINT = "ab" * 32
 
@@ -159,3 +160,41 @@ def test_a_group_of_an_attempt_that_has_ended_records_nothing(host: ShardHost, l
     reports = host.run_group(tuple(ShardRequest(name=name, fingerprint=name, items=(), work={}) for name in names))
     assert ["taken over" in report.summary for report in reports if isinstance(report, FailureReport)] == [True] * 3
     assert ledger.find_many("count", names) == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Copies the file "count" of another shard."""
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        return self._work
+
+    def _work(self, shard: ShardInput) -> ShardOutcome:
+        (shard.output / "copy").write_text((Path(str(shard.work["from"])) / "count").read_text())
+        return ShardOutcome(rows=1)
+
+
+def test_what_a_shard_reads_is_on_its_machine_before_its_work_begins(tmp_path: Path) -> None:
+    store, attempt = MemoryStore(), AttemptId.of("run", "count", epoch=1, number=1)
+    settings = {
+        node: HostSettings(
+            ledger=ShardLedger(store, tmp_path / node),
+            stage_kind="count",
+            attempt=attempt,
+            hang_after_s=60.0,
+            scratch=tmp_path / "scratch",
+        )
+        for node in ("first", "second")
+    }
+    first, second = (ShardHost(settings[node]) for node in ("first", "second"))
+    assert isinstance(first.start(Counter()), HostInfo)
+    stored = first.run(request("a", "b"))
+    assert isinstance(stored, StoredShard)
+    record = settings["second"].ledger.to_record(stored, shard="s", reused=False)
+    assert isinstance(record.folder, RemoteFolder)
+    assert isinstance(second.start(Copies()), HostInfo)
+    work: dict[str, JSON] = {"from": str(record.place)}
+    reading = ShardRequest(name="t", fingerprint="cd" * 32, items=(), work=work, reads=(record.folder,))
+    copied = second.run(reading)
+    assert isinstance(copied, StoredShard)
+    assert store.get(copied.key_of("copy")) == b"2"
