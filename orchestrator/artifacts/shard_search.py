@@ -124,9 +124,16 @@ class ShardSearch:
 
 
 def read_records(
-    store: Store, shards: Iterable[ListedShard], packed: Mapping[tuple[str, int], bytes]
+    store: Store,
+    shards: Iterable[ListedShard],
+    packed: Mapping[tuple[str, int], bytes],
+    *,
+    threads: int | None = None,
 ) -> Iterator[tuple[ListedShard, bytes]]:
-    """The bytes of the records of these committed shards, from packs or else from the store."""
+    """The bytes of the records of these committed shards, from packs or else from the store.
+
+    `threads`: for the requests to the store; None: as many as it is asked with.
+    """
     loose: list[ListedShard] = []
     for shard in shards:
         data = packed.get((shard.key.fingerprint, shard.generation))
@@ -138,7 +145,7 @@ def read_records(
     def read(shard: ListedShard) -> bytes | None:
         return store.get(shard_site(shard.key).commit_key(shard.generation))
 
-    found = parallel_map(read, loose, threads=request_threads(is_local=store.is_local))
+    found = parallel_map(read, loose, threads=threads or request_threads(is_local=store.is_local))
     for shard, data in zip(loose, found, strict=True):
         if data is not None:
             yield shard, data.rstrip(b"\n")

@@ -7,7 +7,6 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.store.commits import read_outcome, retract, roll_forward
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (
-    SHARDS,
     Site,
     artifact_site,
     checkpoint_site,
@@ -15,6 +14,7 @@ from orchestrator.store.layout import (
     owner_of,
     shard_site,
 )
+from orchestrator.store.shard_listing import list_shards
 from orchestrator.store.store import Store
 
 
@@ -29,12 +29,10 @@ def newest_checkpoint_step(store: Store, key: ArtifactKey) -> int | None:
 
 def has_recorded_shards(store: Store, stage_kind: str, attempt: str) -> bool:
     """Whether the stage attempt recorded a shard. Lists the shards of the kind: for an attempt that left no outcome."""
-    for item in store.list(f"{SHARDS}/{stage_kind}"):
-        parts = item.key.split("/")  # shards/<kind>/<sfp[:2]>/<sfp>/<shard attempt>/OUTCOME
-        if len(parts) != 6 or parts[-1] != "OUTCOME" or owner_of(parts[4]) != attempt:
-            continue
-        outcome = read_outcome(store, shard_site(ArtifactKey(stage_kind, parts[3])), parts[4])
-        if outcome is not None and outcome.kind == "COMMIT":
+    for shards in list_shards(store, stage_kind):
+        made = ((shard.key, name) for shard in shards for name in shard.attempts if owner_of(name) == attempt)
+        outcomes = (read_outcome(store, shard_site(key), name) for key, name in made)
+        if any(outcome is not None and outcome.kind == "COMMIT" for outcome in outcomes):
             return True
     return False
 

@@ -144,19 +144,25 @@ def _listed(store: Store, keys: Sequence[ArtifactKey]) -> Iterator[list[ListedSh
 
 
 def committed_shards(store: Store, keys: Sequence[ArtifactKey]) -> list[tuple[Site, int]]:
-    """The generations of these shards that count; those that are not committed are left out."""
+    """The generations of these shards that count; those that are not committed, or cannot be read, are left out.
+
+    Raises: NewerFormatError: a newer version wrote a record.
+    """
     wanted = frozenset(keys)
+    groups = _by_prefix(sorted(wanted))
+    many = {group[0].stage_kind for group in groups if len(group) > FEW}
+    packed = {stage_kind: packed_records(store, stage_kind) for stage_kind in many}
 
     def committed(group: Sequence[ArtifactKey]) -> list[tuple[Site, int]]:
         if len(group) > FEW:
             stage_kind, prefix = group[0].stage_kind, group[0].fingerprint[:2]
             shards = listed(stage_kind, prefix, store.list(f"{shards_folder(stage_kind)}/{prefix}"))
             known = [shard for shard in shards if shard.key in wanted and shard.is_committed]
-            return [(shard_site(shard.key), shard.generation) for shard in known]
+            read = read_records(store, known, packed[stage_kind], threads=1)  # many prefixes at once
+            return [(shard_site(shard.key), shard.generation) for shard, data in read if winner(shard, data)]
         found = [(shard_site(key), roll_forward(store, shard_site(key))) for key in group]
         return [(site, head.generation) for site, head in found if head.commit]
 
-    groups = _by_prefix(sorted(wanted))
     parallel = parallel_map(committed, groups, threads=request_threads(is_local=store.is_local))
     return [found for group in parallel for found in group]
 

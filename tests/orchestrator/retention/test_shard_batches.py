@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.errors import NewerFormatError
 from orchestrator.retention import garbage as collector
 from orchestrator.retention.garbage import Garbage, delete_garbage, find_garbage, find_garbage_at
 from orchestrator.retention.shard_batches import committed_files, committed_shards, retract_shards, stale_packs
@@ -46,6 +47,9 @@ def test_thousands_of_retracted_shards_go_with_one_request_each_and_few_more() -
     store, keys = PricedStore(), [ArtifactKey(KIND, fingerprint) for fingerprint in fingerprints(NUM)]
     for key in keys:
         put_shard(store, key.fingerprint)
+    packer = Packer(store, KIND, "m")
+    ShardLedger(store, Path("/nowhere")).find_many(KIND, [key.fingerprint for key in keys], packer)
+    packer.close()
     store.forget()
     committed = committed_shards(store, keys)
     assert len(committed) == NUM
@@ -178,6 +182,18 @@ def test_a_pack_goes_once_none_of_its_records_counts(memory_store: MemoryStore) 
     retract_shards(memory_store, committed_shards(memory_store, keys[:1]), reason="")
     assert [item.key for item in stale_packs(memory_store, before_s=0.0)] == [pack.key]
     assert list(stale_packs(memory_store, before_s=-1.0)) == []
+
+
+def test_the_record_of_a_newer_version_is_never_retracted(memory_store: MemoryStore) -> None:
+    names = fingerprints(4000)
+    for name in names:
+        put_shard(memory_store, name)
+    key = shard_site(ArtifactKey(KIND, names[7])).commit_key(0)
+    memory_store.objects[key] = memory_store.objects[key].replace(b'"format":1', b'"format":27')
+    with pytest.raises(NewerFormatError):
+        committed_shards(memory_store, [ArtifactKey(KIND, name) for name in names])
+    with pytest.raises(NewerFormatError):
+        list(committed_files(memory_store, skip=lambda key: False))
 
 
 def test_few_shards_are_asked_for_one_by_one() -> None:
