@@ -13,7 +13,7 @@ from orchestrator.shard_map.shard_host import ShardRequest
 from orchestrator.shard_map.worker_pool import CallResult
 from orchestrator.shards import RemoteFolder
 
-GROUP_S = 0.25  # that a group should take; a longer shard runs by itself
+GROUP_S = 0.5  # that a group should take; a longer shard runs by itself
 MAX_GROUP = 128  # shards
 MEMORY = 0.3  # weight of the newest call in the mean time of a shard
 

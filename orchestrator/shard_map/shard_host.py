@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from orchestrator.errors import OrchestratorError, StageCodeError
 from orchestrator.failures.classes import FailureReport, report_of
 from orchestrator.shards import Quarantined, RemoteFolder, ShardInput, ShardOutcome, ShardWorker
 from orchestrator.store.attempt_folder import AttemptFolder
-from orchestrator.store.output_checks import output_problem
+from orchestrator.store.output_checks import files_in_writing, output_problem
 
 log = logging.getLogger(__name__)
+
+TIMER_PRECISION = 0.01  # of the limit: a timer that was started within this share of it counts as started now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +110,18 @@ class ShardHost:
         """
         found: list[StoredShard | FailureReport | None] = [None] * len(requests)
         finished: list[tuple[int, AttemptFolder, ShardOutcome]] = []
-        for index, request in enumerate(requests):
-            made = self._make(request)
-            if isinstance(made, FailureReport):
-                found[index] = made
-            else:
-                finished.append((index, *made))
+        with self._watchdog.watch_many():
+            for index, request in enumerate(requests):
+                made = self._make(request)
+                if isinstance(made, FailureReport):
+                    found[index] = made
+                else:
+                    finished.append((index, *made))
+        writing = files_in_writing()
+        for entry in list(finished):
+            if problem := output_problem(entry[1].data, writing):
+                finished.remove(entry)
+                found[entry[0]] = self._failed(requests[entry[0]], entry[1], StageCodeError(f"the worker: {problem}"))
         for (index, output, _), result in zip(finished, self._record([entry[1:] for entry in finished]), strict=True):
             found[index] = result if isinstance(result, StoredShard) else self._failed(requests[index], output, result)
         return tuple(result for result in found if result is not None)
@@ -125,7 +134,7 @@ class ShardHost:
         except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not swallowed
             return report_of(error)
         try:
-            outcome = self._outcome(request, output.data)
+            outcome = self._raw_outcome(request, output.data)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(request, output, error)
         return output, replace(outcome, quarantined=(*outcome.quarantined, *request.quarantined))
@@ -156,6 +165,14 @@ class ShardHost:
                 return _reproducible(report_of(error), output)
 
     def _outcome(self, request: ShardRequest, output: Path) -> ShardOutcome:
+        """The outcome of a shard whose output was checked."""
+        outcome = self._raw_outcome(request, output)
+        problem = output_problem(output)
+        if problem:
+            raise StageCodeError(f"the worker: {problem}")
+        return outcome
+
+    def _raw_outcome(self, request: ShardRequest, output: Path) -> ShardOutcome:
         assert self._work is not None, "`start` is called before a shard is run"
         for folder in request.reads:
             folder.fetch()
@@ -164,9 +181,6 @@ class ShardHost:
             outcome: object = self._work(shard)
         if not isinstance(outcome, ShardOutcome):
             raise StageCodeError(f"the worker returned {type(outcome).__name__}, expected ShardOutcome")
-        problem = output_problem(output)
-        if problem:
-            raise StageCodeError(f"the worker: {problem}")
         return outcome
 
     def _discard(self, output: AttemptFolder, report: FailureReport) -> None:
@@ -217,6 +231,7 @@ class _Watchdog:
         self._limit_s, self._log_file = limit_s, log_file
         self._lock = threading.Lock()
         self._folder: Path | None = None
+        self._is_for_many, self._restarted_at = False, float("-inf")
         threading.Thread(target=self._poll_folder, name="watchdog", daemon=True).start()
 
     @contextlib.contextmanager
@@ -229,10 +244,29 @@ class _Watchdog:
         finally:
             with self._lock:
                 self._folder = None
-                faulthandler.cancel_dump_traceback_later()
+                if not self._is_for_many:
+                    self._stop_timer()
+
+    @contextlib.contextmanager
+    def watch_many(self) -> Iterator[None]:
+        """Watch many pieces of work, each by `watch`: a timer is a thread, which costs more than a small shard."""
+        self._is_for_many = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_for_many = False
+                self._stop_timer()
 
     def _restart_timer(self) -> None:
-        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._log_file)
+        now = time.monotonic()
+        if now - self._restarted_at > self._limit_s * TIMER_PRECISION:
+            self._restarted_at = now
+            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._log_file)
+
+    def _stop_timer(self) -> None:
+        self._restarted_at = float("-inf")
+        faulthandler.cancel_dump_traceback_later()
 
     def _poll_folder(self) -> None:
         pause, last_state = threading.Event(), None

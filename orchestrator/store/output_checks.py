@@ -1,6 +1,7 @@
 """Finds mistakes in a folder that the code of a stage has written, before its files are committed."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import StoreError
@@ -9,13 +10,14 @@ from orchestrator.store.attempt_folder import files_below
 OPEN_FILES = Path("/proc/self/fd")  # Linux only; elsewhere files that were left open are not found
 
 
-def output_problem(folder: Path) -> str:
+def output_problem(folder: Path, writing: Sequence[str] | None = None) -> str:
     """What is wrong with the files below `folder`, as a sentence with what to do; "" if nothing is.
 
     Finds files that this process still has open for writing, whose last bytes may not be in the file yet, and what
-    cannot be committed: links, special files, names that not every store accepts.
+    cannot be committed: links, special files, names that not every store accepts. `writing`: from `files_in_writing`,
+    for callers that ask about many folders.
     """
-    still_open = open_for_writing(folder)
+    still_open = open_for_writing(folder, writing)
     if still_open:
         return (
             f"{still_open[0]} is still open for writing, so that its last bytes may be missing; close it before "
@@ -28,21 +30,26 @@ def output_problem(folder: Path) -> str:
     return ""
 
 
-def open_for_writing(folder: Path) -> list[str]:
+def open_for_writing(folder: Path, writing: Sequence[str] | None = None) -> list[str]:
     """Relative paths of the files below `folder` that this process has open for writing."""
+    root = f"{os.path.realpath(folder)}/"
+    paths = files_in_writing() if writing is None else writing
+    return sorted({path.removeprefix(root) for path in paths if path.startswith(root)})
+
+
+def files_in_writing() -> list[str]:
+    """The paths of all files that this process has open for writing."""
     if not OPEN_FILES.is_dir():
         return []
-    root = folder.resolve()
-    found = set()
+    found = []
     for descriptor in os.listdir(OPEN_FILES):
         try:
-            path = Path(os.readlink(OPEN_FILES / descriptor))
-            is_below = path.is_relative_to(root)
-            if is_below and _is_writable(descriptor):
-                found.add(path.relative_to(root).as_posix())
+            path = os.readlink(f"{OPEN_FILES}/{descriptor}")
+            if path.startswith("/") and not path.startswith("/dev/") and _is_writable(descriptor):
+                found.append(path)
         except OSError:  # closed meanwhile
             continue
-    return sorted(found)
+    return found
 
 
 def _is_writable(descriptor: str) -> bool:

@@ -198,3 +198,16 @@ def test_what_a_shard_reads_is_on_its_machine_before_its_work_begins(tmp_path: P
     copied = second.run(reading)
     assert isinstance(copied, StoredShard)
     assert store.get(copied.key_of("copy")) == b"2"
+
+
+def test_a_file_that_a_shard_of_a_group_left_open_is_its_own_mistake(host: ShardHost) -> None:
+    files: list[TextIO] = []
+    assert isinstance(host.start(LeavingOpen(files=files)), HostInfo)
+    names = [f"{number:02}" * 32 for number in range(2)]
+    reports = host.run_group(tuple(ShardRequest(name=name, fingerprint=name, items=(), work={}) for name in names))
+    assert ["still open for writing" in report.summary for report in reports if isinstance(report, FailureReport)] == [
+        True,
+        True,
+    ]
+    for file in files:
+        file.close()
