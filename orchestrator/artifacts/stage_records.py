@@ -14,6 +14,7 @@ from orchestrator.store.layout import (
     owner_of,
     shard_site,
 )
+from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.shard_listing import list_shards
 from orchestrator.store.store import Store
 
@@ -58,8 +59,12 @@ def retract_stage(
     if only_quarantined:
         found = ShardLedger(store, artifacts.cache).find_many(key.stage_kind, shards)
         shards = [shard for shard in shards if shard not in found or _has_failed_items(found[shard])]
-    for shard in shards:
+
+    def retract_shard(shard: str) -> None:
         _retract_site(store, shard_site(ArtifactKey(key.stage_kind, shard)), run_id, reason)
+
+    for _ in parallel_map(retract_shard, shards, threads=request_threads(is_local=store.is_local)):
+        pass
     artifacts.retract(key, reason=reason)  # last: its manifest lists the shards
 
 

@@ -6,23 +6,30 @@ Models that were trained on it are not deleted: they are marked, and no plan use
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.retention.garbage import Garbage, find_garbage_at
 from orchestrator.retention.pins import pins, unpin
 from orchestrator.store.commits import head, retract, roll_forward
 from orchestrator.store.layout import Site, artifact_site, shard_site
+from orchestrator.store.parallel import parallel_map, request_threads
 
 
 def retract_tainted(artifacts: ArtifactStore, takedown: Takedown) -> None:
     """Retract tainted shards and artifacts, and delete their local copies. Can be interrupted and repeated."""
     store, reason = artifacts.store, f"takedown {takedown.id}"
     pinned = set(pins(store))
-    for key in takedown.shards:
+
+    def retract_tainted_shard(key: ArtifactKey) -> None:
         site = shard_site(key)
         found = roll_forward(store, site)
         if found.commit or found.problem:
             retract(store, site, found.generation, reason=reason)
+
+    threads = request_threads(is_local=store.is_local)
+    for _ in parallel_map(retract_tainted_shard, takedown.shards, threads=threads):
+        pass
     for artifact in takedown.tainted:
         if artifact.is_kept:
             continue
@@ -44,8 +51,13 @@ def tainted_files(
 
 def unretracted_records(artifacts: ArtifactStore, takedown: Takedown) -> list[str]:
     """Keys of commit records of tainted shards and artifacts that are not retracted."""
-    heads = ((site, head(artifacts.store, site)) for site in _sites(takedown))
-    return [site.commit_key(found.generation) for site, found in heads if found.commit]
+
+    def committed(site: Site) -> list[str]:
+        found = head(artifacts.store, site)
+        return [site.commit_key(found.generation)] if found.commit else []
+
+    threads = request_threads(is_local=artifacts.store.is_local)
+    return [key for keys in parallel_map(committed, _sites(takedown), threads=threads) for key in keys]
 
 
 def _sites(takedown: Takedown) -> Iterator[Site]:
