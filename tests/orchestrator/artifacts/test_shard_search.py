@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts import shard_search
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
-from orchestrator.store.commits import retract, roll_forward
+from orchestrator.retention.garbage import delete_garbage, find_garbage
+from orchestrator.retention.shard_batches import stale_packs
+from orchestrator.store.commits import committed_attempt, retract, roll_forward
 from orchestrator.store.layout import shard_site
 from orchestrator.store.shard_packs import Packer, list_packs
 from orchestrator.store.store import Store, record_bytes
 from tests.orchestrator.conftest import MemoryStore
+from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
 from tests.orchestrator.store.priced_store import PricedStore
 
 KIND = "curate"
@@ -155,3 +159,78 @@ def test_many_are_found_exactly_as_one_by_one(seed: int) -> None:
 def one_by_one(ledger: ShardLedger, names: list[str]) -> dict[str, StoredShard]:
     found = [ledger.find(ArtifactKey(KIND, name)) for name in names]
     return {stored.key.fingerprint: stored for stored in found if stored}
+
+
+@dataclass
+class Crowd:
+    """Drivers that pack, a collector and a maker on one store; each call on the store waits for its turn."""
+
+    rng: random.Random
+    world: World = field(default_factory=World)
+    found: list[StoredShard] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.scheduler = Scheduler(self.rng)
+        for name in self.world.names[:9]:
+            self.world.make(name, self.rng)
+
+    def stepped(self, actor: str, dies_at: int = 10**9) -> SteppedStore:
+        return SteppedStore(self.world.store, self.scheduler, actor, dies_at=dies_at, is_local=True)  # no threads
+
+    def drive(self, actor: str, dies_at: int = 10**9) -> None:
+        store = self.stepped(actor, dies_at)
+        with suppress(Crash):
+            for _ in range(2):
+                packer = Packer(store, KIND, "m")
+                self.found += ShardLedger(store, Path("/nowhere")).find_many(KIND, self.world.names, packer).values()
+                packer.flush()
+
+    def collect(self) -> None:
+        store = self.stepped("collector")
+        for name in self.rng.sample(self.world.names, 4):
+            site = shard_site(ArtifactKey(KIND, name))
+            head = roll_forward(store, site)
+            if head.commit:
+                retract(store, site, head.generation, reason="test")
+        garbage = find_garbage(store, now_s=1.0, is_live=lambda _attempt: True, older_than_s=0.0)
+        delete_garbage(store, garbage, is_live=lambda _attempt: True)
+        for item in list(stale_packs(store, before_s=1.0)):
+            store.delete(item.key)
+
+    def make(self) -> None:
+        store = self.stepped("maker")
+        for number, name in enumerate(self.rng.choices(self.world.names, k=6)):
+            head = roll_forward(store, shard_site(ArtifactKey(KIND, name)))
+            if not head.commit:
+                put_shard(store, name, generation=head.generation, attempt=f"maker-{number}-0123456789abcdef")
+
+    def check(self) -> None:
+        """What was found was committed, and what is found now is what is there."""
+        for stored in self.found:
+            data = self.world.store.get(shard_site(stored.key).commit_key(stored.commit.generation))
+            assert data is not None
+            assert committed_attempt(data, "") == stored.commit.attempt
+        ledger = ShardLedger(self.world.store, Path("/nowhere"))
+        many = ledger.find_many(KIND, self.world.names, Packer(self.world.store, KIND, "m"))
+        assert many == one_by_one(ledger, self.world.names)
+        assert self.found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32))
+def test_two_drivers_pack_beside_a_collector_a_maker_and_a_driver_that_dies(seed: int) -> None:
+    few, shard_search.FEW = shard_search.FEW, 1
+    try:
+        crowd = Crowd(random.Random(seed))
+        crowd.scheduler.run(
+            {
+                "first": lambda: crowd.drive("first"),
+                "second": lambda: crowd.drive("second"),
+                "mortal": lambda: crowd.drive("mortal", dies_at=crowd.rng.randrange(600)),
+                "collector": crowd.collect,
+                "maker": crowd.make,
+            }
+        )
+        crowd.check()
+    finally:
+        shard_search.FEW = few
