@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,7 @@ def _declared(kind: StageKind[Any]) -> dict[str, JSON]:
     return found
 
 
+@lru_cache(maxsize=len(RECORDED_PACKAGES))  # reading it takes 2 ms, and it stays as it is in this process
 def _version(package: str) -> str | None:
     try:
         return version(package)
