@@ -11,9 +11,9 @@ import re
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ import click
 
 from orchestrator.actor import set_command
 from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, StoppedError, declared_failure
+from orchestrator.logs.lines import STAMP, LineFormatter
 from orchestrator.redaction.masking import mask_text
 from orchestrator.redaction.streams import masked_terminal
+from orchestrator.times import short_time
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -59,8 +61,8 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "status": ("status", "List the runs, or show the stages of one."),
         "show": ("show", "Show what came out of a run or a stage, where it is, and what to type next."),
         "path": ("show", "Print the folder of a stage's files."),
-        "logs": ("status", "Print the logs of a run's stages."),
-        "events": ("status", "Print the events of a run, one per line."),
+        "logs": ("logs", "Print the logs of a run's stages."),
+        "events": ("logs", "Print the events of a run, one per line."),
         "explain": ("explain", "Show the identity of a stage, why it ran or was reused, and what changed."),
         "lineage": ("explain", "Show what an artifact was made from, and what was made from it."),
         "diff": ("diff", "Show what differs between two runs: recipe, code, data, metrics, time."),
@@ -146,7 +148,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, is_asked
 def cli(verbose: bool) -> None:
     """Durable orchestration of the ILLUME+ recipe: curate, tokenize, train, decode, evaluate, export."""
     handler = TerminalHandler(logging.INFO if verbose else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LineFormatter(with_time=not sys.stderr.isatty()))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
@@ -162,7 +164,7 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        message_key = _DURATION.sub("", line)
+        message_key = _DURATION.sub("", STAMP.sub("", line))
         self._shown_at = {text: at for text, at in self._shown_at.items() if record.created - at < REPEAT_S}
         if message_key not in self._shown_at:
             self._shown_at[message_key] = record.created
@@ -231,7 +233,7 @@ def report_bug(error: Exception, arguments: list[str]) -> None:
         root = workspace_root()
         log_file = root / BUG_LOG if root.is_dir() else Path(tempfile.mkdtemp(prefix="illume-"), BUG_LOG)
         with log_file.open("a") as log:
-            log.write(f"{datetime.now(UTC).isoformat()} illume {mask_text(' '.join(arguments))}\n{trace}\n")
+            log.write(f"{short_time(time.time())} illume {mask_text(' '.join(arguments))}\n{trace}\n")
         click.echo(f"The traceback is in {log_file}. Committed work is safe; running again continues it.", err=True)
     except (OSError, ImportError):
         click.echo(trace, err=True)

@@ -145,6 +145,24 @@ class Checkpoints(Protocol):
         """Retract the checkpoints of steps later than `step`, because training repeats these steps differently."""
 
 
+class WorkerLogs(Protocol):
+    """Where the workers that a stage starts by itself log. Can be pickled."""
+
+    def open(self, name: str) -> "OpenLog":
+        """Called once in a worker's process: from now on its log lines and all that it prints are in a log of the run.
+
+        `name` is unique among the workers of the attempt, e.g. "rank-0". Never fails.
+        """
+
+    def output(self, name: str) -> Path:
+        """The file with what a worker on this machine has printed; it may not exist."""
+
+
+class OpenLog(Protocol):
+    def close(self) -> None:
+        """Write the rest, as the process ends."""
+
+
 class StageContext(Protocol):
     """What a stage's `run` may use. Implemented by `AttemptContext` in `orchestrator/execution/`."""
 
@@ -208,6 +226,8 @@ class StageContext(Protocol):
     def stop_requested(self) -> bool:
         """True if the stage should stop cleanly at its next commit point."""
 
+    @property
+    def worker_logs(self) -> WorkerLogs: ...
     @property
     def plain_training_workers(self) -> bool:
         """True if training workers are to be started as processes of this one, on this machine and without Ray."""

@@ -21,11 +21,14 @@ from orchestrator.artifact import JSON, Artifact, FileEntry, Fingerprint, Manife
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import canonical_json, fingerprint_of
+from orchestrator.logs.run_logs import RunLogs
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.shard_map.map_shards import shard_payload
 from orchestrator.shards import Shard, ShardInput, ShardRecord, ShardWorker
 from orchestrator.stage import C, Checkpoint, E, Execution, Resources, RetryPolicy, StageContext, StageKind
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.objects import file_digest
+from orchestrator.store.store import open_store
 
 FilledSlot = Path | Artifact | Sequence[Path | Artifact]
 META_FILE = "meta.json"
@@ -124,6 +127,12 @@ class FolderContext:
     @property
     def scratch(self) -> Path:
         return self.folder / "scratch"
+
+    @property
+    def worker_logs(self) -> WorkerLogs:
+        logs = RunLogs(store=open_store(self.folder / "store"), state=self.folder, run_id=self.run_id)
+        logs.folder.mkdir(parents=True, exist_ok=True)
+        return logs.of_workers(self.attempt_id, self.scratch)
 
     @property
     def checkpoints(self) -> FolderCheckpoints:

@@ -28,7 +28,6 @@ from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import DatabaseError, RecipeError
 from orchestrator.execution.cancelling import Cancellation, cancel_run
 from orchestrator.execution.executor import Executor
-from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.stop_events import StopEvents
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
@@ -41,6 +40,8 @@ from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.run_store import RunStore
 from orchestrator.history.schema import attempts, runs
 from orchestrator.liveness.liveness import Liveness
+from orchestrator.logs.reading import LineFilter, LogReader, by_file
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json, stages_with_secrets
 from orchestrator.plugins.table import plugins_to_json
@@ -293,9 +294,10 @@ class Workspace:
 
     def logs(self, run_id: str, stage_id: str | None = None) -> list[tuple[str, str]]:
         """(file name, text) of each log of a run, or of one stage, oldest first."""
-        files = RunLogs(store=self.store, state=self.root, run_id=run_id).files()
-        wanted = [file for file in files if stage_id is None or file.name.startswith(f"{stage_id}-")]
-        return [(file.name, file.read_text(errors="replace")) for file in sorted(wanted, key=_modified_s)]
+        wanted = LineFilter(stages=[stage_id] if stage_id else [])
+        reader = LogReader(logs=RunLogs(store=self.store, state=self.root, run_id=run_id), filter=wanted)
+        files = by_file(reader.read_new(is_over=True))
+        return [(file, "\n".join(line.text for line in lines)) for file, lines in files.items()]
 
     def is_live(self, attempt_id: str) -> bool:
         """True while the attempt may still write: as a job, or in a driver that is not gone."""
@@ -391,7 +393,3 @@ def stage_rows(plan: Plan) -> list[StageRow]:
         )
         for stage in plan.stages
     ]
-
-
-def _modified_s(file: Path) -> float:
-    return file.stat().st_mtime

@@ -13,6 +13,7 @@ from clusters.planner.recipes import refuse_what_cannot_fit
 from clusters.profiles import machines_of, profile_at
 from orchestrator.artifact import Artifact
 from orchestrator.attempt_id import AttemptId
+from orchestrator.commands.logs import event_pages
 from orchestrator.commands.plan import print_plan, warn_absent, warn_of_changed_code
 from orchestrator.commands.shared.formatting import duration_text
 from orchestrator.commands.shared.live_view import default_style, show_live
@@ -35,7 +36,6 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.outcome import next_commands, outcome_lines, summaries_of
 from orchestrator.commands.shared.stopping import StopSignals, grace_s
 from orchestrator.commands.shared.targets import Target, find_run
-from orchestrator.commands.status import event_pages
 from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
 from orchestrator.errors import CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.execution.cancelling import Cancellation

@@ -21,7 +21,7 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.outcome import next_commands, outcome_lines, shown_folder, state_text, summaries_of
 from orchestrator.commands.shared.targets import TargetCommand, check_not_taken_down, find_target
 from orchestrator.errors import RecipeError
-from orchestrator.execution.run_logs import RunLogs
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.reports.run_summary import StageSummary, number_text
 
 MAX_FILES = 20

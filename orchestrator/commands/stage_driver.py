@@ -29,10 +29,11 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.room import check_room
-from orchestrator.execution.run_logs import LOG_FORMAT, RunLogs
 from orchestrator.failures.classes import classified, report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
+from orchestrator.logs.lines import LineFormatter
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_from_json
 from orchestrator.store.copy_budget import cache_of_node
@@ -56,7 +57,9 @@ def stage_driver_command(
     run_id: str, stage_id: str, attempt_id: str, digest: str, epoch: int, memory_halvings: int, store: str
 ) -> int:
     """Run one attempt of one stage and write its outcome into the store."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout, force=True)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     opened = open_store(store)
     attempt = AttemptId(run_id=run_id, stage_id=stage_id, epoch=epoch, name=attempt_id)
     records = JobRecords(store=opened, attempt=attempt)
@@ -155,8 +158,8 @@ def _run(
 ) -> JobOutcome:
     # Logs of the workers only; this process logs to the job's output.
     logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
-    log_stem = logs.stem(request.attempt.name)
-    log_stem.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder / "scratch"
+    logs.folder.mkdir(parents=True, exist_ok=True)
     cache = cache_of_node(store.url)  # stays for the next stage on this node
     work = LocalAttempt(
         request=request,
@@ -164,8 +167,8 @@ def _run(
         ledger=ShardLedger(store, cache),
         cluster=cluster,
         tracker=tracker,
-        log_stem=log_stem,
-        scratch=folder / "scratch",
+        worker_logs=logs.of_workers(request.attempt.name, scratch),
+        scratch=scratch,
         is_stop_requested=stop.is_set,
     )
     check_room([request.planned], cluster)
@@ -188,7 +191,7 @@ def _run(
     finally:
         left.work = None
         cluster.close()
-        logs.finish(log_stem)
+        logs.finish(request.attempt.name, scratch)
     log.info("%s is committed as %s", request.attempt, artifact.fingerprint)
     return JobOutcome(progressed=True)
 

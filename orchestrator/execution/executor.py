@@ -22,7 +22,6 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.room import check_room
-from orchestrator.execution.run_logs import RunLogs
 from orchestrator.execution.run_loop import RunLoop
 from orchestrator.execution.stage_run import RunTools
 from orchestrator.execution.stop_events import StopEvents
@@ -32,6 +31,7 @@ from orchestrator.history.events import AttemptState
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.liveness.liveness import Liveness
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
 from orchestrator.planning.plan_file import plan_digest
 

@@ -25,6 +25,7 @@ from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import CancelledError, GateError, OrchestratorError, PrecheckError, StageCodeError
+from orchestrator.execution.attempt_log import log_result, log_start
 from orchestrator.execution.failed_output import failed_folder, keep_evidence
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
@@ -32,6 +33,7 @@ from orchestrator.execution.stage_context import AttemptContext
 from orchestrator.identity import config_to_json, to_json
 from orchestrator.installation.version import version_text
 from orchestrator.learning import PROVENANCE_LEARNED
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.plugins.loading import is_file_target
@@ -66,7 +68,7 @@ class LocalAttempt:
     ledger: ShardLedger
     cluster: Cluster
     tracker: Tracker
-    log_stem: Path
+    worker_logs: WorkerLogs
     scratch: Path  # of this attempt; deleted by `close`
     is_stop_requested: Callable[[], bool]
     _folder: AttemptFolder | None = None
@@ -88,13 +90,14 @@ class LocalAttempt:
         inputs = self._open_inputs()
         takedowns = read_takedowns(store)
         on_started()
+        log_start(planned, attempt, inputs, memory_halvings=request.memory_halvings)
         identity = read_identity(store)
         context = self._context = AttemptContext(
             planned=planned,
             attempt=attempt,
             folder=folder,
             scratch=self.scratch,
-            log_stem=self.log_stem,
+            worker_logs=self.worker_logs,
             artifacts_by_slot=inputs,
             tracker=CheckedTracker(tracker=self.tracker, stage_id=planned.id),
             checkpoints=StoredCheckpoints(
@@ -120,7 +123,9 @@ class LocalAttempt:
             kept = keep_evidence(context.evidence, failed_folder(self.artifacts.cache, attempt.name))
             raise type(error)(f"{error}{kept}") from error
         draft = self._draft(context, inputs, metrics)
-        return self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=False)
+        artifact = self.artifacts.commit(folder, draft, epoch=attempt.epoch, is_opened=False)
+        log_result(planned, attempt, artifact, metrics, seconds=time.time() - self._started_s)
+        return artifact
 
     def _metrics(self, context: AttemptContext) -> dict[str, float]:
         """What `run` of the stage returns, checked. Raises: whatever it raises; GateError."""

@@ -20,6 +20,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import FencedError, StageCodeError, StoreError
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
@@ -43,7 +44,7 @@ class AttemptContext:
     attempt: AttemptId
     folder: AttemptFolder
     scratch: Path
-    log_stem: Path
+    worker_logs: WorkerLogs
     artifacts_by_slot: Mapping[str, Sequence[Artifact]]
     tracker: Tracker
     checkpoints: StoredCheckpoints
@@ -195,7 +196,7 @@ class AttemptContext:
             resources=self.resources,
             retry=self.retry,
             scratch=self.scratch,
-            log_stem=str(self.log_stem),
+            logs=self.worker_logs,
             memory_halvings=self.memory_halvings,
             unit=unit,
             takedowns=self.takedowns,

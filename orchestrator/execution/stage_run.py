@@ -32,7 +32,6 @@ from orchestrator.errors import (
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
-from orchestrator.execution.run_logs import RunLogs
 from orchestrator.failures.classes import FailureReport, classify, report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.failures.retries import PastFailure, Retry, decide
@@ -43,6 +42,7 @@ from orchestrator.history.leases import LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.identity import config_to_json
 from orchestrator.liveness.liveness import DriverState, Liveness
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.reasons import QuarantineRetried
 from orchestrator.reference.kind_pages import kind_summary
@@ -275,6 +275,7 @@ class StageRun:
                 log.warning("%s is committed, although it failed after that: %s", attempt, error)
                 artifact = committed
             finally:
+                tools.logs.finish(attempt.name, tools.scratch / attempt.name)
                 work.close()
         gates = gates_to_json(gate_results(self._planned.spec, artifact.manifest.metrics))
         transition(AttemptState.COMMITTED, {"gates": gates} if gates else {}, artifact)
@@ -303,7 +304,7 @@ class StageRun:
             ledger=tools.ledger,
             cluster=tools.cluster,
             tracker=tracker,
-            log_stem=tools.logs.stem(attempt.name),
+            worker_logs=tools.logs.of_workers(attempt.name, tools.scratch / attempt.name),
             scratch=tools.scratch / attempt.name,
             is_stop_requested=tools.stop.is_set,
         )

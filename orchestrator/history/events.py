@@ -7,13 +7,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
 from orchestrator.artifact import JSON
 from orchestrator.documents.typed_json import JSONObject, record_from_json
 from orchestrator.redaction.masking import mask_secrets
+from orchestrator.times import iso_time
 
 EVENT_FORMAT = 1
 
@@ -133,11 +133,6 @@ def flatten(value: JSON, path: str = "") -> Iterator[tuple[str, str]]:
             yield from flatten(item, f"{path}.{index}")
     elif path:
         yield path, value if isinstance(value, str) else json.dumps(value)
-
-
-def iso_time(time_s: float) -> str:
-    """RFC 3339 text in UTC with microseconds, e.g. `2025-01-31T08:15:00.250000Z`."""
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def event_to_json(event: Event) -> dict[str, JSON]:

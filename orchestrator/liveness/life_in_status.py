@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from orchestrator.history.events import AttemptState, RunState, iso_time
+from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.run_status import RunStatus
 from orchestrator.liveness.liveness import UNFINISHED, DriverState, RunLife
+from orchestrator.times import iso_time
 
 
 def is_abandoned(state: RunState, life: RunLife) -> bool:

@@ -37,6 +37,7 @@ from orchestrator.shard_map.bisection import TrialFailure, find_failing_items, t
 from orchestrator.shard_map.groups import Grouping, call_of, results_of
 from orchestrator.shard_map.inquiries import TRANSIENT, Inquiries, fault_of_environment, quarantined_items
 from orchestrator.shard_map.map_events import report_death, report_quarantined
+from orchestrator.shard_map.map_log import MapLog
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.pending import Inquiry, PendingShard, Witnesses, WorkItem
 from orchestrator.shard_map.probes import Probes
@@ -71,12 +72,14 @@ class MapRun:
         quarantine_count: QuarantineCount,
         witnesses: Witnesses,
         packer: Packer,
+        map_log: MapLog,
     ) -> None:
         self._pending_shards, self._settings, self._tools = pending_shards, settings, tools
         self._quarantine_count, self._packer = quarantine_count, packer
         self._records: dict[str, StoredShard] = {}
-        self._witnesses = witnesses
+        self._witnesses, self._log = witnesses, map_log
         self._done_items = quarantine_count.num_items - sum(len(pending.shard.items) for pending in pending_shards)
+        self._items_before = self._done_items
         self._ready: list[tuple[bool, int, WorkItem]] = []  # heap: trials and probes before whole shards
         self._delayed: list[tuple[float, int, WorkItem]] = []  # heap by the time from which it may run
         self._sequence = itertools.count()
@@ -90,7 +93,7 @@ class MapRun:
             attempt=settings.attempt,
             hang_after_s=settings.retry.hang_after_s,
             scratch=settings.scratch,
-            log_stem=settings.log_stem,
+            logs=settings.logs,
             guard=settings.guard,
         )
         of_worker = WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib)
@@ -266,6 +269,9 @@ class MapRun:
         new = [entry for entry in record.outcome.quarantined if entry.reason not in known]
         self._count_quarantined(pending, new)
         self._done_items += len(pending.shard.items)
+        self._log.recorded(
+            record.outcome, items_done=self._done_items, items_made=self._done_items - self._items_before
+        )
         self._report_progress()
 
     def _report_progress(self) -> None:

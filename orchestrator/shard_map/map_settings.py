@@ -12,6 +12,7 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 
@@ -26,7 +27,7 @@ class MapSettings:
     resources: Resources
     retry: RetryPolicy
     scratch: Path
-    log_stem: str = ""  # see `HostSettings`
+    logs: WorkerLogs | None = None  # see `HostSettings`
     memory_halvings: int = 0
     unit: str = "items"
     takedowns: Sequence[Takedown] = ()

@@ -14,6 +14,7 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import fingerprint_of
 from orchestrator.redaction.masking import mask_config
+from orchestrator.shard_map.map_log import MapLog
 from orchestrator.shard_map.map_run import MapRun
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.pending import PendingShard, Witnesses
@@ -107,6 +108,14 @@ def map_shards(
     log_event = tools.tracker.log_event
     log_event("shards_planned", {"label": settings.label, "shards": len(shards), "reused": len(found)})
     quarantine_count.check()
+    map_log = MapLog(
+        _where(settings), num_shards=len(by_fingerprint), num_items=quarantine_count.num_items, unit=settings.unit
+    )
+    map_log.planned(
+        (stored.outcome for stored in found.values()),
+        num_missing=len(pending_shards),
+        workers=settings.resources.workers,
+    )
     _report_old_verdicts(settings, found.values())
     witnesses = Witnesses()
     for fingerprint, stored in found.items():
@@ -118,12 +127,14 @@ def map_shards(
         tools,
         quarantine_count=quarantine_count,
         witnesses=witnesses,
+        map_log=map_log,
         packer=packer,
     )
     try:
         made = run.run()
     finally:
         packer.close()  # also for the next attempt
+    map_log.finished()
     counts = {"made": len(made), "quarantined": quarantine_count.count}
     log_event("shards_finished", {"label": settings.label, "shards": len(shards), **counts})
     records = {**found, **made}

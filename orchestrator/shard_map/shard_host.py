@@ -25,6 +25,7 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError, StageCodeError
 from orchestrator.failures.classes import FailureReport, report_of
+from orchestrator.logs.worker_log import WorkerLog, WorkerLogs
 from orchestrator.shards import Quarantined, RemoteFolder, ShardInput, ShardOutcome, ShardWorker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.output_checks import files_in_writing, output_problem
@@ -41,7 +42,7 @@ class HostSettings:
     attempt: AttemptId
     hang_after_s: float
     scratch: Path  # on the controller's machine; where it cannot be made, the system's temporary folder is used
-    log_stem: str = ""  # "/logs/curate-1": each process writes "/logs/curate-1.worker-<pid>.log"
+    logs: WorkerLogs | None = None  # each process writes "curate-1.worker-<pid>.log" there
     guard: AttemptGuard | None = None  # of the stage attempt; asked before each record
 
 
@@ -69,8 +70,8 @@ class ShardHost:
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
         self._work: Callable[[ShardInput], ShardOutcome] | None = None
-        self._log_file = _open_log(settings.log_stem)
-        self._watchdog = _Watchdog(settings.hang_after_s, self._log_file)
+        log_file = settings.logs.open(f"worker-{os.getpid()}") if settings.logs is not None else sys.stderr
+        self._watchdog = _Watchdog(settings.hang_after_s, log_file)
 
     def start(self, worker: ShardWorker) -> HostInfo | FailureReport:
         """Prepare for the shards of a map, after releasing what an earlier map's worker holds."""
@@ -207,19 +208,6 @@ def _temporary_folder(scratch: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _open_log(stem: str) -> TextIO:
-    """Open the file for this process's log lines and stack dumps; standard error if the log folder is not writable."""
-    if not stem or not os.access(Path(stem).parent, os.W_OK):
-        return sys.stderr
-    file = Path(f"{stem}.worker-{os.getpid()}.log").open("a", buffering=1)  # noqa: SIM115 - open for the process's life
-    handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.INFO)
-    faulthandler.enable(file)
-    return file
-
-
 class _Watchdog:
     """Ends the process, after a stack dump, when the running work makes no progress for `limit_s`.
 
@@ -227,7 +215,7 @@ class _Watchdog:
     which runs outside Python and so also catches a call that never releases the interpreter.
     """
 
-    def __init__(self, limit_s: float, log_file: TextIO) -> None:
+    def __init__(self, limit_s: float, log_file: TextIO | WorkerLog) -> None:
         self._limit_s, self._log_file = limit_s, log_file
         self._lock = threading.Lock()
         self._folder: Path | None = None
@@ -262,7 +250,7 @@ class _Watchdog:
         now = time.monotonic()
         if now - self._restarted_at > self._limit_s * TIMER_PRECISION:
             self._restarted_at = now
-            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._log_file)
+            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._log_file.fileno())
 
     def _stop_timer(self) -> None:
         self._restarted_at = float("-inf")

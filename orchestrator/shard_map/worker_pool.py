@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from orchestrator.artifacts.shard_records import StoredShard
@@ -251,8 +250,9 @@ class WorkerPool(Generic[K]):
     def _ended_itself(self, worker: _Worker, elapsed_s: float) -> bool:
         """Whether a dead process hung: it writes its stacks and ends itself, which else looks like a kill."""
         limit_s = self._settings.hang_after_s
-        log_file = Path(f"{self._settings.log_stem}.worker-{worker.pid}.log")
-        if self._settings.log_stem and log_file.is_file():
+        logs = self._settings.logs
+        log_file = logs.path(f"worker-{worker.pid}") if logs is not None else None
+        if log_file is not None and log_file.is_file():
             return elapsed_s >= limit_s and STACKS_OF_HANG in log_file.read_bytes()
         return limit_s <= elapsed_s < limit_s + SECONDS_TO_END  # its log is on its node: it never made progress
 

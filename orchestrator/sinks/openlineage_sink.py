@@ -16,10 +16,11 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.manifest_summary import recorded_metrics
 from orchestrator.history.actors import ActorRecord, actor_of
-from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten, iso_time
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState, flatten
 from orchestrator.redaction.masking import mask_text
 from orchestrator.sinks.file_sinks import file_sink_name
 from orchestrator.sinks.line_file import LineFile
+from orchestrator.times import iso_time
 
 PRODUCER = "https://github.com/illume-orchestrator"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"

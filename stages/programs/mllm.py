@@ -56,6 +56,8 @@ class LanguagePass(nn.Module):
 
 
 class MllmProgram:
+    weight_unit = "tokens"
+
     def __init__(self, task: MllmTask, device: torch.device) -> None:
         config = task.config
         self._config, self._device = config, device

@@ -16,8 +16,9 @@ from orchestrator.errors import CancelledError, HangError, NodeLostError
 from orchestrator.stage import Checkpoint, StageContext
 from stages.training.checkpoint_files import PROGRESS_FILE
 from stages.training.config import LoopConfig
-from stages.training.program import ProgramClass, Task
+from stages.training.program import ProgramClass, Task, weight_unit_of
 from stages.training.spreads import SPREADS, spreads_of, spreads_to_json
+from stages.training.step_line import LinePace, step_figures, step_line
 from stages.training.workers.reports import Report
 from stages.training.workers.worker import WorkerSettings, worker_settings
 
@@ -69,7 +70,7 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     metrics: dict[str, float] = {}
     if latest is None or latest.step < loop.steps:
         with closing(_start_group(worker_settings(program_class, task, loop, context), context)) as group:
-            metrics = run_group(group, loop, context)
+            metrics = run_group(group, loop, context, unit=weight_unit_of(program_class))
         latest = context.checkpoints.latest()
     if latest is None or latest.step < loop.steps:
         if context.stop_requested():
@@ -90,9 +91,12 @@ def _start_group(settings: WorkerSettings, context: StageContext) -> WorkerGroup
     return RayTrainGroup(settings, context)
 
 
-def run_group(group: WorkerGroup, loop: LoopConfig, context: StageContext) -> dict[str, float]:
-    """Follow the workers until they end. Returns the newest value of each metric. Raises: see `train`."""
-    monitor = _GroupMonitor(group, loop, context)
+def run_group(group: WorkerGroup, loop: LoopConfig, context: StageContext, *, unit: str = "images") -> dict[str, float]:
+    """Follow the workers until they end. Returns the newest value of each metric. Raises: see `train`.
+
+    `unit`: of the weight of a micro-batch, for the log.
+    """
+    monitor = _GroupMonitor(group, loop, context, unit)
     while not group.wait(POLL_S):
         monitor.poll()
     monitor.poll()
@@ -107,9 +111,10 @@ def run_group(group: WorkerGroup, loop: LoopConfig, context: StageContext) -> di
 class _GroupMonitor:
     """Polls the worker reports, passes metrics and progress on, and kills a worker group that makes no progress."""
 
-    def __init__(self, group: WorkerGroup, loop: LoopConfig, context: StageContext) -> None:
-        self._group, self._loop, self._context = group, loop, context
+    def __init__(self, group: WorkerGroup, loop: LoopConfig, context: StageContext, unit: str) -> None:
+        self._group, self._loop, self._context, self._unit = group, loop, context, unit
         self._progressed_at: float | None = None  # None: no worker has started, e.g. while nodes are added
+        self._pace = LinePace()
         self.metrics: dict[str, float] = {}
         self.error: Exception | None = None  # the first that a worker raised on purpose
         self.processes: Mapping[int, tuple[str, int]] = {}  # rank -> node id, process id
@@ -128,6 +133,9 @@ class _GroupMonitor:
             self._progressed_at = time.monotonic()
             if metrics:
                 self.metrics = {**self.metrics, **metrics}  # a step without trained data has no losses
+                if self._pace.is_due(is_last=step == self._loop.steps):
+                    figures = step_figures(step, self._loop.steps, metrics)
+                    logger.info("%s: %s", self._context.stage_id, step_line(figures, unit=self._unit))
                 self._context.tracker.log_metrics(metrics, step=step)
             self._context.tracker.progress(step, self._loop.steps, "steps")
         if self._progressed_at is None and not report.processes:

@@ -24,11 +24,13 @@ from stages.training.checkpoint_saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Task, TrainingProgram, order_of
 from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
+from stages.training.step_line import DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S, process_memory_gib
 from stages.training.step_sums import StepSums
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_EXECUTION = TrainingExecution()
+STEP_WEIGHT = "step_weight"  # of all micro-batches of a step; becomes a rate
 
 
 class Reporter(Protocol):
@@ -118,7 +120,9 @@ def _train(
     began = time.monotonic()
     with CheckpointSaver(checkpoints, execution.keep_checkpoints, loop.skip_window) as saver:
         while step < loop.steps:
+            asked_at = time.monotonic()
             micro_batches = next(batches)
+            data_wait_s = time.monotonic() - asked_at
             try:
                 metrics, should_stop = trainer.step(step, micro_batches, stop=reporter.stop_requested())
             except NumericError as error:
@@ -130,6 +134,8 @@ def _train(
                 raise _NotFiniteError(f"{error}\nData step {data_step}", step=step, skips=progress.skips) from error
             step += 1
             metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
+            metrics |= {DATA_WAIT_S: data_wait_s, MEMORY_GIB: _memory_gib(worker)}
+            metrics[WEIGHT_PER_S] = metrics.pop(STEP_WEIGHT, 0.0) / (time.monotonic() - asked_at)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
             is_last = step == loop.steps or should_stop
             if worker.rank == 0 and (is_last or pace.is_due(step, is_writing=saver.is_writing)):
@@ -144,6 +150,12 @@ def _train(
             reporter.step(step, {**metrics, **timings})
             if should_stop:
                 return
+
+
+def _memory_gib(worker: WorkerRank) -> float:
+    if worker.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(worker.device) / 1024**3
+    return process_memory_gib()
 
 
 def _facts(
@@ -239,6 +251,7 @@ class _Trainer:
                 metrics.update(self._run_pass(training_pass, step, micro_batches, weight=weight, factor=factor))
         if self.averages:
             self.averages.update(step)
+        metrics[STEP_WEIGHT] = weight
         return metrics, num_stops > 0
 
     def _run_pass(

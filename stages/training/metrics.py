@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 LOOP_METRICS: Mapping[str, str] = {
     "steps_per_s": "optimizer steps per second of the attempt",
+    "weight_per_s": "trained tokens, or images, per second of the last step",
+    "data_wait_s": "seconds that the last step waited for its data",
+    "memory_gib": "most memory of rank 0: of its accelerator, else of its process",
     "data_steps_skipped": "steps of data passed over after a non-finite loss",
     "checkpoint_stall_s": "seconds that the last checkpoint held up training",
     "checkpoint_write_s": "seconds from its copy to its commit, beside training",

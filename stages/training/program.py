@@ -57,6 +57,12 @@ class TrainingProgram(Protocol):
         """Micro-batch `index` of a data step: data steps count optimizer steps and all skipped steps before them."""
 
 
+def weight_unit_of(program_class: "ProgramClass[Any]") -> str:
+    """What the weight of its micro-batches counts: the class attribute `weight_unit`, images by default."""
+    unit: str = getattr(program_class, "weight_unit", "images")  # not every program has it
+    return unit
+
+
 def order_of(program: TrainingProgram) -> str:
     """The program's `order`: a digest of what decides which data are in which micro-batch; "" if it has none."""
     return str(getattr(program, "order", ""))  # optional, as a program of generated data has nothing to compare

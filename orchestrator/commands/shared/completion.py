@@ -67,6 +67,12 @@ def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [*runs, *matching([f"{run}:{stage}" for stage in stages], incomplete)]
 
 
+def complete_stage_of_run(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The stages of the run on the command line, or of the newest."""
+    run = str(ctx.params.get("target") or ctx.params.get("run") or "last").partition(":")[0]
+    return matching(_stages_of_run(ctx, run), incomplete)
+
+
 def matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
     """The names that continue what was typed."""
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

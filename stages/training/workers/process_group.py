@@ -19,7 +19,7 @@ from orchestrator.errors import NodeLostError, PrecheckError
 from orchestrator.plugins.loading import file_of_module
 from orchestrator.stage import StageContext
 from stages.training.workers.reports import Report, WorkerReports
-from stages.training.workers.worker import WorkerSettings, kill_with_stacks
+from stages.training.workers.worker import WorkerSettings, kill_with_stacks, log_name
 
 NODE = "this machine"
 MAX_LAST_WORDS = 2000  # characters of the log of a worker that died
@@ -45,7 +45,7 @@ class ProcessGroup:
                 "that line from the profile, so that Ray assigns the GPUs"
             )
         settings.stacks.mkdir(parents=True, exist_ok=True)
-        self._stacks = settings.stacks
+        self._stacks, self._logs = settings.stacks, settings.logs
         self._reports = WorkerReports()
         self._pipes: dict[int, Connection[Any, Any]] = {}  # by rank, of the workers that have not ended
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
@@ -89,7 +89,7 @@ class ProcessGroup:
     def error(self) -> BaseException | None:
         for rank, worker in self._workers.items():
             if (code := worker.wait()) < 0 and rank not in self._stopped:
-                last_words = self._log_file(rank).read_text(errors="replace")[-MAX_LAST_WORDS:].strip()
+                last_words = self._printed(rank)[-MAX_LAST_WORDS:].strip()
                 return WorkerDiedError(f"training worker {rank} died: {Signals(-code).name}\n{last_words}".strip())
         return next(iter(self._failures.values()), None)
 
@@ -122,6 +122,11 @@ class ProcessGroup:
 
     def _log_file(self, rank: int) -> Path:
         return self._stacks / f"worker-{rank}.log"
+
+    def _printed(self, rank: int) -> str:
+        """What a worker printed before its log was open, and then."""
+        files = (self._log_file(rank), self._logs.output(log_name(rank)))
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
     def _stop_all(self) -> None:
         for rank, worker in self._workers.items():

@@ -1,6 +1,7 @@
 """One training worker, whoever started its process: what it is sent, what it reports, and how it runs the loop."""
 
 import faulthandler
+import logging
 import os
 import signal
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.stage import Checkpoints, RetryPolicy, StageContext
+from orchestrator.stage import Checkpoints, RetryPolicy, StageContext, WorkerLogs
 from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import ProgramClass, Task
+
+logger = logging.getLogger(__name__)
 
 REPORT_S = 0.5  # between two reports of a worker
 STACKS_S = 2.0  # time for a hung worker to write its stacks before it is killed
@@ -31,6 +34,7 @@ class WorkerSettings:
     checkpoints: Checkpoints
     cpus: float
     stacks: Path  # folder for the stacks of hung workers
+    logs: WorkerLogs
 
 
 def worker_settings(
@@ -45,6 +49,7 @@ def worker_settings(
         checkpoints=context.checkpoints,
         cpus=context.resources.cpus,
         stacks=context.scratch,
+        logs=context.worker_logs,
     )
 
 
@@ -90,6 +95,10 @@ class BatchingReporter:
         self._steps, self._sent_at = [], time.monotonic()
 
 
+def log_name(rank: int) -> str:
+    return f"rank-{rank}"
+
+
 def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, device: Any, link: DriverLink) -> None:
     """Run the training loop as one of its workers; the process group exists if there are several.
 
@@ -100,6 +109,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
     from stages.training.agreement import WorkerRank
     from stages.training.loop import run_worker
 
+    log = settings.logs.open(log_name(rank))
     torch.set_num_threads(max(1, int(settings.cpus)))
     dump_stacks_on_signal(settings.stacks)
     reporter = BatchingReporter(link, rank)
@@ -116,9 +126,14 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
         )
     except OrchestratorError as error:
         link.fail(error)
+        logger.error("%s", error)
+        raise
+    except Exception:
+        logger.exception("worker %d failed", rank)
         raise
     finally:
         reporter.flush()
+        log.close()
         link.close()
 
 

@@ -29,6 +29,7 @@ from orchestrator.execution.stop_events import StopEvents
 from orchestrator.history.attempts import AttemptIntent
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.run_status import run_status
+from orchestrator.logs.lines import time_of_line
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
 from orchestrator.stage import Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
@@ -502,6 +503,10 @@ def test_each_attempt_has_its_log(site: Site) -> None:
     assert "the number of two" not in logs["one-1-1.log"]
     assert "ConnectionError: gone" in logs["two-1-1.log"]
     assert [name for name, _ in site.workspace.logs(site.run_ids[-1], "one")] == ["one-1-1.log"]
+    for line in logs["one-1-1.log"].splitlines():
+        assert time_of_line(line) is not None
+    for said in ("one: attempt ", "one: config {", "one: resources {", "one: metrics: ", " is committed after "):
+        assert said in logs["one-1-1.log"]
 
 
 def test_scratch_folders_and_folders_of_failed_attempts_are_deleted(site: Site) -> None:

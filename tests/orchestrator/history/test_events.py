@@ -13,7 +13,6 @@ from orchestrator.history.events import (
     event_to_json,
     event_to_line,
     flatten,
-    iso_time,
 )
 
 plain_json = st.recursive(
@@ -55,10 +54,6 @@ def test_a_damaged_event_names_itself(damage: dict[str, object]) -> None:
 def test_an_event_of_a_newer_format_is_not_called_damaged() -> None:
     with pytest.raises(NewerFormatError, match="event r1/00000007: found format 2, expected 1"):
         event_from_json({"format": 2, "id": "r1/00000007", "sequence": "x"})
-
-
-def test_times_are_rfc_3339_in_utc() -> None:
-    assert iso_time(1738311300.25) == "2025-01-31T08:15:00.250000Z"
 
 
 def test_a_configuration_flattens_to_dotted_paths() -> None:

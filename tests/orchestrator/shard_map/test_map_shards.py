@@ -21,6 +21,7 @@ from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import CancelledError, StageCodeError
 from orchestrator.failures.classes import ClassifiedError, classify
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.plugins.loading import load_target
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import FinishedShard, map_shards, shard_fingerprint
@@ -39,6 +40,7 @@ MINE = """\
 from dataclasses import dataclass
 
 from orchestrator.shards import ShardOutcome
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.stage import StageKind
 
 
@@ -168,7 +170,12 @@ class Bench:
             resources=Resources(workers=2, cpus=1),
             retry=policy,
             scratch=self.folder / "scratch",
-            log_stem=str(self.folder / "squares-1"),
+            logs=WorkerLogs(
+                store=self.ledger.store,
+                folder="logs",
+                stem=str(self.folder / "squares-1"),
+                scratch=self.folder / "scratch",
+            ),
         )
         return replace(settings, **changes)  # type: ignore[arg-type]  # names and types are the caller's
 

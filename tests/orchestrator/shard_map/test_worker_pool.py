@@ -12,6 +12,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.capacity import WorkerResources
 from orchestrator.errors import NodeLostError
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings
 from orchestrator.shard_map.worker_pool import CallResult, IdleWorkers, WorkerPool
 from orchestrator.store.store import open_store
@@ -47,7 +48,7 @@ class Call:
         return HostInfo(pid=PID, host="node-1")
 
 
-def death(tmp_path: Path, *, works_s: float, starts: bool = True, log_stem: str = "") -> CallResult[Any]:
+def death(tmp_path: Path, *, works_s: float, starts: bool = True, logs: WorkerLogs | None = None) -> CallResult[Any]:
     """The result of a call whose process dies after so long."""
     settings = HostSettings(
         ledger=ShardLedger(open_store(tmp_path / "store"), tmp_path / "cache"),
@@ -55,7 +56,7 @@ def death(tmp_path: Path, *, works_s: float, starts: bool = True, log_stem: str 
         attempt=AttemptId.of("run", "work", epoch=1, number=1),
         hang_after_s=HANG_S,
         scratch=tmp_path,
-        log_stem=log_stem,
+        logs=logs,
     )
     pool: WorkerPool[str] = WorkerPool(
         Cluster(starts=starts),  # type: ignore[arg-type]  # a double
@@ -89,7 +90,9 @@ def test_a_process_that_was_killed_at_work_did_not_hang(
     tmp_path: Path, log: str, works_s: float, expected: FailureClass
 ) -> None:
     (tmp_path / f"work-1.worker-{PID}.log").write_text(log)
-    result = death(tmp_path, works_s=works_s, log_stem=str(tmp_path / "work-1"))
+    store = open_store(tmp_path / "store")
+    logs = WorkerLogs(store=store, folder="logs", stem=str(tmp_path / "work-1"), scratch=tmp_path)
+    result = death(tmp_path, works_s=works_s, logs=logs)
     assert result.died
     assert result.error is not None
     assert result.error.failure is expected

@@ -8,6 +8,8 @@ from typing import Any
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.attempt_id import AttemptId
+from orchestrator.logs.run_logs import RunLogs
+from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store.store import open_store
 
@@ -54,6 +56,12 @@ class TrainingContext:
     def output(self) -> Path:
         (self.folder / "output").mkdir(parents=True, exist_ok=True)
         return self.folder / "output"
+
+    @property
+    def worker_logs(self) -> WorkerLogs:
+        return RunLogs(store=open_store(self.folder / "store"), state=self.folder, run_id="run").of_workers(
+            self.attempt_id, self.scratch
+        )
 
     @property
     def checkpoints(self) -> StoredCheckpoints:

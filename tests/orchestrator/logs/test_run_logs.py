@@ -2,7 +2,7 @@ import logging
 import threading
 from pathlib import Path
 
-from orchestrator.execution.run_logs import RunLogs
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 
@@ -47,6 +47,7 @@ def test_logs_of_a_remote_store_are_uploaded_and_read_on_another_machine(
         stem = logs.stem(f"{RUN}-one-1-1")
         Path(f"{stem}.worker-7.log").write_text("from a worker")
         Path(f"{stem}.worker-8.log").write_text("")
+        logs.finish(f"{RUN}-one-1-1", tmp_path / "scratch")
     assert not Path(f"{stem}.worker-8.log").exists()
     found = logs_of(memory_store, tmp_path / "elsewhere").files()
     assert [file.name for file in found] == ["one-1-1.log", "one-1-1.worker-7.log"]

@@ -1,0 +1,43 @@
+import pytest
+
+from stages.training.step_line import FIRST_STEPS, LINE_S, LinePace, StepFigures, step_figures, step_line
+
+
+def test_the_line_of_a_step_has_what_an_engineer_asks_for() -> None:
+    metrics = {
+        "train/loss": 2.3091,
+        "train/lr": 7e-4,
+        "train/grad_norm": 1.0,
+        "steps_per_s": 1.8,
+        "weight_per_s": 3410.4,
+        "memory_gib": 0.613,
+        "data_wait_s": 0.0021,
+    }
+    assert step_line(step_figures(120, 2000, metrics)) == (
+        "step 120/2000, loss 2.309, lr 7.0e-04, 1.8 steps/s, 3,410 tokens/s, 0.61 GiB, data wait 0.002 s, 17 min left"
+    )
+
+
+def test_passes_are_told_apart_and_what_was_not_measured_is_left_out() -> None:
+    figures = StepFigures(
+        step=1, steps=2, losses={"generator": 2.0, "discriminator": 0.5}, learning_rates={"generator": 1e-5}
+    )
+    assert step_line(figures) == "step 1/2, loss generator 2, discriminator 0.5, lr 1.0e-05"
+
+
+def test_the_first_steps_and_the_last_have_a_line_and_then_one_every_few_seconds() -> None:
+    now = [0.0]
+    pace = LinePace(clock=lambda: now[0])
+    due = []
+    for step in range(1, 101):
+        now[0] += LINE_S / 20
+        if pace.is_due(is_last=step == 100):
+            due.append(step)
+    assert due[:FIRST_STEPS] == [1, 2, 3]
+    assert due[FIRST_STEPS:] == [23, 43, 63, 83, 100]
+
+
+@pytest.mark.parametrize(("left", "text"), [(90, "90 s"), (1200, "20 min"), (90000, "25.0 h")])
+def test_the_time_left_is_short(left: int, text: str) -> None:
+    line = step_line(StepFigures(step=0, steps=left, losses={}, learning_rates={}, steps_per_s=1.0))
+    assert line.endswith(f"{text} left")
