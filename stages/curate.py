@@ -288,7 +288,12 @@ def headline(metrics: Mapping[str, float]) -> str:
     kept = f"kept {metrics['keep']:,.0f} of {metrics['rows']:,.0f}"
     notes = [text.format(metrics[name]) for name, text in NOT_TRAINED.items() if metrics.get(name)]
     kept += f" ({', '.join(notes)})" if notes else ""
-    return f"{kept}: {', '.join(f'{count:,.0f} {reason}' for reason, count in most)}" if most else kept
+    shown = ", ".join(f"{count:,.0f} {reason}" for reason, count in most)
+    return f"{kept}: {shown}{_and_more(len(reasons) - len(most))}" if most else kept
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more reasons" if count > 0 else ""
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:
@@ -298,7 +303,7 @@ def _nothing_kept(output: Path, num_rows: int) -> str:
         return "found no record in its inputs; check the files that its ingest stages read"
     reasons: Mapping[str, int] = json.loads((output / "dataset.json").read_text())["reasons"]
     most = sorted(reasons.items(), key=lambda reason: -reason[1])[:NUM_SHOWN_REASONS]
-    found = ", ".join(f"{count} x {reason}" for reason, count in most)
+    found = ", ".join(f"{count} x {reason}" for reason, count in most) + _and_more(len(reasons) - len(most))
     return (
         f"found {num_rows} records and none to keep ({found}); loosen the thresholds in the stage's config, or repair "
         "the files that its ingest stages read"

@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 from orchestrator.artifact import Manifest
 from orchestrator.commands.shared.completion import complete_target
 from orchestrator.commands.shared.dataset_origin import dataset_origin
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -162,7 +162,7 @@ def audit_command(
     written += _describe(current, summary, descriptions)
     if as_json:
         found = summary_to_json(summary) | ({"drift": drift_to_json(drift)} if drift else {})
-        click.echo(json.dumps(found, indent=2))
+        echo_json("audit", found)
     else:
         click.echo(summary_text(summary) + (f"\n\n{drift_text(drift)}" if drift else ""))
     for line in written:

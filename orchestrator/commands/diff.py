@@ -1,6 +1,5 @@
 """`illume diff`: what differs between two runs."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.completion import complete_run
 from orchestrator.commands.shared.diff_page import write_diff_page
 from orchestrator.commands.shared.diff_text import run_diff_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -70,7 +70,7 @@ def diff_command(
         datasets = {} if no_data else dict(_datasets(workspace.artifacts, diff, examples, view))
     if as_json:
         data = {name: dataset_diff_to_json(found) for name, (found, _, _) in datasets.items()}
-        click.echo(json.dumps({**diff_to_json(diff), "data": data}, indent=1))
+        echo_json("diff", {**diff_to_json(diff), "data": data})
     else:
         click.echo(run_diff_text(diff, {name: dataset_diff_lines(found) for name, (found, _, _) in datasets.items()}))
     if page:

@@ -1,7 +1,6 @@
 """`illume doctor`: checks that everything a run needs is available; one line for each check, with advice."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from orchestrator.commands.shared.formatting import bytes_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -52,7 +52,7 @@ def doctor_command(locations: Locations, as_json: bool) -> int:
     """Check this machine, the store, the database and the tracker. Ends with 1 if there is a problem."""
     findings = [*_check_machine(), *_check_locations(locations)]
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        echo_json("doctor", {"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             click.echo(finding_text(finding))

@@ -1,6 +1,5 @@
 """`illume du`: the space that stages, runs and checkpoints take in the store."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -9,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.commands.shared.formatting import bytes_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
     Locations,
@@ -46,12 +46,8 @@ def du_command(target: str | None, locations: Locations, as_json: bool) -> None:
         where = workspace.store.url
     total, files = sum(space.bytes for space in spaces), sum(space.files for space in spaces)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"store": where, "bytes": total, "files": files, "places": [asdict(space) for space in spaces]},
-                indent=2,
-            )
-        )
+        places = [asdict(space) for space in spaces]
+        echo_json("du", {"store": where, "bytes": total, "files": files, "places": places})
         return
     if not spaces:
         click.echo("nothing is stored yet")

@@ -1,7 +1,6 @@
 """`illume estimate`: whether the trainings of a recipe fit, how long they take, and what they cost."""
 
 import datetime as dt
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from clusters.planner.timing import PeakShares
 from clusters.profiles import machines_of, profile_at
 from orchestrator.artifact import JSON
 from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
     Locations,
@@ -106,7 +106,7 @@ def estimate_command(
     estimates = estimate_plan(plan, machines, prices, assumptions)
     today = dt.datetime.now(tz=dt.UTC).date()
     if as_json:
-        click.echo(json.dumps(estimates_to_json(plan.recipe, estimates, prices, assumptions), indent=2))
+        echo_json("estimate", estimates_to_json(plan.recipe, estimates, prices, assumptions))
     else:
         print_estimates(estimates, machines, prices, assumptions)
     if prices.is_old(today):

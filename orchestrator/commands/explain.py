@@ -10,6 +10,7 @@ from orchestrator.artifact import Fingerprint
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.completion import complete_run, complete_target
 from orchestrator.commands.shared.formatting import short
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -80,7 +81,7 @@ def explain_command(
             before = {item["id"]: item["payload"] for item in other}
     chosen = [item for item in stages if stage in (None, item["id"])]
     if as_json:
-        click.echo(json.dumps(chosen, indent=2))
+        echo_json("explain", {"run_id": run, "stages": chosen})
         return
     click.echo(f"run {run}")
     kinds = stage_kinds()
@@ -123,7 +124,7 @@ def lineage_command(
         for line in lineage_events(chosen, recipes, store_url=store_url):
             click.echo(json.dumps(line))
     elif as_json:
-        click.echo(json.dumps(to_json(graph), indent=2))
+        echo_json("lineage", to_json(graph))
     else:
         click.echo(to_mermaid(graph) if mermaid else to_text(graph, found, direction), nl=False)
 

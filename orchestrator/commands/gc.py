@@ -1,6 +1,5 @@
 """`illume gc` and `illume pin`: deletes garbage from the store, and protects artifacts from deletion."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import click
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.shared.completion import complete_target
 from orchestrator.commands.shared.formatting import bytes_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -191,7 +191,7 @@ def _print_json(
         "collected": asdict(collected) if collected else None,
         "held": [_holder_to_json(holder) for holder in held],
     }
-    click.echo(json.dumps(report, indent=2))
+    echo_json("gc", report)
 
 
 def _holder_to_json(holder: Holder) -> dict[str, object]:

@@ -1,10 +1,10 @@
 """`illume index rebuild`: rebuilds the database from the store."""
 
-import json
 from dataclasses import asdict
 
 import click
 
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -35,7 +35,7 @@ def rebuild_command(locations: Locations, as_json: bool) -> None:
         if identity := read_identity(workspace.store):
             remember_store(workspace.database, identity.store_id)
     if as_json:
-        click.echo(json.dumps(asdict(report), indent=2))
+        echo_json("index rebuild", asdict(report))
         return
     click.echo(f"{report.runs} runs, {report.events} events, {report.artifacts} artifacts")
     for run_id in report.at_work:

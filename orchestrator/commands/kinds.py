@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.commands.shared.completion import matching
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import examples, json_option, plugin_option, stage_kinds
-from orchestrator.errors import OrchestratorError
+from orchestrator.documents.suggestions import expectation
+from orchestrator.errors import OrchestratorError, RecipeError
 from orchestrator.reference.config_keys import config_keys, walk
 from orchestrator.reference.kind_pages import (
     SECTIONS,
@@ -22,6 +24,7 @@ from orchestrator.reference.kind_pages import (
     kind_to_json,
     listed,
 )
+from orchestrator.reference.outputs import OUTPUTS, output_schema
 from orchestrator.reference.recipe_schema import recipe_schema
 
 
@@ -56,19 +59,26 @@ def kinds_command(name: str | None, as_json: bool) -> None:
     kinds = stage_kinds()
     if name is None:
         if as_json:
-            click.echo(json.dumps([kind_to_json(kind) for kind in kinds.values()], indent=2))
+            echo_json("kinds", {"kinds": [kind_to_json(kind) for kind in kinds.values()]})
         else:
             _print_list()
         return
     kind_name, keys = find_keys(name, kinds)
     is_whole_kind = name == kind_name and kind_name in kinds
     if as_json:
-        found = kind_to_json(kinds[kind_name]) if is_whole_kind else [key_to_json(key) for key in keys]
-        click.echo(json.dumps(found, indent=2))
+        if is_whole_kind:
+            echo_json("kinds KIND", kind_to_json(kinds[kind_name]))
+        else:
+            echo_json("kinds KIND.KEY", {"keys": [key_to_json(key) for key in keys]})
     elif is_whole_kind:
         click.echo(kind_text(kinds[kind_name], kinds))
     else:
         click.echo("\n".join([name, *key_lines(keys)]))
+
+
+def complete_output(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The commands whose JSON is described."""
+    return matching(OUTPUTS, incomplete)
 
 
 @click.command(
@@ -76,16 +86,29 @@ def kinds_command(name: str | None, as_json: bool) -> None:
     epilog=examples(
         "schema -o recipe.schema.json",
         "schema > recipe.schema.json",
+        "schema status # of `illume status --json`",
+        "schema --list # all outputs",
     ),
 )
+@click.argument("output", nargs=-1, shell_complete=complete_output)
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: print it.")
+@click.option("--list", "is_list", is_flag=True, help="List the outputs that have a schema.")
 @plugin_option
-def schema_command(out: Path | None) -> None:
-    """Write the JSON Schema of recipes, by which editors complete and check them.
+def schema_command(output: tuple[str, ...], out: Path | None, is_list: bool) -> None:
+    """Write the JSON Schema of recipes, by which editors complete and check them; or of what a command prints.
 
     The first line of a recipe names it: # yaml-language-server: $schema=recipe.schema.json
+
+    OUTPUT is the command whose --json is described, e.g. status, "status RUN", takedown list.
     """
-    text = json.dumps(recipe_schema(stage_kinds()), indent=1)
+    if is_list:
+        width = max(map(len, OUTPUTS))
+        click.echo("\n".join(f"{name:{width}}  {text}" for name, (text, _) in OUTPUTS.items()))
+        return
+    name = " ".join(output)
+    if name and name not in OUTPUTS:
+        raise RecipeError(f"found no output {name!r}; {expectation(name, OUTPUTS.keys())}")
+    text = json.dumps(output_schema(name) if name else recipe_schema(stage_kinds()), indent=1)
     if out is None:
         click.echo(text)
     else:

@@ -1,12 +1,11 @@
 """`illume plan` and `illume recipes`: shows what a recipe would run, and lists the built-in recipes."""
 
-import json
-
 import click
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.commands.shared.formatting import duration_text, short
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.options import (
     Locations,
@@ -60,9 +59,10 @@ def plan_command(
     if check:
         run_prechecks(plan)
     if as_json:
-        click.echo(json.dumps(plan_to_json(plan), indent=2))
+        echo_json("plan", plan_to_json(plan))
     else:
         print_plan(plan)
+    warn_of_changed_code(plan)
 
 
 def warn_absent(message: str) -> None:
@@ -79,7 +79,7 @@ def recipes_command(name: str | None, as_json: bool) -> None:
         return
     found = known_recipes()
     if as_json:
-        click.echo(json.dumps({name: str(file) for name, file in found.items()}, indent=2))
+        echo_json("recipes", {"recipes": {name: str(file) for name, file in found.items()}})
         return
     for recipe, file in found.items():
         first = next((line for line in file.read_text().splitlines() if line.startswith("#")), "")
@@ -87,7 +87,7 @@ def recipes_command(name: str | None, as_json: bool) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print a row per stage and a line of totals; warnings about changed code go to standard error."""
+    """Print a row per stage and a line of totals."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("stage", "kind", "action", "why", "estimate", "identity"):
         table.add_column(title, overflow="fold", no_wrap=title in ("stage", "kind", "action", "identity"))
@@ -108,7 +108,6 @@ def print_plan(plan: Plan) -> None:
         for line in preview_lines(stage.spec):
             click.echo(line)
     click.echo(totals_text(plan))
-    warn_of_changed_code(plan)
 
 
 def preview_lines(spec: StageSpec) -> list[str]:

@@ -16,6 +16,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.commands.logs import event_pages
 from orchestrator.commands.plan import print_plan, warn_absent, warn_of_changed_code
 from orchestrator.commands.shared.formatting import duration_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import default_style, show_live
 from orchestrator.commands.shared.options import (
     Locations,
@@ -149,7 +150,8 @@ def resume_command(
 @location_options
 @cluster_option
 @reason_option
-def cancel_command(run: str | None, locations: Locations, profile: str | None) -> None:
+@json_option
+def cancel_command(run: str | None, locations: Locations, profile: str | None, as_json: bool) -> None:
     """Ask a run to stop at its next commit point. Committed work is kept; `illume resume` continues.
 
     Works without a driver, too: jobs that outlived theirs are asked to stop, and the run is recorded as cancelled.
@@ -159,7 +161,15 @@ def cancel_command(run: str | None, locations: Locations, profile: str | None) -
         found = find_run(workspace.database, run)
         if found.state not in ACTIVE and not workspace.liveness.run(found.run_id).attempts:
             raise RecipeError(f"run {found.run_id}: found it {found.state.lower()}, so there is nothing to stop")
-        click.echo(cancellation_text(found.run_id, workspace.cancel(found.run_id, patience_s=CANCEL_PATIENCE_S)))
+        cancellation = workspace.cancel(found.run_id, patience_s=CANCEL_PATIENCE_S)
+        if as_json:
+            found_life = cancellation.life.describe()
+            echo_json(
+                "cancel",
+                {"run_id": found.run_id, "end": cancellation.end, "jobs": cancellation.jobs, "found": found_life},
+            )
+        else:
+            click.echo(cancellation_text(found.run_id, cancellation))
 
 
 def gate_overrides(overrides: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """`illume show` and `illume path`: what came out of a run or a stage, where it is, and what to type next."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -8,6 +7,7 @@ import click
 
 from orchestrator.artifact import JSON
 from orchestrator.commands.shared.formatting import bytes_text, duration_text, short, time_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -45,7 +45,7 @@ def show_command(target: str | None, locations: Locations, as_json: bool) -> Non
         steps = next_commands(workspace, found, summaries)
     if as_json:
         heading = {"run_id": found.run.run_id, "recipe": found.run.recipe, "state": found.run.state, "next": steps}
-        click.echo(json.dumps({**heading, "stages": [_summary_json(summary) for summary in summaries]}, indent=2))
+        echo_json("show", {**heading, "stages": [_summary_json(summary) for summary in summaries]})
         return
     run = found.run
     click.echo(f"run {run.run_id} of {run.recipe}: {run.state.lower()}, started {time_text(run.created_at)}")
@@ -61,7 +61,8 @@ def show_command(target: str | None, locations: Locations, as_json: bool) -> Non
 )
 @target_argument
 @location_options
-def path_command(target: str | None, locations: Locations) -> None:
+@json_option
+def path_command(target: str | None, locations: Locations, as_json: bool) -> None:
     """Print the folder of a stage's files, or of a run's logs, and nothing else: cd "$(illume path last:curated)".
 
     In a store elsewhere it is the address of the files.
@@ -69,7 +70,8 @@ def path_command(target: str | None, locations: Locations) -> None:
     with open_workspace(locations) as workspace:
         found = find_target(workspace.database, target)
         if found.stage_id is None:
-            click.echo(str(RunLogs(store=workspace.store, state=workspace.root, run_id=found.run.run_id).folder))
+            logs = RunLogs(store=workspace.store, state=workspace.root, run_id=found.run.run_id)
+            _print_path(str(logs.folder), as_json=as_json)
             return
         (summary,) = summaries_of(workspace, found, {})
         if not summary.folder:
@@ -79,7 +81,14 @@ def path_command(target: str | None, locations: Locations) -> None:
             f"run {found.run.run_id}: stage {found.stage_id!r} has no files; found it {state_text(summary.status)}, "
             "expected it to be done; continue with `illume resume`"
         )
-    click.echo(summary.folder)
+    _print_path(summary.folder, as_json=as_json)
+
+
+def _print_path(path: str, *, as_json: bool) -> None:
+    if as_json:
+        echo_json("path", {"path": path})
+    else:
+        click.echo(path)
 
 
 def stage_lines(summary: StageSummary) -> list[str]:

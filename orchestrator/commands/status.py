@@ -1,6 +1,5 @@
 """`illume status`: lists the runs, or shows the stages of one."""
 
-import json
 import time
 from dataclasses import asdict, replace
 
@@ -11,6 +10,7 @@ from rich.text import Text
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.logs import ENDED, event_pages
 from orchestrator.commands.shared.formatting import short, time_text
+from orchestrator.commands.shared.json_output import echo_json, run_to_json
 from orchestrator.commands.shared.live_view import (
     REFRESH_S,
     STATE_STYLES,
@@ -92,7 +92,7 @@ def _with_life(workspace: Workspace, status: RunStatus) -> RunStatus:
 def _print_runs(workspace: Workspace, limit: int, *, as_json: bool) -> None:
     found = list_runs(workspace.database, limit=limit)
     if as_json:
-        click.echo(json.dumps([asdict(run) for run in found], indent=2))
+        echo_json("status", {"runs": [run_to_json(run) for run in found]})
         return
     if not found:
         stored = len(workspace.store.folders(RUNS))
@@ -115,7 +115,7 @@ def _print_runs(workspace: Workspace, limit: int, *, as_json: bool) -> None:
 
 def _print_status(status: RunStatus, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(status), indent=2))
+        echo_json("status RUN", {**asdict(status), "run": run_to_json(status.run)})
         return
     terminal = console()
     if terminal.is_terminal:

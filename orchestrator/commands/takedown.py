@@ -17,6 +17,7 @@ from orchestrator.artifacts.takedowns import (
     takedown_to_json,
 )
 from orchestrator.commands.shared.formatting import bytes_text, duration_text
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -115,7 +116,7 @@ def plan_takedown(
         found = {name: [to_json(vars(match)) for match in matches] for name, matches in takedown_plan.matches.items()}
         report = {**record, "matches": found, "reruns": reruns, "unanswered": takedown_plan.unanswered,
                 "untraceable": takedown_plan.untraceable}  # fmt: skip
-        click.echo(json.dumps(report, indent=1))
+        echo_json("takedown plan", report)
     else:
         click.echo(takedown_plan_text(takedown_plan))
         if page:
@@ -220,7 +221,7 @@ def list_takedowns(locations: Locations, as_json: bool) -> None:
             {**takedown_to_json(receipt.takedown), "open": receipt.open_points, "complete": not receipt.open_points}
             for receipt in receipts
         ]
-        click.echo(json.dumps(listed, indent=1))
+        echo_json("takedown list", {"takedowns": listed})
         return
     today = datetime.now(UTC).date().isoformat()
     for receipt in receipts:

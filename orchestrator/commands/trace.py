@@ -1,12 +1,12 @@
 """`illume trace`: follows samples and images through a run."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -54,7 +54,7 @@ def trace_command(questions: "Questions", run: str | None, locations: Locations,
         plan = workspace.plan_of(found.run_id, stage_kinds(), allow_changed_kinds=True)
         trace = trace_run(workspace, plan, questions)
     if as_json:
-        click.echo(json.dumps(trace.to_json(), indent=1))
+        echo_json("trace", trace.to_json())
         return
     click.echo(f"run {found.run_id} of {plan.recipe}")
     click.echo(trace_text(trace))

@@ -1,6 +1,5 @@
 """`illume verify`: checks committed artifacts against their digests."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ import click
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.commands.shared.completion import complete_target
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -63,9 +63,7 @@ def verify_command(
             for key in damaged:
                 workspace.artifacts.heal(key)
     if as_json:
-        click.echo(
-            json.dumps({"checked": len(checked), "problems": [asdict(problem) for problem in problems]}, indent=2)
-        )
+        echo_json("verify", {"checked": len(checked), "problems": [asdict(problem) for problem in problems]})
     else:
         for problem in problems:
             click.echo(str(problem))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
+from orchestrator.documents.renames import new_key_text
 from orchestrator.identity import config_to_json
 from orchestrator.reference.comments import FieldComment, field_comments
 from orchestrator.stage import Location
@@ -64,6 +65,24 @@ def walk(keys: Sequence[ConfigKey]) -> Iterator[ConfigKey]:
     for key in keys:
         yield key
         yield from walk(key.keys)
+
+
+def renamed_path(config_class: type, path: str, where: str) -> str:
+    """What became of a key that had this path: `renamed to 'x'`, `moved to WHERE.execution.y`; "" if nothing did."""
+    for prefix, owner in _owners(config_class, "", ()):
+        if path.startswith(prefix) and (text := new_key_text([owner], path.removeprefix(prefix), where)):
+            return text.replace("renamed to '", f"renamed to '{prefix}")
+    return ""
+
+
+def _owners(config_class: type, prefix: str, above: tuple[type, ...]) -> Iterator[tuple[str, type]]:
+    """The classes in a configuration, each with the start of the paths of its keys."""
+    yield prefix, config_class
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        for found in classes_in(hints[field.name]):
+            if found not in above:
+                yield from _owners(found, f"{prefix}{field.name}.", (*above, config_class))
 
 
 def type_text(hint: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.artifact import JSON
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
-from orchestrator.reference.config_keys import ConfigKey, config_keys, walk
+from orchestrator.reference.config_keys import ConfigKey, config_keys, renamed_path, walk
 from orchestrator.stage import Gate, Resources, RetryPolicy, Slot, StageKind
 
 Kinds = Mapping[str, StageKind[Any]]
@@ -47,7 +47,10 @@ def find_keys(name: str, kinds: Kinds) -> tuple[str, list[ConfigKey]]:
     path = path.removeprefix("config.")
     found = [key for key in walk(keys) if key.path == path]
     if not found:
-        raise RecipeError(f"kind {kind_name!r} has no key {path!r}; {_near(path, keys)}")
+        renamed = renamed_path(known[kind_name], path, kind_name)
+        raise RecipeError(
+            f"kind {kind_name!r} has no key {path!r}; {f'it was {renamed}' if renamed else _near(path, keys)}"
+        )
     return kind_name, found
 
 

@@ -52,7 +52,7 @@ def action_text(action: Action) -> str:
 
 def action_to_line(action: Action) -> str:
     """One line of JSON."""
-    fields: dict[str, JSON] = {"at": iso_time(action.time), **asdict(action), "name": action.actor.name}
+    fields: dict[str, JSON] = {"format": 1, "at": iso_time(action.time), **asdict(action), "name": action.actor.name}
     return json.dumps(fields, sort_keys=True)
 
 

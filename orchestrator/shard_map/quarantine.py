@@ -39,6 +39,8 @@ class QuarantineCount:
             f"  {times} x {shortened(reason)}; first: {shortened(self.examples.get(reason, ''))}"
             for reason, times in self.reasons.most_common(NUM_TOP_REASONS)
         ]
+        if more := len(self.reasons) - len(lines):
+            lines.append(f"  and {more} more reasons; `illume events` has all of them")
         raise classified(
             FailureClass.DATA_POISON,
             f"{self.where}: found {self.count} of {self.num_items} items that cannot be worked on, expected at most "

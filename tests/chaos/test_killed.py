@@ -99,7 +99,7 @@ def test_every_artifact_has_the_bytes_of_an_undisturbed_run(story: Story, finish
 
 
 def test_the_same_command_continues_the_same_run(story: Story) -> None:
-    runs = story.desk.illume("status", "--json").data
+    runs = story.desk.illume("status", "--json").data["runs"]
     assert [(run["state"], run["epoch"]) for run in runs] == [("SUCCEEDED", 4)]
     assert "continuing run" in story.last_words
 

@@ -136,7 +136,7 @@ def test_a_store_that_ignores_put_if_absent_is_refused(
     assert answer.code == EXIT_UNUSABLE
     assert len(answer.err.splitlines()) == 1
     assert "second create" in answer.err
-    assert illume("status", "--json").data == []  # no run was begun
+    assert illume("status", "--json").data["runs"] == []  # no run was begun
 
 
 s3_server = orchestrator_fixtures.s3_server
@@ -170,7 +170,7 @@ def test_a_second_driver_of_a_run_is_refused_and_a_second_run_waits(drawing: Des
             other.wait_until(lambda: "waiting" in {event["kind"] for event in drawing.events()})
         driver.finish()
         last_words = other.finish()
-    runs = drawing.illume("status", "--json").data
+    runs = drawing.illume("status", "--json").data["runs"]
     assert [run["state"] for run in runs] == ["SUCCEEDED", "SUCCEEDED"]
     waited = [event["kind"] for event in drawing.events(runs[0]["run_id"])]
     assert {"waiting", "stage_reused"} <= set(waited)

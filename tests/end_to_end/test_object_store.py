@@ -62,5 +62,5 @@ def test_the_recipe_on_s3_and_postgresql_which_crashes_under_it(
     assert len(found) >= 3
     assert set(here.actions(*command).values()) == {"reuse"}
     assert set(elsewhere.actions(*command).values()) == {"reuse"}  # another machine: no index, no cache
-    assert elsewhere.illume("verify", "--json").data == {"checked": len(found), "problems": []}
+    assert elsewhere.illume("verify", "--json").data == {"format": 1, "checked": len(found), "problems": []}
     assert not (here.store).exists()

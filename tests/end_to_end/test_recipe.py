@@ -17,6 +17,7 @@ from referencing.jsonschema import DRAFT202012
 from orchestrator import library
 from stages import STAGE_KINDS
 from tests.end_to_end.desk import KINDS, TINY, Desk
+from tests.orchestrator.reference.test_outputs import check_output
 from tests.orchestrator.sinks.test_openlineage_sink import problems
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -191,7 +192,7 @@ def test_lineage_leads_from_the_export_to_the_generated_shapes(finished: Desk, s
 
 
 def test_verify_reads_every_file(finished: Desk) -> None:
-    assert finished.illume("verify", "--json").data == {"checked": len(ALL), "problems": []}
+    assert finished.illume("verify", "--json").data == {"format": 1, "checked": len(ALL), "problems": []}
 
 
 def test_only_checkpoints_of_finished_training_can_be_deleted(finished: Desk) -> None:
@@ -256,7 +257,8 @@ def test_the_library_traces_as_the_command_does(finished: Desk) -> None:
     name = "generation-train-000001"
     with library.Workspace.open(finished.folder / ".illume") as workspace:
         trace = workspace.trace(name, near=0)
-        assert json.loads(json.dumps(trace.to_json())) == finished.illume("trace", name, "--near", "0", "--json").data
+        shown = finished.illume("trace", name, "--near", "0", "--json").data
+        assert {"format": 1, **json.loads(json.dumps(trace.to_json()))} == shown
         assert workspace.trace(name, run="tiny", near=0) == trace
 
 
@@ -267,3 +269,16 @@ def test_the_finished_tokenizer_encodes_and_decodes_an_image(finished: Desk) -> 
         restored = tokenizer.decode(tokenizer.encode(image))
         assert restored.size == image.size
         assert workspace.tokenizer("tiny:tokenizer").encode(image).pixel_BYX.shape == (1, 8, 12)
+
+
+def test_what_commands_print_as_json_has_the_form_that_is_described(finished: Desk, tmp_path: Path) -> None:
+    name = "generation-train-000001"
+    for output, command in {
+        "audit": ("audit", "tiny:curated", "--no-page"),
+        "diff": ("diff", "last", "last"),
+        "trace": ("trace", name, "--near", "0"),
+        "takedown plan": ("takedown", "plan", name, "--near", "0", "--out", str(tmp_path / "t.json")),
+        "show": ("show", "tiny"),
+        "lineage": ("lineage", "tiny:exported"),
+    }.items():
+        check_output(output, finished.illume(*command, "--json").data)

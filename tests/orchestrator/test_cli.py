@@ -132,7 +132,7 @@ def actions(illume: Illume, *arguments: str) -> dict[str, str]:
 
 
 def newest(illume: Illume) -> dict[str, Any]:
-    runs: list[dict[str, Any]] = illume("status", "--json").data
+    runs: list[dict[str, Any]] = illume("status", "--json").data["runs"]
     return runs[0]
 
 

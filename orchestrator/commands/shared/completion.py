@@ -25,6 +25,10 @@ class ColonBashComplete(BashComplete):
     """Bash, whose words end at colons."""
 
     name = "bash"
+    # After the path of a setting its value follows, without a space.
+    source_template = BashComplete.source_template.replace(
+        "    return 0", "    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n\n    return 0"
+    )
 
     def get_completion_args(self) -> tuple[list[str], str]:
         typed, position = split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"])

@@ -15,14 +15,14 @@ from clusters.profiles import profile_at
 from orchestrator.actor import set_reason
 from orchestrator.commands.shared.completion import complete_run, complete_target, matching
 from orchestrator.documents.suggestions import expectation
-from orchestrator.errors import RecipeError, StoreError
+from orchestrator.errors import OrchestratorError, RecipeError, StoreError
 from orchestrator.planning.plan import PlanOptions
 from orchestrator.planning.reasons import CodePolicy
 from orchestrator.plugins.recipes import installed_recipes
 from orchestrator.plugins.table import all_kinds, kinds_of_targets, with_kinds
 from orchestrator.recipe.loading import Kinds, load_recipe
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text
-from orchestrator.stage import Recipe
+from orchestrator.stage import Recipe, Resources, RetryPolicy
 from orchestrator.workspace import Workspace
 
 Command = Callable[..., Any]
@@ -91,14 +91,43 @@ def complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: st
 
 def complete_stage_of_recipe(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The stages of the recipe on the command line."""
-    recipe = ctx.params.get("recipe") or next(iter(ctx.args), "")  # an option without its value leaves it in `args`
     try:
-        file = recipe_file(str(recipe))
-        data = parse_yaml(read_text(file), str(file)).data
+        return matching(_stages_of_recipe(ctx), incomplete)
     except RecipeError:
         return []
+
+
+def _stages_of_recipe(ctx: click.Context) -> dict[str, Any]:
+    """The stages as they are written. Raises: RecipeError: the recipe cannot be read."""
+    recipe = ctx.params.get("recipe") or next(iter(ctx.args), "")  # an option without its value leaves it in `args`
+    file = recipe_file(str(recipe))
+    data = parse_yaml(read_text(file), str(file)).data
     stages = data.get("stages") if isinstance(data, dict) else None
-    return matching(stages if isinstance(stages, dict) else (), incomplete)
+    return stages if isinstance(stages, dict) else {}
+
+
+def complete_override(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The paths that `--set` takes for the recipe on the command line, e.g. `stages.NAME.config.KEY=`."""
+    from orchestrator.reference.config_keys import config_keys, walk  # late: only needed here
+
+    try:
+        with ctx.scope(cleanup=False):
+            kinds = stage_kinds()
+        stages = _stages_of_recipe(ctx)
+    except OrchestratorError:
+        return []
+    found: list[CompletionItem] = []
+    for name, stage in stages.items():
+        kind = kinds.get(str(stage.get("kind"))) if isinstance(stage, dict) else None
+        own = {"config": kind.config, "execution": kind.execution} if kind else {}
+        sections = {**own, "resources": Resources, "retry": RetryPolicy}
+        for section, config_class in sections.items():
+            start = f"stages.{name}.{section}."
+            if start.startswith(incomplete) or incomplete.startswith(start):
+                keys = [key for key in walk(config_keys(config_class)) if not key.keys]
+                paths = [(f"{start}{key.path}=", key.comment) for key in keys]
+                found += [CompletionItem(path, help=text) for path, text in paths if path.startswith(incomplete)]
+    return found
 
 
 def recipe_options(command: Command) -> Command:
@@ -127,7 +156,14 @@ def recipe_options(command: Command) -> Command:
 
     decorators = [
         click.argument("recipe", shell_complete=complete_recipe),
-        click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="stages.NAME.config.KEY=VALUE"),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="stages.NAME.config.KEY=VALUE",
+            shell_complete=complete_override,
+        ),
         click.option(
             "--force",
             multiple=True,

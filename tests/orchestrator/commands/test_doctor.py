@@ -47,6 +47,6 @@ def test_only_a_problem_shows_its_advice() -> None:
 
 
 def test_doctor_reports_every_check(illume: Illume) -> None:
-    findings = {finding["name"]: finding for finding in illume("doctor", "--json").data}
+    findings = {finding["name"]: finding for finding in illume("doctor", "--json").data["findings"]}
     assert {"python", "ray", "torch", "store", "database", "disk", "memory", "extra ui"} <= findings.keys()
     assert findings["store"]["is_ok"]

@@ -14,13 +14,13 @@ illume = test_cli.illume
 def test_the_kinds_at_hand_are_listed(illume: Illume) -> None:
     lines = [line.split() for line in illume("kinds").out.splitlines()]
     assert next(line[:3] for line in lines if line[0] == "shout") == ["shout", "words", "words@1"]
-    assert [kind["name"] for kind in illume("kinds", "--json").data] == ["say", "shout", "faulty", "damaged"]
+    assert [kind["name"] for kind in illume("kinds", "--json").data["kinds"]] == ["say", "shout", "faulty", "damaged"]
 
 
 def test_one_kind_one_key_and_what_every_stage_takes(illume: Illume) -> None:
     assert "times whole number, required" in " ".join(illume("kinds", "shout").out.split())
     assert illume("kinds", "shout.fault").out.splitlines()[0] == "shout.fault"
-    assert [key["path"] for key in illume("kinds", "shout.fault", "--json").data] == ["fault"]
+    assert [key["path"] for key in illume("kinds", "shout.fault", "--json").data["keys"]] == ["fault"]
     assert "hang_after_s" in illume("kinds", "retry").out
 
 

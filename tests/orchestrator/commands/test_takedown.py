@@ -1,6 +1,5 @@
 """`illume takedown`: mistakes are named; applied takedowns are listed."""
 
-import json
 import re
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def test_a_takedown_is_applied_once_and_only_while_its_plan_covers_the_store(ill
     illume("takedown", "plan", "no-such-sample", "--id", "T1")
     applied = illume("takedown", "apply", "T1.takedown.json")
     assert "T1 is applied: 0 shards and 0 artifacts retracted, 0 models marked" in applied.out
-    assert [takedown["id"] for takedown in json.loads(illume("takedown", "list", "--json").out)] == ["T1"]
+    assert [takedown["id"] for takedown in illume("takedown", "list", "--json").data["takedowns"]] == ["T1"]
     again = illume("takedown", "plan", "no-such-sample", "--id", "T1")
     assert (again.code, "takedown 'T1' was already applied" in again.err) == (2, True)
 
@@ -60,7 +59,7 @@ def test_the_list_says_who_when_until_when_and_what_is_still_to_do(
     )
     assert "1 tainted artifacts  no note  no day given  2 to do: 1 folders are not deleted" in second
     assert "recipe 'words' was not run again since" in second
-    assert [known["complete"] for known in illume("takedown", "list", "--json").data] == [True, False]
+    assert [known["complete"] for known in illume("takedown", "list", "--json").data["takedowns"]] == [True, False]
     illume("gc", "--delete")
     illume("run", "words.yaml")
     assert illume("takedown", "list").out.splitlines()[1].endswith("complete")

@@ -34,7 +34,7 @@ def test_every_command_says_so_and_none_says_resume(
 ) -> None:
     if is_deleted:
         illume("gc", "--delete")
-    first = illume("status", "--json").data[-1]["run_id"]
+    first = illume("status", "--json").data["runs"][-1]["run_id"]
     answer = illume(*command.format(digits=taken_down[:12], first=first).split())
     text = answer.out + answer.err
     assert "taken down by T1 on 20" in text, text

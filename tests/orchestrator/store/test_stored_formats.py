@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 def test_runs_are_found_and_everything_is_reused(illume: Illume, store: Store) -> None:
     rebuilt = illume("index", "rebuild", "--json").data
     assert (rebuilt["runs"], rebuilt["problems"]) == (2, [])
-    assert [run["state"] for run in illume("status", "--json").data] == ["SUCCEEDED", "SUCCEEDED"]
+    assert [run["state"] for run in illume("status", "--json").data["runs"]] == ["SUCCEEDED", "SUCCEEDED"]
     assert set(actions(illume).values()) == {"reuse"}
     assert set(actions(illume, "--set", "stages.loud.config.times=3").values()) == {"reuse"}
     assert illume("verify", "--json").data == {"checked": 6, "problems": []}
