@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
@@ -54,6 +53,7 @@ from orchestrator.sinks.outbox import Outbox, Sink
 from orchestrator.store.copy_budget import CACHE_VARIABLE, budget_bytes, cache_of_node
 from orchestrator.store.store import Store, open_store, probe
 from orchestrator.store.store_identity import check_store, establish
+from orchestrator.times import iso_time
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ class Workspace:
         record_change(self.store, "takedown", [takedown.id])
         known = {recorded.id: recorded for recorded in read_takedowns(self.store)}.get(takedown.id)
         if known is None or takedown != replace(known, created=takedown.created, by=takedown.by):
-            applied = datetime.now(UTC).isoformat()
+            applied = iso_time(time.time())
             put_takedown(self.store, replace(takedown, created=applied, by=current_actor().name))
         retract_tainted(self.artifacts, takedown)
         with Outbox(self.database, self.sinks()) as outbox:

@@ -177,6 +177,6 @@ def _check_leases(workspace: Workspace) -> Iterator[Finding]:
         if run.state in (RunState.RUNNING, RunState.STOPPING):
             life = workspace.liveness.run(run.run_id)
             if is_abandoned(run.state, life):
-                found = f"{run.state.lower()}, but {life.describe()}"
+                found = f"{run.state}, but {life.describe()}"
                 advice = f"continue it with `illume resume {run.run_id}`"
                 yield Finding(name=f"run {run.run_id}", is_ok=False, found=found, advice=advice)

@@ -10,6 +10,7 @@ from rich.text import Text
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
+from orchestrator.commands.shared.narrow import print_table
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -77,6 +78,6 @@ def _print_totals(title: str, spaces: Sequence[Space], names: tuple[str, ...]) -
     table.add_column("", justify="right", no_wrap=True)
     for values, size in rows[:MAX_ROWS]:
         table.add_row(*(Text(value or "unknown") for value in values), Text(bytes_text(size)))
-    console().print(table)
+    print_table(table, console())
     if len(rows) > MAX_ROWS:
         click.echo(f"and {len(rows) - MAX_ROWS} more; --json has all")

@@ -21,6 +21,7 @@ from orchestrator.artifact import JSON
 from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
+from orchestrator.commands.shared.narrow import print_table
 from orchestrator.commands.shared.options import (
     Locations,
     cluster_option,
@@ -135,10 +136,10 @@ def print_estimates(
 ) -> None:
     trainings = [estimate for estimate in estimates if estimate.facts is not None]
     if trainings:
-        console().print(_cost_table(trainings))
+        print_table(_cost_table(trainings), console())
     if any(estimate.trainings for estimate in trainings):
         click.echo("")
-        console().print(_machine_table(trainings))
+        print_table(_machine_table(trainings), console())
     for line in _other_lines([estimate for estimate in estimates if estimate.facts is None]):
         click.echo(line)
     click.echo("")

@@ -11,6 +11,7 @@ from rich.text import Text
 from orchestrator.commands.shared.completion import matching
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
+from orchestrator.commands.shared.narrow import print_table
 from orchestrator.commands.shared.options import examples, json_option, plugin_option, stage_kinds
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import OrchestratorError, RecipeError
@@ -122,5 +123,5 @@ def _print_list() -> None:
         table.add_column(title, overflow="fold", no_wrap=title == "kind")
     for row in listed(stage_kinds()):
         table.add_row(*map(Text, row))
-    console().print(table)
+    print_table(table, console())
     click.echo(f"more: `illume kinds KIND`; every stage also takes {', '.join(SECTIONS)}: `illume kinds retry`")

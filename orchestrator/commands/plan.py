@@ -7,6 +7,7 @@ from rich.text import Text
 from orchestrator.commands.shared.formatting import duration_text, short
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
+from orchestrator.commands.shared.narrow import print_table
 from orchestrator.commands.shared.options import (
     Locations,
     complete_recipe,
@@ -101,7 +102,7 @@ def print_plan(plan: Plan) -> None:
             Text(duration_text(stage.estimate_s) if stage.estimate_s is not None else ""),
             Text(short(stage.fingerprint), style="dim"),
         )
-    console().print(table)
+    print_table(table, console())
     for stage in plan.to_run:
         if stage.spec.kind.amount is not None:
             click.echo(f"{stage.id}: {stage.spec.kind.amount(stage.spec.config)}")

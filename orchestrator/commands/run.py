@@ -160,7 +160,7 @@ def cancel_command(run: str | None, locations: Locations, profile: str | None, a
     with open_workspace(locations, profile) as workspace:
         found = find_run(workspace.database, run)
         if found.state not in ACTIVE and not workspace.liveness.run(found.run_id).attempts:
-            raise RecipeError(f"run {found.run_id}: found it {found.state.lower()}, so there is nothing to stop")
+            raise RecipeError(f"run {found.run_id}: found it {found.state}, so there is nothing to stop")
         cancellation = workspace.cancel(found.run_id, patience_s=CANCEL_PATIENCE_S)
         if as_json:
             found_life = cancellation.life.describe()

@@ -48,7 +48,7 @@ def show_command(target: str | None, locations: Locations, as_json: bool) -> Non
         echo_json("show", {**heading, "stages": [_summary_json(summary) for summary in summaries]})
         return
     run = found.run
-    click.echo(f"run {run.run_id} of {run.recipe}: {run.state.lower()}, started {time_text(run.created_at)}")
+    click.echo(f"run {run.run_id} of {run.recipe}: {run.state}, started {time_text(run.created_at)}")
     lines = outcome_lines(summaries) if found.stage_id is None else stage_lines(summaries[0])
     click.echo("\n".join(lines))
     click.echo("\n".join(["next:", *(f"  {step}" for step in steps)]))

@@ -20,6 +20,7 @@ from orchestrator.commands.shared.live_view import (
     stage_line,
     status_table,
 )
+from orchestrator.commands.shared.narrow import print_table
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -105,12 +106,12 @@ def _print_runs(workspace: Workspace, limit: int, *, as_json: bool) -> None:
     for title in ("run", "recipe", "state", "started", "plan", "message"):
         table.add_column(title, no_wrap=title != "message", overflow="fold")
     for run in found:
-        state = Text(run.state.lower(), style=STATE_STYLES.get(run.state, ""))
+        state = Text(run.state, style=STATE_STYLES.get(run.state, ""))
         if run.state in (RunState.RUNNING, RunState.STOPPING):
             run = _with_life(workspace, RunStatus(run=run, stages=())).run
         message = run.message.strip().splitlines()[0] if run.message.strip() else ""
         table.add_row(run.run_id, run.recipe, state, time_text(run.created_at), short(run.plan_digest), Text(message))
-    console().print(table)
+    print_table(table, console())
 
 
 def _print_status(status: RunStatus, *, as_json: bool) -> None:
@@ -119,9 +120,9 @@ def _print_status(status: RunStatus, *, as_json: bool) -> None:
         return
     terminal = console()
     if terminal.is_terminal:
-        terminal.print(status_table(status))
+        print_table(status_table(status), terminal)
         return
     message = f": {status.run.message}" if status.run.message else ""
-    click.echo(f"run {status.run.run_id} of {status.run.recipe}: {status.run.state.lower()}{message}")
+    click.echo(f"run {status.run.run_id} of {status.run.recipe}: {status.run.state}{message}")
     for stage in status.stages:
         click.echo(f"  {stage_line(stage)}")

@@ -14,6 +14,7 @@ from orchestrator.documents.typed_json import record_from_json
 from orchestrator.history.actors import ActorRecord, actor_record
 from orchestrator.store.layout import CHANGES
 from orchestrator.store.store import Store, read_record, record_bytes
+from orchestrator.times import iso_time
 
 MAX_SUBJECTS = 1000  # in a record; the number of all of them is beside it
 ChangeKind = Literal["takedown", "pin", "unpin", "gc", "heal", "gate_override", "relocate"]
@@ -37,7 +38,7 @@ def record_change(store: Store, what: ChangeKind, subjects: Sequence[str]) -> No
         return
     now = datetime.now(UTC)
     change = Change(
-        at=now.isoformat(),
+        at=iso_time(now.timestamp()),
         what=what,
         subjects=tuple(subjects[:MAX_SUBJECTS]),
         num_subjects=len(subjects),

@@ -35,7 +35,12 @@ class MaskedStream(io.TextIOBase):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
+        """Also bytes, as click writes them to a stream without a `buffer`; it knows text streams by an error for b""."""
+        if isinstance(text, bytes):
+            if not text:
+                raise TypeError("write() argument must be str, not bytes")
+            text = text.decode("utf-8", "replace")
         self._stream.write(mask_text(text))
         return len(text)
 

@@ -13,10 +13,10 @@ retracted or deleted. Stores of older versions have no identity until the next r
 """
 
 import socket
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 from orchestrator.artifact import JSON
@@ -24,6 +24,7 @@ from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import ForeignStoreError, UnreachableStoreError
 from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS, USES
 from orchestrator.store.store import Store, record_bytes
+from orchestrator.times import short_time
 
 IDENTITY_FORMAT = 1
 TOP_FOLDERS = (ARTIFACTS, SHARDS, PLANS, RUNS, USES)
@@ -56,7 +57,7 @@ def establish(store: Store, stage_kinds: Iterable[str] = ()) -> StoreIdentity:
     """
     identity = read_identity(store)
     if identity is None:
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = short_time(time.time())
         record: dict[str, JSON] = {"format": IDENTITY_FORMAT, "store_id": uuid.uuid4().hex, "created": created}
         store.put_new(IDENTITY, record_bytes(record))
         identity = read_identity(store)

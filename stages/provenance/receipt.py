@@ -1,8 +1,8 @@
 """The receipt of a takedown: what was tainted, what was deleted, what replaced it, and what is still open."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 from orchestrator.artifact import JSON
 from orchestrator.artifacts.takedowns import Takedown
@@ -11,6 +11,7 @@ from orchestrator.planning.plan import Plan, tainted_stages
 from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.attestation import statement
 from orchestrator.retention.taint_removal import tainted_files, unretracted_records
+from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 from stages.provenance.takedown import newest_plans, shards_holding
 
@@ -62,7 +63,7 @@ class Receipt:
             "took_effect": self.takedown.created,
             "applied_by": self.takedown.by,
             "due": self.takedown.due,
-            "issued": datetime.now(UTC).isoformat(),
+            "issued": iso_time(time.time()),
             "content": {kind: to_json(sorted(marks)) for kind, marks in self.takedown.content.items()},
             "deleted": [to_json(artifact) for artifact in deleted],
             "deleted_shards": [[key.stage_kind, key.fingerprint] for key in self.takedown.shards],

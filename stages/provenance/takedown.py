@@ -6,11 +6,11 @@ Everything in the store is searched, whichever run made it. What cannot be shown
 import hashlib
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from orchestrator.planning.store_view import plan_view
 from orchestrator.recipe.loading import Kinds
 from orchestrator.stage import Recipe
 from orchestrator.store.store import Store
+from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 from stages.provenance.declared import Declared, declared
 from stages.provenance.exposures import TrainingExposure, training_exposures
@@ -69,7 +70,7 @@ def make_takedown_plan(
     tombstones = _tombstones(workspace, stored, questions, matches)
     holding, counts = shards_holding(workspace, tombstones.digests)
     takedown_plan = TakedownPlan(
-        takedown=Takedown(id=takedown_id, note=note, created=datetime.now(UTC).isoformat(), content={}, due=due),
+        takedown=Takedown(id=takedown_id, note=note, created=iso_time(time.time()), content={}, due=due),
         state=store_state(workspace),
         matches=matches,
         datasets={

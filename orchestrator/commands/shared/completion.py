@@ -93,7 +93,7 @@ def _runs(ctx: click.Context) -> dict[str, str]:
         return {}
     recipes = {run.recipe: "its newest run" for run in known}
     last = {"last": "the newest run"} if known else {}
-    return {**last, **recipes, **{run.run_id: f"{run.recipe}, {run.state.lower()}" for run in known}}
+    return {**last, **recipes, **{run.run_id: f"{run.recipe}, {run.state}" for run in known}}
 
 
 def _stages_of_run(ctx: click.Context, run: str) -> list[str]:

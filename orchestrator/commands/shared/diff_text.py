@@ -31,7 +31,7 @@ def run_diff_text(diff: RunDiff, datasets: Mapping[str, Sequence[str]]) -> str:
 
 def run_text(outputs: RunOutputs) -> str:
     run = outputs.run
-    return f"{run.run_id}  {run.recipe}, {run.state.lower()}, {time_text(run.created_at)}"
+    return f"{run.run_id}  {run.recipe}, {run.state}, {time_text(run.created_at)}"
 
 
 def taken_down_lines(diff: RunDiff) -> list[str]:

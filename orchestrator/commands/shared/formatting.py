@@ -5,9 +5,9 @@ humanize either drops what matters (`naturaldelta`: 18120 s and 20000 s are both
 takes a line (`precisedelta`: "3 minutes and 7 seconds"). Counts are our own: `humanize.metric` makes 4100 "4.10 k".
 """
 
-from datetime import datetime
-
 from humanize import naturalsize
+
+from orchestrator.times import short_time
 
 SHORT_IDENTITY = 12  # hex digits: enough to distinguish the artifacts of one store
 
@@ -40,8 +40,8 @@ def bytes_text(number: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Local date and time of seconds since 1970."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    """Date and time of seconds since 1970, in UTC, as everywhere."""
+    return short_time(seconds)
 
 
 def short(identity: str) -> str:

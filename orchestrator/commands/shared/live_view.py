@@ -19,10 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.commands.shared.formatting import count_text, duration_text
+from orchestrator.commands.shared.narrow import fitted
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database import Database
 from orchestrator.history.events import Event, event_to_line
 from orchestrator.history.run_status import REUSED, RunStatus, StageStatus, run_status
+from orchestrator.times import short_time
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,6 @@ STATE_STYLES: Mapping[str, str] = {
     "LOST": "yellow",
     "CANCELLED": "yellow",
 }
-STATE_NAMES: Mapping[str, str] = {"INTENT": "starting", "COMMITTED": "done", "NOT_RUN": "not run",
-                                  "TAKEN_DOWN": "taken down"}  # fmt: skip
 
 
 class View(Protocol):
@@ -88,7 +88,7 @@ def show_live(
 def status_table(status: RunStatus, *, is_live: bool = False) -> Table:
     """A row per stage: state, progress, rate, time left, message. `is_live`: without the run's message."""
     run = status.run
-    title = f"{run.recipe}  run {run.run_id}  {run.state.lower()}{'  (stopping)' if run.cancel_requested else ''}"
+    title = f"{run.recipe}  run {run.run_id}  {run.state}{'  (stopping)' if run.cancel_requested else ''}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("stage", "state", "progress", "done", "rate", "time", "left", "message"):
         table.add_column(name, no_wrap=name != "message", overflow="fold", header_style="dim")
@@ -113,11 +113,12 @@ class TableView:
     """A table that is redrawn in place; log lines appear above it."""
 
     def __init__(self, terminal: Console | None = None) -> None:
-        self._live = Live(console=terminal or Console(), auto_refresh=False, transient=False)
+        self._terminal = terminal or Console()
+        self._live = Live(console=self._terminal, auto_refresh=False, transient=False)
         self._live.start()
 
     def show(self, status: RunStatus) -> None:
-        self._live.update(status_table(status, is_live=True), refresh=True)
+        self._live.update(fitted(status_table(status, is_live=True), self._terminal.width), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -138,7 +139,7 @@ class LinesView:
             self._show_stage(stage)
         if status.run.state != self._run_state:
             self._run_state = status.run.state
-            self._write(f"run {status.run.run_id}: {status.run.state.lower()}")
+            self._write(f"run {status.run.run_id}: {status.run.state}")
 
     def close(self) -> None:
         pass
@@ -173,10 +174,14 @@ class JsonView:
         pass
 
 
+def _write_with_time(line: str) -> None:
+    click.echo(f"{short_time(time.time())} {line}")
+
+
 def _view(style: Style, events: Callable[[int], list[Event]], after: int) -> View:
     if style == "table":
         return TableView()
-    return JsonView(events, after) if style == "json" else LinesView(time.monotonic)
+    return JsonView(events, after) if style == "json" else LinesView(time.monotonic, _write_with_time)
 
 
 def _follow(
@@ -223,8 +228,7 @@ def _cells(stage: StageStatus) -> tuple[Text | ProgressBar, ...]:
 
 
 def _state_text(stage: StageStatus) -> str:
-    word = STATE_NAMES.get(stage.state, stage.state.lower())
-    return f"{word} ({stage.failure_class})" if stage.failure_class else word
+    return f"{stage.state} ({stage.failure_class})" if stage.failure_class else stage.state
 
 
 def _done_text(stage: StageStatus) -> str:

@@ -1,11 +1,12 @@
 """What came out of a run, in lines, and the commands that go on from there; shown by `show` and when a run ends."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.takedowns import read_takedowns
-from orchestrator.commands.shared.live_view import STATE_NAMES
+from orchestrator.commands.shared.formatting import short
 from orchestrator.commands.shared.options import known_recipes
 from orchestrator.commands.shared.targets import Target, planned_stages
 from orchestrator.history.events import AttemptState, RunState
@@ -14,6 +15,7 @@ from orchestrator.reports.run_outputs import run_outputs
 from orchestrator.reports.run_summary import StageSummary, stage_summaries
 from orchestrator.reports.taken_down import with_takedowns
 from orchestrator.stage import StageKind
+from orchestrator.store.layout import ARTIFACTS
 from orchestrator.workspace import Workspace
 
 # artifact kind, without its version -> a command that looks at it
@@ -21,6 +23,7 @@ LOOKS: Mapping[str, str] = {
     "dataset": "illume audit {target}",
     "export": "illume generate 'a red circle' --run {run}",
 }
+ARTIFACT_FOLDER = re.compile(rf"\b{ARTIFACTS}/(?P<kind>[^/]+)/[0-9a-f]{{2}}/(?P<fingerprint>[0-9a-f]{{64}})\b")
 FAILED_STATES = (AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
 
 
@@ -38,7 +41,7 @@ def summaries_of(workspace: Workspace, target: Target, kinds: Mapping[str, Stage
 
 
 def outcome_lines(summaries: Sequence[StageSummary]) -> list[str]:
-    """Two lines for each stage: what came out, and where it is."""
+    """Two lines for each stage: what came out, and what its artifact is called in short."""
     width = max((len(summary.status.stage_id) for summary in summaries), default=0)
     lines: list[str] = []
     for summary in summaries:
@@ -49,7 +52,7 @@ def outcome_lines(summaries: Sequence[StageSummary]) -> list[str]:
             text = f"{text} ({state_text(summary.status)})" if summary.headline else text
         lines.append(f"  {summary.status.stage_id:{width}}  {text}")
         if summary.folder:
-            lines.append(f"  {'':{width}}  {shown_folder(summary.folder)}")
+            lines.append(f"  {'':{width}}  {short_folder(summary.folder)}")
     return lines
 
 
@@ -67,7 +70,16 @@ def next_commands(workspace: Workspace, target: Target, summaries: Sequence[Stag
     if target.stage_id is not None:
         return [*looks, f"illume explain {name}:{target.stage_id}", f"illume lineage {name}:{target.stage_id}"]
     last = [summary.status.stage_id for summary in summaries if summary.folder][-1:]
-    return [*looks, *(f"illume show {name}:{stage_id}" for stage_id in last), f"illume du {name}"]
+    shown = [
+        command for stage_id in last for command in (f"illume show {name}:{stage_id}", f"illume path {name}:{stage_id}")
+    ]
+    return [*looks, *shown, f"illume du {name}"]
+
+
+def short_folder(folder: str) -> str:
+    """Of the folder of an artifact its kind and the start of its identity; `illume path` prints the whole."""
+    match = ARTIFACT_FOLDER.search(folder)
+    return f"{match['kind']} {short(match['fingerprint'])}" if match else shown_folder(folder)
 
 
 def shown_folder(folder: str) -> str:
@@ -77,7 +89,7 @@ def shown_folder(folder: str) -> str:
 
 
 def state_text(status: StageStatus) -> str:
-    return STATE_NAMES.get(status.state, status.state.lower())
+    return status.state
 
 
 def _short_name(workspace: Workspace, run: RunSummary) -> str:

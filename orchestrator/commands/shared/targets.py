@@ -171,7 +171,7 @@ def artifact_of_stage(artifacts: ArtifactStore, status: RunStatus, stage_id: str
     if stored is None:
         check_not_taken_down(artifacts.store, status.run.run_id, stage)
         raise RecipeError(
-            f"run {status.run.run_id}: stage {stage_id!r} has no artifact; found it {stage.state.lower()}, "
+            f"run {status.run.run_id}: stage {stage_id!r} has no artifact; found it {stage.state}, "
             "expected it to be done; continue with `illume resume`"
         )
     return stored

@@ -1,10 +1,14 @@
 """`illume kinds` and `illume schema`: of the kinds at hand, also those of a plugin; wrong names."""
 
+import re
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from orchestrator.errors import RecipeError
+from orchestrator.reference.kind_pages import find_keys
+from stages import STAGE_KINDS
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import RECIPE, Illume
 
@@ -43,3 +47,13 @@ def test_the_schema_is_printed_or_written(illume: Illume, tmp_path: Path) -> Non
     assert Draft202012Validator(schema).is_valid(yaml.safe_load(RECIPE))
     assert illume("schema", "-o", "recipe.schema.json").out == "schema: recipe.schema.json\n"
     assert (tmp_path / "recipe.schema.json").read_text() == illume("schema").out
+
+
+def test_an_old_name_of_a_key_names_the_new_one() -> None:
+    for old, said in {
+        "train_mllm.loop.micros_per_step": "it was renamed to 'loop.micro_batches_per_step'",
+        "train_mllm.config.loop.micros_per_step": "it was renamed to 'loop.micro_batches_per_step'",
+        "tokenize_images.decode_threads": "it was moved to tokenize_images.execution.decode_threads",
+    }.items():
+        with pytest.raises(RecipeError, match=re.escape(said)):
+            find_keys(old, STAGE_KINDS)

@@ -10,6 +10,7 @@ import yaml
 
 from orchestrator.commands.shared.stopping import StopSignals
 from orchestrator.errors import EXIT_REQUEUE
+from orchestrator.planning.code_digest import CodeDigest
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import Illume, actions, newest
 
@@ -20,7 +21,7 @@ def test_a_recipe_runs_to_its_end(illume: Illume) -> None:
     answer = illume("run", "words.yaml")
     assert answer.code == 0, answer.err
     assert "3 to run, 0 reused, 0 skipped" in answer.out
-    assert "pair: done" in answer.out
+    assert "pair: COMMITTED" in answer.out
     assert actions(illume) == dict.fromkeys(("said", "loud", "pair"), "reuse")
     again = illume("run", "words.yaml")
     assert (again.code, again.out) == (0, f"nothing to run: everything exists since run {newest(illume)['run_id']}\n")
@@ -47,6 +48,15 @@ def test_a_forced_stage_is_made_again(illume: Illume) -> None:
         "loud": "COMMITTED",
         "pair": "COMMITTED",
     }
+
+
+def test_changed_code_is_warned_of_once(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> None:
+    illume("run", "words.yaml")
+    changed = CodeDigest(files={"tests/orchestrator/test_cli.py": "0" * 64})
+    monkeypatch.setattr("orchestrator.planning.store_view.code_of", lambda _kind: changed)
+    for command in (("plan",), ("plan", "--json"), ("run", "--set", "stages.pair.config.times=4")):
+        answer = illume(command[0], "words.yaml", *command[1:])
+        assert answer.err.count("warning: said is reused, though ") == 1, command
 
 
 def test_an_interrupted_forced_run_is_completed(illume: Illume, tmp_path: Path) -> None:
@@ -137,7 +147,7 @@ def test_a_profile_selects_the_cluster(illume: Illume, tmp_path: Path) -> None:
 def test_a_finished_run_cannot_be_cancelled(illume: Illume) -> None:
     illume("run", "words.yaml")
     answer = illume("cancel", "words")
-    assert (answer.code, "found it succeeded" in answer.err) == (2, True)
+    assert (answer.code, "found it SUCCEEDED" in answer.err) == (2, True)
 
 
 def test_detaching_needs_stages_that_outlive_the_process(illume: Illume) -> None:

@@ -1,5 +1,6 @@
 """`illume show` and `illume path`; a run ends with the same lines, also a run that failed."""
 
+import re
 from pathlib import Path
 
 from tests.orchestrator import test_cli
@@ -12,10 +13,11 @@ def test_a_run_ends_with_what_came_out_where_and_what_to_type_next(illume: Illum
     lines = illume("run", "words.yaml").out.splitlines()
     end = lines[next(number for number, line in enumerate(lines) if " is done, " in line) + 1 :]
     assert end[0].split() == ["said", "words", "1"]
-    folder = Path(end[1].strip())
-    assert not folder.is_absolute()
+    assert re.fullmatch(r" +say [0-9a-f]{12}", end[1])  # in short; whole by `illume path`
+    folder = Path(illume("path", "words:said").out.strip())
     assert (folder / "words.txt").read_text() == "hello"
-    assert end[-3:] == ["next:", "  illume show words:pair", "  illume du words"]
+    assert f"/say/{end[1].split()[1][:2]}/{end[1].split()[1]}" in str(folder)
+    assert end[-4:] == ["next:", "  illume show words:pair", "  illume path words:pair", "  illume du words"]
     assert illume("show", "last").out.splitlines()[1:] == end
 
 
@@ -24,7 +26,7 @@ def test_a_failed_run_ends_with_what_was_made_and_the_way_on(illume: Illume, tmp
     answer = illume("run", "words.yaml", "--set", f"stages.loud.config.fault={tmp_path / 'fault'}")
     assert answer.code == 1
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in answer.err.splitlines() if line.strip()}
-    assert (rows["said"], rows["loud"], rows["pair"]) == ("words 1", "failed", "not run")
+    assert (rows["said"], rows["loud"], rows["pair"]) == ("words 1", "FAILED", "NOT_RUN")
     assert "  illume logs words:loud\n  illume resume words\n" in answer.err
     assert answer.err.strip().splitlines()[-1].startswith("error: ") or "out of breath" in answer.err
 
@@ -32,7 +34,7 @@ def test_a_failed_run_ends_with_what_was_made_and_the_way_on(illume: Illume, tmp
 def test_one_stage_is_shown_with_metrics_and_files(illume: Illume, tmp_path: Path) -> None:
     illume("run", "words.yaml")
     shown = illume("show", "words:loud").out
-    assert "loud: done in " in shown
+    assert "loud: COMMITTED in " in shown
     assert "10 Bytes  words.txt" in shown
     assert "  illume explain words:loud" in shown
     (stage,) = illume("show", "words:loud", "--json").data["stages"]
@@ -62,4 +64,4 @@ def test_path_of_what_was_not_made_is_an_error(illume: Illume, tmp_path: Path) -
     illume("run", "words.yaml", "--set", f"stages.loud.config.fault={tmp_path / 'fault'}")
     answer = illume("path", "last:loud")
     assert (answer.code, answer.out) == (2, "")
-    assert "stage 'loud' has no files; found it failed, expected it to be done" in answer.err
+    assert "stage 'loud' has no files; found it FAILED, expected it to be done" in answer.err

@@ -58,4 +58,4 @@ def test_following_ends_where_nobody_is_at_work(illume: Illume) -> None:
     assert illume("events", "-f", RUN).code == 0
     listed = illume("status").out
     assert "its driver is frozen" in listed
-    assert "running, but its driver is frozen (process 4711 on host7)" in illume("doctor").out
+    assert "RUNNING, but its driver is frozen (process 4711 on host7)" in illume("doctor").out

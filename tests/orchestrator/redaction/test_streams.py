@@ -15,10 +15,11 @@ def test_nothing_reaches_the_terminal_with_a_secret(capsys: pytest.CaptureFixtur
     with masked_terminal():
         click.echo(f"one {TOKEN}")
         click.secho(f"two {TOKEN}", err=True)
+        click.echo(f"bytes {TOKEN}".encode())
         sys.stdout.writelines(["three ", TOKEN, "\n"])
         sys.stderr.write(f"four postgresql://me:hunter2@db/x {TOKEN}\n")
     shown = capsys.readouterr()
-    assert shown.out == "one ***\nthree ***\n"
+    assert shown.out == "one ***\nbytes ***\nthree ***\n"
     assert shown.err == "two ***\nfour postgresql://me:***@db/x ***\n"
 
 

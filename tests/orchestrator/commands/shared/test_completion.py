@@ -49,6 +49,25 @@ def test_runs_and_stages(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> Non
     assert completed(monkeypatch, "logs", "absent", ":") == []
 
 
+def test_the_paths_of_settings(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("run", "plan"):
+        loud = completed(monkeypatch, command, "words.yaml", "--set", "stages.loud.")
+        assert loud[:2] == ["stages.loud.config.times=", "stages.loud.config.fault="]
+        assert "stages.loud.resources.workers=" in loud
+        assert "stages.loud.retry.attempts=" in loud
+        assert completed(monkeypatch, command, "words.yaml", "--set", "stages.said.config.") == [
+            "stages.said.config.text="
+        ]
+    assert completed(monkeypatch, "run", "words.yaml", "--set", "stages.absent.") == []
+    assert completed(monkeypatch, "run", "absent.yaml", "--set", "stages.") == []
+
+
+def test_stages_of_a_run_complete_the_filter_of_its_logs(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> None:
+    illume("run", "words.yaml")
+    assert completed(monkeypatch, "logs", "--stage", "") == ["said", "loud", "pair"]
+    assert completed(monkeypatch, "events", "words", "--stage", "l") == ["loud"]
+
+
 def test_kinds_and_their_keys(illume: Illume, monkeypatch: pytest.MonkeyPatch) -> None:
     assert completed(monkeypatch, "kinds", "s") == ["say", "shout"]
     assert completed(monkeypatch, "kinds", "shout.") == ["shout.times", "shout.fault"]

@@ -54,9 +54,9 @@ def drawn(status: RunStatus) -> str:
 
 def test_the_table_shows_progress_rate_and_time_left() -> None:
     text = drawn(RunStatus(run=RUN, stages=(STAGE, WAITING)))
-    assert "quickstart  run 20250131-081500-abc123  running" in text
+    assert "quickstart  run 20250131-081500-abc123  RUNNING" in text
     line = next(line for line in text.splitlines() if "curated" in line)
-    for part in ("running", "250/1000 samples", "50/s", "5.0 s", "15 s", "━"):
+    for part in ("RUNNING", "250/1000 samples", "50/s", "5.0 s", "15 s", "━"):
         assert part in line
     assert "config.min_side: 64 -> 32" in next(line for line in text.splitlines() if "tokens" in line)
 
@@ -66,14 +66,14 @@ def test_square_brackets_of_a_message_are_shown_literally() -> None:
     text = drawn(RunStatus(run=RUN, stages=(broken,)))
     assert "[bold] ids [1, 2]" in text
     assert "more" not in text
-    assert "failed (data_poison)" in text
+    assert "FAILED (data_poison)" in text
 
 
 def test_a_stage_fits_on_one_line() -> None:
-    assert stage_line(STAGE) == "curated: running 250/1000 samples, 50/s, 15 s left"
-    assert stage_line(WAITING) == "tokens: waiting"
+    assert stage_line(STAGE) == "curated: RUNNING 250/1000 samples, 50/s, 15 s left"
+    assert stage_line(WAITING) == "tokens: WAITING"
     done = replace(STAGE, state="COMMITTED", done=1000, attempt=2, eta_s=None, elapsed_s=65.0)
-    assert stage_line(done) == "curated: done (attempt 2) in 1 min 05 s 1000/1000 samples"
+    assert stage_line(done) == "curated: COMMITTED (attempt 2) in 1 min 05 s 1000/1000 samples"
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_plain_lines_show_changes_at_once_and_progress_periodically(lines: list[
     failed = replace(STAGE, state="FAILED", eta_s=None, message="disk full")
     view.show(RunStatus(run=replace(RUN, state=RunState.FAILED, message="1 stage failed"), stages=(failed, WAITING)))
     assert lines == [
-        "curated: running 250/1000 samples, 50/s, 15 s left",
-        "run 20250131-081500-abc123: running",
-        "curated: running 500/1000 samples, 50/s, 15 s left",
-        "curated: failed 250/1000 samples: disk full",
-        "run 20250131-081500-abc123: failed",
+        "curated: RUNNING 250/1000 samples, 50/s, 15 s left",
+        "run 20250131-081500-abc123: RUNNING",
+        "curated: RUNNING 500/1000 samples, 50/s, 15 s left",
+        "curated: FAILED 250/1000 samples: disk full",
+        "run 20250131-081500-abc123: FAILED",
     ]
 
 
