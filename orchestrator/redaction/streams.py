@@ -36,7 +36,7 @@ class MaskedStream(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str | bytes) -> int:
-        """Also bytes, as click writes them to a stream without a `buffer`; it knows text streams by an error for b""."""
+        """Also bytes, as click writes them to a stream without a `buffer`. b"" is refused, as by all text streams."""
         if isinstance(text, bytes):
             if not text:
                 raise TypeError("write() argument must be str, not bytes")
