@@ -23,7 +23,6 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.history.changes import record_change
-from orchestrator.history.events import iso_time
 from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbage, delete_garbage, find_garbage
 from orchestrator.retention.holders import Holder, holders
 from orchestrator.retention.leftovers import Leftovers
@@ -32,6 +31,7 @@ from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads, keeps_versions
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
+from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 
 MAX_LISTED = 50
