@@ -211,9 +211,6 @@ def _exit_code(arguments: list[str], kinds: "Kinds | None") -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         return EXIT_FAILED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing reads the output any more
-        return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - the one boundary: a bug becomes a note
         if declared_failure(error) == "data":
             click.echo(f"error: {error}\n{DATA_ADVICE}", err=True)

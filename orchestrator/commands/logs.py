@@ -25,6 +25,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.logs.reading import LineFilter, LogLine, LogReader, by_file, by_time
 from orchestrator.logs.run_logs import RunLogs
+from orchestrator.redaction.streams import is_output_closed
 from orchestrator.reports.accountability import action_text, action_to_line, actions_of
 from orchestrator.times import iso_time, parse_time
 from orchestrator.workspace import Workspace
@@ -112,7 +113,7 @@ def logs_command(
             _print_files(shown, found, wanted)
             return
         _print_lines(by_time(line for of_file in shown.values() for line in of_file), as_json=as_json)
-        while not is_over:
+        while not is_over and not is_output_closed():
             time.sleep(REFRESH_S)
             is_over = _is_over(workspace, found.run.run_id)  # before reading, so that the last lines are read
             _print_lines(by_time(reader.read_new(is_over=is_over)), as_json=as_json)
@@ -169,7 +170,7 @@ def events_command(
                     if is_wanted and event.time >= (since or 0.0) and (pattern is None or pattern.search(text)):
                         click.echo(text)
                 last = page[-1].sequence
-            if is_over:
+            if is_over or is_output_closed():
                 return
             time.sleep(REFRESH_S)
 

@@ -34,6 +34,7 @@ from orchestrator.errors import StoreError
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import RunStatus, list_runs, run_status
 from orchestrator.liveness.life_in_status import is_abandoned, with_life
+from orchestrator.redaction.streams import is_output_closed
 from orchestrator.reports.taken_down import with_takedowns
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
@@ -72,7 +73,7 @@ def status_command(
                 workspace.database, run_id, style, pages, refine=lambda status: _with_life(workspace, status)
             ):
                 while (found := _with_life(workspace, run_status(workspace.database, run_id)).run).state not in ENDED:
-                    if is_abandoned(found.state, workspace.liveness.run(run_id)):
+                    if is_output_closed() or is_abandoned(found.state, workspace.liveness.run(run_id)):
                         break
                     time.sleep(REFRESH_S)
             if found.message and not as_json:

@@ -1,6 +1,7 @@
 """Streams and lines without secrets: for the terminal, and for what programs print."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,15 @@ class LineMasker:
 
 
 class MaskedStream(io.TextIOBase):
-    """Writes to another stream, without secrets. It has no `buffer`, so that nothing writes past it."""
+    """Writes to another stream, without secrets. It has no `buffer`, so that nothing writes past it.
+
+    Once nothing reads the stream any more, as after `| head`, what is written is dropped: a command goes on quietly and
+    ends with the code that it has anyway.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.is_broken = False  # nothing reads it any more
 
     def write(self, text: str | bytes) -> int:
         """Also bytes, as click writes them to a stream without a `buffer`. b"" is refused, as by all text streams."""
@@ -41,11 +47,21 @@ class MaskedStream(io.TextIOBase):
             if not text:
                 raise TypeError("write() argument must be str, not bytes")
             text = text.decode("utf-8", "replace")
-        self._stream.write(mask_text(text))
+        with self._unless_broken():
+            self._stream.write(mask_text(text))
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        with self._unless_broken():
+            self._stream.flush()
+
+    @contextmanager
+    def _unless_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self.is_broken = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -63,6 +79,11 @@ class MaskedStream(io.TextIOBase):
     @property
     def errors(self) -> str | None:  # type: ignore[override]  # as above
         return self._stream.errors
+
+
+def is_output_closed() -> bool:
+    """Whether nothing reads standard output any more, so that following something is of no use."""
+    return isinstance(sys.stdout, MaskedStream) and sys.stdout.is_broken
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """What is printed, also in parts and in lines, has no secrets; the streams stay what they were."""
 
 import io
+import os
 import sys
 
 import click
 import pytest
 
-from orchestrator.redaction.streams import LineMasker, MaskedStream, masked_terminal
+from orchestrator.redaction.streams import LineMasker, MaskedStream, is_output_closed, masked_terminal
 
 TOKEN = "hf_" + "aB3dE6gH9" * 4
 
@@ -29,6 +30,18 @@ def test_a_terminal_that_speaks_ascii_only_is_masked_too(monkeypatch: pytest.Mon
     with masked_terminal():
         click.echo(f"text {TOKEN}")
     assert raw.getvalue() == b"text ***\n"
+
+
+def test_output_that_nothing_reads_is_dropped_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with masked_terminal():
+            assert not is_output_closed()
+            for _ in range(3):
+                click.echo("line\n" * 10_000)
+            assert is_output_closed()
 
 
 def test_a_masked_stream_has_no_way_around_it() -> None:
