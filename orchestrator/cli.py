@@ -23,6 +23,7 @@ import click
 from orchestrator.actor import set_command
 from orchestrator.errors import EXIT_FAILED, EXIT_UNUSABLE, OrchestratorError, StoppedError, declared_failure
 from orchestrator.logs.lines import STAMP, LineFormatter
+from orchestrator.logs.output import uncaptured
 from orchestrator.redaction.masking import mask_text
 from orchestrator.redaction.streams import masked_terminal
 from orchestrator.times import short_time
@@ -168,7 +169,8 @@ class TerminalHandler(logging.Handler):
         self._shown_at = {text: at for text, at in self._shown_at.items() if record.created - at < REPEAT_S}
         if message_key not in self._shown_at:
             self._shown_at[message_key] = record.created
-            click.echo(line, err=True)
+            with uncaptured():
+                click.echo(line, err=True)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from orchestrator.stage import StageKind
 
 log = logging.getLogger(__name__)
 
+SHORT_IDENTITY = 12  # hex digits
 NUM_METRICS = 40  # of a line
 
 
@@ -30,7 +31,7 @@ def log_start(
         attempt,
         spec.kind.name,
         spec.kind.version,
-        planned.fingerprint,
+        planned.fingerprint[:SHORT_IDENTITY],
     )
     log.info(
         "%s: on %s, process %d, Python %s, illume %s, epoch %d",

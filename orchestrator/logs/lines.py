@@ -13,6 +13,7 @@ from orchestrator.redaction.streams import LineMasker
 from orchestrator.times import log_time
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
+_OWN = ("orchestrator.", "stages.", "data_pipelines.", "models.", "clusters.")
 OUTPUT = "output"  # in place of a logger: what a program printed
 
 
@@ -28,8 +29,13 @@ class LineFormatter(logging.Formatter):
         if STAMP.match(text):
             return text
         stamp = f"{log_time(record.created)} " if self._with_time else ""
-        head = f"{stamp}{record.levelname} {record.name}: "
+        head = f"{stamp}{record.levelname} {_short_name(record.name)}: "
         return "\n".join(head + line for line in text.splitlines() or [""])
+
+
+def _short_name(name: str) -> str:
+    """Of a module of this project its file, as people search for it; of other loggers the whole name."""
+    return name.rpartition(".")[2] if name.startswith(_OWN) else name
 
 
 class OutputFormatter:

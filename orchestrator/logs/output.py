@@ -89,6 +89,16 @@ def captured_output(append: Callable[[str], None]) -> Iterator[None]:
         _end_routing()
 
 
+@contextlib.contextmanager
+def uncaptured() -> Iterator[None]:
+    """What this thread prints in the block goes to the terminal: log lines for people, which the log has already."""
+    token = _print_to.set(None)
+    try:
+        yield
+    finally:
+        _print_to.reset(token)
+
+
 def _begin_routing() -> None:
     global _num_captures
     with _lock:

@@ -60,3 +60,12 @@ def test_events_are_filtered_too(illume: Illume) -> None:
     assert all(" loud " in line for line in loud)
     assert illume("events", "--grep", "COMMITTED").out.count("\n") == 3
     assert illume("events", "--since", "2999-01-01").out == ""
+
+
+def test_a_line_is_in_the_log_once_although_the_terminal_shows_it_too(illume: Illume, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    fault.write_text("fail")
+    illume("-v", "run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    lines = illume("logs", "last:loud").out.splitlines()
+    assert sorted(set(lines)) == sorted(lines)
+    assert any("out of breath" in line for line in lines)

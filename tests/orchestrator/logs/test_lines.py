@@ -18,6 +18,9 @@ def test_each_line_of_a_message_has_its_time_with_a_zone() -> None:
         "2025-01-31T08:15:00.250Z WARNING curate: lines of text",
     ]
     assert [time_of_line(line) for line in text.splitlines()] == [1738311300.25] * 2
+    own = record("text")
+    own.name = "orchestrator.execution.attempt_log"
+    assert LineFormatter(with_time=False).format(own) == "WARNING attempt_log: text"
     assert LineFormatter(with_time=False).format(record("short")) == "WARNING curate: short"
 
 

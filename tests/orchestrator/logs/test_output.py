@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.logs import output
-from orchestrator.logs.output import OutputTail, captured_output
+from orchestrator.logs.output import OutputTail, captured_output, uncaptured
 
 TOKEN = "hf_" + "aB3dE6gH9" * 4
 
@@ -26,11 +26,13 @@ def test_what_a_thread_prints_is_in_its_log_and_what_others_print_is_not(capsys:
         thread.start()
         thread.join()
         sys.stderr.write(f"an error {TOKEN}\n")
+        with uncaptured():
+            sys.stderr.write("for people\n")
         sys.stdout.write("goes on")
     sys.stdout.write("after\n")
     assert texts(lines) == ["first", "an error ***", "second goes on"]
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("by another thread\nafter\n", "")
+    assert (shown.out, shown.err) == ("by another thread\nafter\n", "for people\n")
 
 
 def test_two_attempts_at_a_time_print_into_their_own_logs() -> None:
