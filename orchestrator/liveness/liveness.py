@@ -16,12 +16,13 @@ from orchestrator.cluster.jobs import ENDED, JobLauncher
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.database import Database
-from orchestrator.history.events import RunState, iso_time
+from orchestrator.history.events import RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import attempt_names, find_attempt, open_attempts, run_state, run_states
 from orchestrator.liveness.job_records import JobRecords, job_id_of, jobs_folder
 from orchestrator.store.layout import RUNS
 from orchestrator.store.store import Store
+from orchestrator.times import iso_time
 
 log = logging.getLogger(__name__)
 
