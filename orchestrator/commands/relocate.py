@@ -1,11 +1,11 @@
 """`illume relocate`: lets the database and the tracker follow what has moved, and fills a tracker that is new."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -51,7 +51,7 @@ def relocate_command(timeout_s: float, locations: Locations, as_json: bool) -> i
         waiting = _fill(workspace, [run.run_id for run in reversed(runs)], timeout_s)
     if as_json:
         found = {"moves": [asdict(move) for move in moves], "addresses": changed, "runs": len(runs), "waiting": waiting}
-        click.echo(json.dumps(found, indent=2))
+        echo_json("relocate", found)
     else:
         for move in moves:
             click.echo(f"{move.kind}: {move.old} is now {move.new}")

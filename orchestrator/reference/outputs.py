@@ -214,6 +214,17 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
         an_object({"recipe": TEXT, "file": TEXT, "stages": a_list(an_object(PLANNED))}, optional={"plugins": ANY}),
     ),
     "recipes": ("the recipes that are known by name, with their files", an_object({"recipes": a_table(TEXT)})),
+    "relocate": (
+        "what has moved, and what was delivered there",
+        an_object(
+            {
+                "moves": a_list(an_object({"kind": TEXT, "old": TEXT, "new": TEXT})),
+                "addresses": WHOLE,
+                "runs": WHOLE,
+                "waiting": a_table(WHOLE),
+            }
+        ),
+    ),
     "show": (
         "what came out of a run or a stage",
         an_object(
