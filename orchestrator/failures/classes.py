@@ -77,6 +77,8 @@ def classify(error: BaseException) -> FailureClass:
     """
     links = list(_chain(error))
     evidence = [found for link in links for found in _evidence(link)]
+    if any(_is_of_network(_type_names(link)) for link in links):
+        evidence = [_on_its_way(found) for found in evidence]
     of_members = [classify(member) for link in links for member in _members(link)]
     candidates = [_strongest(evidence), *of_members]
     known = [failure for failure in candidates if failure is not FailureClass.UNKNOWN]
@@ -136,7 +138,7 @@ def _evidence(error: BaseException) -> list[_Evidence]:
             return [_Evidence(_OWN_ERRORS[base], _Weight.DELIBERATE)]
     if vars(error).get(PREEMPTED) is True:  # RayActorError
         return [_Evidence(FailureClass.PREEMPTED, _Weight.SPECIFIC)]
-    names = [_type_name(base) for base in type(error).__mro__]
+    names = _type_names(error)
     if failure := _named(names, known_types.PRECISE):
         return [_Evidence(failure, _Weight.SPECIFIC)]
     if _members(error) or any(isinstance(vars(error).get(name), BaseException) for name in WRAPPED_ERRORS):
@@ -155,8 +157,22 @@ def _by_default(names: Sequence[str]) -> FailureClass | None:
     """What types say whose message said nothing."""
     if failure := _named(names, known_types.BY_DEFAULT):
         return failure
-    of_network = any(name.partition(":")[0] in known_types.NETWORK_LIBRARIES for name in names)
-    return FailureClass.INFRA_TRANSIENT if of_network else None
+    return FailureClass.INFRA_TRANSIENT if _is_of_network(names) else None
+
+
+def _is_of_network(names: Sequence[str]) -> bool:
+    return any(name.partition(":")[0] in known_types.NETWORK_LIBRARIES for name in names)
+
+
+def _on_its_way(found: _Evidence) -> _Evidence:
+    """Broken data that a client of a network met, e.g. in decoding a response, was damaged on its way."""
+    if found.failure is not FailureClass.DATA_POISON or found.weight is _Weight.DELIBERATE:
+        return found
+    return _Evidence(FailureClass.INFRA_TRANSIENT, _Weight.SPECIFIC)
+
+
+def _type_names(error: BaseException) -> list[str]:
+    return [_type_name(base) for base in type(error).__mro__]
 
 
 def _type_name(kind: type) -> str:
@@ -205,8 +221,17 @@ def _of_kind(kind: type, text: str, number: int | None) -> _Evidence | None:
         return said or _Evidence(FailureClass.USER_CODE, _Weight.GENERIC)
     if issubclass(kind, OSError):
         missing = issubclass(kind, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
-        return _of_errno(errno.ENOENT if number is None and missing else number, text)
+        if number is None:
+            number = errno.ENOENT if missing else _quoted_errno(text)
+        return _of_errno(number, text)
     return None
+
+
+def _quoted_errno(text: str) -> int | None:
+    """The error number in a message, as HDF5 and Arrow quote it; None if it is none of this system's."""
+    quoted = _NUMBER.search(text)
+    number = int(quoted[1]) if quoted else None
+    return number if number in errno.errorcode else None
 
 
 def _of_errno(number: int | None, text: str) -> _Evidence | None:
@@ -216,7 +241,9 @@ def _of_errno(number: int | None, text: str) -> _Evidence | None:
         return _Evidence(FailureClass.HOST_OOM, _Weight.SPECIFIC)
     if number in known_types.BROKEN_NODE_ERRNOS:
         return _Evidence(FailureClass.NODE_LOST, _Weight.SPECIFIC)
-    if number in known_types.TRANSIENT_ERRNOS:
+    if (
+        number in known_types.TRANSIENT_ERRNOS or "No usable temporary directory" in text
+    ):  # full or read-only, says ENOENT
         return _Evidence(FailureClass.INFRA_TRANSIENT, _Weight.SPECIFIC)
     return _Evidence(FailureClass.USER_CODE, _Weight.GENERIC)
 

@@ -60,6 +60,7 @@ PRECISE: dict[str, F] = {
     "botocore:HTTPClientError": F.INFRA_TRANSIENT,  # parent of those of connections, time-outs and TLS
     "google:ServerError": F.INFRA_TRANSIENT,
     "google:TooManyRequests": F.INFRA_TRANSIENT,
+    "huggingface_hub:LocalEntryNotFoundError": F.INFRA_TRANSIENT,  # not in the cache, and the hub did not answer
     "PIL:UnidentifiedImageError": F.DATA_POISON,
     "PIL:DecompressionBombError": F.DATA_POISON,
     "gzip:BadGzipFile": F.DATA_POISON,
@@ -119,5 +120,5 @@ TRANSIENT_ERRNOS = _numbers(
     "ETIMEDOUT ETIME ENETDOWN ENETUNREACH ENETRESET EHOSTDOWN EHOSTUNREACH ECONNREFUSED ECONNRESET ECONNABORTED EPIPE "
     "ESHUTDOWN EADDRINUSE EADDRNOTAVAIL EALREADY EINPROGRESS ENONET ENOLINK ECOMM EPROTO ENOSR "
     "EBADRPC ERPCMISMATCH EPROGUNAVAIL EPROGMISMATCH EKEYEXPIRED EOWNERDEAD ENOTRECOVERABLE"
-)
+) | frozenset(range(512, 532))  # of Linux alone; NFS lets some out, e.g. 524: not supported
 BROKEN_NODE_ERRNOS = frozenset({133})  # EHWPOISON of Linux, which Python does not name: a broken memory page

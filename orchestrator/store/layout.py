@@ -22,12 +22,13 @@ from typing import Literal
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import StoreError
+from orchestrator.store.objects import IDENTITY as IDENTITY
 from orchestrator.store.store import Store
 
 PACKS = "packs"  # in the folder of a stage kind's shards
 ARTIFACTS, SHARDS, PLANS, RUNS, USES = "artifacts", "shards", "plans", "runs", "uses"
 CHANGES = "changes"
-IDENTITY, FOLDERS, MARKER = "STORE.json", "folders", "STORE"  # see store_identity.py
+FOLDERS, MARKER = "folders", "STORE"  # see store_identity.py
 _FINGERPRINT = re.compile("[0-9a-fA-F]{64}")
 STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number
 

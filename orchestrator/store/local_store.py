@@ -1,6 +1,9 @@
 """A store in a folder of a POSIX disk. Objects appear completely or not at all, and are durable when a call returns.
 
 A record is written in steps: temporary file, fsync, `link` to its name (which never replaces), fsync of the folder.
+
+Rule: a store that had its identity file and has it no more is not mounted. Then nothing is written, as it would end up
+in the folder below the mount, and nothing is called missing.
 """
 
 import errno
@@ -11,13 +14,21 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, UnreachableStoreError
 from orchestrator.store.group_sharing import share_file, share_folder
-from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key, file_digest
+from orchestrator.store.objects import (
+    CHUNK_BYTES,
+    IDENTITY,
+    MAX_RECORD_BYTES,
+    Digest,
+    StoredObject,
+    check_key,
+    file_digest,
+)
 
 TEMPORARY = ".tmp"  # inside the store, so that linking a file to its name stays on one disk
 LINK_TRIES = 5  # a concurrent deletion may remove the folder of a new object
@@ -30,6 +41,7 @@ class LocalStore:
     """Objects are files below `root`, which is made by the first write; folders exist only while they contain some."""
 
     root: Path
+    seen: set[str] = field(default_factory=set, compare=False, repr=False)  # the identity file, once it was there
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
@@ -58,7 +70,10 @@ class LocalStore:
             try:
                 with path.open("rb") as file:
                     data = file.read(MAX_RECORD_BYTES + 1)
+                if key == IDENTITY:
+                    self.seen.add(IDENTITY)
             except (FileNotFoundError, NotADirectoryError):
+                self._check_mounted()
                 return None
         if len(data) > MAX_RECORD_BYTES:
             raise StoreError(f"{path}: found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
@@ -70,7 +85,8 @@ class LocalStore:
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         with self._explain_errors(prefix, "list"):
-            folders = [entry.name for entry in _entries(self.local(prefix)) if entry.is_dir(follow_symlinks=False)]
+            entries = self._entries(self.local(prefix))
+            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         return tuple(name for name in folders if name != TEMPORARY)
 
     def delete(self, key: str) -> None:
@@ -105,6 +121,7 @@ class LocalStore:
             try:
                 source = self.local(key).open("rb")
             except (FileNotFoundError, NotADirectoryError):
+                self._check_mounted()
                 return None
             with source, path.open("wb") as target:
                 return copy_hashed(source, target)
@@ -112,13 +129,15 @@ class LocalStore:
     def digest(self, key: str) -> Digest | None:
         path = self.local(key)
         with self._explain_errors(key, "read"):
-            try:
-                return file_digest(path) if path.is_file() else None
-            except FileNotFoundError:
-                return None
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    return file_digest(path)
+            self._check_mounted()
+            return None
 
     def link(self, source: str, target: str) -> None:
         with self._explain_errors(target, f"link '{source}' to"):
+            self._check_mounted()
             path = self.local(source)
             if _is_linked(path, self.local(target)):
                 return
@@ -133,6 +152,7 @@ class LocalStore:
 
     def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
         """Write a temporary file and link it to `target`; False if that name exists."""
+        self._check_mounted()
         temporary = self.root / TEMPORARY / uuid.uuid4().hex
         make_folders(temporary.parent)
         try:
@@ -150,7 +170,7 @@ class LocalStore:
 
     def _walk(self, folder: str, prefix: int) -> Iterator[StoredObject]:
         """The files below a folder, whose keys are their paths after the first `prefix` characters."""
-        for entry in _entries(folder):
+        for entry in self._entries(folder):
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != TEMPORARY:
                     yield from self._walk(entry.path, prefix)
@@ -159,6 +179,23 @@ class LocalStore:
                     found = entry.stat(follow_symlinks=False)
                     key = entry.path[prefix:]
                     yield StoredObject(key=key, bytes=found.st_size, modified_s=found.st_mtime)
+
+    def _entries(self, folder: Path | str) -> Sequence[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            self._check_mounted()
+            return []
+
+    def _check_mounted(self) -> None:
+        """Raises: UnreachableStoreError: the store had its identity file, and has not now."""
+        if (self.root / IDENTITY).exists():
+            self.seen.add(IDENTITY)
+        elif self.seen:
+            raise UnreachableStoreError(
+                f"{self.url}: '{IDENTITY}' was there and is not now. Is the folder still mounted? Nothing was written"
+            )
 
     @contextmanager
     def _explain_errors(self, key: str, action: str) -> Iterator[None]:
@@ -265,14 +302,6 @@ def link_new(temporary: Path, target: Path) -> bool:
             return os.path.samefile(temporary, target)
         return True
     raise FileNotFoundError(errno.ENOENT, "the folder is removed repeatedly by another process", str(target.parent))
-
-
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _remove_empty(folder: Path) -> bool:

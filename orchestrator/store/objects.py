@@ -10,6 +10,7 @@ from orchestrator.errors import StoreError
 
 MAX_RECORD_BYTES = 256 * 1024**2  # manifests of a million files are smaller; a larger "record" is damage or an attack
 CHUNK_BYTES = 4 * 1024**2  # bytes read, hashed and sent at a time
+IDENTITY = "STORE.json"  # of a store, see store_identity.py
 
 _KEY = re.compile(KEY_PATTERN)
 

@@ -1,25 +1,31 @@
 """A driver without Ray, to be killed: `python counting_driver.py ROOT` counts through checkpoints, then doubles.
 
 Continues the newest run if there is one. Each piece of work leaves a line in ROOT/worked. Prints the SHA-256 of every
-file made, as JSON.
+file made, as JSON. The environment may name another store (COUNTING_STORE) and database (COUNTING_DATABASE), a folder
+of jobs that the stages run as (COUNTING_JOBS), and a pause before each step (COUNTING_PAUSE_S).
 """
 
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.artifact import Artifact
+from orchestrator.artifacts.takedowns import read_takedowns
+from orchestrator.cli import exit_code
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.commands.shared.stopping import StopSignals, grace_s
-from orchestrator.errors import CancelledError, StoppedError
+from orchestrator.errors import CancelledError, RecipeError, StoppedError
+from orchestrator.execution import job_attempt, stage_run
 from orchestrator.history.run_status import newest_run
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.stage_identity import PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace
+from tests.chaos.folder_jobs import FolderJobs
 
 STEPS = 4
 
@@ -38,6 +44,7 @@ def count(config: CountConfig, context: StageContext) -> Mapping[str, float]:
     latest = context.checkpoints.latest()
     lines = (latest.path / "lines").read_text() if latest else ""
     for step in range(latest.step + 1 if latest else 1, STEPS + 1):
+        time.sleep(float(os.environ.get("COUNTING_PAUSE_S", "0")))
         note(config, f"step{step}")
         lines += f"step {step}\n"
         folder = context.scratch / str(step)
@@ -88,16 +95,20 @@ def recipe(root: Path) -> Recipe:
 
 
 def plan_of(root: Path, workspace: Workspace) -> Plan:
-    return make_plan(recipe(root), PlanView(find=workspace.artifacts.find))
+    view = PlanView(find=workspace.artifacts.find, takedowns=read_takedowns(workspace.store))
+    return make_plan(recipe(root), view)
 
 
 def open_workspace(root: Path) -> Workspace:
-    """A workspace whose store is that of COUNTING_STORE, or else in the folder."""
-    store = os.environ.get("COUNTING_STORE")
-    return Workspace.open(store, root=root / "illume", tracking_url="none", cluster=Cluster(LocalRay(cpus=1)))
+    """A workspace in the folder, but for what the environment names."""
+    store, database = os.environ.get("COUNTING_STORE"), os.environ.get("COUNTING_DATABASE")
+    jobs = os.environ.get("COUNTING_JOBS")
+    cluster = Cluster(FolderJobs(folder=Path(jobs)) if jobs else LocalRay(cpus=1))
+    return Workspace.open(store, database, root=root / "illume", tracking_url="none", cluster=cluster)
 
 
 def main(root: Path) -> None:
+    job_attempt.POLL_S, stage_run.WAIT_S = 0.1, 0.1
     with StopSignals(grace_s=grace_s(None)) as signals, open_workspace(root) as workspace:
         newest = newest_run(workspace.database)
         made: Mapping[str, Artifact]
@@ -108,7 +119,10 @@ def main(root: Path) -> None:
         if newest is None:
             made = workspace.run_recipe(plan_of(root, workspace), stops=signals.events, on_started=begin)
         else:
-            made = workspace.resume(newest.run_id, KINDS, stops=signals.events, on_started=begin)
+            try:
+                made = workspace.resume(newest.run_id, KINDS, stops=signals.events, on_started=begin)
+            except RecipeError:  # a takedown forbids its plan
+                made = workspace.run_recipe(plan_of(root, workspace), stops=signals.events, on_started=begin)
     digests = {
         f"{stage}/{entry.path}": entry.sha256 for stage, artifact in made.items() for entry in artifact.manifest.files
     }
@@ -116,6 +130,8 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "stage-driver":
+        sys.exit(exit_code(sys.argv[1:], KINDS))
     try:
         main(Path(sys.argv[1]))
     except StoppedError as error:

@@ -44,13 +44,16 @@ def check_decisions_kept(before: dict[str, bytes], after: dict[str, bytes]) -> N
     assert changed == [], f"decided records changed or vanished: {changed}"
 
 
-def check(root: Path, workspace: Workspace, plan: Callable[[], Plan], *, abandoned: bool = False) -> None:
+def check(
+    root: Path, workspace: Workspace, plan: Callable[[], Plan], *, abandoned: bool = False, collected: bool = False
+) -> None:
     """Check everything that can be checked after a run has ended. Reads every byte and rebuilds the index.
 
     `abandoned`: some runs may have lost their driver with nobody going on with them. Their attempts may be open, and
-    leases of a dead owner may wait to run out; without it neither is allowed.
+    leases of a dead owner may wait to run out; without it neither is allowed. `collected`: garbage was, with it the
+    checkpoints of stages that are committed.
     """
-    _check_artifacts(workspace)
+    _check_artifacts(workspace, collected=collected)
     _check_history(workspace, abandoned=abandoned)
     _check_nothing_left(root, workspace, abandoned=abandoned)
     actions = {stage.id: stage.action for stage in plan().stages}
@@ -58,7 +61,7 @@ def check(root: Path, workspace: Workspace, plan: Callable[[], Plan], *, abandon
     _check_rebuilt(workspace)
 
 
-def _check_artifacts(workspace: Workspace) -> None:
+def _check_artifacts(workspace: Workspace, *, collected: bool) -> None:
     """I1: everything committed is complete, byte for byte; every checkpoint to continue from is readable."""
     artifacts = list(workspace.artifacts.all())
     assert artifacts
@@ -69,14 +72,14 @@ def _check_artifacts(workspace: Workspace) -> None:
         assert workspace.ledger.verify(shard.key) == []
     store = workspace.artifacts.store
     for key in stored_keys(store, ARTIFACTS):
-        if checkpoint_steps(store, key):
+        if checkpoint_steps(store, key) and not (collected and workspace.artifacts.find(key)):
             checkpoints = StoredCheckpoints(
                 store=store,
                 cache=workspace.artifacts.cache,
                 key=key,
                 attempt=AttemptId(run_id="run", stage_id="stage", epoch=1, name="check"),
             )
-            assert checkpoints.latest() is not None
+            assert checkpoints.latest() is not None, f"I1: no checkpoint of {key} can be read"
 
 
 def _check_history(workspace: Workspace, *, abandoned: bool) -> None:

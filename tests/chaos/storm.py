@@ -1,10 +1,9 @@
-"""Random failures on a small recipe until the time is over: `make chaos SEED=7 MINUTES=10`.
+"""Random failures and weathers on a small recipe until the time is over: `make chaos SEED=7 MINUTES=10`.
 
-Each round arms one to three random failpoints in each of up to four drivers, some of them at the same time, sends some
-of them SIGKILL, SIGTERM or SIGHUP after a random while, and lets one undisturbed driver end the run. Files must be
-those of an undisturbed run, decided records must not change, and the invariants must hold. Every round has a seed of
-its own; the first that fails is printed with the line that arms the same again: what meets what is left to the machine,
-so it may take several tries.
+Each round starts drivers in one climate (see `weathers.py`), kills, freezes and cuts them off, collects garbage and
+takes content down beside them, and lets one undisturbed driver end the run. Its files must be those of an undisturbed
+run and the invariants must hold. Every round has a seed of its own; the first that fails is printed with the line
+that repeats it: what meets what is left to the machine, so it may take several tries.
 """
 
 import json
@@ -12,100 +11,95 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
-from orchestrator.errors import EXIT_REQUEUE
-from tests.chaos.counting_driver import open_workspace, plan_of
+from tests.chaos.counting_driver import plan_of
 from tests.chaos.invariants import check, check_decisions_kept, decisions
-from tests.chaos.test_failpoints import PASSED, finish, start
+from tests.chaos.services import Services, running_services
+from tests.chaos.test_failpoints import PATIENCE_S, finish
+from tests.chaos.weathers import CLIMATES, Round, Weather, blow
 
-ACTIONS = ("kill", "kill", "raise", "delay:0.2", "delay:1.0")
-END_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
-GRACES_S = (0.0, 0.5, 30.0)
-# A signal that arrives while Python itself starts ends the process as by default.
-ENDS = (0, 1, 2, EXIT_REQUEUE, *(-number for number in END_SIGNALS))
-MOST_DRIVERS, MOST_POINTS, LATEST_PASS = 4, 3, 6
+MOST_WEATHERS = 8
 
 
-def storm(root: Path, rng: random.Random) -> list[str]:
-    """Kill or freeze drivers in `root`. Returns what was done to each."""
-    story = []
-    under_way: list[subprocess.Popen[str]] = []
-    for _ in range(rng.randint(1, MOST_DRIVERS)):
-        points = rng.sample(PASSED, rng.randint(1, MOST_POINTS))
-        armed = ";".join(f"{point}={rng.choice(ACTIONS)}@{rng.randint(1, LATEST_PASS)}" for point in points)
-        end_after_s = rng.choice([None, rng.uniform(0.0, 3.0)])
-        number = rng.choice(END_SIGNALS)
-        grace_s = rng.choice(GRACES_S)
-        is_alone = rng.random() < 0.7
-        story.append(f"{armed} {number.name} after {end_after_s} grace {grace_s} alone {is_alone}")
-        driver = start(root, armed, ILLUME_STOP_GRACE_S=f"{grace_s:g}")
-        under_way.append(driver)
-        if end_after_s is not None:
-            time.sleep(end_after_s)
-            driver.send_signal(number)
-        if is_alone:
-            _wait(driver)
-    for driver in under_way:
-        _wait(driver)
-    return story
+def one_round(
+    climate: str,
+    seed: int,
+    quiet: dict[str, str],
+    services: Services | None,
+    weathers: Sequence[Weather] | None = None,
+) -> Round:
+    """Run one round, of random weathers if none are given, and check the invariants.
 
-
-def _wait(driver: subprocess.Popen[str]) -> None:
-    driver.communicate(timeout=120)
-    assert driver.returncode in ENDS, driver.returncode
-
-
-def one_round(seed: int, quiet: dict[str, str]) -> list[str]:
-    """Run one round and check the invariants. Returns what was done; an AssertionError contains it too."""
-    rng = random.Random(seed)
-    root = Path(tempfile.mkdtemp(prefix=f"storm-{seed}-"))
-    story = storm(root, rng)
+    Raises: AssertionError: it tells what was done, and where the files are.
+    """
+    rng = random.Random(f"{climate} {seed}")
+    root = Path(tempfile.mkdtemp(prefix=f"storm-{climate}-{seed}-"))
+    storm = Round(root, climate, rng, services if climate == "network" else None)
     try:
+        blow(storm, rng.randint(2, MOST_WEATHERS) if weathers is None else weathers)
         before = decisions(root)
-        assert finish(root) == quiet
+        found = finished(storm)
+        assert found == quiet, f"found {found}, expected {quiet}"
         check_decisions_kept(before, decisions(root))
-        with open_workspace(root) as workspace:
-            check(root, workspace, lambda: plan_of(root, workspace), abandoned=True)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\nwhat was done: {json.dumps(story, indent=1)}\nleft in {root}") from error
+        with storm.workspace() as workspace:
+            check(root, workspace, lambda: plan_of(root, workspace), abandoned=True, collected=True)
+    except Exception as error:
+        raise AssertionError(
+            f"{error!r}\nwhat was done: {json.dumps(storm.story, indent=1)}\nleft in {root}"
+        ) from error
     shutil.rmtree(root)
-    return story
+    return storm
+
+
+def finished(storm: Round) -> dict[str, str]:
+    """The files that an undisturbed driver ends with."""
+    driver = storm.start()
+    driver.wait(PATIENCE_S)
+    text = (storm.root / f"driver-{len(storm.drivers) - 1}.out").read_text()
+    assert driver.returncode == 0, text[-3000:]
+    storm.calm()
+    found: dict[str, str] = json.loads(text[text.rindex("{") :])
+    return found
 
 
 @click.command()
 @click.option("--seed", default=lambda: int.from_bytes(os.urandom(4), "big"), type=int)
 @click.option("--minutes", default=5.0, show_default=True)
 @click.option("--rounds", default=0, help="Stop after so many, whatever the time.")
-def main(seed: int, minutes: float, rounds: int) -> None:
+@click.option("--climate", type=click.Choice(CLIMATES), help="Only this one; by default one after the other.")
+def main(seed: int, minutes: float, rounds: int, climate: str | None) -> None:
     """Run rounds until the time or their number is reached."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services are ended, too
     click.echo(f"seed {seed}")
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = finish(Path(folder) / "quiet")
-    ends_at = time.monotonic() + 60 * minutes
-    stories: list[str] = []
+    climates = (climate,) if climate else CLIMATES
+    happened: Counter[str] = Counter()
     done = 0
-    while time.monotonic() < ends_at and (not rounds or done < rounds):
-        try:
-            stories += one_round(seed + done, quiet)
-        except Exception as error:  # noqa: BLE001 - whatever it was, its round can be repeated
-            again = f"python -m tests.chaos.storm --seed {seed + done} --rounds 1"
-            click.echo(f"round {done + 1} failed:\n{error}\nagain: {again}")
-            sys.exit(1)
-        done += 1
-        click.echo(f"round {done}: fine")
-    armed = sum(story.count("=") for story in stories)
-    killed = sum(" after None " not in story for story in stories)
-    click.echo(
-        f"{done} rounds, none failed: {len(stories)} drivers with {armed} failpoints armed, {killed} of them sent "
-        "a signal after a while too"
-    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        services = stack.enter_context(running_services(folder)) if "network" in climates else None
+        quiet = finish(folder / "quiet")
+        ends_at = time.monotonic() + 60 * minutes
+        while time.monotonic() < ends_at and (not rounds or done < rounds):
+            here = climates[done % len(climates)]
+            try:
+                storm = one_round(here, seed + done, quiet, services)
+            except AssertionError as error:
+                again = f"python -m tests.chaos.storm --seed {seed + done} --rounds 1 --climate {here}"
+                click.echo(f"round {done + 1} failed:\n{error}\nagain: {again}")
+                sys.exit(1)
+            done += 1
+            happened.update(weather.partition(",")[0].partition(" with ")[0] for weather in storm.story)
+            click.echo(f"round {done}, {here}: fine")
+    click.echo(f"{done} rounds, none failed: {json.dumps(happened.most_common(20))}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,13 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
+    with running_s3() as server:
+        yield server
+
+
+@contextmanager
+def running_s3() -> Iterator[S3Server]:
+    """A server with credentials and without proxies in the environment of this process."""
     server = S3Server()
     web = make_server("127.0.0.1", 0, server, threaded=True)
     server.endpoint = f"http://127.0.0.1:{web.server_port}"
@@ -241,6 +249,13 @@ def postgresql() -> Iterator[PostgresqlServer]:
     programs = postgresql_programs()
     if programs is None:
         pytest.skip("the server programs of PostgreSQL are not installed on this machine")
+    with running_postgresql(programs) as server:
+        yield server
+
+
+@contextmanager
+def running_postgresql(programs: Path) -> Iterator[PostgresqlServer]:
+    """An empty server. `programs`: the folder with `initdb` and `pg_ctl`."""
     user = None
     if os.geteuid() == 0:  # the server refuses to run as the administrator
         user = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"

@@ -274,3 +274,23 @@ def test_a_takedown_is_looked_for_again_right_before_a_checkpoint_is_committed(t
     knows_it = replace(made, known_takedowns=("T1",))
     save(knows_it, tmp_path, 1)
     assert knows_it.latest() is not None
+
+
+def test_verifying_what_a_remote_store_keeps_copies_nothing(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1, 2)
+    elsewhere = replace(checkpoints, cache=tmp_path / "elsewhere", verified=set(), ready=set())
+    elsewhere.prune(1)
+    assert not [path for path in elsewhere.cache.rglob("*") if path.name in ("weights", "optimizer")]
+    assert steps_stored(checkpoints) == ["000000000002"]
+
+
+def test_a_record_that_cannot_be_read_is_pruned_with_the_older_ones(
+    checkpoints: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(checkpoints, tmp_path, 2, 3)
+    site = checkpoint_site(ArtifactKey("train", FINGERPRINT), 1)
+    checkpoints.store.put_new(site.commit_key(0), b"{")
+    assert head(checkpoints.store, site).problem
+    checkpoints.prune(1)
+    assert head(checkpoints.store, site).problem == ""
+    assert steps_stored(checkpoints) == ["000000000003"]

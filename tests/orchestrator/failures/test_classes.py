@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import zlib
 
 import pytest
 
@@ -223,3 +224,14 @@ def test_a_report_names_where_the_error_was_raised() -> None:
     assert reports[0].place.endswith(" in inner")
     assert reports[0].signature == reports[1].signature
     assert "raise ValueError" in reports[0].traceback
+
+
+def test_broken_data_in_the_answer_of_a_server_was_damaged_on_its_way() -> None:
+    broken = zlib.error("Error -3 while decompressing data: incorrect header check")
+    decoding = error_of_library("urllib3", "DecodeError")
+    decoding.args = ("Received response with content-encoding: gzip, but failed to decode it.", broken)
+    assert classify(broken) is FailureClass.DATA_POISON
+    assert classify(decoding) is FailureClass.INFRA_TRANSIENT
+    assert classify(raised_from(error_of_library("requests", "ContentDecodingError"), broken)) is (
+        FailureClass.INFRA_TRANSIENT
+    )

@@ -1,9 +1,11 @@
 """Errors as the stack words them: texts of torch, NCCL, gloo, Ray, the C library, HTTP clients, stores and decoders."""
 
+import builtins
 import errno
 import os
 import ssl
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -471,12 +473,30 @@ FAMILIES: dict[FailureClass, list[list[Exception]]] = {
     FailureClass.DATA_POISON: [DATA],
     FailureClass.UNKNOWN: [UNKNOWN],
 }
+
+
+def reported() -> list[tuple[Exception, FailureClass]]:
+    """Messages as users have reported them, one a line: class, type, text."""
+    lines = Path(__file__).with_name("reported_messages.tsv").read_text().splitlines()
+    found = []
+    for failure, kind, text in (line.split("\t") for line in lines):
+        text = text.replace("\\n", "\n")
+        made = of(kind, text) if ":" in kind else getattr(builtins, kind)(text)
+        found.append((made, FailureClass[failure]))
+    return found
+
+
 CASES = [(error, failure) for failure, lists in FAMILIES.items() for errors in lists for error in errors]
+CASES += reported()
 
 
 @pytest.mark.parametrize(("error", "expected"), CASES, ids=[f"{failure}-{str(error)[:60]}" for error, failure in CASES])
 def test_an_error_of_the_stack_has_its_class(error: Exception, expected: FailureClass) -> None:
     assert classify(error) is expected
+
+
+def test_a_number_that_linux_keeps_to_itself_is_of_the_file_system() -> None:
+    assert classify(OSError(524, "Unknown error 524", "/mnt/nfs/a.h5")) is FailureClass.INFRA_TRANSIENT
 
 
 def test_no_message_means_preemption() -> None:

@@ -1,5 +1,7 @@
 """The identity of a store: made once, remembered, and never concluded from what is not there."""
 
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,45 @@ def test_a_node_that_does_not_see_the_store_is_named(store: LocalStore, tmp_path
     other = LocalStore(tmp_path / "other")
     with pytest.raises(UnreachableStoreError, match=f"found store {establish(other).store_id}, expected {store_id}"):
         check_on_this_node(other, store_id)
+
+
+@pytest.mark.parametrize("is_empty_folder_left", [False, True])
+def test_a_store_whose_mount_goes_away_takes_no_write_and_calls_nothing_missing(
+    store: LocalStore, tmp_path: Path, is_empty_folder_left: bool
+) -> None:
+    establish(store, ["curate"])
+    store.put_new("runs/r/RUN.json", b"run")
+    worker: LocalStore = pickle.loads(pickle.dumps(store))  # noqa: S301 - our own bytes
+    file = tmp_path / "file"
+    file.write_text("content")
+    store.root.rename(tmp_path / "away")
+    if is_empty_folder_left:
+        store.root.mkdir()
+    actions: list[Callable[[], object]] = [
+        lambda: worker.put_new("runs/r/RUN.json", b"another"),
+        lambda: worker.upload(file, "artifacts/curate/ab/file"),
+        lambda: worker.link("runs/r/RUN.json", "artifacts/curate/ab/run"),
+        lambda: worker.get("runs/r/RUN.json"),
+        lambda: list(worker.list("runs")),
+        lambda: worker.folders("runs"),
+        lambda: worker.digest("runs/r/RUN.json"),
+        lambda: worker.download("runs/r/RUN.json", tmp_path / "copy"),
+    ]
+    for action in actions:
+        with pytest.raises(UnreachableStoreError, match=r"'STORE\.json' was there and is not now"):
+            action()
+    assert not store.root.exists() or not list(store.root.iterdir())
+    if is_empty_folder_left:
+        store.root.rmdir()
+    (tmp_path / "away").rename(store.root)
+    assert worker.get("runs/r/RUN.json") == b"run"
+
+
+def test_an_identity_that_was_read_once_must_stay(store: LocalStore, tmp_path: Path) -> None:
+    """A mount that goes away while a store gets its identity: its markers must not end up in the folder below."""
+    establish(LocalStore(store.root))
+    assert read_identity(store) is not None
+    store.root.rename(tmp_path / "away")
+    with pytest.raises(UnreachableStoreError):
+        store.put_new("folders/artifacts", b"artifacts")
+    assert not store.root.exists()
