@@ -1,12 +1,10 @@
-"""Optimizers and learning-rate schedules by name, and averaged weights."""
+"""Optimizers and learning-rate schedules by name, and moving averages."""
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 
 def learning_rate_factor(
@@ -42,26 +40,14 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
-class WeightAverages:
-    """Exponential moving averages of whole state dicts, in copies of the modules.
+@torch.no_grad()
+def average_into(average: torch.Tensor, value: torch.Tensor, decay: float, count: int) -> None:
+    """Move an exponential moving average towards a value, in place; `count` updates came before. Integers are copied.
 
     The decay of the n-th update is min(decay, (1 + n) / (10 + n)), n from 0, so that the initial weights of short runs
-    lose their influence; published: 0.9999 over the tokenizer's state dict, switched off. Integers are copied.
+    lose their influence; published: 0.9999 over the tokenizer's state dict, switched off.
     """
-
-    def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
-        self._sources, self._decay = dict(modules), decay
-        self.modules = {name: copy.deepcopy(module).requires_grad_(False) for name, module in modules.items()}
-
-    @torch.no_grad()
-    def update(self, count: int) -> None:
-        """Move the averages towards the modules' present weights; `count` updates came before."""
-        decay = min(self._decay, (1 + count) / (10 + count))
-        for name, source in self._sources.items():
-            for average, value in zip(
-                self.modules[name].state_dict().values(), source.state_dict().values(), strict=True
-            ):
-                if average.is_floating_point():
-                    average.lerp_(value, 1 - decay)
-                else:
-                    average.copy_(value)
+    if average.is_floating_point():
+        average.lerp_(value, 1 - min(decay, (1 + count) / (10 + count)))
+    else:
+        average.copy_(value)

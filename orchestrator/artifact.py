@@ -1,6 +1,6 @@
 """The types of a committed artifact: its key, its manifest, and a local folder with its files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType
@@ -9,6 +9,7 @@ from orchestrator.constraints import Key, Sha256, Size
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, SHA-256 of a canonical identity payload
+Chunks = Callable[[], Iterable[bytes | memoryview]]  # the bytes of a file or object, from the start at each call
 
 MANIFEST_FORMAT = 1
 

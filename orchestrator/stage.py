@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifact import JSON, Artifact, Chunks, FileEntry
 from orchestrator.cost import CostFunction
 from orchestrator.learning import Learned, Serving
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
@@ -137,6 +137,17 @@ class Checkpoints(Protocol):
 
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         """Publish the files below `folder` as the checkpoint of `step`; the first commit of a step wins."""
+
+    def begin(self, step: int) -> str:
+        """A name under which several processes write the files of one checkpoint; "" if the step has a sound one."""
+
+    def write_part(self, step: int, draft: str, name: str, chunks: Chunks, size: int) -> FileEntry:
+        """Write one file of the checkpoint that `begin` named in this or another process; its digest is computed
+        while it is written."""
+
+    def conclude(self, step: int, draft: str, files: Sequence[FileEntry], meta: Mapping[str, JSON]) -> bool:
+        """Publish the files of all writers, in the process that began. False: begin again, a checkpoint of an attempt
+        that was aborted came first."""
 
     def prune(self, keep: int, needed: int | None = None) -> None:
         """Delete all but the newest `keep` verified checkpoints, and the newest one at or before step `needed`."""

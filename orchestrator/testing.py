@@ -12,12 +12,13 @@ What it does not show: retries, the quarantine of items that crash their worker,
 
 import json
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifact import JSON, Artifact, FileEntry, Fingerprint, Manifest
+from orchestrator.artifact import JSON, Artifact, Chunks, FileEntry, Fingerprint, Manifest
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import canonical_json, fingerprint_of
@@ -70,6 +71,22 @@ class FolderCheckpoints:
         if not self._path(step).exists():
             shutil.copytree(folder, self._path(step) / "files")
             (self._path(step) / META_FILE).write_text(canonical_json(dict(meta)), encoding="utf-8")
+
+    def begin(self, step: int) -> str:
+        return "" if self._path(step).exists() else f"draft-{uuid.uuid4().hex}"
+
+    def write_part(self, step: int, draft: str, name: str, chunks: Chunks, size: int) -> FileEntry:
+        path = self.folder.with_name(f"{self.folder.name}-{draft}") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(chunks()))
+        digest = file_digest(path)
+        return FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256)
+
+    def conclude(self, step: int, draft: str, files: Sequence[FileEntry], meta: Mapping[str, JSON]) -> bool:
+        written = self.folder.with_name(f"{self.folder.name}-{draft}")
+        self.commit(step, written, meta)
+        shutil.rmtree(written)
+        return True
 
     def prune(self, keep: int, needed: int | None = None) -> None:
         if keep < 1:

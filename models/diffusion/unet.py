@@ -24,6 +24,15 @@ def make_unet(config: DecoderConfig) -> nn.Module:
     return _make_sdxl(config) if config.unet.kind == "sdxl" else _make_plain(config)
 
 
+def unet_blocks(unet: nn.Module) -> tuple[nn.Module, ...]:
+    """The blocks of a network of `make_unet`, which hold nearly all of its parameters, in the order of their use."""
+    found = [*unet.children()]
+    lists = [module for module in found if isinstance(module, nn.ModuleList)]
+    assert len(lists) == 2, "blocks down and up"
+    middle = [module for name, module in unet.named_children() if name == "mid_block" and module is not None]
+    return (*lists[0], *middle, *lists[1])
+
+
 def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: int) -> Tensor:
     """The network's prediction [B,C,Y,X] for noisy samples with code features as further channels."""
     batch = len(inputs_BCYX)

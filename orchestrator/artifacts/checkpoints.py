@@ -7,17 +7,17 @@ write is behind the guard of its attempt: one that was aborted commits, retracts
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from orchestrator import failpoints
-from orchestrator.artifact import JSON, ArtifactKey, FileEntry
+from orchestrator.artifact import JSON, ArtifactKey, Chunks, FileEntry
 from orchestrator.artifacts.attempt_guard import AttemptGuard, is_known
 from orchestrator.attempt_id import AttemptId
 from orchestrator.documents.typed_json import JSONObject, parse_record
-from orchestrator.errors import CorruptArtifactError
+from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.commits import Commit, Head, commit_attempt, delete_attempt, head, retract, roll_forward
@@ -145,45 +145,91 @@ class StoredCheckpoints:
             TakenDownError: a takedown took effect that the attempt does not know and that concerns it.
             StoreError: the store failed; older checkpoints are safe.
         """
-        self._fence_aborted()
-        while not self._has_committed(step, folder, meta):
+        while draft := self.begin(step):
+            data_key, files = checkpoint_site(self.key, step).data_key(draft), list[FileEntry]()
+            for name in files_below(folder):
+                digest = self.store.upload(folder / name, f"{data_key}/{name}")
+                files.append(FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256))
+            if self._conclude(step, draft, files, meta):
+                return
             log.info("checkpoint of step %d: an attempt that was aborted came first; committing again", step)
 
-    def _has_committed(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> bool:
-        """True once a sound checkpoint of the step counts. False: another record took the generation; try again."""
+    def begin(self, step: int) -> str:
+        """The name of a draft, into which every process of the attempt may write; "" if the step has a sound one.
+
+        A damaged checkpoint of the step is retracted. Raises: FencedError: the attempt was aborted.
+        """
+        self._fence_aborted()
         self.guard.check()
+        return "" if self._open_head(step) is None else new_attempt_id(self.attempt.name)
+
+    def write_part(self, step: int, draft: str, name: str, chunks: Chunks, size: int) -> FileEntry:
+        """Write one file of a draft straight into the store, and read it back.
+
+        Raises:
+            FencedError: the attempt was aborted.
+            StoreError: the store failed, or what it holds is not what was written.
+        """
+        self.guard.check()
+        key = f"{checkpoint_site(self.key, step).data_key(draft)}/{name}"
+        digest = self.store.write(key, chunks, size)
+        if (stored := self.store.digest(key)) != digest:
+            raise StoreError(f"{self.store.url}: '{key}': found {stored} right after writing, expected {digest}")
+        return FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256)
+
+    def conclude(self, step: int, draft: str, files: Sequence[FileEntry], meta: Mapping[str, JSON]) -> bool:
+        """Commit a draft whose files `write_part` wrote. False: another record took the generation; begin again.
+
+        Raises:
+            FencedError: the attempt was aborted.
+            CorruptArtifactError: two writers name the same file.
+        """
+        return self._conclude(step, draft, files, meta, is_read_back=True)
+
+    def _conclude(
+        self,
+        step: int,
+        draft: str,
+        files: Sequence[FileEntry],
+        meta: Mapping[str, JSON],
+        *,
+        is_read_back: bool = False,
+    ) -> bool:
+        failpoints.hit("checkpoint.files")
+        self.guard.check()
+        site, entries = checkpoint_site(self.key, step), tuple(sorted(files, key=lambda entry: entry.path))
+        check_paths(entries, f"{self.store.url}: {site.manifest_key(draft)}")
+        found = self._open_head(step)
+        if found is None:
+            delete_attempt(self.store, site, draft)
+            return True
+        data = record_bytes(
+            {"format": CHECKPOINT_FORMAT, "step": step, "files": files_to_json(entries), "meta": dict(meta)}
+        )
+        put_same(self.store, site.manifest_key(draft), data)
+        failpoints.hit("checkpoint.manifest")
+        self.guard.check()
+        body: dict[str, JSON] = {"manifest_sha256": hashlib.sha256(data).hexdigest()}
+        winner = commit_attempt(
+            self.store, site, generation=found.generation, attempt=draft, epoch=self.attempt.epoch, body=body
+        )
+        if winner.attempt != draft:
+            delete_attempt(self.store, site, draft)
+        elif is_read_back:
+            self.verified.add(str(body["manifest_sha256"]))
+        return winner.attempt == draft
+
+    def _open_head(self, step: int) -> Head | None:
+        """The generation that is to be committed next; None if a sound checkpoint of the step counts."""
         site = checkpoint_site(self.key, step)
         found = roll_forward(self.store, site)
         while found.commit or found.problem:
             if self._is_sound(step, found):
-                return True
+                return None
             check_folders(self.store)  # what is missing because its folder is not mounted is not damaged
             retract(self.store, site, found.generation, reason="damaged", attempt=self.attempt.name)
             found = roll_forward(self.store, site)
-        attempt = new_attempt_id(self.attempt.name)
-        body = self._write(step, folder, meta, attempt)
-        self.guard.check()
-        winner = commit_attempt(
-            self.store, site, generation=found.generation, attempt=attempt, epoch=self.attempt.epoch, body=body
-        )
-        if winner.attempt != attempt:
-            delete_attempt(self.store, site, attempt)
-        return winner.attempt == attempt
-
-    def _write(self, step: int, folder: Path, meta: Mapping[str, JSON], attempt: str) -> dict[str, JSON]:
-        """Store files and manifest. Returns the fields of the commit record that identify the manifest."""
-        site = checkpoint_site(self.key, step)
-        files: list[FileEntry] = []
-        for name in files_below(folder):
-            digest = self.store.upload(folder / name, f"{site.data_key(attempt)}/{name}")
-            files.append(FileEntry(path=name, bytes=digest.bytes, sha256=digest.sha256))
-        failpoints.hit("checkpoint.files")
-        data = record_bytes(
-            {"format": CHECKPOINT_FORMAT, "step": step, "files": files_to_json(files), "meta": dict(meta)}
-        )
-        put_same(self.store, site.manifest_key(attempt), data)
-        failpoints.hit("checkpoint.manifest")
-        return {"manifest_sha256": hashlib.sha256(data).hexdigest()}
+        return found
 
     def prune(self, keep: int, needed: int | None = None) -> None:
         """Delete all but the newest `keep` verified checkpoints; delete nothing if fewer than `keep` can be verified.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from orchestrator.artifact import Chunks
 from orchestrator.errors import StoreError, UnreachableStoreError
 from orchestrator.store.group_sharing import share_file, share_folder
 from orchestrator.store.objects import (
@@ -103,18 +104,23 @@ class LocalStore:
             self.delete(key)
 
     def upload(self, path: Path, key: str) -> Digest:
-        digest = Digest(bytes=0, sha256="")
+        with self._explain_errors(key, f"copy {path} to"), path.open("rb") as source:
+            return self.write(key, lambda: iter(lambda: source.read(CHUNK_BYTES), b""), path.stat().st_size)
+
+    def write(self, key: str, chunks: Chunks, size: int) -> Digest:
+        hasher, written = hashlib.sha256(), 0
 
         def write(file: IO[bytes]) -> None:
-            nonlocal digest
-            with path.open("rb") as source:
-                digest = copy_hashed(source, file)
+            nonlocal written
+            for chunk in chunks():
+                hasher.update(chunk)
+                written += file.write(chunk)
             os.fchmod(file.fileno(), READ_ONLY)
 
-        with self._explain_errors(key, f"copy {path} to"):
+        with self._explain_errors(key, "write"):
             if not self._create(self.local(key), write):
                 raise StoreError(f"{self.url}: '{key}' exists already; expected a key that nobody else uses")
-        return digest
+        return Digest(bytes=written, sha256=hasher.hexdigest())
 
     def download(self, key: str, path: Path) -> Digest | None:
         with self._explain_errors(key, f"copy to {path} from"):

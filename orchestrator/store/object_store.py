@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
+from orchestrator.artifact import Chunks
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket import (
     CLIENT,
@@ -157,27 +158,34 @@ class ObjectStore:
                 self.delete(key)
 
     def upload(self, path: Path, key: str) -> Digest:
-        with explained(self.url, key, f"copy {path} to"):
-            return self.connection.call(lambda clients: self._upload(clients, path, key))
-
-    def _upload(self, clients: Clients, path: Path, key: str) -> Digest:
-        hasher, sent = hashlib.sha256(), 0
-
         def chunks() -> Iterator[bytes]:
-            nonlocal sent
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
-                    hasher.update(chunk)
-                    sent += len(chunk)
                     yield chunk
 
-        size = path.stat().st_size
+        with explained(self.url, key, f"copy {path} to"):
+            return self.write(key, chunks, path.stat().st_size)
+
+    def write(self, key: str, chunks: Chunks, size: int) -> Digest:
+        with explained(self.url, key, "write"):
+            return self.connection.call(lambda clients: self._write(clients, key, chunks, size))
+
+    def _write(self, clients: Clients, key: str, chunks: Chunks, size: int) -> Digest:
+        hasher, sent = hashlib.sha256(), 0
+
+        def hashed() -> Iterator[bytes | memoryview]:
+            nonlocal sent
+            for chunk in chunks():
+                hasher.update(chunk)
+                sent += len(chunk)
+                yield chunk
+
         if size <= SMALL_BYTES:
-            obstore.put(clients.bulk, check_key(key), b"".join(chunks()), use_multipart=False)
+            obstore.put(clients.bulk, check_key(key), b"".join(hashed()), use_multipart=False)
         else:
             part = part_bytes(size)
             parts = parts_in_flight(part)
-            put = obstore.put(clients.bulk, check_key(key), chunks(), chunk_size=part, max_concurrency=parts)
+            put = obstore.put(clients.bulk, check_key(key), hashed(), chunk_size=part, max_concurrency=parts)
             _check_is_ours(clients, key, put["e_tag"], sent)
         return Digest(bytes=sent, sha256=hasher.hexdigest())
 

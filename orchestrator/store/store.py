@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from orchestrator.artifact import JSON
+from orchestrator.artifact import JSON, Chunks
 from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import RecipeError, StoreError, UnfitStoreError
 from orchestrator.redaction.masking import mask_secrets
@@ -60,6 +60,12 @@ class Store(Protocol):
 
     def upload(self, path: Path, key: str) -> Digest:
         """Copy a local file to a key that no other writer uses; returns the digest of the bytes sent."""
+
+    def write(self, key: str, chunks: Chunks, size: int) -> Digest:
+        """Create an object of `size` bytes at a key that no other writer uses, hashed while it is sent.
+
+        `chunks` is called again if the transfer has to be repeated.
+        """
 
     def download(self, key: str, path: Path) -> Digest | None:
         """Copy an object to a local file; None if it does not exist.

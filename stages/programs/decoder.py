@@ -13,14 +13,14 @@ from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches,
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
-from models.diffusion.unet import make_unet
+from models.diffusion.unet import make_unet, unet_blocks
 from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
 from orchestrator.errors import PrecheckError
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoint_files import load_trained_weights
+from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
@@ -84,7 +84,8 @@ class DecoderProgram:
         tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
-        self.passes = (Pass(name="denoising", module=DenoisingPass(decoder, tokenizer), groups=groups),)
+        module = DenoisingPass(decoder, tokenizer)
+        self.passes = (Pass(name="denoising", module=module, groups=groups, units=unet_blocks(decoder.unet)),)
         self.weights = {WEIGHTS: decoder.unet}
 
     @property

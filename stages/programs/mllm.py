@@ -30,7 +30,7 @@ from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.programs.mllm_config import MllmTask, TrainMllmConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoint_files import load_trained_weights
+from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
@@ -57,6 +57,7 @@ class LanguagePass(nn.Module):
 
 class MllmProgram:
     weight_unit = "tokens"
+    rebuilds_frozen = True  # from the tokenizer, the base model or the model to continue from, or by the seed
 
     def __init__(self, task: MllmTask, device: torch.device) -> None:
         config = task.config
@@ -67,7 +68,8 @@ class MllmProgram:
         if task.checkpoint_activations:
             self._model.language.activation_checkpointing_enable()
         groups = _parameter_groups(config, self._model)
-        self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups),)
+        units = tuple(self._model.language.layers)
+        self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups, units=units),)
         self.weights = {WEIGHTS: self._model}
 
     @property

@@ -14,7 +14,7 @@ from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from orchestrator.errors import PrecheckError
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
-from stages.training.checkpoint_files import has_weights, load_trained_weights
+from stages.training.checkpoints.reader import has_weights, load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
@@ -111,6 +111,7 @@ class TokenizerProgram:
             module=DiscriminatorPass(discriminator, loss, reconstructions),
             groups=[{"params": list(discriminator.parameters()), "lr": config.learning_rate}],
             first_step=config.loss.adversarial_start_step - 1,
+            units=None,  # the generator's loss uses it too
         )
         is_adversarial = config.loss.adversarial_weight > 0 and discriminator_pass.first_step < config.loop.steps
         self.passes = (generator_pass, discriminator_pass) if is_adversarial else (generator_pass,)

@@ -10,7 +10,7 @@ from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
-from stages.training.checkpoint_files import load_trained_weights
+from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint

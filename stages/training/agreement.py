@@ -108,21 +108,21 @@ def _broadcast(data: bytes, worker: WorkerRank) -> bytes:
     return bytes(content.cpu().tolist())
 
 
-def gather_texts(text: str, worker: WorkerRank) -> list[str]:
-    """The texts of all workers, by rank. Called by all at once."""
+def gather_texts(text: str, worker: WorkerRank, group: dist.ProcessGroup | None = None) -> list[str]:
+    """The texts of all workers, by rank. Called by all at once; through `group` on the host if there is one."""
     if worker.world_size == 1:
         return [text]
     data = text.encode()
-    lengths = _gather(torch.tensor([len(data)]), worker)[:, 0].tolist()
+    lengths = _gather(torch.tensor([len(data)]), worker, group)[:, 0].tolist()
     padded = torch.zeros(max(lengths), dtype=torch.uint8)
     padded[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-    of_all = _gather(padded, worker) if len(padded) else padded.expand(worker.world_size, 0)
+    of_all = _gather(padded, worker, group) if len(padded) else padded.expand(worker.world_size, 0)
     return [bytes(row[:length].tolist()).decode() for row, length in zip(of_all, lengths, strict=True)]
 
 
-def _gather(values: torch.Tensor, worker: WorkerRank) -> torch.Tensor:
+def _gather(values: torch.Tensor, worker: WorkerRank, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """[world size, len(values)]: the values of all workers, by rank."""
-    own = values.to(worker.device)
+    own = values.to(worker.device) if group is None else values
     of_all = [torch.zeros_like(own) for _ in range(worker.world_size)]
-    dist.all_gather(of_all, own)
+    dist.all_gather(of_all, own, group=group)
     return torch.stack(of_all).cpu()

@@ -63,11 +63,20 @@ class TrainingExecution(Execution):
     """How a training is carried out. Results of different strategies agree within a tolerance, see `identity.py`."""
 
     keep_checkpoints: int = 2
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal["ddp", "fsdp2", "deepspeed"] = "ddp"
+    shard_workers: int = 0  # fsdp2: workers that hold one copy together, best those of a node; 0: all of them
+    zero_stage: Literal[1, 2, 3] = 2  # deepspeed: optimizer states, and gradients, and parameters are sharded
+    offload_optimizer: bool = False  # deepspeed: optimizer states in the memory of the host
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints: {self.keep_checkpoints} is less than 1")
+        if self.shard_workers < 0:
+            raise ValueError(f"shard_workers: {self.shard_workers} is less than 0")
+        if self.shard_workers and self.strategy != "fsdp2":
+            raise ValueError(
+                f"shard_workers: {self.shard_workers} with strategy {self.strategy}; only fsdp2 has a mesh"
+            )
 
 
 def split_micro_batches(loop: LoopConfig, micro_batch_size: int, halvings: int) -> tuple[LoopConfig, int]:

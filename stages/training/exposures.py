@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.learning import Exposures, Samples, Training
-from stages.training.checkpoint_files import PROGRESS_FILE, Progress, parse_progress, read_progress
+from stages.training.checkpoints.progress import PROGRESS_FILE, Progress, parse_progress, read_progress
 from stages.training.config import LoopConfig
 
 if TYPE_CHECKING:

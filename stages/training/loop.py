@@ -1,31 +1,31 @@
 """The training loop of one worker. Everything random follows from the seed and the position in the data."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
+from models.optimization import learning_rate_factor
 from orchestrator.artifact import JSON
 from orchestrator.errors import NumericError
 from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
 from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
-from stages.training.checkpoint_files import AVERAGE_PREFIX, Progress, Skip, Snapshot, load_state
-from stages.training.checkpoint_pace import CheckpointPace
-from stages.training.checkpoint_saver import CheckpointSaver
+from stages.training.checkpoints.pace import CheckpointPace
+from stages.training.checkpoints.progress import Progress, Skip, read_progress
+from stages.training.checkpoints.saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
-from stages.training.program import MicroBatch, Pass, PassOutput, ProgramClass, Task, TrainingProgram, order_of
+from stages.training.program import MicroBatch, Pass, ProgramClass, Task, TrainingProgram, order_of
 from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
 from stages.training.step_line import DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S, process_memory_gib
 from stages.training.step_sums import StepSums
+from stages.training.strategies.choice import make_strategy
+from stages.training.strategies.strategy import Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -104,27 +104,38 @@ def _train(
     skips: Sequence[Skip],
 ) -> None:
     torch.manual_seed(loop.seed)
+    check_workers(loop, worker.world_size)
     program = program_class(task, worker.device)
-    trainer = _Trainer(program, loop, worker)
     checkpoint = agree_on_checkpoint(checkpoints, worker)
-    progress = trainer.load(checkpoint, skips)
+    progress = Progress() if checkpoint is None else read_progress(checkpoint.path)
+    progress = replace(progress, skips=tuple(skips) or progress.skips)  # the checkpoint may lack the newest
     if worker.world_size > 1:
         facts = _facts(program, loop, checkpoint, progress)
-        check_alike({**facts, "strategy": execution.strategy}, worker)
-    trainer.parallelize()
+        check_alike({**facts, "execution": asdict(execution)}, worker)
+    strategy = make_strategy(program, loop, execution, worker)
+    if checkpoint is not None:
+        strategy.load(checkpoint.path)
+        logger.info("continuing from the checkpoint of step %d", progress.step)
+    trainer = _Trainer(program, loop, strategy, worker)
     spread = Spread(from_step=progress.step, workers=worker.world_size, strategy=execution.strategy)
     spreads = add_spread(spreads_of(checkpoint) if checkpoint else (), spread)
     step = started = progress.step
     reporter.started(step)
     batches = _prefetch(program, loop, worker, progress)
     began = time.monotonic()
-    with CheckpointSaver(checkpoints, execution.keep_checkpoints, loop.skip_window) as saver:
+    with CheckpointSaver(
+        checkpoints, worker, keep=execution.keep_checkpoints, window=loop.skip_window, frozen=strategy.frozen
+    ) as saver:
         while step < loop.steps:
             asked_at = time.monotonic()
             micro_batches = next(batches)
             data_wait_s = time.monotonic() - asked_at
+            wishes = Wishes(
+                stop=reporter.stop_requested(),
+                save=worker.rank == 0 and pace.is_due(step + 1, is_writing=saver.is_writing),
+            )
             try:
-                metrics, should_stop = trainer.step(step, micro_batches, stop=reporter.stop_requested())
+                metrics, agreed = trainer.step(step, micro_batches, wishes)
             except NumericError as error:
                 saver.wait()
                 if worker.rank == 0 and len(progress.skips) < loop.max_skips:
@@ -137,10 +148,9 @@ def _train(
             metrics |= {DATA_WAIT_S: data_wait_s, MEMORY_GIB: _memory_gib(worker)}
             metrics[WEIGHT_PER_S] = metrics.pop(STEP_WEIGHT, 0.0) / (time.monotonic() - asked_at)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
-            is_last = step == loop.steps or should_stop
-            if worker.rank == 0 and (is_last or pace.is_due(step, is_writing=saver.is_writing)):
+            if agreed.save or agreed.stop or step == loop.steps:
                 stalled_at = time.monotonic()
-                saver.save(trainer.snapshot(replace(progress, step=step)), {SPREADS: spreads_to_json(spreads)})
+                saver.save(strategy.slices(), replace(progress, step=step), {SPREADS: spreads_to_json(spreads)})
                 metrics["checkpoint_stall_s"] = time.monotonic() - stalled_at
                 pace.record_stall(metrics["checkpoint_stall_s"])
             timings = saver.pop_timings()
@@ -148,7 +158,7 @@ def _train(
                 pace.record_write(timings["checkpoint_write_s"])
                 metrics["checkpoint_interval_s"] = pace.interval_s  # unused if `retry.checkpoint_every` is set
             reporter.step(step, {**metrics, **timings})
-            if should_stop:
+            if agreed.stop:
                 return
 
 
@@ -173,6 +183,15 @@ def _facts(
     }
 
 
+def check_workers(loop: LoopConfig, workers: int) -> None:
+    """Raises: ValueError if some worker would have no micro-batch."""
+    if loop.micro_batches_per_step < workers:
+        raise ValueError(
+            f"micro_batches_per_step: {loop.micro_batches_per_step} micro-batches leave some of "
+            f"{workers} workers without work; set resources.workers to at most their number"
+        )
+
+
 class _NotFiniteError(NumericError):
     """A non-finite loss or gradient, with its step and the data skipped before."""
 
@@ -181,60 +200,37 @@ class _NotFiniteError(NumericError):
         self.step, self.skips = step, skips
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a worker asks all of them to do after a step."""
+
+    stop: bool = False
+    save: bool = False  # rank 0 decides when checkpoints are made
+
+
 class _Trainer:
-    """Model, optimizers and their state over the steps."""
+    """Steps of a strategy, and the metrics of each."""
 
-    def __init__(self, program: TrainingProgram, loop: LoopConfig, worker: WorkerRank) -> None:
-        if loop.micro_batches_per_step < worker.world_size:
-            raise ValueError(
-                f"micro_batches_per_step: {loop.micro_batches_per_step} micro-batches leave some of "
-                f"{worker.world_size} workers without work; set resources.workers to at most their number"
-            )
-        self.program, self.loop, self.worker = program, loop, worker
-        settings = loop.optimizer
-        self.optimizers = {
-            training_pass.name: make_optimizer(
-                training_pass.groups,
-                name=settings.name,
-                betas=settings.betas,
-                eps=settings.eps,
-                weight_decay=settings.weight_decay,
-            )
-            for training_pass in program.passes
-        }
-        self.averages = WeightAverages(program.weights, loop.average_decay) if loop.average_decay else None
-        averaged = self.averages.modules if self.averages else {}
-        self.weights = {**program.weights, **{AVERAGE_PREFIX + name: module for name, module in averaged.items()}}
-
-    def load(self, checkpoint: Checkpoint | None, skips: Sequence[Skip]) -> Progress:
-        """Load a checkpoint, if there is one. Returns the progress.
-
-        `skips`, if not empty, replace those of the checkpoint, which may lack the newest that this process decided on.
-        """
-        progress = Progress()
-        if checkpoint is not None:
-            progress = load_state(checkpoint.path, weights=self.weights, optimizers=self.optimizers)
-            logger.info("continuing from the checkpoint of step %d", progress.step)
-        return replace(progress, skips=tuple(skips) or progress.skips)
-
-    def parallelize(self) -> None:
-        """Wrap the modules for the strategy; all workers do so at the same time."""
-        self.modules = {
-            training_pass.name: _parallelize(training_pass.module, self.worker) for training_pass in self.program.passes
-        }
-
-    def snapshot(self, progress: Progress) -> Snapshot:
-        return Snapshot.capture(weights=self.weights, optimizers=self.optimizers, progress=progress)
+    def __init__(self, program: TrainingProgram, loop: LoopConfig, strategy: Strategy, worker: WorkerRank) -> None:
+        self.program, self.loop, self.strategy, self.worker = program, loop, strategy, worker
 
     def barrier(self) -> None:
         """Wait until all workers have called this."""
         if self.worker.world_size > 1:
             dist.barrier()
 
-    def step(self, step: int, micro_batches: list[MicroBatch], *, stop: bool) -> tuple[dict[str, float], bool]:
-        """One optimizer step of every pass. Returns the step's mean metrics and whether any worker wants to stop."""
-        local = torch.tensor([sum(batch.weight for batch in micro_batches), float(stop)], dtype=torch.float64)
-        weight, num_stops = self._sum_over_workers(local).tolist()
+    def step(self, step: int, micro_batches: list[MicroBatch], wishes: Wishes) -> tuple[dict[str, float], Wishes]:
+        """One optimizer step of every pass. Returns the step's mean metrics and whether any worker wishes something."""
+        weight, num_stops, num_saves = self._sum_over_workers(
+            torch.tensor(
+                [sum(batch.weight for batch in micro_batches), float(wishes.stop), float(wishes.save)],
+                dtype=torch.float64,
+            )
+        ).tolist()
+        agreed = Wishes(stop=num_stops > 0, save=num_saves > 0)
+        if not weight:  # all workers see the same sum
+            logger.warning("step %d: none of its data is trained on; the weights stay as they are", step)
+            return {}, agreed
         factor = learning_rate_factor(
             step,
             steps=self.loop.steps,
@@ -243,50 +239,42 @@ class _Trainer:
             final_share=self.loop.optimizer.final_share,
         )
         metrics: dict[str, float] = {}
-        if not weight:  # all workers see the same sum
-            logger.warning("step %d: none of its data is trained on; the weights stay as they are", step)
-            return metrics, num_stops > 0
         for training_pass in self.program.passes:
             if step >= training_pass.first_step:
                 metrics.update(self._run_pass(training_pass, step, micro_batches, weight=weight, factor=factor))
-        if self.averages:
-            self.averages.update(step)
+        self.strategy.end_step(step)
         metrics[STEP_WEIGHT] = weight
-        return metrics, num_stops > 0
+        return metrics, agreed
 
     def _run_pass(
         self, training_pass: Pass, step: int, micro_batches: list[MicroBatch], *, weight: float, factor: float
     ) -> dict[str, float]:
-        name = training_pass.name
-        optimizer, module = self.optimizers[name], self.modules[name]
-        set_learning_rates(optimizer, factor)
-        optimizer.zero_grad(set_to_none=True)
+        name, world_size = training_pass.name, self.worker.world_size
+        self.strategy.begin_step(training_pass, factor)
         sums = StepSums()
-        for index, micro_batch in enumerate(micro_batches):
-            with self._no_sync(module, last=index == len(micro_batches) - 1):
-                generator = torch.Generator().manual_seed(micro_batch.seed)
-                with self._autocast():
-                    output: PassOutput = module(micro_batch.data, generator, step)
-                # DistributedDataParallel averages over workers; the step's mean wants the sum.
-                (output.loss_sum * (self.worker.world_size / weight)).backward()  # never under autocast
-            sums.add(self.worker.rank + index * self.worker.world_size, micro_batch, output)
-        for parameter in _parameters(training_pass):
-            if parameter.grad is None:  # used by no micro-batch: the optimizer still sees it, for any world size
-                parameter.grad = torch.zeros_like(parameter)
-        norm = self._clip(training_pass)
+        num_steps = len(micro_batches)
+        if self.strategy.equal_micro_steps:
+            num_steps = -(-self.loop.micro_batches_per_step // world_size)
+        for index in range(num_steps):
+            is_real = index < len(micro_batches)  # else the first one again, which counts nothing
+            micro_batch = micro_batches[index if is_real else 0]
+            scale = world_size / weight if is_real else 0.0  # gradients are averaged, the step's mean wants the sum
+            output = self.strategy.micro_step(
+                training_pass, micro_batch, step=step, scale=scale, is_last=index == num_steps - 1
+            )
+            if is_real:
+                sums.add(self.worker.rank + index * world_size, micro_batch, output)
+        norm = float(self.strategy.clip(training_pass))
         means = {f"{name}/{metric}": value for metric, value in self._means(sums).items()}
-        loss = means[f"{name}/loss"]
-        if not (torch.isfinite(norm) and loss == loss and abs(loss) != float("inf")):
-            rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
+        loss, rates = means[f"{name}/loss"], self.strategy.learning_rates(training_pass)
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            shown = ", ".join(f"{rate:.3g}" for rate in rates)
             raise NumericError(
-                f"step {step}, pass {name}: loss {loss}, gradient norm {float(norm)} at learning rates {rates}; "
+                f"step {step}, pass {name}: loss {loss}, gradient norm {norm} at learning rates {shown}; "
                 f"committed checkpoints are intact. {self._where_non_finite(sums, micro_batches)}"
             )
-        optimizer.step()
-        return {**means, f"{name}/grad_norm": float(norm), f"{name}/lr": optimizer.param_groups[0]["lr"]}
-
-    def _clip(self, training_pass: Pass) -> torch.Tensor:
-        return nn.utils.clip_grad_norm_(_parameters(training_pass), self.loop.optimizer.clip_norm or float("inf"))
+        self.strategy.apply(training_pass)
+        return {**means, f"{name}/grad_norm": norm, f"{name}/lr": rates[0]}
 
     def _means(self, sums: StepSums) -> dict[str, float]:
         totals = self._sum_over_workers(sums.total())
@@ -306,29 +294,6 @@ class _Trainer:
             dist.all_reduce(on_device)
             return on_device.cpu()
         return values
-
-    def _no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        if isinstance(module, DistributedDataParallel) and not last:
-            return module.no_sync()
-        return nullcontext()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.loop.precision == "bf16":
-            return torch.autocast(self.worker.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
-
-def _parameters(training_pass: Pass) -> list[nn.Parameter]:
-    return [parameter for group in training_pass.groups for parameter in group["params"]]
-
-
-def _parallelize(module: nn.Module, worker: WorkerRank) -> nn.Module:
-    """A pass's module wrapped for training on several workers; strategies other than DDP would be added here."""
-    if worker.world_size == 1:
-        return module
-    devices = [worker.device] if worker.device.type == "cuda" else None
-    # A micro-batch without images, for example, leaves the adapters unused.
-    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
 
 def _prefetch(

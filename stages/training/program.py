@@ -18,12 +18,31 @@ class MicroBatch:
     samples: tuple[str, ...] = ()  # ids and images of its samples, for the report of a non-finite loss
 
 
+MetricNames = tuple[tuple[str, float | None], ...]  # (metric, its weight if that is a number and no tensor)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassOutput:
     """What a pass's module returns: sums over the micro-batch, to be added up over micro-batches and workers."""
 
     loss_sum: torch.Tensor  # scalar, divided by the weight of the step's micro-batches
     metrics: dict[str, "Sum"] = field(default_factory=dict)
+
+    def flatten(self) -> tuple[MetricNames, tuple[torch.Tensor, ...]]:
+        """Names, and the tensors: the loss first."""
+        names, tensors = [], [self.loss_sum]
+        for name, (value, weight) in self.metrics.items():
+            is_tensor = isinstance(weight, torch.Tensor)
+            names.append((name, None if is_tensor else float(weight)))
+            tensors += [value, weight] if isinstance(weight, torch.Tensor) else [value]
+        return tuple(names), tuple(tensors)
+
+    @staticmethod
+    def unflatten(names: MetricNames, tensors: tuple[torch.Tensor, ...]) -> "PassOutput":
+        """The inverse of `flatten`."""
+        rest = iter(tensors[1:])
+        metrics = {name: Sum(next(rest), next(rest) if weight is None else weight) for name, weight in names}
+        return PassOutput(loss_sum=tensors[0], metrics=metrics)
 
 
 class Sum(NamedTuple):
@@ -41,6 +60,9 @@ class Pass:
     module: nn.Module  # called as module(data, generator, step) -> PassOutput; holds only the parameters it trains
     groups: list[dict[str, Any]]  # torch parameter groups; "lr" is the peak learning rate
     first_step: int = 0  # the pass is skipped before this step
+    # Modules inside `module` that a sharded strategy gathers one at a time, while the rest is gathered as a whole, once
+    # a forward pass. None: never sharded, as other passes use its parameters too.
+    units: tuple[nn.Module, ...] | None = ()
 
 
 class TrainingProgram(Protocol):
@@ -66,6 +88,14 @@ def weight_unit_of(program_class: "ProgramClass[Any]") -> str:
 def order_of(program: TrainingProgram) -> str:
     """The program's `order`: a digest of what decides which data are in which micro-batch; "" if it has none."""
     return str(getattr(program, "order", ""))  # optional, as a program of generated data has nothing to compare
+
+
+def rebuilds_frozen(program: TrainingProgram) -> bool:
+    """Whether the program builds all parameters that it does not train from its inputs, the same each time.
+
+    A checkpoint then holds their digests only. A program says so by an attribute `rebuilds_frozen`.
+    """
+    return bool(getattr(program, "rebuilds_frozen", False))  # optional, as most programs train all they have
 
 
 Task = TypeVar("Task")  # a frozen dataclass that is sent to the training workers

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from models.optimization import WeightAverages, learning_rate_factor, make_optimizer, set_learning_rates
+from models.optimization import average_into, learning_rate_factor, make_optimizer, set_learning_rates
 
 
 def factors(
@@ -69,18 +69,13 @@ def test_nothing_is_trained_before_the_rates_are_set() -> None:
     assert parameter.tolist() == pytest.approx([0.5, 0.5], rel=1e-4)  # Adam's first steps have the size of the rate
 
 
-def test_averages_follow_the_formula_over_a_whole_state_dict() -> None:
-    model = torch.nn.BatchNorm1d(1)
-    averages = WeightAverages({"norm": model}, decay=0.5)
+def test_averages_follow_the_formula_and_integers_are_copied() -> None:
+    average, number = torch.ones(1), torch.zeros(1, dtype=torch.int64)
     expected, values = 1.0, (3.0, 5.0, -1.0)
     for count, value in enumerate(values):
-        with torch.no_grad():
-            model.weight.fill_(value)
-            model.num_batches_tracked.add_(1)
-        averages.update(count)
+        average_into(average, torch.tensor([value]), 0.5, count)
+        average_into(number, torch.tensor([count]), 0.5, count)
         decay = min(0.5, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * value
-    found = averages.modules["norm"].state_dict()
-    assert found["weight"].item() == pytest.approx(expected)
-    assert found["num_batches_tracked"].item() == len(values)
-    assert not any(parameter.requires_grad for parameter in averages.modules["norm"].parameters())
+    assert average.item() == pytest.approx(expected)
+    assert number.item() == len(values) - 1

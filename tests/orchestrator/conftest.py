@@ -24,7 +24,7 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from orchestrator.artifact import JSON, Artifact, ArtifactKey, FileEntry, Manifest
+from orchestrator.artifact import JSON, Artifact, ArtifactKey, Chunks, FileEntry, Manifest
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.attempts import AttemptIntent, InputSummary, StageRow
 from orchestrator.history.database import Database
@@ -207,6 +207,13 @@ class MemoryStore:
         self.objects[key] = path.read_bytes()
         found = self.digest(key)
         assert found is not None
+        return found
+
+    def write(self, key: str, chunks: Chunks, size: int) -> Digest:
+        self.objects[key] = b"".join(chunks())
+        found = self.digest(key)
+        assert found is not None
+        assert found.bytes == size
         return found
 
     def download(self, key: str, path: Path) -> Digest | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifact import ArtifactKey
+from orchestrator.artifact import ArtifactKey, Chunks, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints, checkpoint_files
 from orchestrator.artifacts.takedowns import Takedown, put_takedown
 from orchestrator.attempt_id import AttemptId
-from orchestrator.errors import TakenDownError
+from orchestrator.errors import CorruptArtifactError, FencedError, StoreError, TakenDownError
 from orchestrator.store.commits import head
 from orchestrator.store.layout import checkpoint_site
 from orchestrator.store.objects import Digest
@@ -294,3 +294,75 @@ def test_a_record_that_cannot_be_read_is_pruned_with_the_older_ones(
     checkpoints.prune(1)
     assert head(checkpoints.store, site).problem == ""
     assert steps_stored(checkpoints) == ["000000000003"]
+
+
+def written_by_many(checkpoints: StoredCheckpoints, step: int, *names: str) -> tuple[str, list[FileEntry]]:
+    """A draft into which other processes write a file each."""
+    draft = checkpoints.begin(step)
+    others = [replace(checkpoints) for _ in names]
+    parts = [[f"{name} of ".encode(), memoryview(str(step).encode())] for name in names]
+    files = [
+        other.write_part(step, draft, name, lambda chunks=chunks: chunks, sum(map(len, chunks)))
+        for other, name, chunks in zip(others, names, parts, strict=True)
+    ]
+    return draft, files
+
+
+def test_many_writers_make_one_checkpoint(checkpoints: StoredCheckpoints) -> None:
+    draft, files = written_by_many(checkpoints, 1, "worker-1", "worker-0")
+    assert checkpoints.latest() is None
+    assert checkpoints.conclude(1, draft, files, {"step": 1})
+    found = replace(checkpoints, verified=set()).latest()
+    assert found is not None
+    assert (found.step, found.meta) == (1, {"step": 1})
+    assert (found.path / "worker-1").read_bytes() == b"worker-1 of 1"
+    assert checkpoints.begin(1) == ""  # there is one
+
+
+def test_the_first_draft_that_is_concluded_wins_and_the_other_leaves_nothing(checkpoints: StoredCheckpoints) -> None:
+    drafts = [written_by_many(checkpoints, 1, name) for name in ("a", "b")]
+    assert all(checkpoints.conclude(1, draft, files, {}) for draft, files in drafts)
+    found = checkpoints.latest()
+    assert found is not None
+    assert [path.name for path in found.path.iterdir()] == ["a"]
+    stored = {
+        item.key.rsplit("/", 1)[1] for item in checkpoints.store.list(checkpoint_site(checkpoints.key, 1).attempts)
+    }
+    assert "b" not in stored
+
+
+def test_an_aborted_attempt_begins_writes_and_concludes_nothing(checkpoints: StoredCheckpoints) -> None:
+    draft, files = written_by_many(checkpoints, 1, "a")
+    successor = replace(checkpoints, attempt=replace(checkpoints.attempt, epoch=2, name="a2"), ready=set())
+    successor.take_over()
+    with pytest.raises(FencedError):
+        checkpoints.begin(2)
+    with pytest.raises(FencedError):
+        checkpoints.write_part(1, draft, "late", lambda: [b"x"], 1)
+    with pytest.raises(FencedError):
+        checkpoints.conclude(1, draft, files, {})
+    assert successor.latest() is None
+
+
+def test_two_writers_of_one_file_are_refused(memory_store: MemoryStore, tmp_path: Path) -> None:
+    key, attempt = ArtifactKey("train", FINGERPRINT), AttemptId(run_id="run", stage_id="s", epoch=1, name="a1")
+    checkpoints = StoredCheckpoints(store=memory_store, cache=tmp_path, key=key, attempt=attempt)
+    draft, files = written_by_many(checkpoints, 1, "a")
+    with pytest.raises(CorruptArtifactError, match="found a path twice"):
+        checkpoints.conclude(1, draft, [*files, *files], {})
+
+
+class Rotting(MemoryStore):
+    """Loses the last byte of what is written in parts."""
+
+    def write(self, key: str, chunks: Chunks, size: int) -> Digest:
+        written = super().write(key, chunks, size)
+        self.objects[key] = self.objects[key][:-1]
+        return written
+
+
+def test_a_part_is_read_back(tmp_path: Path) -> None:
+    key, attempt = ArtifactKey("train", FINGERPRINT), AttemptId(run_id="run", stage_id="s", epoch=1, name="a1")
+    checkpoints = StoredCheckpoints(store=Rotting(), cache=tmp_path, key=key, attempt=attempt)
+    with pytest.raises(StoreError, match="right after writing"):
+        written_by_many(checkpoints, 1, "a")

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pickle
 import threading
@@ -56,6 +57,15 @@ def test_files_are_uploaded_and_downloaded_with_their_digest(store: Store, tmp_p
     assert store.digest("data/file") == expected
     assert store.download("data/file", tmp_path / "copy") == expected
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 5, 9 * 1024**2])
+def test_chunks_are_written_with_their_digest(store: Store, size: int) -> None:
+    data = os.urandom(size)
+    chunks = [data[:3], memoryview(data)[3:]]
+    digest = store.write("data/file", lambda: chunks, size)
+    assert (digest.bytes, digest.sha256) == (size, hashlib.sha256(data).hexdigest())
+    assert store.digest("data/file") == digest
 
 
 def test_a_link_holds_the_same_bytes_and_survives_its_source(store: Store, tmp_path: Path) -> None:

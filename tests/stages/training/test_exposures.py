@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.training.checkpoint_files import Progress, Skip
+from stages.training.checkpoints.progress import Progress, Skip
 from stages.training.config import LoopConfig
 from stages.training.exposures import Integers, _optimizer_steps, _saw_any, loop_exposures
 

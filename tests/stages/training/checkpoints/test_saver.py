@@ -1,12 +1,12 @@
 """Checkpoints in the background of the training loop: what it waits for, and what a failed write costs."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from orchestrator.artifact import JSON
+from orchestrator.artifact import JSON, Chunks, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint
@@ -33,13 +33,23 @@ class Slow:
     def latest(self) -> Checkpoint | None:
         return self.inner.latest()
 
-    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+    def begin(self, step: int) -> str:
         assert self.gate.wait(30)
         if self.fails:
             raise StoreError("the store does not answer")
-        self.inner.commit(step, folder, meta)
+        return self.inner.begin(step)
+
+    def write_part(self, step: int, draft: str, name: str, chunks: Chunks, size: int) -> FileEntry:
+        data = b"".join(chunks())
+        self.files[step, name] = data
+        return self.inner.write_part(step, draft, name, lambda: [data], size)
+
+    def conclude(self, step: int, draft: str, files: Sequence[FileEntry], meta: Mapping[str, JSON]) -> bool:
         self.commits.append(step)
-        self.files.update({(step, file.name): file.read_bytes() for file in folder.iterdir()})
+        return self.inner.conclude(step, draft, files, meta)
+
+    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
+        raise NotImplementedError
 
     def prune(self, keep: int, needed: int | None = None) -> None:
         self.inner.prune(keep, needed)

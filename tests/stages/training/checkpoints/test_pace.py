@@ -1,18 +1,18 @@
 """How often checkpoints are made: by their cost, and without influence on what is trained."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifact import JSON
+from orchestrator.artifact import JSON, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.stage import RetryPolicy
-from stages.training import checkpoint_pace
-from stages.training.checkpoint_pace import FIRST_S, MAX_S, CheckpointPace, best_interval_s, mean_uptime_s
+from stages.training.checkpoints import pace as pace_module
+from stages.training.checkpoints.pace import FIRST_S, MAX_S, CheckpointPace, best_interval_s, mean_uptime_s
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import run_worker
 from tests.stages.training.test_loop import Recorder, checkpoints, single_worker, trained
@@ -89,11 +89,12 @@ class RecordingCheckpoints:
     def __init__(self, inner: StoredCheckpoints) -> None:
         self.inner = inner
         self.latest, self.prune, self.retract_after = inner.latest, inner.prune, inner.retract_after
+        self.begin, self.write_part = inner.begin, inner.write_part
         self.steps: list[int] = []
 
-    def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
-        self.inner.commit(step, folder, meta)
+    def conclude(self, step: int, draft: str, files: Sequence[FileEntry], meta: Mapping[str, JSON]) -> bool:
         self.steps.append(step)
+        return self.inner.conclude(step, draft, files, meta)
 
 
 def train(folder: Path, task: ToyTask, retry: RetryPolicy) -> tuple[list[int], Recorder]:
@@ -105,7 +106,7 @@ def train(folder: Path, task: ToyTask, retry: RetryPolicy) -> tuple[list[int], R
 def test_a_training_saves_more_often_where_more_fails_and_trains_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_pace, "FIRST_S", 0.05)
+    monkeypatch.setattr(pace_module, "FIRST_S", 0.05)
     task = ToyTask(pause_s=0.05)  # 0.2 s for a step
     rarely, calm = train(tmp_path / "rarely", task, RetryPolicy(mean_uptime_h=1000))
     often, _ = train(tmp_path / "often", task, RetryPolicy(mean_uptime_h=1e-6))

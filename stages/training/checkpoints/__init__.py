@@ -1,0 +1,1 @@
+"""Checkpoints of a training: slices of tensors that many workers write, and that any number of workers read."""

@@ -1,0 +1,74 @@
+"""Files of slices: any reader of safetensors opens them, and blocks meet where they should."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.training.checkpoints.slices import (
+    TensorSlice,
+    overlap,
+    read_header,
+    share_out,
+    slice_file,
+    tensor_digest,
+    whole,
+)
+
+TENSORS = {
+    "weights/m/a": torch.arange(12.0).view(3, 4),
+    "weights/m/b": torch.tensor(3, dtype=torch.int64),
+    "weights/m/c": torch.randn(2, 3).to(torch.bfloat16),
+    "weights/m/empty": torch.zeros(0, 4),
+    "weights/m/turned": torch.arange(6.0).view(2, 3).T,
+}
+
+
+def test_a_file_of_slices_is_a_safetensors_file_with_places(tmp_path: Path) -> None:
+    slices = [whole(name, tensor).to_host() for name, tensor in TENSORS.items()]
+    file = slice_file(slices)
+    data = b"".join(file.chunks())
+    assert len(data) == file.size
+    assert data == b"".join(slice_file(slices[::-1]).chunks())
+    path = tmp_path / "part.safetensors"
+    path.write_bytes(data)
+    found = load_file(path)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+    assert read_header(path)["weights/m/a"]["shape"] == [3, 4]
+
+
+def test_a_copy_in_host_memory_does_not_change_with_the_tensor() -> None:
+    tensor = torch.zeros(4)
+    copy = TensorSlice(name="a", shape=(8,), offset=(4,), tensor=tensor).to_host()
+    tensor.fill_(1)
+    assert copy.tensor.tolist() == [0.0] * 4
+    assert (copy.shape, copy.offset) == ((8,), (4,))
+
+
+def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"\x02\0\0\0\0\0\0\0[]")
+    with pytest.raises(ValueError, match=r"x.safetensors: not a safetensors file"):
+        read_header(path)
+
+
+def test_digests_differ_by_value_type_and_shape() -> None:
+    tensors = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), torch.ones(4)]
+    assert len({tensor_digest(tensor) for tensor in tensors}) == 4
+    assert tensor_digest(torch.zeros(4)) == tensor_digest(torch.zeros(8)[::2])
+
+
+def test_bytes_are_shared_out_evenly_and_alike_on_every_worker() -> None:
+    sizes = {"a": 8, "b": 5, "c": 4, "d": 3}
+    owners = share_out(sizes, 2)
+    assert owners == share_out(dict(reversed(sizes.items())), 2)
+    loads = [sum(size for name, size in sizes.items() if owners[name] == worker) for worker in range(2)]
+    assert loads == [11, 9]
+
+
+def test_blocks_meet_where_both_have_values() -> None:
+    assert overlap((2, 0), (3, 4), (4, 0), (3, 4)) == ((slice(2, 3), slice(0, 4)), (slice(0, 1), slice(0, 4)))
+    assert overlap((0,), (2,), (2,), (2,)) is None
+    assert overlap((), (), (), ()) == ((), ())

@@ -1,0 +1,66 @@
+"""The unified model in small as a training program: the published phases on random rows, of which some hold images."""
+
+from dataclasses import dataclass
+
+import torch
+
+from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.phases import find_phase, parameter_groups
+from models.mllm.vision import VisionBranch
+from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE
+from stages.programs.mllm import LanguagePass
+from stages.training.program import MicroBatch, Pass, micro_batch_seed
+from tests.models.mllm.conftest import make_config
+
+RATE = 3e-3
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyTask:
+    phase: str
+    seed: int = 3
+    hold_step: int = -1  # at which every worker waits for ever, to be killed
+
+
+class TinyMllm:
+    rebuilds_frozen = True
+
+    def __init__(self, task: TinyTask, device: torch.device = CPU) -> None:
+        self._task = task
+        config = make_config(tie_embeddings=True)
+        torch.manual_seed(task.seed)
+        self.model = UnifiedMllm(config, VisionBranch(config.vision)).to(device).train()
+        phase = find_phase(task.phase)
+        groups = parameter_groups(self.model, phase, learning_rates=dict.fromkeys(phase.learning_rates, RATE))
+        units = tuple(self.model.language.layers)
+        self.passes = (Pass(name="language", module=LanguagePass(self.model), groups=groups, units=units),)
+        self.weights = {"mllm": self.model}
+
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        """One row of 96 tokens; each third has images of one size, each fourth of two sizes."""
+        seed = micro_batch_seed(self._task.seed, step, index)
+        generator = torch.Generator().manual_seed(seed)
+        sides = [8, 16] if seed % 4 == 0 else [8] if seed % 3 == 0 else []
+        batch = random_row(sides, generator)
+        weight = self.model.trained_weight(batch.labels_BT, batch.segments_BT)
+        return MicroBatch(data=batch, weight=weight, seed=seed, samples=(f"row-{step}-{index}",))
+
+
+def random_row(sides: list[int], generator: torch.Generator, tokens: int = 96) -> PackedBatch:
+    """Two documents of random ids and padding; images of these sides are at the start of the second one."""
+    ids = torch.randint(0, 100, (1, tokens), generator=generator)
+    first = tokens // 3
+    at = first + 1
+    for side in sides:
+        pixels, semantic = (side // 4) ** 2, max(1, side // 28) ** 2
+        ids[0, at : at + semantic] = SEMANTIC_FEATURE
+        ids[0, at + semantic : at + semantic + pixels] = PIXEL_FEATURE
+        at += semantic + pixels
+    segments = torch.ones_like(ids)
+    segments[0, first:] = 2
+    segments[0, tokens - 8 :] = 0
+    positions = torch.cat([torch.arange(first), torch.arange(tokens - first)])[None]
+    images = [torch.rand(3, side, side, generator=generator) * 2 - 1 for side in sides]
+    labels = torch.where(ids >= 0, ids, -100)
+    return PackedBatch(ids_BT=ids, labels_BT=labels, positions_BT=positions, segments_BT=segments, images=images)
