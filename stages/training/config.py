@@ -63,10 +63,8 @@ class TrainingExecution(Execution):
     """How a training is carried out. Results of different strategies agree within a tolerance, see `identity.py`."""
 
     keep_checkpoints: int = 2
-    strategy: Literal["ddp", "fsdp2", "deepspeed"] = "ddp"
+    strategy: Literal["ddp", "fsdp2"] = "ddp"  # a whole copy on each worker; or parameters and states in shards
     shard_workers: int = 0  # fsdp2: workers that hold one copy together, best those of a node; 0: all of them
-    zero_stage: Literal[1, 2, 3] = 2  # deepspeed: optimizer states, and gradients, and parameters are sharded
-    offload_optimizer: bool = False  # deepspeed: optimizer states in the memory of the host
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:

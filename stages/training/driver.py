@@ -19,7 +19,7 @@ from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import ProgramClass, Task, weight_unit_of
 from stages.training.spreads import SPREADS, spreads_of, spreads_to_json
 from stages.training.step_line import LinePace, step_figures, step_line
-from stages.training.strategies.choice import check_strategy
+from stages.training.strategies.mesh import check_strategy
 from stages.training.workers.reports import Report
 from stages.training.workers.worker import WorkerSettings, worker_settings
 
@@ -66,7 +66,7 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     Raises: CancelledError after a clean stop; NodeLostError if a worker died; HangError if no step ended for
     `retry.hang_after_s`; the OrchestratorError of a worker; RuntimeError with the worker's traceback otherwise.
     """
-    check_strategy(context.execution(TrainingExecution), loop, context.resources)
+    check_strategy(context.execution(TrainingExecution), context.resources)
     context.checkpoints.take_over()
     latest = context.checkpoints.latest()
     metrics: dict[str, float] = {}

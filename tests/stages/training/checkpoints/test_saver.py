@@ -1,15 +1,22 @@
 """Checkpoints in the background of the training loop: what it waits for, and what a failed write costs."""
 
+import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from orchestrator.artifact import JSON, Chunks, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint
+from stages.training.agreement import WorkerRank
 from stages.training.loop import run_worker
 from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, checkpoints, single_worker, trained
 from tests.stages.training.toy import ToyProgram, ToyTask
@@ -121,3 +128,60 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_within_a_step(tmp_
         )
     assert reporter.steps[-1][0] <= 10  # at the latest where the next one would be saved
     assert checkpoints(tmp_path).latest() is None
+
+
+class KilledAt(StoredCheckpoints):
+    """The process is killed while it writes its part of the checkpoint of a step."""
+
+    def write_part(self, step: int, draft: str, name: str, chunks: Chunks, size: int) -> FileEntry:
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().write_part(step, draft, name, chunks, size)
+
+
+def work_until_killed(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    found = checkpoints(Path(folder))
+    kind = KilledAt if rank else StoredCheckpoints
+    run_worker(
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=kind(store=found.store, cache=found.cache, key=found.key, attempt=found.attempt),
+        reporter=Recorder(),
+        worker=WorkerRank(rank=rank, world_size=2, device=torch.device("cpu")),
+    )
+
+
+def test_a_worker_killed_while_it_writes_leaves_the_checkpoint_before(tmp_path: Path, free_port: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work_until_killed, args=(rank, free_port, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert workers[1].exitcode == -signal.SIGKILL
+    assert workers[0].exitcode not in (0, None)
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == 5
+    parts = {"state.json", "worker-00000.safetensors", "worker-00001.safetensors"}
+    assert {path.name for path in found.path.iterdir()} == parts
+    curves = []
+    for folder in (tmp_path, tmp_path / "whole"):
+        recorder = Recorder()
+        run_worker(
+            ToyProgram,
+            ToyTask(),
+            LOOP,
+            retry=EVERY_5,
+            checkpoints=checkpoints(folder),
+            reporter=recorder,
+            worker=single_worker(),
+        )
+        curves.append([metrics["fit/loss"] for _, metrics in recorder.steps])
+    assert len(curves[0]) == LOOP.steps - 5
+    assert curves[0] == pytest.approx(curves[1][5:], rel=1e-5)

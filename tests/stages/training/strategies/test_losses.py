@@ -9,6 +9,7 @@ from tests.stages.training.strategies.pool import LOOP, Training, carry_out
 
 DDP, FSDP2 = TrainingExecution(), TrainingExecution(strategy="fsdp2")
 HSDP = TrainingExecution(strategy="fsdp2", shard_workers=2)
+AVERAGED = replace(LOOP, average_decay=0.9)  # an average is loaded, too; it does not change the losses
 BF16 = replace(LOOP, precision="bf16")
 SPREADS = {
     "ddp on 2": (DDP, 2),
@@ -32,7 +33,7 @@ CHAINS = {
     "fsdp2, ddp, hsdp": [(FSDP2, 2), (DDP, 2), (HSDP, 4)],
 }
 PARTS = [
-    Training(name=name, workers=workers, execution=execution, stop_after=stop, phase="stage1")
+    Training(name=name, workers=workers, execution=execution, stop_after=stop, phase="stage1", loop=AVERAGED)
     for name, chain in CHAINS.items()
     for (execution, workers), stop in zip(chain, (0, 1, -1), strict=True)
 ]
