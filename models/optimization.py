@@ -28,11 +28,16 @@ def make_optimizer(
     eps: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW over parameter groups; each group's "lr" is kept as its peak under "peak_lr"."""
+    """Adam or AdamW over parameter groups; each group's "lr" is kept as its peak under "peak_lr".
+
+    On an accelerator one kernel updates all tensors, without temporary copies of them.
+    """
     for group in groups:
         group["peak_lr"] = group["lr"]
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(list(groups), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay)
+    on_accelerator = any(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+    fused = True if on_accelerator else None
+    return kind(list(groups), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

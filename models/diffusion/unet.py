@@ -33,6 +33,12 @@ def unet_blocks(unet: nn.Module) -> tuple[nn.Module, ...]:
     return (*lists[0], *middle, *lists[1])
 
 
+def recompute_blocks(unet: nn.Module) -> None:
+    """Keep no activations inside of blocks; each is computed again in the backward pass."""
+    assert isinstance(unet, UNet2DModel | UNet2DConditionModel), "made by `make_unet`"
+    unet.enable_gradient_checkpointing()
+
+
 def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: int) -> Tensor:
     """The network's prediction [B,C,Y,X] for noisy samples with code features as further channels."""
     batch = len(inputs_BCYX)

@@ -13,7 +13,7 @@ from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches,
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
-from models.diffusion.unet import make_unet, unet_blocks
+from models.diffusion.unet import make_unet, recompute_blocks, unet_blocks
 from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codes, DualViTok
 from models.dualvitok.weights import load as load_tokenizer
@@ -83,6 +83,8 @@ class DecoderProgram:
         self._images = TokenizedImages(task)
         tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
+        if task.checkpoint_activations:
+            recompute_blocks(decoder.unet)
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
         module = DenoisingPass(decoder, tokenizer)
         self.passes = (Pass(name="denoising", module=module, groups=groups, units=unet_blocks(decoder.unet)),)

@@ -90,7 +90,7 @@ def slots_by_pass(reader: CheckpointReader) -> dict[str, dict[str, dict[str, str
 
 def _loaded(parameter: nn.Parameter, reader: CheckpointReader, source: str, slot: str) -> torch.Tensor:
     if slot == COUNT:
-        return reader.read(source, (), ())
+        return reader.read(source, (), ()).to(parameter.device)
     state = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
     fill(state, reader, source)
     return state

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models.diffusion.config import DecoderConfig
-from models.diffusion.unet import make_unet, predict
+from models.diffusion.unet import make_unet, predict, recompute_blocks, unet_blocks
 from tests.models.diffusion.conftest import PLAIN, SDXL
 
 
@@ -30,3 +30,22 @@ def test_the_prediction_depends_on_the_resolution(config: DecoderConfig) -> None
         first, second = (predict(unet, inputs, torch.tensor([10]), resolution) for resolution in (0, 1))
     assert first.shape == (1, config.sample_channels, 8, 8)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("config", [PLAIN, SDXL], ids=["plain", "sdxl"])
+def test_recomputed_blocks_have_the_same_gradients_and_nearly_all_parameters(config: DecoderConfig) -> None:
+    torch.manual_seed(0)
+    unet: Any = make_unet(config).train()
+    inputs = torch.randn(1, config.sample_channels + config.code_channels, 8, 8)
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            recompute_blocks(unet)
+        unet.zero_grad()
+        predict(unet, inputs, torch.tensor([10]), 0).square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in unet.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    inside = {id(parameter) for block in unet_blocks(unet) for parameter in block.parameters()}
+    sizes = [(parameter.numel(), id(parameter) in inside) for parameter in unet.parameters()]
+    assert sum(size for size, is_inside in sizes if is_inside) > 0.5 * sum(size for size, _ in sizes)

@@ -18,6 +18,7 @@ from orchestrator.stage import RetryPolicy
 from stages.training.agreement import WorkerRank
 from stages.training.config import LoopConfig, OptimizerConfig, TrainingExecution
 from stages.training.loop import run_worker
+from tests.stages.training.strategies.tiny_images import ImageTask, TinyDecoder, TinyTokenizer
 from tests.stages.training.strategies.tiny_mllm import TinyMllm, TinyTask
 from tests.stages.training.test_loop import Recorder, checkpoints
 
@@ -34,7 +35,7 @@ class Training:
 
     name: str
     workers: int
-    phase: str = "stage2"
+    phase: str = "stage2"  # of the language model; "tokenizer" and "decoder" are other programs
     execution: TrainingExecution = field(default_factory=TrainingExecution)
     loop: LoopConfig = LOOP
     stop_after: int = -1
@@ -87,9 +88,14 @@ def _train(rank: int, training: Training, folder: Path, number: int) -> list[flo
             timeout=timedelta(seconds=60),
         )
     recorder = Recorder(stop_after=training.stop_after)
+    programs: dict[str, tuple[Any, Any]] = {
+        "tokenizer": (TinyTokenizer, ImageTask()),
+        "decoder": (TinyDecoder, ImageTask()),
+    }
+    program, task = programs.get(training.phase, (TinyMllm, TinyTask(phase=training.phase)))
     run_worker(
-        TinyMllm,
-        TinyTask(phase=training.phase),
+        program,
+        task,
         training.loop,
         retry=RetryPolicy(checkpoint_every=100),
         checkpoints=checkpoints(folder / training.name),
@@ -99,4 +105,6 @@ def _train(rank: int, training: Training, folder: Path, number: int) -> list[flo
     )
     if training.workers > 1:
         dist.destroy_process_group()
-    return [metrics["language/loss"] for _, metrics in recorder.steps]
+    names = [name for name in recorder.steps[0][1] if name.endswith("/loss")]
+    last = [name for name in recorder.steps[-1][1] if name.endswith("/loss") and name not in names]
+    return [metrics[name] for name in [*names, *last] for _, metrics in recorder.steps if name in metrics]
