@@ -331,17 +331,20 @@ def test_the_first_draft_that_is_concluded_wins_and_the_other_leaves_nothing(che
     assert "b" not in stored
 
 
-def test_an_aborted_attempt_begins_writes_and_concludes_nothing(checkpoints: StoredCheckpoints) -> None:
-    draft, files = written_by_many(checkpoints, 1, "a")
+def test_an_aborted_attempt_begins_writes_and_concludes_nothing(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1)
+    draft, files = written_by_many(checkpoints, 2, "a")
     successor = replace(checkpoints, attempt=replace(checkpoints.attempt, epoch=2, name="a2"), ready=set())
     successor.take_over()
     with pytest.raises(FencedError):
-        checkpoints.begin(2)
+        checkpoints.begin(3)
     with pytest.raises(FencedError):
-        checkpoints.write_part(1, draft, "late", lambda: [b"x"], 1)
+        checkpoints.write_part(2, draft, "late", lambda: [b"x"], 1)
     with pytest.raises(FencedError):
-        checkpoints.conclude(1, draft, files, {})
-    assert successor.latest() is None
+        checkpoints.conclude(2, draft, files, {})
+    newest = successor.latest()
+    assert newest is not None
+    assert newest.step == 1
 
 
 def test_two_writers_of_one_file_are_refused(memory_store: MemoryStore, tmp_path: Path) -> None:
