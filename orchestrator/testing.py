@@ -59,13 +59,17 @@ class FolderCheckpoints:
 
     folder: Path
 
+    def take_over(self) -> None:
+        """There is no other attempt."""
+
+    def open(self, step: int, digest: str) -> Checkpoint:
+        path = self._path(step)
+        meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+        return Checkpoint(step=step, path=path / "files", meta=meta, digest=digest)
+
     def latest(self) -> Checkpoint | None:
         steps = self._steps()
-        if not steps:
-            return None
-        path = self._path(steps[-1])
-        meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
-        return Checkpoint(step=steps[-1], path=path / "files", meta=meta)
+        return self.open(steps[-1], f"step {steps[-1]}") if steps else None
 
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         if not self._path(step).exists():

@@ -1,14 +1,19 @@
 """The language model's training data: how many rows a step has, and what its micro-batches name."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_pipelines.training_data.config import LoaderConfig, MixturePart
 from orchestrator.errors import PrecheckError
+from orchestrator.stage import Resources
+from orchestrator.testing import folder_context, run_stage
 from stages.programs.mllm import MllmProgram, build_index, data_facts, training_order
-from stages.programs.mllm_config import LearningRates, MllmTask, TrainMllmConfig
+from stages.programs.mllm_config import LearningRates, MllmExecution, MllmTask, TrainMllmConfig
+from stages.train_mllm import TRAIN_MLLM
 from stages.training.config import LoopConfig
 from tests.data_pipelines.tiny_run import TEXT, write_run
 
@@ -56,6 +61,30 @@ def test_facts_of_the_data_are_rows_padding_and_epochs(task: MllmTask) -> None:
     assert facts["rows_per_step"] >= 2
     assert 0.3 < facts["used_token_share"] <= 1
     assert facts["epochs/0 text+understanding"] > 0
+
+
+def test_two_sharded_workers_make_the_model_of_one(task: MllmTask, tmp_path: Path) -> None:
+    """The whole stage: its checkpoints hold only what trains, and its result is a whole model."""
+    inputs = {
+        "datasets": task.datasets[0],
+        "tokens": task.tokens[0],
+        "tokenizer": task.tokenizer,
+        "vocabulary": task.vocabulary,
+    }
+    models, saved = [], []
+    for workers, execution in ((1, MllmExecution()), (2, MllmExecution(strategy="fsdp2"))):
+        folder = tmp_path / str(workers)
+        resources = Resources(workers=workers)
+        context = folder_context(TRAIN_MLLM, folder, inputs=inputs, resources=resources, execution=execution)
+        run_stage(TRAIN_MLLM, CONFIG, context)
+        models.append(load_file(context.output / "model.safetensors"))
+        saved.append(sum(path.stat().st_size for path in folder.rglob("worker-*.safetensors")))
+    assert models[0].keys() == models[1].keys()
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(models[1][name], tensor, rtol=1e-4, atol=1e-6)
+    trained = [name for name in models[0] if name.startswith("projector.") or name == "embedding.vision"]
+    states = 3 * 4 * sum(models[0][name].numel() for name in trained)  # weights and both moments of Adam
+    assert all(states < size < states + 20_000 for size in saved)
 
 
 def test_fewer_rows_than_micro_batches_are_refused_with_what_would_work(task: MllmTask) -> None:
