@@ -17,6 +17,7 @@ from orchestrator.artifact import Artifact
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.cli import exit_code
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay
+from orchestrator.commands import stage_driver
 from orchestrator.commands.shared.stopping import StopSignals, grace_s
 from orchestrator.errors import CancelledError, RecipeError, StoppedError
 from orchestrator.execution import job_attempt, stage_run
@@ -131,6 +132,7 @@ def main(root: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "stage-driver":
+        stage_driver.cluster_of_this_job = lambda: Cluster(LocalRay(cpus=1))  # its stages need no Ray
         sys.exit(exit_code(sys.argv[1:], KINDS))
     try:
         main(Path(sys.argv[1]))
