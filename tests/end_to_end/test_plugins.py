@@ -1,13 +1,15 @@
 """A package of somebody else, built and installed by pip: its stages are run, watched, traced and taken down."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.end_to_end.desk import Desk
+from tests.end_to_end.desk import TINY, Desk
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -233,3 +235,52 @@ def test_a_takedown_reaches_what_a_foreign_training_learned(desk: Desk) -> None:
     assert [stage for stage, planned in again.items() if planned["action"] == "run"] == rerun["stages"]
     assert again["learned"]["reasons"][0] == {"type": "tainted", "takedown": "T1"}
     assert "learned" in {made.manifest.provenance["stage"] for made in desk.artifacts().values()}, "marked, not deleted"
+
+
+BUNDLE = '''\
+"""A stage of somebody else that puts the models together which are then used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.learning import Serving
+from orchestrator.stage import Slot, StageContext, StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    name: str
+
+
+def bundle(config: BundleConfig, context: StageContext) -> Mapping[str, float]:
+    (context.output / "name").write_text(config.name)
+    return {}
+
+
+BUNDLE = StageKind(
+    name="bundle",
+    version=1,
+    config=BundleConfig,
+    run=bundle,
+    inputs={"tokenizer": Slot(kind="tokenizer@1"), "mllm": Slot(kind="mllm@1")},
+    output="bundle@1",
+    serving=Serving(models={"tokenizer": "tokenizer", "mllm": "mllm"}),
+)
+'''
+
+
+def test_images_are_drawn_with_the_models_that_a_foreign_kind_names(finished: Desk, tmp_path: Path) -> None:
+    """Nothing built in says which models belong together: the recipe has neither `evaluate` nor `export`."""
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    desk = Desk(folder=tmp_path, environment={"ILLUME_TRACKING": "none"})
+    (tmp_path / "bundle.py").write_text(BUNDLE)
+    recipe = TINY.read_text()
+    before = recipe[: recipe.index("  evaluated:")].replace("name: tiny", "name: bundled")
+    own = "  bundled:\n    kind: bundle\n    inputs: {tokenizer: tokenizer, mllm: mllm_1}\n    config: {name: mine}\n"
+    (tmp_path / "bundled.yaml").write_text(before + own)
+    plugin = ("--plugin", f"{tmp_path / 'bundle.py'}:BUNDLE")
+    ran = desk.illume("run", "bundled.yaml", *plugin)
+    assert "1 to run" in ran.out
+    desk.illume("generate", "a red circle", "--run", "bundled", "--out", "drawn.png", "--seed", "1", *plugin)
+    with Image.open(tmp_path / "drawn.png") as image:
+        assert min(image.size) > 0
