@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifact import JSON, Artifact, Chunks, FileEntry, Fingerprint, Manifest
+from orchestrator.backends.objects import file_digest
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import canonical_json, fingerprint_of
@@ -28,7 +29,6 @@ from orchestrator.shard_map.map_shards import shard_payload
 from orchestrator.shards import Shard, ShardInput, ShardRecord, ShardWorker
 from orchestrator.stage import C, Checkpoint, E, Execution, Resources, RetryPolicy, StageContext, StageKind
 from orchestrator.store.attempt_folder import files_below
-from orchestrator.store.objects import file_digest
 from orchestrator.store.store import open_store
 
 FilledSlot = Path | Artifact | Sequence[Path | Artifact]

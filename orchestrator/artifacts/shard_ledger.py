@@ -14,6 +14,7 @@ from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.shard_records import StoredShard, shard_body, shard_from_bytes, shard_of_commit
 from orchestrator.artifacts.shard_search import ShardSearch
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import CorruptArtifactError, FencedError
 from orchestrator.shards import RemoteFolder, ShardOutcome, ShardRecord
 from orchestrator.store.attempt_folder import AttemptFolder, new_folder
@@ -33,7 +34,6 @@ from orchestrator.store.commits import (
 from orchestrator.store.group_commit import sync_all
 from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site
 from orchestrator.store.local_copy import adopt_folder, readable_folder
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.shard_packs import Packer
 from orchestrator.store.store import Store
 from orchestrator.store.store_identity import check_folders

@@ -11,9 +11,9 @@ from itertools import chain
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_records import StoredShard, shard_from_bytes
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.layout import shard_site, shards_folder
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.shard_listing import ListedShard, list_shards, listed
 from orchestrator.store.shard_packs import PackedRecord, Packer, list_packs, read_packs, small_packs
 from orchestrator.store.store import Store

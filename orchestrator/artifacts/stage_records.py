@@ -4,6 +4,7 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.store.commits import read_outcome, retract, roll_forward
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import (
@@ -14,7 +15,6 @@ from orchestrator.store.layout import (
     owner_of,
     shard_site,
 )
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.shard_listing import list_shards
 from orchestrator.store.store import Store
 

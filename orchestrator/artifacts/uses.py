@@ -13,11 +13,11 @@ from typing import Literal
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.constraints import Sha256
 from orchestrator.documents.typed_json import parse_record
 from orchestrator.store.commits import read_outcome
 from orchestrator.store.layout import USES, artifact_site
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store, record_bytes
 
 USE_FORMAT = 1

@@ -17,6 +17,7 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.objects import is_key
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import FencedError, StageCodeError, StoreError
@@ -28,7 +29,6 @@ from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import E, Execution, Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
-from orchestrator.store.objects import is_key
 
 log = logging.getLogger(__name__)
 

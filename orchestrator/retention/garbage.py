@@ -14,6 +14,9 @@ from typing import Literal
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.uses import Uses
+from orchestrator.backends.local_store import TEMPORARY
+from orchestrator.backends.objects import StoredObject
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.retention.shard_batches import Candidate, batches, candidates, delete_attempts
 from orchestrator.store.commits import (
@@ -40,9 +43,6 @@ from orchestrator.store.layout import (
     owner_of,
     stored_keys,
 )
-from orchestrator.store.local_store import TEMPORARY
-from orchestrator.store.objects import StoredObject
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import PROBE_FOLDER, Store
 
 log = logging.getLogger(__name__)

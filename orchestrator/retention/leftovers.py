@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.backends.objects import StoredObject
 from orchestrator.history.database import Database
 from orchestrator.history.open_attempts import OPEN
 from orchestrator.history.schema import attempts, runs
@@ -42,7 +43,6 @@ from orchestrator.store.layout import (
     shard_site,
     stored_keys,
 )
-from orchestrator.store.objects import StoredObject
 from orchestrator.store.store import Store
 
 

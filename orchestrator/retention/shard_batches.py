@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_search import PackedRecords, packed_records, read_records
+from orchestrator.backends.objects import StoredObject
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.commits import committed_attempt, is_decision, retract_shard, roll_forward
 from orchestrator.store.deletion import Deleted, delete_objects
 from orchestrator.store.layout import SHARDS, Site, shard_site, shards_folder
-from orchestrator.store.objects import StoredObject
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.shard_listing import ListedShard, list_shards, listed
 from orchestrator.store.shard_packs import list_packs, read_packs
 from orchestrator.store.store import Store

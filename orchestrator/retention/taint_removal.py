@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import Takedown
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.retention.garbage import Garbage, find_garbage_at
 from orchestrator.retention.pins import pins, unpin
 from orchestrator.store.commits import head, retract, roll_forward
 from orchestrator.store.layout import Site, artifact_site, shard_site
-from orchestrator.store.parallel import parallel_map, request_threads
 
 
 def retract_tainted(artifacts: ArtifactStore, takedown: Takedown) -> None:

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable
 
+from orchestrator.backends.object_store import ObjectStore
+from orchestrator.backends.s3_api import UnfinishedUpload
 from orchestrator.errors import StoreError
 from orchestrator.store.layout import owner_of
-from orchestrator.store.object_store import ObjectStore
-from orchestrator.store.s3_api import UnfinishedUpload
 from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ from itertools import chain
 from pathlib import Path
 
 from orchestrator.artifact import ArtifactKey, FileEntry
+from orchestrator.backends.group_sharing import share_folder, share_tree
+from orchestrator.backends.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_path
+from orchestrator.backends.objects import Digest, check_key
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import StoreError
 from orchestrator.store.copy_budget import STAGING
 from orchestrator.store.copy_locks import hold, let_go
-from orchestrator.store.group_sharing import share_folder, share_tree
 from orchestrator.store.layout import Site
 from orchestrator.store.link_list import Link, LinkList
-from orchestrator.store.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_path
-from orchestrator.store.objects import Digest, check_key
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
 PARENTS = 4  # folders above those of the attempts that may have been made for this one

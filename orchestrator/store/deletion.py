@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from orchestrator.backends.objects import StoredObject
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import RetainedError
-from orchestrator.store.objects import StoredObject
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)

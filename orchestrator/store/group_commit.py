@@ -14,10 +14,10 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from orchestrator.backends.group_sharing import share_file
+from orchestrator.backends.local_store import TEMPORARY, LocalStore, explain_os_error, link_new, make_folders, sync_path
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import StoreError
-from orchestrator.store.group_sharing import share_file
-from orchestrator.store.local_store import TEMPORARY, LocalStore, explain_os_error, link_new, make_folders, sync_path
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # of Linux, <fcntl.h> and <linux/fs.h>

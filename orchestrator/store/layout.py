@@ -21,8 +21,8 @@ from string import hexdigits
 from typing import Literal
 
 from orchestrator.artifact import ArtifactKey
+from orchestrator.backends.objects import IDENTITY as IDENTITY
 from orchestrator.errors import StoreError
-from orchestrator.store.objects import IDENTITY as IDENTITY
 from orchestrator.store.store import Store
 
 PACKS = "packs"  # in the folder of a stage kind's shards

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from orchestrator.artifact import ArtifactKey
+from orchestrator.backends.objects import StoredObject
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.store.layout import is_fingerprint, shards_folder
-from orchestrator.store.objects import StoredObject
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store
 
 _DIGITS = "0123456789abcdef"

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.artifact import JSON
+from orchestrator.backends.objects import StoredObject
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import CorruptArtifactError, NewerFormatError, StoreError
 from orchestrator.identity import canonical_json
 from orchestrator.store.layout import packs_folder
-from orchestrator.store.objects import StoredObject
-from orchestrator.store.parallel import parallel_map, request_threads
 from orchestrator.store.store import Store, put_same
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from orchestrator.artifact import JSON, Chunks
+from orchestrator.backends.local_store import LocalStore
+from orchestrator.backends.object_store import REMOTE_SCHEMES, ObjectStore
+from orchestrator.backends.objects import Digest, StoredObject
 from orchestrator.documents.typed_json import parse_object
 from orchestrator.errors import RecipeError, StoreError, UnfitStoreError
 from orchestrator.redaction.masking import mask_secrets
-from orchestrator.store.local_store import LocalStore
-from orchestrator.store.object_store import REMOTE_SCHEMES, ObjectStore
-from orchestrator.store.objects import Digest, StoredObject
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from orchestrator.artifact import FileEntry
+from orchestrator.backends.objects import Digest
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.store.objects import Digest
 from orchestrator.store.store import Store
 
 PARALLEL_FILES = 4

@@ -193,7 +193,7 @@ def report(what: str, seconds: float, busy: float, size: int, counts: dict[str, 
 @click.option("--stall-s", default=2.0)
 def main(gigabytes: float, cut_share: float, stall_share: float, stall_s: float) -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", NO_PROXY="127.0.0.1")
-    from orchestrator.store import bucket
+    from orchestrator.backends import bucket
 
     bucket.STALL_S = stall_s
     size = int(gigabytes * 1e9)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifact import FileEntry
-from orchestrator.store import bucket as connection
-from orchestrator.store import copy_budget, transfers
+from orchestrator.backends import bucket as connection
+from orchestrator.backends import transfers
+from orchestrator.store import copy_budget
 from orchestrator.store.local_copy import readable_folder
 from tests.orchestrator.store.weak_bucket import WeakBucket, weak_bucket
 
@@ -119,7 +120,7 @@ from orchestrator.artifact import FileEntry
 from orchestrator.errors import StoreError
 from orchestrator.store.copy_locks import release
 from orchestrator.store.local_copy import readable_folder
-from orchestrator.store.local_store import LocalStore
+from orchestrator.backends.local_store import LocalStore
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 class Remote:
     url = "remote"

@@ -26,13 +26,13 @@ from werkzeug.serving import make_server
 
 from orchestrator.artifact import JSON, Artifact, ArtifactKey, Chunks, FileEntry, Manifest
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.objects import Digest, StoredObject
 from orchestrator.history.attempts import AttemptIntent, InputSummary, StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import AttemptState, EventKind, RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.store.objects import Digest, StoredObject
 from orchestrator.store.store import Store, open_store
 
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.backends.objects import check_key
 from orchestrator.constraints import Key, Sha256, Size
 from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.identity import canonical_json
-from orchestrator.store.objects import check_key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from orchestrator.artifact import ArtifactKey, Chunks, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints, checkpoint_files
 from orchestrator.artifacts.takedowns import Takedown, put_takedown
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.objects import Digest
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError, TakenDownError
 from orchestrator.store.commits import head
 from orchestrator.store.layout import checkpoint_site
-from orchestrator.store.objects import Digest
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 

@@ -23,6 +23,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.objects import StoredObject
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.database import Database
 from orchestrator.history.events import RunState
@@ -36,7 +37,6 @@ from orchestrator.retention.pins import pin, unpin
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.attempt_folder import AttemptFolder
-from orchestrator.store.objects import StoredObject
 from tests.orchestrator.conftest import MemoryStore
 
 AGE_S = 5.0

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.store.objects import StoredObject
-from orchestrator.store.parallel import REQUESTS
+from orchestrator.backends.objects import StoredObject
+from orchestrator.backends.parallel import REQUESTS
 from tests.orchestrator.conftest import MemoryStore
 
 REQUEST_S = 0.03

@@ -21,14 +21,14 @@ from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.local_store import LocalStore
+from orchestrator.backends.objects import Digest
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.commits import Decided, commit_all, commit_attempt, head
 from orchestrator.store.layout import artifact_site, shard_site
-from orchestrator.store.local_store import LocalStore
-from orchestrator.store.objects import Digest
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore

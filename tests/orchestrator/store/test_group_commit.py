@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.local_store import TEMPORARY
 from orchestrator.store import group_commit
 from orchestrator.store.group_commit import is_local_disk, put_all, sync_all
-from orchestrator.store.local_store import TEMPORARY
 from orchestrator.store.store import Store, open_store
 
 

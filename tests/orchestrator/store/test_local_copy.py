@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifact import FileEntry
+from orchestrator.backends.objects import Digest
 from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.store import copy_budget
 from orchestrator.store.copy_locks import release
 from orchestrator.store.local_copy import adopt_folder, readable_folder
-from orchestrator.store.objects import Digest
 from tests.orchestrator.conftest import MemoryStore
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.objects import check_key, file_digest
 from orchestrator.errors import CorruptArtifactError, RecipeError, StoreError
-from orchestrator.store.objects import check_key, file_digest
 from orchestrator.store.store import Store, open_store, probe, put_same, read_record, record_bytes
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.local_store import LocalStore
 from orchestrator.errors import CorruptArtifactError, ForeignStoreError, NewerFormatError, UnreachableStoreError
 from orchestrator.store.layout import IDENTITY
-from orchestrator.store.local_store import LocalStore
 from orchestrator.store.store_identity import (
     check_folders,
     check_on_this_node,

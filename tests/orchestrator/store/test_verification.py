@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.artifact import FileEntry
-from orchestrator.store.objects import Digest
+from orchestrator.backends.objects import Digest
 from orchestrator.store.verification import Difference, compare, differences
 from tests.orchestrator.conftest import MemoryStore
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from orchestrator.store.object_store import ObjectStore
+from orchestrator.backends.object_store import ObjectStore
 
 MODIFIED = "Mon, 01 Jan 2024 00:00:00 GMT"
 

@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.backends.group_sharing import share_folder
+from orchestrator.backends.local_store import LocalStore
 from orchestrator.identity import fingerprint_of
-from orchestrator.store.group_sharing import share_folder
-from orchestrator.store.local_store import LocalStore
 from orchestrator.store.store import open_store, probe
 from orchestrator.store.store_identity import establish
 

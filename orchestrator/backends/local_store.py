@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.artifact import Chunks
-from orchestrator.errors import StoreError, UnreachableStoreError
-from orchestrator.store.group_sharing import share_file, share_folder
-from orchestrator.store.objects import (
+from orchestrator.backends.group_sharing import share_file, share_folder
+from orchestrator.backends.objects import (
     CHUNK_BYTES,
     IDENTITY,
     MAX_RECORD_BYTES,
@@ -30,6 +29,7 @@ from orchestrator.store.objects import (
     check_key,
     file_digest,
 )
+from orchestrator.errors import StoreError, UnreachableStoreError
 
 TEMPORARY = ".tmp"  # inside the store, so that linking a file to its name stays on one disk
 LINK_TRIES = 5  # a concurrent deletion may remove the folder of a new object

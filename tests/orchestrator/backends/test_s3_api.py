@@ -3,10 +3,10 @@ from pathlib import Path
 import obstore
 import pytest
 
+from orchestrator.backends import s3_api
+from orchestrator.backends.object_store import ObjectStore
+from orchestrator.backends.transfers import MIB
 from orchestrator.errors import StoreError
-from orchestrator.store import s3_api
-from orchestrator.store.object_store import ObjectStore
-from orchestrator.store.transfers import MIB
 
 TOO_LARGE = (
     "<Code>InvalidRequest</Code><Message>The specified copy source is larger than the maximum allowable size for a "

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.backends.bucket import BULK_STALL_S, endpoint_of, is_anonymous, parse_address
+from orchestrator.backends.transfers import MIB, part_bytes
 from orchestrator.errors import StoreError
-from orchestrator.store.bucket import BULK_STALL_S, endpoint_of, is_anonymous, parse_address
-from orchestrator.store.transfers import MIB, part_bytes
 
 log = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends import bucket as connection
+from orchestrator.backends import transfers
+from orchestrator.backends.objects import Digest
+from orchestrator.backends.transfers import MAX_PART_BYTES, MAX_PARTS, MIB, OvertakenError, part_bytes, parts_in_flight
 from orchestrator.errors import StoreError
-from orchestrator.store import bucket as connection
-from orchestrator.store import transfers
-from orchestrator.store.objects import Digest
 from orchestrator.store.store import Store
-from orchestrator.store.transfers import MAX_PART_BYTES, MAX_PARTS, MIB, OvertakenError, part_bytes, parts_in_flight
 from tests.orchestrator.store.weak_bucket import WeakBucket, weak_bucket
 
 BODY = bytes(range(256)) * 4096 * 3  # 3 MiB

@@ -19,9 +19,9 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import ObjectStore as Bucket
 from obstore.store import from_url
 
+from orchestrator.backends.credentials import ProfileCredentials, uses_profile
+from orchestrator.backends.local_store import explain_os_error
 from orchestrator.errors import RecipeError, RetainedError, StoreError
-from orchestrator.store.credentials import ProfileCredentials, uses_profile
-from orchestrator.store.local_store import explain_os_error
 
 log = logging.getLogger(__name__)
 

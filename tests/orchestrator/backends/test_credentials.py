@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.credentials import ProfileCredentials, uses_profile
 from orchestrator.errors import StoreError
-from orchestrator.store.credentials import ProfileCredentials, uses_profile
 
 
 @pytest.fixture

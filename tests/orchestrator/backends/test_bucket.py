@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
+from orchestrator.backends.bucket import endpoint_of, explained, is_anonymous, parse_address
 from orchestrator.errors import RetainedError, StoreError
-from orchestrator.store.bucket import endpoint_of, explained, is_anonymous, parse_address
 from orchestrator.store.store import Store, open_store
 
 EXPIRED = "<Code>ExpiredToken</Code><Message>The provided token has expired.</Message>"

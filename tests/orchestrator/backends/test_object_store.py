@@ -3,8 +3,8 @@ import time
 
 import pytest
 
+from orchestrator.backends.object_store import ObjectStore
 from orchestrator.errors import StoreError
-from orchestrator.store.object_store import ObjectStore
 from orchestrator.store.store import Store, open_store, probe
 
 

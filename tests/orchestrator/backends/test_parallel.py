@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from orchestrator.store.parallel import WINDOW, parallel_map, request_threads
+from orchestrator.backends.parallel import WINDOW, parallel_map, request_threads
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -16,8 +16,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from orchestrator.artifact import Chunks
-from orchestrator.errors import StoreError
-from orchestrator.store.bucket import (
+from orchestrator.backends.bucket import (
     CLIENT,
     REMOTE_SCHEMES,
     RETRY,
@@ -27,9 +26,10 @@ from orchestrator.store.bucket import (
     explained,
     first_line,
 )
-from orchestrator.store.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key
-from orchestrator.store.s3_api import S3Api
-from orchestrator.store.transfers import SMALL_BYTES, OvertakenError, part_bytes, parts_in_flight, read_chunks
+from orchestrator.backends.objects import CHUNK_BYTES, MAX_RECORD_BYTES, Digest, StoredObject, check_key
+from orchestrator.backends.s3_api import S3Api
+from orchestrator.backends.transfers import SMALL_BYTES, OvertakenError, part_bytes, parts_in_flight, read_chunks
+from orchestrator.errors import StoreError
 
 __all__ = ["CLIENT", "REMOTE_SCHEMES", "RETRY", "ObjectStore"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.local_store import LocalStore
 from orchestrator.errors import StoreError
-from orchestrator.store.local_store import LocalStore
 from orchestrator.store.store import probe
 
 NOBODY = 65534
@@ -15,7 +15,7 @@ IN_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
 from orchestrator.errors import StoreError
-from orchestrator.store.local_store import LocalStore
+from orchestrator.backends.local_store import LocalStore
 from orchestrator.store.store import probe
 root = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + sys.argv[2], "tmpfs", str(root)], check=True)
@@ -183,7 +183,7 @@ def test_links_in_the_store_are_not_followed(tmp_path: Path) -> None:
 CREATE_MANY = """
 import sys
 from pathlib import Path
-from orchestrator.store.local_store import LocalStore
+from orchestrator.backends.local_store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 print(*[number for number in range(200) if store.put_new(f"race/{number}", sys.argv[2].encode())])
 """
