@@ -71,6 +71,7 @@ class Request:
     strategy: Strategy
     strategies: Sequence[Strategy]  # that its kind can be carried out with
     workers: int
+    shards: int  # workers that share one copy, where the strategy shards; 0: all
     cpus_per_worker: float
     recompute: bool
     measured_step_s: float | None = None  # of a real run on this machine type; replaces the assumed peak share
@@ -90,7 +91,7 @@ def estimate_training(
     layout = Layout(
         strategy=request.strategy,
         workers=workers,
-        shards=1 if request.strategy == "ddp" else workers,
+        shards=_shards(request, workers),
         micro_items=1,
         recompute=request.recompute,
     )
@@ -142,6 +143,14 @@ def _workers(wanted: int, chips: Accelerators) -> tuple[int, tuple[str, ...]]:
         return wanted, ()
     note = f"asks for {wanted} workers; these machines have {chips.total} accelerators, and are estimated with them"
     return chips.total, (note,)
+
+
+def _shards(request: Request, workers: int) -> int:
+    """Of the layout that is asked for; with fewer workers than asked for, the largest number that divides them."""
+    if request.strategy == "ddp":
+        return 1
+    wanted = request.shards or workers
+    return max(count for count in range(1, workers + 1) if workers % count == 0 and count <= wanted)
 
 
 def _step_times(

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from clusters.planner.machines import Accelerators
 from clusters.planner.states import StateBytes, Strategy, full_precision_states, mixed_precision_states
-from orchestrator.cost import CostFacts
+from orchestrator.cost import CostFacts, PartCost
 
 _FULL = 4
+_BY_ITSELF = ", which running out of memory makes by itself"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryParts:
-    """Bytes on one accelerator at its worst moment."""
+    """Bytes on one accelerator at the end of the backward pass, its worst moment."""
 
     weights: float
     gradients: float
@@ -36,8 +37,7 @@ class MemoryParts:
     activations: float
     scores: float  # temporary, beside the activations
     inputs: float
-    buffers: float  # of communication, and temporaries of the optimizer's step
-    worst: str  # "backward pass" or "optimizer step"
+    buffers: float  # whole gradients, until they are reduced
 
     @property
     def total(self) -> float:
@@ -57,11 +57,11 @@ FactsFor = Callable[[Layout], CostFacts]
 
 
 def memory(facts: CostFacts, layout: Layout) -> MemoryParts:
-    """The larger of two moments: the end of the backward pass, and the step of the optimizer."""
-    trained, frozen = facts.trained_parameters, facts.parameters - facts.trained_parameters
-    states = _states(facts, layout, trained, frozen)
-    buckets = _FULL * trained if layout.strategy == "ddp" and layout.workers > 1 else 0.0
-    backward = MemoryParts(
+    """At the end of the backward pass; a fused optimizer's step needs no more."""
+    frozen = facts.parameters - facts.trained_parameters
+    sharded = layout.strategy == "fsdp2"
+    states = _sharded_states(facts, layout, frozen) if sharded else _whole_states(facts, layout, frozen)
+    return MemoryParts(
         weights=states.weights,
         gradients=states.gradients,
         optimizer=states.optimizer,
@@ -69,21 +69,40 @@ def memory(facts: CostFacts, layout: Layout) -> MemoryParts:
         activations=_activations(facts, layout),
         scores=facts.temporary_bytes,
         inputs=facts.input_bytes * layout.micro_items,
-        buffers=buckets,
-        worst="backward pass",
+        buffers=_FULL * sum(part.trained_parameters for part in _root(facts)) if sharded else 0.0,
     )
-    temporaries = _FULL * trained / (1 if layout.strategy == "ddp" else layout.shards)
-    step = replace(
-        backward, live_units=0.0, activations=0.0, scores=0.0, buffers=buckets + temporaries, worst="optimizer step"
-    )
-    return max(backward, step, key=lambda parts: parts.total)
 
 
-def _states(facts: CostFacts, layout: Layout, trained: int, frozen: int) -> StateBytes:
+def _whole_states(facts: CostFacts, layout: Layout, frozen: int) -> StateBytes:
+    """Replicated weights in fp32; or bf16 ones whose fp32 copies and moments are sharded (ZeRO)."""
     if layout.strategy == "ddp":
-        return full_precision_states(trained, frozen=frozen, autocast=facts.precision == "bf16")
-    largest = max((part.largest_unit for part in facts.parts if part.training_passes > 1), default=0)
-    return mixed_precision_states(layout.strategy, trained, shards=layout.shards, largest_unit=largest, frozen=frozen)
+        return full_precision_states(facts.trained_parameters, frozen=frozen, autocast=facts.precision == "bf16")
+    return mixed_precision_states(
+        layout.strategy, facts.trained_parameters, shards=layout.shards, largest_unit=_largest(facts), frozen=frozen
+    )
+
+
+def _sharded_states(facts: CostFacts, layout: Layout, frozen: int) -> StateBytes:
+    """Everything in fp32 shards. What is no unit is gathered in fp32 once, units one after another in bf16."""
+    states = mixed_precision_states(
+        "fsdp2", facts.trained_parameters, shards=layout.shards, largest_unit=_largest(facts)
+    )
+    root = sum(part.parameters for part in _root(facts))
+    return replace(
+        states,
+        weights=states.weights + _FULL * frozen / layout.shards,
+        live_units=states.live_units + _FULL * root,
+    )
+
+
+def _root(facts: CostFacts) -> list[PartCost]:
+    """The parts that are gathered as a whole."""
+    return [part for part in facts.parts if not part.largest_unit or part.largest_unit >= part.parameters]
+
+
+def _largest(facts: CostFacts) -> int:
+    """Parameters of the largest unit."""
+    return max((part.largest_unit for part in facts.parts if part.largest_unit < part.parameters), default=0)
 
 
 def _activations(facts: CostFacts, layout: Layout) -> float:
@@ -111,6 +130,13 @@ class Verdict:
     def fits(self) -> bool:
         return self.parts.total <= self.usable
 
+    @property
+    def works(self) -> bool:
+        """Whether it runs as it is asked for: smaller micro-batches are made by themselves."""
+        return self.fits or (
+            self.change is not None and replace(self.change, micro_items=self.layout.micro_items) == self.layout
+        )
+
 
 def judge(facts_for: FactsFor, layout: Layout, machine: Accelerators, strategies: Sequence[Strategy]) -> Verdict:
     """Tries, in this order: recomputation, smaller micro-batches, sharding over a node, over all, and both together."""
@@ -130,11 +156,14 @@ def _changes(
     can_recompute = any(part.recomputed_bytes for part in facts.parts) and not layout.recompute
     recompute = [(layout, "")]
     if can_recompute:
-        recompute.append((replace(layout, recompute=True), "recompute activations"))
+        recompute.append((replace(layout, recompute=True), "checkpoint_activations: true"))
     micro = sorted({items for items in range(1, layout.micro_items) if layout.micro_items % items == 0}, reverse=True)
     small = [(base, text) for base, text in recompute if text]
     small += [
-        (replace(base, micro_items=items), _joined(text, f"micro-batches of {items}"))
+        (
+            replace(base, micro_items=items),
+            _joined(text, f"micro-batches of {items}, which running out of memory makes by itself"),
+        )
         for base, text in recompute
         for items in micro
     ]
@@ -143,10 +172,10 @@ def _changes(
         if strategy in ("ddp", layout.strategy):
             continue
         for shards in _shard_counts(layout.workers, machine.per_node):
-            where = "inside each node" if 1 < shards == machine.per_node < layout.workers else f"over {shards}"
+            mesh = f", shard_workers: {shards}" if shards < layout.workers else ""
             for base, text in [(layout, ""), *small]:
                 sharded = replace(base, strategy=strategy, shards=shards)
-                yield sharded, _joined(f"strategy {strategy}, sharded {where}", text)
+                yield sharded, _joined(f"strategy: {strategy}{mesh}", text)
 
 
 def _shard_counts(workers: int, per_node: int) -> list[int]:

@@ -14,6 +14,7 @@ from orchestrator.errors import PrecheckError
 from orchestrator.planning.plan import Plan, PlannedStage
 
 _GIB = 2**30
+_SHARDS = "shard_workers"  # the field that says how many workers share one copy
 _RECOMPUTE = "checkpoint_activations"  # the field of a kind's execution that switches recomputation
 
 
@@ -43,7 +44,7 @@ def refuse_what_cannot_fit(plan: Plan, machines: Mapping[str, MachineType], pric
         return
     problems = []
     for estimate in estimate_plan(plan, machines, prices, Assumptions()):
-        if estimate.trainings and not any(training.verdict.fits for training in estimate.trainings):
+        if estimate.trainings and not any(training.verdict.works for training in estimate.trainings):
             problems += [f"  stages.{estimate.stage_id}: {line}" for line in _refusal(estimate)]
     if problems:
         raise PrecheckError("\n".join([f"{plan.file or plan.recipe}: does not fit the machines:", *problems]))
@@ -79,7 +80,12 @@ def _estimate(
     tree = config_tree(plan, stage)
 
     def facts_for(layout: Layout) -> CostFacts:
-        wanted = {_RECOMPUTE: layout.recompute, "strategy": layout.strategy}
+        is_sharded = layout.strategy != "ddp" and layout.shards < layout.workers
+        wanted = {
+            _RECOMPUTE: layout.recompute,
+            "strategy": layout.strategy,
+            _SHARDS: layout.shards if is_sharded else 0,
+        }
         known = {field.name for field in fields(spec.execution)}
         return cost(tree, replace(spec.execution, **{name: wanted[name] for name in wanted.keys() & known}))
 
@@ -111,6 +117,7 @@ def _request(stage: PlannedStage) -> Request:
         strategy=getattr(execution, "strategy", strategies[0]),
         strategies=strategies,
         workers=resources.workers,
+        shards=int(getattr(execution, _SHARDS, 0)),
         cpus_per_worker=resources.cpus,
         recompute=bool(getattr(execution, _RECOMPUTE, False)),
     )

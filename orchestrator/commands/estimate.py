@@ -310,7 +310,6 @@ def _training_json(training: TrainingEstimate) -> dict[str, JSON]:
         "fits": verdict.fits,
         "usable_bytes": verdict.usable,
         "needed_bytes": parts.total,
-        "worst_moment": parts.worst,
         "parts_bytes": {
             "weights": parts.weights,
             "gradients": parts.gradients,

@@ -18,7 +18,12 @@ def facts(**changes: object) -> CostFacts:
         unit_bytes=0.5 * GIB,
     )
     frozen = PartCost(
-        name="frozen", parameters=GIB // 2, trained_parameters=0, forward_flops=0.5e12, training_passes=1.0
+        name="frozen",
+        parameters=GIB // 2,
+        trained_parameters=0,
+        forward_flops=0.5e12,
+        training_passes=1.0,
+        largest_unit=GIB // 2,
     )
     fields: dict[str, object] = {
         "steps": 1000,

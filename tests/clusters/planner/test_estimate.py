@@ -13,7 +13,7 @@ from tests.clusters.planner.small import GIB, facts
 
 PRICES = load_prices()
 NEVER_FAILS = Assumptions(failures=FailureModel(hours_between_failures=math.inf))
-REQUEST = Request(strategy="ddp", strategies=("ddp", "fsdp2"), workers=8, cpus_per_worker=4, recompute=False)
+REQUEST = Request(strategy="ddp", strategies=("ddp", "fsdp2"), workers=8, shards=0, cpus_per_worker=4, recompute=False)
 BIG = MachineType(gpu="H200", gpus=8)
 SMALL = MachineType(gpu="L40S", gpus=8)
 

@@ -24,22 +24,23 @@ def facts_for(_layout: Layout) -> CostFacts:
 
 def test_parts_of_ddp_by_hand() -> None:
     parts = memory(facts(), DDP)
-    assert parts.worst == "backward pass"
     assert parts.weights == 6 * GIB
     assert parts.gradients == 4 * GIB
     assert parts.optimizer == 8 * GIB
     assert parts.live_units == 3 * GIB  # bf16 copies
     assert parts.activations == 16 * GIB
     assert parts.scores == GIB / 4
-    assert parts.buffers == 4 * GIB
-    assert memory(facts(), replace(DDP, workers=1)).buffers == 0
+    assert parts.buffers == 0  # gradients are views of the buckets
 
 
-def test_the_optimizer_step_can_be_the_worst_moment() -> None:
-    parts = memory(facts(precision="fp32"), replace(DDP, recompute=True, micro_items=1))
-    assert parts.worst == "optimizer step"
-    assert parts.buffers == 8 * GIB
-    assert parts.activations == 0
+def test_parts_of_fsdp2_by_hand() -> None:
+    """The layers are eight units; the frozen part is none, so it is gathered as a whole."""
+    parts = memory(facts(), Layout(strategy="fsdp2", workers=8, shards=8, micro_items=2, recompute=False))
+    assert parts.weights == (2 * GIB + 4 * GIB / 2) / 8
+    assert parts.gradients == 2 * GIB / 8
+    assert parts.optimizer == 12 * GIB / 8
+    assert parts.live_units == 6 * GIB / 8 + 4 * GIB / 2
+    assert parts.buffers == 0  # nothing outside the units trains
 
 
 def test_recomputation_keeps_the_borders_and_one_unit() -> None:
@@ -58,15 +59,16 @@ def test_sharded_strategies_need_less(strategy: str) -> None:
 
 
 def test_the_smallest_change_comes_first() -> None:
-    """29 GiB of states and copies; activations 16, recomputed 3, of one item 8 or 1.5."""
+    """States and copies are 21 GiB, or 5 in shards; activations 16, recomputed 3, of one item 8 or 1.5."""
     strategies = ("ddp", "fsdp2")
-    assert judge(facts_for, DDP, accelerators(machine(42)), strategies).fits
+    by_itself = ", which running out of memory makes by itself"
+    assert judge(facts_for, DDP, accelerators(machine(38)), strategies).fits
     for usable, change in (
-        (36, "recompute activations"),
-        (27.5, "recompute activations, micro-batches of 1"),
-        (25, "strategy fsdp2, sharded over 8"),
-        (8, "strategy fsdp2, sharded over 8, recompute activations"),
-        (5, "strategy fsdp2, sharded over 8, recompute activations, micro-batches of 1"),
+        (25, "checkpoint_activations: true"),
+        (23, f"checkpoint_activations: true, micro-batches of 1{by_itself}"),
+        (22, "strategy: fsdp2"),
+        (9, "strategy: fsdp2, checkpoint_activations: true"),
+        (7, f"strategy: fsdp2, checkpoint_activations: true, micro-batches of 1{by_itself}"),
     ):
         verdict = judge(facts_for, DDP, accelerators(machine(usable)), strategies)
         assert (verdict.fits, verdict.change_text) == (False, change)
@@ -81,8 +83,8 @@ def test_nothing_is_said_where_nothing_helps() -> None:
 
 def test_a_node_is_tried_before_all_nodes() -> None:
     many = replace(DDP, workers=32)
-    verdict = judge(facts_for, many, accelerators(replace(machine(25), nodes=4)), ("ddp", "fsdp2"))
-    assert verdict.change_text == "strategy fsdp2, sharded inside each node"
+    verdict = judge(facts_for, many, accelerators(replace(machine(22), nodes=4)), ("ddp", "fsdp2"))
+    assert verdict.change_text == "strategy: fsdp2, shard_workers: 8"
 
 
 def test_uneven_meshes_are_refused() -> None:
@@ -91,14 +93,14 @@ def test_uneven_meshes_are_refused() -> None:
 
 
 def test_published_recipes_need_what_was_computed_on_their_real_modules() -> None:
-    """Source: fake tensors of the real modules: 77.9 GiB and 194.7 GiB, and about 6 GiB more in the last stage."""
+    """Source: fake tensors of the real modules: 63.9 GiB and 152.9 GiB, and about 6 GiB more in the last stage."""
     layout = Layout(strategy="ddp", workers=64, shards=1, micro_items=1, recompute=True)
     for name, stage_id, gib in (
-        ("illume_plus_3b", "stage_2", 77.9),
-        ("illume_plus_7b", "stage_2", 194.7),
-        ("illume_plus_3b", "stage_3", 84.0),
+        ("illume_plus_3b", "stage_2", 63.9),
+        ("illume_plus_7b", "stage_2", 152.9),
+        ("illume_plus_3b", "stage_3", 70.0),
     ):
-        assert memory(published.facts(name, stage_id), layout).total / GIB == pytest.approx(gib, rel=0.02)
+        assert memory(published.facts(name, stage_id), layout).total / GIB == pytest.approx(gib, rel=0.03)
 
 
 def test_kept_bytes_of_other_sizes_follow_the_reference(shared: Path) -> None:

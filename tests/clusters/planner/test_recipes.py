@@ -37,10 +37,23 @@ def test_the_model_that_a_stage_goes_on_from_gives_its_sizes() -> None:
 
 
 def test_what_fits_nowhere_is_refused_before_it_runs() -> None:
-    machines = {"train": machine_from_text("64xH100")}
-    with pytest.raises(PrecheckError, match=r"stages\.stage_2: needs 78\.0 GiB on each H100-SXM \(train\)"):
+    machines = {"train": machine_from_text("8xL40S")}
+    with pytest.raises(PrecheckError, match=r"stages\.stage_2: needs .* GiB on each L40S \(train\).*strategy: fsdp2"):
         refuse_what_cannot_fit(plan("illume_plus_3b"), machines, PRICES)
     refuse_what_cannot_fit(plan("illume_plus_3b"), {"train": machine_from_text("64xH200")}, PRICES)
+
+
+def test_what_smaller_micro_batches_make_fit_is_not_refused() -> None:
+    """Running out of memory makes them by itself."""
+    machines = {"train": machine_from_text("64xH100")}
+    found = {
+        estimate.stage_id: estimate
+        for estimate in estimate_plan(plan("illume_plus_3b"), machines, PRICES, Assumptions())
+    }
+    (decoder,) = found["decoder"].trainings
+    assert not decoder.verdict.fits
+    assert decoder.verdict.works
+    refuse_what_cannot_fit(plan("illume_plus_3b"), machines, PRICES)
 
 
 def test_one_machine_type_that_fits_is_enough() -> None:
