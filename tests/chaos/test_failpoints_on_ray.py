@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.shard_map.groups import GROUP_S
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 from tests.chaos.invariants import check_decisions_kept, decisions
@@ -49,8 +50,9 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_workers_killed_at_each_point_cost_their_shards_only(quiet: dict[str, str], tmp_path: Path) -> None:
-    """One worker dies at each of the three points, all in one run."""
-    code, out = run(tmp_path, failpoints=";".join(f"{point}=kill@2" for point in SHARD_POINTS))
+    """One worker dies at each of the three points, all in one run. Shards of this length run one by one."""
+    environment = {"SQUARES_PAUSE_S": str(GROUP_S + 0.1)}
+    code, out = run(tmp_path, failpoints=";".join(f"{point}=kill@2" for point in SHARD_POINTS), environment=environment)
     assert code == 0, out
     assert json.loads(out) == quiet
     assert {path.name for path in (tmp_path / "marks").iterdir()} == set(SHARD_POINTS)
