@@ -8,11 +8,12 @@ Prints the SHA-256 of every file made, as JSON. Steps of data that are named in 
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors.torch import save_file
 
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
 from orchestrator.commands.shared.stopping import StopSignals, grace_s
@@ -22,6 +23,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.stage_identity import PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageContext, StageKind, StageSpec
 from orchestrator.workspace import Workspace
+from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.driver import train
 from tests.orchestrator.shard_map.squares_driver import SQUARES, DriverConfig
@@ -47,7 +49,9 @@ def run_training(config: TrainConfig, context: StageContext) -> Mapping[str, flo
     poison = tuple(map(int, lines(root / "poison")))
     task = ToyTask(pause_s=PAUSE_S, log=str(root / "steps"), hold=str(root / "hold"), poison_data=poison)
     result = train(ToyProgram, task, LOOP, context)
-    shutil.copyfile(result.checkpoint.path / "weights-model.safetensors", context.output / "model.safetensors")
+    program = ToyProgram(task)
+    load_trained_weights(result.checkpoint.path, "model", program.model)
+    save_file(program.model.state_dict(), context.output / "model.safetensors")
     return {}
 
 

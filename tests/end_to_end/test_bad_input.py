@@ -80,7 +80,7 @@ MISTAKES = {
         "name: x\nstages:\n  a: {kind: ingest, config: {read: {source: s}, paths: [absent/data.jsonl]}}\n",
         (
             "error: stages.a.config: cannot list the files that 'ingest' reads: absent/data.jsonl: found nothing to "
-            "ingest, expected .jsonl or .tar or .parquet files (read.format: auto)",
+            "ingest, expected .jsonl or .tar or .parquet or .arrow or .csv files (read.format: auto)",
         ),
     ),
 }
