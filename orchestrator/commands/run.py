@@ -88,33 +88,34 @@ def run_command(
     RECIPE is a file or the name of a built-in recipe. Ctrl-C stops at the next commit point, a second Ctrl-C at once;
     running again continues either way. SIGTERM does the same, but leaves stages running that are jobs of a cluster.
     """
-    with StopSignals() as signals, open_workspace(locations, profile, create=not dry_run) as workspace:
-        parsed = read_recipe(recipe, overrides)
-        check_detach(workspace, detach=detach)
-        on_absent = warn_absent if dry_run else None
-        plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database, on_absent=on_absent), options)
-        warn_of_changed_code(plan)
-        if dry_run:
-            print_jobs(workspace, plan)
-            return
-        finished = finished_run(workspace, plan)
-        if finished is not None:
-            click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
-            return
-        record_change(workspace.store, "gate_override", gate_overrides(overrides))
-        interrupted = interrupted_run(workspace, plan, stage_kinds())
-        if interrupted is not None:
-            click.echo(f"continuing run {interrupted.run_id}, which was interrupted", err=True)
-            resume = partial(
-                workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint, secrets=plan
-            )
-            run_and_show(workspace, resume, signals, as_json=as_json, detach=detach)
-            return
-        if profile is not None:
-            refuse_what_cannot_fit(plan, machines_of(profile_at(profile)), load_prices())
-        if not as_json:
-            print_plan(plan)
-        run_and_show(workspace, partial(workspace.run_recipe, plan), signals, as_json=as_json, detach=detach)
+    with StopSignals() as signals:
+        parsed = read_recipe(recipe, overrides)  # before a workspace is made
+        with open_workspace(locations, profile, create=not dry_run) as workspace:
+            check_detach(workspace, detach=detach)
+            on_absent = warn_absent if dry_run else None
+            plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database, on_absent=on_absent), options)
+            warn_of_changed_code(plan)
+            if dry_run:
+                print_jobs(workspace, plan)
+                return
+            finished = finished_run(workspace, plan)
+            if finished is not None:
+                click.echo(f"nothing to run: everything exists since run {finished.run_id}", err=as_json)
+                return
+            record_change(workspace.store, "gate_override", gate_overrides(overrides))
+            interrupted = interrupted_run(workspace, plan, stage_kinds())
+            if interrupted is not None:
+                click.echo(f"continuing run {interrupted.run_id}, which was interrupted", err=True)
+                resume = partial(
+                    workspace.resume, interrupted.run_id, stage_kinds(), accept_taint=options.accept_taint, secrets=plan
+                )
+                run_and_show(workspace, resume, signals, as_json=as_json, detach=detach)
+                return
+            if profile is not None:
+                refuse_what_cannot_fit(plan, machines_of(profile_at(profile)), load_prices())
+            if not as_json:
+                print_plan(plan)
+            run_and_show(workspace, partial(workspace.run_recipe, plan), signals, as_json=as_json, detach=detach)
 
 
 @click.command("resume", epilog=examples("resume # the newest run", "resume quickstart --cluster profile.yaml"))

@@ -13,7 +13,6 @@ def version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-@cache
 def commit(package: Path = Path(__file__).parents[1]) -> str:
     """The abbreviated commit, with `-dirty` for a changed checkout; "" where nobody knows.
 
@@ -34,6 +33,7 @@ def commit(package: Path = Path(__file__).parents[1]) -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
+@cache
 def version_text() -> str:
     """`0.2.0 (commit 1a2b3c4d5e6f)`, what `illume --version` prints."""
     built_from = commit()

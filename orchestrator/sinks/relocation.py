@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import Connection, Engine, create_engine, delete, inspect, select, text, update
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, inspect, select, text, update
 
 from orchestrator.history.database import Database
 from orchestrator.history.schema import outbox
@@ -64,9 +64,10 @@ def move_addresses(tracker: str, places: Sequence[tuple[Path, Path]]) -> int:
 
     `places`: (old, new) folders. Nothing is changed where the tracker is a server.
     """
-    if not tracker.startswith(SQLITE) or not Path(tracker.removeprefix(SQLITE)).is_file():
+    file = local_path(tracker) if tracker.startswith(SQLITE) else None
+    if file is None or not file.is_file():
         return 0
-    engine = create_engine(tracker)
+    engine = create_engine(URL.create("sqlite", database=str(file)))
     changed = 0
     try:
         known = {
@@ -102,7 +103,7 @@ def _address_of(name: str, kind: str) -> Iterator[str]:
 def local_path(address: str) -> Path | None:
     """The path of an address of a sink on this machine: `HOST:/path`, `sqlite:////path`, `file:///path`, `/path`."""
     if address.startswith(SQLITE):
-        return Path(address.removeprefix(SQLITE))
+        return Path(unquote(address.removeprefix(SQLITE)))
     parts = urlsplit(address)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
