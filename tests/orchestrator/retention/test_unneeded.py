@@ -54,7 +54,7 @@ def test_an_artifact_of_only_an_older_run_is_deleted_and_made_again_on_demand(il
     assert report["collected"]["items"] == 6
     assert report["collected"]["bytes"] > 0
     assert given() == []
-    assert illume("verify", "--json").data == {"checked": 3, "problems": []}
+    assert illume("verify", "--json").data == {"format": 1, "checked": 3, "problems": []}
     assert set(test_cli.actions(illume, *OTHER).values()) == {"reuse"}
     assert test_cli.actions(illume) == {"said": "reuse", "loud": "run", "pair": "run"}
     assert illume("run", "words.yaml").code == 0
