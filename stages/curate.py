@@ -293,7 +293,7 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 
 def _and_more(count: int) -> str:
-    return f" and {count} more reasons" if count > 0 else ""
+    return f" and {count} more reason{'s' * (count > 1)}" if count > 0 else ""
 
 
 def _nothing_kept(output: Path, num_rows: int) -> str:

@@ -40,7 +40,7 @@ class QuarantineCount:
             for reason, times in self.reasons.most_common(NUM_TOP_REASONS)
         ]
         if more := len(self.reasons) - len(lines):
-            lines.append(f"  and {more} more reasons; `illume events` has all of them")
+            lines.append(f"  and {more} more reason{'s' * (more > 1)}; `illume events` has all of them")
         raise classified(
             FailureClass.DATA_POISON,
             f"{self.where}: found {self.count} of {self.num_items} items that cannot be worked on, expected at most "

@@ -33,7 +33,8 @@ def test_the_message_lists_the_most_common_reasons_with_their_first_items() -> N
     with pytest.raises(Exception, match="curate") as failure:
         count.check()
     lines = str(failure.value).splitlines()[1:]
-    assert lines == [f'  {number} x {reason}; first: "0.jpg"' for reason, number in (("c", 4), ("b", 3), ("a", 2))]
+    listed = [f'  {number} x {reason}; first: "0.jpg"' for reason, number in (("c", 4), ("b", 3), ("a", 2))]
+    assert lines == [*listed, "  and 1 more reason; `illume events` has all of them"]
 
 
 def test_shortened_text_has_at_most_the_allowed_length() -> None:

@@ -45,7 +45,7 @@ def test_runs_are_found_and_everything_is_reused(illume: Illume, store: Store) -
     assert [run["state"] for run in illume("status", "--json").data["runs"]] == ["SUCCEEDED", "SUCCEEDED"]
     assert set(actions(illume).values()) == {"reuse"}
     assert set(actions(illume, "--set", "stages.loud.config.times=3").values()) == {"reuse"}
-    assert illume("verify", "--json").data == {"checked": 6, "problems": []}
+    assert illume("verify", "--json").data == {"format": 1, "checked": 6, "problems": []}
     events = illume("events", "words", "--json").out.splitlines()
     assert len(events) == sum(text.count("\n") for key, text in KEPT.items() if "20261130-092226-075d03/events" in key)
 
