@@ -69,6 +69,10 @@ class MapContext:
     def tombstones(self) -> Mapping[str, frozenset[str]]:
         return {}
 
+    @property
+    def source_digests(self) -> Mapping[str, str]:
+        return {}
+
     def map_shards(self, _worker: Any, shards: Sequence[Shard], *, identity: Any, **_rest: Any) -> Any:
         self.identity = [identity, [[shard.items, shard.identity] for shard in shards]]
         raise MapStartedError
