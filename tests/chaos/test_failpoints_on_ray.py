@@ -89,7 +89,8 @@ def test_clocks_of_workers_do_not_matter(quiet: dict[str, str], tmp_path: Path) 
     skew = tmp_path / "skew"
     skew.mkdir()
     (skew / "sitecustomize.py").write_text(SKEW)
-    code, out = run(tmp_path, failpoints="shard.outcome=kill@2", path=str(skew))
+    environment = {"SQUARES_PAUSE_S": str(GROUP_S + 0.1)}  # shards of this length run one by one
+    code, out = run(tmp_path, failpoints="shard.outcome=kill@2", path=str(skew), environment=environment)
     assert code == 0, out
     assert json.loads(out) == quiet
     assert len(list(skew.glob("worker-*"))) >= 2
