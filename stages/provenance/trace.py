@@ -222,7 +222,10 @@ def judge_by_records(
         if artifact.fingerprint == stage.fingerprint
     }
     shown_clean = [
-        any(one.id in known or stage.fingerprint in one.cleared | (one.examined or frozenset()) for one in named)
+        any(
+            takedown.id in known or stage.fingerprint in takedown.cleared | (takedown.examined or frozenset())
+            for takedown in named
+        )
         for named in naming
     ]
     proofs = [why for why in found if not why.startswith(CANNOT_BE_SHOWN)]
