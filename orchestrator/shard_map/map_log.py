@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from orchestrator.shards import ShardOutcome
@@ -23,7 +22,7 @@ class MapLog:
         self._where, self._num_shards, self._num_items, self._unit = where, num_shards, num_items, unit
         self._clock = clock
         self._began_at = self._logged_at = clock()
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, float] = {}
         self._num_done = self._num_quarantined = 0
 
     def planned(self, found: Iterable[ShardOutcome], *, num_missing: int, workers: int) -> None:
@@ -61,13 +60,14 @@ class MapLog:
 
     def _add(self, outcome: ShardOutcome) -> None:
         self._num_done += 1
-        self._counts["rows"] += outcome.rows
+        self._counts["rows"] = self._counts.get("rows", 0) + outcome.rows
         self._num_quarantined += len(outcome.quarantined)
         for name, value in outcome.metrics.items():
             if name not in ("rows", "quarantined"):
-                self._counts[name] += value  # type: ignore[assignment]  # a Counter counts floats too
+                self._counts[name] = self._counts.get(name, 0) + value
 
     def _counts_text(self) -> str:
-        counts = [*self._counts.most_common(MAX_COUNTS), *([("quarantined", self._num_quarantined)])]
+        largest = sorted(self._counts.items(), key=lambda count: count[1], reverse=True)[:MAX_COUNTS]
+        counts = [*largest, ("quarantined", self._num_quarantined)]
         shown = [f"{name} {value:.10g}" for name, value in counts if value]
         return f": {', '.join(shown)}" if shown else ""

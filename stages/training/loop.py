@@ -130,12 +130,12 @@ def _train(
             asked_at = time.monotonic()
             micro_batches = next(batches)
             data_wait_s = time.monotonic() - asked_at
-            wishes = Wishes(
+            requests = StepRequests(
                 stop=reporter.stop_requested(),
                 save=worker.rank == 0 and pace.is_due(step + 1, is_writing=saver.is_writing),
             )
             try:
-                metrics, agreed = trainer.step(step, micro_batches, wishes)
+                metrics, agreed = trainer.step(step, micro_batches, requests)
             except NumericError as error:
                 saver.wait()
                 if worker.rank == 0 and len(progress.skips) < loop.max_skips:
@@ -201,7 +201,7 @@ class _NotFiniteError(NumericError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class StepRequests:
     """What a worker asks all of them to do after a step."""
 
     stop: bool = False
@@ -219,15 +219,17 @@ class _Trainer:
         if self.worker.world_size > 1:
             dist.barrier()
 
-    def step(self, step: int, micro_batches: list[MicroBatch], wishes: Wishes) -> tuple[dict[str, float], Wishes]:
-        """One optimizer step of every pass. Returns the step's mean metrics and whether any worker wishes something."""
+    def step(
+        self, step: int, micro_batches: list[MicroBatch], requests: StepRequests
+    ) -> tuple[dict[str, float], StepRequests]:
+        """One optimizer step of every pass. Returns the step's mean metrics and what any worker requests."""
         weight, num_stops, num_saves = self._sum_over_workers(
             torch.tensor(
-                [sum(batch.weight for batch in micro_batches), float(wishes.stop), float(wishes.save)],
+                [sum(batch.weight for batch in micro_batches), float(requests.stop), float(requests.save)],
                 dtype=torch.float64,
             )
         ).tolist()
-        agreed = Wishes(stop=num_stops > 0, save=num_saves > 0)
+        agreed = StepRequests(stop=num_stops > 0, save=num_saves > 0)
         if not weight:  # all workers see the same sum
             logger.warning("step %d: none of its data is trained on; the weights stay as they are", step)
             return {}, agreed
