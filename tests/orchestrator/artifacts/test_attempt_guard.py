@@ -351,7 +351,7 @@ def test_a_process_on_a_node_without_the_store_s_mount_finds_no_checkpoint_and_w
     begun.commit(1, state(tmp_path, "one"), {"step": 1})
     (tmp_path / "store").rename(tmp_path / "on-another-node")
     (tmp_path / "store").mkdir()
-    on_node = replace(begun, cache=tmp_path / "cache-of-node")
+    on_node = replace(begun, store=open_store(tmp_path / "store"), cache=tmp_path / "cache-of-node")
     with pytest.raises(UnreachableStoreError, match="Mount the folder on every node"):
         on_node.latest()
     with pytest.raises(UnreachableStoreError, match="Mount the folder on every node"):
