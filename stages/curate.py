@@ -50,7 +50,7 @@ REASON_COUNT_PREFIX = "reason "  # of a reason's name, in the metrics of a shard
 def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.curation.emit import write_dataset
     from data_pipelines.datasets.column_metrics import column_metrics
-    from data_pipelines.ingest.orphans import merge_orphans
+    from data_pipelines.ingest.files.orphans import merge_orphans
 
     ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
     measured = _measure(config, context, ingested, stored=stored_size(config))

@@ -41,7 +41,7 @@ class IngestWorker:
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.datasets.tombstones import marks_to_tombstones
-        from data_pipelines.ingest.counted_files import ImageSources
+        from data_pipelines.ingest.files.counted_files import ImageSources
         from data_pipelines.ingest.shards import ingest_shard, load_metadata, shard_from_json
 
         tombstones = marks_to_tombstones(self.tombstones)
@@ -90,7 +90,7 @@ def _check_unchanged(file: str, facts: Sequence[JSON]) -> None:
 def sources(config: IngestStageConfig) -> Mapping[str, Path]:
     """Every file outside the store that is read, by a name that does not depend on its location: files of records, and
     exactly those files that reading them opens."""
-    from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
+    from data_pipelines.ingest.files.counted_files import CountedFiles, ImageSources
     from data_pipelines.ingest.formats import count_files
     from data_pipelines.ingest.shards import plan_ingest
 
@@ -119,8 +119,8 @@ def preview_lines(config: IngestStageConfig) -> Sequence[str]:
 
 def _source_name(name: str, path: Path, shard: "IngestShard", roots: Sequence[Path]) -> str:
     """A name for a file that a record names: by the place of `images` that has it, else by the file of the record."""
-    from data_pipelines.ingest.image_sources import hub_blobs
-    from data_pipelines.ingest.leftovers import valid_name
+    from data_pipelines.ingest.files.image_sources import hub_blobs
+    from data_pipelines.ingest.files.leftovers import valid_name
 
     name = valid_name(name)
     if shard.members:
@@ -135,7 +135,7 @@ def _source_name(name: str, path: Path, shard: "IngestShard", roots: Sequence[Pa
 
 
 def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]:
-    from data_pipelines.ingest.orphans import write_orphans
+    from data_pipelines.ingest.files.orphans import write_orphans
 
     inputs = _input_paths(config, context)
     counter = _InputCounter(config.read, inputs)
@@ -191,7 +191,7 @@ class _InputCounter:
     """Digests of what a shard's output depends on: the bytes of its source, and of all files that reading it opens."""
 
     def __init__(self, config: IngestConfig, inputs: InputPaths) -> None:
-        from data_pipelines.ingest.counted_files import ImageSources
+        from data_pipelines.ingest.files.counted_files import ImageSources
 
         self._config, self._inputs = config, inputs
         self.sources: dict[str, str] = {}  # SHA-256 by the names that `sources` gives
@@ -218,7 +218,7 @@ class _InputCounter:
         return shards
 
     def identity(self, shard: "IngestShard") -> dict[str, JSON]:
-        from data_pipelines.ingest.counted_files import CountedFiles
+        from data_pipelines.ingest.files.counted_files import CountedFiles
         from data_pipelines.ingest.formats import count_files
 
         source = Path(shard.file)

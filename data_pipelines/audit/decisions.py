@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from data_pipelines.datasets.ledgers import with_new_reasons
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.records import SOURCE_KEY
-from data_pipelines.ingest.image_sources import TAR_ENDINGS
-from data_pipelines.ingest.orphans import read_orphans
+from data_pipelines.ingest.files.image_sources import TAR_ENDINGS
+from data_pipelines.ingest.files.orphans import read_orphans
 from data_pipelines.ingest.units import IMAGE_ENDINGS
 
 COLUMNS = ["sample_id", "external_id", "source_file", "source_row", "verdict", "reason", "duplicate_of", "repairs"]

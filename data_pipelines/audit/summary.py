@@ -18,7 +18,7 @@ from data_pipelines.audit.histograms import Histogram, add_to_histograms, empty_
 from data_pipelines.datasets.ledgers import ledger_tables
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.verdicts import VERDICTS
-from data_pipelines.ingest.orphans import read_orphans
+from data_pipelines.ingest.files.orphans import read_orphans
 
 AUDIT_FORMAT = 1
 COLUMNS = ["verdict", "reason", "source", "license", "split", "task", "format", "width", "height", "anchor_h",

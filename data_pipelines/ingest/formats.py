@@ -5,12 +5,12 @@ A reader gets the bytes of its shard's file, and of all other files through `Oth
 
 from data_pipelines.datasets.records import Record
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.counted_files import CountedFiles
-from data_pipelines.ingest.csv_files import csv_units
-from data_pipelines.ingest.image_folders import bare_image_units, captioned_image_units
-from data_pipelines.ingest.json_files import json_units
-from data_pipelines.ingest.table_files import arrow_units, holds_all_images, parquet_units
-from data_pipelines.ingest.tar_files import tar_units
+from data_pipelines.ingest.files.counted_files import CountedFiles
+from data_pipelines.ingest.readers.csv_files import csv_units
+from data_pipelines.ingest.readers.image_folders import bare_image_units, captioned_image_units
+from data_pipelines.ingest.readers.json_files import json_units
+from data_pipelines.ingest.readers.table_files import arrow_units, holds_all_images, parquet_units
+from data_pipelines.ingest.readers.tar_files import tar_units
 from data_pipelines.ingest.units import IngestShard, UnitReader
 
 UNIT_READERS: dict[str, UnitReader] = {

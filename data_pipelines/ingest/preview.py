@@ -8,13 +8,13 @@ from pathlib import Path
 
 from data_pipelines.archives.compressed_files import open_text
 from data_pipelines.datasets.records import Record, split_from_name
-from data_pipelines.ingest.coco_files import may_be_coco
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
+from data_pipelines.ingest.files.counted_files import CountedFiles, ImageSources
+from data_pipelines.ingest.files.source_files import SourceFile, find_sources, folder_content, matches
 from data_pipelines.ingest.formats import UNIT_READERS
-from data_pipelines.ingest.layouts import layout_name
+from data_pipelines.ingest.layouts.objects import layout_name
+from data_pipelines.ingest.readers.coco_files import may_be_coco
 from data_pipelines.ingest.shards import plan_ingest
-from data_pipelines.ingest.source_files import SourceFile, find_sources, folder_content, matches
 from data_pipelines.ingest.units import IngestShard, Unit
 
 NUM_SAMPLED = 5

@@ -31,11 +31,11 @@ from data_pipelines.datasets.records import (
 from data_pipelines.datasets.tombstones import TAKEN_DOWN, Tombstones
 from data_pipelines.images.decoding import file_ending
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest.counted_files import NO_DIGESTS, CountedFiles
+from data_pipelines.ingest.files.counted_files import NO_DIGESTS, CountedFiles
+from data_pipelines.ingest.files.image_sources import ImageSource
+from data_pipelines.ingest.files.source_files import ENDINGS, SourceFile, find_sources
 from data_pipelines.ingest.formats import UNIT_READERS
-from data_pipelines.ingest.image_sources import ImageSource
-from data_pipelines.ingest.json_files import line_ranges
-from data_pipelines.ingest.source_files import ENDINGS, SourceFile, find_sources
+from data_pipelines.ingest.readers.json_files import line_ranges
 from data_pipelines.ingest.units import IngestShard, Unit, decode_json
 from models.errors import DataError
 

@@ -90,7 +90,7 @@ def project_recipe(folder: Path, data: Path | None, kinds: Kinds) -> str:
 def data_format(data: Path | None) -> str:
     """The format to read: that of a folder of images, with or without texts, if there are no files of records."""
     from data_pipelines.ingest.config import FOLDER_FORMATS
-    from data_pipelines.ingest.source_files import ENDINGS
+    from data_pipelines.ingest.files.source_files import ENDINGS
 
     with_captions, without = FOLDER_FORMATS
     if data is None:

@@ -30,7 +30,7 @@ from data_pipelines.curation.judge import judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.files.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 
 ANCHORS = ((512, 512), (384, 512), (512, 384))

@@ -23,7 +23,7 @@ from data_pipelines.curation.judge import judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.files.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes.config import ShapesConfig, SpoiltShares
 from data_pipelines.shapes.world import generate_world

@@ -15,7 +15,7 @@ from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.files.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from data_pipelines.shapes.config import ShapesConfig
 from data_pipelines.shapes.world import generate_world

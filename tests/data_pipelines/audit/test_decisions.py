@@ -20,8 +20,8 @@ from data_pipelines.curation.judge import judge_shard
 from data_pipelines.curation.measure import measure_shard
 from data_pipelines.datasets.ingested_reader import record_shards
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
-from data_pipelines.ingest.orphans import merge_orphans, read_orphans, write_orphans
+from data_pipelines.ingest.files.image_sources import open_images
+from data_pipelines.ingest.files.orphans import merge_orphans, read_orphans, write_orphans
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from models.dualvitok.geometry import PUBLISHED_ANCHORS
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.datasets.records import Record, Reject, sample_id, split_from_name, utf8_safe
-from data_pipelines.ingest.chat import parse_record
+from data_pipelines.ingest.layouts.chat import parse_record
 from data_pipelines.ingest.units import decode_json
 
 ASK = {"from": "human", "value": "<image>\nDescribe the image."}

@@ -21,7 +21,7 @@ from data_pipelines.datasets.tombstones import (
     tombstones_to_marks,
 )
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.files.image_sources import open_images
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from tests.data_pipelines.curation.curated import curate, drawn, encoded, records_of
 from tests.data_pipelines.ingest.raw_files import line, png, raw_folder

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
+from data_pipelines.ingest.files.counted_files import CountedFiles, ImageSources
 from data_pipelines.ingest.formats import count_files
 from data_pipelines.ingest.shards import (
     ingest_shard,

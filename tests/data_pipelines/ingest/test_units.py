@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.datasets.records import Record, Reject
-from data_pipelines.ingest.captions import caption_records
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.layouts.captions import caption_records
 from data_pipelines.ingest.units import decode_json
 from tests.data_pipelines.ingest.raw_files import ingest, png, tar_bytes
 

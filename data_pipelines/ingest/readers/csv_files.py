@@ -9,7 +9,7 @@ from typing import IO
 from data_pipelines.archives.compressed_files import open_text
 from data_pipelines.datasets.records import Reject
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.table_files import row_units
+from data_pipelines.ingest.readers.table_files import row_units
 from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, digest
 
 MAX_RECORD_LINES = 1000  # a quote that nobody closes must not swallow the rest of the file

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.datasets.records import Record, Reject
-from data_pipelines.ingest.captions import plain_meta
-from data_pipelines.ingest.chat import KNOWN_KEYS, TURN_KEYS, first_filled, parse_record
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.layouts import IMAGE_KEYS, image_cell, parse_object, references
+from data_pipelines.ingest.layouts.captions import plain_meta
+from data_pipelines.ingest.layouts.chat import KNOWN_KEYS, TURN_KEYS, first_filled, parse_record
+from data_pipelines.ingest.layouts.objects import IMAGE_KEYS, image_cell, parse_object, references
 from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, decode_json, digest
 
 BATCH_ROWS = 64

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.datasets.records import Reject
-from data_pipelines.ingest.image_sources import FolderSource, check_name, member_names, open_images
+from data_pipelines.ingest.files.image_sources import FolderSource, check_name, member_names, open_images
 
 LIMITS = {"max_bytes": 1000, "max_unpacked_bytes": 10_000}
 

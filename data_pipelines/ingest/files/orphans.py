@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.ingest.image_sources import check_name, member_names
-from data_pipelines.ingest.leftovers import files_below
+from data_pipelines.ingest.files.image_sources import check_name, member_names
+from data_pipelines.ingest.files.leftovers import files_below
 from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
 
 ORPHANS_FILE = "orphans.parquet"

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.readers.table_files import holds_all_images
 from data_pipelines.ingest.shards import plan_ingest
-from data_pipelines.ingest.table_files import holds_all_images
 from tests.data_pipelines.ingest.raw_files import counted_names, ingest, png, raw_folder
 
 CONFIG = IngestConfig(source="p")

@@ -13,11 +13,11 @@ from typing import Any
 
 from data_pipelines.archives.tar_reader import OpenedTar, TarMember, open_tar, scan_tar
 from data_pipelines.datasets.records import Record, Reject
-from data_pipelines.ingest.captions import caption_records, plain_meta, stated_value
-from data_pipelines.ingest.chat import has_turns, parse_record
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import check_name
-from data_pipelines.ingest.leftovers import is_leftover
+from data_pipelines.ingest.files.image_sources import check_name
+from data_pipelines.ingest.files.leftovers import is_leftover
+from data_pipelines.ingest.layouts.captions import caption_records, plain_meta, stated_value
+from data_pipelines.ingest.layouts.chat import has_turns, parse_record
 from data_pipelines.ingest.units import (
     CAPTION_ENDINGS,
     IMAGE_ENDINGS,

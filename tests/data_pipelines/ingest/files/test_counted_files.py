@@ -7,9 +7,9 @@ import pytest
 
 from data_pipelines.datasets.records import Reject
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.counted_files import CountedFiles, ImageSources
+from data_pipelines.ingest.files.counted_files import CountedFiles, ImageSources
+from data_pipelines.ingest.files.image_sources import FolderSource
 from data_pipelines.ingest.formats import count_files
-from data_pipelines.ingest.image_sources import FolderSource
 from data_pipelines.ingest.shards import ingest_shard, plan_ingest
 from models.errors import DataError
 from tests.data_pipelines.ingest.raw_files import ILLUME, LIMITS, ingest, png, raw_folder, reasons

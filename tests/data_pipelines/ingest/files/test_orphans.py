@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_pipelines.ingest.orphans import merge_orphans, read_orphans, write_orphans
+from data_pipelines.ingest.files.orphans import merge_orphans, read_orphans, write_orphans
 from tests.data_pipelines.ingest.raw_files import ILLUME, LIMITS, ingest, png, raw_folder, tar_bytes
 
 

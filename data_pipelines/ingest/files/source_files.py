@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from data_pipelines.archives.compressed_files import open_compressed
 from data_pipelines.archives.tar_reader import BLOCK, is_header
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
-from data_pipelines.ingest.image_sources import TAR_ENDINGS
-from data_pipelines.ingest.leftovers import files_below, is_leftover, valid_name
+from data_pipelines.ingest.files.image_sources import TAR_ENDINGS
+from data_pipelines.ingest.files.leftovers import files_below, is_leftover, valid_name
 from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
 
 PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.ingest.coco_files import may_be_coco
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.readers.coco_files import may_be_coco
 from tests.data_pipelines.ingest.raw_files import counted_names, ingest, line, raw_folder, reasons
 
 COCO = {

@@ -14,9 +14,9 @@ from typing import Any
 
 from data_pipelines.archives.compressed_files import OpenedText, open_text
 from data_pipelines.datasets.records import Record, Reject
-from data_pipelines.ingest.coco_files import MAX_BYTES, coco_units, is_coco, may_be_coco
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.layouts import parse_object
+from data_pipelines.ingest.layouts.objects import parse_object
+from data_pipelines.ingest.readers.coco_files import MAX_BYTES, coco_units, is_coco, may_be_coco
 from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, decode_json, digest
 
 BLANK_LINES = 1000  # at most skipped before the first value of a file

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.ingest import json_files
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.counted_files import CountedFiles
-from data_pipelines.ingest.json_files import json_units
+from data_pipelines.ingest.files.counted_files import CountedFiles
+from data_pipelines.ingest.readers import json_files
+from data_pipelines.ingest.readers.json_files import json_units
 from data_pipelines.ingest.shards import plan_ingest
 from tests.data_pipelines.ingest.raw_files import ILLUME, ingest, line, raw_folder, reasons
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from data_pipelines.datasets.records import Reject, utf8_safe
-from data_pipelines.ingest.captions import caption_records
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.layouts.captions import caption_records
 from data_pipelines.ingest.units import Unit, digest
 
 MAX_BYTES = 4 << 30  # it is held in memory

@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.layouts import layout_name, parse_object
+from data_pipelines.ingest.layouts.objects import layout_name, parse_object
 
 CONFIG = IngestConfig(source="t")
 SHAREGPT = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.ingest.leftovers import files_below, is_leftover
+from data_pipelines.ingest.files.leftovers import files_below, is_leftover
 
 
 @pytest.mark.parametrize(

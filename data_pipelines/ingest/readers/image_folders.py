@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from data_pipelines.datasets.records import Record, Reject
-from data_pipelines.ingest.captions import caption_records, plain_meta, stated_value
-from data_pipelines.ingest.chat import has_turns, parse_record
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.layouts.captions import caption_records, plain_meta, stated_value
+from data_pipelines.ingest.layouts.chat import has_turns, parse_record
 from data_pipelines.ingest.units import CAPTION_ENDINGS, IngestShard, OtherFiles, Unit, decode_json, digest
 
 JSON_KEYS = frozenset({"id", "license", "split", "task", "key", "caption", "text"})

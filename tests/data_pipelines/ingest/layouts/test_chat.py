@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data_pipelines.datasets.records import Record, Reject
-from data_pipelines.ingest.chat import MAX_IMAGES, parse_record
+from data_pipelines.ingest.layouts.chat import MAX_IMAGES, parse_record
 
 ASK, TELL = "<image>\nDescribe the image.", "a red circle"
 CHAT = [{"role": "user", "content": ASK}, {"role": "assistant", "content": TELL}]

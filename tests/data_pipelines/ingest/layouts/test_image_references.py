@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from data_pipelines.datasets.records import Reject
-from data_pipelines.ingest.image_references import ImageReference, image_reference
+from data_pipelines.ingest.layouts.image_references import ImageReference, image_reference
 
 
 @pytest.mark.parametrize(

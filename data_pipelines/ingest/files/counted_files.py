@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipelines.datasets.records import Reject
 from data_pipelines.ingest.config import FOLDER_FORMATS
-from data_pipelines.ingest.image_sources import ChainedSource, FolderSource, ImageSource, open_images
+from data_pipelines.ingest.files.image_sources import ChainedSource, FolderSource, ImageSource, open_images
 from data_pipelines.ingest.units import IngestShard
 
 NO_DIGESTS: Mapping[str, str] = {}

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_sources import open_images
+from data_pipelines.ingest.files.image_sources import open_images
+from data_pipelines.ingest.files.source_files import find_sources, folder_content
 from data_pipelines.ingest.shards import (
     plan_ingest,
 )
-from data_pipelines.ingest.source_files import find_sources, folder_content
 from tests.data_pipelines.ingest.raw_files import ILLUME, LIMITS, ingest, png, raw_folder, tar_bytes
 
 

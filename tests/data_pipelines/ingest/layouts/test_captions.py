@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.ingest.captions import captions_of, chosen_captions, find_captions, plain_meta
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.layouts.captions import captions_of, chosen_captions, find_captions, plain_meta
 
 CONFIG = IngestConfig(source="t")
 

@@ -15,10 +15,16 @@ from data_pipelines.datasets.records import (
     optional_text,
     utf8_safe,
 )
-from data_pipelines.ingest.captions import CAPTION_KEYS, caption_records, find_captions, plain_meta, stated_value
-from data_pipelines.ingest.chat import TURN_KEYS, first_filled, has_turns, parse_record
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.image_references import ImageReference, image_reference
+from data_pipelines.ingest.layouts.captions import (
+    CAPTION_KEYS,
+    caption_records,
+    find_captions,
+    plain_meta,
+    stated_value,
+)
+from data_pipelines.ingest.layouts.chat import TURN_KEYS, first_filled, has_turns, parse_record
+from data_pipelines.ingest.layouts.image_references import ImageReference, image_reference
 
 IMAGE_KEYS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img",
               "image_path", "image_file", "file_name", "filename", "path", "image_name", "filepath", "file",

@@ -18,7 +18,7 @@ from data_pipelines.datasets.records import (
     optional_text,
     utf8_safe,
 )
-from data_pipelines.ingest.image_references import ImageReference, image_reference
+from data_pipelines.ingest.layouts.image_references import ImageReference, image_reference
 
 TURN_KEYS = ("conversations", "messages", "data", "conversation")
 ROLE_KEYS = ("from", "role")
