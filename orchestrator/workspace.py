@@ -31,13 +31,13 @@ from orchestrator.execution.stop_events import StopEvents
 from orchestrator.execution.takeover import Takeover
 from orchestrator.history.attempts import StageRow
 from orchestrator.history.changes import record_change
-from orchestrator.history.database import Database, database_exists, sqlite_address
-from orchestrator.history.file_system import check_local
-from orchestrator.history.known_store import remember_store, remembered_store
+from orchestrator.history.database.database import Database, database_exists, sqlite_address
+from orchestrator.history.database.file_system import check_local
+from orchestrator.history.database.known_store import remember_store, remembered_store
+from orchestrator.history.database.schema import attempts, runs
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.run_store import RunStore
-from orchestrator.history.schema import attempts, runs
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.logs.reading import LineFilter, LogReader, by_file
 from orchestrator.logs.run_logs import RunLogs
@@ -50,7 +50,7 @@ from orchestrator.sinks.file_sinks import JsonLinesSink, StoreSink
 from orchestrator.sinks.mlflow_sink import MlflowSink
 from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
-from orchestrator.store.copy_budget import CACHE_VARIABLE, budget_bytes, cache_of_node
+from orchestrator.store.copies.copy_budget import CACHE_VARIABLE, budget_bytes, cache_of_node
 from orchestrator.store.store import Store, open_store, probe
 from orchestrator.store.store_identity import check_store, establish
 from orchestrator.times import iso_time

@@ -32,12 +32,12 @@ from orchestrator.store.commits import (
     retract,
     roll_forward,
 )
+from orchestrator.store.copies.local_copy import adopt_folder, readable_folder
+from orchestrator.store.copies.verification import Problem, differences
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
-from orchestrator.store.local_copy import adopt_folder, readable_folder
 from orchestrator.store.manifests import manifest_from_bytes, manifest_to_bytes
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import Problem, differences
 
 log = logging.getLogger(__name__)
 

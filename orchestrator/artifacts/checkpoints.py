@@ -21,15 +21,15 @@ from orchestrator.errors import CorruptArtifactError, StoreError
 from orchestrator.stage import Checkpoint
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.commits import Commit, Head, commit_attempt, delete_attempt, head, retract, roll_forward
-from orchestrator.store.copy_budget import delete_copy
-from orchestrator.store.copy_locks import let_go
+from orchestrator.store.copies.copy_budget import delete_copy
+from orchestrator.store.copies.copy_locks import let_go
+from orchestrator.store.copies.local_copy import readable_folder
+from orchestrator.store.copies.verification import differences
 from orchestrator.store.fences import Fences
 from orchestrator.store.layout import artifact_site, checkpoint_site, checkpoint_steps, new_attempt_id, owner_of
-from orchestrator.store.local_copy import readable_folder
 from orchestrator.store.manifests import check_paths, files_to_json
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import differences
 
 log = logging.getLogger(__name__)
 

@@ -31,13 +31,13 @@ from orchestrator.store.commits import (
     retract,
     roll_forward,
 )
+from orchestrator.store.copies.local_copy import adopt_folder, readable_folder
+from orchestrator.store.copies.verification import Problem, differences
 from orchestrator.store.group_commit import sync_all
 from orchestrator.store.layout import SHARDS, new_attempt_id, shard_site
-from orchestrator.store.local_copy import adopt_folder, readable_folder
 from orchestrator.store.shard_packs import Packer
 from orchestrator.store.store import Store
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import Problem, differences
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from orchestrator.commands.shared.options import (
     location_options,
     open_workspace,
 )
-from orchestrator.history.known_store import remember_store
+from orchestrator.history.database.known_store import remember_store
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.store.store_identity import read_identity
 

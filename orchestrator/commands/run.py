@@ -43,7 +43,7 @@ from orchestrator.execution.cancelling import Cancellation
 from orchestrator.execution.job_attempt import stage_driver_arguments
 from orchestrator.execution.stage_run import job_size
 from orchestrator.history.changes import record_change
-from orchestrator.history.database import database_exists
+from orchestrator.history.database.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import run_status
 from orchestrator.liveness.job_records import job_id_of

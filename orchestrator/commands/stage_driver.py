@@ -36,7 +36,7 @@ from orchestrator.logs.lines import LineFormatter
 from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_from_json
-from orchestrator.store.copy_budget import cache_of_node
+from orchestrator.store.copies.copy_budget import cache_of_node
 from orchestrator.store.store import Store, open_store
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.errors import RecipeError
 from orchestrator.history.changes import record_change
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.store.commits import head
+from orchestrator.store.copies.verification import Problem
 from orchestrator.store.layout import ARTIFACTS, artifact_site, stored_keys
 from orchestrator.store.store_identity import check_folders
-from orchestrator.store.verification import Problem
 
 MANY = 3  # damaged artifacts, from which on their share is looked at
 HEALED_SHARE = 0.2  # of the checked artifacts that --heal retracts without asking

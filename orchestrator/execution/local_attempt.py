@@ -39,7 +39,7 @@ from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.plugins.loading import is_file_target
 from orchestrator.stage import StageKind, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
-from orchestrator.store.copy_locks import release
+from orchestrator.store.copies.copy_locks import release
 from orchestrator.store.output_checks import output_problem
 from orchestrator.store.store_identity import read_identity
 

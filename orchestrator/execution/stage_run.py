@@ -10,7 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
@@ -29,23 +29,22 @@ from orchestrator.errors import (
     OrchestratorError,
     StoreError,
 )
+from orchestrator.execution.attempt_intent import attempt_intent
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.failures.classes import FailureReport, classify, report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.failures.retries import PastFailure, Retry, decide
-from orchestrator.history.attempts import Attempt, AttemptIntent, InputSummary
+from orchestrator.history.attempts import Attempt
 from orchestrator.history.events import AttemptState, EventKind
 from orchestrator.history.lease_owners import describe
 from orchestrator.history.leases import LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore, StateConflictError
-from orchestrator.identity import config_to_json
 from orchestrator.liveness.liveness import DriverState, Liveness
 from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.reasons import QuarantineRetried
-from orchestrator.reference.kind_pages import kind_summary
 from orchestrator.stage import Resources
 
 log = logging.getLogger(__name__)
@@ -239,7 +238,7 @@ class StageRun:
         survivor = tools.surviving_attempts.pop(self._planned.id, None)
         if survivor is None:
             attempt = AttemptId.of(tools.run_id, self._planned.id, epoch=tools.epoch, number=number)
-            tools.history.start_attempt(self._intent(attempt))
+            tools.history.start_attempt(attempt_intent(self._planned, self._inputs, attempt, tools.artifacts))
             state = AttemptState.INTENT
         else:
             attempt, state = replace(survivor.id, epoch=tools.epoch), survivor.state
@@ -355,39 +354,6 @@ class StageRun:
         except StoreError as error:
             log.warning("%s: whether it made progress is unknown: %s", work.request.attempt, error)
             return False
-
-    def _intent(self, attempt: AttemptId) -> AttemptIntent:
-        spec = self._planned.spec
-        return AttemptIntent(
-            attempt=attempt,
-            key=self._planned.key,
-            stage_version=spec.kind.version,
-            config=config_to_json(spec.config),
-            inputs=(*self._input_summaries(), *self._source_summaries()),
-            fields={"resources": dict(asdict(spec.resources)), "description": kind_summary(spec.kind)},
-        )
-
-    def _input_summaries(self) -> Iterator[InputSummary]:
-        for slot, stages in self._inputs.items():
-            for stage in stages:
-                name = stage.spec.kind.name
-                manifest = self._tools.artifacts.find(stage.key)
-                files = manifest.files if manifest else ()
-                rows = [entry.rows for entry in files if entry.rows is not None]
-                yield InputSummary(
-                    slot=slot,
-                    kind=stage.spec.kind.output,
-                    digest=stage.fingerprint,
-                    name=name,
-                    bytes=sum(entry.bytes for entry in files),
-                    rows=sum(rows) if rows else None,
-                    files=len(files),
-                )
-
-    def _source_summaries(self) -> Iterator[InputSummary]:
-        sources = self._planned.payload.get("sources")
-        for name, digest in sources.items() if isinstance(sources, dict) else ():
-            yield InputSummary(slot="sources", kind="source", digest=str(digest), name=name)
 
     def _record(self, kind: str, fields: Mapping[str, JSON], attempt_id: str | None = None) -> None:
         tools = self._tools

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, delete, select, update
 from orchestrator import failpoints
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history import lease_owners as owners
-from orchestrator.history.database import Database, insert_new
-from orchestrator.history.schema import database_now, leases
+from orchestrator.history.database.database import Database, insert_new
+from orchestrator.history.database.schema import database_now, leases
 
 LEASE_S = 60.0
 RENEW_SHARE = 1 / 4  # of the lease between two renewals: two may fail before the holder stops

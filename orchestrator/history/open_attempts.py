@@ -5,9 +5,9 @@ from sqlalchemy import select
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
 from orchestrator.history.attempts import Attempt, attempt_from_row
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, runs
 from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.schema import attempts, runs
 
 OPEN = (AttemptState.INTENT, AttemptState.RUNNING)
 

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, case, insert, select, update
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.actors import ACTOR_FIELD, actor_fields
-from orchestrator.history.database import dump_json
+from orchestrator.history.database.database import dump_json
+from orchestrator.history.database.schema import attempts, database_now, events, runs, stages
 from orchestrator.history.events import BULK_KINDS, AttemptState, Event, EventKind, RunState, event_fields
-from orchestrator.history.schema import attempts, database_now, events, runs, stages
 
 _NO_WAIT: Mapping[str, Any] = {"waiting_for": "", "waiting_since": None}
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)

@@ -15,12 +15,12 @@ from orchestrator.artifact import JSON
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import CorruptArtifactError, NewerFormatError
-from orchestrator.history.database import Database, upsert
+from orchestrator.history.database.database import Database, upsert
+from orchestrator.history.database.schema import attempts, database_now, events, leases, runs, stages
 from orchestrator.history.events import Event, event_from_json
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.history.leases import raise_lease_epoch
 from orchestrator.history.projection import event_from_row, insert_event, new_run_row, project
-from orchestrator.history.schema import attempts, database_now, events, leases, runs, stages
 
 log = logging.getLogger(__name__)
 

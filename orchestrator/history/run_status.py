@@ -10,9 +10,9 @@ from sqlalchemy import Connection, func, select
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, database_now, runs, stages
 from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.schema import attempts, database_now, runs, stages
 from orchestrator.times import iso_time
 
 # The state of a stage that has no attempt; WAITING also of one whose attempt waits for resources.

@@ -18,12 +18,12 @@ from orchestrator.artifacts.manifest_summary import artifact_fields
 from orchestrator.errors import DatabaseError, OrchestratorError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow, attempt_from_row
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, database_now, events, runs
 from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
 from orchestrator.history.leases import Lease, require_lease
 from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.projection import append_event, append_once, event_from_row, lock_run, new_run_row
-from orchestrator.history.schema import attempts, database_now, events, runs
 from orchestrator.history.telemetry import Telemetry
 
 _RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, update
 from orchestrator.artifact import JSON
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import LeaseLostError, OrchestratorError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts
 from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind
 from orchestrator.history.projection import append_once, lock_run
-from orchestrator.history.schema import attempts
 from orchestrator.stage import Tracker
 
 FLUSH_S = 1.0

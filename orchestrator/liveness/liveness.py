@@ -15,7 +15,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.jobs import ENDED, JobLauncher
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import attempt_names, find_attempt, open_attempts, run_state, run_states

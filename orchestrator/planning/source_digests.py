@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from sqlalchemy import select
 
 from orchestrator.errors import RecipeError
-from orchestrator.history import schema
-from orchestrator.history.database import Database, upsert
+from orchestrator.history.database import schema
+from orchestrator.history.database.database import Database, upsert
 from orchestrator.stage import StageSpec
 
 READ_BYTES = 1 << 20

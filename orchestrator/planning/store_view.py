@@ -9,7 +9,7 @@ from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.errors import CorruptArtifactError, RecipeError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.run_status import last_fingerprint, list_runs, typical_duration_s
 from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.source_digests import DatabaseDigestCache, source_digests

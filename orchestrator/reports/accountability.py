@@ -11,10 +11,10 @@ from sqlalchemy import select
 from orchestrator.artifact import JSON
 from orchestrator.history.actors import ActorRecord, actor_of
 from orchestrator.history.changes import read_changes
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import events
 from orchestrator.history.events import BULK_KINDS
 from orchestrator.history.projection import event_from_row
-from orchestrator.history.schema import events
 from orchestrator.store.store import Store
 from orchestrator.times import iso_time
 

@@ -16,12 +16,12 @@ from orchestrator.artifact import JSON, ArtifactKey, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.takedowns import Takedown, read_takedowns, taken_down_text
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, events
 from orchestrator.history.events import AttemptState, EventKind
 from orchestrator.history.run_status import RunSummary
-from orchestrator.history.schema import attempts, events
+from orchestrator.store.copies.local_copy import readable_folder
 from orchestrator.store.layout import artifact_site
-from orchestrator.store.local_copy import readable_folder
 from orchestrator.store.manifests import manifest_from_bytes
 
 S_PER_HOUR = 3600.0

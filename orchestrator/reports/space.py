@@ -14,8 +14,8 @@ from sqlalchemy import select
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.takedowns import TAKEDOWNS
 from orchestrator.backends.objects import StoredObject
-from orchestrator.history.database import Database
-from orchestrator.history.schema import attempts, runs
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, runs
 from orchestrator.retention.pins import PINS
 from orchestrator.store.layout import ARTIFACTS, PLANS, RUNS, SHARDS, StoredPlace, stored_place
 from orchestrator.store.store import Store

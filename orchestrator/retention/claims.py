@@ -17,9 +17,9 @@ from sqlalchemy import Connection, Select, func, or_, select
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.uses import Use, Uses
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import runs, stages
 from orchestrator.history.events import RunState
-from orchestrator.history.schema import runs, stages
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.pins import pins
 from orchestrator.store.commits import roll_forward

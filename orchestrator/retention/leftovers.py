@@ -20,9 +20,9 @@ from sqlalchemy import select
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.backends.objects import StoredObject
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, runs
 from orchestrator.history.open_attempts import OPEN
-from orchestrator.history.schema import attempts, runs
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
 from orchestrator.retention.garbage import DeletionReport, Garbage, Reason, has_open_attempt

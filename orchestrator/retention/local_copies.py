@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.store.copy_budget import DOWNLOADS, INDEXES, STAGING, delete_copy
+from orchestrator.store.copies.copy_budget import DOWNLOADS, INDEXES, STAGING, delete_copy
 from orchestrator.store.layout import owner_of
 from orchestrator.store.store import Store
 

@@ -13,8 +13,8 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, StoredArtifact
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database
-from orchestrator.history.schema import runs
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import runs
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.claims import Claims
 from orchestrator.retention.shard_batches import committed_shards, retract_shards

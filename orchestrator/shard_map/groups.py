@@ -4,20 +4,18 @@ A group takes about as long as a call and a commit are worth, so that a process 
 After a failure that concerns the whole call, each of its shards runs by itself: a death has one suspect again.
 """
 
-import heapq
 from dataclasses import dataclass, replace
 
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.shard_map.pending import WorkItem
 from orchestrator.shard_map.shard_host import ShardRequest
+from orchestrator.shard_map.work_queue import WorkQueue
 from orchestrator.shard_map.worker_pool import CallResult
 from orchestrator.shards import RemoteFolder
 
 GROUP_S = 0.5  # that a group should take; a longer shard runs by itself
 MAX_GROUP = 128  # shards
 MEMORY = 0.3  # weight of the newest call in the mean time of a shard
-
-Entry = tuple[bool, int, WorkItem]  # of the heap of a map's ready work
 
 
 @dataclass
@@ -30,13 +28,13 @@ class Grouping:
         """Note how long a shard took."""
         self.seconds = new if self.seconds is None else MEMORY * new + (1 - MEMORY) * self.seconds
 
-    def join(self, first: WorkItem, ready: list[Entry], *, num_processes: int) -> WorkItem:
-        """The next call: `first`, with those of the ready work after it that may run in the same call."""
+    def join(self, first: WorkItem, queue: WorkQueue, *, num_processes: int) -> WorkItem:
+        """The next call: `first`, with those of the queue after it that may run in the same call."""
         if not _may_join(first):
             return first
-        group, size = [first], self._size(len(ready) + 1, num_processes)
-        while len(group) < size and ready and _may_join(ready[0][2]):
-            group.append(heapq.heappop(ready)[2])
+        group, size = [first], self._size(len(queue) + 1, num_processes)
+        while len(group) < size and queue.first is not None and _may_join(queue.first):
+            group.append(queue.pop())
         if len(group) == 1:
             return first
         return WorkItem(mode="group", pending=first.pending, positions=first.positions, group=tuple(group))

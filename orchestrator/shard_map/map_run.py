@@ -18,8 +18,6 @@ The rules:
   that, failures are blamed on the items.
 """
 
-import heapq
-import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -45,6 +43,7 @@ from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings
 from orchestrator.shard_map.start_waits import StartWait
 from orchestrator.shard_map.verdicts import Verdict, check_process, hear
+from orchestrator.shard_map.work_queue import WorkQueue
 from orchestrator.shard_map.worker_pool import CallResult, WorkerPool
 from orchestrator.shards import Quarantined, ShardWorker
 from orchestrator.store.shard_packs import Packer
@@ -80,9 +79,7 @@ class MapRun:
         self._witnesses, self._log = witnesses, map_log
         self._done_items = quarantine_count.num_items - sum(len(pending.shard.items) for pending in pending_shards)
         self._items_before = self._done_items
-        self._ready: list[tuple[bool, int, WorkItem]] = []  # heap: trials and probes before whole shards
-        self._delayed: list[tuple[float, int, WorkItem]] = []  # heap by the time from which it may run
-        self._sequence = itertools.count()
+        self._queue = WorkQueue()
         self._probes, self._grouping = Probes(), Grouping()
         self._start_failures = 0
         self._next_start_at = 0.0
@@ -109,7 +106,7 @@ class MapRun:
         self._inquiries = Inquiries(
             self._pool,
             witnesses,
-            push=self._push,
+            push=self._queue.push,
             submit=self._submit,
             on_checked=self._on_checked,
             on_verdict=self._on_verdict,
@@ -119,7 +116,7 @@ class MapRun:
         """Run all pending shards; their records by fingerprint."""
         self._report_progress()
         for pending in self._pending_shards:
-            self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
+            self._queue.push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
         with self._pool:
             while len(self._records) < len(self._pending_shards):
                 if self._tools.stop_requested():
@@ -143,34 +140,24 @@ class MapRun:
             "missing shards made"
         )
 
-    def _push(self, work_item: WorkItem, wait_s: float = 0.0) -> None:
-        order = next(self._sequence)
-        if wait_s:
-            heapq.heappush(self._delayed, (time.monotonic() + wait_s, order, work_item))
-        else:
-            heapq.heappush(self._ready, (work_item.mode == "shard", order, work_item))
-
     def _dispatch(self) -> None:
-        now = time.monotonic()
-        while self._delayed and self._delayed[0][0] <= now:
-            self._push(heapq.heappop(self._delayed)[2])
-        if now >= self._next_start_at:
-            self._pool.grow(len(self._ready))
-        waiting: list[tuple[bool, int, WorkItem]] = []
-        while self._ready and self._pool.num_idle:
-            if self._probes.num_open and self._ready[0][0]:
+        queue, waiting = self._queue, list[WorkItem]()
+        queue.take_due()
+        if time.monotonic() >= self._next_start_at:
+            self._pool.grow(len(queue))
+        while queue.first is not None and self._pool.num_idle:
+            if self._probes.num_open and queue.first.mode == "shard":
                 break  # no whole shards until the probes show whether the code works at all
-            entry = heapq.heappop(self._ready)
-            work_item = entry[2]
+            work_item = queue.pop()
             last_place = work_item.inquiry.last_place if work_item.inquiry else ""
             process = self._pool.idle_process(work_item.avoid, last_place)
             if process is None:
                 self._pool.add_process(work_item.avoid)
-                waiting.append(entry)
+                waiting.append(work_item)
             else:
-                self._submit(self._grouping.join(work_item, self._ready, num_processes=self._pool.size), process)
-        for entry in waiting:
-            heapq.heappush(self._ready, entry)
+                self._submit(self._grouping.join(work_item, queue, num_processes=self._pool.size), process)
+        for work_item in reversed(waiting):
+            queue.put_back(work_item)
 
     def _submit(self, work_item: WorkItem, process: int) -> None:
         self._pool.submit(work_item, *call_of(work_item), process)
@@ -202,7 +189,7 @@ class MapRun:
             self._on_result(part)
         for member in work_item.group if result.error else ():
             member.pending.alone = True
-            self._push(member)
+            self._queue.push(member)
 
     def _on_started(self, result: CallResult[WorkItem]) -> None:
         report = result.error
@@ -230,11 +217,11 @@ class MapRun:
         if report.failure in _NEVER_RETRIED:
             raise self._error(report, f"shard {pending.shard.name}")
         if report.failure is FailureClass.PREEMPTED:
-            self._push(work_item, self._backoff_s(1))
+            self._queue.push(work_item, self._backoff_s(1))
         elif report.failure is FailureClass.HOST_OOM and self._pool.halve():
-            self._push(work_item)
+            self._queue.push(work_item)
         elif report.failure in TRANSIENT or result.node_died:
-            self._push(work_item, self._wait_for_environment(pending, report))
+            self._queue.push(work_item, self._wait_for_environment(pending, report))
         elif work_item.mode != "shard":
             self._on_trial_result(work_item, trial_failure(report, died=result.died), result.process)
         elif not self._retry_once(work_item, report, died=result.died):
@@ -257,7 +244,7 @@ class MapRun:
             pending.unknown_failures += report.failure is FailureClass.UNKNOWN
             again = report.failure is FailureClass.UNKNOWN and pending.unknown_failures == 1
         if again:
-            self._push(work_item, 0.0 if died else self._backoff_s(1))
+            self._queue.push(work_item, 0.0 if died else self._backoff_s(1))
         return again
 
     def _on_recorded(self, pending: PendingShard, record: StoredShard) -> None:
@@ -312,7 +299,7 @@ class MapRun:
         if not self._probes.num_open:
             unfinished = [shard for shard in self._pending_shards if shard.fingerprint not in self._records]
             for shard, position in self._probes.choose(unfinished):
-                self._push(WorkItem(mode="probe", pending=shard, positions=(position,)))
+                self._queue.push(WorkItem(mode="probe", pending=shard, positions=(position,)))
 
     def _on_trial_result(self, work_item: WorkItem, failure: TrialFailure | None, process: int) -> None:
         if work_item.mode == "trial":
@@ -326,7 +313,7 @@ class MapRun:
             return
         if not self._witnesses and len(probes.processes) == 1:  # or is it the process?
             probes.num_open = 1
-            self._push(replace(work_item, avoid=frozenset(probes.processes)))
+            self._queue.push(replace(work_item, avoid=frozenset(probes.processes)))
             return
         code_fails = probes.all_fail_alike and not self._witnesses
         suspects = probes.take_suspects()
@@ -350,13 +337,13 @@ class MapRun:
             self._on_bisected(pending, stop.value)
             return
         positions = tuple(pending.remaining[index] for index in trial)
-        self._push(WorkItem(mode="trial", pending=pending, positions=positions))
+        self._queue.push(WorkItem(mode="trial", pending=pending, positions=positions))
 
     def _on_bisected(self, pending: PendingShard, failing: Mapping[int, TrialFailure]) -> None:
         """Hear the items at fault, if there are any; then run the shard again, without those that are poison."""
         pending.bisection, pending.deaths = None, 0
         if not failing:
-            self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
+            self._queue.push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
         elif self._witnesses:
             suspects = [pending.remaining[index] for index in failing]
             witnesses = tuple(self._witnesses)
@@ -376,7 +363,7 @@ class MapRun:
         pending = inquiry.pending
         pending.deaths += 1
         if pending.deaths < DEATHS_BEFORE_BISECTION:
-            self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining), self._backoff_s(1))
+            self._queue.push(WorkItem(mode="shard", pending=pending, positions=pending.remaining), self._backoff_s(1))
             return
         pending.breaks_processes = True
         self._find_cause(pending, inquiry.report)
@@ -402,7 +389,7 @@ class MapRun:
         pending.bad_items.update(new)
         pending.remaining = tuple(position for position in pending.remaining if position not in new)
         self._count_quarantined(pending, list(new.values()))
-        self._push(WorkItem(mode="shard", pending=pending, positions=pending.remaining), wait_s)
+        self._queue.push(WorkItem(mode="shard", pending=pending, positions=pending.remaining), wait_s)
 
     def _error(self, report: FailureReport, what: str) -> Exception:
         settings = self._settings

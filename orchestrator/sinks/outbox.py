@@ -17,11 +17,11 @@ from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from orchestrator import failpoints
 from orchestrator.errors import OrchestratorError
-from orchestrator.history.database import Database, insert_new
+from orchestrator.history.database.database import Database, insert_new
+from orchestrator.history.database.schema import database_now, events, outbox, runs
 from orchestrator.history.events import BULK_KINDS, Event
 from orchestrator.history.leases import Leases
 from orchestrator.history.projection import event_from_row
-from orchestrator.history.schema import database_now, events, outbox, runs
 from orchestrator.redaction.masking import mask_text
 
 POLL_S = 2.0

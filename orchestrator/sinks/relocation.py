@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, create_engine, delete, inspect, select, text, update
 
-from orchestrator.history.database import Database
-from orchestrator.history.schema import outbox
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import outbox
 
 SQLITE = "sqlite:///"
 # Columns of MLflow's tables that hold addresses; MLflow has no call that changes them.

@@ -18,8 +18,8 @@ from orchestrator.backends.local_store import explain_os_error, link_or_copy, ma
 from orchestrator.backends.objects import Digest, check_key
 from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import StoreError
-from orchestrator.store.copy_budget import STAGING
-from orchestrator.store.copy_locks import hold, let_go
+from orchestrator.store.copies.copy_budget import STAGING
+from orchestrator.store.copies.copy_locks import hold, let_go
 from orchestrator.store.layout import Site
 from orchestrator.store.link_list import Link, LinkList
 from orchestrator.store.store import Store

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.backends.group_sharing import share_file
 from orchestrator.backends.local_store import TEMPORARY, LocalStore, explain_os_error, link_new, make_folders, sync_path
+from orchestrator.backends.mounts import is_local_disk
 from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import StoreError
 from orchestrator.store.store import Store
@@ -23,8 +24,7 @@ from orchestrator.store.store import Store
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # of Linux, <fcntl.h> and <linux/fs.h>
 MIN_TOGETHER = 4  # paths that are synced faster together
 MAX_DIRTY_BYTES = 256 * 1024**2  # that wait to be written on this machine: beyond it, others would be waited for
-MEMORY_INFO, MOUNTS = Path("/proc/meminfo"), Path("/proc/self/mounts")
-LOCAL_FILE_SYSTEMS = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay", "zfs"})
+MEMORY_INFO = Path("/proc/meminfo")
 
 
 def put_all(store: Store, records: Sequence[tuple[str, bytes]], *, written: Sequence[Path] = ()) -> list[bool]:
@@ -116,19 +116,6 @@ def _syncfs() -> Callable[[Path], None] | None:
             os.close(descriptor)
 
     return sync
-
-
-@lru_cache(maxsize=16)
-def is_local_disk(folder: Path) -> bool:
-    """Whether a folder is on a disk of this machine; False if that is unknown, as for every network file system."""
-    try:
-        lines = [line.split() for line in MOUNTS.read_text().splitlines()]
-    except OSError:
-        return False
-    real = os.path.realpath(folder)
-    mounts = {mount: kind for _, mount, kind, *_ in lines}  # the last one of a place is the one that is seen
-    above = [mount for mount in mounts if real == mount or real.startswith(f"{mount.rstrip('/')}/")]
-    return bool(above) and mounts[max(above, key=len)] in LOCAL_FILE_SYSTEMS
 
 
 def _dirty_bytes() -> int:

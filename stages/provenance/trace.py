@@ -19,8 +19,8 @@ from orchestrator.artifacts.takedowns import PROVENANCE_TAKEDOWNS, Takedown, rea
 from orchestrator.errors import OrchestratorError, PluginError, RecipeError
 from orchestrator.learning import Exposures, Samples, Training
 from orchestrator.planning.plan import Plan, PlannedStage
-from orchestrator.store.copy_budget import INDEXES
-from orchestrator.store.local_copy import adopt_folder
+from orchestrator.store.copies.copy_budget import INDEXES
+from orchestrator.store.copies.local_copy import adopt_folder
 from orchestrator.store.store import Store
 from orchestrator.workspace import Workspace
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history import lease_owners as owners
-from orchestrator.history import schema
+from orchestrator.history.database import schema
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.history.run_status import list_runs

@@ -155,7 +155,7 @@ def _expire_leases(root: Path) -> None:
     """Let all leases expire."""
     from sqlalchemy import update
 
-    from orchestrator.history import schema
+    from orchestrator.history.database import schema
 
     with open_workspace(root) as workspace:
         workspace.database.write(lambda connection: connection.execute(update(schema.leases).values(expires_at=0.0)))

@@ -14,8 +14,8 @@ import pytest
 from orchestrator.artifact import FileEntry
 from orchestrator.backends import bucket as connection
 from orchestrator.backends import transfers
-from orchestrator.store import copy_budget
-from orchestrator.store.local_copy import readable_folder
+from orchestrator.store.copies import copy_budget
+from orchestrator.store.copies.local_copy import readable_folder
 from tests.orchestrator.store.weak_bucket import WeakBucket, weak_bucket
 
 NODES, RANKS = 2, 8
@@ -23,7 +23,7 @@ DATA_KEY = "checkpoint/data"
 RANK = """
 import json, pathlib, sys
 from orchestrator.artifact import FileEntry
-from orchestrator.store.local_copy import readable_folder
+from orchestrator.store.copies.local_copy import readable_folder
 from orchestrator.store.store import open_store
 files = [FileEntry(**entry) for entry in json.loads(sys.argv[3])]
 readable_folder(open_store(sys.argv[1]), pathlib.Path(sys.argv[2]), "checkpoint/data", files)
@@ -118,8 +118,8 @@ import hashlib, subprocess, sys
 from pathlib import Path
 from orchestrator.artifact import FileEntry
 from orchestrator.errors import StoreError
-from orchestrator.store.copy_locks import release
-from orchestrator.store.local_copy import readable_folder
+from orchestrator.store.copies.copy_locks import release
+from orchestrator.store.copies.local_copy import readable_folder
 from orchestrator.backends.local_store import LocalStore
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 class Remote:

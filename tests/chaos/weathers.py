@@ -26,8 +26,8 @@ from sqlalchemy import update
 
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.errors import EXIT_INFRASTRUCTURE, EXIT_REQUEUE, OrchestratorError, RecipeError
-from orchestrator.history import schema
-from orchestrator.history.known_store import remembered_store
+from orchestrator.history.database import schema
+from orchestrator.history.database.known_store import remembered_store
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.unneeded import retract_unneeded, unneeded_artifacts

@@ -28,7 +28,7 @@ from orchestrator.artifact import JSON, Artifact, ArtifactKey, Chunks, FileEntry
 from orchestrator.attempt_id import AttemptId
 from orchestrator.backends.objects import Digest, StoredObject
 from orchestrator.history.attempts import AttemptIntent, InputSummary, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, EventKind, RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore

@@ -15,7 +15,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
-    from orchestrator.history.database import Database
+    from orchestrator.history.database.database import Database
 
 MAX_RUNS = 50
 LOCK_WAIT_S = 1.0  # a person waits
@@ -109,7 +109,7 @@ def _stages_of_run(ctx: click.Context, run: str) -> list[str]:
 @contextmanager
 def _database(ctx: click.Context) -> "Iterator[Database | None]":
     """The index database of the workspace, or the one that is named on the command line; None: there is none."""
-    from orchestrator.history.database import Database, database_exists
+    from orchestrator.history.database.database import Database, database_exists
     from orchestrator.workspace import workspace_root
 
     url = str(ctx.params.get("database") or os.environ.get("ILLUME_DATABASE") or workspace_root() / "index.db")

@@ -21,7 +21,7 @@ from rich.text import Text
 from orchestrator.commands.shared.formatting import count_text, duration_text
 from orchestrator.commands.shared.narrow import fitted
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event, event_to_line
 from orchestrator.history.run_status import REUSED, RunStatus, StageStatus, run_status
 from orchestrator.times import short_time

@@ -14,7 +14,7 @@ from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.takedowns import read_takedowns, taken_down_text
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus, list_runs, newest_run, run_status
 from orchestrator.store.layout import ARTIFACTS, stored_keys
 from orchestrator.store.store import Store

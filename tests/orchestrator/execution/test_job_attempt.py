@@ -36,8 +36,8 @@ from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_attempt import JobAttempt, _TelemetryForwarder
 from orchestrator.execution.stop_events import StopEvents
 from orchestrator.failures.classes import report_of
-from orchestrator.history import schema
-from orchestrator.history.database import Database
+from orchestrator.history.database import schema
+from orchestrator.history.database.database import Database
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
 from orchestrator.history.run_store import StateConflictError

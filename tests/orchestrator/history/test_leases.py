@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, text
 
 from orchestrator.errors import DatabaseError, LeaseLostError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 
 RESOURCE = "run:r1"
@@ -106,7 +106,7 @@ def test_expiry_follows_the_clock_of_postgresql(postgresql_url: str) -> None:
 
 HOLD = """
 import sys, time
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.leases import Leases
 assert Leases(Database(sys.argv[1])).acquire("run:r1", duration_s=3600) is not None
 print("held", flush=True)

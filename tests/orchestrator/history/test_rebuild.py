@@ -12,9 +12,9 @@ from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history import lease_owners as owners
-from orchestrator.history import schema
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database import schema
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, RunState, event_to_json
 from orchestrator.history.leases import Leases
 from orchestrator.history.rebuild import _replace_run, rebuild_index

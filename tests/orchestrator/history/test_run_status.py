@@ -5,7 +5,7 @@ import pytest
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, EventKind, RunState
 from orchestrator.history.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
 from orchestrator.history.run_store import RunStore

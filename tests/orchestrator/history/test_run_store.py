@@ -10,7 +10,7 @@ from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, Event, RunState
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.projection import append_once

@@ -12,7 +12,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError
 from orchestrator.history import telemetry as telemetry_module
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_status import StageStatus, run_status

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import EXIT_UNUSABLE, MissingExtraError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.installation import extras
 from orchestrator.installation.extras import EXTRAS, Extra, install_command, is_installed, require_extra
 

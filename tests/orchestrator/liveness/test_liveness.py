@@ -20,8 +20,9 @@ from orchestrator.cluster.jobs import JobState as State
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import NodeLostError, PrecheckError, RecipeError
-from orchestrator.history import lease_owners, schema
+from orchestrator.history import lease_owners
 from orchestrator.history.attempts import AttemptIntent, StageRow
+from orchestrator.history.database import schema
 from orchestrator.history.events import AttemptState, RunState, iso_time
 from orchestrator.history.leases import LEASE_S, Lease, Leases
 from orchestrator.history.run_status import run_status

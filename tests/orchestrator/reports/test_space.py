@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.reports.space import measure_space, totals_by
 from orchestrator.store.store import open_store
 from tests.orchestrator.conftest import MemoryStore

@@ -11,7 +11,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore

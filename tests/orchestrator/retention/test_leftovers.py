@@ -16,7 +16,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore

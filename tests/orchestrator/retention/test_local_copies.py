@@ -9,8 +9,8 @@ from orchestrator.identity import fingerprint_of
 from orchestrator.retention import local_copies
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.retention.local_copies import delete_copies, stale_copies
-from orchestrator.store.copy_budget import INDEXES
-from orchestrator.store.copy_locks import release
+from orchestrator.store.copies.copy_budget import INDEXES
+from orchestrator.store.copies.copy_locks import release
 from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate"}

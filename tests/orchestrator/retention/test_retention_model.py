@@ -25,11 +25,11 @@ from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.backends.objects import StoredObject
 from orchestrator.history.attempts import StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import runs
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_store import RunStore
-from orchestrator.history.schema import runs
 from orchestrator.identity import fingerprint_of
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.garbage import Garbage, delete_garbage, find_garbage

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from orchestrator.backends.object_store import ObjectStore
 from orchestrator.backends.transfers import MIB
 from orchestrator.commands.gc import gc_command
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads, keeps_versions
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore

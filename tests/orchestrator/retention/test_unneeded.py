@@ -12,7 +12,7 @@ import pytest
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.leases import Leases
 from orchestrator.identity import fingerprint_of
 from orchestrator.liveness.liveness import Liveness

@@ -1,16 +1,14 @@
 """Which shards run together, and what becomes of a group of which one fails or whose process is lost."""
 
-import heapq
-from itertools import count
-
 import pytest
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
-from orchestrator.shard_map.groups import GROUP_S, MAX_GROUP, Entry, Grouping, call_of, results_of
+from orchestrator.shard_map.groups import GROUP_S, MAX_GROUP, Grouping, call_of, results_of
 from orchestrator.shard_map.pending import PendingShard, WorkItem
+from orchestrator.shard_map.work_queue import WorkQueue
 from orchestrator.shard_map.worker_pool import CallResult
 from orchestrator.shards import Shard, ShardOutcome
 from orchestrator.store.commits import Commit
@@ -22,11 +20,11 @@ def item(number: int, mode: str = "shard", **state: int) -> WorkItem:
     return WorkItem(mode=mode, pending=pending, positions=(0,))  # type: ignore[arg-type]  # one of the modes
 
 
-def ready(*work_items: WorkItem) -> list[Entry]:
-    order = count()
-    entries: list[Entry] = [(entry.mode == "shard", next(order), entry) for entry in work_items]
-    heapq.heapify(entries)
-    return entries
+def ready(*work_items: WorkItem) -> WorkQueue:
+    queue = WorkQueue()
+    for work_item in work_items:
+        queue.push(work_item)
+    return queue
 
 
 def joined(grouping: Grouping, *work_items: WorkItem, processes: int = 1) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts.run_records import RunRecords
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.run_store import RunStore
 from orchestrator.sinks.file_sinks import StoreSink, file_sink_name
 from orchestrator.store.store import open_store

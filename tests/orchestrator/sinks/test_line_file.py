@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.run_store import RunStore
 from orchestrator.sinks.file_sinks import JsonLinesSink
 

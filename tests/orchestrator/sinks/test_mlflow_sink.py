@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event, EventKind
 from orchestrator.history.run_store import RunStore
 from orchestrator.sinks.mlflow_sink import MlflowSink

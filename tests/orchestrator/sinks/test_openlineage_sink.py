@@ -9,7 +9,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from orchestrator.actor import Actor, acting_as
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, Event, EventKind, RunState
 from orchestrator.sinks.openlineage_sink import OpenLineageSink, StoreLocation, run_event, store_location
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.sinks.outbox import Outbox, deliveries
 from orchestrator.sinks.relocation import Move, find_moves, follow_moves, local_path, move_addresses
 

@@ -12,8 +12,8 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.errors import StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardOutcome
-from orchestrator.store.copy_budget import STAGING, evict
-from orchestrator.store.copy_locks import deleting
+from orchestrator.store.copies.copy_budget import STAGING, evict
+from orchestrator.store.copies.copy_locks import deleting
 from orchestrator.store.store import Store
 
 PAYLOAD = {"kind": "curate", "version": 1}

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.backends.local_store import TEMPORARY
 from orchestrator.store import group_commit
-from orchestrator.store.group_commit import is_local_disk, put_all, sync_all
+from orchestrator.store.group_commit import put_all, sync_all
 from orchestrator.store.store import Store, open_store
 
 
@@ -96,16 +96,3 @@ def test_where_one_sync_would_be_wrong_or_slow_each_path_is_synced(
         path.touch()
     sync_all(tmp_path, paths)
     assert calls == [path.name for path in paths]
-
-
-def test_a_file_system_of_the_network_is_no_local_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text("/dev/vda / ext4 rw 0 0\nserver:/x /srv/nfs nfs4 rw 0 0\ndev /srv/nfs/disk xfs rw 0 0\n")
-    monkeypatch.setattr(group_commit, "MOUNTS", mounts)
-    for folder, expected in (("/srv/store", True), ("/srv/nfs/store", False), ("/srv/nfs/disk/store", True)):
-        is_local_disk.cache_clear()
-        assert is_local_disk(Path(folder)) is expected
-    monkeypatch.setattr(group_commit, "MOUNTS", tmp_path / "absent")
-    is_local_disk.cache_clear()
-    assert not is_local_disk(Path("/srv/store"))
-    is_local_disk.cache_clear()

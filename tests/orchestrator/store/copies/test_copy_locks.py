@@ -5,11 +5,11 @@ import sys
 import threading
 from pathlib import Path
 
-from orchestrator.store.copy_locks import deleting, hold, let_go, making, release
+from orchestrator.store.copies.copy_locks import deleting, hold, let_go, making, release
 
 KILLED_MAKER = """
 import pathlib, sys, time
-from orchestrator.store.copy_locks import hold, making
+from orchestrator.store.copies.copy_locks import hold, making
 cache = pathlib.Path(sys.argv[1])
 hold(cache, "held")
 with making(cache, "made"):

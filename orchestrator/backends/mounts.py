@@ -1,13 +1,11 @@
-"""The kind of file system that a file is on, and the refusal of those on which SQLite damages its files.
+"""The kind of file system that a path is on, from the mount table of Linux.
 
-SQLite needs locks and shared memory that all its users see; over a network they are those of one machine at best.
+Elsewhere the kind is unknown: such a path is neither called a network file system nor a disk of this machine.
 """
 
 import re
-from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-
-from orchestrator.errors import UnfitDatabaseError
 
 MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = re.compile(
@@ -15,15 +13,14 @@ _NETWORK = re.compile(
     r"fuse\.(.*sshfs|.*nfs.*|s3fs|goofys|mount-s3|mountpoint-s3|gcsfuse|blobfuse\d?|rclone|juicefs|glusterfs|ceph.*|"
     r"cephfs|lustre|beegfs|moosefs|mfs|seaweedfs|davfs\d?|smbnetfs|curlftpfs|objectivefs)|glusterfs|davfs\d?"
 )
+_LOCAL = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay", "zfs"})
 
-FileSystemOf = Callable[[Path], str]
 
-
-def file_system_of(path: Path, mounts: Path = MOUNTS) -> str:
+def file_system_of(path: Path, mounts: Path | None = None) -> str:
     """The type of the file system that `path` is or would be on, e.g. "ext4" or "nfs4"; "" if that is unknown."""
     real = str(next(found for found in (path.absolute(), *path.absolute().parents) if found.exists()).resolve())
     try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
+        lines = (mounts or MOUNTS).read_text(errors="surrogateescape").splitlines()
     except OSError:
         return ""
     best, kind = "", ""
@@ -36,14 +33,12 @@ def file_system_of(path: Path, mounts: Path = MOUNTS) -> str:
     return kind
 
 
-def check_local(path: Path, what: str, instead: str, kind_of: FileSystemOf = file_system_of) -> None:
-    """Make sure that a file of SQLite is not on a network file system. `instead`: what to use there.
+def is_network(kind: str) -> bool:
+    """Whether a type of file system is known to be one that several machines share."""
+    return _NETWORK.fullmatch(kind) is not None
 
-    Raises: UnfitDatabaseError: it is.
-    """
-    kind = kind_of(path)
-    if _NETWORK.fullmatch(kind):
-        raise UnfitDatabaseError(
-            f"{what} {path}: found a network file system ({kind}), where SQLite loses data as its locks work on one "
-            f"machine only. Expected a local disk: {instead}"
-        )
+
+@lru_cache(maxsize=16)
+def is_local_disk(folder: Path) -> bool:
+    """Whether a folder is known to be on a disk of this machine. Asked once per folder and process."""
+    return file_system_of(folder) in _LOCAL

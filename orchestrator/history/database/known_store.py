@@ -2,8 +2,8 @@
 
 from sqlalchemy import Connection, select
 
-from orchestrator.history.database import Database
-from orchestrator.history.schema import known_stores
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import known_stores
 
 
 def remembered_store(database: Database) -> str | None:

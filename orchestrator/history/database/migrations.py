@@ -3,7 +3,7 @@
 Adding a version:
 
 1. Before anything is changed, keep the tables of today for the tests:
-   `python tests/orchestrator/history/keep_schema.py`.
+   `python tests/orchestrator/history/database/keep_schema.py`.
 2. Change `schema.py`. A new column is nullable or has a `server_default`.
 3. Append a `Migration` here that makes the same change to existing tables. `test_migrations.py` compares both.
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Double, select, text
 
 from orchestrator.errors import DatabaseError
-from orchestrator.history.schema import metadata, schema_version
+from orchestrator.history.database.schema import metadata, schema_version
 
 _LOCK = 7216415  # arbitrary key of the PostgreSQL advisory lock held while tables are created or changed
 

@@ -2,7 +2,7 @@ import pytest
 
 from orchestrator.artifact import FileEntry
 from orchestrator.backends.objects import Digest
-from orchestrator.store.verification import Difference, compare, differences
+from orchestrator.store.copies.verification import Difference, compare, differences
 from tests.orchestrator.conftest import MemoryStore
 
 

@@ -19,10 +19,17 @@ from pathlib import Path
 from orchestrator.artifact import FileEntry
 from orchestrator.backends.local_store import explain_os_error
 from orchestrator.errors import StoreError
-from orchestrator.store.copy_budget import BUDGET_VARIABLE, CACHE_VARIABLE, DOWNLOADS, bytes_below, evict, make_room
-from orchestrator.store.copy_locks import hold, making
+from orchestrator.store.copies.copy_budget import (
+    BUDGET_VARIABLE,
+    CACHE_VARIABLE,
+    DOWNLOADS,
+    bytes_below,
+    evict,
+    make_room,
+)
+from orchestrator.store.copies.copy_locks import hold, making
+from orchestrator.store.copies.verification import PARALLEL_FILES, Difference, compare, differences, raise_for
 from orchestrator.store.store import Store
-from orchestrator.store.verification import PARALLEL_FILES, Difference, compare, differences, raise_for
 
 log = logging.getLogger(__name__)
 

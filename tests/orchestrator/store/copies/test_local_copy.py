@@ -9,9 +9,9 @@ import pytest
 from orchestrator.artifact import FileEntry
 from orchestrator.backends.objects import Digest
 from orchestrator.errors import CorruptArtifactError, StoreError
-from orchestrator.store import copy_budget
-from orchestrator.store.copy_locks import release
-from orchestrator.store.local_copy import adopt_folder, readable_folder
+from orchestrator.store.copies import copy_budget
+from orchestrator.store.copies.copy_locks import release
+from orchestrator.store.copies.local_copy import adopt_folder, readable_folder
 from tests.orchestrator.conftest import MemoryStore
 
 

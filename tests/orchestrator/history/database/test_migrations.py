@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.known_store import remembered_store
+from orchestrator.history.database.migrations import MIGRATIONS, SCHEMA_VERSION
 from orchestrator.history.events import RunState
-from orchestrator.history.known_store import remembered_store
-from orchestrator.history.migrations import MIGRATIONS, SCHEMA_VERSION
 from orchestrator.history.run_status import run_status
 from orchestrator.history.run_store import RunStore
 
@@ -163,7 +163,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(old_url: str, monk
         raise DatabaseError("a mistake in a migration")
 
     broken = [type(MIGRATIONS[0])(version=item.version, change="", apply=apply) for item in MIGRATIONS]
-    monkeypatch.setattr("orchestrator.history.migrations.MIGRATIONS", broken)
+    monkeypatch.setattr("orchestrator.history.database.migrations.MIGRATIONS", broken)
     with pytest.raises(DatabaseError, match="a mistake"):
         Database(old_url)
     if "://" not in old_url:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import RecipeError
-from orchestrator.store.copy_budget import (
+from orchestrator.store.copies.copy_budget import (
     BUDGET_VARIABLE,
     CACHE_VARIABLE,
     LEFTOVER_AGE_S,
@@ -17,7 +17,7 @@ from orchestrator.store.copy_budget import (
     evict,
     make_room,
 )
-from orchestrator.store.copy_locks import hold, release
+from orchestrator.store.copies.copy_locks import hold, release
 
 
 def add_copy(cache: Path, name: str, *, used_s: float, size: int = 1000) -> str:

@@ -20,9 +20,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
+from orchestrator.backends.mounts import file_system_of
 from orchestrator.errors import DatabaseError
-from orchestrator.history.file_system import FileSystemOf, check_local, file_system_of
-from orchestrator.history.migrations import bring_up_to_date
+from orchestrator.history.database.file_system import FileSystemOf, check_local
+from orchestrator.history.database.migrations import bring_up_to_date
 from orchestrator.installation.extras import require_extra
 from orchestrator.redaction.masking import mask_text, remember_secret
 

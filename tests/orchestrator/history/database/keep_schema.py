@@ -1,6 +1,6 @@
 """Keeps the tables of the current schema version, with rows of two runs, for the tests of the next one.
 
-python tests/orchestrator/history/keep_schema.py    writes tests/orchestrator/history/schema_<version>.json
+`python tests/orchestrator/history/database/keep_schema.py` writes `schema_<version>.json` beside this file.
 """
 
 import json
@@ -16,13 +16,13 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.known_store import remember_store
+from orchestrator.history.database.migrations import SCHEMA_VERSION
+from orchestrator.history.database.schema import metadata
 from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.known_store import remember_store
 from orchestrator.history.leases import Leases
-from orchestrator.history.migrations import SCHEMA_VERSION
 from orchestrator.history.run_store import RunStore
-from orchestrator.history.schema import metadata
 
 FINGERPRINTS = {"raw": "a" * 64, "curated": "b" * 64}
 

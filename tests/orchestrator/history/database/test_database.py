@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
 
 from orchestrator.errors import DatabaseError
-from orchestrator.history.database import Database, _is_transient
-from orchestrator.history.schema import database_now, source_digests
+from orchestrator.history.database.database import Database, _is_transient
+from orchestrator.history.database.schema import database_now, source_digests
 from orchestrator.planning.source_digests import DatabaseDigestCache, FileStamp
 
 
@@ -68,7 +68,7 @@ def test_a_lock_that_sqlite_refuses_without_waiting_is_retried(tmp_path: Path, m
             raise error
         connection.isolation_level = None
 
-    monkeypatch.setattr("orchestrator.history.database._set_up_sqlite", refuse_twice)
+    monkeypatch.setattr("orchestrator.history.database.database._set_up_sqlite", refuse_twice)
     Database(str(tmp_path / "index.db")).close()
     assert next(refusals, None) is None
 

@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import EXIT_UNUSABLE, UnfitDatabaseError
-from orchestrator.history.database import Database
-from orchestrator.history.file_system import check_local, file_system_of
+from orchestrator.backends import mounts
+from orchestrator.backends.mounts import file_system_of, is_local_disk, is_network
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -39,25 +38,16 @@ def test_mounts_with_blanks_links_and_several_at_one_place(tmp_path: Path) -> No
     assert file_system_of(tmp_path, tmp_path / "absent") == ""
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "beegfs_nodev", "ceph", "wekafs", "panfs"],
-        *["fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph-fuse", "fuse.juicefs", "fuse.glusterfs"],
-    ],
-)
-def test_sqlite_refuses_network_file_systems(tmp_path: Path, kind: str) -> None:
-    message = (
-        rf"database {tmp_path}/index\.db: found a network file system \({kind}\), where SQLite loses data.* Expected a "
-        r"local disk: `--database /local/disk/index\.db`, or ILLUME_HOME on one; for several machines PostgreSQL"
-    )
-    with pytest.raises(UnfitDatabaseError, match=message) as caught:
-        Database(str(tmp_path / "index.db"), file_system_of=lambda _path: kind)
-    assert caught.value.exit_code == EXIT_UNUSABLE
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("kind", "expected"), [("ext4", True), ("xfs", True), ("nfs4", False), ("9p", False)])
+def test_only_known_kinds_are_disks_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: bool
+) -> None:
+    (tmp_path / "mounts").write_text(f"1 0 0:1 / / rw - {kind} x rw\n")
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mounts")
+    assert is_local_disk(tmp_path / "store") is expected
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "9p", "fuse.fuse-overlayfs", ""])
-def test_other_file_systems_are_taken(tmp_path: Path, kind: str) -> None:
-    check_local(tmp_path / "index.db", "database", "", lambda _path: kind)
-    Database(str(tmp_path / "index.db"), file_system_of=lambda _path: kind).close()
+def test_an_unknown_file_system_is_neither_local_nor_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "absent")
+    assert not is_local_disk(tmp_path)
+    assert not is_network(file_system_of(tmp_path))

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from orchestrator.history.database import Database
-from orchestrator.history.known_store import remember_store, remembered_store
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.known_store import remember_store, remembered_store
 
 
 def test_the_first_store_is_remembered(tmp_path: Path) -> None:

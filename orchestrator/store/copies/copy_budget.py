@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import RecipeError
-from orchestrator.store.copy_locks import LOCK_FILE, deleting
+from orchestrator.store.copies.copy_locks import LOCK_FILE, deleting
 
 log = logging.getLogger(__name__)
 

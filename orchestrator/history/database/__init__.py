@@ -1,0 +1,1 @@
+"""The index database: connecting, tables, migrations, and the stores that it knows."""

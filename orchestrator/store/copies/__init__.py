@@ -1,0 +1,1 @@
+"""Local copies of stored files: downloading, checking, locking and evicting them."""
