@@ -57,6 +57,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "run": ("run", "Run a recipe; continues an interrupted run."),
         "resume": ("run", "Continue a run with the plan it was started with."),
         "cancel": ("run", "Ask a run to stop at its next commit point."),
+        "drain-node": ("drain_node", "Leave a node before it is taken away: trainings save, work goes elsewhere."),
     },
     "Look": {
         "status": ("status", "List the runs, or show the stages of one."),

@@ -19,6 +19,7 @@ MANAGED_BY = "illume"
 RUN_LABEL, JOB_ANNOTATION = "illume.dev/run", "illume.dev/job"
 _MAX_NAME = 47  # of a RayJob, because the operator adds to it
 _STAGE_CHARACTERS, _DIGEST_CHARACTERS = 24, 12
+_LEFT_FOR_TERM_S = 20  # of the grace period of a pod, for Ray's own end after the drain
 _LABEL = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -37,6 +38,7 @@ class Container:
     envFrom: tuple[dict[str, JSON], ...] | None = None
     ports: tuple[dict[str, JSON], ...] | None = None
     volumeMounts: tuple[dict[str, JSON], ...] = ()
+    lifecycle: dict[str, JSON] | None = None
     securityContext: dict[str, JSON] | None = None
 
 
@@ -216,6 +218,7 @@ def _pod(
         envFrom=tuple({"secretRef": {"name": secret}} for secret in profile.secrets) or None,
         ports=ports,
         volumeMounts=tuple(mounts),
+        lifecycle=_lifecycle(profile, spot=machine is not None and machine.spot),
         securityContext={"allowPrivilegeEscalation": False},
     )
     return PodSpec(
@@ -227,6 +230,24 @@ def _pod(
         priorityClassName=profile.pod_priority_class or None,
         serviceAccountName=profile.service_account or None,
     )
+
+
+def _lifecycle(profile: KubeRayProfile, *, spot: bool) -> dict[str, JSON]:
+    """A pod that goes is drained before it gets SIGTERM; on a spot machine, as soon as the cloud says that it goes.
+
+    Both run in Ray's own container, which alone has the address and the token of its cluster.
+    """
+    drain = f"{profile.command} drain-node --within-s {_drain_s(profile)} --wait --message 'the pod is deleted'"
+    hooks: dict[str, JSON] = {"preStop": {"exec": {"command": ["sh", "-c", drain]}}}
+    if spot:
+        watch = f"while ! {profile.command} drain-node --watch auto; do sleep 60; done"
+        hooks["postStart"] = {"exec": {"command": ["sh", "-c", f"({watch}) > /proc/1/fd/1 2>&1 &"]}}
+    return hooks
+
+
+def _drain_s(profile: KubeRayProfile) -> int:
+    """Of the grace period, which Kubernetes counts from before the hook."""
+    return max(profile.grace_s // 2, profile.grace_s - _LEFT_FOR_TERM_S)
 
 
 def _tolerations(machine: KubeMachine) -> tuple[dict[str, JSON], ...] | None:

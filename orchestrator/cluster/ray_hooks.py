@@ -8,7 +8,7 @@ import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -56,6 +56,14 @@ HOOKS = (
         Hook(module="ray.train.v2.api.data_parallel_trainer", text=callback, why="leave out helper processes")
         for callback in UNUSED_CALLBACKS
     ),
+    Hook(module="ray._raylet", name="GcsClient.drain_node", why="leave a node that is taken away"),
+    Hook(module="ray._raylet", name="GcsClient.get_all_node_info", why="find the node of this machine"),
+    Hook(module="ray._private.services", name="canonicalize_bootstrap_address", why="find the Ray of this machine"),
+    Hook(
+        module="ray.core.generated.autoscaler_pb2",
+        name="DRAIN_NODE_REASON_PREEMPTION",
+        why="a drained node counts as preempted",
+    ),
     *(
         Hook(module="ray.train.v2._internal.constants", text=variable, why="settings of Ray Train")
         for variable in (HEALTH_CHECK_INTERVAL_S, TRAIN_METRICS, PREEMPTION_WATCHER)
@@ -89,6 +97,44 @@ def _is_there(hook: Hook) -> bool:
     except (ImportError, AttributeError, OSError):
         return False
     return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayNode:
+    """A node as the head of its cluster knows it."""
+
+    node_id: str
+    ip: str
+    is_head: bool
+    alive: bool
+
+
+def find_bootstrap_address() -> str:
+    """`host:port` of the cluster that this machine belongs to; "": of none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address("auto") or ""
+
+
+def ray_nodes(address: str) -> Sequence[RayNode]:
+    """Raises: ray.exceptions.RpcError: after 40 s without an answer."""
+    from ray._raylet import GcsClient
+
+    return [
+        RayNode(node_id=key.hex(), ip=info.node_manager_address, is_head=info.is_head_node, alive=info.state == 0)
+        for key, info in GcsClient(address=address).get_all_node_info(timeout=10).items()
+    ]
+
+
+def drain_ray_node(address: str, node_id: str, *, message: str, deadline_s: float) -> str:
+    """Why the head refuses to drain a node (seconds of the epoch until it goes); "": it does."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+    accepted, refusal = GcsClient(address=address).drain_node(
+        node_id, DRAIN_NODE_REASON_PREEMPTION, message, int(deadline_s * 1000)
+    )
+    return "" if accepted else refusal or "it was not accepted"
 
 
 def read_environment_again() -> None:

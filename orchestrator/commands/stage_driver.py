@@ -15,6 +15,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.attempt_id import AttemptId
+from orchestrator.cluster.draining import PREEMPTION_SIGNAL
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.commands.shared.options import stage_kinds
 from orchestrator.commands.shared.stopping import StopSignals, exit_now, grace_s
@@ -41,7 +42,6 @@ from orchestrator.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
-PREEMPTION_SIGNAL = signal.SIGUSR2  # sent by a batch script before its machines are taken away
 STOP_POLL_S = 1.0  # interval of the checks for a stop request in the store
 
 

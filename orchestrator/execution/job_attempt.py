@@ -31,7 +31,7 @@ from orchestrator.errors import (
 )
 from orchestrator.execution.local_attempt import AttemptRequest
 from orchestrator.failures.classes import classified, report_of
-from orchestrator.failures.failure_class import FailureClass
+from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.history.events import EventKind
 from orchestrator.history.run_store import ForwardedTelemetry, RunStore
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, TelemetryBatch, job_id_of, jobs_folder
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 SUBMIT_TIMEOUT_S = 120.0  # a head that has just started accepts no jobs yet
 POLLS_PER_LOG_READ = 10  # polls of the job for each read of its output
+POLLS_FOR_REASON = 60  # of a job that was stopped, until it has ended and its cluster says by whom
 LAST_LINES = 20  # of the output, shown when a job ended without an outcome
 
 
@@ -212,11 +213,15 @@ class JobAttempt:
 
     def _poll_to_end(self) -> JobOutcome:
         forwarder = _TelemetryForwarder(self._records, self.tracker, self.history, self.request.attempt, self.guard)
-        num_polls = 0
+        num_polls = num_polls_stopped = 0
         while True:
             info, outcome = self._poll(forwarder)
-            if outcome is not None or info is None or info.state in ENDED:
+            if info is None or info.state in ENDED:
                 break
+            if outcome is not None:
+                if not outcome.stopped or self._is_asked_to_stop or num_polls_stopped >= POLLS_FOR_REASON:
+                    break
+                num_polls_stopped += 1  # a person, or its machines: only the cluster knows, once the job has ended
             self._say_what_it_waits_for(info)
             self._raise_if_detached()
             if self.stop.is_set():
@@ -229,7 +234,7 @@ class JobAttempt:
         self._log_output()
         if outcome is None and info is not None and info.state is LauncherState.PREEMPTED:
             raise classified(FailureClass.PREEMPTED, f"job {self._job_id} was ended: {info.message}")
-        if outcome is not None and outcome.stopped and info is not None and info.state is LauncherState.PREEMPTED:
+        if outcome is not None and info is not None and info.state is LauncherState.PREEMPTED and _was_cut(outcome):
             taken = classified(FailureClass.PREEMPTED, f"job {self._job_id} stopped: {info.message}")
             return replace(outcome, stopped="", failure=report_of(taken))
         if outcome is None:
@@ -301,6 +306,11 @@ class JobAttempt:
         self._last_lines = [*self._last_lines, *lines][-LAST_LINES:]
         for line in lines:
             log.info("%s", line)
+
+
+def _was_cut(outcome: JobOutcome) -> bool:
+    """The attempt stopped, or failed as attempts do whose machines go."""
+    return bool(outcome.stopped) or (outcome.failure is not None and outcome.failure.failure in INFRASTRUCTURE)
 
 
 class _TelemetryForwarder:

@@ -145,6 +145,20 @@ def test_a_higher_partition_takes_the_nodes_and_the_stage_goes_on_afterwards(des
 
 
 @pytest.mark.slow
+def test_a_preemption_without_notice_is_no_stop_by_a_person(tmp_path: Path) -> None:
+    """Slurm sends SIGTERM to Ray, its workers and the stage driver at once."""
+    require_slurm()
+    with lab(tmp_path / "slurm", notice=False) as slurm:
+        desk = Desk(folder=tmp_path, slurm=slurm)
+        controller = desk.start(STEPS, pause_s=1.0)
+        desk.wait_for(lambda: "step2" in desk.worked(), controller)
+        words = ["--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 5", f"--output={desk.folder}/urgent"]
+        slurm.command("sbatch", *words)
+        assert desk.ended(controller) == 0, desk.log()
+        assert desk.failures() == ["preempted"]
+
+
+@pytest.mark.slow
 def test_a_lost_node_costs_one_step_at_most(desk: Desk) -> None:
     controller = desk.start(STEPS, pause_s=1.0)
     desk.wait_for(lambda: "step2" in desk.worked(), controller)

@@ -44,3 +44,21 @@ def test_a_cluster_without_kueue_is_not_suspended_and_has_no_labels_of_it() -> N
     (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert group["groupName"] == "workers"  # "head" is reserved
     assert manifest["spec"]["shutdownAfterJobFinishes"] is True
+
+
+def test_pods_are_drained_before_their_end_and_those_of_spot_machines_at_the_notice_of_their_cloud() -> None:
+    machines = {"here": KubeMachine(cpus=4, nodes=2), "spot": KubeMachine(cpus=4, nodes=2, spot=True)}
+    profile = KubeRayProfile(namespace="a", image="b", machines=machines, grace_s=120, command="/opt/illume")
+    for name in machines:
+        allocation = allocate(machines, JobSize(workers=2, machine=name))
+        manifest = ray_job(profile, allocation, job_id="illume-r1-a-1-1", arguments="stage-driver", run_id="r1")
+        cluster = manifest["spec"]["rayClusterSpec"]
+        (group,) = cluster["workerGroupSpecs"]
+        (worker,), (head,) = (part["template"]["spec"]["containers"] for part in (group, cluster["headGroupSpec"]))
+        for container in (head, worker):
+            assert (
+                "/opt/illume drain-node --within-s 100 --wait"
+                in container["lifecycle"]["preStop"]["exec"]["command"][2]
+            )
+        assert "postStart" not in head["lifecycle"]
+        assert ("postStart" in worker["lifecycle"]) == (name == "spot")

@@ -46,7 +46,7 @@ MinJobAge=60
 SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
-SlurmctldParameters=preempt_send_user_signal
+{notice}
 {nodes}
 PartitionName=main Nodes=n[1-3] Default=YES MaxTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime=60
 PartitionName=urgent Nodes=n[1-3] MaxTime=60 PriorityTier=10 PreemptMode=OFF
@@ -89,8 +89,8 @@ def require_slurm() -> None:
 
 
 @contextmanager
-def lab(folder: Path) -> Iterator[Lab]:
-    """Up in well under a second; down with everything that its jobs left."""
+def lab(folder: Path, *, notice: bool = True) -> Iterator[Lab]:
+    """Up in well under a second; down with everything that its jobs left. Without notice, a preemption is SIGTERM."""
     found = Lab(folder=folder)
     ports = free_ports(1 + len(NODES))
     (folder / "state").mkdir(parents=True)
@@ -101,7 +101,8 @@ def lab(folder: Path) -> Iterator[Lab]:
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000"
         for name, port in zip(NODES, ports[1:], strict=True)
     ]
-    text = CONFIG.format(host=host, ports=ports, folder=folder, nodes="\n".join(lines))
+    parameters = "SlurmctldParameters=preempt_send_user_signal" if notice else ""
+    text = CONFIG.format(host=host, ports=ports, folder=folder, nodes="\n".join(lines), notice=parameters)
     (folder / "slurm.conf").write_text(text)
     try:
         found.command("slurmctld", "-c")

@@ -171,6 +171,7 @@ class Jobs(RayJobs):
     states: dict[str, JobState] = field(default_factory=dict)
     finish: threading.Event = field(default_factory=threading.Event)
     away: threading.Event = field(default_factory=threading.Event)
+    taken: threading.Event = field(default_factory=threading.Event)  # the machines of the running job go
 
     def check(self) -> None:
         pass
@@ -205,6 +206,13 @@ class Jobs(RayJobs):
         try:
             folder = artifacts.new_attempt(self.planned.key, name, attempt=attempt)
             while not self.finish.wait(0.02):
+                if self.taken.is_set():
+                    self.taken.clear()
+                    artifacts.abort(folder, reason="SIGTERM")
+                    records.put_outcome(JobOutcome(stopped="SIGTERM"))
+                    time.sleep(0.2)  # until the cluster says how it ended
+                    self.states[job_id] = JobState.PREEMPTED
+                    return
                 if records.is_stop_requested():
                     artifacts.abort(folder, reason="told to stop")
                     records.put_outcome(JobOutcome(stopped="told to stop"))
@@ -518,6 +526,18 @@ def test_a_job_that_is_cancelled_beside_its_controller_ends_the_run_as_cancelled
     end = only.ended()
     assert isinstance(end, CancelledError), end
     assert desk.state() == "CANCELLED"
+
+
+def test_a_job_that_stopped_with_its_machines_was_not_stopped_by_a_person(desk: Desk) -> None:
+    """Its driver knows of a SIGTERM alone; that the machines were taken, the cluster says once the job has ended."""
+    only = desk.controller().start()
+    wait_until(lambda: desk.state() == "RUNNING" and bool(desk.jobs.submitted))
+    desk.jobs.taken.set()
+    wait_until(lambda: len(desk.jobs.submitted) == 2)
+    desk.jobs.finish.set()
+    assert isinstance(only.ended(), dict)
+    (retry,) = [event for event in desk.workspace.runs.events(RUN) if event.kind == "retry"]
+    assert retry.fields["failure_class"] == "preempted"
 
 
 def test_a_run_without_a_controller_is_cancelled_with_its_job(desk: Desk) -> None:
