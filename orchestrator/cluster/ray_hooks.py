@@ -118,20 +118,21 @@ def find_bootstrap_address() -> str:
 
 def ray_nodes(address: str) -> Sequence[RayNode]:
     """Raises: ray.exceptions.RpcError: after 40 s without an answer."""
-    from ray._raylet import GcsClient
+    import ray._raylet
 
+    infos = ray._raylet.GcsClient(address=address).get_all_node_info(timeout=10)
     return [
         RayNode(node_id=key.hex(), ip=info.node_manager_address, is_head=info.is_head_node, alive=info.state == 0)
-        for key, info in GcsClient(address=address).get_all_node_info(timeout=10).items()
+        for key, info in infos.items()
     ]
 
 
 def drain_ray_node(address: str, node_id: str, *, message: str, deadline_s: float) -> str:
     """Why the head refuses to drain a node (seconds of the epoch until it goes); "": it does."""
-    from ray._raylet import GcsClient
+    import ray._raylet
     from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
-    accepted, refusal = GcsClient(address=address).drain_node(
+    accepted, refusal = ray._raylet.GcsClient(address=address).drain_node(
         node_id, DRAIN_NODE_REASON_PREEMPTION, message, int(deadline_s * 1000)
     )
     return "" if accepted else refusal or "it was not accepted"
