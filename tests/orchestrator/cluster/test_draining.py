@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from orchestrator.cluster import draining
 from orchestrator.cluster.draining import (
@@ -19,10 +18,11 @@ from orchestrator.cluster.draining import (
     cluster_address,
     drain,
     node_of_this_machine,
+    notify_stage_drivers,
+    wait_for_processes,
     wait_until_left,
 )
 from orchestrator.cluster.ray_hooks import RayNode, ray_nodes, read_environment_again
-from orchestrator.commands.drain_node import drain_node_command
 from orchestrator.errors import NodeLostError, PrecheckError
 
 NO_ADDRESS = ("RAY_ADDRESS", "FQ_RAY_IP", "RAY_PORT")
@@ -114,25 +114,13 @@ def test_a_cluster_that_is_gone_is_told_at_once() -> None:
         node_of_this_machine(RayAddress(host="127.0.0.1", port=9))
 
 
-def test_the_hook_of_a_head_waits_for_its_stage_drivers_and_drains_nothing(
-    head: RayAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    know(monkeypatch, [node("head", is_head=True), node("other", "203.0.113.9")])
-    monkeypatch.setattr("orchestrator.commands.drain_node.drain", lambda *_, **__: pytest.fail("drained the head"))
+def test_stage_drivers_of_the_cluster_on_this_machine_are_told(head: RayAddress, tmp_path: Path) -> None:
     elsewhere = RayAddress(host="127.0.0.1", port=head.port + 1)
     with stage_driver(tmp_path, head) as driver, stage_driver(tmp_path, elsewhere) as neighbour:
-        done = CliRunner().invoke(drain_node_command, ["--address", str(head), "--within-s", "30", "--wait"])
-        assert done.exception is None, done.output
-        assert "told 1 stage drivers" in done.output
-        assert "no work is left" in done.output
+        assert notify_stage_drivers(head) == [driver.pid]
+        assert wait_for_processes([driver.pid], 30)
         assert driver.wait() == 85
-        assert neighbour.poll() is None  # of another cluster on this machine
-
-
-def test_the_hook_of_a_pod_whose_cluster_ended_before_has_nothing_to_do() -> None:
-    done = CliRunner().invoke(drain_node_command, ["--address", "127.0.0.1:9", "--wait"])
-    assert done.exception is None, done.output
-    assert "nothing was drained" in done.output
+        assert not wait_for_processes([neighbour.pid], 0.1)  # of another cluster on this machine
 
 
 def test_work_that_stays_is_waited_for_until_the_time_is_over(
