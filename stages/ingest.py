@@ -227,7 +227,9 @@ class _InputCounter:
         opened = {_source_name(name, path, shard, self._inputs.images): path for name, path in files.opened.items()}
         opened |= {f"paths/{shard.source_file}": source} if source.is_file() else {}
         self.sources |= {name: self._digest(path) for name, path in opened.items()}
-        members = "\n".join(shard.members).encode("utf-8", "surrogatepass")
+        members = "\n".join((*shard.members, *(f"shared {name}" for name in shard.shared))).encode(
+            "utf-8", "surrogatepass"
+        )
         return {
             "name": shard.name,  # of the shard's files
             "source": self._digest(source) if source.is_file() else hashlib.sha256(members).hexdigest(),

@@ -34,6 +34,7 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
 }
 # In the order in which they are tried: a byte order mark of 32 bits begins like one of 16.
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_MARKS = {"\ufeff".encode(encoding): encoding for encoding in _WIDE}
 
 
 class DecompressedFile(io.RawIOBase):
@@ -83,12 +84,21 @@ def open_compressed(path: Path, max_bytes: int) -> DecompressedFile | None:
 
 
 def wide_encoding(start: bytes) -> str | None:
-    """The encoding of JSON that begins with `start`, with or without a byte order mark; None unless UTF-16 or 32."""
+    """The encoding of text that begins with `start`: by its byte order mark, or as that of JSON; None unless UTF-16 or
+    32."""
+    for mark, encoding in _MARKS.items():
+        if start.startswith(mark):
+            return encoding
     for encoding in _WIDE:
         text = start.decode(encoding, "replace")[:2].removeprefix("\ufeff")
         if text.startswith(("{", "[")):
             return encoding
     return None
+
+
+def decode_text(data: bytes) -> str:
+    """The text in bytes of UTF-8, 16 or 32, without its byte order mark; what is not valid becomes U+FFFD."""
+    return data.decode(wide_encoding(data[:8]) or "utf-8", "replace").removeprefix("\ufeff")
 
 
 class Utf8Stream(io.RawIOBase):

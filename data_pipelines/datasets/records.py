@@ -94,7 +94,7 @@ def sample_id(task: str, turns: Sequence[tuple[str, str]], image_sha256s: Sequen
 
 def external_id(value: object) -> str | None:
     """The id that a source gives a record, as text."""
-    return None if value is None else utf8_safe(str(value))[:500]
+    return None if value is None or value == "" else utf8_safe(str(value))[:500]
 
 
 def caption_record(

@@ -23,6 +23,7 @@ from data_pipelines.datasets.records import (
     Reject,
     canonical,
     normalize_split,
+    optional_text,
     sample_id,
     split_from_name,
     turns_to_json,
@@ -72,7 +73,7 @@ def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[Inge
     )
     rows = config.rows_per_shard
     if source.format in FOLDER_FORMATS:
-        images = source.members
+        images, shared = _stated_images(source.members, config)
         step = rows or IMAGES_PER_SHARD
         return [
             replace(
@@ -80,6 +81,7 @@ def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[Inge
                 name=f"{name}-{first // step:05d}",
                 first_row=first,
                 members=images[first : first + step],
+                shared=tuple(name for name in images[first : first + step] if name in shared),
             )
             for first in range(0, len(images), step)
         ]
@@ -109,6 +111,22 @@ def _shards_of(source: SourceFile, name: str, config: IngestConfig) -> list[Inge
     return [whole]
 
 
+def _stated_images(members: Sequence[str], config: IngestConfig) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The images of a folder that are read, and those of which several have one name but for their ending. Of these the
+    one with the ending that the config states is read, if it is there."""
+    by_stem: dict[str, list[str]] = {}
+    for name in members:
+        by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+    left_out, shared = set[str](), set[str]()
+    for names in by_stem.values():
+        if len(names) < 2:
+            continue
+        endings = {PurePosixPath(name).suffix.lower().lstrip("."): name for name in reversed(names)}
+        stated = next((endings[ending] for ending in config.names_of("image") if ending in endings), None)
+        (shared if stated is None else left_out).update(name for name in names if name != stated)
+    return tuple(name for name in members if name not in left_out), frozenset(shared)
+
+
 def _parquet_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
@@ -136,7 +154,7 @@ def _short_digest(name: str) -> str:
 
 
 def load_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    """Licence and split by image name, from JSON lines with a `file` key. Raises: ValueError with the line."""
+    """Licence and split by image name, from JSON lines with a `file` key. Raises: DataError with the line."""
     metadata: dict[str, dict[str, Any]] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -144,9 +162,9 @@ def load_metadata(path: Path) -> dict[str, dict[str, Any]]:
                 continue
             try:
                 row = decode_json(line)
-                metadata[str(row["file"])] = {"license": row.get("license"), "split": row.get("split")}
+                metadata[str(row["file"])] = {name: optional_text(row.get(name)) for name in ("license", "split")}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}:{number}: expected a JSON object with 'file' ({error})") from error
+                raise DataError(f"{path}:{number}: expected a JSON object with 'file' ({error})") from error
     return metadata
 
 
@@ -308,8 +326,8 @@ def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def shard_to_json(shard: IngestShard) -> dict[str, Any]:
     """The shard as a JSON value for `shard_from_json`."""
-    return {**vars(shard), "members": list(shard.members)}
+    return {**vars(shard), "members": list(shard.members), "shared": list(shard.shared)}
 
 
 def shard_from_json(value: Mapping[str, Any]) -> IngestShard:
-    return IngestShard(**{**value, "members": tuple(value["members"])})
+    return IngestShard(**{**value, "members": tuple(value["members"]), "shared": tuple(value["shared"])})

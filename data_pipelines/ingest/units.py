@@ -4,16 +4,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+from data_pipelines.archives.compressed_files import decode_text
 from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
 
 IMAGE_ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-    ".avif", ".heic", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm",
+    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".apng", ".dib", ".tga", ".dds",
+    ".pcx", ".icns", ".ico", ".qoi", ".sgi",
 ))  # fmt: skip
 CAPTION_ENDINGS = (".txt", ".caption", ".text")
+SIDECAR_SPELLINGS = 4  # of the name of the file of words beside an image
 MAX_JSON_DEPTH = 100
 
 
@@ -45,6 +49,7 @@ class IngestShard:
     start_byte: int = 0
     stop_byte: int = -1  # -1: to the end
     members: tuple[str, ...] = field(default_factory=tuple)  # images below the folder
+    shared: tuple[str, ...] = ()  # members whose words beside them may be those of another image: 1.jpg and 1.png
     folder: str = ""  # below which the file was found; images that no other place has are looked for here
 
 
@@ -57,14 +62,23 @@ class OtherFiles(Protocol):
     def read(self, name: str) -> bytes | Reject: ...
 
 
+def sidecar_name(image: str, ending: str, spelling: int = 0) -> str:
+    """The name of the file beside an image, in one of `SIDECAR_SPELLINGS`: 1.txt, 1.png.txt, 1.TXT, 1.png.TXT.
+
+    The first and third may also belong to an image of another ending.
+    """
+    ending = ending.upper() if spelling >= 2 else ending
+    return f"{image}{ending}" if spelling % 2 else str(PurePosixPath(image).with_suffix(ending))
+
+
 def decode_json(data: bytes) -> Any:
-    """The JSON value. Bytes that are not UTF-8 become U+FFFD, which the caption checks notice later.
+    """The JSON value, in UTF-8, 16 or 32. Bytes that are not valid become U+FFFD, which the caption checks
+    notice later.
 
     Raises: ValueError for anything that is not exactly one strict JSON value of moderate depth.
     """
-    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(decode_text(data), parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if _deeper_than(value, MAX_JSON_DEPTH):

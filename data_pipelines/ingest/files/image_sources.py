@@ -103,11 +103,14 @@ _FAULTS_OF_NAMES = {
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The ways in which a name may stand on a disk: as it is, in the other normal form of Unicode, in Latin-1, and with
-    the slashes of Windows; each once."""
+    """The ways in which a name may stand on a disk: as it is, in the other normal form of Unicode, in Latin-1, with the
+    slashes of Windows, and without the escapes of an address; each once."""
     seen = {name}
     yield name
-    others = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")] + [name.replace("\\", "/")]
+    others = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")] + [
+        name.replace("\\", "/"),
+        unquote(name),
+    ]
     with suppress(UnicodeError):
         others.append(os.fsdecode(name.encode("latin-1")))
     for other in others:

@@ -8,8 +8,22 @@ import os
 from pathlib import Path, PurePosixPath
 
 _NAMES = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db",
-                    "desktop.ini", "__pycache__"))  # fmt: skip
-_ENDINGS = ("~", ".swp", ".swo", ".tmp", ".part", ".crdownload")
+                    "desktop.ini", "__pycache__", "ehthumbs.db", "@Recycle", "@tmp", "RECYCLER", "_temporary",
+                    "_delta_log"))  # fmt: skip
+_ENDINGS = (
+    "~",
+    ".swp",
+    ".swo",
+    ".tmp",
+    ".part",
+    ".partial",
+    ".filepart",
+    ".crdownload",
+    ".aria2",
+    ".bak",
+    ".orig",
+    ".lock",
+)
 
 
 def is_leftover(name: str) -> bool:

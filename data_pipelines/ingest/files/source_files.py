@@ -13,7 +13,7 @@ from data_pipelines.archives.tar_reader import BLOCK, is_header
 from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest.files.image_sources import TAR_ENDINGS
 from data_pipelines.ingest.files.leftovers import files_below, is_leftover, valid_name
-from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
+from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS, SIDECAR_SPELLINGS, sidecar_name
 
 PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 ENDINGS = {
@@ -68,13 +68,16 @@ def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[Sour
 
 def matches(text: str) -> list[Path]:
     """The files and folders of a path or a glob pattern. The part of a pattern that exists as a folder is taken as it
-    is, whatever brackets its name has."""
+    is, whatever brackets its name has; further brackets are a choice of characters if that finds something."""
     path = Path(text)
     if path.exists():
         return [path]
     fixed = next(parent for parent in path.parents if parent.exists() or parent == parent.parent)
     pattern = path.relative_to(fixed)
-    found = glob.glob(os.path.join(glob.escape(str(fixed)), str(pattern)), recursive=True)
+    for spelling in (str(pattern), str(pattern).replace("[", "[[]")):  # brackets as a choice, else as they are
+        found = glob.glob(os.path.join(glob.escape(str(fixed)), spelling), recursive=True)
+        if found:
+            break
     return [Path(name) for name in sorted(found) if not is_leftover(os.path.relpath(name, fixed))]
 
 
@@ -134,7 +137,9 @@ def _images_in(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _sidecars(image: str) -> Iterator[str]:
-    return (str(PurePosixPath(image).with_suffix(ending)) for ending in SIDECAR_ENDINGS)
+    return (
+        sidecar_name(image, ending, spelling) for spelling in range(SIDECAR_SPELLINGS) for ending in SIDECAR_ENDINGS
+    )
 
 
 def _is_description(name: str, everything: set[str]) -> bool:

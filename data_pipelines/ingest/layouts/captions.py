@@ -44,7 +44,8 @@ def find_captions(fields: Mapping[str, Any], config: IngestConfig) -> list[str]:
         values = (by_lower_case.get(key) for key in CAPTION_KEYS)
     found = [captions_of(value) for value in values]
     return next(
-        (captions for captions in found if any(captions)), next((captions for captions in found if captions), [])
+        (captions for captions in found if any(caption.strip() for caption in captions)),
+        next((captions for captions in found if captions), []),
     )
 
 

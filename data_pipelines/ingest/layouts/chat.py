@@ -19,6 +19,7 @@ from data_pipelines.datasets.records import (
     utf8_safe,
 )
 from data_pipelines.ingest.layouts.image_references import ImageReference, image_reference
+from data_pipelines.ingest.layouts.nulls import decoded_list, is_filled
 
 TURN_KEYS = ("conversations", "messages", "data", "conversation")
 ROLE_KEYS = ("from", "role")
@@ -42,10 +43,9 @@ class _Turns:
 
 
 def first_filled(value: Mapping[str, Any], names: Sequence[str]) -> tuple[str | None, Any]:
-    """The first of several keys that is neither null nor empty, else the first that is not null; (None, None) if all
-    are absent."""
+    """The first of several keys that is filled, else the first that is not null; (None, None) if all are absent."""
     present = [(name, value[name]) for name in names if value.get(name) is not None]
-    return next((pair for pair in present if pair[1] not in ("", [], {})), present[0] if present else (None, None))
+    return next((pair for pair in present if is_filled(pair[1])), present[0] if present else (None, None))
 
 
 def has_turns(value: Mapping[str, Any]) -> bool:
@@ -88,7 +88,7 @@ def parse_record(value: object) -> Record | Reject:
 
 
 def _parse_turns(value: Mapping[str, Any]) -> _Turns | Reject:
-    turns = first_filled(value, TURN_KEYS)[1]
+    turns = decoded_list(first_filled(value, TURN_KEYS)[1])
     if not isinstance(turns, list) or not turns:
         return Reject(reason="bad_schema", detail="no list under 'conversations', 'messages' or 'data'")
     result = _Turns()
@@ -121,6 +121,7 @@ def _turn_text(turn: Mapping[str, Any], index: int, result: _Turns) -> str | Rej
     if isinstance(content, str):
         result.images += [None] * content.count(IMAGE)
         return content
+    content = [content] if isinstance(content, Mapping) else content
     if not isinstance(content, list):
         return None
     texts = []
@@ -142,6 +143,7 @@ def _part_text(part: object, result: _Turns) -> str | None:
     if not isinstance(part, Mapping):
         return None
     kind = part.get("type")
+    kind = kind.lower() if isinstance(kind, str) else kind
     text = part.get("text")
     text = text.get("string") if isinstance(text, Mapping) else text
     if isinstance(text, str) and (kind in TEXT_PARTS or kind is None):
@@ -165,9 +167,9 @@ def _split_system_prompt(turns: list[tuple[str, str]]) -> tuple[str, list[tuple[
 def _listed_images(value: Mapping[str, Any]) -> list[ImageReference] | Reject:
     """The images under `images` or `image`, apart from those of parts of turns."""
     key, images = first_filled(value, ("images", "image"))
-    if key == "image" and not isinstance(images, list):
-        images = [images] if images else []  # "" where a text has no image
-    images = [] if images is None else images
+    if not is_filled(images):
+        return []  # "" or a list of nulls where a text has no image
+    images = [images] if key == "image" and not isinstance(images, list) else images
     if not isinstance(images, list):
         return Reject(reason="bad_schema", detail=f"'images' is a {type(images).__name__}, expected a list of names")
     if len(images) > MAX_IMAGES:

@@ -27,7 +27,8 @@ def image_reference(value: object, position: int) -> ImageReference | None:
     """The image that a value refers to; None for something that is neither a name nor bytes.
 
     Names, base64 data URLs, bytes, and objects with these under one of `NAME_KEYS` and `BYTES_KEYS`; null is as if the
-    key were absent, and bytes count before a name. Images without a name of their own are named by their `position`.
+    key were absent, and so are empty
+    bytes beside a name; bytes count before a name. Images without a name of their own are named by their `position`.
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return ImageReference(name=str(position), held=bytes(value))
@@ -42,7 +43,7 @@ def image_reference(value: object, position: int) -> ImageReference | None:
 def _reference_in_object(value: Mapping[str, Any], position: int) -> ImageReference | None:
     for key in BYTES_KEYS:
         held = value.get(key)
-        if isinstance(held, bytes | bytearray | memoryview):
+        if isinstance(held, bytes | bytearray | memoryview) and len(held):
             return ImageReference(name=str(position), held=bytes(held))
         if isinstance(held, str) and held:
             return image_reference(held, position) if held.startswith("data:") else _decoded(held, position)
@@ -52,7 +53,8 @@ def _reference_in_object(value: Mapping[str, Any], position: int) -> ImageRefere
             found = image_reference(inner, position)
             if found is not None:
                 return found
-    return None
+    is_empty = any(isinstance(value.get(key), bytes | bytearray | memoryview) for key in BYTES_KEYS)
+    return ImageReference(name=str(position), held=b"") if is_empty else None
 
 
 def _decoded(text: str, position: int) -> ImageReference:

@@ -25,6 +25,7 @@ from data_pipelines.ingest.layouts.captions import (
 )
 from data_pipelines.ingest.layouts.chat import TURN_KEYS, first_filled, has_turns, parse_record
 from data_pipelines.ingest.layouts.image_references import ImageReference, image_reference
+from data_pipelines.ingest.layouts.nulls import is_filled
 
 IMAGE_KEYS = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img",
               "image_path", "image_file", "file_name", "filename", "path", "image_name", "filepath", "file",
@@ -67,7 +68,7 @@ def image_cell(fields: Mapping[str, Any], config: IngestConfig) -> tuple[str, An
     """The key and value that hold the image or images of an object; ("", None) if none does."""
     names = config.names_of("image") or IMAGE_KEYS
     values = ((name, stated_value(fields, name)) for name in names)
-    return next(((name, value) for name, value in values if value is not None and value != ""), ("", None))
+    return next(((name, value) for name, value in values if is_filled(value)), ("", None))
 
 
 def references(cell: object) -> list[ImageReference | None]:

@@ -6,7 +6,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
 
-from data_pipelines.archives.compressed_files import open_text
+from data_pipelines.archives.compressed_files import decode_text, open_text
 from data_pipelines.datasets.records import Reject
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.readers.table_files import row_units
@@ -89,7 +89,7 @@ def _separator(header: bytes) -> str:
 
 
 def _cells(data: bytes, separator: str) -> list[str] | Reject:
-    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    text = decode_text(data)
     try:
         rows = list(csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=False))
     except csv.Error as error:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
 from data_pipelines.ingest.layouts.captions import plain_meta
 from data_pipelines.ingest.layouts.chat import KNOWN_KEYS, TURN_KEYS, first_filled, parse_record
+from data_pipelines.ingest.layouts.nulls import decoded_list
 from data_pipelines.ingest.layouts.objects import IMAGE_KEYS, image_cell, parse_object, references
-from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, decode_json, digest
+from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, digest
 
 BATCH_ROWS = 64
 _CELL_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowException)
@@ -21,6 +23,12 @@ _CELL_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowExc
 
 def parquet_units(shard: IngestShard, config: IngestConfig, _files: OtherFiles) -> Iterator[Unit]:
     """Units of a Parquet file; a row group that is damaged costs its own rows."""
+    names_none = holds_all_images(shard, config)  # so an image with empty bytes is not looked up by its name either
+    for unit in _parquet_units(shard, config):
+        yield replace(unit, images={}) if names_none else unit
+
+
+def _parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
     row = shard.first_row
     try:
         with pq.ParquetFile(shard.file) as file:
@@ -113,10 +121,9 @@ def row_units(row: int, fields: dict[str, Any], config: IngestConfig) -> Iterato
 def _row_records(fields: Mapping[str, Any], config: IngestConfig) -> list[Record | Reject]:
     name, turns = first_filled(fields, TURN_KEYS)
     if isinstance(turns, str) and turns.lstrip().startswith("["):
-        try:
-            turns = decode_json(turns.encode("utf-8", "replace"))
-        except ValueError as error:
-            return [Reject(reason="broken_json", detail=f"column {name!r}: {str(error)[:200]}")]
+        turns = decoded_list(turns)
+        if isinstance(turns, str):
+            return [Reject(reason="broken_json", detail=f"column {name!r}: a list that is not valid JSON")]
     if not isinstance(turns, list):
         return parse_object({**fields, **_decoded_lists(fields)}, config)
     column, cell = image_cell({**fields, **_decoded_lists(fields)}, config)
@@ -132,15 +139,7 @@ def _row_records(fields: Mapping[str, Any], config: IngestConfig) -> list[Record
 
 def _decoded_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Lists of images that a table without lists holds as JSON text."""
-    found = {}
-    for name in ("image", "images"):
-        text = fields.get(name)
-        if isinstance(text, str) and text.startswith(("[", "{")):
-            try:
-                found[name] = decode_json(text.encode("utf-8", "replace"))
-            except ValueError:
-                continue  # a file name may begin so
-    return found
+    return {name: decoded_list(fields[name]) for name in ("image", "images") if isinstance(fields.get(name), str)}
 
 
 def holds_all_images(shard: IngestShard, config: IngestConfig) -> bool:
@@ -180,5 +179,8 @@ def _has_plain_texts(schema: Any, name: str) -> bool:
 
 
 def _has_no_null(chunk: Any) -> bool:
+    """Whether no value is null or known to be empty."""
     statistics = chunk.statistics
-    return statistics is not None and statistics.has_null_count and statistics.null_count == 0
+    if statistics is None or not statistics.has_null_count or statistics.null_count:
+        return False
+    return not statistics.has_min_max or bool(statistics.min)

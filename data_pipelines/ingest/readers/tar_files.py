@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_pipelines.archives.compressed_files import decode_text
 from data_pipelines.archives.tar_reader import OpenedTar, TarMember, open_tar, scan_tar
 from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
@@ -241,7 +242,7 @@ def _chosen_caption(
 
 
 def _text(data: bytes | Reject) -> str | Reject:
-    return data if isinstance(data, Reject) else data.decode("utf-8", "replace")
+    return data if isinstance(data, Reject) else decode_text(data)
 
 
 def _ambiguous(sample: _Sample) -> Reject:

@@ -13,6 +13,7 @@ from data_pipelines.ingest.shards import (
     load_metadata,
     plan_ingest,
 )
+from models.errors import DataError
 from tests.data_pipelines.ingest.raw_files import ILLUME, ingest, line, png, raw_folder
 
 
@@ -101,8 +102,10 @@ def test_licence_and_split_come_from_the_metadata_file(tmp_path: Path) -> None:
     path.write_text('{"file": "a.png", "license": "MIT", "split": "train"}\n\n')
     rows = ingest(tmp_path / "out", ILLUME, [raw / "annotations"], [raw / "images"], metadata=load_metadata(path))
     assert [(row["license"], row["split"]) for row in rows] == [("MIT", "train"), (None, "val"), (None, "val")]
+    path.write_text('{"file": "a.png", "license": 1e400, "split": ["x"]}\n')
+    assert load_metadata(path) == {"a.png": {"license": None, "split": None}}
     path.write_text('{"file": "a.png"}\n{"name": "b"}\n')
-    with pytest.raises(ValueError, match=r"metadata.jsonl:2: expected a JSON object with 'file'"):
+    with pytest.raises(DataError, match=r"metadata.jsonl:2: expected a JSON object with 'file'"):
         load_metadata(path)
 
 

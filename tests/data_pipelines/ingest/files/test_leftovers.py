@@ -14,7 +14,9 @@ from data_pipelines.ingest.files.leftovers import files_below, is_leftover
         ("../a.png", False), (".DS_Store", True), ("sub/._a.png", True),
         (".ipynb_checkpoints/a-checkpoint.jsonl", True), ("a.jsonl~", True),
         ("#a.jsonl#", True), ("~$a.csv", True), (".nfs0001", True), ("__MACOSX/a.png", True), ("a.jsonl.swp", True),
-        ("sub/Thumbs.db", True), (".cache/huggingface/x.json", True),
+        ("sub/Thumbs.db", True), ("_temporary/0/part-0.parquet", True),
+        ("_delta_log/0.json", True), ("@Recycle/a.png", True), ("a.jsonl.orig", True), ("a.png.aria2", True),
+        ("original/a.png", False), ("lock.png", False), (".cache/huggingface/x.json", True),
     ],
 )  # fmt: skip
 def test_leftovers_are_known_by_their_names(name: str, leftover: bool) -> None:

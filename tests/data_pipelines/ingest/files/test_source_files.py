@@ -85,6 +85,7 @@ def test_the_part_of_a_pattern_that_exists_is_taken_as_it_is(tmp_path: Path, nam
     raw = raw_folder(tmp_path / name)
     for pattern in ("*/*.jsonl", "**/*_val.jsonl", "annotations", "annotations/some_[vw]al.jsonl"):
         assert len(find_sources(ILLUME, [raw / pattern])) == 1
+    assert len(find_sources(ILLUME, [tmp_path.parent / f"{tmp_path.name[:-1]}?" / name / "*" / "*.jsonl"])) == 1
     with pytest.raises(FileNotFoundError, match=r"brackets are read as a choice of characters, write \[\[\] for one"):
         find_sources(ILLUME, [raw / "other [x]" / "*.jsonl"])
 

@@ -1,6 +1,7 @@
 """Conversations of many layouts: null keys, picture parts, images in parts, speakers, numbers that JSON cannot hold."""
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ def parts(*given: Any) -> list[dict[str, Any]]:
         {"messages": [{**turn, "text": "", "value": None} for turn in CHAT], "image": ["a.png"]},
         {"conversations": [{"role": None, "from": "Human ", "value": ASK}, LLAVA[1]], "image": "a.png"},
         {"messages": CHAT, "images": [{"path": None, "file_name": "a.png"}]},
+        {"conversations": [None], "messages": CHAT, "images": [""], "image": "a.png"},
+        {"conversations": [{"from": None, "value": " "}], "messages": CHAT, "images": [None], "image": ["a.png"]},
+        {"conversations": {"from": None}, "messages": CHAT, "images": {"bytes": None, "path": ""}, "image": "a.png"},
+        {"id": "", "messages": json.dumps(CHAT), "image": {"bytes": b"", "path": "a.png"}},
     ],
 )
 def test_null_is_as_if_the_key_were_absent(fields: dict[str, Any]) -> None:
@@ -48,10 +53,13 @@ def test_null_is_as_if_the_key_were_absent(fields: dict[str, Any]) -> None:
         {"messages": parts({"type": "image_url", "image_url": "a.png", "text": None})},
         {"messages": parts({"type": "input_image", "image_url": "a.png"})},
         {"messages": parts({"image": "a.png"})},
+        {"messages": parts({"type": "IMAGE", "image": "a.png"})},
+        {"messages": [parts({"type": "image", "image": "a.png"})[0],
+                      {"role": "assistant", "content": {"type": "text", "text": TELL}}]},
         {"messages": parts({"type": "image", "path": "a.png"})},
         {"messages": parts({"type": "image", "text": None, "image": {"bytes": None, "path": "a.png"}})},
     ],
-)
+)  # fmt: skip
 def test_an_image_part_is_a_placeholder_at_its_place(fields: dict[str, Any]) -> None:
     found = parse_record(fields)
     assert isinstance(found, Record), found

@@ -15,6 +15,8 @@ from data_pipelines.ingest.layouts.image_references import ImageReference, image
         (b"x", ImageReference(name="3", held=b"x")),
         ({"bytes": b"x", "path": "a.png"}, ImageReference(name="3", held=b"x")),
         ({"bytes": None, "path": "a.png"}, ImageReference(name="a.png")),
+        ({"bytes": b"", "path": "a.png"}, ImageReference(name="a.png")),
+        ({"bytes": b"", "path": None}, ImageReference(name="3", held=b"")),
         ({"path": None, "url": "http://x/a.png"}, ImageReference(name="http://x/a.png")),
         ({"image_url": {"url": "a.png"}}, ImageReference(name="a.png")),
         ({"source": {"type": "base64", "data": "eA=="}}, ImageReference(name="3", held=b"x")),

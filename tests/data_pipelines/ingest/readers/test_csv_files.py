@@ -49,6 +49,14 @@ def test_conversations_may_stand_in_a_cell_as_json(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_tables_in_wide_characters_are_read_and_blank_cells_are_absent(tmp_path: Path, encoding: str) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    (tmp_path / "a.csv").write_bytes("image,caption,text,file_name\n , ,café,a.png\n".encode(encoding))
+    (row,) = ingest(tmp_path / "out", IngestConfig(source="m"), [tmp_path / "a.csv"], [raw / "images"])
+    assert (row["reject"], row["image_names"], "caf" in row["conversations"]) == (None, ["a.png"], True)
+
+
 @pytest.mark.parametrize("data", [b"", b"\n"])
 def test_a_file_without_a_header_says_so(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.csv"

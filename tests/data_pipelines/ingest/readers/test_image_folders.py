@@ -57,6 +57,28 @@ def test_the_file_of_the_words_can_be_stated(tmp_path: Path, stated: str) -> Non
     assert texts(rows) == {"a.png": "right"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("beside", ["a.text", "a.png.txt", "a.TXT", "a.png.CAPTION", "a.json", "a.png.json", "a.JSON"])
+def test_words_are_read_in_every_spelling_and_encoding(tmp_path: Path, beside: str, encoding: str) -> None:
+    text = json.dumps({"caption": "café"}) if beside.lower().endswith("json") else "café"
+    data = text.encode(encoding) if encoding != "utf-16-be" else b"\xfe\xff" + text.encode(encoding)
+    folder = folder_of(tmp_path / "f", {"x/a.png": png(1), f"x/{beside}": data})
+    assert texts(ingest(tmp_path / "out", IngestConfig(source="f"), [folder])) == {"x/a.png": "café"}
+
+
+def test_words_that_may_be_those_of_another_image_are_not_taken(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "f", {
+        "a.jpg": png(1), "a.png": png(2), "a.txt": "of which?", "b.jpg": png(3), "b.png": png(4),
+        "b.jpg.txt": "of the jpg", "b.png.txt": "of the png", "c.png": png(5), "c.txt": "of c",
+    })  # fmt: skip
+    rows = ingest(tmp_path / "out", PAIRS, [folder])
+    assert texts(rows) == {"b.jpg": "of the jpg", "b.png": "of the png", "c.png": "of c"}
+    assert [name for name, reason in reasons(rows).items() if reason == "ambiguous_sample"] == ["a.jpg", "a.png"]
+    stated = IngestConfig(source="f", format="image_caption_pairs", image="png", rows_per_shard=1)
+    rows = ingest(tmp_path / "out", stated, [folder])
+    assert texts(rows) == {"a.png": "of which?", "b.png": "of the png", "c.png": "of c"}
+
+
 def test_every_file_that_words_are_read_from_is_counted(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "f", {"a.png": png(1), "a.caption": "words", "b.png": png(2)})
     (names,) = counted_names(PAIRS, [folder])

@@ -41,6 +41,18 @@ def test_null_bytes_and_a_path_are_a_name(tmp_path: Path) -> None:
     assert counted_names(CONFIG, [path], [raw / "images"]) == [["a.png", "gone.png"]]
 
 
+@pytest.mark.parametrize("some_null", [True, False])
+def test_empty_bytes_are_never_another_image(tmp_path: Path, some_null: bool) -> None:
+    """Beside a name they are as null. Where the file says that no bytes are null, no name is looked up."""
+    raw = raw_folder(tmp_path / "raw")
+    cells = [{"bytes": b"", "path": "a.png"}, {"bytes": None if some_null else b"x" * 5000, "path": "b.png"}]
+    rows = [{"image": cell, "caption": "c"} for cell in cells]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = ingest(tmp_path / "out", IngestConfig(source="m"), [tmp_path / "a.parquet"], [raw / "images"])
+    wanted = [None, None] if some_null else ["missing_file", None]
+    assert [row["reject"] for row in found] == wanted
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_lists_of_images_and_nested_messages_are_read(tmp_path: Path, listed: bool) -> None:
     raw = raw_folder(tmp_path / "raw")
