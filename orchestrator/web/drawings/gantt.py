@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from orchestrator.web.drawings.icons import icon
 from orchestrator.web.drawings.states import tone_of
-from orchestrator.web.drawings.svg import element, group, link, percent, title
+from orchestrator.web.drawings.svg import Attributes, element, group, link, percent, title
 
 ROW_PX, BAR_PX = 26, 14
 NUM_TICKS = 5
@@ -92,7 +92,8 @@ def _axis(gantt: Gantt, span: float, times: Sequence[float]) -> Markup:
         share = (time_s - gantt.start_s) / span
         anchor = "start" if share < 0.04 else "end" if share > 0.96 else "middle"
         kind = "tick" if index % 2 == 0 else "tick minor"
-        attributes = {"class": kind, "x": percent(time_s - gantt.start_s, span), "y": 13, "text-anchor": anchor}
+        at = percent(time_s - gantt.start_s, span)
+        attributes: Attributes = {"class": kind, "x": at, "y": 13, "text-anchor": anchor}
         texts.append(element("text", attributes, _clock(time_s, long=long, seconds=span < 300)))
     picture = element("svg", {"class": "axis", "width": "100%", "height": 20, "aria-hidden": "true"}, *texts)
     return element("div", {"class": "gantt-row gantt-head"}, element("span", {"class": "zone"}, "UTC"), picture)
@@ -122,14 +123,14 @@ def _row(row: GanttRow, gantt: Gantt, span: float, times: Sequence[float]) -> Ma
     )
     label = element("span", {"class": "label-text"}, row.stage_id)
     head = [icon(tone.name, label=tone.label), label]
-    named = {"class": f"label tone-{tone.name}", "title": row.stage_id}
+    named: Attributes = {"class": f"label tone-{tone.name}", "title": row.stage_id}
     cell = element("a", {"href": row.href, **named}, *head) if row.href else element("span", named, *head)
     return element("div", {"class": "gantt-row", "data-tie": f"stage:{row.stage_id}"}, cell, picture)
 
 
 def _bar(bar: GanttBar, gantt: Gantt, span: float) -> Markup:
     end_s = gantt.end_s if bar.end_s is None else bar.end_s
-    box = {
+    box: Attributes = {
         "x": percent(bar.start_s - gantt.start_s, span),
         "y": (ROW_PX - BAR_PX) / 2,
         "width": percent(end_s - max(bar.start_s, gantt.start_s), span),
@@ -143,7 +144,7 @@ def _bar(bar: GanttBar, gantt: Gantt, span: float) -> Markup:
 def _wait(wait: GanttWait, gantt: Gantt, span: float) -> Markup:
     end_s = gantt.end_s if wait.end_s is None else wait.end_s
     kind = wait.kind if wait.kind in WAIT_KINDS else "other"
-    box = {
+    box: Attributes = {
         "x": percent(wait.start_s - gantt.start_s, span),
         "y": (ROW_PX - BAR_PX) / 2,
         "width": percent(end_s - max(wait.start_s, gantt.start_s), span),

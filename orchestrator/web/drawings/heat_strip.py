@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from orchestrator.web.drawings.svg import element, group, link, percent, title
+from orchestrator.web.drawings.svg import Attributes, element, group, link, percent, title
 
 MAX_CELLS = 240
 NUM_SHADES = 5
@@ -114,7 +114,7 @@ def _cell(cell: ShardCell, total: int, limits: Sequence[float], href: str) -> Ma
     for line, (mark, count) in enumerate(marks):
         if count:
             top = STRIP_PX + 4 + line * LINE_PX
-            box = {"class": f"mark {mark}", "x": left, "y": top, "width": width, "height": MARK_PX}
+            box: Attributes = {"class": f"mark {mark}", "x": left, "y": top, "width": width, "height": MARK_PX}
             parts.append(element("rect", box))
     if not href:
         return group(*parts)

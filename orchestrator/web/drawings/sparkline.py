@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from orchestrator.web.drawings.svg import element
+from orchestrator.web.drawings.svg import Attributes, element
 
 WIDTH_PX, HEIGHT_PX, EDGE_PX = 96, 22, 3
 MAX_POINTS = 96
@@ -34,7 +34,7 @@ def draw_sparkline(values: Sequence[float], *, name: str) -> Markup:
     last = max(index for index, value in enumerate(kept) if math.isfinite(value))
     x, y = place(last, kept[last]).split()
     text = f"{name}: from {finite[0]:.4g} to {finite[-1]:.4g}, lowest {low:.4g}, highest {high:.4g}"
-    size = {"viewBox": f"0 0 {WIDTH_PX} {HEIGHT_PX}", "width": WIDTH_PX, "height": HEIGHT_PX}
+    size: Attributes = {"viewBox": f"0 0 {WIDTH_PX} {HEIGHT_PX}", "width": WIDTH_PX, "height": HEIGHT_PX}
     return element(
         "svg",
         {"class": "spark", **size, "role": "img", "aria-label": text},

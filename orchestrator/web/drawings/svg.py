@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from markupsafe import Markup, escape
 
 Attribute = str | int | float | None
+Attributes = Mapping[str, Attribute]
 
 _NARROW, _WIDE = frozenset("ijlftrI.,:;'|!()[] -/1"), frozenset("mwMW@%—…")
 _ELLIPSIS = "…"
 
 
-def element(tag: str, attributes: Mapping[str, Attribute] | None = None, *children: str) -> Markup:
+def element(tag: str, attributes: Attributes | None = None, *children: str) -> Markup:
     """An element. A child that is no `Markup` is text and escaped; an attribute that is None is left out."""
     pairs = (f' {name}="{escape(_text(value))}"' for name, value in (attributes or {}).items() if value is not None)
     head = f"<{tag}{''.join(pairs)}"
