@@ -40,7 +40,9 @@ BUG_LOG = "illume.log"  # in the workspace's folder
 DATA_ADVICE = "This is an error in the data, not a bug in illume: repair or replace what the message names."
 VERSION_HELP = "Show the version and the commit, and exit."
 
-# group -> command -> (module below `orchestrator.commands`, text of `--help`); imported when the command is used
+WEB = "orchestrator.web"  # a front door of its own
+# group -> command -> (module below `orchestrator.commands`, or its whole name, and text of `--help`); imported when the
+# command is used
 GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Start": {
         "new": ("new", "Start a project: a commented recipe for your own data, and a stage of your own."),
@@ -88,6 +90,9 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "index": ("index", "Rebuild the database from the store."),
         "relocate": ("relocate", "Follow a store or a tracker that has moved; fill a tracker that is new."),
     },
+    "Service": {
+        "serve": (f"{WEB}.command", "Show runs, data and events as pages; a JSON API; a service for teams."),
+    },
 }
 COMMANDS: Mapping[str, tuple[str, str]] = {
     name: entry for commands in GROUPS.values() for name, entry in commands.items()
@@ -106,7 +111,8 @@ class LateGroup(click.Group):
         module_name = COMMANDS[cmd_name][0] if cmd_name in COMMANDS else HIDDEN_COMMANDS.get(cmd_name)
         if module_name is None:
             return None
-        module = importlib.import_module(f"orchestrator.commands.{module_name}")
+        path = module_name if "." in module_name else f"orchestrator.commands.{module_name}"
+        module = importlib.import_module(path)
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(
             module, f"{name}_command"

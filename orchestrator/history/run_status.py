@@ -1,7 +1,7 @@
 """Queries of the run history: list of runs, status of a run, last fingerprint and typical duration of a stage."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -74,7 +74,7 @@ class RunStatus:
 def list_runs(database: Database, *, limit: int = 50) -> list[RunSummary]:
     """The newest runs first."""
     query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(limit)
-    return database.read(lambda connection: [_summary(row) for row in connection.execute(query)])
+    return database.read(lambda connection: [summary_of_row(row) for row in connection.execute(query)])
 
 
 def run_status(database: Database, run_id: str) -> RunStatus:
@@ -89,14 +89,34 @@ def run_status(database: Database, run_id: str) -> RunStatus:
         if row is None:
             known = connection.execute(select(runs.c.run_id).order_by(runs.c.created_at.desc()).limit(5)).scalars()
             raise DatabaseError(f"run {run_id!r}: not found; the newest runs are: {', '.join(known) or 'none'}")
-        now: float = connection.execute(select(database_now())).scalar_one()
-        newest = _newest_attempts(connection, run_id)
-        of_run = select(stages).where(stages.c.run_id == run_id).order_by(stages.c.position)
-        summary = _summary(row)
-        found = tuple(_stage(stage, newest.get(stage.stage_id), summary, now) for stage in connection.execute(of_run))
-        return RunStatus(run=summary, stages=found)
+        return _statuses(connection, [summary_of_row(row)])[0]
 
     return database.read(work)
+
+
+def run_statuses(database: Database, summaries: Sequence[RunSummary]) -> list[RunStatus]:
+    """The status of each of several runs, with a number of queries that does not depend on how many they are."""
+    return database.read(lambda connection: _statuses(connection, summaries))
+
+
+def _statuses(connection: Connection, summaries: Sequence[RunSummary]) -> list[RunStatus]:
+    now: float = connection.execute(select(database_now())).scalar_one()
+    ids = [run.run_id for run in summaries]
+    newest = _newest_attempts(connection, ids)
+    of_runs = select(stages).where(stages.c.run_id.in_(ids)).order_by(stages.c.run_id, stages.c.position)
+    by_run: dict[str, list[Any]] = {}
+    for stage in connection.execute(of_runs):
+        by_run.setdefault(stage.run_id, []).append(stage)
+    return [
+        RunStatus(
+            run=run,
+            stages=tuple(
+                _stage(stage, newest.get((run.run_id, stage.stage_id)), run, now)
+                for stage in by_run.get(run.run_id, ())
+            ),
+        )
+        for run in summaries
+    ]
 
 
 def newest_run(database: Database, *, recipe: str | None = None) -> RunSummary | None:
@@ -105,7 +125,7 @@ def newest_run(database: Database, *, recipe: str | None = None) -> RunSummary |
     if recipe is not None:
         query = query.where(runs.c.recipe == recipe)
     row = database.read(lambda connection: connection.execute(query).one_or_none())
-    return None if row is None else _summary(row)
+    return None if row is None else summary_of_row(row)
 
 
 def last_fingerprint(database: Database, *, recipe: str, stage_id: str, stage_kind: str) -> str | None:
@@ -150,19 +170,24 @@ def typical_duration_s(database: Database, *, recipe: str, stage_id: str, finger
     return database.read(work)
 
 
-def _newest_attempts(connection: Connection, run_id: str) -> Mapping[str, Any]:
+def _newest_attempts(connection: Connection, run_ids: Sequence[str]) -> Mapping[tuple[str, str], Any]:
+    """The newest attempt of each stage, by run and stage."""
     newest = (
-        select(attempts.c.stage_id, func.max(attempts.c.number).label("number"))
-        .where(attempts.c.run_id == run_id)
-        .group_by(attempts.c.stage_id)
+        select(attempts.c.run_id, attempts.c.stage_id, func.max(attempts.c.number).label("number"))
+        .where(attempts.c.run_id.in_(run_ids))
+        .group_by(attempts.c.run_id, attempts.c.stage_id)
         .subquery()
     )
-    is_newest = (attempts.c.stage_id == newest.c.stage_id) & (attempts.c.number == newest.c.number)
-    query = select(attempts).join(newest, is_newest).where(attempts.c.run_id == run_id)
-    return {row.stage_id: row for row in connection.execute(query)}
+    is_newest = (
+        (attempts.c.run_id == newest.c.run_id)
+        & (attempts.c.stage_id == newest.c.stage_id)
+        & (attempts.c.number == newest.c.number)
+    )
+    query = select(attempts).join(newest, is_newest).where(attempts.c.run_id.in_(run_ids))
+    return {(row.run_id, row.stage_id): row for row in connection.execute(query)}
 
 
-def _summary(row: Any) -> RunSummary:
+def summary_of_row(row: Any) -> RunSummary:
     return RunSummary(
         run_id=row.run_id,
         recipe=row.recipe,

@@ -65,9 +65,14 @@ def _add_file_identity(connection: Connection) -> None:
     connection.execute(text("alter table source_digests add column identity text not null default ''"))
 
 
+def _add_time_of_events(connection: Connection) -> None:
+    connection.execute(text("create index if not exists ix_events_time on events (time)"))
+
+
 MIGRATIONS: Sequence[Migration] = (
     Migration(version=2, change="stages say what they wait for, and since when", apply=_add_waits),
     Migration(version=3, change="a source file is known by its inode and its last change", apply=_add_file_identity),
+    Migration(version=4, change="events of all runs are found by their time", apply=_add_time_of_events),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].version
 

@@ -4,7 +4,7 @@ Rule: `runs`, `stages` and `attempts` are derived from `events` alone (see proje
 the store. What changes here needs a migration (migrations.py).
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
@@ -79,6 +79,7 @@ events = Table(
     Column("stage_id", String),
     Column("attempt_id", String),
     Column("fields", Text, nullable=False),  # JSON object
+    Index("ix_events_time", "time"),  # for the newest events of all runs
 )
 
 outbox = Table(  # for each run and sink: the events above `delivered` are still to be delivered

@@ -1,0 +1,88 @@
+"""`illume serve`: pages, JSON API, event stream and metrics, in one process."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from orchestrator.commands.shared.options import (
+    Locations,
+    examples,
+    location_options,
+    open_workspace,
+    plugin_option,
+    stage_kinds,
+)
+from orchestrator.workspace import workspace_root
+
+FOLDER = "web"  # below the workspace's
+
+
+@click.command(
+    "serve",
+    epilog=examples(
+        "serve",
+        "serve --host 0.0.0.0 --token-file tokens --public-url https://illume.example.org",
+        "serve --new-token alice:operator # a token, and the line of the file for it",
+    ),
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8400, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: a free one.")
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Who may sign in: lines `NAME ROLE SHA256-OF-TOKEN`; roles are viewer, operator and admin.",
+)
+@click.option("--trusted-proxy", default="", metavar="ADDRESS", help="The proxy in front, which signs users in.")
+@click.option(
+    "--user-header", default="X-Forwarded-User", show_default=True, help="In which the proxy says who the user is."
+)
+@click.option("--public-url", default="", metavar="URL", help="How people reach it: https://HOST, for links.")
+@click.option("--new-token", metavar="NAME:ROLE", help="Print a new token and the line of the file for it, and exit.")
+@location_options
+@plugin_option
+def serve_command(
+    host: str,
+    port: int,
+    token_file: Path | None,
+    trusted_proxy: str,
+    user_header: str,
+    public_url: str,
+    new_token: str | None,
+    locations: Locations,
+) -> None:
+    """Show runs, data and events as pages, over the store and the database. Stop it with Ctrl-C: nothing is lost.
+
+    On 127.0.0.1 nobody signs in. On any other address it needs --token-file, or --trusted-proxy; put TLS in front.
+    """
+    # Late: a server is loaded only here.
+    from orchestrator.web.server import serve
+    from orchestrator.web.settings import Settings
+    from orchestrator.web.sign_in.tokens import new_token as make_token
+
+    if new_token is not None:
+        name, _, role = new_token.partition(":")
+        token, line = make_token(name, role)
+        click.echo(token)
+        click.echo(f"line for the file of tokens: {line}", err=True)
+        return
+    logging.getLogger("orchestrator.web").setLevel(logging.INFO)
+    settings = Settings(
+        open=lambda: open_workspace(locations, needs_store=False),
+        kinds=stage_kinds(),
+        folder=workspace_root() / FOLDER,
+        arguments=arguments_of(locations),
+        host=host,
+        port=port,
+        token_file=token_file,
+        trusted_proxy=trusted_proxy,
+        user_header=user_header,
+        public_url=public_url.rstrip("/"),
+    )
+    serve(settings, on_ready=lambda address: click.echo(f"illume is at {address}"))
+
+
+def arguments_of(locations: Locations) -> tuple[str, ...]:
+    """The options that lead another command to the same store and database."""
+    given = {"--store": locations.store, "--database": locations.database, "--tracking": locations.tracking}
+    return tuple(word for name, value in given.items() if value for word in (name, value))

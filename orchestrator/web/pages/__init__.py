@@ -1,0 +1,1 @@
+"""One module for each page: what is asked, and which view answers it."""

@@ -1,0 +1,12 @@
+"""The table of pages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.web.page import Page
+from orchestrator.web.pages.events import EVENTS
+from orchestrator.web.pages.run import RUN
+from orchestrator.web.pages.runs import RUNS
+from orchestrator.web.pages.stage import STAGE
+
+PAGES: Sequence[Page[Any]] = (RUNS, RUN, STAGE, EVENTS)

@@ -1,0 +1,106 @@
+"""Renders templates: everything is escaped; a part of a page is a block of its template."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text, short
+from orchestrator.errors import OrchestratorError
+from orchestrator.reports.run_summary import number_text
+from orchestrator.times import short_time
+from orchestrator.web.drawings.table import DRAWINGS
+from orchestrator.web.page import PART, NotFoundError
+from orchestrator.web.sign_in.users import User
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+MAIN = "main"  # the block that htmx asks for
+
+
+def render(request: Request, template: str, model: Any, *, status: int = 200) -> HTMLResponse:
+    """A page, or, asked by htmx or with `?part=NAME`, one block of it.
+
+    Raises: NotFoundError: the template has no such block.
+    """
+    found = environment().get_template(template)
+    values = {"model": model, **_context(request)}
+    part = request.query_params.get(PART) or (MAIN if "HX-Request" in request.headers else "")
+    headers = {"Cache-Control": "no-store", "Vary": "HX-Request"}
+    if part and status >= 400:
+        part = MAIN  # an error has no other part
+    if not part:
+        return HTMLResponse(found.render(values), status_code=status, headers=headers)
+    if part not in found.blocks:
+        raise NotFoundError(f"part {part!r}: not one of this page; it has {', '.join(sorted(found.blocks))}")
+    text = "".join(found.blocks[part](found.new_context(values)))
+    return HTMLResponse(text, status_code=status, headers=headers)
+
+
+@lru_cache
+def environment() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.globals |= {**DRAWINGS, "static": static_address, "link": link}
+    found.filters |= {
+        "ago": lambda at: duration_text(max(0.0, time.time() - at)),
+        "bytes": bytes_text,
+        "count": count_text,
+        "duration": duration_text,
+        "number": number_text,
+        "short": short,
+        "time": short_time,
+    }
+    return found
+
+
+def link(*parts: str, **query: object) -> str:
+    """An address below the root: `link("runs", run, stage, q="a b")`; what is empty is left out of the query."""
+    asked = {name: value for name, value in query.items() if value not in ("", None, False)}
+    return f"/{'/'.join(quote(part, safe='') for part in parts)}" + (f"?{urlencode(asked)}" if asked else "")
+
+
+@lru_cache
+def static_address(name: str) -> str:
+    """The address of a file below `static/`; it changes with the content, so that it can be kept for ever."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{digest}/{name}"
+
+
+class _Asked(dict[str, str]):
+    """What follows `?` in the address; what was not given is empty."""
+
+    def __missing__(self, _name: str) -> str:
+        return ""
+
+
+def _context(request: Request) -> Mapping[str, Any]:
+    user: User = request.state.user
+    return {
+        "address": request.url.path,
+        "form_token": request.state.form_token,
+        "now": time.time(),
+        "problem": _problem(request),
+        "query": _Asked(request.query_params),
+        "user": user,
+    }
+
+
+def _problem(request: Request) -> str:
+    """Why the store cannot be used: it stands above every page, and the page goes on without it."""
+    try:
+        return str(request.app.state.service.store_problem())
+    except OrchestratorError:  # then the page is about that
+        return ""

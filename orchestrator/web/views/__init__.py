@@ -1,0 +1,1 @@
+"""View models: what a page shows and the JSON API returns, as frozen dataclasses."""

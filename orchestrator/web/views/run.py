@@ -1,0 +1,167 @@
+"""A run: its stages, its attempts over time, what failed first, what can be done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.artifacts.takedowns import read_takedowns
+from orchestrator.errors import OrchestratorError
+from orchestrator.history.actors import actor_of
+from orchestrator.history.database.database import Database
+from orchestrator.history.events import AttemptState, EventKind, RunState
+from orchestrator.history.run_search import (
+    AttemptRow,
+    RunFilter,
+    attempts_of_runs,
+    events_of_kinds,
+    search_runs,
+    starters_of_runs,
+)
+from orchestrator.history.run_status import RunStatus, RunSummary, run_statuses
+from orchestrator.liveness.life_in_status import with_life
+from orchestrator.liveness.liveness import UNFINISHED, RunLife
+from orchestrator.reports.taken_down import with_takedowns
+from orchestrator.web.page import NotFoundError
+from orchestrator.web.rendering import link
+from orchestrator.web.service import Service
+from orchestrator.web.views.needs import Need, needs_of_runs
+from orchestrator.web.views.runs import StripCell, gpu_hours, strip_of
+from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, stage_rows
+from orchestrator.workspace import Workspace
+
+MAX_MESSAGE = 4000  # characters of an error
+NUM_EARLIER = 10
+_FAILED = (AttemptState.FAILED, AttemptState.LOST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstFailure:
+    """What failed first of what is still in the way of a run."""
+
+    stage: str
+    attempt: str
+    number: int
+    at: float  # seconds since 1970
+    failure_class: str
+    message: str
+    command: str  # to type next
+    link: str  # to the stage's page, with this attempt
+    log: str  # to its log
+    num_later: int  # attempts that failed after it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    run: str
+    recipe: str
+    state: str
+    message: str
+    plan_digest: str
+    epoch: int
+    owner: str  # who created it; empty: not recorded
+    owner_command: str
+    owner_reason: str
+    driver: str  # of the newest epoch, and what is known of it
+    created_at: float  # seconds since 1970
+    updated_at: float
+    is_over: bool
+    cancel_requested: bool
+    cancel_requested_by: str
+    last_event: int  # the stream of events goes on after it
+    strip: tuple[StripCell, ...]
+    stages: tuple[StageRow, ...]  # upstream first
+    first_failure: FirstFailure | None
+    needs: tuple[Need, ...]
+    gpu_hours: float
+    earlier: tuple[str, ...]  # other runs of the recipe, newest first
+    can_cancel: bool
+    can_resume: bool
+
+
+def load_run(service: Service, run_id: str) -> RunView:
+    """Raises: NotFoundError."""
+    workspace = service.workspace()
+    run = summary_of(workspace.database, run_id)
+    life = workspace.liveness.run(run_id) if run.state in UNFINISHED else None
+    status = refined(workspace, run_statuses(workspace.database, [run])[0], life)
+    attempts = attempts_of_runs(workspace.database, [run_id])[run_id]
+    happened = events_of_kinds(workspace.database, run_id, EXPLAINING)
+    owner = starters_of_runs(workspace.database, [run_id]).get(run_id)
+    work = service.plans.work(workspace.store, run.plan_digest)
+    others = search_runs(workspace.database, RunFilter(recipe=run.recipe), limit=NUM_EARLIER + 1)
+    return RunView(
+        run=run_id,
+        recipe=run.recipe,
+        state=run.state,
+        message=status.run.message[:MAX_MESSAGE],
+        plan_digest=run.plan_digest,
+        epoch=run.epoch,
+        owner=owner.name if owner else "",
+        owner_command=owner.command if owner else "",
+        owner_reason=owner.reason if owner else "",
+        driver=life.describe() if life is not None else run.owner,
+        created_at=run.created_at,
+        updated_at=run.updated_at,
+        is_over=run.state not in UNFINISHED,
+        cancel_requested=run.cancel_requested,
+        cancel_requested_by=who_cancelled(workspace.database, run),
+        last_event=run.last_event,
+        strip=strip_of(status),
+        stages=stage_rows(status, attempts, happened, work),
+        first_failure=first_failure(status, attempts),
+        needs=tuple(needs_of_runs([status], {run_id: life} if life is not None else {})),
+        gpu_hours=gpu_hours(attempts, work, run.updated_at),
+        earlier=tuple(other.run_id for other in others if other.run_id != run_id)[:NUM_EARLIER],
+        can_cancel=run.state in UNFINISHED and not run.cancel_requested,
+        can_resume=run.state in (RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED),
+    )
+
+
+def summary_of(database: Database, run_id: str) -> RunSummary:
+    """Raises: NotFoundError: there is no such run, or it was deleted meanwhile."""
+    found = search_runs(database, RunFilter(ids=(run_id,)), limit=1)
+    if not found:
+        raise NotFoundError(
+            f"run {run_id}: not in {database.address}, or not any more; `illume index rebuild` finds lost ones"
+        )
+    return found[0]
+
+
+def refined(workspace: Workspace, status: RunStatus, life: RunLife | None) -> RunStatus:
+    """The status as `illume status` shows it: with what is known of its driver, and what was taken down."""
+    status = with_life(status, life) if life is not None else status
+    try:
+        return with_takedowns(status, read_takedowns(workspace.store))
+    except OrchestratorError:  # the store is away, which stands above every page
+        return status
+
+
+def who_cancelled(database: Database, run: RunSummary) -> str:
+    """Who asked the newest epoch to stop; empty: nobody, or not recorded."""
+    if not run.cancel_requested:
+        return ""
+    asked = events_of_kinds(database, run.run_id, [EventKind.CANCEL_REQUESTED], newest=1)
+    actor = actor_of(asked[-1]) if asked else None
+    return actor.name if actor is not None else ""
+
+
+def first_failure(status: RunStatus, attempts: Sequence[AttemptRow]) -> FirstFailure | None:
+    """Of the stages whose newest attempt failed: the failure that began first. A retry that worked needs nobody."""
+    failed = {stage.attempt_id for stage in status.stages if stage.state in _FAILED}
+    found = sorted(
+        (row for row in attempts if row.attempt_id in failed), key=lambda row: row.ended_at or row.created_at
+    )
+    if not found:
+        return None
+    first, run_id = found[0], status.run.run_id
+    return FirstFailure(
+        stage=first.stage_id,
+        attempt=first.attempt_id,
+        number=first.number,
+        at=first.ended_at or first.created_at,
+        failure_class=first.failure_class,
+        message=first.message[:MAX_MESSAGE],
+        command=f"illume resume {run_id}",
+        link=link("runs", run_id, "stages", first.stage_id, attempt=first.number),
+        log=link("runs", run_id, "logs", f"{first.attempt_id.removeprefix(f'{run_id}-')}.log"),
+        num_later=len(found) - 1,
+    )

@@ -1,0 +1,139 @@
+"""The list of runs, and what needs a person."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.history.events import RunState
+from orchestrator.history.run_search import (
+    AttemptRow,
+    RunFilter,
+    attempts_of_runs,
+    recipes_of_runs,
+    search_runs,
+    starters_of_runs,
+)
+from orchestrator.history.run_status import RunStatus, RunSummary, run_statuses
+from orchestrator.liveness.life_in_status import with_life
+from orchestrator.liveness.liveness import UNFINISHED, RunLife
+from orchestrator.web.plans import S_PER_HOUR, PlannedWork
+from orchestrator.web.service import Service
+from orchestrator.web.views.needs import Need, needs_of_runs, needs_of_takedowns
+from orchestrator.workspace import Workspace
+
+PAGE_RUNS = 50
+NEEDS_RUNS = 100  # the newest runs among which needs are looked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripCell:
+    """One stage in the strip of a run."""
+
+    stage: str
+    state: str
+    share: float | None  # done, of a stage at work
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    run: str
+    recipe: str
+    state: str
+    message: str  # its first line
+    owner: str  # who created it; empty: not recorded
+    created_at: float  # seconds since 1970
+    updated_at: float
+    is_over: bool
+    strip: tuple[StripCell, ...]
+    gpu_hours: float  # requested GPUs times the time of all attempts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsView:
+    needs: tuple[Need, ...]
+    runs: tuple[RunRow, ...]
+    older: str  # value of `before` for the next page; empty: there is none
+    recipes: tuple[str, ...]  # to choose from
+    states: tuple[str, ...]
+
+
+def load_runs(service: Service, wanted: RunFilter) -> RunsView:
+    workspace = service.workspace()
+    database = workspace.database
+    found = search_runs(database, wanted, limit=PAGE_RUNS + 1)
+    shown, has_older = found[:PAGE_RUNS], len(found) > PAGE_RUNS
+    ids = [run.run_id for run in shown]
+    lives = lives_of(workspace, shown)
+    statuses = [_alive(status, lives) for status in run_statuses(database, shown)]
+    attempts, owners = attempts_of_runs(database, ids), starters_of_runs(database, ids)
+    now = max((run.updated_at for run in shown), default=0.0)
+    rows = []
+    for status in statuses:
+        run = status.run
+        work = service.plans.work(workspace.store, run.plan_digest)
+        owner = owners.get(run.run_id)
+        rows.append(_row(status, attempts[run.run_id], work, owner.name if owner else "", now))
+    last = shown[-1] if has_older else None
+    return RunsView(
+        needs=tuple(load_needs(service)),
+        runs=tuple(rows),
+        older=f"{last.created_at!r},{last.run_id}" if last else "",
+        recipes=tuple(recipes_of_runs(database)),
+        states=tuple(state.value for state in RunState),
+    )
+
+
+def load_needs(service: Service) -> list[Need]:
+    """Of the newest runs, and of the store."""
+    workspace = service.workspace()
+    newest = search_runs(workspace.database, RunFilter(), limit=NEEDS_RUNS)
+    statuses = run_statuses(workspace.database, newest)
+    return [
+        *needs_of_runs(statuses, lives_of(workspace, newest)),
+        *service.takedown_needs.get(lambda: needs_of_takedowns(workspace, service.settings.kinds)),
+    ]
+
+
+def lives_of(workspace: Workspace, runs: Sequence[RunSummary]) -> dict[str, RunLife]:
+    """Who is alive, for the runs that have not ended."""
+    return {run.run_id: workspace.liveness.run(run.run_id) for run in runs if run.state in UNFINISHED}
+
+
+def gpu_hours(attempts: Sequence[AttemptRow], work: Mapping[str, PlannedWork], now: float) -> float:
+    """Requested GPUs times the time of the attempts; time in a queue is not included."""
+    planned = {stage: found.gpus for stage, found in work.items()}
+    return sum(planned.get(row.stage_id, 0.0) * row.seconds(now) for row in attempts) / S_PER_HOUR
+
+
+def strip_of(status: RunStatus) -> tuple[StripCell, ...]:
+    return tuple(
+        StripCell(
+            stage=stage.stage_id,
+            state=stage.state,
+            share=min(1.0, stage.done / stage.total) if stage.total and stage.elapsed_s is not None else None,
+        )
+        for stage in status.stages
+    )
+
+
+def _alive(status: RunStatus, lives: Mapping[str, RunLife]) -> RunStatus:
+    life = lives.get(status.run.run_id)
+    return with_life(status, life) if life is not None else status
+
+
+def _row(
+    status: RunStatus, attempts: Sequence[AttemptRow], work: Mapping[str, PlannedWork], owner: str, now: float
+) -> RunRow:
+    run = status.run
+    lines = run.message.strip().splitlines()
+    return RunRow(
+        run=run.run_id,
+        recipe=run.recipe,
+        state=run.state,
+        message=lines[0] if lines else "",
+        owner=owner,
+        created_at=run.created_at,
+        updated_at=run.updated_at,
+        is_over=run.state not in UNFINISHED,
+        strip=strip_of(status),
+        gpu_hours=gpu_hours(attempts, work, now),
+    )

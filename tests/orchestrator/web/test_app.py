@@ -1,0 +1,61 @@
+from starlette.testclient import TestClient
+
+from orchestrator.history.events import RunState
+from tests.orchestrator.web.conftest import MadeUp
+
+
+def test_a_service_without_runs_says_how_to_start_one(client: TestClient) -> None:
+    answer = client.get("/runs")
+    assert answer.status_code == 200
+    assert "illume run RECIPE" in answer.text
+
+
+def test_runs_are_listed_newest_first_with_their_stages(client: TestClient, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    made_up.commit("r1", "raw")
+    made_up.end("r1")
+    made_up.start("r2")
+    made_up.fail("r2", "raw", "raw: line 3 is no record")
+    made_up.end("r2", RunState.FAILED, "stage raw failed")
+    found = client.get("/api/v1/runs").json()
+    assert [run["run"] for run in found["runs"]] == ["r2", "r1"]
+    assert [cell["state"] for cell in found["runs"][1]["strip"]] == ["COMMITTED", "NOT_RUN", "NOT_RUN", "NOT_RUN"]
+    assert [(need["kind"], need["run"], need["stage"]) for need in found["needs"]] == [("failed", "r2", "raw")]
+    page = client.get("/runs").text
+    assert page.index("r2") < page.index("r1")
+
+
+def test_a_filter_lives_in_the_address_and_may_fit_nothing(client: TestClient, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    made_up.end("r1")
+    made_up.start("r2", recipe="other")
+    assert [run["run"] for run in client.get("/api/v1/runs?recipe=tiny").json()["runs"]] == ["r1"]
+    assert [run["run"] for run in client.get("/api/v1/runs?state=running").json()["runs"]] == ["r2"]
+    answer = client.get("/runs?q=100%25")
+    assert answer.status_code == 200
+    assert "No run fits" in answer.text
+    refused = client.get("/runs?state=done")
+    assert refused.status_code == 400
+    assert "expected one of PLANNED, RUNNING" in refused.text
+    assert "did you mean" in client.get("/runs?stat=running").text
+
+
+def test_htmx_gets_the_main_block_and_any_part_by_name(client: TestClient, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    assert "<html" in client.get("/runs/r1").text
+    assert "<html" not in client.get("/runs/r1", headers={"HX-Request": "true"}).text
+    part = client.get("/runs/r1?part=part_stages").text
+    assert part.lstrip().startswith("<table")
+    assert client.get("/runs/r1?part=nothing").status_code == 404
+
+
+def test_every_response_forbids_what_is_not_ours(client: TestClient) -> None:
+    for path in ("/runs", "/nothing", "/healthz", "/api/v1/runs"):
+        assert client.get(path).headers["Content-Security-Policy"].startswith("default-src 'self';"), path
+
+
+def test_a_run_that_is_gone_is_a_page_that_says_so(client: TestClient) -> None:
+    answer = client.get("/runs/r9")
+    assert answer.status_code == 404
+    assert "run r9: not in" in answer.text
+    assert client.get("/api/v1/runs/r9").json()["error"] == "Not found"
