@@ -16,8 +16,9 @@ from orchestrator.web.guard import Guard
 from orchestrator.web.metrics import Counts, metrics
 from orchestrator.web.page import PART, Page
 from orchestrator.web.pages.table import PAGES
+from orchestrator.web.pictures import PICTURES
 from orchestrator.web.problems import problem_response
-from orchestrator.web.rendering import render
+from orchestrator.web.rendering import provide, render
 from orchestrator.web.service import Service
 from orchestrator.web.settings import Settings
 from orchestrator.web.static_files import static_file
@@ -31,6 +32,7 @@ API = "/api/v1"
 
 def create_app(settings: Settings) -> Starlette:
     """The application of `illume serve`. Nothing is opened before the first request."""
+    provide(PICTURES)
     service = Service(settings=settings)
     counts = Counts()
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,13 @@ def environment() -> jinja2.Environment:
         "short": short,
         "time": short_time,
     }
+    found.globals["ui"] = found.get_template("elements.html").module  # a block that is rendered alone imports nothing
     return found
+
+
+def provide(functions: Mapping[str, Callable[..., Any]]) -> None:
+    """Let templates call these by their names."""
+    environment().globals |= functions
 
 
 def link(*parts: str, **query: object) -> str:

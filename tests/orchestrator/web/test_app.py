@@ -7,7 +7,7 @@ from tests.orchestrator.web.conftest import MadeUp
 def test_a_service_without_runs_says_how_to_start_one(client: TestClient) -> None:
     answer = client.get("/runs")
     assert answer.status_code == 200
-    assert "illume run RECIPE" in answer.text
+    assert "illume run quickstart" in answer.text
 
 
 def test_runs_are_listed_newest_first_with_their_stages(client: TestClient, made_up: MadeUp) -> None:
@@ -45,7 +45,7 @@ def test_htmx_gets_the_main_block_and_any_part_by_name(client: TestClient, made_
     assert "<html" in client.get("/runs/r1").text
     assert "<html" not in client.get("/runs/r1", headers={"HX-Request": "true"}).text
     part = client.get("/runs/r1?part=part_stages").text
-    assert part.lstrip().startswith("<table")
+    assert "<table" in part
     assert client.get("/runs/r1?part=nothing").status_code == 404
 
 

@@ -1,0 +1,125 @@
+"""What the views of a run look like: views in, drawings out. Templates call these."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from orchestrator.commands.shared.formatting import duration_text
+from orchestrator.web.drawings.dag import DagStage
+from orchestrator.web.drawings.gantt import Gantt, GanttBar, GanttMark, GanttRow, GanttWait, draw_gantt
+from orchestrator.web.drawings.stage_strip import StripStage, draw_stage_strip
+from orchestrator.web.drawings.states import tone_of
+from orchestrator.web.views.run import RunView
+from orchestrator.web.views.runs import StripCell
+from orchestrator.web.views.stage_rows import AttemptBar, StageRow, Wait
+
+_WAITS = {"gpus": "capacity", "cpus": "capacity", "memory": "capacity", "capacity": "capacity", "run": "run"} | {
+    "job": "queue",
+    "queue": "queue",
+    "approval": "queue",
+}
+_MADE = {"reused": "REUSED", "made_by_another_run": "REUSED", "recovered": "RECOVERED"}
+_MARKS = {"quarantined": "QUARANTINED", "gate_broken": "FAILED"}  # all others are losses
+MARGIN = 0.01  # of the time shown, before the first bar
+
+
+def state_shown(row: StageRow) -> str:
+    """The state of a stage, in which what was reused, recovered and made are told apart."""
+    return _MADE.get(row.how, row.state)
+
+
+def strip(cells: Sequence[StripCell], name: str) -> Markup:
+    """The strip of a run in a list."""
+    stages = [StripStage(stage_id=cell.stage, state=cell.state, share=cell.share) for cell in cells]
+    return draw_stage_strip(stages, name=name)
+
+
+def dag_stages(rows: Sequence[StageRow]) -> list[DagStage]:
+    """The boxes of the graph of a run."""
+    return [
+        DagStage(
+            stage_id=row.stage,
+            state=state_shown(row),
+            inputs=row.upstream,
+            note=_note(row),
+            why="; ".join(row.reasons),
+            href=row.link,
+            share=row.done / row.total if row.total else None,
+        )
+        for row in rows
+    ]
+
+
+def gantt(model: RunView, now: float) -> Markup:
+    """The attempts of a run over time, until now if it is not over."""
+    begins = [bar.began_at for row in model.stages for bar in row.attempts]
+    begins += [wait.since for row in model.stages for wait in row.waits]
+    ends = [bar.ended_at or now for row in model.stages for bar in row.attempts]
+    start_s = min(begins, default=model.created_at)
+    end_s = now if not model.is_over else max([*ends, start_s + 1.0])
+    drawn = Gantt(
+        start_s=start_s - MARGIN * (end_s - start_s),
+        end_s=end_s + MARGIN * (end_s - start_s),
+        rows=tuple(_row(row, now) for row in model.stages),
+        is_live=not model.is_over,
+    )
+    return draw_gantt(drawn)
+
+
+def _row(row: StageRow, now: float) -> GanttRow:
+    return GanttRow(
+        stage_id=row.stage,
+        state=state_shown(row),
+        href=row.link,
+        bars=tuple(_bar(bar, now) for bar in row.attempts),
+        waits=tuple(_wait(wait, _end_of(wait, row.attempts), now) for wait in row.waits),
+        marks=tuple(
+            GanttMark(time_s=mark.at, state=_MARKS.get(mark.kind, "LOST"), text=f"{mark.kind}: {mark.text}")
+            for mark in row.marks
+        ),
+    )
+
+
+def _bar(bar: AttemptBar, now: float) -> GanttBar:
+    took = duration_text((bar.ended_at or now) - bar.began_at)
+    why = f": {bar.failure_class}, {bar.message}" if bar.failure_class else ""
+    return GanttBar(
+        start_s=bar.began_at,
+        end_s=bar.ended_at,
+        state=bar.state,
+        text=f"attempt {bar.number}: {tone_of(bar.state).label.lower()}, {took}{why}",
+        tie=f"attempt:{bar.attempt}",
+        href=bar.link,
+    )
+
+
+def _end_of(wait: Wait, bars: Sequence[AttemptBar]) -> float | None:
+    """Until when a stage waited: a wait whose end nobody recorded lasts no longer than to the attempt's begin or end."""
+    times = [time_s for bar in bars for time_s in (bar.began_at, bar.ended_at) if time_s and time_s > wait.since]
+    return min([*times, *([wait.until] if wait.until else [])], default=None)
+
+
+def _wait(wait: Wait, end_s: float | None, now: float) -> GanttWait:
+    lasted = duration_text((end_s or now) - wait.since)
+    kind = _WAITS.get(wait.kind.lower(), "other")
+    return GanttWait(start_s=wait.since, end_s=end_s, kind=kind, text=f"waited {lasted} for {wait.text}")
+
+
+def _note(row: StageRow) -> str:
+    if row.waiting_for:
+        return f"for {row.waiting_for}"
+    if row.eta_s is not None and row.total:
+        return f"{row.done / row.total:.0%}, {duration_text(row.eta_s)} left"
+    if row.how in ("reused", "made_by_another_run") or row.elapsed_s is None:
+        return ""
+    tries = f", attempt {len(row.attempts)}" if len(row.attempts) > 1 else ""
+    return f"{duration_text(row.elapsed_s)}{tries}"
+
+
+PICTURES: Mapping[str, Callable[..., Any]] = {
+    "dag_stages": dag_stages,
+    "gantt": gantt,
+    "state_shown": state_shown,
+    "strip": strip,
+}
