@@ -100,6 +100,20 @@ def events_of_kinds(
     return [event_from_row(row) for row in reversed(rows)]
 
 
+def events_after(
+    database: Database, run_id: str, kinds: Sequence[str], *, stage_id: str, after: int, limit: int
+) -> list[Event]:
+    """The next events of these kinds of a stage of a run, in order, after the one of number `after`."""
+    query = (
+        select(events)
+        .where(events.c.run_id == run_id, events.c.sequence > after)
+        .where(events.c.kind.in_(kinds), events.c.stage_id == stage_id)
+        .order_by(events.c.sequence)
+        .limit(limit)
+    )
+    return database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
+
+
 def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if wanted.ids:

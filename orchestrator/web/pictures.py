@@ -8,11 +8,13 @@ from markupsafe import Markup
 from orchestrator.commands.shared.formatting import duration_text
 from orchestrator.web.drawings.dag import DagStage
 from orchestrator.web.drawings.gantt import Gantt, GanttBar, GanttMark, GanttRow, GanttWait, draw_gantt
+from orchestrator.web.drawings.line_chart import Curve, draw_line_chart
 from orchestrator.web.drawings.stage_strip import StripStage, draw_stage_strip
 from orchestrator.web.drawings.states import tone_of
 from orchestrator.web.views.run import RunView
 from orchestrator.web.views.runs import StripCell
 from orchestrator.web.views.stage_rows import AttemptBar, StageRow, Wait
+from orchestrator.web.views.training import ChartView
 
 _WAITS = {"gpus": "capacity", "cpus": "capacity", "memory": "capacity", "capacity": "capacity", "run": "run"} | {
     "job": "queue",
@@ -67,6 +69,12 @@ def gantt(model: RunView, now: float) -> Markup:
     return draw_gantt(drawn)
 
 
+def training_chart(chart: ChartView) -> Markup:
+    """The curves of a chart, until a script draws one to zoom into."""
+    curves = [Curve(name=curve.metric, steps=curve.samples.steps, values=curve.samples.means) for curve in chart.curves]
+    return draw_line_chart(curves, name=chart.title)
+
+
 def _row(row: StageRow, now: float) -> GanttRow:
     return GanttRow(
         stage_id=row.stage,
@@ -95,7 +103,7 @@ def _bar(bar: AttemptBar, now: float) -> GanttBar:
 
 
 def _end_of(wait: Wait, bars: Sequence[AttemptBar]) -> float | None:
-    """Until when a stage waited: a wait whose end nobody recorded lasts no longer than to the attempt's begin or end."""
+    """Until when a stage waited: without a record of its end, to the next begin or end of an attempt."""
     times = [time_s for bar in bars for time_s in (bar.began_at, bar.ended_at) if time_s and time_s > wait.since]
     return min([*times, *([wait.until] if wait.until else [])], default=None)
 
@@ -122,4 +130,5 @@ PICTURES: Mapping[str, Callable[..., Any]] = {
     "gantt": gantt,
     "state_shown": state_shown,
     "strip": strip,
+    "training_chart": training_chart,
 }

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.web.curves import Curves
 from orchestrator.web.memo import Memo
 from orchestrator.web.plans import Plans
 from orchestrator.web.settings import Settings
@@ -28,6 +29,7 @@ class Service:
     settings: Settings
     started_at: float = field(default_factory=time.time)
     plans: Plans = field(default_factory=Plans)
+    curves: Curves = field(default_factory=Curves)
     takedown_needs: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=TAKEDOWNS_S))
     changes: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=CHANGES_S))
     store_problems: Memo[str] = field(default_factory=lambda: Memo(keep_s=CHECK_STORE_S))

@@ -8,5 +8,6 @@ from orchestrator.web.pages.events import EVENTS
 from orchestrator.web.pages.run import RUN
 from orchestrator.web.pages.runs import RUNS
 from orchestrator.web.pages.stage import STAGE
+from orchestrator.web.pages.training import TRAINING
 
-PAGES: Sequence[Page[Any]] = (RUNS, RUN, STAGE, EVENTS)
+PAGES: Sequence[Page[Any]] = (RUNS, RUN, STAGE, TRAINING, EVENTS)
