@@ -357,6 +357,7 @@ class StageSpec:
     retry: RetryPolicy
     execution: Execution = Execution()
     gates: Mapping[str, Gate] = field(default_factory=dict)  # by the name of the metric
+    approval: bool = False  # it waits for the word of a person (`illume approve`); execution only, never identity
 
 
 @dataclass(frozen=True, kw_only=True)

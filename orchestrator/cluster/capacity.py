@@ -35,6 +35,22 @@ def _times(asks: float, has: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedCluster:
+    """What runs share: all nodes of a cluster together."""
+
+    name: str  # the same for all that share it, e.g. `ray head:6379`
+    total: NodeCapacity
+
+
+def all_together(nodes: Sequence[NodeCapacity]) -> NodeCapacity:
+    return NodeCapacity(
+        cpus=sum(node.cpus for node in nodes),
+        gpus=sum(node.gpus for node in nodes),
+        memory_gib=sum(node.memory_gib for node in nodes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Capacity:
     """The nodes of a cluster as it is, and whether more may come."""
 

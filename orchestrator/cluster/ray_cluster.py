@@ -11,16 +11,17 @@ import os
 import pickle
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import ray_hooks
-from orchestrator.cluster.capacity import Capacity, NodeCapacity, WorkerResources
+from orchestrator.cluster.capacity import Capacity, NodeCapacity, SharedCluster, WorkerResources, all_together
 from orchestrator.cluster.end_signals import keep_handlers
 from orchestrator.cluster.jobs import JobLauncher
 from orchestrator.errors import NodeLostError, StageCodeError
@@ -98,12 +99,14 @@ class Cluster:
         *,
         stop_grace_s: float | None = None,
         autoscales: bool | None = None,
+        shared: SharedCluster | None = None,
     ) -> None:
         self.stop_grace_s = stop_grace_s  # between SIGTERM and the kill of this process; None: not stated
         own = target if isinstance(target, LocalRay | RayAddress) else None
         # If set, stages run as jobs there and none in this process.
         self.jobs: JobLauncher | None = None if isinstance(target, LocalRay | RayAddress) else target
         self._target: LocalRay | RayAddress = own or LocalRay()
+        self._shared = shared  # of jobs: what the profile says of a cluster that has no queue of its own
         self._autoscales = autoscales  # nodes are added on demand; None: not stated
         self._lock = threading.Lock()
         self._connected = False
@@ -137,12 +140,27 @@ class Cluster:
         if self.jobs is not None:
             return None
         if isinstance(self._target, LocalRay):
-            gpus = float(self._resources().get("GPU", 0.0)) if with_gpus else 0.0
-            return Capacity(nodes=[NodeCapacity(gpus=gpus, memory_gib=self._target.memory_gib or machine_memory_gib())])
+            return self._local_capacity(with_gpus=with_gpus)
         nodes = self._nodes()
         has_gpus = any(node.gpus for node in nodes)
         guess = not nodes or (with_gpus and not has_gpus)
         return Capacity(nodes=nodes, may_grow=guess if self._autoscales is None else self._autoscales)
+
+    @property
+    def is_local(self) -> bool:
+        return self.jobs is None and isinstance(self._target, LocalRay)
+
+    def shared(self, *, with_gpus: bool) -> SharedCluster | None:
+        """What the runs here share; None: it is not known, grows on demand, or has a queue of its own."""
+        if self.jobs is not None:
+            return self._shared
+        if isinstance(self._target, LocalRay):
+            [node] = self._local_capacity(with_gpus=with_gpus).nodes
+            return SharedCluster(name=f"machine {socket.gethostname()}", total=replace(node, cpus=self.cpus))
+        capacity = self.capacity(with_gpus=with_gpus)
+        if capacity is None or capacity.may_grow:
+            return None
+        return SharedCluster(name=f"ray {self._target.address}", total=all_together(capacity.nodes))
 
     def free(self) -> NodeCapacity:
         """What no worker has reserved now, on all nodes together."""
@@ -217,6 +235,11 @@ class Cluster:
             self._connected = False
             if self._session is not None:
                 shutil.rmtree(self._session, ignore_errors=True)
+
+    def _local_capacity(self, *, with_gpus: bool) -> Capacity:
+        gpus = float(self._resources().get("GPU", 0.0)) if with_gpus else 0.0
+        memory_gib = self._target.memory_gib if isinstance(self._target, LocalRay) else 0.0
+        return Capacity(nodes=[NodeCapacity(gpus=gpus, memory_gib=memory_gib or machine_memory_gib())])
 
     def _nodes(self) -> list[NodeCapacity]:
         import ray

@@ -14,6 +14,7 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.history.database.known_store import remember_store
 from orchestrator.history.rebuild import rebuild_index
+from orchestrator.queue.rows import rebuild_queue
 from orchestrator.store.store_identity import read_identity
 
 
@@ -32,12 +33,15 @@ def rebuild_command(locations: Locations, as_json: bool) -> None:
     """
     with open_workspace(locations, create=True) as workspace:
         report = rebuild_index(workspace.database, workspace.artifacts)
+        queued = rebuild_queue(workspace.store, workspace.database)
         if identity := read_identity(workspace.store):
             remember_store(workspace.database, identity.store_id)
     if as_json:
-        echo_json("index rebuild", asdict(report))
+        echo_json("index rebuild", {**asdict(report), "queue_records": queued})
         return
-    click.echo(f"{report.runs} runs, {report.events} events, {report.artifacts} artifacts")
+    click.echo(
+        f"{report.runs} runs, {report.events} events, {report.artifacts} artifacts, {queued} records of the queue"
+    )
     for run_id in report.at_work:
         click.echo(f"run {run_id} is at work; its rows are left as they are")
     for problem in report.problems:

@@ -5,6 +5,7 @@ A run has one driver at a time, guarded by the run's lease and by its epoch in t
 
 import logging
 import threading
+import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from orchestrator.errors import (
     LeaseLostError,
     PrecheckError,
 )
+from orchestrator.execution.admission import admission_of
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.room import check_room
 from orchestrator.execution.run_loop import RunLoop
@@ -169,6 +171,13 @@ class Executor:
             end_attempt=partial(self._takeover.end_attempt, epoch=epoch, state=AttemptState.CANCELLED),
             surviving_attempts=surviving_attempts,
             liveness=self._liveness,
+            admission=admission_of(
+                run_id,
+                self._history.database,
+                self._cluster,
+                now=time.time(),
+                with_gpus=any(stage.spec.resources.gpus for stage in plan.to_run),
+            ),
         )
         return RunLoop(plan, tools, lost).run()
 

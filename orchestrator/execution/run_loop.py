@@ -1,4 +1,4 @@
-"""Runs a plan: starts each stage in its own thread once its inputs exist and the cluster has free CPUs.
+"""Runs a plan: starts each stage in its own thread once its inputs exist and it is admitted (`admission.py`).
 
 A failed stage blocks only the stages that need its output.
 """
@@ -57,7 +57,9 @@ class RunLoop:
         self._progress.done = {stage.id: None for stage in plan.stages if stage.action != "run"}
         self._results: queue.SimpleQueue[_StageResult] = queue.SimpleQueue()
         self._state = RunState.RUNNING
-        self._waits: dict[str, str] = {}  # by stage: those at work for which it was recorded to wait
+        self._waits: dict[str, str] = {}  # by stage: what it was recorded to wait for
+        self._held: set[str] = set()  # stages that could start but for their admission
+        self._made_way = ""  # why the queue asked this run to stop
         self._cancelled = False  # True: stopped by a cancel request in the database; else by this process
         self._cancel_checked_s = time.monotonic()
         needs = [_cpus(stage) for stage in plan.to_run]
@@ -67,26 +69,31 @@ class RunLoop:
     def run(self) -> dict[str, Artifact]:
         progress = self._progress
         while True:
+            self._held = set()
             if not self._tools.stop.is_set():
                 self._start_ready()
-            if not progress.running:
+            if not progress.running and not self._held:
                 break
             if self._tools.out_of_time.is_set():
                 self._leave_stages()
                 break
             self._take_result()
             self._check_stop()
+        if not self._tools.detached.is_set():  # else jobs go on in their room
+            self._tools.admission.close()
         return self._finish()
 
     def _start_ready(self) -> None:
-        """Start stages in the plan's order while CPUs are free; a stage larger than the cluster runs alone."""
+        """Start stages in the plan's order while there is room; a stage larger than the cluster runs alone."""
         progress = self._progress
         for stage in list(progress.waiting.values()):
             if any(name not in progress.done for name in upstream_ids(stage.spec)):
                 continue
-            used = sum(_cpus(running) for running in progress.running.values())
-            if progress.running and used + _cpus(stage) > self._num_cpus:
-                self._note_wait(stage, used)
+            reason = self._taken_by_this_run(stage)
+            if not reason and (reason := self._not_admitted(stage)):
+                self._held.add(stage.id)
+            if reason:
+                self._note_wait(stage, reason)
                 continue
             if _cpus(stage) > self._num_cpus:
                 self._warn_about_size(stage)
@@ -95,14 +102,24 @@ class RunLoop:
             # A daemon: the second Ctrl-C ends the process whatever a stage is doing.
             threading.Thread(target=self._run_stage, args=(stage,), name=f"stage {stage.id}", daemon=True).start()
 
-    def _note_wait(self, stage: PlannedStage, used: float) -> None:
-        """Record what a stage waits for, once for each group of stages that is at work."""
-        names = ", ".join(self._progress.running)
-        if self._waits.get(stage.id) != names:
-            self._waits[stage.id] = names
-            text = f"{_cpus(stage):g} CPUs: {used:g} of {self._num_cpus:g} are taken by {names}"
+    def _taken_by_this_run(self, stage: PlannedStage) -> str:
+        """What the stage lacks because of other stages of this run; empty: nothing."""
+        running = self._progress.running
+        used = sum(_cpus(other) for other in running.values())
+        if not running or used + _cpus(stage) <= self._num_cpus:
+            return ""
+        return f"{_cpus(stage):g} CPUs: {used:g} of {self._num_cpus:g} are taken by {', '.join(running)}"
+
+    def _not_admitted(self, stage: PlannedStage) -> str:
+        is_at_work = stage.id in self._tools.surviving_attempts
+        return self._tools.admission.why_not(stage, is_at_work=is_at_work)
+
+    def _note_wait(self, stage: PlannedStage, reason: str) -> None:
+        """Record what a stage waits for, once for each reason."""
+        if self._waits.get(stage.id) != reason:
+            self._waits[stage.id] = reason
             tools = self._tools
-            tools.history.record(tools.run_id, EventKind.WAITING, {"for": text}, epoch=tools.epoch, stage_id=stage.id)
+            tools.history.record(tools.run_id, EventKind.WAITING, {"for": reason}, epoch=tools.epoch, stage_id=stage.id)
 
     def _warn_about_size(self, stage: PlannedStage) -> None:
         fields: dict[str, JSON] = {"cpus": _cpus(stage), "cluster_cpus": self._num_cpus}
@@ -126,6 +143,8 @@ class RunLoop:
         except queue.Empty:
             return
         del progress.running[stage_id]
+        if not self._tools.detached.is_set():
+            self._tools.admission.release(stage_id)
         if isinstance(result, Artifact):
             progress.done[stage_id] = result
         elif isinstance(result, CancelledError | DetachedError):
@@ -150,7 +169,8 @@ class RunLoop:
         if not tools.stop.is_set() and time.monotonic() - self._cancel_checked_s >= CANCEL_POLL_S:
             self._cancel_checked_s = time.monotonic()
             self._cancelled = self._is_cancel_requested()
-            if self._cancelled:
+            self._made_way = "" if self._cancelled else self._stop_reason()
+            if self._cancelled or self._made_way:
                 tools.stop.set()
         if tools.stop.is_set() and not tools.detached.is_set() and self._state is RunState.RUNNING:
             self._transition(RunState.STOPPING)
@@ -161,6 +181,13 @@ class RunLoop:
         except DatabaseError as error:  # the next state transition fails if the database is gone for good
             log.warning("run %s: %s", self._tools.run_id, error)
             return False
+
+    def _stop_reason(self) -> str:
+        try:
+            return self._tools.admission.stop_reason()
+        except DatabaseError as error:  # as above
+            log.warning("run %s: %s", self._tools.run_id, error)
+            return ""
 
     def _leave_stages(self) -> None:
         """End the attempts whose stages have not stopped in time, so that nothing of them arrives later. Not jobs."""
@@ -193,6 +220,7 @@ class RunLoop:
         if progress.waiting or progress.stopped:
             left = ", ".join([*progress.stopped, *progress.waiting])
             end = "detached, its jobs keep running" if self._tools.detached.is_set() else "stopped"
+            end = f"{end}: {self._made_way}" if self._made_way else end
             message = f"run {run_id}: {end}; not done: {left}. Continue with `illume resume {run_id}`"
             # Read again: jobs see a cancel in the store, and can stop before it was read here.
             is_cancelled = self._cancelled or (not self._tools.stop.is_set() and self._is_cancel_requested())

@@ -30,6 +30,7 @@ from orchestrator.errors import (
     StoreError,
 )
 from orchestrator.execution.attempt_intent import attempt_intent
+from orchestrator.execution.admission import Admission
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
@@ -77,6 +78,7 @@ class RunTools:
     end_attempt: Callable[..., None]  # `Takeover.end_attempt` of an attempt that is cancelled
     surviving_attempts: dict[str, Attempt]  # by stage id: jobs of a cluster that outlived the last driver
     liveness: Liveness
+    admission: Admission
 
 
 class PermanentStageError(OrchestratorError):

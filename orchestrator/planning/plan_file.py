@@ -62,6 +62,7 @@ class _StageRecord:
     redo: bool
     reasons: tuple[JSONObject, ...]
     estimate_s: float | None
+    approval: bool = False
     secrets: bool = False  # the configuration holds some, which are masked here
 
 
@@ -161,6 +162,7 @@ def _stage_to_json(stage: PlannedStage) -> JSON:
         "redo": stage.redo,
         "reasons": [to_json(reason) for reason in stage.reasons],
         "estimate_s": stage.estimate_s,
+        **({"approval": True} if spec.approval else {}),
         **({"secrets": True} if holds_secrets(spec.config) else {}),
     }
 
@@ -179,6 +181,7 @@ def _stage_from_record(record: _StageRecord, kinds: Kinds, allow_changed_kinds: 
         retry=_checked(RetryPolicy, record.retry, (*path, "retry")),
         execution=_checked(kind.execution, record.execution, (*path, "execution")),
         gates={name: _checked(Gate, bounds, (*path, "gates", name)) for name, bounds in record.gates.items()},
+        approval=record.approval,
     )
     payload, fingerprint = record.payload, Fingerprint(record.fingerprint)
     is_same_kind = payload.get("version") == kind.version and payload.get("config") == semantic_config(spec.config)

@@ -17,7 +17,7 @@ from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, Stage
 
 Kinds = Mapping[str, StageKind[Any]]
 RECIPE_FORMAT = 1  # a recipe without the key 'format' is of this format
-STAGE_KEYS = ("kind", "inputs", "config", "execution", "resources", "retry", "gates")
+STAGE_KEYS = ("kind", "inputs", "config", "execution", "resources", "retry", "gates", "approval")
 MAX_LISTED_PROBLEMS = 40
 _STAGE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -108,6 +108,9 @@ def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
     resources = decode(Resources, _section(data, "resources"), (*path, "resources"), decoding.problems)
     retry = decode(RetryPolicy, _section(data, "retry"), (*path, "retry"), decoding.problems)
     gates = _decode_gates(_section(data, "gates"), kind, (*path, "gates"), decoding)
+    approval = data.get("approval", False)
+    if not isinstance(approval, bool):
+        decoding.report((*path, "approval"), f"found {found_text(approval)}, expected true or false")
     inputs = decoding.inputs[stage_id] = _decode_inputs(_section(data, "inputs"), kind, (*path, "inputs"), decoding)
     if kind is None:
         return
@@ -123,6 +126,7 @@ def _decode_stage(stage_id: str, data: JSON, decoding: _Decoding) -> None:
             retry=retry,
             execution=execution,
             gates=gates,
+            approval=approval is True,
         )
 
 

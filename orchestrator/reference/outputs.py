@@ -193,7 +193,15 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     ),
     "index rebuild": (
         "what was rebuilt from the store",
-        an_object({"runs": WHOLE, "events": WHOLE, "artifacts": WHOLE, "problems": a_list(TEXT)}),
+        an_object(
+            {
+                "runs": WHOLE,
+                "events": WHOLE,
+                "artifacts": WHOLE,
+                "problems": a_list(TEXT),
+                "queue_records": WHOLE,
+            }
+        ),
     ),
     "kinds": ("the stage kinds", an_object({"kinds": a_list(an_object(KIND))})),
     "kinds KIND": ("one stage kind", an_object(KIND)),

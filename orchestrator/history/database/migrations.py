@@ -69,10 +69,32 @@ def _add_time_of_events(connection: Connection) -> None:
     connection.execute(text("create index if not exists ix_events_time on events (time)"))
 
 
+def _add_queue(connection: Connection) -> None:
+    double = Double().compile(dialect=connection.dialect)
+    tables = {
+        "queue_records": "key varchar not null primary key, what varchar not null, subject varchar not null, "
+        "number integer not null, record text not null",
+        "pools": f"pool varchar not null primary key, cpus {double} not null, gpus {double} not null, "
+        f"memory_gib {double} not null, seen_at {double} not null",
+        "claims": "run_id varchar not null, stage_id varchar not null, pool varchar not null, person varchar not null, "
+        f"priority integer not null, cpus {double} not null, gpus {double} not null, memory_gib {double} not null, "
+        f"fingerprint varchar not null, asked_at {double} not null, seen_at {double} not null, granted_at {double}, "
+        "may_yield boolean not null, reason text not null, primary key (run_id, stage_id)",
+        "pool_usage": f"pool varchar not null, person varchar not null, amount {double} not null, at {double} not "
+        "null, primary key (pool, person)",
+        "run_stops": f"run_id varchar not null primary key, reason text not null, at {double} not null",
+    }
+    for name, columns in tables.items():
+        connection.execute(text(f"create table {name} ({columns})"))
+    connection.execute(text("create index ix_queue_records_what on queue_records (what)"))
+    connection.execute(text("create index ix_claims_pool on claims (pool)"))
+
+
 MIGRATIONS: Sequence[Migration] = (
     Migration(version=2, change="stages say what they wait for, and since when", apply=_add_waits),
     Migration(version=3, change="a source file is known by its inode and its last change", apply=_add_file_identity),
     Migration(version=4, change="events of all runs are found by their time", apply=_add_time_of_events),
+    Migration(version=5, change="runs wait in a queue and share clusters", apply=_add_queue),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].version
 

@@ -101,6 +101,62 @@ leases = Table(
     Column("expires_at", Double, nullable=False),
 )
 
+queue_records = Table(  # copies of the records below `queue/` in the store
+    "queue_records",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("what", String, nullable=False, index=True),
+    Column("subject", String, nullable=False),  # a run, a schedule, a budget
+    Column("number", Integer, nullable=False),  # of the record about its subject; the newest counts
+    Column("record", Text, nullable=False),  # JSON object
+)
+
+pools = Table(  # what is shared by runs: a Ray cluster, or this machine
+    "pools",
+    metadata,
+    Column("pool", String, primary_key=True),
+    Column("cpus", Double, nullable=False),
+    Column("gpus", Double, nullable=False),
+    Column("memory_gib", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),  # 0: nobody has seen the cluster yet
+)
+
+claims = Table(  # who waits for room in a pool, and who has it
+    "claims",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("stage_id", String, primary_key=True),  # empty: the run waits for a driver
+    Column("pool", String, nullable=False, index=True),
+    Column("person", String, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("cpus", Double, nullable=False),
+    Column("gpus", Double, nullable=False),
+    Column("memory_gib", Double, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("asked_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),  # when its driver, or a server, last said that it still counts
+    Column("granted_at", Double),
+    Column("may_yield", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),  # why it waits
+)
+
+pool_usage = Table(  # how much of a pool each person had lately, in seconds of dominant share
+    "pool_usage",
+    metadata,
+    Column("pool", String, primary_key=True),
+    Column("person", String, primary_key=True),
+    Column("amount", Double, nullable=False),  # as of `at`; it halves with time
+    Column("at", Double, nullable=False),
+)
+
+run_stops = Table(  # runs that are asked to stop at their commit point, and continue later
+    "run_stops",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("at", Double, nullable=False),
+)
+
 source_digests = Table(
     "source_digests",
     metadata,
