@@ -7,6 +7,7 @@ from pathlib import Path
 from clusters.kuberay.config import KubeRayProfile
 from clusters.kuberay.jobs import KubeRayJobs
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
+from clusters.shared import shared_jobs
 from clusters.slurm.config import SlurmProfile
 from clusters.slurm.jobs import SlurmJobs
 from orchestrator.cluster.end_signals import GRACE_VARIABLE
@@ -44,7 +45,7 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
         if profile.autoscales is not None:
             of_drivers.setdefault(AUTOSCALES_VARIABLE, "1" if profile.autoscales else "0")
         jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=of_drivers)
-        return Cluster(jobs, stop_grace_s=profile.stop_grace_s)
+        return Cluster(jobs, stop_grace_s=profile.stop_grace_s, shared=shared_jobs(profile))
     address = RayAddress(address=profile.address, token=token)
     return Cluster(address, stop_grace_s=profile.stop_grace_s, autoscales=profile.autoscales)
 

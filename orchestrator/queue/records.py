@@ -14,6 +14,7 @@ from orchestrator.history.actors import ActorRecord, actor_record
 from orchestrator.store.store import Store, record_bytes
 
 QUEUE = "queue"
+THIS_MACHINE = "machine"  # the pool of runs on the machine of their driver
 NUMBER_DIGITS = 6  # so that keys sort by number
 
 What = Literal["submissions", "priorities", "approvals", "schedules", "firings", "budgets", "notices"]

@@ -33,6 +33,7 @@ def recipe_schema(kinds: Kinds) -> Schema:
     sections: Schema = {
         "resources": _or_null(classes.reference(Resources)),
         "retry": _or_null(classes.reference(RetryPolicy)),
+        "approval": {"type": "boolean", "description": "it waits for the word of a person: `illume approve`"},
         "gates": _or_null({"type": "object", "additionalProperties": classes.reference(Gate)}),
     }
     stage_kinds: Schema = {f"stage_{name}": _stage(kind, sections, classes) for name, kind in kinds.items()}
