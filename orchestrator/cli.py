@@ -61,6 +61,12 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "cancel": ("run", "Ask a run to stop at its next commit point."),
         "drain-node": ("drain_node", "Leave a node before it is taken away: trainings save, work goes elsewhere."),
     },
+    "Queue": {
+        "submit": ("submit", "Queue a recipe, for a server (`serve --scheduler`) to run."),
+        "queue": ("queue", "Show what waits, for what, and when it is expected to start."),
+        "priority": ("queue", "Change the priority of a run in the queue."),
+        "approve": ("queue", "Let a stage start that waits for the word of a person."),
+    },
     "Look": {
         "status": ("status", "List the runs, or show the stages of one."),
         "show": ("show", "Show what came out of a run or a stage, where it is, and what to type next."),

@@ -172,8 +172,13 @@ class Workspace:
         run_prechecks(plan)
         executor = self._executor()
         executor.check(plan)
-        self._prepare_store(plan)
+        self.prepare_store(plan)
         run_id = run_id or new_run_id()
+        self.create_run(plan, run_id, fields)
+        return self._run(executor, plan, run_id, stops or StopEvents(), on_started)
+
+    def create_run(self, plan: Plan, run_id: str, fields: Mapping[str, JSON] | None = None) -> None:
+        """Record a plan and a run of it, which has not begun. Creating the same run again does nothing."""
         self.records.put_plan(plan_digest(plan), plan_to_json(plan))
         self.runs.create_run(
             run_id,
@@ -182,7 +187,12 @@ class Workspace:
             stages=stage_rows(plan),
             fields={"file": plan.file, **_plugin_fields(plan), **(fields or {})},
         )
-        return self._run(executor, plan, run_id, stops or StopEvents(), on_started)
+
+    def deliver(self, run_id: str) -> None:
+        """Deliver the events of a run that is not at work."""
+        with Outbox(self.database, self.sinks()) as outbox:
+            outbox.follow(run_id)
+            self._drain(outbox)
 
     def resume(
         self,
@@ -206,7 +216,7 @@ class Workspace:
         self._refuse_tainted(plan, run_id, accept_taint=accept_taint)
         check_needs(plan)
         run_prechecks(plan)
-        self._prepare_store(plan)
+        self.prepare_store(plan)
         return self._run(self._executor(), plan, run_id, stops or StopEvents(), on_started)
 
     def plan_of(
@@ -306,7 +316,7 @@ class Workspace:
     def _takeover(self) -> Takeover:
         return Takeover(artifacts=self.artifacts, history=self.runs, leases=self.leases, liveness=self.liveness)
 
-    def _prepare_store(self, plan: Plan) -> None:
+    def prepare_store(self, plan: Plan) -> None:
         """Probe the store, give it its identity, and remember that the database belongs to it.
 
         Raises: also UnfitDatabaseError: the tracking data would be a file of SQLite on a network file system.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from orchestrator.actor import current_actor
 from orchestrator.cluster.capacity import NodeCapacity
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.queue.amounts import Amounts, need_of
 from orchestrator.queue.claims import Claims, Pool, forget_stop, stop_reason

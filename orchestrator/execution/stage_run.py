@@ -29,8 +29,8 @@ from orchestrator.errors import (
     OrchestratorError,
     StoreError,
 )
-from orchestrator.execution.attempt_intent import attempt_intent
 from orchestrator.execution.admission import Admission
+from orchestrator.execution.attempt_intent import attempt_intent
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from orchestrator.history.database import Database, insert_new, upsert
-from orchestrator.history.schema import claims, database_now, pool_usage, pools, run_stops
+from orchestrator.history.database.database import Database, insert_new, upsert
+from orchestrator.history.database.schema import claims, database_now, pool_usage, pools, run_stops
 from orchestrator.queue.amounts import UNLIMITED, Amounts
 from orchestrator.queue.order import Decision, Holder, Policy, Request, decide
 

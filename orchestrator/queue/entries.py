@@ -9,10 +9,10 @@ from typing import Literal
 from sqlalchemy import Connection, or_, select
 
 from orchestrator.documents.typed_json import record_from_json
-from orchestrator.history.database import Database
+from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts, database_now, leases, queue_records, run_stops, runs, stages
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.lease_owners import is_gone
-from orchestrator.history.schema import attempts, database_now, leases, queue_records, run_stops, runs, stages
 from orchestrator.queue.amounts import Amounts
 from orchestrator.queue.order import Request
 from orchestrator.queue.records import PriorityChange, StageNeed, Submission
@@ -77,7 +77,7 @@ def open_entries(database: Database, *, held_back: Mapping[str, str] | None = No
             for row in connection.execute(query)
         ]
         driven = _driven(connection, [submission.run_id for submission, _ in found])
-        stopping = dict(connection.execute(select(run_stops.c.run_id, run_stops.c.reason)).tuples())
+        stopping = {row.run_id: row.reason for row in connection.execute(select(run_stops))}
         made = _made(connection, [submission for submission, _ in found])
         states = _states(connection, {name for submission, _ in found for name in submission.after})
         entries = []
@@ -131,7 +131,7 @@ def _made(connection: Connection, submissions: Sequence[Submission]) -> set[str]
 
 def _states(connection: Connection, run_ids: set[str]) -> dict[str, str]:
     query = select(runs.c.run_id, runs.c.state).where(runs.c.run_id.in_(list(run_ids)))
-    return dict(connection.execute(query).tuples())
+    return {row.run_id: row.state for row in connection.execute(query)}
 
 
 def _after(submission: Submission, states: Mapping[str, str]) -> str:

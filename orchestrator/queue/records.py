@@ -83,7 +83,6 @@ class Submission(Record):
     estimate_s: float | None = None  # of all of them, from earlier runs
     limits: Limits = Limits()
     schedule: str = ""  # that made it
-    plugins: tuple[str, ...] = ()  # `--plugin` of the command that submitted it
 
 
 @dataclass(frozen=True, kw_only=True)

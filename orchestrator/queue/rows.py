@@ -13,8 +13,8 @@ from sqlalchemy import Connection, delete, func, select
 
 from orchestrator.documents.typed_json import record_from_json
 from orchestrator.errors import CorruptArtifactError, NewerFormatError
-from orchestrator.history.database import Database, dump_json, insert_new
-from orchestrator.history.schema import queue_records
+from orchestrator.history.database.database import Database, dump_json, insert_new
+from orchestrator.history.database.schema import queue_records
 from orchestrator.queue.records import QUEUE, RECORDS, Record, What, parts_of, put_record
 from orchestrator.store.store import Store, read_record
 

@@ -115,6 +115,22 @@ PLANNED: dict[str, Schema] = {
 TAKEDOWN = an_object(
     {"format": WHOLE, "id": TEXT, "note": TEXT, "created": TIME, "content": a_table(ANY), "tainted": a_list(ANY)}
 )
+QUEUED = an_object(
+    {
+        "run_id": TEXT,
+        "recipe": TEXT,
+        "person": TEXT,
+        "priority": WHOLE,
+        "state": {"enum": ["WAITING", "RUNNING", "STOPPING"]},
+        "position": or_null(WHOLE),
+        "waits_for": TEXT,
+        "submitted_at": TIME,
+        "expected_start": or_null(TIME),
+        "pool": TEXT,
+        "after": a_list(TEXT),
+        "schedule": TEXT,
+    }
+)
 CHANGES = a_list(a_table(ANY))
 
 # Name of the output -> what it is, its keys. A name is the command's; of a command with several, each has one.
@@ -220,6 +236,14 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "plan": (
         "what a recipe would run",
         an_object({"recipe": TEXT, "file": TEXT, "stages": a_list(an_object(PLANNED))}, optional={"plugins": ANY}),
+    ),
+    "queue": (
+        "the runs in the queue, who goes next first",
+        an_object({"entries": a_list(QUEUED)}),
+    ),
+    "submit": (
+        "the run that was queued",
+        an_object({"run_id": or_null(TEXT), "recipe": TEXT, "is_new": YES_NO, "stages": a_list(TEXT)}),
     ),
     "recipes": ("the recipes that are known by name, with their files", an_object({"recipes": a_table(TEXT)})),
     "relocate": (

@@ -1,0 +1,1 @@
+"""The scheduler: submits what schedules want, starts the drivers of queued runs, and watches what they spend."""
