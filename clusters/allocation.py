@@ -12,6 +12,7 @@ from orchestrator.errors import PrecheckError
 
 M = TypeVar("M", bound=MachineType)
 
+NODES_VARIABLE = "ILLUME_RAY_NODES"  # tells a stage driver how many nodes its cluster will have
 DRIVER_CPUS = 1.0  # that the stage driver may need on a node, beside its workers
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from clusters.allocation import NODES_VARIABLE
 from clusters.kuberay.config import KubeRayProfile
 from clusters.kuberay.jobs import KubeRayJobs
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
@@ -60,7 +61,10 @@ def cluster_of_this_job(environment: Mapping[str, str] = os.environ) -> Cluster:
         files = [Path(environment.get(TOKEN_PATH_VARIABLE, "")), Path.home() / ".ray" / "auth_token"]
         token = next((_read_token(file) for file in files if file.is_file()), "")
     autoscales = {"1": True, "0": False}.get(environment.get(AUTOSCALES_VARIABLE, ""))
-    return Cluster(RayAddress(address=address, token=token), autoscales=autoscales)
+    nodes = environment.get(NODES_VARIABLE, "")
+    return Cluster(
+        RayAddress(address=address, token=token), autoscales=autoscales, nodes=int(nodes) if nodes.isdigit() else 0
+    )
 
 
 def _find_token(profile: RayProfile | RayJobsProfile, environment: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from clusters.allocation import Allocation
+from clusters.allocation import NODES_VARIABLE, Allocation
 from clusters.kuberay.config import KubeMachine, KubeRayProfile
 from orchestrator.artifact import JSON
 
@@ -162,6 +162,7 @@ def _cluster(profile: KubeRayProfile, allocation: Allocation[KubeMachine]) -> Ra
         profile,
         name="ray-head",
         resources=_resources(profile.head_cpus, profile.head_memory_gib, {}),
+        environment={NODES_VARIABLE: str(1 + allocation.nodes)},
         ports=tuple(
             {"containerPort": port, "name": name}
             for name, port in (("gcs-server", 6379), ("dashboard", 8265), ("client", 10001))
@@ -170,7 +171,8 @@ def _cluster(profile: KubeRayProfile, allocation: Allocation[KubeMachine]) -> Ra
     machine = allocation.machine
     devices = {**machine.devices, **({machine.gpu_resource: allocation.gpus} if allocation.gpus else {})}
     memory = allocation.memory_gib or machine.memory_gib or profile.head_memory_gib
-    worker = _pod(profile, name="ray-worker", resources=_resources(allocation.cpus, memory, devices), machine=machine)
+    resources = _resources(allocation.cpus, memory, devices)
+    worker = _pod(profile, name="ray-worker", resources=resources, environment={}, machine=machine)
     topology: dict[str, JSON] = {"kueue.x-k8s.io/podset-preferred-topology": machine.topology}
     return RayClusterSpec(
         rayVersion=profile.ray_version,
@@ -201,6 +203,7 @@ def _pod(
     *,
     name: str,
     resources: Resources,
+    environment: Mapping[str, str],
     machine: KubeMachine | None = None,
     ports: tuple[dict[str, JSON], ...] | None = None,
 ) -> PodSpec:
@@ -210,11 +213,12 @@ def _pod(
     for number, claim in enumerate(profile.claims):
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim.claim}})
         mounts.append({"name": f"claim-{number}", "mountPath": claim.path})
+    variables = {**profile.environment, **environment}
     container = Container(
         name=name,
         image=profile.image,
         resources=resources,
-        env=tuple({"name": key, "value": value} for key, value in profile.environment.items()) or None,
+        env=tuple({"name": key, "value": value} for key, value in variables.items()) or None,
         envFrom=tuple({"secretRef": {"name": secret}} for secret in profile.secrets) or None,
         ports=ports,
         volumeMounts=tuple(mounts),

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import jinja2
 
-from clusters.allocation import allocate
+from clusters.allocation import NODES_VARIABLE, allocate
 from clusters.slurm.config import SlurmProfile
 from orchestrator.cluster.jobs import JobInfo, JobSize, JobState
 from orchestrator.errors import EXIT_REQUEUE, NodeLostError, PrecheckError
@@ -114,6 +114,7 @@ class SlurmJobs:
             profile=self.profile,
             folder=str(self._folder(job_id)),
             object_store_bytes=_OBJECT_STORE_BYTES,
+            nodes_variable=NODES_VARIABLE,
         )
 
     def info(self, job_id: str) -> JobInfo | None:

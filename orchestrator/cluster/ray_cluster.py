@@ -15,7 +15,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from orchestrator.redaction.masking import remember_secret
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 120.0  # 4 to 8 s are usual; loaded machines take longer
+NODES_TIMEOUT_S = 600.0  # of a job's own cluster; images are pulled meanwhile
+NODES_POLL_S = 1.0
 SESSION_PREFIX = "il-"
 MAX_PARENT_CHARACTERS = 20  # of the temporary folder's path
 LOCAL_OBJECT_STORE_MIB = 128  # it carries records and metrics, not data
@@ -100,6 +103,7 @@ class Cluster:
         stop_grace_s: float | None = None,
         autoscales: bool | None = None,
         shared: SharedCluster | None = None,
+        nodes: int = 0,
     ) -> None:
         self.stop_grace_s = stop_grace_s  # between SIGTERM and the kill of this process; None: not stated
         own = target if isinstance(target, LocalRay | RayAddress) else None
@@ -107,6 +111,7 @@ class Cluster:
         self.jobs: JobLauncher | None = None if isinstance(target, LocalRay | RayAddress) else target
         self._target: LocalRay | RayAddress = own or LocalRay()
         self._shared = shared  # of jobs: what the profile says of a cluster that has no queue of its own
+        self._num_nodes = nodes  # that the cluster has once all have joined; 0: unknown
         self._autoscales = autoscales  # nodes are added on demand; None: not stated
         self._lock = threading.Lock()
         self._connected = False
@@ -161,6 +166,23 @@ class Cluster:
         if capacity is None or capacity.may_grow:
             return None
         return SharedCluster(name=f"ray {self._target.address}", total=all_together(capacity.nodes))
+
+    def wait_for_nodes(self, is_stop_requested: Callable[[], bool]) -> None:
+        """Wait until all nodes of a cluster that starts with this process have joined, or a stop is requested.
+
+        Raises: NodeLostError: some did not within `NODES_TIMEOUT_S`.
+        """
+        deadline, said = time.monotonic() + NODES_TIMEOUT_S, -1
+        while self._num_nodes and (found := len(self._nodes())) < self._num_nodes and not is_stop_requested():
+            text = f"{self._target_text()}: {found} of {self._num_nodes} nodes have joined"
+            if time.monotonic() > deadline:
+                raise NodeLostError(
+                    f"{text} after {NODES_TIMEOUT_S:.0f} s; look at the logs of the nodes that are missing"
+                )
+            if found != said:
+                log.info("%s; waiting for the others", text)
+            said = found
+            time.sleep(NODES_POLL_S)
 
     def free(self) -> NodeCapacity:
         """What no worker has reserved now, on all nodes together."""

@@ -94,11 +94,19 @@ class _StopFlag:
     def __init__(self, records: JobRecords, event: threading.Event) -> None:
         self._records, self._event = records, event
         self._polled_at = 0.0
-        self.preempted = False  # its machines are taken away, or the time of its job is over: nobody wants it to end
+        self._is_notified = False  # its machines are taken away, or the time of its job is over
 
     def set_preempted(self, _signal: int, _frame: object) -> None:
-        self.preempted = True
+        self._is_notified = True
         self._event.set()
+
+    def is_preempted(self) -> bool:
+        """Nobody wants it to end: who does has said so before the machines were taken away."""
+        try:
+            return self._is_notified and not self._records.is_stop_requested()
+        except StoreError as error:
+            log.warning("cannot check for a stop request: %s", error)
+            return self._is_notified
 
     def is_set(self) -> bool:
         if not self._event.is_set() and time.monotonic() - self._polled_at >= STOP_POLL_S:
@@ -171,14 +179,16 @@ def _run(
         scratch=scratch,
         is_stop_requested=stop.is_set,
     )
-    check_room([request.planned], cluster)
+    cluster.wait_for_nodes(stop.is_set)
+    if not stop.is_set():
+        check_room([request.planned], cluster)
     left.work = work
     try:
         artifact = work.run(lambda: log.info("%s is running", request.attempt))
     except CancelledError as error:
         progressed = work.progressed()
         work.abort(str(error))
-        if stop.preempted:
+        if stop.is_preempted():
             taken = classified(FailureClass.PREEMPTED, "the job's machines are taken away, or its time is over")
             return JobOutcome(failure=report_of(taken), progressed=progressed)
         return JobOutcome(stopped=str(error))

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+from orchestrator.cluster import ray_cluster
 from orchestrator.cluster.capacity import Capacity, NodeCapacity, WorkerResources, describe
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
+from orchestrator.errors import NodeLostError
 
 NODE = NodeCapacity(cpus=8.0, gpus=4.0, memory_gib=64.0)
 
@@ -71,3 +73,43 @@ def test_a_cluster_without_gpus_may_add_nodes_unless_its_profile_denies_it(
 def test_resources_are_described_for_people() -> None:
     assert describe(WorkerResources(cpus=1, gpus=2, memory_gib=4)) == "1 CPU, 2 GPUs, 4 GiB"
     assert describe(WorkerResources(cpus=0)) == "nothing"
+
+
+class JoiningNodes:
+    """A cluster whose nodes join one by one, each time that it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, last: int) -> None:
+        self.asked, self.last, self.now_s = 0, last, 0.0
+        monkeypatch.setattr(Cluster, "_nodes", self.nodes)
+        monkeypatch.setattr(ray_cluster.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(ray_cluster.time, "sleep", self.sleep)
+
+    def nodes(self, *_: object) -> list[NodeCapacity]:
+        self.asked += 1
+        return [NodeCapacity(cpus=1.0)] * min(self.asked, self.last)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_a_job_waits_until_the_nodes_of_its_cluster_have_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its stage would be refused for its size, while the nodes for it are starting."""
+    nodes = JoiningNodes(monkeypatch, last=3)
+    cluster = Cluster(RayAddress(address="head:6379"), nodes=3)
+    cluster.wait_for_nodes(lambda: False)
+    assert nodes.asked == 3
+
+
+def test_nodes_that_never_join_are_an_infrastructure_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = JoiningNodes(monkeypatch, last=2)
+    cluster = Cluster(RayAddress(address="head:6379"), nodes=3)
+    with pytest.raises(NodeLostError, match="2 of 3 nodes have joined after 600 s"):
+        cluster.wait_for_nodes(lambda: False)
+    assert 600 <= nodes.now_s < 610
+    cluster.wait_for_nodes(lambda: True)  # a stop ends the waiting
+
+
+def test_a_cluster_of_unknown_size_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = JoiningNodes(monkeypatch, last=0)
+    Cluster(RayAddress(address="head:6379")).wait_for_nodes(lambda: False)
+    assert nodes.asked == 0

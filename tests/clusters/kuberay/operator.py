@@ -1,0 +1,161 @@
+"""A small KubeRay operator and Kueue: each RayJob of the stand-in API server becomes real Ray processes here.
+
+It does what its manifest says: a head, a node for each replica of the workers, the entrypoint, the `preStop` hook of
+the head before anything is ended. Kueue is played by `spec.suspend`: new jobs are admitted; a test suspends one again.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.clusters.kuberay.api_server import ApiServer
+from tests.clusters.slurm.lab import free_ports
+
+_POLL_S = 0.2
+_START_S = 120.0
+
+
+@dataclass(kw_only=True)
+class RayProcesses:
+    """The cluster of one RayJob."""
+
+    manifest: dict[str, Any]
+    log: Path
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="k-", dir="/tmp")))  # short: sockets
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    driver: subprocess.Popen[bytes] | None = None
+
+    @property
+    def cluster(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.manifest["spec"]["rayClusterSpec"]
+        return found
+
+    @property
+    def head(self) -> dict[str, Any]:
+        (found,) = self.cluster["headGroupSpec"]["template"]["spec"]["containers"]
+        return dict(found)
+
+    def environment(self) -> dict[str, str]:
+        given = {entry["name"]: entry["value"] for entry in self.head.get("env", ())}
+        ray = {"RAY_ADDRESS": f"127.0.0.1:{self.port}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **given, **ray}
+
+    def start(self) -> None:
+        head = [
+            "--head",
+            f"--port={self.port}",
+            "--include-dashboard=false",
+            f"--temp-dir={self.folder}",
+            "--num-cpus=0",
+        ]
+        self._ray(*head, f"--ray-client-server-port={free_ports(1)[0]}")
+        for group in self.cluster["workerGroupSpecs"]:
+            (container,) = group["template"]["spec"]["containers"]
+            for _ in range(group["replicas"]):
+                self._ray(f"--address=127.0.0.1:{self.port}", f"--num-cpus={container['resources']['requests']['cpu']}")
+        with self.log.open("ab") as output:
+            self.driver = subprocess.Popen(
+                ["sh", "-c", f"exec {self.manifest['spec']['entrypoint']}"],
+                env=self.environment(),
+                stdout=output,
+                stderr=output,
+            )
+
+    def stop(self, *, with_hooks: bool = True) -> None:
+        if with_hooks:
+            hook = self.head["lifecycle"]["preStop"]["exec"]["command"]
+            with self.log.open("ab") as output:
+                subprocess.run(hook, env=self.environment(), stdout=output, stderr=output, check=False, timeout=120)
+        for process in [*([self.driver] if self.driver else []), *self.processes]:
+            with suppress(ProcessLookupError):
+                process.kill() if process is self.driver else os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _ray(self, *words: str) -> None:
+        """`ray start` leaves when its node is up; with --block it stays, in a group with everything that it started."""
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "start", *words, "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        with self.log.open("ab") as output:
+            started = subprocess.Popen(
+                command, env=self.environment(), stdout=output, stderr=output, start_new_session=True
+            )
+        self.processes.append(started)
+
+
+@dataclass(kw_only=True)
+class Operator:
+    """Watches the objects of the server until it is stopped."""
+
+    server: ApiServer
+    folder: Path
+    running: dict[str, RayProcesses] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)  # names of RayJobs, once for each cluster that was made
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Operator":
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        for found in self.running.values():
+            found.stop(with_hooks=False)
+
+    def log(self) -> str:
+        return "\n".join(f"== {file.name}\n{file.read_text()[-6000:]}" for file in sorted(self.folder.glob("*.log")))
+
+    def suspend(self) -> None:
+        """Kueue wants the nodes of the running job for other work."""
+        (name,) = self.running
+        self.server.objects[name]["spec"]["suspend"] = True
+
+    def kill(self) -> None:
+        """The machines of the running job lose their power."""
+        (found,) = self.running.values()
+        found.stop(with_hooks=False)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            for name, found in list(self.running.items()):
+                self._look(name, found)
+            for name, manifest in list(self.server.objects.items()):
+                status = manifest.setdefault("status", {})
+                if name not in self.running and not status and manifest["spec"].get("suspend"):
+                    manifest["spec"]["suspend"] = False  # there is room
+                elif name not in self.running and not status:
+                    self.started.append(name)
+                    self.running[name] = RayProcesses(manifest=manifest, log=self.folder / f"{name}.log")
+                    status |= {"jobDeploymentStatus": "Initializing"}
+                    self.running[name].start()
+                    status |= {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+
+    def _look(self, name: str, found: RayProcesses) -> None:
+        manifest = self.server.objects.get(name)
+        if manifest is None or manifest["spec"].get("suspend"):
+            found.stop()
+            self.running.pop(name)
+            if manifest is not None:
+                manifest["status"] = {"jobDeploymentStatus": "Suspended", "jobStatus": ""}
+            return
+        code = found.driver.poll() if found.driver is not None else None
+        if code is not None:
+            found.stop(with_hooks=False)
+            self.running.pop(name)
+            state, job = ("Complete", "SUCCEEDED") if code == 0 else ("Failed", "FAILED")
+            manifest["status"] |= {"jobDeploymentStatus": state, "jobStatus": job, "message": f"exit code {code}"}
