@@ -74,7 +74,8 @@ class RayProcesses:
 
     def stop(self, *, with_hooks: bool = True) -> None:
         if with_hooks:
-            hook = self.head["lifecycle"]["preStop"]["exec"]["command"]
+            *shell, words = self.head["lifecycle"]["preStop"]["exec"]["command"]
+            hook = [*shell, f"{words} --node-id {self._head_id()}"]  # the nodes of one machine share its address
             with self.log.open("ab") as output:
                 subprocess.run(hook, env=self.environment(), stdout=output, stderr=output, check=False, timeout=120)
         for process in [*([self.driver] if self.driver else []), *self.processes]:
@@ -82,6 +83,17 @@ class RayProcesses:
                 process.kill() if process is self.driver else os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _head_id(self) -> str:
+        """Asked in a process of its own, as the token of this cluster is not that of the test."""
+        ask = (
+            "from orchestrator.cluster.ray_hooks import ray_nodes\n"
+            f"print(*[node.node_id for node in ray_nodes('127.0.0.1:{self.port}') if node.is_head])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", ask], env=self.environment(), capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()[-1]
 
     def _ray(self, *words: str) -> None:
         """`ray start` leaves when its node is up; with --block it stays, in a group with everything that it started."""
