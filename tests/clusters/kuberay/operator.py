@@ -96,9 +96,10 @@ class RayProcesses:
         return done.stdout.split()[-1]
 
     def _ray(self, *words: str) -> None:
-        """`ray start` leaves when its node is up; with --block it stays, in a group with everything that it started."""
+        """With --block `ray start` stays, in a group with everything that it started. A pod that fails is replaced."""
         ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "start", *words, "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        start = [ray, "start", *words, "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        command = ["bash", "-c", 'until "$@"; do sleep 1; done', "pod", *start]
         with self.log.open("ab") as output:
             started = subprocess.Popen(
                 command, env=self.environment(), stdout=output, stderr=output, start_new_session=True
