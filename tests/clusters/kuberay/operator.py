@@ -35,6 +35,7 @@ class RayProcesses:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     driver: subprocess.Popen[bytes] | None = None
+    head_id: str = ""  # of the head's node; the hook needs it, as the nodes of one machine share its address
 
     @property
     def cluster(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class RayProcesses:
     def stop(self, *, with_hooks: bool = True) -> None:
         if with_hooks:
             *shell, words = self.head["lifecycle"]["preStop"]["exec"]["command"]
-            hook = [*shell, f"{words} --node-id {self._head_id()}"]  # the nodes of one machine share its address
+            hook = [*shell, f"{words} --node-id {self.head_id}"]
             with self.log.open("ab") as output:
                 subprocess.run(hook, env=self.environment(), stdout=output, stderr=output, check=False, timeout=120)
         for process in [*([self.driver] if self.driver else []), *self.processes]:
@@ -84,16 +85,15 @@ class RayProcesses:
             process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _head_id(self) -> str:
+    def find_head(self) -> None:
         """Asked in a process of its own, as the token of this cluster is not that of the test."""
         ask = (
             "from orchestrator.cluster.ray_hooks import ray_nodes\n"
             f"print(*[node.node_id for node in ray_nodes('127.0.0.1:{self.port}') if node.is_head])"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", ask], env=self.environment(), capture_output=True, text=True, check=True
-        )
-        return done.stdout.split()[-1]
+        command = [sys.executable, "-c", ask]
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+        self.head_id = done.stdout.strip()
 
     def _ray(self, *words: str) -> None:
         """With --block `ray start` stays, in a group with everything that it started. A pod that fails is replaced."""
@@ -159,6 +159,8 @@ class Operator:
                     status |= {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
 
     def _look(self, name: str, found: RayProcesses) -> None:
+        if not found.head_id:
+            found.find_head()
         manifest = self.server.objects.get(name)
         if manifest is None or manifest["spec"].get("suspend"):
             found.stop()
