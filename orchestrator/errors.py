@@ -111,6 +111,10 @@ class GateError(OrchestratorError):
     """A metric of a stage is outside the bounds that the recipe sets."""
 
 
+class NothingKeptError(OrchestratorError):
+    """A stage looked at all of its input and found nothing that it keeps."""
+
+
 class NodeLostError(OrchestratorError):
     """A worker process or its node died; its work is retried."""
 

@@ -25,7 +25,7 @@ from data_pipelines.datasets.reasons import REASONS, RENAMED_REASONS
 from data_pipelines.datasets.verdicts import COLUMN_METRICS, LEDGER_COLUMNS, VERDICTS
 from data_pipelines.images.limits import StoredSize
 from orchestrator.artifact import JSON, Artifact
-from orchestrator.errors import PrecheckError
+from orchestrator.errors import NothingKeptError, PrecheckError
 from orchestrator.identity import semantic_config, semantic_json
 from orchestrator.shards import Shard, ShardRecord, sum_metrics
 from orchestrator.stage import Slot, StageContext, StageKind
@@ -66,7 +66,7 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     context.keep_if_failed(described | {f"ledger/{name}.parquet": path for name, path in ledgers.items()})
     quarantined = sum(len(record.outcome.quarantined) for record in [*measured.values(), *judged.values()])
     if not totals["keep"]:
-        raise PrecheckError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
+        raise NothingKeptError(f"{context.stage_id}: {_nothing_kept(context.output, totals['rows'])}")
     metrics = {
         **curation_metrics(totals, sum_metrics(emitted)),
         **evaluation_metrics,

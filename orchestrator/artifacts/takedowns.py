@@ -130,6 +130,12 @@ class _TakedownRecord:
     due: str = ""
 
 
+def newest_takedown_s(store: Store) -> float:
+    """When the newest takedown was planned, in seconds of the epoch; 0 if there is none."""
+    times = [datetime.fromisoformat(takedown.created).timestamp() for takedown in read_takedowns(store)]
+    return max(times, default=0.0)
+
+
 def read_takedowns(store: Store) -> tuple[Takedown, ...]:
     """All takedowns that took effect, oldest first. Raises: as `takedown_from_json`."""
     keys = sorted(item.key for item in store.list(TAKEDOWNS))

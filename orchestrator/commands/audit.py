@@ -25,7 +25,7 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.targets import find_artifact, find_target
 from orchestrator.commands.shared.thumbnails import stored_thumbnails
 from orchestrator.errors import RecipeError
-from orchestrator.execution.failed_output import newest_failed
+from orchestrator.retention.failed_output import newest_failed
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from orchestrator.artifacts.takedowns import read_takedowns
+from orchestrator.artifacts.takedowns import newest_takedown_s, read_takedowns
 from orchestrator.commands.shared.completion import complete_target
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.json_output import echo_json
@@ -23,6 +23,7 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_artifact
 from orchestrator.history.changes import record_change
+from orchestrator.retention.failed_output import KEPT_S, FailedOutput, delete_failed, stale_failed
 from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbage, delete_garbage, find_garbage
 from orchestrator.retention.holders import Holder, holders
 from orchestrator.retention.leftovers import Leftovers
@@ -59,8 +60,9 @@ def gc_command(
 ) -> None:
     """List leftovers of attempts that can never be used again, and what was taken down; delete them with --delete.
 
-    Copies on this machine of what the store no longer has are treated alike. Committed artifacts are affected only
-    with --unneeded-days; `illume pin` protects them.
+    Copies on this machine of what the store no longer has are treated alike, and what failed attempts found and kept to
+    be looked at: after a week, with --unneeded-days after that time, and after a takedown at once. Committed artifacts
+    are affected only with --unneeded-days; `illume pin` protects them.
     """
     with open_workspace(locations, changes=delete) as workspace:
         now_s, older_than_s = time.time(), older_than_h * 3600.0
@@ -99,14 +101,21 @@ def gc_command(
         )
         uploads, collected = _collect_uploads(workspace, now_s - older_than_s, collected)
         garbage += uploads
+        failed = stale_failed(
+            workspace.artifacts.cache,
+            now_s=now_s,
+            older_than_s=KEPT_S if unneeded_days is None else unneeded_days * DAY_S,
+            before_s=newest_takedown_s(workspace.store),
+        )
         is_versioned = collected is not None and keeps_versions(workspace.store)
         if delete:
             copies = delete_copies(workspace.artifacts.cache, copies)
+            failed = delete_failed(failed)
         held = holders(workspace.liveness, workspace.is_live)
     if as_json:
-        _print_json(unneeded, garbage, copies, collected, held)
+        _print_json(unneeded, garbage, [*copies, *failed], collected, held)
     else:
-        _print_text(unneeded, garbage, copies, collected)
+        _print_text(unneeded, garbage, [*copies, *failed], collected)
         _print_held(held)
         click.echo(VERSIONS if is_versioned else "", nl=is_versioned)
 
@@ -179,7 +188,7 @@ def _print_garbage(garbage: Sequence[Garbage]) -> None:
 def _print_json(
     unneeded: Sequence[UnneededArtifact],
     garbage: Sequence[Garbage],
-    copies: Sequence[LocalCopy],
+    copies: Sequence[LocalCopy | FailedOutput],
     collected: DeletionReport | None,
     held: Sequence[Holder],
 ) -> None:
@@ -220,7 +229,7 @@ def _print_held(held: Sequence[Holder]) -> None:
 def _print_text(
     unneeded: Sequence[UnneededArtifact],
     garbage: Sequence[Garbage],
-    copies: Sequence[LocalCopy],
+    copies: Sequence[LocalCopy | FailedOutput],
     collected: DeletionReport | None,
 ) -> None:
     for artifact in unneeded:

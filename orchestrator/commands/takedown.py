@@ -35,6 +35,7 @@ from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan
 from orchestrator.reports.attestation import sign
+from orchestrator.retention.failed_output import delete_failed, stale_failed
 from orchestrator.retention.garbage import delete_garbage
 from orchestrator.retention.taint_removal import tainted_files
 from orchestrator.stage import StageSpec
@@ -154,6 +155,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
             f"{takedown.id} is applied: {len(takedown.shards)} shards and {num_retracted} artifacts retracted, "
             f"{len(takedown.tainted) - num_retracted} models marked"
         )
+        delete_failed(stale_failed(workspace.artifacts.cache, now_s=time.time(), older_than_s=0.0))
         garbage = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
         if delete:
             collected = delete_garbage(workspace.store, garbage, is_live=workspace.is_live, even_in_use=True)

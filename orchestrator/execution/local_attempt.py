@@ -24,9 +24,8 @@ from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.artifacts.uses import record_use
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
-from orchestrator.errors import CancelledError, GateError, OrchestratorError, PrecheckError, StageCodeError
+from orchestrator.errors import CancelledError, GateError, NothingKeptError, OrchestratorError, StageCodeError
 from orchestrator.execution.attempt_log import log_result, log_start
-from orchestrator.execution.failed_output import failed_folder, keep_evidence
 from orchestrator.execution.gates import broken_gates
 from orchestrator.execution.stage_checks import CheckedTracker, check_inputs_untouched, checked_metrics
 from orchestrator.execution.stage_context import AttemptContext
@@ -37,6 +36,7 @@ from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.plugins.loading import is_file_target
+from orchestrator.retention.failed_output import failed_folder, keep_evidence
 from orchestrator.stage import StageKind, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.copies.copy_locks import release
@@ -119,7 +119,7 @@ class LocalAttempt:
             self.cluster.send_by_value(planned.spec.kind.run.__module__)
         try:
             metrics = self._metrics(context)
-        except (PrecheckError, GateError) as error:  # of what it found: that is what people want to see then
+        except (NothingKeptError, GateError) as error:  # of what it found: that is what people want to see then
             kept = keep_evidence(context.evidence, failed_folder(self.artifacts.cache, attempt.name))
             raise type(error)(f"{error}{kept}") from error
         draft = self._draft(context, inputs, metrics)

@@ -43,6 +43,7 @@ _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.NumericError: FailureClass.NUMERIC,
     errors.PrecheckError: FailureClass.PRECHECK,
     errors.RecipeError: FailureClass.PRECHECK,
+    errors.NothingKeptError: FailureClass.DATA,
     errors.LeaseLostError: FailureClass.CONTROLLER_LOST,
     errors.TakenDownError: FailureClass.PRECHECK,  # only a new plan leaves the content out
     errors.StoreError: FailureClass.INFRA_TRANSIENT,  # FencedError too

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ _ENVIRONMENT = {
 }
 
 
+SQLITE = "sqlite:///"
 _IN_STORE = re.compile(r"artifacts/[^/]+/[0-9a-f]{2}/[0-9a-f]{64}/attempts/.+")  # see `store/layout.py`
 
 
@@ -57,11 +59,19 @@ class MlflowSink:
         self._store_url = mask_text(store_url)
         self._client: Any = None
         self._experiments: dict[str, str] = {}  # run id -> experiment id
+        self._strays = _stray_folders(uri)
         self._runs: dict[str, str] = {}  # our run or attempt id -> MLflow run id; a cache, may be cleared
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Raises: SinkRejectedError: MLflow refuses a value as invalid. MlflowException: it cannot be reached."""
-        client = self._connected()
+        try:
+            self._deliver(self._connected(), events)
+        finally:
+            for folder in self._strays:
+                with suppress(OSError):  # it is not there, or holds something
+                    folder.rmdir()
+
+    def _deliver(self, client: Any, events: Sequence[Event]) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -234,9 +244,9 @@ class MlflowSink:
 
     def _artifact_location(self) -> str | None:
         """A folder next to a database file (MLflow's default is the current folder); None: the server decides."""
-        if not self._uri.startswith("sqlite:///"):
+        if not self._uri.startswith(SQLITE):
             return None
-        return Path(unquote(self._uri.removeprefix("sqlite:///"))).absolute().with_suffix(".artifacts").as_uri()
+        return Path(unquote(self._uri.removeprefix(SQLITE))).absolute().with_suffix(".artifacts").as_uri()
 
     def _parent(self, client: Any, event: Event) -> str:
         tags = {"mlflow.runName": event.run_id, f"{TAG}role": "run", f"{TAG}run": event.run_id}
@@ -316,3 +326,12 @@ def _key(name: str) -> str:
 
 def _ms(time_s: float) -> int:
     return int(time_s * 1000)
+
+
+def _stray_folders(uri: str) -> list[Path]:
+    """Folders that do not exist and that MLflow makes, innermost first: it makes the folder of a database file by its
+    address as it is written, with %25 for a %, while the file lies in the folder that the address means."""
+    written = uri.removeprefix(SQLITE)
+    if written == uri or unquote(written) == written:
+        return []
+    return [folder for folder in Path(written).absolute().parents if not folder.exists()]

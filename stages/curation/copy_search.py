@@ -41,6 +41,11 @@ class PairSearchWorker:
         return run
 
 
+def num_slices(rows: int) -> int:
+    """The ranges of keys into which each part of a search among so many records is divided."""
+    return min(MAX_SLICES, -(-(rows**2) // RECORDS_PER_SLICE**2))
+
+
 def search_for_copies(
     config: CurationConfig,
     context: StageContext,
@@ -61,10 +66,9 @@ def search_for_copies(
     distance = config.phash_distance
     if rows < MIN_RECORDS_FOR_MAP or not config.near_duplicates or config.duplicate_scope == "off":
         return IN_PROCESS_SEARCH
-    slices = min(MAX_SLICES, -(-(rows**2) // RECORDS_PER_SLICE**2))
     shards = []
     for search in SEARCHES if config.mirrored_images else SEARCHES[:1]:
-        for task in search_tasks(distance, slices):
+        for task in search_tasks(distance, num_slices(rows)):
             name = f"{search}-{task.part}-{task.first_key:05}-{task.stop_key:05}"
             identity: dict[str, JSON] = {"search": search, "task": semantic_json(task)}
             work: dict[str, JSON] = {"search": search, **vars(task)}

@@ -2,15 +2,19 @@
 
 Run: python tests/benchmarks/bench_duplicates.py [--hashes 1000000] [--planted 1000] [--distance 10]
 Every planted pair must be found, also those whose differing bits are distributed worst for the search.
+With --tasks N the search among 20 million hashes and more is measured as curation does it: divided into the tasks of
+its map, of which N, evenly chosen, are run by --workers processes; all tasks are alike.
 """
 
+import multiprocessing
 import resource
 import time
 
 import click
 import numpy as np
 
-from data_pipelines.duplicates.near_hashes import Hashes, near_pairs, near_pairs_between
+from data_pipelines.duplicates.near_hashes import Hashes, SearchTask, near_pairs, near_pairs_between, search_tasks
+from stages.curation.copy_search import num_slices
 
 
 def changed(hashes: Hashes, distance: int, rng: np.random.Generator) -> Hashes:
@@ -23,11 +27,38 @@ def changed(hashes: Hashes, distance: int, rng: np.random.Generator) -> Hashes:
     return found
 
 
+def run_task(hashes: Hashes, task: SearchTask, distance: int) -> tuple[int, float]:
+    """Pairs that a task finds, and its seconds of CPU."""
+    began_s = time.process_time()
+    return sum(len(pairs) for pairs in near_pairs(hashes, distance, [task])), time.process_time() - began_s
+
+
+def run_tasks(num_hashes: int, distance: int, num_tasks: int, workers: int) -> None:
+    hashes = np.sort(np.random.default_rng(0).integers(0, 2**64, num_hashes, dtype=np.uint64))
+    tasks = search_tasks(distance, num_slices(num_hashes))
+    chosen = [tasks[(2 * number + 1) * len(tasks) // (2 * num_tasks)] for number in range(num_tasks)]
+    began_s = time.perf_counter()
+    with multiprocessing.get_context("fork").Pool(workers) as pool:  # the hashes are shared, as copies on write
+        found = pool.starmap(run_task, [(hashes, task, distance) for task in chosen], chunksize=1)
+    taken_s, cpu_s = time.perf_counter() - began_s, sum(seconds for _, seconds in found)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    click.echo(
+        f"{num_hashes:,} hashes, {distance} bits, {num_tasks} of {len(tasks)} tasks by {workers} processes: "
+        f"{taken_s:.1f} s, {cpu_s / num_tasks:.2f} s of CPU each, peak {peak} MB; all of them: "
+        f"{cpu_s / num_tasks * len(tasks) / workers / 60:.0f} min on {workers} cores"
+    )
+
+
 @click.command()
 @click.option("--hashes", "num_hashes", default=1_000_000, show_default=True)
 @click.option("--planted", default=1000, show_default=True, help="Near copies, and as many mirror images.")
 @click.option("--distance", default=10, show_default=True, help="Bits in which they differ.")
-def main(num_hashes: int, planted: int, distance: int) -> None:
+@click.option("--tasks", "num_tasks", default=0, help="Measure so many tasks of the map.")
+@click.option("--workers", default=2, show_default=True, help="Processes, with --tasks.")
+def main(num_hashes: int, planted: int, distance: int, num_tasks: int, workers: int) -> None:
+    if num_tasks:
+        run_tasks(num_hashes, distance, num_tasks, workers)
+        return
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)
     mirrored = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)  # unrelated to the hashes

@@ -47,6 +47,19 @@ def runs_of(client: Any, run_id: str) -> dict[str, Any]:
     return {run.info.run_name: run for run in found}
 
 
+def test_no_folder_is_left_beside_a_database_whose_address_is_quoted(
+    index: Database, tell_story: TellStory, tmp_path: Path
+) -> None:
+    """Only the folders matter, so MLflow finds something there that is no database."""
+    own, written = tmp_path / "my%20data", tmp_path / "my%2520data"
+    own.mkdir()
+    (own / "mlflow.db").write_bytes(b"no database")
+    sink = MlflowSink(f"sqlite:///{written}/mlflow.db")
+    with pytest.raises(Exception, match="file is not a database"):
+        sink.deliver(tell_story(index, "tree").run_store.events("tree"))
+    assert not written.exists()
+
+
 def test_a_run_becomes_a_parent_with_one_nested_run_for_each_attempt(
     mlflow_uri: str, index: Database, tell_story: TellStory
 ) -> None:
