@@ -30,6 +30,7 @@ from orchestrator.identity import semantic_config, semantic_json
 from orchestrator.shards import Shard, ShardRecord, sum_metrics
 from orchestrator.stage import Slot, StageContext, StageKind
 from stages.curation.copy_search import search_for_copies
+from stages.curation.drawing_looks import looks_on_workers
 from stages.curation.ingested_shards import IngestedShard, all_rows_shard, ingested_shards
 from stages.curation.scoring_config import check_use_of_scores, score_tables, with_scores
 from stages.curation.workers import EmitWorker, JudgeWorker, MeasureWorker
@@ -186,7 +187,10 @@ def _emit(
     rows = sum(record.outcome.rows for record in judged.values())
     search = search_for_copies(config, context, analyses, digests, rows, reads=tuple(judged.values()))
     folders = {name: Path(source.folder) for name, source in ingested.items()}
-    copies = find_duplicates(analyses, config, without=dropped, scores=tables, search=search, records=folders)
+    answer = looks_on_workers(context, folders, decode_limits(config))
+    copies = find_duplicates(
+        analyses, config, without=dropped, scores=tables, search=search, records=folders, answer=answer
+    )
     smaller = stored_size(config) is not None
     shards = []
     for name, source in ingested.items():

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from data_pipelines.curation.config import CurationConfig, decode_limits
-from data_pipelines.curation.drawing_look import DrawingLook
+from data_pipelines.curation.drawing_look import Answer, DrawingLook, look_at
 from data_pipelines.datasets.ingested_reader import shard_rows
 from data_pipelines.duplicates.candidates import Candidate, Candidates
 from data_pipelines.duplicates.search import IN_PROCESS_SEARCH, PairSearch, SimilarityLimits, find_copies
@@ -41,6 +41,7 @@ def find_duplicates(
     scores: Mapping[str, Sequence[Path]] = NO_TABLES,
     search: PairSearch = IN_PROCESS_SEARCH,
     records: Mapping[str, Path] = NO_FOLDERS,
+    answer: Answer | None = None,
 ) -> dict[str, list[CopyVerdict]]:
     """For each shard the rows that repeat a sample of this or another shard.
 
@@ -48,14 +49,15 @@ def find_duplicates(
     first is kept. Samples of the val split come before all others (so no kept training sample repeats a validation
     sample), then the order is that of the shards' names. Of groups of images that mirror each other the one with most
     copies is kept (see `find_copies`). `without`: rows by shard that are dropped for another reason; no row is a copy
-    of one of them.
+    of one of them. `records`: folders of the shards whose drawn images are looked at closely; `answer`: looks at them,
+    None: in this process.
     """
     verdicts: dict[str, list[CopyVerdict]] = {name: [] for name in analyses}
     if config.duplicate_scope == "off":
         return verdicts
     names = sorted(analyses)
     shards, rows = array("i"), array("q")  # of each candidate: index into `names`, row
-    look = DrawingLook(records, decode_limits(config))
+    look = DrawingLook()
 
     def candidates() -> Iterator[Candidate]:
         for held_out, (shard, name) in itertools.product((True, False), enumerate(names)):
@@ -70,8 +72,11 @@ def find_duplicates(
 
     ordered = Candidates(candidates())
     limits = SimilarityLimits(phash_distance=config.phash_distance, colour_distance=config.colour_distance)
-    with look:
-        copies = find_copies(ordered, near=limits if config.near_duplicates else None, search=search, look=look)
+    near = limits if config.near_duplicates else None
+    looked = answer or (lambda questions: look_at(questions, records, decode_limits(config)))
+    copies = find_copies(ordered, near=near, search=search, look=look)
+    while look.settle(looked):
+        copies = find_copies(ordered, near=near, search=search, look=look)
     if config.semantic_distance is not None:
         by_shard = {name: read_embeddings(files) for name, files in scores.items()}
         embeddings = [by_shard.get(names[shard], {}).get(row) for shard, row in zip(shards, rows, strict=True)]

@@ -1,11 +1,14 @@
 """The closer look at images of writing, formulas, forms, slides and charts, which hashes alone call copies.
 
-A drawing is known by the few greys that it has. Photographs are judged by their hashes, as before.
+A drawing is known by the few greys that it has. Photographs are judged by their hashes, as before. Looks take long, so
+they are collected and answered together, by as many processes as there are: copies are searched for again with the
+answers until no question is left. The last search asks and decides as one that looks at once would.
 """
 
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +29,29 @@ MAX_DIFFERENT = 8
 MAX_CROP_SEARCHES = 5000
 
 
+@dataclass(frozen=True, kw_only=True)
+class LookQuestion:
+    """Whether the images of two samples show the same, one by one."""
+
+    shard: str
+    images: tuple[str, ...]  # SHA-256
+    other_shard: str
+    other_images: tuple[str, ...]
+    mirrored: bool  # those of the other sample with left and right swapped
+    cropped: bool  # also if one is a crop of the other, which takes ten times as long
+
+
+Answer = Callable[[Sequence[LookQuestion]], Sequence[bool]]
+
+
 class DrawingLook:
-    """The `CloserLook` of a curation: reads the images of two candidates again if the first image of both is drawn."""
+    """The `CloserLook` of a curation: collects the pairs whose first images are drawn, and knows the answers given."""
 
-    def __init__(self, records: Mapping[str, Path], limits: DecodeLimits) -> None:
-        self._records, self._limits = records, limits
+    def __init__(self) -> None:
         self._drawings: dict[int, tuple[str, tuple[str, ...]]] = {}  # candidate -> its shard, its images' SHA-256
-        self._images: OrderedDict[str, Image.Image | None] = OrderedDict()
-        self._shards: OrderedDict[str, ShardImages] = OrderedDict()
+        self._answers: dict[tuple[int, int, bool], bool] = {}
+        self._open: dict[tuple[int, int, bool], LookQuestion] = {}
         self._different: Counter[int] = Counter()
-        self._crop_searches = 0
-
-    def __enter__(self) -> "DrawingLook":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._shards:
-            self._shards.popitem()[1].__exit__()
 
     def add(self, index: int, shard: str, row: Mapping[str, Any]) -> None:
         """Remember a candidate, a row of an analysis, if its first image is a drawing."""
@@ -54,23 +63,68 @@ class DrawingLook:
             return True
         if max(self._different[index], self._different[other]) >= MAX_DIFFERENT:
             return False
-        (shard, digests), (other_shard, other_digests) = self._drawings[index], self._drawings[other]
-        pairs = zip(digests, other_digests, strict=True)
-        if all(self._show_the_same((shard, one), (other_shard, two), mirrored) for one, two in pairs):
+        key = (index, other, mirrored)
+        if key not in self._answers and key not in self._open:
+            (shard, images), (other_shard, other_images) = self._drawings[index], self._drawings[other]
+            self._open[key] = LookQuestion(
+                shard=shard,
+                images=images,
+                other_shard=other_shard,
+                other_images=other_images,
+                mirrored=mirrored,
+                cropped=len(self._answers) + len(self._open) < MAX_CROP_SEARCHES,
+            )
+        if self._answers.get(key, False):
             return True
-        self._different.update((index, other))
+        self._different.update((index, other))  # until it is answered they count as different
         return False
 
-    def _show_the_same(self, one: tuple[str, str], other: tuple[str, str], mirrored: bool) -> bool:
-        if one[1] == other[1] and not mirrored:
+    def settle(self, answer: Answer) -> bool:
+        """Have the open questions answered, and begin anew. Returns whether there were any."""
+        self._different.clear()
+        questions = list(self._open.values())
+        if questions:
+            self._answers.update(zip(self._open, answer(questions), strict=True))
+            self._open.clear()
+        return bool(questions)
+
+
+def look_at(questions: Sequence[LookQuestion], records: Mapping[str, Path], limits: DecodeLimits) -> list[bool]:
+    """The answers. `records`: for each shard the folder of the artifact that holds it."""
+    with _Images(records, limits) as images:
+        return [images.show_the_same(question) for question in questions]
+
+
+class _Images:
+    """Reads images of shards again, each in grey, the newest few of them kept."""
+
+    def __init__(self, records: Mapping[str, Path], limits: DecodeLimits) -> None:
+        self._records, self._limits = records, limits
+        self._images: OrderedDict[str, Image.Image | None] = OrderedDict()
+        self._shards: OrderedDict[str, ShardImages] = OrderedDict()
+
+    def __enter__(self) -> "_Images":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._shards:
+            self._shards.popitem()[1].__exit__()
+
+    def show_the_same(self, question: LookQuestion) -> bool:
+        return all(
+            self._pair_shows_the_same(question, digest, other)
+            for digest, other in zip(question.images, question.other_images, strict=True)
+        )
+
+    def _pair_shows_the_same(self, question: LookQuestion, digest: str, other: str) -> bool:
+        if digest == other and not question.mirrored:
             return True
-        first, second = self._image(*one), self._image(*other)
+        first, second = self._image(question.shard, digest), self._image(question.other_shard, other)
         if first is None or second is None:
             return True  # the hashes decide
-        self._crop_searches += 1
-        if mirrored:
+        if question.mirrored:
             second = second.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return show_the_same(first, second, cropped=self._crop_searches <= MAX_CROP_SEARCHES)
+        return show_the_same(first, second, cropped=question.cropped)
 
     def _image(self, shard: str, digest: str) -> Image.Image | None:
         """The image in grey, upright, at most `LOOK_SIDE` long; None if it cannot be decoded now."""
