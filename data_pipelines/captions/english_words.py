@@ -24,6 +24,7 @@ _OWN_WORDS = """
     drawing sketch shot view closeup background foreground circle square shape shapes lines corner left right top
     bottom side front sitting standing walking running riding holding wearing looking playing eating flying lying
     laying parked driving jumping smiling talking reading sleeping working cutting making taking posing hanging
+    equation formula chart table graph diagram page text number slide form score report
     filled covered made remove change add replace move turn colour color
 """
 _SHARED_WORDS = """
@@ -38,7 +39,7 @@ _OWN, _SHARED = frozenset(_OWN_WORDS.split()), frozenset(_SHARED_WORDS.split())
 
 def is_english(text: str) -> bool:
     """Whether half of the words are English, one of them of no near language; or all of two and more words."""
-    words = _WORD.findall(text.lower())
+    words = [word for word in _WORD.findall(text.lower()) if len(word) > 1 or word in ("a", "i")]  # 3x is no word
     own = sum(word in _OWN for word in words)
     known = own + sum(word in _SHARED for word in words)
     if known == len(words):

@@ -167,9 +167,10 @@ def _split_system_prompt(turns: list[tuple[str, str]]) -> tuple[str, list[tuple[
 def _listed_images(value: Mapping[str, Any]) -> list[ImageReference] | Reject:
     """The images under `images` or `image`, apart from those of parts of turns."""
     key, images = first_filled(value, ("images", "image"))
-    if not is_filled(images):
-        return []  # "" or a list of nulls where a text has no image
-    images = [images] if key == "image" and not isinstance(images, list) else images
+    if key == "image" and not isinstance(images, list):
+        images = [images] if is_filled(images) else []  # "" where a text has no image
+    if images is None or (isinstance(images, list) and all(_is_null(image) for image in images)):
+        return []
     if not isinstance(images, list):
         return Reject(reason="bad_schema", detail=f"'images' is a {type(images).__name__}, expected a list of names")
     if len(images) > MAX_IMAGES:
@@ -179,6 +180,11 @@ def _listed_images(value: Mapping[str, Any]) -> list[ImageReference] | Reject:
     if len(references) < len(found):
         return Reject(reason="bad_schema", detail="'images' holds something that is not a name")
     return references
+
+
+def _is_null(image: object) -> bool:
+    """Whether a listed image is none at all. One with an empty name is an image that cannot be read."""
+    return image is None or (isinstance(image, Mapping) and not is_filled(image))
 
 
 def _placed_images(found: _Turns, listed: Sequence[ImageReference]) -> list[ImageReference] | Reject:

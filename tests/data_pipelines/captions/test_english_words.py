@@ -6,7 +6,19 @@ from data_pipelines.captions.english_words import is_english
 
 
 @pytest.mark.parametrize(
-    "text", ["a cat", "the hills", "sunset", "A red car on the street.", "change the colour", "two", "Woman's shoes"]
+    "text",
+    [
+        "a cat",
+        "the hills",
+        "sunset",
+        "A red car on the street.",
+        "change the colour",
+        "two",
+        "Woman's shoes",
+        "The equation is 51x + 99y + 55z = 42",
+        "Chart of x and y",
+        "Page 3 of the report",
+    ],
 )
 def test_short_english_captions_are_english(text: str) -> None:
     assert is_english(text)
