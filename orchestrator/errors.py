@@ -121,6 +121,10 @@ class NodeLostError(OrchestratorError):
     exit_code = EXIT_INFRASTRUCTURE
 
 
+class PreemptedError(NodeLostError):
+    """Nodes are taken away; the work ended in time, and goes on elsewhere."""
+
+
 class NumericError(OrchestratorError):
     """A loss or gradient is non-finite; the message names the step and the learning rate."""
 

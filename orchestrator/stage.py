@@ -1,7 +1,7 @@
 """The contract between the kernel and every stage: what a stage kind declares, and what its `run` receives."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -233,6 +233,15 @@ class StageContext(Protocol):
 
     def keep_if_failed(self, files: Mapping[str, Path]) -> None:
         """Files that stay open to audit if this attempt fails, by their path in the folder that is kept for them."""
+
+    @property
+    def findings(self) -> Path:
+        """Folder for files about this attempt that people look at: it stays on this machine, whatever becomes of the
+        attempt, and is no part of the artifact."""
+
+    @property
+    def avoided_nodes(self) -> Collection[str]:
+        """Names of nodes that earlier attempts of the run found unfit, and that this one is to do without."""
 
     def stop_requested(self) -> bool:
         """True if the stage should stop cleanly at its next commit point."""

@@ -135,6 +135,7 @@ class FolderContext:
     facts: dict[str, JSON] = field(default_factory=dict)  # recorded as provenance
     kept_if_failed: dict[str, Path] = field(default_factory=dict)
     source_digests: Mapping[str, str] = field(default_factory=dict)
+    avoided_nodes: frozenset[str] = frozenset()
     cluster: Cluster = field(default_factory=Cluster)  # started only by a stage that asks for Ray
 
     def __post_init__(self) -> None:
@@ -148,6 +149,10 @@ class FolderContext:
     @property
     def scratch(self) -> Path:
         return self.folder / "scratch"
+
+    @property
+    def findings(self) -> Path:
+        return self.folder / "findings"
 
     @property
     def worker_logs(self) -> WorkerLogs:

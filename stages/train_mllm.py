@@ -52,7 +52,10 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
 METRICS = {
     **pass_metrics(
         "language",
-        {f"{name}_loss": f"cross-entropy of {name} tokens, nats" for name in ("text", "semantic", "pixel")},
+        {
+            **{f"{name}_loss": f"cross-entropy of {name} tokens, nats" for name in ("text", "semantic", "pixel")},
+            "loss_of/<part>": "cross-entropy of the samples of a part of the mixture, nats",
+        },
     ),
     "dropped/<reason>": "samples that are not trained on, by reason",
     "epochs/<part>": "how often the samples of a part of the mixture are seen in all steps",

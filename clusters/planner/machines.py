@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from clusters.planner.devices import Device, find_device
+from orchestrator.devices import Device, find_device
 from orchestrator.errors import RecipeError
 
 _GPUS_PER_NODE = 8

@@ -4,8 +4,8 @@ import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clusters.planner.devices import find_device
 from clusters.planner.machines import MachineType
+from orchestrator.devices import find_device
 from orchestrator.documents.typed_json import Problem, decode, path_text
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text

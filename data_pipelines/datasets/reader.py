@@ -64,6 +64,12 @@ class StoredSample:
         return self.members[member]
 
 
+def original_files(stored: StoredSample) -> list[tuple[str, bytes]]:
+    """The members of a sample as files, named so that those of several samples fit into one folder."""
+    prefix = stored.sample.sample_id[:16]
+    return [(f"{prefix}-{Path(name).name}", content) for name, content in sorted(stored.members.items())]
+
+
 class CuratedDataset:
     """A folder of the kind `dataset@1`. No file stays open; ledgers are read shard by shard."""
 

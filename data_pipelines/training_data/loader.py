@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset, StoredSample
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.tokens.conversations import Codes, render, target_slots
@@ -58,6 +58,10 @@ class TrainingData:
             pad_id=self._rendering.tokenizer.end_of_text_id,
         )
 
+    def stored(self, row: int) -> list[StoredSample]:
+        """The samples of a row as they are stored, in their order."""
+        return [self._parts[scheduled.part].stored(scheduled)[1] for scheduled in self.order.samples_of(row)]
+
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[PackedRow]:
         """The rows of a step: all of them, or those of one of several workers."""
         return [self.row(row) for row in self.order.rows_of_step(step, rank=rank, world_size=world_size)]
@@ -91,9 +95,8 @@ class _PartReader:
         self._dataset = CuratedDataset(source.dataset)
 
     def load(self, scheduled: ScheduledSample) -> PackedSample:
-        part, rendering = self._part, self._rendering
-        shard = part.shard_names[int(part.shards[scheduled.index])]
-        stored = self._dataset.read(shard, int(part.offsets[scheduled.index]), int(part.spans[scheduled.index]))
+        rendering = self._rendering
+        shard, stored = self.stored(scheduled)
         sample = stored.sample
         if sample.sample_id != scheduled.sample_id:
             raise SampleError(
@@ -114,7 +117,19 @@ class _PartReader:
             image = open_upright(stored.image_bytes(slot), sample.images[slot], where)
             size, crop = input_size(sample, slot, rendering.sizes), is_cropped(sample, slot, rendering.sizes)
             images.append(input_pixels(image, size, crop=crop))
-        return PackedSample(ids=rendered.ids, labels=rendered.labels, images=images, name=sample_name(sample))
+        return PackedSample(
+            ids=rendered.ids,
+            labels=rendered.labels,
+            images=images,
+            name=sample_name(sample),
+            part=scheduled.part,
+        )
+
+    def stored(self, scheduled: ScheduledSample) -> tuple[str, StoredSample]:
+        """The sample's shard, and the sample as it is in there."""
+        part = self._part
+        shard = part.shard_names[int(part.shards[scheduled.index])]
+        return shard, self._dataset.read(shard, int(part.offsets[scheduled.index]), int(part.spans[scheduled.index]))
 
     def _target_codes(self, sample: Sample, scheduled: ScheduledSample, shard: str) -> dict[int, Codes]:
         slots = target_slots(sample, drop_condition=scheduled.condition_dropped)

@@ -132,6 +132,7 @@ class PackedRow:
     images: list[npt.NDArray[np.float32]]  # CYX in [-1, 1]
     num_tokens: int  # without padding
     samples: tuple[str, ...] = ()  # names of the samples, in their order
+    parts: tuple[int, ...] = ()  # of the mixture, of each sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,7 @@ class PackedSample:
     labels: npt.NDArray[np.int64]
     images: Sequence[npt.NDArray[np.float32]]
     name: str = ""  # for messages: `sample_name`
+    part: int = 0  # of the mixture that it comes from
 
 
 def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) -> PackedRow:
@@ -171,4 +173,5 @@ def build_row(samples: Sequence[PackedSample], *, row_tokens: int, pad_id: int) 
         images=images,
         num_tokens=num_tokens,
         samples=tuple(sample.name for sample in samples),
+        parts=tuple(sample.part for sample in samples),
     )

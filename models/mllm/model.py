@@ -40,6 +40,7 @@ class PackedBatch:
     segments_BT: Tensor
     images: Sequence[Tensor] = ()
     features: Sequence[ImageFeatures] | None = None
+    documents: tuple[int, ...] = ()  # in each row, if the losses of each document are wanted
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         features = self.features
@@ -52,6 +53,7 @@ class PackedBatch:
             segments_BT=self.segments_BT.to(device, non_blocking=True),
             images=[image.to(device, non_blocking=True) for image in self.images],
             features=features,
+            documents=self.documents,
         )
 
 
@@ -62,6 +64,10 @@ class MllmOutput:
     loss_sum: Tensor  # fp32, weighted
     trained_tokens: Tensor  # fp32: sum of the weights of the trained tokens, their number if all weights are 1
     metrics: dict[str, Tensor] = field(default_factory=dict)  # "<kind>_loss_sum" and "<kind>_tokens", unweighted
+    document_sums: Tensor | None = None  # [kinds, documents, 2]: loss and tokens of each document of the batch
+
+
+KINDS = ("text", "semantic", "pixel")  # of tokens, as `UnifiedMllm` numbers them
 
 
 class TokenTable(nn.Module):
@@ -137,11 +143,12 @@ class UnifiedMllm(nn.Module):
             chunk_bytes=self.config.loss_chunk_bytes,
         )
         metrics = {}
-        for kind, name in enumerate(("text", "semantic", "pixel")):
+        for kind, name in enumerate(KINDS):
             chosen = kinds_M == kind
             metrics[f"{name}_loss_sum"] = (losses_M * chosen).sum()
             metrics[f"{name}_tokens"] = chosen.sum().float()
-        return MllmOutput(loss_sum=loss_sum, trained_tokens=weights_M.sum(), metrics=metrics)
+        documents = _document_sums(batch, trained.positions_BT, kinds_M, losses_M) if batch.documents else None
+        return MllmOutput(loss_sum=loss_sum, trained_tokens=weights_M.sum(), metrics=metrics, document_sums=documents)
 
     def read(self, batch: PackedBatch) -> Sequence[ImageFeatures]:
         """Features of the batch's images: given in the batch, or computed here; no pass for a batch without images.
@@ -217,6 +224,16 @@ class UnifiedMllm(nn.Module):
         """0 text (with markers and tags), 1 semantic code, 2 pixel code."""
         semantic, pixel = self.vocabulary.semantic_range, self.vocabulary.pixel_range
         return (targets_M >= semantic.start).long() + (targets_M >= pixel.start).long()
+
+
+def _document_sums(batch: PackedBatch, positions_BT: Tensor, kinds_M: Tensor, losses_M: Tensor) -> Tensor:
+    """[kinds, documents, 2]: the sum of the losses and the number of trained tokens of each document, row by row."""
+    before_B = torch.tensor([0, *batch.documents[:-1]], device=kinds_M.device).cumsum(0)
+    documents_M = (batch.segments_BT[:, 1:] - 1 + before_B[:, None])[positions_BT]
+    total = sum(batch.documents)
+    sums = losses_M.new_zeros(len(KINDS) * total, 2)
+    pairs_M2 = torch.stack([losses_M, torch.ones_like(losses_M)], dim=1)
+    return sums.index_add_(0, kinds_M * total + documents_M, pairs_M2).view(len(KINDS), total, 2)
 
 
 def vision_vocabulary(config: TokenTableConfig) -> VisionVocabulary:

@@ -25,6 +25,10 @@ HEALTH_CHECK_INTERVAL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 TRAIN_METRICS = "RAY_TRAIN_METRICS_ENABLED"
 PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
+NCCL_HANG_DETECTOR = "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR"
+NCCL_HANG_ACTION = "RAY_TRAIN_NCCL_RAS_ACTION"
+NCCL_HANG_CONFIRM_S = "RAY_TRAIN_NCCL_RAS_CONFIRM_DURATION_S"
+
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")  # each starts a process of its own
 
 
@@ -66,7 +70,14 @@ HOOKS = (
     ),
     *(
         Hook(module="ray.train.v2._internal.constants", text=variable, why="settings of Ray Train")
-        for variable in (HEALTH_CHECK_INTERVAL_S, TRAIN_METRICS, PREEMPTION_WATCHER)
+        for variable in (
+            HEALTH_CHECK_INTERVAL_S,
+            TRAIN_METRICS,
+            PREEMPTION_WATCHER,
+            NCCL_HANG_DETECTOR,
+            NCCL_HANG_ACTION,
+            NCCL_HANG_CONFIRM_S,
+        )
     ),
     Hook(module="ray.exceptions", text="self.cause", why="the error inside a RayTaskError"),
     Hook(module="ray.exceptions", text=f"self.{PREEMPTED}", why="preemption is not the fault of the work"),
@@ -169,6 +180,18 @@ def send_by_value(module: ModuleType) -> None:
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(module)
+
+
+def nccl_hang_detector(collective_timeout_s: float) -> Mapping[str, str]:
+    """Environment that makes Ray Train compare the operation counts of NCCL's ranks, and fail a hung group.
+
+    Half the time-out of a collective operation confirms a hang, so that it is found before NCCL destroys the evidence.
+    """
+    return {
+        NCCL_HANG_DETECTOR: "1",
+        NCCL_HANG_ACTION: "fail",
+        NCCL_HANG_CONFIRM_S: str(collective_timeout_s / 2),
+    }
 
 
 def without_unused_helpers(trainer_class: type[Any]) -> type[Any]:

@@ -52,9 +52,17 @@ STOP_POLL_S = 1.0  # interval of the checks for a stop request in the store
 @click.option("--plan", "digest", required=True)
 @click.option("--epoch", type=int, required=True)
 @click.option("--memory-halvings", type=int, default=0)
+@click.option("--avoid-node", "avoided_nodes", multiple=True)
 @click.option("--store", required=True)
 def stage_driver_command(
-    run_id: str, stage_id: str, attempt_id: str, digest: str, epoch: int, memory_halvings: int, store: str
+    run_id: str,
+    stage_id: str,
+    attempt_id: str,
+    digest: str,
+    epoch: int,
+    memory_halvings: int,
+    avoided_nodes: tuple[str, ...],
+    store: str,
 ) -> int:
     """Run one attempt of one stage and write its outcome into the store."""
     handler = logging.StreamHandler(sys.stdout)
@@ -75,7 +83,7 @@ def stage_driver_command(
             StoreTracker(records, log.warning) as tracker,
         ):
             try:
-                request = _request(_plan(opened, digest), attempt, memory_halvings)
+                request = _request(_plan(opened, digest), attempt, memory_halvings, frozenset(avoided_nodes))
                 outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop, left)
             except OrchestratorError as error:  # before any work
                 log.error("%s", error)
@@ -144,7 +152,7 @@ def _plan(store: Store, digest: str) -> Plan:
     return plan_from_json(data, stage_kinds(), digest=digest)
 
 
-def _request(plan: Plan, attempt: AttemptId, halvings: int) -> AttemptRequest:
+def _request(plan: Plan, attempt: AttemptId, halvings: int, avoided_nodes: frozenset[str]) -> AttemptRequest:
     stages = {stage.id: stage for stage in plan.stages}
     planned = stages[attempt.stage_id]
     return AttemptRequest(
@@ -152,6 +160,7 @@ def _request(plan: Plan, attempt: AttemptId, halvings: int) -> AttemptRequest:
         inputs={slot: [stages[name] for name in ids] for slot, ids in planned.spec.inputs.items()},
         attempt=attempt,
         memory_halvings=halvings,
+        avoided_nodes=avoided_nodes,
     )
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.attempt_id import AttemptId
@@ -21,7 +21,12 @@ NUM_METRICS = 40  # of a line
 
 
 def log_start(
-    planned: PlannedStage, attempt: AttemptId, inputs: Mapping[str, Sequence[Artifact]], *, memory_halvings: int
+    planned: PlannedStage,
+    attempt: AttemptId,
+    inputs: Mapping[str, Sequence[Artifact]],
+    *,
+    memory_halvings: int,
+    avoided_nodes: Collection[str],
 ) -> None:
     """Who runs what, where, with which settings and inputs."""
     spec = planned.spec
@@ -48,6 +53,8 @@ def log_start(
         log.info("%s: execution %s", planned.id, _text(execution))
     if memory_halvings:
         log.info("%s: memory is halved %d times, as earlier attempts ran out of it", planned.id, memory_halvings)
+    if avoided_nodes:
+        log.info("%s: nodes to do without, as the run found them unfit: %s", planned.id, ", ".join(avoided_nodes))
     for slot, artifacts in inputs.items():
         for artifact in artifacts:
             log.info("%s: input %s: %s %s", planned.id, slot, artifact.kind, artifact.path)

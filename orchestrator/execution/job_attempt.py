@@ -9,7 +9,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from orchestrator.artifact import JSON, Artifact
@@ -47,10 +47,18 @@ POLLS_FOR_REASON = 60  # of a job that was stopped, until it has ended and its c
 LAST_LINES = 20  # of the output, shown when a job ended without an outcome
 
 
-def stage_driver_arguments(attempt: AttemptId, plan_digest: str, store: str, *, memory_halvings: int = 0) -> str:
+def stage_driver_arguments(
+    attempt: AttemptId,
+    plan_digest: str,
+    store: str,
+    *,
+    memory_halvings: int = 0,
+    avoided_nodes: Collection[str] = (),
+) -> str:
     """The words of the command line that runs an attempt."""
     words = ["stage-driver", attempt.run_id, attempt.stage_id, attempt.name, "--plan", plan_digest]
     words += ["--epoch", str(attempt.epoch), "--memory-halvings", str(memory_halvings)]
+    words += [word for node in sorted(avoided_nodes) for word in ("--avoid-node", node)]
     return shlex.join([*words, "--store", store])
 
 
@@ -208,7 +216,11 @@ class JobAttempt:
     def _arguments(self) -> str:
         request = self.request
         return stage_driver_arguments(
-            request.attempt, self.plan_digest, self.artifacts.store.url, memory_halvings=request.memory_halvings
+            request.attempt,
+            self.plan_digest,
+            self.artifacts.store.url,
+            memory_halvings=request.memory_halvings,
+            avoided_nodes=request.avoided_nodes,
         )
 
     def _poll_to_end(self) -> JobOutcome:

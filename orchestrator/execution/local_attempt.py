@@ -57,6 +57,7 @@ class AttemptRequest:
     inputs: Mapping[str, Sequence[PlannedStage]]  # by slot
     attempt: AttemptId
     memory_halvings: int = 0
+    avoided_nodes: frozenset[str] = frozenset()  # names
 
 
 @dataclass(kw_only=True)
@@ -90,7 +91,13 @@ class LocalAttempt:
         inputs = self._open_inputs()
         takedowns = read_takedowns(store)
         on_started()
-        log_start(planned, attempt, inputs, memory_halvings=request.memory_halvings)
+        log_start(
+            planned,
+            attempt,
+            inputs,
+            memory_halvings=request.memory_halvings,
+            avoided_nodes=request.avoided_nodes,
+        )
         identity = read_identity(store)
         context = self._context = AttemptContext(
             planned=planned,
@@ -114,6 +121,7 @@ class LocalAttempt:
             is_stop_requested=self.is_stop_requested,
             takedowns=takedowns,
             memory_halvings=request.memory_halvings,
+            avoided_nodes=request.avoided_nodes,
         )
         if planned.spec.kind.plugin is not None and is_file_target(planned.spec.kind.plugin.target):
             self.cluster.send_by_value(planned.spec.kind.run.__module__)

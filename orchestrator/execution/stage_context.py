@@ -23,6 +23,7 @@ from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import FencedError, StageCodeError, StoreError
 from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.planning.plan import PlannedStage
+from orchestrator.retention.failed_output import findings_folder
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.map_shards import map_shards
 from orchestrator.shard_map.worker_pool import IdleWorkers
@@ -53,6 +54,7 @@ class AttemptContext:
     is_stop_requested: Callable[[], bool]
     takedowns: Sequence[Takedown] = ()
     memory_halvings: int = 0
+    avoided_nodes: frozenset[str] = frozenset()
     idle_workers: IdleWorkers = field(default_factory=IdleWorkers)
     made_shards: bool = False  # this attempt recorded a shard that did not exist before
     facts: dict[str, JSON] = field(default_factory=dict)  # of `record_provenance`
@@ -107,6 +109,10 @@ class AttemptContext:
 
     def keep_if_failed(self, files: Mapping[str, Path]) -> None:
         self.evidence.update(files)
+
+    @property
+    def findings(self) -> Path:
+        return findings_folder(self.checkpoints.cache, self.attempt.name)
 
     @property
     def tombstones(self) -> Marks:

@@ -285,7 +285,13 @@ class StageRun:
 
     def _work(self, attempt: AttemptId, halvings: int) -> LocalAttempt | JobAttempt:
         tools = self._tools
-        request = AttemptRequest(planned=self._planned, inputs=self._inputs, attempt=attempt, memory_halvings=halvings)
+        request = AttemptRequest(
+            planned=self._planned,
+            inputs=self._inputs,
+            attempt=attempt,
+            memory_halvings=halvings,
+            avoided_nodes=tools.history.avoided_nodes(tools.run_id),
+        )
         tracker = tools.history.telemetry.tracker(attempt)
         if tools.cluster.jobs is not None:
             return JobAttempt(

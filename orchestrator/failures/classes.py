@@ -38,6 +38,7 @@ _ROOT_CAUSES = {FailureClass.PREEMPTED, FailureClass.GPU_OOM, FailureClass.HOST_
 
 _OWN_ERRORS: dict[type[BaseException], FailureClass] = {
     errors.PoisonError: FailureClass.DATA_POISON,
+    errors.PreemptedError: FailureClass.PREEMPTED,
     errors.NodeLostError: FailureClass.NODE_LOST,
     errors.HangError: FailureClass.HANG,
     errors.NumericError: FailureClass.NUMERIC,

@@ -22,6 +22,7 @@ from orchestrator.history.database.database import Database
 from orchestrator.history.database.schema import attempts, database_now, events, runs
 from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
 from orchestrator.history.leases import Lease, require_lease
+from orchestrator.history.node_offences import NODE_OFFENCE, avoided_nodes
 from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.projection import append_event, append_once, event_from_row, lock_run, new_run_row
 from orchestrator.history.telemetry import Telemetry
@@ -303,6 +304,12 @@ class RunStore:
     def cancel_requested(self, run_id: str) -> bool:
         query = select(runs.c.cancel_requested).where(runs.c.run_id == run_id)
         return bool(self.database.read(lambda connection: connection.execute(query).scalar_one_or_none()))
+
+    def avoided_nodes(self, run_id: str) -> frozenset[str]:
+        """The nodes that stages of the run found unfit."""
+        of_run = (events.c.run_id == run_id) & (events.c.kind == NODE_OFFENCE)
+        query = select(events.c.fields).where(of_run)
+        return self.database.read(lambda connection: avoided_nodes(connection.execute(query).scalars()))
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events with a sequence number above `after`, in order."""

@@ -11,6 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FOLDER = "failed"  # beside the cache of local copies
+FINDINGS = "findings"  # the same
 KEPT_S = 7 * 24 * 3600.0  # people look at a failure within a week
 
 
@@ -29,6 +30,11 @@ class FailedOutput:
 def failed_folder(cache: Path, attempt: str) -> Path:
     """The folder of what a failed attempt found. `attempt`: its name."""
     return cache.parent / FOLDER / attempt
+
+
+def findings_folder(cache: Path, attempt: str) -> Path:
+    """The folder of what an attempt found while it ran, e.g. the data of a strange step; it need not have failed."""
+    return cache.parent / FINDINGS / attempt
 
 
 def keep_evidence(files: Mapping[str, Path], folder: Path) -> str:

@@ -1,15 +1,17 @@
 """The training program of the unified language model."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.reader import CuratedDataset, original_files
+from data_pipelines.datasets.samples import sample_name
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
@@ -21,7 +23,7 @@ from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.weights import load as load_tokenizer
 from models.mllm import weights
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
-from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.model import KINDS, PackedBatch, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import VisionVocabulary
@@ -29,12 +31,14 @@ from models.mllm.weights import empty_model
 from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.programs.mllm_config import MllmTask, TrainMllmConfig
+from stages.programs.mllm_cost import mllm_facts
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
-from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
+from stages.training.program import MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
 MEASURED_ROWS = 1_000  # at the start of the training, for the share of padding
+MEASURED_ROWS_OF_FLOPS = 100  # the same where the workers ask
 NO_TEXT = "train_mllm: config.text: missing; expected the sizes of the text model, or the input start"
 SMALL_TEXT = TextModelConfig(  # has the parameters of every other one, apart from their sizes
     hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_key_value_heads=1, tie_embeddings=True
@@ -49,10 +53,9 @@ class LanguagePass(nn.Module):
     def forward(self, data: PackedBatch, generator: torch.Generator, step: int) -> PassOutput:
         output = self.model(data)
         metrics = {
-            f"{kind}_loss": Sum(output.metrics[f"{kind}_loss_sum"], output.metrics[f"{kind}_tokens"])
-            for kind in ("text", "semantic", "pixel")
+            f"{kind}_loss": Sum(output.metrics[f"{kind}_loss_sum"], output.metrics[f"{kind}_tokens"]) for kind in KINDS
         }
-        return PassOutput(loss_sum=output.loss_sum, metrics=metrics)
+        return PassOutput(loss_sum=output.loss_sum, metrics=metrics, kinds=KINDS, sample_sums=output.document_sums)
 
 
 class MllmProgram:
@@ -77,16 +80,37 @@ class MllmProgram:
         return self._data.order.digest
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
-        rows, micro_batches = self._data.order.rows_per_step, self._config.loop.micro_batches_per_step
-        first, stop = (step * rows + number * rows // micro_batches for number in (index, index + 1))
-        packed = [self._data.row(row) for row in range(first, stop)]
+        packed = [self._data.row(row) for row in self._rows(step, index)]
         batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),
             weight=self._model.trained_weight(batch.labels_BT, batch.segments_BT),
             seed=micro_batch_seed(self._config.loop.seed, step, index),
             samples=tuple(sample for row in packed for sample in row.samples),
+            sources=tuple(part for row in packed for part in row.parts),
+            tokens=float(batch.ids_BT.numel()),
+            padding=float(batch.ids_BT.numel() - sum(row.num_tokens for row in packed)),
         )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return part_names(self._config)
+
+    @cached_property
+    def step_flops(self) -> float:
+        order, config = self._data.order, self._config
+        facts = mllm_facts(config, self._model.config, recompute=False)
+        used = order.utilization(MEASURED_ROWS_OF_FLOPS)
+        return facts.training_flops * order.rows_per_step * used
+
+    def originals(self, step: int, index: int, samples: Collection[str]) -> list[Original]:
+        stored = [sample for row in self._rows(step, index) for sample in self._data.stored(row)]
+        return [file for sample in stored if sample_name(sample.sample) in samples for file in original_files(sample)]
+
+    def _rows(self, step: int, index: int) -> range:
+        rows, micro_batches = self._data.order.rows_per_step, self._config.loop.micro_batches_per_step
+        first, stop = (step * rows + number * rows // micro_batches for number in (index, index + 1))
+        return range(first, stop)
 
 
 def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
@@ -97,7 +121,13 @@ def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
         positions_BT=torch.stack([torch.from_numpy(row.positions) for row in rows]),
         segments_BT=torch.stack([torch.from_numpy(row.segments).long() for row in rows]),
         images=[torch.from_numpy(image) for row in rows for image in row.images],
+        documents=tuple(len(row.samples) for row in rows),
     )
+
+
+def part_names(config: TrainMllmConfig) -> tuple[str, ...]:
+    """The parts of the mixture, as metrics name them."""
+    return tuple(f"{number} {'+'.join(part.tasks)}" for number, part in enumerate(config.data.parts))
 
 
 def build_index(task: MllmTask) -> dict[str, float]:
@@ -119,8 +149,7 @@ def data_facts(order: TrainingOrder, config: TrainMllmConfig) -> dict[str, float
             f"most {rows}, and resources.workers too, or shorten data.row_tokens"
         )
     epochs = {
-        f"epochs/{number} {'+'.join(part.tasks)}": share
-        for number, (part, share) in enumerate(zip(config.data.parts, order.epochs(config.loop.steps), strict=True))
+        f"epochs/{name}": share for name, share in zip(part_names(config), order.epochs(config.loop.steps), strict=True)
     }
     measured = min(config.loop.steps * rows, MEASURED_ROWS)
     return {"rows_per_step": float(rows), "used_token_share": order.utilization(measured), **epochs}

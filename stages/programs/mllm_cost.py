@@ -28,8 +28,14 @@ class RowFacts:
 
 
 def mllm_cost(tree: ConfigTree, execution: MllmExecution) -> CostFacts:
-    config: TrainMllmConfig = tree.config
     model, assumptions = model_config(tree)
+    return mllm_facts(tree.config, model, recompute=execution.checkpoint_activations, assumptions=assumptions)
+
+
+def mllm_facts(
+    config: TrainMllmConfig, model: MllmConfig, *, recompute: bool, assumptions: tuple[str, ...] = ()
+) -> CostFacts:
+    """The same of a model whose sizes are known."""
     tokens = config.data.row_tokens
     row = row_facts(config, model)
     micro_batches = config.loop.micro_batches_per_step
@@ -57,7 +63,7 @@ def mllm_cost(tree: ConfigTree, execution: MllmExecution) -> CostFacts:
             ),
             *_vision_parts(config, model, row),
         ),
-        recompute=execution.checkpoint_activations,
+        recompute=recompute,
         temporary_bytes=float(chunk_bytes(model)),
         input_bytes=row.read_images * row.size[0] * row.size[1] * 12 + tokens * 32,
         assumptions=(

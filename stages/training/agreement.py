@@ -120,6 +120,13 @@ def gather_texts(text: str, worker: WorkerRank, group: dist.ProcessGroup | None 
     return [bytes(row[:length].tolist()).decode() for row, length in zip(of_all, lengths, strict=True)]
 
 
+def gather_numbers(number: int, worker: WorkerRank) -> list[int]:
+    """The numbers of all workers, below 2**63, by rank. Called by all at once."""
+    if worker.world_size == 1:
+        return [number]
+    return [int(found) for found in _gather(torch.tensor([number]), worker)[:, 0].tolist()]
+
+
 def _gather(values: torch.Tensor, worker: WorkerRank, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """[world size, len(values)]: the values of all workers, by rank."""
     own = values.to(worker.device) if group is None else values

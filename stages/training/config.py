@@ -30,7 +30,8 @@ class LoopConfig:
 
     A step consumes `micro_batches_per_step` micro-batches. They are distributed to the workers round-robin, and their
     gradients are summed and divided by the weight of the whole step, so the result does not depend on the number of
-    workers. `skip_window` and `max_skips` are no execution: they decide which data are trained after a non-finite loss.
+    workers. `skip_window`, `max_skips` and `skip_spikes_z` are no execution: they decide which data are trained after a
+    non-finite loss or a spike.
     """
 
     RENAMED_KEYS: ClassVar[Mapping[str, str]] = {
@@ -47,15 +48,45 @@ class LoopConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     max_skips: int = 2  # windows of data that may be skipped after a non-finite loss, before the stage fails
     average_decay: float = 0.0  # of a moving average of the weights, which is then the stage's result; 0: no average
+    skip_spikes_z: float = 0.0  # robust z-score from which the data of a finite spike are skipped too; 0: never
 
     def __post_init__(self) -> None:
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay: {self.average_decay} is not in [0, 1)")
+        if self.skip_spikes_z < 0:
+            raise ValueError(f"skip_spikes_z: {self.skip_spikes_z} is less than 0")
         if self.max_skips < 0:
             raise ValueError(f"max_skips: {self.max_skips} is less than 0")
         for name in ("steps", "micro_batches_per_step", "skip_window"):
             if getattr(self, name) < 1:  # the three fields share one rule
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """What is watched while a training runs. Has no influence on what is trained."""
+
+    every: int = 10  # steps between two comparisons of the workers with one another
+    straggler_share: float = 0.25  # a worker that needs so much longer than the median for its part of a step is slow
+    straggler_window: int = 3  # comparisons in a row after which a slow worker is named
+    spike_z: float = 8.0  # robust z-score of a loss or gradient norm that counts as a spike; 0: none does
+    verify_every: int = 0  # one step in so many, chosen at random, is computed twice and compared; 0: none is
+    prove_nodes: bool = True  # measure every worker's device, link, disk and clock before the first step
+    peak_tflops: float = 0.0  # of one worker's device, dense bf16; 0: from the device table, on a CPU unknown
+    validate_every: int = 0  # steps between two validations on held-out data; 0: none
+    validate_micro_batches: int = 8  # at most, over all workers
+    validate_beside: bool = False  # validate checkpoints in a process of its own where the workers leave room for one
+    keep_best: str = ""  # a metric of the validation, such as "language/loss": its best checkpoint is kept as well
+
+    def __post_init__(self) -> None:
+        for name in ("every", "straggler_window", "validate_micro_batches"):
+            if getattr(self, name) < 1:  # the fields share one rule
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        for name in ("straggler_share", "spike_z", "verify_every", "peak_tflops", "validate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 0")
+        if self.keep_best and not self.validate_every:
+            raise ValueError("keep_best: needs the metrics of a validation; set validate_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +96,7 @@ class TrainingExecution(Execution):
     keep_checkpoints: int = 2
     strategy: Literal["ddp", "fsdp2"] = "ddp"  # a whole copy on each worker; or parameters and states in shards
     shard_workers: int = 0  # fsdp2: workers that hold one copy together, best those of a node; 0: all of them
+    watch: WatchSettings = WatchSettings()
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:

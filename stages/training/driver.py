@@ -4,26 +4,21 @@ Ray Train starts the workers, or for a local profile that asks for it this proce
 the store, and a failed group ends the attempt, so that one policy decides about retries.
 """
 
-import logging
 import shutil
-import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
-from orchestrator.errors import CancelledError, HangError, NodeLostError
+from orchestrator.errors import CancelledError, HangError, NodeLostError, PreemptedError
 from orchestrator.stage import Checkpoint, StageContext
 from stages.training.checkpoints.progress import PROGRESS_FILE
 from stages.training.config import LoopConfig, TrainingExecution
+from stages.training.group_monitor import GroupMonitor
 from stages.training.program import ProgramClass, Task, weight_unit_of
 from stages.training.spreads import SPREADS, spreads_of, spreads_to_json
-from stages.training.step_line import LinePace, step_figures, step_line
 from stages.training.strategies.mesh import check_strategy
-from stages.training.workers.reports import Report
+from stages.training.watching.timeouts import is_collective_timeout
+from stages.training.workers.group import WorkerGroup
 from stages.training.workers.worker import WorkerSettings, worker_settings
-
-logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # between two polls of the worker reports by the driver
 
@@ -34,36 +29,13 @@ class TrainingResult:
     metrics: dict[str, float]  # the newest of each in this attempt; empty if it made no step
 
 
-class WorkerGroup(Protocol):
-    """The running workers of one attempt; making it starts them."""
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether the group has ended, within the timeout."""
-
-    def collect(self, stop: bool) -> Report | None:
-        """Take what the workers reported, and pass a stop request on. None: it cannot be had now."""
-
-    def kill(self, node_id: str, pid: int) -> str:
-        """Kill a hung worker. Returns its stacks, or why there are none."""
-
-    def waiting_for(self) -> str:
-        """What its workers wait for before they can start; empty if for nothing."""
-
-    def error(self) -> BaseException | None:
-        """What ended the group, once it has ended; None if every worker ended well."""
-
-    def explain(self, error: BaseException, processes: Mapping[int, tuple[str, int]]) -> Exception:
-        """Why it ended with `error`, for those who decide about retries. `processes`: rank -> node id, process id."""
-
-    def close(self) -> None: ...
-
-
 def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, context: StageContext) -> TrainingResult:
     """Train to the last step, continuing from the newest committed checkpoint of this stage.
 
     Each worker builds `program_class(task, device)`, so the class must be at the top level of an importable module.
 
-    Raises: CancelledError after a clean stop; NodeLostError if a worker died; HangError if no step ended for
+    Raises: CancelledError after a clean stop; PreemptedError if nodes are taken away; NodeLostError if a worker died;
+    HangError if no step ended for
     `retry.hang_after_s`; the OrchestratorError of a worker; RuntimeError with the worker's traceback otherwise.
     """
     check_strategy(context.execution(TrainingExecution), context.resources)
@@ -98,67 +70,18 @@ def run_group(group: WorkerGroup, loop: LoopConfig, context: StageContext, *, un
 
     `unit`: of the weight of a micro-batch, for the log.
     """
-    monitor = _GroupMonitor(group, loop, context, unit)
+    monitor = GroupMonitor(group, loop, context, unit)
     while not group.wait(POLL_S):
         monitor.poll()
     monitor.poll()
     error = group.error()
     if monitor.hung is not None:
         raise HangError(monitor.hung) from error
+    if monitor.findings.preempted and not context.stop_requested():  # the other errors are consequences
+        raise PreemptedError(f"{context.stage_id}: {monitor.findings.preempted}") from error
     if error is not None:
-        raise monitor.error or group.explain(error, monitor.processes) from error
+        explained = monitor.error or group.explain(error, monitor.processes)
+        if monitor.suspected and is_collective_timeout(str(explained)):
+            raise HangError(f"{context.stage_id}: a collective operation gave up: {monitor.suspected}") from error
+        raise explained from error
     return monitor.metrics
-
-
-class _GroupMonitor:
-    """Polls the worker reports, passes metrics and progress on, and kills a worker group that makes no progress."""
-
-    def __init__(self, group: WorkerGroup, loop: LoopConfig, context: StageContext, unit: str) -> None:
-        self._group, self._loop, self._context, self._unit = group, loop, context, unit
-        self._progressed_at: float | None = None  # None: no worker has started, e.g. while nodes are added
-        self._pace = LinePace()
-        self.metrics: dict[str, float] = {}
-        self.error: Exception | None = None  # the first that a worker raised on purpose
-        self.processes: Mapping[int, tuple[str, int]] = {}  # rank -> node id, process id
-        self._waits_for = ""  # as it was recorded
-        self.hung: str | None = None  # message, once the group was killed for making no progress
-
-    def poll(self) -> None:
-        stop = self._context.stop_requested()
-        report = self._group.collect(stop)
-        if report is None:
-            return
-        if stop and not report.processes:  # they wait for a node or load a checkpoint, and may do so for hours
-            raise CancelledError(f"{self._context.stage_id}: stopped before its workers had started")
-        self.error, self.processes = report.error, report.processes
-        for step, metrics in report.steps:
-            self._progressed_at = time.monotonic()
-            if metrics:
-                self.metrics = {**self.metrics, **metrics}  # a step without trained data has no losses
-                if self._pace.is_due(is_last=step == self._loop.steps):
-                    figures = step_figures(step, self._loop.steps, metrics)
-                    logger.info("%s: %s", self._context.stage_id, step_line(figures, unit=self._unit))
-                self._context.tracker.log_metrics(metrics, step=step)
-            self._context.tracker.progress(step, self._loop.steps, "steps")
-        if self._progressed_at is None and not report.processes:
-            self._note_wait(self._group.waiting_for())
-            return
-        self._note_wait("")
-        self._progressed_at = self._progressed_at or time.monotonic()
-        idle_s = time.monotonic() - self._progressed_at
-        if self.hung is None and idle_s > self._context.retry.hang_after_s:
-            self._kill_hung_group(idle_s)
-
-    def _note_wait(self, text: str) -> None:
-        """Record once what the workers wait for, and once that they wait no more."""
-        if bool(text) != bool(self._waits_for):
-            self._context.tracker.log_event("waiting" if text else "waited", {"for": text or self._waits_for})
-        self._waits_for = text
-
-    def _kill_hung_group(self, idle_s: float) -> None:
-        stage = self._context.stage_id
-        self.hung = (
-            f"{stage}: no training step ended for {idle_s:.0f} s; the workers were killed, their stacks are logged"
-        )
-        for rank, (node_id, pid) in sorted(self.processes.items()):
-            logger.error("%s: stacks of hung worker %d:\n%s", stage, rank, self._group.kill(node_id, pid))

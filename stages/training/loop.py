@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -13,19 +13,24 @@ import torch.distributed as dist
 
 from models.optimization import learning_rate_factor
 from orchestrator.artifact import JSON
-from orchestrator.errors import NumericError
+from orchestrator.errors import NumericError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
 from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
 from stages.training.checkpoints.pace import CheckpointPace
 from stages.training.checkpoints.progress import Progress, Skip, read_progress
 from stages.training.checkpoints.saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
-from stages.training.program import MicroBatch, Pass, ProgramClass, Task, TrainingProgram, order_of
+from stages.training.program import MicroBatch, Pass, ProgramClass, Task, TrainingProgram, order_of, sources_of
 from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
-from stages.training.step_line import DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S, process_memory_gib
+from stages.training.step_line import DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S
 from stages.training.step_sums import StepSums
 from stages.training.strategies.choice import make_strategy
 from stages.training.strategies.strategy import Strategy
+from stages.training.watching.notices import PREEMPTED, Notice
+from stages.training.watching.preemption import PreemptionNotices, PreemptionWatch
+from stages.training.watching.step_watch import StepAmounts, StepWatch
+from stages.training.watching.verification import CorruptWorkerError
+from stages.training.watching.workers_compared import memory_gib
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +38,12 @@ DEFAULT_EXECUTION = TrainingExecution()
 STEP_WEIGHT = "step_weight"  # of all micro-batches of a step; becomes a rate
 
 
-class Reporter(Protocol):
+class Reporter(PreemptionNotices, Protocol):
     """A worker's connection to the stage's driver; calls return at once."""
 
     def started(self, step: int) -> None: ...
     def step(self, step: int, metrics: dict[str, float]) -> None: ...
+    def notify(self, notice: Notice) -> None: ...
     def stop_requested(self) -> bool: ...
 
 
@@ -116,7 +122,12 @@ def _train(
     if checkpoint is not None:
         strategy.load(checkpoint.path)
         logger.info("continuing from the checkpoint of step %d", progress.step)
-    trainer = _Trainer(program, loop, strategy, worker)
+    saved = {} if checkpoint is None else checkpoint.meta
+    watch = StepWatch(
+        program, loop, execution.watch, strategy, worker, notify=reporter.notify, saved=saved, first_step=progress.step
+    )
+    preemption = PreemptionWatch(reporter, worker)
+    trainer = _Trainer(program, loop, strategy, worker, watch, progress)
     spread = Spread(from_step=progress.step, workers=worker.world_size, strategy=execution.strategy)
     spreads = add_spread(spreads_of(checkpoint) if checkpoint else (), spread)
     step = started = progress.step
@@ -133,24 +144,26 @@ def _train(
             requests = StepRequests(
                 stop=reporter.stop_requested(),
                 save=worker.rank == 0 and pace.is_due(step + 1, is_writing=saver.is_writing),
+                look=preemption.is_due(),
+                leave=preemption.was_told(),
             )
             try:
-                metrics, agreed = trainer.step(step, micro_batches, requests)
-            except NumericError as error:
+                metrics, agreed, amounts = trainer.step(step, micro_batches, requests)
+            except (NumericError, CorruptWorkerError) as error:
                 saver.wait()
-                if worker.rank == 0 and len(progress.skips) < loop.max_skips:
-                    checkpoints.retract_after(_window_start(step, loop))
-                trainer.barrier()  # all workers go back to the same checkpoint
-                data_step = progress.data_step(step)
-                raise _NotFiniteError(f"{error}\nData step {data_step}", step=step, skips=progress.skips) from error
+                raise trainer.after_failure(error, step, checkpoints) from error
             step += 1
             metrics["steps_per_s"] = (step - started) / (time.monotonic() - began)
-            metrics |= {DATA_WAIT_S: data_wait_s, MEMORY_GIB: _memory_gib(worker)}
-            metrics[WEIGHT_PER_S] = metrics.pop(STEP_WEIGHT, 0.0) / (time.monotonic() - asked_at)
+            metrics |= {DATA_WAIT_S: data_wait_s, MEMORY_GIB: memory_gib(worker)}
+            step_s = time.monotonic() - asked_at
+            metrics[WEIGHT_PER_S] = metrics.pop(STEP_WEIGHT, 0.0) / step_s
+            metrics |= watch.end_step(step, step_s=step_s, data_wait_s=data_wait_s, amounts=amounts)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
-            if agreed.save or agreed.stop or step == loop.steps:
+            leave = preemption.reason(was_told=agreed.leave, is_asked=agreed.look) if step < loop.steps else None
+            if agreed.save or agreed.stop or leave or step == loop.steps:
                 stalled_at = time.monotonic()
-                saver.save(strategy.slices(), replace(progress, step=step), {SPREADS: spreads_to_json(spreads)})
+                facts = {SPREADS: spreads_to_json(spreads), **watch.facts()}
+                saver.save(strategy.slices(), replace(progress, step=step), facts)
                 metrics["checkpoint_stall_s"] = time.monotonic() - stalled_at
                 pace.record_stall(metrics["checkpoint_stall_s"])
             timings = saver.pop_timings()
@@ -158,14 +171,10 @@ def _train(
                 pace.record_write(timings["checkpoint_write_s"])
                 metrics["checkpoint_interval_s"] = pace.interval_s  # unused if `retry.checkpoint_every` is set
             reporter.step(step, {**metrics, **timings})
-            if agreed.stop:
+            if leave and worker.rank == 0:
+                reporter.notify(Notice(kind=PREEMPTED, fields={"step": step, **leave}))
+            if agreed.stop or leave:
                 return
-
-
-def _memory_gib(worker: WorkerRank) -> float:
-    if worker.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(worker.device) / 1024**3
-    return process_memory_gib()
 
 
 def _facts(
@@ -206,33 +215,61 @@ class StepRequests:
 
     stop: bool = False
     save: bool = False  # rank 0 decides when checkpoints are made
+    look: bool = False  # ask the cluster whether nodes are taken away
+    leave: bool = False  # a worker was told to end
+
+
+_REQUESTS = tuple(field.name for field in fields(StepRequests))
 
 
 class _Trainer:
     """Steps of a strategy, and the metrics of each."""
 
-    def __init__(self, program: TrainingProgram, loop: LoopConfig, strategy: Strategy, worker: WorkerRank) -> None:
+    def __init__(
+        self,
+        program: TrainingProgram,
+        loop: LoopConfig,
+        strategy: Strategy,
+        worker: WorkerRank,
+        watch: StepWatch,
+        progress: Progress,
+    ) -> None:
         self.program, self.loop, self.strategy, self.worker = program, loop, strategy, worker
+        self.watch, self.progress = watch, progress  # of the skips
+        self.sources = sources_of(program)
 
     def barrier(self) -> None:
         """Wait until all workers have called this."""
         if self.worker.world_size > 1:
             dist.barrier()
 
+    def after_failure(self, error: OrchestratorError, step: int, checkpoints: Checkpoints) -> Exception:
+        """Retract the checkpoints that are not to be continued from. Returns the error to raise."""
+        self.watch.close()
+        may_skip = isinstance(error, NumericError) and len(self.progress.skips) < self.loop.max_skips
+        sound = _window_start(step, self.loop) if may_skip else self.watch.unsound_after
+        if self.worker.rank == 0 and sound is not None:
+            checkpoints.retract_after(sound)
+        if not isinstance(error, NumericError):
+            return error
+        self.barrier()  # all workers go back to the same checkpoint
+        data_step = self.progress.data_step(step)
+        return _NotFiniteError(f"{error}\nData step {data_step}", step=step, skips=self.progress.skips)
+
     def step(
         self, step: int, micro_batches: list[MicroBatch], requests: StepRequests
-    ) -> tuple[dict[str, float], StepRequests]:
-        """One optimizer step of every pass. Returns the step's mean metrics and what any worker requests."""
-        weight, num_stops, num_saves = self._sum_over_workers(
-            torch.tensor(
-                [sum(batch.weight for batch in micro_batches), float(requests.stop), float(requests.save)],
-                dtype=torch.float64,
-            )
-        ).tolist()
-        agreed = StepRequests(stop=num_stops > 0, save=num_saves > 0)
+    ) -> tuple[dict[str, float], StepRequests, StepAmounts]:
+        """One optimizer step of every pass. Returns the step's mean metrics, what any worker requests, and how much
+        data it held."""
+        asked = [float(asks) for asks in astuple(requests)]
+        amounts = [sum(getattr(batch, name) for batch in micro_batches) for name in ("weight", "tokens", "padding")]
+        summed = self._sum_over_workers(torch.tensor([*amounts, *asked], dtype=torch.float64)).tolist()
+        weight, found = summed[0], StepAmounts(tokens=summed[1], padding=summed[2])
+        agreed = StepRequests(**dict(zip(_REQUESTS, (count > 0 for count in summed[3:]), strict=True)))
         if not weight:  # all workers see the same sum
             logger.warning("step %d: none of its data is trained on; the weights stay as they are", step)
-            return {}, agreed
+            return {}, agreed, found
+        self.watch.verify(step, micro_batches, self._num_micro_steps(micro_batches))
         factor = learning_rate_factor(
             step,
             steps=self.loop.steps,
@@ -246,17 +283,21 @@ class _Trainer:
                 metrics.update(self._run_pass(training_pass, step, micro_batches, weight=weight, factor=factor))
         self.strategy.end_step(step)
         metrics[STEP_WEIGHT] = weight
-        return metrics, agreed
+        return metrics, agreed, found
+
+    def _num_micro_steps(self, micro_batches: list[MicroBatch]) -> int:
+        """Of this worker; where each of them exchanges data, all make as many."""
+        if self.strategy.equal_micro_steps:
+            return -(-self.loop.micro_batches_per_step // self.worker.world_size)
+        return len(micro_batches)
 
     def _run_pass(
         self, training_pass: Pass, step: int, micro_batches: list[MicroBatch], *, weight: float, factor: float
     ) -> dict[str, float]:
         name, world_size = training_pass.name, self.worker.world_size
         self.strategy.begin_step(training_pass, factor)
-        sums = StepSums()
-        num_steps = len(micro_batches)
-        if self.strategy.equal_micro_steps:
-            num_steps = -(-self.loop.micro_batches_per_step // world_size)
+        sums = StepSums(sources=self.sources)
+        num_steps = self._num_micro_steps(micro_batches)
         for index in range(num_steps):
             is_real = index < len(micro_batches)  # else the first one again, which counts nothing
             micro_batch = micro_batches[index if is_real else 0]
@@ -275,6 +316,16 @@ class _Trainer:
                 f"step {step}, pass {name}: loss {loss}, gradient norm {norm} at learning rates {shown}; "
                 f"committed checkpoints are intact. {self._where_non_finite(sums, micro_batches)}"
             )
+        self.watch.check_spike(
+            training_pass,
+            sums,
+            micro_batches,
+            step=step,
+            data_step=self.progress.data_step(step),
+            loss=loss,
+            norm=norm,
+            may_skip=len(self.progress.skips) < self.loop.max_skips,
+        )
         self.strategy.apply(training_pass)
         return {**means, f"{name}/grad_norm": norm, f"{name}/lr": rates[0]}
 

@@ -1,6 +1,6 @@
 """The contract between a trained model and the training loop: passes over micro-batches, and the modules to save."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -15,10 +15,17 @@ class MicroBatch:
     data: Any  # first argument of the passes' modules
     weight: float  # share of this micro-batch in the step's mean: number of images, or of trained tokens
     seed: int  # for everything random in this micro-batch
-    samples: tuple[str, ...] = ()  # ids and images of its samples, for the report of a non-finite loss
+    samples: tuple[str, ...] = ()  # ids and images of its samples, for the report of a non-finite loss or a spike
+    sources: tuple[int, ...] = ()  # of each sample, an index into `sources_of` the program; empty: not known
+    tokens: float = 0.0  # that are computed on, padding included; 0: not counted
+    padding: float = 0.0  # tokens of them that are padding
 
 
-MetricNames = tuple[tuple[str, float | None], ...]  # (metric, its weight if that is a number and no tensor)
+class OutputNames(NamedTuple):
+    """What the tensors of a `PassOutput` are."""
+
+    metrics: tuple[tuple[str, float | None], ...]  # (metric, its weight if that is a number and no tensor)
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +34,26 @@ class PassOutput:
 
     loss_sum: torch.Tensor  # scalar, divided by the weight of the step's micro-batches
     metrics: dict[str, "Sum"] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()  # kinds of loss in `sample_sums`
+    sample_sums: torch.Tensor | None = None  # [kinds, samples, 2]: loss and its weight, of each sample in their order
 
-    def flatten(self) -> tuple[MetricNames, tuple[torch.Tensor, ...]]:
-        """Names, and the tensors: the loss first."""
+    def flatten(self) -> tuple[OutputNames, tuple[torch.Tensor, ...]]:
+        """Names, and the tensors: the loss first, the sums of the samples last."""
         names, tensors = [], [self.loss_sum]
         for name, (value, weight) in self.metrics.items():
             is_tensor = isinstance(weight, torch.Tensor)
             names.append((name, None if is_tensor else float(weight)))
             tensors += [value, weight] if isinstance(weight, torch.Tensor) else [value]
-        return tuple(names), tuple(tensors)
+        if self.sample_sums is not None:
+            tensors.append(self.sample_sums)
+        return OutputNames(tuple(names), self.kinds), tuple(tensors)
 
     @staticmethod
-    def unflatten(names: MetricNames, tensors: tuple[torch.Tensor, ...]) -> "PassOutput":
+    def unflatten(names: OutputNames, tensors: tuple[torch.Tensor, ...]) -> "PassOutput":
         """The inverse of `flatten`."""
         rest = iter(tensors[1:])
-        metrics = {name: Sum(next(rest), next(rest) if weight is None else weight) for name, weight in names}
-        return PassOutput(loss_sum=tensors[0], metrics=metrics)
+        metrics = {name: Sum(next(rest), next(rest) if weight is None else weight) for name, weight in names.metrics}
+        return PassOutput(loss_sum=tensors[0], metrics=metrics, kinds=names.kinds, sample_sums=next(rest, None))
 
 
 class Sum(NamedTuple):
@@ -66,7 +77,11 @@ class Pass:
 
 
 class TrainingProgram(Protocol):
-    """A model with its training data, built inside a worker. It may have an `order`, see `order_of`."""
+    """A model with its training data, built inside a worker.
+
+    It may also have what the functions `order_of`, `sources_of`, `step_flops_of`, `originals_of` and `validation_of`
+    ask for.
+    """
 
     @property
     def passes(self) -> tuple[Pass, ...]: ...
@@ -88,6 +103,40 @@ def weight_unit_of(program_class: "ProgramClass[Any]") -> str:
 def order_of(program: TrainingProgram) -> str:
     """The program's `order`: a digest of what decides which data are in which micro-batch; "" if it has none."""
     return str(getattr(program, "order", ""))  # optional, as a program of generated data has nothing to compare
+
+
+def sources_of(program: TrainingProgram) -> tuple[str, ...]:
+    """The names of the sources of its data, by their numbers in `MicroBatch.sources`; () if it tells none apart."""
+    return tuple(getattr(program, "sources", ()))  # optional, as generated data have one source
+
+
+def step_flops_of(program: TrainingProgram) -> float:
+    """FLOPs of an optimizer step over all workers, without what is computed again; 0: not known."""
+    return float(getattr(program, "step_flops", 0.0))  # optional, as only models with a cost function know
+
+
+Original = tuple[str, bytes]  # a file name and its content
+
+
+def originals_of(program: TrainingProgram, step: int, index: int, samples: Collection[str]) -> Sequence[Original]:
+    """Files that show some samples of a micro-batch as they are stored: images and texts. `step` is a data step."""
+    read = getattr(program, "originals", None)  # optional, as generated data are stored nowhere
+    return list(read(step, index, samples)) if read is not None else []
+
+
+def validation_of(program: TrainingProgram) -> "Validation | None":
+    """The held-out data of the program; None if it has none."""
+    found: Validation | None = getattr(program, "validation", None)  # optional, see `sources_of`
+    return found
+
+
+class Validation(Protocol):
+    """Data that are not trained on, in micro-batches for the passes of a program."""
+
+    @property
+    def num_micro_batches(self) -> int: ...
+
+    def micro_batch(self, index: int) -> MicroBatch: ...
 
 
 def rebuilds_frozen(program: TrainingProgram) -> bool:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.training.agreement import WorkerRank
 from stages.training.config import LoopConfig
-from stages.training.program import MetricNames, Pass, PassOutput
+from stages.training.program import OutputNames, Pass, PassOutput
 from stages.training.strategies.ddp import replicate
 from stages.training.strategies.mesh import check_mesh
 
@@ -25,7 +25,7 @@ class TensorsOut(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.names: MetricNames = ()
+        self.names = OutputNames((), ())
 
     def forward(self, data: object, generator: torch.Generator, step: int) -> tuple[torch.Tensor, ...]:
         output: PassOutput = self.inner(data, generator, step)

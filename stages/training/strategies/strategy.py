@@ -52,5 +52,8 @@ class Strategy(Protocol):
     def learning_rates(self, training_pass: Pass) -> Sequence[float]:
         """Of the groups of a pass, as they are now."""
 
+    def gradient_norms(self, training_pass: Pass, norm: float) -> Mapping[str, float]:
+        """By part of the model, after `clip`: they add up to `norm`, which that returned. Called by all workers."""
+
     def slices(self) -> list[TensorSlice]:
         """What this worker writes of the training's state: the files of all workers together hold each tensor once."""

@@ -3,6 +3,7 @@
 One process, DistributedDataParallel and FSDP2 differ in the wrapping only.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -34,6 +35,13 @@ class Wrapping(Protocol):
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
         """Inside it, gradients are added up without an exchange, where that is possible."""
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a parameter belongs to: a layer, or what the first two words of its name say."""
+    words = name.split(".")[:-1]
+    numbers = [index for index, word in enumerate(words) if word.isdigit()]
+    return ".".join(words[: numbers[0] + 1] if numbers else words[:2]) or name
 
 
 class TorchStrategy:
@@ -107,6 +115,16 @@ class TorchStrategy:
 
     def learning_rates(self, training_pass: Pass) -> Sequence[float]:
         return self._optimizers[training_pass.name].rates()
+
+    def gradient_norms(self, training_pass: Pass, norm: float) -> Mapping[str, float]:
+        optimizer = self._optimizers[training_pass.name]
+        squares: dict[str, float] = {}
+        for name, parameter in zip(optimizer.parameter_names, optimizer.parameters, strict=True):
+            found = torch.linalg.vector_norm(parameter.grad.float()) if parameter.grad is not None else 0.0
+            value = float(found.full_tensor() if isinstance(found, DTensor) else found)
+            squares[part_of(name)] = squares.get(part_of(name), 0.0) + value**2
+        whole = math.sqrt(sum(squares.values())) or 1.0
+        return {part: norm * math.sqrt(square) / whole for part, square in squares.items()}  # as before clipping
 
     def slices(self) -> list[TensorSlice]:
         tensors = {**self._saved_weights(), **(self._averages.tensors if self._averages else {})}

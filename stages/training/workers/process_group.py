@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection, Pipe
@@ -19,7 +19,7 @@ from orchestrator.errors import NodeLostError, PrecheckError
 from orchestrator.plugins.loading import file_of_module
 from orchestrator.stage import StageContext
 from stages.training.workers.reports import Report, WorkerReports
-from stages.training.workers.worker import WorkerSettings, kill_with_stacks, log_name
+from stages.training.workers.worker import WorkerSettings, log_name, take_stacks
 
 NODE = "this machine"
 MAX_LAST_WORDS = 2000  # characters of the log of a worker that died
@@ -80,8 +80,13 @@ class ProcessGroup:
                     pipe.send("stop")
         return self._reports.collect(stop)
 
-    def kill(self, node_id: str, pid: int) -> str:
-        return kill_with_stacks(pid, self._stacks)
+    def stacks(self, processes: Mapping[int, tuple[str, int]], *, kill: bool) -> dict[int, str]:
+        found = take_stacks([pid for _, pid in processes.values()], self._stacks, kill=kill)
+        return {rank: found[pid] for rank, (_, pid) in processes.items()}
+
+    def has_spare(self, nodes: Collection[str]) -> bool:
+        """All workers are on this machine."""
+        return False
 
     def waiting_for(self) -> str:
         return ""
@@ -112,7 +117,9 @@ class ProcessGroup:
                 self._failed_at = self._failed_at or time.monotonic()
             return
         if message == "steps":
-            self._reports.send(content)
+            self._reports.send(rank, *content)
+        elif message == "notice":
+            self._reports.notify(content)
         elif message == "error":
             self._reports.fail(content)
         else:

@@ -11,12 +11,15 @@ import signal
 import sys
 import threading
 import traceback
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.plugins.loading import load_file
+from stages.training.watching.notices import Notice
+from stages.training.watching.timeouts import collective_timeout_s
 from stages.training.workers.worker import Steps, WorkerSettings, run_in_process
 
 EXIT_ORPHANED = 3
@@ -25,22 +28,31 @@ EXIT_ORPHANED = 3
 class _PipeLink:
     """`worker.DriverLink` through a pipe."""
 
-    def __init__(self, pipe: "Connection[Any, Any]") -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: "Connection[Any, Any]", told_to_end: threading.Event) -> None:
+        self._pipe, self._told_to_end = pipe, told_to_end
         self._stop = threading.Event()
         threading.Thread(target=self._listen, name="driver", daemon=True).start()
 
     def register(self) -> None:
         """The driver knows the processes that it started."""
 
-    def send(self, steps: Steps) -> None:
-        self._pipe.send(("steps", steps))
+    def send(self, newest_step: int, steps: Steps) -> None:
+        self._pipe.send(("steps", (newest_step, steps)))
+
+    def notify(self, notice: Notice) -> None:
+        self._pipe.send(("notice", notice))
 
     def fail(self, error: OrchestratorError) -> None:
         self._pipe.send(("error", error))
 
     def stop_requested(self) -> bool:
         return self._stop.is_set()
+
+    def preempted(self) -> bool:
+        return self._told_to_end.is_set()
+
+    def look_for_preemption(self) -> None:
+        """There is no cluster to ask."""
 
     def close(self) -> None:
         """Nothing to wait for: a pipe keeps what was sent until it is read."""
@@ -55,8 +67,9 @@ class _PipeLink:
 
 
 def main(descriptor: int, plugin: str = "") -> int:
-    for number in (signal.SIGTERM, signal.SIGHUP):  # often sent to all processes at once; the driver asks for the stop
-        signal.signal(number, signal.SIG_IGN)
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: told_to_end.set())  # ends after a checkpoint
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # often sent to all processes at once; the driver asks for the stop
     import torch
     import torch.distributed as dist
 
@@ -68,8 +81,11 @@ def main(descriptor: int, plugin: str = "") -> int:
         settings, rank, world_size = pipe.recv()
         if world_size > 1:
             meeting = f"file://{settings.stacks.resolve()}/process-group"
-            dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
-        run_in_process(settings, rank=rank, world_size=world_size, device=torch.device("cpu"), link=_PipeLink(pipe))
+            limit = timedelta(seconds=collective_timeout_s(settings.retry.hang_after_s))
+            dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size, timeout=limit)
+        run_in_process(
+            settings, rank=rank, world_size=world_size, device=torch.device("cpu"), link=_PipeLink(pipe, told_to_end)
+        )
     except Exception as error:  # noqa: BLE001 - sent to the driver, which decides
         pipe.send(("failed", (traceback.format_exc(), error if _can_be_sent(error) else None)))
         return 1

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ import ray.train.torch
 
 from orchestrator.cluster import ray_hooks
 from orchestrator.errors import NodeLostError, OrchestratorError
-from orchestrator.stage import StageContext
+from orchestrator.stage import Resources, StageContext
+from stages.training.watching.notices import Notice
+from stages.training.watching.timeouts import collective_timeout_s
 from stages.training.workers.nodes import on_node, responding_nodes
 from stages.training.workers.reports import Report, WorkerReports
-from stages.training.workers.worker import Steps, WorkerSettings, kill_with_stacks, run_in_process
+from stages.training.workers.worker import Steps, WorkerSettings, run_in_process, take_stacks
 
 logger = logging.getLogger(__name__)
 
 REPORT_WAIT_AFTER_S = 10.0  # workers that have room are scheduled within this time
 HEALTH_CHECK_S = 0.5  # of Ray Train, between two
+NODE_ID_LABEL = "ray.io/node-id"  # that Ray gives every node
+STACKS_TIMEOUT_S = 60.0  # for all nodes together
 _WAITING_STATES = frozenset({"PENDING", "RESCHEDULING"})  # of a placement group
 _DEAD = frozenset({"ActorDiedError", "RayActorError", "ActorUnavailableError", "NodeDiedError"})
 
@@ -38,11 +42,14 @@ class RayTrainGroup:
         context.connect_ray()
         os.environ.setdefault(ray_hooks.HEALTH_CHECK_INTERVAL_S, str(HEALTH_CHECK_S))
         os.environ.setdefault(ray_hooks.TRAIN_METRICS, "0")  # our metrics go to the tracker
+        if context.resources.gpus:
+            for name, value in ray_hooks.nccl_hang_detector(collective_timeout_s(context.retry.hang_after_s)).items():
+                os.environ.setdefault(name, value)
         if len(ray.nodes()) == 1:  # the only node is never drained
             os.environ.setdefault(ray_hooks.PREEMPTION_WATCHER, "0")
         this_node = on_node(ray.get_runtime_context().get_node_id())  # the actor is lost only together with its reader
         self._reports = ray.remote(num_cpus=0, scheduling_strategy=this_node)(WorkerReports).remote()
-        self._stage, self._stacks = context.stage_id, settings.stacks
+        self._stage, self._stacks, self._context = context.stage_id, settings.stacks, context
         self._began = time.monotonic()
         asked = context.resources
         num_workers = f"{asked.min_workers} to {asked.workers}" if asked.min_workers else f"{asked.workers}"
@@ -64,12 +71,27 @@ class RayTrainGroup:
             return None
         return report
 
-    def kill(self, node_id: str, pid: int) -> str:
-        try:
-            task = _kill_with_stacks.options(scheduling_strategy=on_node(node_id))
-            return str(ray.get(task.remote(pid, self._stacks), timeout=60))
-        except ray.exceptions.RayError as error:
-            return f"it cannot be reached: {_first_line(error)}"
+    def stacks(self, processes: Mapping[int, tuple[str, int]], *, kill: bool) -> dict[int, str]:
+        """One task on each node, all at the same time."""
+        of_node: dict[str, dict[int, int]] = {}
+        for rank, (node_id, pid) in processes.items():
+            of_node.setdefault(node_id, {})[pid] = rank
+        tasks = {
+            node_id: _take_stacks.options(scheduling_strategy=on_node(node_id)).remote(list(ranks), self._stacks, kill)
+            for node_id, ranks in of_node.items()
+        }
+        ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=STACKS_TIMEOUT_S)
+        found: dict[int, str] = {}
+        for node_id, task in tasks.items():
+            try:
+                stacks = ray.get(task, timeout=0.1)
+            except ray.exceptions.RayError as error:  # it did not answer, or is gone
+                stacks = dict.fromkeys(of_node[node_id], f"no stacks: {_first_line(error)}")
+            found |= {of_node[node_id][pid]: text for pid, text in stacks.items()}
+        return found
+
+    def has_spare(self, nodes: Collection[str]) -> bool:
+        return num_placeable(ray.nodes(), self._context.resources, without=nodes) >= self._context.resources.workers
 
     def waiting_for(self) -> str:
         """The placement group of the workers is pending for as long as the nodes have no room for it."""
@@ -90,6 +112,27 @@ class RayTrainGroup:
 
     def close(self) -> None:
         """Does nothing: a `fit` that has not ended is that of a driver that stops, and ends with it."""
+
+
+def num_placeable(nodes: Sequence[Mapping[str, Any]], resources: Resources, *, without: Collection[str]) -> int:
+    """How many workers the living nodes (as `ray.nodes`) hold together, were they free; `without` some, by name."""
+    needed = {"CPU": resources.cpus, "GPU": resources.gpus}
+    return sum(
+        min(int(node["Resources"].get(name, 0.0) / amount) for name, amount in needed.items() if amount)
+        for node in nodes
+        if node["Alive"] and node["NodeManagerHostname"] not in without
+    )
+
+
+def avoiding(nodes: Sequence[Mapping[str, Any]], resources: Resources, avoided: Collection[str]) -> dict[str, str]:
+    """Ray's label selector that leaves out the avoided nodes; {} if there are none, or not enough others."""
+    found = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeManagerHostname"] in avoided]
+    if not found:
+        return {}
+    if num_placeable(nodes, resources, without=avoided) < resources.workers:
+        logger.warning("no nodes to spare: the workers may start on %s again", ", ".join(sorted(avoided)))
+        return {}
+    return {NODE_ID_LABEL: f"!in({','.join(sorted(found))})"}
 
 
 def _complete(future: Future[Any], call: Callable[[], Any]) -> None:
@@ -123,16 +166,29 @@ class _ActorLink:
         node_id = ray.get_runtime_context().get_node_id()
         self._reports.register.remote(self._rank, node_id, os.getpid())
 
-    def send(self, steps: Steps) -> None:
+    def notify(self, notice: Notice) -> None:
+        self._reports.notify.remote(notice)
+
+    def send(self, newest_step: int, steps: Steps) -> None:
         if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
             self._stop = ray.get(self._pending)
-        self._pending = self._reports.send.remote(steps)
+        self._pending = self._reports.send.remote(self._rank, newest_step, steps)
 
     def fail(self, error: OrchestratorError) -> None:
         ray.get(self._reports.fail.remote(error))
 
     def stop_requested(self) -> bool:
         return self._stop
+
+    def preempted(self) -> bool:
+        """Ray keeps the signals of its workers to itself, and says what happens to their nodes."""
+        return False
+
+    def look_for_preemption(self) -> Mapping[str, Any] | None:
+        found = ray.train.get_preemption_info()
+        if found is None:
+            return None
+        return {"nodes": found.preempted_node_ids, "workers": found.preempted_ranks, "deadline_ms": found.deadline_ms}
 
     def close(self) -> None:
         ray.wait([self._pending], timeout=10)
@@ -153,15 +209,18 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _trainer(settings: WorkerSettings, reports: Any, context: StageContext) -> ray.train.torch.TorchTrainer:
     resources = context.resources
+    limit_s = collective_timeout_s(context.retry.hang_after_s)
     per_worker = {"CPU": resources.cpus, "GPU": resources.gpus}
     # No dataset is read by Ray Train, and placement groups end with the driver's job.
     return ray_hooks.without_unused_helpers(ray.train.torch.TorchTrainer)(
         _worker,
         train_loop_config={"settings": settings, "reports": reports},
+        torch_config=ray.train.torch.TorchConfig(timeout_s=int(limit_s)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(resources.min_workers, resources.workers) if resources.min_workers else resources.workers,
             use_gpu=resources.gpus > 0,
             resources_per_worker={name: amount for name, amount in per_worker.items() if amount},
+            label_selector=avoiding(ray.nodes(), resources, context.avoided_nodes) or None,
         ),
         run_config=ray.train.RunConfig(
             name=context.attempt_id,
@@ -172,8 +231,8 @@ def _trainer(settings: WorkerSettings, reports: Any, context: StageContext) -> r
 
 
 @ray.remote(num_cpus=0)
-def _kill_with_stacks(pid: int, folder: Path) -> str:
-    return kill_with_stacks(pid, folder)
+def _take_stacks(pids: list[int], folder: Path, kill: bool) -> dict[int, str]:
+    return take_stacks(pids, folder, kill=kill)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +14,12 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.stage import Checkpoints, RetryPolicy, StageContext, WorkerLogs
 from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import ProgramClass, Task
+from stages.training.watching.notices import Notice
 
 logger = logging.getLogger(__name__)
 
-REPORT_S = 0.5  # between two reports of a worker
+REPORT_S = 0.5  # between two reports of rank 0
+SIGN_OF_LIFE_S = 5.0  # between two reports of the others, of which there may be hundreds
 STACKS_S = 2.0  # time for a hung worker to write its stacks before it is killed
 
 Steps = list[tuple[int, dict[str, float]]]  # finished steps and their metrics
@@ -33,7 +36,7 @@ class WorkerSettings:
     execution: TrainingExecution
     checkpoints: Checkpoints
     cpus: float
-    stacks: Path  # folder for the stacks of hung workers
+    stacks: Path  # folder on each node for the stacks of hung workers
     logs: WorkerLogs
 
 
@@ -54,16 +57,24 @@ def worker_settings(
 
 
 class DriverLink(Protocol):
-    """A worker's connection to the stage's driver. No call but `close` waits for the driver."""
+    """A worker's connection to the stage's driver. No call but `close` waits for it."""
 
     def register(self) -> None:
         """Say on which node this worker runs, and as which process."""
 
-    def send(self, steps: Steps) -> None: ...
+    def send(self, newest_step: int, steps: Steps) -> None: ...
+
+    def notify(self, notice: Notice) -> None: ...
 
     def fail(self, error: OrchestratorError) -> None: ...
 
     def stop_requested(self) -> bool: ...
+
+    def preempted(self) -> bool:
+        """Whether this process was told to end (SIGTERM)."""
+
+    def look_for_preemption(self) -> Mapping[str, Any] | None:
+        """What the cluster says about nodes that are taken away: called by all workers at once, waits for all."""
 
     def close(self) -> None:
         """Wait until everything sent has arrived, as the worker's process ends right after."""
@@ -75,6 +86,7 @@ class BatchingReporter:
     def __init__(self, link: DriverLink, rank: int) -> None:
         self._link, self._rank = link, rank
         self._steps: Steps = []
+        self._newest_step = 0
         self._sent_at = 0.0
 
     def started(self, step: int) -> None:
@@ -82,16 +94,26 @@ class BatchingReporter:
         self.step(step, {})
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
+        self._newest_step = step
         if self._rank == 0:
             self._steps.append((step, metrics))
-        if time.monotonic() - self._sent_at >= REPORT_S:
+        if time.monotonic() - self._sent_at >= (REPORT_S if self._rank == 0 else SIGN_OF_LIFE_S):
             self.flush()
+
+    def notify(self, notice: Notice) -> None:
+        self._link.notify(notice)
+
+    def preempted(self) -> bool:
+        return self._link.preempted()
+
+    def look_for_preemption(self) -> Mapping[str, Any] | None:
+        return self._link.look_for_preemption()
 
     def stop_requested(self) -> bool:
         return self._link.stop_requested()
 
     def flush(self) -> None:
-        self._link.send(self._steps)
+        self._link.send(self._newest_step, self._steps)
         self._steps, self._sent_at = [], time.monotonic()
 
 
@@ -108,12 +130,16 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
 
     from stages.training.agreement import WorkerRank
     from stages.training.loop import run_worker
+    from stages.training.watching.node_proof import report_unfit_nodes
 
     log = settings.logs.open(log_name(rank))
     torch.set_num_threads(max(1, int(settings.cpus)))
     dump_stacks_on_signal(settings.stacks)
     reporter = BatchingReporter(link, rank)
+    worker = WorkerRank(rank=rank, world_size=world_size, device=device)
     try:
+        if settings.execution.watch.prove_nodes:
+            report_unfit_nodes(worker, settings.stacks, link.notify)
         run_worker(
             settings.program_class,
             settings.task,
@@ -122,7 +148,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
             execution=settings.execution,
             checkpoints=settings.checkpoints,
             reporter=reporter,
-            worker=WorkerRank(rank=rank, world_size=world_size, device=device),
+            worker=worker,
         )
     except OrchestratorError as error:
         link.fail(error)
@@ -148,13 +174,33 @@ def dump_stacks_on_signal(folder: Path) -> None:
     faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
 
 
-def kill_with_stacks(pid: int, folder: Path) -> str:
-    """The stacks of a worker process on this node, which is killed after writing them."""
-    file = stack_file(folder, pid)
-    try:
-        os.kill(pid, signal.SIGUSR1)
+def take_stacks(pids: Sequence[int], folder: Path, *, kill: bool) -> dict[int, str]:
+    """The stacks of worker processes on this node, all asked at once; afterwards they are killed, if wanted."""
+    written = {pid: _size(stack_file(folder, pid)) for pid in pids}
+    gone = [pid for pid in pids if not _signal(pid, signal.SIGUSR1)]
+    if len(gone) < len(pids):
         time.sleep(STACKS_S)
-        os.kill(pid, signal.SIGKILL)
+    if kill:
+        for pid in pids:
+            _signal(pid, signal.SIGKILL)
+    return {
+        pid: "the process had already ended" if pid in gone else _stacks_after(stack_file(folder, pid), written[pid])
+        for pid in pids
+    }
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
     except ProcessLookupError:
-        return "the process had already ended"
-    return file.read_text() if file.exists() else "no stacks were written"
+        return False
+    return True
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _stacks_after(file: Path, start: int) -> str:
+    text = file.read_bytes()[start:].decode(errors="replace") if file.exists() else ""
+    return text or "no stacks were written"

@@ -69,7 +69,7 @@ class NewHead:
 def work(head: NewHead, stop: threading.Event, tmp_path: Path) -> JobAttempt:
     planned = SimpleNamespace(id="steps")
     attempt = AttemptId.of(RUN, "steps", epoch=1, number=1)
-    request = SimpleNamespace(attempt=attempt, planned=planned, memory_halvings=0)
+    request = SimpleNamespace(attempt=attempt, planned=planned, memory_halvings=0, avoided_nodes=frozenset())
     store = open_store(tmp_path / "store")
     guard = EpochGuard(epochs=RunEpochs(store=store, run_id=RUN), epoch=1)
     parts: dict[str, Any] = {"request": request, "jobs": head, "artifacts": ArtifactStore(store, tmp_path / "cache")}

@@ -12,6 +12,7 @@ from orchestrator.logs.run_logs import RunLogs
 from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store.store import open_store
+from stages.training.config import TrainingExecution
 
 
 @dataclass
@@ -41,9 +42,11 @@ class TrainingContext:
     attempt_id: str = "run-toy-1-1"
     stop: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    settings: TrainingExecution = field(default_factory=TrainingExecution)
+    avoided_nodes: frozenset[str] = frozenset()
 
     def execution(self, settings: type[Any]) -> Any:
-        return settings()
+        return self.settings
 
     def record_provenance(self, facts: Mapping[str, Any]) -> None:
         self.facts.update(facts)
@@ -51,6 +54,10 @@ class TrainingContext:
     @property
     def scratch(self) -> Path:
         return self.folder / "scratch"
+
+    @property
+    def findings(self) -> Path:
+        return self.folder / "findings"
 
     @property
     def output(self) -> Path:

@@ -1,6 +1,6 @@
 """The driver of a training: what it passes on, and what it raises when the workers end; groups are doubles."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -45,9 +45,13 @@ class Group:
         steps = self._polls.pop(0) if self._polls else []
         return Report(steps=steps, processes=self.processes, error=self._reported)
 
-    def kill(self, node_id: str, pid: int) -> str:
-        self.killed.append(pid)
-        return f"stacks of {pid} on {node_id}"
+    def stacks(self, processes: Mapping[int, tuple[str, int]], *, kill: bool) -> Mapping[int, str]:
+        if kill:
+            self.killed += [pid for _, pid in processes.values()]
+        return {rank: f"stacks of {pid} on {node_id}" for rank, (node_id, pid) in processes.items()}
+
+    def has_spare(self, nodes: Collection[str]) -> bool:
+        return False
 
     def waiting_for(self) -> str:
         return self.waits.pop(0) if self.waits else ""

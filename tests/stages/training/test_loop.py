@@ -25,6 +25,7 @@ from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
 from stages.training.program import MicroBatch, PassOutput, ProgramClass
 from stages.training.spreads import Spread, spreads_of
+from stages.training.watching.notices import Notice
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
 LOOP = LoopConfig(
@@ -39,6 +40,8 @@ class Recorder:
     def __init__(self, stop_after: int = -1) -> None:
         self.steps: list[tuple[int, dict[str, float]]] = []
         self.first = -1
+        self.notices: list[Notice] = []
+        self.told_to_end = False
         self._stop_after = stop_after
 
     def started(self, step: int) -> None:
@@ -46,6 +49,15 @@ class Recorder:
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         self.steps.append((step, metrics))
+
+    def notify(self, notice: Notice) -> None:
+        self.notices.append(notice)
+
+    def preempted(self) -> bool:
+        return self.told_to_end
+
+    def look_for_preemption(self) -> None:
+        return None
 
     def stop_requested(self) -> bool:
         return 0 <= self._stop_after <= len(self.steps)

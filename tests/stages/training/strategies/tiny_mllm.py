@@ -25,6 +25,7 @@ class TinyTask:
 
 class TinyMllm:
     rebuilds_frozen = True
+    sources = ("first documents", "second documents")
 
     def __init__(self, task: TinyTask, device: torch.device = CPU) -> None:
         self._task = task
@@ -44,7 +45,8 @@ class TinyMllm:
         sides = [8, 16] if seed % 4 == 0 else [8] if seed % 3 == 0 else []
         batch = random_row(sides, generator)
         weight = self.model.trained_weight(batch.labels_BT, batch.segments_BT)
-        return MicroBatch(data=batch, weight=weight, seed=seed, samples=(f"row-{step}-{index}",))
+        names = tuple(f"row-{step}-{index}-{document}" for document in range(2))
+        return MicroBatch(data=batch, weight=weight, seed=seed, samples=names, sources=(0, 1))
 
 
 def random_row(sides: list[int], generator: torch.Generator, tokens: int = 96) -> PackedBatch:
@@ -63,4 +65,6 @@ def random_row(sides: list[int], generator: torch.Generator, tokens: int = 96) -
     positions = torch.cat([torch.arange(first), torch.arange(tokens - first)])[None]
     images = [torch.rand(3, side, side, generator=generator) * 2 - 1 for side in sides]
     labels = torch.where(ids >= 0, ids, -100)
-    return PackedBatch(ids_BT=ids, labels_BT=labels, positions_BT=positions, segments_BT=segments, images=images)
+    return PackedBatch(
+        ids_BT=ids, labels_BT=labels, positions_BT=positions, segments_BT=segments, images=images, documents=(2,)
+    )

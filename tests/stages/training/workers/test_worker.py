@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchestratorError
+from stages.training.watching.notices import Notice
 from stages.training.workers import worker
-from stages.training.workers.worker import BatchingReporter, Steps, kill_with_stacks, stack_file
+from stages.training.workers.worker import BatchingReporter, Steps, take_stacks
 
 
 class Link:
@@ -18,8 +19,17 @@ class Link:
     def register(self) -> None:
         self.calls.append("register")
 
-    def send(self, steps: Steps) -> None:
-        self.calls.append(steps)
+    def send(self, newest_step: int, steps: Steps) -> None:
+        self.calls.append((newest_step, steps))
+
+    def notify(self, notice: Notice) -> None:
+        self.calls.append(notice)
+
+    def preempted(self) -> bool:
+        return False
+
+    def look_for_preemption(self) -> None:
+        raise NotImplementedError
 
     def fail(self, error: OrchestratorError) -> None:
         raise NotImplementedError
@@ -41,17 +51,22 @@ def test_steps_are_sent_in_batches_and_none_is_lost(monkeypatch: pytest.MonkeyPa
     reporter.step(6, {"loss": 1.0})
     reporter.flush()
     reporter.flush()
-    assert link.calls == ["register", [(4, {})], [(5, {"loss": 2.0}), (6, {"loss": 1.0})], []]
+    assert link.calls == [
+        "register",
+        (4, [(4, {})]),
+        (6, [(5, {"loss": 2.0}), (6, {"loss": 1.0})]),
+        (6, []),
+    ]
     assert reporter.stop_requested()
 
 
-def test_only_rank_0_reports_steps_but_every_rank_learns_of_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_reports_steps_but_every_rank_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     link = Link()
-    monkeypatch.setattr(worker, "REPORT_S", 0.0)
+    monkeypatch.setattr(worker, "SIGN_OF_LIFE_S", 0.0)
     reporter = BatchingReporter(link, rank=1)
     reporter.started(4)
     reporter.step(5, {"loss": 2.0})
-    assert link.calls == ["register", [], []]
+    assert link.calls == ["register", (4, []), (5, [])]
 
 
 SLEEPER = """
@@ -66,11 +81,19 @@ waits_for_ever()
 """
 
 
-def test_a_hung_process_is_killed_after_writing_its_stacks(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert "in waits_for_ever" in kill_with_stacks(process.pid, tmp_path)
-    assert process.returncode == -9
-    assert stack_file(tmp_path, process.pid).exists()
-    assert kill_with_stacks(process.pid, tmp_path) == "the process had already ended"
+def test_hung_processes_are_killed_after_all_have_written_their_stacks_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLEEPER, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as second,
+    ):
+        for process in (first, second):
+            assert process.stdout is not None
+            process.stdout.readline()
+        pids = [first.pid, second.pid]
+        seen = take_stacks(pids, tmp_path, kill=False)
+        again = take_stacks(pids, tmp_path, kill=True)
+    assert [text.count("in waits_for_ever") for text in seen.values()] == [1, 1]
+    assert [text.count("in waits_for_ever") for text in again.values()] == [1, 1]  # each time the newest only
+    assert (first.returncode, second.returncode) == (-9, -9)
+    assert take_stacks([first.pid], tmp_path, kill=True) == {first.pid: "the process had already ended"}

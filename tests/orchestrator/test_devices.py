@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from clusters.planner.devices import Device, devices, find_device
+from orchestrator.devices import Device, devices, find_device
 from orchestrator.errors import RecipeError
 
 
