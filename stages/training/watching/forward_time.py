@@ -1,7 +1,8 @@
 """Seconds that the forward passes of a worker take. On a GPU its own clock measures them, and nothing waits for it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ class ForwardTime:
     def __init__(self, passes: Sequence[Pass], device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._began_s = self._total_s = 0.0
+        self._counts = True
         self._open: Any = None
         self._pairs: list[tuple[Any, Any]] = []
         self._hooks = [
@@ -36,11 +38,22 @@ class ForwardTime:
         total_s, self._total_s = self._total_s, 0.0
         return total_s
 
+    @contextmanager
+    def ignored(self) -> Iterator[None]:
+        """Passes inside it do not count."""
+        before, self._counts = self._counts, False
+        try:
+            yield
+        finally:
+            self._counts = before
+
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
     def _begin(self, module: nn.Module, _arguments: Any) -> None:
+        if not self._counts:
+            return
         if self._is_cuda:
             self._open = torch.cuda.Event(enable_timing=True)
             self._open.record()
@@ -48,6 +61,8 @@ class ForwardTime:
             self._began_s = time.perf_counter()
 
     def _end(self, module: nn.Module, _arguments: Any, _output: Any) -> None:
+        if not self._counts:
+            return
         if self._is_cuda:
             ended = torch.cuda.Event(enable_timing=True)
             ended.record()

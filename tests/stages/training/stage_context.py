@@ -1,5 +1,6 @@
 """A stage's context for tests of the training driver: folders, a store for checkpoints, and what was tracked."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,15 @@ class Tracked:
 
     def log_event(self, kind: str, fields: Mapping[str, Any]) -> None:
         self.events.append((kind, dict(fields)))
+
+
+@dataclass
+class TrackedEvents(Tracked):
+    timed: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)  # (seconds since 1970, kind, fields)
+
+    def log_event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        super().log_event(kind, fields)
+        self.timed.append((time.time(), kind, dict(fields)))
 
 
 @dataclass

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from stages.training.config import TrainingExecution
+from stages.training.config import TrainingExecution, WatchSettings
 from tests.stages.training.strategies.pool import LOOP, Training, carry_out
 
-DDP, FSDP2 = TrainingExecution(), TrainingExecution(strategy="fsdp2")
-HSDP = TrainingExecution(strategy="fsdp2", shard_workers=2)
+WATCH = WatchSettings(every=2, verify_every=2)  # changes nothing: the steps of one worker are not verified
+DDP, FSDP2 = TrainingExecution(), TrainingExecution(strategy="fsdp2", watch=WATCH)
+HSDP = TrainingExecution(strategy="fsdp2", shard_workers=2, watch=WATCH)
 AVERAGED = replace(LOOP, average_decay=0.9)  # an average is loaded, too; it does not change the losses
 BF16 = replace(LOOP, precision="bf16")
 SPREADS = {
