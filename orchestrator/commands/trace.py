@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -45,9 +46,11 @@ def trace_command(questions: "Questions", run: str | None, locations: Locations,
     """Follow samples through a run: datasets, token files, training steps, checkpoints, models.
 
     WHAT is an image file, a sample id, the SHA-256 of an image, the id that a source gave, or a list of these: a text
-    file with one per line, or a .csv, .parquet or .jsonl file with a column sample_id, sha256 or url.
+    file with one per line, or a .csv, .parquet or .jsonl file with a column sample_id, sha256 or url; or the folder
+    that a spike of a training left, which is shown too.
     """
     from stages.provenance.trace import trace_run
+    from stages.training.watching.spike_report import has_spike_report, read_spike_report, spike_text
 
     with open_workspace(locations) as workspace:
         found = find_run(workspace.database, run)
@@ -56,6 +59,8 @@ def trace_command(questions: "Questions", run: str | None, locations: Locations,
     if as_json:
         echo_json("trace", trace.to_json())
         return
+    for folder in filter(has_spike_report, map(Path, click.get_current_context().params["what"])):
+        click.echo(f"{spike_text(read_spike_report(folder))}\n")
     click.echo(f"run {found.run_id} of {plan.recipe}")
     click.echo(trace_text(trace))
 

@@ -57,7 +57,8 @@ class GroupMonitor:
             self._note_wait(self._group.waiting_for())
             return
         self._note_wait("")
-        self._progressed_at = self._progressed_at or self._clock()
+        if self._progressed_at is None:
+            self._progressed_at = self._clock()
         self._leave_out_unfit_nodes()
         self._look_for_hang(self._clock() - self._progressed_at)
 

@@ -49,6 +49,7 @@ def question_options(command: Command) -> Command:
 
 def make_questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
     from data_pipelines.provenance.questions import Questions
+    from stages.training.watching.spike_report import has_spike_report, read_spike_report
 
     if not what and not urls:
         raise RecipeError("nothing to search for; give an image, an id, a SHA-256, a list of those, or --source-url")
@@ -58,7 +59,9 @@ def make_questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "
     for text in what:
         path = Path(text)
         try:
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            if has_spike_report(path):
+                questions.add_all(read_spike_report(path).sample_ids)
+            elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 questions.add_image(path)
             elif path.is_file():
                 questions.add_file(path)

@@ -18,10 +18,10 @@ from stages.training.watching.notices import (
     WORKERS,
     Notice,
 )
+from stages.training.watching.spike_report import SPIKE_REPORT
 
 logger = logging.getLogger(__name__)
 
-SPIKE_REPORT = "spike.json"  # in the folder of a spike; `illume trace FOLDER` reads it
 EVENT_SAMPLES = 8  # named in the event of a spike
 
 

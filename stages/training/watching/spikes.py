@@ -13,8 +13,8 @@ from stages.training.agreement import WorkerRank, gather_texts
 from stages.training.program import MicroBatch, TrainingProgram, originals_of
 from stages.training.step_sums import StepSums
 from stages.training.watching.notices import SPIKE, SPIKE_FILE, Notice, Notify
+from stages.training.watching.spike_report import FORMAT
 
-FORMAT = 1  # of the description
 MAX_SAMPLES = 64  # described, those with the highest losses
 SHOWN_ORIGINALS = 8  # samples whose stored files are kept
 MAX_ORIGINAL_BYTES = 4 * 2**20  # of one of these files

@@ -170,23 +170,27 @@ def stack_file(folder: Path, pid: int) -> Path:
 def dump_stacks_on_signal(folder: Path) -> None:
     """Make this process write the stacks of all its threads to `stack_file` when it gets SIGUSR1."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = stack_file(folder, os.getpid()).open("w")  # stays open for the life of the process
+    path = stack_file(folder, os.getpid())
+    unready = path.with_suffix(".unready")
+    file = unready.open("w")  # stays open for the life of the process
     faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
+    unready.rename(path)  # from now on the signal does not kill the process
 
 
 def take_stacks(pids: Sequence[int], folder: Path, *, kill: bool) -> dict[int, str]:
     """The stacks of worker processes on this node, all asked at once; afterwards they are killed, if wanted."""
-    written = {pid: _size(stack_file(folder, pid)) for pid in pids}
-    gone = [pid for pid in pids if not _signal(pid, signal.SIGUSR1)]
-    if len(gone) < len(pids):
+    files = {pid: stack_file(folder, pid) for pid in pids}
+    written = {pid: file.stat().st_size for pid, file in files.items() if file.exists()}
+    asked = [pid for pid in written if _signal(pid, signal.SIGUSR1)]
+    if asked:
         time.sleep(STACKS_S)
+    found = dict.fromkeys(pids, "no stacks: the worker is still starting")
+    found |= dict.fromkeys(written, "the process had already ended")
+    found |= {pid: _text_after(files[pid], written[pid]) or "no stacks were written" for pid in asked}
     if kill:
         for pid in pids:
             _signal(pid, signal.SIGKILL)
-    return {
-        pid: "the process had already ended" if pid in gone else _stacks_after(stack_file(folder, pid), written[pid])
-        for pid in pids
-    }
+    return found
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:
@@ -197,10 +201,5 @@ def _signal(pid: int, number: signal.Signals) -> bool:
     return True
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
-
-
-def _stacks_after(file: Path, start: int) -> str:
-    text = file.read_bytes()[start:].decode(errors="replace") if file.exists() else ""
-    return text or "no stacks were written"
+def _text_after(file: Path, start: int) -> str:
+    return file.read_bytes()[start:].decode(errors="replace")

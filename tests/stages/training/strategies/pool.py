@@ -85,7 +85,7 @@ def _train(rank: int, training: Training, folder: Path, number: int) -> list[flo
             init_method=f"file://{folder}/group-{number}",
             rank=rank,
             world_size=training.workers,
-            timeout=timedelta(seconds=60),
+            timeout=timedelta(seconds=PATIENCE_S),
         )
     recorder = Recorder(stop_after=training.stop_after)
     programs: dict[str, tuple[Any, Any]] = {

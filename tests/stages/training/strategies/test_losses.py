@@ -7,7 +7,7 @@ import pytest
 from stages.training.config import TrainingExecution, WatchSettings
 from tests.stages.training.strategies.pool import LOOP, Training, carry_out
 
-WATCH = WatchSettings(every=2, verify_every=2)  # changes nothing: the steps of one worker are not verified
+WATCH = WatchSettings(every=2, verify_every=4)  # changes nothing: the steps of one worker are not verified
 DDP, FSDP2 = TrainingExecution(), TrainingExecution(strategy="fsdp2", watch=WATCH)
 HSDP = TrainingExecution(strategy="fsdp2", shard_workers=2, watch=WATCH)
 AVERAGED = replace(LOOP, average_decay=0.9)  # an average is loaded, too; it does not change the losses

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.stage import Resources, RetryPolicy
 from stages.training.config import LoopConfig, OptimizerConfig, TrainingExecution, WatchSettings
 from stages.training.driver import train
+from stages.training.group_monitor import GroupMonitor
 from stages.training.program import MicroBatch, PassOutput
+from stages.training.workers.process_group import ProcessGroup
+from stages.training.workers.worker import worker_settings
 from tests.stages.training.stage_context import TrackedEvents, TrainingContext
 from tests.stages.training.toy import CPU, ToyPass, ToyProgram, ToyTask
 
@@ -123,23 +127,55 @@ class Outcome:
 
 
 def train_with(faults: tuple[str, ...], folder: Path, *, hang_after_s: float = 120.0) -> Outcome:
+    context, task = context_in(folder, faults, hang_after_s)
+    error = None
+    try:
+        train(FaultyProgram, task, LOOP, context)
+    except OrchestratorError as raised:
+        error = raised
+    made_at = {file.name: float(file.read_text()) for file in Path(task.marks).iterdir()}
+    tracker = context.tracker
+    assert isinstance(tracker, TrackedEvents)
+    return Outcome(error=error, events=tracker.timed, context=context, made_at=made_at)
+
+
+def context_in(folder: Path, faults: tuple[str, ...], hang_after_s: float) -> tuple[TrainingContext, FaultyTask]:
     marks = folder / "marks"
     marks.mkdir(parents=True)
-    tracker = TrackedEvents()
     context = TrainingContext(
         folder,
         resources=Resources(workers=WORKERS),
         retry=RetryPolicy(checkpoint_every=5, hang_after_s=hang_after_s),
-        tracker=tracker,
+        tracker=TrackedEvents(),
         settings=TrainingExecution(watch=WATCH),
     )
-    error = None
-    try:
-        train(FaultyProgram, FaultyTask(marks=str(marks), faults=faults), LOOP, context)
-    except OrchestratorError as raised:
-        error = raised
-    made_at = {file.name: float(file.read_text()) for file in marks.iterdir()}
-    return Outcome(error=error, events=tracker.timed, context=context, made_at=made_at)
+    return context, FaultyTask(marks=str(marks), faults=faults)
+
+
+def hang(folder: Path, *, hang_after_s: float = 1e6) -> tuple[str, str, Mapping[str, Any]]:
+    """What is said of a training that hangs at half time and at the end, and the event; by a made-up clock."""
+    context, task = context_in(folder, ("hang",), hang_after_s)
+    clock = Clock()
+    with closing(ProcessGroup(worker_settings(FaultyProgram, task, LOOP, context), context)) as group:
+        monitor = GroupMonitor(group, LOOP, context, "rows", clock)
+        while not Path(task.marks, "hang").exists():
+            assert not group.wait(0.1)
+            monitor.poll()
+        group.wait(2.0)  # until the others wait for it
+        monitor.poll()
+        clock.now = 0.6 * hang_after_s
+        monitor.poll()
+        suspected = monitor.suspected
+        clock.now = 1.1 * hang_after_s
+        monitor.poll()
+    return suspected, monitor.hung or "", context.tracker.events[-1][1]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def main() -> None:

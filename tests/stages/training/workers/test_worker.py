@@ -91,6 +91,9 @@ def test_hung_processes_are_killed_after_all_have_written_their_stacks_at_once(t
             assert process.stdout is not None
             process.stdout.readline()
         pids = [first.pid, second.pid]
+        assert take_stacks(pids, tmp_path / "elsewhere", kill=False) == dict.fromkeys(
+            pids, "no stacks: the worker is still starting"
+        )  # the signal would kill it
         seen = take_stacks(pids, tmp_path, kill=False)
         again = take_stacks(pids, tmp_path, kill=True)
     assert [text.count("in waits_for_ever") for text in seen.values()] == [1, 1]
