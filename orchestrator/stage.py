@@ -149,8 +149,9 @@ class Checkpoints(Protocol):
         """Publish the files of all writers, in the process that began. False: begin again, a checkpoint of an attempt
         that was aborted came first."""
 
-    def prune(self, keep: int, needed: int | None = None) -> None:
-        """Delete all but the newest `keep` verified checkpoints, and the newest one at or before step `needed`."""
+    def prune(self, keep: int, needed: int | None = None, best: int | None = None) -> None:
+        """Delete all but the newest `keep` verified checkpoints, the newest one at or before step `needed`, and that
+        of step `best`."""
 
     def retract_after(self, step: int) -> None:
         """Retract the checkpoints of steps later than `step`, because training repeats these steps differently."""

@@ -92,11 +92,11 @@ class FolderCheckpoints:
         shutil.rmtree(written)
         return True
 
-    def prune(self, keep: int, needed: int | None = None) -> None:
+    def prune(self, keep: int, needed: int | None = None, best: int | None = None) -> None:
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
         steps = self._steps()
-        kept = {*steps[-keep:], *[step for step in steps if needed is not None and step <= needed][-1:]}
+        kept = {*steps[-keep:], *[step for step in steps if needed is not None and step <= needed][-1:], best}
         self._delete(step for step in steps if step not in kept)
 
     def retract_after(self, step: int) -> None:

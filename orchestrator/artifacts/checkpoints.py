@@ -231,10 +231,10 @@ class StoredCheckpoints:
             found = roll_forward(self.store, site)
         return found
 
-    def prune(self, keep: int, needed: int | None = None) -> None:
+    def prune(self, keep: int, needed: int | None = None, best: int | None = None) -> None:
         """Delete all but the newest `keep` verified checkpoints; delete nothing if fewer than `keep` can be verified.
 
-        Also keeps the newest one at or before step `needed`.
+        Also keeps the newest one at or before step `needed`, and that of step `best`.
         """
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
@@ -243,6 +243,8 @@ class StoredCheckpoints:
         kept, superseded = 0, []
         for step, found in self._heads():
             is_needed = needed is not None and step <= needed
+            if step == best:
+                continue
             if (kept < keep or is_needed) and self._is_sound(step, found):
                 kept += 1
                 needed = None if is_needed else needed

@@ -75,7 +75,6 @@ class WatchSettings:
     peak_tflops: float = 0.0  # of one worker's device, dense bf16; 0: from the device table, on a CPU unknown
     validate_every: int = 0  # steps between two validations on held-out data; 0: none
     validate_micro_batches: int = 8  # at most, over all workers
-    validate_beside: bool = False  # validate checkpoints in a process of its own where the workers leave room for one
     keep_best: str = ""  # a metric of the validation, such as "language/loss": its best checkpoint is kept as well
 
     def __post_init__(self) -> None:

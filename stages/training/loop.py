@@ -160,7 +160,9 @@ def _train(
             metrics |= watch.end_step(step, step_s=step_s, data_wait_s=data_wait_s, amounts=amounts)
             metrics["data_steps_skipped"] = float(progress.data_step(step) - step)
             leave = preemption.reason(was_told=agreed.leave, is_asked=agreed.look) if step < loop.steps else None
-            if agreed.save or agreed.stop or leave or step == loop.steps:
+            metrics |= watch.validate(step)
+            saver.best_step = watch.best.step if watch.best else None
+            if agreed.save or agreed.stop or leave or watch.is_best(step) or step == loop.steps:
                 stalled_at = time.monotonic()
                 facts = {SPREADS: spreads_to_json(spreads), **watch.facts()}
                 saver.save(strategy.slices(), replace(progress, step=step), facts)

@@ -44,6 +44,7 @@ class CheckpointSaver:
         frozen: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._checkpoints, self._worker, self._keep, self._window = checkpoints, worker, keep, window
+        self.best_step: int | None = None  # its checkpoint is kept as well
         self._frozen = dict(frozen)
         # Collectives of its own: those of the loop go on beside them.
         self._group = dist.new_group(backend="gloo") if worker.world_size > 1 else None
@@ -99,7 +100,9 @@ class CheckpointSaver:
         while not self._has_written(slices, progress, facts):
             logger.info("checkpoint of step %d: an attempt that was aborted came first; writing again", progress.step)
         if self._worker.rank == 0:  # a non-finite loss goes back to the one before its window
-            self._checkpoints.prune(self._keep, needed=progress.step - progress.step % self._window)
+            self._checkpoints.prune(
+                self._keep, needed=progress.step - progress.step % self._window, best=self.best_step
+            )
         return time.monotonic() - began
 
     def _has_written(self, slices: Sequence[TensorSlice], progress: Progress, facts: Mapping[str, JSON]) -> bool:

@@ -40,6 +40,9 @@ class Strategy(Protocol):
         """Forward and backward of a micro-batch. The gradient is the mean over the workers of their sums, each times
         its `scale`."""
 
+    def evaluate(self, training_pass: Pass, micro_batch: MicroBatch, *, step: int) -> PassOutput:
+        """The forward pass alone, without gradients. Where parameters are sharded, all workers call it as often."""
+
     def clip(self, training_pass: Pass) -> torch.Tensor:
         """Complete and clip the gradients. Returns their norm over all workers before that: a scalar on the device."""
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from stages.training.agreement import WorkerRank
 from stages.training.checkpoints.reader import check_frozen, check_shapes, open_checkpoint
@@ -96,6 +97,14 @@ class TorchStrategy:
             with self._autocast():
                 output: PassOutput = module(micro_batch.data, generator, step)
             (output.loss_sum * scale).backward()  # never under autocast
+        return output
+
+    def evaluate(self, training_pass: Pass, micro_batch: MicroBatch, *, step: int) -> PassOutput:
+        module = self._modules[training_pass.name]
+        if isinstance(module, DistributedDataParallel):  # it would exchange buffers
+            module = module.module
+        with torch.no_grad(), self._autocast():
+            output: PassOutput = module(micro_batch.data, torch.Generator().manual_seed(micro_batch.seed), step)
         return output
 
     def clip(self, training_pass: Pass) -> torch.Tensor:

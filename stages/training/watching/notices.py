@@ -16,6 +16,7 @@ SLOW_WORKER, UNFIT_NODE, CORRUPT_WORKER, SPIKE, PREEMPTED = (
     "preempted",
 )
 SPIKE_FILE = "loss_spike_file"  # a file that shows a sample of a spike: {"step", "name"} and its content
+VALIDATION_FAILED = "validation_failed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 Nothing here changes what is trained. The cost for a step is measured by `tests/benchmarks/bench_watching.py`.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.artifact import JSON
 from stages.training.agreement import WorkerRank, gather_texts
 from stages.training.config import LoopConfig, WatchSettings
-from stages.training.program import MicroBatch, Pass, TrainingProgram, step_flops_of
+from stages.training.program import MicroBatch, Pass, TrainingProgram, step_flops_of, validation_of
 from stages.training.step_sums import StepSums
 from stages.training.strategies.strategy import Strategy
 from stages.training.watching.baseline import BASELINES, Baselines
@@ -19,6 +20,7 @@ from stages.training.watching.notices import CORRUPT_WORKER, SLOW_WORKER, WORKER
 from stages.training.watching.spikes import SpikedStep, SpikeError, describe_spike
 from stages.training.watching.system_metrics import SystemMetrics
 from stages.training.watching.throughput import peak_flops, throughput_metrics
+from stages.training.watching.validation import BEST, VALIDATION, Best, best_of, validate
 from stages.training.watching.verification import (
     ODD_REPLICA,
     CorruptWorkerError,
@@ -41,6 +43,9 @@ class StepAmounts:
 
     tokens: float
     padding: float
+
+
+logger = logging.getLogger(__name__)
 
 
 class StepWatch:
@@ -68,6 +73,8 @@ class StepWatch:
         self._system = SystemMetrics(worker.device) if worker.rank == 0 else None
         self._peak = peak_flops(worker.device, settings.peak_tflops) if worker.rank == 0 else 0.0
         self._flops = step_flops_of(program) if worker.rank == 0 else 0.0
+        self._validation = validation_of(program) if settings.validate_every else None
+        self.best = best_of(saved)
         self._data_wait_s, self._num_steps = 0.0, 0
         self._alike_at = first_step  # the replicas of the parameters were equal before this step
         self.unsound_after: int | None = None  # checkpoints of later steps may hold what a corrupt worker computed
@@ -76,7 +83,8 @@ class StepWatch:
 
     def facts(self) -> dict[str, JSON]:
         """To be saved with a checkpoint."""
-        return {BASELINES: self._baselines.to_json()}
+        best: dict[str, JSON] = {} if self.best is None else {BEST: self.best.to_json()}
+        return {BASELINES: self._baselines.to_json(), **best}
 
     def verify(self, step: int, micro_batches: Sequence[MicroBatch], num_micro_steps: int) -> None:
         """Compute the step beforehand and compare, if it is its turn. Raises: CorruptWorkerError on all workers."""
@@ -161,6 +169,33 @@ class StepWatch:
         if step % self._settings.every == 0 or step == self._loop.steps:
             metrics |= self._compare(step)
         return metrics
+
+    def validate(self, step: int) -> dict[str, float]:
+        """The metrics of a validation if it is time for one, and {} otherwise. `step`: steps done."""
+        data, every = self._validation, self._settings.validate_every
+        if data is None or not every or (step % every and step != self._loop.steps):
+            return {}
+        with self._forward.ignored():
+            metrics = validate(
+                self._program,
+                data,
+                self._strategy,
+                step=step,
+                max_micro_batches=self._settings.validate_micro_batches,
+                worker=self._worker,
+                notify=self._notify,
+            )
+        value = metrics.get(f"{VALIDATION}{self._settings.keep_best}")
+        if metrics and self._settings.keep_best and value is None:
+            found = ", ".join(name.removeprefix(VALIDATION) for name in metrics)
+            logger.warning("keep_best: no metric %r, found %s", self._settings.keep_best, found)
+        if value is not None and (self.best is None or value < self.best.value):
+            self.best = Best(step=step, value=value)
+        return metrics
+
+    def is_best(self, step: int) -> bool:
+        """Whether the checkpoint of this step is to be kept as the best one."""
+        return self.best is not None and self.best.step == step
 
     def close(self) -> None:
         self._forward.close()
