@@ -11,7 +11,8 @@ from dataclasses import dataclass
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>.+)$')
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x")
 _TRAINING = "stages/training/loop.py"  # the thread that has it is the one that trains
-_COLLECTIVE = ("torch/distributed/", "torch/nn/parallel/")
+_COLLECTIVE = "torch/distributed/"  # among the innermost frames
+_BACKWARD = "torch/autograd/graph.py"  # the innermost one: gradients are exchanged below it, in C++
 SHOWN_RANKS = 12
 SHOWN_FRAMES = 6
 MAX_STACKS_CHARACTERS = 20_000  # of each group, logged as a whole
@@ -23,7 +24,7 @@ class StackGroup:
 
     ranks: tuple[int, ...]
     frames: tuple[str, ...]  # "name (file.py:12)", innermost first; () if no stack could be had
-    waits: bool  # inside a collective operation: for others
+    waits: bool  # inside a collective operation or a backward pass: for others
     text: str  # the stacks of all threads of the first of them
 
     @property
@@ -87,4 +88,6 @@ def _training_frames(text: str) -> tuple[tuple[str, ...], bool]:
     chosen = next((frames for _, frames in threads if any(_TRAINING in file for file, _ in frames)), None)
     if chosen is None:
         chosen = next((frames for title, frames in threads if title.startswith("Current")), threads[0][1])
-    return tuple(frame for _, frame in chosen), any(part in file for file, _ in chosen[:4] for part in _COLLECTIVE)
+    files = [file for file, _ in chosen]
+    waits = any(_COLLECTIVE in file for file in files[:4]) or any(_BACKWARD in file for file in files[:1])
+    return tuple(frame for _, frame in chosen), waits

@@ -40,6 +40,23 @@ def test_the_one_for_which_many_differ_is_named_even_if_it_is_not_the_smallest_g
     assert differing_ranks(group_stacks({0: READING, 1: WAITING.format(number=1)})) == (0,)
 
 
+BACKWARD = """Current thread 0x00007f11 (most recent call first):
+  File "/env/torch/autograd/graph.py", line 979 in _engine_run_backward
+  File "/env/torch/autograd/__init__.py", line 395 in backward
+  File "/code/stages/training/loop.py", line 140 in _train
+"""
+FORWARD = """Current thread 0x00007f12 (most recent call first):
+  File "/code/models/mllm/model.py", line 130 in forward
+  File "/env/torch/nn/modules/module.py", line 1784 in _call_impl
+  File "/env/torch/nn/parallel/distributed.py", line 1715 in _run_ddp_forward
+  File "/code/stages/training/loop.py", line 140 in _train
+"""
+
+
+def test_the_exchange_of_gradients_waits_and_a_forward_pass_does_not() -> None:
+    assert differing_ranks(group_stacks({0: BACKWARD, 1: FORWARD})) == (1,)
+
+
 def test_a_worker_without_stacks_differs() -> None:
     groups = group_stacks(stacks_of(3, rank1="no stacks were written"))
     assert differing_ranks(groups) == (1,)
