@@ -11,7 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FOLDER = "failed"  # beside the cache of local copies
-FINDINGS = "findings"  # the same
+FINDINGS = "findings"  # in the folder of an attempt
 KEPT_S = 7 * 24 * 3600.0  # people look at a failure within a week
 
 
@@ -33,8 +33,11 @@ def failed_folder(cache: Path, attempt: str) -> Path:
 
 
 def findings_folder(cache: Path, attempt: str) -> Path:
-    """The folder of what an attempt found while it ran, e.g. the data of a strange step; it need not have failed."""
-    return cache.parent / FINDINGS / attempt
+    """The folder of what an attempt found while it ran, e.g. the data of a strange step; it need not have failed.
+
+    Below that of failed attempts, so that it is deleted after as long, and after a takedown.
+    """
+    return failed_folder(cache, attempt) / FINDINGS
 
 
 def keep_evidence(files: Mapping[str, Path], folder: Path) -> str:
