@@ -10,7 +10,6 @@ from clusters.planner.prices import BUILT_IN, Prices
 from clusters.planner.recipes import refuse_what_cannot_fit
 from clusters.profiles import Profile, machines_of, profile_at
 from clusters.shared import pool_of
-from orchestrator.actor import current_actor
 from orchestrator.commands.plan import print_plan, warn_of_changed_code
 from orchestrator.commands.run import gate_overrides
 from orchestrator.commands.shared.budget_options import budget_option, check_budget, current_prices
@@ -33,7 +32,7 @@ from orchestrator.history.changes import record_change
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.plan_file import plan_digest
 from orchestrator.planning.store_view import plan_view
-from orchestrator.queue.records import Limits, Submission
+from orchestrator.queue.records import Limits, Submission, current_person
 from orchestrator.recipe.yaml_subset import read_text
 from orchestrator.scheduler.submitting import estimate_s, same_in_queue, stage_needs, submit
 from orchestrator.times import iso_time
@@ -97,7 +96,7 @@ def submit_command(
             run_id=continued.run_id if continued is not None else new_run_id(),
             recipe=plan.recipe,
             plan_digest=continued.plan_digest if continued is not None else plan_digest(plan),
-            person=current_actor().user,
+            person=current_person(),
             priority=priority,
             after=followed,
             cluster=cluster_text(profile),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from orchestrator.actor import current_actor
 from orchestrator.cluster.capacity import NodeCapacity
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.history.database.database import Database
@@ -16,7 +15,7 @@ from orchestrator.queue.amounts import Amounts, need_of
 from orchestrator.queue.claims import Claims, Pool, forget_stop, stop_reason
 from orchestrator.queue.entries import asked_at, priority_of, submission_of
 from orchestrator.queue.order import Request
-from orchestrator.queue.records import Approval
+from orchestrator.queue.records import Approval, current_person
 from orchestrator.queue.rows import newest_of
 
 ASK_S = 1.0  # between two questions about one stage
@@ -97,7 +96,7 @@ def admission_of(run_id: str, database: Database, cluster: Cluster, *, now: floa
         run_id=run_id,
         database=database,
         claims=None if shared is None else Claims(database, Pool(name=shared.name, capacity=_amounts(shared.total))),
-        person=current_actor().user if submission is None else submission.person,
+        person=current_person() if submission is None else submission.person,
         priority=0 if submission is None else priority_of(database, submission),
         asked_at=now if submission is None else asked_at(submission),
         is_queued=submission is not None,

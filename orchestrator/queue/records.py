@@ -156,6 +156,12 @@ RECORDS: dict[What, type[Record]] = {
 }
 
 
+def current_person() -> str:
+    """Whose fair share and budget it is: the user, whatever the machine, or the name that a service gives."""
+    actor = current_actor()
+    return actor.token_name or actor.user
+
+
 def key_of(what: What, subject: str, number: int) -> str:
     return f"{QUEUE}/{what}/{quote(subject, safe='')}/{number:0{NUMBER_DIGITS}d}.json"
 

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +14,14 @@ from orchestrator.commands.shared.options import (
     plugin_option,
     stage_kinds,
 )
+from orchestrator.scheduler.drivers import Drivers
+from orchestrator.scheduler.loop import Scheduler
 from orchestrator.workspace import workspace_root
 
-FOLDER = "web"  # below the workspace's
+FOLDER, QUEUE_FOLDER = "web", "queue"  # below the workspace's
+
+if TYPE_CHECKING:
+    from orchestrator.web.settings import Background
 
 
 @click.command(
@@ -23,6 +29,7 @@ FOLDER = "web"  # below the workspace's
     epilog=examples(
         "serve",
         "serve --host 0.0.0.0 --token-file tokens --public-url https://illume.example.org",
+        "serve --scheduler # also runs what `illume submit` has queued",
         "serve --new-token alice:operator # a token, and the line of the file for it",
     ),
 )
@@ -39,6 +46,8 @@ FOLDER = "web"  # below the workspace's
 )
 @click.option("--public-url", default="", metavar="URL", help="How people reach it: https://HOST, for links.")
 @click.option("--new-token", metavar="NAME:ROLE", help="Print a new token and the line of the file for it, and exit.")
+@click.option("--scheduler", "is_scheduler", is_flag=True, help="Also run what is in the queue; several servers may.")
+@click.option("--max-runs", default=32, show_default=True, help="Runs that this server drives at one time.")
 @location_options
 @plugin_option
 def serve_command(
@@ -49,11 +58,14 @@ def serve_command(
     user_header: str,
     public_url: str,
     new_token: str | None,
+    is_scheduler: bool,
+    max_runs: int,
     locations: Locations,
 ) -> None:
     """Show runs, data and events as pages, over the store and the database. Stop it with Ctrl-C: nothing is lost.
 
-    On 127.0.0.1 nobody signs in. On any other address it needs --token-file, or --trusted-proxy; put TLS in front.
+    With --scheduler it also runs the queue; without it, it starts nothing. On 127.0.0.1 nobody signs in. On any other
+    address it needs --token-file, or --trusted-proxy; put TLS in front.
     """
     # Late: a server is loaded only here.
     from orchestrator.web.server import serve
@@ -78,8 +90,23 @@ def serve_command(
         trusted_proxy=trusted_proxy,
         user_header=user_header,
         public_url=public_url.rstrip("/"),
+        background=(scheduler_of(locations, max_runs),) if is_scheduler else (),
     )
     serve(settings, on_ready=lambda address: click.echo(f"illume is at {address}"))
+
+
+def scheduler_of(locations: Locations, max_runs: int) -> "Background":
+    """The scheduler as work beside the pages."""
+    from orchestrator.web.settings import Background
+
+    logging.getLogger("orchestrator.scheduler").setLevel(logging.INFO)
+    scheduler = Scheduler(
+        open=lambda: open_workspace(locations, create=True),
+        kinds=stage_kinds(),
+        drivers=Drivers(folder=workspace_root() / QUEUE_FOLDER, arguments=arguments_of(locations)),
+        max_runs=max_runs,
+    )
+    return Background(name="scheduler", run=scheduler.run)
 
 
 def arguments_of(locations: Locations) -> tuple[str, ...]:
