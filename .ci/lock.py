@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("python3.11", "python3.12", "python3.13")
-EXTRAS = "deepspeed,kubernetes,postgresql,ui"
+EXTRAS = "deepspeed,kubernetes,notify,postgresql,ui"
 PIP = "pip==26.3"
 NOT_LOCKED = re.compile(r"(nvidia-|cuda-|triton$)")  # come with the GPU builds of torch, which pins them itself
 CONSTRAINTS_HEAD = (

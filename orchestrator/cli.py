@@ -65,6 +65,8 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "submit": ("submit", "Queue a recipe, for a server (`serve --scheduler`) to run."),
         "queue": ("queue", "Show what waits, for what, and when it is expected to start."),
         "priority": ("queue", "Change the priority of a run in the queue."),
+        "schedule": ("schedule", "Submit a recipe by a cron line, for new files, or for a pinned artifact."),
+        "budget": ("budget", "Set what may be spent in a month, by a user or by everybody."),
         "approve": ("queue", "Let a stage start that waits for the word of a person."),
     },
     "Look": {

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.commands.logs import ENDED, event_pages
+from orchestrator.commands.shared.cost_table import print_cost
 from orchestrator.commands.shared.formatting import short, time_text
 from orchestrator.commands.shared.json_output import echo_json, run_to_json
 from orchestrator.commands.shared.live_view import (
@@ -47,12 +48,14 @@ from orchestrator.workspace import Workspace
 )
 @target_argument
 @click.option("-f", "--follow", is_flag=True, help="Keep showing the run until it ends.")
+@click.option("--cost", "with_cost", is_flag=True, help="Show what it cost so far, retries and lost work apart.")
 @click.option("-n", "--limit", default=20, show_default=True, help="Runs to list.")
 @location_options
 @json_option
 def status_command(
     target: str | None,
     follow: bool,
+    with_cost: bool,
     limit: int,
     locations: Locations,
     as_json: bool,
@@ -62,7 +65,7 @@ def status_command(
     RUN is a run's id, a prefix of one, a recipe's name for its newest run, or `last`.
     """
     with open_workspace(locations, needs_store=False) as workspace:
-        if target is None and not follow:
+        if target is None and not follow and not with_cost:
             _print_runs(workspace, limit, as_json=as_json)
             return
         found_target = find_target(workspace.database, target)
@@ -80,6 +83,9 @@ def status_command(
                 click.echo(found.message)
             return
         status = _with_life(workspace, replace(found_target.status, stages=found_target.stages))
+        if with_cost:
+            print_cost(workspace.database, status, as_json=as_json)
+            return
         _print_status(status, as_json=as_json)
 
 

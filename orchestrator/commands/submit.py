@@ -1,12 +1,15 @@
 """`illume submit`: queues a recipe for a server to run."""
 
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import click
 
 from clusters.connect import connect
-from clusters.planner.prices import BUILT_IN, Prices
+from clusters.planner.machines import MachineType
+from clusters.planner.prices import BUILT_IN, Prices, money
 from clusters.planner.recipes import refuse_what_cannot_fit
 from clusters.profiles import Profile, machines_of, profile_at
 from clusters.shared import pool_of
@@ -91,6 +94,7 @@ def submit_command(
         check_cluster(plan, cluster, budget, prices)
         record_change(workspace.store, "gate_override", gate_overrides(overrides))
         continued = interrupted_run(workspace, plan, stage_kinds())
+        machines = {} if cluster is None else machines_of(cluster)
         submission = Submission(
             at=iso_time(time.time()),
             run_id=continued.run_id if continued is not None else new_run_id(),
@@ -101,7 +105,7 @@ def submit_command(
             after=followed,
             cluster=cluster_text(profile),
             pool=pool_of(cluster),
-            stages=stage_needs(plan),
+            stages=stage_needs(plan, partial(price_per_gpu_hour, machines, prices)),
             estimate_s=estimate_s(plan),
             limits=budget,
         )
@@ -125,6 +129,13 @@ def check_cluster(plan: Plan, profile: Profile | None, budget: Limits, prices: P
     cluster = None if profile is None else connect(profile)
     if cluster is not None and cluster.jobs is not None:
         cluster.jobs.check()
+
+
+def price_per_gpu_hour(machines: Mapping[str, MachineType], prices: Prices, name: str) -> float | None:
+    """The middle of the prices of a machine type; of the first one with accelerators if it has no name."""
+    found = machines.get(name) or next((machine for machine in machines.values() if machine.gpus), None)
+    price = None if found is None else money(prices, found, 1.0)
+    return None if price is None else (price.low + price.high) / 2
 
 
 def cluster_text(profile: str | None) -> str:

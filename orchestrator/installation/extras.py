@@ -19,6 +19,7 @@ class Extra:
 EXTRAS: Mapping[str, Extra] = {
     "deepspeed": Extra(module="deepspeed", purpose="ZeRO, which no training strategy uses yet"),
     "kubernetes": Extra(module="kubernetes", purpose="submitting runs to Kubernetes"),
+    "notify": Extra(module="apprise", purpose="notices of `illume serve --notify`"),
     "postgresql": Extra(module="psycopg", purpose="an index database on PostgreSQL"),
     "ui": Extra(module="flask", purpose="`mlflow ui`, the pages of the tracker"),
 }

@@ -56,6 +56,11 @@ def submission_of(database: Database, run_id: str) -> Submission | None:
     return None if row is None else record_from_json(Submission, json.loads(row.record), row.key)
 
 
+def all_submissions(database: Database) -> dict[str, Submission]:
+    """By run, those of runs that have ended too."""
+    return newest(database, Submission)
+
+
 def priority_of(database: Database, submission: Submission) -> int:
     changed = newest(database, PriorityChange).get(submission.run_id)
     return submission.priority if changed is None else changed.priority

@@ -65,6 +65,7 @@ class StageNeed:
     cpus: float
     gpus: float = 0.0
     memory_gib: float = 0.0
+    price_per_gpu_hour: float | None = None  # when it was submitted; None: unknown
 
 
 @dataclass(frozen=True, kw_only=True)

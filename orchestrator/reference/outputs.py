@@ -115,6 +115,9 @@ PLANNED: dict[str, Schema] = {
 TAKEDOWN = an_object(
     {"format": WHOLE, "id": TEXT, "note": TEXT, "created": TIME, "content": a_table(ANY), "tainted": a_list(ANY)}
 )
+COST: Schema = an_object({"gpu_hours": NUMBER, "cpu_hours": NUMBER, "money": or_null(NUMBER)})
+COST_PARTS: dict[str, Schema] = {"attempts": WHOLE, "spent": COST, "retries": COST, "lost": COST}
+COSTS = an_object(COST_PARTS)
 QUEUED = an_object(
     {
         "run_id": TEXT,
@@ -140,6 +143,12 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
         an_object(
             {"name": TEXT, "rows": WHOLE, "orphans": WHOLE, "verdicts": a_table(WHOLE), "bytes": a_table(WHOLE)},
             optional={"tables": a_table(ANY), "histograms": a_table(ANY), "drift": a_table(ANY)},
+        ),
+    ),
+    "budget list": (
+        "what may be spent in a month",
+        an_object(
+            {"budgets": a_list(an_object({"who": TEXT, "gpu_hours": or_null(NUMBER), "money": or_null(NUMBER)}))}
         ),
     ),
     "cancel": (
@@ -257,6 +266,30 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
             }
         ),
     ),
+    "schedule add": ("the schedule that was added", an_object({"name": TEXT, "next": or_null(TIME)})),
+    "schedule list": (
+        "the schedules, with their next and last times",
+        an_object(
+            {
+                "schedules": a_list(
+                    an_object(
+                        {
+                            "name": TEXT,
+                            "recipe": TEXT,
+                            "trigger": TEXT,
+                            "overlap": TEXT,
+                            "person": TEXT,
+                            "is_paused": YES_NO,
+                            "next": or_null(TIME),
+                            "last": or_null(TIME),
+                            "last_run": or_null(TEXT),
+                            "note": or_null(TEXT),
+                        }
+                    )
+                )
+            }
+        ),
+    ),
     "show": (
         "what came out of a run or a stage",
         an_object(
@@ -285,6 +318,10 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     ),
     "status": ("the runs, newest first", an_object({"runs": a_list(RUN)})),
     "status RUN": ("a run and its stages", an_object({"run": RUN, "stages": a_list(STAGE)})),
+    "status COST": (
+        "what a run cost so far; null is unknown",
+        an_object({"run_id": TEXT, "total": COSTS, "stages": a_list(an_object({"stage": TEXT, **COST_PARTS}))}),
+    ),
     "takedown list": ("the applied takedowns, oldest first", an_object({"takedowns": a_list(TAKEDOWN)})),
     "takedown plan": (
         "what a takedown would change",

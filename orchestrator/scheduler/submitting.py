@@ -1,5 +1,7 @@
 """Puts a plan into the queue: its record first, then the run."""
 
+from collections.abc import Callable
+
 from orchestrator.errors import RecipeError
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks
 from orchestrator.planning.plan_file import plan_digest, stages_with_secrets
@@ -31,7 +33,8 @@ def submit(workspace: Workspace, plan: Plan, submission: Submission) -> bool:
     return is_new
 
 
-def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
+def stage_needs(plan: Plan, price_of: Callable[[str], float | None] = lambda _: None) -> tuple[StageNeed, ...]:
+    """What the stages to run take. `price_of`: of an accelerator hour on a machine type, "" for the default one."""
     needs = []
     for stage in plan.to_run:
         need = need_of(stage.spec.resources)
@@ -42,6 +45,7 @@ def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
                 cpus=need.cpus,
                 gpus=need.gpus,
                 memory_gib=need.memory_gib,
+                price_per_gpu_hour=price_of(stage.spec.resources.machine) if need.gpus else None,
             )
         )
     return tuple(needs)

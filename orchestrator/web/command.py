@@ -14,8 +14,11 @@ from orchestrator.commands.shared.options import (
     plugin_option,
     stage_kinds,
 )
+from orchestrator.scheduler.budgets import BudgetWatcher
 from orchestrator.scheduler.drivers import Drivers
 from orchestrator.scheduler.loop import Scheduler
+from orchestrator.scheduler.notices import EventWatcher, Notices, apprise_of, log_notice
+from orchestrator.scheduler.schedules import ScheduleWatcher
 from orchestrator.workspace import workspace_root
 
 FOLDER, QUEUE_FOLDER = "web", "queue"  # below the workspace's
@@ -48,6 +51,15 @@ if TYPE_CHECKING:
 @click.option("--new-token", metavar="NAME:ROLE", help="Print a new token and the line of the file for it, and exit.")
 @click.option("--scheduler", "is_scheduler", is_flag=True, help="Also run what is in the queue; several servers may.")
 @click.option("--max-runs", default=32, show_default=True, help="Runs that this server drives at one time.")
+@click.option(
+    "--notify",
+    "notify_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --scheduler: a file with addresses of apprise, one a line, that hear of failures, budgets and more.",
+)
+@click.option(
+    "--notify-waits-h", default=4.0, show_default=True, help="Hours after which people hear of a stage that waits."
+)
 @location_options
 @plugin_option
 def serve_command(
@@ -60,6 +72,8 @@ def serve_command(
     new_token: str | None,
     is_scheduler: bool,
     max_runs: int,
+    notify_file: Path | None,
+    notify_waits_h: float,
     locations: Locations,
 ) -> None:
     """Show runs, data and events as pages, over the store and the database. Stop it with Ctrl-C: nothing is lost.
@@ -90,20 +104,26 @@ def serve_command(
         trusted_proxy=trusted_proxy,
         user_header=user_header,
         public_url=public_url.rstrip("/"),
-        background=(scheduler_of(locations, max_runs),) if is_scheduler else (),
+        background=(scheduler_of(locations, max_runs, notify_file, notify_waits_h),) if is_scheduler else (),
     )
     serve(settings, on_ready=lambda address: click.echo(f"illume is at {address}"))
 
 
-def scheduler_of(locations: Locations, max_runs: int) -> "Background":
-    """The scheduler as work beside the pages."""
+def scheduler_of(locations: Locations, max_runs: int, notify_file: Path | None, notify_waits_h: float) -> "Background":
+    """The scheduler as work beside the pages. Raises: RecipeError: the file of addresses cannot be used."""
     from orchestrator.web.settings import Background
 
     logging.getLogger("orchestrator.scheduler").setLevel(logging.INFO)
+    notices = Notices(send=log_notice if notify_file is None else apprise_of(notify_file))
     scheduler = Scheduler(
         open=lambda: open_workspace(locations, create=True),
         kinds=stage_kinds(),
         drivers=Drivers(folder=workspace_root() / QUEUE_FOLDER, arguments=arguments_of(locations)),
+        watchers=(
+            ScheduleWatcher(kinds=stage_kinds(), notify=notices.notify),
+            BudgetWatcher(notify=notices.notify),
+            EventWatcher(notices=notices, waits_longer_s=notify_waits_h * 3600),
+        ),
         max_runs=max_runs,
     )
     return Background(name="scheduler", run=scheduler.run)

@@ -1,7 +1,4 @@
-"""A place with a queue and real servers, for the tests and for the picture of the queue over time.
-
-python -m tests.orchestrator.scheduler.serving    is a stage kind that works until a file lets it end
-"""
+"""A place with a queue and real servers, for the tests and for the picture of the queue over time."""
 
 import json
 import os
@@ -61,12 +58,14 @@ class Place:
         (self.folder / "works.py").write_text(KINDS)
         (self.folder / "profile.yaml").write_text(self.profile)
 
-    def illume(self, *arguments: str, person: str = "ada", check: bool = True) -> Any:
-        """The JSON that a command prints."""
+    def illume(self, *arguments: str, person: str = "ada") -> Any:
+        """The JSON that a command prints; of several objects, one a line, a list."""
         environment = {**os.environ, "ILLUME_TRACKING": "none", "ILLUME_ACTOR": person}
         done = subprocess.run([*PROGRAM, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert not check or done.returncode == 0, done.stderr
-        return json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        is_stream = len(lines) > 1 and lines[0].endswith("}")
+        return [json.loads(line) for line in lines] if is_stream else json.loads(done.stdout)
 
     def submit(self, name: str, *arguments: str, person: str = "ada", cpus: float = 1, **config: Any) -> str:
         """Queue a run of one stage; returns its id."""
@@ -102,7 +101,8 @@ class Place:
         return "\n".join([str(self.states()), *(f"{file.name}:\n{file.read_text()}" for file in logs)])
 
     def events(self, run_id: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.illume("events", run_id, "--json").splitlines()] if run_id else []
+        found: list[dict[str, Any]] = self.illume("events", run_id, "--json")
+        return found
 
 
 @contextmanager
