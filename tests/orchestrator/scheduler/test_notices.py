@@ -1,0 +1,76 @@
+"""Notices: once, with the cause and the command, and never in the way of work."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.history.changes import record_change
+from orchestrator.scheduler.notices import EventWatcher, Notices, apprise_of
+from orchestrator.workspace import Workspace
+from tests.orchestrator import test_cli
+from tests.orchestrator.test_cli import Illume, newest
+
+illume = test_cli.illume
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as found:
+        yield found
+
+
+def until(is_so: "threading.Event") -> None:
+    assert is_so.wait(10.0), "the notice was not delivered"
+
+
+def test_a_failed_run_is_notified_once_by_two_servers(illume: Illume, tmp_path: Path, workspace: Workspace) -> None:
+    fault = tmp_path / "fault"
+    fault.write_text("fail")
+    illume("run", "words.yaml", "--set", f"stages.loud.config.fault={fault}")
+    run_id = newest(illume)["run_id"]
+    record_change(workspace.store, "takedown", ["request-17"])
+    sent: list[tuple[str, str]] = []
+    has_both = threading.Event()
+
+    def send(title: str, text: str) -> bool:
+        sent.append((title, text))
+        if len(sent) == 2:
+            has_both.set()
+        return True
+
+    for _server in range(2):
+        EventWatcher(notices=Notices(send=send), waits_longer_s=60.0).look(workspace, time.time())
+    until(has_both)
+    failed, takedown = sorted(sent)
+    assert failed[0].startswith(f"illume: run {run_id} failed")
+    assert "out of breath" in failed[1]
+    assert failed[1].endswith(f"illume show {run_id}")
+    assert takedown[1] == "illume takedown receipt request-17"
+
+
+def test_a_channel_that_fails_delays_nothing(workspace: Workspace) -> None:
+    tries: list[str] = []
+    is_over = threading.Event()
+
+    def send(title: str, _text: str) -> bool:
+        tries.append(title)
+        if len(tries) == 3:
+            is_over.set()
+        raise OSError("no route to host")
+
+    notices = Notices(send=send, pause_s=0.0)
+    began = time.monotonic()
+    notices.notify(workspace, "budget spent: run r1", "the budget is spent")
+    notices.notify(workspace, "budget spent: run r1", "the budget is spent, and more so")
+    assert time.monotonic() - began < 5.0
+    until(is_over)
+    assert tries == ["illume: budget spent: run r1"] * 3
+
+
+def test_channels_need_their_package_or_an_address(tmp_path: Path) -> None:
+    with pytest.raises(OrchestratorError, match=r"illume-orchestrator\[notify\]|cannot read"):
+        apprise_of(tmp_path / "absent")
