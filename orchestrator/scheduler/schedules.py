@@ -51,8 +51,8 @@ def next_due(cron: str, zone: str, after: float) -> float:
         found: datetime = next(CronSim(cron, start))
     except CronSimError as error:
         raise RecipeError(
-            f"--cron: found {cron!r}, which never fires: {error}; expected five fields: minute, hour, day of the month, "
-            "month, day of the week, e.g. '30 2 * * 1-5'"
+            f"--cron: found {cron!r}, which never fires: {error}; expected five fields: minute, hour, day of the "
+            "month, month, day of the week, e.g. '30 2 * * 1-5'"
         ) from error
     except StopIteration:
         raise RecipeError(f"--cron: {cron!r} never fires; no day of the next 50 years fits it") from None
