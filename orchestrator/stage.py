@@ -237,8 +237,8 @@ class StageContext(Protocol):
 
     @property
     def findings(self) -> Path:
-        """Folder on this machine for files about this attempt that people look at. It stays for a week, whatever becomes
-        of the attempt, and is no part of the artifact."""
+        """Folder on this machine for files about this attempt that people look at. It stays for a week, whatever
+        becomes of the attempt, and is no part of the artifact."""
 
     @property
     def avoided_nodes(self) -> Collection[str]:
