@@ -338,6 +338,7 @@ class StageKind(Generic[C]):
     headline: Callable[[Mapping[str, float]], str] | None = None  # the telling metrics in a few words
     cost: CostFunction | None = None  # of a training, derived from the config; None: estimated from history alone
     amount: Callable[[C], str] | None = None  # how much work a run is, in a few words: "5,000 steps of 1,024 samples"
+    units: Callable[[C], float] | None = None  # of its progress that a run does, where the config says it: steps
     learned: Learned[C] | None = None  # None: its output holds samples, or what is computed from each of them
     rows_name_samples: bool = False  # each row of its tables names its sample, so that other samples are not in it
     serving: Serving[C] | None = None  # None: it says nothing about models that can be used

@@ -97,4 +97,5 @@ TRAIN_DECODER = StageKind(
     headline=headline,
     cost=cost,
     amount=amount,
+    units=lambda config: config.loop.steps,
 )

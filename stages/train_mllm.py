@@ -132,4 +132,5 @@ TRAIN_MLLM = StageKind(
     headline=headline,
     cost=cost,
     amount=amount,
+    units=lambda config: config.loop.steps,
 )

@@ -113,4 +113,5 @@ TRAIN_TOKENIZER = StageKind(
     headline=headline,
     cost=cost,
     amount=amount,
+    units=lambda config: config.loop.steps,
 )

@@ -66,5 +66,6 @@ TRAIN_VISION = StageKind(
     headline=headline,
     cost=cost,
     amount=amount,
+    units=lambda config: config.loop.steps,
     learned=Learned(exposures=exposures),
 )

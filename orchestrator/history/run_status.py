@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
 from orchestrator.history.database.database import Database
-from orchestrator.history.database.schema import attempts, database_now, runs, stages
+from orchestrator.history.database.schema import attempts, database_now, events, runs, stages
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.times import iso_time
 
@@ -147,13 +148,24 @@ def last_fingerprint(database: Database, *, recipe: str, stage_id: str, stage_ki
     return database.read(lambda connection: connection.execute(query).scalar_one_or_none())
 
 
-def typical_duration_s(database: Database, *, recipe: str, stage_id: str, fingerprint: str) -> float | None:
+@dataclass(frozen=True, kw_only=True)
+class WorkSize:
+    """How much a stage is to do, as far as that is known."""
+
+    units: float | None = None  # of its progress: steps of a training
+    rows: int | None = None  # of its inputs
+
+
+def typical_duration_s(
+    database: Database, *, recipe: str, stage_id: str, fingerprint: str, size: WorkSize | None = None
+) -> float | None:
     """Median seconds of the newest committed attempts: of this identity if there are any, else of the stage.
 
-    Other recipes are not used: the same kind takes seconds in one and weeks in another.
+    Those of other identities are scaled to `size`, by their steps or by the rows of their inputs. Other recipes are not
+    used: the same kind takes seconds in one and weeks in another.
     """
     committed = (
-        select(attempts.c.ended_at - attempts.c.started_at)
+        select(attempts)
         .join(runs, runs.c.run_id == attempts.c.run_id)
         .where(attempts.c.state == AttemptState.COMMITTED)
         .where(attempts.c.started_at.is_not(None), attempts.c.ended_at.is_not(None))
@@ -162,12 +174,28 @@ def typical_duration_s(database: Database, *, recipe: str, stage_id: str, finger
     )
 
     def work(connection: Connection) -> float | None:
-        same = list(connection.execute(committed.where(attempts.c.fingerprint == fingerprint)).scalars())
-        of_stage = committed.where(runs.c.recipe == recipe, attempts.c.stage_id == stage_id)
-        times = same or list(connection.execute(of_stage).scalars())
-        return median(times) if times else None
+        same = connection.execute(committed.where(attempts.c.fingerprint == fingerprint)).all()
+        if same:
+            times: list[float] = [row.ended_at - row.started_at for row in same]
+            return median(times)
+        of_stage = connection.execute(committed.where(runs.c.recipe == recipe, attempts.c.stage_id == stage_id)).all()
+        scale = partial(_times_larger, connection, size or WorkSize())
+        scaled: list[float] = [(row.ended_at - row.started_at) * scale(row) for row in of_stage]
+        return median(scaled) if scaled else None
 
     return database.read(work)
+
+
+def _times_larger(connection: Connection, size: WorkSize, attempt: Any) -> float:
+    """How many times as much work `size` is as an attempt's; 1 where that is not known."""
+    if size.units is not None:
+        return size.units / attempt.total if attempt.total else 1.0
+    if size.rows is None:
+        return 1.0
+    query = select(events.c.fields).where(events.c.run_id == attempt.run_id, events.c.attempt_id == attempt.attempt_id)
+    fields = json.loads(connection.execute(query.order_by(events.c.sequence).limit(1)).scalar_one_or_none() or "{}")
+    rows = sum(found.get("rows") or 0 for found in fields.get("inputs", ()))
+    return size.rows / rows if rows else 1.0
 
 
 def _newest_attempts(connection: Connection, run_ids: Sequence[str]) -> Mapping[tuple[str, str], Any]:

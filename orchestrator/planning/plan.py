@@ -118,10 +118,19 @@ def make_plan(recipe: Recipe, view: PlanView, options: PlanOptions | None = None
                 reasons=tuple(reasons),
                 redo=stage.spec.id in redo and stage.manifest is not None,
                 code=stage.code,
-                estimate_s=view.estimate_s(recipe.name, stage.spec, stage.fingerprint) if action == "run" else None,
+                estimate_s=_estimate_s(stage, stages, recipe.name, view) if action == "run" else None,
             )
         )
     return Plan(recipe=recipe.name, stages=tuple(planned), file=recipe.file)
+
+
+def _estimate_s(
+    stage: IdentifiedStage, stages: Mapping[str, IdentifiedStage], recipe: str, view: PlanView
+) -> float | None:
+    manifests = [stages[name].manifest for name in upstream_ids(stage.spec)]
+    rows = [entry.rows or 0 for manifest in manifests if manifest is not None for entry in manifest.files]
+    is_known = bool(manifests) and None not in manifests
+    return view.estimate_s(recipe, stage.spec, stage.fingerprint, sum(rows) if is_known else None)
 
 
 def run_prechecks(plan: Plan) -> None:

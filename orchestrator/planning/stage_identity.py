@@ -25,7 +25,8 @@ class PlanView:
     # (recipe, stage id, stage kind) -> the identity of its last output, even if that is gone
     sources: Callable[[StageSpec], Mapping[str, str]] = lambda _spec: {}  # stable name -> sha256 of files it reads
     code: Callable[[StageKind[typing.Any]], CodeDigest] = lambda _kind: CodeDigest()
-    estimate_s: Callable[[str, StageSpec, Fingerprint], float | None] = lambda _recipe, _spec, _fingerprint: None
+    estimate_s: Callable[[str, StageSpec, Fingerprint, int | None], float | None] = lambda *_: None
+    # (recipe, stage, identity, rows of its inputs, None: they are not made) -> seconds, from earlier runs
     quarantined: Callable[[str, Manifest], int] = lambda _kind, _manifest: 0
     # (stage kind, manifest) -> its items that were found to fail and were left out; reads the records of its shards
     takedowns: Sequence[Takedown] = ()  # in the order in which they took effect

@@ -10,7 +10,7 @@ from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import read_takedowns
 from orchestrator.errors import CorruptArtifactError, RecipeError
 from orchestrator.history.database.database import Database
-from orchestrator.history.run_status import last_fingerprint, list_runs, typical_duration_s
+from orchestrator.history.run_status import WorkSize, last_fingerprint, list_runs, typical_duration_s
 from orchestrator.planning.code_digest import code_of
 from orchestrator.planning.source_digests import DatabaseDigestCache, source_digests
 from orchestrator.planning.stage_identity import PlanView
@@ -36,8 +36,10 @@ def plan_view(
         manifest = artifacts.find(ArtifactKey(stage_kind, fingerprint))
         return manifest.payload if manifest else _planned_payload(artifacts, database, recipe, fingerprint)
 
-    def estimate_s(recipe: str, stage: StageSpec, fingerprint: Fingerprint) -> float | None:
-        return typical_duration_s(database, recipe=recipe, stage_id=stage.id, fingerprint=fingerprint)
+    def estimate_s(recipe: str, stage: StageSpec, fingerprint: Fingerprint, rows: int | None) -> float | None:
+        units = stage.kind.units(stage.config) if stage.kind.units is not None else None
+        size = WorkSize(units=units, rows=rows)
+        return typical_duration_s(database, recipe=recipe, stage_id=stage.id, fingerprint=fingerprint, size=size)
 
     def sources(stage: StageSpec) -> Mapping[str, str]:
         try:

@@ -1,13 +1,25 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import DatabaseError
+from orchestrator.history.attempts import AttemptIntent, InputSummary, StageRow
 from orchestrator.history.database.database import Database
+from orchestrator.history.database.schema import attempts
 from orchestrator.history.events import AttemptState, EventKind, RunState
-from orchestrator.history.run_status import last_fingerprint, list_runs, newest_run, run_status, typical_duration_s
+from orchestrator.history.leases import Leases
+from orchestrator.history.run_status import (
+    WorkSize,
+    last_fingerprint,
+    list_runs,
+    newest_run,
+    run_status,
+    typical_duration_s,
+)
 from orchestrator.history.run_store import RunStore
 from tests.orchestrator.history.test_run_store import INTENT, intended, started
 
@@ -74,3 +86,28 @@ def test_earlier_runs_give_the_last_fingerprint_and_the_duration(store: RunStore
         assert took_s is not None
         assert 0 <= took_s < 60
     assert typical_duration_s(database, recipe="other", stage_id="clean", fingerprint="0" * 64) is None
+
+
+def test_a_duration_is_scaled_to_the_steps_and_rows_that_are_to_be_done(database: Database) -> None:
+    store = RunStore(database)
+    rows = [StageRow(stage_id="train", stage_kind="train", fingerprint="a" * 64, action="run")]
+    store.create_run("r1", recipe_name="small", plan_digest="d" * 64, stages=rows)
+    lease = Leases(database).acquire("run:r1")
+    assert lease is not None
+    epoch = store.begin_epoch("r1", lease)
+    attempt = AttemptId.of("r1", "train", epoch=epoch, number=1)
+    inputs = (InputSummary(slot="data", kind="d", digest="e", name="n", bytes=1, rows=200, files=1),)
+    key = ArtifactKey("train", "a" * 64)
+    store.start_attempt(AttemptIntent(attempt=attempt, key=key, stage_version=1, config={}, inputs=inputs))
+    change = update(attempts).values(state="COMMITTED", started_at=100.0, ended_at=180.0, done=40, total=40)
+    database.write(lambda connection: connection.execute(change))
+
+    def seconds(fingerprint: str, **size: Any) -> float | None:
+        found = WorkSize(**size)
+        return typical_duration_s(database, recipe="small", stage_id="train", fingerprint=fingerprint, size=found)
+
+    assert seconds("a" * 64, units=300.0) == 80.0, "the same identity is the same work"
+    assert seconds("b" * 64, units=300.0) == pytest.approx(600.0)
+    assert seconds("b" * 64, rows=1000) == pytest.approx(400.0)
+    assert seconds("b" * 64) == 80.0
+    store.close()

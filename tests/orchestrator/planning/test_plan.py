@@ -82,7 +82,7 @@ class World:
             previous=lambda _recipe, stage_id, _kind: self.last.get(stage_id),
             sources=lambda stage: self.sources.get(stage.id, {}),
             code=lambda _kind: CodeDigest(files=dict(self.code)),
-            estimate_s=lambda _recipe, stage, _fingerprint: 60.0 if stage.id in self.last else None,
+            estimate_s=lambda _recipe, stage, _fingerprint, _rows: 60.0 if stage.id in self.last else None,
             quarantined=lambda _kind, manifest: sum(
                 number for name, number in self.quarantined.items() if self.last[name] == manifest.payload
             ),

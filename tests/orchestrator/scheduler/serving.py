@@ -19,14 +19,15 @@ from orchestrator.history.run_store import RunStore
 
 PROGRAM = (sys.executable, "-c", "from orchestrator.cli import main; main()")
 KINDS = '''
-"""A stage that works for some seconds, or until a file exists, and can be stopped."""
+"""Stages that work for some seconds, or until a file exists, and can be stopped; one of them on the workers of Ray."""
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import CancelledError
-from orchestrator.stage import StageKind
+from orchestrator.shards import Shard, ShardOutcome
+from orchestrator.stage import Location, StageKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,42 @@ def run(config, context):
     return {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    name: str
+    shards: int
+    seconds: float
+    log: Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    name: str
+    seconds: float
+    log: str
+
+    def start(self):
+        return self.work
+
+    def work(self, shard):
+        time.sleep(self.seconds)
+        with Path(self.log).open("a") as file:
+            file.write(f"{self.name}-{shard.name}\\n")
+        (shard.output / f"{shard.name}.txt").write_text(self.name)
+        return ShardOutcome(rows=1)
+
+
+def run_shards(config, context):
+    worker = Worker(name=config.name, seconds=config.seconds, log=str(config.log))
+    shards = [Shard(name=f"s{number}", items=(number,)) for number in range(config.shards)]
+    for record in context.map_shards(worker, shards, label="work", identity={"name": config.name}):
+        context.adopt(record)
+    return {}
+
+
 WORK = StageKind(name="work", version=1, config=WorkConfig, run=run, output="words@1")
-KINDS = [WORK]
+SHARDS = StageKind(name="shards", version=1, config=ShardsConfig, run=run_shards, output="words@1")
+KINDS = [WORK, SHARDS]
 '''
 
 
@@ -70,9 +105,14 @@ class Place:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def submit(self, name: str, *arguments: str, person: str = "ada", cpus: float = 1, **config: Any) -> str:
+    def submit(
+        self, name: str, *arguments: str, person: str = "ada", cpus: float = 1, workers: int = 1, **config: Any
+    ) -> str:
         """Queue a run of one stage; returns its id."""
-        stage = {"kind": "work", "config": {"name": name, **config}, "resources": {"cpus": cpus}}
+        own = {"kind": "work", "config": {"name": name, **config}}
+        if "shards" in config:
+            own = {"kind": "shards", "config": {"name": name, "log": str(self.folder / "worked"), **config}}
+        stage = {**own, "resources": {"cpus": cpus, "workers": workers}}
         recipe = self.folder / f"{name}.yaml"
         recipe.write_text(json.dumps({"name": name, "stages": {"work": stage}}))
         options = ("--plugin", "./works.py:KINDS", "--cluster", "profile.yaml", "--json")
