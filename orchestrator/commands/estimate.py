@@ -155,7 +155,10 @@ def _other_lines(estimates: Sequence[StageEstimate]) -> list[str]:
         if estimate.measured_s is None:
             unknown.setdefault(estimate.unknown, []).append(estimate.stage_id)
         else:
-            lines.append(f"{estimate.stage_id}: about {duration_text(estimate.measured_s)}, from its last runs, scaled to what is to be done")
+            lines.append(
+                f"{estimate.stage_id}: about {duration_text(estimate.measured_s)}, from its last runs, scaled to what "
+                "is to be done"
+            )
     return lines + [f"unknown, {reason}: {', '.join(names)}" for reason, names in unknown.items()]
 
 

@@ -54,11 +54,11 @@ class Claims:
 
         def work(connection: Connection) -> str:
             now = self._lock(connection)
-            self._end(connection, now, (request.run_id, ""))
+            has_room = is_at_work or self._take_place(connection, request)
             row = connection.execute(select(claims).where(_is(*request.key))).one_or_none()
             if row is None or row.granted_at is None:
                 wanted = self._row(request, now, may_yield=may_yield)
-                wanted["granted_at"] = now if is_at_work else None
+                wanted["granted_at"] = now if has_room else None
                 connection.execute(upsert(connection, claims, wanted))
             else:
                 connection.execute(update(claims).where(_is(*request.key)).values(seen_at=now))
@@ -124,6 +124,12 @@ class Claims:
         if known is not None:
             connection.execute(upsert(connection, pools, _pool_row(self.pool.name, known, seen_at=now)))
         return now
+
+    def _take_place(self, connection: Connection, request: Request) -> bool:
+        """End the wait of a run for its driver. True: what was kept for the run is enough for this stage."""
+        place = connection.execute(select(claims).where(_is(request.run_id, ""))).one_or_none()
+        connection.execute(delete(claims).where(_is(request.run_id, "")))
+        return place is not None and place.granted_at is not None and request.need.fits_in(_request(place).need)
 
     def _decide(self, connection: Connection, now: float) -> None:
         view = self._view(connection, now)

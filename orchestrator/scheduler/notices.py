@@ -29,6 +29,7 @@ from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 
 TRIES, PAUSE_S = 3, 5.0
+SPIKE = "loss_spike"  # the event of a training whose loss left its band
 LOOK_S = 10.0
 BACK_S = 3600.0  # how far a server that starts looks back; what was notified before is on record
 
@@ -89,7 +90,7 @@ class EventWatcher:
         return {}
 
     def _events(self, workspace: Workspace, since: float) -> Iterator[tuple[str, str]]:
-        wanted = (str(EventKind.RUN_STATE), str(EventKind.ATTEMPT_STATE))
+        wanted = (str(EventKind.RUN_STATE), str(EventKind.ATTEMPT_STATE), SPIKE)
         query = select(events).where(events.c.time >= since, events.c.kind.in_(wanted)).order_by(events.c.time)
         for row in workspace.database.read(lambda connection: connection.execute(query).all()):
             yield from _occasion(row)
@@ -115,9 +116,10 @@ def _occasion(row: Any) -> Iterator[tuple[str, str]]:
     elif row.kind == EventKind.ATTEMPT_STATE and fields.get("to") == AttemptState.FAILED and "gates." in message:
         target = f"{row.run_id}:{row.stage_id}"
         yield f"run {target}: a gate refused its output (event {row.sequence})", f"{message}\nillume show {target}"
-    elif row.kind == EventKind.ATTEMPT_STATE and fields.get("failure_class") == FailureClass.NUMERIC:
+    elif row.kind == SPIKE or fields.get("failure_class") == FailureClass.NUMERIC:
         target = f"{row.run_id}:{row.stage_id}"
-        yield f"run {target}: a loss spiked (event {row.sequence})", f"{message}\nillume logs {target}"
+        cause = message or f"at step {fields.get('step', 'unknown')}"
+        yield f"run {target}: a loss spiked (event {row.sequence})", f"{cause}\nillume logs {target}"
 
 
 def _cause(message: str) -> str:

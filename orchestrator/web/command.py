@@ -16,6 +16,7 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.scheduler.budgets import BudgetWatcher
 from orchestrator.scheduler.drivers import Drivers
+from orchestrator.scheduler.idling import IdleWatcher
 from orchestrator.scheduler.loop import Scheduler
 from orchestrator.scheduler.notices import EventWatcher, Notices, apprise_of, log_notice
 from orchestrator.scheduler.schedules import ScheduleWatcher
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 @click.option(
     "--notify-waits-h", default=4.0, show_default=True, help="Hours after which people hear of a stage that waits."
 )
+@click.option("--stop-idle", is_flag=True, help="With --scheduler: cancel trainings that mostly wait for data.")
 @location_options
 @plugin_option
 def serve_command(
@@ -74,6 +76,7 @@ def serve_command(
     max_runs: int,
     notify_file: Path | None,
     notify_waits_h: float,
+    stop_idle: bool,
     locations: Locations,
 ) -> None:
     """Show runs, data and events as pages, over the store and the database. Stop it with Ctrl-C: nothing is lost.
@@ -83,7 +86,7 @@ def serve_command(
     """
     # Late: a server is loaded only here.
     from orchestrator.web.server import serve
-    from orchestrator.web.settings import Settings
+    from orchestrator.web.settings import Background, Settings
     from orchestrator.web.sign_in.tokens import new_token as make_token
 
     if new_token is not None:
@@ -93,6 +96,9 @@ def serve_command(
         click.echo(f"line for the file of tokens: {line}", err=True)
         return
     logging.getLogger("orchestrator.web").setLevel(logging.INFO)
+    background: tuple[Background, ...] = ()
+    if is_scheduler:
+        background = (scheduler_of(locations, max_runs, notify_file, notify_waits_h, stop_idle=stop_idle),)
     settings = Settings(
         open=lambda: open_workspace(locations, needs_store=False),
         kinds=stage_kinds(),
@@ -104,12 +110,14 @@ def serve_command(
         trusted_proxy=trusted_proxy,
         user_header=user_header,
         public_url=public_url.rstrip("/"),
-        background=(scheduler_of(locations, max_runs, notify_file, notify_waits_h),) if is_scheduler else (),
+        background=background,
     )
     serve(settings, on_ready=lambda address: click.echo(f"illume is at {address}"))
 
 
-def scheduler_of(locations: Locations, max_runs: int, notify_file: Path | None, notify_waits_h: float) -> "Background":
+def scheduler_of(
+    locations: Locations, max_runs: int, notify_file: Path | None, notify_waits_h: float, *, stop_idle: bool
+) -> "Background":
     """The scheduler as work beside the pages. Raises: RecipeError: the file of addresses cannot be used."""
     from orchestrator.web.settings import Background
 
@@ -122,6 +130,7 @@ def scheduler_of(locations: Locations, max_runs: int, notify_file: Path | None, 
         watchers=(
             ScheduleWatcher(kinds=stage_kinds(), notify=notices.notify),
             BudgetWatcher(notify=notices.notify),
+            IdleWatcher(notify=notices.notify, stops=stop_idle),
             EventWatcher(notices=notices, waits_longer_s=notify_waits_h * 3600),
         ),
         max_runs=max_runs,

@@ -97,6 +97,16 @@ def test_the_first_run_finds_out_how_large_a_cluster_is(database_url: str) -> No
     assert unknown.queue(waiting[1:]) == ["b"]
 
 
+def test_a_driver_gets_the_room_that_was_kept_for_its_run(claims: Claims) -> None:
+    """However long it took to start, and whoever else used less meanwhile."""
+    waiting = [stage("a", "", gpus=2, at=1), stage("b", "", gpus=1, at=2, person="bob")]
+    assert claims.queue(waiting) == ["a"]
+    change = update(table).where(table.c.run_id == "a").values(granted_at=table.c.granted_at - 60.0)
+    database_of(claims).write(lambda connection: connection.execute(change))
+    assert claims.ask(stage("a", gpus=2, at=1), may_yield=True) == ""
+    assert claims.queue(waiting[1:]) == []
+
+
 def test_what_a_person_used_counts_after_it_was_given_back(claims: Claims) -> None:
     claims.ask(stage("a", gpus=2, person="ada"), may_yield=False)
     change = update(table).values(granted_at=table.c.granted_at - 3600.0)
