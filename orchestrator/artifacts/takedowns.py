@@ -6,7 +6,7 @@ Rule: what was made from a tainted artifact is tainted itself, unless the takedo
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from orchestrator.documents.typed_json import record_from_json
 from orchestrator.errors import RecipeError, TakenDownError
 from orchestrator.identity import to_json
 from orchestrator.store.store import Store, read_record, record_bytes
+from orchestrator.times import short_time
 
 TAKEDOWNS = "takedowns"
 TAKEDOWN_FORMAT = 3
@@ -62,10 +63,9 @@ class Takedown:
 
     @property
     def signature(self) -> str:
-        """For messages: `taken down by request-17 on 2026-05-04 10:30 UTC (alice@host7)`."""
-        at = datetime.fromisoformat(self.created).astimezone(UTC)
+        """For messages: `taken down by request-17 on 2026-05-04T10:30:00Z (alice@host7)`."""
         who = f" ({self.by})" if self.by else ""
-        return f"taken down by {self.id} on {at:%Y-%m-%d %H:%M} UTC{who}"
+        return f"taken down by {self.id} on {short_time(datetime.fromisoformat(self.created).timestamp())}{who}"
 
     @cached_property
     def _tainted(self) -> Mapping[str, bool]:

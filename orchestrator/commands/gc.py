@@ -125,21 +125,27 @@ def gc_command(
 @click.option("--remove", is_flag=True, help="Remove the pin.")
 @location_options
 @reason_option
-def pin_command(target: str | None, remove: bool, locations: Locations) -> None:
+@json_option
+def pin_command(target: str | None, remove: bool, locations: Locations, as_json: bool) -> None:
     """Protect an artifact, and what it was made from, from `illume gc --unneeded-days`.
 
     TARGET is RUN:STAGE or the first digits of an identity; without one, the pinned artifacts are listed.
     """
     with open_workspace(locations) as workspace:
-        if target is None:
-            for key in pins(workspace.store):
-                click.echo(str(key))
-            return
-        manifest = find_artifact(workspace.artifacts, workspace.database, target).manifest
-        change = unpin if remove else pin
-        record_change(workspace.store, "unpin" if remove else "pin", [str(manifest.key)])
-        change(workspace.store, manifest.key)
-        click.echo(f"{manifest.stage_kind} {manifest.fingerprint}: {'no longer pinned' if remove else 'pinned'}")
+        lines = []
+        if target is not None:
+            key = find_artifact(workspace.artifacts, workspace.database, target).manifest.key
+            change = unpin if remove else pin
+            record_change(workspace.store, "unpin" if remove else "pin", [str(key)])
+            change(workspace.store, key)
+            lines = [f"{key.stage_kind} {key.fingerprint}: {'no longer pinned' if remove else 'pinned'}"]
+        pinned = pins(workspace.store) if as_json or target is None else []
+    if as_json:
+        entries = [{"stage_kind": key.stage_kind, "fingerprint": key.fingerprint} for key in pinned]
+        echo_json("pin", {"pinned": entries})
+        return
+    for line in lines or map(str, pinned):
+        click.echo(line)
 
 
 def _delete(workspace: Workspace, taken_down: Sequence[Garbage], garbage: Sequence[Garbage]) -> DeletionReport:

@@ -133,7 +133,8 @@ def plan_takedown(
 @click.option("--delete", is_flag=True, help="Also delete the files now; else `illume gc --delete` does.")
 @location_options
 @reason_option
-def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
+@json_option
+def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool) -> None:
     """Apply the takedown in FILE: its samples are not ingested again, artifacts that contain them are retracted."""
     from stages.provenance.takedown import store_state
 
@@ -151,17 +152,31 @@ def apply_takedown(file: Path, delete: bool, locations: Locations) -> None:
             )
         workspace.take_down(takedown)
         num_retracted = sum(not artifact.is_kept for artifact in takedown.tainted)
-        click.echo(
-            f"{takedown.id} is applied: {len(takedown.shards)} shards and {num_retracted} artifacts retracted, "
-            f"{len(takedown.tainted) - num_retracted} models marked"
-        )
         delete_failed(stale_failed(workspace.artifacts.cache, now_s=time.time(), older_than_s=0.0))
         garbage = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
+        deleted = None
         if delete:
-            collected = delete_garbage(workspace.store, garbage, is_live=workspace.is_live, even_in_use=True)
-            click.echo(f"deleted {collected.items} folders, {bytes_text(collected.bytes)}")
-        elif garbage:
-            click.echo(f"{len(garbage)} folders are still there; `illume gc --delete` deletes them")
+            deleted = delete_garbage(workspace.store, garbage, is_live=workspace.is_live, even_in_use=True)
+    if as_json:
+        counts = {"shards": len(takedown.shards), "artifacts": num_retracted}
+        left = len(garbage) if deleted is None else len(deleted.kept)
+        report = {
+            "id": takedown.id,
+            "retracted": counts,
+            "models_marked": len(takedown.tainted) - num_retracted,
+            "deleted": None if deleted is None else {"folders": deleted.items, "bytes": deleted.bytes},
+            "folders_left": left,
+        }
+        echo_json("takedown apply", report)
+        return
+    click.echo(
+        f"{takedown.id} is applied: {len(takedown.shards)} shards and {num_retracted} artifacts retracted, "
+        f"{len(takedown.tainted) - num_retracted} models marked"
+    )
+    if deleted is not None:
+        click.echo(f"deleted {deleted.items} folders, {bytes_text(deleted.bytes)}")
+    elif garbage:
+        click.echo(f"{len(garbage)} folders are still there; `illume gc --delete` deletes them")
     click.echo("next: `illume run` with each recipe, then `illume takedown receipt`")
 
 

@@ -134,10 +134,15 @@ QUEUED = an_object(
         "schedule": TEXT,
     }
 )
+ASKED: dict[str, Schema] = {"run_id": TEXT, "seed": WHOLE}  # of inference
 CHANGES = a_list(a_table(ANY))
 
 # Name of the output -> what it is, its keys. A name is the command's; of a command with several, each has one.
 OUTPUTS: Mapping[str, tuple[str, Schema]] = {
+    "ask": (
+        "the answer to a question about an image",
+        an_object({**ASKED, "image": TEXT, "question": TEXT, "text": TEXT}),
+    ),
     "audit": (
         "counts of a dataset's records, by verdict and more",
         an_object(
@@ -157,6 +162,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
             {"run_id": TEXT, "end": {"enum": ["asked", "cancelled", "waiting"]}, "jobs": a_list(TEXT), "found": TEXT}
         ),
     ),
+    "describe": ("the description of an image", an_object({**ASKED, "image": TEXT, "text": TEXT})),
     "diff": (
         "what differs between two runs",
         an_object(
@@ -178,6 +184,10 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "du": (
         "the space in the store",
         an_object({"store": TEXT, "bytes": WHOLE, "files": WHOLE, "places": a_list(an_object({"what": TEXT}))}),
+    ),
+    "edit": (
+        "the edited image",
+        an_object({**ASKED, "image": TEXT, "instruction": TEXT, "files": a_list(TEXT)}),
     ),
     "estimate": (
         "what a recipe needs, takes and costs",
@@ -216,6 +226,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
             }
         ),
     ),
+    "generate": ("the images that were generated", an_object({**ASKED, "prompt": TEXT, "files": a_list(TEXT)})),
     "index rebuild": (
         "what was rebuilt from the store",
         an_object(
@@ -242,6 +253,10 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     ),
     "logs": ("a line of a log, one per line", an_object({"log": TEXT, "time": or_null(TIME), "text": TEXT})),
     "path": ("the folder of a stage's files or of a run's logs", an_object({"path": TEXT})),
+    "pin": (
+        "the artifacts that are pinned, after the change if one was asked for",
+        an_object({"pinned": a_list(an_object({"stage_kind": TEXT, "fingerprint": DIGEST}))}),
+    ),
     "plan": (
         "what a recipe would run",
         an_object({"recipe": TEXT, "file": TEXT, "stages": a_list(an_object(PLANNED))}, optional={"plugins": ANY}),
@@ -321,6 +336,18 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "status COST": (
         "what a run cost so far; null is unknown",
         an_object({"run_id": TEXT, "total": COSTS, "stages": a_list(an_object({"stage": TEXT, **COST_PARTS}))}),
+    ),
+    "takedown apply": (
+        "what a takedown has changed; `deleted` is null if nothing was to be deleted yet",
+        an_object(
+            {
+                "id": TEXT,
+                "retracted": an_object({"shards": WHOLE, "artifacts": WHOLE}),
+                "models_marked": WHOLE,
+                "deleted": or_null(an_object({"folders": WHOLE, "bytes": WHOLE})),
+                "folders_left": WHOLE,
+            }
+        ),
     ),
     "takedown list": ("the applied takedowns, oldest first", an_object({"takedowns": a_list(TAKEDOWN)})),
     "takedown plan": (

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.desk import TINY, Desk
+from tests.orchestrator.reference.test_outputs import check_output
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -281,6 +282,10 @@ def test_images_are_drawn_with_the_models_that_a_foreign_kind_names(finished: De
     plugin = ("--plugin", f"{tmp_path / 'bundle.py'}:BUNDLE")
     ran = desk.illume("run", "bundled.yaml", *plugin)
     assert "1 to run" in ran.out
-    desk.illume("generate", "a red circle", "--run", "bundled", "--out", "drawn.png", "--seed", "1", *plugin)
+    drawn = desk.illume(
+        "generate", "a red circle", "--run", "bundled", "--out", "drawn.png", "--seed", "1", "--json", *plugin
+    )
+    check_output("generate", drawn.data)
+    assert drawn.data["files"] == ["drawn.png"]
     with Image.open(tmp_path / "drawn.png") as image:
         assert min(image.size) > 0

@@ -18,6 +18,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.planning.defaults import complete_config
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.recipe.loading import Kinds
+from orchestrator.times import short_time
 
 if TYPE_CHECKING:
     from data_pipelines.audit.origin import Origin, Threshold
@@ -78,10 +79,9 @@ def _facts(stored: StoredArtifact, run: _Run) -> Iterator[tuple[str, str]]:
 
 def _time_text(seconds: float) -> str:
     """In UTC and, where that differs, in the time of this machine; both with their zone."""
-    at = datetime.fromtimestamp(seconds, UTC)
-    local = at.astimezone()
-    here = f" ({local:%Y-%m-%d %H:%M:%S %z})" if local.utcoffset() else ""
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC{here}"
+    local = datetime.fromtimestamp(seconds, UTC).astimezone()
+    here = f" ({local.isoformat(timespec='seconds')})" if local.utcoffset() else ""
+    return f"{short_time(seconds)}{here}"
 
 
 def _run(artifacts: ArtifactStore, runs: RunStore, run_id: str) -> _Run:

@@ -1,8 +1,9 @@
 """The pages of a takedown: what would go, for whoever applies it; and the receipt, for whoever asked for it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.thumbnails import records_folders
 from orchestrator.recipe.loading import Kinds
+from orchestrator.times import short_time
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -142,11 +144,11 @@ def _facts(takedown: Takedown) -> list[tuple[str, str]]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return short_time(time.time())
 
 
 def _date(text: str) -> str:
-    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return short_time(datetime.fromisoformat(text).timestamp())
 
 
 def _artifact_lines(takedown: Takedown, *, is_kept: bool) -> list[str]:

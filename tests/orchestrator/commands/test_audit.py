@@ -71,7 +71,7 @@ def test_the_origin_names_run_recipe_identity_date_code_who_asked_and_all_thresh
     assert " of recipe words, plan " in facts["run"]
     assert facts["identity"] == stored.manifest.fingerprint
     assert facts["manifest SHA-256"] == stored.manifest_sha256
-    assert re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", facts["made"])
+    assert re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", facts["made"])
     assert (facts["asked for by"], facts["reason"]) == ("alice", "a first look")
     assert facts["command"].startswith("illume run words.yaml --set stages.pair.gates")
     assert re.match(r"illume \d+\.\d+\.\d+.*, source digest [0-9a-f]{16}", facts["code"])

@@ -54,7 +54,8 @@ def test_the_list_says_who_when_until_when_and_what_is_still_to_do(
     take_down(tmp_path, "T1", stages["loud"])
     first, second = illume("takedown", "list").out.splitlines()
     assert re.fullmatch(
-        r"T0 on 20\d\d-\d\d-\d\d \d\d:\d\d UTC \(alice\)  0 tainted artifacts  letter of May  due 2031-02-03  complete",
+        r"T0 on 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ \(alice\)  0 tainted artifacts  "
+        r"letter of May  due 2031-02-03  complete",
         first,
     )
     assert "1 tainted artifacts  no note  no day given  2 to do: 1 folders are not deleted" in second

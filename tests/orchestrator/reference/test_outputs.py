@@ -63,6 +63,8 @@ OF_A_RUN = {
     "kinds KIND.KEY": ("kinds", "shout.times"),
     "recipes": ("recipes",),
     "index rebuild": ("index", "rebuild"),
+    "pin": ("pin", "last:loud"),
+    "takedown apply": ("takedown", "apply", "T0.takedown.json"),
     "takedown list": ("takedown", "list"),
     "diff": ("diff", "last", "last"),
 }
@@ -77,6 +79,7 @@ def test_what_commands_print_fits_their_schemas(illume: Illume, tmp_path: Path) 
     fault.unlink()
     for line in illume("resume", "--json").out.splitlines():
         check_output("events", json.loads(line))
+    illume("takedown", "plan", "nobody", "--id", "T0")
     for name, command in OF_A_RUN.items():
         answer = illume(*command, "--json")
         values = [json.loads(line) for line in answer.out.splitlines()] if name in ONE_PER_LINE else [answer.data]
