@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clusters.allocation import NODES_VARIABLE
+from clusters.grace import with_grace
 from clusters.kuberay.config import KubeRayProfile
 from clusters.kuberay.jobs import KubeRayJobs
 from clusters.profiles import LocalProfile, Profile, RayJobsProfile, RayProfile
 from clusters.shared import shared_jobs
 from clusters.slurm.config import SlurmProfile
 from clusters.slurm.jobs import SlurmJobs
-from orchestrator.cluster.end_signals import GRACE_VARIABLE
 from orchestrator.cluster.ray_cluster import Cluster, LocalRay, RayAddress
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import RecipeError
@@ -40,9 +40,7 @@ def connect(profile: Profile, environment: Mapping[str, str] = os.environ) -> Cl
         return Cluster(KubeRayJobs(profile=profile))
     token = _find_token(profile, environment)
     if isinstance(profile, RayJobsProfile):
-        of_drivers = dict(profile.environment)
-        if profile.stop_grace_s is not None:
-            of_drivers.setdefault(GRACE_VARIABLE, f"{profile.stop_grace_s:g}")
+        of_drivers = with_grace(profile.environment, profile.stop_grace_s)
         if profile.autoscales is not None:
             of_drivers.setdefault(AUTOSCALES_VARIABLE, "1" if profile.autoscales else "0")
         jobs = RayJobs(address=profile.address, token=token, command=profile.command, environment=of_drivers)

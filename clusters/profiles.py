@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusters.grace import check_grace
 from clusters.kuberay.config import KubeRayProfile
 from clusters.planner.machines import MachineType
 from clusters.slurm.config import SlurmProfile
@@ -35,16 +36,6 @@ from orchestrator.errors import RecipeError
 from orchestrator.recipe.yaml_subset import parse_yaml, read_text
 
 MIN_OBJECT_STORE_MIB = 75  # with less, Ray does not start
-
-
-def check_grace(stop_grace_s: float | None) -> None:
-    """Check `stop_grace_s`: seconds between SIGTERM and the kill of the process that runs stages; null: 30, 0: no kill.
-
-    What has not reached its commit point by then is left. The variable ILLUME_STOP_GRACE_S replaces it.
-    Raises: ValueError: it is negative.
-    """
-    if stop_grace_s is not None and stop_grace_s < 0:
-        raise ValueError(f"stop_grace_s: found {stop_grace_s:g}, expected 0 or more seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class KubeRayProfile:
     shared_memory_gib: float = 16.0  # of /dev/shm in each pod
     time_limit_min: int = 0  # of a job, its time in the queue not counted; 0: none
     start_limit_min: int = 0  # from its admission until it runs, e.g. while images are pulled; 0: none
-    grace_s: int = 120  # that a pod has after SIGTERM, to write a checkpoint
+    stop_grace_s: int = 120  # that a pod has after SIGTERM, to write a checkpoint
     keep_s: int = 600  # that an ended job stays to be looked at; its pods go at once
     redis: str = (
         ""  # host:port, so that a lost head pod does not end the job; "": it does, and the next attempt goes on
@@ -79,8 +79,8 @@ class KubeRayProfile:
         if not self.namespace or not self.image:
             raise ValueError("expected a namespace and an image")
         check_cpus(self.machines)
-        if min(self.time_limit_min, self.start_limit_min, self.keep_s) < 0 or self.grace_s < 1:
-            raise ValueError("limits cannot be negative, and a pod needs at least one second of grace_s")
+        if min(self.time_limit_min, self.start_limit_min, self.keep_s) < 0 or self.stop_grace_s < 1:
+            raise ValueError("limits cannot be negative, and a pod needs at least one second of stop_grace_s")
         if self.redis_secret and not self.redis:
             raise ValueError("redis_secret without redis: name the server, host:port")
         if self.priority_class and not self.queue:

@@ -150,7 +150,7 @@ class KubeRayJobs:
         ]
 
     def stop(self, job_id: str) -> None:
-        """Delete the RayJob: its pods get SIGTERM, and `grace_s` later SIGKILL."""
+        """Delete the RayJob: its pods get SIGTERM, and `stop_grace_s` later SIGKILL."""
         self._delete(job_id)
 
     def logs(self, job_id: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from clusters.allocation import NODES_VARIABLE, Allocation
+from clusters.grace import with_grace
 from clusters.kuberay.config import KubeMachine, KubeRayProfile
 from orchestrator.artifact import JSON
 
@@ -213,12 +214,13 @@ def _pod(
     for number, claim in enumerate(profile.claims):
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim.claim}})
         mounts.append({"name": f"claim-{number}", "mountPath": claim.path})
-    variables = {**profile.environment, **environment}
+    left_s = profile.stop_grace_s - _drain_s(profile)  # of the pod's time, when SIGTERM comes after the drain
+    variables = {**with_grace(profile.environment, left_s), **environment}
     container = Container(
         name=name,
         image=profile.image,
         resources=resources,
-        env=tuple({"name": key, "value": value} for key, value in variables.items()) or None,
+        env=tuple({"name": key, "value": value} for key, value in variables.items()),
         envFrom=tuple({"secretRef": {"name": secret}} for secret in profile.secrets) or None,
         ports=ports,
         volumeMounts=tuple(mounts),
@@ -227,7 +229,7 @@ def _pod(
     )
     return PodSpec(
         containers=(container,),
-        terminationGracePeriodSeconds=profile.grace_s,
+        terminationGracePeriodSeconds=profile.stop_grace_s,
         volumes=tuple(volumes),
         nodeSelector=(machine.node_selector or None) if machine else None,
         tolerations=_tolerations(machine) if machine else None,
@@ -251,7 +253,7 @@ def _lifecycle(profile: KubeRayProfile, *, spot: bool) -> dict[str, JSON]:
 
 def _drain_s(profile: KubeRayProfile) -> int:
     """Of the grace period, which Kubernetes counts from before the hook."""
-    return max(profile.grace_s // 2, profile.grace_s - _LEFT_FOR_TERM_S)
+    return max(profile.stop_grace_s // 2, profile.stop_grace_s - _LEFT_FOR_TERM_S)
 
 
 def _tolerations(machine: KubeMachine) -> tuple[dict[str, JSON], ...] | None:

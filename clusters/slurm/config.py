@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from clusters.allocation import check_cpus
+from clusters.grace import check_grace
 from clusters.planner.machines import MachineType
 
 
@@ -31,6 +32,8 @@ class SlurmProfile:
     notice_s: int = (
         120  # before the time limit, and before a preemption where Slurm sends it: time to write a checkpoint
     )
+    # Between SIGTERM and the kill, if somebody ends a job by hand: `KillWait` of the cluster; null: 30, its default.
+    stop_grace_s: float | None = None
     command: str = "illume"  # that starts this program on a node
     setup: str = ""  # a shell script that each node reads first, for instance to activate an environment
     container: str = ""  # an image for nodes with pyxis; it must hold this program
@@ -41,6 +44,7 @@ class SlurmProfile:
         if not self.folder.startswith("/"):
             raise ValueError(f"folder: found {self.folder!r}, expected a path from the root that all nodes see")
         check_cpus(self.machines)
+        check_grace(self.stop_grace_s)
         if self.time_limit_min < 0 or self.notice_s < 10:
             raise ValueError("expected time_limit_min of 0 or more, and at least 10 s of notice_s")
         if self.time_limit_min and self.notice_s >= 60 * self.time_limit_min:

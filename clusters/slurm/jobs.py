@@ -20,6 +20,7 @@ from typing import Any, Self
 import jinja2
 
 from clusters.allocation import NODES_VARIABLE, allocate
+from clusters.grace import with_grace
 from clusters.slurm.config import SlurmProfile
 from orchestrator.cluster.jobs import JobInfo, JobSize, JobState
 from orchestrator.errors import EXIT_REQUEUE, NodeLostError, PrecheckError
@@ -112,6 +113,7 @@ class SlurmJobs:
             arguments=arguments,
             allocation=allocate(self.profile.machines, self.size),
             profile=self.profile,
+            environment=with_grace(self.profile.environment, self.profile.stop_grace_s),
             folder=str(self._folder(job_id)),
             object_store_bytes=_OBJECT_STORE_BYTES,
             nodes_variable=NODES_VARIABLE,

@@ -30,16 +30,18 @@ from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.local_copies import LocalCopy, delete_copies, stale_copies
 from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
-from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads, keeps_versions
+from orchestrator.retention.unfinished_uploads import (
+    OLD_VERSIONS,
+    abort_uploads,
+    find_unfinished_uploads,
+    keeps_versions,
+)
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
 from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 
 MAX_LISTED = 50
 DAY_S = 24 * 3600.0
-VERSIONS = (
-    "the bucket keeps versions: what was deleted takes its space until a lifecycle rule for old versions removes it"
-)
 
 
 @click.command("gc", epilog=examples("gc", "gc --unneeded-days 30", "gc --unneeded-days 30 --delete"))
@@ -117,7 +119,7 @@ def gc_command(
     else:
         _print_text(unneeded, garbage, [*copies, *failed], collected)
         _print_held(held)
-        click.echo(VERSIONS if is_versioned else "", nl=is_versioned)
+        click.echo(OLD_VERSIONS if is_versioned else "", nl=is_versioned)
 
 
 @click.command("pin", epilog=examples("pin # lists the pinned", "pin last:curated", "pin last:curated --remove"))

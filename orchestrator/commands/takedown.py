@@ -38,6 +38,7 @@ from orchestrator.reports.attestation import sign
 from orchestrator.retention.failed_output import delete_failed, stale_failed
 from orchestrator.retention.garbage import delete_garbage
 from orchestrator.retention.taint_removal import tainted_files
+from orchestrator.retention.unfinished_uploads import OLD_VERSIONS, keeps_versions
 from orchestrator.stage import StageSpec
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
         num_retracted = sum(not artifact.is_kept for artifact in takedown.tainted)
         delete_failed(stale_failed(workspace.artifacts.cache, now_s=time.time(), older_than_s=0.0))
         garbage = tainted_files(workspace.artifacts, [takedown], is_live=workspace.is_live)
-        deleted = None
+        deleted, is_versioned = None, keeps_versions(workspace.store)
         if delete:
             deleted = delete_garbage(workspace.store, garbage, is_live=workspace.is_live, even_in_use=True)
     if as_json:
@@ -166,6 +167,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
             "models_marked": len(takedown.tainted) - num_retracted,
             "deleted": None if deleted is None else {"folders": deleted.items, "bytes": deleted.bytes},
             "folders_left": left,
+            "old_versions_kept": is_versioned,
         }
         echo_json("takedown apply", report)
         return
@@ -177,6 +179,8 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
         click.echo(f"deleted {deleted.items} folders, {bytes_text(deleted.bytes)}")
     elif garbage:
         click.echo(f"{len(garbage)} folders are still there; `illume gc --delete` deletes them")
+    if is_versioned:
+        click.echo(OLD_VERSIONS)
     click.echo("next: `illume run` with each recipe, then `illume takedown receipt`")
 
 

@@ -346,6 +346,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
                 "models_marked": WHOLE,
                 "deleted": or_null(an_object({"folders": WHOLE, "bytes": WHOLE})),
                 "folders_left": WHOLE,
+                "old_versions_kept": YES_NO,
             }
         ),
     ),

@@ -11,6 +11,11 @@ from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)
 
+OLD_VERSIONS = (
+    "the bucket keeps versions: what was deleted can be read, and takes its space, until a lifecycle rule for old "
+    "versions removes it"
+)
+
 
 def find_unfinished_uploads(store: Store, *, before_s: float, is_live: Callable[[str], bool]) -> list[UnfinishedUpload]:
     """The uploads below the store's address that began before `before_s` and whose attempt is not live.

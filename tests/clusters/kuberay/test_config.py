@@ -10,7 +10,7 @@ from clusters.kuberay.config import KubeMachine, KubeRayProfile
         ({"queue": "-a"}, "queue: found '-a'"),
         ({"image": ""}, "an image"),
         ({"machines": {}}, "machines: empty"),
-        ({"grace_s": 0}, "at least one second"),
+        ({"stop_grace_s": 0}, "at least one second"),
         ({"redis_secret": "a"}, "redis_secret without redis"),
         ({"priority_class": "high"}, "needs a queue"),
     ],

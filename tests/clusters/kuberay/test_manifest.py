@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from clusters.allocation import allocate
 from clusters.kuberay.config import KubeMachine, KubeRayProfile
 from clusters.kuberay.manifest import label_value, object_name, quantity_gib, ray_job, to_manifest
+from orchestrator.cluster.end_signals import GRACE_VARIABLE
 from orchestrator.cluster.jobs import JobSize
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")
@@ -44,11 +45,16 @@ def test_a_cluster_without_kueue_is_not_suspended_and_has_no_labels_of_it() -> N
     (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert group["groupName"] == "workers"  # "head" is reserved
     assert manifest["spec"]["shutdownAfterJobFinishes"] is True
+    for template in (manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"], group["template"]):
+        assert template["spec"]["terminationGracePeriodSeconds"] == 120  # of which the drain has 100
+        assert {"name": GRACE_VARIABLE, "value": "20"} in template["spec"]["containers"][0][
+            "env"
+        ]  # the rest is for the drain
 
 
 def test_pods_are_drained_before_their_end_and_those_of_spot_machines_at_the_notice_of_their_cloud() -> None:
     machines = {"here": KubeMachine(cpus=4, nodes=2), "spot": KubeMachine(cpus=4, nodes=2, spot=True)}
-    profile = KubeRayProfile(namespace="a", image="b", machines=machines, grace_s=120, command="/opt/illume")
+    profile = KubeRayProfile(namespace="a", image="b", machines=machines, stop_grace_s=120, command="/opt/illume")
     for name in machines:
         allocation = allocate(machines, JobSize(workers=2, machine=name))
         manifest = ray_job(profile, allocation, job_id="illume-r1-a-1-1", arguments="stage-driver", run_id="r1")

@@ -1,7 +1,7 @@
 """`SlurmJobs` on commands that play Slurm: small scripts first on PATH, whose answers are files."""
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from clusters.slurm import jobs as slurm_jobs
 from clusters.slurm.config import SlurmMachine, SlurmProfile
 from clusters.slurm.jobs import SlurmJobs
+from orchestrator.cluster.end_signals import GRACE_VARIABLE
 from orchestrator.cluster.jobs import JobSize, JobState
 from orchestrator.errors import NodeLostError, PrecheckError
 
@@ -92,6 +93,9 @@ def test_the_script_is_valid_and_quotes_what_it_is_given(slurm: Played) -> None:
     assert """export NAME='it'"'"'s; rm -rf /'""" in lines
     assert ". '/opt/my env/activate' || finish 75 \"setup failed\"" in lines
     assert not any(line.startswith("#SBATCH --qos") for line in lines)
+    assert GRACE_VARIABLE not in script
+    patient = replace(slurm.jobs, profile=replace(slurm.jobs.profile, stop_grace_s=90.0))
+    assert f"export {GRACE_VARIABLE}=90" in patient.preview(JOB, "stage-driver", {"run": "r1"}).splitlines()
 
 
 def test_the_token_of_a_job_is_a_secret_and_stays(slurm: Played) -> None:

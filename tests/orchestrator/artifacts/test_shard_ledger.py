@@ -8,9 +8,11 @@ import pytest
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
+from orchestrator.backends.object_store import ObjectStore
 from orchestrator.errors import StoreError
 from orchestrator.shards import Quarantined, ShardOutcome
 from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.commits import delete_attempt
 from orchestrator.store.layout import owner_of, shard_site
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
@@ -215,3 +217,22 @@ def test_an_outcome_that_is_no_json_is_the_error_of_its_shard(ledger: ShardLedge
     finished[1] = (finished[1][0], ShardOutcome(rows=1, result={1: "x"}))  # type: ignore[dict-item]  # the mistake
     kinds = [type(entry).__name__ for entry in ledger.record_all(finished, provenance={})]
     assert kinds == ["StoredShard", "TypeError", "StoredShard"]
+
+
+def test_in_a_bucket_that_keeps_versions_what_is_deleted_is_missing_and_is_made_again(
+    s3_store: ObjectStore, tmp_path: Path
+) -> None:
+    api = s3_store.s3
+    assert api is not None
+    api.client.put_bucket_versioning(Bucket=api.bucket, VersioningConfiguration={"Status": "Enabled"})
+    ledger, key = ShardLedger(s3_store, tmp_path / "cache"), ArtifactKey("curate", SHARD)
+    first = record(ledger)
+    s3_store.delete(first.key_of("part.tar"))
+    assert [(problem.path, problem.found) for problem in ledger.verify(key)] == [("part.tar", "no file")]
+    assert ledger.find(key) is None
+    second = record(ledger, b"content")
+    assert ledger.find(key) == second
+    assert second.commit.generation == 1
+    assert ledger.verify(key) == []
+    assert delete_attempt(s3_store, shard_site(key), first.commit.attempt).bytes == len(b"rows")
+    assert ledger.verify(key) == []

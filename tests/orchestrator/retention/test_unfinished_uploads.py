@@ -7,8 +7,14 @@ from click.testing import CliRunner
 from orchestrator.backends.object_store import ObjectStore
 from orchestrator.backends.transfers import MIB
 from orchestrator.commands.gc import gc_command
+from orchestrator.commands.takedown import takedown_command
 from orchestrator.history.database.database import Database
-from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads, keeps_versions
+from orchestrator.retention.unfinished_uploads import (
+    OLD_VERSIONS,
+    abort_uploads,
+    find_unfinished_uploads,
+    keeps_versions,
+)
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 
@@ -78,3 +84,20 @@ def test_gc_lists_and_aborts_them(s3_store: ObjectStore, tmp_path: Path, monkeyp
     assert deleted.exit_code == 0, deleted.output
     assert "deleted 1 items, 6.0 MiB" in deleted.stdout
     assert find_unfinished_uploads(s3_store, before_s=LATER_S, is_live=nobody) == []
+    assert OLD_VERSIONS not in deleted.stdout
+
+
+def test_whoever_deletes_in_a_bucket_that_keeps_versions_is_told_so(
+    s3_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = s3_store.s3
+    assert api is not None
+    api.client.put_bucket_versioning(Bucket=api.bucket, VersioningConfiguration={"Status": "Enabled"})
+    monkeypatch.setenv("ILLUME_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Database(str(tmp_path / "home" / "index.db")).close()
+    where = ["--store", s3_store.url, "--tracking", "none"]
+    assert OLD_VERSIONS in CliRunner().invoke(gc_command, [*where, "--delete"]).stdout
+    assert CliRunner().invoke(takedown_command, ["plan", "nobody", "--id", "T0", *where]).exit_code == 0
+    applied = CliRunner().invoke(takedown_command, ["apply", "T0.takedown.json", "--delete", *where])
+    assert OLD_VERSIONS in applied.stdout, applied.output
