@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.duplicates.near_hashes import Hashes, Pairs, SearchTask, near_pairs, near_pairs_between
+from data_pipelines.duplicates.near_hashes import Hashes, Pairs, SearchTask, SortedHashes, task_pairs
 
 PAIRS_SCHEMA = pa.schema([("hash", pa.uint64()), ("other", pa.uint64())])
 SEARCHES = ("within", "between")  # among the hashes; between them and the hashes of mirrored images
@@ -32,17 +32,19 @@ def first_hashes(analyses: Iterable[Path]) -> tuple[Hashes, Hashes]:
     return plain, mirrored
 
 
-def write_pairs(hashes: tuple[Hashes, Hashes], search: str, task: SearchTask, distance: int, output: Path) -> int:
+def write_pairs(
+    hashes: tuple[SortedHashes, SortedHashes], search: str, task: SearchTask, distance: int, output: Path
+) -> int:
     """Write the pairs that one task of a search (one of `SEARCHES`) finds as a Parquet file. Returns their number.
 
     `hashes`: see `first_hashes`.
     """
     plain, mirrored = hashes
-    if search == "within":
-        others, found = plain, near_pairs(plain, distance, [task])
-    else:
-        others, found = mirrored, near_pairs_between(plain, mirrored, distance, [task])
-    values = [np.stack([plain[pairs[:, 0]], others[pairs[:, 1]]], axis=1) for pairs in found if len(pairs)]
+    others = plain if search == "within" else mirrored
+    found = task_pairs(plain, others, task, distance)
+    values = [
+        np.stack([plain.hashes[pairs[:, 0]], others.hashes[pairs[:, 1]]], axis=1) for pairs in found if len(pairs)
+    ]
     unique = np.unique(np.concatenate([np.zeros((0, 2), np.uint64), *values]), axis=0)
     columns = [pa.array(np.ascontiguousarray(unique[:, side])) for side in range(2)]
     pq.write_table(pa.table(columns, schema=PAIRS_SCHEMA), output, compression="zstd")

@@ -90,6 +90,26 @@ def near_pairs_between(
         yield from _search(_Buckets(hashes, task.part), _Buckets(others, task.part), task, distance)
 
 
+class SortedHashes:
+    """Hashes, and their order by the part that was searched last: of many hashes sorting takes longer than a task."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self.hashes = hashes
+        self._part = -1
+        self._buckets: _Buckets | None = None
+
+    def buckets(self, part: int) -> "_Buckets":
+        if self._buckets is None or self._part != part:
+            self._buckets = None  # both at once would take twice the memory
+            self._buckets, self._part = _Buckets(self.hashes, part), part
+        return self._buckets
+
+
+def task_pairs(left: SortedHashes, right: SortedHashes, task: SearchTask, distance: int) -> Iterator[Pairs]:
+    """The pairs that one task finds; if `left` is `right`, among its hashes, each pair once."""
+    yield from _search(left.buckets(task.part), right.buckets(task.part), task, distance)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NearPairs:
     """Pairs of near hashes: arrays of equal length, sorted by position, no pair twice."""

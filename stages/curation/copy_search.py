@@ -28,9 +28,10 @@ class PairSearchWorker:
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.duplicates.copy_pairs import first_hashes, write_pairs
-        from data_pipelines.duplicates.near_hashes import SearchTask
+        from data_pipelines.duplicates.near_hashes import SearchTask, SortedHashes
 
-        hashes = first_hashes(Path(path) for path in self.analyses)
+        plain, mirrored = first_hashes(Path(path) for path in self.analyses)
+        hashes = SortedHashes(plain), SortedHashes(mirrored)
 
         def run(shard: ShardInput) -> ShardOutcome:
             part, first, stop = (int(str(shard.work[key])) for key in ("part", "first_key", "stop_key"))

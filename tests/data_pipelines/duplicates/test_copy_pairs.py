@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.duplicates.copy_pairs import SEARCHES, PrecomputedPairs, first_hashes, read_pairs, write_pairs
-from data_pipelines.duplicates.near_hashes import Pairs, search_tasks
+from data_pipelines.duplicates.near_hashes import Pairs, SortedHashes, search_tasks
 from data_pipelines.duplicates.search import InProcessSearch
 
 DISTANCE = 6
@@ -42,7 +42,7 @@ def test_pairs_in_files_are_those_of_a_search_in_this_process(tmp_path: Path) ->
     hashes[20:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 64, 20, dtype=np.uint64))
     others = hashes[::-1] ^ np.uint64(0b101)
     salts, other_salts = rng.integers(0, 2, (2, 40), dtype=np.uint64)
-    values = (np.unique(hashes), np.unique(others))
+    values = (SortedHashes(np.unique(hashes)), SortedHashes(np.unique(others)))
     found = {}
     for search in SEARCHES:
         paths = [tmp_path / f"{search}-{index}" for index, _ in enumerate(search_tasks(DISTANCE, 3))]
