@@ -10,7 +10,7 @@ import pytest
 from orchestrator.history.events import Event
 from tests.orchestrator.scheduler.serving import place
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HEAD = """
 import os, sys

@@ -136,7 +136,7 @@ class Place:
     def states(self) -> dict[str, str]:
         return {run.run_id: str(run.state) for run in list_runs(self.database)}
 
-    def wait(self, is_so: Callable[[], bool], *, seconds: float = 120.0) -> None:
+    def wait(self, is_so: Callable[[], bool], *, seconds: float = 280.0) -> None:
         deadline_s = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < deadline_s, self.story()

@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.orchestrator.scheduler.serving import place
 
 
@@ -19,6 +21,7 @@ def driver_of(run_id: str) -> int | None:
     return None
 
 
+@pytest.mark.timeout(900)  # it takes half a minute; a loaded machine starts its ten processes slowly
 def test_two_servers_share_the_work_and_survive_each_other(tmp_path: Path) -> None:
     with place(tmp_path, "kind: local\ncpus: 2\n") as queue:
         low = queue.submit("low", cpus=2, until=str(tmp_path / "go"))
