@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.artifact import JSON
 from orchestrator.commands.shared.completion import complete_stage_of_run
 from orchestrator.commands.shared.live_view import REFRESH_S
 from orchestrator.commands.shared.options import (
@@ -33,6 +34,7 @@ from orchestrator.workspace import Workspace
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 EVENT_PAGE = 500
 LINE_FORMAT = 1
+MAX_LIST_CHARACTERS = 400  # of a list in the text of an event: one may name hundreds of shards
 
 
 def _since(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
@@ -182,9 +184,15 @@ def event_pages(runs: RunStore, run_id: str) -> Callable[[int], list[Event]]:
 
 def event_text(event: Event) -> str:
     """One event as a line of text."""
-    fields = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in event.fields.items())
+    fields = " ".join(f"{name}={_shown(value)}" for name, value in event.fields.items())
     where = f" {event.stage_id}" if event.stage_id else ""
     return f"{event.sequence:5} {iso_time(event.time)}{where} {event.kind} {fields}".rstrip()
+
+
+def _shown(value: JSON) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    is_long = isinstance(value, list) and len(text) > MAX_LIST_CHARACTERS
+    return f"{text[:MAX_LIST_CHARACTERS]}...(--json has all)" if is_long else text
 
 
 def _wanted_stages(target: Target, stages: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 
 from orchestrator.history.actors import ActorRecord, actor_of
 from orchestrator.history.database.database import Database
@@ -87,12 +87,21 @@ def starters_of_runs(database: Database, run_ids: Sequence[str]) -> dict[str, Ac
 
 
 def events_of_kinds(
-    database: Database, run_id: str, kinds: Sequence[str], *, stage_id: str = "", newest: int = 0
+    database: Database,
+    run_id: str,
+    kinds: Sequence[str],
+    *,
+    stages: Sequence[str] = (),
+    after: int = 0,
+    newest: int = 0,
 ) -> list[Event]:
-    """The events of these kinds of a run, in order. `newest`: at most so many of the newest; 0: all."""
-    query: Select[Any] = select(events).where(events.c.run_id == run_id, events.c.kind.in_(kinds))
-    if stage_id:
-        query = query.where(events.c.stage_id == stage_id)
+    """The events of these kinds of some stages of a run, in order; without stages those of the run itself.
+
+    `after`: only those with a higher number. `newest`: at most so many of the newest; 0: all.
+    """
+    of_stages = events.c.stage_id.in_(stages) if stages else events.c.stage_id.is_(None)
+    of_run = events.c.run_id == run_id
+    query = select(events).where(of_run, of_stages, events.c.kind.in_(kinds), events.c.sequence > after)
     query = query.order_by(events.c.sequence.desc())
     if newest:
         query = query.limit(newest)

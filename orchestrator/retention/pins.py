@@ -15,6 +15,10 @@ def unpin(store: Store, key: ArtifactKey) -> None:
     store.delete(_pin_key(key))
 
 
+def is_pinned(store: Store, key: ArtifactKey) -> bool:
+    return store.get(_pin_key(key)) is not None
+
+
 def pins(store: Store) -> list[ArtifactKey]:
     """The keys of all pinned artifacts, sorted."""
     keys = sorted(item.key.removesuffix(".json").split("/") for item in store.list(PINS))

@@ -23,7 +23,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.artifact import JSON
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.shard_search import add_to_pack
 from orchestrator.cluster.capacity import WorkerResources
@@ -41,6 +40,7 @@ from orchestrator.shard_map.pending import Inquiry, PendingShard, Witnesses, Wor
 from orchestrator.shard_map.probes import Probes
 from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shard_map.shard_host import HostInfo, HostSettings
+from orchestrator.shard_map.shard_times import ShardTimes
 from orchestrator.shard_map.start_waits import StartWait
 from orchestrator.shard_map.verdicts import Verdict, check_process, hear
 from orchestrator.shard_map.work_queue import WorkQueue
@@ -72,11 +72,12 @@ class MapRun:
         witnesses: Witnesses,
         packer: Packer,
         map_log: MapLog,
+        times: ShardTimes,
     ) -> None:
         self._pending_shards, self._settings, self._tools = pending_shards, settings, tools
         self._quarantine_count, self._packer = quarantine_count, packer
         self._records: dict[str, StoredShard] = {}
-        self._witnesses, self._log = witnesses, map_log
+        self._witnesses, self._log, self._times = witnesses, map_log, times
         self._done_items = quarantine_count.num_items - sum(len(pending.shard.items) for pending in pending_shards)
         self._items_before = self._done_items
         self._queue = WorkQueue()
@@ -178,7 +179,7 @@ class MapRun:
             self._on_failure(work_item, result)
         elif isinstance(result.outcome, StoredShard):
             self._grouping.note(result.seconds)
-            self._on_recorded(work_item.pending, result.outcome)
+            self._on_recorded(work_item.pending, result.outcome, result.seconds)
         else:
             self._witnesses.add(work_item.pending, work_item.positions)
             self._on_trial_result(work_item, None, result.process)
@@ -196,8 +197,7 @@ class MapRun:
         if report is None:
             assert isinstance(result.outcome, HostInfo)
             self._start_failures = 0
-            fields: dict[str, JSON] = {"pid": result.outcome.pid, "host": result.outcome.host}
-            self._tools.tracker.log_event("worker_started", fields)
+            self._tools.tracker.log_event("worker_started", {"pid": result.outcome.pid, "host": result.outcome.host})
             return
         if report.failure is FailureClass.HOST_OOM and self._pool.halve():
             return
@@ -247,7 +247,7 @@ class MapRun:
             self._queue.push(work_item, 0.0 if died else self._backoff_s(1))
         return again
 
-    def _on_recorded(self, pending: PendingShard, record: StoredShard) -> None:
+    def _on_recorded(self, pending: PendingShard, record: StoredShard, seconds: float) -> None:
         add_to_pack(self._packer, record)
         self._records[pending.fingerprint] = record.without_bytes()
         self._tools.on_recorded(record)
@@ -256,9 +256,9 @@ class MapRun:
         new = [entry for entry in record.outcome.quarantined if entry.reason not in known]
         self._count_quarantined(pending, new)
         self._done_items += len(pending.shard.items)
-        self._log.recorded(
-            record.outcome, items_done=self._done_items, items_made=self._done_items - self._items_before
-        )
+        self._times.done(pending, seconds=seconds, quarantined=len(record.outcome.quarantined))
+        items_made = self._done_items - self._items_before
+        self._log.recorded(record.outcome, items_done=self._done_items, items_made=items_made)
         self._report_progress()
 
     def _report_progress(self) -> None:

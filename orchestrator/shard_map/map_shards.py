@@ -19,6 +19,7 @@ from orchestrator.shard_map.map_run import MapRun
 from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.pending import PendingShard, Witnesses
 from orchestrator.shard_map.quarantine import QuarantineCount
+from orchestrator.shard_map.shard_times import ShardTimes
 from orchestrator.shards import Shard, ShardWorker
 from orchestrator.store.layout import shard_site
 from orchestrator.store.shard_packs import Packer
@@ -117,6 +118,9 @@ def map_shards(
         workers=settings.resources.workers,
     )
     _report_old_verdicts(settings, found.values())
+    places = {fingerprint: place for place, fingerprint in enumerate(by_fingerprint)}
+    times = ShardTimes(tools.tracker, settings.label, places)
+    times.found(found)
     witnesses = Witnesses()
     for fingerprint, stored in found.items():
         witnesses.add_record(_pending(by_fingerprint[fingerprint], fingerprint), stored)
@@ -129,10 +133,12 @@ def map_shards(
         witnesses=witnesses,
         map_log=map_log,
         packer=packer,
+        times=times,
     )
     try:
         made = run.run()
     finally:
+        times.flush()
         packer.close()  # also for the next attempt
     map_log.finished()
     counts = {"made": len(made), "quarantined": quarantine_count.count}

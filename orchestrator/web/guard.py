@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -13,10 +13,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.web.addresses import link
 from orchestrator.web.metrics import Counts
 from orchestrator.web.problems import problem_response
-from orchestrator.web.rendering import link
-from orchestrator.web.settings import Settings
 from orchestrator.web.sign_in.denials import Denial, Denials
 from orchestrator.web.sign_in.identify import (
     FORM_COOKIE,
@@ -43,14 +42,9 @@ class Guard:
     """ASGI middleware."""
 
     app: ASGIApp
-    settings: Settings
     counts: Counts
-    identifier: Identifier = field(init=False)
-    denials: Denials = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.identifier = Identifier(settings=self.settings)
-        self.denials = Denials(folder=self.settings.folder)
+    identifier: Identifier
+    denials: Denials
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,7 +71,7 @@ class Guard:
                 await response(scope, receive, send_guarded)
         finally:
             route = _route_of(scope)
-            if route != "stream":  # lasts as long as its page is open
+            if not route.endswith("stream"):  # lasts as long as its page is open
                 self.counts.answered(route, status, time.monotonic() - began)
             denied = scope["state"].get("denied")
             if denied is not None:
@@ -118,7 +112,7 @@ class Guard:
         headers = MutableHeaders(scope=message)
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
-        is_secure = self.settings.public_url.startswith("https://")
+        is_secure = self.identifier.is_secure
         if is_secure:
             headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         if form_token:

@@ -24,3 +24,8 @@ class Memo(Generic[T]):
             if not self._found or self.clock() - self._found[0][0] >= self.keep_s:
                 self._found = [(self.clock(), find())]
             return self._found[0][1]
+
+    def forget(self) -> None:
+        """Look again when it is asked for next."""
+        with self._lock:
+            self._found = []

@@ -6,13 +6,16 @@ from typing import Any
 from markupsafe import Markup
 
 from orchestrator.commands.shared.formatting import duration_text
+from orchestrator.web.addresses import link
 from orchestrator.web.drawings.dag import DagStage
 from orchestrator.web.drawings.gantt import Gantt, GanttBar, GanttMark, GanttRow, GanttWait, draw_gantt
 from orchestrator.web.drawings.line_chart import Curve, draw_line_chart
 from orchestrator.web.drawings.stage_strip import StripStage, draw_stage_strip
 from orchestrator.web.drawings.states import tone_of
+from orchestrator.web.views.logs import LogView
 from orchestrator.web.views.run import RunView
 from orchestrator.web.views.runs import StripCell
+from orchestrator.web.views.shards import ORDERS, ShardsView
 from orchestrator.web.views.stage_rows import AttemptBar, StageRow, Wait
 from orchestrator.web.views.training import ChartView
 
@@ -23,6 +26,7 @@ _WAITS = {"gpus": "capacity", "cpus": "capacity", "memory": "capacity", "capacit
 }
 _MADE = {"reused": "REUSED", "made_by_another_run": "REUSED", "recovered": "RECOVERED"}
 _MARKS = {"quarantined": "QUARANTINED", "gate_broken": "FAILED"}  # all others are losses
+Tabs = list[tuple[str, str, bool, str]]  # as the macro `tabs` takes them
 MARGIN = 0.01  # of the time shown, before the first bar
 
 
@@ -73,6 +77,33 @@ def training_chart(chart: ChartView) -> Markup:
     """The curves of a chart, until a script draws one to zoom into."""
     curves = [Curve(name=curve.metric, steps=curve.samples.steps, values=curve.samples.means) for curve in chart.curves]
     return draw_line_chart(curves, name=chart.title)
+
+
+def map_tabs(shards: ShardsView) -> Tabs:
+    """The maps of an attempt."""
+    return [
+        (found.label, _shards_address(shards, map=found.number, order=shards.order), found.number == shards.chosen, "")
+        for found in shards.maps
+    ]
+
+
+def order_chips(shards: ShardsView) -> list[tuple[str, str, bool]]:
+    """The orders in which shards are listed."""
+    within = {"first": shards.first, "last": shards.last} if shards.last >= 0 else {}
+    return [
+        (order.capitalize(), _shards_address(shards, map=shards.chosen, order=order, **within), order == shards.order)
+        for order in ORDERS
+    ]
+
+
+def log_tabs(log: LogView) -> Tabs:
+    """The logs of an attempt."""
+    return [(file.name, file.link, file.name == log.file, "") for file in log.others]
+
+
+def _shards_address(shards: ShardsView, **query: object) -> str:
+    asked = {name: str(value) for name, value in query.items()}
+    return link("runs", shards.run, "stages", shards.stage, "shards", attempt=shards.attempt, **asked)
 
 
 def _row(row: StageRow, now: float) -> GanttRow:
@@ -128,6 +159,9 @@ def _note(row: StageRow) -> str:
 PICTURES: Mapping[str, Callable[..., Any]] = {
     "dag_stages": dag_stages,
     "gantt": gantt,
+    "log_tabs": log_tabs,
+    "map_tabs": map_tabs,
+    "order_chips": order_chips,
     "state_shown": state_shown,
     "strip": strip,
     "training_chart": training_chart,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import jinja2
 from starlette.requests import Request
@@ -16,12 +15,14 @@ from orchestrator.commands.shared.formatting import bytes_text, count_text, dura
 from orchestrator.errors import OrchestratorError
 from orchestrator.reports.run_summary import number_text
 from orchestrator.times import short_time
+from orchestrator.web.addresses import link
 from orchestrator.web.drawings.table import DRAWINGS
 from orchestrator.web.page import PART, NotFoundError
 from orchestrator.web.sign_in.users import User
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+MACROS = {"ui": "elements.html", "act": "pieces.html"}  # a block that is rendered alone imports nothing
 MAIN = "main"  # the block that htmx asks for
 
 
@@ -31,7 +32,8 @@ def render(request: Request, template: str, model: Any, *, status: int = 200) ->
     Raises: NotFoundError: the template has no such block.
     """
     found = environment().get_template(template)
-    values = {"model": model, **_context(request)}
+    problem = _problem(request) if status < 500 else ""  # else the page itself is about one
+    values = {"model": model, "problem": problem, **_context(request)}
     part = request.query_params.get(PART) or (MAIN if "HX-Request" in request.headers else "")
     headers = {"Cache-Control": "no-store", "Vary": "HX-Request"}
     if part and status >= 400:
@@ -63,19 +65,14 @@ def environment() -> jinja2.Environment:
         "short": short,
         "time": short_time,
     }
-    found.globals["ui"] = found.get_template("elements.html").module  # a block that is rendered alone imports nothing
+    for name, file in MACROS.items():
+        found.globals[name] = found.get_template(file).module
     return found
 
 
 def provide(functions: Mapping[str, Callable[..., Any]]) -> None:
     """Let templates call these by their names."""
     environment().globals |= functions
-
-
-def link(*parts: str, **query: object) -> str:
-    """An address below the root: `link("runs", run, stage, q="a b")`; what is empty is left out of the query."""
-    asked = {name: value for name, value in query.items() if value not in ("", None, False)}
-    return f"/{'/'.join(quote(part, safe='') for part in parts)}" + (f"?{urlencode(asked)}" if asked else "")
 
 
 @lru_cache
@@ -98,7 +95,6 @@ def _context(request: Request) -> Mapping[str, Any]:
         "address": request.url.path,
         "form_token": request.state.form_token,
         "now": time.time(),
-        "problem": _problem(request),
         "query": _Asked(request.query_params),
         "user": user,
     }

@@ -12,6 +12,7 @@ from orchestrator.web.curves import Curves
 from orchestrator.web.memo import Memo
 from orchestrator.web.plans import Plans
 from orchestrator.web.settings import Settings
+from orchestrator.web.shards import ShardTables
 from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Service:
     started_at: float = field(default_factory=time.time)
     plans: Plans = field(default_factory=Plans)
     curves: Curves = field(default_factory=Curves)
+    shards: ShardTables = field(default_factory=ShardTables)
     takedown_needs: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=TAKEDOWNS_S))
     changes: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=CHANGES_S))
     store_problems: Memo[str] = field(default_factory=lambda: Memo(keep_s=CHECK_STORE_S))

@@ -33,6 +33,7 @@ TICK_S = 2.0  # live progress changes rows without an event
 PAGE = 500  # events of one read
 OVERLAP_S = 60.0  # of the stream of all runs after a reconnect: longer than a transaction takes
 MAX_STREAMS = 200
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold events back
 MAX_FIELDS = 4096  # characters of JSON; what is longer is on the page, not in the stream
 
 Heads = Mapping[str, int]  # run -> number of its newest event
@@ -92,8 +93,7 @@ async def stream(request: Request) -> Response:
         return Response("too many streams are open\n", status_code=503, headers={"Retry-After": "10"})
     last = request.headers.get("Last-Event-ID") or request.query_params.get("after", "")
     after = await run_in_threadpool(start_after, feed.service, run_id, last)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold events back
-    return StreamingResponse(_lines(feed, run_id, after), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_lines(feed, run_id, after), media_type="text/event-stream", headers=HEADERS)
 
 
 def start_after(service: Service, run_id: str, last: str) -> dict[str, int]:
@@ -124,7 +124,7 @@ async def _lines(feed: Feed, run_id: str, after: dict[str, int]) -> AsyncIterato
         while not feed.service.stopping.is_set():
             if feed.version != version:
                 version, problem = feed.version, feed.problem
-                for text in await run_in_threadpool(_new, feed, run_id, after):
+                for text in await run_in_threadpool(new_messages, feed, run_id, after):
                     yield text
                     said_at = time.monotonic()
                 if problem != told:
@@ -142,7 +142,7 @@ async def _lines(feed: Feed, run_id: str, after: dict[str, int]) -> AsyncIterato
         feed.leave()
 
 
-def _new(feed: Feed, run_id: str, after: dict[str, int]) -> list[str]:
+def new_messages(feed: Feed, run_id: str, after: dict[str, int]) -> list[str]:
     """The events after what was sent, which is moved on."""
     found: list[str] = []
     heads = feed.heads

@@ -80,6 +80,7 @@ events = Table(
     Column("attempt_id", String),
     Column("fields", Text, nullable=False),  # JSON object
     Index("ix_events_time", "time"),  # for the newest events of all runs
+    Index("ix_events_kind", "run_id", "stage_id", "kind", "sequence"),  # for those of a kind among a million
 )
 
 outbox = Table(  # for each run and sink: the events above `delivered` are still to be delivered

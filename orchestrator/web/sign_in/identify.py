@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from orchestrator.errors import OrchestratorError, RecipeError
 from orchestrator.web.settings import Settings
-from orchestrator.web.sign_in.tokens import TokenFile
+from orchestrator.web.sign_in.tokens import KnownUser, TokenFile
 from orchestrator.web.sign_in.users import Role, User, local_user, nobody
 
 TOKEN_COOKIE, FORM_COOKIE = "illume_token", "illume_form"
@@ -19,7 +19,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class DeniedError(OrchestratorError):
-    """Somebody asked for what they may not have."""
+    """Somebody asked for what they may not have. The guard records it."""
 
     status = HTTPStatus.FORBIDDEN
 
@@ -92,13 +92,22 @@ class Identifier:
         """False only on loopback, where nothing else was asked for."""
         return self.tokens is not None or bool(self.settings.trusted_proxy) or not is_loopback(self.settings.host)
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether people reach the service by TLS."""
+        return self.settings.public_url.startswith("https://")
+
+    def known_user(self, token: str) -> KnownUser | None:
+        """Whose token it is. Raises: RecipeError: the file of tokens cannot be read."""
+        return self.tokens.user_of(token) if self.tokens is not None and token else None
+
     def user(self, request: Request) -> User:
         """Raises: RecipeError: the file of tokens cannot be read."""
         address = request.client.host if request.client else ""
         if not self.is_needed:
             return self.local(address)
         token = bearer_token(request) or request.cookies.get(TOKEN_COOKIE, "")
-        known = self.tokens.user_of(token) if self.tokens is not None and token else None
+        known = self.known_user(token)
         if known is not None:
             return User(name=known.name, role=known.role, address=address, by="token")
         name = request.headers.get(self.settings.user_header, "").strip()
@@ -146,3 +155,9 @@ class Identifier:
 def bearer_token(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def require_role(user: User, role: Role) -> None:
+    """Raises: DeniedError: the user may not do it."""
+    if user.role < role:
+        raise DeniedError(f"role: {user.name} is {user.role.name.lower()}, this needs {role.name.lower()}")

@@ -10,7 +10,7 @@ from orchestrator.history.actors import ActorRecord, actor_of
 from orchestrator.history.changes import Change, read_changes
 from orchestrator.history.event_search import EventFilter, fits_actor, search_events
 from orchestrator.history.events import Event
-from orchestrator.web.rendering import link
+from orchestrator.web.addresses import link
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
 

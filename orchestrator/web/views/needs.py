@@ -13,7 +13,7 @@ from orchestrator.history.run_status import RunStatus, StageStatus
 from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.liveness.liveness import RunLife
 from orchestrator.recipe.loading import Kinds
-from orchestrator.web.rendering import link
+from orchestrator.web.addresses import link
 from orchestrator.workspace import Workspace
 
 NeedKind = Literal["driver_gone", "gate_refused", "quarantine", "approval", "failed", "takedown"]

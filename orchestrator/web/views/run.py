@@ -20,8 +20,8 @@ from orchestrator.history.run_status import RunStatus, RunSummary, run_statuses
 from orchestrator.liveness.life_in_status import with_life
 from orchestrator.liveness.liveness import UNFINISHED, RunLife
 from orchestrator.reports.taken_down import with_takedowns
+from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
-from orchestrator.web.rendering import link
 from orchestrator.web.service import Service
 from orchestrator.web.views.needs import Need, needs_of_runs
 from orchestrator.web.views.runs import StripCell, gpu_hours, strip_of
@@ -84,7 +84,8 @@ def load_run(service: Service, run_id: str) -> RunView:
     life = workspace.liveness.run(run_id) if run.state in UNFINISHED else None
     status = refined(workspace, run_statuses(workspace.database, [run])[0], life)
     attempts = attempts_of_runs(workspace.database, [run_id])[run_id]
-    happened = events_of_kinds(workspace.database, run_id, EXPLAINING)
+    ids = [stage.stage_id for stage in status.stages]
+    happened = events_of_kinds(workspace.database, run_id, EXPLAINING, stages=ids)
     owner = starters_of_runs(workspace.database, [run_id]).get(run_id)
     work = service.plans.work(workspace.store, run.plan_digest)
     others = search_runs(workspace.database, RunFilter(recipe=run.recipe), limit=NUM_EARLIER + 1)

@@ -4,18 +4,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from orchestrator.commands.shared.outcome import summaries_of
 from orchestrator.commands.shared.targets import Target, planned_stages
 from orchestrator.errors import OrchestratorError
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import EventKind
 from orchestrator.history.run_search import AttemptRow, attempts_of_runs, events_of_kinds
 from orchestrator.history.run_status import RunStatus, run_statuses
 from orchestrator.liveness.liveness import UNFINISHED
 from orchestrator.reports.run_summary import StageSummary
+from orchestrator.retention.pins import is_pinned
+from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
 from orchestrator.web.service import Service
+from orchestrator.web.views.logs import LogFile, log_files
 from orchestrator.web.views.run import refined, summary_of
+from orchestrator.web.views.shards import ShardMapView, maps_of
 from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, stage_rows
 from orchestrator.workspace import Workspace
 
@@ -47,6 +53,7 @@ class OutputFile:
     path: str
     bytes: int
     rows: int | None
+    link: str  # to download it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,9 @@ class StageView:
     config: str  # as indented JSON
     resources: str
     output: OutputView | None
+    is_pinned: bool
+    maps: tuple[ShardMapView, ...]  # of the shown attempt
+    logs: tuple[LogFile, ...]  # of the shown attempt
     problem: str  # why what is in the store cannot be shown
 
 
@@ -95,9 +105,13 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
         raise NotFoundError(f"run {run_id}: has no stage {stage_id!r}; it has {names}")
     attempts = attempts_of_runs(workspace.database, [run_id], stage_id)[run_id]
     chosen = _chosen(attempts, number, run_id, stage_id)
-    happened = events_of_kinds(workspace.database, run_id, EXPLAINING, stage_id=stage_id)
+    happened = events_of_kinds(workspace.database, run_id, EXPLAINING, stages=[stage_id])
     work = service.plans.work(workspace.store, run.plan_digest)
     planned, summary, problem = _from_store(service, workspace, status)
+    maps: tuple[ShardMapView, ...] = ()
+    if chosen is not None:
+        table = service.shards.of_attempt(workspace.database, run_id, stage_id, chosen.attempt_id)
+        maps = maps_of(table, run_id, stage_id, chosen.number)
     return StageView(
         run=run_id,
         recipe=run.recipe,
@@ -116,9 +130,21 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
         identity=_as_text(planned.get("payload")),
         config=_as_text(planned.get("config")),
         resources=_as_text(planned.get("resources")),
-        output=_output(summary),
+        output=_output(summary, run_id),
+        is_pinned=summary is not None and _is_pinned(workspace, status),
+        maps=maps,
+        logs=_logs(service, run_id, chosen),
         problem=problem,
     )
+
+
+def find_attempt(database: Database, run_id: str, stage_id: str, number: int) -> AttemptRow:
+    """An attempt by its number, or with 0 the newest. Raises: NotFoundError."""
+    summary_of(database, run_id)
+    found = _chosen(attempts_of_runs(database, [run_id], stage_id)[run_id], number, run_id, stage_id)
+    if found is None:
+        raise NotFoundError(f"run {run_id}: stage {stage_id!r} has no attempt yet, or there is no such stage")
+    return found
 
 
 def _chosen(attempts: Sequence[AttemptRow], number: int, run_id: str, stage_id: str) -> AttemptRow | None:
@@ -155,7 +181,7 @@ def _metrics(workspace: Workspace, chosen: AttemptRow | None, summary: StageSumm
     if chosen is None:
         return ()
     recent = events_of_kinds(
-        workspace.database, chosen.run_id, [EventKind.METRICS], stage_id=chosen.stage_id, newest=NUM_METRIC_EVENTS
+        workspace.database, chosen.run_id, [EventKind.METRICS], stages=[chosen.stage_id], newest=NUM_METRIC_EVENTS
     )
     last: dict[str, Metric] = {}
     for event in recent:
@@ -185,9 +211,10 @@ def _gates(planned: Mapping[str, Any], summary: StageSummary | None) -> tuple[Ga
     return tuple(rows)
 
 
-def _output(summary: StageSummary | None) -> OutputView | None:
+def _output(summary: StageSummary | None, run_id: str) -> OutputView | None:
     if summary is None or not summary.folder:
         return None
+    base = link("runs", run_id, "stages", summary.status.stage_id, "files")
     largest = sorted(summary.files, key=lambda entry: -entry.bytes)[:MAX_FILES]
     return OutputView(
         kind=summary.artifact_kind,
@@ -196,8 +223,25 @@ def _output(summary: StageSummary | None) -> OutputView | None:
         made_by_run=summary.made_by_run,
         num_files=len(summary.files),
         bytes=summary.bytes,
-        files=tuple(OutputFile(path=entry.path, bytes=entry.bytes, rows=entry.rows) for entry in largest),
+        files=tuple(
+            OutputFile(path=entry.path, bytes=entry.bytes, rows=entry.rows, link=f"{base}/{quote(entry.path)}")
+            for entry in largest
+        ),
     )
+
+
+def _is_pinned(workspace: Workspace, status: RunStatus) -> bool:
+    try:
+        return is_pinned(workspace.store, status.stages[0].key)
+    except OrchestratorError:  # the store is away, which stands above every page
+        return False
+
+
+def _logs(service: Service, run_id: str, chosen: AttemptRow | None) -> tuple[LogFile, ...]:
+    try:
+        return log_files(service, run_id, attempt=chosen.attempt_id) if chosen is not None else ()
+    except OrchestratorError:  # as above
+        return ()
 
 
 def _as_text(value: object) -> str:

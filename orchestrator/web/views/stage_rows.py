@@ -7,8 +7,8 @@ from typing import Literal
 from orchestrator.history.events import AttemptState, Event, EventKind
 from orchestrator.history.run_search import AttemptRow
 from orchestrator.history.run_status import RunStatus, StageStatus
+from orchestrator.web.addresses import link
 from orchestrator.web.plans import PlannedWork
-from orchestrator.web.rendering import link
 from orchestrator.web.views.runs import gpu_hours
 
 # Kinds of events that a page marks as moments, with the fields that say what happened.

@@ -1,6 +1,14 @@
+import asyncio
+import json
+
 from starlette.testclient import TestClient
 
+from orchestrator.actor import Actor, acting_as
+from orchestrator.history.changes import record_change
 from orchestrator.history.events import RunState
+from orchestrator.web.log_stream import log_lines
+from orchestrator.web.service import Service
+from orchestrator.web.settings import Settings
 from tests.orchestrator.web.conftest import MadeUp
 
 
@@ -46,6 +54,7 @@ def test_htmx_gets_the_main_block_and_any_part_by_name(client: TestClient, made_
     assert "<html" not in client.get("/runs/r1", headers={"HX-Request": "true"}).text
     part = client.get("/runs/r1?part=part_stages").text
     assert "<table" in part
+    assert "<h1>" not in part
     assert client.get("/runs/r1?part=nothing").status_code == 404
 
 
@@ -59,3 +68,39 @@ def test_a_run_that_is_gone_is_a_page_that_says_so(client: TestClient) -> None:
     assert answer.status_code == 404
     assert "run r9: not in" in answer.text
     assert client.get("/api/v1/runs/r9").json()["error"] == "Not found"
+
+
+def test_events_say_who_and_are_filtered_and_exported(client: TestClient, made_up: MadeUp) -> None:
+    with acting_as(Actor(user="alice", host="host7", command=("illume", "run", "tiny"), reason="new data")):
+        made_up.start("r1")
+    with acting_as(Actor(user="bob", host="host8")):
+        made_up.start("r2", recipe="other")
+        record_change(made_up.workspace.store, "pin", ["curate:abc"])
+    found = client.get("/api/v1/events?actor=alice").json()["events"]
+    assert [(row["kind"], row["run"], row["actor"]) for row in found] == [
+        ("run_state", "r1", "alice@host7"),
+        ("run_created", "r1", "alice@host7"),
+    ]
+    assert found[0]["reason"] == "new data"
+    pins = client.get("/api/v1/events?kind=pin").json()["events"]
+    assert [(row["actor"], row["text"]) for row in pins] == [("bob@host8", "curate:abc")]
+    assert "No event fits" in client.get("/events?q=nothing+such").text
+    lines = client.get("/events/export?run=r2").text.splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["run_state", "run_created"]
+
+
+def test_a_log_that_is_followed_tells_that_it_grew(settings: Settings, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    folder = made_up.workspace.root / "store" / "runs" / "r1" / "logs"
+    folder.mkdir(parents=True)
+    (folder / "raw-1-1.log").write_text("one\n")
+    service = Service(settings=settings)
+
+    async def first_two() -> list[str]:
+        lines = log_lines(service, "r1", "raw-1-1.log", 0)
+        found = [await anext(lines), await anext(lines)]
+        service.stopping.set()
+        return found
+
+    assert asyncio.run(first_two())[1].startswith('id: 4\ndata: {"run": "r1"')
+    service.close()
