@@ -23,6 +23,7 @@ from orchestrator.web.page import PART, Page
 from orchestrator.web.pages.table import PAGES
 from orchestrator.web.pictures import PICTURES
 from orchestrator.web.problems import problem_response
+from orchestrator.web.questions.routes import question_routes
 from orchestrator.web.rendering import provide, render
 from orchestrator.web.service import Service
 from orchestrator.web.settings import Settings
@@ -70,7 +71,7 @@ def routes() -> Sequence[BaseRoute]:
     """All routes. What stands first is found first."""
     of_pages = (route for page in PAGES for route in page_routes(page))
     of_actions = (route for action in ACTIONS for route in action_routes(action))
-    return [*_own_routes(), *sign_in_routes(), *download_routes(), *of_actions, *of_pages]
+    return [*_own_routes(), *sign_in_routes(), *download_routes(), *question_routes(), *of_actions, *of_pages]
 
 
 def action_routes(action: Action) -> Sequence[BaseRoute]:
