@@ -10,8 +10,11 @@ from orchestrator.web.addresses import link
 from orchestrator.web.drawings.dag import DagStage
 from orchestrator.web.drawings.gantt import Gantt, GanttBar, GanttMark, GanttRow, GanttWait, draw_gantt
 from orchestrator.web.drawings.line_chart import Curve, draw_line_chart
+from orchestrator.web.drawings.share_bar import Part, draw_share_bar
 from orchestrator.web.drawings.stage_strip import StripStage, draw_stage_strip
 from orchestrator.web.drawings.states import tone_of
+from orchestrator.web.views.dataset import DatasetView, Relative
+from orchestrator.web.views.datasets import DatasetRow
 from orchestrator.web.views.logs import LogView
 from orchestrator.web.views.run import RunView
 from orchestrator.web.views.runs import StripCell
@@ -106,6 +109,39 @@ def _shards_address(shards: ShardsView, **query: object) -> str:
     return link("runs", shards.run, "stages", shards.stage, "shards", attempt=shards.attempt, **asked)
 
 
+def verdict_bar(row: DatasetRow) -> Markup:
+    """What was kept of a dataset, and what was not."""
+    parts = [
+        Part(name=verdict.name.replace("_", " "), count=verdict.count, look=look)
+        for look, verdict in enumerate(row.verdicts, 1)
+    ]
+    return draw_share_bar(parts, name=row.stage)
+
+
+def lineage_stages(model: DatasetView) -> list[DagStage]:
+    """A dataset between what it was made from and what was made from it."""
+    row = model.row
+    above = tuple(relative.fingerprint for relative in model.made_from)
+    own = "COMMITTED" if row.is_there else "SKIPPED"
+    return [
+        *(_relative(relative, ()) for relative in model.made_from),
+        DagStage(stage_id=row.stage, key=row.fingerprint, state=own, inputs=above, note="this dataset", why=row.kind),
+        *(_relative(relative, (row.fingerprint,)) for relative in model.made_into),
+    ]
+
+
+def _relative(relative: Relative, inputs: tuple[str, ...]) -> DagStage:
+    return DagStage(
+        stage_id=relative.stage,
+        key=relative.fingerprint,
+        state="COMMITTED",
+        inputs=inputs,
+        note=relative.fingerprint[:12],
+        why=relative.stage_kind,
+        href=relative.link,
+    )
+
+
 def _row(row: StageRow, now: float) -> GanttRow:
     return GanttRow(
         stage_id=row.stage,
@@ -162,7 +198,9 @@ PICTURES: Mapping[str, Callable[..., Any]] = {
     "log_tabs": log_tabs,
     "map_tabs": map_tabs,
     "order_chips": order_chips,
+    "lineage_stages": lineage_stages,
     "state_shown": state_shown,
     "strip": strip,
     "training_chart": training_chart,
+    "verdict_bar": verdict_bar,
 }

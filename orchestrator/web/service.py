@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.web.curves import Curves
+from orchestrator.web.manifests import Manifests
 from orchestrator.web.memo import Memo
 from orchestrator.web.plans import Plans
 from orchestrator.web.settings import Settings
@@ -32,6 +33,7 @@ class Service:
     plans: Plans = field(default_factory=Plans)
     curves: Curves = field(default_factory=Curves)
     shards: ShardTables = field(default_factory=ShardTables)
+    manifests: Manifests = field(default_factory=Manifests)
     takedown_needs: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=TAKEDOWNS_S))
     changes: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=CHANGES_S))
     store_problems: Memo[str] = field(default_factory=lambda: Memo(keep_s=CHECK_STORE_S))

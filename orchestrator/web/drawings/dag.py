@@ -28,14 +28,19 @@ class DagStage:
     why: str = ""  # why it runs or is reused
     href: str = ""
     share: float | None = None  # of a running stage's work that is done, 0 to 1
+    key: str = ""  # by which others name it in their inputs; empty: its id
+
+    @property
+    def node(self) -> str:
+        return self.key or self.stage_id
 
 
 def draw_dag(stages: Sequence[DagStage], *, columns: int = 6, name: str = "Stages") -> Markup:
     """The graph, upstream first, in bands of at most `columns` layers."""
-    layout = lay_out({stage.stage_id: stage.inputs for stage in stages})
+    layout = lay_out({stage.node: stage.inputs for stage in stages})
     page = _Page(layout, columns)
     edges = [_edge(page, piece) for piece in _numbered(layout, page)]
-    boxes = [draw_box(stage, *page.corner(slot)) for stage in stages for slot in [page.slot_of[stage.stage_id]]]
+    boxes = [draw_box(stage, *page.corner(slot)) for stage in stages for slot in [page.slot_of[stage.node]]]
     return element(
         "svg",
         {
@@ -154,7 +159,7 @@ def draw_box(stage: DagStage, left: float, top: float, *, width: float = WIDTH_P
         lines.append(element("rect", {"class": "rail", **rail, "width": width - 24}))
         lines.append(element("rect", {"class": "done", **rail, "width": done}))
     place = f"translate({left:.1f} {top:.1f})"
-    tie = f"stage:{stage.stage_id}"
+    tie = f"stage:{stage.node}"
     return link(stage.href, *lines, class_=f"stage tone-{tone.name}", transform=place, data_tie=tie)
 
 

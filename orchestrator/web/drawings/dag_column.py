@@ -14,13 +14,13 @@ LANE_PX, EDGE_PX, CORNER_PX = 9, 4, 6
 
 def draw_dag_column(stages: Sequence[DagStage], *, name: str = "Stages") -> Markup:
     """The same as `draw_dag`, upstream first."""
-    row_of = {stage.stage_id: row for row, stage in enumerate(stages)}
-    edges = [(row_of[a], row_of[b]) for a, b in reduced_edges({stage.stage_id: stage.inputs for stage in stages})]
+    row_of = {stage.node: row for row, stage in enumerate(stages)}
+    edges = [(row_of[a], row_of[b]) for a, b in reduced_edges({stage.node: stage.inputs for stage in stages})]
     lanes = lanes_of([edge for edge in edges if edge[1] - edge[0] > 1])
     left = EDGE_PX + LANE_PX * (1 + max(lanes.values(), default=-1))
     width = left + BOX_PX + EDGE_PX
     height = max(1, len(stages) * (HEIGHT_PX + GAP_PX) - GAP_PX + 2 * EDGE_PX)
-    ids = [stage.stage_id for stage in stages]
+    ids = [stage.node for stage in stages]
     paths = [
         element(
             "path",

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.web.page import Page
+from orchestrator.web.pages.cluster import CLUSTER
+from orchestrator.web.pages.datasets import DATASET, DATASETS
 from orchestrator.web.pages.denied import DENIED
 from orchestrator.web.pages.events import EVENTS
 from orchestrator.web.pages.log import LOG
@@ -14,4 +16,6 @@ from orchestrator.web.pages.shards import SHARDS
 from orchestrator.web.pages.stage import STAGE
 from orchestrator.web.pages.training import TRAINING
 
-PAGES: Sequence[Page[Any]] = (RUNS, RUN, STAGE, TRAINING, SHARDS, LOG, EVENTS, QUESTIONS, QUESTION, DENIED)
+PAGES: Sequence[Page[Any]] = (
+    RUNS, RUN, STAGE, TRAINING, SHARDS, LOG, DATASETS, DATASET, CLUSTER, EVENTS, DENIED, QUESTION, QUESTIONS,
+)  # fmt: skip

@@ -1,0 +1,154 @@
+"""The cluster as the records know it: what is at work on what, machines that were seen, nodes to avoid, what waits."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from orchestrator.history.event_search import EventFilter, search_events
+from orchestrator.history.events import AttemptState, RunState
+from orchestrator.history.run_search import RunFilter, attempts_of_runs, events_of_kinds, search_runs
+from orchestrator.history.run_status import run_statuses
+from orchestrator.liveness.liveness import UNFINISHED
+from orchestrator.web.plans import PlannedWork
+from orchestrator.web.rendering import link
+from orchestrator.web.service import Service
+from orchestrator.workspace import Workspace
+
+MAX_RUNS = 100  # unfinished ones that are looked at
+HOST_EVENTS = ("worker_started", "node_offence")
+NODE_OFFENCE = "node_offence"  # fields: node, what, certain
+NUM_OFFENCES = 200
+MAX_OFFENCES = 1  # that a node may have before a run avoids it
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtWork:
+    """An attempt that runs now."""
+
+    run: str
+    recipe: str
+    stage: str
+    attempt: int
+    gpus: float
+    cpus: float
+    workers: int
+    since: float  # seconds since 1970
+    share: float | None  # of its work that is done
+    driver: str
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A stage that waits, and for what."""
+
+    run: str
+    recipe: str
+    stage: str
+    why: str
+    since: float | None
+    gpus: float
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine that workers of unfinished runs were started on, or that a stage complained about."""
+
+    name: str
+    num_workers: int  # started by unfinished runs
+    offences: tuple[str, ...]
+    is_avoided: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterView:
+    at_work: tuple[AtWork, ...]
+    waiting: tuple[Waiting, ...]
+    machines: tuple[Machine, ...]
+    gpus: float  # requested by what is at work
+    cpus: float
+    num_runs: int  # that are not over
+    last_event: int
+
+
+def load_cluster(service: Service) -> ClusterView:
+    workspace = service.workspace()
+    database = workspace.database
+    wanted = RunFilter(states=tuple(state for state in RunState if state in UNFINISHED))
+    runs = search_runs(database, wanted, limit=MAX_RUNS)
+    attempts = attempts_of_runs(database, [run.run_id for run in runs])
+    at_work: list[AtWork] = []
+    waiting: list[Waiting] = []
+    for status in run_statuses(database, runs):
+        run = status.run
+        work = service.plans.work(workspace.store, run.plan_digest)
+        driver = workspace.liveness.run(run.run_id).describe()
+        for stage in status.stages:
+            if stage.waiting_for:
+                waiting.append(
+                    Waiting(
+                        run=run.run_id,
+                        recipe=run.recipe,
+                        stage=stage.stage_id,
+                        why=stage.waiting_for,
+                        since=stage.waiting_since,
+                        gpus=_planned(work, stage.stage_id).gpus,
+                        link=link("runs", run.run_id, "stages", stage.stage_id),
+                    )
+                )
+        for row in attempts[run.run_id]:
+            if row.state in (AttemptState.INTENT, AttemptState.RUNNING):
+                planned = _planned(work, row.stage_id)
+                at_work.append(
+                    AtWork(
+                        run=run.run_id,
+                        recipe=run.recipe,
+                        stage=row.stage_id,
+                        attempt=row.number,
+                        gpus=planned.gpus,
+                        cpus=planned.cpus,
+                        workers=planned.workers,
+                        since=row.started_at or row.created_at,
+                        share=row.done / row.total if row.total else None,
+                        driver=driver,
+                        link=link("runs", run.run_id, "stages", row.stage_id, attempt=row.number),
+                    )
+                )
+    return ClusterView(
+        at_work=tuple(at_work),
+        waiting=tuple(sorted(waiting, key=lambda row: row.since or 0.0)),
+        machines=_machines(workspace, [run.run_id for run in runs]),
+        gpus=sum(row.gpus for row in at_work),
+        cpus=sum(row.cpus for row in at_work),
+        num_runs=len(runs),
+        last_event=max((run.last_event for run in runs), default=0),
+    )
+
+
+def _planned(work: object, stage_id: str) -> PlannedWork:
+    nothing = PlannedWork(stage_id=stage_id, gpus=0.0, cpus=0.0, workers=0)
+    return work.get(stage_id, nothing) if isinstance(work, dict) else nothing
+
+
+def _machines(workspace: Workspace, run_ids: list[str]) -> tuple[Machine, ...]:
+    workers: Counter[str] = Counter()
+    for run_id in run_ids:
+        for event in events_of_kinds(workspace.database, run_id, ["worker_started"]):
+            workers[str(event.fields.get("host", ""))] += 1
+    found = search_events(workspace.database, EventFilter(kind=NODE_OFFENCE), limit=NUM_OFFENCES)
+    offences: dict[str, list[str]] = {}
+    certain: Counter[str] = Counter()
+    for event in found.events:
+        node = str(event.fields.get("node", ""))
+        offences.setdefault(node, []).append(f"{event.fields.get('what', '')} in {event.run_id}")
+        certain[node] += MAX_OFFENCES + 1 if event.fields.get("certain") is True else 1
+    names = sorted((set(workers) | set(offences)) - {""})
+    return tuple(
+        Machine(
+            name=name,
+            num_workers=workers[name],
+            offences=tuple(offences.get(name, ())),
+            is_avoided=certain[name] > MAX_OFFENCES,
+        )
+        for name in names
+    )
