@@ -192,12 +192,20 @@ def _note(row: StageRow) -> str:
     return f"{duration_text(row.elapsed_s)}{tries}"
 
 
+def hours(value: float) -> str:
+    """GPU hours: `0`, `< 0.01`, `0.25`, `96.4`, `1,204`."""
+    if value < 0.01:
+        return "< 0.01" if value > 0 else "0"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 PICTURES: Mapping[str, Callable[..., Any]] = {
     "dag_stages": dag_stages,
     "gantt": gantt,
     "log_tabs": log_tabs,
     "map_tabs": map_tabs,
     "order_chips": order_chips,
+    "hours": hours,
     "lineage_stages": lineage_stages,
     "state_shown": state_shown,
     "strip": strip,

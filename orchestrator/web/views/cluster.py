@@ -8,8 +8,8 @@ from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.run_search import RunFilter, attempts_of_runs, events_of_kinds, search_runs
 from orchestrator.history.run_status import run_statuses
 from orchestrator.liveness.liveness import UNFINISHED
+from orchestrator.web.addresses import link
 from orchestrator.web.plans import PlannedWork
-from orchestrator.web.rendering import link
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from orchestrator.history.made_artifacts import StageUse, made_artifacts, uses_of
+from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
-from orchestrator.web.rendering import link
 from orchestrator.web.service import Service
 from orchestrator.web.views.datasets import (
     REASON,

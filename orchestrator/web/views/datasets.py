@@ -9,7 +9,7 @@ from orchestrator.artifacts.takedowns import Takedown, read_takedowns, taken_dow
 from orchestrator.errors import OrchestratorError
 from orchestrator.history.made_artifacts import MadeArtifact, made_artifacts
 from orchestrator.recipe.loading import Kinds
-from orchestrator.web.rendering import link
+from orchestrator.web.addresses import link
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
 

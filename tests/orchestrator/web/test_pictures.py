@@ -3,7 +3,7 @@
 from starlette.testclient import TestClient
 
 from orchestrator.web.drawings.gantt import GanttWait
-from orchestrator.web.pictures import _end_of, _wait
+from orchestrator.web.pictures import _end_of, _wait, hours
 from orchestrator.web.views.stage_rows import AttemptBar, Wait
 from tests.orchestrator.web.conftest import MadeUp
 
@@ -47,3 +47,7 @@ def test_the_strip_of_a_run_stands_in_the_list(client: TestClient, made_up: Made
     made_up.start("r1")
     made_up.commit("r1", "raw")
     assert 'aria-label="tiny: 1 made, 3 waiting"' in client.get("/runs").text
+
+
+def test_hours_are_short() -> None:
+    assert [hours(value) for value in (0.0, 1e-5, 0.25, 96.44, 12_040.7)] == ["0", "< 0.01", "0.25", "96.4", "12,041"]

@@ -1,0 +1,61 @@
+"""A made-up history that shows all that pages can show."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.attempt_id import AttemptId
+from orchestrator.history.events import RunState
+from orchestrator.history.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from tests.orchestrator.web.conftest import MadeUp
+
+LIVE, BROKEN, DONE = "20260504-101500-live00", "20260504-091500-broken", "20260504-081500-done00"
+STAGES = ("raw", "ingested", "curated", "tokens", "model", "evaluated")
+HOSTILE = '</pre><img src="https://example.com/x.png" onerror="alert(1)"> no memory left'
+
+
+def make_history(made_up: "MadeUp") -> None:
+    """A run that is done, one that failed with a second attempt and a lost worker, and one at work on `model`."""
+    for run_id, state in ((DONE, RunState.SUCCEEDED), (BROKEN, RunState.FAILED)):
+        made_up.start(run_id, recipe="shapes", stages=STAGES)
+        for stage in STAGES[:3]:
+            made_up.commit(run_id, stage, recipe="shapes")
+        if state == RunState.SUCCEEDED:
+            for stage in STAGES[3:]:
+                made_up.commit(run_id, stage, recipe="shapes")
+        else:
+            lost = {"failure": "NODE_LOST", "message": "node-17 is gone", "shard": "s4"}
+            made_up.record(run_id, "worker_lost", lost, stage="tokens")
+            made_up.fail(run_id, "tokens", HOSTILE, failure_class="host_oom", recipe="shapes")
+            made_up.fail(run_id, "tokens", HOSTILE, failure_class="host_oom", recipe="shapes", number=2)
+        made_up.end(run_id, state, "stage tokens failed" if state == RunState.FAILED else "")
+    made_up.start(LIVE, recipe="shapes-large", stages=STAGES)
+    for stage in STAGES[:4]:
+        made_up.commit(LIVE, stage, recipe="shapes-large")
+    made_up.attempt(LIVE, "model", recipe="shapes-large")
+    made_up.record(LIVE, "waiting", {"for": "gpus: 8, 2 are free"}, stage="evaluated")
+    made_up.record(LIVE, "worker_started", {"host": "node-1", "pid": 7}, stage="model")
+    offence: dict[str, Any] = {"node": "node-9", "what": "corrupt", "certain": True}
+    made_up.record(LIVE, "node_offence", offence, stage="model")
+    train(made_up, LIVE, steps=200)
+
+
+def train(made_up: "MadeUp", run_id: str, *, steps: int) -> None:
+    """Metrics of the attempt at `model`."""
+    telemetry = Telemetry(made_up.workspace.database)
+    tracker = telemetry.tracker(AttemptId.of(run_id, "model", epoch=made_up.leases[run_id].epoch, number=1))
+    for step in range(steps):
+        loss = 6.0 / (1.0 + step / 40.0) + 0.2 * ((step * 7919) % 13) / 13
+        names = {"language/loss": loss, "language/lr": 1e-3 * min(1.0, step / 20), "language/grad_norm": loss / 3}
+        costs = {"weight_per_s": 7000.0 + step, "data_wait_s": 0.01, "steps_per_s": 5.0, "mfu": 0.41}
+        saved = {"checkpoint_stall_s": 0.2} if step % 50 == 49 else {}
+        tracker.log_metrics({**names, **costs, **saved}, step=step)
+        tracker.progress(step + 1, 400, "steps")
+    telemetry.close()
+
+
+def fingerprint_of(made_up: "MadeUp", recipe: str, stage: str) -> str:
+    """As `MadeUp` gives it."""
+    found: str = sys.modules[type(made_up).__module__].fingerprint(recipe, stage)
+    return found
