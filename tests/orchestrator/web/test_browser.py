@@ -88,7 +88,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_page_can_be_read_by_everybody_in_light_and_dark_wide_and_narrow(
     name: str, page: "Page", history: MadeUp, pictures: Path
 ) -> None:
-    page.goto(PAGES[name] or f"/datasets/{fingerprint_of(history, 'shapes', 'curated')}")
+    answer = page.goto(PAGES[name] or f"/datasets/{fingerprint_of(history, 'shapes', 'curated')}")
+    assert answer is not None
+    assert answer.status == (404 if name == "gone" else 200)
     if name == "training":
         page.wait_for_selector("[data-drawn]")
     for width in (1280, 390):
