@@ -11,6 +11,7 @@ from orchestrator.liveness.liveness import UNFINISHED
 from orchestrator.web.addresses import link
 from orchestrator.web.plans import PlannedWork
 from orchestrator.web.service import Service
+from orchestrator.web.views.queue import QueueView, load_queue
 from orchestrator.workspace import Workspace
 
 MAX_RUNS = 100  # unfinished ones that are looked at
@@ -64,6 +65,7 @@ class Machine:
 class ClusterView:
     at_work: tuple[AtWork, ...]
     waiting: tuple[Waiting, ...]
+    queue: QueueView
     machines: tuple[Machine, ...]
     gpus: float  # requested by what is at work
     cpus: float
@@ -117,6 +119,7 @@ def load_cluster(service: Service) -> ClusterView:
     return ClusterView(
         at_work=tuple(at_work),
         waiting=tuple(sorted(waiting, key=lambda row: row.since or 0.0)),
+        queue=load_queue(database),
         machines=_machines(workspace, [run.run_id for run in runs]),
         gpus=sum(row.gpus for row in at_work),
         cpus=sum(row.cpus for row in at_work),

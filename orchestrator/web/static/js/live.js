@@ -56,7 +56,8 @@
       if (wasAway) { wasAway = false; soon(); }
     };
     source.onmessage = heard;
-    source.addEventListener("tick", () => { if (main.dataset.refresh !== "off") soon(); });
+    // Progress of what is at work changes without an event.
+    source.addEventListener("tick", () => { if (main.dataset.refresh !== "off" && main.querySelector(".tone-running")) soon(); });
     source.addEventListener("problem", (message) => {
       const text = JSON.parse(message.data).message;
       show(text ? "away" : "live", text ? "The database is away" : "Live");

@@ -2,6 +2,8 @@
 
 from starlette.testclient import TestClient
 
+from orchestrator.queue.records import Budget, Limits, PoolRecord, StageNeed, Submission
+from orchestrator.queue.rows import add_record
 from tests.orchestrator.web.conftest import MadeUp
 
 
@@ -26,3 +28,29 @@ def test_an_idle_cluster_says_what_to_do(client: TestClient) -> None:
     page = client.get("/cluster").text
     assert "Nothing is at work" in page
     assert "illume run quickstart" in page
+    assert "The queue is empty" in page
+    assert "no scheduler lives" in page
+
+
+def test_the_queue_stands_in_its_order_with_reasons_and_budgets(client: TestClient, made_up: MadeUp) -> None:
+    workspace = made_up.workspace
+    for number, run_id in enumerate(("q1", "q2")):
+        submission = Submission(
+            at=f"2026-05-04T10:0{number}:00Z",
+            run_id=run_id,
+            recipe="tiny",
+            plan_digest="0" * 64,
+            person="mira",
+            priority=number,
+            pool=PoolRecord(name="a100", cpus=8.0, gpus=4.0, memory_gib=64.0),
+            stages=(StageNeed(stage_id="train", fingerprint="1" * 64, cpus=1.0, gpus=4.0),),
+        )
+        add_record(workspace.store, workspace.database, "submissions", run_id, submission)
+    budget = Budget(at="2026-05-04T10:00:00Z", limits=Limits(gpu_hours=500.0))
+    add_record(workspace.store, workspace.database, "budgets", "user:mira", budget)
+    view = client.get("/api/v1/cluster").json()["queue"]
+    assert [(row["run"], row["position"], row["gpus"]) for row in view["runs"]] == [("q2", 1, 4.0), ("q1", 2, 4.0)]
+    assert [(row["subject"], row["gpu_hours"]) for row in view["budgets"]] == [("user:mira", 500.0)]
+    page = client.get("/cluster").text
+    assert "illume serve --scheduler" in page  # what they wait for
+    assert "mira" in page
