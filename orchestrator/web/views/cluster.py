@@ -1,6 +1,7 @@
 """The cluster as the records know it: what is at work on what, machines that were seen, nodes to avoid, what waits."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.history.event_search import EventFilter, search_events
@@ -15,7 +16,6 @@ from orchestrator.web.views.queue import QueueView, load_queue
 from orchestrator.workspace import Workspace
 
 MAX_RUNS = 100  # unfinished ones that are looked at
-HOST_EVENTS = ("worker_started", "node_offence")
 NODE_OFFENCE = "node_offence"  # fields: node, what, certain
 NUM_OFFENCES = 200
 MAX_OFFENCES = 1  # that a node may have before a run avoids it
@@ -81,8 +81,10 @@ def load_cluster(service: Service) -> ClusterView:
     attempts = attempts_of_runs(database, [run.run_id for run in runs])
     at_work: list[AtWork] = []
     waiting: list[Waiting] = []
+    stages: dict[str, list[str]] = {}
     for status in run_statuses(database, runs):
         run = status.run
+        stages[run.run_id] = [stage.stage_id for stage in status.stages]
         work = service.plans.work(workspace.store, run.plan_digest)
         driver = workspace.liveness.run(run.run_id).describe()
         for stage in status.stages:
@@ -120,7 +122,7 @@ def load_cluster(service: Service) -> ClusterView:
         at_work=tuple(at_work),
         waiting=tuple(sorted(waiting, key=lambda row: row.since or 0.0)),
         queue=load_queue(database),
-        machines=_machines(workspace, [run.run_id for run in runs]),
+        machines=_machines(workspace, stages),
         gpus=sum(row.gpus for row in at_work),
         cpus=sum(row.cpus for row in at_work),
         num_runs=len(runs),
@@ -128,15 +130,15 @@ def load_cluster(service: Service) -> ClusterView:
     )
 
 
-def _planned(work: object, stage_id: str) -> PlannedWork:
-    nothing = PlannedWork(stage_id=stage_id, gpus=0.0, cpus=0.0, workers=0)
-    return work.get(stage_id, nothing) if isinstance(work, dict) else nothing
+def _planned(work: Mapping[str, PlannedWork], stage_id: str) -> PlannedWork:
+    """Nothing, where the plan is not known."""
+    return work.get(stage_id) or PlannedWork(stage_id=stage_id, gpus=0.0, cpus=0.0, workers=0)
 
 
-def _machines(workspace: Workspace, run_ids: list[str]) -> tuple[Machine, ...]:
+def _machines(workspace: Workspace, stages: Mapping[str, Sequence[str]]) -> tuple[Machine, ...]:
     workers: Counter[str] = Counter()
-    for run_id in run_ids:
-        for event in events_of_kinds(workspace.database, run_id, ["worker_started"]):
+    for run_id, of_run in stages.items():
+        for event in events_of_kinds(workspace.database, run_id, ["worker_started"], stages=of_run):
             workers[str(event.fields.get("host", ""))] += 1
     found = search_events(workspace.database, EventFilter(kind=NODE_OFFENCE), limit=NUM_OFFENCES)
     offences: dict[str, list[str]] = {}

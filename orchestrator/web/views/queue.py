@@ -11,7 +11,7 @@ from orchestrator.queue.records import Budget
 from orchestrator.queue.rows import newest
 from orchestrator.queue.servers import live_servers
 from orchestrator.scheduler.lasting import left_s
-from orchestrator.web.rendering import link
+from orchestrator.web.addresses import link
 
 
 @dataclass(frozen=True, kw_only=True)
