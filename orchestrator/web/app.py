@@ -25,6 +25,7 @@ from orchestrator.web.pictures import PICTURES
 from orchestrator.web.problems import problem_response
 from orchestrator.web.questions.routes import question_routes
 from orchestrator.web.rendering import provide, render
+from orchestrator.web.sample_images import image_routes
 from orchestrator.web.service import Service
 from orchestrator.web.settings import Settings
 from orchestrator.web.sign_in.denials import Denials
@@ -71,7 +72,8 @@ def routes() -> Sequence[BaseRoute]:
     """All routes. What stands first is found first."""
     of_pages = (route for page in PAGES for route in page_routes(page))
     of_actions = (route for action in ACTIONS for route in action_routes(action))
-    return [*_own_routes(), *sign_in_routes(), *download_routes(), *question_routes(), *of_actions, *of_pages]
+    of_files = [*download_routes(), *image_routes()]
+    return [*_own_routes(), *sign_in_routes(), *of_files, *question_routes(), *of_actions, *of_pages]
 
 
 def action_routes(action: Action) -> Sequence[BaseRoute]:

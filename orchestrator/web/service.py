@@ -14,6 +14,7 @@ from orchestrator.web.memo import Memo
 from orchestrator.web.plans import Plans
 from orchestrator.web.settings import Settings
 from orchestrator.web.shards import ShardTables
+from orchestrator.web.step_answers import StepAnswers
 from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Service:
     curves: Curves = field(default_factory=Curves)
     shards: ShardTables = field(default_factory=ShardTables)
     manifests: Manifests = field(default_factory=Manifests)
+    steps: StepAnswers = field(default_factory=StepAnswers)
     takedown_needs: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=TAKEDOWNS_S))
     changes: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=CHANGES_S))
     store_problems: Memo[str] = field(default_factory=lambda: Memo(keep_s=CHECK_STORE_S))

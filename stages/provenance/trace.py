@@ -71,7 +71,7 @@ class Trace:
         return asdict(self)
 
 
-class _RunArtifacts:
+class RunArtifacts:
     """The artifacts of a plan, as far as they exist."""
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
@@ -125,7 +125,7 @@ class _RunArtifacts:
 class _Training:
     """`learning.Training` of one stage of a plan."""
 
-    artifacts: _RunArtifacts
+    artifacts: RunArtifacts
     stage: PlannedStage
     store: Store
     indexes: Path  # local folder with the folder of indexes
@@ -162,7 +162,7 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
 
     Raises: RecipeError if the run has no dataset yet.
     """
-    artifacts = _RunArtifacts(workspace, plan)
+    artifacts = RunArtifacts(workspace, plan)
     takedowns = read_takedowns(workspace.store)
     datasets = artifacts.finished(DATASET)
     removed = {stage.id: taken_down_text(takedowns, stage.fingerprint) for stage in plan.stages}
@@ -254,7 +254,7 @@ def _is_cleared(stage: PlannedStage, matches: Mapping[str, Sequence[Match]], tak
 
 
 def _trace_training(
-    artifacts: _RunArtifacts, stage: PlannedStage, ask: Ask, samples: Samples, trace: Trace
+    artifacts: RunArtifacts, stage: PlannedStage, ask: Ask, samples: Samples, trace: Trace
 ) -> dict[int, bool]:
     """Add the exposures of a training to the trace. Returns for each kept checkpoint whether it saw a sample."""
     kept = artifacts.kept_checkpoints(stage)
@@ -294,7 +294,7 @@ def ask_exposures(stage: PlannedStage, ask: Ask, training: Training[Any], sample
 
 
 def _classify_models(
-    artifacts: _RunArtifacts, plan: Plan, trace: Trace, checkpoints: Mapping[str, Mapping[int, bool]]
+    artifacts: RunArtifacts, plan: Plan, trace: Trace, checkpoints: Mapping[str, Mapping[int, bool]]
 ) -> None:
     """Add to the trace which models saw a sample, directly or through a model they were made from, and which not."""
     saw = {exposure.stage for exposure in trace.exposures} | set(trace.saw)

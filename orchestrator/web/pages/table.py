@@ -14,8 +14,9 @@ from orchestrator.web.pages.run import RUN
 from orchestrator.web.pages.runs import RUNS
 from orchestrator.web.pages.shards import SHARDS
 from orchestrator.web.pages.stage import STAGE
+from orchestrator.web.pages.step import STEP
 from orchestrator.web.pages.training import TRAINING
 
 PAGES: Sequence[Page[Any]] = (
-    RUNS, RUN, STAGE, TRAINING, SHARDS, LOG, DATASETS, DATASET, CLUSTER, EVENTS, DENIED, QUESTION, QUESTIONS,
+    RUNS, RUN, STAGE, TRAINING, STEP, SHARDS, LOG, DATASETS, DATASET, CLUSTER, EVENTS, DENIED, QUESTION, QUESTIONS,
 )  # fmt: skip
