@@ -30,6 +30,7 @@ PAGES = {
     "dataset": "",  # its address has a fingerprint
     "cluster": "/cluster",
     "events": f"/events?run={DONE}",
+    "questions": "/questions",
     "gone": "/runs/no-such-run",
 }
 

@@ -1,7 +1,7 @@
 // The keys: `/` search, `j k` rows, Enter, `g` and a letter, `[ ]` attempts, `f` follow, `?` help.
 "use strict";
 (() => {
-  const PLACES = { r: "/runs", d: "/datasets", c: "/cluster", e: "/events" };
+  const PLACES = { r: "/runs", d: "/datasets", c: "/cluster", e: "/events", q: "/questions" };
   const CHORD_MS = 1200;
   let chordAt = 0;
 
