@@ -23,7 +23,7 @@ from orchestrator.web.page import PART, Page
 from orchestrator.web.pages.table import PAGES
 from orchestrator.web.pictures import PICTURES
 from orchestrator.web.problems import problem_response
-from orchestrator.web.questions.routes import question_routes
+from orchestrator.web.question_routes import question_routes
 from orchestrator.web.rendering import provide, render
 from orchestrator.web.sample_images import image_routes
 from orchestrator.web.service import Service
@@ -31,8 +31,8 @@ from orchestrator.web.settings import Settings
 from orchestrator.web.sign_in.denials import Denials
 from orchestrator.web.sign_in.identify import Identifier, TooOftenError, require_role
 from orchestrator.web.sign_in.limits import RateLimit
-from orchestrator.web.sign_in.routes import sign_in_routes
 from orchestrator.web.sign_in.users import User
+from orchestrator.web.sign_in_routes import sign_in_routes
 from orchestrator.web.static_files import static_file
 from orchestrator.web.stream import Feed, stream
 from orchestrator.web.views.plain import view_to_json

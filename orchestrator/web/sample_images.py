@@ -21,10 +21,10 @@ def image_routes() -> list[BaseRoute]:
 
 def sample_image(request: Request) -> Response:
     """One image of a sample. Raises: NotFoundError: it does not exist (any more), or cannot be decoded."""
-    from data_pipelines.datasets.reader import CuratedDataset  # late: loads what decodes images
+    from data_pipelines.datasets.reader import CuratedDataset, DatasetError  # late: loads what decodes images
+    from data_pipelines.datasets.samples import SampleError
     from data_pipelines.images.limits import DecodeLimits
     from data_pipelines.images.resizing import thumbnail
-    from models.errors import DataError
 
     service: Service = request.app.state.service
     workspace = service.workspace()
@@ -39,7 +39,7 @@ def sample_image(request: Request) -> Response:
         if shard not in dataset.shards:
             raise NotFoundError(f"dataset {fingerprint[:12]}: has no shard {shard!r}")
         data = dataset.read(shard, offset, span).image_bytes(slot)
-    except (DataError, OrchestratorError, IndexError, OSError) as error:
+    except (DatasetError, SampleError, OrchestratorError, IndexError, OSError) as error:
         raise NotFoundError(f"dataset {fingerprint[:12]}: no such image: {error}") from error
     small = thumbnail(data, SIDE, DecodeLimits())
     if small is None:
