@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from orchestrator.errors import OrchestratorError
@@ -19,6 +19,7 @@ from orchestrator.web.forms import read_fields
 from orchestrator.web.guard import Guard
 from orchestrator.web.log_stream import log_stream
 from orchestrator.web.metrics import Counts, metrics
+from orchestrator.web.openapi import API, FILE
 from orchestrator.web.page import PART, Page
 from orchestrator.web.pages.table import PAGES
 from orchestrator.web.pictures import PICTURES
@@ -39,7 +40,6 @@ from orchestrator.web.views.plain import view_to_json
 
 log = logging.getLogger(__name__)
 
-API = "/api/v1"
 SEARCHES = ("q", "actor", "owner")  # what makes a question a search
 
 
@@ -133,6 +133,7 @@ def _own_routes() -> Sequence[BaseRoute]:
         Route("/", lambda _request: RedirectResponse("/runs"), name="home"),
         Route("/healthz", healthz, name="healthz"),
         Route("/metrics", metrics, name="metrics"),
+        Route(f"{API}/openapi.json", lambda _request: FileResponse(FILE), name="description"),
         Route("/events/stream", stream, name="stream"),
         Route("/runs/{run}/logs/{file}/stream", log_stream, name="log stream"),
         Route("/static/{digest}/{name:path}", static_file, name="static"),

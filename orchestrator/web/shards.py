@@ -3,20 +3,23 @@
 Rule: what is kept follows from events alone, so it may be dropped at any time.
 """
 
+import heapq
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event
 from orchestrator.history.run_search import events_of_kinds
+from orchestrator.web.drawings.heat_strip import ShardCell, ShardPoint, shard_cells
 
 KINDS = ("shards_planned", "shards_found", "shards_done", "shards_finished")
 MAX_TABLES = 24  # of attempts; 100,000 shards take about 13 MB
 MISSING = -1.0
+Order = Literal["slowest", "retried", "quarantined", "place"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class MapTable:
     tries: "array[int]" = field(init=False)  # 0: not recorded
     quarantined: "array[int]" = field(init=False)
     existed: bytearray = field(init=False)
+    _cells: tuple[ShardCell, ...] | None = None
 
     def __post_init__(self) -> None:
         self.seconds = array("f", [MISSING]) * self.num_shards
@@ -50,10 +54,38 @@ class MapTable:
         self.quarantined = array("L", [0]) * self.num_shards
         self.existed = bytearray(self.num_shards)
 
-    def facts(self) -> Iterator[ShardFact]:
-        """Those that were made by the attempt, by place."""
-        for place in sorted(self.names):
-            yield self.fact(place)
+    def cells(self) -> tuple[ShardCell, ...]:
+        """Neighbouring shards together; kept until there is something new."""
+        if self._cells is None:
+            points = (
+                ShardPoint(
+                    index=place,
+                    seconds=0.0 if self.existed[place] else seconds if seconds >= 0 else None,
+                    attempts=self.tries[place] or 1,
+                    num_quarantined=self.quarantined[place],
+                )
+                for place, seconds in enumerate(self.seconds)
+            )
+            self._cells = shard_cells(points, self.num_shards)
+        return self._cells
+
+    def places(self, first: int, last: int, order: Order) -> Sequence[int]:
+        """Places of the shards that were made, from `first` to `last`, that an order is about."""
+        within = range(max(0, first), min(self.num_shards, last + 1))
+        if order == "retried":
+            return [place for place in within if self.tries[place] > 1]
+        if order == "quarantined":
+            return [place for place in within if self.quarantined[place]]
+        return [place for place in within if self.seconds[place] >= 0]
+
+    def first_places(self, places: Sequence[int], order: Order, limit: int) -> list[int]:
+        """The first of these places in an order."""
+        if order == "place":
+            return list(places[:limit])
+        if order == "slowest":
+            return heapq.nlargest(limit, places, key=self.seconds.__getitem__)
+        counts = self.tries if order == "retried" else self.quarantined
+        return heapq.nlargest(limit, places, key=counts.__getitem__)
 
     def fact(self, place: int) -> ShardFact:
         return ShardFact(
@@ -65,6 +97,7 @@ class MapTable:
         )
 
     def add(self, event: Event) -> None:
+        self._cells = None
         fields: dict[str, Any] = event.fields
         if event.kind == "shards_finished":
             self.is_finished = True

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from orchestrator.web.page import Page
 from orchestrator.web.service import Service
+from orchestrator.web.shards import Order
 from orchestrator.web.views.shards import ShardsView, load_shards
 from orchestrator.web.views.stage import find_attempt
 
@@ -14,7 +15,7 @@ class ShardsQuery:
     stage: str
     attempt: int = 0  # its number; 0: the newest
     map: int = 0  # its number in the attempt
-    order: str = "slowest"  # or "retried", "quarantined", "place"
+    order: Order = "slowest"
     first: int = 0  # place
     last: int = -1  # -1: of the last shard
 

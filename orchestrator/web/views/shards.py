@@ -1,16 +1,15 @@
 """The shards of an attempt: a strip of all, and a list of those that somebody looks for."""
 
-import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from orchestrator.web.addresses import link
-from orchestrator.web.drawings.heat_strip import ShardCell, ShardPoint, shard_cells
-from orchestrator.web.page import BadRequestError, NotFoundError
+from orchestrator.web.drawings.heat_strip import ShardCell
+from orchestrator.web.page import NotFoundError
 from orchestrator.web.service import Service
-from orchestrator.web.shards import AttemptTable, MapTable, ShardFact
+from orchestrator.web.shards import AttemptTable, MapTable, Order, ShardFact
 
-ORDERS = ("slowest", "retried", "quarantined", "place")
+ORDERS: tuple[Order, ...] = get_args(Order)
 MAX_LISTED = 100
 
 
@@ -64,18 +63,24 @@ def maps_of(table: AttemptTable, run_id: str, stage_id: str, attempt: int) -> tu
 
 
 def load_shards(
-    service: Service, run_id: str, stage_id: str, attempt_id: str, attempt: int, *, chosen: int, order: str, first: int,
+    service: Service,
+    run_id: str,
+    stage_id: str,
+    attempt_id: str,
+    attempt: int,
+    *,
+    chosen: int,
+    order: Order,
+    first: int,
     last: int,
-) -> ShardsView:  # fmt: skip
-    """Raises: BadRequestError, NotFoundError."""
-    if order not in ORDERS:
-        raise BadRequestError(f"address: order: found {order!r}, expected one of {', '.join(ORDERS)}")
+) -> ShardsView:
+    """Raises: NotFoundError."""
     table = service.shards.of_attempt(service.workspace().database, run_id, stage_id, attempt_id)
     if not 0 <= chosen < max(1, len(table.maps)):
         raise NotFoundError(f"stage {stage_id!r}: attempt {attempt} has {len(table.maps)} maps, not one {chosen}")
     found = table.maps[chosen] if table.maps else MapTable(label="", num_shards=0, num_reused=0)
     last = found.num_shards - 1 if last < 0 else last
-    fitting = [fact for fact in found.facts() if first <= fact.place <= last and _fits(fact, order)]
+    fitting = found.places(first, last, order)
     stem = attempt_id.removeprefix(f"{run_id}-")
     return ShardsView(
         run=run_id,
@@ -86,23 +91,9 @@ def load_shards(
         order=order,
         first=first,
         last=last,
-        rows=tuple(_row(fact, run_id, stem) for fact in _ordered(fitting, order)),
+        rows=tuple(_row(found.fact(place), run_id, stem) for place in found.first_places(fitting, order, MAX_LISTED)),
         num_fitting=len(fitting),
     )
-
-
-def _fits(fact: ShardFact, order: str) -> bool:
-    return (order != "retried" or fact.tries > 1) and (order != "quarantined" or fact.quarantined > 0)
-
-
-def _ordered(facts: Iterable[ShardFact], order: str) -> list[ShardFact]:
-    keys = {
-        "slowest": lambda fact: -fact.seconds,
-        "retried": lambda fact: -fact.tries,
-        "quarantined": lambda fact: -fact.quarantined,
-        "place": lambda fact: fact.place,
-    }
-    return heapq.nsmallest(MAX_LISTED, facts, key=keys[order])
 
 
 def _row(fact: ShardFact, run_id: str, stem: str) -> ShardRow:
@@ -117,16 +108,7 @@ def _row(fact: ShardFact, run_id: str, stem: str) -> ShardRow:
 
 
 def _map(number: int, table: MapTable, address: str) -> ShardMapView:
-    points = (
-        ShardPoint(
-            index=place,
-            seconds=0.0 if table.existed[place] else table.seconds[place] if table.seconds[place] >= 0 else None,
-            attempts=table.tries[place] or 1,
-            num_quarantined=table.quarantined[place],
-        )
-        for place in range(table.num_shards)
-    )
-    cells = shard_cells(points, table.num_shards)
+    cells = table.cells()
     return ShardMapView(
         number=number,
         label=table.label,
