@@ -1,12 +1,15 @@
 """Runs the application in uvicorn until a signal ends it."""
 
+import contextlib
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 
 import uvicorn
 
-from orchestrator.errors import RecipeError
+from orchestrator.errors import RecipeError, StoppedError
 from orchestrator.web.app import create_app
 from orchestrator.web.settings import Settings
 from orchestrator.web.sign_in.identify import check_settings
@@ -23,8 +26,9 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     check_settings(settings)
     listener = listen(settings.host, settings.port)
     settings = replace(settings, port=listener.getsockname()[1])
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=None,
         access_log=False,  # requests are counted; denied ones are on record
         proxy_headers=False,  # who asks is decided by `sign_in`, which knows the proxy
@@ -32,8 +36,20 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     on_ready(settings.public_url or address_of(settings))
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    with listener, contextlib.suppress(StoppedError):  # uvicorn raises the signal again once it has ended
+        _Server(config, app.state.service.stopping).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams of open pages before it waits for requests: they would last for ever."""
+
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from orchestrator.errors import OrchestratorError
 from orchestrator.history.database.schema import events, runs
 from orchestrator.history.events import Event
+from orchestrator.liveness.liveness import UNFINISHED
 from orchestrator.web.page import BadRequestError, NotFoundError
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
@@ -45,6 +46,7 @@ class Feed:
 
     service: Service
     heads: Heads = field(default_factory=dict)
+    live: frozenset[str] = frozenset()  # the runs that have not ended
     problem: str = ""
     version: int = 0  # raised with every change
     listeners: int = 0
@@ -71,7 +73,8 @@ class Feed:
                     self._is_running = False
                     return
             try:
-                found, problem = read_heads(self.service.workspace()), ""
+                workspace = self.service.workspace()
+                found, problem, self.live = read_heads(workspace), "", read_live(workspace)
             except OrchestratorError as error:
                 found, problem = self.heads, str(error)
             if (found, problem) != (self.heads, self.problem):
@@ -83,6 +86,11 @@ class Feed:
 def read_heads(workspace: Workspace) -> Heads:
     query = select(runs.c.run_id, runs.c.last_event)
     return workspace.database.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
+
+
+def read_live(workspace: Workspace) -> frozenset[str]:
+    query = select(runs.c.run_id).where(runs.c.state.in_(UNFINISHED))
+    return workspace.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
 
 
 async def stream(request: Request) -> Response:
@@ -131,7 +139,8 @@ async def _lines(feed: Feed, run_id: str, after: dict[str, int]) -> AsyncIterato
                     yield _message("problem", {"message": problem})
                     told = problem
             now = time.monotonic()
-            if now - ticked_at >= TICK_S:
+            is_live = run_id in feed.live if run_id else bool(feed.live)
+            if is_live and now - ticked_at >= TICK_S:
                 ticked_at = said_at = now
                 yield _message("tick", {"run": run_id})
             if now - said_at >= BEAT_S:
