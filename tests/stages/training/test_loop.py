@@ -25,7 +25,7 @@ from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
 from stages.training.program import MicroBatch, PassOutput, ProgramClass
 from stages.training.spreads import Spread, spreads_of
-from stages.training.watching.notices import Notice
+from stages.training.watching.notices import PREEMPTED, SPIKE, Notice
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
 LOOP = LoopConfig(
@@ -363,6 +363,74 @@ def test_gradients_are_computed_outside_autocast(tmp_path: Path) -> None:
     SeesAutocast.seen.clear()
     run_alone(AutocastProgram, ToyTask(), replace(LOOP, steps=1, precision="bf16"), tmp_path)
     assert SeesAutocast.seen == [False] * LOOP.micro_batches_per_step
+
+
+class SpikingProgram(ToyProgram):
+    """Targets of data step 27 that no other step has."""
+
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        batch = super().micro_batch(step, index)
+        x, y = batch.data
+        return replace(batch, data=(x, y + 500.0)) if (step, index) == (27, 2) else batch
+
+
+SPIKING = replace(LOOP, steps=32, optimizer=OptimizerConfig(warmup_share=0.0, schedule="constant"))
+
+
+def test_a_finite_spike_is_named_and_trained_on_unless_the_config_asks_to_skip_it(tmp_path: Path) -> None:
+    named = run_alone(SpikingProgram, ToyTask(), SPIKING, tmp_path / "named")
+    assert [step for step, _ in named.steps] == list(range(1, 33))
+    [spike] = [notice.fields for notice in named.notices if notice.kind == SPIKE]
+    assert (spike["step"], spike["data_step"]) == (27, 27)
+    assert any("sample-27-2-0" in found["samples"] for found in spike["samples"])
+
+    skipped = run_alone(SpikingProgram, ToyTask(), replace(SPIKING, skip_spikes_z=8.0), tmp_path / "skipped")
+    assert [step for step, _ in skipped.steps][25:] == [26, 27, 26, 27, 28, 29, 30, 31, 32]
+    found = checkpoints(tmp_path / "skipped").latest()
+    assert found is not None
+    assert read_progress(found.path) == Progress(step=32, skips=(Skip(at=25, count=3),))
+
+
+def test_a_training_stopped_before_a_spike_skips_the_same_data(tmp_path: Path) -> None:
+    """What is usual is saved with the checkpoints, so the z-scores after a stop are those without one."""
+    loop = replace(SPIKING, skip_spikes_z=8.0)
+    run_alone(SpikingProgram, ToyTask(), loop, tmp_path / "whole")
+    first = Recorder(stop_after=22)
+    run_worker(
+        SpikingProgram,
+        ToyTask(),
+        loop,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path / "halves"),
+        reporter=first,
+        worker=single_worker(),
+    )
+    assert first.steps[-1][0] == 23
+    run_alone(SpikingProgram, ToyTask(), loop, tmp_path / "halves")
+    whole = saved_weights(tmp_path / "whole", ToyProgram(ToyTask()))
+    halves = saved_weights(tmp_path / "halves", ToyProgram(ToyTask()))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in halves.items())
+
+
+def test_a_worker_that_is_told_to_end_leaves_a_checkpoint_of_the_step(tmp_path: Path) -> None:
+    class Told(Recorder):
+        def preempted(self) -> bool:
+            return len(self.steps) >= 7
+
+    recorder = Told()
+    run_worker(
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path),
+        reporter=recorder,
+        worker=single_worker(),
+    )
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == recorder.steps[-1][0] == 8  # the step that was under way is finished and kept
+    assert [notice.fields["step"] for notice in recorder.notices if notice.kind == PREEMPTED] == [8]
 
 
 def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:

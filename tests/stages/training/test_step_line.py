@@ -18,6 +18,30 @@ def test_the_line_of_a_step_has_what_an_engineer_asks_for() -> None:
     )
 
 
+def test_the_line_tells_kinds_sources_the_peak_and_the_slowest_worker_with_its_node() -> None:
+    metrics = {
+        "language/loss": 4.2,
+        "language/text_loss": 2.1,
+        "language/pixel_loss": 6.0,
+        "language/loss_of/0 generation": 5.0,
+        "language/loss_of/1 understanding": 2.25,
+        "validation/language/loss": 4.4,
+        "validation/language/text_loss": 2.2,
+        "language/lr": 2e-5,
+        "weight_per_s": 3410.4,
+        "padding_share": 0.09,
+        "mfu": 0.4512,
+        "workers/own_step_s_median": 0.41,
+        "workers/own_step_s_slowest": 0.62,
+        "workers/slowest": 1.0,
+    }
+    assert step_line(step_figures(120, 2000, metrics, nodes=("node-1", "node-7"))) == (
+        "step 120/2000, loss 4.2, by kind text 2.1, pixel 6, by source 0 generation 5, 1 understanding 2.25, "
+        "validation loss 4.4, lr 2.0e-05, 3,410 tokens/s, padding 9%, MFU 45.1%, own part 0.410 s, slowest 0.620 s "
+        "(worker 1 on node-7)"
+    )
+
+
 def test_passes_are_told_apart_and_what_was_not_measured_is_left_out() -> None:
     figures = StepFigures(
         step=1, steps=2, losses={"generator": 2.0, "discriminator": 0.5}, learning_rates={"generator": 1e-5}
