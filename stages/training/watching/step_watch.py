@@ -45,6 +45,8 @@ class StepAmounts:
     padding: float
 
 
+SPIKE_PAUSE = 20  # steps after a spike in which no other one is described
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,6 +78,7 @@ class StepWatch:
         self._validation = validation_of(program) if settings.validate_every else None
         self.best = best_of(saved)
         self._data_wait_s, self._num_steps = 0.0, 0
+        self._described_at = -SPIKE_PAUSE
         self._alike_at = first_step  # the replicas of the parameters were equal before this step
         self.unsound_after: int | None = None  # checkpoints of later steps may hold what a corrupt worker computed
         if worker.rank == 0:
@@ -136,6 +139,11 @@ class StepWatch:
         if not limits or max(of_loss, of_norm) < min(limits):
             baseline.add(loss, norm)
             return
+        is_skipped = may_skip and 0 < self._loop.skip_spikes_z <= max(of_loss, of_norm)
+        if not is_skipped and step < self._described_at + SPIKE_PAUSE:  # a training that diverges has many
+            baseline.add(loss, norm)
+            return
+        self._described_at = step
         spike = SpikedStep(
             step=step,
             data_step=data_step,
@@ -148,7 +156,7 @@ class StepWatch:
             gradient_norms=self._strategy.gradient_norms(training_pass, norm),
         )
         describe_spike(spike, sums, micro_batches, program=self._program, worker=self._worker, notify=self._notify)
-        if may_skip and self._loop.skip_spikes_z and max(of_loss, of_norm) >= self._loop.skip_spikes_z:
+        if is_skipped:
             raise SpikeError(f"{spike}; its data are skipped")
         baseline.add(loss, norm)
 

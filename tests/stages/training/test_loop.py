@@ -391,6 +391,20 @@ def test_a_finite_spike_is_named_and_trained_on_unless_the_config_asks_to_skip_i
     assert read_progress(found.path) == Progress(step=32, skips=(Skip(at=25, count=3),))
 
 
+class DivergingProgram(ToyProgram):
+    """Each step from 22 on is worse than all before."""
+
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        batch = super().micro_batch(step, index)
+        x, y = batch.data
+        return replace(batch, data=(x, y + 10.0 ** (step - 20))) if step >= 22 else batch
+
+
+def test_of_a_training_that_diverges_not_every_step_is_described(tmp_path: Path) -> None:
+    recorder = run_alone(DivergingProgram, ToyTask(), SPIKING, tmp_path)
+    assert [notice.fields["step"] for notice in recorder.notices if notice.kind == SPIKE] == [22]
+
+
 def test_a_training_stopped_before_a_spike_skips_the_same_data(tmp_path: Path) -> None:
     """What is usual is saved with the checkpoints, so the z-scores after a stop are those without one."""
     loop = replace(SPIKING, skip_spikes_z=8.0)
