@@ -60,8 +60,8 @@ HOOKS = (
         Hook(module="ray.train.v2.api.data_parallel_trainer", text=callback, why="leave out helper processes")
         for callback in UNUSED_CALLBACKS
     ),
-    Hook(module="ray._raylet", name="GcsClient.drain_node", why="leave a node that is taken away"),
-    Hook(module="ray._raylet", name="GcsClient.get_all_node_info", why="find the node of this machine"),
+    Hook(module="ray._raylet", name="InnerGcsClient.drain_node", why="leave a node that is taken away"),
+    Hook(module="ray._raylet", name="InnerGcsClient.get_all_node_info", why="find the node of this machine"),
     Hook(module="ray._private.services", name="canonicalize_bootstrap_address", why="find the Ray of this machine"),
     Hook(
         module="ray.core.generated.autoscaler_pb2",
