@@ -7,8 +7,8 @@ from typing import Any
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Slot, StageContext, StageKind
-from stages.programs.decoder_config import DecoderExecution, DecoderTask, TrainDecoderConfig
-from stages.training.config import TrainingExecution, split_micro_batches
+from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
 
@@ -35,7 +35,7 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
         tokenizer=context.input("tokenizer").path,
         start=start[0].path if start else None,
         parts=parts,
-        checkpoint_activations=context.execution(DecoderExecution).checkpoint_activations,
+        execution=context.execution(RecomputingExecution),
     )
     result = train(DecoderProgram, task, loop, context)
     export_decoder(task, result.checkpoint.path, context.output)
@@ -81,7 +81,7 @@ TRAIN_DECODER = StageKind(
     name="train_decoder",
     version=2,
     config=TrainDecoderConfig,
-    execution=DecoderExecution,
+    execution=RecomputingExecution,
     run=run,
     inputs={
         "datasets": Slot(kind="dataset@1", many=True),

@@ -37,7 +37,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         start=start[0].path if start else None,
         index=context.scratch / "index",
         guards=execution,
-        checkpoint_activations=execution.checkpoint_activations,
+        execution=execution,
     )
     dropped = build_index(task)
     facts = data_facts(order := training_order(task), config)

@@ -9,7 +9,7 @@ from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Location, Slot, StageContext, StageKind
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
-from stages.training.config import TrainingExecution, split_micro_batches
+from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
 
@@ -40,6 +40,7 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
         vision=vision[0].path if vision else published,
         start=start[0].path if start else None,
         parts=parts,
+        execution=context.execution(RecomputingExecution),
     )
     result = train(TokenizerProgram, task, loop, context)
     export_tokenizer(task, result.checkpoint.path, context.output)
@@ -98,7 +99,7 @@ TRAIN_TOKENIZER = StageKind(
     name="train_tokenizer",
     version=2,
     config=TrainTokenizerConfig,
-    execution=TrainingExecution,
+    execution=RecomputingExecution,
     run=run,
     inputs={
         "datasets": Slot(kind="dataset@1", many=True),

@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from clusters.planner.machines import Accelerators
-from clusters.planner.states import StateBytes, Strategy, full_precision_states, mixed_precision_states
+from clusters.planner.states import (
+    StateBytes,
+    Strategy,
+    full_precision_states,
+    mixed_precision_states,
+    zero_full_precision_states,
+)
 from orchestrator.cost import CostFacts, PartCost
 
 _FULL = 4
@@ -74,11 +80,18 @@ def memory(facts: CostFacts, layout: Layout) -> MemoryParts:
 
 
 def _whole_states(facts: CostFacts, layout: Layout, frozen: int) -> StateBytes:
-    """Replicated weights in fp32; or bf16 ones whose fp32 copies and moments are sharded (ZeRO)."""
+    """Weights in fp32, replicated but for those of units in ZeRO-3."""
+    autocast = facts.precision == "bf16"
     if layout.strategy == "ddp":
-        return full_precision_states(facts.trained_parameters, frozen=frozen, autocast=facts.precision == "bf16")
-    return mixed_precision_states(
-        layout.strategy, facts.trained_parameters, shards=layout.shards, largest_unit=_largest(facts), frozen=frozen
+        return full_precision_states(facts.trained_parameters, frozen=frozen, autocast=autocast)
+    return zero_full_precision_states(
+        layout.strategy,
+        facts.trained_parameters,
+        frozen=frozen,
+        shards=layout.shards,
+        units=facts.parameters - sum(part.parameters for part in _root(facts)),
+        largest_unit=_largest(facts),
+        autocast=autocast,
     )
 
 

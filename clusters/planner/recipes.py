@@ -8,7 +8,7 @@ from clusters.planner.estimate import Assumptions, Request, TrainingEstimate, ch
 from clusters.planner.machines import MachineType
 from clusters.planner.memory import Layout
 from clusters.planner.prices import Prices
-from clusters.planner.states import Strategy
+from clusters.planner.states import ZERO, Strategy
 from orchestrator.cost import ConfigTree, CostFacts, UnknownCostError
 from orchestrator.errors import PrecheckError
 from orchestrator.planning.plan import Plan, PlannedStage
@@ -80,11 +80,14 @@ def _estimate(
     tree = config_tree(plan, stage)
 
     def facts_for(layout: Layout) -> CostFacts:
-        is_sharded = layout.strategy != "ddp" and layout.shards < layout.workers
+        is_mesh = layout.strategy == "fsdp2" and layout.shards < layout.workers
+        stage_of_zero = ZERO.index(layout.strategy) + 1 if layout.strategy in ZERO else 0
         wanted = {
             _RECOMPUTE: layout.recompute,
-            "strategy": layout.strategy,
-            _SHARDS: layout.shards if is_sharded else 0,
+            "strategy": "deepspeed" if stage_of_zero else layout.strategy,
+            "zero_stage": stage_of_zero,
+            "cpu_offload": bool(stage_of_zero and getattr(spec.execution, "cpu_offload", False)),
+            _SHARDS: layout.shards if is_mesh else 0,
         }
         known = {field.name for field in fields(spec.execution)}
         return cost(tree, replace(spec.execution, **{name: wanted[name] for name in wanted.keys() & known}))
@@ -113,8 +116,9 @@ def _estimate(
 def _request(stage: PlannedStage) -> Request:
     execution, resources = stage.spec.execution, stage.spec.resources
     strategies = strategies_of(type(execution))
+    strategy = getattr(execution, "strategy", strategies[0])
     return Request(
-        strategy=getattr(execution, "strategy", strategies[0]),
+        strategy=ZERO[int(getattr(execution, "zero_stage", 1)) - 1] if strategy == "deepspeed" else strategy,
         strategies=strategies,
         workers=resources.workers,
         shards=int(getattr(execution, _SHARDS, 0)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Strategy = Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+ZERO: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")  # by stage, from 1
 
 _HALF, _FULL = 2, 4  # bytes of a value in bf16 and fp32
 _MASTER_AND_MOMENTS = 12  # fp32 weights and both moments of Adam
@@ -61,6 +62,29 @@ def full_precision_states(trained: float, *, frozen: float, autocast: bool) -> S
         weights=_FULL * (trained + frozen),
         gradients=_FULL * trained,
         optimizer=2 * _FULL * trained,
+        live_units=_HALF * (trained + frozen) if autocast else 0.0,
+    )
+
+
+def zero_full_precision_states(
+    strategy: Strategy, trained: float, *, frozen: float, shards: int, units: float, largest_unit: float, autocast: bool
+) -> StateBytes:
+    """ZeRO with fp32 weights: what the trainer does. Parameters of `units` are divided in stage 3, trained or not.
+
+    Stages 1 and 2 keep an fp32 copy of what each accelerator updates. What is in no unit stays whole.
+    """
+    if strategy == "zero3":
+        whole = trained + frozen - units
+        return StateBytes(
+            weights=_FULL * (whole + units / shards),
+            gradients=_FULL * trained / shards,
+            optimizer=2 * _FULL * trained / shards,
+            live_units=_FULL * largest_unit + (_HALF * (whole + largest_unit) if autocast else 0.0),
+        )
+    return StateBytes(
+        weights=_FULL * (trained + frozen),
+        gradients=_FULL * trained / (shards if strategy == "zero2" else 1),
+        optimizer=3 * _FULL * trained / shards,
         live_units=_HALF * (trained + frozen) if autocast else 0.0,
     )
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from models.diffusion.config import (
@@ -33,10 +35,9 @@ def unet_blocks(unet: nn.Module) -> tuple[nn.Module, ...]:
     return (*lists[0], *middle, *lists[1])
 
 
-def recompute_blocks(unet: nn.Module) -> None:
-    """Keep no activations inside of blocks; each is computed again in the backward pass."""
-    assert isinstance(unet, UNet2DModel | UNet2DConditionModel), "made by `make_unet`"
-    unet.enable_gradient_checkpointing()
+def unet_layers(unet: nn.Module) -> tuple[nn.Module, ...]:
+    """The residual and transformer layers inside of its blocks, which keep nearly all activations."""
+    return tuple(module for module in unet.modules() if isinstance(module, ResnetBlock2D | BasicTransformerBlock))
 
 
 def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: int) -> Tensor:

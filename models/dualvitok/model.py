@@ -18,6 +18,7 @@ from models.dualvitok.noise import perturb
 from models.dualvitok.pixel import PixelDecoder, PixelEncoder
 from models.dualvitok.quantizer import SimVQ
 from models.dualvitok.semantic import SemanticDecoder, SemanticEncoder, semantic_target, tokens_to_map
+from models.dualvitok.vision_tower import VisionBlock
 
 _MAX_PIXELS_PER_PASS = 256 * 256  # of the images that a CPU encodes in one pass
 
@@ -85,6 +86,12 @@ class DualViTok(nn.Module):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """All but the vision tower."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def layers(self) -> list[nn.Module]:
+        """Levels and blocks that train and keep nearly all activations."""
+        pixel = [*self.pixel_encoder.down, self.pixel_encoder.mid, *self.pixel_decoder.up, self.pixel_decoder.mid]
+        semantic = [self.semantic_encoder, self.semantic_decoder]
+        return pixel + [block for coder in semantic for block in coder.modules() if isinstance(block, VisionBlock)]
 
     def encode(self, images_BCYX: Tensor) -> Codes:
         """Codes of equal-sized images. A CPU encodes few at a time: more do not fit its caches and are slower."""
@@ -197,6 +204,25 @@ class DualViTok(nn.Module):
                 f"images: {images_BCYX.dtype} {tuple(images_BCYX.shape)}; expected floats [B, 3, Y, X] in [-1, 1]"
             )
         geometry.pixel_grid(images_BCYX.shape[2], images_BCYX.shape[3], self.pixel_factor)
+
+
+class Codebooks(nn.Module):
+    """The quantizers of a tokenizer alone, under the names that they have there."""
+
+    def __init__(self, config: DualViTokConfig) -> None:
+        super().__init__()
+        self.semantic_quantizer = SimVQ(config.semantic.codebook_size, config.semantic.code_width)
+        self.pixel_quantizer = SimVQ(config.pixel.codebook_size, config.pixel.code_width)
+
+    def check(self, codes: Codes) -> None:
+        """Raises: ValueError for codes outside the codebooks. Waits for the device that they are on."""
+        self.semantic_quantizer.check_codes(codes.semantic_BYX)
+        self.pixel_quantizer.check_codes(codes.pixel_BYX)
+
+    def code_features(self, codes: Codes) -> Tensor:
+        """As those of the whole tokenizer, of codes that were checked."""
+        semantic_BZYX = self.semantic_quantizer.look_up(codes.semantic_BYX)
+        return merge_features(semantic_BZYX, self.pixel_quantizer.look_up(codes.pixel_BYX))
 
 
 def merge_features(semantic_BZYX: Tensor, pixel_BZYX: Tensor) -> Tensor:

@@ -108,14 +108,19 @@ class SimVQ(nn.Module):
 
         Raises: ValueError for codes outside the codebook.
         """
+        self.check_codes(codes_BYX)
+        return self.look_up(codes_BYX)
+
+    def check_codes(self, codes_BYX: Tensor) -> None:
+        """Raises: ValueError for codes outside the codebook. Waits for the device that they are on."""
         if codes_BYX.numel() and (int(codes_BYX.min()) < 0 or int(codes_BYX.max()) >= self.codebook_size):
             raise ValueError(
                 f"codes from {int(codes_BYX.min())} to {int(codes_BYX.max())}: the codebook has 0 to "
                 f"{self.codebook_size - 1}; these codes belong to another tokenizer"
             )
-        return self._look_up(codes_BYX)
 
-    def _look_up(self, codes_BYX: Tensor) -> Tensor:
+    def look_up(self, codes_BYX: Tensor) -> Tensor:
+        """`decode` of codes that were checked."""
         with torch.autocast(codes_BYX.device.type, enabled=False):
             features_BYXZ = F.linear(F.embedding(codes_BYX, self.frozen_codebook), self.code_transform.weight)
         return features_BYXZ.permute(0, 3, 1, 2)
@@ -123,7 +128,7 @@ class SimVQ(nn.Module):
     def forward(self, latents_BZYX: Tensor) -> Quantized:
         latents = latents_BZYX.float()
         codes = self.encode(latents)
-        features = self._look_up(codes)
+        features = self.look_up(codes)
         loss = F.mse_loss(features, latents.detach()) + COMMITMENT * F.mse_loss(latents, features.detach())
         return Quantized(features_BZYX=latents + (features - latents).detach(), codes_BYX=codes, loss=loss)
 

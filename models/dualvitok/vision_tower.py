@@ -27,7 +27,10 @@ def images_to_patches(images_BCYX: Tensor, config: VisionConfig) -> tuple[Tensor
     height, width = geometry.vit_size(images_BCYX.shape[2], images_BCYX.shape[3])
     unit = (images_BCYX.float() + 1) / 2
     unit = F.interpolate(unit, size=(height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-    mean, std = (unit.new_tensor(values).view(1, -1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    # Filled there: a copy from the host would wait for the device.
+    mean, std = (
+        torch.cat([unit.new_full((1, 1, 1, 1), value) for value in values], 1) for values in (CLIP_MEAN, CLIP_STD)
+    )
     batch, channels = unit.shape[:2]
     merge, patch = config.merge, config.patch_px
     rows, columns = height // patch // merge, width // patch // merge

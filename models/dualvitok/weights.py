@@ -6,13 +6,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models import json_config
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, VisionConfig
 from models.dualvitok.discriminator import PatchGan
-from models.dualvitok.model import DualViTok
+from models.dualvitok.model import Codebooks, DualViTok
 from models.dualvitok.vision_tower import VisionTower
 from models.strict_weights import WeightsError, load_strictly
 
@@ -42,6 +42,23 @@ def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype
 def load_config(folder: Path) -> DualViTokConfig:
     """The sizes of a tokenizer's folder. Raises: WeightsError, ConfigError."""
     return DualViTokConfig.from_json(_read_text(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE))
+
+
+def load_codebooks(folder: Path, device: torch.device | str = "cpu") -> Codebooks:
+    """The frozen codebooks of a tokenizer's folder; no other tensor is read. Raises: WeightsError, ConfigError."""
+    with torch.device("meta"):
+        codebooks = Codebooks(load_config(folder))
+    path = folder / WEIGHTS_FILE
+    load_strictly(codebooks, read_parts(path, ("semantic_quantizer.", "pixel_quantizer.")), where=str(path))
+    return codebooks.to(device=device).eval().requires_grad_(False)
+
+
+def load_encoders(folder: Path, tower: nn.Module, pixel_encoder: nn.Module) -> None:
+    """Copy the image encoders of a tokenizer's folder, and read no other tensor. Raises: WeightsError."""
+    path = folder / WEIGHTS_FILE
+    for prefix, module in (("semantic_encoder.model.", tower), ("pixel_encoder.", pixel_encoder)):
+        tensors = read_parts(path, (prefix,))
+        load_strictly(module, {name.removeprefix(prefix): value for name, value in tensors.items()}, where=str(path))
 
 
 def save_vision(tower: VisionTower, folder: Path) -> None:
@@ -90,8 +107,18 @@ def load_discriminator(folder: Path, device: torch.device | str = "cpu") -> Patc
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises: WeightsError if it is absent or damaged."""
+    return read_parts(path, ("",))
+
+
+def read_parts(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose names begin with one of `prefixes`.
+
+    Raises: WeightsError if it is absent or damaged.
+    """
     try:
-        return safetensors.torch.load_file(path)
+        with safe_open(str(path), framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names if name.startswith(prefixes)}
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; expected the weights of a finished training") from error
     except SafetensorError as error:

@@ -14,47 +14,14 @@ from torch import Tensor, nn
 from transformers import Qwen2Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from models.mllm.attention import PACKED_ATTENTION, Documents, attention_inputs
+from models.mllm.attention import PACKED_ATTENTION, Documents
+from models.mllm.batch import PackedBatch
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig
-from models.mllm.loss import chunked_cross_entropy, next_tokens
+from models.mllm.loss import chunk_bytes, chunked_cross_entropy, next_tokens
 from models.mllm.projector import MixedProjector
 from models.mllm.text_model import qwen2_config
 from models.mllm.vision import ImageFeatures, VisionBranch, read_images
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabulary
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedBatch:
-    """Rows of packed documents.
-
-    `positions_BT` restart at 0 in each document; `segments_BT` number the documents of a row from 1, 0 is padding;
-    `labels_BT` holds the id at the same position, or -100 where it is not trained.
-
-    Images [C,Y,X] in [-1, 1], or their features if those are computed elsewhere, are in the order in which their
-    placeholders appear, row by row.
-    """
-
-    ids_BT: Tensor
-    labels_BT: Tensor
-    positions_BT: Tensor
-    segments_BT: Tensor
-    images: Sequence[Tensor] = ()
-    features: Sequence[ImageFeatures] | None = None
-    documents: tuple[int, ...] = ()  # in each row, if the losses of each document are wanted
-
-    def to(self, device: torch.device | str) -> "PackedBatch":
-        features = self.features
-        if features is not None:
-            features = [ImageFeatures(*(part.to(device, non_blocking=True) for part in image)) for image in features]
-        return PackedBatch(
-            ids_BT=self.ids_BT.to(device, non_blocking=True),
-            labels_BT=self.labels_BT.to(device, non_blocking=True),
-            positions_BT=self.positions_BT.to(device, non_blocking=True),
-            segments_BT=self.segments_BT.to(device, non_blocking=True),
-            images=[image.to(device, non_blocking=True) for image in self.images],
-            features=features,
-            documents=self.documents,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,24 +97,26 @@ class UnifiedMllm(nn.Module):
         return self.embedding if self.head is None else self.head
 
     def forward(self, batch: PackedBatch) -> MllmOutput:
-        inputs_BTD = self.embed(batch.ids_BT, self.read(batch))
-        hidden_BTD = self.decode(inputs_BTD, batch.positions_BT, attention_inputs(batch.segments_BT))
-        trained = next_tokens(batch.labels_BT, batch.segments_BT)
-        kinds_M = self._kinds(trained.targets_M)
+        plan = batch.planned()
+        inputs_BTD = self.embed(batch.ids_BT, self.read(batch), plan.placeholders)
+        hidden_BTD = self.decode(inputs_BTD, batch.positions_BT, {"full_attention": plan.documents})
+        kinds_M = self._kinds(plan.targets_M)
         weights_M = self._weights(kinds_M)
         loss_sum, losses_M = chunked_cross_entropy(
-            hidden_BTD[:, :-1][trained.positions_BT],
+            hidden_BTD.flatten(0, 1).index_select(0, plan.trained_M),
             self.output_table.parts,
-            trained.targets_M,
+            plan.targets_M,
             weights_M,
-            chunk_bytes=self.config.loss_chunk_bytes,
+            chunk_bytes=chunk_bytes(self.config.loss_chunk_bytes, hidden_BTD.device),
         )
         metrics = {}
         for kind, name in enumerate(KINDS):
             chosen = kinds_M == kind
             metrics[f"{name}_loss_sum"] = (losses_M * chosen).sum()
             metrics[f"{name}_tokens"] = chosen.sum().float()
-        documents = _document_sums(batch, trained.positions_BT, kinds_M, losses_M) if batch.documents else None
+        documents = None
+        if plan.documents_M is not None:
+            documents = _document_sums(plan.documents_M, sum(batch.documents), kinds_M, losses_M)
         return MllmOutput(loss_sum=loss_sum, trained_tokens=weights_M.sum(), metrics=metrics, document_sums=documents)
 
     def read(self, batch: PackedBatch) -> Sequence[ImageFeatures]:
@@ -167,27 +136,30 @@ class UnifiedMllm(nn.Module):
         trains = any(parameter.requires_grad for parameter in self.vision.parameters())
         return [self.vision.empty_features()] if trains else ()
 
-    def embed(self, ids_BT: Tensor, features: Sequence[ImageFeatures]) -> Tensor:
+    def embed(
+        self, ids_BT: Tensor, features: Sequence[ImageFeatures], placeholders: tuple[int, int] | None = None
+    ) -> Tensor:
         """Vectors [B,T,D] of ids and, at the placeholders, of projected features in order of appearance.
 
+        `placeholders`: how many there are of both kinds, semantic first, if that is known on the host.
         Raises: ValueError if the features do not fill the placeholders exactly.
         """
         table_BTD = self.embedding.look_up(ids_BT)
         dtype, device = table_BTD.dtype, table_BTD.device
         widths = self.config.vision.tower.output_width, self.config.vision.pixel.code_width
         # An empty pass keeps the projector in the graph of a batch without images, which data parallelism requires.
-        empty = ImageFeatures(*(torch.empty(0, width) for width in widths))
+        empty = ImageFeatures(*(table_BTD.new_empty(0, width) for width in widths))
         parts = [empty, *features]
         semantic_MD, pixel_MD = self.projector(
             torch.cat([part.semantic_TD.to(device, dtype) for part in parts]),
             torch.cat([part.pixel_TD.to(device, dtype) for part in parts]),
         )
-        for name, placeholder, projected_MD in (
-            ("semantic", SEMANTIC_FEATURE, semantic_MD),
-            ("pixel", PIXEL_FEATURE, pixel_MD),
+        for number, (name, placeholder, projected_MD) in enumerate(
+            (("semantic", SEMANTIC_FEATURE, semantic_MD), ("pixel", PIXEL_FEATURE, pixel_MD))
         ):
             mask_BT = ids_BT == placeholder
-            if (count := int(mask_BT.sum())) != len(projected_MD):
+            count = int(mask_BT.sum()) if placeholders is None else placeholders[number]
+            if count != len(projected_MD):
                 raise ValueError(
                     f"batch: {count} positions for {name} features, but its {len(features)} images have "
                     f"{len(projected_MD)}; images, grids and placeholders must agree"
@@ -214,11 +186,18 @@ class UnifiedMllm(nn.Module):
 
     def trained_weight(self, labels_BT: Tensor, segments_BT: Tensor) -> float:
         """The value of `MllmOutput.trained_tokens`, without a forward pass."""
-        return float(self._weights(self._kinds(next_tokens(labels_BT, segments_BT).targets_M)).sum())
+        return self.targets_weight(next_tokens(labels_BT, segments_BT).targets_M)
+
+    def targets_weight(self, targets_M: Tensor) -> float:
+        """The same from the trained targets (`BatchPlan`)."""
+        return float(self._weights(self._kinds(targets_M)).sum())
 
     def _weights(self, kinds_M: Tensor) -> Tensor:
         weights = self.config.loss_weights
-        return kinds_M.new_tensor([weights.text, weights.semantic, weights.pixel], dtype=torch.float32)[kinds_M]
+        by_kind = (weights.text, weights.semantic, weights.pixel)
+        # Filled there: a copy from the host would wait for the device.
+        values = torch.cat([torch.full((1,), value, device=kinds_M.device) for value in by_kind])
+        return values[kinds_M]
 
     def _kinds(self, targets_M: Tensor) -> Tensor:
         """0 text (with markers and tags), 1 semantic code, 2 pixel code."""
@@ -226,11 +205,8 @@ class UnifiedMllm(nn.Module):
         return (targets_M >= semantic.start).long() + (targets_M >= pixel.start).long()
 
 
-def _document_sums(batch: PackedBatch, positions_BT: Tensor, kinds_M: Tensor, losses_M: Tensor) -> Tensor:
+def _document_sums(documents_M: Tensor, total: int, kinds_M: Tensor, losses_M: Tensor) -> Tensor:
     """[kinds, documents, 2]: the sum of the losses and the number of trained tokens of each document, row by row."""
-    before_B = torch.tensor([0, *batch.documents[:-1]], device=kinds_M.device).cumsum(0)
-    documents_M = (batch.segments_BT[:, 1:] - 1 + before_B[:, None])[positions_BT]
-    total = sum(batch.documents)
     sums = losses_M.new_zeros(len(KINDS) * total, 2)
     pairs_M2 = torch.stack([losses_M, torch.ones_like(losses_M)], dim=1)
     return sums.index_add_(0, kinds_M * total + documents_M, pairs_M2).view(len(KINDS), total, 2)

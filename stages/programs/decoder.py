@@ -1,5 +1,6 @@
 """The training program of the diffusion decoder. The tokenizer is frozen, and its codes are read from token shards."""
 
+import copy
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +14,11 @@ from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches,
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
-from models.diffusion.unet import make_unet, recompute_blocks, unet_blocks
+from models.diffusion.unet import make_unet, unet_blocks, unet_layers
 from models.dualvitok.config import DualViTokConfig
-from models.dualvitok.model import Codes, DualViTok
-from models.dualvitok.weights import load as load_tokenizer
+from models.dualvitok.model import Codebooks, Codes
+from models.dualvitok.weights import load_codebooks
+from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
 from stages.programs.token_pairing import check_pairs, pair_tokens
@@ -29,16 +31,16 @@ MAX_OPEN_SHARDS = 64
 
 
 class DenoisingPass(nn.Module):
-    def __init__(self, decoder: DiffusionDecoder, tokenizer: DualViTok) -> None:
+    def __init__(self, decoder: DiffusionDecoder, codebooks: Codebooks) -> None:
         super().__init__()
         self.unet = decoder.unet
-        self._frozen = (decoder, tokenizer)  # a tuple keeps them from being parameters of this pass
+        self._frozen = (decoder, codebooks)  # a tuple keeps them from being parameters of this pass
 
     def forward(self, data: tuple[torch.Tensor, Codes], generator: torch.Generator, step: int) -> PassOutput:
-        decoder, tokenizer = self._frozen
+        decoder, codebooks = self._frozen
         images_BCYX, codes = data
         with torch.no_grad():
-            features_BZYX = tokenizer.code_features(codes)
+            features_BZYX = codebooks.code_features(codes)
         return PassOutput(loss_sum=decoder.losses(images_BCYX, features_BZYX, generator).sum())
 
 
@@ -81,12 +83,12 @@ class DecoderProgram:
         config = task.config
         self._task, self._device = task, device
         self._images = TokenizedImages(task)
-        tokenizer = load_tokenizer(task.tokenizer, device).requires_grad_(False)
         decoder = build_decoder(task).to(device).train()
-        if task.checkpoint_activations:
-            recompute_blocks(decoder.unet)
+        if task.execution.checkpoint_activations:
+            recompute(unet_layers(decoder.unet), selective=task.execution.checkpoint_selective)
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
-        module = DenoisingPass(decoder, tokenizer)
+        self._codebooks = load_codebooks(task.tokenizer)
+        module = DenoisingPass(decoder, copy.deepcopy(self._codebooks).to(device))
         self.passes = (Pass(name="denoising", module=module, groups=groups, units=unet_blocks(decoder.unet)),)
         self.weights = {WEIGHTS: decoder.unet}
 
@@ -98,6 +100,7 @@ class DecoderProgram:
         loop = self._task.config.loop
         batch = self._images.batches.micro_batch(step * loop.micro_batches_per_step + index)
         codes = self._images.codes(batch)
+        self._codebooks.check(codes)  # in host memory
         return MicroBatch(
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
             weight=len(batch.samples),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models.diffusion.config import DecoderConfig
 from orchestrator.stage import Location
-from stages.training.config import LoopConfig, TrainingExecution
+from stages.training.config import NO_RECOMPUTING, LoopConfig, RecomputingExecution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,6 @@ class TrainDecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderExecution(TrainingExecution):
-    checkpoint_activations: bool = False  # recompute each block in the backward pass: less memory, the same result
-
-
-@dataclass(frozen=True, kw_only=True)
 class DecoderTask:
     config: TrainDecoderConfig
     datasets: tuple[Path, ...]
@@ -37,4 +32,4 @@ class DecoderTask:
     tokenizer: Path
     start: Path | None  # folder of the decoder to continue from
     parts: int = 1  # into which each micro-batch is split
-    checkpoint_activations: bool = False
+    execution: RecomputingExecution = NO_RECOMPUTING

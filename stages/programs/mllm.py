@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from data_pipelines.datasets.reader import CuratedDataset, original_files
 from data_pipelines.datasets.samples import sample_name
@@ -19,18 +20,20 @@ from data_pipelines.training_data.index import Rendering, SourceFolders, build_t
 from data_pipelines.training_data.loader import TrainingData
 from data_pipelines.training_data.order import TrainingOrder
 from data_pipelines.training_data.packing import PackedRow
+from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.config import DualViTokConfig
-from models.dualvitok.weights import load as load_tokenizer
 from models.mllm import weights
+from models.mllm.batch import PackedBatch, plan_batch
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
-from models.mllm.model import KINDS, PackedBatch, UnifiedMllm
+from models.mllm.model import KINDS, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import VisionVocabulary
 from models.mllm.weights import empty_model
+from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
-from stages.programs.mllm_config import MllmTask, TrainMllmConfig
+from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.programs.mllm_cost import mllm_facts
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
@@ -60,6 +63,7 @@ class LanguagePass(nn.Module):
 
 class MllmProgram:
     weight_unit = "tokens"
+    unit_types = (Qwen2DecoderLayer,)
     rebuilds_frozen = True  # from the tokenizer, the base model or the model to continue from, or by the seed
 
     def __init__(self, task: MllmTask, device: torch.device) -> None:
@@ -68,12 +72,19 @@ class MllmProgram:
         rendering = _rendering(task)
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
         self._model = build_mllm(task).to(device).train()
-        if task.checkpoint_activations:
-            self._model.language.activation_checkpointing_enable()
+        self._recompute(task.execution)
         groups = _parameter_groups(config, self._model)
         units = tuple(self._model.language.layers)
         self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups, units=units),)
         self.weights = {WEIGHTS: self._model}
+
+    def _recompute(self, execution: MllmExecution) -> None:
+        model, selective = self._model, execution.checkpoint_selective
+        if execution.checkpoint_activations:
+            recompute(model.language.layers, selective=selective)
+        if execution.checkpoint_vision and model.vision is not None:
+            recompute(model.vision.semantic_encoder.blocks, selective=selective)
+            recompute((*model.vision.pixel_encoder.down, model.vision.pixel_encoder.mid), selective=selective)
 
     @property
     def order(self) -> str:
@@ -84,7 +95,7 @@ class MllmProgram:
         batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),
-            weight=self._model.trained_weight(batch.labels_BT, batch.segments_BT),
+            weight=self._model.targets_weight(batch.planned().targets_M),
             seed=micro_batch_seed(self._config.loop.seed, step, index),
             samples=tuple(sample for row in packed for sample in row.samples),
             sources=tuple(part for row in packed for part in row.parts),
@@ -115,13 +126,18 @@ class MllmProgram:
 
 def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
     """Rows of equal length as tensors."""
+    ids_BT = torch.stack([torch.from_numpy(row.ids) for row in rows])
+    labels_BT = torch.stack([torch.from_numpy(row.labels) for row in rows])
+    segments_BT = torch.stack([torch.from_numpy(row.segments).long() for row in rows])
+    documents = tuple(len(row.samples) for row in rows)
     return PackedBatch(
-        ids_BT=torch.stack([torch.from_numpy(row.ids) for row in rows]),
-        labels_BT=torch.stack([torch.from_numpy(row.labels) for row in rows]),
+        ids_BT=ids_BT,
+        labels_BT=labels_BT,
         positions_BT=torch.stack([torch.from_numpy(row.positions) for row in rows]),
-        segments_BT=torch.stack([torch.from_numpy(row.segments).long() for row in rows]),
+        segments_BT=segments_BT,
         images=[torch.from_numpy(image) for row in rows for image in row.images],
-        documents=tuple(len(row.samples) for row in rows),
+        documents=documents,
+        plan=plan_batch(ids_BT, labels_BT, segments_BT, documents),
     )
 
 
@@ -162,8 +178,8 @@ def training_order(task: MllmTask) -> TrainingOrder:
 
 def build_mllm(task: MllmTask) -> UnifiedMllm:
     """The model before training: the one to continue from, or a new one with the tokenizer's image encoders."""
-    tokenizer = load_tokenizer(task.tokenizer)
-    vision = VisionBranchConfig(tower=tokenizer.config.vision, pixel=tokenizer.config.pixel)
+    tokenizer = tokenizer_weights.load_config(task.tokenizer)
+    vision = VisionBranchConfig(tower=tokenizer.vision, pixel=tokenizer.pixel)
     tokens = load_vocabulary(task.vocabulary).vision
     if task.start is not None:
         model = weights.load(task.start)
@@ -180,8 +196,7 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
     config = mllm_config(task.config, task.config.text, tokens, vision)
     torch.manual_seed(task.config.loop.seed)
     branch = VisionBranch(vision)
-    branch.semantic_encoder.load_state_dict(tokenizer.semantic_encoder.model.state_dict())
-    branch.pixel_encoder.load_state_dict(tokenizer.pixel_encoder.state_dict())
+    tokenizer_weights.load_encoders(task.tokenizer, branch.semantic_encoder, branch.pixel_encoder)
     model = UnifiedMllm(config, branch)
     if task.config.base_model_id:
         weights.adopt_text_model(model, Path(task.config.base_model))
@@ -272,7 +287,7 @@ def _rendering(task: MllmTask) -> Rendering:
     vocabulary = load_vocabulary(task.vocabulary)
     data = task.config.data
     sizes = InputSizes(
-        pixel_factor=load_tokenizer(task.tokenizer).pixel_factor,
+        pixel_factor=tokenizer_weights.load_config(task.tokenizer).pixel.factor,
         min_pixels=data.min_pixels,
         max_pixels=data.max_pixels,
         fit_understanding_to_anchor=data.fit_understanding_to_anchor,

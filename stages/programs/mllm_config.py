@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from data_pipelines.training_data.config import LoaderConfig, LoadingGuards
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location
-from stages.training.config import LoopConfig, TrainingExecution
+from stages.training.config import LoopConfig, RecomputingExecution
 
 NO_GUARDS = LoadingGuards(max_dropped_share=1.0)  # of a training that began, whose order is computed again
 
@@ -47,11 +47,11 @@ class TrainMllmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MllmExecution(TrainingExecution, LoadingGuards):
-    checkpoint_activations: bool = False  # recompute each layer in the backward pass: less memory, the same result
+class MllmExecution(RecomputingExecution, LoadingGuards):
+    checkpoint_vision: bool = False  # the same for the blocks of the vision tower and the pixel encoder, as they train
 
     def __post_init__(self) -> None:
-        TrainingExecution.__post_init__(self)
+        RecomputingExecution.__post_init__(self)
         LoadingGuards.__post_init__(self)
 
 
@@ -65,4 +65,4 @@ class MllmTask:
     start: Path | None  # folder of the model to continue from
     index: Path  # folder of the training data's index, which is built before the workers start
     guards: LoadingGuards = NO_GUARDS
-    checkpoint_activations: bool = False
+    execution: MllmExecution = MllmExecution()

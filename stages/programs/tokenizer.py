@@ -12,6 +12,7 @@ from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
 from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
+from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoints.reader import has_weights, load_trained_weights
@@ -96,6 +97,8 @@ class TokenizerProgram:
         self._config, self._device = config, device
         self._batches = tokenizer_batches(task)
         model = build_tokenizer(task).to(device).train()
+        if task.execution.checkpoint_activations:
+            recompute(model.layers(), selective=task.execution.checkpoint_selective)
         discriminator = PatchGan(config.discriminator).to(device)
         if task.start is not None and (task.start / weights.DISCRIMINATOR_FILE).exists():
             discriminator = weights.load_discriminator(task.start, device)

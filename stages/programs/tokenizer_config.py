@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
 from orchestrator.stage import Location
-from stages.training.config import LoopConfig
+from stages.training.config import NO_RECOMPUTING, LoopConfig, RecomputingExecution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +39,4 @@ class TokenizerTask:
     vision: Path | None  # folder of the pre-trained tower
     start: Path | None  # folder of the tokenizer to continue from
     parts: int = 1  # into which each micro-batch is split
+    execution: RecomputingExecution = NO_RECOMPUTING

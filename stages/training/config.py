@@ -93,9 +93,12 @@ class TrainingExecution(Execution):
     """How a training is carried out. Results of different strategies agree within a tolerance, see `identity.py`."""
 
     keep_checkpoints: int = 2
-    strategy: Literal["ddp", "fsdp2"] = "ddp"  # a whole copy on each worker; or parameters and states in shards
+    # A whole copy on each worker; parameters and states in shards; or ZeRO, of the package deepspeed.
+    strategy: Literal["ddp", "fsdp2", "deepspeed"] = "ddp"
     shard_workers: int = 0  # fsdp2: workers that hold one copy together, best those of a node; 0: all of them
     watch: WatchSettings = WatchSettings()
+    zero_stage: int = 0  # deepspeed: 1 shards optimizer states, 2 gradients too, 3 the parameters of layers too
+    cpu_offload: bool = False  # deepspeed: optimizer states, and their step, in host memory
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:
@@ -106,6 +109,29 @@ class TrainingExecution(Execution):
             raise ValueError(
                 f"shard_workers: {self.shard_workers} with strategy {self.strategy}; only fsdp2 has a mesh"
             )
+        if self.strategy == "deepspeed" and self.zero_stage not in (1, 2, 3):
+            raise ValueError(f"zero_stage: {self.zero_stage} with strategy deepspeed; set it to 1, 2 or 3")
+        if self.strategy != "deepspeed" and (self.zero_stage or self.cpu_offload):
+            found = f"zero_stage: {self.zero_stage}" if self.zero_stage else "cpu_offload: true"
+            raise ValueError(f"{found} with strategy {self.strategy}; only deepspeed has it")
+        if self.strategy == "deepspeed" and self.watch.verify_every:
+            raise ValueError("watch.verify_every: DeepSpeed computes no step twice; set it to 0, or strategy: fsdp2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecomputingExecution(TrainingExecution):
+    """Of a model whose activations need not be kept: less memory, the same result."""
+
+    checkpoint_activations: bool = False  # recompute each layer or block in the backward pass
+    checkpoint_selective: bool = False  # of these, keep matrix products, convolutions and attention: less is recomputed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoint_selective and not self.checkpoint_activations:
+            raise ValueError("checkpoint_selective: true without checkpoint_activations: nothing is recomputed")
+
+
+NO_RECOMPUTING = RecomputingExecution()
 
 
 def split_micro_batches(loop: LoopConfig, micro_batch_size: int, halvings: int) -> tuple[LoopConfig, int]:

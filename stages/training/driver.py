@@ -15,7 +15,7 @@ from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.group_monitor import GroupMonitor
 from stages.training.program import ProgramClass, Task, weight_unit_of
 from stages.training.spreads import SPREADS, spreads_of, spreads_to_json
-from stages.training.strategies.mesh import check_strategy
+from stages.training.strategies.prechecks import check_strategy
 from stages.training.watching.timeouts import is_collective_timeout
 from stages.training.workers.group import WorkerGroup
 from stages.training.workers.worker import WorkerSettings, worker_settings
@@ -38,7 +38,7 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     HangError if no step ended for
     `retry.hang_after_s`; the OrchestratorError of a worker; RuntimeError with the worker's traceback otherwise.
     """
-    check_strategy(context.execution(TrainingExecution), context.resources)
+    check_strategy(context.execution(TrainingExecution), context.resources, program_class)
     context.checkpoints.take_over()
     latest = context.checkpoints.latest()
     metrics: dict[str, float] = {}

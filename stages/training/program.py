@@ -139,6 +139,12 @@ class Validation(Protocol):
     def micro_batch(self, index: int) -> MicroBatch: ...
 
 
+def unit_types_of(program_class: object) -> tuple[type[nn.Module], ...]:
+    """Classes of the `units` of its passes, which are checked before a worker starts; a program may name them."""
+    types: tuple[type[nn.Module], ...] = getattr(program_class, "unit_types", ())  # optional, as not all have units
+    return types
+
+
 def rebuilds_frozen(program: TrainingProgram) -> bool:
     """Whether the program builds all parameters that it does not train from its inputs, the same each time.
 

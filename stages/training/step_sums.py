@@ -47,7 +47,7 @@ class StepSums:
         self.kinds = output.kinds
         self.names = tuple(sorted(sums))
         device = output.loss_sum.device
-        numbers = [torch.as_tensor(number).detach().to(device).double() for name in self.names for number in sums[name]]
+        numbers = [_on_device(number, device) for name in self.names for number in sums[name]]
         self._indices.append(index)
         self._values.append(torch.stack(numbers).view(-1, 2))
         self._samples.append(output.sample_sums)
@@ -112,3 +112,10 @@ class StepSums:
         if self._moved is None or len(self._moved) != len(self._values):
             self._moved = torch.stack(self._values).cpu() if self._values else torch.zeros(0, len(self.names), 2)
         return self._moved
+
+
+def _on_device(number: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """A float64 scalar; a number is filled in there, as its copy from the host would wait for the device."""
+    if isinstance(number, torch.Tensor):
+        return number.detach().to(device).double()
+    return torch.full((), number, dtype=torch.float64, device=device)

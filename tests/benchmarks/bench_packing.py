@@ -16,8 +16,9 @@ from turns import print_rates, seconds_in_turns
 from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row, row_starts
 from models.dualvitok.config import PixelConfig, VisionConfig
 from models.dualvitok.geometry import Size, pixel_grid, semantic_grid
+from models.mllm.batch import PackedBatch
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
-from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.model import UnifiedMllm
 from models.mllm.vision import ImageFeatures
 from models.mllm.vocabulary import IGNORED_LABEL
 

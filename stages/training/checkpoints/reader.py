@@ -104,9 +104,10 @@ def _open_slices(folder: Path, state: Mapping[str, Any]) -> CheckpointReader:
     for path in sorted(folder.rglob("*.safetensors")):
         header = read_header(path)
         places = json.loads(header["__metadata__"][METADATA])
-        for name, (shape, offset) in places.items():
+        for key, (shape, offset, *named) in places.items():
+            name = named[0] if named else key
             shapes[name] = tuple(shape)
-            block = _Block(file=path, key=name, offset=tuple(offset), extent=tuple(header[name]["shape"]))
+            block = _Block(file=path, key=key, offset=tuple(offset), extent=tuple(header[key]["shape"]))
             blocks.setdefault(name, []).append(block)
     missing = [name for name in state["tensors"] if not _is_whole(blocks.get(name, ()), shapes.get(name, (1,)))]
     if missing:

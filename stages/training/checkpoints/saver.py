@@ -18,6 +18,7 @@ from orchestrator.artifact import JSON, FileEntry
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoints
 from stages.training.agreement import WorkerRank, gather_texts
+from stages.training.checkpoints.host_copies import HostCopies
 from stages.training.checkpoints.progress import PROGRESS_FILE, Progress
 from stages.training.checkpoints.reader import FORMAT
 from stages.training.checkpoints.slices import TensorSlice, slice_file
@@ -49,6 +50,7 @@ class CheckpointSaver:
         # Collectives of its own: those of the loop go on beside them.
         self._group = dist.new_group(backend="gloo") if worker.world_size > 1 else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._copies = HostCopies()
         self._pending: Future[float] | None = None
         self._written_s: float | None = None
 
@@ -72,7 +74,7 @@ class CheckpointSaver:
         `facts` are recorded beside its step. Raises: the error of the previous one.
         """
         self.wait()
-        copies = [item.to_host() for item in slices]
+        copies = self._copies.take(slices)
         self._pending = self._pool.submit(self._write, copies, progress, facts)
 
     def wait(self) -> None:

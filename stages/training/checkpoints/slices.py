@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-METADATA = "slices"  # key in the header's metadata: JSON, name -> [shape of the whole tensor, offset of the slice]
+# Key in the header's metadata: JSON, key of a slice -> [shape of the whole tensor, offset of the slice], and the name
+# of the tensor if the key is another, as that of the second slice of one tensor is.
+METADATA = "slices"
 CHUNK_BYTES = 4 * 2**20  # written and hashed at a time
 ALIGNMENT = 8  # bytes of the header's length
 _DTYPES = {
@@ -41,11 +43,6 @@ class TensorSlice:
     offset: Shape
     tensor: torch.Tensor  # the block
 
-    def to_host(self) -> "TensorSlice":
-        """A copy in host memory, independent of further training."""
-        copy = self.tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        return TensorSlice(name=self.name, shape=self.shape, offset=self.offset, tensor=copy)
-
 
 def whole(name: str, tensor: torch.Tensor) -> TensorSlice:
     return TensorSlice(name=name, shape=tuple(tensor.shape), offset=(0,) * tensor.ndim, tensor=tensor)
@@ -70,18 +67,20 @@ class SliceFile:
 
 
 def slice_file(slices: Iterable[TensorSlice]) -> SliceFile:
-    """The file of some slices in host memory, each name once; the same slices give the same bytes."""
+    """The file of some slices in host memory; the same slices give the same bytes."""
     header: dict[str, Any] = {}
-    places: dict[str, tuple[Shape, Shape]] = {}
+    places: dict[str, tuple[Any, ...]] = {}
     blocks, end = list[memoryview](), 0
-    for item in sorted(slices, key=lambda item: item.name):
+    for item in sorted(slices, key=lambda item: (item.name, item.offset)):
         block = _bytes_of(item.tensor)
-        header[item.name] = {
+        is_first = item.name not in header
+        key = item.name if is_first else f"{item.name} from {','.join(map(str, item.offset))}"
+        header[key] = {
             "dtype": _DTYPES[item.tensor.dtype],
             "shape": list(item.tensor.shape),
             "data_offsets": [end, end + len(block)],
         }
-        places[item.name] = (item.shape, item.offset)
+        places[key] = (item.shape, item.offset) if is_first else (item.shape, item.offset, item.name)
         blocks.append(block)
         end += len(block)
     header["__metadata__"] = {METADATA: json.dumps(places)}

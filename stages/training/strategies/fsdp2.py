@@ -14,23 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.training.agreement import WorkerRank
 from stages.training.config import LoopConfig
-from stages.training.program import OutputNames, Pass, PassOutput
+from stages.training.program import Pass, PassOutput
 from stages.training.strategies.ddp import replicate
 from stages.training.strategies.mesh import check_mesh
-
-
-class TensorsOut(nn.Module):
-    """A pass that returns a tuple of tensors, as wrappers find only those, and `PassOutput` again outside of it."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.names = OutputNames((), ())
-
-    def forward(self, data: object, generator: torch.Generator, step: int) -> tuple[torch.Tensor, ...]:
-        output: PassOutput = self.inner(data, generator, step)
-        self.names, tensors = output.flatten()
-        return tensors
+from stages.training.strategies.tensor_outputs import TensorsOut
 
 
 class Sharded(nn.Module):
@@ -41,8 +28,7 @@ class Sharded(nn.Module):
         self.root = root
 
     def forward(self, data: object, generator: torch.Generator, step: int) -> PassOutput:
-        tensors = self.root(data, generator, step)
-        return PassOutput.unflatten(self.root.names, tensors)
+        return self.root.output(self.root(data, generator, step))
 
 
 class FullySharded:

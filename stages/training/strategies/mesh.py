@@ -3,14 +3,6 @@
 from collections.abc import Iterator
 
 from orchestrator.errors import PrecheckError
-from orchestrator.stage import Resources
-from stages.training.config import TrainingExecution
-
-
-def check_strategy(execution: TrainingExecution, resources: Resources) -> None:
-    """Raises: PrecheckError, with the smallest change that would work, before a worker starts."""
-    for workers in {resources.workers, resources.min_workers or resources.workers}:
-        check_mesh(workers, execution.shard_workers)
 
 
 def check_mesh(workers: int, shard_workers: int) -> None:

@@ -1,6 +1,6 @@
 """The optimizer of a pass whose parameters a strategy may have replaced: groups and states by their names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,16 +65,20 @@ class PassOptimizer:
 
         Raises: CheckpointError if some parameters have states and others have none.
         """
-        missing = [name for name in self.parameter_names if name not in slots] if slots else []
-        if missing:
-            raise CheckpointError(
-                f"pass {self.name}: the checkpoint has no optimizer state of {', '.join(missing[:6])}"
-            )
+        self.check_slots(slots)
         for name, parameter in zip(self.parameter_names, self.parameters, strict=True):
             if name in slots:
                 self.optimizer.state[parameter] = {
                     slot: _loaded(parameter, reader, source, slot) for slot, source in slots[name].items()
                 }
+
+    def check_slots(self, slots: Collection[str]) -> None:
+        """`slots`: parameters with states. Raises: CheckpointError if others have none."""
+        missing = [name for name in self.parameter_names if name not in slots] if slots else []
+        if missing:
+            raise CheckpointError(
+                f"pass {self.name}: the checkpoint has no optimizer state of {', '.join(missing[:6])}"
+            )
 
 
 def slots_by_pass(reader: CheckpointReader) -> dict[str, dict[str, dict[str, str]]]:

@@ -73,3 +73,12 @@ def test_an_adopted_model_is_unknown_and_not_refused() -> None:
 def test_strategies_are_those_that_the_execution_allows() -> None:
     assert "ddp" in strategies_of(TrainingExecution)
     assert strategies_of(object) == ("ddp",)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_training_by_deepspeed_is_estimated_with_the_stage_of_its_execution(stage: int) -> None:
+    asked = ["stages.stage_2.execution.strategy=deepspeed", f"stages.stage_2.execution.zero_stage={stage}"]
+    machines = {"train": machine_from_text("8xH200")}
+    found = estimate_plan(plan("illume_plus_3b", *asked), machines, PRICES, Assumptions())
+    (training,) = next(estimate for estimate in found if estimate.stage_id == "stage_2").trainings
+    assert training.verdict.layout.strategy == f"zero{stage}"

@@ -8,6 +8,7 @@ from models.dualvitok import weights
 from models.dualvitok.config import DiscriminatorConfig, VisionConfig
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.model import DualViTok
+from models.dualvitok.pixel import PixelEncoder
 from models.dualvitok.vision_tower import VisionTower
 from models.json_config import ConfigError
 from models.strict_weights import WeightsError
@@ -75,3 +76,24 @@ def test_a_discriminator_survives_the_round_trip(tmp_path: Path) -> None:
     loaded = weights.load_discriminator(tmp_path)
     assert loaded.config == discriminator.config
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in discriminator.state_dict().items())
+
+
+def test_parts_of_a_tokenizer_are_read_alone(tiny_model: DualViTok, tmp_path: Path) -> None:
+    weights.save(tiny_model, tmp_path)
+    codebooks = weights.load_codebooks(tmp_path)
+    codes = tiny_model.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
+    codebooks.check(codes)
+    torch.testing.assert_close(codebooks.code_features(codes), tiny_model.code_features(codes))
+    with pytest.raises(ValueError, match="these codes belong to another tokenizer"):
+        codebooks.check(dataclasses.replace(codes, pixel_BYX=codes.pixel_BYX + 10**6))
+    tower, encoder = VisionTower(tiny_model.config.vision), PixelEncoder(tiny_model.config.pixel)
+    weights.load_encoders(tmp_path, tower, encoder)
+    assert_equal(tower.state_dict(), tiny_model.semantic_encoder.model.state_dict())
+    assert_equal(encoder.state_dict(), tiny_model.pixel_encoder.state_dict())
+    with pytest.raises(WeightsError, match="nothing was loaded"):
+        weights.load_encoders(tmp_path, tower, tower)
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -1,12 +1,14 @@
 """Attention by documents next to a plain one that computes every score and masks."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mllm.attention import Documents, find_documents, packed_attention
+from models.mllm.attention import Documents, _by_kernel, find_documents, packed_attention
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 
@@ -46,6 +48,53 @@ def test_each_document_sees_its_own_past(rows: list[list[int]]) -> None:
     ]
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def by_pieces(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    bounds_k: Tensor,
+    longest: int,
+    longest_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """What the kernel of CUDA says that it computes: [tokens, heads, width], attention inside of each piece."""
+    assert (window_size, enable_gqa, bounds is bounds_k, longest == longest_k) == ((-1, 0), True, True, True)
+    assert bounds.dtype == torch.int32
+    pieces = []
+    for start, stop in pairwise(bounds.tolist()):
+        assert 0 < stop - start <= longest
+        parts = (part[None, start:stop].transpose(1, 2) for part in (query, key, value))
+        mixed = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scale, enable_gqa=True)
+        pieces.append(mixed.transpose(1, 2)[0])
+    return torch.cat(pieces)
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_the_kernel_of_cuda_is_given_the_documents(rows: list[list[int]]) -> None:
+    segments_BT = torch.tensor(rows)
+    torch.manual_seed(0)
+    shapes = [(len(rows), heads, segments_BT.shape[1], WIDTH) for heads in (HEADS, GROUPS, GROUPS)]
+    inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    found = _by_kernel(*inputs, find_documents(segments_BT), WIDTH**-0.5, by_pieces)
+    torch.testing.assert_close(found, plain(*inputs, segments_BT))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_the_kernel_of_cuda_agrees(rows: list[list[int]]) -> None:
+    segments_BT = torch.tensor(rows, device="cuda")
+    shapes = [(len(rows), heads, segments_BT.shape[1], 64) for heads in (HEADS, GROUPS, GROUPS)]
+    inputs = [torch.randn(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes]
+    documents = find_documents(segments_BT)
+    found, _ = packed_attention(nn.Identity(), *inputs, documents, scaling=WIDTH**-0.5)
+    expected, _ = packed_attention(nn.Identity(), *inputs, Documents(documents.spans), scaling=WIDTH**-0.5)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_documents_are_read_off_the_segments() -> None:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.dualvitok.geometry import pixel_grid, semantic_grid
+from models.mllm.batch import PackedBatch
 from models.mllm.config import LossWeights
-from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.model import UnifiedMllm
 from models.mllm.vision import ImageFeatures, VisionBranch, read_images
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE, SEMANTIC_FEATURE
 from tests.models.mllm.conftest import make_config

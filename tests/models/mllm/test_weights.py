@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from models.mllm.batch import PackedBatch
 from models.mllm.config import MllmConfig
-from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.model import UnifiedMllm
 from models.mllm.weights import adopt_text_model, empty_model, from_published, load, save, to_published
 from models.strict_weights import WeightsError, load_strictly
 from tests.models.mllm.conftest import TEXT_IDS, make_config

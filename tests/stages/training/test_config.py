@@ -39,3 +39,18 @@ def test_no_checkpoint_kept_is_refused() -> None:
 def test_a_warmup_of_all_steps_is_refused() -> None:
     with pytest.raises(ValueError, match=r"warmup_share: 1\.0 is not in"):
         OptimizerConfig(warmup_share=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shard_workers": 8}, "shard_workers: 8 with strategy ddp; only fsdp2 has a mesh"),
+        ({"zero_stage": 2}, "zero_stage: 2 with strategy ddp; only deepspeed has it"),
+        ({"strategy": "fsdp2", "cpu_offload": True}, "cpu_offload: true with strategy fsdp2; only deepspeed has it"),
+        ({"strategy": "deepspeed"}, "zero_stage: 0 with strategy deepspeed; set it to 1, 2 or 3"),
+        ({"strategy": "deepspeed", "zero_stage": 4}, "zero_stage: 4 with strategy deepspeed; set it to 1, 2 or 3"),
+    ],
+)
+def test_a_setting_of_another_strategy_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingExecution(**settings)

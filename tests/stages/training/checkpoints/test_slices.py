@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from stages.training.checkpoints.slices import (
-    TensorSlice,
     overlap,
     read_header,
     share_out,
@@ -26,7 +25,7 @@ TENSORS = {
 
 
 def test_a_file_of_slices_is_a_safetensors_file_with_places(tmp_path: Path) -> None:
-    slices = [whole(name, tensor).to_host() for name, tensor in TENSORS.items()]
+    slices = [whole(name, tensor) for name, tensor in TENSORS.items()]
     file = slice_file(slices)
     data = b"".join(file.chunks())
     assert len(data) == file.size
@@ -37,14 +36,6 @@ def test_a_file_of_slices_is_a_safetensors_file_with_places(tmp_path: Path) -> N
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
     assert read_header(path)["weights/m/a"]["shape"] == [3, 4]
-
-
-def test_a_copy_in_host_memory_does_not_change_with_the_tensor() -> None:
-    tensor = torch.zeros(4)
-    copy = TensorSlice(name="a", shape=(8,), offset=(4,), tensor=tensor).to_host()
-    tensor.fill_(1)
-    assert copy.tensor.tolist() == [0.0] * 4
-    assert (copy.shape, copy.offset) == ((8,), (4,))
 
 
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:

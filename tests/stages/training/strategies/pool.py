@@ -26,7 +26,7 @@ LOOP = LoopConfig(
     steps=4, micro_batches_per_step=4, seed=1, optimizer=OptimizerConfig(schedule="constant", warmup_share=0.0)
 )
 WORKERS = 4
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,12 @@ def _train(rank: int, training: Training, folder: Path, number: int) -> list[flo
         worker=WorkerRank(rank=rank, world_size=training.workers, device=torch.device("cpu")),
         execution=training.execution,
     )
-    if training.workers > 1:
+    if training.execution.strategy == "deepspeed":
+        import deepspeed.comm
+
+        deepspeed.comm.destroy_process_group()
+        deepspeed.comm.comm.cdb = None  # so that the next training's group is found
+    elif training.workers > 1:
         dist.destroy_process_group()
     names = [name for name in recorder.steps[0][1] if name.endswith("/loss")]
     last = [name for name in recorder.steps[-1][1] if name.endswith("/loss") and name not in names]

@@ -1,6 +1,8 @@
 """Every strategy on every number of workers trains the same: the tables of `stages/README.md`, in small."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,8 +12,17 @@ from tests.stages.training.strategies.pool import LOOP, Training, carry_out
 WATCH = WatchSettings(every=2, verify_every=4)  # changes nothing: the steps of one worker are not verified
 DDP, FSDP2 = TrainingExecution(), TrainingExecution(strategy="fsdp2", watch=WATCH)
 HSDP = TrainingExecution(strategy="fsdp2", shard_workers=2, watch=WATCH)
+ZERO1, ZERO2, ZERO3 = (TrainingExecution(strategy="deepspeed", zero_stage=stage) for stage in (1, 2, 3))
+OFFLOADED = TrainingExecution(strategy="deepspeed", zero_stage=2, cpu_offload=True)
+HAS_DEEPSPEED = find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(
+    not HAS_DEEPSPEED,
+    reason="no package deepspeed: DS_BUILD_OPS=0 pip install -c constraints.txt --no-build-isolation -e '.[deepspeed]'",
+)
 AVERAGED = replace(LOOP, average_decay=0.9)  # an average is loaded, too; it does not change the losses
 BF16 = replace(LOOP, precision="bf16")
+Chains = Mapping[str, Sequence[tuple[TrainingExecution, int]]]
+Losses = Sequence[tuple[Training, list[float]]]
 SPREADS = {
     "ddp on 2": (DDP, 2),
     "ddp on 3": (DDP, 3),
@@ -34,43 +45,78 @@ TABLE = [
     Training(name="bf16, one worker", phase="stage3", workers=1, loop=BF16),
     Training(name="bf16, fsdp2 on 2", phase="stage3", workers=2, loop=BF16, execution=FSDP2),
 ]
+ZERO_TABLE = [
+    Training(name="stage1, zero-3 on 2", phase="stage1", execution=ZERO3, workers=2),
+    Training(name="stage2, zero-1 on 3", phase="stage2", execution=ZERO1, workers=3),
+    Training(name="stage2, zero-3 on 2", phase="stage2", execution=ZERO3, workers=2),
+    Training(name="stage3, zero-1 on 2", phase="stage3", execution=ZERO1, workers=2),
+    Training(name="stage3, zero-2 on 2", phase="stage3", execution=ZERO2, workers=2),
+    Training(name="stage3, zero-3 on 3", phase="stage3", execution=ZERO3, workers=3),
+    Training(name="stage3, offloaded zero-2 on 1", phase="stage3", execution=OFFLOADED, workers=1),
+    Training(name="stage3, offloaded zero-2 on 2", phase="stage3", execution=OFFLOADED, workers=2),
+    Training(name="tokenizer, zero-3 on 2", phase="tokenizer", execution=ZERO3, workers=2),
+    Training(name="decoder, zero-3 on 2", phase="decoder", execution=ZERO3, workers=2),
+    Training(name="bf16, zero-3 on 2", phase="stage3", workers=2, loop=BF16, execution=ZERO3),
+]
 CHAINS = {
     "3, 2, 1": [(FSDP2, 3), (FSDP2, 2), (FSDP2, 1)],
     "fsdp2, ddp, hsdp": [(FSDP2, 2), (DDP, 2), (HSDP, 4)],
 }
-PARTS = [
-    Training(name=name, workers=workers, execution=execution, stop_after=stop, phase="stage1", loop=AVERAGED)
-    for name, chain in CHAINS.items()
-    for (execution, workers), stop in zip(chain, (0, 1, -1), strict=True)
-]
+ZERO_CHAINS = {
+    "fsdp2, ddp, zero-3": [(FSDP2, 2), (DDP, 2), (ZERO3, 2)],
+    "zero-3, zero-2, fsdp2": [(ZERO3, 3), (ZERO2, 2), (FSDP2, 2)],
+}
+
+
+def parts_of(chains: Chains) -> list[Training]:
+    return [
+        Training(name=name, workers=workers, execution=execution, stop_after=stop, phase="stage1", loop=AVERAGED)
+        for name, chain in chains.items()
+        for (execution, workers), stop in zip(chain, (0, 1, -1), strict=True)
+    ]
+
+
+# DeepSpeed counts modules from the start of a process, and all workers must have counted as many.
+ZERO = sorted([*ZERO_TABLE, *parts_of(ZERO_CHAINS)], key=lambda training: -training.workers)
+TRAININGS = [*TABLE, *parts_of(CHAINS), *(ZERO if HAS_DEEPSPEED else ())]
 
 
 @pytest.fixture(scope="module")
-def losses(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
-    return carry_out([*TABLE, *PARTS], tmp_path_factory.mktemp("trainings"))
+def losses(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Training, list[float]]]:
+    return list(zip(TRAININGS, carry_out(TRAININGS, tmp_path_factory.mktemp("trainings")), strict=True))
+
+
+def losses_of(name: str, losses: Losses) -> list[float]:
+    return next(row for training, row in losses if training.name == name)
 
 
 @pytest.mark.parametrize("phase", ["stage1", "stage2", "stage3", "tokenizer", "decoder"])
-def test_every_strategy_has_the_losses_of_one_worker(phase: str, losses: list[list[float]]) -> None:
-    found = {
-        training.name: row for training, row in zip(TABLE, losses, strict=False) if training.name.startswith(phase)
-    }
-    expected = found[f"{phase}, one worker"]
+def test_every_strategy_has_the_losses_of_one_worker(phase: str, losses: Losses) -> None:
+    expected = losses_of(f"{phase}, one worker", losses)
     assert len(set(expected)) >= LOOP.steps
-    for name, row in found.items():
-        assert row == pytest.approx(expected, rel=1e-5), name
+    for training, row in losses:
+        if training.name.startswith(phase):
+            assert row == pytest.approx(expected, rel=1e-5), training.name
 
 
-def test_in_bf16_they_agree_to_a_hundredth(losses: list[list[float]]) -> None:
-    found = {training.name: row for training, row in zip(TABLE, losses, strict=False)}
-    assert found["bf16, fsdp2 on 2"] == pytest.approx(found["bf16, one worker"], rel=1e-2)
-    assert found["bf16, one worker"] != found["stage3, one worker"]
+def test_in_bf16_they_agree_to_a_hundredth(losses: Losses) -> None:
+    expected = losses_of("bf16, one worker", losses)
+    assert losses_of("bf16, fsdp2 on 2", losses) == pytest.approx(expected, rel=1e-2)
+    assert expected != losses_of("stage3, one worker", losses)
 
 
-@pytest.mark.parametrize("name", CHAINS)
-def test_a_training_continues_on_other_workers_and_strategies(name: str, losses: list[list[float]]) -> None:
+@needs_deepspeed
+def test_deepspeed_in_bf16_agrees_to_a_hundredth(losses: Losses) -> None:
+    expected = losses_of("bf16, one worker", losses)
+    found = losses_of("bf16, zero-3 on 2", losses)
+    assert found == pytest.approx(expected, rel=1e-2)
+    assert found != pytest.approx(losses_of("stage3, one worker", losses), rel=1e-5)  # it does compute in bf16
+
+
+@pytest.mark.parametrize("name", [*CHAINS, *(pytest.param(name, marks=needs_deepspeed) for name in ZERO_CHAINS)])
+def test_a_training_continues_on_other_workers_and_strategies(name: str, losses: Losses) -> None:
     """Each part loads the slices that the one before wrote, and makes the steps that an undisturbed run makes."""
-    rows = [row for part, row in zip(PARTS, losses[len(TABLE) :], strict=True) if part.name == name]
-    undisturbed = losses[[training.name for training in TABLE].index("stage1, one worker")]
+    rows = [row for training, row in losses if training.name == name]
     assert [len(row) for row in rows] == [1, 2, 1]
+    undisturbed = losses_of("stage1, one worker", losses)
     assert [loss for row in rows for loss in row] == pytest.approx(undisturbed, rel=1e-5)

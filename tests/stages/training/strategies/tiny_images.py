@@ -8,7 +8,7 @@ from models.diffusion.unet import unet_blocks
 from models.dualvitok.config import DiscriminatorConfig, LossConfig
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
-from models.dualvitok.model import Codes, DualViTok
+from models.dualvitok.model import Codebooks, Codes, DualViTok
 from stages.programs.decoder import DenoisingPass
 from stages.programs.tokenizer import DiscriminatorPass, GeneratorPass, Reconstructions
 from stages.training.program import MicroBatch, Pass, micro_batch_seed
@@ -65,7 +65,7 @@ class TinyDecoder:
         self._task = task
         decoder = make_decoder(PLAIN).to(device).train()
         torch.manual_seed(task.seed)
-        module = DenoisingPass(decoder, DualViTok(TOKENIZER).to(device).requires_grad_(False))
+        module = DenoisingPass(decoder, Codebooks(TOKENIZER).to(device).requires_grad_(False))
         groups = [{"params": list(decoder.unet.parameters()), "lr": RATE}]
         self.passes = (Pass(name="denoising", module=module, groups=groups, units=unet_blocks(decoder.unet)),)
         self.weights = {"unet": decoder.unet}

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.mllm.model import PackedBatch, UnifiedMllm
+from models.mllm.batch import PackedBatch
+from models.mllm.model import UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE
