@@ -58,8 +58,8 @@ class Slow:
     def commit(self, step: int, folder: Path, meta: Mapping[str, JSON]) -> None:
         raise NotImplementedError
 
-    def prune(self, keep: int, needed: int | None = None) -> None:
-        self.inner.prune(keep, needed)
+    def prune(self, keep: int, needed: int | None = None, best: int | None = None) -> None:
+        self.inner.prune(keep, needed, best)
 
     def retract_after(self, step: int) -> None:
         self.inner.retract_after(step)
