@@ -23,7 +23,8 @@ def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.decoder import DecoderProgram, export_decoder
+    from stages.programs.decoder import IMAGES, DecoderProgram, export_decoder
+    from stages.programs.image_data import make_index
     from stages.training.driver import train
 
     start = context.inputs("start")
@@ -34,9 +35,11 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
         tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
         tokenizer=context.input("tokenizer").path,
         start=start[0].path if start else None,
+        index=context.scratch / "index",
         parts=parts,
         execution=context.execution(RecomputingExecution),
     )
+    make_index(task.index, task.datasets, IMAGES, task.tokens)
     result = train(DecoderProgram, task, loop, context)
     export_decoder(task, result.checkpoint.path, context.output)
     return result.metrics
@@ -55,16 +58,19 @@ def amount(config: TrainDecoderConfig) -> str:
 
 def exposures(training: Training[TrainDecoderConfig], samples: Samples) -> Exposures:
     from data_pipelines.training_data.image_batches import ImageBatches
-    from stages.programs.decoder import TokenizedImages
+    from stages.programs.decoder import IMAGES, TokenizedImages
+    from stages.programs.image_data import make_index
     from stages.training.exposures import image_exposures
 
     def batches() -> ImageBatches:
+        datasets, tokens = training.inputs("datasets"), training.inputs("tokens")
         task = DecoderTask(
             config=training.config,
-            datasets=training.inputs("datasets"),
-            tokens=training.inputs("tokens"),
+            datasets=datasets,
+            tokens=tokens,
             tokenizer=training.inputs("tokenizer")[0],
             start=None,
+            index=training.index(lambda folder: make_index(folder, datasets, IMAGES, tokens)),
         )
         return TokenizedImages(task).batches
 

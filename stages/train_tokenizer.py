@@ -27,7 +27,8 @@ def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.tokenizer import TokenizerProgram, export_tokenizer
+    from stages.programs.image_data import make_index
+    from stages.programs.tokenizer import IMAGES, TokenizerProgram, export_tokenizer
     from stages.training.driver import train
 
     vision = context.inputs("vision")
@@ -39,9 +40,11 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
         datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
         vision=vision[0].path if vision else published,
         start=start[0].path if start else None,
+        index=context.scratch / "index",
         parts=parts,
         execution=context.execution(RecomputingExecution),
     )
+    make_index(task.index, task.datasets, IMAGES)
     result = train(TokenizerProgram, task, loop, context)
     export_tokenizer(task, result.checkpoint.path, context.output)
     return result.metrics
@@ -79,12 +82,15 @@ def amount(config: TrainTokenizerConfig) -> str:
 
 def exposures(training: Training[TrainTokenizerConfig], samples: Samples) -> Exposures:
     from data_pipelines.training_data.image_batches import ImageBatches
-    from stages.programs.tokenizer import tokenizer_batches
+    from stages.programs.image_data import make_index
+    from stages.programs.tokenizer import IMAGES, tokenizer_batches
     from stages.training.exposures import image_exposures
 
     def batches() -> ImageBatches:
         datasets = training.inputs("datasets")
-        return tokenizer_batches(TokenizerTask(config=training.config, datasets=datasets, vision=None, start=None))
+        index = training.index(lambda folder: make_index(folder, datasets, IMAGES))
+        task = TokenizerTask(config=training.config, datasets=datasets, vision=None, start=None, index=index)
+        return tokenizer_batches(task)
 
     return image_exposures(training, training.config.loop, samples, batches)
 

@@ -1,6 +1,7 @@
 """Pre-trains a small semantic encoder on images and their texts, for use where no published encoder is available."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
@@ -9,13 +10,22 @@ from stages.programs.vision_config import TrainVisionConfig, VisionTask
 from stages.training.config import TrainingExecution
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
+if TYPE_CHECKING:
+    from data_pipelines.training_data.image_batches import ImageBatches
+
 
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.vision import VisionProgram, export_tower
+    from stages.programs.image_data import make_index
+    from stages.programs.vision import VisionProgram, export_tower, image_selection
     from stages.training.driver import train
 
-    datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
-    result = train(VisionProgram, VisionTask(config=config, datasets=datasets), config.loop, context)
+    task = VisionTask(
+        config=config,
+        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
+        index=context.scratch / "index",
+    )
+    make_index(task.index, task.datasets, image_selection(config))
+    result = train(VisionProgram, task, config.loop, context)
     export_tower(config.model, result.checkpoint.path, context.output)
     return result.metrics
 
@@ -41,11 +51,18 @@ def amount(config: TrainVisionConfig) -> str:
 
 
 def exposures(training: Training[TrainVisionConfig], samples: Samples) -> Exposures:
-    from stages.programs.vision import vision_batches
+    from stages.programs.image_data import make_index
+    from stages.programs.vision import image_selection, vision_batches
     from stages.training.exposures import image_exposures
 
     config = training.config
-    return image_exposures(training, config.loop, samples, lambda: vision_batches(config, training.inputs("datasets")))
+
+    def batches() -> "ImageBatches":
+        datasets = training.inputs("datasets")
+        index = training.index(lambda folder: make_index(folder, datasets, image_selection(config)))
+        return vision_batches(VisionTask(config=config, datasets=datasets, index=index))
+
+    return image_exposures(training, config.loop, samples, batches)
 
 
 def cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:

@@ -4,6 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from models.errors import DataError
+
+
+class LoadingError(DataError):
+    """Training data cannot be used as configured; the message says where and why."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixturePart:

@@ -22,8 +22,8 @@ from data_pipelines.images.model_input import InputSizes
 from data_pipelines.tokens.conversations import can_drop_condition, rendered_lengths, target_slots
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard, require_one_tokenizer
-from data_pipelines.training_data.config import LoaderConfig, LoadingGuards, MixturePart
-from models.errors import DataError
+from data_pipelines.training_data.config import LoaderConfig, LoadingError, LoadingGuards, MixturePart
+from data_pipelines.training_data.sources import SourceFolders
 from models.mllm.vocabulary import VisionVocabulary
 
 INDEX_FORMAT = 2
@@ -41,22 +41,6 @@ COLUMNS: dict[str, tuple[str, int]] = {  # name -> dtype, values per sample
     "flags": ("u1", 1),
     "lengths": ("<i4", 2),  # tokens with and without its condition; 0, 0: dropped
 }
-
-
-class LoadingError(DataError):
-    """Training data cannot be used as configured; the message says where and why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFolders:
-    """The folders of a curated dataset and, if its images are training targets, of its tokens."""
-
-    dataset: Path
-    tokens: Path | None = None  # folder of the artifact `tokens@1`
-
-    def token_shard(self, shard: str) -> Path:
-        assert self.tokens is not None, "token shard of a dataset without tokens"
-        return self.tokens / "tokens" / f"{shard}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)

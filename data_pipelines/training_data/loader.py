@@ -14,15 +14,10 @@ from data_pipelines.images.model_input import input_pixels, input_size, is_cropp
 from data_pipelines.tokens.conversations import Codes, render, target_slots
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
 from data_pipelines.training_data.config import LoaderConfig
-from data_pipelines.training_data.index import (
-    NO_CODES,
-    IndexedPart,
-    Rendering,
-    SourceFolders,
-    open_training_index,
-)
+from data_pipelines.training_data.index import NO_CODES, IndexedPart, Rendering, open_training_index
 from data_pipelines.training_data.order import ScheduledSample, TrainingOrder
 from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row
+from data_pipelines.training_data.sources import SourceFolders
 
 SAMPLE_CACHE_BYTES = 256 * 2**20  # keeps the samples of small datasets between epochs
 CODES_CACHE_BYTES = 64 * 2**20

@@ -15,16 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.training_data.best_fit import WindowPlan
-from data_pipelines.training_data.config import LoaderConfig
-from data_pipelines.training_data.index import DROPPABLE, IndexedPart, LoadingError, TrainingIndex
+from data_pipelines.training_data.config import LoaderConfig, LoadingError
+from data_pipelines.training_data.ids import find_ids
+from data_pipelines.training_data.index import DROPPABLE, TrainingIndex
 from data_pipelines.training_data.mixture import Mixture, SampleLocations, Source
 from data_pipelines.training_data.packing import PackPlan, RowPlan, RowStart
 from data_pipelines.training_data.permutation import Integers, is_chosen, sample_words
 
 POSITION_FORMAT = 1
-IDS_AT_ONCE = 1 << 17  # ids of an index compared at once: as many as fit into CPU caches
 MEASURED_POSITIONS = 1 << 14  # of the stream, from which the rows of `samples_per_step` follow
-PREFIX_BITS = 26  # of an id; of 100 million ids, 1.5% pass a table of 1 million wanted prefixes (64 MB)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ class TrainingOrder:
             end = self._whole.stop(rows_before - 1)
         found = [np.zeros((2, 0), dtype=np.int64)]
         for part, indexed in enumerate(self._parts):
-            which, indices = find_ids(indexed, ids)
+            which, indices = find_ids(indexed.ids, ids)
             for epoch in range(self._mixture.epochs_before(part, end) if len(which) else 0):
                 found.append(self._steps_of_epoch(part, epoch, which, indices, end))
         which, steps = np.concatenate(found, axis=1)
@@ -230,33 +229,3 @@ class TrainingOrder:
             lengths[chosen] = part.lengths[indices, drops.astype(np.int64)]
             dropped[chosen] = drops
         return lengths, dropped
-
-
-def find_ids(part: IndexedPart, wanted: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
-    """Pairs (index in `wanted` [N, 32], index in the part) for every occurrence of a wanted id, as two arrays.
-
-    One pass over the ids of the part, of which a table of prefixes discards nearly all: scanning 100 million takes
-    about as long as writing a sorted copy of them would, and nothing has to be stored.
-    """
-    words = sample_words(wanted)
-    order = np.argsort(words, kind="stable")
-    words = words[order]
-    shift = np.uint64(64 - PREFIX_BITS)
-    is_wanted = np.zeros(1 << PREFIX_BITS, dtype=np.bool_)
-    is_wanted[words >> shift] = True
-    found = [np.zeros((2, 0), dtype=np.int64)]
-    for start in range(0, len(part), IDS_AT_ONCE):
-        ids = part.ids[start : start + IDS_AT_ONCE]
-        id_words = sample_words(ids)
-        near = np.flatnonzero(is_wanted[id_words >> shift])
-        first = np.searchsorted(words, id_words[near])
-        # More than one iteration only if ids share their first 64 bits.
-        while (more := np.flatnonzero(words.take(first, mode="clip") == id_words[near])).size:
-            more = more[first[more] < len(words)]
-            near, first = near[more], first[more]
-            which = order[first]
-            is_same = (ids[near] == wanted[which]).all(axis=1)
-            found.append(np.stack([which[is_same], near[is_same] + start]))
-            first = first + 1
-    which, indices = np.concatenate(found, axis=1)
-    return which, indices

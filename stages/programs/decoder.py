@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from data_pipelines.tokens.token_shards import TokenShard
-from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, sample_names
+from data_pipelines.training_data.image_batches import ImageBatch, sample_names
+from data_pipelines.training_data.image_index import ImageSelection
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
@@ -21,12 +22,13 @@ from models.dualvitok.weights import load_codebooks
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.programs.image_data import indexed_batches
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
-TASKS = ("generation", "editing")  # whose images have codes
+IMAGES = ImageSelection(split="train", tasks=("generation", "editing"), tokenized=True)  # those that have codes
 MAX_OPEN_SHARDS = 64
 
 
@@ -51,14 +53,13 @@ class TokenizedImages:
         config = task.config
         self._sources = pair_tokens("train_decoder", task.datasets, task.tokens)
         self._shard = lru_cache(maxsize=MAX_OPEN_SHARDS)(TokenShard)
-        self.batches = ImageBatches(
+        self.batches = indexed_batches(
             task.datasets,
-            split="train",
-            tasks=TASKS,
+            task.index,
+            IMAGES,
             batch=config.batch,
             seed=config.loop.seed,
             scale=config.model.enlarge,
-            usable=self._tokenized,
             parts=task.parts,
         )
 
@@ -71,11 +72,6 @@ class TokenizedImages:
             semantic_BYX=torch.stack([torch.from_numpy(semantic).long() for semantic, _ in found]),
             pixel_BYX=torch.stack([torch.from_numpy(pixel).long() for _, pixel in found]),
         )
-
-    def _tokenized(self, dataset: int, shard: str) -> set[str]:
-        """Ids of the samples of a shard whose first image has codes; images that failed to be tokenized have none."""
-        keys = self._shard(self._sources[dataset].token_shard(shard)).row_keys()
-        return {sample_id for sample_id, slot in keys if slot == 0}
 
 
 class DecoderProgram:

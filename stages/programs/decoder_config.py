@@ -31,5 +31,6 @@ class DecoderTask:
     tokens: tuple[Path, ...]  # one for each dataset, or one for all
     tokenizer: Path
     start: Path | None  # folder of the decoder to continue from
+    index: Path  # folder of the index of the datasets' images, which is made before the workers start
     parts: int = 1  # into which each micro-batch is split
     execution: RecomputingExecution = NO_RECOMPUTING

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import PrecheckError
 
 if TYPE_CHECKING:
-    from data_pipelines.training_data.index import SourceFolders
+    from data_pipelines.training_data.sources import SourceFolders
 
 
 def check_pairs(kind: str, inputs: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def pair_tokens(kind: str, datasets: Sequence[Path], tokens: Sequence[Path]) -> 
     Raises: PrecheckError if their numbers do not match, or two datasets with a shard of the same name share tokens.
     """
     from data_pipelines.datasets.reader import CuratedDataset
-    from data_pipelines.training_data.index import SourceFolders
+    from data_pipelines.training_data.sources import SourceFolders
 
     check_pairs(kind, {"datasets": datasets, "tokens": tokens})
     folders = tokens if len(tokens) == len(datasets) else list(tokens) * len(datasets)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from data_pipelines.training_data.image_batches import ImageBatches, sample_names
+from data_pipelines.training_data.image_index import ImageSelection
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
@@ -14,10 +15,12 @@ from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
+from stages.programs.image_data import indexed_batches
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoints.reader import has_weights, load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
+IMAGES = ImageSelection(split="train", tasks=None)
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 
 
@@ -80,10 +83,10 @@ def _pass_output(mean: torch.Tensor, terms: dict[str, torch.Tensor], batch: int)
 
 def tokenizer_batches(task: TokenizerTask) -> ImageBatches:
     """The training images in micro-batches, in training order."""
-    return ImageBatches(
+    return indexed_batches(
         task.datasets,
-        split="train",
-        tasks=None,
+        task.index,
+        IMAGES,
         batch=task.config.batch,
         seed=task.config.loop.seed,
         parts=task.parts,

@@ -38,5 +38,6 @@ class TokenizerTask:
     datasets: tuple[Path, ...]
     vision: Path | None  # folder of the pre-trained tower
     start: Path | None  # folder of the tokenizer to continue from
+    index: Path  # folder of the index of the datasets' images, which is made before the workers start
     parts: int = 1  # into which each micro-batch is split
     execution: RecomputingExecution = NO_RECOMPUTING

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from data_pipelines.training_data.image_batches import ImageBatches, description, sample_names
+from data_pipelines.training_data.image_index import ImageSelection
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
+from stages.programs.image_data import indexed_batches
 from stages.programs.vision_config import TrainVisionConfig, VisionTask
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
@@ -32,16 +34,23 @@ class ContrastivePass(nn.Module):
         return PassOutput(loss_sum=outputs.loss * batch, metrics=metrics)
 
 
-def vision_batches(config: TrainVisionConfig, datasets: tuple[Path, ...]) -> ImageBatches:
+def image_selection(config: TrainVisionConfig) -> ImageSelection:
+    return ImageSelection(split="train", tasks=config.tasks)
+
+
+def vision_batches(task: VisionTask) -> ImageBatches:
     """The training images in micro-batches, in training order."""
-    return ImageBatches(datasets, split="train", tasks=config.tasks, batch=config.batch, seed=config.loop.seed)
+    config = task.config
+    return indexed_batches(
+        task.datasets, task.index, image_selection(config), batch=config.batch, seed=config.loop.seed
+    )
 
 
 class VisionProgram:
     def __init__(self, task: VisionTask, device: torch.device) -> None:
         config = task.config
         self._config, self._device = config, device
-        self._batches = vision_batches(config, task.datasets)
+        self._batches = vision_batches(task)
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         self.passes = (Pass(name="contrast", module=ContrastivePass(model), groups=groups),)

@@ -38,3 +38,4 @@ class TrainVisionConfig:
 class VisionTask:
     config: TrainVisionConfig
     datasets: tuple[Path, ...]
+    index: Path  # folder of the index of their images, which is made before the workers start

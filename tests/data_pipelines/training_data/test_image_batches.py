@@ -1,16 +1,19 @@
 """Micro-batches of images: every image once per epoch, one size per micro-batch, the same for the same number."""
 
+import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.datasets.reader import DatasetError
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.datasets.samples import Sample, SampleError, Turn
 from data_pipelines.training_data.image_batches import ImageBatches, description
+from data_pipelines.training_data.image_index import ImageSelection, merge_images, shard_images
 from tests.data_pipelines.conftest import MadeDataset, MakeDataset, Wanted
 
 BATCH = 3
@@ -21,9 +24,19 @@ def made(make_dataset: MakeDataset) -> MadeDataset:
     return make_dataset(40, per_shard=25)
 
 
-def batches(*folders: Path, seed: int = 1, **options: object) -> ImageBatches:
-    settings: dict[str, object] = {"split": "train", "tasks": None, "batch": BATCH, "seed": seed} | options
-    return ImageBatches(folders, **settings)  # type: ignore[arg-type]  # by name
+def batches(
+    *folders: Path,
+    split: str = "train",
+    tasks: tuple[str, ...] | None = None,
+    usable: set[str] | None = None,
+    **options: Any,
+) -> ImageBatches:
+    selection = ImageSelection(split=split, tasks=tasks)
+    datasets = [CuratedDataset(folder) for folder in folders]
+    rows = [shard_images(dataset, shard, selection, usable) for dataset in datasets for shard in dataset.shards]
+    with tempfile.TemporaryDirectory() as out:
+        index = merge_images(Path(out), datasets, selection, rows)  # its files stay mapped
+    return ImageBatches(datasets, index, **{"batch": BATCH, "seed": 1} | options)
 
 
 def shown_images(image_batches: ImageBatches, epoch: int) -> list[str]:
@@ -116,9 +129,7 @@ def test_when_an_image_was_shown_is_computed_as_replayed(
     """Over several epochs, with samples that may not be shown, by micro-batches that are built whole or in parts."""
     usable = set(made.ids) if every == 1 else set(made.ids[::every]) | set(made.ids[1::every])
     parts = 2 if batch % 2 == 0 else 1
-    image_batches = batches(
-        made.dataset, batch=batch, seed=seed, tasks=tasks, parts=parts, usable=lambda _dataset, _shard: usable
-    )
+    image_batches = batches(made.dataset, batch=batch, seed=seed, tasks=tasks, parts=parts, usable=usable)
     replayed: dict[str, set[int]] = {}
     for number in range(before * parts):
         for sample in image_batches.micro_batch(number).samples:
@@ -160,7 +171,7 @@ def test_a_task_and_a_split_select_the_images(make_dataset: MakeDataset) -> None
 
 def test_samples_that_may_not_be_shown_are_left_out(made: MadeDataset) -> None:
     without = next(sample_id for sample_id, wanted in zip(made.ids, made.samples, strict=True) if wanted.anchors)
-    image_batches = batches(made.dataset, usable=lambda _dataset, _shard: set(made.ids) - {without})
+    image_batches = batches(made.dataset, usable=set(made.ids) - {without})
     assert image_batches.num_images == batches(made.dataset).num_images - 1
     micro_batches = [image_batches.micro_batch(number) for number in range(image_batches.micro_batches_per_epoch)]
     assert without not in {sample.sample_id for micro_batch in micro_batches for sample in micro_batch.samples}
@@ -198,6 +209,20 @@ def test_a_damaged_image_names_its_sample(make_dataset: MakeDataset) -> None:
     data[start : start + 40] = bytes(40)
     tar.write_bytes(data)
     with pytest.raises(SampleError, match=rf"sample {made.ids[0]}: cannot be decoded"):
+        image_batches.micro_batch(0)
+
+
+def test_a_dataset_that_changed_under_its_index_is_named(make_dataset: MakeDataset) -> None:
+    asked = [
+        Wanted(task="understanding", turns=("<image>\nWhat?", "it"), anchors=((64, 64),), image=number)
+        for number in (1, 2)
+    ]
+    before, after = make_dataset(asked[:1], name="before"), make_dataset(asked[1:], name="after")
+    image_batches = batches(before.dataset, batch=1)
+    (before.dataset / "shards" / "before-00000.tar").write_bytes(
+        (after.dataset / "shards" / "after-00000.tar").read_bytes()
+    )
+    with pytest.raises(SampleError, match=r"shard before-00000 .*the dataset has changed, make the index again"):
         image_batches.micro_batch(0)
 
 

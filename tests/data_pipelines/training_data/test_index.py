@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError
-from data_pipelines.training_data.config import LoaderConfig, LoadingGuards, MixturePart
-from data_pipelines.training_data.index import (
-    LoadingError,
-    Rendering,
-    SourceFolders,
-    build_training_index,
-    index_settings,
-)
+from data_pipelines.training_data.config import LoaderConfig, LoadingError, LoadingGuards, MixturePart
+from data_pipelines.training_data.index import Rendering, build_training_index, index_settings
 from data_pipelines.training_data.order import TrainingOrder
+from data_pipelines.training_data.sources import SourceFolders
 from tests.data_pipelines.training_data.loader_configs import TASKS, TWO_PARTS, config_of
 from tests.orchestrator.grown_config import grown
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.tokens.conversations import render
-from data_pipelines.training_data.config import LoaderConfig
-from data_pipelines.training_data.index import LoadingError, Rendering, SourceFolders, build_training_index
+from data_pipelines.training_data.config import LoaderConfig, LoadingError
+from data_pipelines.training_data.index import Rendering, build_training_index
 from data_pipelines.training_data.loader import ByteCache, TrainingData
 from data_pipelines.training_data.order import LoaderPosition
 from data_pipelines.training_data.packing import PackedRow
+from data_pipelines.training_data.sources import SourceFolders
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE
 from tests.data_pipelines.training_data.loader_configs import ROW_TOKENS, TWO_PARTS, config_of, configs
 

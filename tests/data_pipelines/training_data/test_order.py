@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.training_data.config import LoaderConfig
-from data_pipelines.training_data.index import IndexedPart, LoadingError
+from data_pipelines.training_data.config import LoaderConfig, LoadingError
+from data_pipelines.training_data.ids import find_ids
 from data_pipelines.training_data.loader import TrainingData
-from data_pipelines.training_data.order import LoaderPosition, find_ids
+from data_pipelines.training_data.order import LoaderPosition
 from tests.data_pipelines.training_data.loader_configs import TWO_PARTS, config_of, configs
 
 
@@ -61,12 +61,7 @@ def test_ids_that_share_their_first_half_and_ids_wanted_twice_are_found() -> Non
     ids = np.zeros((6, 32), dtype=np.uint8)
     ids[:, 31] = [3, 1, 4, 1, 5, 9]
     ids[5, 0] = 7
-    none = np.zeros(0, dtype=np.int64)
-    part = IndexedPart(
-        shard_names=(), digest="", ids=ids, shards=none.astype(np.int32), offsets=none, spans=none, token_rows=none,
-        flags=np.zeros(6, dtype=np.uint8), lengths=np.ones((6, 2), dtype=np.int32),
-    )  # fmt: skip
-    which, indices = find_ids(part, ids[[4, 1, 4, 5, 0]])
+    which, indices = find_ids(ids, ids[[4, 1, 4, 5, 0]])
     assert sorted(zip(which.tolist(), indices.tolist(), strict=True)) == [
         (0, 4),
         (1, 1),
@@ -76,7 +71,7 @@ def test_ids_that_share_their_first_half_and_ids_wanted_twice_are_found() -> Non
         (4, 0),
     ]
     absent = np.full((1, 32), 255, dtype=np.uint8)
-    assert [len(found) for found in find_ids(part, absent)] == [0, 0]
+    assert [len(found) for found in find_ids(ids, absent)] == [0, 0]
 
 
 def test_conditions_dropped_do_not_depend_on_the_order(open_data: Callable[..., TrainingData]) -> None:

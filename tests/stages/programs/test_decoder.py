@@ -8,8 +8,9 @@ import torch
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard
 from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
-from stages.programs.decoder import DecoderProgram
+from stages.programs.decoder import IMAGES, DecoderProgram
 from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.programs.image_data import make_index
 from stages.training.config import LoopConfig
 from tests.data_pipelines.conftest import Wanted, write_dataset, write_tokens
 from tests.data_pipelines.tiny_run import DECODER, TOKENIZER
@@ -36,8 +37,14 @@ def decoder_task(tmp_path: Path, tokenizer: Path, without: int) -> tuple[Decoder
     config = TrainDecoderConfig(
         model=DECODER, batch=2, learning_rate=1e-3, loop=LoopConfig(steps=2, micro_batches_per_step=1, seed=1)
     )
+    make_index(tmp_path / "index", [folder], IMAGES, [tmp_path / "tokens"])
     task = DecoderTask(
-        config=config, datasets=(folder,), tokens=(tmp_path / "tokens",), tokenizer=tokenizer, start=None
+        config=config,
+        datasets=(folder,),
+        tokens=(tmp_path / "tokens",),
+        tokenizer=tokenizer,
+        start=None,
+        index=tmp_path / "index",
     )
     return task, ids
 

@@ -9,7 +9,8 @@ import torch
 from models.dualvitok.config import DiscriminatorConfig, LossConfig
 from orchestrator.errors import PrecheckError
 from orchestrator.stage import Location
-from stages.programs.tokenizer import TokenizerProgram, build_tokenizer, check_config
+from stages.programs.image_data import make_index
+from stages.programs.tokenizer import IMAGES, TokenizerProgram, build_tokenizer, check_config
 from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
 from stages.training.config import LoopConfig
 from tests.data_pipelines.conftest import Wanted, write_dataset
@@ -30,7 +31,9 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def task(tmp_path: Path) -> TokenizerTask:
     write_dataset(tmp_path / "dataset", SAMPLES)
-    return TokenizerTask(config=CONFIG, datasets=(tmp_path / "dataset",), vision=None, start=None)
+    index = tmp_path / "index"
+    make_index(index, [tmp_path / "dataset"], IMAGES)
+    return TokenizerTask(config=CONFIG, datasets=(tmp_path / "dataset",), vision=None, start=None, index=index)
 
 
 def test_the_discriminator_pass_begins_with_its_start_step(task: TokenizerTask) -> None:
