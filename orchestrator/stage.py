@@ -38,6 +38,7 @@ class Slot:
     kind: str  # artifact kind that fits, e.g. "dataset@1"
     many: bool = False
     required: bool = True
+    decides: bool = True  # False: an index or another form of other inputs, which changes no result; never identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +313,18 @@ class Plugin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preparation(Generic[C]):
+    """A stage that a recipe need not name: it fills a slot that decides nothing, before devices are asked for.
+
+    It is added for each stage that asks for GPUs and leaves the slot empty; a stage on CPUs does the same work itself.
+    """
+
+    kind: "StageKind[Any]"
+    config: Callable[[C], Any]  # of the stage that it prepares -> its own
+    inputs: tuple[str, ...]  # slots that it reads too, as far as the kind has them
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageKind(Generic[C]):
     """What a stage does. Raise `version` by hand when the same config must give another output."""
 
@@ -322,6 +335,7 @@ class StageKind(Generic[C]):
     output: str  # artifact kind, e.g. "dataset@1"
     execution: type[Execution] = Execution  # frozen, keyword-only dataclass; every field has a default
     inputs: Mapping[str, Slot] = field(default_factory=dict)
+    preparations: Mapping[str, Preparation[C]] = field(default_factory=dict)  # by slot, one that does not decide
     sources: Callable[[C], Mapping[str, Path]] | None = (
         None  # files that it reads from outside the store, by stable name
     )

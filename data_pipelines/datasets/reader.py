@@ -24,7 +24,7 @@ from models.errors import DataError
 DATASET_FORMAT = 1
 HEADER_BYTES = 512  # of a tar member
 JSON_READ_BYTES = 4096  # usually enough for the JSON member with its header
-COLUMNS = ["sample_id", "verdict", "split", "task", "offset", "span_bytes"]
+COLUMNS = ["sample_id", "verdict", "split", "task", "images", "offset", "span_bytes"]
 
 
 def is_table(path: str) -> bool:
@@ -44,6 +44,7 @@ class ShardRows:
     tasks: list[str]
     offsets: npt.NDArray[np.int64]  # bytes from the start of the tar
     spans: npt.NDArray[np.int64]  # bytes of all members of the sample, headers included
+    first_images: list[str]  # SHA-256 of each sample's first image; "": it has none
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -117,6 +118,7 @@ class CuratedDataset:
                 tasks=table["task"].to_pylist(),
                 offsets=table["offset"].cast(pa.int64()).to_numpy(),
                 spans=table["span_bytes"].cast(pa.int64()).to_numpy(),
+                first_images=[images[0] if images else "" for images in table["images"].to_pylist()],
             )
         except (OSError, ValueError, TypeError, pa.ArrowException) as error:
             raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error

@@ -27,7 +27,7 @@ class ColumnWriter:
         if len(counts) != 1:
             raise ValueError(f"columns of {sorted(counts)} rows; expected as many rows in each")
         for name, (dtype, _) in self._columns.items():
-            self._files[name].write(np.ascontiguousarray(values[name], dtype=dtype).data.cast("B"))
+            self._files[name].write(np.ascontiguousarray(values[name], dtype=dtype).tobytes())
         self.num_rows += counts.pop()
 
     def close(self) -> None:

@@ -46,6 +46,7 @@ class LoaderConfig:
     condition_dropout: float = 0.1  # share of generation and editing samples whose condition is dropped
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
+    held_out_share: float = 0.0  # of the samples, never trained on, to judge the model by: those of some images
     fit_understanding_to_anchor: bool = False  # crop those that match an anchor too, so that batches share sizes
     RENAMED_KEYS: ClassVar[Mapping[str, str]] = {
         "too_long": "execution.too_long",
@@ -66,6 +67,8 @@ class LoaderConfig:
             raise ValueError(f"rows_per_step: {self.rows_per_step}, expected at least 1, or samples_per_step")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout: {self.condition_dropout}, expected a share from 0 to 1")
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share: {self.held_out_share}, expected a share from 0 to below 1")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"min_pixels, max_pixels: {self.min_pixels}, {self.max_pixels}; expected 0 < min <= max")
 

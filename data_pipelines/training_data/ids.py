@@ -1,11 +1,11 @@
-"""Arrays of ids [N, 32], the bytes of SHA-256 digests: which are wanted ones, and which are the first of their kind."""
+"""Arrays of ids [N, 32], the bytes of SHA-256 digests: wanted ones, the first of each kind, and those held out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.training_data.permutation import Integers, sample_words
+from data_pipelines.training_data.permutation import Integers, is_chosen, sample_words
 
 IDS_AT_ONCE = 1 << 17  # ids compared at once: as many as fit into CPU caches
 PREFIX_BITS = 26  # of an id; of 100 million ids, 1.5% pass a table of 1 million wanted prefixes (64 MB)
@@ -63,3 +63,25 @@ def _is_equal(ids: npt.NDArray[np.uint8], order: Integers, at: Integers) -> npt.
 def _chunks(values: Integers) -> Iterator[Integers]:
     for start in range(0, len(values), IDS_AT_ONCE):
         yield values[start : start + IDS_AT_ONCE]
+
+
+def is_held_out(ids: npt.NDArray[np.uint8], images: Sequence[str], share: float) -> npt.NDArray[np.bool_]:
+    """For each sample, by its id [N, 32] and the SHA-256 of its first image ("": none), whether it is held out.
+
+    Depends on the image (of a text, on the sample) and the share only, so that no image is on both sides, in no part
+    and no stage; a larger share holds out those of a smaller one too.
+    """
+    groups = ids.copy()
+    with_image = [number for number, image in enumerate(images) if image]
+    groups[with_image] = ids_of([images[number] for number in with_image])
+    return images_held_out(groups, share)
+
+
+def images_held_out(images: npt.NDArray[np.uint8], share: float) -> npt.NDArray[np.bool_]:
+    """For each image [N, 32] whether what begins with it is held out."""
+    return is_chosen(sample_words(images), share=share, seed=0, epochs=0, purpose="held out")
+
+
+def ids_of(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Digests given as hexadecimal text, as bytes [N, 32]."""
+    return np.frombuffer(bytes.fromhex("".join(texts)), dtype=np.uint8).reshape(-1, 32)

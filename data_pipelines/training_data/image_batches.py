@@ -14,7 +14,7 @@ import numpy.typing as npt
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, open_upright
-from data_pipelines.training_data.ids import find_ids
+from data_pipelines.training_data.ids import find_ids, ids_of
 from data_pipelines.training_data.image_index import ImageGroup, ImageIndex
 from data_pipelines.training_data.loader import ByteCache
 from data_pipelines.training_data.permutation import Integers, Permutation, epoch_permutation, is_chosen, sample_words
@@ -120,7 +120,7 @@ class ImageBatches:
 
         The images are distinct.
         """
-        wanted = np.frombuffer(bytes.fromhex("".join(images)), dtype=np.uint8).reshape(-1, 32)
+        wanted = ids_of(images)
         found = [np.zeros((2, 0), dtype=np.int64)]
         first_slot = 0
         for group, count in zip(self._index.groups, self._counts, strict=True):

@@ -6,7 +6,7 @@ the datasets; of equal ones the first stays.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from data_pipelines.tokens.token_shards import TokenShard
 from data_pipelines.training_data.columns import open_columns, writing_columns
 from data_pipelines.training_data.config import LoadingError
-from data_pipelines.training_data.ids import first_of_equal
+from data_pipelines.training_data.ids import first_of_equal, ids_of, images_held_out
 from data_pipelines.training_data.sources import SourceFolders
 from models.dualvitok.geometry import Size
 
@@ -39,6 +39,7 @@ _STORED = np.dtype([*((name, ROW[name]) for name in ROW.names or ()), ("shard", 
 CHUNK = 1 << 18  # rows
 
 Rows = npt.NDArray[Any]  # of dtype ROW
+Usable = Callable[[], Collection[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class ImageSelection:
     split: str
     tasks: tuple[str, ...] | None  # of their samples; None: all
     tokenized: bool = False  # only images with codes
+    held_out_share: float = 0.0  # of the images, which are not trained on
 
     def __str__(self) -> str:
         return f"split {self.split!r}" + (f", tasks {', '.join(sorted(self.tasks))}" if self.tasks else "")
@@ -74,12 +76,11 @@ class ImageIndex:
     digest: str  # of the images in the order of the datasets
 
 
-def shard_images(
-    dataset: CuratedDataset, shard: str, selection: ImageSelection, usable: Collection[str] | None = None
-) -> Rows:
+def shard_images(dataset: CuratedDataset, shard: str, selection: ImageSelection, usable: Usable | None = None) -> Rows:
     """The first images of the selected kept samples of a shard, in order, each with its anchor.
 
-    `usable`: ids of the samples that may be shown; None: all. Raises: DatasetError if the ledger cannot be read.
+    `usable` gives the ids of the samples that may be shown, and is asked for a shard with any; None: all of them.
+    Raises: DatasetError if the ledger cannot be read.
     """
     path = dataset.folder / "ledger" / f"{shard}.parquet"
     try:
@@ -87,20 +88,21 @@ def shard_images(
         chosen = pc.and_(pc.equal(table["verdict"], "keep"), pc.equal(table["split"], selection.split))
         if selection.tasks is not None:
             chosen = pc.and_(chosen, pc.is_in(table["task"], pa.array(sorted(selection.tasks), pa.string())))
-        if usable is not None:
-            chosen = pc.and_(chosen, pc.is_in(table["sample_id"], pa.array(sorted(usable), pa.string())))
         chosen = pc.and_(chosen, pc.greater(pc.list_value_length(table["images"]), 0))
         chosen = pc.and_(chosen, pc.greater(table["anchor_h"], 0))
-        table = table.filter(chosen).combine_chunks()
+        table = table.filter(chosen)
+        if usable is not None and len(table):
+            table = table.filter(pc.is_in(table["sample_id"], pa.array(sorted(usable()), pa.string())))
+        table = table.combine_chunks()
         rows = np.zeros(len(table), dtype=ROW)
         images = pc.list_element(table["images"], 0).to_pylist()
-        rows["image"] = np.frombuffer(bytes.fromhex("".join(images)), dtype=np.uint8).reshape(-1, 32)
+        rows["image"] = ids_of(images)
         for name, column in (("offset", "offset"), ("span", "span_bytes")):
             rows[name] = table[column].to_numpy()
         rows["anchor"] = np.stack([table["anchor_h"].to_numpy(), table["anchor_w"].to_numpy()], axis=1)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
-    return rows
+    return rows[~images_held_out(rows["image"], selection.held_out_share)] if selection.held_out_share else rows
 
 
 def make_image_index(out: Path, sources: Sequence[SourceFolders], selection: ImageSelection) -> ImageIndex:
@@ -114,14 +116,13 @@ def make_image_index(out: Path, sources: Sequence[SourceFolders], selection: Ima
     return merge_images(out, datasets, selection, rows)
 
 
-def usable_ids(source: SourceFolders, shard: str, selection: ImageSelection) -> set[str] | None:
-    """Ids of the samples of a shard whose first image may be shown; None: all.
+def usable_ids(source: SourceFolders, shard: str, selection: ImageSelection) -> Usable | None:
+    """With `selection.tokenized` the samples whose first image has codes: one that failed to be tokenized has none."""
 
-    With `selection.tokenized` those with codes; images that failed to be tokenized have none.
-    """
-    if not selection.tokenized:
-        return None
-    return {sample_id for sample_id, slot in TokenShard(source.token_shard(shard)).row_keys() if slot == 0}
+    def tokenized() -> set[str]:
+        return {sample_id for sample_id, slot in TokenShard(source.token_shard(shard)).row_keys() if slot == 0}
+
+    return tokenized if selection.tokenized else None
 
 
 def merge_images(

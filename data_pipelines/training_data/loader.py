@@ -1,5 +1,6 @@
 """The loader: training data as a function step -> packed rows, independent of workers, process and time."""
 
+import itertools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -8,15 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from data_pipelines.datasets.reader import CuratedDataset, StoredSample
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.tokens.conversations import Codes, render, target_slots
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
 from data_pipelines.training_data.config import LoaderConfig
+from data_pipelines.training_data.held_out import held_out_samples
 from data_pipelines.training_data.index import NO_CODES, IndexedPart, Rendering, open_training_index
 from data_pipelines.training_data.order import ScheduledSample, TrainingOrder
-from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row
+from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row, row_starts
 from data_pipelines.training_data.sources import SourceFolders
 
 SAMPLE_CACHE_BYTES = 256 * 2**20  # keeps the samples of small datasets between epochs
@@ -34,7 +38,7 @@ class TrainingData:
         opened = open_training_index(index, config, rendering)
         self.order = TrainingOrder(opened, config)
         self.dropped = opened.dropped  # reason -> samples that are never trained
-        self._config, self._rendering = config, rendering
+        self._config, self._rendering, self._index = config, rendering, opened
         codes = CodesReader(opened.tokenizer)
         self._parts = [
             _PartReader(indexed, sources[part.dataset], rendering, codes)
@@ -56,6 +60,24 @@ class TrainingData:
     def stored(self, row: int) -> list[StoredSample]:
         """The samples of a row as they are stored, in their order."""
         return [self._parts[scheduled.part].stored(scheduled)[1] for scheduled in self.order.samples_of(row)]
+
+    def held_out_rows(self, num_samples: int) -> list[PackedRow]:
+        """Rows of the first held-out samples, the same for each call; fewer samples if there are not as many.
+
+        Raises: as `row`.
+        """
+        samples = [self._sample(scheduled) for scheduled in held_out_samples(self._index, num_samples)]
+        lengths = np.array([len(sample.ids) for sample in samples], dtype=np.int64)
+        bounds = [0, *row_starts(lengths, self._config.row_tokens), len(samples)]
+        return [
+            build_row(
+                samples[start:stop],
+                row_tokens=self._config.row_tokens,
+                pad_id=self._rendering.tokenizer.end_of_text_id,
+            )
+            for start, stop in itertools.pairwise(bounds)
+            if stop > start
+        ]
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[PackedRow]:
         """The rows of a step: all of them, or those of one of several workers."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from data_pipelines.training_data.best_fit import WindowPlan
 from data_pipelines.training_data.config import LoaderConfig, LoadingError
 from data_pipelines.training_data.ids import find_ids
-from data_pipelines.training_data.index import DROPPABLE, TrainingIndex
+from data_pipelines.training_data.index import DROPPABLE, HELD_OUT, TrainingIndex
 from data_pipelines.training_data.mixture import Mixture, SampleLocations, Source
 from data_pipelines.training_data.packing import PackPlan, RowPlan, RowStart
 from data_pipelines.training_data.permutation import Integers, is_chosen, sample_words
@@ -227,5 +227,7 @@ class TrainingOrder:
                     purpose="condition dropout",
                 )
             lengths[chosen] = part.lengths[indices, drops.astype(np.int64)]
+            if config.held_out_share:
+                lengths[chosen[part.flags[indices] & HELD_OUT > 0]] = 0
             dropped[chosen] = drops
         return lengths, dropped

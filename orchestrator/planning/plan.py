@@ -29,7 +29,7 @@ from orchestrator.planning.reasons import (
     own_changes,
     sequence_changes,
 )
-from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, TaintIndex, identify
+from orchestrator.planning.stage_identity import IdentifiedStage, PlanView, TaintIndex, deciding_inputs, identify
 from orchestrator.stage import Recipe, StageSpec
 
 Action = typing.Literal["run", "reuse", "skip"]
@@ -233,7 +233,8 @@ def _stages_to_redo(stages: Mapping[str, IdentifiedStage], options: PlanOptions,
         roots &= set(options.only)
     reached = set(roots)
     for name, stage in stages.items():
-        if reached.intersection(upstream_ids(stage.spec)) and (not options.only or name in options.only):
+        decisive = {upstream for ids in deciding_inputs(stage.spec).values() for upstream in ids}
+        if reached & decisive and (not options.only or name in options.only):
             reached.add(name)
     return {name for name in reached if stages[name].manifest is not None} | (roots & set(options.force))
 
@@ -278,7 +279,7 @@ def _reasons(
         return [*changed_code]
     reasons: list[Reason] = [Forced()] if stage.spec.id in options.force else []
     if stage.manifest is not None:
-        rerun = [name for name in upstream_ids(stage.spec) if name in run]
+        rerun = [name for ids in deciding_inputs(stage.spec).values() for name in ids if name in run]
         reasons += changed_code if options.code == "rerun" else []
         return reasons + ([UpstreamReruns(stages=tuple(dict.fromkeys(rerun)))] if rerun else [])
     before = view.previous(recipe, stage.spec.id, stage.spec.kind.name)
@@ -307,8 +308,9 @@ def _input_changes(
     old_inputs = before.get("inputs")
     old_inputs = old_inputs if isinstance(old_inputs, dict) else {}
     rerun: list[str] = []
-    for slot in [*stage.spec.inputs, *(slot for slot in old_inputs if slot not in stage.spec.inputs)]:
-        names = stage.spec.inputs.get(slot, ())
+    inputs = deciding_inputs(stage.spec)
+    for slot in [*inputs, *(slot for slot in old_inputs if slot not in inputs)]:
+        names = inputs.get(slot, ())
         fingerprints = old_inputs.get(slot)
         old = [Fingerprint(str(item)) for item in fingerprints] if isinstance(fingerprints, list) else []
         new = [stages[name].fingerprint for name in names]

@@ -44,6 +44,11 @@ class IdentifiedStage:
     changed_files: tuple[str, ...] = field(default=())  # source files that changed since `manifest` was made
 
 
+def deciding_inputs(spec: StageSpec) -> dict[str, tuple[str, ...]]:
+    """The inputs of a stage that can change its result, by slot."""
+    return {slot: names for slot, names in spec.inputs.items() if spec.kind.inputs[slot].decides}
+
+
 def stage_payload(
     spec: StageSpec,
     inputs: Mapping[str, Sequence[Fingerprint]],
@@ -97,13 +102,14 @@ def identify(
     again = set(force)
     taint_index = TaintIndex(view.takedowns, find=view.find, forbid_tainted_models=forbid_tainted_models)
     for spec in specs:
-        if any(name in again for names in spec.inputs.values() for name in names):
+        decisive = deciding_inputs(spec)
+        if any(name in again for names in decisive.values() for name in names):
             again.add(spec.id)
         now = view.code(spec.kind)
         lineage = lineages[spec.id] = _Lineage()
         sources = view.sources(spec)
         for count in range(len(view.takedowns) + 1):
-            inputs = {slot: [lineages[name].after(count) for name in names] for slot, names in spec.inputs.items()}
+            inputs = {slot: [lineages[name].after(count) for name in names] for slot, names in decisive.items()}
             payload = _after_takedowns(spec, inputs, sources, view.takedowns[:count], taint_index)
             lineage.add(payload)
             is_last = count == len(view.takedowns)

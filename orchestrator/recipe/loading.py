@@ -12,6 +12,7 @@ from orchestrator.documents.suggestions import expectation
 from orchestrator.documents.typed_json import Problem, ValuePath, decode, found_text, path_text
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.overrides import apply_overrides
+from orchestrator.recipe.preparations import with_preparations
 from orchestrator.recipe.yaml_subset import Document, parse_yaml, read_text
 from orchestrator.stage import Gate, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 
@@ -62,7 +63,8 @@ def _to_recipe(document: Document, kinds: Kinds, overrides: Sequence[str], *, fi
     ordered = _upstream_first(decoding)
     if decoding.problems:
         raise RecipeError(_message(file, decoding.problems, document.lines, origins))
-    return Recipe(name=name, stages=tuple(decoding.specs[stage_id] for stage_id in ordered), file=file)
+    stages = with_preparations([decoding.specs[stage_id] for stage_id in ordered])
+    return Recipe(name=name, stages=tuple(stages), file=file)
 
 
 def _decode_top(data: JSON, decoding: _Decoding) -> str:

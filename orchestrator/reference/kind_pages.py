@@ -143,7 +143,7 @@ def _comment_text(key: ConfigKey) -> str:
 def _slot_row(name: str, slot: Slot, kinds: Kinds) -> tuple[str, str]:
     makers = sorted(kind.name for kind in kinds.values() if kind.output == slot.kind)
     count = "one or more" if slot.many else "one"
-    optional = "" if slot.required else ", optional"
+    optional = ("" if slot.required else ", optional") + ("" if slot.decides else ", cannot change the result")
     return name, f"{slot.kind}, {count}{optional}" + (f"; made by {', '.join(makers)}" if makers else "")
 
 

@@ -16,7 +16,8 @@ from data_pipelines.datasets.samples import sample_name
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
-from data_pipelines.training_data.index import Rendering, build_training_index
+from data_pipelines.training_data.index import Rendering
+from data_pipelines.training_data.index_build import build_training_index
 from data_pipelines.training_data.loader import TrainingData
 from data_pipelines.training_data.order import TrainingOrder
 from data_pipelines.training_data.packing import PackedRow

@@ -66,7 +66,7 @@ def make_index(folder: Path, size: int) -> TrainingIndex:
         flags=np.full(size, DROPPABLE, dtype=np.uint8),
         lengths=mapped(folder / "lengths", "<i4", (size, 2)),
     )
-    return TrainingIndex(parts=(part,), tokenizer=None, dropped={}, digest="0" * 64)
+    return TrainingIndex(parts=(part,), tokenizer=None, dropped={}, held_out=0, digest="0" * 64)
 
 
 def bench_order(size: int, num_asked: int, dropout: float, share: float) -> None:

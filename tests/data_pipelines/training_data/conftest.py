@@ -9,7 +9,8 @@ import pytest
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.tokens.text_tokenizer import ChatTokenizer, train_text_tokenizer
 from data_pipelines.training_data.config import LoaderConfig, LoadingGuards
-from data_pipelines.training_data.index import Rendering, build_training_index
+from data_pipelines.training_data.index import Rendering
+from data_pipelines.training_data.index_build import build_training_index
 from data_pipelines.training_data.loader import TrainingData
 from data_pipelines.training_data.sources import SourceFolders
 from models.mllm.vocabulary import VisionVocabulary

@@ -33,7 +33,11 @@ def batches(
 ) -> ImageBatches:
     selection = ImageSelection(split=split, tasks=tasks)
     datasets = [CuratedDataset(folder) for folder in folders]
-    rows = [shard_images(dataset, shard, selection, usable) for dataset in datasets for shard in dataset.shards]
+    rows = [
+        shard_images(dataset, shard, selection, usable and (lambda: usable))
+        for dataset in datasets
+        for shard in dataset.shards
+    ]
     with tempfile.TemporaryDirectory() as out:
         index = merge_images(Path(out), datasets, selection, rows)  # its files stay mapped
     return ImageBatches(datasets, index, **{"batch": BATCH, "seed": 1} | options)

@@ -11,7 +11,8 @@ import pytest
 
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError
 from data_pipelines.training_data.config import LoaderConfig, LoadingError, LoadingGuards, MixturePart
-from data_pipelines.training_data.index import Rendering, build_training_index, index_settings
+from data_pipelines.training_data.index import Rendering, index_settings
+from data_pipelines.training_data.index_build import build_training_index
 from data_pipelines.training_data.order import TrainingOrder
 from data_pipelines.training_data.sources import SourceFolders
 from tests.data_pipelines.training_data.loader_configs import TASKS, TWO_PARTS, config_of

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.tokens.conversations import render
 from data_pipelines.training_data.config import LoaderConfig, LoadingError
-from data_pipelines.training_data.index import Rendering, build_training_index
+from data_pipelines.training_data.index import Rendering
+from data_pipelines.training_data.index_build import build_training_index
 from data_pipelines.training_data.loader import ByteCache, TrainingData
 from data_pipelines.training_data.order import LoaderPosition
 from data_pipelines.training_data.packing import PackedRow
