@@ -321,7 +321,8 @@ class Preparation(Generic[C]):
 
     kind: "StageKind[Any]"
     config: Callable[[C], Any]  # of the stage that it prepares -> its own
-    inputs: tuple[str, ...]  # slots that it reads too, as far as the kind has them
+    inputs: tuple[str, ...]  # slots that it reads too, as far as they are filled
+    execution: Callable[[Any], Execution] | None = None  # settings from those of the stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from stages.evaluate import EVALUATE
 from stages.export import EXPORT
 from stages.extend_vocabulary import EXTEND_VOCABULARY
 from stages.generate_shapes import GENERATE_SHAPES
+from stages.index_images import INDEX_IMAGES
+from stages.index_samples import INDEX_SAMPLES
 from stages.ingest import INGEST
 from stages.score_images import SCORE_IMAGES
 from stages.score_tokenizer import SCORE_TOKENIZER
@@ -34,6 +36,8 @@ STAGE_KINDS: Mapping[str, StageKind[Any]] = {
         INGEST,
         SCORE_IMAGES,
         CURATE,
+        INDEX_IMAGES,
+        INDEX_SAMPLES,
         TRAIN_VISION,
         TRAIN_TOKENIZER,
         SCORE_TOKENIZER,

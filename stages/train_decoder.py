@@ -6,8 +6,10 @@ from typing import Any
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
-from orchestrator.stage import Slot, StageContext, StageKind
-from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from orchestrator.stage import Preparation, Slot, StageContext, StageKind
+from stages.index_images import INDEX_IMAGES, INDEX_SLOT
+from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
+from stages.programs.index_use import check_index_config
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
@@ -20,26 +22,27 @@ def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
     from stages.programs.decoder import check_config
 
     check_config(config, inputs)
+    check_index_config("train_decoder", inputs, DECODER_IMAGES)
 
 
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.decoder import IMAGES, DecoderProgram, export_decoder
-    from stages.programs.image_data import make_index
+    from stages.programs.decoder import DecoderProgram, export_decoder
+    from stages.programs.image_data import images_index
     from stages.training.driver import train
 
     start = context.inputs("start")
     loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
+    datasets, tokens = (tuple(artifact.path for artifact in context.inputs(slot)) for slot in ("datasets", "tokens"))
     task = DecoderTask(
         config=replace(config, loop=loop),
-        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
-        tokens=tuple(artifact.path for artifact in context.inputs("tokens")),
+        datasets=datasets,
+        tokens=tokens,
         tokenizer=context.input("tokenizer").path,
         start=start[0].path if start else None,
-        index=context.scratch / "index",
+        index=images_index(context, DECODER_IMAGES, datasets, tokens),
         parts=parts,
         execution=context.execution(RecomputingExecution),
     )
-    make_index(task.index, task.datasets, IMAGES, task.tokens)
     result = train(DecoderProgram, task, loop, context)
     export_decoder(task, result.checkpoint.path, context.output)
     return result.metrics
@@ -58,7 +61,7 @@ def amount(config: TrainDecoderConfig) -> str:
 
 def exposures(training: Training[TrainDecoderConfig], samples: Samples) -> Exposures:
     from data_pipelines.training_data.image_batches import ImageBatches
-    from stages.programs.decoder import IMAGES, TokenizedImages
+    from stages.programs.decoder import TokenizedImages
     from stages.programs.image_data import make_index
     from stages.training.exposures import image_exposures
 
@@ -70,7 +73,7 @@ def exposures(training: Training[TrainDecoderConfig], samples: Samples) -> Expos
             tokens=tokens,
             tokenizer=training.inputs("tokenizer")[0],
             start=None,
-            index=training.index(lambda folder: make_index(folder, datasets, IMAGES, tokens)),
+            index=training.index(lambda folder: make_index(folder, datasets, DECODER_IMAGES, tokens)),
         )
         return TokenizedImages(task).batches
 
@@ -94,6 +97,10 @@ TRAIN_DECODER = StageKind(
         "tokens": Slot(kind="tokens@1", many=True),
         "tokenizer": Slot(kind="tokenizer@1"),
         "start": Slot(kind="decoder@1", required=False),
+        "index": INDEX_SLOT,
+    },
+    preparations={
+        "index": Preparation(kind=INDEX_IMAGES, config=lambda _config: DECODER_IMAGES, inputs=("datasets", "tokens"))
     },
     output="decoder@1",
     learned=Learned(exposures=exposures),

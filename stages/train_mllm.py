@@ -7,10 +7,17 @@ from typing import Any
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import Preparation, Slot, StageContext, StageKind
+from stages.index_samples import INDEX_SAMPLES, INDEX_SLOT
+from stages.programs.index_config import IndexSamplesExecution, samples_index_config
+from stages.programs.index_use import INDEX, check_index_config, given_index
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+
+
+def index_execution(execution: MllmExecution) -> IndexSamplesExecution:
+    return IndexSamplesExecution(max_dropped_share=execution.max_dropped_share, too_long=execution.too_long)
 
 
 def needs(config: TrainMllmConfig) -> Mapping[str, str]:
@@ -21,12 +28,14 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
     from stages.programs.mllm import check_config
 
     check_config(config, inputs)
+    check_index_config("train_mllm", inputs, samples_index_config(config.data))
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.mllm import MllmProgram, build_index, data_facts, export_mllm, training_order
+    from stages.programs.mllm import MllmProgram, build_index, data_facts, export_mllm, training_order, use_index
     from stages.training.driver import train
 
+    index = given_index(context, ("datasets", "tokens", "tokenizer", "vocabulary"))
     start, execution = context.inputs("start"), context.execution(MllmExecution)
     task = MllmTask(
         config=config,
@@ -35,11 +44,11 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         tokenizer=context.input("tokenizer").path,
         vocabulary=context.input("vocabulary").path,
         start=start[0].path if start else None,
-        index=context.scratch / "index",
+        index=index or context.scratch / INDEX,
         guards=execution,
         execution=execution,
     )
-    dropped = build_index(task)
+    dropped = build_index(task) if index is None else use_index(task)
     facts = data_facts(order := training_order(task), config)
     rows = order.rows_per_step // config.loop.micro_batches_per_step
     loop, _ = split_micro_batches(config.loop, rows, context.memory_halvings)
@@ -58,6 +67,7 @@ METRICS = {
         },
     ),
     "dropped/<reason>": "samples that are not trained on, by reason",
+    "held_out": "samples that are never trained on, by data.held_out_share",
     "epochs/<part>": "how often the samples of a part of the mixture are seen in all steps",
     "rows_per_step": "packed rows of one optimizer step",
     "used_token_share": "share of the rows' tokens that is no padding",
@@ -122,6 +132,15 @@ TRAIN_MLLM = StageKind(
         "tokenizer": Slot(kind="tokenizer@1"),
         "vocabulary": Slot(kind="vocabulary@1"),
         "start": Slot(kind="mllm@1", required=False),
+        "index": INDEX_SLOT,
+    },
+    preparations={
+        "index": Preparation(
+            kind=INDEX_SAMPLES,
+            config=lambda config: samples_index_config(config.data),
+            inputs=("datasets", "tokens", "tokenizer", "vocabulary"),
+            execution=index_execution,
+        )
     },
     output="mllm@1",
     learned=Learned(exposures=exposures),

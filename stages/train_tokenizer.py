@@ -7,8 +7,10 @@ from typing import Any
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
-from orchestrator.stage import Location, Slot, StageContext, StageKind
-from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
+from orchestrator.stage import Location, Preparation, Slot, StageContext, StageKind
+from stages.index_images import INDEX_IMAGES, INDEX_SLOT
+from stages.programs.index_use import check_index_config
+from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
@@ -24,27 +26,28 @@ def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
     from stages.programs.tokenizer import check_config
 
     check_config(config)
+    check_index_config("train_tokenizer", inputs, TOKENIZER_IMAGES)
 
 
 def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.image_data import make_index
-    from stages.programs.tokenizer import IMAGES, TokenizerProgram, export_tokenizer
+    from stages.programs.image_data import images_index
+    from stages.programs.tokenizer import TokenizerProgram, export_tokenizer
     from stages.training.driver import train
 
     vision = context.inputs("vision")
     published = Path(config.vision_weights) if config.vision_id else None
     start = context.inputs("start")
     loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
+    datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
     task = TokenizerTask(
         config=replace(config, loop=loop),
-        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
+        datasets=datasets,
         vision=vision[0].path if vision else published,
         start=start[0].path if start else None,
-        index=context.scratch / "index",
+        index=images_index(context, TOKENIZER_IMAGES, datasets),
         parts=parts,
         execution=context.execution(RecomputingExecution),
     )
-    make_index(task.index, task.datasets, IMAGES)
     result = train(TokenizerProgram, task, loop, context)
     export_tokenizer(task, result.checkpoint.path, context.output)
     return result.metrics
@@ -83,12 +86,12 @@ def amount(config: TrainTokenizerConfig) -> str:
 def exposures(training: Training[TrainTokenizerConfig], samples: Samples) -> Exposures:
     from data_pipelines.training_data.image_batches import ImageBatches
     from stages.programs.image_data import make_index
-    from stages.programs.tokenizer import IMAGES, tokenizer_batches
+    from stages.programs.tokenizer import tokenizer_batches
     from stages.training.exposures import image_exposures
 
     def batches() -> ImageBatches:
         datasets = training.inputs("datasets")
-        index = training.index(lambda folder: make_index(folder, datasets, IMAGES))
+        index = training.index(lambda folder: make_index(folder, datasets, TOKENIZER_IMAGES))
         task = TokenizerTask(config=training.config, datasets=datasets, vision=None, start=None, index=index)
         return tokenizer_batches(task)
 
@@ -111,6 +114,10 @@ TRAIN_TOKENIZER = StageKind(
         "datasets": Slot(kind="dataset@1", many=True),
         "vision": Slot(kind="vision@1", required=False),
         "start": Slot(kind="tokenizer@1", required=False),
+        "index": INDEX_SLOT,
+    },
+    preparations={
+        "index": Preparation(kind=INDEX_IMAGES, config=lambda _config: TOKENIZER_IMAGES, inputs=("datasets",))
     },
     output="tokenizer@1",
     learned=Learned(exposures=exposures),

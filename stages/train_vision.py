@@ -1,12 +1,14 @@
 """Pre-trains a small semantic encoder on images and their texts, for use where no published encoder is available."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
-from orchestrator.stage import Slot, StageContext, StageKind
-from stages.programs.vision_config import TrainVisionConfig, VisionTask
+from orchestrator.stage import Preparation, Slot, StageContext, StageKind
+from stages.index_images import INDEX_IMAGES, INDEX_SLOT
+from stages.programs.index_use import check_index_config
+from stages.programs.vision_config import TrainVisionConfig, VisionTask, vision_images
 from stages.training.config import TrainingExecution
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
 
@@ -14,17 +16,18 @@ if TYPE_CHECKING:
     from data_pipelines.training_data.image_batches import ImageBatches
 
 
+def precheck(config: TrainVisionConfig, inputs: Mapping[str, Any]) -> None:
+    check_index_config("train_vision", inputs, vision_images(config))
+
+
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.image_data import make_index
-    from stages.programs.vision import VisionProgram, export_tower, image_selection
+    from stages.programs.image_data import images_index
+    from stages.programs.vision import VisionProgram, export_tower
     from stages.training.driver import train
 
-    task = VisionTask(
-        config=config,
-        datasets=tuple(artifact.path for artifact in context.inputs("datasets")),
-        index=context.scratch / "index",
-    )
-    make_index(task.index, task.datasets, image_selection(config))
+    datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
+    index = images_index(context, vision_images(config), datasets)
+    task = VisionTask(config=config, datasets=datasets, index=index)
     result = train(VisionProgram, task, config.loop, context)
     export_tower(config.model, result.checkpoint.path, context.output)
     return result.metrics
@@ -52,14 +55,14 @@ def amount(config: TrainVisionConfig) -> str:
 
 def exposures(training: Training[TrainVisionConfig], samples: Samples) -> Exposures:
     from stages.programs.image_data import make_index
-    from stages.programs.vision import image_selection, vision_batches
+    from stages.programs.vision import vision_batches
     from stages.training.exposures import image_exposures
 
     config = training.config
 
     def batches() -> "ImageBatches":
         datasets = training.inputs("datasets")
-        index = training.index(lambda folder: make_index(folder, datasets, image_selection(config)))
+        index = training.index(lambda folder: make_index(folder, datasets, vision_images(config)))
         return vision_batches(VisionTask(config=config, datasets=datasets, index=index))
 
     return image_exposures(training, config.loop, samples, batches)
@@ -77,7 +80,9 @@ TRAIN_VISION = StageKind(
     config=TrainVisionConfig,
     execution=TrainingExecution,
     run=run,
-    inputs={"datasets": Slot(kind="dataset@1", many=True)},
+    inputs={"datasets": Slot(kind="dataset@1", many=True), "index": INDEX_SLOT},
+    preparations={"index": Preparation(kind=INDEX_IMAGES, config=vision_images, inputs=("datasets",))},
+    precheck=precheck,
     output="vision@1",
     metrics=METRICS,
     headline=headline,

@@ -105,6 +105,27 @@ def shard_images(dataset: CuratedDataset, shard: str, selection: ImageSelection,
     return rows[~images_held_out(rows["image"], selection.held_out_share)] if selection.held_out_share else rows
 
 
+def rows_to_table(rows: Rows) -> Any:
+    """The rows of a shard as a table, to be stored; in one that names images, a takedown finds them."""
+    columns = {
+        "sha256": pa.array([image.tobytes().hex() for image in rows["image"]], pa.string()),
+        "offset": pa.array(rows["offset"]),
+        "span": pa.array(rows["span"]),
+        "anchor_h": pa.array(rows["anchor"][:, 0]),
+        "anchor_w": pa.array(rows["anchor"][:, 1]),
+    }
+    return pa.table(columns)
+
+
+def table_to_rows(table: Any) -> Rows:
+    """The inverse of `rows_to_table`."""
+    rows = np.zeros(len(table), dtype=ROW)
+    rows["image"] = ids_of(table["sha256"].to_pylist())
+    rows["offset"], rows["span"] = table["offset"].to_numpy(), table["span"].to_numpy()
+    rows["anchor"] = np.stack([table["anchor_h"].to_numpy(), table["anchor_w"].to_numpy()], axis=1)
+    return rows
+
+
 def make_image_index(out: Path, sources: Sequence[SourceFolders], selection: ImageSelection) -> ImageIndex:
     """Make the index in this process; see `merge_images`."""
     datasets = [CuratedDataset(source.dataset) for source in sources]

@@ -49,5 +49,5 @@ def _preparation(stage: StageSpec, slot: str, preparation: "Preparation[object]"
         inputs={name: stage.inputs[name] for name in preparation.inputs if name in stage.inputs},
         resources=Resources(workers=workers),
         retry=RetryPolicy(),
-        execution=kind.execution(),
+        execution=preparation.execution(stage.execution) if preparation.execution else kind.execution(),
     )

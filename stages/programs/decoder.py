@@ -11,7 +11,6 @@ from torch import nn
 
 from data_pipelines.tokens.token_shards import TokenShard
 from data_pipelines.training_data.image_batches import ImageBatch, sample_names
-from data_pipelines.training_data.image_index import ImageSelection
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
@@ -21,14 +20,13 @@ from models.dualvitok.model import Codebooks, Codes
 from models.dualvitok.weights import load_codebooks
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
-from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
 from stages.programs.image_data import indexed_batches
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
-IMAGES = ImageSelection(split="train", tasks=("generation", "editing"), tokenized=True)  # those that have codes
 MAX_OPEN_SHARDS = 64
 
 
@@ -56,7 +54,7 @@ class TokenizedImages:
         self.batches = indexed_batches(
             task.datasets,
             task.index,
-            IMAGES,
+            DECODER_IMAGES,
             batch=config.batch,
             seed=config.loop.seed,
             scale=config.model.enlarge,

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from models.diffusion.config import DecoderConfig
 from orchestrator.stage import Location
+from stages.programs.index_config import IndexImagesConfig
 from stages.training.config import NO_RECOMPUTING, LoopConfig, RecomputingExecution
+
+DECODER_IMAGES = IndexImagesConfig(tasks=("generation", "editing"), tokenized=True)  # that it is trained on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from data_pipelines.datasets.reader import CuratedDataset, original_files
 from data_pipelines.datasets.samples import sample_name
-from data_pipelines.images.model_input import InputSizes
 from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
 from data_pipelines.training_data.index import Rendering
-from data_pipelines.training_data.index_build import build_training_index
 from data_pipelines.training_data.loader import TrainingData
 from data_pipelines.training_data.order import TrainingOrder
 from data_pipelines.training_data.packing import PackedRow
@@ -37,6 +35,7 @@ from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.programs.mllm_cost import mllm_facts
+from stages.programs.sample_data import SampleData, index_metrics, make_index, open_index, rendering_of
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
@@ -149,9 +148,13 @@ def part_names(config: TrainMllmConfig) -> tuple[str, ...]:
 
 
 def build_index(task: MllmTask) -> dict[str, float]:
-    """Build the index of the training data, once for all workers. Returns `dropped/<reason>`: unused samples."""
-    index = build_training_index(_sources(task), task.config.data, _rendering(task), task.index, task.guards)
-    return {f"dropped/{reason}": float(count) for reason, count in index.dropped.items()}
+    """Make the index of the training data, once for all workers. Returns its metrics."""
+    return index_metrics(make_index(_data(task), task.index, task.guards))
+
+
+def use_index(task: MllmTask) -> dict[str, float]:
+    """Check the index that was made before. Returns its metrics. Raises: LoadingError: see `open_index`."""
+    return index_metrics(open_index(_data(task), task.index, task.guards))
 
 
 def data_facts(order: TrainingOrder, config: TrainMllmConfig) -> dict[str, float]:
@@ -286,12 +289,8 @@ def _sources(task: MllmTask) -> list[SourceFolders]:
 
 
 def _rendering(task: MllmTask) -> Rendering:
-    vocabulary = load_vocabulary(task.vocabulary)
-    data = task.config.data
-    sizes = InputSizes(
-        pixel_factor=tokenizer_weights.load_config(task.tokenizer).pixel.factor,
-        min_pixels=data.min_pixels,
-        max_pixels=data.max_pixels,
-        fit_understanding_to_anchor=data.fit_understanding_to_anchor,
-    )
-    return Rendering(tokenizer=vocabulary.text, vocabulary=vocabulary.vision, sizes=sizes)
+    return rendering_of(task.config.data, vocabulary=task.vocabulary, tokenizer=task.tokenizer)
+
+
+def _data(task: MllmTask) -> SampleData:
+    return SampleData(sources=_sources(task), config=task.config.data, rendering=_rendering(task))

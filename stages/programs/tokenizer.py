@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from data_pipelines.training_data.image_batches import ImageBatches, sample_names
-from data_pipelines.training_data.image_index import ImageSelection
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
@@ -16,11 +15,10 @@ from models.dualvitok.perceptual import Lpips, load_lpips
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.programs.image_data import indexed_batches
-from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
+from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoints.reader import has_weights, load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
-IMAGES = ImageSelection(split="train", tasks=None)
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 
 
@@ -86,7 +84,7 @@ def tokenizer_batches(task: TokenizerTask) -> ImageBatches:
     return indexed_batches(
         task.datasets,
         task.index,
-        IMAGES,
+        TOKENIZER_IMAGES,
         batch=task.config.batch,
         seed=task.config.loop.seed,
         parts=task.parts,

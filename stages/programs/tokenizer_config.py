@@ -5,7 +5,10 @@ from pathlib import Path
 
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
 from orchestrator.stage import Location
+from stages.programs.index_config import IndexImagesConfig
 from stages.training.config import NO_RECOMPUTING, LoopConfig, RecomputingExecution
+
+TOKENIZER_IMAGES = IndexImagesConfig()  # that it is trained on: all
 
 
 @dataclass(frozen=True, kw_only=True)

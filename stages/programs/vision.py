@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 from data_pipelines.training_data.image_batches import ImageBatches, description, sample_names
-from data_pipelines.training_data.image_index import ImageSelection
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
 from stages.programs.image_data import indexed_batches
-from stages.programs.vision_config import TrainVisionConfig, VisionTask
+from stages.programs.vision_config import VisionTask, vision_images
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
@@ -34,16 +33,11 @@ class ContrastivePass(nn.Module):
         return PassOutput(loss_sum=outputs.loss * batch, metrics=metrics)
 
 
-def image_selection(config: TrainVisionConfig) -> ImageSelection:
-    return ImageSelection(split="train", tasks=config.tasks)
-
-
 def vision_batches(task: VisionTask) -> ImageBatches:
     """The training images in micro-batches, in training order."""
     config = task.config
-    return indexed_batches(
-        task.datasets, task.index, image_selection(config), batch=config.batch, seed=config.loop.seed
-    )
+    images = vision_images(config)
+    return indexed_batches(task.datasets, task.index, images, batch=config.batch, seed=config.loop.seed)
 
 
 class VisionProgram:

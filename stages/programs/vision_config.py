@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.dualvitok.config import ImageTextConfig, VisionConfig
+from stages.programs.index_config import IndexImagesConfig
 from stages.training.config import LoopConfig
 
 NUM_BYTE_IDS = 257  # text ids are UTF-8 bytes plus one; 0 is padding
@@ -32,6 +33,11 @@ class TrainVisionConfig:
             text_depth=self.text_depth,
             embedding_width=self.embedding_width,
         )
+
+
+def vision_images(config: TrainVisionConfig) -> IndexImagesConfig:
+    """The images that the tower is trained on."""
+    return IndexImagesConfig(tasks=config.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import StoredArtifact
 from orchestrator.artifacts.shard_records import StoredShard
-from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown
+from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown, payload_inputs
 from orchestrator.errors import CorruptArtifactError, OrchestratorError
 from orchestrator.history.run_status import list_runs
 from orchestrator.planning.plan import Plan, make_plan
@@ -250,7 +250,7 @@ def _affected_artifacts(
 
 def _is_orphan(artifact: StoredArtifact, facts: Declared, stored: Mapping[str, StoredArtifact]) -> bool:
     """Whether this is a model whose inputs are gone, so that what it was trained on can no longer be computed."""
-    return facts.is_learned and not stored.keys() >= set(_inputs(artifact))
+    return facts.is_learned and not stored.keys() >= set(payload_inputs(artifact.manifest.payload))
 
 
 def _upstream_first(stored: Mapping[str, StoredArtifact]) -> list[str]:

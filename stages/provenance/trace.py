@@ -107,11 +107,26 @@ class RunArtifacts:
         return all(self._artifacts.find(source) is not None for source in sources)
 
     def _sources(self, stage: PlannedStage, slot: str) -> list[ArtifactKey]:
+        if not stage.spec.kind.inputs[slot].decides:
+            return []
         slots = stage.payload["inputs"]
         read = slots.get(slot, []) if isinstance(slots, dict) else []
         kinds = [self._plan.stage(name).spec.kind.name for name in stage.spec.inputs.get(slot, ())]
         fingerprints = [str(fingerprint) for fingerprint in read] if isinstance(read, list) else []
         return [ArtifactKey(kind, fingerprint) for kind, fingerprint in zip(kinds, fingerprints, strict=True)]
+
+    def prepared(self, stage: PlannedStage) -> Path | None:
+        """The artifact in a slot that decides nothing, if it exists and was made from what the stage read."""
+        read = stage.payload["inputs"]
+        for slot, names in stage.spec.inputs.items():
+            if stage.spec.kind.inputs[slot].decides or not isinstance(read, dict):
+                continue
+            key = self._plan.stage(names[0]).key
+            stored = self._artifacts.stored(key)
+            made_from = stored.manifest.inputs if stored is not None else {"": ("",)}
+            if all(list(found) == read.get(name) for name, found in made_from.items()):
+                return self._artifacts.open(key).path
+        return None
 
     def kept_checkpoints(self, stage: PlannedStage) -> list[int]:
         """The steps of the kept checkpoints of a training, oldest first."""
@@ -145,6 +160,8 @@ class _Training:
         return dict(checkpoint_files(self.store, self.stage.key, name))
 
     def index(self, make: Callable[[Path], object]) -> Path:
+        if (made := self.artifacts.prepared(self.stage)) is not None:
+            return made
         folder = self.indexes / INDEXES / self.stage.fingerprint
         if not folder.exists():
             fresh = folder.with_name(uuid.uuid4().hex)

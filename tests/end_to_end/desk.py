@@ -21,8 +21,11 @@ from stages import STAGE_KINDS
 ILLUME = Path(sys.executable).with_name("illume")
 TINY = Path(__file__).with_name("tiny.yaml")
 PLAIN = Path(__file__).with_name("plain_training_workers.yaml")  # Ray Train takes 15 s for each start of its workers
-# All kinds but those that read weights or data of others.
-KINDS = set(STAGE_KINDS) - {"adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark", "score_images"}
+# All kinds but those that read weights or data of others, and those that a recipe names for trainings on GPUs only.
+KINDS = set(STAGE_KINDS) - {
+    *("adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark", "score_images"),
+    *("index_images", "index_samples"),
+}
 LOOK_S = 0.005  # between two looks for the moment to kill
 PATIENCE_S = 500.0  # a loaded machine needs several times what a quiet one does
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from data_pipelines.curation.contamination import ContaminationVerdict
 from data_pipelines.curation.copies import CopyVerdict
 from data_pipelines.duplicates.near_hashes import SearchTask
+from data_pipelines.images.model_input import InputSizes
 from data_pipelines.shapes.world import WorldFile
+from data_pipelines.training_data.image_index import ImageSelection
+from data_pipelines.training_data.sample_rows import SampleSelection
+from models.mllm.vocabulary import VisionVocabulary
 from orchestrator.artifact import JSON
 from orchestrator.planning.defaults import forbidden_changes, recorded_defaults
 from stages import STAGE_KINDS
@@ -16,7 +20,12 @@ from stages import STAGE_KINDS
 TABLE = Path(__file__).with_name("recorded_defaults.json")
 COMMAND = "python -m tests.stages.record_defaults"
 # Classes of values that are part of identities of shards, but not of a config; each use of `semantic_json` in a stage.
-SHARD_VALUES = {"curate": (CopyVerdict, ContaminationVerdict, SearchTask), "generate_shapes": (WorldFile,)}
+SHARD_VALUES = {
+    "curate": (CopyVerdict, ContaminationVerdict, SearchTask),
+    "generate_shapes": (WorldFile,),
+    "index_images": (ImageSelection,),
+    "index_samples": (SampleSelection, VisionVocabulary, InputSizes),
+}
 
 
 def current() -> dict[str, JSON]:

@@ -8,8 +8,8 @@ import torch
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard
 from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
-from stages.programs.decoder import IMAGES, DecoderProgram
-from stages.programs.decoder_config import DecoderTask, TrainDecoderConfig
+from stages.programs.decoder import DecoderProgram
+from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
 from stages.programs.image_data import make_index
 from stages.training.config import LoopConfig
 from tests.data_pipelines.conftest import Wanted, write_dataset, write_tokens
@@ -37,7 +37,7 @@ def decoder_task(tmp_path: Path, tokenizer: Path, without: int) -> tuple[Decoder
     config = TrainDecoderConfig(
         model=DECODER, batch=2, learning_rate=1e-3, loop=LoopConfig(steps=2, micro_batches_per_step=1, seed=1)
     )
-    make_index(tmp_path / "index", [folder], IMAGES, [tmp_path / "tokens"])
+    make_index(tmp_path / "index", [folder], DECODER_IMAGES, [tmp_path / "tokens"])
     task = DecoderTask(
         config=config,
         datasets=(folder,),

@@ -10,8 +10,8 @@ from models.dualvitok.config import DiscriminatorConfig, LossConfig
 from orchestrator.errors import PrecheckError
 from orchestrator.stage import Location
 from stages.programs.image_data import make_index
-from stages.programs.tokenizer import IMAGES, TokenizerProgram, build_tokenizer, check_config
-from stages.programs.tokenizer_config import TokenizerTask, TrainTokenizerConfig
+from stages.programs.tokenizer import TokenizerProgram, build_tokenizer, check_config
+from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.config import LoopConfig
 from tests.data_pipelines.conftest import Wanted, write_dataset
 from tests.data_pipelines.tiny_run import TOKENIZER
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 def task(tmp_path: Path) -> TokenizerTask:
     write_dataset(tmp_path / "dataset", SAMPLES)
     index = tmp_path / "index"
-    make_index(index, [tmp_path / "dataset"], IMAGES)
+    make_index(index, [tmp_path / "dataset"], TOKENIZER_IMAGES)
     return TokenizerTask(config=CONFIG, datasets=(tmp_path / "dataset",), vision=None, start=None, index=index)
 
 

@@ -1,0 +1,61 @@
+"""What the stages that make an index of training data, and those that read one, have in common."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import PrecheckError
+from orchestrator.shards import ShardRecord
+from orchestrator.stage import StageContext
+
+INDEX = "index"  # slot of a training
+
+
+def digests_of(context: StageContext, slots: Sequence[str]) -> dict[Path, str]:
+    """SHA-256 of every file of the artifacts in some slots, by where it is."""
+    return {
+        artifact.path / entry.path: entry.sha256
+        for slot in slots
+        for artifact in context.inputs(slot)
+        for entry in artifact.manifest.files
+    }
+
+
+def refuse_quarantined(stage_id: str, records: Sequence[ShardRecord]) -> None:
+    """Raises: DataError if a shard could not be indexed: without it, the order would be that of another dataset."""
+    from models.errors import DataError
+
+    failed = [f"{entry.item}: {entry.reason}" for record in records for entry in record.outcome.quarantined]
+    if failed:
+        raise DataError(f"{stage_id}: {len(failed)} shards cannot be indexed, the first is {failed[0]}")
+
+
+def given_index(context: StageContext, slots: Sequence[str]) -> Path | None:
+    """The folder of the index in the slot `index`; None: the training makes it itself.
+
+    Raises: PrecheckError if it was made from other artifacts than the training reads in `slots`.
+    """
+    found = context.inputs(INDEX)
+    if not found:
+        return None
+    made_from = found[0].manifest.inputs
+    for slot in slots:
+        here = tuple(str(artifact.fingerprint) for artifact in context.inputs(slot))
+        if slot in made_from and tuple(map(str, made_from[slot])) != here:
+            raise PrecheckError(
+                f"{context.stage_id}: the index in the slot {INDEX!r} was made from other {slot} than this stage "
+                "reads; give both the same inputs, or leave the slot empty"
+            )
+    return found[0].path
+
+
+def check_index_config(kind: str, inputs: Mapping[str, Any], expected: object) -> None:
+    """Raises: PrecheckError if the stage in the slot `index` makes the index of other data than the training's."""
+    found = inputs.get(INDEX)
+    if found is not None and found != expected:
+        names = [name for name, value in vars(expected).items() if vars(found).get(name) != value]
+        raise PrecheckError(
+            f"{kind}: the stage in the slot {INDEX!r} has another {', '.join(names)} than this stage needs "
+            f"({', '.join(f'{name}: {vars(expected)[name]}' for name in names)}); make them equal, or leave the slot "
+            "empty"
+        )
