@@ -83,17 +83,7 @@ class ImageBatches:
 
         Raises: SampleError if an image that was curated can no longer be read.
         """
-        whole, part = divmod(number, self._parts)
-        epoch, position = divmod(whole, self.micro_batches_per_epoch)
-        slot = int(self._shuffled("micros", self.micro_batches_per_epoch, epoch, [position])[0])
-        number = 0
-        while slot >= self._counts[number]:
-            slot -= self._counts[number]
-            number += 1
-        group = self._index.groups[number]
-        size = self._batch // self._parts
-        positions = (slot * self._batch + part * size + np.arange(size)) % len(group)
-        chosen = self._shuffled(f"{group.anchor}", len(group), epoch, positions).tolist()
+        group, chosen, epoch = self._located(number)
         loaded = [self._image(group, at) for at in chosen]
         mirrored = self._mirrored([sample for _, sample in loaded], epoch)
         return ImageBatch(
@@ -104,6 +94,20 @@ class ImageBatches:
             shards=tuple(self._index.shards[group.shards[at]] for at in chosen),
             anchor=group.anchor,
         )
+
+    def _located(self, number: int) -> tuple[ImageGroup, list[int], int]:
+        """The group of a micro-batch, its images within the group, and its epoch."""
+        whole, part = divmod(number, self._parts)
+        epoch, position = divmod(whole, self.micro_batches_per_epoch)
+        slot = int(self._shuffled("micros", self.micro_batches_per_epoch, epoch, [position])[0])
+        number = 0
+        while slot >= self._counts[number]:
+            slot -= self._counts[number]
+            number += 1
+        group = self._index.groups[number]
+        size = self._batch // self._parts
+        positions = (slot * self._batch + part * size + np.arange(size)) % len(group)
+        return group, self._shuffled(f"{group.anchor}", len(group), epoch, positions).tolist(), epoch
 
     def micro_batches_with(self, images: Collection[str], *, before: int) -> dict[str, list[int]]:
         """By image (SHA-256), the numbers of the whole micro-batches below `before` that hold it, in order.

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,31 +73,47 @@ def merge_samples(
 
     Raises: LoadingError if a part is empty or too many samples are dropped; TokensError: several tokenizers made codes.
     """
-    out.mkdir(parents=True, exist_ok=True)
     tokenizer = require_one_tokenizer(_token_shards(sources, config))
-    parts: list[dict[str, Any]] = []
-    with (out / DROPPED_FILE).open("w", encoding="utf-8") as rejects:
-        merger = _Merger(config, rejects)
-        for number, (part, of_shards) in enumerate(zip(config.parts, tables, strict=True)):
-            shards = CuratedDataset(sources[part.dataset].dataset).shards
-            with writing_columns(out, f"part-{number}.", COLUMNS) as writer:
-                parts.append(merger.merge(number, shards, of_shards, writer))
-            if not writer.num_rows:
-                raise LoadingError(
-                    f"parts[{number}]: {sources[part.dataset].dataset} has no kept sample of split {part.split!r} with "
-                    f"tasks {', '.join(part.tasks)}; look at `illume audit`, or leave the part out"
-                )
-    check_dropped(merger.dropped, sum(part["num_samples"] for part in parts), guards, out)
+    shards = [CuratedDataset(sources[part.dataset].dataset).shards for part in config.parts]
+    columns = write_columns(out, config, shards, tables)
+    for number, part in enumerate(config.parts):
+        if not columns.parts[number]["num_samples"]:
+            raise LoadingError(
+                f"parts[{number}]: {sources[part.dataset].dataset} has no kept sample of split {part.split!r} with "
+                f"tasks {', '.join(part.tasks)}; look at `illume audit`, or leave the part out"
+            )
+    check_dropped(columns.dropped, sum(part["num_samples"] for part in columns.parts), guards, out)
     meta = {
         "format": INDEX_FORMAT,
         "settings": index_settings(config, rendering),
         "tokenizer": asdict(tokenizer) if tokenizer else None,
-        "dropped": dict(merger.dropped),
-        **({"held_out": merger.held_out} if config.held_out_share else {}),
-        "parts": parts,
+        "dropped": dict(columns.dropped),
+        **({"held_out": columns.held_out} if config.held_out_share else {}),
+        "parts": columns.parts,
     }
     (out / META_FILE).write_text(json.dumps(meta, indent=1), encoding="utf-8")
     return open_training_index(out, config, rendering)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenColumns:
+    parts: list[dict[str, Any]]  # the entry of each in the index
+    dropped: Counter[str]
+    held_out: int
+
+
+def write_columns(
+    out: Path, config: LoaderConfig, shards: Sequence[Sequence[str]], tables: Iterable[Iterable[Any]]
+) -> WrittenColumns:
+    """Write the columns of all parts. `shards`: for each part the names of those that `tables` are of."""
+    out.mkdir(parents=True, exist_ok=True)
+    parts: list[dict[str, Any]] = []
+    with (out / DROPPED_FILE).open("w", encoding="utf-8") as rejects:
+        merger = _Merger(config, rejects)
+        for number, (names, of_shards) in enumerate(zip(shards, tables, strict=True)):
+            with writing_columns(out, f"part-{number}.", COLUMNS) as writer:
+                parts.append(merger.merge(number, names, of_shards, writer))
+    return WrittenColumns(parts=parts, dropped=merger.dropped, held_out=merger.held_out)
 
 
 class _Merger:
