@@ -65,7 +65,7 @@ def timed(label: str) -> Iterator[None]:
 
 def config() -> LoaderConfig:
     parts = (MixturePart(tasks=("understanding",), weight=1.0), MixturePart(tasks=("generation",), weight=1.0))
-    return LoaderConfig(parts=parts, seed=1, row_tokens=ROW_TOKENS, rows_per_step=ROWS_PER_STEP, packing="best_fit")
+    return LoaderConfig(parts=parts, seed=1, row_tokens=ROW_TOKENS, rows_per_step=ROWS_PER_STEP)
 
 
 def shard_names(rows: int) -> tuple[str, ...]:
