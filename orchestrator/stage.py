@@ -38,6 +38,9 @@ class Slot:
     kind: str  # artifact kind that fits, e.g. "dataset@1"
     many: bool = False
     required: bool = True
+    # Of a remote store, the files that are fetched where they are read, when they are first read; None: none, all are
+    # fetched before `run` is called. Workers on other nodes see them through `StageContext.node_inputs`.
+    streamed: Callable[[str], bool] | None = None
     decides: bool = True  # False: an index or another form of other inputs, which changes no result; never identity
 
 
@@ -176,6 +179,27 @@ class OpenLog(Protocol):
         """Write the rest, as the process ends."""
 
 
+class InputFiles(Protocol):
+    """The files of an input that are fetched when they are first read. Can be pickled."""
+
+    @property
+    def place(self) -> Path:
+        """The path of the input's folder on every node; the files need not be there."""
+
+    def fetch(self, name: str) -> Path | None:
+        """The file on this node; None: the input has no such file."""
+
+
+class NodeInputs(Protocol):
+    """The inputs of a stage on the node of the caller. Can be pickled."""
+
+    @property
+    def streamed(self) -> Sequence[InputFiles]: ...
+
+    def open(self) -> None:
+        """Fetch what is not streamed, once a node. Raises: PrecheckError: this node does not see what it must read."""
+
+
 class StageContext(Protocol):
     """What a stage's `run` may use. Implemented by `AttemptContext` in `orchestrator/execution/`."""
 
@@ -229,6 +253,10 @@ class StageContext(Protocol):
 
     def inputs(self, slot: str) -> Sequence[Artifact]:
         """All artifacts in `slot`, in the recipe's order; empty for an absent optional slot."""
+
+    @property
+    def node_inputs(self) -> NodeInputs:
+        """For the workers that a stage starts by itself: `open` is called in each of their processes."""
 
     def record_provenance(self, facts: Mapping[str, JSON]) -> None:
         """Record how the result is made, e.g. on how many workers, in its manifest. Never identity."""

@@ -27,7 +27,7 @@ from orchestrator.logs.run_logs import RunLogs
 from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.shard_map.map_shards import shard_payload
 from orchestrator.shards import Shard, ShardInput, ShardRecord, ShardWorker
-from orchestrator.stage import C, Checkpoint, E, Execution, Resources, RetryPolicy, StageContext, StageKind
+from orchestrator.stage import C, Checkpoint, E, Execution, InputFiles, Resources, RetryPolicy, StageContext, StageKind
 from orchestrator.store.attempt_folder import files_below
 from orchestrator.store.store import open_store
 
@@ -51,6 +51,15 @@ class RecordingTracker:
 
     def log_event(self, kind: str, fields: Mapping[str, JSON]) -> None:
         self.events.append((kind, dict(fields)))
+
+
+@dataclass(frozen=True)
+class FolderInputs:
+    """`stage.NodeInputs` of folders on this machine: nothing is fetched."""
+
+    streamed: tuple[InputFiles, ...] = ()
+
+    def open(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +182,10 @@ class FolderContext:
                 f"{type(self.settings).__name__}, not {settings.__name__}; declare them in its StageKind"
             )
         return self.settings
+
+    @property
+    def node_inputs(self) -> "FolderInputs":
+        return FolderInputs()
 
     def record_provenance(self, facts: Mapping[str, JSON]) -> None:
         self.facts.update(facts)

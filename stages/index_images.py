@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.artifact import JSON
 from orchestrator.identity import semantic_json
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import NodeInputs, Slot, StageContext, StageKind
 from stages.programs.index_config import IndexImagesConfig
 from stages.programs.index_use import digests_of, refuse_quarantined
+from stages.training.node_data import DATASETS, OPTIONAL_TOKENS, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.training_data.image_index import ImageSelection
@@ -24,6 +25,7 @@ class IndexImagesWorker:
     """An item is a shard of a dataset."""
 
     selection: "ImageSelection"
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import pyarrow.parquet as pq
@@ -31,6 +33,8 @@ class IndexImagesWorker:
         from data_pipelines.datasets.reader import CuratedDataset
         from data_pipelines.training_data.image_index import rows_to_table, shard_images, usable_ids
         from data_pipelines.training_data.sources import SourceFolders
+
+        open_inputs(self.inputs)
 
         def run(shard: ShardInput) -> ShardOutcome:
             tokens = shard.work["tokens"]
@@ -51,11 +55,13 @@ def run(config: IndexImagesConfig, context: StageContext) -> Mapping[str, float]
     from data_pipelines.training_data.image_index import merge_images
     from stages.programs.image_data import image_sources, selection_of
 
+    node_inputs = context.node_inputs
+    open_inputs(node_inputs)
     datasets, tokens = ([artifact.path for artifact in context.inputs(slot)] for slot in ("datasets", "tokens"))
     selection = selection_of(config)
     sources = image_sources(datasets, tokens if config.tokenized else None)
     records = context.map_shards(
-        IndexImagesWorker(selection=selection),
+        IndexImagesWorker(selection=selection, inputs=node_inputs),
         _shards(sources, digests_of(context, ("datasets", "tokens"))),
         label="index",
         identity={"selection": semantic_json(selection)},
@@ -70,11 +76,12 @@ def run(config: IndexImagesConfig, context: StageContext) -> Mapping[str, float]
 
 def _shards(sources: "Sequence[SourceFolders]", digests: Mapping[Path, str]) -> list[Shard]:
     from data_pipelines.datasets.reader import CuratedDataset
+    from data_pipelines.training_data.sources import token_name
 
     found: list[Shard] = []
     for number, source in enumerate(sources):
         for shard in CuratedDataset(source.dataset).shards:
-            tokens = None if source.tokens is None else digests.get(source.token_shard(shard))
+            tokens = None if source.tokens is None else digests.get(source.tokens / token_name(shard))
             ledger = digests[source.dataset / "ledger" / f"{shard}.parquet"]
             work: dict[str, JSON] = {
                 "shard": shard,
@@ -109,8 +116,8 @@ INDEX_IMAGES = StageKind(
     config=IndexImagesConfig,
     run=run,
     inputs={
-        "datasets": Slot(kind="dataset@1", many=True),
-        "tokens": Slot(kind="tokens@1", many=True, required=False),
+        "datasets": DATASETS,
+        "tokens": OPTIONAL_TOKENS,
     },
     output="image_index@1",
     metrics=METRICS,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.artifact import JSON
 from orchestrator.identity import semantic_json
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import NodeInputs, Slot, StageContext, StageKind
 from stages.programs.index_config import IndexSamplesConfig, IndexSamplesExecution
 from stages.programs.index_use import digests_of, refuse_quarantined
+from stages.training.node_data import DATASETS, TOKENS, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.training_data.config import LoaderConfig
@@ -27,6 +28,7 @@ class IndexSamplesWorker:
     loader: "LoaderConfig"
     vocabulary: Path
     tokenizer: Path
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import pyarrow.parquet as pq
@@ -36,6 +38,7 @@ class IndexSamplesWorker:
         from data_pipelines.training_data.sources import SourceFolders
         from stages.programs.sample_data import rendering_of
 
+        open_inputs(self.inputs)
         rendering = rendering_of(self.loader, vocabulary=self.vocabulary, tokenizer=self.tokenizer)
 
         def run(shard: ShardInput) -> ShardOutcome:
@@ -53,6 +56,8 @@ def run(config: IndexSamplesConfig, context: StageContext) -> Mapping[str, float
     from stages.programs.sample_data import index_metrics, loader_config, rendering_of
     from stages.programs.token_pairing import pair_tokens
 
+    node_inputs = context.node_inputs
+    open_inputs(node_inputs)
     loader = loader_config(config)
     folders = {slot: context.input(slot).path for slot in ("vocabulary", "tokenizer")}
     datasets, tokens = ([artifact.path for artifact in context.inputs(slot)] for slot in ("datasets", "tokens"))
@@ -60,7 +65,7 @@ def run(config: IndexSamplesConfig, context: StageContext) -> Mapping[str, float
     rendering = rendering_of(loader, **folders)
     check_sources(sources, loader, rendering)
     records = context.map_shards(
-        IndexSamplesWorker(loader=loader, **folders),
+        IndexSamplesWorker(loader=loader, inputs=node_inputs, **folders),
         _shards(loader, sources, digests_of(context, ("datasets", "tokens"))),
         label="index",
         identity=_rendering_identity(rendering),
@@ -74,19 +79,19 @@ def run(config: IndexSamplesConfig, context: StageContext) -> Mapping[str, float
 
 def _shards(loader: "LoaderConfig", sources: "Sequence[SourceFolders]", digests: Mapping[Path, str]) -> list[Shard]:
     """A shard for each part and shard of its dataset. Their identities name no part, so that parts can share them."""
-    from data_pipelines.datasets.reader import CuratedDataset
+    from data_pipelines.datasets.reader import CuratedDataset, tar_name
     from data_pipelines.training_data.index_build import selection_of
+    from data_pipelines.training_data.sources import token_name
 
     found: list[Shard] = []
     for number, part in enumerate(loader.parts):
         source = sources[part.dataset]
         selection = semantic_json(selection_of(part, loader))
         for shard in CuratedDataset(source.dataset).shards:
-            files = (source.dataset / "ledger" / f"{shard}.parquet", source.dataset / "shards" / f"{shard}.tar")
-            tokens = digests.get(source.token_shard(shard)) if source.tokens is not None else None
+            tokens = digests.get(source.tokens / token_name(shard)) if source.tokens is not None else None
             identity: dict[str, JSON] = {
-                "ledger": digests[files[0]],
-                "tar": digests[files[1]],
+                "ledger": digests[source.dataset / "ledger" / f"{shard}.parquet"],
+                "tar": digests[source.dataset / tar_name(shard)],
                 "tokens": tokens,
                 "selection": selection,
             }
@@ -142,8 +147,8 @@ INDEX_SAMPLES = StageKind(
     execution=IndexSamplesExecution,
     run=run,
     inputs={
-        "datasets": Slot(kind="dataset@1", many=True),
-        "tokens": Slot(kind="tokens@1", many=True),
+        "datasets": DATASETS,
+        "tokens": TOKENS,
         "tokenizer": Slot(kind="tokenizer@1"),
         "vocabulary": Slot(kind="vocabulary@1"),
     },

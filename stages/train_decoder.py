@@ -12,6 +12,7 @@ from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDec
 from stages.programs.index_use import check_index_config
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.node_data import DATASETS, TOKENS, open_inputs
 
 
 def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
@@ -30,6 +31,7 @@ def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float
     from stages.programs.image_data import images_index
     from stages.training.driver import train
 
+    open_inputs(context.node_inputs)
     start = context.inputs("start")
     loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
     datasets, tokens = (tuple(artifact.path for artifact in context.inputs(slot)) for slot in ("datasets", "tokens"))
@@ -93,8 +95,8 @@ TRAIN_DECODER = StageKind(
     execution=RecomputingExecution,
     run=run,
     inputs={
-        "datasets": Slot(kind="dataset@1", many=True),
-        "tokens": Slot(kind="tokens@1", many=True),
+        "datasets": DATASETS,
+        "tokens": TOKENS,
         "tokenizer": Slot(kind="tokenizer@1"),
         "start": Slot(kind="decoder@1", required=False),
         "index": INDEX_SLOT,

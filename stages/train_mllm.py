@@ -14,6 +14,7 @@ from stages.programs.index_use import INDEX, check_index_config, given_index
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.node_data import DATASETS, TOKENS, open_inputs
 
 
 def index_execution(execution: MllmExecution) -> IndexSamplesExecution:
@@ -35,6 +36,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.mllm import MllmProgram, build_index, data_facts, export_mllm, training_order, use_index
     from stages.training.driver import train
 
+    open_inputs(context.node_inputs)
     index = given_index(context, ("datasets", "tokens", "tokenizer", "vocabulary"))
     start, execution = context.inputs("start"), context.execution(MllmExecution)
     task = MllmTask(
@@ -127,8 +129,8 @@ TRAIN_MLLM = StageKind(
     execution=MllmExecution,
     run=run,
     inputs={
-        "datasets": Slot(kind="dataset@1", many=True),
-        "tokens": Slot(kind="tokens@1", many=True),
+        "datasets": DATASETS,
+        "tokens": TOKENS,
         "tokenizer": Slot(kind="tokenizer@1"),
         "vocabulary": Slot(kind="vocabulary@1"),
         "start": Slot(kind="mllm@1", required=False),

@@ -13,6 +13,7 @@ from stages.programs.index_use import check_index_config
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.node_data import DATASETS, open_inputs
 
 
 def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
@@ -34,6 +35,7 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
     from stages.programs.tokenizer import TokenizerProgram, export_tokenizer
     from stages.training.driver import train
 
+    open_inputs(context.node_inputs)
     vision = context.inputs("vision")
     published = Path(config.vision_weights) if config.vision_id else None
     start = context.inputs("start")
@@ -111,7 +113,7 @@ TRAIN_TOKENIZER = StageKind(
     execution=RecomputingExecution,
     run=run,
     inputs={
-        "datasets": Slot(kind="dataset@1", many=True),
+        "datasets": DATASETS,
         "vision": Slot(kind="vision@1", required=False),
         "start": Slot(kind="tokenizer@1", required=False),
         "index": INDEX_SLOT,

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
-from orchestrator.stage import Preparation, Slot, StageContext, StageKind
+from orchestrator.stage import Preparation, StageContext, StageKind
 from stages.index_images import INDEX_IMAGES, INDEX_SLOT
 from stages.programs.index_use import check_index_config
 from stages.programs.vision_config import TrainVisionConfig, VisionTask, vision_images
 from stages.training.config import TrainingExecution
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.node_data import DATASETS, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.training_data.image_batches import ImageBatches
@@ -25,6 +26,7 @@ def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]
     from stages.programs.vision import VisionProgram, export_tower
     from stages.training.driver import train
 
+    open_inputs(context.node_inputs)
     datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
     index = images_index(context, vision_images(config), datasets)
     task = VisionTask(config=config, datasets=datasets, index=index)
@@ -80,7 +82,7 @@ TRAIN_VISION = StageKind(
     config=TrainVisionConfig,
     execution=TrainingExecution,
     run=run,
-    inputs={"datasets": Slot(kind="dataset@1", many=True), "index": INDEX_SLOT},
+    inputs={"datasets": DATASETS, "index": INDEX_SLOT},
     preparations={"index": Preparation(kind=INDEX_IMAGES, config=vision_images, inputs=("datasets",))},
     precheck=precheck,
     output="vision@1",

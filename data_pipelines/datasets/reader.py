@@ -6,6 +6,7 @@ A sample is a small tar of its own inside its shard: the JSON member, then its i
 import io
 import json
 import os
+import socket
 import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipelines.datasets.files import file_of
 from data_pipelines.datasets.samples import Sample, SampleError, parse_sample
 from models.dualvitok.geometry import Size
 from models.errors import DataError
@@ -30,6 +32,10 @@ COLUMNS = ["sample_id", "verdict", "split", "task", "images", "offset", "span_by
 def is_table(path: str) -> bool:
     """Whether a file of a dataset is a table or JSON; these answer questions about a dataset without its images."""
     return path.endswith((".parquet", ".json"))
+
+
+def tar_name(shard: str) -> str:
+    return f"shards/{shard}.tar"
 
 
 class DatasetError(DataError):
@@ -96,14 +102,17 @@ class CuratedDataset:
             raise DatasetError(f"{path}: not a dataset.json ({type(error).__name__}: {error}); curate again") from error
 
     def tar_path(self, shard: str) -> Path:
-        return self.folder / "shards" / f"{shard}.tar"
+        return file_of(self.folder, tar_name(shard))
+
+    def ledger_path(self, shard: str) -> Path:
+        return file_of(self.folder, f"ledger/{shard}.parquet")
 
     def rows(self, shard: str, *, split: str | None = None, tasks: Collection[str] | None = None) -> ShardRows:
         """The kept samples of a shard; `split` and `tasks` restrict them.
 
         Raises: DatasetError if the ledger is missing or damaged.
         """
-        path = self.folder / "ledger" / f"{shard}.parquet"
+        path = self.ledger_path(shard)
         try:
             table = pq.read_table(path, columns=COLUMNS, use_threads=False)
             chosen = pc.equal(table["verdict"], "keep")
@@ -151,7 +160,10 @@ class CuratedDataset:
             with path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), num_bytes, offset)
         except FileNotFoundError as error:
-            raise DatasetError(f"{path}: no such shard; the dataset is damaged, run `illume verify`") from error
+            raise DatasetError(
+                f"{path}: no such shard on node {socket.gethostname()}; the dataset is damaged, run `illume verify`, "
+                "or this node does not see it"
+            ) from error
         if len(data) != num_bytes:
             missing = num_bytes - len(data)
             raise SampleError(f"shard {shard} at byte {offset}: ends {missing} bytes early; the shard is damaged")

@@ -82,7 +82,7 @@ def shard_images(dataset: CuratedDataset, shard: str, selection: ImageSelection,
     `usable` gives the ids of the samples that may be shown, and is asked for a shard with any; None: all of them.
     Raises: DatasetError if the ledger cannot be read.
     """
-    path = dataset.folder / "ledger" / f"{shard}.parquet"
+    path = dataset.ledger_path(shard)
     try:
         table = pq.read_table(path, columns=LEDGER_COLUMNS, use_threads=False)
         chosen = pc.and_(pc.equal(table["verdict"], "keep"), pc.equal(table["split"], selection.split))

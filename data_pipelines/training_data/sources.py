@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.datasets.files import file_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFolders:
@@ -13,4 +15,8 @@ class SourceFolders:
 
     def token_shard(self, shard: str) -> Path:
         assert self.tokens is not None, "token shard of a dataset without tokens"
-        return self.tokens / "tokens" / f"{shard}.parquet"
+        return file_of(self.tokens, token_name(shard))
+
+
+def token_name(shard: str) -> str:
+    return f"tokens/{shard}.parquet"

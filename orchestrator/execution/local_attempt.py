@@ -37,7 +37,7 @@ from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
 from orchestrator.plugins.loading import is_file_target
 from orchestrator.retention.failed_output import failed_folder, keep_evidence
-from orchestrator.stage import StageKind, Tracker
+from orchestrator.stage import Slot, StageKind, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.copies.copy_locks import release
 from orchestrator.store.output_checks import output_problem
@@ -179,7 +179,7 @@ class LocalAttempt:
         problem = output_problem(context.output)
         if problem:
             raise StageCodeError(f"{planned.id}: {problem}")
-        check_inputs_untouched(planned.id, context.artifacts_by_slot)
+        check_inputs_untouched(planned.id, context.artifacts_by_slot, planned.spec.kind.inputs)
         if not context.folder.has_links and not any(context.output.iterdir()):
             log.warning("%s: wrote no file below `context.output`, so its artifact is empty", planned.id)
         return metrics
@@ -204,7 +204,11 @@ class LocalAttempt:
         if used:
             record_use(self.artifacts.store, self.request.attempt, self.request.planned.key, artifacts=used)
         reading = replace(self.artifacts, holder=self.request.attempt.name)
-        return {slot: [reading.open(stage.key) for stage in stages] for slot, stages in self.request.inputs.items()}
+        slots = self.request.planned.spec.kind.inputs
+        return {
+            slot: [reading.open(stage.key, only=_read_at_once(slots[slot])) for stage in stages]
+            for slot, stages in self.request.inputs.items()
+        }
 
     def _draft(
         self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], metrics: Mapping[str, float]
@@ -234,6 +238,12 @@ class LocalAttempt:
                 **_declared(planned.spec.kind),
             },
         )
+
+
+def _read_at_once(slot: Slot) -> Callable[[str], bool]:
+    """Which files of an input are fetched before the stage runs."""
+    streamed = slot.streamed
+    return lambda path: streamed is None or not streamed(path)
 
 
 def _declared(kind: StageKind[Any]) -> dict[str, JSON]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import StageCodeError
 from orchestrator.identity import to_json
-from orchestrator.stage import Tracker
+from orchestrator.stage import Slot, Tracker
+
+NO_SLOTS: Mapping[str, Slot] = {}
 
 
 def checked_metrics(where: str, found: object) -> dict[str, float]:
@@ -58,8 +60,10 @@ class CheckedTracker:
         self.tracker.log_event(kind, plain if isinstance(plain, dict) else {})
 
 
-def check_inputs_untouched(stage_id: str, inputs: Mapping[str, Sequence[Artifact]]) -> None:
-    """Check that the stage wrote nothing into what it read.
+def check_inputs_untouched(
+    stage_id: str, inputs: Mapping[str, Sequence[Artifact]], slots: Mapping[str, Slot] = NO_SLOTS
+) -> None:
+    """Check that the stage wrote nothing into what it read. Files that a slot streams need not be there.
 
     Raises: StageCodeError: a file of an input was added, removed, or has another length.
     """
@@ -67,6 +71,9 @@ def check_inputs_untouched(stage_id: str, inputs: Mapping[str, Sequence[Artifact
         for artifact in artifacts:
             expected = {entry.path: entry.bytes for entry in artifact.manifest.files}
             found = _lengths(artifact.path)
+            streamed = slots[slot].streamed if slot in slots else None
+            if streamed is not None:
+                expected = {name: size for name, size in expected.items() if name in found or not streamed(name)}
             changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             if changed:
                 raise StageCodeError(

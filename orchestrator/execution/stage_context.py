@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.artifact import JSON, Artifact
+from orchestrator.artifact import JSON, Artifact, FileEntry
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
+from orchestrator.artifacts.node_inputs import StoredInputs
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.artifacts.takedowns import Marks, Takedown, all_marks
@@ -30,11 +31,16 @@ from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.shards import Shard, ShardRecord, ShardWorker
 from orchestrator.stage import E, Execution, Resources, RetryPolicy, Tracker
 from orchestrator.store.attempt_folder import AttemptFolder
+from orchestrator.store.copies.node_files import NodeFiles
 
 log = logging.getLogger(__name__)
 
 FENCE_POLL_S = 10.0  # between two looks whether the attempt was aborted elsewhere
 ADOPT_GUARD_S = 1.0  # between two checks of the guard: adopting writes into the attempt's own folder only
+
+
+def _nothing(_path: str) -> bool:
+    return False
 
 
 @dataclass(kw_only=True)
@@ -140,6 +146,32 @@ class AttemptContext:
                 f"{expectation(str(slot), kind.inputs.keys())}"
             )
         return self.artifacts_by_slot.get(slot, ())
+
+    @property
+    def node_inputs(self) -> StoredInputs:
+        kind, config = self.planned.spec.kind, self.planned.spec.config
+        whole: list[NodeFiles] = []
+        streamed: list[NodeFiles] = []
+        for slot, artifacts in self.artifacts_by_slot.items():
+            is_streamed = kind.inputs[slot].streamed or _nothing
+            for artifact in artifacts:
+                files = {entry.path: entry for entry in artifact.manifest.files}
+                for chosen, of_slot in ((False, whole), (True, streamed)):
+                    named = {name: entry for name, entry in files.items() if is_streamed(name) is chosen}
+                    if named:
+                        of_slot.append(self._node_files(artifact, named))
+        return StoredInputs(
+            store=self.folder.store,
+            store_id=self.checkpoints.store_id,
+            whole=tuple(whole),
+            streamed=tuple(streamed),
+            paths={name: path for name, path in (kind.needs(config) if kind.needs else {}).items() if path},
+        )
+
+    def _node_files(self, artifact: Artifact, files: Mapping[str, FileEntry]) -> NodeFiles:
+        store, cache = self.folder.store, self.ledger.cache
+        root = store.local("") or cache
+        return NodeFiles(store, cache, artifact.path.relative_to(root).as_posix(), files, self.attempt.name)
 
     @property
     def guard(self) -> AttemptGuard:

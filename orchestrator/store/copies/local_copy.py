@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +37,13 @@ log = logging.getLogger(__name__)
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def readable_folder(store: Store, cache: Path, data_key: str, files: Sequence[FileEntry], holder: str = "") -> Path:
+def readable_folder(
+    store: Store, cache: Path, data_key: str, files: Sequence[FileEntry], holder: str = "", *, copy_key: str = ""
+) -> Path:
     """A local folder with `files`: the folder in a local store, or a copy that is downloaded once and verified.
 
-    The copy stays until `copy_locks.release(cache, holder)`, at least until this process ends.
+    `copy_key`: of the copy, if it is not the one of the whole folder. The copy stays until
+    `copy_locks.release(cache, holder)`, at least until this process ends.
 
     Raises:
         CorruptArtifactError: a file is missing or damaged in the store; the message names the file.
@@ -49,13 +53,14 @@ def readable_folder(store: Store, cache: Path, data_key: str, files: Sequence[Fi
     if folder is not None:
         raise_for(differences(store, data_key, files, rehash=False), f"{store.url}: {data_key}")
         return folder
-    target = cache / data_key
+    key = copy_key or data_key
+    target = cache / key
     try:
-        hold(cache, data_key, holder)
+        hold(cache, key, holder)
         if _missing(target, files):
-            with making(cache, data_key) as is_alone:
-                arriving = cache / DOWNLOADS / (_download_id(data_key) if is_alone else uuid.uuid4().hex)
-                _download_missing(store, cache, data_key, files, arriving)
+            with making(cache, key) as is_alone:
+                arriving = cache / DOWNLOADS / (_download_id(key) if is_alone else uuid.uuid4().hex)
+                _download_missing(store, cache, data_key, files, arriving, target)
         os.utime(target)  # the time of its last use
     except OSError as error:
         raise StoreError(explain_os_error(error, f"{target}: cannot keep the downloaded files")) from error
@@ -84,9 +89,10 @@ def _missing(folder: Path, files: Sequence[FileEntry]) -> list[FileEntry]:
     return [file for file in files if not has(file)] if folder.is_dir() else list(files)
 
 
-def _download_missing(store: Store, cache: Path, data_key: str, files: Sequence[FileEntry], arriving: Path) -> None:
+def _download_missing(
+    store: Store, cache: Path, data_key: str, files: Sequence[FileEntry], arriving: Path, target: Path
+) -> None:
     """Download what is missing; make room as long as the disk is full and something can be deleted."""
-    target = cache / data_key
     while True:
         missing = _missing(target, files)
         needed = sum(file.bytes for file in missing)
@@ -147,7 +153,7 @@ def _is_disk_full(error: BaseException) -> bool:
 def _disk_full_error(target: Path, needed: int) -> StoreError:
     free = shutil.disk_usage(target if target.exists() else target.parent).free
     return StoreError(
-        f"{target}: the disk of this node is full: found {free:,} bytes free, expected {needed:,}, and every local "
-        f"copy is being read. Free some space, or set {CACHE_VARIABLE} to a folder on a larger disk "
+        f"{target}: the disk of node {socket.gethostname()} is full: found {free:,} bytes free, expected {needed:,}, "
+        f"and every local copy is being read. Free some space, or set {CACHE_VARIABLE} to a folder on a larger disk "
         f"({BUDGET_VARIABLE} limits what copies take); nothing that was committed is lost"
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.stage import Checkpoints, RetryPolicy, StageContext, WorkerLogs
+from orchestrator.stage import Checkpoints, NodeInputs, RetryPolicy, StageContext, WorkerLogs
 from stages.training.config import LoopConfig, TrainingExecution
+from stages.training.node_data import open_inputs
 from stages.training.program import ProgramClass, Task
 from stages.training.watching.notices import Notice
 
@@ -37,6 +38,7 @@ class WorkerSettings:
     checkpoints: Checkpoints
     cpus: float
     stacks: Path  # folder on each node for the stacks of hung workers
+    inputs: NodeInputs
     logs: WorkerLogs
 
 
@@ -52,6 +54,7 @@ def worker_settings(
         checkpoints=context.checkpoints,
         cpus=context.resources.cpus,
         stacks=context.scratch,
+        inputs=context.node_inputs,
         logs=context.worker_logs,
     )
 
@@ -140,6 +143,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
     try:
         if settings.execution.watch.prove_nodes:
             report_unfit_nodes(worker, settings.stacks, link.notify)
+        open_inputs(settings.inputs)
         run_worker(
             settings.program_class,
             settings.task,

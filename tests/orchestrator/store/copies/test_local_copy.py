@@ -137,7 +137,7 @@ def test_a_disk_that_fills_loses_older_copies_and_the_download_goes_on(counting:
 def test_a_full_disk_with_nothing_to_delete_has_its_sentence(counting: CountingStore, tmp_path: Path) -> None:
     readable_folder(counting, tmp_path, "read/data", [put(counting, "read", b"r", "read/data")], "a reader")
     counting.before = full_disk(99)
-    with pytest.raises(StoreError, match=r"the disk of this node is full: found .* bytes free, expected 4, and every"):
+    with pytest.raises(StoreError, match=r"the disk of node .* is full: found .* bytes free, expected 4, and every"):
         readable_folder(counting, tmp_path, "here/data", [put(counting, "a", b"aaaa")])
     assert (tmp_path / "read/data/read").read_bytes() == b"r"
     release(tmp_path, "a reader")

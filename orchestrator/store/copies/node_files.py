@@ -1,0 +1,63 @@
+"""The files of a committed folder on the node that reads them: of a remote store, each is fetched once a node.
+
+Each file is a local copy of its own, so that the budget of copies bounds them: a process keeps the files that it read
+last from being deleted, and fetches again what was deleted meanwhile.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.artifact import FileEntry
+from orchestrator.store.copies.copy_locks import let_go
+from orchestrator.store.copies.local_copy import readable_folder
+from orchestrator.store.store import Store
+
+MAX_HELD = 64  # files of a process: more than are read by its threads at one time
+
+_held: OrderedDict[tuple[Path, str, str], None] = OrderedDict()  # of this process: (cache, key of the copy, holder)
+_held_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """The files of a committed folder that are fetched when they are first read. Can be pickled."""
+
+    store: Store
+    cache: Path
+    data_key: str
+    files: Mapping[str, FileEntry] = field(repr=False)  # by path
+    holder: str = ""
+
+    @property
+    def place(self) -> Path:
+        """The folder in a local store; else the name of the folder on every node, where these files are not."""
+        return self.store.local(self.data_key) or self.cache / self.data_key
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.bytes for file in self.files.values())
+
+    def fetch(self, name: str) -> Path | None:
+        """The file on this node, complete and verified; None: the folder has no such file.
+
+        Raises: CorruptArtifactError: it is missing or damaged in the store; StoreError: see `readable_folder`.
+        """
+        entry = self.files.get(name)
+        if entry is None:
+            return None
+        copy_key = f"{self.data_key.removesuffix('/data')}/files/{name}/data"
+        folder = readable_folder(self.store, self.cache, self.data_key, [entry], self.holder, copy_key=copy_key)
+        self._hold(copy_key)
+        return folder / name
+
+    def _hold(self, copy_key: str) -> None:
+        """Let go of what this process has not read for long."""
+        with _held_lock:
+            _held[self.cache, copy_key, self.holder] = None
+            _held.move_to_end((self.cache, copy_key, self.holder))
+            while len(_held) > MAX_HELD:
+                (cache, key, holder), _ = _held.popitem(last=False)
+                let_go(cache, key, holder)

@@ -1,0 +1,22 @@
+"""Datasets and tokens on the nodes of the workers that read them: shards of a remote store come when they are read."""
+
+from orchestrator.stage import NodeInputs, Slot
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file of a dataset or of tokens is one of many, of which a worker reads some at a time."""
+    return path.endswith((".tar", ".parquet"))
+
+
+DATASETS = Slot(kind="dataset@1", many=True, streamed=is_shard)
+TOKENS = Slot(kind="tokens@1", many=True, streamed=is_shard)
+OPTIONAL_TOKENS = Slot(kind="tokens@1", many=True, required=False, streamed=is_shard)
+
+
+def open_inputs(inputs: NodeInputs) -> None:
+    """Let this process read the inputs of its stage on its node. Raises: PrecheckError: the node does not see them."""
+    from data_pipelines.datasets.files import fetch_from
+
+    inputs.open()
+    for folder in inputs.streamed:
+        fetch_from(folder.place, folder.fetch)
