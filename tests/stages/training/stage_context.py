@@ -13,6 +13,7 @@ from orchestrator.logs.run_logs import RunLogs
 from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.store.store import open_store
+from orchestrator.testing import FolderInputs
 from stages.training.config import TrainingExecution
 
 
@@ -73,6 +74,10 @@ class TrainingContext:
     def output(self) -> Path:
         (self.folder / "output").mkdir(parents=True, exist_ok=True)
         return self.folder / "output"
+
+    @property
+    def node_inputs(self) -> FolderInputs:
+        return FolderInputs()
 
     @property
     def worker_logs(self) -> WorkerLogs:
