@@ -1,0 +1,54 @@
+"""Files that come when they are read: asked for once while they are on their way, found where they are."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.datasets.files import fetch_from, file_of, read_ahead
+from data_pipelines.datasets.reader import CuratedDataset, DatasetError
+from tests.data_pipelines.conftest import MakeDataset
+
+
+def test_a_file_that_is_there_is_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("1")
+    fetch_from(tmp_path, lambda name: pytest.fail(f"fetched {name}"))
+    assert file_of(tmp_path, "here") == tmp_path / "here"
+    assert file_of(tmp_path / "other", "absent") == tmp_path / "other/absent"  # nothing fetches that folder
+
+
+def test_what_is_read_soon_is_fetched_once_and_waited_for(tmp_path: Path) -> None:
+    calls: list[str] = []
+    may_arrive = threading.Event()
+
+    def fetch(name: str) -> Path | None:
+        calls.append(name)
+        assert may_arrive.wait(60)
+        return tmp_path / "copies" / name if name != "absent" else None
+
+    fetch_from(tmp_path, fetch)
+    read_ahead(tmp_path, ["a", "a"])
+    reader = threading.Thread(target=lambda: calls.append(str(file_of(tmp_path, "a"))))
+    reader.start()
+    may_arrive.set()
+    reader.join(60)
+    assert calls.count("a") == 1
+    assert str(tmp_path / "copies/a") in calls
+    assert file_of(tmp_path, "absent") == tmp_path / "absent"
+
+
+def test_a_dataset_whose_shards_are_elsewhere_is_read_as_one_that_is_here(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    made = make_dataset(12, name="away")
+    here = tmp_path / "node"
+    here.mkdir()
+    (here / "dataset.json").write_bytes((made.dataset / "dataset.json").read_bytes())
+    with pytest.raises(DatasetError, match="not a ledger that can be read"):
+        CuratedDataset(here).rows("away-00000")
+    fetched: list[str] = []
+    fetch_from(here, lambda name: fetched.append(name) or made.dataset / name)
+    rows = CuratedDataset(here).rows("away-00000")
+    samples = list(CuratedDataset(here).samples("away-00000", rows))
+    assert samples == list(CuratedDataset(made.dataset).samples("away-00000", rows))
+    assert set(fetched) == {"ledger/away-00000.parquet", "shards/away-00000.tar"}
