@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.files import is_fetched, read_ahead
+from data_pipelines.datasets.reader import CuratedDataset, tar_name
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, open_upright
 from data_pipelines.training_data.ids import find_ids, ids_of
@@ -94,6 +95,14 @@ class ImageBatches:
             shards=tuple(self._index.shards[group.shards[at]] for at in chosen),
             anchor=group.anchor,
         )
+
+    def read_ahead(self, number: int) -> None:
+        """Begin to fetch the shards of a micro-batch that is needed soon, unless all are on this machine."""
+        if any(is_fetched(dataset.folder) for dataset in self._datasets):
+            group, chosen, _ = self._located(number)
+            for at in chosen:
+                dataset, shard = self._index.shards[group.shards[at]]
+                read_ahead(self._datasets[dataset].folder, [tar_name(shard)])
 
     def _located(self, number: int) -> tuple[ImageGroup, list[int], int]:
         """The group of a micro-batch, its images within the group, and its epoch."""

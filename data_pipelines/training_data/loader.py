@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from data_pipelines.datasets.reader import CuratedDataset, StoredSample
+from data_pipelines.datasets.files import is_fetched, read_ahead
+from data_pipelines.datasets.reader import CuratedDataset, StoredSample, tar_name
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.tokens.conversations import Codes, render, target_slots
@@ -60,6 +61,12 @@ class TrainingData:
     def stored(self, row: int) -> list[StoredSample]:
         """The samples of a row as they are stored, in their order."""
         return [self._parts[scheduled.part].stored(scheduled)[1] for scheduled in self.order.samples_of(row)]
+
+    def read_ahead(self, row: int) -> None:
+        """Begin to fetch the shards of a row that is needed soon; does nothing where all are on this machine."""
+        if any(part.is_fetched for part in self._parts):
+            for scheduled in self.order.samples_of(row):
+                self._parts[scheduled.part].read_ahead(scheduled)
 
     def held_out_rows(self, num_samples: int) -> list[PackedRow]:
         """Rows of the first held-out samples, the same for each call; fewer samples if there are not as many.
@@ -110,6 +117,14 @@ class _PartReader:
     def __init__(self, part: IndexedPart, source: SourceFolders, rendering: Rendering, codes: "CodesReader") -> None:
         self._part, self._source, self._rendering, self._codes = part, source, rendering, codes
         self._dataset = CuratedDataset(source.dataset)
+
+    @property
+    def is_fetched(self) -> bool:
+        return is_fetched(self._dataset.folder)
+
+    def read_ahead(self, scheduled: ScheduledSample) -> None:
+        shard = self._part.shard_names[int(self._part.shards[scheduled.index])]
+        read_ahead(self._dataset.folder, [tar_name(shard)])
 
     def load(self, scheduled: ScheduledSample) -> PackedSample:
         rendering = self._rendering

@@ -24,6 +24,7 @@ from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDec
 from stages.programs.image_data import indexed_batches
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
+from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
@@ -92,6 +93,7 @@ class DecoderProgram:
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         loop = self._task.config.loop
+        self._images.batches.read_ahead((step + READ_AHEAD_STEPS) * loop.micro_batches_per_step + index)
         batch = self._images.batches.micro_batch(step * loop.micro_batches_per_step + index)
         codes = self._images.codes(batch)
         self._codebooks.check(codes)  # in host memory

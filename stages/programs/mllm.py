@@ -38,6 +38,7 @@ from stages.programs.mllm_cost import mllm_facts
 from stages.programs.sample_data import SampleData, index_metrics, make_index, open_index, rendering_of
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
+from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
@@ -92,7 +93,10 @@ class MllmProgram:
         return self._data.order.digest
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
-        packed = [self._data.row(row) for row in self._rows(step, index)]
+        rows = self._rows(step, index)
+        for row in rows:
+            self._data.read_ahead(row + READ_AHEAD_STEPS * self._data.order.rows_per_step)
+        packed = [self._data.row(row) for row in rows]
         batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),

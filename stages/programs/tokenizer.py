@@ -17,6 +17,7 @@ from orchestrator.errors import PrecheckError
 from stages.programs.image_data import indexed_batches
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoints.reader import has_weights, load_trained_weights
+from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
@@ -128,7 +129,9 @@ class TokenizerProgram:
         return self._batches.order
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
-        batch = self._batches.micro_batch(step * self._config.loop.micro_batches_per_step + index)
+        micro_batches = self._config.loop.micro_batches_per_step
+        self._batches.read_ahead((step + READ_AHEAD_STEPS) * micro_batches + index)
+        batch = self._batches.micro_batch(step * micro_batches + index)
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
         seed = micro_batch_seed(self._config.loop.seed, step, index)
         return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_names(batch))

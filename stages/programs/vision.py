@@ -12,6 +12,7 @@ from models.vision_pretraining import ImageTextModel
 from stages.programs.image_data import indexed_batches
 from stages.programs.vision_config import VisionTask, vision_images
 from stages.training.checkpoints.reader import load_trained_weights
+from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint
@@ -56,6 +57,7 @@ class VisionProgram:
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         number = step * self._config.loop.micro_batches_per_step + index
+        self._batches.read_ahead(number + READ_AHEAD_STEPS * self._config.loop.micro_batches_per_step)
         batch = self._batches.micro_batch(number)
         ids_BT = torch.stack([byte_ids(description(sample), self._config.max_bytes) for sample in batch.samples])
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)

@@ -8,6 +8,7 @@ def is_shard(path: str) -> bool:
     return path.endswith((".tar", ".parquet"))
 
 
+READ_AHEAD_STEPS = 4  # whose shards are on their way while a step is computed
 DATASETS = Slot(kind="dataset@1", many=True, streamed=is_shard)
 TOKENS = Slot(kind="tokens@1", many=True, streamed=is_shard)
 OPTIONAL_TOKENS = Slot(kind="tokens@1", many=True, required=False, streamed=is_shard)
