@@ -151,7 +151,7 @@ def merge_images(
 ) -> ImageIndex:
     """Write the index into the empty folder `out` and open it. `rows_of_shards`: of each shard, in the datasets' order.
 
-    Takes about 60 bytes of memory an image. Raises: DatasetError if there is no image with an anchor.
+    Takes about 80 bytes of memory an image. Raises: DatasetError if there is no image with an anchor.
     """
     out.mkdir(parents=True, exist_ok=True)
     shards = [(number, shard) for number, dataset in enumerate(datasets) for shard in dataset.shards]

@@ -40,8 +40,10 @@ def given_index(context: StageContext, slots: Sequence[str]) -> Path | None:
         return None
     made_from = found[0].manifest.inputs
     for slot in slots:
+        if slot not in made_from:
+            continue
         here = tuple(str(artifact.fingerprint) for artifact in context.inputs(slot))
-        if slot in made_from and tuple(map(str, made_from[slot])) != here:
+        if tuple(map(str, made_from[slot])) != here:
             raise PrecheckError(
                 f"{context.stage_id}: the index in the slot {INDEX!r} was made from other {slot} than this stage "
                 "reads; give both the same inputs, or leave the slot empty"
