@@ -167,3 +167,33 @@ def test_existing_shards_keep_their_bytes(desk: Desk, grown: list[Any]) -> None:
     shared = {name for name in before if not name.endswith("dataset.json")}
     assert {name: after[name] for name in shared} == {name: before[name] for name in shared}
     assert {Path(name).stem for name in after.keys() - before.keys()} == {"d"}
+
+
+def test_what_a_failed_curation_found_stays_open_to_audit_until_gc_or_a_takedown(
+    desk: Desk, grown: list[Any], tmp_path: Path
+) -> None:
+    """A broken gate, then thresholds under which nothing is kept; both name what was found and where it is kept."""
+    gate = ("--set", "stages.curated.gates.keep_share.at_least=0.99", "--set", "stages.curated.config.min_side=33")
+    told = desk.illume("run", "files.yaml", *gate, code=1).err
+    assert "gates.keep_share: found 0.83871, expected at least 0.99 (" in told
+    assert "kept 26 of 31: 1 broken_json, 1 missing_file, 1 path_traversal and 2 more reasons" in told
+    (kept,) = (desk.folder / ".illume" / "failed").iterdir()
+    assert f"What it found is kept: illume audit {kept}" in told
+    page = tmp_path / "page.html"
+    audited = desk.illume("audit", str(kept), "--page", str(page), "--json").data
+    assert (audited["rows"], audited["verdicts"]["keep"]) == (31, 26)
+    assert "truncated_tar_member" in page.read_text()
+    desk.illume("gc", "--delete")
+    assert kept.exists()  # for a week
+    desk.illume("gc", "--delete", "--unneeded-days", "0")
+    assert not kept.exists()
+
+    told = desk.illume("run", "files.yaml", "--set", "stages.curated.config.min_side=5000", code=1).err
+    assert "found 31 records and none to keep (26 x too_small, 1 x broken_json, " in told
+    assert "had not started" not in told
+    named = desk.illume("audit", "files:curated", "--no-page")
+    assert "is not committed: shown is what its failed attempt" in named.err
+    assert "too_small" in named.out
+    desk.illume("takedown", "plan", "pictures/a1.png", "--id", "one", "-o", "one.json")
+    desk.illume("takedown", "apply", "one.json")
+    assert not list((desk.folder / ".illume" / "failed").iterdir())

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from data_pipelines.curation.contamination import ContaminationVerdict
 from data_pipelines.curation.copies import CopyVerdict
+from data_pipelines.curation.drawing_look import LookQuestion
 from data_pipelines.duplicates.near_hashes import SearchTask
+from data_pipelines.images.limits import DecodeLimits
 from data_pipelines.images.model_input import InputSizes
 from data_pipelines.shapes.world import WorldFile
 from data_pipelines.training_data.image_index import ImageSelection
@@ -21,7 +23,7 @@ TABLE = Path(__file__).with_name("recorded_defaults.json")
 COMMAND = "python -m tests.stages.record_defaults"
 # Classes of values that are part of identities of shards, but not of a config; each use of `semantic_json` in a stage.
 SHARD_VALUES = {
-    "curate": (CopyVerdict, ContaminationVerdict, SearchTask),
+    "curate": (CopyVerdict, ContaminationVerdict, SearchTask, DecodeLimits, LookQuestion),
     "generate_shapes": (WorldFile,),
     "index_images": (ImageSelection,),
     "index_samples": (SampleSelection, VisionVocabulary, InputSizes),
