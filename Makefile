@@ -40,8 +40,8 @@ lint: $(VENV)/.tested
 	$(BIN)/lint-imports
 	$(BIN)/pip-licenses --summary >$(VENV)/licences.txt
 
-test: lint
-	$(BIN)/python -m pytest
+test: lint # two files of tests at a time, as many wait for processes that start
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.tested # what takes minutes each: whole recipes and chains through Ray Train
 	$(BIN)/python -m pytest -m slow
