@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cost import ConfigTree, CostFacts
+from orchestrator.errors import PrecheckError
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Preparation, Slot, StageContext, StageKind
 from stages.index_samples import INDEX_SAMPLES, INDEX_SLOT
@@ -51,6 +52,11 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         execution=execution,
     )
     dropped = build_index(task) if index is None else use_index(task)
+    if execution.watch.validate_every and not dropped.get("held_out"):
+        raise PrecheckError(
+            "train_mllm: execution.watch.validate_every: no sample is held out of training (data.held_out_share: "
+            f"{config.data.held_out_share:g}); set a share that is some samples, or validate_every to 0"
+        )
     facts = data_facts(order := training_order(task), config)
     rows = order.rows_per_step // config.loop.micro_batches_per_step
     loop, _ = split_micro_batches(config.loop, rows, context.memory_halvings)

@@ -33,6 +33,7 @@ from models.mllm.weights import empty_model
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
+from stages.programs.held_out_rows import HeldOutRows
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.programs.mllm_cost import mllm_facts
 from stages.programs.sample_data import SampleData, index_metrics, make_index, open_index, rendering_of
@@ -96,12 +97,22 @@ class MllmProgram:
         rows = self._rows(step, index)
         for row in rows:
             self._data.read_ahead(row + READ_AHEAD_STEPS * self._data.order.rows_per_step)
-        packed = [self._data.row(row) for row in rows]
+        return self._micro_batch(
+            [self._data.row(row) for row in rows], micro_batch_seed(self._config.loop.seed, step, index)
+        )
+
+    @cached_property
+    def validation(self) -> HeldOutRows | None:
+        if not self._config.data.held_out_share:
+            return None
+        return HeldOutRows(data=self._data, batch=self._micro_batch)
+
+    def _micro_batch(self, packed: Sequence[PackedRow], seed: int) -> MicroBatch:
         batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),
             weight=self._model.targets_weight(batch.planned().targets_M),
-            seed=micro_batch_seed(self._config.loop.seed, step, index),
+            seed=seed,
             samples=tuple(sample for row in packed for sample in row.samples),
             sources=tuple(part for row in packed for part in row.parts),
             tokens=float(batch.ids_BT.numel()),

@@ -57,17 +57,17 @@ def validate(
     notify: Notify,
 ) -> dict[str, float]:
     """The metrics of all passes on the same micro-batches each time; {} if it failed. Called by all workers at once."""
-    count = min(data.num_micro_batches, max_micro_batches)
+    count, problem = 0, ""
     micro_batches: list[MicroBatch] = []
-    problem = ""
     try:
+        count = min(data.num_micro_batches, max_micro_batches)
         micro_batches = [data.micro_batch(index) for index in _own(count, worker)] if count else []
     except Exception as error:
         logger.exception("validation after step %d: its data cannot be read", step)
         problem = f"{type(error).__name__}: {error}"
     problems = gather_texts(problem, worker)
     if any(problems) or not count:
-        if worker.rank == 0 and count:
+        if worker.rank == 0 and any(problems):
             found = "; ".join(f"worker {rank}: {text}" for rank, text in enumerate(problems) if text)
             fields = {"step": step, "message": f"the validation after step {step} failed, training goes on: {found}"}
             notify(Notice(kind=VALIDATION_FAILED, fields=fields))

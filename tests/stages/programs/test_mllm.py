@@ -14,7 +14,7 @@ from orchestrator.testing import folder_context, run_stage
 from stages.programs.mllm import MllmProgram, build_index, data_facts, training_order
 from stages.programs.mllm_config import LearningRates, MllmExecution, MllmTask, TrainMllmConfig
 from stages.train_mllm import TRAIN_MLLM
-from stages.training.config import LoopConfig
+from stages.training.config import LoopConfig, WatchSettings
 from tests.data_pipelines.tiny_run import TEXT, write_run
 
 CONFIG = TrainMllmConfig(
@@ -65,12 +65,7 @@ def test_facts_of_the_data_are_rows_padding_and_epochs(task: MllmTask) -> None:
 
 def test_two_sharded_workers_make_the_model_of_one(task: MllmTask, tmp_path: Path) -> None:
     """The whole stage: its checkpoints hold only what trains, and its result is a whole model."""
-    inputs = {
-        "datasets": task.datasets[0],
-        "tokens": task.tokens[0],
-        "tokenizer": task.tokenizer,
-        "vocabulary": task.vocabulary,
-    }
+    inputs = stage_inputs(task)
     models, saved = [], []
     for workers, execution in ((1, MllmExecution()), (2, MllmExecution(strategy="fsdp2"))):
         folder = tmp_path / str(workers)
@@ -91,3 +86,41 @@ def test_fewer_rows_than_micro_batches_are_refused_with_what_would_work(task: Ml
     many = replace(CONFIG, loop=replace(CONFIG.loop, micro_batches_per_step=64))
     with pytest.raises(PrecheckError, match=r"9 samples fill \d+ rows of 256 tokens, too few .* at most \d+, "):
         data_facts(training_order(task), many)
+
+
+def stage_inputs(task: MllmTask) -> dict[str, Path]:
+    return {
+        "datasets": task.datasets[0],
+        "tokens": task.tokens[0],
+        "tokenizer": task.tokenizer,
+        "vocabulary": task.vocabulary,
+    }
+
+
+def test_a_training_is_validated_on_what_it_does_not_train_on(task: MllmTask, tmp_path: Path) -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, held_out_share=0.3))
+    execution = MllmExecution(watch=WatchSettings(validate_every=2, keep_best="language/loss"))
+    context = folder_context(TRAIN_MLLM, tmp_path, inputs=stage_inputs(task), execution=execution)
+    metrics = run_stage(TRAIN_MLLM, config, context)
+    assert metrics["held_out"] > 0
+
+    held_out = replace(task, config=config, index=tmp_path / "index")
+    build_index(held_out)
+    program = MllmProgram(held_out, torch.device("cpu"))
+    assert program.validation is not None
+    batches = [program.validation.micro_batch(index) for index in range(program.validation.num_micro_batches)]
+    judged = {name.split()[0] for batch in batches for name in batch.samples}
+    trained = {
+        name.split()[0] for step in range(4) for index in range(2) for name in program.micro_batch(step, index).samples
+    }
+    assert judged
+    assert not judged & trained
+    tracked = [step for step, values in context.tracker.metrics if "validation/language/loss" in values]
+    assert tracked == [2, 4]
+
+
+def test_a_validation_without_held_out_samples_is_refused(task: MllmTask, tmp_path: Path) -> None:
+    execution = MllmExecution(watch=WatchSettings(validate_every=2))
+    context = folder_context(TRAIN_MLLM, tmp_path, inputs=stage_inputs(task), execution=execution)
+    with pytest.raises(PrecheckError, match=r"validate_every: no sample is held out .*data\.held_out_share: 0\)"):
+        run_stage(TRAIN_MLLM, CONFIG, context)
