@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.commands.shared.budget_options import PRIORITY
 from orchestrator.commands.shared.formatting import duration_text
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import STATE_STYLES, console
@@ -67,7 +68,7 @@ def queue_command(locations: Locations, as_json: bool) -> None:
 
 @click.command("priority", epilog=examples("priority quickstart 5", "priority 20260504-101500-a1b2c3 -- -1"))
 @click.argument("run")
-@click.argument("priority", type=int)
+@click.argument("priority", type=PRIORITY)
 @location_options
 @reason_option
 def priority_command(run: str, priority: int, locations: Locations) -> None:

@@ -9,7 +9,7 @@ import click
 from clusters.profiles import profile_at
 from clusters.shared import pool_of
 from orchestrator.actor import current_actor
-from orchestrator.commands.shared.budget_options import budget_option
+from orchestrator.commands.shared.budget_options import PRIORITY, budget_option
 from orchestrator.commands.shared.formatting import time_text
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
@@ -65,7 +65,7 @@ def schedule_command() -> None:
     show_default=True,
     help="While its last run has not ended: pass this time over, queue it too, or cancel the last one.",
 )
-@click.option("--priority", default=0, show_default=True, help="Of its runs.")
+@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Of its runs.")
 @budget_option
 @cluster_option
 @location_options

@@ -1,7 +1,7 @@
 """`illume submit`: queues a recipe for a server to run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from clusters.profiles import Profile, machines_of, profile_at
 from clusters.shared import pool_of
 from orchestrator.commands.plan import print_plan, warn_of_changed_code
 from orchestrator.commands.run import gate_overrides
-from orchestrator.commands.shared.budget_options import budget_option, check_budget, current_prices
+from orchestrator.commands.shared.budget_options import PRIORITY, budget_option, check_budget, current_prices
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
@@ -31,10 +31,12 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.commands.shared.targets import find_run
 from orchestrator.continuation import finished_run, interrupted_run
+from orchestrator.errors import RecipeError
 from orchestrator.history.changes import record_change
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.plan_file import plan_digest
 from orchestrator.planning.store_view import plan_view
+from orchestrator.queue.entries import Entry
 from orchestrator.queue.records import Limits, Submission, current_person
 from orchestrator.recipe.yaml_subset import read_text
 from orchestrator.scheduler.submitting import estimate_s, same_in_queue, stage_needs, submit
@@ -53,7 +55,9 @@ from orchestrator.workspace import new_run_id
 @recipe_options
 @location_options
 @cluster_option
-@click.option("--priority", default=0, show_default=True, help="A higher one goes first, and may take the room.")
+@click.option(
+    "--priority", type=PRIORITY, default=0, show_default=True, help="A higher one goes first, and may take the room."
+)
 @click.option("--after", multiple=True, metavar="RUN", help="Wait until this run has succeeded.")
 @budget_option
 @click.option("--prices", "prices_file", type=Path, default=BUILT_IN, help="A price file of yours.", show_default=False)
@@ -88,6 +92,7 @@ def submit_command(
                     as_json=as_json)  # fmt: skip
             return
         if (same := same_in_queue(workspace, plan)) is not None:
+            refuse_other_options(same, priority=priority, limits=budget, after=followed)
             text = f"run {same.run_id} of {same.submission.person} is in the queue already and makes the same"
             _report(plan, same.run_id, is_new=False, text=text, as_json=as_json)
             return
@@ -116,6 +121,25 @@ def submit_command(
             print_plan(plan)
         text = f"run {submission.run_id} is in the queue; `illume queue` shows its place"
         _report(plan, submission.run_id, is_new=is_new, text=text, as_json=as_json)
+
+
+def refuse_other_options(same: Entry, *, priority: int, limits: Limits, after: Sequence[str]) -> None:
+    """Raises: RecipeError: what is in the queue already has not what this command asks for, and would not get it."""
+    known = same.submission
+    others = [
+        name
+        for name, is_other in (
+            ("--priority", priority not in (0, same.priority)),
+            ("--budget", limits.is_set and limits != known.limits),
+            ("--after", bool(after) and set(after) != set(known.after)),
+        )
+        if is_other
+    ]
+    if others:
+        raise RecipeError(
+            f"{', '.join(others)}: run {same.run_id} of {known.person} is in the queue already and makes the same, but "
+            f"without that; `illume priority {same.run_id} N`, or `illume cancel {same.run_id}` and submit again"
+        )
 
 
 def check_cluster(plan: Plan, profile: Profile | None, budget: Limits, prices: Prices) -> None:

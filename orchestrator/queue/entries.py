@@ -15,7 +15,7 @@ from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.lease_owners import is_gone
 from orchestrator.queue.amounts import Amounts
 from orchestrator.queue.order import Request
-from orchestrator.queue.records import PriorityChange, StageNeed, Submission
+from orchestrator.queue.records import PriorityChange, StageNeed, Submission, bounded
 from orchestrator.queue.rows import newest
 
 OVER = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
@@ -63,7 +63,7 @@ def all_submissions(database: Database) -> dict[str, Submission]:
 
 def priority_of(database: Database, submission: Submission) -> int:
     changed = newest(database, PriorityChange).get(submission.run_id)
-    return submission.priority if changed is None else changed.priority
+    return bounded(submission.priority if changed is None else changed.priority)
 
 
 def open_entries(database: Database, *, held_back: Mapping[str, str] | None = None) -> list[Entry]:
@@ -95,7 +95,7 @@ def open_entries(database: Database, *, held_back: Mapping[str, str] | None = No
             entries.append(
                 Entry(
                     submission=submission,
-                    priority=submission.priority if change is None else change.priority,
+                    priority=bounded(submission.priority if change is None else change.priority),
                     state=state,
                     next_stage=next((need for need in submission.stages if need.fingerprint not in made), NO_NEED),
                     held_back=waits if state == "WAITING" else stopping.get(run_id, ""),

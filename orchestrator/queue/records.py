@@ -20,6 +20,8 @@ NUMBER_DIGITS = 6  # so that keys sort by number
 What = Literal["submissions", "priorities", "approvals", "schedules", "firings", "budgets", "notices"]
 Overlap = Literal["skip", "queue", "cancel"]
 
+MAX_PRIORITY = 1000  # and the least is -1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -84,6 +86,11 @@ class Submission(Record):
     estimate_s: float | None = None  # of all of them, from earlier runs
     limits: Limits = Limits()
     schedule: str = ""  # that made it
+
+
+def bounded(priority: int) -> int:
+    """As it counts, and as a database holds it, whatever a record says."""
+    return max(-MAX_PRIORITY, min(MAX_PRIORITY, priority))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,9 @@ class Scheduler:
             except OrchestratorError as error:
                 log.warning("scheduler: %s; trying again", error)
                 stopping.wait(self.tick_s)
+            except Exception:  # the queue of a team must not end with one record that nobody expected
+                log.exception("scheduler: a bug in illume ended this round; trying again")
+                stopping.wait(self.tick_s)
         self.drivers.stop(STOP_S)
 
     def _run(self, workspace: Workspace, keeper: LeaseKeeper, stopping: threading.Event) -> None:

@@ -51,7 +51,13 @@ if TYPE_CHECKING:
 @click.option("--public-url", default="", metavar="URL", help="How people reach it: https://HOST, for links.")
 @click.option("--new-token", metavar="NAME:ROLE", help="Print a new token and the line of the file for it, and exit.")
 @click.option("--scheduler", "is_scheduler", is_flag=True, help="Also run what is in the queue; several servers may.")
-@click.option("--max-runs", default=32, show_default=True, help="Runs that this server drives at one time.")
+@click.option(
+    "--max-runs",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Runs that this server drives at one time.",
+)
 @click.option(
     "--notify",
     "notify_file",

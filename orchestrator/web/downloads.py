@@ -21,7 +21,7 @@ from orchestrator.web.views.logs import find_log
 from orchestrator.web.views.run import summary_of
 
 EXPORT_PAGE = 1000
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 Chunks = Callable[[int, int], Iterator[bytes]]  # the bytes from a start to an end
 
 

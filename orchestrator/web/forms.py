@@ -48,8 +48,19 @@ async def _body(request: Request) -> bytes:
 def _json_fields(body: bytes) -> dict[str, str]:
     try:
         found = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequestError(f"body: not JSON: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise BadRequestError("body: expected a JSON object whose values are texts")
+    if not isinstance(found, dict) or not all(is_text(value) for value in found.values()):
+        raise BadRequestError("body: expected a JSON object whose values are texts, without NUL and lone surrogates")
     return found
+
+
+def is_text(value: object) -> bool:
+    """Text that a database can hold."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

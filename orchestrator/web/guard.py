@@ -1,5 +1,6 @@
 """What every request passes: who asks, from which host and origin; the headers of every response; counts."""
 
+import logging
 import secrets
 import time
 from collections.abc import MutableMapping
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, RecipeError
 from orchestrator.web.addresses import link
 from orchestrator.web.metrics import Counts
 from orchestrator.web.problems import problem_response
@@ -21,8 +22,11 @@ from orchestrator.web.sign_in.identify import (
     FORM_COOKIE,
     Identifier,
     NotSignedInError,
+    SignInError,
 )
-from orchestrator.web.sign_in.users import Role, nobody
+from orchestrator.web.sign_in.users import Role, User, nobody
+
+log = logging.getLogger(__name__)
 
 OPEN = ("/healthz", "/sign-in", "/static/")  # without signing in
 HEADERS = {
@@ -80,10 +84,11 @@ class Guard:
     async def _check(self, request: Request) -> Response | None:
         """None: the request may go on."""
         path = request.url.path
+        if path == "/healthz":  # asked by address, by what watches over containers
+            return None
         try:
-            if path != "/healthz":  # asked by address, by what watches over containers
-                self.identifier.check_host(request)
-            user = await run_in_threadpool(self.identifier.user, request)
+            self.identifier.check_host(request)
+            user = await run_in_threadpool(self._user, request)
             request.state.user = user
             self.identifier.check_origin(request)
             is_open = path in OPEN or path.startswith("/static/")
@@ -97,6 +102,14 @@ class Guard:
         except OrchestratorError as error:
             return await self._denied(request, error)
         return None
+
+    def _user(self, request: Request) -> User:
+        """Raises: SignInError: nobody can be told from anybody now; why is in the log, not for strangers."""
+        try:
+            return self.identifier.user(request)
+        except RecipeError as error:
+            log.error("signing in: %s", error)
+            raise SignInError("signing in does not work now; the log of this service says why") from error
 
     async def _denied(self, request: Request, error: OrchestratorError) -> Response:
         return await run_in_threadpool(problem_response, request, error)

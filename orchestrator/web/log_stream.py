@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.web.page import BadRequestError
+from orchestrator.web.page import BadRequestError, whole_number
 from orchestrator.web.service import Service
 from orchestrator.web.stream import BEAT_S, HEADERS
 from orchestrator.web.views.logs import find_log
@@ -26,11 +26,13 @@ async def log_stream(request: Request) -> Response:
     """
     run_id, name = request.path_params["run"], request.path_params["file"]
     last = request.headers.get("Last-Event-ID") or request.query_params.get("after", "0")
-    if not last.isascii() or not last.isdigit():
-        raise BadRequestError(f"after: found {last!r}, expected a number of bytes")
+    try:
+        after = whole_number(last)
+    except ValueError:
+        raise BadRequestError(f"after: found {last[:80]!r}, expected a number of bytes") from None
     service: Service = request.app.state.service
     await run_in_threadpool(find_log, service, run_id, name)
-    lines = log_lines(service, run_id, name, int(last))
+    lines = log_lines(service, run_id, name, after)
     return StreamingResponse(lines, media_type="text/event-stream", headers=HEADERS)
 
 

@@ -13,6 +13,7 @@ from orchestrator.web.service import Service
 from orchestrator.web.sign_in.users import Role
 
 Query = TypeVar("Query")
+MAX_DIGITS = 18
 PART = "part"  # of an address: only this block of the template
 
 
@@ -22,6 +23,13 @@ class NotFoundError(OrchestratorError):
 
 class BadRequestError(OrchestratorError):
     """An address or a form with a value that cannot be used."""
+
+
+def whole_number(text: str) -> int:
+    """A number of at most 18 digits, as databases hold them. Raises: ValueError."""
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
+        raise ValueError(f"found {text[:80]!r}, expected a whole number of at most {MAX_DIGITS} digits")
+    return int(text)
 
 
 @dataclass(frozen=True)

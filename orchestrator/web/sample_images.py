@@ -6,7 +6,7 @@ from starlette.routing import BaseRoute, Route
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.history.made_artifacts import made_artifacts
-from orchestrator.web.page import BadRequestError, NotFoundError
+from orchestrator.web.page import BadRequestError, NotFoundError, whole_number
 from orchestrator.web.service import Service
 from orchestrator.web.views.datasets import key_of, stage_kinds_of
 
@@ -49,6 +49,7 @@ def sample_image(request: Request) -> Response:
 
 def _number(request: Request, name: str) -> int:
     text = request.query_params.get(name, "")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise BadRequestError(f"address: {name}: found {text!r}, expected a number")
-    return int(text)
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise BadRequestError(f"address: {name}: found {text[:80]!r}, expected a number") from None

@@ -14,9 +14,13 @@ FOR_EVER = "public, max-age=31536000, immutable"
 def static_file(request: Request) -> Response:
     """Raises: NotFoundError: no such file, or it has another content now."""
     name = request.path_params["name"]
-    path = (STATIC / name).resolve()
-    if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
-        raise NotFoundError(f"static file {name!r}: not found")
+    try:
+        path = (STATIC / name).resolve()
+        is_there = path.is_relative_to(STATIC.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
+        raise NotFoundError(f"static file {name[:80]!r}: not found")
     if request.url.path != static_address(name):
         raise NotFoundError(f"static file {name!r}: is {static_address(name)} now; reload the page")
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"

@@ -22,7 +22,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.history.database.schema import events, runs
 from orchestrator.history.events import Event
 from orchestrator.liveness.liveness import UNFINISHED
-from orchestrator.web.page import BadRequestError, NotFoundError
+from orchestrator.web.page import BadRequestError, NotFoundError, whole_number
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
 
@@ -194,9 +194,10 @@ def _message(name: str, data: Mapping[str, Any]) -> str:
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise BadRequestError(f"Last-Event-ID: found {text!r}, expected the number of an event")
-    return int(text)
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise BadRequestError(f"Last-Event-ID: found {text[:80]!r}, expected the number of an event") from None
 
 
 def _time_of(workspace: Workspace, run_id: str, sequence: int) -> float:

@@ -121,15 +121,18 @@ def test_google_says_that_the_machine_goes(text: str, within_s: float | None) ->
 
 
 @pytest.mark.parametrize(
-    ("event", "shortest", "longest"),
+    ("names", "status", "in_s", "shortest", "longest"),
     [
-        (preempt("worker_3", NotBefore=email.utils.format_datetime(soon(), usegmt=True)), 100, 110),
-        (preempt("worker_1", "worker_3", NotBefore=""), 30, 30),
-        (preempt("worker_3", NotBefore="", EventStatus="Started"), 0, 0),
+        (["worker_3"], "Scheduled", 110.0, 100, 110),
+        (["worker_1", "worker_3"], "Scheduled", None, 30, 30),
+        (["worker_3"], "Started", None, 0, 0),
     ],
 )
-def test_azure_says_when_the_machine_goes(event: dict[str, Any], shortest: float, longest: float) -> None:
-    with service(azure([event])) as address:
+def test_azure_says_when_the_machine_goes(
+    names: list[str], status: str, in_s: float | None, shortest: float, longest: float
+) -> None:
+    moment = "" if in_s is None else email.utils.format_datetime(soon(in_s), usegmt=True)
+    with service(azure([preempt(*names, NotBefore=moment, EventStatus=status)])) as address:
         notice = AzureNotices(address=address).ask()
     assert notice is not None
     assert shortest <= notice.within_s <= longest

@@ -106,7 +106,10 @@ def test_what_cannot_change_a_result_makes_nothing_again(override: str) -> None:
         ("stages.ingested.gates.pictures.at_least=1", "the metric is called 'images' now"),
         ("stages.mllm_1.gates.left_out/too_long.at_most=1", "the metric is called 'dropped/too_long' now"),
         ("stages.vision.execution.keep_checkpoints=0", "keep_checkpoints: 0 is less than 1"),
-        ("stages.vision.execution.keep=0", "unknown key; expected one of: keep_checkpoints, shard_workers, strategy"),
+        (
+            "stages.vision.execution.keep=0",
+            "unknown key; expected one of: cpu_offload, keep_checkpoints, shard_workers, strategy",
+        ),
         ("stages.ingested.execution.keep_checkpoints=3", "unknown key; none is expected here"),
     ],
 )

@@ -13,9 +13,10 @@ from clusters.planner.prices import BUILT_IN, Prices, load_prices
 from clusters.planner.recipes import StageEstimate, estimate_plan
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.planning.plan import Plan
-from orchestrator.queue.records import Limits
+from orchestrator.queue.records import MAX_PRIORITY, Limits
 
 UNITS = ("gpu_hours", "money")
+PRIORITY = click.IntRange(-MAX_PRIORITY, MAX_PRIORITY)
 
 
 def _limits(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Limits:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.history.event_search import EventFilter
-from orchestrator.web.page import BadRequestError, Page
+from orchestrator.web.page import BadRequestError, Page, whole_number
 from orchestrator.web.service import Service
 from orchestrator.web.views.events import EventsView, load_events
 
@@ -30,7 +30,7 @@ def filter_of(query: EventsQuery) -> EventFilter:
         words = query.before.split(",")
         try:
             time, run, sequence = words
-            before = (float(time), run, int(sequence))
+            before = (float(time), run, whole_number(sequence))
         except ValueError:
             raise BadRequestError(f"address: before: found {query.before!r}, expected TIME,RUN,NUMBER") from None
     return EventFilter(

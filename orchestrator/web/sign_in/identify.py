@@ -30,6 +30,12 @@ class NotSignedInError(DeniedError):
     status = HTTPStatus.UNAUTHORIZED
 
 
+class SignInError(DeniedError):
+    """Who asks cannot be told."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class TooOftenError(DeniedError):
     """Asked again too soon."""
 
@@ -56,7 +62,8 @@ def check_settings(settings: Settings) -> None:
             ipaddress.ip_network(settings.trusted_proxy, strict=False)
         except ValueError as error:
             raise RecipeError(f"--trusted-proxy {settings.trusted_proxy}: expected an address: {error}") from None
-    if settings.public_url and urlsplit(settings.public_url).scheme not in ("http", "https"):
+    public = urlsplit(settings.public_url)
+    if settings.public_url and (public.scheme not in ("http", "https") or not public.hostname):
         raise RecipeError(f"--public-url {settings.public_url}: expected https://HOST or http://HOST")
     if is_open and not settings.public_url and ipaddress_of(settings.host) is None:
         raise RecipeError(
@@ -136,8 +143,8 @@ class Identifier:
         if request.method in SAFE_METHODS:
             return
         origin = request.headers.get("origin", "").lower()
-        if origin and urlsplit(origin).netloc not in self._hosts():
-            raise DeniedError(f"Origin: found {origin!r}, expected this service")
+        if origin and _netloc(origin) not in self._hosts():
+            raise DeniedError(f"Origin: found {origin[:80]!r}, expected this service")
         if not origin and request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise DeniedError("Sec-Fetch-Site: a page of another origin may not change anything here")
         media_type = request.headers.get("content-type", "").partition(";")[0].strip()
@@ -150,6 +157,14 @@ class Identifier:
         own = ipaddress_of(self.settings.host)
         names |= {f"[{own}]:{port}" if ":" in own else f"{own}:{port}"} if own else set()
         return names | ({urlsplit(self.settings.public_url).netloc.lower()} if self.settings.public_url else set())
+
+
+def _netloc(address: str) -> str:
+    """Host and port of an address; "" of what is none."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return ""
 
 
 def bearer_token(request: Request) -> str:

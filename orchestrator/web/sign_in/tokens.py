@@ -76,6 +76,8 @@ def parse_users(text: str, where: str) -> dict[str, KnownUser]:
             raise RecipeError(f"{place}: expected 64 hexadecimal digits, the SHA-256 of a token, or `-`")
         if name in users:
             raise RecipeError(f"{place}: {name!r} is given twice")
+        if digest != BY_PROXY and any(user.token_sha256 == digest.lower() for user in users.values()):
+            raise RecipeError(f"{place}: the token of {name!r} is another user's too; each needs one of its own")
         users[name] = KnownUser(name=name, role=ROLES[role], token_sha256=digest.lower().replace(BY_PROXY, ""))
     return users
 

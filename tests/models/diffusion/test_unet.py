@@ -7,7 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models.diffusion.config import DecoderConfig
-from models.diffusion.unet import make_unet, predict, recompute_blocks, unet_blocks
+from models.diffusion.unet import make_unet, predict, unet_blocks
+from models.recompute import recompute
 from tests.models.diffusion.conftest import PLAIN, SDXL
 
 
@@ -38,9 +39,9 @@ def test_recomputed_blocks_have_the_same_gradients_and_nearly_all_parameters(con
     unet: Any = make_unet(config).train()
     inputs = torch.randn(1, config.sample_channels + config.code_channels, 8, 8)
     gradients = []
-    for recompute in (False, True):
-        if recompute:
-            recompute_blocks(unet)
+    for is_recomputed in (False, True):
+        if is_recomputed:
+            recompute(unet_blocks(unet))
         unet.zero_grad()
         predict(unet, inputs, torch.tensor([10]), 0).square().sum().backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in unet.named_parameters()})

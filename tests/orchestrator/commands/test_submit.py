@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.queue.records import MAX_PRIORITY, bounded
 from tests.orchestrator import test_cli
 from tests.orchestrator.commands import test_estimate
 from tests.orchestrator.test_cli import Illume, newest
@@ -37,9 +38,21 @@ def test_the_same_is_queued_once(illume: Illume) -> None:
     assert f"run {first['run_id']} of" in again.out
     assert "is in the queue already" in again.out
     assert len(illume("queue", "--json").data["entries"]) == 1
+    for option in (("--priority", "7"), ("--budget", "gpu_hours=5")):  # not dropped without a word
+        refused = illume("submit", "words.yaml", *option)
+        assert refused.code == 2
+        assert f"{option[0]}: run {first['run_id']} of" in refused.err
     other = illume("submit", "words.yaml", "--set", "stages.said.config.text=bye", "--json").data
     assert other["is_new"] is True
     assert other["run_id"] != first["run_id"]
+
+
+def test_a_priority_that_no_database_holds_is_refused_and_does_not_count_where_it_is_on_record(illume: Illume) -> None:
+    assert illume("submit", "words.yaml", "--priority", "9" * 30).code == 2
+    run_id = illume("submit", "words.yaml", "--json").data["run_id"]
+    assert illume("priority", run_id, "9" * 30).code == 2
+    assert bounded(10**30) == MAX_PRIORITY
+    assert bounded(-(10**30)) == -MAX_PRIORITY
 
 
 def test_a_run_in_the_foreground_carries_the_queued_one_out(illume: Illume) -> None:

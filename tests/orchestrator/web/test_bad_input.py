@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -81,6 +82,12 @@ def test_names_and_messages_that_try_are_text(client: TestClient, made_up: MadeU
         "/static/abc/%2Fetc%2Fpasswd",
         "/events?before=1,2",
         "/runs/r1?part=%3Cscript%3E",
+        "/static/x/%00",
+        f"/static/x/{'a' * 5000}",
+        f"/events?before=1,x,{2**63}",
+        f"/events/export?before=1,x,{2**63}",
+        f"/events/stream?after={'9' * 30}",
+        f"/events/stream?run=r1&after={'9' * 5000}",
     ],
 )
 def test_addresses_that_try_are_answered_and_not_obeyed(client: TestClient, made_up: MadeUp, path: str) -> None:
@@ -89,6 +96,38 @@ def test_addresses_that_try_are_answered_and_not_obeyed(client: TestClient, made
     assert answer.status_code in (200, 400, 404)
     assert "<script>alert" not in answer.text
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Origin": "http://["}, b"{}", 403),
+        ({}, b"[" * 60_000, 400),
+        ({}, b'{"reason": "\\ud800"}', 400),
+        ({}, b'{"reason": "\\u0000"}', 400),
+        ({}, b'{"reason": 3}', 400),
+    ],
+)
+def test_bodies_that_try_are_refused(
+    client: TestClient, made_up: MadeUp, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    made_up.start("r1")
+    sent = {"Content-Type": "application/json", **headers}
+    assert client.post("/api/v1/runs/r1/cancel", headers=sent, content=body).status_code == status
+
+
+def test_a_file_of_tokens_that_broke_is_told_to_the_log_and_not_to_strangers(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("")
+    with TestClient(create_app(replace(settings, token_file=tokens)), base_url=BASE_URL) as client:
+        tokens.write_text("one word\n")
+        answer = client.get("/api/v1/runs", headers={"Authorization": "Bearer secret"})
+        assert answer.status_code == 503
+        assert str(tokens) not in answer.text
+        assert str(tokens) in caplog.text
+        assert client.get("/healthz").status_code == 200
 
 
 def test_a_bug_is_a_page_without_its_text(settings: Settings) -> None:

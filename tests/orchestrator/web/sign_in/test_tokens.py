@@ -15,6 +15,7 @@ from orchestrator.web.sign_in.users import Role
         ("alice nobody -", "role 'nobody'"),
         ("alice viewer 1234", "64 hexadecimal digits"),
         ("alice viewer -\nalice admin -", "line 2: 'alice' is given twice"),
+        (f"alice viewer {'a' * 64}\nbob admin {'A' * 64}", "line 2: the token of 'bob' is another user's too"),
     ],
 )
 def test_mistakes_name_the_line(line: str, message: str) -> None:
