@@ -19,12 +19,16 @@ SETTINGS = WatchSettings(validate_every=2, validate_micro_batches=3, keep_best="
 
 
 class HeldOut:
-    """Five micro-batches that no step has; reading one may fail."""
+    """Five micro-batches that no step has; reading one, or counting them, may fail."""
 
-    num_micro_batches = 5
+    def __init__(self, program: ToyProgram, *, fails: bool, fails_at_once: bool) -> None:
+        self._program, self._fails, self._fails_at_once = program, fails, fails_at_once
 
-    def __init__(self, program: ToyProgram, *, fails: bool) -> None:
-        self._program, self._fails = program, fails
+    @property
+    def num_micro_batches(self) -> int:
+        if self._fails_at_once:
+            raise OSError("shard 7 is gone")
+        return 5
 
     def micro_batch(self, index: int) -> MicroBatch:
         if self._fails and index == 2:
@@ -35,7 +39,7 @@ class HeldOut:
 class ValidatedProgram(ToyProgram):
     def __init__(self, task: ToyTask, device: torch.device = CPU) -> None:
         super().__init__(task, device)
-        self.validation = HeldOut(self, fails=task.poison_step == -2)
+        self.validation = HeldOut(self, fails=task.poison_step == -2, fails_at_once=task.poison_step == -3)
 
 
 def train(folder: Path, task: ToyTask, settings: WatchSettings, loop: LoopConfig = LOOP) -> Recorder:
@@ -78,8 +82,9 @@ def test_the_value_is_the_mean_over_the_held_out_micro_batches(tmp_path: Path) -
     assert values_of(recorder)[12] == pytest.approx(total / weight, rel=1e-5)
 
 
-def test_a_validation_that_fails_is_named_and_ends_nothing(tmp_path: Path) -> None:
-    recorder = train(tmp_path, ToyTask(poison_step=-2), SETTINGS)
+@pytest.mark.parametrize("poison_step", [-2, -3])
+def test_a_validation_that_fails_is_named_and_ends_nothing(poison_step: int, tmp_path: Path) -> None:
+    recorder = train(tmp_path, ToyTask(poison_step=poison_step), SETTINGS)
     assert recorder.steps[-1][0] == LOOP.steps
     assert values_of(recorder) == {}
     failed = [notice for notice in recorder.notices if notice.kind == VALIDATION_FAILED]
