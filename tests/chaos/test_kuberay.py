@@ -42,7 +42,7 @@ class Desk:
             "machines": {"small": {"cpus": 3, "memory_gib": 4, "nodes": 2}},
             "command": f"{sys.executable} {PROGRAM}",
             "environment": {"PYTHONPATH": str(ROOT), "SQUARES_PAUSE_S": "2.0"},
-            "grace_s": 60,
+            "stop_grace_s": 60,
         }
         (self.folder / "profile.yaml").write_text(json.dumps(profile))
         cluster = {"name": "c", "cluster": {"server": self.server.address}}
