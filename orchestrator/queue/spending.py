@@ -48,7 +48,7 @@ def total_of(costs: Collection[AttemptCost]) -> Spent:
     return Spent(
         gpu_hours=sum(cost.gpu_hours for cost in costs),
         cpu_hours=sum(cost.cpu_hours for cost in costs),
-        money=None if None in money else sum(each for each in money if each is not None),
+        money=None if None in money else sum(amount for amount in money if amount is not None),
     )
 
 

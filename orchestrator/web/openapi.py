@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from orchestrator.web.actions import ACTIONS, Action, Done
 from orchestrator.web.page import Page
@@ -34,8 +35,9 @@ PROBLEM = {
 def openapi() -> dict[str, Any]:
     """The description, as OpenAPI 3.1."""
     adapters = {page.name: TypeAdapter(page.view) for page in PAGES} | {"done": TypeAdapter(Done)}
-    inputs = [(name, "serialization", adapter) for name, adapter in adapters.items()]
-    found, definitions = TypeAdapter.json_schemas(inputs, ref_template=REFERENCE)  # type: ignore[arg-type]  # a literal
+    mode: JsonSchemaMode = "serialization"
+    inputs = [(name, mode, adapter) for name, adapter in adapters.items()]
+    found, definitions = TypeAdapter.json_schemas(inputs, ref_template=REFERENCE)
     schemas = {name: schema for (name, _mode), schema in found.items()}
     paths: dict[str, Any] = {f"{API}{page.path}": {"get": _page(page, schemas[page.name])} for page in PAGES}
     for action in ACTIONS:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.images.limits import DecodeLimits
 from orchestrator.artifact import JSON
@@ -36,7 +36,7 @@ class LookWorker:
             listed, folders = shard.work["questions"], shard.work["records"]
             assert isinstance(listed, list), "written by `looks_on_workers`"
             assert isinstance(folders, dict), "written by `looks_on_workers`"
-            questions = [LookQuestion(**_with_tuples(question)) for question in listed]  # type: ignore[arg-type]  # JSON
+            questions = [LookQuestion(**_with_tuples(question)) for question in listed]
             records = {name: Path(str(folder)) for name, folder in folders.items()}
             answers = look_at(questions, records, self.limits)
             pq.write_table(pa.table({"same": answers}), shard.output / f"{shard.name}.{ANSWERS}")
@@ -79,7 +79,7 @@ def _shard(number: int, questions: "Sequence[LookQuestion]", folders: Mapping[st
     )
 
 
-def _with_tuples(question: JSON) -> dict[str, object]:
+def _with_tuples(question: JSON) -> dict[str, Any]:
     assert isinstance(question, dict), "written by `looks_on_workers`"
     return {name: tuple(value) if isinstance(value, list) else value for name, value in question.items()}
 

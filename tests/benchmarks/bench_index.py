@@ -180,7 +180,8 @@ class _NamedShards:
 
 
 def _datasets(rows: int) -> list[CuratedDataset]:
-    return [_NamedShards(Path("random"), shard_names(rows))]  # type: ignore[list-item]  # a double
+    double: Any = _NamedShards(Path("random"), shard_names(rows))
+    return [double]
 
 
 def _in_process(play: Any, connection: Any, barrier: Any, *arguments: Any) -> None:

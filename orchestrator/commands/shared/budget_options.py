@@ -78,8 +78,8 @@ def check_budget(plan: Plan, machines: Mapping[str, MachineType], prices: Prices
             f"--budget: money cannot be counted for {', '.join(unpriced)}: the prices of {prices.date} have no such "
             "accelerator; give --prices FILE, or a budget in gpu_hours"
         )
-    costs = [found.chosen.cost for found in estimates if found.chosen and found.chosen.cost]
-    cost = sum((each.low + each.high) / 2 for each in costs)
+    ranges = [found.chosen.cost for found in estimates if found.chosen and found.chosen.cost]
+    cost = sum((expected.low + expected.high) / 2 for expected in ranges)
     if cost > budget.money:
         raise PrecheckError(
             f"--budget: money={budget.money:g} is below the estimate of {cost:,.0f} {prices.currency} at prices of "

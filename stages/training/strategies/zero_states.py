@@ -73,9 +73,9 @@ class ZeroStates:
         """Whether parameters that do not train are divided too."""
         return self._is_third
 
-    def frozen(self, parameter: nn.Parameter) -> Partition | None:
-        """Of a divided parameter that does not train; None if this worker holds nothing of it."""
-        return _cut(parameter, parameter.ds_tensor.data)  # type: ignore[attr-defined]  # set by DeepSpeed
+    def frozen(self, parameter: Any) -> Partition | None:
+        """Of a parameter that DeepSpeed divides and that does not train; None if this worker holds nothing of it."""
+        return _cut(parameter, parameter.ds_tensor.data)
 
     def _stretch(self, parameter: Any) -> tuple[torch.Tensor, int, int, int] | None:
         """Flat tensor, offset in it, first element of the parameter, number of elements."""

@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,9 @@ from orchestrator.errors import PrecheckError
 from orchestrator.store.store import open_store
 
 
-def inputs(folder: Path, **changed: object) -> StoredInputs:
-    given: dict[str, object] = {"store_id": "", "whole": (), "streamed": (), "paths": {}}
-    return StoredInputs(store=open_store(folder), **given | changed)  # type: ignore[arg-type]  # by name
+def inputs(folder: Path, **changed: Any) -> StoredInputs:
+    given: dict[str, Any] = {"store_id": "", "whole": (), "streamed": (), "paths": {}}
+    return StoredInputs(store=open_store(folder), **given | changed)
 
 
 def test_a_node_that_does_not_mount_the_store_is_named(tmp_path: Path) -> None:

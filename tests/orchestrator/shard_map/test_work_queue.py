@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 
 from orchestrator.shard_map.pending import PendingShard, WorkItem
@@ -5,9 +7,9 @@ from orchestrator.shard_map.work_queue import WorkQueue
 from orchestrator.shards import Shard
 
 
-def item(name: str, mode: str = "shard") -> WorkItem:
+def item(name: str, mode: Literal["shard", "group", "trial", "probe", "step"] = "shard") -> WorkItem:
     pending = PendingShard(shard=Shard(name=name, items=(0,)), fingerprint=name, remaining=(0,))
-    return WorkItem(mode=mode, pending=pending, positions=(0,))  # type: ignore[arg-type]  # one of the modes
+    return WorkItem(mode=mode, pending=pending, positions=(0,))
 
 
 def names(queue: WorkQueue) -> list[str]:

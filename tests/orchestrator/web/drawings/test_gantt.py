@@ -52,7 +52,8 @@ def test_waiting_is_hatched_by_its_kind_and_each_kind_has_a_pattern() -> None:
 def test_a_lost_node_is_a_mark_with_its_words() -> None:
     (mark,) = of_class(drawn(), "moment")
     assert mark[0].text == "node n1 lost"
-    assert mark.find("line").attrib["x1"] == "50.000%"  # type: ignore[union-attr]
+    (line,) = mark.iter("line")
+    assert line.attrib["x1"] == "50.000%"
 
 
 def test_what_belongs_to_an_attempt_carries_its_tie_and_the_row_is_read_aloud() -> None:

@@ -16,7 +16,8 @@ def test_a_block_per_stage_in_the_tone_of_its_state() -> None:
 def test_a_running_stage_is_filled_as_far_as_it_got() -> None:
     def height(share: float) -> float:
         drawn = draw_stage_strip([StripStage(stage_id="a", state="RUNNING", share=share)], name="r")
-        return float(ET.fromstring(drawn)[0].find("rect[@class='done']").attrib["height"])  # type: ignore[union-attr]
+        (done,) = ET.fromstring(drawn)[0].iterfind("rect[@class='done']")
+        return float(done.attrib["height"])
 
     assert height(0.25) < height(0.5) < height(1.0) == height(7.0)
 
