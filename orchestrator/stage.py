@@ -379,6 +379,8 @@ class StageKind(Generic[C]):
     metrics: Mapping[str, str] = field(default_factory=dict)
     renamed_metrics: Mapping[str, str] = field(default_factory=dict)  # old name -> new; `x/`: all that begin with it
     headline: Callable[[Mapping[str, float]], str] | None = None  # the telling metrics in a few words
+    # What a reader of the metrics must know before he believes the output to be good, a sentence each.
+    warnings: Callable[[Mapping[str, float]], Sequence[str]] | None = None
     cost: CostFunction | None = None  # of a training, derived from the config; None: estimated from history alone
     amount: Callable[[C], str] | None = None  # how much work a run is, in a few words: "5,000 steps of 1,024 samples"
     units: Callable[[C], float] | None = None  # of its progress that a run does, where the config says it: steps

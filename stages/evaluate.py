@@ -80,8 +80,10 @@ class EvaluateWorker:
 def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     import json
 
-    from data_pipelines.evaluation.evaluate import read_results
-    from data_pipelines.evaluation.summary import results_sheet, summarize
+    from data_pipelines.evaluation.report import report_json, report_text
+    from data_pipelines.evaluation.results import read_results
+    from data_pipelines.evaluation.sheet import results_sheet
+    from data_pipelines.evaluation.summary import summarize
 
     models = {name: context.input(name) for name in ("tokenizer", "mllm")}
     decoders = context.inputs("decoder")
@@ -100,11 +102,13 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     )
     results = []
     for record in records:
-        results += read_results(record.path / "results.jsonl", images=record.path)
+        results += read_results(record.path)
         context.adopt(record, {entry.path: f"samples/{record.shard}/{entry.path}" for entry in record.files})
     metrics = summarize(results, _usual_answers(config, context))
     (context.output / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
-    results_sheet(results).save(context.output / "contact_sheet.png")
+    (context.output / "report.json").write_text(json.dumps(report_json(results, metrics), indent=1) + "\n")
+    (context.output / "report.md").write_text(report_text(results, metrics), encoding="utf-8")
+    results_sheet(results, metrics).save(context.output / "contact_sheet.png")
     return metrics
 
 
@@ -122,7 +126,8 @@ def _usual_answers(config: EvaluateConfig, context: StageContext) -> Mapping[str
 def _shards(config: EvaluateConfig, context: StageContext, *, with_decoder: bool) -> list[Shard]:
     """Samples spread evenly over the samples of each task in the split, in shards of equal size."""
     from data_pipelines.datasets.reader import CuratedDataset
-    from data_pipelines.evaluation.evaluate import SAMPLES_OF, TASKS, choose_samples
+    from data_pipelines.evaluation.evaluate import SAMPLES_OF, choose_samples
+    from data_pipelines.evaluation.results import TASKS
 
     shards = []
     for task in TASKS:
@@ -155,13 +160,21 @@ METRICS = {
     "<task>/colours_right": "share of the expected colours found",
     "<task>/exact": "share of samples with exactly the expected objects",
     "<task>/answers_right": "share of questions answered as in the data",
-    "<task>/<score>/chance": "the same score against the truth of another sample",
-    "<task>/answers_right/blind": "the same for the most common answer, without looking at the image",
-    "<task>/exact_if_copied": "the score of an unchanged source image",
+    "<task>/unchanged": "share of the objects that an edit leaves alone found as and where they were",
     "<task>/psnr_db": "peak signal-to-noise ratio against the target, dB",
     "<task>/ssim": "structural similarity to the target, -1 to 1",
+    "<task>/<score>/low": "lower end of the 95 % interval of a score",
+    "<task>/<score>/high": "upper end of the 95 % interval of a score",
+    "<task>/<score>/chance": "the same score against the truth of another sample",
+    "<task>/<score>/baseline": "the same of an unchanged source, the most common answer, the tokenizer enlarged",
+    "<task>/<score>/samples": "samples that have the score, if not all of the task",
     "<task>/samples": "samples of the task",
+    "<task>/objects": "expected objects in the samples of the task",
     "<task>/answers": "questions of the task",
+}
+RENAMED_METRICS = {
+    "editing/exact_if_copied": "editing/exact/baseline",
+    "understanding/answers_right/blind": "understanding/answers_right/baseline",
 }
 HEADLINE_SCORES = ("generation/objects_right", "understanding/answers_right", "editing/objects_right")
 
@@ -174,9 +187,15 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 
 def _score_text(name: str, metrics: Mapping[str, float]) -> str:
-    chance = metrics.get(f"{name}/chance", metrics.get(f"{name}/blind"))
+    chance = metrics.get(f"{name}/chance", metrics.get(f"{name}/baseline"))
     compared = f" (chance {100 * chance:.0f} %)" if chance is not None else ""
     return f"{name.replace('/', ' ').replace('_', ' ')} {100 * metrics[name]:.0f} %{compared}"
+
+
+def warnings(metrics: Mapping[str, float]) -> list[str]:
+    from data_pipelines.evaluation import report
+
+    return report.warnings(metrics)
 
 
 def inference_settings(config: EvaluateConfig) -> InferenceSettings:
@@ -191,7 +210,7 @@ def inference_settings(config: EvaluateConfig) -> InferenceSettings:
 
 EVALUATE = StageKind(
     name="evaluate",
-    version=2,
+    version=3,
     config=EvaluateConfig,
     run=run,
     inputs={
@@ -202,7 +221,9 @@ EVALUATE = StageKind(
     },
     output="report@1",
     metrics=METRICS,
+    renamed_metrics=RENAMED_METRICS,
     headline=headline,
+    warnings=warnings,
     serving=Serving(
         models={"tokenizer": "tokenizer", "mllm": "mllm", "decoder": "decoder"}, settings=inference_settings
     ),

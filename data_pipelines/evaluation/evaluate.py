@@ -4,13 +4,12 @@ Samples of the synthetic shapes dataset carry their scene, so images and answers
 back.
 """
 
-import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,17 +17,17 @@ from PIL import Image
 
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredSample
 from data_pipelines.datasets.samples import IMAGE
+from data_pipelines.evaluation.results import Result, Task, question_of, write_results
 from data_pipelines.images.model_input import image_anchor, input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.inference.illume_plus import IllumePlus, Request
+from data_pipelines.inference.image_tokenizer import to_image
 from data_pipelines.shapes.language import ObjectDescription, describe, parse_caption
-from data_pipelines.shapes.oracle import read_scene
-from data_pipelines.shapes.scenes import Scene
+from data_pipelines.shapes.oracle import DetectedObject, read_scene
+from data_pipelines.shapes.scenes import Figure, Scene
 from models.dualvitok.geometry import Size
 from models.metrics.image_metrics import psnr, ssim
 from models.mllm.config import SamplingConfig
 
-Task = Literal["reconstruction", "generation", "understanding", "editing", "enlargement"]
-TASKS: tuple[Task, ...] = ("reconstruction", "generation", "understanding", "editing", "enlargement")
 SAMPLES_OF: Mapping[Task, str] = {  # evaluation task -> task of the samples it uses
     "reconstruction": "generation",
     "generation": "generation",
@@ -48,30 +47,12 @@ class EvaluationSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """The result of a sample in a task. Objects are (shape, colour) pairs; None if the sample has no known scene."""
-
-    task: Task
-    sample_id: str
-    prompt: str
-    answer: str = ""
-    expected_answer: str = ""
-    expected: list[tuple[str, str]] | None = None
-    source: list[tuple[str, str]] | None = None  # objects of the image to edit
-    found: list[tuple[str, str]] | None = None  # objects detected in the drawn image, or parsed from the answer
-    scores: dict[str, float] = field(default_factory=dict)  # PSNR in dB and SSIM against the target image
-    files: dict[str, str] = field(default_factory=dict)  # "input", "target", "drawn" -> PNG file
-
-
 def evaluate(
     model: IllumePlus, task: Task, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
 ) -> list[Result]:
-    """Run a task on samples; writes images as PNG files and the results as `results.jsonl` to `output`."""
+    """Run a task on samples; writes images as PNG files and the results to `output`."""
     results = _EVALUATORS[task](model, samples, settings, output)
-    with (output / "results.jsonl").open("w", encoding="utf-8") as file:
-        for result in results:
-            file.write(json.dumps(asdict(result), sort_keys=True) + "\n")
+    write_results(results, output)
     return results
 
 
@@ -113,24 +94,6 @@ def most_frequent_answers(dataset: CuratedDataset, *, split: str, count: int) ->
     return {question: counts.most_common(1)[0][0] for question, counts in answers.items()}
 
 
-def question_of(prompt: str) -> str:
-    """The text of a prompt without its image placeholders."""
-    return prompt.replace(IMAGE, "").strip()
-
-
-def read_results(path: Path, *, images: Path) -> list[Result]:
-    """The results that `evaluate` wrote, with the paths of their images in the folder `images`."""
-    results = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        fields: dict[str, Any] = json.loads(line)
-        for name in ("expected", "source", "found"):
-            if fields[name] is not None:
-                fields[name] = [(shape, colour) for shape, colour in fields[name]]
-        fields["files"] = {name: str(images / file) for name, file in fields["files"].items()}
-        results.append(Result(**fields))
-    return results
-
-
 def _reconstruction(
     model: IllumePlus, samples: Sequence[StoredSample], settings: EvaluationSettings, output: Path
 ) -> list[Result]:
@@ -147,15 +110,26 @@ def _enlargement(
 ) -> list[Result]:
     assert model.decoder is not None, "enlargement needs a diffusion decoder"
     results = []
-    for stored in samples:
+    for number, stored in enumerate(samples):
+        codes = model.encode(_pixels(stored, 0, scale=1))
         (drawn,) = model.enlarge(
-            [model.encode(_pixels(stored, 0, scale=1))],
+            [codes],
             steps=settings.diffusion_steps,
             guidance=settings.diffusion_guidance,
-            seed=settings.seed,
+            seed=settings.seed + number,
         )
-        target = _pixels(stored, 0, scale=model.decoder.config.enlarge)
-        results.append(_drawn_result("enlargement", stored, output, drawn=drawn, target=target, slot=0))
+        (decoded,) = model.decode([codes])
+        results.append(
+            _drawn_result(
+                "enlargement",
+                stored,
+                output,
+                drawn=drawn,
+                target=_pixels(stored, 0, scale=model.decoder.config.enlarge),
+                slot=0,
+                baseline=decoded.resize(drawn.size, Image.Resampling.BICUBIC),
+            )
+        )
     return results
 
 
@@ -187,7 +161,15 @@ def _editing(
     ]
     answers = model.draw(requests, settings.editing)
     return [
-        _drawn_result("editing", stored, output, drawn=drawn, target=_pixels(stored, 1, scale=1), slot=1)
+        _drawn_result(
+            "editing",
+            stored,
+            output,
+            drawn=drawn,
+            target=_pixels(stored, 1, scale=1),
+            slot=1,
+            baseline=_source_at(stored, drawn.size),
+        )
         for stored, drawn in zip(samples, model.decode(answers), strict=True)
     ]
 
@@ -238,25 +220,73 @@ _EVALUATORS = {
 
 
 def _drawn_result(
-    task: Task, stored: StoredSample, output: Path, *, drawn: Image.Image, target: torch.Tensor, slot: int
+    task: Task,
+    stored: StoredSample,
+    output: Path,
+    *,
+    drawn: Image.Image,
+    target: torch.Tensor,
+    slot: int,
+    baseline: Image.Image | None = None,
 ) -> Result:
-    drawn_CYX = torch.from_numpy(np.asarray(drawn).copy()).permute(2, 0, 1).float() / 255
-    target_CYX = (target.cpu() + 1) / 2
-    scores = {
-        "psnr_db": float(psnr(drawn_CYX[None], target_CYX[None]).clamp(max=100.0)),
-        "ssim": float(ssim(drawn_CYX[None], target_CYX[None])),
-    }
     scene, source_scene = (_scene(stored, name) for name in ("scene", "source_scene"))
+    seen = read_scene(np.asarray(drawn)) if scene else None
+    scores = _similarity(drawn, target)
+    if scene and source_scene and seen is not None:
+        scores |= unchanged(source_scene, scene, seen, width=drawn.width)
+    baseline_found = None
+    if baseline is not None and scene:
+        baseline_found = _found(read_scene(np.asarray(baseline)))
     return Result(
         task=task,
         sample_id=stored.sample.sample_id,
         prompt=_request_text(stored),
         expected=_pairs(describe(scene)) if scene else None,
         source=_pairs(describe(source_scene)) if source_scene else None,
-        found=[(detected.shape, detected.colour) for detected in read_scene(np.asarray(drawn))] if scene else None,
+        found=_found(seen) if seen is not None else None,
         scores=scores,
-        files=_save_images(stored, output, task, drawn=drawn, slot=slot),
+        baseline_found=baseline_found,
+        baseline_scores=_similarity(baseline, target) if baseline is not None else {},
+        files=_save_images(stored, output, task, drawn=drawn, slot=slot, baseline=baseline),
     )
+
+
+def _similarity(image: Image.Image, target_CYX: torch.Tensor) -> dict[str, float]:
+    """PSNR in dB and SSIM of an image against a target in [-1, 1]; equal images count as 100 dB."""
+    image_BCYX = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()[None] / 255
+    target_BCYX = (target_CYX.cpu()[None] + 1) / 2
+    return {
+        "psnr_db": float(psnr(image_BCYX, target_BCYX).clamp(max=100.0)),
+        "ssim": float(ssim(image_BCYX, target_BCYX)),
+    }
+
+
+def unchanged(source: Scene, target: Scene, seen: Sequence[DetectedObject], *, width: int) -> dict[str, float]:
+    """Share of the figures that the edit leaves alone which were drawn with their shape and colour where they were: the
+    centre is off by less than the radius. Nothing for an edit that leaves none alone."""
+    kept = [figure for figure in source.figures if figure in target.figures]
+    if not kept:
+        return {}
+    scale = width / target.width
+
+    def is_there(figure: Figure) -> bool:
+        return any(
+            (thing.shape, thing.colour) == (figure.shape, figure.colour)
+            and math.hypot(thing.x - scale * figure.x, thing.y - scale * figure.y) < scale * figure.radius
+            for thing in seen
+        )
+
+    return {"unchanged": sum(map(is_there, kept)) / len(kept)}
+
+
+def _source_at(stored: StoredSample, size_wh: tuple[int, int]) -> Image.Image:
+    """The image to edit as the model reads it, at the size of the edited one."""
+    image: Image.Image = to_image(_pixels(stored, 0, scale=1))
+    return image if image.size == size_wh else image.resize(size_wh, Image.Resampling.BICUBIC)
+
+
+def _found(seen: Sequence[DetectedObject]) -> list[tuple[str, str]]:
+    return [(detected.shape, detected.colour) for detected in seen]
 
 
 def _pixels(stored: StoredSample, slot: int, *, scale: int) -> torch.Tensor:
@@ -287,10 +317,21 @@ def _open(stored: StoredSample, slot: int) -> Image.Image:
 
 
 def _save_images(
-    stored: StoredSample, output: Path, task: str, *, drawn: Image.Image | None, slot: int = 0
+    stored: StoredSample,
+    output: Path,
+    task: str,
+    *,
+    drawn: Image.Image | None,
+    slot: int = 0,
+    baseline: Image.Image | None = None,
 ) -> dict[str, str]:
     files = {}
-    images = {"input": _open(stored, 0), "target": _open(stored, slot) if slot else None, "drawn": drawn}
+    images = {
+        "input": _open(stored, 0),
+        "target": _open(stored, slot) if slot else None,
+        "drawn": drawn,
+        "baseline": baseline if not slot else None,  # that of an edit is its input
+    }
     for name, image in images.items():
         if image is not None:
             files[name] = f"{task}-{stored.sample.sample_id[:16]}-{name}.png"

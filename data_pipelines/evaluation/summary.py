@@ -1,25 +1,35 @@
-"""Summaries of evaluation results: metrics with their chance levels, and one contact sheet of images."""
+"""Metrics of an evaluation: means with 95 % intervals, chance, and what the baseline reaches."""
 
-from collections import Counter
+import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-from PIL import Image
+from data_pipelines.evaluation.intervals import mean_interval, share_interval
+from data_pipelines.evaluation.results import (
+    TASKS,
+    Objects,
+    Result,
+    Task,
+    colours_right,
+    exact,
+    objects_right,
+    question_of,
+    same_answer,
+)
+from data_pipelines.shapes.language import parse_caption
 
-from data_pipelines.evaluation.evaluate import TASKS, Result, question_of
-from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
-
-Objects = Sequence[tuple[str, str]]  # (shape, colour)
-IMAGES_PER_TASK = 8
+Score = Callable[[Objects, Objects], float]
+OBJECT_SCORES: Mapping[str, Score] = {"objects_right": objects_right, "colours_right": colours_right, "exact": exact}
+SHARES = frozenset({*OBJECT_SCORES, "answers_right", "unchanged"})  # scores of 0 to 1
 
 
 def summarize(results: Sequence[Result], frequent_answers: Mapping[str, str]) -> dict[str, float]:
     """Means by task. `frequent_answers` is the most frequent answer to each question in the training data.
 
     `<task>/objects_right` is the share of expected objects found with their shape and colour; `/exact` the share of
-    samples with all of them and no others. `/chance` of each is the same metric with every result compared with the
-    truth of another sample (absent for a single sample); `editing/exact_if_copied` is the score of returning the source
-    unchanged.
+    samples with all of them and no others. Of each score, `/low` and `/high` are the ends of its 95 % interval,
+    `/chance` is the same with every result compared with the truth of another sample (absent for a single sample), and
+    `/baseline` what takes no model of the task: the unchanged source of an edit, the most frequent answer to a
+    question, the enlarged output of the tokenizer for the diffusion decoder.
     """
     metrics: dict[str, float] = {}
     for task in TASKS:
@@ -27,114 +37,80 @@ def summarize(results: Sequence[Result], frequent_answers: Mapping[str, str]) ->
         if not task_results:
             continue
         metrics[f"{task}/samples"] = float(len(task_results))
-        for name in sorted({name for result in task_results for name in result.scores}):
-            metrics[f"{task}/{name}"] = _mean([result.scores[name] for result in task_results])
+        metrics.update(_similarities(task, task_results))
         known = [result for result in task_results if result.expected is not None]
-        for name, score in (("objects_right", objects_right), ("colours_right", colours_right), ("exact", exact)):
-            metrics.update(_with_chance(f"{task}/{name}", known, score))
-        copied = [exact(result.expected or (), result.source) for result in known if result.source is not None]
-        if copied:
-            metrics[f"{task}/exact_if_copied"] = _mean(copied)
+        metrics.update(_objects(task, known, frequent_answers))
         metrics.update(_answers(task, [result for result in task_results if result.expected is None], frequent_answers))
     return metrics
 
 
-def objects_right(expected: Objects, found: Objects) -> float:
-    """Share of the expected objects that were found."""
-    return (Counter(expected) & Counter(found)).total() / max(1, len(expected))
-
-
-def colours_right(expected: Objects, found: Objects) -> float:
-    """Share of the expected colours that were found, whatever the shapes."""
-    wanted, seen = Counter(colour for _, colour in expected), Counter(colour for _, colour in found)
-    return (wanted & seen).total() / max(1, len(expected))
-
-
-def exact(expected: Objects, found: Objects) -> float:
-    """1 if exactly the expected objects were found."""
-    return float(Counter(expected) == Counter(found))
-
-
-def results_sheet(results: Sequence[Result]) -> Image.Image:
-    """A contact sheet of inputs, targets and drawn images, a few of each task."""
-    rows: list[Row] = []
-    for task in TASKS:
-        shown = [result for result in results if result.task == task][:IMAGES_PER_TASK]
-        for name in ("input", "target", "drawn"):
-            cells = [
-                Cell(image=_open(Path(result.files[name])), text=_caption(result, name))
-                for result in shown
-                if name in result.files and not (task == "generation" and name == "input")
-            ]
-            if cells:
-                rows.append(Row(label=f"{task}: {name}", cells=cells))
-    return contact_sheet(rows)
-
-
-def _with_chance(
-    name: str, results: Sequence[Result], score: Callable[[Objects, Objects], float]
-) -> Mapping[str, float]:
-    if not results:
-        return {}
-    found = [result.found or () for result in results]
-    expected = [result.expected or () for result in results]
-    metrics = {name: _mean([score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)])}
-    if len(results) > 1:
-        others = [*expected[1:], expected[0]]
-        metrics[f"{name}/chance"] = _mean([score(wanted, seen) for wanted, seen in zip(others, found, strict=True)])
+def _similarities(task: Task, results: Sequence[Result]) -> dict[str, float]:
+    """Means of the scores that each result holds: PSNR, SSIM and what an edit left unchanged."""
+    metrics: dict[str, float] = {}
+    for name in sorted({name for result in results for name in result.scores}):
+        values = [result.scores[name] for result in results if name in result.scores]
+        metrics.update(_mean_with_interval(f"{task}/{name}", values))
+        if len(values) < len(results):
+            metrics[f"{task}/{name}/samples"] = float(len(values))
+        baseline = [result.baseline_scores[name] for result in results if name in result.baseline_scores]
+        if baseline:
+            metrics[f"{task}/{name}/baseline"] = _mean(baseline)
     return metrics
 
 
-def _answers(task: str, results: Sequence[Result], frequent_answers: Mapping[str, str]) -> Mapping[str, float]:
-    """Share of exact text answers; `blind` is that of the most frequent answer to each question, ignoring the image."""
+def _objects(task: Task, results: Sequence[Result], frequent_answers: Mapping[str, str]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if not results:
+        return metrics
+    found = [result.found or () for result in results]
+    expected = [result.expected or () for result in results]
+    baselines = [_baseline_objects(result, frequent_answers) for result in results]
+    metrics[f"{task}/objects"] = float(sum(map(len, expected)))
+    for name, score in OBJECT_SCORES.items():
+        values = [score(wanted, seen) for wanted, seen in zip(expected, found, strict=True)]
+        metrics.update(_mean_with_interval(f"{task}/{name}", values))
+        if len(results) > 1:
+            others = [*expected[1:], expected[0]]
+            chance = [score(wanted, seen) for wanted, seen in zip(others, found, strict=True)]
+            metrics[f"{task}/{name}/chance"] = _mean(chance)
+        compared = [score(wanted, seen) for wanted, seen in zip(expected, baselines, strict=True) if seen is not None]
+        if compared:
+            metrics[f"{task}/{name}/baseline"] = _mean(compared)
+    return metrics
+
+
+def _baseline_objects(result: Result, frequent_answers: Mapping[str, str]) -> Objects | None:
+    if result.baseline_found is not None:
+        return result.baseline_found
+    if result.task != "understanding" or not frequent_answers:
+        return None
+    return [(thing.shape, thing.colour) for thing in parse_caption(_usual_answer(result, frequent_answers)) or ()]
+
+
+def _answers(task: Task, results: Sequence[Result], frequent_answers: Mapping[str, str]) -> dict[str, float]:
+    """Share of exact text answers."""
     answered = [result for result in results if result.expected_answer]
     if not answered:
         return {}
-    guesses = [frequent_answers.get(question_of(result.prompt), frequent_answers.get("", "")) for result in answered]
-    truths = [_plain(result.expected_answer) for result in answered]
+    right = [float(same_answer(result.answer, result.expected_answer)) for result in answered]
+    usual = [float(same_answer(_usual_answer(result, frequent_answers), result.expected_answer)) for result in answered]
     return {
-        f"{task}/answers_right": _share_equal([result.answer for result in answered], truths),
-        f"{task}/answers_right/blind": _share_equal(guesses, truths),
+        **_mean_with_interval(f"{task}/answers_right", right),
+        f"{task}/answers_right/baseline": _mean(usual),
         f"{task}/answers": float(len(answered)),
     }
 
 
-def _share_equal(answers: Sequence[str], truths: Sequence[str]) -> float:
-    return _mean([float(_plain(answer) == truth) for answer, truth in zip(answers, truths, strict=True)])
+def _usual_answer(result: Result, frequent_answers: Mapping[str, str]) -> str:
+    return frequent_answers.get(question_of(result.prompt), frequent_answers.get("", ""))
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
-
-
-def _caption(result: Result, name: str) -> str:
-    """The text below an image: the request, and the objects found in a drawn image."""
-    asked = _request_text(result.prompt)
-    if result.task == "understanding":
-        return f"{asked} {result.answer}"
-    if result.task == "editing" and name == "input":
-        return asked
-    if name != "drawn":
-        return ""
-    found = "found: " + (
-        ", ".join(f"{colour} {shape}" for shape, colour in result.found) if result.found else "nothing"
-    )
-    wanted = f"{asked} " if result.task == "generation" else ""
-    return wanted + (found if result.found is not None else "")
-
-
-def _request_text(prompt: str) -> str:
-    """The text of a request without the fixed parts of its template."""
-    text = question_of(prompt)
-    for opening in ("the content of image is", "according to the instruction:"):
-        text = text.split(opening, 1)[-1]
-    return text.strip()
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+def _mean_with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    interval = share_interval if name.rpartition("/")[2] in SHARES else mean_interval
+    low, high = interval(values)
+    ends = {f"{name}/low": low, f"{name}/high": high}
+    return {name: _mean(values)} | {end: value for end, value in ends.items() if math.isfinite(value)}
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    return sum(values) / len(values)

@@ -105,6 +105,7 @@ def stage_lines(summary: StageSummary) -> list[str]:
         return lines
     if summary.made_by_run and summary.headline:
         lines.append(f"  {summary.headline}")
+        lines += [f"  warning: {warning}" for warning in summary.warnings]
     size = f"{len(summary.files):,} files, {bytes_text(summary.bytes)}"
     lines.append(f"  {summary.artifact_kind}, {size}: {shown_folder(summary.folder)}")
     lines += ["metrics", *_metric_lines(summary.metrics, summary.meanings), "files"]
@@ -137,6 +138,7 @@ def _summary_json(summary: StageSummary) -> dict[str, JSON]:
         "fingerprint": status.fingerprint,
         "artifact_kind": summary.artifact_kind,
         "headline": summary.headline,
+        "warnings": list(summary.warnings),
         "metrics": dict(summary.metrics),
         "folder": summary.folder,
         "bytes": summary.bytes,

@@ -67,6 +67,8 @@ def log_result(
     headline = _headline(planned.spec.kind, metrics)
     if headline:
         log.info("%s: %s", planned.id, headline)
+    for warning in _warnings(planned.spec.kind, metrics):
+        log.warning("%s: %s", planned.id, warning)
     shown = [f"{name} {value:.6g}" for name, value in metrics.items() if value][:NUM_METRICS]
     more = len([value for value in metrics.values() if value]) - len(shown)
     log.info("%s: metrics: %s%s", planned.id, ", ".join(shown) or "none", f" and {more} more" if more else "")
@@ -79,6 +81,14 @@ def _headline(kind: StageKind[object], metrics: Mapping[str, float]) -> str:
     except Exception as error:  # noqa: BLE001 - code of the kind; the artifact is committed
         log.warning("the headline of kind %s cannot be made: %s", kind.name, error)
         return ""
+
+
+def _warnings(kind: StageKind[object], metrics: Mapping[str, float]) -> Sequence[str]:
+    try:
+        return kind.warnings(metrics) if kind.warnings is not None and metrics else ()
+    except Exception as error:  # noqa: BLE001 - code of the kind; the artifact is committed
+        log.warning("the warnings of kind %s cannot be made: %s", kind.name, error)
+        return ()
 
 
 def _text(value: JSON) -> str:

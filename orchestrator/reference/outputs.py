@@ -321,6 +321,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
                             "state": STAGE_STATE,
                             "fingerprint": DIGEST,
                             "headline": TEXT,
+                            "warnings": a_list(TEXT),
                             "metrics": a_table(ANY),
                             "folder": TEXT,
                             "bytes": WHOLE,

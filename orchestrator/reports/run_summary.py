@@ -22,6 +22,7 @@ class StageSummary:
     status: StageStatus
     artifact_kind: str  # empty: nothing was made
     headline: str  # the telling metrics in a few words
+    warnings: tuple[str, ...]  # what a reader of them must know
     metrics: Mapping[str, float]
     meanings: Mapping[str, str]  # of the declared metrics; names may hold `<...>`
     folder: str  # on this machine, or the address in the store; empty: nothing was made
@@ -48,6 +49,14 @@ def headline_text(kind: StageKind[Any] | None, metrics: Mapping[str, float]) -> 
             return kind.headline(metrics)
     declared = [name for name in (kind.metrics if kind else ()) if name in metrics]
     return ", ".join(f"{name} {number_text(metrics[name])}" for name in (declared or list(metrics))[:NUM_METRICS])
+
+
+def warning_texts(kind: StageKind[Any] | None, metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """What a reader of the metrics must know before he believes the output to be good, a sentence each."""
+    if kind is not None and kind.warnings is not None and metrics:
+        with suppress(KeyError):  # as above
+            return tuple(kind.warnings(metrics))
+    return ()
 
 
 def number_text(number: float) -> str:
@@ -77,6 +86,7 @@ def _summary(
         status=stage,
         artifact_kind=output.manifest.kind if output else "",
         headline=headline_text(kind, metrics),
+        warnings=warning_texts(kind, metrics),
         metrics=metrics,
         meanings=kind.metrics if kind else {},
         folder=folder_of(artifacts, output) if output else "",

@@ -78,7 +78,13 @@ def faulty_sources(_config: ShoutConfig) -> Mapping[str, Path]:
 
 SAY = StageKind(name="say", version=1, config=SayConfig, run=say, output="words@1")
 SHOUT = StageKind(
-    name="shout", version=1, config=ShoutConfig, run=shout, output="words@1", inputs={"words": Slot(kind="words@1")}
+    name="shout",
+    version=1,
+    config=ShoutConfig,
+    run=shout,
+    output="words@1",
+    inputs={"words": Slot(kind="words@1")},
+    warnings=lambda metrics: ["nobody listens that long"] if metrics["words"] > 8 else [],
 )
 
 

@@ -41,7 +41,7 @@ def summaries_of(workspace: Workspace, target: Target, kinds: Mapping[str, Stage
 
 
 def outcome_lines(summaries: Sequence[StageSummary]) -> list[str]:
-    """Two lines for each stage: what came out, and what its artifact is called in short."""
+    """Lines for each stage: what came out, what its artifact is called in short, and its warnings."""
     width = max((len(summary.status.stage_id) for summary in summaries), default=0)
     lines: list[str] = []
     for summary in summaries:
@@ -53,6 +53,7 @@ def outcome_lines(summaries: Sequence[StageSummary]) -> list[str]:
         lines.append(f"  {summary.status.stage_id:{width}}  {text}")
         if summary.folder:
             lines.append(f"  {'':{width}}  {short_folder(summary.folder)}")
+            lines += [f"  {'':{width}}  warning: {warning}" for warning in summary.warnings]
     return lines
 
 

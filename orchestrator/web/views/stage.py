@@ -60,6 +60,7 @@ class OutputFile:
 class OutputView:
     kind: str
     headline: str
+    warnings: tuple[str, ...]
     folder: str  # a path on the machine of the service, or an address in the store
     made_by_run: str
     num_files: int
@@ -219,6 +220,7 @@ def _output(summary: StageSummary | None, run_id: str) -> OutputView | None:
     return OutputView(
         kind=summary.artifact_kind,
         headline=summary.headline,
+        warnings=summary.warnings,
         folder=summary.folder,
         made_by_run=summary.made_by_run,
         num_files=len(summary.files),

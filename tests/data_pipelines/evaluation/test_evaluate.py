@@ -1,5 +1,6 @@
 """Every task on a drawn dataset with random models: results that read back, with their images."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,19 @@ from data_pipelines.datasets.reader import CuratedDataset, DatasetError, StoredS
 from data_pipelines.datasets.samples import Turn
 from data_pipelines.evaluation.evaluate import (
     SAMPLES_OF,
-    TASKS,
     EvaluationSettings,
-    Result,
-    Task,
     choose_samples,
     evaluate,
     find_samples,
     most_frequent_answers,
-    read_results,
+    unchanged,
 )
-from data_pipelines.evaluation.summary import results_sheet, summarize
+from data_pipelines.evaluation.results import TASKS, Result, Task, read_results
+from data_pipelines.evaluation.sheet import results_sheet
+from data_pipelines.evaluation.summary import summarize
 from data_pipelines.inference.illume_plus import IllumePlus
-from data_pipelines.shapes.oracle import read_scene
+from data_pipelines.shapes.oracle import DetectedObject, read_scene
+from data_pipelines.shapes.scenes import Figure, Scene
 from models.mllm.config import LevelSampling, SamplingConfig
 from tests.data_pipelines.tiny_run import TinyRun
 
@@ -41,7 +42,7 @@ IMAGE_FILES: dict[Task, list[str]] = {
     "generation": ["drawn", "input"],
     "understanding": ["input"],
     "editing": ["drawn", "input", "target"],
-    "enlargement": ["drawn", "input"],
+    "enlargement": ["baseline", "drawn", "input"],
 }
 
 
@@ -66,7 +67,7 @@ def test_every_task_writes_results_and_images(
 ) -> None:
     samples = samples_of(dataset, task)
     made = evaluate(model, task, samples, SETTINGS, tmp_path)
-    found = read_results(tmp_path / "results.jsonl", images=tmp_path)
+    found = read_results(tmp_path)
     assert [result.sample_id for result in found] == [stored.sample.sample_id for stored in samples]
     for result, before in zip(found, made, strict=True):
         assert sorted(result.files) == IMAGE_FILES[task]
@@ -181,8 +182,57 @@ def test_metrics_and_sheet_cover_all_tasks(model: IllumePlus, dataset: CuratedDa
     for task in TASKS:
         (tmp_path / task).mkdir()
         evaluate(model, task, samples_of(dataset, task, count=2), SETTINGS, tmp_path / task)
-        results = [*results, *read_results(tmp_path / task / "results.jsonl", images=tmp_path / task)]
+        results = [*results, *read_results(tmp_path / task)]
     metrics = summarize(results, {})
     assert [metrics[f"{task}/samples"] for task in TASKS] == [2.0] * 5
-    assert {"editing/exact_if_copied", "enlargement/psnr_db", "generation/exact/chance"} <= set(metrics)
-    results_sheet(results).save(tmp_path / "sheet.png")
+    assert {"editing/exact/baseline", "enlargement/psnr_db/baseline", "generation/exact/chance"} <= set(metrics)
+    results_sheet(results, metrics).save(tmp_path / "sheet.png")
+
+
+def test_the_baseline_of_the_decoder_is_what_the_tokenizer_decodes_enlarged(
+    model: IllumePlus, dataset: CuratedDataset, tmp_path: Path
+) -> None:
+    (stored, *_) = samples_of(dataset, "enlargement")
+    (found,) = evaluate(model, "enlargement", [stored], SETTINGS, tmp_path)
+    (small,) = evaluate(model, "reconstruction", [stored], SETTINGS, tmp_path)
+    with Image.open(tmp_path / found.files["baseline"]) as baseline, Image.open(tmp_path / small.files["drawn"]) as own:
+        assert baseline.size == (2 * own.width, 2 * own.height)
+        assert np.array_equal(np.asarray(baseline), np.asarray(own.resize(baseline.size, Image.Resampling.BICUBIC)))
+    assert found.baseline_scores.keys() == found.scores.keys() == {"psnr_db", "ssim"}
+
+
+def test_a_copied_source_is_the_baseline_of_an_edit(model: IllumePlus, dataset: CuratedDataset, tmp_path: Path) -> None:
+    for result in evaluate(model, "editing", samples_of(dataset, "editing", count=6), SETTINGS, tmp_path):
+        assert Counter(result.baseline_found) == Counter(result.source)
+
+
+@pytest.mark.parametrize(
+    ("kept_x", "colour", "share"),
+    [(30.0, "blue", 1.0), (38.0, "blue", 1.0), (50.0, "blue", 0.0), (30.0, "green", 0.0)],
+    ids=["as and where it was", "moved by less than its radius", "moved away", "of another colour"],
+)
+def test_what_an_edit_leaves_alone_must_be_found_as_and_where_it_was(kept_x: float, colour: str, share: float) -> None:
+    kept = figure("circle", "blue", x=30.0)
+    before, changed = figure("square", "red", x=70.0), figure("square", "green", x=70.0)
+    seen = [
+        seen_at("square", "green", x=35.0),
+        seen_at("circle", colour, x=kept_x / 2),
+    ]  # at half the size of the scene
+    assert unchanged(scene(kept, before), scene(kept, changed), seen, width=50) == {"unchanged": share}
+
+
+def test_an_edit_that_leaves_nothing_alone_has_no_such_score() -> None:
+    before, changed = figure("square", "red", x=70.0), figure("square", "green", x=70.0)
+    assert unchanged(scene(before), scene(changed), [], width=50) == {}
+
+
+def figure(shape: str, colour: str, *, x: float) -> Figure:
+    return Figure(shape=shape, colour=colour, size="large", place="centre", x=x, y=25.0, radius=10.0)
+
+
+def seen_at(shape: str, colour: str, *, x: float) -> DetectedObject:
+    return DetectedObject(shape=shape, colour=colour, size="large", place="centre", x=x, y=12.5, radius=5.0, fit=0.9)
+
+
+def scene(*figures: Figure) -> Scene:
+    return Scene(height=50, width=100, background="white", figures=figures)

@@ -1,14 +1,10 @@
-"""Metrics of an evaluation with their chance levels, and the sheet of images, on results made by hand."""
-
-from collections.abc import Sequence
-from pathlib import Path
+"""Metrics of an evaluation with their intervals, chance levels and baselines, on results made by hand."""
 
 import pytest
-from PIL import Image
 
-from data_pipelines.evaluation.evaluate import Result
-from data_pipelines.evaluation.summary import IMAGES_PER_TASK, exact, objects_right, results_sheet, summarize
-from data_pipelines.images.contact_sheet import Cell, Row, contact_sheet
+from data_pipelines.evaluation.intervals import mean_interval, share_interval
+from data_pipelines.evaluation.results import Result
+from data_pipelines.evaluation.summary import summarize
 
 STAR, DISC, CROSS = ("star", "red"), ("circle", "blue"), ("cross", "green")
 Objects = list[tuple[str, str]]
@@ -20,23 +16,6 @@ def drawn(expected: Objects, found: Objects, **fields: object) -> Result:
 
 def answered(prompt: str, expected: str, answer: str) -> Result:
     return Result(task="understanding", sample_id="a", prompt=prompt, expected_answer=expected, answer=answer)
-
-
-@pytest.mark.parametrize(
-    ("expected", "found", "share", "all_right"),
-    [
-        ([STAR, DISC], [DISC, STAR], 1.0, 1.0),
-        ([STAR, DISC], [STAR], 0.5, 0.0),
-        ([STAR], [STAR, CROSS], 1.0, 0.0),  # one too many
-        ([STAR, STAR], [STAR], 0.5, 0.0),  # the same twice counts twice
-        ([STAR], [], 0.0, 0.0),
-    ],
-)
-def test_objects_are_counted_with_shape_and_colour(
-    expected: Objects, found: Objects, share: float, all_right: float
-) -> None:
-    assert objects_right(expected, found) == share
-    assert exact(expected, found) == all_right
 
 
 def test_metrics_are_means_over_the_samples_of_a_task() -> None:
@@ -52,6 +31,10 @@ def test_metrics_are_means_over_the_samples_of_a_task() -> None:
     assert metrics["generation/colours_right"] == 1.0
     assert metrics["generation/exact"] == 0.5
     assert metrics["generation/psnr_db"] == 25.0
+    low, high = share_interval([1.0, 0.0])
+    assert (metrics["generation/objects_right/low"], metrics["generation/objects_right/high"]) == (low, high)
+    low, high = mean_interval([20.0, 30.0])
+    assert (metrics["generation/psnr_db/low"], metrics["generation/psnr_db/high"]) == (low, high)
     assert not [name for name in metrics if not name.startswith("generation/")]
 
 
@@ -70,9 +53,17 @@ def test_a_lone_sample_has_no_chance_level() -> None:
 
 def test_an_edit_is_compared_with_giving_the_source_back() -> None:
     def edited(source: Objects) -> Result:
-        return Result(task="editing", sample_id="a", prompt="edit", expected=[STAR], source=source, found=[STAR])
+        return Result(
+            task="editing",
+            sample_id="a",
+            prompt="edit",
+            expected=[STAR],
+            source=source,
+            found=[STAR],
+            baseline_found=source,
+        )
 
-    assert summarize([edited([DISC]), edited([STAR])], {})["editing/exact_if_copied"] == 0.5
+    assert summarize([edited([DISC]), edited([STAR])], {})["editing/exact/baseline"] == 0.5
 
 
 def test_answers_are_compared_with_the_most_frequent_answer_to_the_question() -> None:
@@ -88,32 +79,50 @@ def test_answers_are_compared_with_the_most_frequent_answer_to_the_question() ->
     )
     assert metrics["understanding/answers"] == 5
     assert metrics["understanding/answers_right"] == 0.6
-    assert metrics["understanding/answers_right/blind"] == 0.6  # "two" twice, and the usual answer to anything
+    assert metrics["understanding/answers_right/baseline"] == 0.6  # "two" twice, and the usual answer to anything
 
 
 def test_nothing_tried_gives_no_metrics() -> None:
     assert summarize([], {}) == {}
 
 
-def test_the_sheet_shows_a_few_samples_of_each_task(tmp_path: Path) -> None:
-    path = tmp_path / "image.png"
-    Image.new("RGB", (40, 20), "red").save(path)
-    files = {"input": str(path), "drawn": str(path)}
-    with_target = files | {"target": str(path)}
-    edits = [Result(task="editing", sample_id="a", prompt="<image>\nEdit", found=[STAR], files=with_target)]
-    many = [drawn([STAR], [DISC], files=files)] * (IMAGES_PER_TASK + 3)
-    found = results_sheet([*many, *edits])
-    rows: Sequence[Row] = [Row(label="x", cells=[Cell(image=None)] * IMAGES_PER_TASK)] * 4
-    assert found.size == contact_sheet(rows).size  # generation: drawn; editing: input, target, drawn
-    counts = {colour: count for count, colour in found.getcolors(maxcolors=2**16) or ()}
-    assert counts[(255, 0, 0)] == (IMAGES_PER_TASK + 3) * 128 * 64
+def test_the_decoder_is_compared_with_what_the_tokenizer_decodes() -> None:
+    def enlarged(own: float, of_tokenizer: float) -> Result:
+        return Result(
+            task="enlargement",
+            sample_id="a",
+            prompt="",
+            expected=[STAR],
+            found=[],
+            scores={"psnr_db": own},
+            baseline_found=[STAR],
+            baseline_scores={"psnr_db": of_tokenizer},
+        )
+
+    metrics = summarize([enlarged(18.0, 23.0), enlarged(20.0, 21.0)], {})
+    assert (metrics["enlargement/psnr_db"], metrics["enlargement/psnr_db/baseline"]) == (19.0, 22.0)
+    assert (metrics["enlargement/objects_right"], metrics["enlargement/objects_right/baseline"]) == (0.0, 1.0)
 
 
-def test_a_sheet_of_nothing_can_be_saved(tmp_path: Path) -> None:
-    results_sheet([]).save(tmp_path / "sheet.png")
+def test_a_caption_is_compared_with_the_most_frequent_one() -> None:
+    def captioned(expected: Objects) -> Result:
+        return Result(
+            task="understanding", sample_id="a", prompt="Describe.", expected_answer="-", expected=expected, found=[]
+        )
+
+    usual = {"Describe.": "a blue circle"}
+    metrics = summarize([captioned([DISC]), captioned([("square", "red")])], usual)
+    assert metrics["understanding/objects_right/baseline"] == 0.5
+    assert "understanding/answers" not in metrics
 
 
-def test_a_cell_keeps_the_shape_of_its_image() -> None:
-    wide = contact_sheet([Row(label="", cells=[Cell(image=Image.new("RGB", (64, 16), (255, 0, 0)))])], cell_px=128)
-    counts = {colour: count for count, colour in wide.getcolors(maxcolors=2**16) or ()}
-    assert counts[(255, 0, 0)] == 128 * 32
+def test_a_score_that_some_samples_lack_is_the_mean_of_the_others() -> None:
+    results = [drawn([STAR], [STAR], scores={"unchanged": 1.0}), drawn([STAR], [STAR])]
+    metrics = summarize(results, {})
+    assert (metrics["generation/unchanged"], metrics["generation/unchanged/samples"]) == (1.0, 1.0)
+
+
+def test_a_lone_sample_has_no_interval_of_its_similarity() -> None:
+    metrics = summarize([drawn([STAR], [STAR], scores={"ssim": 0.5})], {})
+    assert "generation/ssim/low" not in metrics
+    assert metrics["generation/objects_right/low"] == pytest.approx(0.2065, abs=1e-4)

@@ -42,6 +42,17 @@ def test_one_stage_is_shown_with_metrics_and_files(illume: Illume, tmp_path: Pat
     assert stage["made_by_run"] == newest(illume)["run_id"]
 
 
+def test_warnings_stand_below_what_they_are_about(illume: Illume) -> None:
+    quiet = illume("run", "words.yaml").out
+    loud = illume("run", "words.yaml", "--set", "stages.loud.config.times=9").out
+    assert "warning" not in quiet
+    words = "warning: nobody listens that long"
+    lines = [line.strip() for line in loud.splitlines()]
+    assert lines[lines.index(words) - 2].split() == ["loud", "words", "9"]
+    assert f"  {words}" in illume("show", "last:loud").out
+    assert illume("show", "last:loud", "--json").data["stages"][0]["warnings"] == ["nobody listens that long"]
+
+
 def test_an_earlier_run_is_named_by_its_id(illume: Illume) -> None:
     illume("run", "words.yaml")
     first = newest(illume)["run_id"]
