@@ -128,7 +128,7 @@ def profile_at(location: str) -> Profile:
 
 def load_profile(file: Path) -> Profile:
     """The profile in a YAML file. Raises: RecipeError: the file cannot be read, or a key or value is wrong."""
-    document = parse_yaml(read_text(file), str(file))
+    document = parse_yaml(read_text(file, "profile"), str(file))
     data, problems = document.data, list(document.problems)
     kind = data.pop("kind", None) if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:

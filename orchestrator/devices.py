@@ -43,7 +43,7 @@ class _Table:
 @cache
 def devices() -> Mapping[str, Device]:
     """All known accelerators by their canonical name."""
-    document = parse_yaml(read_text(_FILE), str(_FILE))
+    document = parse_yaml(read_text(_FILE, "table of devices"), str(_FILE))
     problems = list(document.problems)
     table = decode(_Table, {"devices": document.data}, (), problems)
     if table is None or problems:

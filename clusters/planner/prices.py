@@ -54,7 +54,7 @@ class Money:
 
 def load_prices(file: Path = BUILT_IN) -> Prices:
     """Raises: RecipeError: the file cannot be read, or names an accelerator twice or wrongly."""
-    document = parse_yaml(read_text(file), str(file))
+    document = parse_yaml(read_text(file, "price file"), str(file))
     problems: list[Problem] = list(document.problems)
     prices = decode(Prices, document.data, (), problems)
     if prices is None or problems:

@@ -16,7 +16,7 @@ from orchestrator.commands.shared.options import (
 )
 from orchestrator.errors import RecipeError
 from orchestrator.queue.records import Budget, Limits
-from orchestrator.queue.rows import add_record, newest
+from orchestrator.queue.rows import add_record, newest, newest_of
 from orchestrator.scheduler.budgets import EVERYBODY, USER
 from orchestrator.times import iso_time
 
@@ -58,14 +58,36 @@ def list_command(locations: Locations, as_json: bool) -> None:
         ]
         echo_json("budget list", {"budgets": budgets})
         return
+    if not found:
+        click.echo("no budgets; `illume budget set WHO gpu_hours=N` sets one")
     for who, budget in found.items():
-        amounts = {"GPU hours": budget.limits.gpu_hours, "in money": budget.limits.money}
-        text = ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items() if amount is not None)
-        click.echo(f"{who}: {text} a month, set by {budget.by.name}")
+        click.echo(f"{who}: {limits_text(budget.limits)} a month, set by {budget.by.name}")
+
+
+def limits_text(limits: Limits) -> str:
+    """For people: `500 GPU hours, 20000 in money`."""
+    amounts = {"GPU hours": limits.gpu_hours, "in money": limits.money}
+    return ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items() if amount is not None)
 
 
 def _record(who: str, limits: Limits, locations: Locations) -> None:
-    if who != EVERYBODY and not (who.startswith(USER) and len(who) > len(USER)):
-        raise RecipeError(f"budget: found {who!r}, expected {USER}NAME or {EVERYBODY}")
+    """Set or lift a budget, and say what holds now. Raises: RecipeError: it is so already, or WHO is nobody."""
+    check_who(who)
     with open_workspace(locations, create=True) as workspace:
+        known = newest_of(workspace.database, Budget, who)
+        before = Limits() if known is None else known[1].limits
+        if before == limits:
+            found = f"has a budget of {limits_text(limits)} a month already" if limits.is_set else "has no budget"
+            raise RecipeError(f"budget: {who} {found}; nothing was changed, `illume budget list` shows the budgets")
         add_record(workspace.store, workspace.database, "budgets", who, Budget(at=iso_time(time.time()), limits=limits))
+    now = f"{limits_text(limits)} a month" if limits.is_set else "no limit any more"
+    click.echo(f"{who}: {now}" + (f"; before: {limits_text(before)}" if before.is_set else ""))
+
+
+def check_who(who: str) -> None:
+    """Raises: RecipeError: it names neither a user nor everybody."""
+    if who == EVERYBODY:
+        return
+    name = who.removeprefix(USER)
+    if name == who or not name or name != name.strip() or not name.isprintable():
+        raise RecipeError(f"budget: found {who!r}, expected {USER}NAME, as the queue shows the name, or {EVERYBODY}")

@@ -14,6 +14,7 @@ from orchestrator.cluster.draining import (
 )
 from orchestrator.cluster.ray_hooks import RayNode
 from orchestrator.commands.shared.formatting import duration_text
+from orchestrator.commands.shared.numbers import AT_LEAST_ZERO, FiniteNumber
 from orchestrator.commands.shared.options import examples
 from orchestrator.errors import NodeLostError
 
@@ -30,9 +31,7 @@ _LEFT_FOR_KILL_S = 5.0  # of the notice, so that this command answers before the
 )
 @click.option("--address", default="", metavar="HOST:PORT", help="Ray's address; default: of the Ray of this machine.")
 @click.option("--node-id", default="", metavar="ID", help="Ray's id of the node; default: the one of this machine.")
-@click.option(
-    "--within-s", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds until the node goes."
-)
+@click.option("--within-s", type=AT_LEAST_ZERO, default=30.0, show_default=True, help="Seconds until the node goes.")
 @click.option("--message", default="drained by hand", show_default=True, help="Why; Ray shows it.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the node has no work any more, or its time is over.")
 @click.option(
@@ -45,7 +44,7 @@ _LEFT_FOR_KILL_S = 5.0  # of the notice, so that this command answers before the
 @click.option(
     "--metadata-address", default="", metavar="URL", help="Of the metadata service, if it is not the cloud's."
 )
-@click.option("--interval-s", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of --watch.")
+@click.option("--interval-s", type=FiniteNumber(min=0.1), default=5.0, show_default=True, help="Of --watch.")
 def drain_node_command(
     address: str,
     node_id: str,

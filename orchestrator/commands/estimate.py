@@ -22,6 +22,7 @@ from orchestrator.commands.shared.formatting import bytes_text, count_text, dura
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
 from orchestrator.commands.shared.narrow import print_table
+from orchestrator.commands.shared.numbers import ABOVE_ZERO, AT_LEAST_ZERO
 from orchestrator.commands.shared.options import (
     Locations,
     cluster_option,
@@ -54,20 +55,32 @@ _GIB = 2**30
 @click.option("--gpus", "texts", multiple=True, metavar="COUNTxGPU", help="Machines to estimate for, e.g. 64xH100.")
 @click.option("--prices", "prices_file", type=Path, default=BUILT_IN, help="A price file of yours.", show_default=False)
 @click.option(
-    "--peak-share", type=float, default=0.35, show_default=True, help="Of the bf16 peak that computing is to reach."
+    "--peak-share",
+    type=ABOVE_ZERO,
+    default=0.35,
+    show_default=True,
+    help="Of the bf16 peak that computing is to reach.",
 )
 @click.option(
     "--hours-between-failures",
-    type=float,
+    type=ABOVE_ZERO,
     default=HOURS_BETWEEN_FAILURES,
     show_default=True,
     help="Of one accelerator.",
 )
 @click.option(
-    "--preemptions-per-day", type=float, default=0.0, show_default=True, help="Of a whole training, on spot machines."
+    "--preemptions-per-day",
+    type=AT_LEAST_ZERO,
+    default=0.0,
+    show_default=True,
+    help="Of a whole training, on spot machines.",
 )
 @click.option(
-    "--checkpoint-gbs", type=float, default=1.0, show_default=True, help="GB/s that one writer brings to the store."
+    "--checkpoint-gbs",
+    type=ABOVE_ZERO,
+    default=1.0,
+    show_default=True,
+    help="GB/s that one writer brings to the store.",
 )
 @json_option
 def estimate_command(

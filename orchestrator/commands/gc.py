@@ -11,6 +11,7 @@ from orchestrator.artifacts.takedowns import newest_takedown_s, read_takedowns
 from orchestrator.commands.shared.completion import complete_target
 from orchestrator.commands.shared.formatting import bytes_text
 from orchestrator.commands.shared.json_output import echo_json
+from orchestrator.commands.shared.numbers import AT_LEAST_ZERO
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -46,10 +47,16 @@ DAY_S = 24 * 3600.0
 
 @click.command("gc", epilog=examples("gc", "gc --unneeded-days 30", "gc --unneeded-days 30 --delete"))
 @click.option("--delete", is_flag=True, help="Delete what is listed.")
-@click.option("--older-than-h", default=DEFAULT_AGE_S / 3600, show_default=True, help="Hours since the last change.")
+@click.option(
+    "--older-than-h",
+    type=AT_LEAST_ZERO,
+    default=DEFAULT_AGE_S / 3600,
+    show_default=True,
+    help="Hours since the last change.",
+)
 @click.option(
     "--unneeded-days",
-    type=click.FloatRange(min=0),
+    type=AT_LEAST_ZERO,
     help="Also retract artifacts of this age that nothing needs: no newest run of a recipe, no pin, no model. And "
     "delete what runs that nobody continues have left: checkpoints, shards, plans, records of jobs.",
 )

@@ -26,8 +26,9 @@ from orchestrator.commands.shared.targets import TargetCommand, find_run, find_t
 from orchestrator.errors import RecipeError
 from orchestrator.queue.entries import open_entries
 from orchestrator.queue.looking import Place, places
-from orchestrator.queue.records import Approval, PriorityChange
+from orchestrator.queue.records import PriorityChange
 from orchestrator.queue.rows import add_record, copy_missing
+from orchestrator.scheduler.approving import approve
 from orchestrator.scheduler.lasting import left_s
 from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
@@ -92,12 +93,8 @@ def approve_command(target: str | None, note: str, locations: Locations) -> None
         found = find_target(workspace.database, target)
         if found.stage_id is None:
             raise RecipeError("approve: expected RUN:STAGE, the stage that waits; `illume queue` names it")
-        if not note.strip():
-            raise RecipeError("--note: found nothing, expected what was looked at")
-        subject = f"{found.run.run_id}:{found.stage_id}"
-        approval = Approval(at=iso_time(time.time()), note=note.strip())
-        add_record(workspace.store, workspace.database, "approvals", subject, approval)
-        click.echo(f"{subject}: approved by {approval.by.name}")
+        approval = approve(workspace, found.run.run_id, found.stage_id, note)
+        click.echo(f"{found.run.run_id}:{found.stage_id}: approved by {approval.by.name}")
 
 
 def queue_places(workspace: Workspace) -> list[Place]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from orchestrator.commands.shared.json_output import echo_json
+from orchestrator.commands.shared.numbers import AT_LEAST_ZERO
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -31,7 +32,9 @@ MAX_RUNS = 100_000
         "relocate --tracking http://mlflow:5000 # fill a new tracker from the store",
     ),
 )
-@click.option("--timeout-s", default=600.0, show_default=True, help="How long to wait for the tracker.")
+@click.option(
+    "--timeout-s", type=AT_LEAST_ZERO, default=600.0, show_default=True, help="How long to wait for the tracker."
+)
 @location_options
 @reason_option
 @json_option

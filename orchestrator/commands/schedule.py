@@ -29,6 +29,7 @@ from orchestrator.commands.submit import cluster_text
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
 from orchestrator.history.actors import actor_record
+from orchestrator.queue.names import check_name
 from orchestrator.queue.records import Firing, Limits, Overlap, Schedule, current_person
 from orchestrator.queue.rows import add_record, newest, newest_of
 from orchestrator.recipe.loading import load_recipe
@@ -98,7 +99,8 @@ def add_command(
         files_state(files)
     if pins and pins not in stage_kinds():
         raise RecipeError(f"--pins: found {pins!r}; {expectation(pins, stage_kinds())}")
-    name = name or new_name(parsed.name)
+    name = check_name(name, "--name") if name else new_name(parsed.name)
+    pool = pool_of(None if profile is None else profile_at(profile))
     with open_workspace(locations, create=True) as workspace:
         known = newest_of(workspace.database, Schedule, name)
         if known is not None and not known[1].is_removed:
@@ -116,7 +118,7 @@ def add_command(
             priority=priority,
             person=current_person(),
             cluster=cluster_text(profile),
-            pool=pool_of(None if profile is None else profile_at(profile)),
+            pool=pool,
             limits=budget,
         )
         add_record(workspace.store, workspace.database, "schedules", name, schedule)

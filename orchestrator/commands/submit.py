@@ -166,7 +166,7 @@ def cluster_text(profile: str | None) -> str:
     """What a record keeps of a profile: its text, or an address."""
     if profile is None or "://" in profile:
         return profile or ""
-    return read_text(Path(profile))
+    return read_text(Path(profile), "profile")
 
 
 def _report(plan: Plan, run_id: str | None, *, is_new: bool, text: str, as_json: bool) -> None:

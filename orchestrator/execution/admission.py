@@ -15,7 +15,7 @@ from orchestrator.queue.amounts import Amounts, need_of
 from orchestrator.queue.claims import Claims, Pool, forget_stop, stop_reason
 from orchestrator.queue.entries import asked_at, priority_of, submission_of
 from orchestrator.queue.order import Request
-from orchestrator.queue.records import Approval, current_person
+from orchestrator.queue.records import A_PERSON, Approval, current_person
 from orchestrator.queue.rows import newest_of
 
 ASK_S = 1.0  # between two questions about one stage
@@ -69,7 +69,7 @@ class Admission:
     def _approval(self, stage: PlannedStage) -> str:
         if not stage.spec.approval or newest_of(self.database, Approval, f"{self.run_id}:{stage.id}") is not None:
             return ""
-        return f"a person's approval: `illume approve {self.run_id}:{stage.id}`"
+        return f"{A_PERSON}: `illume approve {self.run_id}:{stage.id}`"
 
     def _room(self, stage: PlannedStage, *, is_at_work: bool) -> str:
         if self.claims is None:

@@ -304,19 +304,23 @@ def is_death_of_node(error: BaseException) -> bool:
     return False
 
 
+_ERROR_NAME = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Iteration|Warning)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FailureReport:
     """An error as plain data, so that it can be sent between processes even if the error cannot be pickled."""
 
     failure: FailureClass
-    summary: str  # "ValueError: message", one line
+    summary: str  # "ValueError: message", or the message of an error of ours; one line
     place: str  # where it was raised, "file.py:12 in function"; "" if unknown
     traceback: str  # the last frames, as text to show
 
     @property
     def signature(self) -> tuple[str, str]:
         """Equal for errors of the same class that were raised at the same line."""
-        return self.summary.partition(":")[0], self.place
+        name = self.summary.partition(":")[0]
+        return name if _ERROR_NAME.fullmatch(name) else str(self.failure), self.place
 
 
 _TRACEBACK_FRAMES = 6
@@ -324,7 +328,8 @@ _TRACEBACK_FRAMES = 6
 
 def report_of(error: BaseException) -> FailureReport:
     cause = _root(error)
-    summary = " ".join("".join(format_exception_only(cause)).split())
+    text = str(cause) if isinstance(cause, errors.OrchestratorError) else ""  # whose class says nothing to people
+    summary = " ".join((text or "".join(format_exception_only(cause))).split())
     frames = extract_tb(cause.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
     lines = [f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames[-_TRACEBACK_FRAMES:]]

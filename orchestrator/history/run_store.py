@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, insert, select
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.manifest_summary import artifact_fields
-from orchestrator.errors import DatabaseError, OrchestratorError
+from orchestrator.errors import EXIT_UNUSABLE, DatabaseError, OrchestratorError
 from orchestrator.history import lease_owners as owners
 from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow, attempt_from_row
 from orchestrator.history.database.database import Database
@@ -43,6 +43,12 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
 
 class StateConflictError(OrchestratorError):
     """A run or an attempt is not in the expected state, or the transition does not exist."""
+
+
+class AlreadyDoneError(StateConflictError):
+    """Somebody else has done this already; nothing was changed."""
+
+    exit_code = EXIT_UNUSABLE
 
 
 @dataclass(frozen=True, kw_only=True)

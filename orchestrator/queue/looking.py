@@ -44,7 +44,7 @@ def places(
     found: list[Place] = []
     for record in dict.fromkeys(entry.submission.pool for entry in entries):
         of_pool = [entry for entry in entries if entry.submission.pool == record]
-        found += [_driven(entry, record) for entry in of_pool if entry.state != "WAITING"]
+        found += [_driven(entry, record, machine) for entry in of_pool if entry.state != "WAITING"]
         waiting = [entry for entry in of_pool if entry.state == "WAITING"]
         if record is None:
             found += _without_pool(waiting, has_server=has_server)
@@ -53,9 +53,10 @@ def places(
     return sorted(found, key=lambda place: place.entry.state == "WAITING")
 
 
-def _driven(entry: Entry, record: PoolRecord | None) -> Place:
+def _driven(entry: Entry, record: PoolRecord | None, machine: str) -> Place:
     waits = entry.held_back or "; ".join(entry.stage_waits)
-    return Place(entry=entry, pool=record.name if record else UNKNOWN_POOL, position=None, waits_for=waits)
+    pool = pool_in(record, machine=machine).name if record else UNKNOWN_POOL
+    return Place(entry=entry, pool=pool, position=None, waits_for=waits)
 
 
 def _without_pool(waiting: Iterable[Entry], *, has_server: bool) -> Iterable[Place]:

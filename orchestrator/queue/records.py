@@ -20,6 +20,7 @@ NUMBER_DIGITS = 6  # so that keys sort by number
 What = Literal["submissions", "priorities", "approvals", "schedules", "firings", "budgets", "notices"]
 Overlap = Literal["skip", "queue", "cancel"]
 
+A_PERSON = "a person's approval"  # how what a stage waits for begins
 MAX_PRIORITY = 1000  # and the least is -1000
 
 

@@ -41,20 +41,20 @@ class Document:
     problems: tuple[Problem, ...] = ()  # repeated keys and unusable numbers; reported with those of decoding
 
 
-def read_text(file: Path) -> str:
-    """Raises: RecipeError: the file is missing, too large, or not UTF-8."""
+def read_text(file: Path, what: str = "recipe") -> str:
+    """`what`: the file should hold, for messages. Raises: RecipeError: it is missing, too large, or not UTF-8."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise RecipeError(f"{file}: cannot read the recipe: {error.strerror or error}") from error
+        raise RecipeError(f"{file}: cannot read the {what}: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
-        raise RecipeError(f"{file}: found more than {MAX_BYTES // 1024} KiB; expected a recipe, which is a few KiB")
+        raise RecipeError(f"{file}: found more than {MAX_BYTES // 1024} KiB; expected a {what}, which is a few KiB")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{file}:{line}: found a byte that is not UTF-8; save the recipe as UTF-8 text") from error
+        raise RecipeError(f"{file}:{line}: found a byte that is not UTF-8; save the {what} as UTF-8 text") from error
 
 
 def parse_yaml(text: str, where: str) -> Document:

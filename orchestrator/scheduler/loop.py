@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.errors import EXIT_UNUSABLE, OrchestratorError
+from orchestrator.errors import EXIT_UNUSABLE, DatabaseError, OrchestratorError
 from orchestrator.history.database.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Lease, LeaseKeeper
@@ -32,6 +32,7 @@ from orchestrator.workspace import Workspace, stage_rows
 TICK_S = 2.0
 COPY_S = 30.0  # between two looks for records that only the store has
 START_S = 120.0  # how long a start is one server's, so that its driver can take the run's lease
+STUCK_S = 600.0  # a round that takes longer will not end; a store that is away is given up sooner
 STOP_S = 25.0  # how long the end of a server waits for its drivers
 FIRST_WAIT_S, MAX_WAIT_S = 15.0, 900.0  # before a driver that ended without an end of its run is started again
 
@@ -58,6 +59,8 @@ class Scheduler:
     tick_s: float = TICK_S
     clock: Callable[[], float] = time.time
     _copied_at: float = 0.0
+    _round_at: float = field(default_factory=time.monotonic)  # when the last round ended
+    _problem: str = ""  # of the last round
     _waits: dict[str, tuple[int, float]] = field(default_factory=dict)  # by run: bad ends, and not before
     _starts: dict[str, Lease] = field(default_factory=dict)
 
@@ -68,12 +71,25 @@ class Scheduler:
                 with self.open() as workspace, LeaseKeeper(workspace.leases) as keeper:
                     self._run(workspace, keeper, stopping)
             except OrchestratorError as error:
+                self._problem = str(error)
                 log.warning("scheduler: %s; trying again", error)
                 stopping.wait(self.tick_s)
-            except Exception:  # the queue of a team must not end with one record that nobody expected
+            except Exception as error:  # the queue of a team must not end with one record that nobody expected
+                self._problem = f"{type(error).__name__}, a bug in illume; the traceback is in the log"
                 log.exception("scheduler: a bug in illume ended this round; trying again")
                 stopping.wait(self.tick_s)
         self.drivers.stop(STOP_S)
+
+    def problem(self) -> str:
+        """What is wrong with it if only the end of this process helps: a round that does not end. Empty: nothing is."""
+        quiet_s = time.monotonic() - self._round_at
+        return f"no round has ended for {quiet_s:.0f} s" if not self._problem and quiet_s > STUCK_S else ""
+
+    def note(self) -> str:
+        """How it is, for people: its last round failed, or what it drives."""
+        if self._problem:
+            return f"its last round failed, it tries again: {self._problem}"
+        return f"ok, drives {len(self.drivers)} runs"
 
     def _run(self, workspace: Workspace, keeper: LeaseKeeper, stopping: threading.Event) -> None:
         own = workspace.leases.acquire(f"{SERVER}{uuid.uuid4().hex[:12]}")
@@ -81,7 +97,10 @@ class Scheduler:
         keeper.keep(own)
         try:
             while not stopping.is_set():
+                if workspace.database.was_replaced():
+                    raise DatabaseError(f"database {workspace.database.address}: its file was moved or replaced")
                 self.tick(workspace)
+                self._round_at, self._problem = time.monotonic(), ""
                 stopping.wait(self.tick_s)
         finally:
             workspace.leases.release(own, forget=True)

@@ -41,22 +41,45 @@ def next_due(cron: str, zone: str, after: float) -> float:
 
     Raises: RecipeError: it is no cron line, no time zone, or never fires.
     """
-    from cronsim import CronSim, CronSimError  # late: only schedules need it
+    from cronsim import CronSim  # late: only schedules need it
 
     try:
         start = datetime.fromtimestamp(after, ZoneInfo(zone))
     except (KeyError, ValueError, OSError) as error:
         raise RecipeError(f"--zone: found {zone!r}, expected a time zone such as Europe/Berlin or UTC") from error
+    problem = _cron_problem(cron)
+    if problem and _days_never_come(cron):
+        raise RecipeError(f"--cron: found {cron!r}, which never fires: no month of it has such a day")
+    if problem:
+        raise RecipeError(
+            f"--cron: found {cron!r}, which is no cron line: {problem.lower()}; expected five fields: minute, hour, "
+            "day of the month, month, day of the week, e.g. '30 2 * * 1-5'"
+        )
     try:
         found: datetime = next(CronSim(cron, start))
-    except CronSimError as error:
-        raise RecipeError(
-            f"--cron: found {cron!r}, which never fires: {error}; expected five fields: minute, hour, day of the "
-            "month, month, day of the week, e.g. '30 2 * * 1-5'"
-        ) from error
     except StopIteration:
-        raise RecipeError(f"--cron: {cron!r} never fires; no day of the next 50 years fits it") from None
+        raise RecipeError(f"--cron: found {cron!r}, which never fires: no day of the next 50 years fits it") from None
     return found.timestamp()
+
+
+def _cron_problem(cron: str) -> str:
+    """What is wrong with a cron line; empty: nothing."""
+    from cronsim import CronSim, CronSimError  # late, as above
+
+    try:
+        CronSim(cron, datetime.fromtimestamp(0, UTC))
+    except CronSimError as error:
+        return str(error)
+    return ""
+
+
+def _days_never_come(cron: str) -> bool:
+    """Whether the days and the months of a cron line are right by themselves, and never together."""
+    fields = cron.split()
+    if len(fields) != 5:
+        return False
+    minute, hour, day, month, weekday = fields
+    return not _cron_problem(f"{minute} {hour} {day} * {weekday}") and not _cron_problem(f"* * * {month} *")
 
 
 @dataclass(kw_only=True)

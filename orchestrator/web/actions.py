@@ -8,7 +8,7 @@ from orchestrator.commands.run import cancellation_text
 from orchestrator.commands.shared.targets import artifact_of_stage
 from orchestrator.history.changes import record_change
 from orchestrator.history.run_status import run_statuses
-from orchestrator.history.run_store import StateConflictError
+from orchestrator.history.run_store import AlreadyDoneError
 from orchestrator.retention.pins import is_pinned, pin, unpin
 from orchestrator.web.addresses import link
 from orchestrator.web.page import BadRequestError
@@ -51,16 +51,16 @@ class Action:
 
 
 def _cancel(service: Service, path: Mapping[str, str]) -> Done:
-    """Raises: StateConflictError: somebody was faster, or the run has ended."""
+    """Raises: AlreadyDoneError: somebody was faster. StateConflictError: the run has ended."""
     workspace, run_id = service.workspace(), path["run"]
     run = summary_of(workspace.database, run_id)
     if run.cancel_requested:
-        raise StateConflictError(_was_cancelled(who_cancelled(workspace.database, run), run_id))
+        raise AlreadyDoneError(_was_cancelled(who_cancelled(workspace.database, run), run_id))
     cancellation = workspace.cancel(run_id)
     asked = summary_of(workspace.database, run_id)
     first = who_cancelled(workspace.database, asked)
     if first not in ("", current_actor().name):  # both saw that nobody had asked yet
-        raise StateConflictError(_was_cancelled(first, run_id))
+        raise AlreadyDoneError(_was_cancelled(first, run_id))
     return Done(message=cancellation_text(run_id, cancellation), link=link("runs", run_id))
 
 
@@ -77,12 +77,12 @@ def _unpin(service: Service, path: Mapping[str, str]) -> Done:
 
 
 def _change_pin(service: Service, path: Mapping[str, str], *, wanted: bool) -> Done:
-    """Raises: StateConflictError: it is so already."""
+    """Raises: AlreadyDoneError: it is so already."""
     workspace, run_id, stage_id = service.workspace(), path["run"], path["stage"]
     status = run_statuses(workspace.database, [summary_of(workspace.database, run_id)])[0]
     key = artifact_of_stage(workspace.artifacts, status, stage_id).manifest.key
     if is_pinned(workspace.store, key) == wanted:
-        raise StateConflictError(f"{key}: is {'pinned' if wanted else 'not pinned'} already; nothing was changed")
+        raise AlreadyDoneError(f"{key}: is {'pinned' if wanted else 'not pinned'} already; nothing was changed")
     record_change(workspace.store, "pin" if wanted else "unpin", [str(key)])
     (pin if wanted else unpin)(workspace.store, key)
     service.changes.forget()

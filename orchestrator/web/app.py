@@ -19,6 +19,7 @@ from orchestrator.web.forms import read_fields
 from orchestrator.web.guard import Guard
 from orchestrator.web.log_stream import log_stream
 from orchestrator.web.metrics import Counts, metrics
+from orchestrator.web.open_streams import OpenStreams
 from orchestrator.web.openapi import API, FILE
 from orchestrator.web.page import PART, Page
 from orchestrator.web.pages.table import PAGES
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
     )  # fmt: skip
     app.state.service, app.state.counts, app.state.feed = service, counts, Feed(service=service)
-    app.state.identifier = identifier
+    app.state.identifier, app.state.streams = identifier, OpenStreams()
     app.state.sign_in_limit, app.state.search_limit = RateLimit(burst=10, per_s=0.2), RateLimit(burst=30, per_s=5.0)
     return app
 
@@ -141,10 +142,14 @@ def _own_routes() -> Sequence[BaseRoute]:
 
 
 def healthz(request: Request) -> Response:
-    """200 while the database answers, else 503 with the reason."""
+    """200 while the database answers and all background work goes on, else 503; one line for each, with the reason."""
     service: Service = request.app.state.service
     try:
         service.workspace().database.read(lambda _connection: None)
+        database = "ok"
     except OrchestratorError as error:
-        return PlainTextResponse(f"{error}\n", status_code=503)
-    return PlainTextResponse("ok\n")
+        database = str(error)
+    work = service.background()
+    is_well = database == "ok" and all(found.is_well for found in work)
+    lines = [database, *(f"{found.name}: {found.text}" for found in work)]
+    return PlainTextResponse("".join(f"{line}\n" for line in lines), status_code=200 if is_well else 503)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.commands.shared.numbers import ABOVE_ZERO
 from orchestrator.commands.shared.options import (
     Locations,
     examples,
@@ -65,7 +66,11 @@ if TYPE_CHECKING:
     help="With --scheduler: a file with addresses of apprise, one a line, that hear of failures, budgets and more.",
 )
 @click.option(
-    "--notify-waits-h", default=4.0, show_default=True, help="Hours after which people hear of a stage that waits."
+    "--notify-waits-h",
+    type=ABOVE_ZERO,
+    default=4.0,
+    show_default=True,
+    help="Hours after which people hear of a stage that waits.",
 )
 @click.option("--stop-idle", is_flag=True, help="With --scheduler: cancel trainings that mostly wait for data.")
 @location_options
@@ -141,7 +146,7 @@ def scheduler_of(
         ),
         max_runs=max_runs,
     )
-    return Background(name="scheduler", run=scheduler.run)
+    return Background(name="scheduler", run=scheduler.run, problem=scheduler.problem, note=scheduler.note)
 
 
 def arguments_of(locations: Locations) -> tuple[str, ...]:

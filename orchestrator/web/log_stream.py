@@ -3,16 +3,17 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.web.open_streams import event_stream
 from orchestrator.web.page import BadRequestError, whole_number
 from orchestrator.web.service import Service
-from orchestrator.web.stream import BEAT_S, HEADERS
+from orchestrator.web.stream import BEAT_S
 from orchestrator.web.views.logs import find_log
 
 LOCAL_POLL_S = 0.5
@@ -32,11 +33,10 @@ async def log_stream(request: Request) -> Response:
         raise BadRequestError(f"after: found {last[:80]!r}, expected a number of bytes") from None
     service: Service = request.app.state.service
     await run_in_threadpool(find_log, service, run_id, name)
-    lines = log_lines(service, run_id, name, after)
-    return StreamingResponse(lines, media_type="text/event-stream", headers=HEADERS)
+    return event_stream(request, log_lines(service, run_id, name, after))
 
 
-async def log_lines(service: Service, run_id: str, name: str, after: int) -> AsyncIterator[str]:
+async def log_lines(service: Service, run_id: str, name: str, after: int) -> AsyncGenerator[str, None]:
     yield "retry: 1000\n\n"
     poll_s = LOCAL_POLL_S if service.workspace().store.is_local else REMOTE_POLL_S
     said_at = time.monotonic()

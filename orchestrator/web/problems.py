@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.errors import DatabaseError, OrchestratorError, RecipeError, StoreError
-from orchestrator.history.run_store import StateConflictError
+from orchestrator.history.run_store import AlreadyDoneError, StateConflictError
 from orchestrator.web.page import BadRequestError, NotFoundError
 from orchestrator.web.rendering import render
 from orchestrator.web.sign_in.identify import DeniedError
@@ -18,11 +18,17 @@ log = logging.getLogger(__name__)
 _STATUS: tuple[tuple[type[OrchestratorError], int, str], ...] = (
     (NotFoundError, 404, "Not found"),
     (BadRequestError, 400, "This cannot be asked"),
-    (StateConflictError, 409, "Somebody was faster"),
+    (AlreadyDoneError, 409, "Somebody was faster"),
+    (StateConflictError, 409, "This cannot be done any more"),
     (RecipeError, 409, "This cannot be done"),
     (DatabaseError, 503, "The database is away"),
     (StoreError, 503, "The store cannot be used"),
 )
+_MESSAGES = {
+    404: "Nothing is at this address. The pages are named above; the addresses of the API are in /api/v1/openapi.json.",
+    405: "This address does not take this method: pages are asked for by GET, what changes something is sent by POST; "
+    "see /api/v1/openapi.json.",
+}
 RETRY_S = 3
 
 
@@ -35,7 +41,7 @@ def problem_of(error: Exception) -> ProblemView:
     if isinstance(error, OrchestratorError):
         return ProblemView(status=500, title="This failed", message=str(error))
     if isinstance(error, HTTPException):
-        return ProblemView(status=error.status_code, title=error.detail, message="")
+        return ProblemView(status=error.status_code, title=error.detail, message=_MESSAGES.get(error.status_code, ""))
     message = f"{type(error).__name__}; the traceback is in the log of the service"
     return ProblemView(status=500, title="This is a bug in illume", message=message)
 

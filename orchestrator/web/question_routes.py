@@ -2,16 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from orchestrator.web.addresses import link
 from orchestrator.web.downloads import attachment
 from orchestrator.web.forms import read_fields
+from orchestrator.web.open_streams import event_stream
 from orchestrator.web.page import NotFoundError
 from orchestrator.web.questions.asking import ask
 from orchestrator.web.questions.kinds import arguments_of
@@ -19,7 +20,6 @@ from orchestrator.web.questions.records import OUT, PROGRESS
 from orchestrator.web.service import Service
 from orchestrator.web.sign_in.identify import require_role
 from orchestrator.web.sign_in.users import Role, User
-from orchestrator.web.stream import HEADERS
 from orchestrator.web.views.questions import find_question
 
 POLL_S = 0.5
@@ -59,7 +59,7 @@ async def follow(request: Request) -> Response:
     service: Service = request.app.state.service
     question_id = request.path_params["question"]
     await run_in_threadpool(find_question, service, question_id)
-    return StreamingResponse(_changes(service, question_id), media_type="text/event-stream", headers=HEADERS)
+    return event_stream(request, _changes(service, question_id))
 
 
 async def _ask(request: Request) -> tuple[str, bool]:
@@ -73,7 +73,7 @@ async def _ask(request: Request) -> tuple[str, bool]:
     return await run_in_threadpool(ask, settings.folder, kind, arguments, settings.arguments, asked_by=user.name)
 
 
-async def _changes(service: Service, question_id: str) -> AsyncIterator[str]:
+async def _changes(service: Service, question_id: str) -> AsyncGenerator[str, None]:
     seen = -1
     while not service.stopping.is_set():
         try:

@@ -17,6 +17,8 @@ class Background:
 
     name: str
     run: Callable[[threading.Event], None]  # returns soon after the event is set
+    problem: Callable[[], str] = lambda: ""  # what is wrong with it now, of what ending this process would cure
+    note: Callable[[], str] = lambda: ""  # what else there is to say about it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,19 +9,20 @@ import json
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.history.database.schema import events, runs
 from orchestrator.history.events import Event
 from orchestrator.liveness.liveness import UNFINISHED
+from orchestrator.web.open_streams import event_stream
 from orchestrator.web.page import BadRequestError, NotFoundError, whole_number
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
@@ -33,8 +34,6 @@ BEAT_S = 15.0  # a comment, so that proxies keep the connection
 TICK_S = 2.0  # live progress changes rows without an event
 PAGE = 500  # events of one read
 OVERLAP_S = 60.0  # of the stream of all runs after a reconnect: longer than a transaction takes
-MAX_STREAMS = 200
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold events back
 MAX_FIELDS = 4096  # characters of JSON; what is longer is on the page, not in the stream
 
 Heads = Mapping[str, int]  # run -> number of its newest event
@@ -77,6 +76,9 @@ class Feed:
                 found, problem, self.live = read_heads(workspace), "", read_live(workspace)
             except OrchestratorError as error:
                 found, problem = self.heads, str(error)
+            except Exception as error:  # all open pages follow this thread
+                log.exception("event feed: a bug in illume; trying again")
+                found, problem = self.heads, f"{type(error).__name__}; the traceback is in the log of the service"
             if (found, problem) != (self.heads, self.problem):
                 self.heads, self.problem = found, problem
                 self.version += 1
@@ -97,11 +99,9 @@ async def stream(request: Request) -> Response:
     """`/events/stream?run=RUN`: the events of a run from now on, or after `Last-Event-ID` or `?after=N`."""
     feed: Feed = request.app.state.feed
     run_id = request.query_params.get("run", "")
-    if feed.listeners >= MAX_STREAMS:
-        return Response("too many streams are open\n", status_code=503, headers={"Retry-After": "10"})
     last = request.headers.get("Last-Event-ID") or request.query_params.get("after", "")
     after = await run_in_threadpool(start_after, feed.service, run_id, last)
-    return StreamingResponse(_lines(feed, run_id, after), media_type="text/event-stream", headers=HEADERS)
+    return event_stream(request, _lines(feed, run_id, after))
 
 
 def start_after(service: Service, run_id: str, last: str) -> dict[str, int]:
@@ -124,7 +124,7 @@ def start_after(service: Service, run_id: str, last: str) -> dict[str, int]:
     return {run: _last_before(workspace, run, head, since) if run in moved else head for run, head in heads.items()}
 
 
-async def _lines(feed: Feed, run_id: str, after: dict[str, int]) -> AsyncIterator[str]:
+async def _lines(feed: Feed, run_id: str, after: dict[str, int]) -> AsyncGenerator[str, None]:
     feed.enter()
     try:
         yield "retry: 1000\n\n"

@@ -38,11 +38,14 @@ def limits_of(texts: tuple[str, ...]) -> Limits:
     for text in texts:
         unit, _, amount = text.partition("=")
         try:
-            found[unit] = float(amount)
-            if unit not in UNITS or not 0 < found[unit] < float("inf"):
+            value = float(amount)
+            if unit not in UNITS or not 0 < value < float("inf"):
                 raise ValueError
         except ValueError:
             raise RecipeError(f"--budget: found {text!r}, expected gpu_hours=200 or money=900") from None
+        if unit in found:
+            raise RecipeError(f"--budget: found {unit} twice: {found[unit]:g} and {value:g}; give it once")
+        found[unit] = value
     return Limits(**found)
 
 

@@ -68,8 +68,10 @@ class Database:
             require_extra("postgresql")
         else:
             check_local(Path(str(parsed.database)), "database", INSTEAD, file_system_of)
+        self._file = Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
         self._engine = _engine(parsed, lock_wait_s)
         self._transact(lambda found: bring_up_to_date(found, self.address), read_only=False, patience_s=0.0)
+        self._identity = _identity(self._file)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction; on SQLite it holds the write lock from its start."""
@@ -87,6 +89,13 @@ class Database:
             yield
         finally:
             self._waits_on = before
+
+    def was_replaced(self) -> bool:
+        """Whether the file at its address is gone, or another one by now; this object still reads and writes the old.
+
+        Asked by what keeps a database open for long, which then opens it again.
+        """
+        return _identity(self._file) != self._identity
 
     def close(self) -> None:
         self._engine.dispose()
@@ -144,6 +153,15 @@ _ADVICE = {
     "readonly": "expected a file and folder that can be written",
     "disk is full": "free some space, then run again; nothing that was committed is lost",
 }
+
+
+def _identity(file: Path | None) -> tuple[int, int] | None:
+    """Which file is at a path; None: none, or the database is no file."""
+    try:
+        found = None if file is None else file.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def dump_json(value: JSON | tuple[str, ...]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
+from orchestrator.queue.names import check_name
 from orchestrator.web.sign_in.users import Role
 
 BY_PROXY = "-"
@@ -83,7 +84,8 @@ def parse_users(text: str, where: str) -> dict[str, KnownUser]:
 
 
 def new_token(name: str, role: str) -> tuple[str, str]:
-    """(a token, the line of the file for it). Raises: RecipeError: no such role."""
+    """(a token, the line of the file for it). Raises: RecipeError: no such role, or no name for a line of the file."""
+    check_name(name, "--new-token NAME:ROLE: NAME")
     token = secrets.token_urlsafe(32)
     line = f"{name} {role} {token_sha256(token)}"
     parse_users(line, "--new-token")

@@ -13,12 +13,12 @@ from orchestrator.history.run_status import RunStatus, StageStatus
 from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.liveness.liveness import RunLife
 from orchestrator.recipe.loading import Kinds
+from orchestrator.scheduler.approving import approval_waits
 from orchestrator.web.addresses import link
 from orchestrator.workspace import Workspace
 
 NeedKind = Literal["driver_gone", "gate_refused", "quarantine", "approval", "failed", "takedown"]
 GATE_MARK = "gates."  # how a message of a refused gate names it
-APPROVAL = "approval"  # what a stage waits for then
 MAX_TEXT = 300  # characters
 
 
@@ -82,7 +82,7 @@ def _of_run(status: RunStatus, life: RunLife | None) -> Iterator[Need]:
         since = life.driver.since or run.updated_at
         yield _need(status, None, "driver_gone", "the driver is gone", life.describe(), since, resume)
     for stage in status.stages:
-        if stage.waiting_for.startswith(APPROVAL):
+        if approval_waits(stage):
             since, approve = stage.waiting_since or run.updated_at, f"illume approve {run.run_id}:{stage.stage_id}"
             yield _need(status, stage, "approval", "waits for approval", stage.waiting_for, since, approve)
         if stage.state == AttemptState.FAILED and life is None:

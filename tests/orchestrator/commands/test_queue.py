@@ -1,10 +1,13 @@
 """`illume queue`, `priority`, `approve`, and `index rebuild` of a queue."""
 
+import socket
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.queue import place_to_json, queue_places
+from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import RECIPE, Illume
 
@@ -60,14 +63,46 @@ def test_people_see_the_queue_as_a_table(illume: Illume, monkeypatch: pytest.Mon
     assert row.split()[:3] == ["1", run_id, "words"]
 
 
+def test_a_run_has_the_same_pool_before_and_after_its_driver_came(illume: Illume, tmp_path: Path) -> None:
+    run_id = submitted(illume, "a")
+    (waiting,) = illume("queue", "--json").data["entries"]
+    with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as workspace:
+        assert workspace.leases.acquire(f"run:{run_id}") is not None
+        (driven,) = [place_to_json(place) for place in queue_places(workspace)]
+    assert (waiting["state"], driven["state"]) == ("WAITING", "RUNNING")
+    assert driven["pool"] == waiting["pool"] == f"machine {socket.gethostname()}"
+
+
 def test_a_stage_waits_for_the_word_of_a_person(illume: Illume, tmp_path: Path) -> None:
     (tmp_path / "words.yaml").write_text(RECIPE.replace("config: {times: 2}", "config: {times: 2}, approval: true"))
     run_id = submitted(illume, "a")
     refused = illume("approve", f"{run_id}:nosuch", "--note", "fine")
     assert refused.code == 2
     assert illume("approve", run_id, "--note", "fine").code == 2
+    assert "found no note" in illume("approve", f"{run_id}:loud", "--note", " ").err
+    nobody = illume("approve", f"{run_id}:said", "--note", "fine")
+    assert nobody.code == 2
+    assert f"{run_id}:said: asks nobody" in nobody.err
     assert f"{run_id}:loud: approved by " in illume("approve", f"{run_id}:loud", "--note", "looks right").out
+    again = illume("approve", f"{run_id}:loud", "--note", "me too")
+    assert again.code == 2
+    assert "has approved it already, at " in again.err
+    assert "looks right" in again.err
     assert illume("resume", run_id).code == 0
+
+
+@pytest.mark.parametrize("end", ["cancel", "resume"])
+def test_what_waits_for_nothing_any_more_is_not_approved(illume: Illume, tmp_path: Path, end: str) -> None:
+    (tmp_path / "words.yaml").write_text(RECIPE.replace("config: {times: 2}", "config: {times: 2}, approval: true"))
+    run_id = submitted(illume, "a")
+    if end == "resume":  # another run makes the stage
+        assert illume("approve", f"{run_id}:loud", "--note", "fine").code == 0
+        assert illume("resume", run_id).code == 0
+    else:
+        illume("cancel", run_id)
+    refused = illume("approve", f"{run_id}:loud", "--note", "fine")
+    assert refused.code in (1, 2)
+    assert ("its run is CANCELLED" if end == "cancel" else "has approved it already") in refused.err
 
 
 def test_approval_is_true_or_false(illume: Illume, tmp_path: Path) -> None:

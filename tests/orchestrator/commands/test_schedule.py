@@ -36,7 +36,12 @@ def test_a_name_is_used_once(illume: Illume) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--cron", "0 0 31 2 *"), "never fires"),
+        (("--cron", "0 0 31 2 *"), "'0 0 31 2 *', which never fires"),
+        (("--cron", "61 0 * * *"), "'61 0 * * *', which is no cron line: bad minute; expected five fields"),
+        (("--cron", "0 0 * *"), "'0 0 * *', which is no cron line: wrong number of fields; expected five fields"),
+        (("--cron", "0 0 * * *", "--name", "a b"), "--name: found 'a b', expected 1 to 64 letters"),
+        (("--cron", "0 0 * * *", "--name", "../x"), "--name: found '../x', expected 1 to 64 letters"),
+        (("--cron", "0 0 * * *", "--cluster", "missing.yaml"), "missing.yaml: cannot read the profile: No such file"),
         (("--cron", "0 0 * * *", "--zone", "Mars/Base"), "expected a time zone"),
         (("--files", "nowhere"), "--files: found no folder"),
         (("--pins", "train"), "--pins: found 'train'"),

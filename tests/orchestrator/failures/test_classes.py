@@ -226,6 +226,22 @@ def test_a_report_names_where_the_error_was_raised() -> None:
     assert "raise ValueError" in reports[0].traceback
 
 
+def test_a_report_of_an_error_of_ours_is_its_message_and_equal_by_class_and_line() -> None:
+    def inner(value: int) -> None:
+        raise errors.PoisonError(f"image{value}: cannot be decoded")
+
+    reports = []
+    for value in (1, 2):
+        try:
+            inner(value)
+        except errors.PoisonError as error:
+            reports.append(report_of(error))
+    assert [report.summary for report in reports] == ["image1: cannot be decoded", "image2: cannot be decoded"]
+    assert reports[0].signature == reports[1].signature
+    assert report_of(classified(FailureClass.PREEMPTED, "its node is taken away")).summary == "its node is taken away"
+    assert report_of(errors.PoisonError()).summary == "orchestrator.errors.PoisonError", "better than nothing"
+
+
 def test_broken_data_in_the_answer_of_a_server_was_damaged_on_its_way() -> None:
     broken = zlib.error("Error -3 while decompressing data: incorrect header check")
     decoding = error_of_library("urllib3", "DecodeError")

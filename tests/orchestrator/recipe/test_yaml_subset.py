@@ -13,7 +13,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from orchestrator.errors import RecipeError
 from orchestrator.recipe.loading import load_recipe
-from orchestrator.recipe.yaml_subset import MAX_BYTES, MAX_DEPTH, parse_yaml
+from orchestrator.recipe.yaml_subset import MAX_BYTES, MAX_DEPTH, parse_yaml, read_text
 
 HOSTILE = {
     "a bomb of aliases": ("a: &a [x]\nb: &b [*a, *a]\n", "bomb.yaml:2: found the alias '*a'"),
@@ -62,6 +62,14 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_read_is_named(name: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=f"cannot read the recipe: {expected}"):
         load_recipe(tmp_path / name, {})
+
+
+def test_other_files_are_called_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read the profile: No such file"):
+        read_text(tmp_path / "absent.yaml", "profile")
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(RecipeError, match="save the price file as UTF-8"):
+        read_text(tmp_path / "latin.yaml", "price file")
 
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from(list("ab:-[]{}&*!|>'\"#\n \t?,0.e")), max_size=60).map("".join))

@@ -131,9 +131,9 @@ def test_a_pinned_artifact_fires_and_an_unpinned_one_does_not(workspace: Workspa
 @pytest.mark.parametrize(
     ("cron", "zone", "message"),
     [
-        ("0 0 30 2 *", "UTC", "--cron: found '0 0 30 2 \\*', which never fires: Bad day-of-month"),
-        ("61 * * * *", "UTC", "--cron: found '61 .*', which never fires: Bad minute; expected five fields"),
-        ("daily", "UTC", "--cron: found 'daily', which never fires"),
+        ("0 0 30 2 *", "UTC", "--cron: found '0 0 30 2 \\*', which never fires: no month of it has such a day"),
+        ("61 * * * *", "UTC", "--cron: found '61 .*', which is no cron line: bad minute; expected five fields"),
+        ("daily", "UTC", "--cron: found 'daily', which is no cron line: wrong number of fields"),
         ("0 0 * * *", "Nowhere/City", "--zone: found 'Nowhere/City', expected a time zone"),
     ],
 )

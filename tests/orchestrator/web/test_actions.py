@@ -70,6 +70,7 @@ def test_what_is_over_is_not_stopped(client: TestClient, made_up: MadeUp) -> Non
     answer = client.post("/api/v1/runs/r1/cancel", json={})
     assert answer.status_code == 409
     assert "has ended as SUCCEEDED" in answer.json()["message"]
+    assert answer.json()["error"] == "This cannot be done any more", "nobody was faster"
     assert client.post("/api/v1/runs/r9/cancel", json={}).status_code == 404
 
 

@@ -6,6 +6,7 @@ from starlette.testclient import TestClient
 from orchestrator.actor import Actor, acting_as
 from orchestrator.history.changes import record_change
 from orchestrator.history.events import RunState
+from orchestrator.queue.records import A_PERSON
 from orchestrator.web.log_stream import log_lines
 from orchestrator.web.service import Service
 from orchestrator.web.settings import Settings
@@ -31,6 +32,13 @@ def test_runs_are_listed_newest_first_with_their_stages(client: TestClient, made
     assert [(need["kind"], need["run"], need["stage"]) for need in found["needs"]] == [("failed", "r2", "raw")]
     page = client.get("/runs").text
     assert page.index("r2") < page.index("r1")
+
+
+def test_a_stage_that_waits_for_a_person_needs_you(client: TestClient, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    made_up.record("r1", "waiting", {"for": f"{A_PERSON}: `illume approve r1:model`"}, stage="model")
+    (need,) = client.get("/api/v1/runs").json()["needs"]
+    assert (need["kind"], need["stage"], need["command"]) == ("approval", "model", "illume approve r1:model")
 
 
 def test_a_filter_lives_in_the_address_and_may_fit_nothing(client: TestClient, made_up: MadeUp) -> None:

@@ -33,6 +33,38 @@ def test_a_database_that_is_away_is_said_and_found_again(settings: Settings, mon
         assert "illume_up 1" in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_database_that_is_moved_under_the_service_is_said_and_another_one_is_opened(
+    settings: Settings, client: TestClient, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    monkeypatch.setattr("orchestrator.web.service.REOPEN_S", 0.0)
+    made_up.start("r1")
+    assert client.get("/runs/r1").status_code == 200
+    index = made_up.workspace.root / "index.db"
+    moved = index.rename(index.with_name("moved.db"))
+    if is_replaced:
+        with Workspace.open(root=made_up.workspace.root, tracking_url="none"):
+            pass
+        assert client.get("/runs/r1").status_code == 404, "it is not in the new one"
+        assert client.get("/runs").status_code == 200
+    else:
+        answer = client.get("/runs")
+        assert answer.status_code == 503
+        assert "the database is gone" in answer.text
+        assert "the database is gone" in client.get("/healthz").text
+        moved.rename(index)
+        assert client.get("/runs/r1").status_code == 200
+
+
+def test_what_is_at_no_address_says_where_to_look(client: TestClient) -> None:
+    assert "Nothing is at this address" in client.get("/nothing").text
+    assert "Nothing is at this address" in client.get("/api/v1/nothing").json()["message"]
+    wrong = client.post("/api/v1/runs", json={})
+    assert wrong.status_code == 405
+    assert "does not take this method" in wrong.json()["message"]
+    assert client.get("/api/v1/runs/r1/cancel").status_code == 405
+
+
 def test_a_store_of_a_newer_version_stands_above_each_page_which_goes_on(client: TestClient, made_up: MadeUp) -> None:
     made_up.start("r1")
     (made_up.workspace.root / "store" / "STORE.json").write_text('{"format": 99, "store_id": "x", "created": ""}')

@@ -268,3 +268,18 @@ def test_a_lost_server_is_waited_for_as_long_as_somebody_wants_that(postgresql_u
         wanted.set()  # a person wants the driver to end
         with pytest.raises(DatabaseError):
             database.read(fail_three_times)
+
+
+def test_a_file_that_was_moved_or_replaced_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "index.db"
+    database = Database(str(file))
+    assert not database.was_replaced()
+    database.write(lambda connection: connection.execute(text("create table more (x integer)")))
+    assert not database.was_replaced(), "written is not replaced"
+    file.rename(tmp_path / "moved.db")
+    assert database.was_replaced()
+    other = Database(str(file))
+    assert database.was_replaced()
+    assert not other.was_replaced()
+    for opened in (database, other):
+        opened.close()

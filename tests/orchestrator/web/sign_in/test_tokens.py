@@ -37,3 +37,9 @@ def test_a_made_token_opens_and_no_digest_does(tmp_path: Path) -> None:
     path.chmod(0o666)
     with pytest.raises(RecipeError, match="others may write it"):
         file.users()
+
+
+@pytest.mark.parametrize("name", ["#x", "", "a b", "a\nb", "a:b"])
+def test_no_token_is_made_for_a_name_that_no_line_holds(name: str) -> None:
+    with pytest.raises(RecipeError, match="--new-token NAME:ROLE: NAME: found"):
+        new_token(name, "viewer")
