@@ -10,7 +10,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 NO_TORCH := no CPU build of $(TORCH): neither at the package index nor at TORCH_CPU_INDEX=$(TORCH_CPU_INDEX). Name an index that has it, or take the default build, several GB larger: make TORCH_BUILD=default
 NO_FILE := pip found no file for this Python and platform, or could not reach the package index (its words are above). Mend that and run make again; PIP_INDEX_URL names another index, PYTHON another Python
 
-.PHONY: demo test test-slow lint lock wheel bench chaos mutate fuzz clean
+.PHONY: demo figures test test-slow lint lock wheel bench chaos mutate fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt hashes.txt
@@ -32,6 +32,9 @@ $(VENV)/.tested: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/illume run quickstart
 	@echo "The tracker's pages: $(BIN)/pip install -c constraints.txt -e '.[ui]', then $(BIN)/mlflow ui --backend-store-uri sqlite:///.illume/mlflow.db"
+
+figures: $(VENV)/.tested # SEEDS="1 2 3": the demo for each seed, its models on fresh scenes; 10 minutes a seed
+	$(BIN)/python tests/benchmarks/figures.py $(if $(SEEDS),--seeds $(SEEDS))
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

@@ -83,15 +83,7 @@ def report_text(results: Sequence[Result], metrics: Mapping[str, float]) -> str:
     """`report.md`: the same for people."""
     lines = ["# Evaluation on samples that no model was trained on", ""]
     lines += [f"- {warning}" for warning in warnings(metrics)] or ["No warnings."]
-    lines += [
-        "",
-        "| task | score | reached | 95 % interval | chance | baseline | samples |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for task in TASKS:
-        for name in SCORE_TITLES:
-            if f"{task}/{name}" in metrics and (task, name) not in UNTOLD:
-                lines.append(_score_line(task, name, metrics))
+    lines += ["", *score_table(metrics)]
     for task in TASKS:
         if f"{task}/objects" in metrics:
             lines += ["", f"## {TITLES[task].capitalize()}: what was found as what", ""]
@@ -103,6 +95,16 @@ def report_text(results: Sequence[Result], metrics: Mapping[str, float]) -> str:
         "diffusion decoder.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def score_table(metrics: Mapping[str, float]) -> list[str]:
+    """Lines of a Markdown table with a row for each score."""
+    lines = [
+        "| task | score | reached | 95 % interval | chance | baseline | samples |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    told = [(task, name) for task in TASKS for name in SCORE_TITLES if (task, name) not in UNTOLD]
+    return lines + [_score_line(task, name, metrics) for task, name in told if f"{task}/{name}" in metrics]
 
 
 def score_text(task: str, name: str, metrics: Mapping[str, float]) -> str:
