@@ -27,6 +27,8 @@ POINTS = (
     *(f"{site}.outcome" for site in _SITES),  # the outcome is decided, but readers do not see it yet
     *(f"{site}.commit" for site in _SITES),  # readers see it, but the caller has not returned
     *(f"{site}.retracted" for site in _SITES),
+    "store.expected",  # the database knows which store it will be, and nothing is there yet
+    "store.established",  # the store has its identity, which the database has not seen yet
     "run.checking",  # nothing of the run exists
     "run.created",  # it is in the database, and nobody drives it yet
     "epoch.begun",  # it has a driver, and no stage has started

@@ -33,7 +33,7 @@ from orchestrator.history.attempts import StageRow
 from orchestrator.history.changes import record_change
 from orchestrator.history.database.database import Database, database_exists, sqlite_address
 from orchestrator.history.database.file_system import check_local
-from orchestrator.history.database.known_store import remember_store, remembered_store
+from orchestrator.history.database.known_store import establish_known_store, remembered_store
 from orchestrator.history.database.schema import attempts, runs
 from orchestrator.history.leases import Leases
 from orchestrator.history.open_attempts import open_attempts
@@ -52,7 +52,7 @@ from orchestrator.sinks.openlineage_sink import OpenLineageSink
 from orchestrator.sinks.outbox import Outbox, Sink
 from orchestrator.store.copies.copy_budget import CACHE_VARIABLE, budget_bytes, cache_of_node
 from orchestrator.store.store import Store, open_store, probe
-from orchestrator.store.store_identity import check_store, establish
+from orchestrator.store.store_identity import check_store
 from orchestrator.times import iso_time
 
 log = logging.getLogger(__name__)
@@ -326,8 +326,7 @@ class Workspace:
             check_local(file, "tracking database", "`--tracking sqlite:////local/disk/mlflow.db`, a server, or none")
         self.check_store()
         probe(self.store)
-        identity = establish(self.store, [stage.spec.kind.name for stage in plan.stages])
-        remember_store(self.database, identity.store_id)
+        establish_known_store(self.database, self.store, [stage.spec.kind.name for stage in plan.stages])
 
     def _executor(self) -> Executor:
         return Executor(

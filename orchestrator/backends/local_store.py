@@ -58,6 +58,28 @@ class LocalStore:
     def local(self, key: str) -> Path:
         return self.root / check_key(key) if key else self.root
 
+    def check_mounted(self) -> None:
+        """Called before anything is written to the folder, also by whoever writes there without this class.
+
+        Raises: UnreachableStoreError: the store had its identity file, and has not now.
+        """
+        if (self.root / IDENTITY).exists():
+            self.seen.add(IDENTITY)
+        elif self.seen:
+            raise UnreachableStoreError(
+                f"{self.url}: '{IDENTITY}' was there and is not now. Is the folder still mounted? Nothing was written"
+            )
+
+    def make_folder(self, key: str, *, durable: bool = True) -> Path:
+        """Make a folder and its parents, for files that are written without this class.
+
+        Raises: OSError; UnreachableStoreError: as `check_mounted`.
+        """
+        self.check_mounted()
+        folder = self.local(key)
+        make_folders(folder, durable=durable)
+        return folder
+
     def put_new(self, key: str, data: bytes) -> bool:
         def write(file: IO[bytes]) -> None:
             file.write(data)
@@ -74,7 +96,7 @@ class LocalStore:
                 if key == IDENTITY:
                     self.seen.add(IDENTITY)
             except (FileNotFoundError, NotADirectoryError):
-                self._check_mounted()
+                self.check_mounted()
                 return None
         if len(data) > MAX_RECORD_BYTES:
             raise StoreError(f"{path}: found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
@@ -127,7 +149,7 @@ class LocalStore:
             try:
                 source = self.local(key).open("rb")
             except (FileNotFoundError, NotADirectoryError):
-                self._check_mounted()
+                self.check_mounted()
                 return None
             with source, path.open("wb") as target:
                 return copy_hashed(source, target)
@@ -138,12 +160,12 @@ class LocalStore:
             with suppress(FileNotFoundError):
                 if path.is_file():
                     return file_digest(path)
-            self._check_mounted()
+            self.check_mounted()
             return None
 
     def link(self, source: str, target: str) -> None:
         with self._explain_errors(target, f"link '{source}' to"):
-            self._check_mounted()
+            self.check_mounted()
             path = self.local(source)
             if _is_linked(path, self.local(target)):
                 return
@@ -158,7 +180,7 @@ class LocalStore:
 
     def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
         """Write a temporary file and link it to `target`; False if that name exists."""
-        self._check_mounted()
+        self.check_mounted()
         temporary = self.root / TEMPORARY / uuid.uuid4().hex
         make_folders(temporary.parent)
         try:
@@ -191,17 +213,8 @@ class LocalStore:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            self._check_mounted()
+            self.check_mounted()
             return []
-
-    def _check_mounted(self) -> None:
-        """Raises: UnreachableStoreError: the store had its identity file, and has not now."""
-        if (self.root / IDENTITY).exists():
-            self.seen.add(IDENTITY)
-        elif self.seen:
-            raise UnreachableStoreError(
-                f"{self.url}: '{IDENTITY}' was there and is not now. Is the folder still mounted? Nothing was written"
-            )
 
     @contextmanager
     def _explain_errors(self, key: str, action: str) -> Iterator[None]:

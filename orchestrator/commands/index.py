@@ -15,7 +15,7 @@ from orchestrator.commands.shared.options import (
 from orchestrator.history.database.known_store import remember_store
 from orchestrator.history.rebuild import rebuild_index
 from orchestrator.queue.rows import rebuild_queue
-from orchestrator.store.store_identity import read_identity
+from orchestrator.store.store_identity import ExpectedStore, read_identity
 
 
 @click.group("index")
@@ -35,7 +35,7 @@ def rebuild_command(locations: Locations, as_json: bool) -> None:
         report = rebuild_index(workspace.database, workspace.artifacts)
         queued = rebuild_queue(workspace.store, workspace.database)
         if identity := read_identity(workspace.store):
-            remember_store(workspace.database, identity.store_id)
+            remember_store(workspace.database, ExpectedStore(store_id=identity.store_id))
     if as_json:
         echo_json("index rebuild", {**asdict(report), "queue_records": queued})
         return

@@ -176,7 +176,7 @@ def _run(
     # Logs of the workers only; this process logs to the job's output.
     logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
     scratch = folder / "scratch"
-    logs.folder.mkdir(parents=True, exist_ok=True)
+    logs.make_folder()
     cache = cache_of_node(store.url)  # stays for the next stage on this node
     work = LocalAttempt(
         request=request,

@@ -11,7 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class LogFile(logging.Handler):
-    """Appends log records, and lines that are formatted already, to a file. Never raises for a file it cannot write."""
+    """Appends log records, and lines that are formatted already, to a file. Never raises for a file it cannot write.
+
+    Makes no folder: below a mount that is away nobody would find it again.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.INFO)
@@ -38,7 +41,6 @@ class LogFile(logging.Handler):
     def fileno(self) -> int:
         """The descriptor, for what writes past Python, such as stack dumps. Raises: OSError: it cannot be opened."""
         if self._descriptor is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         return self._descriptor
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.backends.local_store import LocalStore
 from orchestrator.errors import StoreError
 from orchestrator.logs.log_file import LogFile
 from orchestrator.logs.output import OutputTail, captured_output
@@ -41,6 +42,13 @@ class RunLogs:
         """The folder of the run's logs in the store."""
         return f"{RUNS}/{self.run_id}/logs"
 
+    def make_folder(self) -> None:
+        """Make the folder, if the store is there. Raises: OSError, StoreError."""
+        if isinstance(self.store, LocalStore):
+            self.store.make_folder(self.key)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
     def stem(self, attempt_id: str) -> Path:
         """The path of an attempt's log files without their suffixes."""
         return self.folder / attempt_id.removeprefix(f"{self.run_id}-")
@@ -53,6 +61,8 @@ class RunLogs:
     def capture(self, attempt_id: str) -> Iterator[None]:
         """Write to the attempt's file: log lines of this thread and of threads without an attempt, and its output."""
         stem = self.stem(attempt_id)
+        with contextlib.suppress(OSError, StoreError):  # then the file cannot be opened, which is reported
+            self.make_folder()
         handler, upload = LogFile(Path(f"{stem}.log")), None
         handler.addFilter(lambda _record: _current_attempt.get() in ("", attempt_id))
         if not self.store.is_local:
@@ -101,7 +111,7 @@ class RunLogs:
 
     def _download(self, wants: Callable[[str], bool]) -> None:
         """Fetch what is not on this machine. A file that is being written here is complete here."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make_folder()
         for name, pieces in list_pieces(self.store, self.key).items():
             path, end = self.folder / name, 0
             size = path.stat().st_size if path.exists() else 0

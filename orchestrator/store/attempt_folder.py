@@ -14,7 +14,14 @@ from pathlib import Path
 
 from orchestrator.artifact import ArtifactKey, FileEntry
 from orchestrator.backends.group_sharing import share_folder, share_tree
-from orchestrator.backends.local_store import explain_os_error, link_or_copy, make_folders, seal, sync_path
+from orchestrator.backends.local_store import (
+    LocalStore,
+    explain_os_error,
+    link_or_copy,
+    make_folders,
+    seal,
+    sync_path,
+)
 from orchestrator.backends.objects import Digest, check_key
 from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import StoreError
@@ -173,6 +180,8 @@ def new_folder(
     try:
         if not store.is_local:
             hold(cache, f"{STAGING}/{data_key}", STAGING)  # what no process holds is a leftover, in time
+        if isinstance(store, LocalStore):
+            store.check_mounted()
         make_folders(data.parent, durable=durable)
         data.mkdir()
         share_folder(data)

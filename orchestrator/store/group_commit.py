@@ -33,6 +33,7 @@ def put_all(store: Store, records: Sequence[tuple[str, bytes]], *, written: Sequ
     `written`: files and folders of the caller in a local store, which are made durable before any record appears.
     """
     if isinstance(store, LocalStore):
+        store.check_mounted()
         try:
             return _put_local(store.root, [(store.local(key), data) for key, data in records], written)
         except OSError as error:

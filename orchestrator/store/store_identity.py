@@ -10,6 +10,10 @@ a marker, and `folders/` lists them:
 Rule: where the identity, or a marker that is on record, is missing, the store or a part of it is not there (not
 mounted, a listing that lags). Nothing is concluded from what cannot be seen then: nothing is made again,
 retracted or deleted. Stores of older versions have no identity until the next run gives them one.
+
+A new store: the database is told its id and its folder first (`ExpectedStore.made_in`), then `STORE.json` is written.
+Whoever comes meanwhile makes the same store in the same folder, or nothing: the empty folder below a mount that is away
+is another one.
 """
 
 import socket
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.artifact import JSON
+from orchestrator.backends.local_store import make_folders
 from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import ForeignStoreError, UnreachableStoreError
 from orchestrator.store.layout import ARTIFACTS, FOLDERS, IDENTITY, MARKER, PLANS, RUNS, SHARDS, USES
@@ -39,6 +44,46 @@ class StoreIdentity:
     created: str  # ISO 8601, UTC; informative only
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExpectedStore:
+    """The store that a database belongs to."""
+
+    store_id: str
+    made_in: str = ""  # `folder_of` the store that is being made; empty: its identity has been seen
+
+
+def new_store(store: Store) -> ExpectedStore:
+    """What a database is told of a store that no run has used, before anything is written there but its folder.
+
+    A store that has an identity keeps it.
+    """
+    identity = read_identity(store)
+    if identity is not None:
+        return ExpectedStore(store_id=identity.store_id)
+    root = store.local("")
+    if root is not None:
+        make_folders(root)
+    return ExpectedStore(store_id=uuid.uuid4().hex, made_in=folder_of(store))
+
+
+def folder_of(store: Store) -> str:
+    """Which folder is seen at the address of a store; the address where there is none. Empty: nothing is there.
+
+    Raises: UnreachableStoreError: it cannot be looked at.
+    """
+    root = store.local("")
+    if root is None:
+        return store.url
+    try:
+        return f"inode {root.stat().st_ino}"  # the same on all nodes of a shared file system, unlike the device
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UnreachableStoreError(
+            f"{store.url}: {error.strerror}. Is the folder mounted? Nothing was changed"
+        ) from error
+
+
 def read_identity(store: Store) -> StoreIdentity | None:
     """The identity of a store; None if it has none yet, or is not there.
 
@@ -50,49 +95,70 @@ def read_identity(store: Store) -> StoreIdentity | None:
     return None if data is None else parse_record(StoreIdentity, data, f"{store.url}: {IDENTITY}")
 
 
-def establish(store: Store, stage_kinds: Iterable[str] = ()) -> StoreIdentity:
+def establish(store: Store, stage_kinds: Iterable[str] = (), expected: ExpectedStore | None = None) -> StoreIdentity:
     """Give a store its identity if it has none, and mark the folders of `stage_kinds`. Can be repeated.
 
     Call it only after `check_store`: in a store that is not mounted it would name the empty folder below the mount.
+
+    Raises: UnreachableStoreError: the folder is not that of `expected` any more.
     """
     identity = read_identity(store)
     if identity is None:
-        created = short_time(time.time())
-        record: dict[str, JSON] = {"format": IDENTITY_FORMAT, "store_id": uuid.uuid4().hex, "created": created}
+        created, store_id = short_time(time.time()), expected.store_id if expected else uuid.uuid4().hex
+        record: dict[str, JSON] = {"format": IDENTITY_FORMAT, "store_id": store_id, "created": created}
         store.put_new(IDENTITY, record_bytes(record))
         identity = read_identity(store)
         if identity is None:
             raise UnreachableStoreError(f"{store.url}: '{IDENTITY}' was written and cannot be read; try again")
+    if expected:
+        _check_folder(store, expected)
     if store.is_local:
-        known = set(_marked_folders(store))
-        kinds = {*stage_kinds, *store.folders(ARTIFACTS), *store.folders(SHARDS)}
-        folders = {*TOP_FOLDERS, *(f"{top}/{kind}" for top in (ARTIFACTS, SHARDS) for kind in kinds)}
-        for folder in sorted(folders - known):  # the marker first: a folder on record has one
-            store.put_new(f"{folder}/{MARKER}", identity.store_id.encode())
-            store.put_new(f"{FOLDERS}/{folder.replace('/', '.')}", folder.encode())
+        _mark_folders(store, identity, stage_kinds)
     return identity
 
 
-def check_store(store: Store, remembered: str | None) -> None:
-    """Make sure that the store is the one that is remembered, and that all its folders are there. Changes nothing.
+def _mark_folders(store: Store, identity: StoreIdentity, stage_kinds: Iterable[str]) -> None:
+    known = set(_marked_folders(store))
+    kinds = {*stage_kinds, *store.folders(ARTIFACTS), *store.folders(SHARDS)}
+    folders = {*TOP_FOLDERS, *(f"{top}/{kind}" for top in (ARTIFACTS, SHARDS) for kind in kinds)}
+    for folder in sorted(folders - known):  # the marker first: a folder on record has one
+        store.put_new(f"{folder}/{MARKER}", identity.store_id.encode())
+        store.put_new(f"{FOLDERS}/{folder.replace('/', '.')}", folder.encode())
+
+
+def check_store(store: Store, expected: ExpectedStore | None) -> None:
+    """Make sure that the store is the one that is expected, and that all its folders are there. Changes nothing.
 
     Raises:
         UnreachableStoreError: it, or one of its folders, is not there.
         ForeignStoreError: it is another store.
     """
     identity = read_identity(store)
-    if remembered is not None and identity is None:
+    if expected is not None and expected.made_in:
+        _check_folder(store, expected)
+    elif expected is not None and identity is None:
         raise UnreachableStoreError(
-            f"{store.url}: found no '{IDENTITY}', expected that of store {remembered}, which this database belongs to. "
-            "Is the folder mounted, is it the right address? Nothing was changed"
+            f"{store.url}: found no '{IDENTITY}', expected that of store {expected.store_id}, which this database "
+            "belongs to. Is the folder mounted, is it the right address? Nothing was changed"
         )
-    if remembered is not None and identity is not None and identity.store_id != remembered:
+    elif expected is not None and identity is not None and identity.store_id != expected.store_id:
         raise ForeignStoreError(
-            f"{store.url}: '{IDENTITY}' says store {identity.store_id}, expected {remembered}, which this database "
-            "belongs to. Name the right --store, or another --database and then `illume index rebuild`"
+            f"{store.url}: '{IDENTITY}' says store {identity.store_id}, expected {expected.store_id}, which this "
+            "database belongs to. Name the right --store, or another --database and then `illume index rebuild`"
         )
     if identity is not None:
         check_folders(store, identity)
+
+
+def _check_folder(store: Store, expected: ExpectedStore) -> None:
+    """Raises: UnreachableStoreError: the store is being made in another folder than the one that is seen here."""
+    found = folder_of(store)
+    if expected.made_in and found != expected.made_in:
+        raise UnreachableStoreError(
+            f"{store.url}: found {found or 'nothing'}, expected {expected.made_in}, in which store {expected.store_id} "
+            "is being made for this database. Is the folder mounted, is it the right address? Nothing was changed. If "
+            "no store is there yet, delete the database, which holds no run, and start again"
+        )
 
 
 def check_on_this_node(store: Store, store_id: str) -> None:

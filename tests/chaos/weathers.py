@@ -211,7 +211,7 @@ def zombie_job(storm: Round) -> str:
 def mount_away(storm: Round) -> str:
     """The folder below the mount shows for a while; nobody may mistake it for the store or write into it.
 
-    Only once the database remembers the store: before that, an empty folder is a store that is to be made.
+    Only once the database knows which store it will be: before that, an empty folder is a store that is to be made.
     """
     store, away = storm.root / "illume" / "store", storm.root / "illume" / "away"
     if not storm.until(lambda: _is_remembered(storm)):

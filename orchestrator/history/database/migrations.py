@@ -94,12 +94,17 @@ def _add_kinds_of_events(connection: Connection) -> None:
     connection.execute(text("create index if not exists ix_events_kind on events (run_id, stage_id, kind, sequence)"))
 
 
+def _add_stores_in_the_making(connection: Connection) -> None:
+    connection.execute(text("alter table known_stores add column made_in text not null default ''"))
+
+
 MIGRATIONS: Sequence[Migration] = (
     Migration(version=2, change="stages say what they wait for, and since when", apply=_add_waits),
     Migration(version=3, change="a source file is known by its inode and its last change", apply=_add_file_identity),
     Migration(version=4, change="events of all runs are found by their time", apply=_add_time_of_events),
     Migration(version=5, change="runs wait in a queue and share clusters", apply=_add_queue),
     Migration(version=6, change="events of a stage are found by their kind", apply=_add_kinds_of_events),
+    Migration(version=7, change="a store is known before it is made", apply=_add_stores_in_the_making),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].version
 

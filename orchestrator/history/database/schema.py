@@ -13,7 +13,12 @@ metadata = MetaData()
 
 schema_version = Table("illume_schema", metadata, Column("version", Integer, primary_key=True))
 
-known_stores = Table("known_stores", metadata, Column("store_id", String, primary_key=True))  # see known_store.py
+known_stores = Table(  # see known_store.py
+    "known_stores",
+    metadata,
+    Column("store_id", String, primary_key=True),
+    Column("made_in", Text, nullable=False, server_default=""),  # not empty: it is being made in this folder
+)
 
 runs = Table(
     "runs",

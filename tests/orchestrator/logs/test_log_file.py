@@ -28,6 +28,7 @@ def test_a_log_that_cannot_be_written_costs_no_work_and_is_said_once_and_counted
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
     for text in ("one", "two\nthree"):
         file = LogFile(tmp_path / "new" / "one.log")
         file.append(text)

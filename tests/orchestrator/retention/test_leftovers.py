@@ -27,7 +27,7 @@ from orchestrator.retention.pins import pin, unpin
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.layout import checkpoint_site, shard_site
 from orchestrator.store.store import open_store
-from orchestrator.store.store_identity import check_store, establish
+from orchestrator.store.store_identity import ExpectedStore, check_store, establish
 
 PAYLOAD = {"kind": "train"}
 TRAINING, SHARD = ArtifactKey("train", fingerprint_of(dict(PAYLOAD))), ArtifactKey("curate", "cd" * 32)
@@ -212,4 +212,4 @@ def test_the_markers_of_a_store_are_no_leftovers(desk: Desk) -> None:
     desk.shard()
     record_use(desk.store, ATTEMPT, TRAINING)
     assert desk.delete() >= 2
-    check_store(desk.store, identity.store_id)
+    check_store(desk.store, ExpectedStore(store_id=identity.store_id))

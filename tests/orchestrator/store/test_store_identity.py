@@ -1,15 +1,21 @@
 """The identity of a store: made once, remembered, and never concluded from what is not there."""
 
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from orchestrator.artifact import ArtifactKey
 from orchestrator.backends.local_store import LocalStore
 from orchestrator.errors import CorruptArtifactError, ForeignStoreError, NewerFormatError, UnreachableStoreError
-from orchestrator.store.layout import IDENTITY
+from orchestrator.logs.run_logs import RunLogs
+from orchestrator.store.attempt_folder import new_folder
+from orchestrator.store.group_commit import put_all
+from orchestrator.store.layout import IDENTITY, artifact_site
 from orchestrator.store.store_identity import (
+    ExpectedStore,
     check_folders,
     check_on_this_node,
     check_store,
@@ -33,7 +39,7 @@ def test_an_identity_is_made_once_and_kept(store: LocalStore) -> None:
     assert read_identity(store) is None
     first = establish(store, ["curate"])
     assert establish(store, ["train"]) == first == read_identity(store)
-    check_store(store, first.store_id)
+    check_store(store, ExpectedStore(store_id=first.store_id))
     check_store(store, None)
 
 
@@ -51,7 +57,7 @@ def test_a_store_that_is_not_mounted_is_not_empty(store: LocalStore) -> None:
     identity = establish(store)
     elsewhere = LocalStore(store.root.parent / "not-mounted")
     with pytest.raises(UnreachableStoreError, match=r"no 'STORE.json'.*mounted.*Nothing was changed"):
-        check_store(elsewhere, identity.store_id)
+        check_store(elsewhere, ExpectedStore(store_id=identity.store_id))
     assert not elsewhere.root.exists()
 
 
@@ -59,7 +65,7 @@ def test_another_store_is_refused(store: LocalStore, tmp_path: Path) -> None:
     other = LocalStore(tmp_path / "other")
     establish(other)
     with pytest.raises(ForeignStoreError, match="another --database") as error:
-        check_store(other, establish(store).store_id)
+        check_store(other, ExpectedStore(store_id=establish(store).store_id))
     assert error.value.exit_code == 2
 
 
@@ -68,7 +74,7 @@ def test_a_folder_that_is_not_mounted_is_named(store: LocalStore, folder: str) -
     identity = establish(store, ["curate"])
     move_away(store, folder)
     with pytest.raises(UnreachableStoreError, match=f"folder '{folder}"):
-        check_store(store, identity.store_id)
+        check_store(store, ExpectedStore(store_id=identity.store_id))
 
 
 def test_a_folder_of_another_store_in_its_place_is_named(store: LocalStore, tmp_path: Path) -> None:
@@ -118,7 +124,13 @@ def test_a_store_whose_mount_goes_away_takes_no_write_and_calls_nothing_missing(
     store.root.rename(tmp_path / "away")
     if is_empty_folder_left:
         store.root.mkdir()
+    site = artifact_site(ArtifactKey("curate", "ab" * 32))
+    logs = RunLogs(store=worker, state=tmp_path, run_id="r")
     actions: list[Callable[[], object]] = [
+        lambda: put_all(worker, [("runs/r/RUN.json", b"another")]),
+        lambda: new_folder(worker, tmp_path, site=site, key=ArtifactKey("curate", "ab" * 32), attempt="r-1"),
+        lambda: worker.make_folder("runs/r/logs"),
+        logs.make_folder,
         lambda: worker.put_new("runs/r/RUN.json", b"another"),
         lambda: worker.upload(file, "artifacts/curate/ab/file"),
         lambda: worker.link("runs/r/RUN.json", "artifacts/curate/ab/run"),
@@ -131,6 +143,8 @@ def test_a_store_whose_mount_goes_away_takes_no_write_and_calls_nothing_missing(
     for action in actions:
         with pytest.raises(UnreachableStoreError, match=r"'STORE\.json' was there and is not now"):
             action()
+    with logs.capture("r-curate-1-1"):
+        logging.getLogger("stage").warning("the work goes on without its log")
     assert not store.root.exists() or not list(store.root.iterdir())
     if is_empty_folder_left:
         store.root.rmdir()

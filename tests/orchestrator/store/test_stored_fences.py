@@ -25,7 +25,7 @@ from orchestrator.store.commits import retractions
 from orchestrator.store.fences import read_fence
 from orchestrator.store.layout import artifact_site, checkpoint_site
 from orchestrator.store.store import Store, open_store
-from orchestrator.store.store_identity import check_store
+from orchestrator.store.store_identity import ExpectedStore, check_store
 
 KEPT = json.loads(Path(__file__).with_name("stored_formats_fences.json").read_text())  # key -> text
 TRAINING = ArtifactKey("train", "1c8392ad8a7667bf93c6e61c293f297b48426603affeef9591ae24cde64739e6")
@@ -107,4 +107,4 @@ def test_records_of_use_takedowns_and_the_identity_are_read(store: Store) -> Non
     assert (of_input.run_id, of_input.attempt, of_input.key) == ("run", SECOND.name, TRAINING)
     (takedown,) = read_takedowns(store)
     assert takedown.examined == {"9" * 64}
-    check_store(store, json.loads(KEPT["STORE.json"])["store_id"])
+    check_store(store, ExpectedStore(store_id=json.loads(KEPT["STORE.json"])["store_id"]))

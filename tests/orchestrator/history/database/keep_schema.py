@@ -23,13 +23,14 @@ from orchestrator.history.database.schema import metadata
 from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
+from orchestrator.store.store_identity import ExpectedStore
 
 FINGERPRINTS = {"raw": "a" * 64, "curated": "b" * 64}
 
 
 def write_runs(database: Database) -> None:
     """Two runs: `r1` has failed; `r2` is at work, and its second stage waits."""
-    remember_store(database, "0123456789abcdef")
+    remember_store(database, ExpectedStore(store_id="0123456789abcdef"))
     store = RunStore(database)
     rows = [
         StageRow(stage_id=name, stage_kind="draw", fingerprint=FINGERPRINTS[name], action="run")
