@@ -8,6 +8,7 @@ tests/chaos and tests/end_to_end, are left out. `equivalents.toml` lists mutants
 Exits with 1 if one module has less than 95 % of the rest noticed.
 """
 
+import ast
 import importlib
 import json
 import os
@@ -38,7 +39,7 @@ HOOK = Path(__file__).with_name("hook")
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 PACKAGES = ("tests", "orchestrator", "stages", "data_pipelines", "models", "clusters")
 LEFT_OUT = ("tests/chaos/", "tests/end_to_end/", "tests/architecture/", "tests/benchmarks/", "tests/mutation/")
-PYTEST = ("-m", "not slow and not gpu and not ray", "-p", "no:cacheprovider", "-rfE")
+PYTEST = ("-m", "not slow and not gpu and not ray", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-rfE")
 WANTED_SHARE = 0.95
 MAX_TESTS_S = 90.0  # of tests against one mutant, by their durations without it
 _FAILED = re.compile(r"(FAILED|ERROR) ")
@@ -51,7 +52,7 @@ class Traced:
 
     tests: Mapping[tuple[str, int], frozenset[str]]  # by file and line; "" stands for what ran at import
     seconds: Mapping[str, float]
-    libraries: frozenset[str]
+    modules: frozenset[str]  # imported by the tests, tests left out
 
     def fastest(self, file: str, line: int) -> list[str]:
         """The tests that ran a line, the fastest first, as many as the time for one mutant allows."""
@@ -71,13 +72,14 @@ class Traced:
 class Tally:
     """What became of the mutants of one module."""
 
-    results: Counter[str] = field(default_factory=Counter)  # noticed, unnoticed, equivalent, not run
+    results: Counter[str] = field(default_factory=Counter)  # noticed, too slow, unnoticed, equivalent
     unnoticed: list[Mutant] = field(default_factory=list)
 
     @property
     def share(self) -> float:
-        tried = self.results["noticed"] + self.results["unnoticed"]
-        return self.results["noticed"] / tried if tried else 1.0
+        noticed = self.results["noticed"] + self.results["too slow"]
+        tried = noticed + self.results["unnoticed"]
+        return noticed / tried if tried else 1.0
 
 
 @click.command()
@@ -92,9 +94,10 @@ def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, 
     began = time.monotonic()
     traced = trace(files, tests or tests_of(files))
     click.echo(f"{len(traced.seconds)} tests, traced in {time.monotonic() - began:.0f} s; seed {seed}")
-    for library in sorted(traced.libraries):
+    for module in sorted(traced.modules):
         with suppress(Exception):
-            importlib.import_module(library)  # once, instead of for each mutant
+            importlib.import_module(module)  # once, instead of for each mutant
+    dependents = {file: dependents_of(_module_name(file)) for file in files}
     ends_at = time.monotonic() + 60 * minutes
     equivalents = tomllib.loads(EQUIVALENTS.read_text())
     tallies: dict[str, Tally] = defaultdict(Tally)
@@ -105,7 +108,9 @@ def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, 
             continue
         name = file.relative_to(ROOT).as_posix()
         tally = tallies[name]
-        result = "equivalent" if mutant.name in equivalents.get(name, {}) else _try(file, mutant, traced)
+        result = (
+            "equivalent" if mutant.name in equivalents.get(name, {}) else _try(file, mutant, traced, dependents[file])
+        )
         tally.results[result] += 1
         if result == "unnoticed":
             tally.unnoticed.append(mutant)
@@ -143,17 +148,17 @@ def trace(files: Sequence[Path], tests: Sequence[str]) -> Traced:
         for test in sorted(failed):
             click.echo(f"left out, as it fails when it is traced: {test}")
         found: dict[tuple[str, int], set[str]] = defaultdict(set)
-        libraries: set[str] = set()
+        modules: set[str] = set()
         for part in Path(folder).glob("*.json"):
             noted = json.loads(part.read_text())
-            libraries |= {name for name in noted["modules"] if name.partition(".")[0] not in (*PACKAGES, "__main__")}
+            modules |= {name for name in noted["modules"] if name.partition(".")[0] not in ("tests", "__main__")}
             for test, ran in noted["lines"].items():
                 for file, line in ran:
                     found[file, line].add(test)
     return Traced(
         tests={place: frozenset(names - failed) for place, names in found.items()},
         seconds=_durations(output),
-        libraries=frozenset(libraries),
+        modules=frozenset(modules),
     )
 
 
@@ -179,7 +184,35 @@ def _in_turn(files: Sequence[Path], rng: random.Random) -> Iterator[tuple[Path, 
         yield from (entry for entry in row if entry is not None)
 
 
-def _try(file: Path, mutant: Mutant, traced: Traced) -> str:
+def _module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+def dependents_of(module: str) -> frozenset[str]:
+    """The modules of ours, of those that are loaded, that import a module, at once or through others; and itself."""
+    importers: dict[str, set[str]] = defaultdict(set)
+    for name, loaded in list(sys.modules.items()):
+        path = getattr(loaded, "__file__", None) or ""  # built-in modules have none
+        if name.partition(".")[0] in PACKAGES and path.endswith(".py"):
+            for imported in _imports_of(ast.parse(Path(path).read_text())):
+                importers[imported].add(name)
+    found, new = {module}, {module}
+    while new:
+        new = {name for dependent in new for name in importers[dependent]} - found
+        found |= new
+    return frozenset(found)
+
+
+def _imports_of(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _try(file: Path, mutant: Mutant, traced: Traced, dependents: frozenset[str]) -> str:
     tests = traced.fastest(str(file), mutant.line)
     if not tests:
         return "unnoticed"
@@ -188,22 +221,28 @@ def _try(file: Path, mutant: Mutant, traced: Traced) -> str:
         source.write_text(mutant.source)
         environment = {"MUTATION_FILE": str(file), "MUTATION_SOURCE": str(source)}
         expected_s = sum(traced.seconds.get(test, 0.0) for test in tests)
-        code = _run_forked(["-x", *tests], environment, TIMEOUT_S + TIMEOUT_FACTOR * expected_s)
-    return "unnoticed" if code == 0 else "noticed"
+        code = _run_forked(["-x", *tests], environment, TIMEOUT_S + TIMEOUT_FACTOR * expected_s, dependents)
+    return {0: "unnoticed", -signal.SIGKILL: "too slow"}.get(code, "noticed")
 
 
 def _run_traced(tests: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Exit code and output of pytest in a process of its own."""
+    """Exit code and output of pytest in a process of its own, which keeps what it compiles for those to come."""
+    environment = {**environment, "PYTHONDONTWRITEBYTECODE": ""}
     command = [sys.executable, "-m", "pytest", *PYTEST, "--durations=0", "-vv", *tests]
     done = subprocess.run(command, cwd=ROOT, env=_environment(environment), capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
-def _run_forked(arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> int:
-    """Exit code of pytest in a fork of this process, which has imported the libraries; killed if it takes too long."""
+def _run_forked(
+    arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float, changed: frozenset[str]
+) -> int:
+    """Exit code of pytest in a fork of this process, which has imported what tests need but for `changed` modules.
+
+    It is killed if it takes too long.
+    """
     child = os.fork()
     if child == 0:
-        _become_pytest([*PYTEST, "-q", *arguments], environment)
+        _become_pytest([*PYTEST, "-q", *arguments], environment, changed)
     give_up_at = time.monotonic() + timeout_s
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -216,7 +255,7 @@ def _run_forked(arguments: Sequence[str], environment: Mapping[str, str], timeou
         time.sleep(0.02)
 
 
-def _become_pytest(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+def _become_pytest(arguments: Sequence[str], environment: Mapping[str, str], changed: frozenset[str]) -> NoReturn:
     """In a forked process: run pytest with the hook installed, as a new process would, and end."""
     code = 1
     try:
@@ -227,13 +266,21 @@ def _become_pytest(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         os.dup2(silence, 2)
         os.environ.clear()
         os.environ.update(_ENVIRONMENT | _environment(environment))
-        for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
-            del sys.modules[name]
+        for name in [name for name in sys.modules if name in changed or name.partition(".")[0] == "tests"]:
+            _forget(name)
         sys.dont_write_bytecode = True
         runpy.run_path(str(HOOK / "sitecustomize.py"))
         code = int(pytest.main(list(arguments)))
     finally:
         os._exit(code)
+
+
+def _forget(name: str) -> None:
+    """Let the next import of a module load it again."""
+    del sys.modules[name]
+    parent, _, child = name.rpartition(".")
+    if parent in sys.modules:
+        vars(sys.modules[parent]).pop(child, None)
 
 
 _ENVIRONMENT = dict(os.environ)
@@ -246,10 +293,13 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def _print_table(tallies: Mapping[str, Tally]) -> None:
-    click.echo(f"{'module':48} {'noticed':>8} {'not':>5} {'equal':>6} {'share':>7}")
+    click.echo(f"{'module':48} {'noticed':>8} {'too slow':>8} {'not':>5} {'equal':>6} {'share':>7}")
     for name, tally in sorted(tallies.items()):
         results = tally.results
-        counts = f"{results['noticed']:8} {results['unnoticed']:5} {results['equivalent']:6}"
+        counts = " ".join(
+            f"{results[result]:{width}}"
+            for result, width in (("noticed", 8), ("too slow", 8), ("unnoticed", 5), ("equivalent", 6))
+        )
         click.echo(f"{name:48} {counts} {tally.share:7.1%}")
 
 
