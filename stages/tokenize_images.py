@@ -12,6 +12,7 @@ from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, su
 from orchestrator.stage import Execution, Slot, StageContext, StageKind
 
 Task = Literal["understanding", "generation", "editing"]
+SHARDS_COUNTED = 16  # at most, evenly spaced, whose codes are counted to tell how much of the codebooks is in use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ class TokenizeWorker:
 
 
 def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, float]:
+    from data_pipelines.tokens.code_use import code_use
+
     tokenizer = context.input("tokenizer")
     weights = {entry.path: entry.sha256 for entry in tokenizer.manifest.files}
     records = context.map_shards(
@@ -95,7 +98,8 @@ def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, flo
     )
     for record in records:
         context.adopt(record, {"codes.parquet": f"tokens/{record.shard}.parquet"})
-    return sum_metrics(records)
+    counted = [record.file("codes.parquet") for record in records[:: -(-len(records) // SHARDS_COUNTED) or 1]]
+    return {**sum_metrics(records), **code_use(counted)}
 
 
 def shards_to_tokenize(datasets: Sequence[Artifact], tasks: Sequence[Task]) -> list[Shard]:
@@ -132,6 +136,9 @@ METRICS = {
     "rows": "images that were encoded",
     "images_<anchor>": "of these, images of one anchor, height x width",
     "quarantined": "samples with an image that cannot be encoded",
+    "<codebook>_codes_used": "share of a codebook in use, semantic or pixel",
+    "<codebook>_perplexity": "exponential of the entropy of its codes: how many equally frequent ones say as much",
+    "<codebook>_codes_per_entry": "codes that these were counted from, over the size of the codebook",
 }
 
 
