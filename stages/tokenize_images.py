@@ -146,6 +146,12 @@ def headline(metrics: Mapping[str, float]) -> str:
     return f"{metrics['rows']:,.0f} images encoded, {metrics['quarantined']:,.0f} samples quarantined"
 
 
+def warnings(metrics: Mapping[str, float]) -> list[str]:
+    from data_pipelines.tokens.collapse import collapse_warnings
+
+    return collapse_warnings(metrics)
+
+
 TOKENIZE_IMAGES = StageKind(
     name="tokenize_images",
     version=2,
@@ -156,5 +162,6 @@ TOKENIZE_IMAGES = StageKind(
     output="tokens@1",
     metrics=METRICS,
     headline=headline,
+    warnings=warnings,
     rows_name_samples=True,
 )

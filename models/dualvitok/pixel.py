@@ -49,6 +49,18 @@ class SpatialNorm(nn.Module):
         return (self.norm_layer(x_BCYX).to(scale.dtype) * scale).add_(shift)
 
 
+def start_as_plain_norms(module: nn.Module) -> None:
+    """Let every `SpatialNorm` inside begin near a plain norm: its scale around 1, its shift around 0.
+
+    By default both biases are random around 0: a deep decoder then multiplies its signals away before it learns.
+    """
+    for norm in module.modules():
+        if isinstance(norm, SpatialNorm):
+            for convolution, value in ((norm.conv_y, 1.0), (norm.conv_b, 0.0)):
+                assert convolution.bias is not None, "made with one"
+                nn.init.constant_(convolution.bias, value)
+
+
 class Norm(nn.GroupNorm):
     """Group norm with the signature of a `SpatialNorm`, for the encoder, which has no codes."""
 

@@ -31,7 +31,8 @@ def nearest_codes(x_MZ: Tensor, codebook_KZ: Tensor) -> Tensor:
     """Index [M] of the code with the smallest Euclidean distance, lowest index first among equals.
 
     Maximises x.c - |c|^2/2 in fp32. First only the best score of each tile of codes is computed, which is ten times
-    faster than finding its index as well; then the index, in the best tile of each row only.
+    faster than finding its index as well; then the index, in the best tile of each row only. A codebook of one tile is
+    searched at once: copies of the tile for each row would cost more than the search.
     """
     tiles_TCZ, bias_TC = _tiles(codebook_KZ.float())
     on_cpu = x_MZ.device.type == "cpu"
@@ -39,6 +40,9 @@ def nearest_codes(x_MZ: Tensor, codebook_KZ: Tensor) -> Tensor:
     tiles_per_step = _TILES_PER_STEP if on_cpu else _TILES_PER_STEP_ACCELERATOR
     found = [x_MZ.new_empty(0, dtype=torch.int64)]
     for rows_MZ in x_MZ.float().split(rows_per_step):
+        if len(tiles_TCZ) == 1:
+            found.append(torch.addmm(bias_TC[0], rows_MZ, tiles_TCZ[0].T).argmax(dim=1))
+            continue
         best_M = _best_tiles(rows_MZ, tiles_TCZ, bias_TC, tiles_per_step)
         scores_MC = torch.bmm(tiles_TCZ[best_M], rows_MZ[:, :, None]).squeeze(2) + bias_TC[best_M]
         found.append(best_M * tiles_TCZ.shape[1] + scores_MC.argmax(dim=1))

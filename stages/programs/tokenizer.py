@@ -12,6 +12,7 @@ from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
 from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
+from models.dualvitok.pixel import start_as_plain_norms
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.programs.image_data import indexed_batches
@@ -140,6 +141,8 @@ class TokenizerProgram:
 def build_tokenizer(task: TokenizerTask) -> DualViTok:
     """The model before training: the one to continue from or a new one, with the weights of the pre-trained tower."""
     model = weights.load(task.start) if task.start is not None else DualViTok(task.config.model)
+    if task.start is None and task.config.plain_norms_at_start:
+        start_as_plain_norms(model)
     if model.config != task.config.model:
         raise PrecheckError(
             f"train_tokenizer: config.model differs from the tokenizer to continue from ({task.start}); "

@@ -20,6 +20,7 @@ class TrainTokenizerConfig:
     loop: LoopConfig
     mirrored_share: float = 0.0  # of the images, chosen anew in each epoch, that are mirrored; published 0.5
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    plain_norms_at_start: bool = False  # a new decoder's norms scale by about 1, not by random numbers around 0
     vision_id: str = ""  # name and revision of a published vision tower to use, where no stage trains one
     vision_weights: Location = Location("")  # folder of that tower: `config.json` and `model.safetensors`
     lpips_sha256: tuple[str, ...] = ()  # digests of the LPIPS weights, which are part of the loss

@@ -4,7 +4,14 @@ import torch
 import torch.nn.functional as F
 
 from models.dualvitok.config import DualViTokConfig
-from models.dualvitok.pixel import Downsample, PixelDecoder, PixelEncoder, SpatialNorm, Upsample
+from models.dualvitok.pixel import (
+    Downsample,
+    PixelDecoder,
+    PixelEncoder,
+    SpatialNorm,
+    Upsample,
+    start_as_plain_norms,
+)
 
 
 def test_scale_and_shift_on_the_code_grid_equal_those_of_repeated_codes() -> None:
@@ -14,6 +21,14 @@ def test_scale_and_shift_on_the_code_grid_equal_those_of_repeated_codes() -> Non
     repeated = F.interpolate(codes, size=(12, 8))
     expected = norm.norm_layer(x) * norm.conv_y(repeated) + norm.conv_b(repeated)
     torch.testing.assert_close(norm(x, codes), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_that_starts_plain_scales_by_one_where_codes_are_zero() -> None:
+    norm = SpatialNorm(8, 4, 2)
+    start_as_plain_norms(norm)
+    x = torch.randn(2, 8, 12, 8)
+    torch.testing.assert_close(norm(x, torch.zeros(2, 4, 3, 2)), norm.norm_layer(x))
+    assert not torch.equal(norm(x, torch.ones(2, 4, 3, 2)), norm.norm_layer(x))  # codes still count
 
 
 def test_images_come_back_in_their_size_and_codes_are_one_per_cell(tiny_config: DualViTokConfig) -> None:

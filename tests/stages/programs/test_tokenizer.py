@@ -93,3 +93,16 @@ def test_a_tokenizer_of_other_sizes_is_not_continued(tmp_path: Path, task: Token
     with pytest.raises(PrecheckError, match=r"config\.model differs from the tokenizer to continue from"):
         build_tokenizer(replace(task, config=other, start=tmp_path))
     check_config(CONFIG)
+
+
+def test_norms_start_plain_where_the_config_says_so_and_training_is_new(tmp_path: Path, task: TokenizerTask) -> None:
+    from models.dualvitok import weights
+
+    plain = replace(task, config=replace(CONFIG, plain_norms_at_start=True))
+    name = "pixel_decoder.norm_out.conv_y.bias"
+    assert not torch.all(build_tokenizer(task).get_parameter(name) == 1)
+    model = build_tokenizer(plain)
+    assert torch.all(model.get_parameter(name) == 1)
+    torch.nn.init.constant_(model.get_parameter(name), 2.0)
+    weights.save(model, tmp_path)
+    assert torch.all(build_tokenizer(replace(plain, start=tmp_path)).get_parameter(name) == 2)
