@@ -21,6 +21,6 @@ def _warning(book: str, metrics: Mapping[str, float]) -> str:
         return ""
     return (
         f"the {book} codebook has collapsed: {100 * used:.1f} % of its codes are in use (expected at least "
-        f"{100 * MIN_USED_SHARE:.0f} %), with a perplexity of {perplexity:.1f} (at least {MIN_PERPLEXITY:.0f}); what is "
-        "trained on these codes learns little of the images. Lower the tokenizer's learning rate or train it longer"
+        f"{100 * MIN_USED_SHARE:.0f} %), with a perplexity of {perplexity:.1f} (at least {MIN_PERPLEXITY:.0f}); what "
+        "is trained on these codes learns little of the images. Lower the tokenizer's learning rate or train it longer"
     )
