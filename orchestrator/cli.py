@@ -63,6 +63,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Queue": {
         "submit": ("submit", "Queue a recipe, for a server (`serve --scheduler`) to run."),
+        "requeue": ("submit", "Queue a run that has ended: go on with it, or plan its stages anew."),
         "queue": ("queue", "Show what waits, for what, and when it is expected to start."),
         "priority": ("queue", "Change the priority of a run in the queue."),
         "schedule": ("schedule", "Submit a recipe by a cron line, for new files, or for a pinned artifact."),

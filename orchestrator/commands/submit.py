@@ -16,6 +16,7 @@ from clusters.shared import pool_of
 from orchestrator.commands.plan import print_plan, warn_of_changed_code
 from orchestrator.commands.run import gate_overrides
 from orchestrator.commands.shared.budget_options import PRIORITY, budget_option, check_budget, current_prices
+from orchestrator.commands.shared.completion import complete_run
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
@@ -24,6 +25,7 @@ from orchestrator.commands.shared.options import (
     json_option,
     location_options,
     open_workspace,
+    plugin_option,
     read_recipe,
     reason_option,
     recipe_options,
@@ -39,6 +41,7 @@ from orchestrator.planning.store_view import plan_view
 from orchestrator.queue.entries import Entry
 from orchestrator.queue.records import Limits, Submission, current_person
 from orchestrator.recipe.yaml_subset import read_text
+from orchestrator.scheduler.requeuing import QueuedFor, queue_anew, queue_rest
 from orchestrator.scheduler.submitting import estimate_s, same_in_queue, stage_needs, submit
 from orchestrator.times import iso_time
 from orchestrator.workspace import new_run_id
@@ -121,6 +124,35 @@ def submit_command(
             print_plan(plan)
         text = f"run {submission.run_id} is in the queue; `illume queue` shows its place"
         _report(plan, submission.run_id, is_new=is_new, text=text, as_json=as_json)
+
+
+@click.command("requeue", epilog=examples("requeue quickstart", "requeue 20260504-101500-a1b2c3 --anew"))
+@click.argument("run", shell_complete=complete_run)
+@click.option("--anew", is_flag=True, help="Plan its stages anew, as a new run, and reuse what exists.")
+@location_options
+@cluster_option
+@plugin_option
+@reason_option
+@json_option
+def requeue_command(run: str, anew: bool, locations: Locations, profile: str | None, as_json: bool) -> None:
+    """Queue RUN, which has ended, again; a server (`illume serve --scheduler`) goes on with it. Starts nothing.
+
+    What it has committed is kept. --cluster is for a run that was started without the queue.
+    """
+    where = None
+    if profile is not None:
+        cluster = profile_at(profile)
+        where = QueuedFor(cluster=cluster_text(profile), pool=pool_of(cluster))
+    with open_workspace(locations) as workspace:
+        run_id = find_run(workspace.database, run).run_id
+        if anew:
+            run_id = queue_anew(workspace, run_id, stage_kinds(), where=where)
+        else:
+            queue_rest(workspace, run_id, stage_kinds(), where=where)
+    if as_json:
+        echo_json("requeue", {"run_id": run_id})
+        return
+    click.echo(f"run {run_id} is in the queue; `illume queue` shows its place")
 
 
 def refuse_other_options(same: Entry, *, priority: int, limits: Limits, after: Sequence[str]) -> None:

@@ -189,6 +189,8 @@ def _run_state(connection: Connection, event: Event) -> None:
         values["owner"] = event.fields.get("owner", "")
         if event.fields["from"] != RunState.PLANNED:  # the cancel request was for the part of the run that has ended
             values["cancel_requested"] = False
+    elif event.fields["to"] == RunState.PLANNED:  # queued again; a cancel from now on is for what comes
+        values["cancel_requested"] = False
     connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(values))
 
     connection.execute(update(stages).where(stages.c.run_id == event.run_id).values(_NO_WAIT))

@@ -27,13 +27,13 @@ from orchestrator.history.open_attempts import open_attempts
 from orchestrator.history.projection import append_event, append_once, event_from_row, lock_run, new_run_row
 from orchestrator.history.telemetry import Telemetry
 
-_RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
+RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
 _ATTEMPT_ENDS = frozenset({AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED, AttemptState.COMMITTED})
 
 RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {  # besides `begin_epoch`, which moves any state to RUNNING
     RunState.PLANNED: frozenset({RunState.CANCELLED, RunState.FAILED}),
-    RunState.RUNNING: _RUN_ENDS | {RunState.STOPPING},
-    RunState.STOPPING: _RUN_ENDS,
+    RunState.RUNNING: RUN_ENDS | {RunState.STOPPING},
+    RunState.STOPPING: RUN_ENDS,
 }
 ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
     AttemptState.INTENT: _ATTEMPT_ENDS | {AttemptState.RUNNING},  # COMMITTED: rolled forward by another driver
@@ -278,7 +278,7 @@ class RunStore:
 
         def work(connection: Connection) -> None:
             row = lock_run(connection, run_id)
-            if row.state in _RUN_ENDS:
+            if row.state in RUN_ENDS:
                 raise StateConflictError(f"run {run_id}: has ended as {row.state}; there is nothing to cancel")
             if not row.cancel_requested:
                 append_event(connection, run_id, EventKind.CANCEL_REQUESTED, {}, epoch=row.epoch)

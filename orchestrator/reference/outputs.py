@@ -269,6 +269,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
         "the run that was queued",
         an_object({"run_id": or_null(TEXT), "recipe": TEXT, "is_new": YES_NO, "stages": a_list(TEXT)}),
     ),
+    "requeue": ("the run that was queued", an_object({"run_id": TEXT})),
     "recipes": ("the recipes that are known by name, with their files", an_object({"recipes": a_table(TEXT)})),
     "relocate": (
         "what has moved, and what was delivered there",

@@ -9,7 +9,7 @@ from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.run_status import StageStatus, run_status
 from orchestrator.history.run_store import AlreadyDoneError, StateConflictError
 from orchestrator.queue.records import A_PERSON, Approval
-from orchestrator.queue.rows import FIRST, add_record, newest_of
+from orchestrator.queue.rows import FIRST, add_record, copy_missing, newest_of
 from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 
@@ -41,6 +41,7 @@ def approve(workspace: Workspace, run_id: str, stage_id: str, note: str) -> Appr
         raise StateConflictError(f"{subject}: is done already, so that it does not wait")
     approval = Approval(at=iso_time(time.time()), note=note.strip())
     if not add_record(workspace.store, workspace.database, "approvals", subject, approval, number=FIRST):
+        copy_missing(workspace.store, workspace.database)  # the other one may not have come to its row yet
         first = newest_of(workspace.database, Approval, subject)
         raise AlreadyDoneError(_approved_by(subject, first[1]) if first else f"{subject}: was approved already")
     return approval

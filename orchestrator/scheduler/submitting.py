@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 from orchestrator.errors import RecipeError
+from orchestrator.history.open_attempts import run_state
+from orchestrator.history.queued_again import queue_again
+from orchestrator.history.run_store import RUN_ENDS
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks
 from orchestrator.planning.plan_file import plan_digest, stages_with_secrets
 from orchestrator.queue.amounts import need_of
@@ -13,7 +16,9 @@ from orchestrator.workspace import Workspace
 
 
 def submit(workspace: Workspace, plan: Plan, submission: Submission) -> bool:
-    """Queue a run. False: it is in the queue already. Can be repeated at any moment, also by another process.
+    """Queue a run, or one that has ended without success again. False: it is in the queue already.
+
+    Can be repeated at any moment, also by another process.
 
     Raises:
         RecipeError: a stage has a secret in its configuration, which no record holds.
@@ -28,9 +33,11 @@ def submit(workspace: Workspace, plan: Plan, submission: Submission) -> bool:
     run_prechecks(plan)
     workspace.prepare_store(plan)
     workspace.create_run(plan, submission.run_id, {"queued": True})  # first: what is on record has its plan
+    had_ended = run_state(workspace.database, submission.run_id) in RUN_ENDS
     is_new = add_record(workspace.store, workspace.database, "submissions", submission.run_id, submission, number=FIRST)
+    is_again = queue_again(workspace.database, submission.run_id)
     workspace.deliver(submission.run_id)
-    return is_new
+    return is_again if had_ended else is_new
 
 
 def stage_needs(plan: Plan, price_of: Callable[[str], float | None] = lambda _: None) -> tuple[StageNeed, ...]:

@@ -31,6 +31,7 @@ OUR_FACETS = f"{PRODUCER}/facets/1"
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
 
 _RUN_TYPES: Mapping[str, str] = {
+    RunState.PLANNED: "OTHER",  # queued again
     RunState.RUNNING: "START",
     RunState.STOPPING: "RUNNING",
     RunState.SUCCEEDED: "COMPLETE",

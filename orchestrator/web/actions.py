@@ -9,7 +9,10 @@ from orchestrator.commands.shared.targets import artifact_of_stage
 from orchestrator.history.changes import record_change
 from orchestrator.history.run_status import run_statuses
 from orchestrator.history.run_store import AlreadyDoneError
+from orchestrator.queue.servers import live_servers
 from orchestrator.retention.pins import is_pinned, pin, unpin
+from orchestrator.scheduler.approving import approve
+from orchestrator.scheduler.requeuing import queue_anew, queue_rest
 from orchestrator.web.addresses import link
 from orchestrator.web.page import BadRequestError
 from orchestrator.web.service import Service
@@ -35,7 +38,7 @@ class Action:
     name: str
     path: str
     summary: str  # one sentence, for the description of the API
-    carry_out: Callable[[Service, Mapping[str, str]], Done]  # with the parts of the path
+    carry_out: Callable[[Service, Mapping[str, str]], Done]  # with the parts of the path; acts for who asked
     role: Role = Role.OPERATOR
 
     def run(self, service: Service, user: User, path: Mapping[str, str], fields: Fields) -> Done:
@@ -62,6 +65,34 @@ def _cancel(service: Service, path: Mapping[str, str]) -> Done:
     if first not in ("", current_actor().name):  # both saw that nobody had asked yet
         raise AlreadyDoneError(_was_cancelled(first, run_id))
     return Done(message=cancellation_text(run_id, cancellation), link=link("runs", run_id))
+
+
+def _resume(service: Service, path: Mapping[str, str]) -> Done:
+    """Raises: as `queue_rest`; NotFoundError."""
+    workspace, run_id = service.workspace(), path["run"]
+    summary_of(workspace.database, run_id)
+    queue_rest(workspace, run_id, service.settings.kinds)
+    return Done(message=f"run {run_id}: is in the queue{_without_server(service)}", link=link("runs", run_id))
+
+
+def _run_again(service: Service, path: Mapping[str, str]) -> Done:
+    """Raises: as `queue_anew`; NotFoundError."""
+    workspace, run_id = service.workspace(), path["run"]
+    summary_of(workspace.database, run_id)
+    new_id = queue_anew(workspace, run_id, service.settings.kinds)
+    return Done(message=f"run {new_id}: is in the queue{_without_server(service)}", link=link("runs", new_id))
+
+
+def _without_server(service: Service) -> str:
+    return "" if live_servers(service.workspace().database) else "; it waits until a server has a scheduler"
+
+
+def _approve(service: Service, path: Mapping[str, str]) -> Done:
+    """Raises: as `approve`; NotFoundError."""
+    workspace, run_id, stage_id = service.workspace(), path["run"], path["stage"]
+    summary_of(workspace.database, run_id)
+    approve(workspace, run_id, stage_id, current_actor().reason)
+    return Done(message=f"{run_id}:{stage_id}: approved", link=link("runs", run_id))
 
 
 def _was_cancelled(who: str, run_id: str) -> str:
@@ -96,6 +127,24 @@ ACTIONS: Sequence[Action] = (
         path="/runs/{run}/cancel",
         summary="Ask a run to stop at its next commit point.",
         carry_out=_cancel,
+    ),
+    Action(
+        name="resume",
+        path="/runs/{run}/resume",
+        summary="Queue a run that has ended without success, so that a server goes on with it.",
+        carry_out=_resume,
+    ),
+    Action(
+        name="again",
+        path="/runs/{run}/again",
+        summary="Queue a new run of the stages of a run, planned anew.",
+        carry_out=_run_again,
+    ),
+    Action(
+        name="approve",
+        path="/runs/{run}/stages/{stage}/approve",
+        summary="Let a stage start that waits for the word of a person; `reason`: what was looked at.",
+        carry_out=_approve,
     ),
     Action(
         name="pin",

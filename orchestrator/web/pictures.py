@@ -16,17 +16,13 @@ from orchestrator.web.drawings.states import tone_of
 from orchestrator.web.views.dataset import DatasetView, Relative
 from orchestrator.web.views.datasets import DatasetRow
 from orchestrator.web.views.logs import LogView
+from orchestrator.web.views.money import Cost
 from orchestrator.web.views.run import RunView
 from orchestrator.web.views.runs import StripCell
 from orchestrator.web.views.shards import ORDERS, ShardsView
 from orchestrator.web.views.stage_rows import AttemptBar, StageRow, Wait
 from orchestrator.web.views.training import ChartView
 
-_WAITS = {"gpus": "capacity", "cpus": "capacity", "memory": "capacity", "capacity": "capacity", "run": "run"} | {
-    "job": "queue",
-    "queue": "queue",
-    "approval": "queue",
-}
 _MADE = {"reused": "REUSED", "made_by_another_run": "REUSED", "recovered": "RECOVERED"}
 _MARKS = {"quarantined": "QUARANTINED", "gate_broken": "FAILED"}  # all others are losses
 Tabs = list[tuple[str, str, bool, str]]  # as the macro `tabs` takes them
@@ -150,7 +146,12 @@ def _row(row: StageRow, now: float) -> GanttRow:
         bars=tuple(_bar(bar, now) for bar in row.attempts),
         waits=tuple(_wait(wait, _end_of(wait, row.attempts), now) for wait in row.waits),
         marks=tuple(
-            GanttMark(time_s=mark.at, state=_MARKS.get(mark.kind, "LOST"), text=f"{mark.kind}: {mark.text}")
+            GanttMark(
+                time_s=mark.at,
+                state=_MARKS.get(mark.kind, "LOST"),
+                text=f"{mark.kind}: {mark.text}",
+                tie=f"event:{mark.sequence}",
+            )
             for mark in row.marks
         ),
     )
@@ -177,8 +178,7 @@ def _end_of(wait: Wait, bars: Sequence[AttemptBar]) -> float | None:
 
 def _wait(wait: Wait, end_s: float | None, now: float) -> GanttWait:
     lasted = duration_text((end_s or now) - wait.since)
-    kind = _WAITS.get(wait.kind.lower(), "other")
-    return GanttWait(start_s=wait.since, end_s=end_s, kind=kind, text=f"waited {lasted} for {wait.text}")
+    return GanttWait(start_s=wait.since, end_s=end_s, kind=wait.kind, text=f"waited {lasted} for {wait.text}")
 
 
 def _note(row: StageRow) -> str:
@@ -190,6 +190,13 @@ def _note(row: StageRow) -> str:
         return ""
     tries = f", attempt {len(row.attempts)}" if len(row.attempts) > 1 else ""
     return f"{duration_text(row.elapsed_s)}{tries}"
+
+
+def money(cost: Cost) -> str:
+    """What it cost: `12.50`, `unknown`; nothing where nothing is paid by the hour."""
+    if not cost.gpu_hours:
+        return ""
+    return "unknown" if cost.money is None else f"{cost.money:,.2f}"
 
 
 def hours(value: float) -> str:
@@ -206,6 +213,7 @@ PICTURES: Mapping[str, Callable[..., Any]] = {
     "map_tabs": map_tabs,
     "order_chips": order_chips,
     "hours": hours,
+    "money": money,
     "lineage_stages": lineage_stages,
     "state_shown": state_shown,
     "strip": strip,

@@ -59,6 +59,7 @@ def environment() -> jinja2.Environment:
     found.filters |= {
         "ago": lambda at: duration_text(max(0.0, time.time() - at)),
         "bytes": bytes_text,
+        "clock": lambda at: time.strftime("%H:%M:%S", time.gmtime(at)),
         "count": count_text,
         "duration": duration_text,
         "number": number_text,

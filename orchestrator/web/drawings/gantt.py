@@ -16,7 +16,7 @@ from orchestrator.web.drawings.svg import Attributes, element, group, link, perc
 ROW_PX, BAR_PX = 26, 14
 NUM_TICKS = 5
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-WAIT_KINDS = ("capacity", "run", "queue", "other")  # each with a hatching of its own
+WAIT_KINDS = ("capacity", "run", "person", "other")  # each with a hatching of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class GanttMark:
     time_s: float
     state: str  # its tone: "LOST", "FAILED", ...
     text: str
+    tie: str = ""  # its event: `event:NUMBER`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,9 @@ def _mark(mark: GanttMark, gantt: Gantt, span: float) -> Markup:
     at = percent(mark.time_s - gantt.start_s, span)
     drop = element("svg", {"x": at, "y": 0, "overflow": "visible"}, element("path", {"d": "M0 4l-4-4h8z"}))
     line = element("line", {"x1": at, "x2": at, "y1": 0, "y2": ROW_PX})
-    return group(title(mark.text), line, drop, class_=f"moment tone-{tone_of(mark.state).name}")
+    return group(
+        title(mark.text), line, drop, class_=f"moment tone-{tone_of(mark.state).name}", data_tie=mark.tie or None
+    )
 
 
 def _spoken(row: GanttRow) -> str:
@@ -172,7 +175,7 @@ def hatchings() -> Markup:
     shapes = {
         "capacity": ("M-1 1l2-2M0 8l8-8M7 9l2-2", 8),
         "run": ("M-1 7l2 2M0 0l8 8M7-1l2 2", 8),
-        "queue": ("M0 3h6", 6),
+        "person": ("M0 3h6", 6),
         "other": ("M2 2h.1M5 5h.1", 6),
     }
     patterns = [

@@ -1,24 +1,19 @@
 """The cluster as the records know it: what is at work on what, machines that were seen, nodes to avoid, what waits."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.history.event_search import EventFilter, search_events
 from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.run_search import RunFilter, attempts_of_runs, events_of_kinds, search_runs
+from orchestrator.history.run_search import AttemptRow, RunFilter, attempts_of_runs, search_runs
 from orchestrator.history.run_status import run_statuses
 from orchestrator.liveness.liveness import UNFINISHED
 from orchestrator.web.addresses import link
 from orchestrator.web.plans import PlannedWork
 from orchestrator.web.service import Service
+from orchestrator.web.views.machines import Machine, Use, machines_of, use_of
 from orchestrator.web.views.queue import QueueView, load_queue
-from orchestrator.workspace import Workspace
 
 MAX_RUNS = 100  # unfinished ones that are looked at
-NODE_OFFENCE = "node_offence"  # fields: node, what, certain
-NUM_OFFENCES = 200
-MAX_OFFENCES = 1  # that a node may have before a run avoids it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +30,7 @@ class AtWork:
     since: float  # seconds since 1970
     share: float | None  # of its work that is done
     driver: str
+    use: tuple[Use, ...]  # of the machine of its first worker, of a training that tells
     link: str
 
 
@@ -49,16 +45,6 @@ class Waiting:
     since: float | None
     gpus: float
     link: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """A machine that workers of unfinished runs were started on, or that a stage complained about."""
-
-    name: str
-    num_workers: int  # started by unfinished runs
-    offences: tuple[str, ...]
-    is_avoided: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +67,9 @@ def load_cluster(service: Service) -> ClusterView:
     attempts = attempts_of_runs(database, [run.run_id for run in runs])
     at_work: list[AtWork] = []
     waiting: list[Waiting] = []
-    stages: dict[str, list[str]] = {}
+    open_: list[AttemptRow] = []
     for status in run_statuses(database, runs):
         run = status.run
-        stages[run.run_id] = [stage.stage_id for stage in status.stages]
         work = service.plans.work(workspace.store, run.plan_digest)
         driver = workspace.liveness.run(run.run_id).describe()
         for stage in status.stages:
@@ -103,6 +88,7 @@ def load_cluster(service: Service) -> ClusterView:
         for row in attempts[run.run_id]:
             if row.state in (AttemptState.INTENT, AttemptState.RUNNING):
                 planned = _planned(work, row.stage_id)
+                open_.append(row)
                 at_work.append(
                     AtWork(
                         run=run.run_id,
@@ -115,6 +101,7 @@ def load_cluster(service: Service) -> ClusterView:
                         since=row.started_at or row.created_at,
                         share=row.done / row.total if row.total else None,
                         driver=driver,
+                        use=use_of(database, row),
                         link=link("runs", run.run_id, "stages", row.stage_id, attempt=row.number),
                     )
                 )
@@ -122,7 +109,7 @@ def load_cluster(service: Service) -> ClusterView:
         at_work=tuple(at_work),
         waiting=tuple(sorted(waiting, key=lambda row: row.since or 0.0)),
         queue=load_queue(database),
-        machines=_machines(workspace, stages),
+        machines=machines_of(database, open_),
         gpus=sum(row.gpus for row in at_work),
         cpus=sum(row.cpus for row in at_work),
         num_runs=len(runs),
@@ -133,27 +120,3 @@ def load_cluster(service: Service) -> ClusterView:
 def _planned(work: Mapping[str, PlannedWork], stage_id: str) -> PlannedWork:
     """Nothing, where the plan is not known."""
     return work.get(stage_id) or PlannedWork(stage_id=stage_id, gpus=0.0, cpus=0.0, workers=0)
-
-
-def _machines(workspace: Workspace, stages: Mapping[str, Sequence[str]]) -> tuple[Machine, ...]:
-    workers: Counter[str] = Counter()
-    for run_id, of_run in stages.items():
-        for event in events_of_kinds(workspace.database, run_id, ["worker_started"], stages=of_run):
-            workers[str(event.fields.get("host", ""))] += 1
-    found = search_events(workspace.database, EventFilter(kind=NODE_OFFENCE), limit=NUM_OFFENCES)
-    offences: dict[str, list[str]] = {}
-    certain: Counter[str] = Counter()
-    for event in found.events:
-        node = str(event.fields.get("node", ""))
-        offences.setdefault(node, []).append(f"{event.fields.get('what', '')} in {event.run_id}")
-        certain[node] += MAX_OFFENCES + 1 if event.fields.get("certain") is True else 1
-    names = sorted((set(workers) | set(offences)) - {""})
-    return tuple(
-        Machine(
-            name=name,
-            num_workers=workers[name],
-            offences=tuple(offences.get(name, ())),
-            is_avoided=certain[name] > MAX_OFFENCES,
-        )
-        for name in names
-    )

@@ -44,7 +44,7 @@ class EventsView:
 def load_events(service: Service, wanted: EventFilter) -> EventsView:
     workspace = service.workspace()
     found = search_events(workspace.database, wanted, limit=PAGE_EVENTS)
-    rows = [_event_row(event) for event in found.events]
+    rows = [event_row(event) for event in found.events]
     oldest = found.scanned_to[0] if found.scanned_to else 0.0
     if not (wanted.run_id or wanted.stage_id):
         newest = wanted.before[0] if wanted.before else float("inf")
@@ -69,7 +69,7 @@ def _fits(row: EventRow, wanted: EventFilter) -> bool:
     return wanted.kind in ("", row.kind) and is_text and fits_actor(actor, wanted.actor)
 
 
-def _event_row(event: Event) -> EventRow:
+def event_row(event: Event) -> EventRow:
     actor = actor_of(event)
     fields: dict[str, Any] = {name: value for name, value in event.fields.items() if name not in HIDDEN}
     state = f" {fields.pop('from', None) or '-'} -> {fields.pop('to')}" if "to" in fields else ""

@@ -16,20 +16,28 @@ from orchestrator.history.run_search import (
     search_runs,
     starters_of_runs,
 )
-from orchestrator.history.run_status import RunStatus, RunSummary, run_statuses
-from orchestrator.liveness.life_in_status import with_life
+from orchestrator.history.run_status import RunStatus, RunSummary, StageStatus, run_statuses
+from orchestrator.liveness.life_in_status import is_abandoned, with_life
 from orchestrator.liveness.liveness import UNFINISHED, RunLife
+from orchestrator.queue.entries import submission_of
+from orchestrator.queue.servers import live_servers
 from orchestrator.reports.taken_down import with_takedowns
+from orchestrator.scheduler.approving import approval_waits
 from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
 from orchestrator.web.service import Service
+from orchestrator.web.views.events import EventRow
+from orchestrator.web.views.latest import LogEnd, latest_events, log_end
+from orchestrator.web.views.money import Cost, cost_of, prices_of_runs
 from orchestrator.web.views.needs import Need, needs_of_runs
-from orchestrator.web.views.runs import StripCell, gpu_hours, strip_of
+from orchestrator.web.views.queue import load_queue
+from orchestrator.web.views.runs import StripCell, strip_of
 from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, stage_rows
 from orchestrator.workspace import Workspace
 
 MAX_MESSAGE = 4000  # characters of an error
 NUM_EARLIER = 10
+STARTABLE = (RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 _FAILED = (AttemptState.FAILED, AttemptState.LOST)
 
 
@@ -47,6 +55,15 @@ class FirstFailure:
     link: str  # to the stage's page, with this attempt
     log: str  # to its log
     num_later: int  # attempts that failed after it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """A stage that waits for the word of a person."""
+
+    stage: str
+    since: float  # seconds since 1970
+    reads: tuple[str, ...]  # the stages whose output is to be looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +88,16 @@ class RunView:
     stages: tuple[StageRow, ...]  # upstream first
     first_failure: FirstFailure | None
     needs: tuple[Need, ...]
-    gpu_hours: float
+    cost: Cost  # so far
+    latest: tuple[EventRow, ...]  # events, newest first
+    log: LogEnd | None  # of what is at work, else of what failed
     earlier: tuple[str, ...]  # other runs of the recipe, newest first
     can_cancel: bool
     can_resume: bool
+    can_run_again: bool
+    asks: tuple[Asking, ...]  # stages that wait for the word of a person
+    queue_wait: str  # why it has no driver yet, of a run in the queue; empty: it is not there, or has one
+    has_server: bool  # somebody carries out what is in the queue
 
 
 def load_run(service: Service, run_id: str) -> RunView:
@@ -87,7 +110,9 @@ def load_run(service: Service, run_id: str) -> RunView:
     ids = [stage.stage_id for stage in status.stages]
     happened = events_of_kinds(workspace.database, run_id, EXPLAINING, stages=ids)
     owner = starters_of_runs(workspace.database, [run_id]).get(run_id)
-    work = service.plans.work(workspace.store, run.plan_digest)
+    work, prices = service.plans.work(workspace.store, run.plan_digest), prices_of_runs(workspace.database, [run_id])
+    of_run, has_server = prices.get(run_id, {}), bool(live_servers(workspace.database))
+    may_start = run.state in STARTABLE or (life is not None and is_abandoned(run.state, life))
     others = search_runs(workspace.database, RunFilter(recipe=run.recipe), limit=NUM_EARLIER + 1)
     return RunView(
         run=run_id,
@@ -107,14 +132,32 @@ def load_run(service: Service, run_id: str) -> RunView:
         cancel_requested_by=who_cancelled(workspace.database, run),
         last_event=run.last_event,
         strip=strip_of(status),
-        stages=stage_rows(status, attempts, happened, work),
+        stages=stage_rows(status, attempts, happened, work, of_run),
         first_failure=first_failure(status, attempts),
         needs=tuple(needs_of_runs([status], {run_id: life} if life is not None else {})),
-        gpu_hours=gpu_hours(attempts, work, run.updated_at),
+        cost=cost_of(attempts, work, of_run, run.updated_at),
+        latest=latest_events(service, run_id),
+        log=log_end(service, run_id, attempts),
         earlier=tuple(other.run_id for other in others if other.run_id != run_id)[:NUM_EARLIER],
         can_cancel=run.state in UNFINISHED and not run.cancel_requested,
-        can_resume=run.state in (RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED),
+        can_resume=may_start,
+        can_run_again=run.state not in UNFINISHED,
+        asks=tuple(_asking(stage, run.updated_at) for stage in status.stages if approval_waits(stage)),
+        queue_wait=queue_wait(workspace.database, run_id) if run.state in UNFINISHED else "",
+        has_server=has_server,
     )
+
+
+def _asking(stage: StageStatus, now: float) -> Asking:
+    return Asking(stage=stage.stage_id, since=stage.waiting_since or now, reads=stage.upstream)
+
+
+def queue_wait(database: Database, run_id: str) -> str:
+    """What a run in the queue waits for before it gets a driver; empty: it has one, or is not in the queue."""
+    if submission_of(database, run_id) is None:
+        return ""
+    waiting = [row for row in load_queue(database).runs if row.run == run_id and row.state == "WAITING"]
+    return waiting[0].waits_for or "its turn" if waiting else ""
 
 
 def summary_of(database: Database, run_id: str) -> RunSummary:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from orchestrator.history.events import RunState
 from orchestrator.history.run_search import (
-    AttemptRow,
     RunFilter,
     attempts_of_runs,
     recipes_of_runs,
@@ -15,8 +14,8 @@ from orchestrator.history.run_search import (
 from orchestrator.history.run_status import RunStatus, RunSummary, run_statuses
 from orchestrator.liveness.life_in_status import with_life
 from orchestrator.liveness.liveness import UNFINISHED, RunLife
-from orchestrator.web.plans import S_PER_HOUR, PlannedWork
 from orchestrator.web.service import Service
+from orchestrator.web.views.money import Cost, cost_of, prices_of_runs
 from orchestrator.web.views.needs import Need, needs_of_runs, needs_of_takedowns
 from orchestrator.workspace import Workspace
 
@@ -44,7 +43,7 @@ class RunRow:
     updated_at: float
     is_over: bool
     strip: tuple[StripCell, ...]
-    gpu_hours: float  # requested GPUs times the time of all attempts
+    cost: Cost  # so far, of all attempts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +64,15 @@ def load_runs(service: Service, wanted: RunFilter) -> RunsView:
     lives = lives_of(workspace, shown)
     statuses = [_alive(status, lives) for status in run_statuses(database, shown)]
     attempts, owners = attempts_of_runs(database, ids), starters_of_runs(database, ids)
+    prices = prices_of_runs(database, ids)
     now = max((run.updated_at for run in shown), default=0.0)
     rows = []
     for status in statuses:
         run = status.run
         work = service.plans.work(workspace.store, run.plan_digest)
         owner = owners.get(run.run_id)
-        rows.append(_row(status, attempts[run.run_id], work, owner.name if owner else "", now))
+        cost = cost_of(attempts[run.run_id], work, prices.get(run.run_id, {}), now)
+        rows.append(_row(status, cost, owner.name if owner else ""))
     last = shown[-1] if has_older else None
     return RunsView(
         needs=tuple(load_needs(service)),
@@ -98,12 +99,6 @@ def lives_of(workspace: Workspace, runs: Sequence[RunSummary]) -> dict[str, RunL
     return {run.run_id: workspace.liveness.run(run.run_id) for run in runs if run.state in UNFINISHED}
 
 
-def gpu_hours(attempts: Sequence[AttemptRow], work: Mapping[str, PlannedWork], now: float) -> float:
-    """Requested GPUs times the time of the attempts; time in a queue is not included."""
-    planned = {stage: found.gpus for stage, found in work.items()}
-    return sum(planned.get(row.stage_id, 0.0) * row.seconds(now) for row in attempts) / S_PER_HOUR
-
-
 def strip_of(status: RunStatus) -> tuple[StripCell, ...]:
     return tuple(
         StripCell(
@@ -120,9 +115,7 @@ def _alive(status: RunStatus, lives: Mapping[str, RunLife]) -> RunStatus:
     return with_life(status, life) if life is not None else status
 
 
-def _row(
-    status: RunStatus, attempts: Sequence[AttemptRow], work: Mapping[str, PlannedWork], owner: str, now: float
-) -> RunRow:
+def _row(status: RunStatus, cost: Cost, owner: str) -> RunRow:
     run = status.run
     lines = run.message.strip().splitlines()
     return RunRow(
@@ -135,5 +128,5 @@ def _row(
         updated_at=run.updated_at,
         is_over=run.state not in UNFINISHED,
         strip=strip_of(status),
-        gpu_hours=gpu_hours(attempts, work, now),
+        cost=cost,
     )

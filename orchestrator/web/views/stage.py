@@ -20,6 +20,7 @@ from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
 from orchestrator.web.service import Service
 from orchestrator.web.views.logs import LogFile, log_files
+from orchestrator.web.views.money import prices_of_runs
 from orchestrator.web.views.run import refined, summary_of
 from orchestrator.web.views.shards import ShardMapView, maps_of
 from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, stage_rows
@@ -107,7 +108,7 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
     attempts = attempts_of_runs(workspace.database, [run_id], stage_id)[run_id]
     chosen = _chosen(attempts, number, run_id, stage_id)
     happened = events_of_kinds(workspace.database, run_id, EXPLAINING, stages=[stage_id])
-    work = service.plans.work(workspace.store, run.plan_digest)
+    work, prices = service.plans.work(workspace.store, run.plan_digest), prices_of_runs(workspace.database, [run_id])
     planned, summary, problem = _from_store(service, workspace, status)
     maps: tuple[ShardMapView, ...] = ()
     if chosen is not None:
@@ -119,7 +120,7 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
         run_state=run.state,
         is_over=run.state not in UNFINISHED,
         last_event=run.last_event,
-        row=stage_rows(status, attempts, happened, work)[0],
+        row=stage_rows(status, attempts, happened, work, prices.get(run_id, {}))[0],
         attempt=chosen.number if chosen else 0,
         attempt_id=chosen.attempt_id if chosen else "",
         attempt_state=chosen.state if chosen else status.stages[0].state,

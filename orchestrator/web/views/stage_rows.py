@@ -1,5 +1,6 @@
 """The stages of a run as rows: state, reasons, attempts over time, waits, moments."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -7,9 +8,10 @@ from typing import Literal
 from orchestrator.history.events import AttemptState, Event, EventKind
 from orchestrator.history.run_search import AttemptRow
 from orchestrator.history.run_status import RunStatus, StageStatus
+from orchestrator.queue.records import A_PERSON
 from orchestrator.web.addresses import link
 from orchestrator.web.plans import PlannedWork
-from orchestrator.web.views.runs import gpu_hours
+from orchestrator.web.views.money import Cost, Prices, cost_of
 
 # Kinds of events that a page marks as moments, with the fields that say what happened.
 MARKS: Mapping[str, tuple[str, ...]] = {
@@ -18,8 +20,10 @@ MARKS: Mapping[str, tuple[str, ...]] = {
     "gate_broken": ("message",),
 }
 EXPLAINING = (EventKind.WAITING, EventKind.WAITED, EventKind.STAGE_REUSED, "shards_planned", *MARKS)
+_CAPACITY = re.compile(r"\b(room|CPUs?|GPUs?|GiB|memory|nodes?|cluster|queue|quota)\b", re.IGNORECASE)
 MAX_MARKS = 200  # of a stage
 MAX_TEXT = 300  # characters
+WaitKind = Literal["capacity", "run", "person", "other"]
 How = Literal["", "made", "reused", "made_by_another_run", "recovered"]
 
 
@@ -27,7 +31,7 @@ How = Literal["", "made", "reused", "made_by_another_run", "recovered"]
 class Wait:
     """A time in which a stage waited."""
 
-    kind: str  # of what it waited for, its first word: "gpus", "memory", "run", "approval", ...
+    kind: WaitKind  # of what it waited for
     text: str
     since: float  # seconds since 1970
     until: float | None  # None: it waits now
@@ -79,12 +83,16 @@ class StageRow:
     attempts: tuple[AttemptBar, ...]
     waits: tuple[Wait, ...]
     marks: tuple[Mark, ...]
-    gpu_hours: float
+    cost: Cost  # so far
     link: str
 
 
 def stage_rows(
-    status: RunStatus, attempts: Sequence[AttemptRow], happened: Sequence[Event], work: Mapping[str, PlannedWork]
+    status: RunStatus,
+    attempts: Sequence[AttemptRow],
+    happened: Sequence[Event],
+    work: Mapping[str, PlannedWork],
+    prices: Prices,
 ) -> tuple[StageRow, ...]:
     """`happened`: the events of the kinds `EXPLAINING`."""
     return tuple(
@@ -94,6 +102,7 @@ def stage_rows(
             [row for row in attempts if row.stage_id == stage.stage_id],
             [event for event in happened if event.stage_id == stage.stage_id],
             work,
+            prices,
         )
         for stage in status.stages
     )
@@ -105,6 +114,7 @@ def _row(
     attempts: Sequence[AttemptRow],
     happened: Sequence[Event],
     work: Mapping[str, PlannedWork],
+    prices: Prices,
 ) -> StageRow:
     run = status.run
     planned = [event for event in happened if event.kind == "shards_planned" and event.attempt_id == stage.attempt_id]
@@ -131,7 +141,7 @@ def _row(
         attempts=tuple(attempt_bar(row) for row in attempts),
         waits=tuple(waits_of(happened, run.updated_at if stage.waiting_for == "" else None)),
         marks=tuple(marks_of(happened)),
-        gpu_hours=gpu_hours(attempts, work, run.updated_at),
+        cost=cost_of(attempts, work, prices, run.updated_at),
         link=link("runs", run.run_id, "stages", stage.stage_id),
     )
 
@@ -189,8 +199,16 @@ def _how(stage: StageStatus, happened: Sequence[Event], *, has_old_shards: bool)
 
 def _wait(begin: Event, until: float | None) -> Wait:
     text = str(begin.fields.get("for", ""))
-    words = text.split()
-    return Wait(kind=words[0].strip(":,") if words else "", text=text, since=begin.time, until=until)
+    return Wait(kind=wait_kind(text), text=text, since=begin.time, until=until)
+
+
+def wait_kind(text: str) -> WaitKind:
+    """What kind of thing a stage waits for, as the words of who waits say it."""
+    if text.startswith(A_PERSON):
+        return "person"
+    if text.startswith(("run ", "artifact ")):
+        return "run"
+    return "capacity" if _CAPACITY.search(text) else "other"
 
 
 def _mark_text(event: Event) -> str:

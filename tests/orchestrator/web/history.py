@@ -33,9 +33,9 @@ def make_history(made_up: "MadeUp") -> None:
     made_up.start(LIVE, recipe="shapes-large", stages=STAGES)
     for stage in STAGES[:4]:
         made_up.commit(LIVE, stage, recipe="shapes-large")
-    made_up.attempt(LIVE, "model", recipe="shapes-large")
+    attempt = made_up.attempt(LIVE, "model", recipe="shapes-large")
     made_up.record(LIVE, "waiting", {"for": "gpus: 8, 2 are free"}, stage="evaluated")
-    made_up.record(LIVE, "worker_started", {"host": "node-1", "pid": 7}, stage="model")
+    made_up.record(LIVE, "worker_started", {"host": "node-1", "pid": 7}, stage="model", attempt=attempt)
     offence: dict[str, Any] = {"node": "node-9", "what": "corrupt", "certain": True}
     made_up.record(LIVE, "node_offence", offence, stage="model")
     train(made_up, LIVE, steps=200)

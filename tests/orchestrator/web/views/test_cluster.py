@@ -9,9 +9,9 @@ from tests.orchestrator.web.conftest import MadeUp
 
 def test_what_is_at_work_what_waits_and_which_machines_are_avoided(client: TestClient, made_up: MadeUp) -> None:
     made_up.start("r1")
-    made_up.attempt("r1", "raw")
+    attempt = made_up.attempt("r1", "raw")
     made_up.record("r1", "waiting", {"for": "gpus: 8, 2 are free"}, stage="curated")
-    made_up.record("r1", "worker_started", {"host": "node-1", "pid": 1}, stage="raw")
+    made_up.record("r1", "worker_started", {"host": "node-1", "pid": 1}, stage="raw", attempt=attempt)
     for what in ("slow", "slow"):
         made_up.record("r1", "node_offence", {"node": "node-2", "what": what, "certain": False}, stage="raw")
     made_up.record("r1", "node_offence", {"node": "node-3", "what": "slow", "certain": False}, stage="raw")
