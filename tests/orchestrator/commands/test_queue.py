@@ -1,5 +1,6 @@
 """`illume queue`, `priority`, `approve`, and `index rebuild` of a queue."""
 
+import shutil
 import socket
 import sqlite3
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.queue import place_to_json, queue_places
+from orchestrator.queue.entries import submission_of
+from orchestrator.queue.records import Limits
 from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import RECIPE, Illume
@@ -110,3 +113,64 @@ def test_approval_is_true_or_false(illume: Illume, tmp_path: Path) -> None:
     answer = illume("plan", "words.yaml")
     assert answer.code == 2
     assert "stages.loud.approval: found 'ask' (text), expected true or false" in answer.err
+
+
+def failed_run(illume: Illume, tmp_path: Path) -> str:
+    """A submitted run whose stage has failed; it would not any more."""
+    fault = tmp_path / "fault"
+    fault.write_text("fail")
+    run_id = submitted(illume, "a", "--set", f"stages.loud.config.fault={fault}")
+    assert illume("resume", run_id).code == 1
+    fault.unlink()
+    return run_id
+
+
+def test_a_run_that_failed_is_queued_again_by_each_door_and_only_once(illume: Illume, tmp_path: Path) -> None:
+    run_id = failed_run(illume, tmp_path)
+    assert order(illume) == []
+    assert illume("requeue", run_id, "--json").data["run_id"] == run_id
+    assert order(illume) == [run_id]
+    again = illume("requeue", run_id)
+    assert again.code == 2
+    assert f"run {run_id}: is in the queue already; nothing more was done" in again.err
+    assert illume("resume", run_id).code == 0
+    assert order(illume) == []
+    assert "has succeeded; there is nothing to go on with" in illume("requeue", run_id).err
+    assert "all that its stages make exists" in illume("requeue", run_id, "--anew").err
+
+
+def test_submitting_a_recipe_whose_run_failed_queues_that_run(illume: Illume, tmp_path: Path) -> None:
+    run_id = failed_run(illume, tmp_path)
+    fault = tmp_path / "fault"
+    assert submitted(illume, "a", "--set", f"stages.loud.config.fault={fault}") == run_id
+    assert order(illume) == [run_id]
+
+
+def test_a_new_run_of_the_same_stages_is_queued_with_the_cluster_and_the_budget(illume: Illume, tmp_path: Path) -> None:
+    run_id = submitted(illume, "a", "--budget", "gpu_hours=5")
+    illume("cancel", run_id)
+    new = illume("requeue", run_id, "--anew", "--json").data["run_id"]
+    assert new != run_id
+    assert order(illume) == [new]
+    with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as workspace:
+        found = submission_of(workspace.database, new)
+    assert found is not None
+    assert found.limits == Limits(gpu_hours=5.0)
+    answer = illume("requeue", run_id, "--anew")
+    assert answer.code == 2
+    assert f"run {new} of " in answer.err
+
+
+def test_a_run_that_may_have_been_on_a_cluster_is_not_queued_for_this_machine(illume: Illume, tmp_path: Path) -> None:
+    gpus = "config: {times: 2}, resources: {gpus: 1}"
+    (tmp_path / "words.yaml").write_text(RECIPE.replace("config: {times: 2}", gpus))
+    illume("cancel", submitted(illume, "a"))
+    shutil.rmtree(tmp_path / ".illume/store/queue")
+    with sqlite3.connect(tmp_path / ".illume/index.db") as connection:
+        connection.execute("delete from queue_records")  # as if it had been started by `illume run`
+    answer = illume("requeue", "words")
+    assert answer.code == 2
+    assert "no record says where: `illume requeue" in answer.err
+    (tmp_path / "profile.yaml").write_text("kind: local\n")
+    assert illume("requeue", "words", "--cluster", "profile.yaml").code == 0
+    assert len(order(illume)) == 1
