@@ -47,14 +47,22 @@ class DiffusionDecoder(nn.Module):
         """Mean denoising loss of images at the output size with the features of their codes."""
         return self.losses(images_BCYX, features_BZYX, generator).mean()
 
-    def losses(self, images_BCYX: Tensor, features_BZYX: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss of each image [B] at a random noise level; features are perturbed as `config.perturbation` says."""
+    def losses(
+        self, images_BCYX: Tensor, features_BZYX: Tensor, generator: torch.Generator, *, last_level_share: float = 0.0
+    ) -> Tensor:
+        """Loss of each image [B] at a random noise level; features are perturbed as `config.perturbation` says.
+
+        `last_level_share` of the images are at the last level, from which sampling begins, whatever was drawn.
+        """
         height, width = images_BCYX.shape[2:]
         resolution = self._resolution(features_BZYX, height, width)
         clean = self._to_samples(images_BCYX)
         noise = _normal(clean.shape, generator).to(clean)
         schedule_S = self.scheduler.alphas_cumprod.to(clean.device)
         steps_B = torch.randint(len(schedule_S), (len(clean),), generator=generator, device=generator.device)
+        if last_level_share:
+            is_last_B = torch.rand(len(clean), generator=generator, device=generator.device) < last_level_share
+            steps_B = steps_B.masked_fill(is_last_B, len(schedule_S) - 1)
         steps_B = steps_B.to(clean.device)
         alphas_B = schedule_S[steps_B].to(clean.dtype)
         signal, sigma = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)

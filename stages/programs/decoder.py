@@ -32,8 +32,9 @@ MAX_OPEN_SHARDS = 64
 
 
 class DenoisingPass(nn.Module):
-    def __init__(self, decoder: DiffusionDecoder, codebooks: Codebooks) -> None:
+    def __init__(self, decoder: DiffusionDecoder, codebooks: Codebooks, *, last_level_share: float = 0.0) -> None:
         super().__init__()
+        self._last_level_share = last_level_share
         self.unet = decoder.unet
         self._frozen = (decoder, codebooks)  # a tuple keeps them from being parameters of this pass
 
@@ -42,7 +43,8 @@ class DenoisingPass(nn.Module):
         images_BCYX, codes = data
         with torch.no_grad():
             features_BZYX = codebooks.code_features(codes)
-        return PassOutput(loss_sum=decoder.losses(images_BCYX, features_BZYX, generator).sum())
+        losses_B = decoder.losses(images_BCYX, features_BZYX, generator, last_level_share=self._last_level_share)
+        return PassOutput(loss_sum=losses_B.sum())
 
 
 class TokenizedImages:
@@ -83,7 +85,8 @@ class DecoderProgram:
             recompute(unet_layers(decoder.unet), selective=task.execution.checkpoint_selective)
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
         self._codebooks = load_codebooks(task.tokenizer)
-        module = DenoisingPass(decoder, copy.deepcopy(self._codebooks).to(device))
+        codebooks = copy.deepcopy(self._codebooks).to(device)
+        module = DenoisingPass(decoder, codebooks, last_level_share=config.last_level_share)
         self.passes = (Pass(name="denoising", module=module, groups=groups, units=unet_blocks(decoder.unet)),)
         self.weights = {WEIGHTS: decoder.unet}
 

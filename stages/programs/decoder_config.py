@@ -17,12 +17,15 @@ class TrainDecoderConfig:
     batch: int  # images in one micro-batch, all of one anchor
     learning_rate: float
     loop: LoopConfig
+    last_level_share: float = 0.0  # of the images that are trained at the last noise level, where sampling begins
     base_model_id: str = ""  # name and revision of the diffusers model to start from; latent space needs one
     base_model: Location = Location("")  # folder of the base model, with `unet` and `vae`
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch: {self.batch} is less than 1")
+        if not 0 <= self.last_level_share <= 1:
+            raise ValueError(f"last_level_share: {self.last_level_share} is not in [0, 1]")
         if self.model.space == "latent" and not self.base_model_id:
             raise ValueError("base_model_id: empty, but latent space needs the autoencoder of a base model")
 

@@ -54,6 +54,22 @@ class _Recorder(nn.Module):
         return torch.zeros_like(inputs[:, : inputs.shape[1] - 8])
 
 
+def test_a_share_of_the_images_is_trained_at_the_last_noise_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, recorder = make_decoder(PLAIN), _Recorder()
+    monkeypatch.setattr(decoder_module, "predict", recorder)
+    features, images = random_features(decoder, height=64, width=64), random_images()
+    drawn = []
+    for share in (0.0, 0.5, 1.0):
+        for seed in range(40):
+            decoder.losses(images, features, rng(seed), last_level_share=share)
+        drawn.append(torch.cat([steps for _, steps, _ in recorder.calls]))
+        recorder.calls.clear()
+    never, half, always = ((steps == 999).float().mean().item() for steps in drawn)
+    assert never < 0.05
+    assert half == pytest.approx(0.5, abs=0.2)
+    assert always == 1.0
+
+
 def test_guidance_zeroes_the_features_of_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, recorder = make_decoder(PLAIN), _Recorder()
     monkeypatch.setattr(decoder_module, "predict", recorder)

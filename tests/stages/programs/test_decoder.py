@@ -1,5 +1,6 @@
 """The decoder's training data: images and their codes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,23 @@ def test_the_decoder_learns_each_image_with_its_own_codes(tmp_path: Path, tokeni
         for _, pixel in [shard.codes(sample_id, 0)]
     }
     assert {tuple(pixel_YX.flatten().tolist()) for pixel_YX in codes.pixel_BYX} <= known
+
+
+def test_the_share_at_the_last_noise_level_reaches_the_loss(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, _ = decoder_task(tmp_path, tokenizer, without=0)
+    task = replace(task, config=replace(task.config, last_level_share=1.0))
+    program = DecoderProgram(task, torch.device("cpu"))
+    seen: list[torch.Tensor] = []
+
+    def predict(unet: object, inputs_BCYX: torch.Tensor, steps_B: torch.Tensor, resolution: int) -> torch.Tensor:
+        seen.append(steps_B)
+        return inputs_BCYX[:, : task.config.model.sample_channels]
+
+    monkeypatch.setattr("models.diffusion.decoder.predict", predict)
+    program.passes[0].module(program.micro_batch(0, 0).data, torch.Generator().manual_seed(0), 0)
+    assert [steps.tolist() for steps in seen] == [[999, 999]]
 
 
 def test_the_decoder_skips_images_that_could_not_be_tokenized(tmp_path: Path, tokenizer: Path) -> None:
