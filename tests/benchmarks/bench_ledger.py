@@ -1,9 +1,13 @@
-"""Questions to a large ledger: `illume audit`, its page, the comparison of two datasets; time, and memory at the peak.
+"""Questions to a large ledger: audit, its page, comparison, trace and the search of a takedown; time and peak memory.
 
-Run: python tests/benchmarks/bench_ledger.py [--rows 10000000] [--shard-rows 100000] [--only audit]
+Run: python tests/benchmarks/bench_ledger.py [--rows 10000000] [--shard-rows 100000] [--distinct 0] [--only audit]
 The ledger is made up, shard by shard, with all columns of a real one; ids, picture digests and hashes are random, words
 and sizes are drawn. Each question is asked in a process of its own, on one thread. The comparison is of two copies that
-nobody knows to be equal, so that every row of both is read.
+nobody knows to be equal, so that every row of both is read. The trace asks for 4,312 digests and 4,312 look-alikes; the
+takedown searches every shard for the rows of 4,312 digests, as its plan does.
+
+With `--distinct N` only N shards are written, and the others are links to them: each is read all the same, but from
+the page cache of the machine. 100 million rows: `--rows 100000000 --distinct 60`, 6 GB of disk.
 """
 
 import json
@@ -29,13 +33,28 @@ LOOK_UPS = {
     "audit": "audit_dataset(folder).whole.total",
     "page": "page_of(folder)",
     "diff": "sum(diff_datasets(side, side).rows)",
+    "trace": "found(folder)",
+    "takedown": "held(folder)",
 }
 PROGRAM = """
-import resource, sys, time
+import random, resource, sys, time
 from pathlib import Path
 from data_pipelines.audit.summary import audit_dataset
 from data_pipelines.audit.diff import DiffSide, diff_datasets
 from data_pipelines.audit.page import write_audit_page
+from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.tombstones import find_held_rows
+from data_pipelines.provenance.questions import Questions
+from data_pipelines.provenance.sample_search import find_everywhere
+rng = random.Random(1)
+asked = {{rng.randbytes(32).hex() for _ in range(4312)}}
+def found(folder):
+    phashes = {{f"{{number}}.jpg": rng.getrandbits(64) for number in range(4312)}}
+    result = find_everywhere({{"drawn": folder}}, Questions(near=10, phashes=phashes, digests=set(asked)))
+    return len(result.matches["drawn"])
+def held(folder):
+    paths = [folder / "ledger" / f"{{name}}.parquet" for name in CuratedDataset(folder).shards]
+    return sum(find_held_rows(path, frozenset(asked)).rows for path in paths)
 folder = Path(sys.argv[1]); side = DiffSide(folder=folder)
 def page_of(folder):
     summary = audit_dataset(folder)
@@ -105,14 +124,19 @@ def shard_table(rng: np.random.Generator, name: str, count: int) -> Any:
     )  # fmt: skip
 
 
-def write_ledger(folder: Path, rows: int, shard_rows: int) -> int:
-    """Bytes of the ledger."""
+def write_ledger(folder: Path, rows: int, shard_rows: int, distinct: int) -> int:
+    """Bytes of the ledger. After `distinct` shards, links to them; 0: all are distinct."""
     rng = np.random.default_rng(0)
     (folder / "ledger").mkdir()
     names = []
     for start in range(0, rows, shard_rows):
-        names.append(f"s{start // shard_rows:05d}")
-        table = shard_table(rng, names[-1], min(shard_rows, rows - start))
+        number, count = start // shard_rows, min(shard_rows, rows - start)
+        names.append(f"s{number:05d}")
+        if distinct and number >= distinct and count == shard_rows:
+            same = folder / "ledger" / f"{names[number % distinct]}.parquet"
+            os.link(same, folder / "ledger" / f"{names[-1]}.parquet")
+            continue
+        table = shard_table(rng, names[-1], count)
         pq.write_table(table, folder / "ledger" / f"{names[-1]}.parquet", compression="zstd")
     fields = {"format": 1, "name": "drawn", "rows": rows, "counts": {}, "reasons": {}, "shards": names}
     (folder / "dataset.json").write_text(json.dumps({**fields, "anchors": ANCHORS}))
@@ -122,12 +146,13 @@ def write_ledger(folder: Path, rows: int, shard_rows: int) -> int:
 @click.command()
 @click.option("--rows", default=10_000_000, show_default=True)
 @click.option("--shard-rows", default=100_000, show_default=True)
+@click.option("--distinct", default=0, show_default=True, help="Shards that are written; 0: all.")
 @click.option("--only", multiple=True, type=click.Choice(list(LOOK_UPS)), help="Ask only these questions.")
-def main(rows: int, shard_rows: int, only: tuple[str, ...]) -> None:
+def main(rows: int, shard_rows: int, distinct: int, only: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(prefix="illume-ledger-") as name:
         folder = Path(name)
         started = time.perf_counter()
-        size = write_ledger(folder, rows, shard_rows)
+        size = write_ledger(folder, rows, shard_rows, distinct)
         click.echo(f"{rows:,} rows, {size / 2**30:.2f} GiB, made in {time.perf_counter() - started:.0f} s")
         click.echo(f"{'':8}{'rows read':>14}{'s':>9}{'CPU s':>9}{'rows/CPU s':>13}{'peak MiB':>10}{'idle MiB':>10}")
         for question, code in LOOK_UPS.items():
