@@ -33,6 +33,10 @@ class Training(Protocol[C_co]):
 
     @property
     def config(self) -> C_co: ...
+    @property
+    def first_step(self) -> int:
+        """The step of the checkpoint of another training that it began with; the steps before are not its own."""
+
     def inputs(self, slot: str, only: Callable[[str], bool] | None = None) -> tuple[Path, ...]:
         """Folders of the artifacts that it read; with `only`, of a remote store no more than the files it selects."""
 

@@ -8,13 +8,15 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, ArtifactKey, Chunks, FileEntry
 from orchestrator.artifacts.attempt_guard import AttemptGuard, is_known
+from orchestrator.artifacts.restarts import restart_in
+from orchestrator.artifacts.takedowns import Restart
 from orchestrator.attempt_id import AttemptId
 from orchestrator.documents.typed_json import JSONObject, parse_record
 from orchestrator.errors import CorruptArtifactError, StoreError
@@ -26,7 +28,14 @@ from orchestrator.store.copies.copy_locks import let_go
 from orchestrator.store.copies.local_copy import readable_folder
 from orchestrator.store.copies.verification import differences
 from orchestrator.store.fences import Fences
-from orchestrator.store.layout import artifact_site, checkpoint_site, checkpoint_steps, new_attempt_id, owner_of
+from orchestrator.store.layout import (
+    Site,
+    artifact_site,
+    checkpoint_site,
+    checkpoint_steps,
+    new_attempt_id,
+    owner_of,
+)
 from orchestrator.store.manifests import check_paths, files_to_json
 from orchestrator.store.store import Store, put_same, record_bytes
 from orchestrator.store.store_identity import check_folders
@@ -93,15 +102,39 @@ class StoredCheckpoints:
     def take_over(self) -> None:
         """Abort every other attempt that may still write checkpoints here; to be called once, before `latest`.
 
+        A training that begins with a checkpoint of another one gets that as its own first checkpoint here.
+
         Raises: FencedError: this attempt itself was aborted, or its run has started a newer one.
+        CorruptArtifactError: the checkpoint to begin with is gone or damaged.
         """
         self.guard.take_over()
         self.ready.add(self.attempt.name)
+        self._adopt_restart()
+
+    def _adopt_restart(self) -> None:
+        """Commit the checkpoint that the identity says to begin with, if there is none yet. No bytes are sent."""
+        restart = restart_in(self.payload)
+        if restart is None or any(found.commit for _, found in self._heads()):
+            return
+        other = replace(self, key=restart.key)
+        site, found = checkpoint_site(other.key, restart.step), other._open_head(restart.step)
+        commit = head(self.store, site).commit if found is None else None
+        if commit is None or commit.record.get("manifest_sha256") != restart.manifest_sha256:
+            raise self._no_restart(restart)
+        record = self._record(site, commit)
+        while draft := self.begin(restart.step):
+            target = checkpoint_site(self.key, restart.step).data_key(draft)
+            for entry in record.files:
+                self.store.link(f"{site.data_key(commit.attempt)}/{entry.path}", f"{target}/{entry.path}")
+            if self._conclude(restart.step, draft, record.files, record.meta):
+                break
+        log.info("begins with the clean checkpoint of step %d of %s", restart.step, restart.key)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose files match their digests; damaged checkpoints are logged and skipped.
 
         Raises: UnreachableStoreError: this node does not see the store, so it would see no checkpoint.
+        CorruptArtifactError: the training begins with a checkpoint of another one, and none is sound.
         """
         self.guard.check_node()
         self._fence_aborted()
@@ -114,7 +147,15 @@ class StoredCheckpoints:
                     raise CorruptArtifactError(found.problem)
             except CorruptArtifactError as error:
                 log.warning("checkpoint of step %d skipped: %s", step, error)
+        if (restart := restart_in(self.payload)) is not None:  # its identity says that it does not begin at step 0
+            raise self._no_restart(restart)
         return None
+
+    def _no_restart(self, restart: Restart) -> CorruptArtifactError:
+        return CorruptArtifactError(
+            f"{self.store.url}: the checkpoint of step {restart.step} of {restart.key}, with which this training "
+            "begins after a takedown, is gone or damaged; `illume run` with its recipe makes a new plan"
+        )
 
     def open(self, step: int, digest: str) -> Checkpoint:
         """The checkpoint of `step` whose manifest has the SHA-256 `digest`, as `latest` of another process chose it.
@@ -313,13 +354,8 @@ class StoredCheckpoints:
             CorruptArtifactError: anything is missing or differs.
         """
         site = checkpoint_site(self.key, step)
-        manifest_key = site.manifest_key(commit.attempt)
-        where, data = f"{self.store.url}: {manifest_key}", self.store.get(manifest_key)
-        sha256 = commit.record.get("manifest_sha256")
-        if data is None or hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptArtifactError(f"{where}: found no manifest or a different one, expected SHA-256 {sha256}")
-        record = parse_record(_CheckpointRecord, data, where)
-        check_paths(record.files, where)
+        where, sha256 = f"{self.store.url}: {site.manifest_key(commit.attempt)}", commit.record.get("manifest_sha256")
+        record = self._record(site, commit)
         files = record.files
         if record.step != step:
             raise CorruptArtifactError(f"{where}: found the checkpoint of step {record.step}, expected step {step}")
@@ -334,3 +370,13 @@ class StoredCheckpoints:
             readable_folder(self.store, self.cache, data_key, files)
         self.verified.add(str(sha256))
         return Checkpoint(step=step, path=path, meta=record.meta, digest=str(sha256))
+
+    def _record(self, site: Site, commit: Commit) -> _CheckpointRecord:
+        """The manifest of a committed checkpoint. Raises: as `_read`, whose files are not looked at."""
+        manifest_key, sha256 = site.manifest_key(commit.attempt), commit.record.get("manifest_sha256")
+        where, data = f"{self.store.url}: {manifest_key}", self.store.get(manifest_key)
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            raise CorruptArtifactError(f"{where}: found no manifest or a different one, expected SHA-256 {sha256}")
+        record = parse_record(_CheckpointRecord, data, where)
+        check_paths(record.files, where)
+        return record

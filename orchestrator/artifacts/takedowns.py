@@ -18,7 +18,7 @@ from orchestrator.store.store import Store, read_record, record_bytes
 from orchestrator.times import short_time
 
 TAKEDOWNS = "takedowns"
-TAKEDOWN_FORMAT = 3
+TAKEDOWN_FORMAT = 4
 PROVENANCE_TAKEDOWNS = "takedowns"  # key of a manifest's provenance: ids of those that its attempt knew and respected
 NUMBER_DIGITS = 6  # so that keys sort by number
 
@@ -46,6 +46,20 @@ class TaintedArtifact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Restart:
+    """The newest checkpoint of a training that saw nothing of what was taken down, directly or through a model."""
+
+    stage_kind: str
+    fingerprint: str  # of the training
+    step: int
+    manifest_sha256: str  # of the checkpoint
+
+    @property
+    def key(self) -> ArtifactKey:
+        return ArtifactKey(self.stage_kind, self.fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Takedown:
     """One takedown that took effect."""
 
@@ -60,6 +74,7 @@ class Takedown:
     examined: frozenset[str] | None = None  # fingerprints: searched, and not tainted; None: not recorded (format 1)
     by: str = ""  # who applied it; empty: not recorded (formats 1 and 2)
     due: str = ""  # ISO 8601, the day by which all of it must be done; empty: none is recorded
+    restarts: tuple[Restart, ...] = ()  # of the trainings that are made again: where the new ones begin
 
     @property
     def signature(self) -> str:
@@ -96,6 +111,14 @@ class Takedown:
         """Whether it deletes this artifact, and does not only mark it."""
         return self._tainted.get(fingerprint) is False
 
+    def restart_of(self, fingerprint: str) -> Restart | None:
+        """Where a training that takes the place of this one begins."""
+        return next((restart for restart in self.restarts if restart.fingerprint == fingerprint), None)
+
+    def shows_clean(self, fingerprint: str) -> bool:
+        """Whether it examined the artifact and found none of what it removes."""
+        return fingerprint in self.cleared or fingerprint in (self.examined or ())
+
     def holds_shard(self, fingerprint: str) -> bool:
         return fingerprint in self._shards
 
@@ -107,7 +130,7 @@ class Takedown:
         inputs = payload_inputs(payload)
         if self.is_tainted(fingerprint, inputs):
             return True
-        if fingerprint in self.cleared or fingerprint in (self.examined or ()):
+        if self.shows_clean(fingerprint):
             return False
         return bool(self.content) and (not inputs or bool(payload.get("sources")))
 
@@ -116,7 +139,7 @@ class Takedown:
 class _TakedownRecord:
     """The persisted form of a `Takedown`."""
 
-    format: Literal[1, 2, 3]
+    format: Literal[1, 2, 3, 4]
     id: str
     note: str
     created: str
@@ -128,6 +151,7 @@ class _TakedownRecord:
     examined: frozenset[str] | None = None
     by: str = ""
     due: str = ""
+    restarts: tuple[Restart, ...] = ()
 
 
 def newest_takedown_s(store: Store) -> float:
@@ -221,9 +245,11 @@ def all_marks(takedowns: Sequence[Takedown]) -> Marks:
 
 def takedown_to_json(takedown: Takedown) -> dict[str, JSON]:
     later: dict[str, JSON] = {} if takedown.examined is None else {"examined": to_json(sorted(takedown.examined))}
-    number = TAKEDOWN_FORMAT - 1 if later else 1
+    number = 2 if later else 1
     if takedown.by or takedown.due:
-        number, later = TAKEDOWN_FORMAT, {**later, "by": takedown.by, "due": takedown.due}
+        number, later = 3, {**later, "by": takedown.by, "due": takedown.due}
+    if takedown.restarts:
+        number, later = TAKEDOWN_FORMAT, {**later, "restarts": to_json(takedown.restarts)}
     return {
         "format": number,
         "id": takedown.id,
@@ -258,4 +284,5 @@ def takedown_from_json(data: Mapping[str, Any], where: str) -> Takedown:
         examined=record.examined,
         by=record.by,
         due=record.due,
+        restarts=record.restarts,
     )

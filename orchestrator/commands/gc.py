@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from orchestrator.artifacts.restarts import awaited_restarts
 from orchestrator.artifacts.takedowns import newest_takedown_s, read_takedowns
 from orchestrator.commands.shared.completion import complete_target
 from orchestrator.commands.shared.formatting import bytes_text
@@ -73,6 +74,8 @@ def gc_command(
     be looked at: after a week, with --unneeded-days after that time, and after a takedown at once. Committed artifacts
     are affected only with --unneeded-days; `illume pin` protects them.
     """
+    from stages.provenance.restarts import record_exposures  # late: needs pyarrow
+
     with open_workspace(locations, changes=delete) as workspace:
         now_s, older_than_s = time.time(), older_than_h * 3600.0
         unneeded: list[UnneededArtifact] = []
@@ -86,16 +89,23 @@ def gc_command(
             )
             if delete:
                 record_change(workspace.store, "gc", [f"{found.stage_kind} {found.fingerprint}" for found in unneeded])
+                record_exposures(workspace, stage_kinds(), {found.fingerprint for found in unneeded})
                 reason = f"no run needs it, {unneeded_days:g} days old"
                 unneeded = retract_unneeded(workspace.artifacts, workspace.liveness, unneeded, reason=reason)
-        taken_down = tainted_files(workspace.artifacts, read_takedowns(workspace.store), is_live=workspace.is_live)
-        garbage = find_garbage(workspace.store, now_s=now_s, is_live=workspace.is_live, older_than_s=older_than_s)
+        takedowns, is_live = read_takedowns(workspace.store), workspace.is_live
+        awaited = awaited_restarts(takedowns, (stored.manifest for stored in workspace.artifacts.all()))
+        taken_down = tainted_files(workspace.artifacts, takedowns, is_live=is_live)
+        garbage = find_garbage(
+            workspace.store, now_s=now_s, is_live=is_live, older_than_s=older_than_s, awaited=awaited
+        )
         keys = {item.key for item in taken_down}
         garbage = [item for item in garbage if item.key not in keys]
         collected = _delete(workspace, taken_down, garbage) if delete else None
         garbage = [*taken_down, *garbage]
         if unneeded_days is not None:  # after the deletion, which ends attempts that nobody continues
-            leftovers = Leftovers(artifacts=workspace.artifacts, liveness=workspace.liveness, is_live=workspace.is_live)
+            leftovers = Leftovers(
+                artifacts=workspace.artifacts, liveness=workspace.liveness, is_live=is_live, awaited=awaited
+            )
             found = leftovers.find(now_s=now_s, older_than_s=unneeded_days * DAY_S)
             garbage += found
             if collected is not None:

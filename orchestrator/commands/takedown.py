@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.artifacts.restarts import has_restart
 from orchestrator.artifacts.takedowns import (
     TaintedArtifact,
     find_takedown,
@@ -76,6 +77,11 @@ def takedown_command() -> None:
     type=click.DateTime(["%Y-%m-%d"]),
     help=f"Day by which all of it must be done. Default: in {DUE_DAYS} days, the month that the GDPR gives.",
 )
+@click.option(
+    "--from-scratch",
+    is_flag=True,
+    help="Make trainings again from step 0. Default: from their newest checkpoint that saw none of it, if one is kept.",
+)
 @click.option("-o", "--out", type=OUTPUT, help="File to apply later. Default: ID.takedown.json.")
 @click.option("--page", type=OUTPUT, help="Where to write a page with the images that would go, grouped by why.")
 @location_options
@@ -86,6 +92,7 @@ def plan_takedown(
     takedown_id: str | None,
     note: str,
     due: datetime | None,
+    from_scratch: bool,
     out: Path | None,
     page: Path | None,
     locations: Locations,
@@ -103,7 +110,13 @@ def plan_takedown(
             raise RecipeError(f"takedown {takedown_id!r} was already applied; give another --id")
         day = (due or datetime.now(UTC) + timedelta(days=DUE_DAYS)).date().isoformat()
         takedown_plan = make_takedown_plan(
-            workspace, stage_kinds(), questions, takedown_id=takedown_id, note=note, due=day
+            workspace,
+            stage_kinds(),
+            questions,
+            takedown_id=takedown_id,
+            note=note,
+            due=day,
+            restart=not from_scratch,
         )
         if page:
             write_plan_page(workspace, stage_kinds(), takedown_plan, page)
@@ -137,6 +150,7 @@ def plan_takedown(
 @json_option
 def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool) -> None:
     """Apply the takedown in FILE: its samples are not ingested again, artifacts that contain them are retracted."""
+    from stages.provenance.restarts import record_exposures
     from stages.provenance.takedown import store_state
 
     try:
@@ -146,11 +160,14 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
         raise RecipeError(f"{error}; make the file with `illume takedown plan`") from error
     with open_workspace(locations, changes=True) as workspace:
         is_applied = any(known.id == takedown.id for known in read_takedowns(workspace.store))
-        if not is_applied and state != store_state(workspace):
+        are_kept = all(has_restart(workspace.store, restart) for restart in takedown.restarts)
+        if not is_applied and (state != store_state(workspace) or not are_kept):
             raise RecipeError(
                 f"{file}: the store has changed since this was planned, so it may be incomplete; "
                 "plan it again with `illume takedown plan`"
             )
+        going = {artifact.fingerprint for artifact in takedown.tainted if not artifact.is_kept}
+        record_exposures(workspace, stage_kinds(), going)
         workspace.take_down(takedown)
         num_retracted = sum(not artifact.is_kept for artifact in takedown.tainted)
         delete_failed(stale_failed(workspace.artifacts.cache, now_s=time.time(), older_than_s=0.0))
@@ -285,7 +302,8 @@ def takedown_plan_text(takedown_plan: "TakedownPlan") -> str:
         lines += _section(title, [_artifact_text(artifact) for artifact in chosen])
     lines += _section("shown to be clean, kept", takedown_plan.cleared)
     checkpoints = [f"{name}: step {step}" for name, step in takedown_plan.clean_checkpoints.items()]
-    lines += _section("newest clean checkpoints of models trained on it", checkpoints)
+    use = "where trainings begin again" if takedown.restarts else "not used"
+    lines += _section(f"newest clean checkpoints, {use}", checkpoints)
     for plan in takedown_plan.reruns:
         cost = _cost(plan)
         cost_text = f"about {duration_text(cost['seconds'])}, {cost['gpu_hours']:.1f} GPU hours"

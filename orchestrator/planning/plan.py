@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
+from orchestrator.artifacts.restarts import restart_in
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.documents.suggestions import check_names
 from orchestrator.errors import PrecheckError, RecipeError
@@ -18,6 +19,7 @@ from orchestrator.planning.reasons import (
     CodeChanged,
     CodePolicy,
     ConsumersExist,
+    Continues,
     Forced,
     InputChanged,
     NeverMade,
@@ -109,6 +111,8 @@ def make_plan(recipe: Recipe, view: PlanView, options: PlanOptions | None = None
         if (num_items := retried.get(stage.spec.id)) and action == "run":
             forced = stage.spec.id in options.force  # then all of its shards are made again
             reasons = [*reasons[:forced], QuarantineRetried(items=num_items), *reasons[forced:]]
+        if action == "run" and (restart := restart_in(stage.payload)):
+            reasons = [*reasons, Continues(step=restart.step, fingerprint=restart.fingerprint)]
         planned.append(
             PlannedStage(
                 spec=stage.spec,
@@ -130,7 +134,12 @@ def _estimate_s(
     manifests = [stages[name].manifest for name in upstream_ids(stage.spec)]
     rows = [entry.rows or 0 for manifest in manifests if manifest is not None for entry in manifest.files]
     is_known = bool(manifests) and None not in manifests
-    return view.estimate_s(recipe, stage.spec, stage.fingerprint, sum(rows) if is_known else None)
+    whole_s = view.estimate_s(recipe, stage.spec, stage.fingerprint, sum(rows) if is_known else None)
+    restart, count = restart_in(stage.payload), stage.spec.kind.units
+    if whole_s is None or restart is None or count is None:
+        return whole_s
+    units = max(1.0, count(stage.spec.config))
+    return whole_s * max(0.0, units - restart.step) / units
 
 
 def run_prechecks(plan: Plan) -> None:

@@ -136,6 +136,18 @@ class Tainted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continues:
+    """It begins with the newest clean checkpoint of the training whose place it takes, not at step 0."""
+
+    step: int
+    fingerprint: str  # of that training
+    type: typing.Literal["continues"] = "continues"
+
+    def __str__(self) -> str:
+        return f"continues from the clean checkpoint of step {self.step} of {self.fingerprint[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConsumersExist:
     """The output is gone, but no stage that runs reads it."""
 
@@ -157,6 +169,7 @@ Reason = (
     | QuarantineRetried
     | CodeChanged
     | Tainted
+    | Continues
     | ConsumersExist
 )
 REASON_TYPES: Mapping[str, type[Reason]] = {

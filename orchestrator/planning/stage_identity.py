@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
-from orchestrator.artifacts.takedowns import Takedown, payload_inputs, unknown_takedowns
+from orchestrator.artifacts.restarts import clean_restart, with_restart
+from orchestrator.artifacts.takedowns import Restart, Takedown, payload_inputs, unknown_takedowns
 from orchestrator.errors import RecipeError
 from orchestrator.identity import fingerprint_of, semantic_config
 from orchestrator.planning.code_digest import CodeDigest
@@ -30,6 +31,7 @@ class PlanView:
     quarantined: Callable[[str, Manifest], int] = lambda _kind, _manifest: 0
     # (stage kind, manifest) -> its items that were found to fail and were left out; reads the records of its shards
     takedowns: Sequence[Takedown] = ()  # in the order in which they took effect
+    has_restart: Callable[[Restart], bool] = lambda _restart: False  # the checkpoint can be continued from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,9 @@ def identify(
         sources = view.sources(spec)
         for count in range(len(view.takedowns) + 1):
             inputs = {slot: [lineages[name].after(count) for name in names] for slot, names in decisive.items()}
-            payload = _after_takedowns(spec, inputs, sources, view.takedowns[:count], taint_index)
-            lineage.add(payload)
+            plain = _after_takedowns(spec, inputs, sources, view.takedowns[:count], taint_index)
+            payload = _continued(plain, lineage, view)
+            lineage.add(payload, plain)
             is_last = count == len(view.takedowns)
             if taint_index.takedowns_of(payload) or (spec.id in again and not is_last):
                 continue
@@ -136,12 +139,14 @@ class _Lineage:
     """The identities of a stage after 0, 1, 2, ... takedowns, up to its current one."""
 
     payloads: list[dict[str, JSON]] = field(default_factory=list)
+    plain: list[dict[str, JSON]] = field(default_factory=list)  # the same, without the checkpoint they begin with
     fingerprints: list[Fingerprint] = field(default_factory=list)
     manifest: Manifest | None = None
     changed_files: tuple[str, ...] = ()
 
-    def add(self, payload: dict[str, JSON]) -> None:
+    def add(self, payload: dict[str, JSON], plain: dict[str, JSON]) -> None:
         self.payloads.append(payload)
+        self.plain.append(plain)
         self.fingerprints.append(fingerprint_of(payload))
 
     def after(self, count: int) -> Fingerprint:
@@ -172,6 +177,27 @@ def _after_takedowns(
         if takedown.id in taint_index.takedowns_of(payload):
             listed.append(takedown.id)
     return stage_payload(spec, inputs, sources, listed)
+
+
+def _continued(plain: dict[str, JSON], lineage: _Lineage, view: PlanView) -> dict[str, JSON]:
+    """The identity with the checkpoint to begin with: the newest clean one of the trainings that it takes the place of.
+
+    `plain`: after one more takedown than `lineage`. One that changes nothing of it leaves the beginning as it is.
+    """
+    if lineage.plain and plain == lineage.plain[-1]:
+        return lineage.payloads[-1]
+    takedowns = view.takedowns[: len(lineage.plain)]
+    known: set[Fingerprint] = set()
+    for count, fingerprint in reversed(list(enumerate(lineage.fingerprints))):
+        restart = None if fingerprint in known else clean_restart(takedowns[count:], fingerprint)
+        known.add(fingerprint)
+        if restart is None:
+            continue
+        payload = with_restart(plain, restart)
+        key = ArtifactKey(str(plain["kind"]), fingerprint_of(payload))
+        if view.has_restart(restart) or view.find(key) is not None:
+            return payload
+    return plain
 
 
 class TaintIndex:

@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.restarts import has_restart
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.takedowns import read_takedowns
@@ -64,6 +65,7 @@ def plan_view(
         code=code_of,
         estimate_s=estimate_s,
         takedowns=read_takedowns(artifacts.store),
+        has_restart=lambda restart: has_restart(artifacts.store, restart),
     )
 
 

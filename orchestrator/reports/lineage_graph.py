@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.artifact import JSON, Manifest
+from orchestrator.artifacts.restarts import restart_in
 from orchestrator.artifacts.takedowns import Takedown, taken_down_text
 from orchestrator.errors import RecipeError
 
@@ -40,13 +41,16 @@ class LineageGraph:
 
 
 def lineage_graph(manifests: Iterable[Manifest]) -> LineageGraph:
-    """The graph of these artifacts and their inputs."""
+    """The graph of these artifacts, their inputs, and the trainings that they continue."""
     nodes: dict[str, Node] = {}
     edges: list[Edge] = []
     for manifest in manifests:
         nodes[manifest.fingerprint] = _node(manifest)
         for slot, parents in manifest.inputs.items():
             edges += [Edge(parent=parent, child=manifest.fingerprint, slot=slot) for parent in parents]
+        if (restart := restart_in(manifest.payload)) is not None:
+            slot = f"continues from its clean checkpoint of step {restart.step}"
+            edges.append(Edge(parent=restart.fingerprint, child=manifest.fingerprint, slot=slot))
     for edge in edges:
         nodes.setdefault(edge.parent, Node(fingerprint=edge.parent))
     edges.sort(key=lambda edge: (edge.child, edge.slot))  # keeps the order of parents within a slot

@@ -6,7 +6,7 @@ live attempts; safety does not depend on clocks.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -127,18 +127,24 @@ def garbage_reason(facts: AttemptFacts) -> Reason | None:
 
 
 def find_garbage(
-    store: Store, *, now_s: float, is_live: Callable[[str], bool], older_than_s: float = DEFAULT_AGE_S
+    store: Store,
+    *,
+    now_s: float,
+    is_live: Callable[[str], bool],
+    older_than_s: float = DEFAULT_AGE_S,
+    awaited: Collection[tuple[ArtifactKey, int]] = (),
 ) -> list[Garbage]:
     """Everything that can be deleted now. Completes commits that a crash interrupted; deletes nothing.
 
     `is_live`: stage attempt id -> whether its run may still be working (its lease has not expired).
+    `awaited`: (training, step) of checkpoints that others will continue from, see `restarts.awaited_restarts`.
     """
     found: list[Garbage] = []
     for site in _sites(store):
         roll_forward(store, site)
         found += _garbage_of(store, site, now_s=now_s, is_live=is_live, older_than_s=older_than_s)
     found += _shard_garbage(store, now_s=now_s, is_live=is_live, older_than_s=older_than_s)
-    found += _finished_checkpoints(store, older_than_s=older_than_s, now_s=now_s)
+    found += _finished_checkpoints(store, older_than_s=older_than_s, now_s=now_s, awaited=awaited)
     return found + list(_temporaries(store, before_s=now_s - older_than_s))
 
 
@@ -277,12 +283,14 @@ def _garbage_of(
             yield _garbage(reason, site, attempt, files)
 
 
-def _finished_checkpoints(store: Store, *, now_s: float, older_than_s: float) -> Iterator[Garbage]:
+def _finished_checkpoints(
+    store: Store, *, now_s: float, older_than_s: float, awaited: Collection[tuple[ArtifactKey, int]]
+) -> Iterator[Garbage]:
     for key in stored_keys(store, ARTIFACTS):
         steps = checkpoint_steps(store, key)
         if not steps or not roll_forward(store, artifact_site(key)).commit:
             continue
-        for step in steps:
+        for step in (step for step in steps if (key, step) not in awaited):
             site = checkpoint_site(key, step)
             commit = roll_forward(store, site).commit
             files = _attempt_files(store, site).get(commit.attempt, []) if commit else []

@@ -12,7 +12,7 @@ Rule: an item goes only at a stated age, if nothing claims it (see `claims.py`) 
 are looked at when it is found and again right before it is deleted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -48,11 +48,15 @@ from orchestrator.store.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Leftovers:
-    """The leftovers of one store. `is_live`: stage attempt id -> whether it may still be working."""
+    """The leftovers of one store. `is_live`: stage attempt id -> whether it may still be working.
+
+    `awaited`: (training, step) of checkpoints that others will continue from, see `restarts.awaited_restarts`.
+    """
 
     artifacts: ArtifactStore
     liveness: Liveness
     is_live: Callable[[str], bool]
+    awaited: Collection[tuple[ArtifactKey, int]] = ()
 
     def find(self, *, now_s: float, older_than_s: float) -> list[Garbage]:
         """Everything that can be deleted now. Deletes nothing.
@@ -141,7 +145,7 @@ class Leftovers:
             steps = checkpoint_steps(self._store, key)
             if not steps or self._is_trained(is_claimed, key) or self._has_live_attempt(key):
                 continue
-            sites = [checkpoint_site(key, step) for step in steps]
+            sites = [checkpoint_site(key, step) for step in steps if (key, step) not in self.awaited]
             found = [item for site in sites for item in self._committed(site, "training", float("inf"))]
             if all(_newest_s(self._store, item) <= before_s for item in found):
                 yield from found

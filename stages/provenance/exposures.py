@@ -17,9 +17,7 @@ NUM_SEARCHED_RUNS = 10_000
 class TrainingExposure:
     """The steps in which a training consumed the samples."""
 
-    title: str = ""  # "<stage> <identity>"
     steps: tuple[int, ...] = ()
-    newest_clean: int | None = None  # step of the newest kept checkpoint that saw none, for a training that saw some
     problem: str = ""  # why the steps could not be computed
 
 
@@ -56,11 +54,7 @@ def _exposure(stage: PlannedStage, trace: Trace) -> TrainingExposure:
     if stage.id in trace.unknown:
         return TrainingExposure(problem=_unknown_because(stage, trace))
     steps = {step for exposure in trace.exposures if exposure.stage == stage.id for step in exposure.steps}
-    return TrainingExposure(
-        title=f"{stage.id} {stage.fingerprint[:12]}",
-        steps=tuple(sorted(steps)),
-        newest_clean=trace.newest_clean.get(stage.id),
-    )
+    return TrainingExposure(steps=tuple(sorted(steps)))
 
 
 def _unknown_because(stage: PlannedStage, trace: Trace) -> str:

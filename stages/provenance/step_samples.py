@@ -13,7 +13,7 @@ from orchestrator.errors import RecipeError
 from orchestrator.learning import Training
 from orchestrator.planning.plan import Plan, PlannedStage
 from orchestrator.workspace import Workspace
-from stages.provenance.trace import RunArtifacts, ask_exposures
+from stages.provenance.run_artifacts import RunArtifacts, ask_exposures
 
 MAX_ROWS = 300_000  # of all datasets of a training: the answer takes a second, and `illume trace` has no limit
 MAX_SAMPLES = 64  # whose texts are read
@@ -49,6 +49,11 @@ def samples_of_step(workspace: Workspace, plan: Plan, stage_id: str, step: int) 
     if not artifacts.is_traceable(stage):
         raise RecipeError(f"{stage_id}: its data were deleted, or other code made it, so its steps cannot be computed")
     training = artifacts.training(stage)
+    if step <= training.first_step:
+        raise RecipeError(
+            f"{stage_id}: it began at step {training.first_step}, after a takedown, with the checkpoint of another "
+            "training; `illume trace SAMPLE` says in which steps a sample was read"
+        )
     folders = training.inputs("datasets", lambda _path: True)
     return list(_samples(stage, training, folders, step))
 

@@ -29,6 +29,7 @@ from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 from stages.provenance.declared import Declared, declared
 from stages.provenance.exposures import TrainingExposure, training_exposures
+from stages.provenance.restarts import find_restarts
 from stages.provenance.trace import CANNOT_BE_SHOWN, DATASET
 
 if TYPE_CHECKING:
@@ -54,14 +55,23 @@ class TakedownPlan:
     shards_by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)  # stage kind -> (tainted, all) shards
     reruns: list[Plan] = field(default_factory=list)  # of the newest run of each recipe that must run again
     cleared: list[str] = field(default_factory=list)  # "<stage> (<kind> <identity>)" of `takedown.cleared`
-    clean_checkpoints: dict[str, int] = field(default_factory=dict)  # "<stage> <identity>" -> step of the newest kept
+    clean_checkpoints: dict[str, int] = field(default_factory=dict)  # "<kind> <identity>" -> step of the newest kept
     untraceable: list[str] = field(default_factory=list)  # runs whose plan can no longer be read, and why
 
 
 def make_takedown_plan(
-    workspace: Workspace, kinds: Kinds, questions: "Questions", *, takedown_id: str, note: str = "", due: str = ""
+    workspace: Workspace,
+    kinds: Kinds,
+    questions: "Questions",
+    *,
+    takedown_id: str,
+    note: str = "",
+    due: str = "",
+    restart: bool = True,
 ) -> TakedownPlan:
     """Find everything that a takedown affects. Changes nothing.
+
+    `restart`: trainings that are made again begin with their newest clean checkpoint, if they have one.
 
     Raises: DatasetError, CorruptArtifactError: something that must be searched cannot be read.
     """
@@ -85,12 +95,11 @@ def make_takedown_plan(
     affected = _affected_artifacts(stored, facts, {key.fingerprint for key in holding})
     trainings = {name for name in affected if facts[name].is_training}
     exposures, takedown_plan.untraceable = training_exposures(workspace, kinds, trainings, tombstones.digests)
-    takedown_plan.clean_checkpoints = {
-        exposure.title: exposure.newest_clean for exposure in exposures.values() if exposure.newest_clean is not None
-    }
     tainted, cleared = _find_tainted(stored, facts, affected, {key.fingerprint for key in holding}, exposures)
+    restarts = find_restarts(workspace, kinds, tombstones.digests, tainted)
     from data_pipelines.datasets.tombstones import tombstones_to_marks
 
+    takedown_plan.clean_checkpoints = {f"{found.stage_kind} {found.fingerprint[:12]}": found.step for found in restarts}
     takedown_plan.takedown = replace(
         takedown_plan.takedown,
         content=tombstones_to_marks(tombstones),
@@ -99,6 +108,7 @@ def make_takedown_plan(
         examined=frozenset(stored) - {artifact.fingerprint for artifact in tainted},
         shards=tuple(sorted(holding)),
         outside=tuple(_source_locations(matches)),
+        restarts=tuple(restarts) if restart else (),
     )
     takedown_plan.cleared = [_title(stored[name]) for name in cleared]
     takedown_plan.reruns = list(_reruns(workspace, kinds, takedown_plan.takedown))

@@ -37,8 +37,8 @@ def loop_exposures(training: Training[Any], loop: LoopConfig, samples: Samples, 
     states = [(steps, progress), *checkpoints.items()]
     before = max(state.data_step(step - 1) + 1 for step, state in states)
     which, consumed = data_steps(ids, before)
-    optimizer_steps = _optimizer_steps(consumed, progress)
-    trained = np.flatnonzero((optimizer_steps >= 0) & (optimizer_steps < steps))
+    first, optimizer_steps = training.first_step, _optimizer_steps(consumed, progress)
+    trained = np.flatnonzero((optimizer_steps >= first) & (optimizer_steps < steps))
     owners, optimizer_steps = which[trained], optimizer_steps[trained]
     bounds = np.flatnonzero(np.diff(owners)) + 1
     parts = zip(np.split(owners, bounds), np.split(optimizer_steps, bounds), strict=True)
@@ -46,7 +46,7 @@ def loop_exposures(training: Training[Any], loop: LoopConfig, samples: Samples, 
     return Exposures(
         num_steps=steps,
         steps={ids[owner[0]]: found.tolist() for owner, found in parts if len(found)},
-        checkpoints={step: _saw_any(distinct, state, step) for step, state in checkpoints.items()},
+        checkpoints={step: _saw_any(distinct, state, step, first) for step, state in checkpoints.items()},
     )
 
 
@@ -82,9 +82,9 @@ class _FirstImages:
         return pairs[0], pairs[1]
 
 
-def _saw_any(data_steps: Integers, progress: Progress, step: int) -> bool:
+def _saw_any(data_steps: Integers, progress: Progress, step: int, first: int = 0) -> bool:
     found = _optimizer_steps(data_steps, progress)
-    return bool(((found >= 0) & (found < step)).any())
+    return bool(((found >= first) & (found < step)).any())
 
 
 def _optimizer_steps(data_steps: Integers, progress: Progress) -> Integers:

@@ -24,6 +24,7 @@ class Begun:
     config: Any = None
     states: Mapping[int, Sequence[Skip]] = field(default_factory=dict)
     folder: Path | None = None
+    first_step: int = 0
 
     def inputs(self, slot: str, only: Callable[[str], bool] | None = None) -> tuple[Path, ...]:
         raise AssertionError(f"{slot} is not read here")
