@@ -20,7 +20,7 @@ from orchestrator.store.layout import checkpoint_site
 from orchestrator.workspace import Workspace
 from stages.provenance.exposure_records import Row, find_record, put_record
 from stages.provenance.run_artifacts import RunArtifacts, own_exposures
-from stages.provenance.trace import DATASET, trace_run
+from stages.provenance.trace import DATASET, Trace, trace_run
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ def find_restarts(
         candidates = [
             stage
             for stage in trainings
-            if models.isdisjoint(payload_inputs(stage.payload))
-            and (stage.fingerprint in models or workspace.artifacts.find(stage.key) is None)
+            if (stage.fingerprint in models or workspace.artifacts.find(stage.key) is None)
             and kept_steps(workspace.store, stage.key)
         ]
         if not candidates:
@@ -54,10 +53,18 @@ def find_restarts(
             log.warning("recipe %s: no clean checkpoints can be told: %s", plan.recipe, error)
             continue
         for stage in candidates:
-            clean = [found.step for found in trace.checkpoints if found.stage == stage.id and not found.saw]
-            restart = _restart(workspace, stage, max(clean)) if clean and stage.id not in trace.unknown else None
+            step = newest_clean(stage, trace, models)
+            restart = None if step is None else _restart(workspace, stage, step)
             restarts += [restart] if restart else []
     return sorted(restarts, key=lambda restart: restart.key)
+
+
+def newest_clean(stage: PlannedStage, trace: Trace, tainted_models: Collection[str]) -> int | None:
+    """The step of the newest checkpoint that saw nothing, itself or through a model; None: none is kept, or known."""
+    if stage.id in trace.unknown or not set(payload_inputs(stage.payload)).isdisjoint(tainted_models):
+        return None
+    clean = (found.step for found in trace.checkpoints if found.stage == stage.id and not found.saw)
+    return max(clean, default=None)
 
 
 def record_exposures(workspace: Workspace, kinds: Kinds, going: Collection[str]) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.artifact import ArtifactKey, Chunks, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints, checkpoint_files
-from orchestrator.artifacts.takedowns import Takedown, put_takedown
+from orchestrator.artifacts.restarts import with_restart
+from orchestrator.artifacts.takedowns import Restart, Takedown, put_takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.backends.objects import Digest
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError, TakenDownError
@@ -369,3 +370,55 @@ def test_a_part_is_read_back(tmp_path: Path) -> None:
     checkpoints = StoredCheckpoints(store=Rotting(), cache=tmp_path, key=key, attempt=attempt)
     with pytest.raises(StoreError, match="right after writing"):
         written_by_many(checkpoints, 1, "a")
+
+
+def continuing(checkpoints: StoredCheckpoints, step: int) -> StoredCheckpoints:
+    """Those of another training that begins with the checkpoint of `step`."""
+    (sha256,) = (
+        str(commit.record["manifest_sha256"])
+        for commit in [head(checkpoints.store, checkpoint_site(checkpoints.key, step)).commit]
+        if commit is not None
+    )
+    known = Restart(stage_kind="train", fingerprint=FINGERPRINT, step=step, manifest_sha256=sha256)
+    return replace(
+        checkpoints,
+        key=ArtifactKey("train", "cd" * 32),
+        attempt=AttemptId(run_id="run2", stage_id="stage", epoch=1, name="a2"),
+        payload=with_restart({"kind": "train"}, known),
+        verified=set(),
+        ready=set(),
+    )
+
+
+def test_a_training_begins_with_the_checkpoint_that_its_identity_names_and_then_with_its_own(
+    checkpoints: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(checkpoints, tmp_path, 10, 20, 30)
+    other = continuing(checkpoints, 20)
+    other.take_over()
+    found = other.latest()
+    assert found is not None
+    assert (found.step, found.meta["step"], (found.path / "weights").read_text()) == (20, 20, "weights 20")
+    other.commit(25, folder_with(tmp_path, "25"), {"step": 25})
+    other.take_over()  # as its next attempt does
+    assert other.latest() is not None
+    checkpoints.prune(1)  # the other training's are not needed any more
+    assert [step for step, _ in checkpoint_files(checkpoints.store, other.key, "weights")] == [20, 25]
+    other.verified.clear()
+    newest = other.latest()
+    assert newest is not None
+    assert newest.step == 25
+
+
+def test_a_damaged_checkpoint_to_begin_with_is_no_reason_to_begin_from_scratch(
+    local: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(local, tmp_path, 20)
+    other = continuing(local, 20)
+    spoil(local, 20)
+    with pytest.raises(
+        CorruptArtifactError, match=r"checkpoint of step 20 of train .* is gone or damaged; `illume run`"
+    ):
+        other.take_over()
+    with pytest.raises(CorruptArtifactError, match="is gone or damaged"):
+        other.latest()

@@ -223,8 +223,8 @@ def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore
 
 
 def test_a_record_of_a_newer_format_stops_everything_and_names_the_way_out(memory_store: MemoryStore) -> None:
-    memory_store.put_new(f"{TAKEDOWNS}/000001.json", record_bytes({"format": 4, "id": 3}))
-    with pytest.raises(NewerFormatError, match=r"000001\.json: found format 4, expected 3; read it with the vers"):
+    memory_store.put_new(f"{TAKEDOWNS}/000001.json", record_bytes({"format": 5, "id": 3}))
+    with pytest.raises(NewerFormatError, match=r"000001\.json: found format 5, expected 4; read it with the vers"):
         read_takedowns(memory_store)
 
 
