@@ -17,10 +17,10 @@ from orchestrator.backends.objects import StoredObject
 from orchestrator.history.database.database import Database
 from orchestrator.history.database.schema import attempts, runs
 from orchestrator.retention.pins import PINS
-from orchestrator.store.layout import ARTIFACTS, PLANS, RUNS, SHARDS, StoredPlace, stored_place
+from orchestrator.store.layout import ARTIFACTS, EXPOSURES, PLANS, RUNS, SHARDS, StoredPlace, stored_place
 from orchestrator.store.store import Store
 
-RECORDS = (PLANS, RUNS, TAKEDOWNS, PINS)
+RECORDS = (PLANS, RUNS, TAKEDOWNS, PINS, EXPOSURES)
 What = Literal["artifact", "checkpoint", "shard", "record"]  # record: plans, runs and other small objects
 
 

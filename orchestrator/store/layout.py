@@ -28,7 +28,7 @@ from orchestrator.store.store import Store
 
 PACKS = "packs"  # in the folder of a stage kind's shards
 ARTIFACTS, SHARDS, PLANS, RUNS, USES = "artifacts", "shards", "plans", "runs", "uses"
-CHANGES = "changes"
+CHANGES, EXPOSURES = "changes", "exposures"
 FOLDERS, MARKER = "folders", "STORE"  # see store_identity.py
 _FINGERPRINT = re.compile("[0-9a-fA-F]{64}")
 STEP_DIGITS = 12  # zero-padded, so that folders of steps sort by number

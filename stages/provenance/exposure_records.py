@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from orchestrator.artifacts.takedowns import Restart
 from orchestrator.errors import CorruptArtifactError, OrchestratorError
 from orchestrator.learning import Exposures
+from orchestrator.store.layout import EXPOSURES
 from orchestrator.store.store import Store
 
-EXPOSURES = "exposures"
 RECORD_FORMAT = 1
 FORMAT, NUM_STEPS, CONTINUES = b"format", b"num_steps", b"continues"  # of the table's metadata
 SCHEMA = pa.schema([("sample_id", pa.string()), ("images", pa.list_(pa.string())), ("steps", pa.list_(pa.int32()))])
