@@ -126,10 +126,15 @@ def caption_record(
     )
 
 
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"), "val"),
+}
+
+
 def normalize_split(value: object) -> str | None:
     """ "train" or "val" for the common names of splits, None for any other value."""
-    splits = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
-    return splits.get(value.strip().lower()) if isinstance(value, str) else None
+    return _SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def split_from_name(name: str) -> str | None:

@@ -198,13 +198,18 @@ def _group_copies(indices: Integers, groups_N: Integers, dropped: Mapping[int, t
 
 
 def _candidate_pairs(hashes: Hashes, salts: Hashes, distance: int, search: PairSearch) -> Iterator[tuple[int, int]]:
-    """Pairs of positions with near hashes; of many equal hashes each is paired with the next few only."""
+    """Pairs of positions with near hashes; of many equal hashes each is paired with the next few only.
+
+    The nearest come first, as far as they are found together: a closer look ends after some that differ.
+    """
     groups = _EqualHashes(hashes, salts)
     for group in groups.repeated():
         for start, position in enumerate(group, 1):
             for other in group[start : start + EQUALS_COMPARED]:
                 yield position, other
-    yield from _member_pairs(search.within(hashes[groups.firsts], salts[groups.firsts], distance), groups, groups)
+    firsts = hashes[groups.firsts]
+    found = search.within(firsts, salts[groups.firsts], distance)
+    yield from _member_pairs((_nearest_first(pairs, firsts, firsts) for pairs in found), groups, groups)
 
 
 def _candidate_pairs_between(
@@ -212,14 +217,15 @@ def _candidate_pairs_between(
 ) -> Iterator[tuple[int, int]]:
     """Pairs of positions in `hashes` and in `others` with near hashes."""
     groups, other_groups = _EqualHashes(hashes, salts), _EqualHashes(others, salts)
-    found = search.between(
-        hashes[groups.firsts],
-        salts[groups.firsts],
-        others[other_groups.firsts],
-        salts[other_groups.firsts],
-        distance,
-    )
-    yield from _member_pairs(found, groups, other_groups)
+    firsts, other_firsts = hashes[groups.firsts], others[other_groups.firsts]
+    found = search.between(firsts, salts[groups.firsts], other_firsts, salts[other_groups.firsts], distance)
+    nearest_first = (_nearest_first(pairs, firsts, other_firsts) for pairs in found)
+    yield from _member_pairs(nearest_first, groups, other_groups)
+
+
+def _nearest_first(pairs: Pairs, hashes: Hashes, others: Hashes) -> Pairs:
+    distances = np.bitwise_count(hashes[pairs[:, 0]] ^ others[pairs[:, 1]])
+    return pairs[np.argsort(distances, kind="stable")]
 
 
 class _EqualHashes:

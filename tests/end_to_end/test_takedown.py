@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 RECIPE = str(TINY)
 NAME = "text-train-000001"  # text only: the models that learn from images provably never saw it
 AGAIN = ["ingested", "curated", "tokenizer_scores", "vocabulary", "mllm_1", "evaluated", "exported"]
+KEEPING = ("--set", "stages.mllm_1.execution.keep_checkpoints=10")  # of all its 6 steps
 CLEARED = ["vision", "tokenizer", "tokens", "decoder"]
 
 
@@ -91,7 +92,7 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
 
     desk.illume("gc", "--delete")
     assert holders(desk, words) == []
-    desk.illume("run", RECIPE)
+    desk.illume("run", RECIPE, *KEEPING)
     assert set(desk.actions(RECIPE).values()) == {"reuse"}
     assert holders(desk, words) == []
 
@@ -109,3 +110,38 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
     assert statement["predicate"]["complete"]
     manifests = {artifact.manifest_sha256 for artifact in desk.artifacts().values()}
     assert {subject["digest"]["sha256"] for subject in statement["subject"]} <= manifests
+
+
+def test_a_training_is_paid_for_from_its_newest_clean_checkpoint_on(desk: Desk) -> None:
+    """After the one before: of the texts that are left, the one that the model saw last is taken down."""
+    texts = [f"text-train-{number:06d}" for number in range(8)]
+    trace = desk.illume("trace", *texts, "--near", "0", "--json").data
+    first: dict[str, int] = {}
+    for exposure in trace["exposures"]:
+        if exposure["stage"] == "mllm_1":
+            first[exposure["sample_id"]] = min(exposure["steps"])
+    sample, step = max(first.items(), key=lambda item: item[1])
+    assert step > 0, "one of the texts is not in the first step"
+    before = next(artifact for artifact in desk.artifacts().values() if artifact.manifest.stage_kind == "train_mllm")
+    old = str(before.manifest.fingerprint)
+
+    plan = desk.illume("takedown", "plan", sample, "--near", "0", "--id", "T2", "--json").data
+    restarts = {entry["fingerprint"]: entry["step"] for entry in plan["takedown"]["restarts"]}
+    assert restarts[old] == step
+    desk.illume("takedown", "apply", "T2.takedown.json", "--delete")
+    desk.illume("gc", "--delete", "--older-than-h", "0")  # keeps what is awaited
+    planned = desk.plan(RECIPE)["mllm_1"]
+    assert {"type": "continues", "step": step, "fingerprint": old} in planned["reasons"]
+    desk.illume("run", RECIPE, *KEEPING)
+    new = planned["fingerprint"]
+    (folder,) = desk.store.glob(f"artifacts/train_mllm/*/{new}/checkpoints")
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(range(step, 7))
+    assert "continues from its clean checkpoint" in desk.illume("lineage", new[:12]).out
+
+    others = [name for name in first if name != sample]
+    again = desk.illume("trace", sample, *others, "--near", "0", "--json").data
+    seen = {entry["sample_id"]: entry["steps"] for entry in again["exposures"] if entry["stage"] == "mllm_1"}
+    assert sample not in seen
+    was = {entry["sample_id"]: entry["steps"] for entry in trace["exposures"] if entry["stage"] == "mllm_1"}
+    for name in others:  # before the checkpoint it is what the other training consumed, whose data are gone
+        assert [found for found in seen.get(name, []) if found < step] == [found for found in was[name] if found < step]

@@ -29,7 +29,7 @@ class ImageSources:
         """A folder of images is read as it is. Images that files of records name are looked for in the places given,
         then beside the file and in the folder below which it was found."""
         if shard.format in FOLDER_FORMATS:
-            return FolderSource(Path(shard.file), max_bytes=self._max_bytes)
+            return FolderSource(Path(shard.file), max_bytes=self._max_bytes, as_listed=True)
         beside = dict.fromkeys(
             (Path(shard.file).parent, Path(shard.folder) if shard.folder else Path(shard.file).parent)
         )

@@ -56,9 +56,12 @@ def check_name(name: str) -> Reject | None:
 class FolderSource:
     """Images below a folder. Follows symbolic links only while they stay inside it."""
 
-    def __init__(self, root: Path, *, max_bytes: int) -> None:
+    def __init__(self, root: Path, *, max_bytes: int, as_listed: bool = False) -> None:
+        """`as_listed`: names come from the folder itself, so only the normal form of Unicode may differ: `a b.txt` has
+        no words of `a%20b.png`."""
         self.root = root.resolve()
         self.max_bytes = max_bytes
+        self._spellings = normal_forms if as_listed else spellings
         self._folder = _folder_id(self.root)
         self._roots = (self.root, *hub_blobs(self.root))
 
@@ -73,7 +76,7 @@ class FolderSource:
         problem = check_name(name)
         if problem is not None:
             return problem
-        for spelling in spellings(name):
+        for spelling in self._spellings(name):
             try:
                 path = (self.root / spelling).resolve(strict=True)
                 if not any(path.is_relative_to(root) for root in self._roots):
@@ -83,6 +86,8 @@ class FolderSource:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, RuntimeError) as error:  # name too long, loop of links, no permission
+                if spelling != name and _is_no_name(error):
+                    continue  # no disk has a file that is called so
                 if isinstance(error, OSError) and error.errno not in _FAULTS_OF_NAMES:
                     raise  # the disk or the network fails: that says nothing about the file
                 return Reject(reason="unsafe_path", detail=f"{name[:200]!r}: {type(error).__name__}")
@@ -102,21 +107,23 @@ _FAULTS_OF_NAMES = {
 }
 
 
+def _is_no_name(error: Exception) -> bool:
+    """Whether a name is refused as too long, or as it holds a NUL, before any file is looked for."""
+    return isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
+
+
 def spellings(name: str) -> Iterator[str]:
     """The ways in which a name may stand on a disk: as it is, in the other normal form of Unicode, in Latin-1, with the
     slashes of Windows, and without the escapes of an address; each once."""
-    seen = {name}
-    yield name
-    others = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")] + [
-        name.replace("\\", "/"),
-        unquote(name),
-    ]
+    others = [*normal_forms(name), name.replace("\\", "/"), unquote(name)]
     with suppress(UnicodeError):
         others.append(os.fsdecode(name.encode("latin-1")))
-    for other in others:
-        if other not in seen:
-            seen.add(other)
-            yield other
+    yield from dict.fromkeys(others)
+
+
+def normal_forms(name: str) -> Iterator[str]:
+    """A name as it is, and in the other normal form of Unicode; each once."""
+    yield from dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
 
 
 def hub_blobs(root: Path) -> list[Path]:

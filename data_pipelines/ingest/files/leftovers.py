@@ -7,6 +7,8 @@ where a path names them.
 import os
 from pathlib import Path, PurePosixPath
 
+from data_pipelines.ingest.units import IMAGE_ENDINGS
+
 _NAMES = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db",
                     "desktop.ini", "__pycache__", "ehthumbs.db", "@Recycle", "@tmp", "RECYCLER", "_temporary",
                     "_delta_log"))  # fmt: skip
@@ -44,7 +46,7 @@ def valid_name(name: str) -> str:
 
 def files_below(folder: Path, *, leftovers: bool = False) -> list[str]:
     """The paths of all files below a folder, sorted; `leftovers` too, or without them. Links to folders are followed,
-    each folder once."""
+    each folder once. What is called an image is listed even if it is a link to nothing or a pipe, and then rejected."""
     found: list[str] = []
     seen = {os.path.realpath(folder)}
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -60,6 +62,10 @@ def files_below(folder: Path, *, leftovers: bool = False) -> list[str]:
         found += [
             name if below == "." else f"{below}/{name}"
             for name in files
-            if (leftovers or not _is_leftover_part(name)) and os.path.isfile(os.path.join(parent, name))
+            if (leftovers or not _is_leftover_part(name)) and _is_listed(os.path.join(parent, name))
         ]
     return sorted(found)
+
+
+def _is_listed(path: str) -> bool:
+    return os.path.isfile(path) or path.lower().endswith(tuple(IMAGE_ENDINGS))

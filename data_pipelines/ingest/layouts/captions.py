@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_pipelines.archives.compressed_files import decode_text
 from data_pipelines.datasets.records import NO_META, NOTHING_HELD, Record, Reject, caption_record, utf8_safe
 from data_pipelines.ingest.config import IngestConfig
 
 CAPTION_KEYS = ("caption", "text", "prompt", "txt", "sentence", "description",
                 "captions", "sentences", "texts", "alt_text", "alt")  # fmt: skip
+LAST_CAPTION_KEY = "title"  # kept beside a caption; the caption where there is no other, as in tables for OpenCLIP
 CAPTION_PARTS = ("raw", "caption", "text", "value")  # of an object in a list of captions
 MAX_META_TEXT = 2000  # characters of a value that is kept beside a caption
 
@@ -27,10 +29,12 @@ def captions_of(value: object) -> list[str]:
     """The captions in a value: a text, or a list of texts or of objects with one."""
     if isinstance(value, str):
         return [value]
+    if isinstance(value, bytes):  # of a column that does not say that it is text
+        return [decode_text(value)]
     if isinstance(value, Mapping):
         return captions_of(next((value[key] for key in CAPTION_PARTS if isinstance(value.get(key), str)), None))
     if isinstance(value, list):
-        return [caption for item in value if isinstance(item, str | Mapping) for caption in captions_of(item)]
+        return [caption for item in value if isinstance(item, str | bytes | Mapping) for caption in captions_of(item)]
     return []
 
 
@@ -41,7 +45,7 @@ def find_captions(fields: Mapping[str, Any], config: IngestConfig) -> list[str]:
         values = (stated_value(fields, name.removeprefix("json.")) for name in stated)
     else:
         by_lower_case = {key.lower(): fields[key] for key in reversed(list(fields)) if isinstance(key, str)}
-        values = (by_lower_case.get(key) for key in CAPTION_KEYS)
+        values = (by_lower_case.get(key) for key in (*CAPTION_KEYS, LAST_CAPTION_KEY))
     found = [captions_of(value) for value in values]
     return next(
         (captions for captions in found if any(caption.strip() for caption in captions)),

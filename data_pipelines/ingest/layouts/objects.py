@@ -66,7 +66,9 @@ def layout_name(value: object, config: IngestConfig) -> str:
 
 def image_cell(fields: Mapping[str, Any], config: IngestConfig) -> tuple[str, Any]:
     """The key and value that hold the image or images of an object; ("", None) if none does."""
-    names = config.names_of("image") or IMAGE_KEYS
+    stated = config.names_of("image")
+    spelled = {} if stated else {key.lower(): key for key in reversed(list(fields)) if isinstance(key, str)}
+    names = stated or tuple(spelled.get(name, name) for name in IMAGE_KEYS)  # `Image` of a table's header is no other
     values = ((name, stated_value(fields, name)) for name in names)
     return next(((name, value) for name, value in values if is_filled(value)), ("", None))
 
@@ -126,8 +128,10 @@ def _placed_before_texts(texts: Sequence[Any], infos: Sequence[Any]) -> list[str
     before: dict[int, list[ImageReference | None]] = {}
     for position, info in enumerate(infos):
         index = info.get("matched_text_index") if isinstance(info, Mapping) else None
-        place = index if isinstance(index, int) and 0 <= index < len(texts) else 0
-        before.setdefault(place, []).append(image_reference(info, position))
+        is_placed = isinstance(index, int) and 0 <= index < len(texts)
+        place = index if isinstance(index, int) and is_placed else 0
+        image = image_reference(info, position) if is_placed or index is None else None
+        before.setdefault(place, []).append(image)
     pieces: list[str | ImageReference | None] = []
     for index, text in enumerate(texts):
         pieces += before.get(index, [])
@@ -155,7 +159,9 @@ def _document_record(value: Mapping[str, Any], pieces: Sequence[str | ImageRefer
     found = [piece for piece in ordered if not isinstance(piece, str)]
     references_found = [image for image in found if image is not None]
     if len(references_found) < len(found):
-        return Reject(reason="missing_file", detail="a picture of the document is neither bytes nor a name")
+        return Reject(
+            reason="missing_file", detail="a picture of the document is neither bytes nor a name, or of no text"
+        )
     if any(IMAGE in piece for piece in ordered if isinstance(piece, str)):
         return Reject(reason="placeholder_mismatch", detail=f"a text of the document holds {IMAGE} itself")
     answer = "\n".join(piece for piece in ordered[split_at:] if isinstance(piece, str))

@@ -9,7 +9,7 @@ from typing import IO
 from data_pipelines.archives.compressed_files import decode_text, open_text
 from data_pipelines.datasets.records import Reject
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.readers.table_files import row_units
+from data_pipelines.ingest.readers.table_files import ambiguous_columns, row_units
 from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, digest
 
 MAX_RECORD_LINES = 1000  # a quote that nobody closes must not swallow the rest of the file
@@ -29,6 +29,9 @@ def csv_units(shard: IngestShard, config: IngestConfig, _files: OtherFiles) -> I
         header = _cells(header_text, separator)
         if isinstance(header, Reject):
             yield Unit(row=-1, content=header, raw_sha256=digest(header_text))
+            return
+        if (ambiguous := ambiguous_columns(header, config)) is not None:
+            yield Unit(row=-1, content=ambiguous, raw_sha256=digest(header_text))
             return
         for row, data in enumerate(records):
             if text.problem and not (isinstance(data, bytes) and data.endswith(b"\n")):

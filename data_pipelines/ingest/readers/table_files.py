@@ -1,7 +1,8 @@
 """Units of tables, Parquet files and Arrow files as `datasets` saves them, with images or their names in the rows."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.datasets.records import Record, Reject
 from data_pipelines.ingest.config import IngestConfig
-from data_pipelines.ingest.layouts.captions import plain_meta
+from data_pipelines.ingest.layouts.captions import CAPTION_KEYS, plain_meta
 from data_pipelines.ingest.layouts.chat import KNOWN_KEYS, TURN_KEYS, first_filled, parse_record
 from data_pipelines.ingest.layouts.nulls import decoded_list
 from data_pipelines.ingest.layouts.objects import IMAGE_KEYS, image_cell, parse_object, references
@@ -32,6 +33,9 @@ def _parquet_units(shard: IngestShard, config: IngestConfig) -> Iterator[Unit]:
     row = shard.first_row
     try:
         with pq.ParquetFile(shard.file) as file:
+            if (ambiguous := ambiguous_columns(file.schema_arrow.names, config)) is not None:
+                yield Unit(row=-1, content=ambiguous, raw_sha256=digest(ambiguous.detail.encode()))
+                return
             stop = shard.first_row + shard.num_rows if shard.num_rows >= 0 else file.metadata.num_rows
             start = 0
             for group in range(file.metadata.num_row_groups):
@@ -70,6 +74,9 @@ def arrow_units(shard: IngestShard, config: IngestConfig, _files: OtherFiles) ->
     try:
         with _arrow_batches(shard.file) as batches:
             for batch in batches:
+                if (ambiguous := ambiguous_columns(batch.schema.names, config)) is not None:
+                    yield Unit(row=-1, content=ambiguous, raw_sha256=digest(ambiguous.detail.encode()))
+                    return
                 for first in range(0, len(batch), BATCH_ROWS):
                     for number, fields in enumerate(_rows(batch.slice(first, BATCH_ROWS))):
                         yield from row_units(row + first + number, fields, config)
@@ -107,6 +114,19 @@ def _cell_value(cell: Any) -> Any:
         return None if data is None else data.to_pybytes().decode("utf-8", "replace")
     except _CELL_ERRORS:
         return None
+
+
+def ambiguous_columns(names: Sequence[str], config: IngestConfig) -> Reject | None:
+    """Why a table cannot be read: two columns of images or words have one name but for case, and none is stated."""
+    counts: Counter[str] = Counter()
+    for stated, usual in (("image", IMAGE_KEYS), ("caption", CAPTION_KEYS), ("", TURN_KEYS)):
+        meant = config.names_of(stated) if stated else ()
+        counts.update(name for name in names if name in meant)
+        counts.update(name.lower() for name in names if not meant and name.lower() in usual)
+    twice = [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return None
+    return Reject(reason="ambiguous_sample", detail=f"two columns are called {twice[0]!r}; rename one of them")
 
 
 def row_units(row: int, fields: dict[str, Any], config: IngestConfig) -> Iterator[Unit]:

@@ -92,6 +92,8 @@ def test_the_id_covers_texts_task_and_images_and_nothing_else() -> None:
         ("x/train/a.tar", "train"),
         ("valley.jsonl", None),
         ("test.parquet", "val"),
+        ("dev/a.png", "val"),
+        ("eval-0001.jsonl", "val"),
     ],
 )
 def test_the_split_is_read_from_whole_words_of_a_file_name(name: str, split: str | None) -> None:

@@ -29,6 +29,7 @@ def test_folders_are_listed_without_leftovers_and_each_once(tmp_path: Path) -> N
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "other")
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
-    (tmp_path / "data" / "broken.png").symlink_to("absent")
-    assert files_below(tmp_path / "data") == ["b.png", "linked/c.png", "sub/a.png"]
+    (tmp_path / "data" / "broken.png").symlink_to("absent")  # its record is rejected
+    (tmp_path / "data" / "broken.txt").symlink_to("absent")
+    assert files_below(tmp_path / "data") == ["b.png", "broken.png", "linked/c.png", "sub/a.png"]
     assert ".DS_Store" in files_below(tmp_path / "data", leftovers=True)

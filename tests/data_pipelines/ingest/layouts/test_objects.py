@@ -35,6 +35,8 @@ def record(value: object, config: IngestConfig = CONFIG) -> Record:
         {"image": None, "path": "a.png", "caption": None, "prompt": "a red circle"},
         {"image": {"path": "a.png", "bytes": None}, "captions": ["a red circle"]},
         {"filepath": "a.png", "sentences": [{"raw": "a red circle"}]},
+        {"Image": "a.png", "Text": "a red circle", "title": "no"},
+        {"filepath": "a.png", "title": "a red circle"},
     ],
 )
 def test_an_image_with_a_caption_is_a_record(value: dict[str, Any]) -> None:
@@ -103,3 +105,11 @@ def test_what_is_no_record_says_why(value: object, reason: str, detail: str) -> 
 )  # fmt: skip
 def test_layouts_are_called_by_their_names(value: object, name: str) -> None:
     assert layout_name(value, CONFIG) == name
+
+
+@pytest.mark.parametrize("index", [3, -1, "1", 1.0])
+def test_an_image_of_a_text_that_is_not_there_costs_its_document(index: object) -> None:
+    value = {**MMC4, "image_info": [{"image_name": "door.png", "matched_text_index": index}]}
+    (found,) = parse_object(value, CONFIG)
+    assert isinstance(found, Reject)
+    assert found.reason == "missing_file"

@@ -63,3 +63,27 @@ def test_a_file_without_a_header_says_so(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     rows = ingest(tmp_path / "out", CONFIG, [path])
     assert [(row["reject"], row["source_row"]) for row in rows] == [("bad_schema", -1)]
+
+
+@pytest.mark.parametrize("header", ["Image,Caption", "IMAGE,TEXT", "filepath,title", "File_Name,Title"])
+def test_a_header_in_other_letters_is_the_same_header(tmp_path: Path, header: str) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    (tmp_path / "a.csv").write_text(f"{header}\na.png,some words\n")
+    (row,) = ingest(tmp_path / "out", CONFIG, [tmp_path / "a.csv"], [raw / "images"])
+    assert (row["reject"], row["image_names"], "some words" in row["conversations"]) == (None, ["a.png"], True)
+
+
+@pytest.mark.parametrize("header", ["image,caption,caption", "image,Caption,caption", "image,IMAGE,caption"])
+def test_of_two_columns_with_one_name_none_is_taken(tmp_path: Path, header: str) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    (tmp_path / "a.csv").write_text(f"{header}\na.png,b.png,words\n")
+    (row,) = ingest(tmp_path / "out", CONFIG, [tmp_path / "a.csv"], [raw / "images"])
+    assert (row["reject"], "two columns are called" in row["detail"]) == ("ambiguous_sample", True)
+
+
+def test_a_column_that_the_config_states_is_taken_beside_one_in_other_letters(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    (tmp_path / "a.csv").write_text("image,Caption,caption\na.png,loud,meant\n")
+    stated = IngestConfig(source="c", caption="caption")
+    (row,) = ingest(tmp_path / "out", stated, [tmp_path / "a.csv"], [raw / "images"])
+    assert (row["reject"], "meant" in row["conversations"]) == (None, True)

@@ -97,3 +97,26 @@ def test_odd_names_are_read(tmp_path: Path) -> None:
             file.write(data)
     rows = ingest(tmp_path / "out", PAIRS, [folder])
     assert sorted(texts(rows).values()) == ["latin", "nfc", "odd"]
+
+
+def test_words_of_a_name_in_other_letters_or_escapes_are_those_of_another_image(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "f", {
+        "A.png": png(1), "a.png": png(2), "a.txt": "small", "B.PNG": png(3), "b.txt": "nobody's",
+        "c d.png": png(4), "c d.txt": "with a blank", "c%20d.png": png(5), "%00.png": png(6), "%00.txt": "escaped nul",
+        f"{'é' * 100}.png": png(7), f"{'é' * 100}.txt": "long in its other normal form",
+    })  # fmt: skip
+    rows = ingest(tmp_path / "out", PAIRS, [folder])
+    assert {name for name, reason in reasons(rows).items() if reason} == {"A.png", "B.PNG", "c%20d.png"}
+    assert texts(rows) == {
+        "a.png": "small", "c d.png": "with a blank", "%00.png": "escaped nul",
+        f"{'é' * 100}.png": "long in its other normal form",
+    }  # fmt: skip
+
+
+def test_links_to_nothing_and_pipes_are_rejected_and_not_passed_over(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "f", {"a.png": png(1), "a.txt": "fine", "b.txt": "two", "c.txt": "three"})
+    (folder / "b.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "c.png")
+    assert reasons(ingest(tmp_path / "out", PAIRS, [folder])) == {
+        "a.png": None, "b.png": "missing_file", "c.png": "unsafe_path",
+    }  # fmt: skip

@@ -136,3 +136,20 @@ def test_a_file_that_holds_all_images_names_none(tmp_path: Path) -> None:
     assert not holds(pa.array([{"bytes": b"x", "path": "a"}, {"bytes": None, "path": "b"}], CELL))
     assert not holds(["a", "b"])
     assert not holds(with_bytes, messages=[json.dumps(CHAT)] * 2)
+
+
+def test_words_in_a_column_of_bytes_are_words(tmp_path: Path) -> None:
+    images = pa.array([png(1), png(2), png(3)])
+    path = write(tmp_path / "b.parquet", image=images, caption=pa.array(["café".encode(), b"two", None], pa.binary()))
+    rows = ingest(tmp_path / "out", CONFIG, [path])
+    assert [row["reject"] for row in rows] == [None, None, "caption_missing"]
+    assert "café" in json.loads(rows[0]["conversations"])[1]["text"]
+
+
+def test_of_two_columns_with_one_name_none_is_taken(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([png(1)]), pa.array(["one"]), pa.array(["two"])], ["image", "text", "text"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    (row,) = ingest(tmp_path / "out", CONFIG, [tmp_path / "t.parquet"])
+    assert (row["reject"], row["detail"]) == (
+        "ambiguous_sample", "two columns are called 'text'; rename one of them",
+    )  # fmt: skip
