@@ -33,7 +33,7 @@ TITLES = {
     "license": "Licence",
     "task": "Task",
     "split": "Split",
-    "format": "Format of the first picture",
+    "format": "Format of the first image",
     "side": "Shorter side, pixels",
     "aspect": "Width / height",
     "anchor": "Anchor that the image is cropped to, height x width",
@@ -105,7 +105,7 @@ def _add_counts(table: Any, whole: Cell, tables: dict[str, dict[str, Cell]]) -> 
     columns = {
         "reason": table["reason"],
         **{name: _or_none_stated(table[name]) for name in ("source", "license", "task", "split", "language")},
-        "format": pc.fill_null(table["format"], "no picture read"),
+        "format": pc.fill_null(table["format"], "no image read"),
         "side": _bins("side", pc.min_element_wise(table["width"], table["height"])),
         "aspect": _bins("aspect", pc.divide(pc.cast(table["width"], pa.float64()), table["height"])),
         "anchor": _anchors(table),

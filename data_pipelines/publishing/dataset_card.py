@@ -185,7 +185,7 @@ def _licences(summary: AuditSummary) -> list[str]:
 
 
 def _verdicts(summary: AuditSummary) -> str:
-    lines = ["| verdict | records | share | bytes of first pictures |", "|---|---:|---:|---:|"]
+    lines = ["| verdict | records | share | bytes of first images |", "|---|---:|---:|---:|"]
     for verdict in VERDICTS:
         rows, num_bytes = summary.whole.rows.get(verdict, 0), summary.whole.bytes.get(verdict, 0)
         lines.append(f"| {verdict} | {rows:,} | {summary.share(verdict):.1%} | {bytes_text(num_bytes)} |")

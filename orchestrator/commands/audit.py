@@ -12,7 +12,7 @@ import click
 
 from orchestrator.artifact import Manifest
 from orchestrator.commands.shared.completion import complete_target
-from orchestrator.commands.shared.dataset_origin import dataset_origin
+from orchestrator.commands.shared.dataset_origin import dataset_origin, failed_origin
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
     Locations,
@@ -230,7 +230,7 @@ def dataset_folders(targets: Sequence[str], locations: Locations, *, view: Path 
         ]
 
 
-def _failed_dataset(workspace: Workspace, target: str) -> Path | None:
+def _failed_dataset(workspace: Workspace, target: str) -> DatasetFolder | None:
     """What the newest failed attempt at RUN:STAGE found, None if there is nothing or the target is no such name."""
     try:
         found = find_target(workspace.database, target)
@@ -238,7 +238,19 @@ def _failed_dataset(workspace: Workspace, target: str) -> Path | None:
         return None
     if found.stage_id is None:
         return None
-    return newest_failed(workspace.artifacts.cache, found.status.run.run_id, found.stage_id)
+    run_id = found.status.run.run_id
+    folder = newest_failed(workspace.artifacts.cache, run_id, found.stage_id)
+    if folder is None:
+        return None
+    origin = failed_origin(
+        workspace.artifacts,
+        workspace.runs,
+        stage_kinds(),
+        run_id=run_id,
+        stage_id=found.stage_id,
+        attempt=folder.name,
+    )
+    return DatasetFolder(folder=folder, origin=origin)
 
 
 def _stored_dataset(workspace: Workspace, target: str, view: Path | None) -> DatasetFolder:
@@ -252,9 +264,9 @@ def _stored_dataset(workspace: Workspace, target: str, view: Path | None) -> Dat
         if failed is None:
             raise
         click.echo(
-            f"warning: {target} is not committed: shown is what its failed attempt {failed.name} found", err=True
+            f"warning: {target} is not committed: shown is what its failed attempt {failed.folder.name} found", err=True
         )
-        return DatasetFolder(folder=failed)
+        return failed
     manifest = stored.manifest
     opened = artifacts.open(manifest.key, only=is_table)
     if view is None:

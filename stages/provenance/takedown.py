@@ -355,7 +355,11 @@ def _tainted(artifact: StoredArtifact, why: str, *, is_kept: bool) -> TaintedArt
 def _source_locations(matches: Mapping[str, Sequence["Match"]]) -> list[str]:
     """The rows of the source files that contain the samples; deleting them there is up to the owner of the files."""
     found = [match for dataset in matches.values() for match in dataset]
-    locations = {f"{match.source}: {match.source_file}, row {match.source_row}" for match in found}
+    locations = {
+        f"{match.source}: {match.source_file}, row {match.source_row}"
+        + (f", {match.external_id}" if match.external_id else "")
+        for match in found
+    }
     return sorted(locations)[:MAX_SOURCE_LOCATIONS]
 
 

@@ -5,9 +5,11 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from mlflow import MlflowClient
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 RECIPE = str(TINY)
 NAME = "text-train-000001"  # text only: the models that learn from images provably never saw it
 AGAIN = ["ingested", "curated", "tokenizer_scores", "vocabulary", "mllm_1", "evaluated", "exported"]
-KEEPING = ("--set", "stages.mllm_1.execution.keep_checkpoints=10")  # of all its 6 steps
+STEPS = 12  # of a training whose checkpoints are all kept
 CLEARED = ["vision", "tokenizer", "tokens", "decoder"]
 
 
@@ -70,7 +72,7 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
         "mllm_1",
         "exported",
     ]
-    assert plan["takedown"]["outside"] == ["shapes: text_train-00000.jsonl, row 1"]
+    assert plan["takedown"]["outside"] == [f"shapes: text_train-00000.jsonl, row 1, {NAME}"]
     assert set(desk.actions(RECIPE).values()) == {"reuse"}  # drawing it up changed nothing
 
     desk.illume("takedown", "apply", "T1.takedown.json")
@@ -92,7 +94,7 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
 
     desk.illume("gc", "--delete")
     assert holders(desk, words) == []
-    desk.illume("run", RECIPE, *KEEPING)
+    desk.illume("run", RECIPE)
     assert set(desk.actions(RECIPE).values()) == {"reuse"}
     assert holders(desk, words) == []
 
@@ -112,36 +114,43 @@ def test_from_the_question_to_the_receipt(desk: Desk, words: bytes, tmp_path: Pa
     assert {subject["digest"]["sha256"] for subject in statement["subject"]} <= manifests
 
 
+def seen_by_vision(answer: Any) -> dict[str, list[int]]:
+    """Of a trace, by sample the steps of the training `vision` that consumed it."""
+    return {found["sample_id"]: found["steps"] for found in answer["exposures"] if found["stage"] == "vision"}
+
+
 def test_a_training_is_paid_for_from_its_newest_clean_checkpoint_on(desk: Desk) -> None:
-    """After the one before: of the texts that are left, the one that the model saw last is taken down."""
-    texts = [f"text-train-{number:06d}" for number in range(8)]
-    trace = desk.illume("trace", *texts, "--near", "0", "--json").data
-    first: dict[str, int] = {}
-    for exposure in trace["exposures"]:
-        if exposure["stage"] == "mllm_1":
-            first[exposure["sample_id"]] = min(exposure["steps"])
-    sample, step = max(first.items(), key=lambda item: item[1])
-    assert step > 0, "one of the texts is not in the first step"
-    before = next(artifact for artifact in desk.artifacts().values() if artifact.manifest.stage_kind == "train_mllm")
-    old = str(before.manifest.fingerprint)
+    """After the one before, whose data are here; of some images the one that was first seen last is taken down."""
+    recipe = yaml.safe_load(TINY.read_text())
+    stages = {name: recipe["stages"][name] for name in ("shapes", "ingested", "curated", "vision")}
+    stages["vision"]["config"]["loop"]["steps"] = STEPS
+    stages["vision"] |= {"execution": {"keep_checkpoints": STEPS}, "retry": {"checkpoint_every": 1}}
+    (desk.folder / "seeing.yaml").write_text(yaml.safe_dump({"name": "seeing", "stages": stages}))
+    desk.illume("run", "seeing.yaml")
+    names = [f"generation-train-{number:06d}" for number in range(20)]
+    before = seen_by_vision(desk.illume("trace", *names, "--near", "0", "--json").data)
+    sample = max(before, key=lambda name: before[name][0])
+    step, old = before[sample][0], desk.plan("seeing.yaml")["vision"]["fingerprint"]
+    assert step > 0, "some are seen after the first step"
 
     plan = desk.illume("takedown", "plan", sample, "--near", "0", "--id", "T2", "--json").data
-    restarts = {entry["fingerprint"]: entry["step"] for entry in plan["takedown"]["restarts"]}
-    assert restarts[old] == step
+    assert {entry["fingerprint"]: entry["step"] for entry in plan["takedown"]["restarts"]}[old] == step
     desk.illume("takedown", "apply", "T2.takedown.json", "--delete")
-    desk.illume("gc", "--delete", "--older-than-h", "0")  # keeps what is awaited
-    planned = desk.plan(RECIPE)["mllm_1"]
+    desk.illume("gc", "--delete", "--older-than-h", "0")  # it keeps the checkpoint to begin with
+    planned = desk.plan("seeing.yaml")["vision"]
     assert {"type": "continues", "step": step, "fingerprint": old} in planned["reasons"]
-    desk.illume("run", RECIPE, *KEEPING)
-    new = planned["fingerprint"]
-    (folder,) = desk.store.glob(f"artifacts/train_mllm/*/{new}/checkpoints")
-    assert sorted(int(path.name) for path in folder.iterdir()) == list(range(step, 7))
-    assert "continues from its clean checkpoint" in desk.illume("lineage", new[:12]).out
+    desk.illume("run", "seeing.yaml")
+    (folder,) = desk.store.glob(f"artifacts/train_vision/*/{planned['fingerprint']}/checkpoints")
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(range(step, STEPS + 1)), (
+        "the steps that were paid"
+    )
+    assert (
+        f"continues from its clean checkpoint of step {step}: {old[:12]}"
+        in desk.illume("lineage", planned["fingerprint"][:12]).out
+    )
 
-    others = [name for name in first if name != sample]
-    again = desk.illume("trace", sample, *others, "--near", "0", "--json").data
-    seen = {entry["sample_id"]: entry["steps"] for entry in again["exposures"] if entry["stage"] == "mllm_1"}
-    assert sample not in seen
-    was = {entry["sample_id"]: entry["steps"] for entry in trace["exposures"] if entry["stage"] == "mllm_1"}
-    for name in others:  # before the checkpoint it is what the other training consumed, whose data are gone
-        assert [found for found in seen.get(name, []) if found < step] == [found for found in was[name] if found < step]
+    after = seen_by_vision(desk.illume("trace", sample, *before, "--near", "0", "--json").data)
+    assert sample not in after
+    for name in before.keys() - {sample}:  # until then it is what the other training consumed, whose data are gone
+        found = [found for found in after.get(name, ()) if found < step]
+        assert found == [found for found in before[name] if found < step]

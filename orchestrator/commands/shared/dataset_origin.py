@@ -53,11 +53,51 @@ def dataset_origin(artifacts: ArtifactStore, runs: RunStore, kinds: Kinds, store
     )
 
 
+def failed_origin(
+    artifacts: ArtifactStore, runs: RunStore, kinds: Kinds, *, run_id: str, stage_id: str, attempt: str
+) -> "Origin":
+    """The origin of what a failed attempt found, of which nothing is in the store."""
+    from data_pipelines.audit.origin import Origin
+
+    run = _run(artifacts, runs, run_id)
+    planned = run.planned.get(stage_id, {})
+    facts = [
+        ("run", run.text),
+        ("stage", f"{stage_id}, kind {planned.get('kind', NOT_RECORDED)}"),
+        ("attempt", f"{attempt}, which failed: nothing of it is committed"),
+        ("identity", f"{planned.get('fingerprint', NOT_RECORDED)}, which it would have had"),
+        *_asked(run.asked_by),
+        ("this page", f"{_time_text(datetime.now(UTC).timestamp())}, written by {current_actor().name}"),
+    ]
+    return Origin(facts=facts, thresholds=list(_planned_thresholds(kinds, run, stage_id)))
+
+
+def _asked(asked: ActorRecord | None) -> Iterator[tuple[str, str]]:
+    yield "asked for by", asked.name if asked else NOT_RECORDED
+    if asked and asked.command:
+        yield "command", asked.command
+    if asked and asked.reason:
+        yield "reason", asked.reason
+
+
+def _planned_thresholds(kinds: Kinds, run: _Run, stage_id: str) -> "Iterator[Threshold]":
+    """Of a stage of the plan and of those that it reads, the nearest first."""
+    pending, known = [stage_id], {stage_id}
+    while pending:
+        name = pending.pop(0)
+        planned = run.planned.get(name, {})
+        payload = planned.get("payload", {})
+        yield from _of_config(name, kinds, str(planned.get("kind")), payload.get("config", {}))
+        yield from _of_plan(name, planned)
+        above = [str(parent) for parents in planned.get("inputs", {}).values() for parent in parents]
+        pending += [parent for parent in above if parent not in known]
+        known.update(above)
+
+
 def _facts(stored: StoredArtifact, run: _Run) -> Iterator[tuple[str, str]]:
     manifest, provenance = stored.manifest, stored.manifest.provenance
     code = provenance.get(PROVENANCE_CODE)
     digest = str(code.get("digest", ""))[:16] if isinstance(code, dict) else ""
-    asked = run.asked_by
     yield "run", run.text
     yield (
         "stage",
@@ -66,11 +106,7 @@ def _facts(stored: StoredArtifact, run: _Run) -> Iterator[tuple[str, str]]:
     yield "identity", str(manifest.fingerprint)
     yield "manifest SHA-256", stored.manifest_sha256
     yield "made", f"{_time_text(stored.commit.committed_s)}, on {provenance.get('host', 'an unknown host')}"
-    yield "asked for by", asked.name if asked else NOT_RECORDED
-    if asked and asked.command:
-        yield "command", asked.command
-    if asked and asked.reason:
-        yield "reason", asked.reason
+    yield from _asked(run.asked_by)
     yield "code", f"illume {provenance.get('version', NOT_RECORDED)}, source digest {digest or NOT_RECORDED}"
     takedowns = provenance.get(PROVENANCE_TAKEDOWNS)
     yield "takedowns respected", ", ".join(map(str, takedowns)) if isinstance(takedowns, list) and takedowns else "none"
@@ -104,7 +140,7 @@ def _thresholds(artifacts: ArtifactStore, kinds: Kinds, manifest: Manifest, run:
     while pending:
         found = pending.pop(0)
         stage = str(found.provenance.get("stage", found.stage_kind))
-        yield from _of_config(stage, kinds, found)
+        yield from _of_config(stage, kinds, found.stage_kind, found.payload.get("config", {}))
         yield from _of_plan(stage, run.planned.get(stage, {}))
         for parents in found.inputs.values():
             for parent in parents:
@@ -119,10 +155,10 @@ def _stored(artifacts: ArtifactStore, kinds: Kinds, fingerprint: str) -> StoredA
     return next((stored for stored in found if stored is not None), None)
 
 
-def _of_config(stage: str, kinds: Kinds, manifest: Manifest) -> "Iterator[Threshold]":
+def _of_config(stage: str, kinds: Kinds, stage_kind: str, config: JSON) -> "Iterator[Threshold]":
     from data_pipelines.audit.origin import Threshold
 
-    kind, config = kinds.get(manifest.stage_kind), manifest.payload.get("config", {})
+    kind = kinds.get(stage_kind)
     given = dict(_leaves(config))
     whole = complete_config(kind.config, config) if kind else config
     for name, value in _leaves(whole):

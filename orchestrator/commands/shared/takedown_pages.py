@@ -33,8 +33,14 @@ class ShownMatch:
     jpeg: bytes | None
 
     @property
+    def verdict(self) -> str:
+        from data_pipelines.audit.page import VERDICT_NAMES
+
+        return VERDICT_NAMES.get(self.match.verdict, self.match.verdict)
+
+    @property
     def alt(self) -> str:
-        return f"{self.match.verdict} record {self.match.sample_id[:12]} from {self.match.source_file}"
+        return f"{self.verdict} record {self.match.sample_id[:12]} from {self.match.source_file}"
 
 
 @dataclass(frozen=True, kw_only=True)

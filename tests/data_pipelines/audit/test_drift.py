@@ -106,7 +106,7 @@ def test_the_text_lists_only_the_tables_that_changed(versions: tuple[Path, Path]
     text = drift_text(drift_of(versions))
     assert re.search(r"samples +30 added +10 removed +70 in both", text)
     assert re.search(r"web +100\.00% +77\.78% +-22\.22", text)
-    assert "Format of the first picture, share" not in text
+    assert "Format of the first image, share" not in text
 
 
 def test_the_page_has_a_section_of_what_changed_and_escapes_it(versions: tuple[Path, Path], tmp_path: Path) -> None:
