@@ -17,7 +17,7 @@ from orchestrator.artifacts.shard_search import ShardSearch
 from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import CorruptArtifactError, FencedError
 from orchestrator.shards import RemoteFolder, ShardOutcome, ShardRecord
-from orchestrator.store.attempt_folder import AttemptFolder, new_folder
+from orchestrator.store.attempt_folder import PARENTS, AttemptFolder, new_folder
 from orchestrator.store.commits import (
     Commit,
     Decided,
@@ -49,6 +49,11 @@ class ShardLedger:
     store: Store
     cache: Path
     holder: str = ""  # as in `ArtifactStore`
+
+    @property
+    def outputs(self) -> Path:
+        """The folder on this machine that all outputs are below."""
+        return self.store.local("") or self.cache
 
     def find(self, key: ArtifactKey) -> StoredShard | None:
         """The finished shard if its files all exist with the recorded lengths; otherwise None."""
@@ -150,8 +155,7 @@ class ShardLedger:
             return None
         body = shard_body(output.seal(), outcome, provenance)
         failpoints.hit("shard.files")
-        written = output.written() if self.store.is_local else ()
-        return Decided(site=site, generation=0, attempt=own, epoch=epoch, body=body, written=written)
+        return Decided(site=site, generation=0, attempt=own, epoch=epoch, body=body, written=output.written)
 
     def _record_one(
         self, output: AttemptFolder, outcome: ShardOutcome, provenance: Mapping[str, JSON], epoch: int
@@ -159,7 +163,7 @@ class ShardLedger:
         try:
             root = self.store.local("")
             if root is not None:
-                sync_all(root, output.written())  # the folders above it too
+                sync_all(root, output.written, at_least=PARENTS)  # the folders above it too
             return self.record(output, outcome, provenance=provenance, epoch=epoch)
         except Exception as error:  # noqa: BLE001 - the error of this output, for whoever made it
             return error
@@ -193,11 +197,11 @@ class ShardLedger:
 
     def to_record(self, stored: StoredShard, *, shard: str, reused: bool) -> ShardRecord:
         """The shard as a stage sees it. Its files are downloaded where they are read."""
-        here, there = self.store.local(stored.data_key), self.cache / stored.data_key
+        here = self.store.local(stored.data_key)
         return ShardRecord(
             shard=shard,
             fingerprint=stored.key.fingerprint,
-            path=here or RemoteFolder(there, partial(self.fetch, stored)),
+            path=here or RemoteFolder(self.cache / stored.data_key, partial(self.fetch, stored)),
             files=stored.files,
             outcome=stored.outcome,
             reused=reused,

@@ -41,7 +41,8 @@ class ShardSearch:
         `packer`: of the map that they belong to; only its packs are read, and it gets the records that are in none.
         """
         prefixes = sorted({fingerprint[:2] for fingerprint in wanted})
-        if len(wanted) <= FEW or not (known := self._worth_listing(prefixes, len(wanted))):
+        known = self._worth_listing(prefixes, len(wanted)) if len(wanted) > FEW else None
+        if known is None:
             return self._one_by_one(wanted, None)
         packed, keys, found = self._packed(packer), frozenset(wanted), dict[str, StoredShard]()
         for shards in chain([known], list_shards(self.store, self.stage_kind, prefixes[1:])):

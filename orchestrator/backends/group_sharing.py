@@ -11,20 +11,23 @@ from pathlib import Path
 SHARED_FOLDER = stat.S_IRWXG | stat.S_ISGID
 
 
-def share_folder(folder: Path) -> None:
+def share_folder(folder: Path | str) -> None:
     """Give a folder that this process has just made the rights of the group on the folder that it is in."""
-    parent, own = folder.parent.stat(), folder.stat()
+    parent = os.stat(os.path.dirname(folder))
+    if not _is_shared(parent):
+        return
+    own = os.stat(folder)
     is_hidden = not own.st_mode & stat.S_IRWXG  # by the umask; a folder that passes its group on is meant for it
-    if not _is_shared(parent) or (is_hidden and not parent.st_mode & stat.S_ISGID):
+    if is_hidden and not parent.st_mode & stat.S_ISGID:
         return
     wanted = stat.S_IMODE(own.st_mode) | (parent.st_mode & SHARED_FOLDER)
     if wanted != stat.S_IMODE(own.st_mode):
-        folder.chmod(wanted)
+        os.chmod(folder, wanted)
 
 
-def share_file(descriptor: int, folder: Path) -> None:
+def share_file(descriptor: int, folder: Path | str) -> None:
     """Let the group of a shared folder read a file that is about to appear in it."""
-    found = folder.stat()
+    found = os.stat(folder)
     if _is_shared(found):
         own = os.fstat(descriptor)
         os.fchmod(descriptor, stat.S_IMODE(own.st_mode) | (found.st_mode & stat.S_IRGRP))

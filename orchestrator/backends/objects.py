@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from orchestrator.constraints import KEY_EXPECTED, KEY_PATTERN
@@ -10,6 +11,7 @@ from orchestrator.errors import StoreError
 
 MAX_RECORD_BYTES = 256 * 1024**2  # manifests of a million files are smaller; a larger "record" is damage or an attack
 CHUNK_BYTES = 4 * 1024**2  # bytes read, hashed and sent at a time
+SMALL_BYTES = 64 * 1024  # of a file that is read in one piece
 IDENTITY = "STORE.json"  # of a store, see store_identity.py
 
 _KEY = re.compile(KEY_PATTERN)
@@ -48,6 +50,15 @@ def check_key(key: str) -> str:
 
 def file_digest(path: Path) -> Digest:
     """Length and SHA-256 of a local file, read as a stream."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Digest(bytes=file.tell(), sha256=sha256)
+    with open(path, "rb", buffering=0) as file:
+        return open_file_digest(file)
+
+
+def open_file_digest(file: FileIO) -> Digest:
+    """`file_digest` of a file that is open at its start, without buffering."""
+    begin = file.read(SMALL_BYTES)
+    if len(begin) < SMALL_BYTES and not file.read(1):  # the usual way takes a buffer that is larger than the file
+        return Digest(bytes=len(begin), sha256=hashlib.sha256(begin).hexdigest())
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Digest(bytes=file.tell(), sha256=sha256)

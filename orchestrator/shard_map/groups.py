@@ -1,7 +1,8 @@
 """Small shards run in groups: one call runs several, which are recorded together.
 
-A group takes about as long as a call and a commit are worth, so that a process which is lost takes little work with it.
-After a failure that concerns the whole call, each of its shards runs by itself: a death has one suspect again.
+A group takes about as long as a call is worth; its shards become durable meanwhile (`batch_recorder.py`), so that a
+process which is lost takes little work with it. After a failure that concerns the whole call, each of its shards that
+is not on record runs by itself: a death has one suspect again.
 """
 
 from dataclasses import dataclass, replace
@@ -13,8 +14,8 @@ from orchestrator.shard_map.work_queue import WorkQueue
 from orchestrator.shard_map.worker_pool import CallResult
 from orchestrator.shards import RemoteFolder
 
-GROUP_S = 0.5  # that a group should take; a longer shard runs by itself
-MAX_GROUP = 128  # shards
+GROUP_S = 1.0  # that a group should take; a shard of more than half of it runs by itself
+MAX_GROUP = 512  # shards
 MEMORY = 0.3  # weight of the newest call in the mean time of a shard
 
 

@@ -35,11 +35,11 @@ from orchestrator.shard_map.groups import Grouping, call_of, results_of
 from orchestrator.shard_map.inquiries import TRANSIENT, Inquiries, fault_of_environment, quarantined_items
 from orchestrator.shard_map.map_events import report_death, report_quarantined
 from orchestrator.shard_map.map_log import MapLog
-from orchestrator.shard_map.map_settings import MapSettings, MapTools
+from orchestrator.shard_map.map_settings import MapSettings, MapTools, host_settings
 from orchestrator.shard_map.pending import Inquiry, PendingShard, Witnesses, WorkItem
 from orchestrator.shard_map.probes import Probes
 from orchestrator.shard_map.quarantine import QuarantineCount
-from orchestrator.shard_map.shard_host import HostInfo, HostSettings
+from orchestrator.shard_map.shard_host import HostInfo
 from orchestrator.shard_map.shard_times import ShardTimes
 from orchestrator.shard_map.start_waits import StartWait
 from orchestrator.shard_map.verdicts import Verdict, check_process, hear
@@ -85,19 +85,10 @@ class MapRun:
         self._start_failures = 0
         self._next_start_at = 0.0
         resources = settings.resources
-        host_settings = HostSettings(
-            ledger=tools.ledger,
-            stage_kind=settings.stage_kind,
-            attempt=settings.attempt,
-            hang_after_s=settings.retry.hang_after_s,
-            scratch=settings.scratch,
-            logs=settings.logs,
-            guard=settings.guard,
-        )
         of_worker = WorkerResources(cpus=resources.cpus, gpus=resources.gpus, memory_gib=resources.memory_gib)
         self._pool: WorkerPool[WorkItem] = WorkerPool(
             tools.cluster,
-            host_settings,
+            host_settings(settings, tools.ledger),
             worker,
             size=max(1, min(resources.workers >> settings.memory_halvings, len(pending_shards))),
             resources=of_worker,
@@ -185,10 +176,18 @@ class MapRun:
             self._on_trial_result(work_item, None, result.process)
 
     def _on_group(self, work_item: WorkItem, result: CallResult[WorkItem]) -> None:
-        """Take up each shard's own result; where the whole call failed, each runs again by itself."""
+        """Take up each shard's own result; where the whole call failed, those without a record run by themselves."""
         for part in results_of(result) if isinstance(result.outcome, tuple) else ():
             self._on_result(part)
-        for member in work_item.group if result.error else ():
+        if result.error is None:
+            return
+        wanted = [member.pending.fingerprint for member in work_item.group]
+        recorded = self._tools.ledger.find_many(self._settings.stage_kind, wanted)
+        seconds = result.seconds / len(work_item.group)
+        for member in work_item.group:
+            if member.pending.fingerprint in recorded:
+                self._on_recorded(member.pending, recorded[member.pending.fingerprint], seconds)
+                continue
             member.pending.alone = True
             self._queue.push(member)
 

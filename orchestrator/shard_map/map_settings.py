@@ -13,6 +13,7 @@ from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.logs.worker_log import WorkerLogs
+from orchestrator.shard_map.shard_host import HostSettings
 from orchestrator.shard_map.worker_pool import IdleWorkers
 from orchestrator.stage import Resources, RetryPolicy, Tracker
 
@@ -47,3 +48,16 @@ class MapTools:
     idle_workers: IdleWorkers  # processes shared by the attempt's maps, one after the other
     # Called with the fingerprints of all shards before they are looked for; a map outside of attempts records nothing.
     record_use: Callable[[Sequence[str]], None] = lambda _fingerprints: None
+
+
+def host_settings(settings: MapSettings, ledger: ShardLedger) -> HostSettings:
+    """What the map's worker processes are told."""
+    return HostSettings(
+        ledger=ledger,
+        stage_kind=settings.stage_kind,
+        attempt=settings.attempt,
+        hang_after_s=settings.retry.hang_after_s,
+        scratch=settings.scratch,
+        logs=settings.logs,
+        guard=settings.guard,
+    )

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +27,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import OrchestratorError, StageCodeError
 from orchestrator.failures.classes import FailureReport, report_of
 from orchestrator.logs.worker_log import WorkerLog, WorkerLogs
+from orchestrator.shard_map.batch_recorder import BatchRecorder, Made, Recorded
 from orchestrator.shards import Quarantined, RemoteFolder, ShardInput, ShardOutcome, ShardWorker
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.output_checks import files_in_writing, output_problem
@@ -71,6 +73,7 @@ class ShardHost:
         self._settings = settings
         self._work: Callable[[ShardInput], ShardOutcome] | None = None
         log_file = settings.logs.open(f"worker-{os.getpid()}") if settings.logs is not None else sys.stderr
+        self._executor = ThreadPoolExecutor(1, "recorder")
         self._watchdog = _Watchdog(settings.hang_after_s, log_file)
 
     def start(self, worker: ShardWorker) -> HostInfo | FailureReport:
@@ -105,27 +108,27 @@ class ShardHost:
             return self._failed(request, output, error)
 
     def run_group(self, requests: tuple[ShardRequest, ...]) -> tuple[StoredShard | FailureReport, ...]:
-        """Run small shards one after the other and record them together, which costs little more than recording one.
+        """Run small shards one after the other and record them in batches, each at little more than the cost of one.
 
         The records are durable when this returns them; a failure concerns its own shard only.
         """
-        found: list[StoredShard | FailureReport | None] = [None] * len(requests)
-        finished: list[tuple[int, AttemptFolder, ShardOutcome]] = []
+        found: dict[int, StoredShard | FailureReport] = {}
+        outputs: dict[int, AttemptFolder] = {}
+        recorder = BatchRecorder(self._record, self._executor, before_wait=self._watchdog.pause)
         with self._watchdog.watch_many():
             for index, request in enumerate(requests):
                 made = self._make(request)
                 if isinstance(made, FailureReport):
                     found[index] = made
                 else:
-                    finished.append((index, *made))
-        writing = files_in_writing()
-        for entry in list(finished):
-            if problem := output_problem(entry[1].data, writing):
-                finished.remove(entry)
-                found[entry[0]] = self._failed(requests[entry[0]], entry[1], StageCodeError(f"the worker: {problem}"))
-        for (index, output, _), result in zip(finished, self._record([entry[1:] for entry in finished]), strict=True):
-            found[index] = result if isinstance(result, StoredShard) else self._failed(requests[index], output, result)
-        return tuple(result for result in found if result is not None)
+                    outputs[index] = made[0]
+                    recorder.add(index, made)
+        for index, result in recorder.results().items():
+            if isinstance(result, Exception):
+                found[index] = self._failed(requests[index], outputs[index], result)
+            else:
+                found[index] = result
+        return tuple(found[index] for index in range(len(requests)))
 
     def _make(self, request: ShardRequest) -> tuple[AttemptFolder, ShardOutcome] | FailureReport:
         settings = self._settings
@@ -140,16 +143,23 @@ class ShardHost:
             return self._failed(request, output, error)
         return output, replace(outcome, quarantined=(*outcome.quarantined, *request.quarantined))
 
-    def _record(self, finished: list[tuple[AttemptFolder, ShardOutcome]]) -> list[StoredShard | Exception]:
-        settings = self._settings
+    def _record(self, finished: Sequence[Made]) -> Sequence[Recorded]:
+        """Record the outputs whose folders are in order. Called in the background."""
         try:
-            if settings.guard is not None and finished:
-                settings.guard.check()
-            return settings.ledger.record_all(
-                finished, provenance=settings.attempt.provenance, epoch=settings.attempt.epoch
-            )
+            return self._record_sound(finished)
         except Exception as error:  # noqa: BLE001 - as above; what was recorded of the group is found when it runs again
             return [error] * len(finished)
+
+    def _record_sound(self, finished: Sequence[Made]) -> Sequence[Recorded]:
+        settings = self._settings
+        writing = files_in_writing(settings.ledger.outputs)
+        problems = [output_problem(output.data, writing) for output, _ in finished]
+        sound = [made for made, problem in zip(finished, problems, strict=True) if not problem]
+        if settings.guard is not None and sound:
+            settings.guard.check()
+        provenance, epoch = settings.attempt.provenance, settings.attempt.epoch
+        records = iter(settings.ledger.record_all(sound, provenance=provenance, epoch=epoch))
+        return [StageCodeError(f"the worker: {problem}") if problem else next(records) for problem in problems]
 
     def _failed(self, request: ShardRequest, output: AttemptFolder, error: Exception) -> FailureReport:
         report = _reproducible(report_of(error), output.data)
@@ -245,6 +255,11 @@ class _Watchdog:
             with self._lock:
                 self._is_for_many = False
                 self._stop_timer()
+
+    def pause(self) -> None:
+        """Let the work take any time until the next piece is watched: it waits for the store."""
+        with self._lock:
+            self._stop_timer()
 
     def _restart_timer(self) -> None:
         now = time.monotonic()

@@ -102,7 +102,7 @@ class AttemptFolder:
                 self.store.link(link.key, f"{self.site.data_key(self.attempt_id)}/{link.name}")
             return FileEntry(path=link.name, bytes=link.bytes, sha256=link.sha256, rows=link.rows)
 
-        if self.store.is_local:
+        if self.store.is_local and any("/" in name for name in files):
             share_tree(self.data)
         own = sorted(files - links.keys())
         made = parallel_map(publish_file, own, threads=PARALLEL_FILES if len(own) > 1 else 1)
@@ -182,8 +182,8 @@ def new_folder(
             hold(cache, f"{STAGING}/{data_key}", STAGING)  # what no process holds is a leftover, in time
         if isinstance(store, LocalStore):
             store.check_mounted()
-        make_folders(data.parent, durable=durable)
-        data.mkdir()
+        make_folders(os.path.dirname(data), durable=durable)
+        os.mkdir(data)
         share_folder(data)
     except FileExistsError as error:
         raise StoreError(f"{data}: exists already; expected an attempt id that was never used") from error

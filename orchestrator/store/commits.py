@@ -9,7 +9,7 @@ their fence lists them (see `fences.py`).
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -167,7 +167,7 @@ class Decided:
     attempt: str
     epoch: int
     body: Mapping[str, JSON]
-    written: Sequence[Path] = ()  # files and folders in a local store that are not durable yet
+    written: Callable[[], Sequence[Path]] = tuple  # finds files and folders in a local store that are not durable yet
 
 
 def commit_all(store: Store, attempts: Sequence[Decided]) -> list[Commit | FencedError]:
@@ -178,8 +178,7 @@ def commit_all(store: Store, attempts: Sequence[Decided]) -> list[Commit | Fence
         (entry.site.outcome_key(entry.attempt), _commit_bytes(entry.generation, record))
         for entry, record in zip(attempts, data, strict=True)
     ]
-    written = list(dict.fromkeys(path for entry in attempts for path in entry.written))
-    is_ours = put_all(store, outcomes, written=written)
+    is_ours = put_all(store, outcomes, written=lambda: [path for entry in attempts for path in entry.written()])
     for entry in attempts:
         failpoints.hit(f"{entry.site.what}.outcome")
     ours = [entry for entry, won in zip(zip(attempts, decided, data, strict=True), is_ours, strict=True) if won]

@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator.backends.group_sharing import share_file
 from orchestrator.backends.local_store import TEMPORARY, LocalStore, explain_os_error, link_new, make_folders, sync_path
 from orchestrator.backends.mounts import is_local_disk
+from orchestrator.backends.objects import check_key
 from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import StoreError
 from orchestrator.store.store import Store
@@ -24,49 +25,55 @@ from orchestrator.store.store import Store
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # of Linux, <fcntl.h> and <linux/fs.h>
 MIN_TOGETHER = 4  # paths that are synced faster together
 MAX_DIRTY_BYTES = 256 * 1024**2  # that wait to be written on this machine: beyond it, others would be waited for
+SYNC_THREADS = 16  # that sync paths one by one: the file system writes out together what is asked for together
 MEMORY_INFO = Path("/proc/meminfo")
 
+Paths = Callable[[], Sequence[Path | str]]
 
-def put_all(store: Store, records: Sequence[tuple[str, bytes]], *, written: Sequence[Path] = ()) -> list[bool]:
+
+def put_all(store: Store, records: Sequence[tuple[str, bytes]], *, written: Paths = tuple) -> list[bool]:
     """`Store.put_new` for many: which of them this call created. They are durable when it returns.
 
-    `written`: files and folders of the caller in a local store, which are made durable before any record appears.
+    `written`: finds the files and folders of the caller in a local store that are made durable before any record
+    appears. It is asked only if they are synced one by one.
     """
     if isinstance(store, LocalStore):
         store.check_mounted()
         try:
-            return _put_local(store.root, [(store.local(key), data) for key, data in records], written)
+            return _put_local(store.root, [(f"{store.root}/{check_key(key)}", data) for key, data in records], written)
         except OSError as error:
             raise StoreError(explain_os_error(error, f"{store.url}: cannot write {len(records)} records")) from error
     threads = min(len(records), request_threads(is_local=store.is_local))
     return list(parallel_map(lambda record: store.put_new(*record), records, threads=threads))
 
 
-def _put_local(root: Path, records: Sequence[tuple[Path, bytes]], written: Sequence[Path]) -> list[bool]:
-    folder = root / TEMPORARY
+def _put_local(root: Path, records: Sequence[tuple[str, bytes]], written: Paths) -> list[bool]:
+    folder = f"{root}/{TEMPORARY}"
     make_folders(folder)
-    temporaries = [f"{folder}/{uuid.uuid4().hex}" for _ in records]
+    nonce = uuid.uuid4().hex
+    temporaries = [f"{folder}/{nonce}-{number}" for number in range(len(records))]
     try:
         for temporary, (_, data) in zip(temporaries, records, strict=True):
             _write(temporary, data)
-        sync_all(root, [*written, *map(Path, temporaries)])
+        sync_all(root, lambda: [*written(), *temporaries], at_least=len(temporaries))
         created = [_name(temporary, target) for temporary, (target, _) in zip(temporaries, records, strict=True)]
     finally:
         for temporary in temporaries:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-    sync_all(root, list(dict.fromkeys(target.parent for target, _ in records)))
+    folders = list(dict.fromkeys(os.path.dirname(target) for target, _ in records))
+    sync_all(root, lambda: folders, at_least=len(folders))
     return created
 
 
-def _name(temporary: str, target: Path) -> bool:
+def _name(temporary: str, target: str) -> bool:
     """Give a file its name; False if that exists. One step where the system can rename without replacing."""
     rename = _rename_new()
     if rename is not None:
         code = rename(os.fsencode(temporary), os.fsencode(target))
         if code in (0, errno.EEXIST):
             return code == 0
-    return link_new(Path(temporary), target)  # also where the folder is missing, or the file system refuses
+    return link_new(Path(temporary), Path(target))  # also where the folder is missing, or the file system refuses
 
 
 @lru_cache(maxsize=1)
@@ -84,20 +91,24 @@ def _write(path: str, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        share_file(descriptor, Path(path).parent)
+        share_file(descriptor, os.path.dirname(path))
     finally:
         os.close(descriptor)
 
 
-def sync_all(root: Path, paths: Sequence[Path]) -> None:
-    """Make files and folders below `root`, as they are now, durable. Raises: OSError."""
-    if len(paths) >= MIN_TOGETHER and is_local_disk(root) and _dirty_bytes() <= MAX_DIRTY_BYTES:
+def sync_all(root: Path, paths: Paths, *, at_least: int) -> None:
+    """Make files and folders below `root`, as they are now, durable.
+
+    `paths` finds them; it is asked only if they are synced one by one. There are `at_least` so many. Raises: OSError.
+    """
+    if at_least >= MIN_TOGETHER and is_local_disk(root) and _dirty_bytes() <= MAX_DIRTY_BYTES:
         sync = _syncfs()
         if sync is not None:
             sync(root)
             return
-    for path in paths:
-        sync_path(path)
+    found = list(dict.fromkeys(paths()))
+    for _ in parallel_map(sync_path, found, threads=min(len(found), SYNC_THREADS)):
+        pass
 
 
 @lru_cache(maxsize=1)

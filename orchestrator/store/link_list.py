@@ -1,7 +1,8 @@
 """The files that an attempt has linked: a file of lines that grows, read once by each process that adds to it."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.constraints import Key, Sha256, Size
@@ -33,7 +34,7 @@ class LinkList:
     def read(self) -> dict[str, Link]:
         """All links by name, those of other processes included. Raises: CorruptArtifactError."""
         try:
-            size = self.path.stat().st_size
+            size = os.stat(self.path).st_size
         except FileNotFoundError:
             size = 0
         if size < self._read_bytes:  # deleted by another process
@@ -50,8 +51,8 @@ class LinkList:
 
     def add(self, link: Link) -> None:
         """Append a link. Call `read` before."""
-        line = f"{json.dumps(asdict(link))}\n".encode()
-        with self.path.open("ab", buffering=0) as file:
+        line = f"{json.dumps(vars(link))}\n".encode()
+        with open(self.path, "ab", buffering=0) as file:
             file.write(line)
             if file.tell() == self._read_bytes + len(line):  # else another process adds too: read again
                 self._links[link.name] = link

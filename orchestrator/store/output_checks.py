@@ -32,20 +32,22 @@ def output_problem(folder: Path, writing: Sequence[str] | None = None) -> str:
 
 def open_for_writing(folder: Path, writing: Sequence[str] | None = None) -> list[str]:
     """Relative paths of the files below `folder` that this process has open for writing."""
-    root = f"{os.path.realpath(folder)}/"
     paths = files_in_writing() if writing is None else writing
+    if not paths:
+        return []
+    root = f"{os.path.realpath(folder)}/"
     return sorted({path.removeprefix(root) for path in paths if path.startswith(root)})
 
 
-def files_in_writing() -> list[str]:
-    """The paths of all files that this process has open for writing."""
+def files_in_writing(below: Path = Path("/")) -> list[str]:
+    """The paths of all files below a folder that this process has open for writing."""
     if not OPEN_FILES.is_dir():
         return []
-    found = []
+    top, found = f"{os.path.realpath(below).rstrip('/')}/", []
     for descriptor in os.listdir(OPEN_FILES):
         try:
             path = os.readlink(f"{OPEN_FILES}/{descriptor}")
-            if path.startswith("/") and not path.startswith("/dev/") and _is_writable(descriptor):
+            if path.startswith(top) and not path.startswith("/dev/") and _is_writable(descriptor):
                 found.append(path)
         except OSError:  # closed meanwhile
             continue

@@ -51,7 +51,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_workers_killed_at_each_point_cost_their_shards_only(quiet: dict[str, str], tmp_path: Path) -> None:
     """One worker dies at each of the three points, all in one run. Shards of this length run one by one."""
-    environment = {"SQUARES_PAUSE_S": str(GROUP_S + 0.1)}
+    environment = {"SQUARES_PAUSE_S": str(GROUP_S / 2 + 0.1)}
     code, out = run(tmp_path, failpoints=";".join(f"{point}=kill@2" for point in SHARD_POINTS), environment=environment)
     assert code == 0, out
     assert json.loads(out) == quiet

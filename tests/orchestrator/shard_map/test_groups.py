@@ -46,7 +46,7 @@ def test_a_group_takes_as_long_as_it_should() -> None:
     assert joined(grouping, *map(item, range(90))) == ["s0"]
 
 
-@pytest.mark.parametrize(("shards", "processes", "expected"), [(1000, 1, MAX_GROUP), (100, 2, 25), (5, 4, 1)])
+@pytest.mark.parametrize(("shards", "processes", "expected"), [(2000, 1, MAX_GROUP), (100, 2, 25), (5, 4, 1)])
 def test_all_processes_get_their_share(shards: int, processes: int, expected: int) -> None:
     grouping = Grouping(seconds=0.0001)
     assert len(joined(grouping, *map(item, range(shards)), processes=processes)) == expected

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_a_process_that_broke_is_replaced_and_blames_no_item(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_a_group_whose_process_dies_each_shard_runs_again_by_itself(tmp_path: Path, seed: int) -> None:
+def test_of_a_group_whose_process_dies_only_what_is_not_on_record_runs_again(tmp_path: Path, seed: int) -> None:
     deaths = list[str]()
 
     def work(process: Process, item: str) -> None:
@@ -206,6 +207,8 @@ def test_of_a_group_whose_process_dies_each_shard_runs_again_by_itself(tmp_path:
     assert site.quarantined == []
     assert sum(shard.stored.outcome.rows for shard in done) == 48
     assert len(site.processes) == 2
+    times = Counter(items[0] for _, items in site.calls)
+    assert {item for item, count in times.items() if count > 1} == {"7-0"}
 
 
 @pytest.mark.parametrize("kind", ["value", "missing", "runtime"])
