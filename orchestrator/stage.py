@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Literal, Protocol, TypeVar
 
 from orchestrator.artifact import JSON, Artifact, Chunks, FileEntry
 from orchestrator.cost import CostFunction
@@ -188,6 +188,9 @@ class InputFiles(Protocol):
 
     def fetch(self, name: str) -> Path | None:
         """The file on this node; None: the input has no such file."""
+
+    def open(self, name: str) -> BinaryIO | None:
+        """The file for reading a small part of it, e.g. a footer: no more is fetched. None: there is no such file."""
 
 
 class NodeInputs(Protocol):

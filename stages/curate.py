@@ -34,6 +34,7 @@ from stages.curation.drawing_looks import looks_on_workers
 from stages.curation.ingested_shards import IngestedShard, all_rows_shard, ingested_shards
 from stages.curation.scoring_config import check_use_of_scores, score_tables, with_scores
 from stages.curation.workers import EmitWorker, JudgeWorker, MeasureWorker
+from stages.node_data import is_shard, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.curation.contamination import ContaminationVerdict
@@ -53,6 +54,7 @@ def run(config: CurationConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.datasets.column_metrics import column_metrics
     from data_pipelines.ingest.files.orphans import merge_orphans
 
+    open_inputs(context.node_inputs)
     ingested, evaluation = ingested_shards(context.inputs("records")), _evaluation_sets(context)
     measured = _measure(config, context, ingested, stored=stored_size(config))
     judged = _judge(config, context, ingested, measured, context.inputs("scores"))
@@ -99,7 +101,7 @@ def _measure(
     limits = decode_limits(config)
     read = MEASURED if stored is None else (*MEASURED, *STORED)
     identity: dict[str, JSON] = {"config": semantic_config(config, only=read)}
-    worker = MeasureWorker(limits=limits, stored=stored)
+    worker = MeasureWorker(limits=limits, stored=stored, inputs=context.node_inputs)
     made = context.map_shards(worker, shards, label="measure", identity=identity, unit="records")
     return {record.shard: record for record in made}
 
@@ -128,7 +130,7 @@ def _judge(
         shards.append(with_scores(shard, scored))
     thresholds, phash_marks = judge_config(config), context.tombstones.get(PHASH_MARKS, frozenset())
     made = context.map_shards(
-        JudgeWorker(config=thresholds, phash_marks=phash_marks),
+        JudgeWorker(config=thresholds, phash_marks=phash_marks, inputs=context.node_inputs),
         shards,
         label="judge",
         identity={"config": semantic_config(config, without=NOT_JUDGED), "looks": list[JSON](sorted(phash_marks))},
@@ -218,7 +220,8 @@ def _emit(
                 reads=(judged[name], *([measured[name]] if smaller else [])),
             )
         )
-    return context.map_shards(EmitWorker(), shards, label="emit", identity={}, unit="shards")
+    worker = EmitWorker(inputs=context.node_inputs)
+    return context.map_shards(worker, shards, label="emit", identity={}, unit="shards")
 
 
 def curation_metrics(totals: Mapping[str, int], summed: Mapping[str, float]) -> dict[str, float]:
@@ -325,9 +328,10 @@ CURATE = StageKind(
     config=CurationConfig,
     run=run,
     inputs={
-        "records": Slot(kind="records@1", many=True),
-        "evaluation": Slot(kind="records@1", many=True, required=False),  # whose images must not be in the output
-        "scores": Slot(kind="scores@1", many=True, required=False),
+        "records": Slot(kind="records@1", many=True, streamed=is_shard),
+        # whose images must not be in the output
+        "evaluation": Slot(kind="records@1", many=True, required=False, streamed=is_shard),
+        "scores": Slot(kind="scores@1", many=True, required=False, streamed=is_shard),
     },
     output="dataset@1",
     precheck=check_use_of_scores,

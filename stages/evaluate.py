@@ -9,7 +9,8 @@ from models.mllm.config import SamplingConfig
 from orchestrator.identity import semantic_config
 from orchestrator.learning import Serving
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import NodeInputs, Slot, StageContext, StageKind
+from stages.node_data import DATASETS, open_inputs
 
 USUAL_SAMPLES = 2000  # conversations of a dataset from which the most common answers are taken
 NOT_READ = ("samples", "train_split")  # fields that do not decide a single sample's result
@@ -48,6 +49,7 @@ class EvaluateWorker:
     tokenizer: Path
     mllm: Path
     decoder: Path | None
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
@@ -56,6 +58,7 @@ class EvaluateWorker:
         from data_pipelines.evaluation.evaluate import EvaluationSettings, evaluate, find_samples
         from data_pipelines.inference.illume_plus import IllumePlus
 
+        open_inputs(self.inputs)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = IllumePlus.load(self.tokenizer, self.mllm, self.decoder, device=device)
         config = self.config
@@ -85,6 +88,7 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.evaluation.sheet import results_sheet
     from data_pipelines.evaluation.summary import summarize
 
+    open_inputs(context.node_inputs)
     models = {name: context.input(name) for name in ("tokenizer", "mllm")}
     decoders = context.inputs("decoder")
     worker = EvaluateWorker(
@@ -92,6 +96,7 @@ def run(config: EvaluateConfig, context: StageContext) -> Mapping[str, float]:
         tokenizer=models["tokenizer"].path,
         mllm=models["mllm"].path,
         decoder=decoders[0].path if decoders else None,
+        inputs=context.node_inputs,
     )
     records = context.map_shards(
         worker,
@@ -214,7 +219,7 @@ EVALUATE = StageKind(
     config=EvaluateConfig,
     run=run,
     inputs={
-        "datasets": Slot(kind="dataset@1", many=True),
+        "datasets": DATASETS,
         "tokenizer": Slot(kind="tokenizer@1"),
         "mllm": Slot(kind="mllm@1"),
         "decoder": Slot(kind="decoder@1", required=False),

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.errors import PrecheckError
 from orchestrator.learning import Learned
 from orchestrator.stage import Location, Slot, StageContext, StageKind
+from stages.node_data import OPTIONAL_DATASETS, open_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ def sources(config: ExtendVocabularyConfig) -> Mapping[str, Path]:
 def run(config: ExtendVocabularyConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.tokens.vocabulary import build_vocabulary
 
+    open_inputs(context.node_inputs)
     return build_vocabulary(
         [artifact.path for artifact in context.inputs("datasets")],
         context.input("tokenizer").path,
@@ -50,7 +52,7 @@ EXTEND_VOCABULARY = StageKind(
     version=2,
     config=ExtendVocabularyConfig,
     run=run,
-    inputs={"datasets": Slot(kind="dataset@1", many=True, required=False), "tokenizer": Slot(kind="tokenizer@1")},
+    inputs={"datasets": OPTIONAL_DATASETS, "tokenizer": Slot(kind="tokenizer@1")},
     output="vocabulary@1",
     learned=Learned(from_samples=False, is_model=False),
     sources=sources,

@@ -9,9 +9,9 @@ from orchestrator.artifact import JSON
 from orchestrator.identity import semantic_json
 from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord
 from orchestrator.stage import NodeInputs, Slot, StageContext, StageKind
+from stages.node_data import DATASETS, TOKENS, open_inputs
 from stages.programs.index_config import IndexSamplesConfig, IndexSamplesExecution
 from stages.programs.index_use import digests_of, refuse_quarantined
-from stages.training.node_data import DATASETS, TOKENS, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.training_data.config import LoaderConfig

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from data_pipelines.ingest.config import IngestConfig
 from orchestrator.artifact import JSON
 from orchestrator.identity import semantic_config
-from orchestrator.shards import Shard, ShardInput, ShardOutcome, sum_metrics
-from orchestrator.stage import Location, Slot, StageContext, StageKind
+from orchestrator.shards import Shard, ShardInput, ShardOutcome, ShardRecord, sum_metrics
+from orchestrator.stage import Location, NodeInputs, Slot, StageContext, StageKind
 
 if TYPE_CHECKING:
     from data_pipelines.ingest.units import IngestShard
@@ -37,6 +37,7 @@ class InputPaths:
 class IngestWorker:
     config: IngestConfig
     inputs: InputPaths
+    node: NodeInputs
     tombstones: Mapping[str, frozenset[str]]
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
@@ -44,6 +45,7 @@ class IngestWorker:
         from data_pipelines.ingest.files.counted_files import ImageSources
         from data_pipelines.ingest.shards import ingest_shard, load_metadata, shard_from_json
 
+        self.node.open()
         tombstones = marks_to_tombstones(self.tombstones)
         images = ImageSources(self.inputs.images, **_limits(self.config))
         metadata = load_metadata(self.inputs.metadata) if self.inputs.metadata else None
@@ -142,7 +144,7 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     shards = counter.shards()
     _check_sources(context, counter.sources)
     records = context.map_shards(
-        IngestWorker(config=config.read, inputs=inputs, tombstones=context.tombstones),
+        IngestWorker(config=config.read, inputs=inputs, node=context.node_inputs, tombstones=context.tombstones),
         shards,
         label="ingest",
         identity={"config": semantic_config(config.read)},
@@ -150,11 +152,15 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     )
     for record in records:
         context.adopt(record)
-    found = [
-        record.path / entry.path for record in records for entry in record.files if entry.path.startswith("records/")
-    ]
-    orphans = write_orphans(found, inputs.images, context.output)
+    orphans = write_orphans(_tables(records) if inputs.images else [], inputs.images, context.output)
     return {**sum_metrics(records), "orphans": float(orphans)}
+
+
+def _tables(records: Sequence[ShardRecord]) -> list[Path]:
+    """The records of all shards, without their images."""
+    return [
+        record.file(entry.path) for record in records for entry in record.files if entry.path.startswith("records/")
+    ]
 
 
 def ingest_shards(config: IngestConfig, inputs: InputPaths) -> list[Shard]:

@@ -11,9 +11,10 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import PrecheckError
 from orchestrator.identity import semantic_config
 from orchestrator.shards import ShardInput, ShardOutcome
-from orchestrator.stage import Slot, StageContext, StageKind
+from orchestrator.stage import NodeInputs, Slot, StageContext, StageKind
 from stages.curation.ingested_shards import all_rows_shard, ingested_shards
 from stages.curation.scoring_config import ScoreImagesConfig, ScoreImagesExecution, ScorerConfig
+from stages.node_data import is_shard, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.scoring.scorers import Scorer
@@ -29,11 +30,13 @@ class ScoreWorker:
     scorer: ScorerConfig
     on_gpu: bool
     execution: ScoreImagesExecution
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.scoring.score_shard import ScoringSettings, score_shard
         from data_pipelines.scoring.scorers import Similarity
 
+        open_inputs(self.inputs)
         config, name = self.config, self.scorer.name
         scorer = self._load()
         width = scorer.width if self.scorer.embed and isinstance(scorer, Similarity) else 0
@@ -98,6 +101,7 @@ def precheck(config: ScoreImagesConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]:
+    open_inputs(context.node_inputs)
     # One map for each scorer, so that adding a scorer does not run the others again.
     shards = [all_rows_shard(name, found) for name, found in ingested_shards(context.inputs("records")).items()]
     digests = {name: _sha256(path) for name, path in sources(config).items()}
@@ -109,6 +113,7 @@ def run(config: ScoreImagesConfig, context: StageContext) -> Mapping[str, float]
                 scorer=scorer,
                 on_gpu=context.resources.gpus > 0,
                 execution=context.execution(ScoreImagesExecution),
+                inputs=context.node_inputs,
             ),
             shards,
             label="score",
@@ -155,7 +160,7 @@ SCORE_IMAGES = StageKind(
     config=ScoreImagesConfig,
     execution=ScoreImagesExecution,
     run=run,
-    inputs={"records": Slot(kind="records@1", many=True)},
+    inputs={"records": Slot(kind="records@1", many=True, streamed=is_shard)},
     output="scores@1",
     renamed_metrics={"pictures/": "images/"},
     sources=sources,

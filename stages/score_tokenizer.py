@@ -9,7 +9,8 @@ from typing import Literal
 from orchestrator.errors import PrecheckError
 from orchestrator.identity import semantic_config
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome
-from orchestrator.stage import Location, Slot, StageContext, StageKind
+from orchestrator.stage import Location, NodeInputs, Slot, StageContext, StageKind
+from stages.node_data import DATASETS, open_inputs
 
 Task = Literal["understanding", "generation", "editing"]
 
@@ -32,6 +33,7 @@ class ScoreWorker:
 
     config: ScoreTokenizerConfig
     tokenizer: Path
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
@@ -41,6 +43,7 @@ class ScoreWorker:
         from models.dualvitok.weights import load
         from models.metrics.inception import load_inception
 
+        open_inputs(self.inputs)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = load(self.tokenizer, device)
         weights = Path(self.config.inception_weights)
@@ -73,10 +76,11 @@ def run(config: ScoreTokenizerConfig, context: StageContext) -> Mapping[str, flo
 
     if config.inception_sha256:
         _check_digest(config)
+    open_inputs(context.node_inputs)
     tokenizer = context.input("tokenizer")
     weights = {entry.path: entry.sha256 for entry in tokenizer.manifest.files}
     records = context.map_shards(
-        ScoreWorker(config=config, tokenizer=tokenizer.path),
+        ScoreWorker(config=config, tokenizer=tokenizer.path, inputs=context.node_inputs),
         _shards(config, context),
         label="score",
         identity={
@@ -163,7 +167,7 @@ SCORE_TOKENIZER = StageKind(
     version=2,
     config=ScoreTokenizerConfig,
     run=run,
-    inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
+    inputs={"datasets": DATASETS, "tokenizer": Slot(kind="tokenizer@1")},
     output="report@1",
     needs=needs,
     metrics=METRICS,

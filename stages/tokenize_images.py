@@ -9,7 +9,8 @@ from orchestrator.artifact import Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.identity import semantic_config
 from orchestrator.shards import Quarantined, Shard, ShardInput, ShardOutcome, sum_metrics
-from orchestrator.stage import Execution, Slot, StageContext, StageKind
+from orchestrator.stage import Execution, NodeInputs, Slot, StageContext, StageKind
+from stages.node_data import DATASETS, open_inputs
 
 Task = Literal["understanding", "generation", "editing"]
 SHARDS_COUNTED = 16  # at most, evenly spaced, whose codes are counted to tell how much of the codebooks is in use
@@ -44,6 +45,7 @@ class TokenizeWorker:
     config: TokenizeImagesConfig
     tokenizer: Path
     execution: TokenizeExecution
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import torch
@@ -52,6 +54,7 @@ class TokenizeWorker:
         from data_pipelines.tokens.tokenize import tokenize_shard, tokenizer_identity
         from models.dualvitok.weights import WEIGHTS_FILE, load
 
+        open_inputs(self.inputs)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         model = load(self.tokenizer, device, dtype=dtype)
@@ -84,10 +87,16 @@ class TokenizeWorker:
 def run(config: TokenizeImagesConfig, context: StageContext) -> Mapping[str, float]:
     from data_pipelines.tokens.code_use import code_use
 
+    open_inputs(context.node_inputs)
     tokenizer = context.input("tokenizer")
     weights = {entry.path: entry.sha256 for entry in tokenizer.manifest.files}
     records = context.map_shards(
-        TokenizeWorker(config=config, tokenizer=tokenizer.path, execution=context.execution(TokenizeExecution)),
+        TokenizeWorker(
+            config=config,
+            tokenizer=tokenizer.path,
+            execution=context.execution(TokenizeExecution),
+            inputs=context.node_inputs,
+        ),
         shards_to_tokenize(context.inputs("datasets"), config.tasks),
         label="tokenize",
         identity={
@@ -158,7 +167,7 @@ TOKENIZE_IMAGES = StageKind(
     config=TokenizeImagesConfig,
     execution=TokenizeExecution,
     run=run,
-    inputs={"datasets": Slot(kind="dataset@1", many=True), "tokenizer": Slot(kind="tokenizer@1")},
+    inputs={"datasets": DATASETS, "tokenizer": Slot(kind="tokenizer@1")},
     output="tokens@1",
     metrics=METRICS,
     headline=headline,

@@ -10,12 +10,12 @@ from orchestrator.errors import PrecheckError
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Preparation, Slot, StageContext, StageKind
 from stages.index_samples import INDEX_SAMPLES, INDEX_SLOT
+from stages.node_data import DATASETS, TOKENS, open_inputs
 from stages.programs.index_config import IndexSamplesExecution, samples_index_config
 from stages.programs.index_use import INDEX, check_index_config, given_index
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
-from stages.training.node_data import DATASETS, TOKENS, open_inputs
 
 
 def index_execution(execution: MllmExecution) -> IndexSamplesExecution:

@@ -9,11 +9,11 @@ from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Location, Preparation, Slot, StageContext, StageKind
 from stages.index_images import INDEX_IMAGES, INDEX_SLOT
+from stages.node_data import DATASETS, open_inputs
 from stages.programs.index_use import check_index_config
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
-from stages.training.node_data import DATASETS, open_inputs
 
 
 def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:

@@ -7,11 +7,11 @@ from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Preparation, StageContext, StageKind
 from stages.index_images import INDEX_IMAGES, INDEX_SLOT
+from stages.node_data import DATASETS, open_inputs
 from stages.programs.index_use import check_index_config
 from stages.programs.vision_config import TrainVisionConfig, VisionTask, vision_images
 from stages.training.config import TrainingExecution
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
-from stages.training.node_data import DATASETS, open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.training_data.image_batches import ImageBatches

@@ -18,7 +18,7 @@ from data_pipelines.archives.tar_writer import TarWriter
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.contamination import ContaminationVerdict
 from data_pipelines.curation.copies import CopyVerdict
-from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
+from data_pipelines.datasets.ingested_reader import ShardImages, records_path, shard_rows
 from data_pipelines.datasets.records import SCHEMA, canonical
 from data_pipelines.datasets.verdicts import VERDICTS
 from data_pipelines.images.decoding import file_ending
@@ -71,7 +71,7 @@ def emit_shard(
     """
     for folder in ("shards", "ledger"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    source = records / "records" / f"{name}.parquet"
+    source = records_path(records, name)
     rows = list(shard_rows(source))
     analysed = {row["row"]: row for row in shard_rows(analysis / "analysis" / f"{name}.parquet")}
     verdicts: list[CopyVerdict | ContaminationVerdict] = [*copies, *contaminated]

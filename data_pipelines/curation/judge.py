@@ -20,7 +20,7 @@ from data_pipelines.curation.caption_rules import judge_texts
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.curation.image_rules import judge_image
 from data_pipelines.curation.measure import read_measurement
-from data_pipelines.datasets.ingested_reader import shard_rows
+from data_pipelines.datasets.ingested_reader import records_path, shard_rows
 from data_pipelines.datasets.records import Reject, canonical, json_to_turns, turns_to_json
 from data_pipelines.datasets.tombstones import Tombstones
 from data_pipelines.images.facts import ImageFacts
@@ -78,7 +78,7 @@ def judge_shard(
     """
     measured_path = measured / "measured" / f"{name}.parquet"
     measured_rows = {row["row"] for row in shard_rows(measured_path, ["row"])}
-    all_records = enumerate(shard_rows(records / "records" / f"{name}.parquet"))
+    all_records = enumerate(shard_rows(records_path(records, name)))
     measured_records = (record for row, record in all_records if row in measured_rows)
     counts: Counter[str] = Counter()
     analysed = []

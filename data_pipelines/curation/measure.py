@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.captions.extraction import extract_caption
 from data_pipelines.captions.languages import detect_language
-from data_pipelines.datasets.ingested_reader import ShardImages, shard_rows
+from data_pipelines.datasets.ingested_reader import ShardImages, records_path, shard_rows
 from data_pipelines.datasets.records import Reject, canonical, json_to_turns
 from data_pipelines.images.decoding import DecodedImage, Size, decode_within
 from data_pipelines.images.facts import ImageFacts, ReducedImage, measure_reduced, measurement_share, reduce_image
@@ -69,7 +69,7 @@ def measure_shard(
     Returns counts of rows, images and unreadable images.
     """
     columns = ["sample_id", "task", "conversations", "reject", "images"]
-    all_records = enumerate(shard_rows(records / "records" / f"{name}.parquet", columns))
+    all_records = enumerate(shard_rows(records_path(records, name), columns))
     chosen = {row: record for row, record in all_records if rows is None or row in rows}
     languages = [_language(record) for record in chosen.values()]  # in one pass, while the model is in the caches
     counts: Counter[str] = Counter()

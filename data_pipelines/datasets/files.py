@@ -8,20 +8,28 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 FetchFile = Callable[[str], Path | None]  # where a file is on this machine, once it is there; None: there is none
+OpenFile = Callable[[str], BinaryIO | None]  # a file of which a small part will be read; None: there is none
 
 AHEAD_THREADS = 4  # that fetch at the same time
 
 _fetches: dict[Path, FetchFile] = {}  # of this process, by folder
+_opens: dict[Path, OpenFile] = {}
 _arriving: dict[tuple[Path, str], Future[Path | None]] = {}
 _lock = threading.Lock()
 _pool = ThreadPoolExecutor(AHEAD_THREADS, thread_name_prefix="read-ahead")
 
 
-def fetch_from(folder: Path, fetch: FetchFile) -> None:
-    """From now on, this process fetches the files of `folder` that it does not find there."""
+def fetch_from(folder: Path, fetch: FetchFile, open_file: OpenFile | None = None) -> None:
+    """From now on, this process fetches the files of `folder` that it does not find there.
+
+    `open_file`: opens one without fetching all of it; by default it is fetched.
+    """
     _fetches[folder] = fetch
+    if open_file is not None:
+        _opens[folder] = open_file
 
 
 def is_fetched(folder: Path) -> bool:
@@ -37,6 +45,17 @@ def file_of(folder: Path, name: str) -> Path:
     with _lock:
         arriving = _arriving.get((folder, name))
     return (fetch(name) if arriving is None else arriving.result()) or path
+
+
+def open_part(folder: Path, name: str) -> BinaryIO:
+    """A file of a folder for reading a small part of it, such as the footer of a table.
+
+    Raises: FileNotFoundError: there is none; what its fetching raises.
+    """
+    path = folder / name
+    opens = None if path.exists() else _opens.get(folder)
+    found = None if opens is None else opens(name)
+    return file_of(folder, name).open("rb") if found is None else found
 
 
 def read_ahead(folder: Path, names: Iterable[str]) -> None:

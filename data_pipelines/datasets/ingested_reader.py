@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.datasets.files import file_of, open_part
 from models.errors import DataError
 
 ROWS_AT_ONCE = 1024
@@ -16,9 +17,9 @@ class ShardImages:
     """The images of one ingested shard by SHA-256."""
 
     def __init__(self, records: Path, name: str) -> None:
-        index = shard_rows(records / "index" / f"{name}.parquet", ["sha256", "offset", "bytes"])
+        index = shard_rows(file_of(records, f"index/{name}.parquet"), ["sha256", "offset", "bytes"])
         self._spans = {row["sha256"]: (row["offset"], row["bytes"]) for row in index}
-        self._file = (records / "images" / f"{name}.tar").open("rb")
+        self._file = file_of(records, f"images/{name}.tar").open("rb")
 
     def __enter__(self) -> "ShardImages":
         return self
@@ -35,6 +36,20 @@ class ShardImages:
 def record_shards(records: Path) -> list[str]:
     """Names of the shards of an ingested folder, in order."""
     return sorted(path.stem for path in (records / "records").glob("*.parquet"))
+
+
+def records_path(records: Path, name: str) -> Path:
+    """The table with the records of one shard of an ingested folder."""
+    return file_of(records, f"records/{name}.parquet")
+
+
+def num_records(records: Path, name: str) -> int:
+    """The records of one shard, from the footer of its table. Raises: DataError: it is missing or damaged."""
+    try:
+        with open_part(records, f"records/{name}.parquet") as file:
+            return int(pq.read_metadata(file).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{records}: shard {name}: not a table that can be read ({error}); make it again") from error
 
 
 def shard_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

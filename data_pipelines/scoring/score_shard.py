@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.captions.extraction import extract_caption
-from data_pipelines.datasets.ingested_reader import ShardImages
+from data_pipelines.datasets.ingested_reader import ShardImages, records_path
 from data_pipelines.datasets.records import Reject
 from data_pipelines.images.decoding import decode
 from data_pipelines.images.limits import DecodeLimits
@@ -62,7 +62,7 @@ def score_shard(
 
     `rows`: only these rows. `embedding_width`: if not 0, also store the features of each image, which have this width.
     """
-    images = list(_record_images(records / "records" / f"{name}.parquet", rows))
+    images = list(_record_images(records_path(records, name), rows))
     digests = list(dict.fromkeys(image.digest for image in images))
     with ShardImages(records, name) as files:
         features = _features(files, digests, scorer, settings)

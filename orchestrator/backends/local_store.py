@@ -107,6 +107,15 @@ class LocalStore:
             raise StoreError(f"{path}: found more than {MAX_RECORD_BYTES:,} bytes, expected a record")
         return data
 
+    def get_range(self, key: str, start: int, size: int) -> bytes | None:
+        with self._explain_errors(key, "read"):
+            try:
+                with open(self._path(key), "rb", buffering=0) as file:
+                    return os.pread(file.fileno(), size, start)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_mounted()
+                return None
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         with self._explain_errors(prefix, "list"):
             yield from self._walk(str(self.local(prefix)), len(str(self.root)) + 1)

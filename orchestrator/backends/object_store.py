@@ -114,6 +114,17 @@ class ObjectStore:
         with explained(self.url, key, "read"):
             return self.connection.call(request)
 
+    def get_range(self, key: str, start: int, size: int) -> bytes | None:
+        def request(clients: Clients) -> bytes | None:
+            try:
+                return bytes(obstore.get_range(clients.requests, check_key(key), start=start, length=size))
+            except FileNotFoundError as error:
+                _raise_for_bucket(error)
+                return None
+
+        with explained(self.url, key, "read"):
+            return self.connection.call(request)
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         def request(clients: Clients) -> list[Any]:
             pages = obstore.list(clients.requests, check_key(prefix), chunk_size=1000)

@@ -206,9 +206,14 @@ class LocalAttempt:
         reading = replace(self.artifacts, holder=self.request.attempt.name)
         slots = self.request.planned.spec.kind.inputs
         return {
-            slot: [reading.open(stage.key, only=_read_at_once(slots[slot])) for stage in stages]
+            slot: [reading.open(stage.key, only=self._read_at_once(slots[slot])) for stage in stages]
             for slot, stages in self.request.inputs.items()
         }
+
+    def _read_at_once(self, slot: Slot) -> Callable[[str], bool]:
+        """Which files of an input are fetched before the stage runs; of a local store all are looked at."""
+        streamed = None if self.artifacts.store.is_local else slot.streamed
+        return lambda path: streamed is None or not streamed(path)
 
     def _draft(
         self, context: AttemptContext, inputs: Mapping[str, Sequence[Artifact]], metrics: Mapping[str, float]
@@ -238,12 +243,6 @@ class LocalAttempt:
                 **_declared(planned.spec.kind),
             },
         )
-
-
-def _read_at_once(slot: Slot) -> Callable[[str], bool]:
-    """Which files of an input are fetched before the stage runs."""
-    streamed = slot.streamed
-    return lambda path: streamed is None or not streamed(path)
 
 
 def _declared(kind: StageKind[Any]) -> dict[str, JSON]:

@@ -46,6 +46,9 @@ class Store(Protocol):
     def get(self, key: str) -> bytes | None:
         """The bytes of a record; None if it does not exist."""
 
+    def get_range(self, key: str, start: int, size: int) -> bytes | None:
+        """At most `size` bytes of an object of any length from `start` on, unverified; None if it does not exist."""
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object below the folder `prefix`, at any depth, sorted by key."""
 

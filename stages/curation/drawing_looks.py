@@ -9,7 +9,8 @@ from data_pipelines.images.limits import DecodeLimits
 from orchestrator.artifact import JSON
 from orchestrator.identity import semantic_json
 from orchestrator.shards import Shard, ShardInput, ShardOutcome
-from orchestrator.stage import StageContext
+from orchestrator.stage import NodeInputs, StageContext
+from stages.node_data import open_inputs
 
 if TYPE_CHECKING:
     from data_pipelines.curation.drawing_look import Answer, LookQuestion
@@ -25,12 +26,15 @@ class LookWorker:
     nothing."""
 
     limits: DecodeLimits
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         from data_pipelines.curation.drawing_look import LookQuestion, look_at
+
+        open_inputs(self.inputs)
 
         def run(shard: ShardInput) -> ShardOutcome:
             listed, folders = shard.work["questions"], shard.work["records"]
@@ -58,7 +62,8 @@ def looks_on_workers(context: StageContext, folders: Mapping[str, Path], limits:
         parts = [order[start : start + LOOKS_PER_SHARD] for start in range(0, len(order), LOOKS_PER_SHARD)]
         shards = [_shard(number, [questions[at] for at in part], folders) for number, part in enumerate(parts)]
         identity: dict[str, JSON] = {"limits": semantic_json(limits)}
-        made = context.map_shards(LookWorker(limits=limits), shards, label="look", identity=identity, unit="pieces")
+        worker = LookWorker(limits=limits, inputs=context.node_inputs)
+        made = context.map_shards(worker, shards, label="look", identity=identity, unit="pieces")
         found: dict[int, bool] = {}
         for record in made:
             found.update(zip(parts[int(record.shard)], _answers(record.file(f"{record.shard}.{ANSWERS}")), strict=True))

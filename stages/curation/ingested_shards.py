@@ -1,12 +1,14 @@
 """Finds the shards of records that ingest stages wrote, as units of work."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.errors import PrecheckError
 from orchestrator.shards import Shard
+
+PARALLEL_FOOTERS = 16  # requests of a remote store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,11 @@ def all_rows_shard(name: str, source: IngestedShard) -> Shard:
 
 def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, IngestedShard]:
     """All shards of the artifacts by name, sorted. Raises: PrecheckError if two have the same name."""
-    from data_pipelines.datasets.ingested_reader import record_shards
-
     found: dict[str, IngestedShard] = {}
     for artifact in inputs:
         digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
-        for name in record_shards(artifact.path):
+        names = sorted(map(_shard_name, filter(_is_records, digests)))
+        for name, num_rows in zip(names, _num_rows(artifact, names), strict=True):
             if name in found:
                 raise PrecheckError(
                     f"two inputs of this stage both have a shard {name!r}; give their sources different file names"
@@ -45,13 +46,23 @@ def ingested_shards(inputs: Sequence[Artifact]) -> dict[str, IngestedShard]:
             found[name] = IngestedShard(
                 folder=str(artifact.path),
                 shard=name,
-                num_rows=_num_rows(artifact.path / records),
+                num_rows=num_rows,
                 contents={"records": digests[records], "images": digests[images]},
             )
     return dict(sorted(found.items()))
 
 
-def _num_rows(path: Path) -> int:
-    import pyarrow.parquet as pq
+def _is_records(path: str) -> bool:
+    folder, _, name = path.partition("/")
+    return folder == "records" and "/" not in name and name.endswith(".parquet")
 
-    return int(pq.read_metadata(path).num_rows)
+
+def _shard_name(path: str) -> str:
+    return path.removeprefix("records/").removesuffix(".parquet")
+
+
+def _num_rows(artifact: Artifact, names: Sequence[str]) -> list[int]:
+    from data_pipelines.datasets.ingested_reader import num_records
+
+    with ThreadPoolExecutor(PARALLEL_FOOTERS) as threads:
+        return list(threads.map(lambda name: num_records(artifact.path, name), names))

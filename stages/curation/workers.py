@@ -7,7 +7,9 @@ from pathlib import Path
 from data_pipelines.curation.config import CurationConfig
 from data_pipelines.images.limits import DecodeLimits, StoredSize
 from orchestrator.shards import ShardInput, ShardOutcome
+from orchestrator.stage import NodeInputs
 from stages.curation.scoring_config import score_tables
+from stages.node_data import open_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +18,12 @@ class MeasureWorker:
 
     limits: DecodeLimits
     stored: StoredSize | None = None  # maximum size of stored images
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.measure import measure_shard
+
+        open_inputs(self.inputs)
 
         def run(shard: ShardInput) -> ShardOutcome:
             rows = _rows(shard)
@@ -35,12 +40,14 @@ class JudgeWorker:
 
     config: CurationConfig
     phash_marks: frozenset[str]  # perceptual hashes of images that were taken down
+    inputs: NodeInputs
 
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.judge import judge_shard
         from data_pipelines.datasets.tombstones import PHASH_MARKS, marks_to_tombstones
         from data_pipelines.scoring.tables import read_scores
 
+        open_inputs(self.inputs)
         tombstones = marks_to_tombstones({PHASH_MARKS: self.phash_marks})
 
         def run(shard: ShardInput) -> ShardOutcome:
@@ -65,10 +72,14 @@ class JudgeWorker:
 class EmitWorker:
     """Writes the kept samples of a shard and its ledger."""
 
+    inputs: NodeInputs
+
     def start(self) -> Callable[[ShardInput], ShardOutcome]:
         from data_pipelines.curation.contamination import ContaminationVerdict
         from data_pipelines.curation.copies import CopyVerdict
         from data_pipelines.curation.emit import emit_shard
+
+        open_inputs(self.inputs)
 
         def run(shard: ShardInput) -> ShardOutcome:
             work = shard.work

@@ -20,11 +20,11 @@ from models.dualvitok.model import Codebooks, Codes
 from models.dualvitok.weights import load_codebooks
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
+from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
 from stages.programs.image_data import indexed_batches
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
-from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint

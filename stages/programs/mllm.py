@@ -34,13 +34,13 @@ from models.mllm.weights import empty_model
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
+from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.held_out_rows import HeldOutRows
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.programs.mllm_cost import mllm_facts
 from stages.programs.sample_data import SampleData, index_metrics, make_index, open_index, rendering_of
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
-from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint

@@ -15,10 +15,10 @@ from models.dualvitok.perceptual import Lpips, load_lpips
 from models.dualvitok.pixel import start_as_plain_norms
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
+from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.image_data import indexed_batches
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoints.reader import has_weights, load_trained_weights
-from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint

@@ -9,10 +9,10 @@ from data_pipelines.training_data.image_batches import ImageBatches, description
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
+from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.image_data import indexed_batches
 from stages.programs.vision_config import VisionTask, vision_images
 from stages.training.checkpoints.reader import load_trained_weights
-from stages.training.node_data import READ_AHEAD_STEPS
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "image_text"  # name of the model in a checkpoint

@@ -187,6 +187,10 @@ class MemoryStore:
     def get(self, key: str) -> bytes | None:
         return self.objects.get(key)
 
+    def get_range(self, key: str, start: int, size: int) -> bytes | None:
+        data = self.objects.get(key)
+        return None if data is None else data[start : start + size]
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         for key in sorted(self.objects):
             if key.startswith(f"{prefix}/"):

@@ -21,7 +21,7 @@ from orchestrator.artifact import JSON
 from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardInput
 from orchestrator.stage import Location
-from orchestrator.testing import folder_context, run_stage
+from orchestrator.testing import FolderInputs, folder_context, run_stage
 from stages.ingest import INGEST, IngestStageConfig, IngestWorker, InputPaths, ingest_shards, sources
 
 CONFIG = IngestConfig(source="mine")
@@ -119,7 +119,7 @@ def test_a_folder_of_images_needs_no_other_place_for_them(raw: Path, tmp_path: P
     for name in ("one", "two"):
         (raw / "images" / f"{name}.txt").write_text(f"the image {name}")
     (shard,) = ingest_shards(config, inputs)
-    run = IngestWorker(config=config, inputs=inputs, tombstones={}).start()
+    run = IngestWorker(config=config, inputs=inputs, node=FolderInputs(), tombstones={}).start()
     folder = tmp_path / "out"
     folder.mkdir()
     done = run(ShardInput(name=shard.name, items=shard.items, work=shard.work, output=folder))
@@ -190,7 +190,7 @@ def planned(config: IngestStageConfig) -> dict[str, str]:
 def produced(config: IngestStageConfig, output: Path) -> dict[str, str]:
     """The digests of the files that ingesting makes."""
     paths = InputPaths(paths=tuple(map(Path, config.paths)), images=tuple(map(Path, config.images)), metadata=None)
-    run = IngestWorker(config=config.read, inputs=paths, tombstones={}).start()
+    run = IngestWorker(config=config.read, inputs=paths, node=FolderInputs(), tombstones={}).start()
     for shard in ingest_shards(config.read, paths):
         work = json.loads(json.dumps(shard.work))
         run(ShardInput(name=shard.name, items=shard.items, work=work, output=output))

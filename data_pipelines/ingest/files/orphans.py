@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.datasets.files import file_of
 from data_pipelines.ingest.files.image_sources import check_name, member_names
 from data_pipelines.ingest.files.leftovers import files_below
 from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS
@@ -34,7 +35,7 @@ def write_orphans(records: Sequence[Path], images: Sequence[Path], output: Path)
 
 def read_orphans(folder: Path) -> Iterator[str]:
     """The files that `write_orphans` or `merge_orphans` wrote; empty if the folder has none."""
-    path = folder / ORPHANS_FILE
+    path = file_of(folder, ORPHANS_FILE)
     if path.exists():
         for batch in pq.ParquetFile(path).iter_batches(columns=["file"]):
             yield from batch.column(0).to_pylist()

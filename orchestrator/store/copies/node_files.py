@@ -4,17 +4,21 @@ Each file is a local copy of its own, so that the budget of copies bounds them: 
 last from being deleted, and fetches again what was deleted meanwhile.
 """
 
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from orchestrator.artifact import FileEntry
+from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.copies.copy_locks import let_go
 from orchestrator.store.copies.local_copy import readable_folder
 from orchestrator.store.store import Store
 
+BUFFER_BYTES = 64 * 1024  # of a file of which some is read: the footer of most tables
 MAX_HELD = 64  # files of a process: more than are read by its threads at one time
 
 _held: OrderedDict[tuple[Path, str, str], None] = OrderedDict()  # of this process: (cache, key of the copy, holder)
@@ -53,6 +57,16 @@ class NodeFiles:
         self._hold(copy_key)
         return folder / name
 
+    def open(self, name: str) -> BinaryIO | None:
+        """The file for reading a small part of it, unverified; of a remote store, nothing else is fetched or kept.
+
+        None: the folder has no such file. Reading raises: as `fetch`.
+        """
+        entry, here = self.files.get(name), self.store.local(f"{self.data_key}/{name}")
+        if entry is None or here is not None:
+            return None if entry is None or here is None else here.open("rb")
+        return io.BufferedReader(_RemoteFile(self.store, f"{self.data_key}/{name}", entry.bytes), BUFFER_BYTES)
+
     def _hold(self, copy_key: str) -> None:
         """Let go of what this process has not read for long."""
         with _held_lock:
@@ -61,3 +75,41 @@ class NodeFiles:
             while len(_held) > MAX_HELD:
                 (cache, key, holder), _ = _held.popitem(last=False)
                 let_go(cache, key, holder)
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object of a store as a file in which one can seek; each read is a request."""
+
+    def __init__(self, store: Store, key: str, size: int) -> None:
+        self._store, self._key, self._size, self._at = store, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readall(self) -> bytes:
+        return self._get(self._size - self._at)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._get(min(len(buffer), self._size - self._at))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _get(self, size: int) -> bytes:
+        if size <= 0:
+            return b""
+        data = self._store.get_range(self._key, self._at, size)
+        if data is None or len(data) != size:
+            found = "nothing" if data is None else f"{self._at + len(data):,} bytes or fewer"
+            raise CorruptArtifactError(
+                f"{self._store.url}: {self._key}: found {found}, expected {self._size:,} bytes; run `illume verify`"
+            )
+        self._at += size
+        return data

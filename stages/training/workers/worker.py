@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.stage import Checkpoints, NodeInputs, RetryPolicy, StageContext, WorkerLogs
+from stages.node_data import open_inputs
 from stages.training.config import LoopConfig, TrainingExecution
-from stages.training.node_data import open_inputs
 from stages.training.program import ProgramClass, Task
 from stages.training.watching.notices import Notice
 

@@ -1,11 +1,13 @@
 """Files that come when they are read: asked for once while they are on their way, found where they are."""
 
+import io
 import threading
 from pathlib import Path
 
 import pytest
 
-from data_pipelines.datasets.files import fetch_from, file_of, read_ahead
+from data_pipelines.datasets import files
+from data_pipelines.datasets.files import fetch_from, file_of, open_part, read_ahead
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from tests.data_pipelines.conftest import MakeDataset
 
@@ -17,7 +19,20 @@ def test_a_file_that_is_there_is_not_fetched(tmp_path: Path) -> None:
     assert file_of(tmp_path / "other", "absent") == tmp_path / "other/absent"  # nothing fetches that folder
 
 
-def test_what_is_read_soon_is_fetched_once_and_waited_for(tmp_path: Path) -> None:
+def test_a_part_of_a_file_is_read_without_fetching_it_where_its_folder_can(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"fetched")
+    fetch_from(tmp_path, lambda _name: elsewhere, lambda name: None if name == "absent" else io.BytesIO(b"opened"))
+    assert open_part(tmp_path, "away").read() == b"opened"
+    assert open_part(tmp_path, "elsewhere").read() == b"fetched"  # it is here
+    fetch_from(tmp_path / "plain", lambda _name: elsewhere)
+    assert open_part(tmp_path / "plain", "away").read() == b"fetched"
+    fetch_from(tmp_path / "empty", lambda _name: None)
+    with pytest.raises(FileNotFoundError):
+        open_part(tmp_path / "empty", "away")
+
+
+def test_what_is_read_soon_is_fetched_once_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     may_arrive = threading.Event()
 
@@ -28,12 +43,11 @@ def test_what_is_read_soon_is_fetched_once_and_waited_for(tmp_path: Path) -> Non
 
     fetch_from(tmp_path, fetch)
     read_ahead(tmp_path, ["a", "a"])
-    reader = threading.Thread(target=lambda: calls.append(str(file_of(tmp_path, "a"))))
-    reader.start()
-    may_arrive.set()
-    reader.join(60)
-    assert calls.count("a") == 1
-    assert str(tmp_path / "copies/a") in calls
+    arriving = files._arriving[tmp_path, "a"]
+    wait = arriving.result
+    monkeypatch.setattr(arriving, "result", lambda: may_arrive.set() or wait())  # it arrives while somebody waits
+    assert file_of(tmp_path, "a") == tmp_path / "copies/a"
+    assert calls == ["a"]
     assert file_of(tmp_path, "absent") == tmp_path / "absent"
 
 

@@ -26,6 +26,13 @@ def test_a_key_that_was_never_made_reads_as_none(store: Store, tmp_path: Path) -
     store.delete("no/such")
 
 
+def test_a_part_of_an_object_is_read(store: Store) -> None:
+    store.put_new("a/b", b"0123456789")
+    assert store.get_range("a/b", 3, 4) == b"3456"
+    assert store.get_range("a/b", 7, 3) == b"789"
+    assert store.get_range("a/c", 0, 1) is None
+
+
 def test_a_folder_is_not_an_object(store: Store) -> None:
     store.put_new("a/b", b"data")
     assert store.digest("a") is None

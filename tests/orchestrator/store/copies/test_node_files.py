@@ -79,3 +79,32 @@ def test_it_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     found = NodeFiles(CountingStore(), tmp_path, "here/data", {"a": entry})
     assert found.place == tmp_path / "here/data"
     assert found.num_bytes == 1
+
+
+def test_a_part_is_read_without_fetching_the_file(tmp_path: Path) -> None:
+    store = CountingStore()
+    data = bytes(range(256)) * 1024
+    found = files_of(store, tmp_path, {"a.parquet": data})
+    file = found.open("a.parquet")
+    assert file is not None
+    with file:
+        assert file.seek(-8, 2) == len(data) - 8
+        assert file.read() == data[-8:]
+        file.seek(1000)
+        assert file.read(300) == data[1000:1300]
+        file.seek(0)
+        assert file.read() == data
+    assert store.downloads == []
+    assert found.open("b.parquet") is None
+
+
+def test_a_file_that_ends_early_is_named_by_whoever_reads_a_part(tmp_path: Path) -> None:
+    store = CountingStore()
+    found = files_of(store, tmp_path, {"a": bytes(100), "b": bytes(100)})
+    store.objects["here/data/a"] = bytes(50)
+    del store.objects["here/data/b"]
+    for name, message in (("a", "a: found 50 bytes"), ("b", "b: found nothing, expected 100 bytes")):
+        file = found.open(name)
+        assert file is not None
+        with file, pytest.raises(CorruptArtifactError, match=message):
+            file.read(100)
