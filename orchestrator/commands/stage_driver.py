@@ -77,14 +77,12 @@ def stage_driver_command(
     signal.signal(PREEMPTION_SIGNAL, stop.set_preempted)
     left = _LeftInTime(records)
     signals.leave = left.leave
-    with signals:
-        with (
-            tempfile.TemporaryDirectory(prefix="illume-stage-") as folder,
-            StoreTracker(records, log.warning) as tracker,
-        ):
+    with signals, tempfile.TemporaryDirectory(prefix="illume-stage-") as folder:
+        logs = RunLogs(store=opened, state=Path(folder), run_id=run_id)
+        with logs.capture(attempt.name, is_job=True), StoreTracker(records, log.warning) as tracker:
             try:
                 request = _request(_plan(opened, digest), attempt, memory_halvings, frozenset(avoided_nodes))
-                outcome = _run(request, opened, tracker, cluster_of_this_job(), Path(folder), stop, left)
+                outcome = _run(request, logs, tracker, cluster_of_this_job(), stop, left)
             except OrchestratorError as error:  # before any work
                 log.error("%s", error)
                 outcome = JobOutcome(failure=report_of(error))
@@ -166,16 +164,13 @@ def _request(plan: Plan, attempt: AttemptId, halvings: int, avoided_nodes: froze
 
 def _run(
     request: AttemptRequest,
-    store: Store,
+    logs: RunLogs,
     tracker: StoreTracker,
     cluster: Cluster,
-    folder: Path,
     stop: "_StopFlag",
     left: "_LeftInTime",
 ) -> JobOutcome:
-    # Logs of the workers only; this process logs to the job's output.
-    logs = RunLogs(store=store, state=folder, run_id=request.attempt.run_id)
-    scratch = folder / "scratch"
+    store, scratch = logs.store, logs.state / "scratch"
     logs.make_folder()
     cache = cache_of_node(store.url)  # stays for the next stage on this node
     work = LocalAttempt(

@@ -1,7 +1,8 @@
 """Runs an attempt as a job of a cluster: submit, poll, collect the result.
 
 The submission id of the job is derived from the attempt, so a controller that is restarted finds the same job and
-continues to poll it; the stage is not interrupted. Every write for the job is behind the controller's epoch.
+continues to poll it; the stage is not interrupted. Every write for the job is behind the controller's epoch. The job
+writes its log into the store by itself; its output is read only if it ended without an outcome.
 """
 
 import logging
@@ -36,13 +37,13 @@ from orchestrator.history.events import EventKind
 from orchestrator.history.run_store import ForwardedTelemetry, RunStore
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, TelemetryBatch, job_id_of, jobs_folder
 from orchestrator.liveness.liveness import JobState, job_state
+from orchestrator.logs.run_logs import JOB_SUFFIX
 from orchestrator.stage import Tracker
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 SUBMIT_TIMEOUT_S = 120.0  # a head that has just started accepts no jobs yet
-POLLS_PER_LOG_READ = 10  # polls of the job for each read of its output
 POLLS_FOR_REASON = 60  # of a job that was stopped, until it has ended and its cluster says by whom
 LAST_LINES = 20  # of the output, shown when a job ended without an outcome
 
@@ -82,10 +83,8 @@ class JobAttempt:
     _outcome: JobOutcome | None = None
     _step_before: int | None = None
     _is_asked_to_stop: bool = False
-    _num_logged: int = 0  # characters of the job's output that are in the log
     _warned: str = ""
     _waits_for: str = ""  # what the cluster says it waits for
-    _last_lines: list[str] = field(default_factory=list)
 
     def run(self, on_started: Callable[[], None]) -> Artifact:
         """Submit the job, unless it runs already, and poll it to its end.
@@ -101,6 +100,7 @@ class JobAttempt:
             self._records.announce()
             self._submit()
         on_started()
+        log.info("job %s runs it, and writes the log %s%s", self._job_id, self.request.attempt.name, JOB_SUFFIX)
         self._outcome = outcome = self._follow()
         if outcome.failure is not None:
             raise classified(outcome.failure.failure, outcome.failure.traceback)
@@ -225,7 +225,7 @@ class JobAttempt:
 
     def _poll_to_end(self) -> JobOutcome:
         forwarder = _TelemetryForwarder(self._records, self.tracker, self.history, self.request.attempt, self.guard)
-        num_polls = num_polls_stopped = 0
+        num_polls_stopped = 0
         while True:
             info, outcome = self._poll(forwarder)
             if info is None or info.state in ENDED:
@@ -238,12 +238,8 @@ class JobAttempt:
             self._raise_if_detached()
             if self.stop.is_set():
                 self._request_stop()
-            if num_polls % POLLS_PER_LOG_READ == 0:
-                self._log_output()
-            num_polls += 1
             self._pause()
         _, outcome = self._poll(forwarder)  # once more, for what it reported just before the end
-        self._log_output()
         if outcome is None and info is not None and info.state is LauncherState.PREEMPTED:
             raise classified(FailureClass.PREEMPTED, f"job {self._job_id} was ended: {info.message}")
         if outcome is not None and info is not None and info.state is LauncherState.PREEMPTED and _was_cut(outcome):
@@ -251,8 +247,7 @@ class JobAttempt:
             return replace(outcome, stopped="", failure=report_of(taken))
         if outcome is None:
             end = "is not known to the cluster any more" if info is None else f"ended as {info.state}: {info.message}"
-            last = "\n".join(["its last lines:", *self._last_lines]) if self._last_lines else "it printed nothing"
-            raise NodeLostError(f"job {self._job_id} {end} and left no outcome; {last}")
+            raise NodeLostError(f"job {self._job_id} {end} and left no outcome; {self._last_lines()}")
         return outcome
 
     def _poll(self, forwarder: "_TelemetryForwarder") -> tuple[JobInfo | None, JobOutcome | None]:
@@ -307,17 +302,13 @@ class JobAttempt:
         else:
             self._is_asked_to_stop = True
 
-    def _log_output(self) -> None:
+    def _last_lines(self) -> str:
+        """The end of what the job printed, for the message that it left nothing else."""
         try:
-            text = self.jobs.logs(self._job_id)
+            lines = self.jobs.logs(self._job_id).splitlines()[-LAST_LINES:]
         except OrchestratorError as error:
-            log.warning("the output of job %s cannot be read now: %s", self._job_id, error)
-            return
-        lines = text[self._num_logged :].splitlines()
-        self._num_logged = len(text)
-        self._last_lines = [*self._last_lines, *lines][-LAST_LINES:]
-        for line in lines:
-            log.info("%s", line)
+            return f"its output cannot be read: {error}"
+        return "\n".join(["its last lines:", *lines]) if lines else "it printed nothing"
 
 
 def _was_cut(outcome: JobOutcome) -> bool:

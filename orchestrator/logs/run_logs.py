@@ -1,4 +1,9 @@
-"""The log files of a run: one for each attempt and one for each worker process.
+"""The log files of a run: one for each attempt, one for its job where it is one, and one for each worker process.
+
+    curated-1-1.log              of the driver
+    curated-1-1.job.log          of the job that runs the attempt on a cluster; it needs no driver
+    curated-1-1.worker-71.log    of a worker
+
 
 In a local store they are written directly below `runs/<run>/logs/`; for a remote store they are written on this machine
 and uploaded meanwhile (see `pieces.py`).
@@ -7,6 +12,7 @@ and uploaded meanwhile (see `pieces.py`).
 import contextlib
 import contextvars
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +28,8 @@ from orchestrator.store.layout import RUNS
 from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)
+
+JOB_SUFFIX = ".job.log"
 
 _current_attempt: contextvars.ContextVar[str] = contextvars.ContextVar("current_attempt", default="")
 
@@ -58,12 +66,14 @@ class RunLogs:
         return WorkerLogs(store=self.store, folder=self.key, stem=str(self.stem(attempt_id)), scratch=scratch)
 
     @contextlib.contextmanager
-    def capture(self, attempt_id: str) -> Iterator[None]:
-        """Write to the attempt's file: log lines of this thread and of threads without an attempt, and its output."""
-        stem = self.stem(attempt_id)
+    def capture(self, attempt_id: str, *, is_job: bool = False) -> Iterator[None]:
+        """Write to the attempt's file: log lines of this thread and of threads without an attempt, and its output.
+
+        `is_job`: this process is the job that runs the attempt; it has a file of its own, and prints as before.
+        """
         with contextlib.suppress(OSError, StoreError):  # then the file cannot be opened, which is reported
             self.make_folder()
-        handler, upload = LogFile(Path(f"{stem}.log")), None
+        handler, upload = LogFile(Path(f"{self.stem(attempt_id)}{JOB_SUFFIX if is_job else '.log'}")), None
         handler.addFilter(lambda _record: _current_attempt.get() in ("", attempt_id))
         if not self.store.is_local:
             start = handler.path.stat().st_size if handler.path.exists() else 0
@@ -75,7 +85,7 @@ class RunLogs:
         if root.level > logging.INFO:
             root.setLevel(logging.INFO)
         try:
-            with captured_output(handler.append):
+            with captured_output(_printing(handler.append) if is_job else handler.append):
                 yield
         finally:
             root.removeHandler(handler)
@@ -95,6 +105,8 @@ class RunLogs:
             OutputTail(output, file.append).copy(is_last=True)
             file.close()
         for path in sorted(stem.parent.glob(f"{stem.name}.*.log")):
+            if path.name.endswith(JOB_SUFFIX):  # the job itself completes it
+                continue
             try:
                 if path.stat().st_size == 0:
                     path.unlink(missing_ok=True)
@@ -125,3 +137,15 @@ class RunLogs:
             name = item.key.removeprefix(f"{self.key}/")
             if "/" not in name and wants(name) and not (self.folder / name).exists():
                 self.store.download(item.key, self.folder / name)
+
+
+def _printing(append: Callable[[str], None]) -> Callable[[str], None]:
+    """Append a line and print it too."""
+    stream = sys.stdout
+
+    def both(line: str) -> None:
+        append(line)
+        stream.write(f"{line}\n")
+        stream.flush()
+
+    return both

@@ -13,12 +13,15 @@ from orchestrator.errors import EXIT_FAILED
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.liveness.job_records import JobRecords
+from orchestrator.logs.reading import LineFilter, LogReader
+from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import plan_digest, plan_to_json
 from orchestrator.planning.stage_identity import PlanView
 from orchestrator.plugins.loading import installed_kinds
 from orchestrator.recipe.loading import load_recipe
 from orchestrator.store.store import open_store
+from tests.orchestrator import conftest as orchestrator_fixtures
 from tests.orchestrator.plugins import foreign
 from tests.orchestrator.plugins.foreign import Kit
 from tests.orchestrator.test_cli import KINDS
@@ -28,7 +31,11 @@ PROGRAM = "import sys; from orchestrator.cli import exit_code; sys.exit(exit_cod
 kit = foreign.kit
 
 
-def drive(store: Path, digest: str, *, packages: str = "") -> FailureReport:
+s3_server = orchestrator_fixtures.s3_server
+s3 = orchestrator_fixtures.s3
+
+
+def drive(store: Path | str, digest: str, *, packages: str = "") -> FailureReport:
     """Run the command as on a cluster with these packages. Returns the failure that it writes as its outcome."""
     arguments = ["stage-driver", "run", "count", "run-count-1-1", "--plan", digest, "--epoch", "1"]
     command = [sys.executable, "-c", PROGRAM, *arguments, "--store", str(store)]
@@ -45,6 +52,22 @@ def test_a_plan_that_is_not_in_the_store_is_an_outcome(tmp_path: Path) -> None:
     failure = drive(tmp_path / "store", "0" * 64)
     assert failure.failure is FailureClass.PRECHECK
     assert "does the cluster see the controller's store there?" in failure.summary
+
+
+@pytest.mark.parametrize("is_local", [True, False], ids=["local", "s3"])
+def test_what_a_job_says_is_in_the_logs_of_its_run_without_any_controller(
+    is_local: bool, s3: orchestrator_fixtures.S3Server, tmp_path: Path
+) -> None:
+    url = str(tmp_path / "store") if is_local else s3.url("joblog")
+    drive(url, "0" * 64)
+    logs = RunLogs(store=open_store(url), state=tmp_path / "elsewhere", run_id="run")
+    reader = LogReader(logs=logs, filter=LineFilter(stages=["count"]))
+    (line,) = reader.read_new(is_over=True)
+    assert line.file == "count-1-1.job.log"
+    assert f"plan {'0' * 64} is not in" in line.text
+    assert line.time is not None
+    RunLogs(store=logs.store, state=tmp_path / "controller", run_id="run").finish("run-count-1-1", tmp_path / "scratch")
+    assert reader.read_new(is_over=True) == []
 
 
 @pytest.mark.parametrize(
