@@ -20,6 +20,8 @@ COPY_PART_BYTES = 512 * MIB  # copied inside the store, so that only requests co
 PARALLEL_COPIES = 8
 VIRTUAL_HOSTS_VARIABLE = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"  # as `obstore` reads it; else the path names the bucket
 
+_NOT_KNOWN_THERE = ("NotImplemented", "MethodNotAllowed", "501", "405")
+
 
 @functools.cache
 def _loader() -> Any:
@@ -37,6 +39,15 @@ class UnfinishedUpload:
     upload_id: str
     begun_s: float  # seconds since 1970, by the store's clock
     bytes: int  # of the parts that have arrived
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldVersion:
+    """A version of an object that was replaced or deleted. Whoever names it can read it."""
+
+    key: str
+    version_id: str
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +141,39 @@ class S3Api:
 
     def keeps_versions(self) -> bool:
         """Whether deleted objects stay as old versions; False also if the credentials may not ask."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
-            return str(self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")) == "Enabled"
-        except (BotoCoreError, ClientError) as error:
+            return self._versioning() == "Enabled"
+        except StoreError as error:
             log.debug("%s: whether the bucket keeps versions is unknown: %s", self.url, error)
             return False
+
+    def has_kept_versions(self) -> bool:
+        """Whether deleted objects stay as old versions, or did so once. Raises: StoreError: it does not say."""
+        return bool(self._versioning())
+
+    def old_versions(self, folder: str) -> Iterator[OldVersion]:
+        """The versions of all objects below a folder that are not the present ones. Raises: StoreError."""
+        with self._explained(f"cannot list the old versions below '{folder}'"):
+            pages = self.client.get_paginator("list_object_versions").paginate(
+                Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+            )
+            for page in pages:
+                for found in page.get("Versions", ()):
+                    if not found["IsLatest"]:
+                        key = found["Key"].removeprefix(self.prefix)
+                        yield OldVersion(key=key, version_id=found["VersionId"], bytes=int(found["Size"]))
+
+    def _versioning(self) -> str:
+        """ "Enabled", "Suspended", or "": it never kept versions, or the store knows none. Raises: StoreError."""
+        from botocore.exceptions import ClientError
+
+        with self._explained("whether the bucket keeps versions is unknown"):
+            try:
+                return str(self.client.get_bucket_versioning(Bucket=self.bucket).get("Status") or "")
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in _NOT_KNOWN_THERE:
+                    return ""
+                raise
 
     def _bytes_of(self, key: str, upload_id: str) -> int:
         pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload_id)

@@ -30,14 +30,10 @@ from orchestrator.retention.garbage import DEFAULT_AGE_S, DeletionReport, Garbag
 from orchestrator.retention.holders import Holder, holders
 from orchestrator.retention.leftovers import Leftovers
 from orchestrator.retention.local_copies import LocalCopy, delete_copies, stale_copies
+from orchestrator.retention.old_versions import OLD_VERSIONS, keeps_versions
 from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.retention.taint_removal import tainted_files
-from orchestrator.retention.unfinished_uploads import (
-    OLD_VERSIONS,
-    abort_uploads,
-    find_unfinished_uploads,
-    keeps_versions,
-)
+from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads
 from orchestrator.retention.unneeded import UnneededArtifact, retract_unneeded, unneeded_artifacts
 from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace

@@ -38,8 +38,8 @@ from orchestrator.planning.plan import Plan
 from orchestrator.reports.attestation import sign
 from orchestrator.retention.failed_output import delete_failed, stale_failed
 from orchestrator.retention.garbage import delete_garbage
-from orchestrator.retention.taint_removal import tainted_files
-from orchestrator.retention.unfinished_uploads import OLD_VERSIONS, keeps_versions
+from orchestrator.retention.old_versions import OLD_VERSIONS, find_old_versions, keeps_versions
+from orchestrator.retention.taint_removal import tainted_files, tainted_folders
 from orchestrator.stage import StageSpec
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
         deleted, is_versioned = None, keeps_versions(workspace.store)
         if delete:
             deleted = delete_garbage(workspace.store, garbage, is_live=workspace.is_live, even_in_use=True)
+        old = find_old_versions(workspace.store, tainted_folders(takedown))
     if as_json:
         counts = {"shards": len(takedown.shards), "artifacts": num_retracted}
         left = len(garbage) if deleted is None else len(deleted.kept)
@@ -185,6 +186,7 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
             "deleted": None if deleted is None else {"folders": deleted.items, "bytes": deleted.bytes},
             "folders_left": left,
             "old_versions_kept": is_versioned,
+            "old_versions": None if old.unknown else {"objects": len(old.versions), "bytes": old.bytes},
         }
         echo_json("takedown apply", report)
         return
@@ -198,6 +200,9 @@ def apply_takedown(file: Path, delete: bool, locations: Locations, as_json: bool
         click.echo(f"{len(garbage)} folders are still there; `illume gc --delete` deletes them")
     if is_versioned:
         click.echo(OLD_VERSIONS)
+    if old.versions:
+        found = f"{len(old.versions)} old versions of it, {bytes_text(old.bytes)}"
+        click.echo(f"the bucket has {found}; `illume takedown receipt {takedown.id}` lists them")
     click.echo("next: `illume run` with each recipe, then `illume takedown receipt`")
 
 

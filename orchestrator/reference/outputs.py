@@ -340,7 +340,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
         an_object({"run_id": TEXT, "total": COSTS, "stages": a_list(an_object({"stage": TEXT, **COST_PARTS}))}),
     ),
     "takedown apply": (
-        "what a takedown has changed; `deleted` is null if nothing was to be deleted yet",
+        "what a takedown has changed; `deleted` is null if nothing was to be deleted yet, `old_versions` if the bucket "
+        "does not say",
         an_object(
             {
                 "id": TEXT,
@@ -349,6 +350,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
                 "deleted": or_null(an_object({"folders": WHOLE, "bytes": WHOLE})),
                 "folders_left": WHOLE,
                 "old_versions_kept": YES_NO,
+                "old_versions": or_null(an_object({"objects": WHOLE, "bytes": WHOLE})),
             }
         ),
     ),

@@ -49,6 +49,11 @@ def tainted_files(
     )
 
 
+def tainted_folders(takedown: Takedown) -> list[str]:
+    """Keys of the folders with all that there is, or was, of tainted shards and artifacts."""
+    return [site.attempts.removesuffix("/attempts") for site in _sites(takedown)]
+
+
 def unretracted_records(artifacts: ArtifactStore, takedown: Takedown) -> list[str]:
     """Keys of commit records of tainted shards and artifacts that are not retracted."""
 

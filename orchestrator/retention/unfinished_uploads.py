@@ -11,11 +11,6 @@ from orchestrator.store.store import Store
 
 log = logging.getLogger(__name__)
 
-OLD_VERSIONS = (
-    "the bucket keeps versions: what was deleted can be read, and takes its space, until a lifecycle rule for old "
-    "versions removes it"
-)
-
 
 def find_unfinished_uploads(store: Store, *, before_s: float, is_live: Callable[[str], bool]) -> list[UnfinishedUpload]:
     """The uploads below the store's address that began before `before_s` and whose attempt is not live.
@@ -40,11 +35,6 @@ def abort_uploads(store: Store, uploads: list[UnfinishedUpload]) -> int:
     for upload in uploads:
         store.s3.abort_upload(upload)
     return sum(upload.bytes for upload in uploads)
-
-
-def keeps_versions(store: Store) -> bool:
-    """Whether what is deleted stays as an old version; False also where the bucket does not say."""
-    return isinstance(store, ObjectStore) and store.s3 is not None and store.s3.keeps_versions()
 
 
 def _attempt_of(key: str) -> str:

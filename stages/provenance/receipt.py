@@ -10,7 +10,8 @@ from orchestrator.identity import to_json
 from orchestrator.planning.plan import Plan, tainted_stages
 from orchestrator.recipe.loading import Kinds
 from orchestrator.reports.attestation import statement
-from orchestrator.retention.taint_removal import tainted_files, unretracted_records
+from orchestrator.retention.old_versions import NO_VERSIONS, FoundVersions, find_old_versions
+from orchestrator.retention.taint_removal import tainted_files, tainted_folders, unretracted_records
 from orchestrator.times import iso_time
 from orchestrator.workspace import Workspace
 from stages.provenance.takedown import newest_plans, shards_holding
@@ -37,6 +38,7 @@ class Receipt:
     shards_found: int  # finished shards that hold rows about the samples now
     successors: tuple[Successor, ...]
     recipes_to_rerun: tuple[str, ...]  # whose newest run used tainted artifacts
+    old: FoundVersions = NO_VERSIONS  # of tainted files in a bucket that keeps versions
 
     @property
     def open_points(self) -> list[str]:
@@ -50,6 +52,13 @@ class Receipt:
             points.append(f"{self.shards_found} shards hold it now: draw up and apply another takedown")
         if self.files:
             points.append(f"{len(self.files)} folders are not deleted: `illume gc --delete`")
+        if self.old.versions:
+            points.append(
+                f"{len(self.old.versions)} old versions in the bucket can still be read (`old_versions` of the receipt "
+                "names each): let a lifecycle rule for old versions remove them, or delete them by key and version"
+            )
+        if self.old.unknown:
+            points.append(f"the bucket does not say if it keeps old versions: {self.old.unknown}")
         points += [f"recipe {name!r} was not run again since: `illume run`" for name in self.recipes_to_rerun]
         return points
 
@@ -70,6 +79,7 @@ class Receipt:
             "marked_models": [to_json(artifact) for artifact in self.takedown.tainted if artifact.is_kept],
             "cleared": to_json(sorted(self.takedown.cleared)),
             "successors": [asdict(successor) for successor in self.successors],
+            "old_versions": [asdict(version) for version in self.old.versions],
             "outside_the_store": to_json(self.takedown.outside),
             "open": to_json(self.open_points),
             "complete": not self.open_points,
@@ -93,6 +103,7 @@ def make_receipt(workspace: Workspace, kinds: Kinds, takedown: Takedown, *, sear
         shards_found=len(holding),
         successors=tuple(_successors(workspace, clean, takedown)),
         recipes_to_rerun=tuple(plan.recipe for plan in newest if plan not in clean),
+        old=find_old_versions(workspace.store, tainted_folders(takedown)),
     )
 
 

@@ -117,7 +117,7 @@ def write_receipt_page(receipt: "Receipt", target: Path, *, statement: str) -> N
 
 
 def _sections(receipt: "Receipt") -> list[Section]:
-    takedown = receipt.takedown
+    takedown, old = receipt.takedown, receipt.old.versions
     successors = [f"{new.stage} of {new.recipe} ({new.kind} {new.fingerprint[:12]})" for new in receipt.successors]
     digests = sorted(mark for marks in takedown.content.values() for mark in marks)
     found = {
@@ -130,6 +130,11 @@ def _sections(receipt: "Receipt") -> list[Section]:
         "Not used any more, and being deleted" if receipt.files else "Deleted": (
             "Datasets and other files that held it.",
             _artifact_lines(takedown, is_kept=False),
+        ),
+        "Old versions that the bucket keeps": (
+            "They can be read by whoever may read versions of the bucket, until they are deleted one by one or by a "
+            "lifecycle rule.",
+            [f"{version.key}, version {version.version_id}, {bytes_text(version.bytes)}" for version in old],
         ),
         "Models that had learned from it": (
             "They are marked, and no new work uses them. A single record cannot be taken out of a trained model; they "

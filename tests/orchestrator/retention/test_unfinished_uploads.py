@@ -7,14 +7,9 @@ from click.testing import CliRunner
 from orchestrator.backends.object_store import ObjectStore
 from orchestrator.backends.transfers import MIB
 from orchestrator.commands.gc import gc_command
-from orchestrator.commands.takedown import takedown_command
 from orchestrator.history.database.database import Database
-from orchestrator.retention.unfinished_uploads import (
-    OLD_VERSIONS,
-    abort_uploads,
-    find_unfinished_uploads,
-    keeps_versions,
-)
+from orchestrator.retention.old_versions import OLD_VERSIONS
+from orchestrator.retention.unfinished_uploads import abort_uploads, find_unfinished_uploads
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 
@@ -60,15 +55,6 @@ def test_other_stores_have_none(local_store: Store) -> None:
     for store in (local_store, MemoryStore()):
         assert find_unfinished_uploads(store, before_s=LATER_S, is_live=nobody) == []
         assert abort_uploads(store, []) == 0
-        assert not keeps_versions(store)
-
-
-def test_versions_of_a_bucket_are_seen(s3_store: ObjectStore) -> None:
-    assert not keeps_versions(s3_store)
-    api = s3_store.s3
-    assert api is not None
-    api.client.put_bucket_versioning(Bucket=api.bucket, VersioningConfiguration={"Status": "Enabled"})
-    assert keeps_versions(s3_store)
 
 
 def test_gc_lists_and_aborts_them(s3_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,19 +71,3 @@ def test_gc_lists_and_aborts_them(s3_store: ObjectStore, tmp_path: Path, monkeyp
     assert "deleted 1 items, 6.0 MiB" in deleted.stdout
     assert find_unfinished_uploads(s3_store, before_s=LATER_S, is_live=nobody) == []
     assert OLD_VERSIONS not in deleted.stdout
-
-
-def test_whoever_deletes_in_a_bucket_that_keeps_versions_is_told_so(
-    s3_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    api = s3_store.s3
-    assert api is not None
-    api.client.put_bucket_versioning(Bucket=api.bucket, VersioningConfiguration={"Status": "Enabled"})
-    monkeypatch.setenv("ILLUME_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    Database(str(tmp_path / "home" / "index.db")).close()
-    where = ["--store", s3_store.url, "--tracking", "none"]
-    assert OLD_VERSIONS in CliRunner().invoke(gc_command, [*where, "--delete"]).stdout
-    assert CliRunner().invoke(takedown_command, ["plan", "nobody", "--id", "T0", *where]).exit_code == 0
-    applied = CliRunner().invoke(takedown_command, ["apply", "T0.takedown.json", "--delete", *where])
-    assert OLD_VERSIONS in applied.stdout, applied.output
