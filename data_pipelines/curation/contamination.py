@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.curation.config import CurationConfig
-from data_pipelines.datasets.ingested_reader import records_path
+from data_pipelines.datasets.files import path_of
 from data_pipelines.duplicates.near_hashes import Hashes, HashLookup, Integers
 
 Miniatures = npt.NDArray[np.uint8]  # [N, 8, 8, 3]
@@ -178,7 +178,7 @@ _EVALUATION_SCHEMA = pa.schema(
 
 def _read_evaluation(shard: EvaluationShard) -> Any:
     """One row for each record, readable or not; hashes and miniatures exist only for images that could be decoded."""
-    path = records_path(shard.records.parents[1], shard.records.stem)
+    path = path_of(shard.records)
     records = pq.read_table(path, columns=["source", "sample_id", "external_id", "images", "reject"])
     analysis = pq.read_table(shard.analysis, columns=["row", "phash", "pixel_digest", "miniature"])
     analysed = analysis.take(pc.index_in(pa.array(np.arange(len(records))), value_set=analysis["row"].combine_chunks()))

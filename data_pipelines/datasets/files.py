@@ -47,6 +47,12 @@ def file_of(folder: Path, name: str) -> Path:
     return (fetch(name) if arriving is None else arriving.result()) or path
 
 
+def path_of(path: Path) -> Path:
+    """Where a file is that is named by its path, also if that is in a folder whose files are fetched."""
+    folder = None if path.exists() else next((folder for folder in path.parents if folder in _fetches), None)
+    return path if folder is None else file_of(folder, path.relative_to(folder).as_posix())
+
+
 def open_part(folder: Path, name: str) -> BinaryIO:
     """A file of a folder for reading a small part of it, such as the footer of a table.
 

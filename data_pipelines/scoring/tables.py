@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.datasets.files import file_of
+from data_pipelines.datasets.files import path_of
 from data_pipelines.datasets.records import Reject, canonical
 from data_pipelines.scoring.bounds import MEASURED_SCORES, TABLE_COLUMNS, ScoreBounds
 from models.errors import DataError
@@ -58,18 +58,11 @@ class ShardScores:
 NO_SCORES = ShardScores()
 
 
-def _here(table: Path) -> Path:
-    """Where a table is on this machine."""
-    if table.exists():
-        return table
-    return file_of(table.parents[2], f"scores/{table.parent.name}/{table.name}")
-
-
 def read_scores(files: Sequence[Path]) -> ShardScores:
     """All scores in the tables of one shard, without embeddings."""
     of_rows: dict[int, dict[int, dict[str, float | None]]] = {}
     sample_ids: dict[int, str] = {}
-    for file in map(_here, files):
+    for file in map(path_of, files):
         names = [name for name in pq.read_schema(file).names if name not in TABLE_COLUMNS]
         for entry in pq.read_table(file, columns=["row", "sample_id", "slot", *names]).to_pylist():
             if sample_ids.setdefault(entry["row"], entry["sample_id"]) != entry["sample_id"]:
@@ -118,7 +111,7 @@ def read_embeddings(files: Sequence[Path]) -> dict[int, list[Vectors]]:
     They are views of one array [N, D]. Rows with a missing embedding are left out.
     """
     found: dict[int, list[Vectors]] = {}
-    for file in map(_here, files):
+    for file in map(path_of, files):
         if "embedding" not in pq.read_schema(file).names:
             continue
         table = pq.read_table(file, columns=["row", "embedding"])

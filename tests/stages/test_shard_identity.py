@@ -24,6 +24,7 @@ from models.mllm.config import LevelSampling, SamplingConfig
 from orchestrator.identity import semantic_config
 from orchestrator.shards import Shard
 from orchestrator.stage import Location, StageKind
+from orchestrator.testing import FolderInputs
 from stages.draw_benchmark import DRAW_BENCHMARK, DrawBenchmarkConfig
 from stages.generate_shapes import GENERATE_SHAPES
 from stages.ingest import INGEST, IngestStageConfig
@@ -64,6 +65,10 @@ class MapContext:
 
     def execution(self, settings: type[Any]) -> Any:
         return settings()
+
+    @property
+    def node_inputs(self) -> FolderInputs:
+        return FolderInputs()
 
     @property
     def tombstones(self) -> Mapping[str, frozenset[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.datasets import files
-from data_pipelines.datasets.files import fetch_from, file_of, open_part, read_ahead
+from data_pipelines.datasets.files import fetch_from, file_of, open_part, path_of, read_ahead
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from tests.data_pipelines.conftest import MakeDataset
 
@@ -26,6 +26,9 @@ def test_a_part_of_a_file_is_read_without_fetching_it_where_its_folder_can(tmp_p
     assert open_part(tmp_path, "away").read() == b"opened"
     assert open_part(tmp_path, "elsewhere").read() == b"fetched"  # it is here
     fetch_from(tmp_path / "plain", lambda _name: elsewhere)
+    assert path_of(tmp_path / "plain/deep/away") == elsewhere
+    assert path_of(elsewhere) == elsewhere
+    assert path_of(tmp_path.parent / "nowhere") == tmp_path.parent / "nowhere"
     assert open_part(tmp_path / "plain", "away").read() == b"fetched"
     fetch_from(tmp_path / "empty", lambda _name: None)
     with pytest.raises(FileNotFoundError):
