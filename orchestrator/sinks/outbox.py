@@ -197,7 +197,7 @@ class _SinkWorker:
                 log.warning("sink %s: %s; trying again", self.sink.name, _problem(error))
                 delivered, failed = 0, 1
             self._failed_rounds = self._failed_rounds + 1 if failed and not delivered else 0
-            if delivered:
+            if delivered and self._flushing:
                 continue
             if self._flushed < asked and (not failed or self._failed_rounds >= FLUSH_TRIES):
                 self._flushed = asked
@@ -242,20 +242,23 @@ class _SinkWorker:
             )
 
     def _deliver_run(self, run_id: str) -> bool:
-        if not self._next_batch(run_id):
+        """Deliver what waits now; what comes meanwhile is for the next round, so that it is few calls and commits."""
+        if self.sink.linger_s > 0 and not self._next_batch(run_id):
             return False
         lease = self._leases.acquire(f"outbox:{run_id}:{self.sink.name}", duration_s=DELIVERY_LEASE_S)
         if lease is None:
             return False  # another process delivers this run
         try:
-            batch = self._next_batch(run_id)  # again, now that no other process can move the cursor
+            batch = delivered = self._next_batch(run_id)  # now that no other process can move the cursor
             while batch and not self._stopped.is_set():
                 self._deliver_batch(batch)
+                if len(batch) < BATCH:
+                    break
                 lease = self._leases.renew(lease)
                 batch = self._next_batch(run_id)
         finally:
             self._leases.release(lease, forget=True)
-        return True
+        return bool(delivered)
 
     def _deliver_batch(self, batch: list[Event]) -> None:
         try:

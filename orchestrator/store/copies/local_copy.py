@@ -61,6 +61,7 @@ def readable_folder(
             with making(cache, key) as is_alone:
                 arriving = cache / DOWNLOADS / (_download_id(key) if is_alone else uuid.uuid4().hex)
                 _download_missing(store, cache, data_key, files, arriving, target)
+        target.mkdir(parents=True, exist_ok=True)  # of no files: all are fetched when they are read
         os.utime(target)  # the time of its last use
     except OSError as error:
         raise StoreError(explain_os_error(error, f"{target}: cannot keep the downloaded files")) from error

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.history.database import schema
 from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event
 from orchestrator.history.leases import Leases
 from orchestrator.history.run_store import RunStore
-from orchestrator.sinks.outbox import MAX_WAIT_S, Outbox, SinkRejectedError, backoff_s, deliveries
+from orchestrator.sinks.outbox import MAX_WAIT_S, Outbox, SinkRejectedError, _SinkWorker, backoff_s, deliveries
 
 TellStory = Callable[[Database, str], Any]
 
@@ -52,6 +54,25 @@ def test_every_sink_gets_every_event_once_and_in_order(database: Database, tell_
         assert outbox.drain(20.0) == {}
     assert sinks[0].numbers == sinks[1].numbers == numbered(database)
     assert deliveries(database, only_waiting=True) == []
+
+
+def test_what_comes_while_a_sink_takes_events_waits_for_the_next_round(
+    database: Database, tell_story: TellStory
+) -> None:
+    """Else each event of a lively run costs a call of every sink, and several commits."""
+    sink = ListSink()
+    story = tell_story(database, "r1")
+
+    def say_more(_events: Sequence[Event]) -> None:
+        story.run_store.record("r1", "note", {}, epoch=story.epoch)
+
+    sink.fail = say_more
+    worker = _SinkWorker(database, Leases(database), sink)
+    row = {"run_id": "r1", "sink": sink.name, "delivered": 0, "rejected": 0, "problem": ""}
+    database.write(lambda connection: connection.execute(insert(schema.outbox).values(row)))
+    for round_number in (1, 2, 3):
+        assert worker._deliver_round() == (1, 0)
+        assert len(sink.batches) == round_number
 
 
 def test_a_failing_sink_delays_only_itself_and_gets_everything_later(database: Database, tell_story: TellStory) -> None:

@@ -51,6 +51,12 @@ def test_files_are_downloaded_once_and_again_if_the_copy_is_incomplete(counting:
     assert not any((tmp_path / "downloads").iterdir())
 
 
+def test_a_folder_of_which_nothing_is_wanted_yet_exists(counting: CountingStore, tmp_path: Path) -> None:
+    folder = readable_folder(counting, tmp_path, "here/data", [])
+    assert folder.is_dir()
+    assert counting.downloads == []
+
+
 def test_eight_readers_at_once_make_one_download_of_each_file(counting: CountingStore, tmp_path: Path) -> None:
     files = [put(counting, name, name.encode()) for name in ("a", "b", "c", "d")]
     counting.before = lambda _key, _path: threading.Event().wait(0.02) and None
