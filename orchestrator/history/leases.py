@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from orchestrator import failpoints
 from orchestrator.errors import DatabaseError, LeaseLostError
@@ -58,18 +58,14 @@ class Leases:
 
         def work(connection: Connection) -> Lease | None:
             _ensure_row(connection, resource)
-            row = connection.execute(_live(resource)).one_or_none()
+            row = connection.execute(_LIVE, {"of_resource": resource}).one_or_none()
             if row is not None and row.owner != owner:  # equal: our first try succeeded but its reply was lost
                 if not owners.is_gone(row.owner):
                     return None
                 log.warning("lease %s: taken over from %s, which no longer runs", resource, owners.describe(row.owner))
             if row is None or row.owner != owner:
-                row = connection.execute(
-                    update(leases)
-                    .where(leases.c.resource == resource)
-                    .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=database_now() + duration_s)
-                    .returning(leases)
-                ).one()
+                values = {"of_resource": resource, "new_owner": owner, "of_duration_s": duration_s}
+                row = connection.execute(_TAKE, values).one()
             return _lease(row, duration_s)
 
         lease = self._database.write(work)
@@ -80,12 +76,7 @@ class Leases:
         """The lease with a new expiry time. Raises: LeaseLostError: it expired or was taken over."""
 
         def work(connection: Connection) -> float | None:
-            return connection.execute(
-                update(leases)
-                .where(_is(lease), leases.c.expires_at > database_now())
-                .values(expires_at=database_now() + lease.duration_s)
-                .returning(leases.c.expires_at)
-            ).scalar_one_or_none()
+            return connection.execute(_RENEW, {**_named(lease), "of_duration_s": lease.duration_s}).scalar_one_or_none()
 
         expires_at = self._database.write(work)
         if expires_at is None:
@@ -128,8 +119,8 @@ class Leases:
 
         `forget` also deletes the row and its epoch count; only for resources whose epochs are not used for fencing.
         """
-        statement: Any = delete(leases) if forget else update(leases).values(owner="", expires_at=0.0)
-        self._database.write(lambda connection: connection.execute(statement.where(_is(lease))))
+        statement: Any = _FORGET if forget else _RELEASE
+        self._database.write(lambda connection: connection.execute(statement, _named(lease)))
 
     def holder(self, resource: str) -> Lease | None:
         """The live lease on `resource`, of any holder (for messages: `owners.describe(lease.owner)`)."""
@@ -191,17 +182,44 @@ def _is(lease: Lease) -> Any:
     return (leases.c.resource == lease.resource) & same_holder
 
 
+def _named(lease: Lease) -> dict[str, Any]:
+    """The parameters of `_IS`."""
+    return {"of_resource": lease.resource, "of_owner": lease.owner, "of_epoch": lease.epoch}
+
+
 def _live(resource: str) -> Any:
     return select(leases).where(
         leases.c.resource == resource, leases.c.owner != "", leases.c.expires_at > database_now()
     )
 
 
+# Made once, as each stage and each delivery to a sink needs them: to make one takes longer than to carry it out.
+_OF_RESOURCE = leases.c.resource == bindparam("of_resource")
+_IS = _OF_RESOURCE & (leases.c.owner == bindparam("of_owner")) & (leases.c.epoch == bindparam("of_epoch"))
+_UNTIL = database_now() + bindparam("of_duration_s", type_=leases.c.expires_at.type)
+_LIVE = select(leases).where(_OF_RESOURCE, leases.c.owner != "", leases.c.expires_at > database_now())
+_LOCK = select(leases.c.epoch).where(_OF_RESOURCE).with_for_update()
+_TAKE = (
+    update(leases)
+    .where(_OF_RESOURCE)
+    .values(owner=bindparam("new_owner"), epoch=leases.c.epoch + 1, expires_at=_UNTIL)
+    .returning(leases)
+)
+_RENEW = (
+    update(leases)
+    .where(_IS, leases.c.expires_at > database_now())
+    .values(expires_at=_UNTIL)
+    .returning(leases.c.expires_at)
+)
+_RELEASE = update(leases).where(_IS).values(owner="", expires_at=0.0)
+_FORGET = delete(leases).where(_IS)
+
+
 def _ensure_row(connection: Connection, resource: str) -> None:
     """Create the row if it is missing and lock it, so that concurrent acquirers run one after the other."""
     row = {"resource": resource, "owner": "", "epoch": 0, "expires_at": 0.0}
     connection.execute(insert_new(connection, leases).values(row).on_conflict_do_nothing())
-    connection.execute(select(leases.c.epoch).where(leases.c.resource == resource).with_for_update())
+    connection.execute(_LOCK, {"of_resource": resource})
 
 
 def boot_clock() -> float:

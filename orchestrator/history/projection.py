@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import Connection, bindparam, case, insert, select, update
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError, LeaseLostError
@@ -16,6 +16,23 @@ from orchestrator.history.actors import ACTOR_FIELD, actor_fields
 from orchestrator.history.database.database import dump_json
 from orchestrator.history.database.schema import attempts, database_now, events, runs, stages
 from orchestrator.history.events import BULK_KINDS, AttemptState, Event, EventKind, RunState, event_fields
+
+# Statements of each event are made once: to make one takes longer than to carry it out. `of_...` are parameters.
+_OF_RUN = runs.c.run_id == bindparam("of_run")
+_LOCK_RUN = select(runs).where(_OF_RUN).with_for_update()
+_NEXT_NUMBER = update(runs).where(_OF_RUN).values(last_event=runs.c.last_event + 1)
+_NUMBER = _NEXT_NUMBER.returning(runs.c.last_event, database_now())
+_INSERT_EVENT = insert(events)
+_EPOCH = bindparam("of_epoch", type_=runs.c.epoch.type)
+_TOUCH_RUN = (
+    update(runs)
+    .where(_OF_RUN)
+    .values(
+        last_event=bindparam("of_sequence", type_=runs.c.last_event.type),
+        updated_at=bindparam("of_time", type_=runs.c.updated_at.type),
+        epoch=case((runs.c.epoch < _EPOCH, _EPOCH), else_=runs.c.epoch),
+    )
+)
 
 _NO_WAIT: Mapping[str, Any] = {"waiting_for": "", "waiting_since": None}
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
@@ -28,7 +45,7 @@ def lock_run(connection: Connection, run_id: str, epoch: int | None = None) -> A
         LeaseLostError: the run has another epoch than `epoch`.
         DatabaseError: there is no such run.
     """
-    row = connection.execute(select(runs).where(runs.c.run_id == run_id).with_for_update()).one_or_none()
+    row = connection.execute(_LOCK_RUN, {"of_run": run_id}).one_or_none()
     if row is None:
         raise DatabaseError(
             f"run {run_id}: not in the database; `illume status` lists the runs, `illume index rebuild` finds lost ones"
@@ -57,9 +74,7 @@ def append_event(
     the last number it has seen misses none. Every event but telemetry names the actor.
     """
     named = fields if kind in BULK_KINDS else {**fields, ACTOR_FIELD: actor_fields()}
-    of_run = update(runs).where(runs.c.run_id == run_id)
-    number = of_run.values(last_event=runs.c.last_event + 1).returning(runs.c.last_event, database_now())
-    row = connection.execute(number).one()
+    row = connection.execute(_NUMBER, {"of_run": run_id}).one()
     event = Event(
         run_id=run_id,
         sequence=row[0],
@@ -96,18 +111,17 @@ def append_once(
 
 
 def insert_event(connection: Connection, event: Event) -> None:
-    connection.execute(
-        insert(events).values(
-            run_id=event.run_id,
-            sequence=event.sequence,
-            time=event.time,
-            epoch=event.epoch,
-            kind=event.kind,
-            stage_id=event.stage_id,
-            attempt_id=event.attempt_id,
-            fields=dump_json(event.fields),
-        )
-    )
+    row = {
+        "run_id": event.run_id,
+        "sequence": event.sequence,
+        "time": event.time,
+        "epoch": event.epoch,
+        "kind": event.kind,
+        "stage_id": event.stage_id,
+        "attempt_id": event.attempt_id,
+        "fields": dump_json(event.fields),
+    }
+    connection.execute(_INSERT_EVENT, row)
 
 
 def event_from_row(row: Any) -> Event:
@@ -128,15 +142,8 @@ def project(connection: Connection, event: Event) -> None:
     change = _CHANGES.get(event.kind)
     if change is not None:
         change(connection, event)
-    connection.execute(
-        update(runs)
-        .where(runs.c.run_id == event.run_id)
-        .values(
-            last_event=event.sequence,
-            updated_at=event.time,
-            epoch=case((runs.c.epoch < event.epoch, event.epoch), else_=runs.c.epoch),
-        )
-    )
+    values = {"of_sequence": event.sequence, "of_time": event.time, "of_epoch": event.epoch}
+    connection.execute(_TOUCH_RUN, {"of_run": event.run_id, **values})
 
 
 def _run_created(connection: Connection, event: Event) -> None:
