@@ -113,7 +113,7 @@ class LocalStore:
                 with open(self._path(key), "rb", buffering=0) as file:
                     return os.pread(file.fileno(), size, start)
             except (FileNotFoundError, NotADirectoryError):
-                self._check_mounted()
+                self.check_mounted()
                 return None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
