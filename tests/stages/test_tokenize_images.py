@@ -1,14 +1,19 @@
 """Which shards of datasets are tokenized, and what identifies them."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from models.dualvitok import weights
+from models.dualvitok.model import DualViTok
 from orchestrator.artifact import Artifact, FileEntry, Fingerprint, Manifest
 from orchestrator.errors import PrecheckError
-from stages.tokenize_images import shards_to_tokenize
+from orchestrator.testing import folder_context
+from stages.tokenize_images import TOKENIZE_IMAGES, TokenizeImagesConfig, shards_to_tokenize
 from tests.data_pipelines.conftest import Wanted, write_dataset
+from tests.data_pipelines.tiny_run import TOKENIZER
 
 SAMPLES = [
     Wanted(task="generation", turns=(f"Generate {{resolution_tag}} {n}\n", "<image>"), anchors=((32, 32),))
@@ -61,3 +66,20 @@ def test_two_shards_of_one_name_are_not_tokenized_into_one_file(tmp_path: Path) 
     both = [artifact(dataset(tmp_path / folder, "one")[0]) for folder in ("1", "2")]
     with pytest.raises(PrecheckError, match=r"both have a shard 'one-00000'; tokenize each in a stage of its own, or"):
         shards_to_tokenize(both, ("generation",))
+
+
+def test_the_metrics_say_how_much_of_the_codebooks_is_in_use(tmp_path: Path) -> None:
+    samples = [replace(sample, anchors=((64, 64),)) for sample in SAMPLES]
+    folder, _ = dataset(tmp_path / "1", "one", samples)
+    (tmp_path / "tokenizer").mkdir()
+    weights.save(DualViTok(TOKENIZER), tmp_path / "tokenizer")
+    inputs = {"datasets": folder, "tokenizer": tmp_path / "tokenizer"}
+    context = folder_context(TOKENIZE_IMAGES, tmp_path / "work", inputs=inputs)
+    metrics = TOKENIZE_IMAGES.run(TokenizeImagesConfig(), context)
+    assert metrics["rows"] == len(SAMPLES)
+    for book in ("semantic", "pixel"):
+        assert 0 < metrics[f"{book}_codes_used"] <= 1
+        assert metrics[f"{book}_perplexity"] >= 1
+    assert TOKENIZE_IMAGES.warnings is not None
+    collapsed = {**metrics, "pixel_codes_used": 0.001, "pixel_codes_per_entry": 9.0}
+    assert "the pixel codebook has collapsed" in TOKENIZE_IMAGES.warnings(collapsed)[0]
