@@ -40,6 +40,19 @@ def unet_layers(unet: nn.Module) -> tuple[nn.Module, ...]:
     return tuple(module for module in unet.modules() if isinstance(module, ResnetBlock2D | BasicTransformerBlock))
 
 
+def start_with_even_cells(unet: nn.Module, cell_px: int) -> None:
+    """Let the last layer begin with equal values for all pixels of a cell, as of an image of larger pixels.
+
+    With a filter of its own for each pixel, a short training leaves a pattern of dots with the period of a cell.
+    Source: Aitken et al., arXiv 1707.02937, section 3.2.
+    """
+    layer = unet.conv_out
+    assert isinstance(layer, nn.Conv2d), "of both kinds of networks"
+    for parameter in layer.parameters():
+        first = parameter.detach()[:: cell_px**2]
+        parameter.data.copy_(first.repeat_interleave(cell_px**2, dim=0))
+
+
 def predict(unet: nn.Module, inputs_BCYX: Tensor, steps_B: Tensor, resolution: int) -> Tensor:
     """The network's prediction [B,C,Y,X] for noisy samples with code features as further channels."""
     batch = len(inputs_BCYX)

@@ -14,7 +14,7 @@ from data_pipelines.training_data.image_batches import ImageBatch, sample_names
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
-from models.diffusion.unet import make_unet, unet_blocks, unet_layers
+from models.diffusion.unet import make_unet, start_with_even_cells, unet_blocks, unet_layers
 from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codebooks, Codes
 from models.dualvitok.weights import load_codebooks
@@ -121,7 +121,10 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
     torch.manual_seed(task.config.loop.seed)
     if task.config.base_model_id:
         return adopt_base(task.config.model, Path(task.config.base_model))
-    return DiffusionDecoder(task.config.model)
+    decoder = DiffusionDecoder(task.config.model)
+    if task.config.even_cells_at_start:
+        start_with_even_cells(decoder.unet, task.config.model.cell_px)
+    return decoder
 
 
 def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:

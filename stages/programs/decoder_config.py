@@ -18,6 +18,7 @@ class TrainDecoderConfig:
     learning_rate: float
     loop: LoopConfig
     last_level_share: float = 0.0  # of the images that are trained at the last noise level, where sampling begins
+    even_cells_at_start: bool = False  # a new network's pixels of a cell begin equal; in pixel space only
     base_model_id: str = ""  # name and revision of the diffusers model to start from; latent space needs one
     base_model: Location = Location("")  # folder of the base model, with `unet` and `vae`
 
@@ -26,6 +27,8 @@ class TrainDecoderConfig:
             raise ValueError(f"batch: {self.batch} is less than 1")
         if not 0 <= self.last_level_share <= 1:
             raise ValueError(f"last_level_share: {self.last_level_share} is not in [0, 1]")
+        if self.even_cells_at_start and (self.model.space != "pixel" or self.base_model_id):
+            raise ValueError("even_cells_at_start: true, but only a new network in pixel space has cells to begin with")
         if self.model.space == "latent" and not self.base_model_id:
             raise ValueError("base_model_id: empty, but latent space needs the autoencoder of a base model")
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard
+from models.diffusion.config import DecoderConfig
+from models.diffusion.unet import predict
 from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
-from stages.programs.decoder import DecoderProgram
+from stages.programs.decoder import DecoderProgram, build_decoder
 from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
 from stages.programs.image_data import make_index
 from stages.training.config import LoopConfig
@@ -87,3 +89,31 @@ def test_the_decoder_skips_images_that_could_not_be_tokenized(tmp_path: Path, to
     program = DecoderProgram(task, torch.device("cpu"))
     for step in range(6):
         assert program.micro_batch(step, 0).weight == 2
+
+
+def test_the_pixels_of_a_cell_begin_equal_where_the_config_says_so(tmp_path: Path, tokenizer: Path) -> None:
+    task, _ = decoder_task(tmp_path, tokenizer, without=0)
+    even = replace(task, config=replace(task.config, even_cells_at_start=True))
+    cell = task.config.model.cell_px
+    inputs = torch.randn(1, task.config.model.sample_channels + task.config.model.code_channels, 64 // cell, 64 // cell)
+    with torch.no_grad():
+        folded = predict(build_decoder(even).unet, inputs, torch.tensor([999]), 0)
+        uneven = predict(build_decoder(task).unet, inputs, torch.tensor([999]), 0)
+    images = torch.nn.functional.pixel_shuffle(folded, cell)
+    blocks = torch.nn.functional.interpolate(images[:, :, ::cell, ::cell], scale_factor=cell)
+    torch.testing.assert_close(images, blocks)
+    assert len(set(images[0, :, 0, 0].tolist())) == 3  # colours still differ
+    assert not torch.equal(folded, uneven)
+
+
+def test_cells_begin_equal_in_pixel_space_only() -> None:
+    loop = LoopConfig(steps=2, micro_batches_per_step=1, seed=1)
+    with pytest.raises(ValueError, match="even_cells_at_start: true, but only a new network in pixel space"):
+        TrainDecoderConfig(
+            model=DecoderConfig.published(),
+            batch=2,
+            learning_rate=1e-3,
+            loop=loop,
+            base_model_id="base@1",
+            even_cells_at_start=True,
+        )
