@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.errors import DatabaseError, OrchestratorError
+from orchestrator.history.run_status import RunStatus
 from orchestrator.web.curves import Curves
 from orchestrator.web.manifests import Manifests
 from orchestrator.web.memo import Memo
@@ -15,6 +16,7 @@ from orchestrator.web.plans import Plans
 from orchestrator.web.settings import Background, Settings
 from orchestrator.web.shards import ShardTables
 from orchestrator.web.step_answers import StepAnswers
+from orchestrator.web.versions import Versions
 from orchestrator.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class Service:
     curves: Curves = field(default_factory=Curves)
     shards: ShardTables = field(default_factory=ShardTables)
     manifests: Manifests = field(default_factory=Manifests)
+    ended_rows: Versions[Any] = field(default_factory=Versions)  # of the list of runs
+    ended_statuses: Versions[RunStatus] = field(default_factory=Versions)
     steps: StepAnswers = field(default_factory=StepAnswers)
     takedown_needs: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=TAKEDOWNS_S))
     changes: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=CHANGES_S))

@@ -39,11 +39,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=100_000)
+    parser.add_argument("--keep", type=Path, help="a folder for the history, which is used again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-web-") as folder:
-        root = Path(folder, "illume")
+        root = Path(options.keep or folder, "illume")
         began = time.monotonic()
-        make_history(root, num_runs=options.runs, num_events=options.events, num_shards=options.shards)
+        if not root.exists():
+            make_history(root, num_runs=options.runs, num_events=options.events, num_shards=options.shards)
         size = (root / "index.db").stat().st_size / 1e6
         say(f"made {options.runs} runs, {options.events} events, {size:.0f} MB, in {time.monotonic() - began:.0f} s")
         measure(root)
@@ -145,6 +147,9 @@ def measure(root: Path) -> None:
                 shown = path.replace(newest, "RUN")
                 found = f"{1e3 * times[len(times) // 2]:8.0f} {1e3 * p95:8.0f} {1e3 * first:9.0f} {cpu_ms:7.0f}"
                 say(f"{shown:52} {found}")
+            log = f"{base}/runs/{newest}/logs/s3-1-3.log/raw"
+            first_bytes = sorted(_first_byte(log) for _ in range(NUM_ASKED))
+            say(f"first byte of a log of 1 GB: {1e3 * first_bytes[NUM_ASKED // 2]:.0f} ms")
             metrics = urllib.request.urlopen(f"{base}/metrics").read().decode()
             (memory,) = [line for line in metrics.splitlines() if line.startswith("illume_web_memory_bytes")]
             say(f"memory {float(memory.split()[1]) / 1e6:.0f} MB")
@@ -156,6 +161,7 @@ def _paths(run: str) -> list[str]:
     return [
         "/runs", "/runs?state=FAILED", "/runs?owner=alice", f"/runs/{run}", f"/runs/{run}/stages/s3",
         f"/runs/{run}/stages/s3/shards?order=slowest", "/events", f"/events?run={run}", "/events?actor=alice",
+        "/events?actor=nobody", "/events?q=nothing+such", "/cluster", "/datasets",
         f"/runs/{run}/logs/s3-1-3.log", f"/runs/{run}/logs/s3-1-3.log?at=500000000", "/api/v1/runs", "/metrics",
         "/healthz",
     ]  # fmt: skip
@@ -177,6 +183,13 @@ def _time(address: str) -> float:
     with urllib.request.urlopen(address) as answer:
         answer.read()
     return time.perf_counter() - began
+
+
+def _first_byte(address: str) -> float:
+    began = time.perf_counter()
+    with urllib.request.urlopen(address) as answer:
+        answer.read(1)
+        return time.perf_counter() - began
 
 
 def _follow(address: str) -> None:

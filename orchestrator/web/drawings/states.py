@@ -40,6 +40,7 @@ _TONES = {
     "INTERRUPTED": Tone(name="lost", label="Interrupted"),
     "FAILED": _FAILED,
     "LOST": _LOST,
+    "ABANDONED": Tone(name="lost", label="Driver gone"),
     "QUARANTINED": Tone(name="warned", label="Quarantined"),
     "TAKEN_DOWN": Tone(name="warned", label="Taken down"),
 }

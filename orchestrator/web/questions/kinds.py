@@ -19,6 +19,7 @@ class QuestionKind:
     fields: Mapping[str, str]  # name -> what it means
     required: tuple[str, ...]
     arguments: Callable[[Fields], list[str]]  # raises BadRequestError
+    choices: tuple[str, ...] = ()  # fields that are "yes" or absent
 
 
 def _plan(fields: Fields) -> list[str]:
@@ -55,37 +56,38 @@ KINDS: Mapping[str, QuestionKind] = {
         QuestionKind(
             name="plan",
             summary="What a recipe would run, what it would reuse, and why.",
-            fields={"recipe": "The name of a recipe."},
+            fields={"recipe": "Name of a recipe"},
             required=("recipe",),
             arguments=_plan,
         ),
         QuestionKind(
             name="compare",
             summary="What differs between two runs: recipe, code, data, metrics, time.",
-            fields={"run": "A run.", "other": "Another run."},
+            fields={"run": "A run", "other": "Another run"},
             required=("run", "other"),
             arguments=_compare,
         ),
         QuestionKind(
             name="trace",
             summary="Which datasets, tokens, steps and models have seen a sample.",
-            fields={"what": "A sample's id, or the SHA-256 of an image.", "run": "A run; by default the newest."},
+            fields={"what": "Id of a sample, or SHA-256 of an image", "run": "A run (default: the newest)"},
             required=("what",),
             arguments=_trace,
         ),
         QuestionKind(
             name="lineage",
             summary="What an artifact was made from, and what was made from it.",
-            fields={"target": "RUN:STAGE, or the first digits of an identity."},
+            fields={"target": "RUN:STAGE, or first digits of an identity"},
             required=("target",),
             arguments=_lineage,
         ),
         QuestionKind(
             name="verify",
             summary="Whether what is in the store is what was committed.",
-            fields={"target": "RUN:STAGE; by default everything.", "quick": "yes: compare lengths only."},
+            fields={"target": "RUN:STAGE (default: everything)", "quick": "Compare lengths only"},
             required=(),
             arguments=_verify,
+            choices=("quick",),
         ),
     )
 }

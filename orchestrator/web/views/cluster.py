@@ -14,6 +14,7 @@ from orchestrator.web.views.machines import Machine, Use, machines_of, use_of
 from orchestrator.web.views.queue import QueueView, load_queue
 
 MAX_RUNS = 100  # unfinished ones that are looked at
+NUM_NEWEST = 30  # runs whose complaints about machines are told, although they may be over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def load_cluster(service: Service) -> ClusterView:
     database = workspace.database
     wanted = RunFilter(states=tuple(state for state in RunState if state in UNFINISHED))
     runs = search_runs(database, wanted, limit=MAX_RUNS)
+    newest = search_runs(database, RunFilter(), limit=NUM_NEWEST)
     attempts = attempts_of_runs(database, [run.run_id for run in runs])
     at_work: list[AtWork] = []
     waiting: list[Waiting] = []
@@ -109,7 +111,7 @@ def load_cluster(service: Service) -> ClusterView:
         at_work=tuple(at_work),
         waiting=tuple(sorted(waiting, key=lambda row: row.since or 0.0)),
         queue=load_queue(database),
-        machines=machines_of(database, open_),
+        machines=machines_of(database, open_, [run.run_id for run in (*runs, *newest)]),
         gpus=sum(row.gpus for row in at_work),
         cpus=sum(row.cpus for row in at_work),
         num_runs=len(runs),

@@ -9,14 +9,15 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.history.actors import ActorRecord, actor_of
 from orchestrator.history.changes import Change, read_changes
 from orchestrator.history.event_search import EventFilter, fits_actor, search_events
-from orchestrator.history.events import Event
+from orchestrator.history.events import Event, EventKind
 from orchestrator.web.addresses import link
 from orchestrator.web.service import Service
 from orchestrator.workspace import Workspace
 
-PAGE_EVENTS = 100
+PAGE_EVENTS = 50
 MAX_TEXT = 400  # characters
-HIDDEN = ("actor", "config", "inputs", "stages", "artifact", "recipe")
+HIDDEN = ("actor", "config", "inputs", "stages", "artifact", "recipe", "attempt_epoch", "stage_kind", "stage_version")
+HIDDEN_OF_STATES = ("fingerprint", "description", "resources", "progress", "number")  # they stand on the stage's page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ def _fits(row: EventRow, wanted: EventFilter) -> bool:
 def event_row(event: Event) -> EventRow:
     actor = actor_of(event)
     fields: dict[str, Any] = {name: value for name, value in event.fields.items() if name not in HIDDEN}
+    if event.kind == EventKind.ATTEMPT_STATE:
+        fields = {name: value for name, value in fields.items() if name not in HIDDEN_OF_STATES}
     state = f" {fields.pop('from', None) or '-'} -> {fields.pop('to')}" if "to" in fields else ""
     rest = " ".join(f"{name}={_short(value)}" for name, value in fields.items())
     return EventRow(

@@ -5,11 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import and_, select
+
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.history.database.database import Database
-from orchestrator.history.event_search import EventFilter, search_events
+from orchestrator.history.database.schema import events, stages
 from orchestrator.history.events import Event, EventKind
 from orchestrator.history.node_offences import MAX_OFFENCES, NODE_OFFENCE
+from orchestrator.history.projection import event_from_row
 from orchestrator.history.run_search import AttemptRow, events_of_kinds
 
 NUM_OFFENCES = 200
@@ -45,12 +48,12 @@ class Use:
     percent: float
 
 
-def machines_of(database: Database, at_work: Sequence[AttemptRow]) -> tuple[Machine, ...]:
-    """By name. `at_work`: the attempts that have not ended."""
+def machines_of(database: Database, at_work: Sequence[AttemptRow], run_ids: Sequence[str]) -> tuple[Machine, ...]:
+    """By name. `at_work`: the attempts that have not ended. `run_ids`: the runs whose complaints are told."""
     workers: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     taken: set[str] = set()
-    stages: dict[str, set[str]] = {}
+    worked_for: dict[str, set[str]] = {}
     for row in at_work:
         hosts: dict[Any, str] = {}
         for event in _worker_events(database, row):
@@ -58,19 +61,19 @@ def machines_of(database: Database, at_work: Sequence[AttemptRow]) -> tuple[Mach
             if event.kind == "worker_started":
                 hosts[event.fields.get("pid")] = host
                 workers[host] += 1
-                stages.setdefault(host, set()).add(f"{row.run_id}:{row.stage_id}")
+                worked_for.setdefault(host, set()).add(f"{row.run_id}:{row.stage_id}")
             elif (was_at := hosts.pop(event.fields.get("pid"), None)) is not None:
                 workers[was_at] -= 1
                 lost[was_at] += 1
                 if event.fields.get("failure") == FailureClass.PREEMPTED:
                     taken.add(was_at)
-    offences, certain = _offences(database)
+    offences, certain = _offences(database, run_ids)
     names = sorted((set(workers) | set(offences)) - {""})
     return tuple(
         Machine(
             name=name,
             num_workers=workers[name],
-            stages=tuple(sorted(stages.get(name, ()))),
+            stages=tuple(sorted(worked_for.get(name, ()))),
             num_lost=lost[name],
             was_taken=name in taken,
             offences=tuple(offences.get(name, ())),
@@ -102,12 +105,20 @@ def _system_metrics(events: Iterable[Event]) -> Iterable[tuple[str, float]]:
                 yield str(name).removeprefix(SYSTEM), float(value)
 
 
-def _offences(database: Database) -> tuple[Mapping[str, list[str]], Counter[str]]:
-    """By node: what was said of it, and how much it counts."""
-    found = search_events(database, EventFilter(kind=NODE_OFFENCE), limit=NUM_OFFENCES)
+def _offences(database: Database, run_ids: Sequence[str]) -> tuple[Mapping[str, list[str]], Counter[str]]:
+    """By node: what was said of it, the newest first, and how much it counts."""
+    of_stage = and_(events.c.run_id == stages.c.run_id, events.c.stage_id == stages.c.stage_id)  # seeks in an index
+    query = (
+        select(events)
+        .select_from(stages.join(events, of_stage))
+        .where(stages.c.run_id.in_(run_ids), events.c.kind == NODE_OFFENCE)
+        .order_by(events.c.time.desc())
+        .limit(NUM_OFFENCES)
+    )
+    rows = database.read(lambda connection: connection.execute(query).all())
     offences: dict[str, list[str]] = {}
     certain: Counter[str] = Counter()
-    for event in found.events:
+    for event in map(event_from_row, rows):
         node = str(event.fields.get("node", ""))
         offences.setdefault(node, []).append(f"{event.fields.get('what', '')} in {event.run_id}")
         certain[node] += MAX_OFFENCES + 1 if event.fields.get("certain") is True else 1

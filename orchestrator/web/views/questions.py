@@ -32,6 +32,7 @@ class KindView:
     summary: str
     fields: dict[str, str]  # name -> what it means
     required: tuple[str, ...]
+    choices: tuple[str, ...]  # fields that are "yes" or absent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,9 @@ class QuestionView:
 def load_questions(service: Service, run: str) -> QuestionsView:
     asked = read_questions(service.settings.folder / FOLDER)
     kinds = tuple(
-        KindView(name=kind.name, summary=kind.summary, fields=dict(kind.fields), required=kind.required)
+        KindView(
+            name=kind.name, summary=kind.summary, fields=dict(kind.fields), required=kind.required, choices=kind.choices
+        )
         for kind in KINDS.values()
     )
     return QuestionsView(kinds=kinds, questions=tuple(_row(found) for found in asked), run=run)

@@ -81,6 +81,7 @@ class RunView:
     created_at: float  # seconds since 1970
     updated_at: float
     is_over: bool
+    is_abandoned: bool  # it has not ended, and its driver is gone
     cancel_requested: bool
     cancel_requested_by: str
     last_event: int  # the stream of events goes on after it
@@ -112,7 +113,7 @@ def load_run(service: Service, run_id: str) -> RunView:
     owner = starters_of_runs(workspace.database, [run_id]).get(run_id)
     work, prices = service.plans.work(workspace.store, run.plan_digest), prices_of_runs(workspace.database, [run_id])
     of_run, has_server = prices.get(run_id, {}), bool(live_servers(workspace.database))
-    may_start = run.state in STARTABLE or (life is not None and is_abandoned(run.state, life))
+    was_left = life is not None and is_abandoned(run.state, life)
     others = search_runs(workspace.database, RunFilter(recipe=run.recipe), limit=NUM_EARLIER + 1)
     return RunView(
         run=run_id,
@@ -128,11 +129,12 @@ def load_run(service: Service, run_id: str) -> RunView:
         created_at=run.created_at,
         updated_at=run.updated_at,
         is_over=run.state not in UNFINISHED,
+        is_abandoned=was_left,
         cancel_requested=run.cancel_requested,
         cancel_requested_by=who_cancelled(workspace.database, run),
         last_event=run.last_event,
         strip=strip_of(status),
-        stages=stage_rows(status, attempts, happened, work, of_run),
+        stages=stage_rows(status, attempts, happened, work, of_run, is_abandoned=was_left),
         first_failure=first_failure(status, attempts),
         needs=tuple(needs_of_runs([status], {run_id: life} if life is not None else {})),
         cost=cost_of(attempts, work, of_run, run.updated_at),
@@ -140,7 +142,7 @@ def load_run(service: Service, run_id: str) -> RunView:
         log=log_end(service, run_id, attempts),
         earlier=tuple(other.run_id for other in others if other.run_id != run_id)[:NUM_EARLIER],
         can_cancel=run.state in UNFINISHED and not run.cancel_requested,
-        can_resume=may_start,
+        can_resume=run.state in STARTABLE or was_left,
         can_run_again=run.state not in UNFINISHED,
         asks=tuple(_asking(stage, run.updated_at) for stage in status.stages if approval_waits(stage)),
         queue_wait=queue_wait(workspace.database, run_id) if run.state in UNFINISHED else "",

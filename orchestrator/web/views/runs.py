@@ -12,7 +12,7 @@ from orchestrator.history.run_search import (
     starters_of_runs,
 )
 from orchestrator.history.run_status import RunStatus, RunSummary, run_statuses
-from orchestrator.liveness.life_in_status import with_life
+from orchestrator.liveness.life_in_status import is_abandoned, with_life
 from orchestrator.liveness.liveness import UNFINISHED, RunLife
 from orchestrator.web.service import Service
 from orchestrator.web.views.money import Cost, cost_of, prices_of_runs
@@ -42,6 +42,7 @@ class RunRow:
     created_at: float  # seconds since 1970
     updated_at: float
     is_over: bool
+    is_abandoned: bool  # it has not ended, and its driver is gone
     strip: tuple[StripCell, ...]
     cost: Cost  # so far, of all attempts
 
@@ -60,36 +61,57 @@ def load_runs(service: Service, wanted: RunFilter) -> RunsView:
     database = workspace.database
     found = search_runs(database, wanted, limit=PAGE_RUNS + 1)
     shown, has_older = found[:PAGE_RUNS], len(found) > PAGE_RUNS
-    ids = [run.run_id for run in shown]
-    lives = lives_of(workspace, shown)
-    statuses = [_alive(status, lives) for status in run_statuses(database, shown)]
-    attempts, owners = attempts_of_runs(database, ids), starters_of_runs(database, ids)
-    prices = prices_of_runs(database, ids)
-    now = max((run.updated_at for run in shown), default=0.0)
-    rows = []
-    for status in statuses:
-        run = status.run
-        work = service.plans.work(workspace.store, run.plan_digest)
-        owner = owners.get(run.run_id)
-        cost = cost_of(attempts[run.run_id], work, prices.get(run.run_id, {}), now)
-        rows.append(_row(status, cost, owner.name if owner else ""))
+    known = {run.run_id: row for run in shown if (row := service.ended_rows.get(run)) is not None}
+    rows = known | _new_rows(service, [run for run in shown if run.run_id not in known])
     last = shown[-1] if has_older else None
     return RunsView(
         needs=tuple(load_needs(service)),
-        runs=tuple(rows),
+        runs=tuple(rows[run.run_id] for run in shown),
         older=f"{last.created_at!r},{last.run_id}" if last else "",
         recipes=tuple(recipes_of_runs(database)),
         states=tuple(state.value for state in RunState),
     )
 
 
+def _new_rows(service: Service, wanted: Sequence[RunSummary]) -> dict[str, RunRow]:
+    """By run; those of runs that have ended are kept."""
+    if not wanted:
+        return {}
+    workspace, ids = service.workspace(), [run.run_id for run in wanted]
+    database = workspace.database
+    lives = lives_of(workspace, wanted)
+    attempts, owners = attempts_of_runs(database, ids), starters_of_runs(database, ids)
+    prices = prices_of_runs(database, ids)
+    now = max(run.updated_at for run in wanted)
+    rows = {}
+    for status in statuses_of(service, wanted):
+        run = status.run
+        life, owner = lives.get(run.run_id), owners.get(run.run_id)
+        work = service.plans.work(workspace.store, run.plan_digest)
+        cost = cost_of(attempts[run.run_id], work, prices.get(run.run_id, {}), now)
+        row = _row(_alive(status, lives), cost, owner.name if owner else "", life)
+        rows[run.run_id] = row
+        if work:  # without it the store was away, or has lost the plan
+            service.ended_rows.put(run, row)
+    return rows
+
+
+def statuses_of(service: Service, wanted: Sequence[RunSummary]) -> list[RunStatus]:
+    """In the order of the runs; read only where something has changed."""
+    known = {run.run_id: status for run in wanted if (status := service.ended_statuses.get(run)) is not None}
+    new = run_statuses(service.workspace().database, [run for run in wanted if run.run_id not in known])
+    for status in new:
+        service.ended_statuses.put(status.run, status)
+    found = known | {status.run.run_id: status for status in new}
+    return [found[run.run_id] for run in wanted]
+
+
 def load_needs(service: Service) -> list[Need]:
     """Of the newest runs, and of the store."""
     workspace = service.workspace()
     newest = search_runs(workspace.database, RunFilter(), limit=NEEDS_RUNS)
-    statuses = run_statuses(workspace.database, newest)
     return [
-        *needs_of_runs(statuses, lives_of(workspace, newest)),
+        *needs_of_runs(statuses_of(service, newest), lives_of(workspace, newest)),
         *service.takedown_needs.get(lambda: needs_of_takedowns(workspace, service.settings.kinds)),
     ]
 
@@ -115,7 +137,7 @@ def _alive(status: RunStatus, lives: Mapping[str, RunLife]) -> RunStatus:
     return with_life(status, life) if life is not None else status
 
 
-def _row(status: RunStatus, cost: Cost, owner: str) -> RunRow:
+def _row(status: RunStatus, cost: Cost, owner: str, life: RunLife | None) -> RunRow:
     run = status.run
     lines = run.message.strip().splitlines()
     return RunRow(
@@ -127,6 +149,7 @@ def _row(status: RunStatus, cost: Cost, owner: str) -> RunRow:
         created_at=run.created_at,
         updated_at=run.updated_at,
         is_over=run.state not in UNFINISHED,
+        is_abandoned=life is not None and is_abandoned(run.state, life),
         strip=strip_of(status),
         cost=cost,
     )

@@ -21,6 +21,8 @@ MARKS: Mapping[str, tuple[str, ...]] = {
 }
 EXPLAINING = (EventKind.WAITING, EventKind.WAITED, EventKind.STAGE_REUSED, "shards_planned", *MARKS)
 _CAPACITY = re.compile(r"\b(room|CPUs?|GPUs?|GiB|memory|nodes?|cluster|queue|quota)\b", re.IGNORECASE)
+_AT_WORK = (AttemptState.INTENT, AttemptState.RUNNING)
+ABANDONED = "ABANDONED"  # shown of what was at work when its driver went
 MAX_MARKS = 200  # of a stage
 MAX_TEXT = 300  # characters
 WaitKind = Literal["capacity", "run", "person", "other"]
@@ -93,8 +95,10 @@ def stage_rows(
     happened: Sequence[Event],
     work: Mapping[str, PlannedWork],
     prices: Prices,
+    *,
+    is_abandoned: bool = False,
 ) -> tuple[StageRow, ...]:
-    """`happened`: the events of the kinds `EXPLAINING`."""
+    """`happened`: the events of the kinds `EXPLAINING`. `is_abandoned`: nobody carries the run out any more."""
     return tuple(
         _row(
             status,
@@ -103,6 +107,7 @@ def stage_rows(
             [event for event in happened if event.stage_id == stage.stage_id],
             work,
             prices,
+            is_abandoned=is_abandoned,
         )
         for stage in status.stages
     )
@@ -115,6 +120,8 @@ def _row(
     happened: Sequence[Event],
     work: Mapping[str, PlannedWork],
     prices: Prices,
+    *,
+    is_abandoned: bool,
 ) -> StageRow:
     run = status.run
     planned = [event for event in happened if event.kind == "shards_planned" and event.attempt_id == stage.attempt_id]
@@ -122,7 +129,7 @@ def _row(
     return StageRow(
         stage=stage.stage_id,
         stage_kind=stage.stage_kind,
-        state=stage.state,
+        state=ABANDONED if is_abandoned and stage.state in _AT_WORK else stage.state,
         action=stage.action,
         how=_how(stage, happened, has_old_shards=shards_reused > 0),
         shards_planned=sum(_count(event, "shards") for event in planned),

@@ -49,7 +49,7 @@ class MadeUp:
         digest = fingerprint(recipe, "plan")
         RunRecords(self.workspace.store).put_plan(digest, plan)
         runs.create_run(run_id, recipe_name=recipe, plan_digest=digest, stages=rows)
-        lease = self.workspace.leases.acquire(f"run:{run_id}")
+        lease = self.workspace.leases.acquire(f"run:{run_id}", duration_s=3600.0)  # longer than any test
         assert lease is not None
         self.leases[run_id] = lease
         return runs.begin_epoch(run_id, lease)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.events import RunState
 from orchestrator.history.telemetry import Telemetry
+from orchestrator.queue.records import A_PERSON
 
 if TYPE_CHECKING:
     from tests.orchestrator.web.conftest import MadeUp
 
 LIVE, BROKEN, DONE = "20260504-101500-live00", "20260504-091500-broken", "20260504-081500-done00"
+ASKS = "20260504-071500-asks00"  # it waits for the word of a person
 STAGES = ("raw", "ingested", "curated", "tokens", "model", "evaluated")
 HOSTILE = '</pre><img src="https://example.com/x.png" onerror="alert(1)"> no memory left'
 
@@ -30,6 +32,9 @@ def make_history(made_up: "MadeUp") -> None:
             made_up.fail(run_id, "tokens", HOSTILE, failure_class="host_oom", recipe="shapes")
             made_up.fail(run_id, "tokens", HOSTILE, failure_class="host_oom", recipe="shapes", number=2)
         made_up.end(run_id, state, "stage tokens failed" if state == RunState.FAILED else "")
+    put_log(made_up, BROKEN, "tokens-1-2.log", f"2026-05-04T09:15:00Z INFO tokens: {HOSTILE}\n" * 40)
+    made_up.start(ASKS, recipe="shapes-asked", stages=STAGES)
+    made_up.record(ASKS, "waiting", {"for": f"{A_PERSON}: `illume approve {ASKS}:model`"}, stage="model")
     made_up.start(LIVE, recipe="shapes-large", stages=STAGES)
     for stage in STAGES[:4]:
         made_up.commit(LIVE, stage, recipe="shapes-large")
@@ -39,6 +44,12 @@ def make_history(made_up: "MadeUp") -> None:
     offence: dict[str, Any] = {"node": "node-9", "what": "corrupt", "certain": True}
     made_up.record(LIVE, "node_offence", offence, stage="model")
     train(made_up, LIVE, steps=200)
+
+
+def put_log(made_up: "MadeUp", run_id: str, name: str, text: str) -> None:
+    folder = made_up.workspace.root / "store" / "runs" / run_id / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
 
 
 def train(made_up: "MadeUp", run_id: str, *, steps: int) -> None:

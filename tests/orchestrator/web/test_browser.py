@@ -10,7 +10,7 @@ import pytest
 from orchestrator.workspace import Workspace
 from tests.orchestrator.web.browser import PICTURES_FOLDER, Server, running_chromium
 from tests.orchestrator.web.conftest import MadeUp
-from tests.orchestrator.web.history import BROKEN, DONE, LIVE, fingerprint_of, make_history, train
+from tests.orchestrator.web.history import ASKS, BROKEN, DONE, LIVE, fingerprint_of, make_history, train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,6 +31,10 @@ PAGES = {
     "cluster": "/cluster",
     "events": f"/events?run={DONE}",
     "questions": "/questions",
+    "log": f"/runs/{BROKEN}/logs/tokens-1-2.log",
+    "shards": f"/runs/{BROKEN}/stages/tokens/shards",
+    "denied": "/denied",
+    "run-asks": f"/runs/{ASKS}",
     "gone": "/runs/no-such-run",
 }
 
