@@ -73,7 +73,8 @@ def trace_run(workspace: Workspace, plan: Plan, questions: Questions) -> Trace:
     takedowns = read_takedowns(workspace.store)
     datasets = artifacts.finished(DATASET)
     removed = {stage.id: taken_down_text(takedowns, stage.fingerprint) for stage in plan.stages}
-    if not datasets and not any(removed.values()):
+    is_taken_down = any(removed.values()) or any(_naming(digest, takedowns) for digest in questions.digests)
+    if not datasets and not is_taken_down:
         raise RecipeError(f"recipe {plan.recipe!r}: there is no curated dataset yet, so there is nothing to trace")
     found = find_everywhere({stage.id: artifacts.open(stage).path for stage in datasets}, questions)
     trace = Trace(matches=found.matches, asked=questions.num_asked, unanswered=found.unanswered)

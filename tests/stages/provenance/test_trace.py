@@ -1,14 +1,19 @@
 """What is printed about checkpoints and unanswered questions; models whose data are gone."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import Match
-from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown
+from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown, put_takedown
 from orchestrator.commands.trace import trace_text
-from stages.provenance.trace import CheckpointExposure, Exposure, Trace, judge_by_records
+from orchestrator.errors import RecipeError
+from orchestrator.planning.plan import Plan
+from stages.provenance.trace import CheckpointExposure, Exposure, Trace, judge_by_records, trace_run
+from tests.orchestrator.conftest import MemoryStore
 
 KEPT = Match(
     sample_id="a" * 64, external_id=None, found_by="image", source="web", source_file="a.jsonl", source_row=5,
@@ -78,3 +83,15 @@ def test_a_model_whose_data_are_gone_is_judged_by_what_takedowns_found_before(
     found = "saw" if trace.saw else "unknown" if trace.unknown else "clean"
     assert found == verdict
     assert {**trace.recorded, **trace.problems}.get("mllm", "") == text
+
+
+def test_what_was_taken_down_is_said_even_where_there_is_no_dataset() -> None:
+    store = MemoryStore()
+    known = Takedown(id="T1", note="", created="2026-01-01T00:00:00Z", content={"digests": frozenset({"a" * 64})})
+    put_takedown(store, known)
+    workspace: Any = SimpleNamespace(store=store, artifacts=None, root=Path())
+    plan = Plan(recipe="photos", stages=())
+    found = trace_run(workspace, plan, Questions(digests={"a" * 64}))
+    assert found.taken_down == {"a" * 64: known.signature}
+    with pytest.raises(RecipeError, match="there is no curated dataset yet"):
+        trace_run(workspace, plan, Questions(digests={"b" * 64}))
