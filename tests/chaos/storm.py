@@ -28,6 +28,7 @@ from tests.chaos.test_failpoints import PATIENCE_S, finish
 from tests.chaos.weathers import CLIMATES, Round, Weather, blow
 
 MOST_WEATHERS = 8
+QUIET_RUNS = 60  # as long as so many undisturbed ones a driver may take to end: others may use the machine, too
 
 
 def one_round(
@@ -36,6 +37,7 @@ def one_round(
     quiet: dict[str, str],
     services: Services | None,
     weathers: Sequence[Weather] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> Round:
     """Run one round, of random weathers if none are given, and check the invariants.
 
@@ -43,7 +45,7 @@ def one_round(
     """
     rng = random.Random(f"{climate} {seed}")
     root = Path(tempfile.mkdtemp(prefix=f"storm-{climate}-{seed}-"))
-    storm = Round(root, climate, rng, services if climate == "network" else None)
+    storm = Round(root, climate, rng, services if climate == "network" else None, patience_s=patience_s)
     try:
         blow(storm, rng.randint(2, MOST_WEATHERS) if weathers is None else weathers)
         before = decisions(root)
@@ -63,7 +65,7 @@ def one_round(
 def finished(storm: Round) -> dict[str, str]:
     """The files that an undisturbed driver ends with."""
     driver = storm.start()
-    driver.wait(PATIENCE_S)
+    driver.wait(storm.patience_s)
     text = (storm.root / f"driver-{len(storm.drivers) - 1}.out").read_text()
     assert driver.returncode == 0, text[-3000:]
     storm.calm()
@@ -86,12 +88,14 @@ def main(seed: int, minutes: float, rounds: int, climate: str | None) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         services = stack.enter_context(running_services(folder)) if "network" in climates else None
+        began = time.monotonic()
         quiet = finish(folder / "quiet")
+        patience_s = max(PATIENCE_S, QUIET_RUNS * (time.monotonic() - began))
         ends_at = time.monotonic() + 60 * minutes
         while time.monotonic() < ends_at and (not rounds or done < rounds):
             here = climates[done % len(climates)]
             try:
-                storm = one_round(here, seed + done, quiet, services)
+                storm = one_round(here, seed + done, quiet, services, patience_s=patience_s)
             except AssertionError as error:
                 again = f"python -m tests.chaos.storm --seed {seed + done} --rounds 1 --climate {here}"
                 click.echo(f"round {done + 1} failed:\n{error}\nagain: {again}")

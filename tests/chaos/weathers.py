@@ -58,6 +58,7 @@ class Round:
     services: Services | None = None  # of the climate "network"
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
+    patience_s: float = PATIENCE_S  # for a process to end
     bucket: str = field(default_factory=lambda: f"storm-{uuid.uuid4().hex}")
 
     def __post_init__(self) -> None:
@@ -140,7 +141,7 @@ class Round:
         for process in running:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         for driver in self.drivers:
             driver.wait(max(1.0, deadline - time.monotonic()))
             assert driver.returncode in ENDS, f"a driver ended with {driver.returncode}"
