@@ -32,7 +32,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.MatMult: ast.Add,
 }
 _SWAPPED_CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
-_LOGGING = frozenset({"debug", "info", "warning", "error", "exception"})
+_UNSEEN_CALLS = frozenset({"debug", "info", "warning", "error", "exception", "hit"})  # of logs and failpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _other_statements(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.If(test=test, body=body, orelse=orelse) if not isinstance(test, ast.Compare | ast.UnaryOp):
             yield ast.If(test=ast.UnaryOp(op=ast.Not(), operand=test), body=body, orelse=orelse)
-        case ast.Expr(value=ast.Call(func=function)) if not _is_logging(function):
+        case ast.Expr(value=ast.Call(func=function)) if not _is_unseen(function):
             yield ast.Pass()
         case ast.AugAssign() | ast.Raise(exc=ast.expr()):
             yield ast.Pass()
@@ -166,5 +166,5 @@ def _is_text(node: ast.BinOp) -> bool:
     return any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", None), str) for side in sides)
 
 
-def _is_logging(function: ast.expr) -> bool:
-    return isinstance(function, ast.Attribute) and function.attr in _LOGGING
+def _is_unseen(function: ast.expr) -> bool:
+    return isinstance(function, ast.Attribute) and function.attr in _UNSEEN_CALLS

@@ -176,10 +176,26 @@ def test_the_lease_of_a_killed_driver_does_not_block_a_rebuild(
     place: Place, tell_story: Callable[[Database, str], Any]
 ) -> None:
     tell_story(place.database, "r1")
+    export(place, "r1")
     dead = replace(owners.this_process(), pid=2**22 + 1)  # above the largest process id of Linux
     change = update(schema.leases).where(schema.leases.c.resource == "run:r1").values(owner=dead.text())
     place.database.write(lambda connection: connection.execute(change))
-    assert rebuild_index(place.database, place.artifacts).runs == 0  # nothing exported, and it was not refused
+    report = rebuild_index(place.database, place.artifacts)
+    assert (report.runs, report.at_work) == (1, ())
+
+
+def test_a_run_that_the_database_lost_is_restored_although_its_lease_is_held(
+    place: Place, tell_story: Callable[[Database, str], Any]
+) -> None:
+    """The lease is that of another database's driver, or of one that will find its row again."""
+    tell_story(place.database, "r1")
+    export(place, "r1")
+    before = rows(place.database)
+    for table in TABLES:
+        place.database.write(lambda connection, table=table: connection.execute(delete(table)))
+    assert held(place.database, "run:r1")
+    assert rebuild_index(place.database, place.artifacts).runs == 1
+    assert rows(place.database)["events"] == before["events"]
 
 
 def held(database: Database, resource: str) -> Any:
@@ -194,12 +210,14 @@ def test_missing_and_contradicting_events_are_reported(
     story = tell_story(place.database, "r1")
     events = [event_to_json(event) for event in story.run_store.events("r1")]
     place.records.put_run("r1", {"recipe": "tiny", "plan_digest": "d" * 64})
-    place.records.append_events("r1", 1, 1, [*events[:6], *events[8:-1]])
+    broken = {"format": 1, "id": "r1/broken"}  # what follows it counts
+    place.records.append_events("r1", 1, 1, [*events[:2], broken, *events[2:6], *events[8:-1]])
     other = {**events[11], "epoch": 1, "fields": {"text": "a driver that was cut off"}, "kind": "note"}
     place.records.append_events("r1", 2, 2, [other, {"format": 77, "id": "r1/x"}])
     fresh = Database(str(tmp_path / "fresh.db"))
     report = rebuild_index(fresh, place.artifacts)
-    assert report.problems == (
+    assert "r1/broken" in report.problems[0]
+    assert report.problems[1:] == (
         "event r1/00000012: two drivers wrote it (epochs 2 and 1)",
         "event r1/x: found format 77, expected 1; read it with the version of illume that wrote it",
         "run r1: 2 of its 13 events are not in the store",
