@@ -61,7 +61,6 @@ GPU_OOM = [
     runtime("CUDA out of memory. Tried to allocate 384.00 MiB (GPU 3; 79.15 GiB total capacity; 76.4 GiB allocated)"),
     accelerator("CUDA error: out of memory"),
     runtime("CUDA error: out of memory" + CUDA_NOTE),
-    runtime("CUDA error: memory allocation failed"),
     runtime("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     runtime("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     runtime("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
@@ -277,7 +276,6 @@ GROUP_OF_PROCESSES = [
         "[2] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key "
         "'0', but store->get('0') got error: Connection reset by peer"
     ),
-    runtime("Stop_waiting response is expected"),
     runtime("Rank 1 failed to pass monitoredBarrier in 30000 ms"),
     runtime("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:15743"),
     runtime(
