@@ -46,8 +46,8 @@ class LocalProfile:
     gpus: float | None = None  # null: those that Ray finds
     memory_gib: float = 0.0  # that all stages may request together; 0: Ray decides
     object_store_mib: int = LOCAL_OBJECT_STORE_MIB
-    # Start training workers as plain processes: 3 s instead of the 15 s of Ray Train. For small models on CPUs.
-    plain_training_workers: bool = False
+    # Start training workers as plain processes, in 3 s instead of the 15 s of Ray Train. null: those that use no GPU.
+    plain_training_workers: bool | None = None
     stop_grace_s: float | None = None  # see `check_grace`
 
     def __post_init__(self) -> None:

@@ -92,6 +92,17 @@ class UnifiedMllm(nn.Module):
         """Compute the rotary frequencies, which are in no weights file, after building on the meta device."""
         self.language.rotary_emb = Qwen2RotaryEmbedding(self.language.config)
 
+    @torch.no_grad()
+    def scale_residuals(self) -> None:
+        """Make what each layer adds to its input smaller, so that the sum of all layers is as large as one.
+
+        Source: Radford et al. 2019 (GPT-2), section 2.3.
+        """
+        layers = self.language.layers
+        for layer in layers:
+            for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                projection.weight.mul_((2 * len(layers)) ** -0.5)
+
     @property
     def output_table(self) -> TokenTable:
         return self.embedding if self.head is None else self.head

@@ -46,7 +46,8 @@ class LocalRay:
     gpus: float | None = None  # None: those that Ray detects
     memory_gib: float = 0.0  # for all stages together; 0: Ray decides
     object_store_mib: int = LOCAL_OBJECT_STORE_MIB
-    plain_training_workers: bool = False  # training workers are processes of the stage, started without Ray
+    # Training workers are processes of the stage, started without Ray. None: those of trainings without GPUs are.
+    plain_training_workers: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +133,12 @@ class Cluster:
             return self._target.cpus or float(_available_cpus())
         return float(self._resources().get("CPU", 0.0))
 
-    @property
-    def plain_training_workers(self) -> bool:
-        return isinstance(self._target, LocalRay) and self._target.plain_training_workers
+    def has_plain_training_workers(self, *, gpus: float) -> bool:
+        """Whether training workers with `gpus` each are processes of this one; else Ray Train starts them."""
+        if self.jobs is not None or not isinstance(self._target, LocalRay):
+            return False
+        stated = self._target.plain_training_workers
+        return not gpus if stated is None else stated
 
     def capacity(self, *, with_gpus: bool) -> Capacity | None:
         """What worker processes can get at most; None for jobs, which ask the cluster themselves.

@@ -210,7 +210,7 @@ class AttemptContext:
 
     @property
     def plain_training_workers(self) -> bool:
-        return self.cluster.plain_training_workers
+        return self.cluster.has_plain_training_workers(gpus=self.resources.gpus)
 
     def connect_ray(self) -> None:
         self.cluster.connect()

@@ -24,6 +24,7 @@ from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.config import DualViTokConfig
 from models.mllm import weights
 from models.mllm.batch import PackedBatch, plan_batch
+from models.mllm.code_rows import start_from_codebooks
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
 from models.mllm.model import KINDS, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
@@ -218,8 +219,12 @@ def build_mllm(task: MllmTask) -> UnifiedMllm:
     branch = VisionBranch(vision)
     tokenizer_weights.load_encoders(task.tokenizer, branch.semantic_encoder, branch.pixel_encoder)
     model = UnifiedMllm(config, branch)
+    if task.config.scaled_residuals:
+        model.scale_residuals()
     if task.config.base_model_id:
         weights.adopt_text_model(model, Path(task.config.base_model))
+    if task.config.image_rows == "codebook":
+        start_from_codebooks(model, tokenizer_weights.load_codebooks(task.tokenizer))
     return model
 
 
@@ -272,7 +277,13 @@ def _checked_text(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> TextMod
         if config.text is None:
             raise PrecheckError(NO_TEXT)
         return config.text
-    given = {"text": config.text, "padded_rows": config.padded_rows, "base_model_id": config.base_model_id}
+    given = {
+        "text": config.text,
+        "padded_rows": config.padded_rows,
+        "image_rows": config.image_rows != "random",
+        "scaled_residuals": config.scaled_residuals,
+        "base_model_id": config.base_model_id,
+    }
     if repeated := [name for name, value in given.items() if value]:
         raise PrecheckError(
             f"train_mllm ({config.phase}): config.{repeated[0]}: found beside the input start, whose model has "

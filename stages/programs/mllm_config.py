@@ -25,7 +25,9 @@ class LearningRates:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMllmConfig:
-    """With the input `start`, text, padded_rows and base model are those of that model, and must not be given."""
+    """With the input `start`, text, padded_rows, image_rows, scaled_residuals and base model are that model's own, and
+    must not be given.
+    """
 
     phase: Literal["stage1", "stage2", "stage2.5", "stage3"]  # which parameters train: models/mllm/phases.py
     learning_rates: LearningRates
@@ -33,12 +35,19 @@ class TrainMllmConfig:
     loop: LoopConfig
     text: TextModelConfig | None = None  # needed without `start`
     padded_rows: int = 0  # rows of the token tables; 0: as many as there are tokens
+    # Initial vectors of image codes: random, as published, or near those of the tokenizer's codebooks, so that few
+    # images suffice: models/mllm/code_rows.py.
+    image_rows: Literal["random", "codebook"] = "random"
+    # From scratch: what each layer adds to its input begins smaller, by sqrt(2 * layers), as in GPT-2 and Megatron-LM.
+    scaled_residuals: bool = False
     loss_weights: LossWeights = LossWeights()
     base_model_id: str = ""  # name and revision of the Qwen2 or Qwen2.5 model to start from; "": from scratch
     base_model: Location = Location("")  # folder of the base model
     RENAMED_KEYS: ClassVar[Mapping[str, str]] = {"checkpoint_activations": "execution.checkpoint_activations"}
 
     def __post_init__(self) -> None:
+        if self.scaled_residuals and self.base_model_id:
+            raise ValueError("scaled_residuals: true with base_model_id, whose layers are trained; remove one of them")
         if self.data.rows_per_step % self.loop.micro_batches_per_step:  # 0 with samples_per_step
             raise ValueError(
                 f"data.rows_per_step: {self.data.rows_per_step} rows cannot be split into loop.micro_batches_per_step "

@@ -21,7 +21,18 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share: {self.warmup_share} is not in [0, 1)")
+            raise ValueError(
+                f"warmup_share: {self.warmup_share} is not in [0, 1): a share of the steps, after which some are left"
+            )
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(f"final_share: {self.final_share} is not in [0, 1]")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: {self.betas}, expected each in [0, 1)")
+        if self.eps <= 0 or self.weight_decay < 0 or self.clip_norm < 0:
+            raise ValueError(
+                f"eps, weight_decay, clip_norm: {self.eps}, {self.weight_decay}, {self.clip_norm}; expected eps "
+                "above 0 and none of the others below"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def recipe(root: str, workers: int, stages: str = "all") -> Recipe:
 
 
 def main(root: str, address: str, workers: int, stages: str = "all") -> None:
-    own = {"processes": LocalRay(plain_training_workers=True), "local": LocalRay(cpus=2)}
+    own = {"processes": LocalRay(plain_training_workers=True), "local": LocalRay(cpus=2, plain_training_workers=False)}
     cluster = Cluster(own.get(address, RayAddress(address=address)))
     with (
         StopSignals(grace_s=grace_s(None)) as signals,

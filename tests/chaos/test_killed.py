@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.desk import TINY, Desk
+from tests.end_to_end.desk import RAY_TRAIN, TINY, Desk
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -53,7 +53,7 @@ UNDER_WAY = ("INTENT", "RUNNING")
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    desk = Desk(folder=tmp_path_factory.mktemp("storm"), environment={"ILLUME_TRACKING": "none"}, cluster=None)
+    desk = Desk(folder=tmp_path_factory.mktemp("storm"), environment={"ILLUME_TRACKING": "none"}, cluster=RAY_TRAIN)
     killed_in: dict[str, Snapshot] = {}
 
     def is_between(kind: str, low: int, high: int) -> Callable[[], bool]:

@@ -20,7 +20,7 @@ from stages import STAGE_KINDS
 
 ILLUME = Path(sys.executable).with_name("illume")
 TINY = Path(__file__).with_name("tiny.yaml")
-PLAIN = Path(__file__).with_name("plain_training_workers.yaml")  # Ray Train takes 15 s for each start of its workers
+RAY_TRAIN = Path(__file__).with_name("ray_train.yaml")  # starts training workers as on a cluster, in 15 s each time
 # All kinds but those that read weights or data of others, and those that a recipe names for trainings on GPUs only.
 KINDS = set(STAGE_KINDS) - {
     *("adopt_tokenizer", "adopt_mllm", "adopt_decoder", "draw_benchmark", "score_images"),
@@ -101,7 +101,7 @@ class Driver:
 class Desk:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    cluster: Path | None = PLAIN  # profile; None: as the command line chooses, with Ray Train
+    cluster: Path | None = None  # profile; None: as the command line chooses, with plain training workers
 
     def illume(self, *arguments: str, code: int = 0) -> Answer:
         """Run a command and wait for it; it must exit with `code`."""

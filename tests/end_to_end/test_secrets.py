@@ -117,7 +117,7 @@ def leaks_in_files(folder: Path) -> Iterator[str]:
 
 
 def test_no_byte_that_a_run_writes_holds_a_secret(tmp_path: Path) -> None:
-    desk = Desk(folder=tmp_path, environment={"WANDB_API_KEY": SECRETS["wandb"]}, cluster=None)
+    desk = Desk(folder=tmp_path, environment={"WANDB_API_KEY": SECRETS["wandb"]})
     inputs = {"leaky.yaml": RECIPE.format(**SECRETS), "leaks.py": PLUGIN.format(secrets=SECRETS)}
     for name, text in inputs.items():
         (tmp_path / name).write_text(text)

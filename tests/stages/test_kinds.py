@@ -206,6 +206,10 @@ def test_the_configs_of_the_recipes_match(name: str) -> None:
             "stages.mllm_2.config.padded_rows=2048",
             r"train_mllm \(stage2\): config.padded_rows: found beside the input start, .*; remove padded_rows from",
         ),
+        (
+            "stages.mllm_2.config.image_rows=codebook",
+            r"train_mllm \(stage2\): config.image_rows: found beside the input start, .*; remove image_rows from",
+        ),
         ("stages.mllm_2.inputs.start=[]", "train_mllm: config.text: missing; expected the sizes of the text model, or"),
         (
             "stages.decoder.config.model.pixel_channels=16",

@@ -3,9 +3,6 @@
 For small models on the CPUs of this machine, and for tests.
 """
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -20,6 +17,7 @@ from orchestrator.plugins.loading import file_of_module
 from orchestrator.stage import StageContext
 from stages.training.workers.reports import Report, WorkerReports
 from stages.training.workers.worker import WorkerSettings, log_name, take_stacks
+from stages.training.workers.worker_process import WorkerProcess, start_worker
 
 NODE = "this machine"
 MAX_LAST_WORDS = 2000  # characters of the log of a worker that died
@@ -48,16 +46,17 @@ class ProcessGroup:
         self._stacks, self._logs = settings.stacks, settings.logs
         self._reports = WorkerReports()
         self._pipes: dict[int, Connection[Any, Any]] = {}  # by rank, of the workers that have not ended
-        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._workers: dict[int, WorkerProcess] = {}
         self._failures: dict[int, WorkerFailedError] = {}  # by rank, in the order in which they arrived
         self._failed_at: float | None = None
         self._stopped: set[int] = set()  # ranks that this group killed
         self._is_stop_sent = False
-        plugin = file_of_module(settings.program_class.__module__)
+        module = settings.program_class.__module__
+        plugin = file_of_module(module)
         for rank in range(num_workers):
             self._pipes[rank], its_end = Pipe()
             with its_end:
-                self._workers[rank] = _start(its_end.fileno(), self._log_file(rank), plugin)
+                self._workers[rank] = start_worker(its_end.fileno(), self._log_file(rank), module=module, plugin=plugin)
             self._reports.register(rank, NODE, self._workers[rank].pid)
             self._pipes[rank].send((settings, rank, num_workers))
 
@@ -140,27 +139,3 @@ class ProcessGroup:
             if worker.poll() is None:
                 self._stopped.add(rank)
                 worker.kill()
-
-
-def _start(pipe: int, log: Path, plugin: Path | None) -> subprocess.Popen[bytes]:
-    """A worker process that is sent its settings through the pipe; it can import what this process can."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "stages.training.workers.process_worker",
-        str(pipe),
-        *([str(plugin)] if plugin else []),
-    ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-    # In a session of its own: Ctrl-C is for the driver, which then asks its workers to stop.
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            pass_fds=(pipe,),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )

@@ -70,6 +70,22 @@ def test_a_cluster_without_gpus_may_add_nodes_unless_its_profile_denies_it(
     assert capacity.may_grow == may_grow
 
 
+@pytest.mark.parametrize(
+    ("target", "gpus", "expected"),
+    [
+        (LocalRay(), 0.0, True),
+        (LocalRay(), 1.0, False),  # Ray assigns them
+        (LocalRay(plain_training_workers=False), 0.0, False),
+        (LocalRay(plain_training_workers=True), 1.0, True),  # refused by the training, which says what to do
+        (RayAddress(address="head:6379"), 0.0, False),
+    ],
+)
+def test_training_workers_without_gpus_are_plain_processes_of_a_machine(
+    target: LocalRay | RayAddress, gpus: float, expected: bool
+) -> None:
+    assert Cluster(target).has_plain_training_workers(gpus=gpus) is expected
+
+
 def test_resources_are_described_for_people() -> None:
     assert describe(WorkerResources(cpus=1, gpus=2, memory_gib=4)) == "1 CPU, 2 GPUs, 4 GiB"
     assert describe(WorkerResources(cpus=0)) == "nothing"

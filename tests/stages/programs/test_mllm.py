@@ -11,7 +11,7 @@ from data_pipelines.training_data.config import LoaderConfig, MixturePart
 from orchestrator.errors import PrecheckError
 from orchestrator.stage import Resources
 from orchestrator.testing import folder_context, run_stage
-from stages.programs.mllm import MllmProgram, build_index, data_facts, training_order
+from stages.programs.mllm import MllmProgram, build_index, build_mllm, data_facts, training_order
 from stages.programs.mllm_config import LearningRates, MllmExecution, MllmTask, TrainMllmConfig
 from stages.train_mllm import TRAIN_MLLM
 from stages.training.config import LoopConfig, WatchSettings
@@ -80,6 +80,24 @@ def test_two_sharded_workers_make_the_model_of_one(task: MllmTask, tmp_path: Pat
     trained = [name for name in models[0] if name.startswith("projector.") or name == "embedding.vision"]
     states = 3 * 4 * sum(models[0][name].numel() for name in trained)  # weights and both moments of Adam
     assert all(states < size < states + 20_000 for size in saved)
+
+
+def test_a_new_model_begins_as_configured_and_each_time_the_same(task: MllmTask) -> None:
+    plain = build_mllm(task).state_dict()
+    config = replace(CONFIG, image_rows="codebook", scaled_residuals=True)
+    changed = build_mllm(replace(task, config=config)).state_dict()
+    again = build_mllm(replace(task, config=config)).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in changed.items())
+    found = {name for name, tensor in plain.items() if not torch.equal(changed[name], tensor)}
+    added = {name for name in plain if name.endswith(("self_attn.o_proj.weight", "mlp.down_proj.weight"))}
+    assert found == added | {name for name in plain if name in ("embedding.vision", "head.vision")}
+    for name in added:
+        torch.testing.assert_close(changed[name], plain[name] / (2 * TEXT.num_layers) ** 0.5)
+
+
+def test_layers_of_a_base_model_are_not_scaled() -> None:
+    with pytest.raises(ValueError, match="scaled_residuals: true with base_model_id"):
+        replace(CONFIG, scaled_residuals=True, base_model_id="qwen2")
 
 
 def test_fewer_rows_than_micro_batches_are_refused_with_what_would_work(task: MllmTask) -> None:

@@ -36,9 +36,19 @@ def test_no_checkpoint_kept_is_refused() -> None:
         TrainingExecution(keep_checkpoints=0)
 
 
-def test_a_warmup_of_all_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"warmup_share: 1\.0 is not in"):
-        OptimizerConfig(warmup_share=1.0)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"warmup_share": 1.0}, r"warmup_share: 1\.0 is not in \[0, 1\): a share of the steps"),
+        ({"final_share": 1.5}, r"final_share: 1\.5 is not in \[0, 1\]"),
+        ({"betas": (0.9, 1.0)}, r"betas: \(0\.9, 1\.0\), expected each in \[0, 1\)"),
+        ({"clip_norm": -1.0}, r"clip_norm: 1e-08, 0\.0, -1\.0; expected"),
+        ({"eps": 0.0}, r"eps, .*: 0\.0, 0\.0, 1\.0; expected eps above 0"),
+    ],
+)
+def test_a_schedule_that_cannot_be_met_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**change)
 
 
 @pytest.mark.parametrize(
