@@ -1,7 +1,7 @@
 """A process that has imported what trainings need and forks into workers: `python -m stages.training.workers.template`.
 
 Importing torch and transformers is most of the start of a small training, so it is done once for all workers of a
-driver. The template runs no thread and computes nothing, so that its copies are as good as new processes.
+driver. The template computes nothing and starts no thread, so that its copies are as good as new processes.
 
 The socket brings one request at a time: a worker to start, with its pipe and its log as descriptors, or one whose exit
 code is asked for. When it closes, the driver is gone, and the template ends; workers see that by their own pipes.
