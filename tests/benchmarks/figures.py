@@ -90,7 +90,7 @@ def with_fresh_world(quickstart: str, *, samples: int) -> str:
 def run(recipe: Path, *, seed: int) -> dict[str, float]:
     """Runs the recipe with a seed; the most memory (GB) of all its processes in each stage. Exits if the run fails."""
     settings = [f"stages.{stage}.config.loop.seed={seed}" for stage in TRAININGS]
-    settings += [f"stages.mllm_{number}.config.data.seed={10 * seed + number}" for number in (1, 2, 3)]
+    settings += [f"stages.mllm_{number}.config.data.seed={3 * (seed - 1) + number}" for number in (1, 2, 3)]
     command = [*ILLUME, "run", str(recipe), *(word for setting in settings for word in ("--set", setting))]
     peaks: dict[str, float] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
