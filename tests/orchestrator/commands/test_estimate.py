@@ -74,8 +74,11 @@ def test_without_machines_the_model_is_described(illume: Illume) -> None:
         (["--gpus", "64xH900"], "gpu: 'H900'"),
         (["--gpus", "8xH100", "--peak-share", "2"], "peak shares"),
         (["--gpus", "8xH100", "--prices", "nowhere.yaml"], "nowhere.yaml"),
-        (["--gpus", "8xH100", "--checkpoint-gbs", "0"], "checkpoint_gbs"),
-        (["--gpus", "8xH100", "--hours-between-failures", "0"], "hours above 0"),
+        (["--gpus", "8xH100", "--checkpoint-gbs", "0"], "'--checkpoint-gbs': 0.0 is not in the range x>0"),
+        (
+            ["--gpus", "8xH100", "--hours-between-failures", "0"],
+            "'--hours-between-failures': 0.0 is not in the range x>0",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(illume: Illume, arguments: list[str], message: str) -> None:
