@@ -12,10 +12,11 @@ from data_pipelines.evaluation.results import Result, Task, is_right, objects_ri
 
 SHOWN = 3  # of the best, of the middle and of the worst
 CELL_PX, GAP_PX, MARGIN_PX, GROUP_GAP_PX, LABEL_PX = 108, 10, 20, 18, 66
-LINE_PX, LINES = 14, 5
+LINE_PX, LINES, LINES_UNASKED = 14, 5, 3  # below an image; without words that were asked
 HEADING_PX = 70
 TEXT, QUIET, RIGHT, WRONG, RULE = (32, 32, 32), (104, 104, 104), (20, 120, 60), (190, 30, 30), (216, 216, 216)
 GROUPS = ("best", "middle", "worst")
+UNASKED = ("reconstruction", "enlargement")  # tasks without a request in words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,11 @@ def _groups(found: Sequence[Result]) -> list[Sequence[Result]]:
 
 
 def _height(section: Section) -> int:
-    return HEADING_PX + len(section.images) * (CELL_PX + GAP_PX) + LINES * LINE_PX + 10
+    return HEADING_PX + len(section.images) * (CELL_PX + GAP_PX) + _lines(section) * LINE_PX + 10
+
+
+def _lines(section: Section) -> int:
+    return LINES_UNASKED if section.task in UNASKED else LINES
 
 
 def _draw_section(
@@ -170,7 +175,7 @@ def _draw_result(
     right = is_right(result)
     lines = [(line, QUIET) for line in textwrap.wrap(asked, 18)[:3]]
     colour = TEXT if right is None else RIGHT if right else WRONG
-    lines += [(line, colour) for line in textwrap.wrap(verdict, 16)[: LINES - len(lines)]]
+    lines += [(line, colour) for line in textwrap.wrap(verdict, 16)[: _lines(section) - len(lines)]]
     top -= GAP_PX - 4
     marked = False
     for line, ink in lines:
@@ -196,7 +201,7 @@ def _draw_mark(draw: ImageDraw.ImageDraw, right: bool, corner: tuple[int, int]) 
 
 def _words(section: Section, result: Result) -> tuple[str, str]:
     """What was asked, and what came out as the oracle reads it."""
-    asked = "" if section.task in ("reconstruction", "enlargement") else _request_text(result.prompt)
+    asked = "" if section.task in UNASKED else _request_text(result.prompt)
     if section.task == "understanding":
         expected = "" if is_right(result) is not False else f" (expected: {result.expected_answer})"
         return asked if section.answers else "", (result.answer or "no answer") + expected
