@@ -92,6 +92,15 @@ class Desk:
             controller.kill()
             raise AssertionError(self.log()) from None
 
+    def how_jobs_ended(self) -> list[list[str]]:
+        """As each wrote it, which takes a moment longer than the stage: the daemons of Ray are stopped before."""
+        folders = sorted((self.folder / "jobs").iterdir())
+        give_up_at = time.monotonic() + 150
+        while not all((folder / "ended").exists() for folder in folders):
+            assert time.monotonic() < give_up_at, self.log()
+            time.sleep(0.1)
+        return [(folder / "ended").read_text().split() for folder in folders]
+
     def failures(self) -> list[str]:
         with Workspace.open(
             str(self.folder / "store"), str(self.folder / "i.db"), "none", root=self.folder / ".illume"
@@ -124,8 +133,8 @@ def test_a_notice_before_the_end_of_the_time_costs_no_step(desk: Desk) -> None:
     assert desk.ended(controller) == 0, desk.log()
     assert desk.failures() == ["preempted"]
     assert sorted(desk.worked()) == sorted(set(desk.worked()))  # no shard and no step was made twice
+    assert desk.how_jobs_ended() == [["0"], ["85", "preempted"], ["0"]]
     folders = sorted((desk.folder / "jobs").iterdir())
-    assert [(folder / "ended").read_text().split() for folder in folders] == [["0"], ["85", "preempted"], ["0"]]
     script = next(folder for folder in folders if "squares" in folder.name) / "job.sbatch"
     assert "--nodes=2" in script.read_text()
     assert (folders[0] / "token").stat().st_mode & 0o077 == 0

@@ -61,7 +61,7 @@ def test_gc_lists_and_aborts_them(s3_store: ObjectStore, tmp_path: Path, monkeyp
     monkeypatch.setenv("ILLUME_HOME", str(tmp_path / "home"))
     Database(str(tmp_path / "home" / "index.db")).close()
     begin(s3_store, KEY.format("dead"))
-    options = ["--store", s3_store.url, "--tracking", "none", "--older-than-h", "-1"]
+    options = ["--store", s3_store.url, "--tracking", "none", "--older-than-h", "0"]
     listed = CliRunner().invoke(gc_command, [*options, "--json"])
     assert listed.exit_code == 0, listed.output
     report = json.loads(listed.stdout)

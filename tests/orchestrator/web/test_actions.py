@@ -151,7 +151,7 @@ def test_a_page_queues_again_says_that_no_scheduler_lives_and_shows_the_place(
     page = client.get(f"/runs/{run_id}").text
     assert f'action="/runs/{run_id}/resume"' in page
     assert f'action="/runs/{run_id}/again"' in page
-    assert "No server with a scheduler lives" in page
+    assert "No scheduler lives: what Resume and Run again puts into the queue waits there" in page
     token = form_token(client)
     assert client.post(f"/runs/{run_id}/resume", data={"form_token": "guess"}).status_code == 403
     answer = client.post(f"/runs/{run_id}/resume", data={"form_token": token})
@@ -201,7 +201,7 @@ def test_a_stage_that_waits_for_a_person_is_approved_on_the_page_of_its_run(
     made_up.workspace.runs.record(run_id, "waiting", waits, epoch=epoch, stage_id="loud")
     client = client_of(kinds=KINDS)
     page = client.get(f"/runs/{run_id}").text
-    assert "loud waits for the word of a person" in page
+    assert "Waiting for the word of a person: loud" in page
     assert f'action="/runs/{run_id}/stages/loud/approve"' in page
     empty = client.post(f"/runs/{run_id}/stages/loud/approve", data={"form_token": form_token(client), "reason": " "})
     assert empty.status_code == 409
