@@ -5,14 +5,16 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.attempt_id import AttemptId
 from orchestrator.identity import config_to_json, to_json
 from orchestrator.installation.version import version_text
 from orchestrator.planning.plan import PlannedStage
-from orchestrator.stage import StageKind
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +66,11 @@ def log_result(
     planned: PlannedStage, attempt: AttemptId, artifact: Artifact, metrics: Mapping[str, float], *, seconds: float
 ) -> None:
     """What came out."""
-    headline = _headline(planned.spec.kind, metrics)
+    kind = planned.spec.kind
+    headline = _words(f"headline of {kind.name}", kind.headline, metrics)
     if headline:
         log.info("%s: %s", planned.id, headline)
-    for warning in _warnings(planned.spec.kind, metrics):
+    for warning in _words(f"warnings of {kind.name}", kind.warnings, metrics) or ():
         log.warning("%s: %s", planned.id, warning)
     shown = [f"{name} {value:.6g}" for name, value in metrics.items() if value][:NUM_METRICS]
     more = len([value for value in metrics.values() if value]) - len(shown)
@@ -75,20 +78,13 @@ def log_result(
     log.info("%s: attempt %s is committed after %.1f s: %s", planned.id, attempt, seconds, artifact.path)
 
 
-def _headline(kind: StageKind[object], metrics: Mapping[str, float]) -> str:
+def _words(name: str, make: Callable[[Mapping[str, float]], T] | None, metrics: Mapping[str, float]) -> T | None:
+    """What a kind says of its metrics."""
     try:
-        return kind.headline(metrics) if kind.headline is not None and metrics else ""
+        return make(metrics) if make is not None and metrics else None
     except Exception as error:  # noqa: BLE001 - code of the kind; the artifact is committed
-        log.warning("the headline of kind %s cannot be made: %s", kind.name, error)
-        return ""
-
-
-def _warnings(kind: StageKind[object], metrics: Mapping[str, float]) -> Sequence[str]:
-    try:
-        return kind.warnings(metrics) if kind.warnings is not None and metrics else ()
-    except Exception as error:  # noqa: BLE001 - code of the kind; the artifact is committed
-        log.warning("the warnings of kind %s cannot be made: %s", kind.name, error)
-        return ()
+        log.warning("the %s cannot be made: %s", name, error)
+        return None
 
 
 def _text(value: JSON) -> str:

@@ -1,6 +1,7 @@
 """What the report says of figures: warnings, confusions, and the table for people."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from data_pipelines.evaluation.report import confusions, report_json, report_text, score_text, warnings
 from data_pipelines.evaluation.results import Result, Task
@@ -10,8 +11,8 @@ RED_SQUARE, RED_CIRCLE, BLUE_CIRCLE = ("square", "red"), ("circle", "red"), ("ci
 Objects = list[tuple[str, str]]
 
 
-def drawn(task: Task, expected: Objects, found: Objects, **fields: object) -> Result:
-    return Result(task=task, sample_id="a", prompt="", expected=expected, found=found, **fields)  # type: ignore[arg-type]  # by name
+def drawn(task: Task, expected: Objects, found: Objects, **fields: Any) -> Result:
+    return Result(task=task, sample_id="a", prompt="", expected=expected, found=found, **fields)
 
 
 def decoded(own: float, tokenizer: float) -> Sequence[Result]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -81,10 +82,10 @@ def test_a_process_that_proc_hides_is_neither_gone_nor_stopped(
 ) -> None:
     owner, read = owner_of(child), Path.read_text
 
-    def hidden(path: Path, *arguments: object, **options: object) -> str:
+    def hidden(path: Path, *arguments: Any, **options: Any) -> str:
         if path.name == "stat":
             raise PermissionError(13, "hidden")
-        return read(path, *arguments, **options)  # type: ignore[arg-type]
+        return read(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "read_text", hidden)
     assert not owners.is_gone(owner.text())

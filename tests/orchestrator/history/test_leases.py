@@ -56,12 +56,12 @@ def test_of_many_concurrent_requests_one_gets_the_lease(database: Database) -> N
     assert len(got) == 8
 
 
-def test_a_lease_whose_answer_was_lost_is_given_again(database: Database) -> None:
+def test_a_lease_whose_answer_was_lost_is_given_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database repeats the transaction: it finds the row of its own first try."""
     write = database.write
     leases = Leases(database)
     leases.raise_epoch(RESOURCE, 3)
-    database.write = lambda work: [write(work), write(work)][1]  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(database, "write", lambda work: [write(work), write(work)][1])
     assert acquired(leases).epoch == 4
     assert leases.acquire(RESOURCE) is None
 

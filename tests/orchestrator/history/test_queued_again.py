@@ -1,6 +1,8 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from orchestrator.errors import DatabaseError
 from orchestrator.history.events import RunState
@@ -46,6 +48,10 @@ def test_a_run_that_has_succeeded_or_is_at_work_does_not(tmp_path: Path, end: Ru
             queue_again(workspace.database, "r9")
 
 
+def emptied(table: str, connection: Connection) -> None:
+    connection.exec_driver_sql(f"delete from {table}")
+
+
 def test_the_change_is_delivered_and_a_rebuilt_index_knows_it(tmp_path: Path) -> None:
     with Workspace.open(root=tmp_path, tracking_url="none") as workspace:
         ended(workspace, "r1", RunState.FAILED)
@@ -55,6 +61,6 @@ def test_the_change_is_delivered_and_a_rebuilt_index_knows_it(tmp_path: Path) ->
         assert event is not None
         assert event["eventType"] == "OTHER"
         for table in ("runs", "events"):
-            workspace.database.write(lambda connection, name=table: connection.exec_driver_sql(f"delete from {name}"))  # type: ignore[misc]
+            workspace.database.write(partial(emptied, table))
         rebuild_index(workspace.database, workspace.artifacts)
         assert run_status(workspace.database, "r1").run.state == RunState.PLANNED

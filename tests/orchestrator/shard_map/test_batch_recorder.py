@@ -38,7 +38,7 @@ class Process:
 
     executor: LaterExecutor
     now_s: float = 0.0
-    made: int = 0
+    made: Any = 0  # numbers stand for outputs
     recorded: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Process:
 
     def make(self) -> None:
         self.now_s += STEP_S
-        self.recorder.add(self.made, self.made)  # type: ignore[arg-type]  # stands for an output
+        self.recorder.add(self.made, self.made)
         self.made += 1
 
     @property

@@ -1,11 +1,11 @@
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from orchestrator.web import open_streams
 from orchestrator.web.open_streams import OpenStreams, event_stream
@@ -46,18 +46,18 @@ def test_a_place_is_taken_before_the_first_line_and_given_back_when_the_page_is_
         finally:
             ended.append(True)
 
-    async def receive() -> dict[str, str]:
+    async def receive() -> Message:
         await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
-    async def send(_message: Any) -> None:
+    async def send(_message: Message) -> None:
         pass
 
     first = event_stream(request_of(app, "GET"), lines())
     assert event_stream(request_of(app, "GET"), lines()).status_code == 503, "the first has not even begun"
     head = event_stream(request_of(app, "HEAD"), lines())
     assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-    asyncio.run(first({"type": "http"}, receive, send))  # type: ignore[arg-type]  # what a server gives
+    asyncio.run(first({"type": "http"}, receive, send))
     assert ended == [True]
     assert not app.state.streams.by_user
 

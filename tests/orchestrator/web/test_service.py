@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from orchestrator.scheduler import loop
 from orchestrator.scheduler.drivers import Drivers
@@ -109,7 +110,8 @@ def test_a_feed_outlives_an_error_that_nobody_expected(
         return settings.open()
 
     client = client_of(open=open_workspace)
-    feed = client.app.state.feed  # type: ignore[attr-defined]  # the application is ours
+    assert isinstance(client.app, Starlette)
+    feed = client.app.state.feed
     feed.enter()
     wait_for(lambda: feed.heads == {"r1": 2})
     fails[0] = True

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
 from orchestrator.queue.entries import submission_of
@@ -30,8 +31,8 @@ def test_a_run_costs_what_the_command_line_says_and_unknown_is_unknown(
     made_up.fail("r1", "curated", "no memory left")
     made_up.end("r1")
 
-    def work(connection: object) -> None:
-        execute = connection.exec_driver_sql  # type: ignore[attr-defined]  # a connection
+    def work(connection: Connection) -> None:
+        execute = connection.exec_driver_sql
         execute("update attempts set started_at = created_at - 3600.0 * number where stage_id = 'raw'")
         for row in execute("select sequence, fields from events where kind = 'attempt_state'").all():
             fields = {**json.loads(row.fields), "resources": {"gpus": 1.0, "cpus": 1.0, "workers": 2}}

@@ -12,7 +12,7 @@ import pytest
 
 from stages.training.workers.worker_process import ForkedWorker, WorkerProcess, start_worker
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux only")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only; run it there")
 PLUGIN = """
 import os
 from pathlib import Path
