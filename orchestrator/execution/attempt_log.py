@@ -5,16 +5,14 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.attempt_id import AttemptId
 from orchestrator.identity import config_to_json, to_json
 from orchestrator.installation.version import version_text
 from orchestrator.planning.plan import PlannedStage
-
-T = TypeVar("T")
+from orchestrator.plugins.kind_words import headline_of, warnings_of
 
 log = logging.getLogger(__name__)
 
@@ -67,24 +65,14 @@ def log_result(
 ) -> None:
     """What came out."""
     kind = planned.spec.kind
-    headline = _words(f"headline of {kind.name}", kind.headline, metrics)
-    if headline:
+    if headline := headline_of(kind, metrics):
         log.info("%s: %s", planned.id, headline)
-    for warning in _words(f"warnings of {kind.name}", kind.warnings, metrics) or ():
+    for warning in warnings_of(kind, metrics):
         log.warning("%s: %s", planned.id, warning)
     shown = [f"{name} {value:.6g}" for name, value in metrics.items() if value][:NUM_METRICS]
     more = len([value for value in metrics.values() if value]) - len(shown)
     log.info("%s: metrics: %s%s", planned.id, ", ".join(shown) or "none", f" and {more} more" if more else "")
     log.info("%s: attempt %s is committed after %.1f s: %s", planned.id, attempt, seconds, artifact.path)
-
-
-def _words(name: str, make: Callable[[Mapping[str, float]], T] | None, metrics: Mapping[str, float]) -> T | None:
-    """What a kind says of its metrics."""
-    try:
-        return make(metrics) if make is not None and metrics else None
-    except Exception as error:  # noqa: BLE001 - code of the kind; the artifact is committed
-        log.warning("the %s cannot be made: %s", name, error)
-        return None
 
 
 def _text(value: JSON) -> str:

@@ -35,6 +35,7 @@ from orchestrator.learning import PROVENANCE_LEARNED
 from orchestrator.logs.worker_log import WorkerLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.stage_identity import PROVENANCE_CODE
+from orchestrator.plugins.kind_words import headline_of
 from orchestrator.plugins.loading import is_file_target
 from orchestrator.retention.failed_output import failed_folder, keep_evidence
 from orchestrator.stage import Slot, StageKind, Tracker
@@ -191,8 +192,8 @@ class LocalAttempt:
             log.warning("%s: %s", planned.id, sentence)
             self.tracker.log_event("gate_broken", {"message": sentence})
         if errors:
-            headline = planned.spec.kind.headline
-            found = f" ({headline(metrics)})" if headline else ""
+            headline = headline_of(planned.spec.kind, metrics)
+            found = f" ({headline})" if headline else ""
             raise GateError(
                 f"{planned.id}: {'; '.join(errors)}{found}. It is not committed; its shards and checkpoints are kept, "
                 "so running again with another bound reuses them"

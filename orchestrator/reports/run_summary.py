@@ -1,13 +1,13 @@
 """What came out of a run and where it is: each stage's telling metrics, files and folder."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.artifact import FileEntry
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.history.run_status import RunStatus, StageStatus
+from orchestrator.plugins.kind_words import headline_of, warnings_of
 from orchestrator.reports.run_outputs import Output, RunOutputs
 from orchestrator.stage import StageKind
 from orchestrator.store.layout import artifact_site
@@ -44,19 +44,10 @@ def stage_summaries(
 
 def headline_text(kind: StageKind[Any] | None, metrics: Mapping[str, float]) -> str:
     """The telling metrics in a few words: the kind's own, or the first that it declares or returns."""
-    if kind is not None and kind.headline is not None and metrics:
-        with suppress(KeyError):  # an artifact of older code, or of an attempt that made no step, lacks some of them
-            return kind.headline(metrics)
+    if kind is not None and (headline := headline_of(kind, metrics)):
+        return headline
     declared = [name for name in (kind.metrics if kind else ()) if name in metrics]
     return ", ".join(f"{name} {number_text(metrics[name])}" for name in (declared or list(metrics))[:NUM_METRICS])
-
-
-def warning_texts(kind: StageKind[Any] | None, metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """What a reader of the metrics must know before he believes the output to be good, a sentence each."""
-    if kind is not None and kind.warnings is not None and metrics:
-        with suppress(KeyError):  # as above
-            return tuple(kind.warnings(metrics))
-    return ()
 
 
 def number_text(number: float) -> str:
@@ -86,7 +77,7 @@ def _summary(
         status=stage,
         artifact_kind=output.manifest.kind if output else "",
         headline=headline_text(kind, metrics),
-        warnings=warning_texts(kind, metrics),
+        warnings=warnings_of(kind, metrics) if kind else (),
         metrics=metrics,
         meanings=kind.metrics if kind else {},
         folder=folder_of(artifacts, output) if output else "",

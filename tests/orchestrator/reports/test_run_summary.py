@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from orchestrator.reports.run_summary import headline_text, number_text, warning_texts
+from orchestrator.reports.run_summary import headline_text, number_text
 from orchestrator.stage import StageKind
 
 
@@ -37,26 +37,6 @@ def test_the_headline_is_the_kinds_own_or_its_first_metrics(
     kind: StageKind[Config] | None, metrics: Mapping[str, float], text: str
 ) -> None:
     assert headline_text(kind, metrics) == text
-
-
-def small(metrics: Mapping[str, float]) -> list[str]:
-    return ["b is small"] if metrics["b"] < 5 else []
-
-
-@pytest.mark.parametrize(
-    ("kind", "metrics", "texts"),
-    [
-        (None, METRICS, ()),
-        (PLAIN, METRICS, ()),
-        (replace(PLAIN, warnings=small), METRICS, ("b is small",)),
-        (replace(PLAIN, warnings=small), {"b": 6.0}, ()),
-        (replace(PLAIN, warnings=small), {"old_name": 7.0}, ()),  # of older code
-    ],
-)
-def test_warnings_are_those_of_the_kind(
-    kind: StageKind[Config] | None, metrics: Mapping[str, float], texts: tuple[str, ...]
-) -> None:
-    assert warning_texts(kind, metrics) == texts
 
 
 def test_numbers_are_short() -> None:
