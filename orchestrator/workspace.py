@@ -29,7 +29,6 @@ from orchestrator.execution.cancelling import Cancellation, cancel_run
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.stop_events import StopEvents
 from orchestrator.execution.takeover import Takeover
-from orchestrator.history.attempts import StageRow
 from orchestrator.history.changes import record_change
 from orchestrator.history.database.database import Database, database_exists, sqlite_address
 from orchestrator.history.database.file_system import check_local
@@ -41,7 +40,7 @@ from orchestrator.history.run_store import RunStore
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.logs.reading import LineFilter, LogReader, by_file
 from orchestrator.logs.run_logs import RunLogs
-from orchestrator.planning.plan import Plan, check_needs, run_prechecks, tainted_stages, upstream_ids
+from orchestrator.planning.plan import Plan, check_needs, run_prechecks, stage_rows, tainted_stages
 from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json, stages_with_secrets
 from orchestrator.plugins.table import plugins_to_json
 from orchestrator.recipe.loading import Kinds
@@ -388,17 +387,3 @@ def _plugin_fields(plan: Plan) -> dict[str, JSON]:
 def new_run_id() -> str:
     """A unique id that sorts by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-
-
-def stage_rows(plan: Plan) -> list[StageRow]:
-    return [
-        StageRow(
-            stage_id=stage.id,
-            stage_kind=stage.spec.kind.name,
-            fingerprint=stage.fingerprint,
-            action=stage.action,
-            reasons=tuple(str(reason) for reason in stage.reasons),
-            upstream=tuple(upstream_ids(stage.spec)),
-        )
-        for stage in plan.stages
-    ]

@@ -13,6 +13,7 @@ from orchestrator.artifacts.restarts import restart_in
 from orchestrator.artifacts.takedowns import Takedown
 from orchestrator.documents.suggestions import check_names
 from orchestrator.errors import PrecheckError, RecipeError
+from orchestrator.history.attempts import StageRow
 from orchestrator.identity import fingerprint_of
 from orchestrator.planning.code_digest import CodeDigest
 from orchestrator.planning.reasons import (
@@ -350,3 +351,18 @@ def _input_change(
 
 def _shards(manifests: Iterable[Manifest | None]) -> list[str]:
     return [shard for manifest in manifests if manifest is not None for shard in manifest.shards]
+
+
+def stage_rows(plan: Plan) -> list[StageRow]:
+    """The stages of a plan as the history records them with their run."""
+    return [
+        StageRow(
+            stage_id=stage.id,
+            stage_kind=stage.spec.kind.name,
+            fingerprint=stage.fingerprint,
+            action=stage.action,
+            reasons=tuple(str(reason) for reason in stage.reasons),
+            upstream=tuple(upstream_ids(stage.spec)),
+        )
+        for stage in plan.stages
+    ]

@@ -18,6 +18,7 @@ from orchestrator.history.database.database import Database
 from orchestrator.history.events import RunState
 from orchestrator.history.leases import Lease, LeaseKeeper
 from orchestrator.history.run_status import run_status
+from orchestrator.planning.plan import stage_rows
 from orchestrator.planning.plan_file import plan_from_json
 from orchestrator.queue.claims import Claims
 from orchestrator.queue.entries import Entry, open_entries, request_of
@@ -27,7 +28,7 @@ from orchestrator.queue.rows import copy_missing
 from orchestrator.queue.servers import SERVER
 from orchestrator.recipe.loading import Kinds
 from orchestrator.scheduler.drivers import Drivers, Ended
-from orchestrator.workspace import Workspace, stage_rows
+from orchestrator.workspace import Workspace
 
 TICK_S = 2.0
 COPY_S = 30.0  # between two looks for records that only the store has
