@@ -36,11 +36,19 @@ if folder := os.environ.get("MUTATION_TRACE"):
     def _call(frame, _event, _argument):  # type: ignore[no-untyped-def]
         return _line if frame.f_code.co_filename in _targets else None
 
-    def _write() -> None:
+    def write_lines() -> None:
+        """Write what has been noted in this process and, until it was forked, in its parent."""
         lines = {test: sorted(found) for test, found in _seen.items()}
         with open(os.path.join(folder, f"{os.getpid()}.json"), "w") as file:
-            json.dump({"lines": lines, "modules": list(sys.modules)}, file)
+            json.dump(lines, file)
 
-    multiprocessing.util.Finalize(None, _write, exitpriority=0)  # processes of multiprocessing run no atexit functions
+    # Processes of multiprocessing run no atexit functions.
+    _at_exit = multiprocessing.util.Finalize(None, write_lines, exitpriority=0)
+
+    def stop_tracing() -> None:
+        _at_exit.cancel()
+        threading.settrace(None)  # type: ignore[arg-type]
+        sys.settrace(None)
+
     threading.settrace(_call)
     sys.settrace(_call)
