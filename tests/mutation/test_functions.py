@@ -1,4 +1,4 @@
-"""Mutated functions take the place of those of an imported module, closures included; what ran at import is left alone."""
+"""Mutated functions take the place of those of an imported module; what ran at import is left alone."""
 
 import importlib.util
 import sys
