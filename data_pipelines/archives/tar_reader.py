@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -27,8 +27,9 @@ class TarMember:
     name: str  # "" if the header is too broken to read it
     offset: int
     size: int
-    kind: str  # "file", "link", "device", "pipe", "folder" or "damaged"
+    kind: str  # "file", "link", "device", "pipe", "folder", "sparse file" or "damaged"
     problem: str = ""  # "", "bad_tar_member" or "truncated_tar_member"
+    hard_link: str = ""  # the name that a hard link gives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,19 @@ def is_header(block: bytes) -> bool:
 
 
 def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[TarMember]:
-    """All members in order of offset; a damaged region comes as a member of kind "damaged"."""
+    """All members in order of offset; a damaged region comes as a member of kind "damaged".
+
+    A hard link to an earlier file, which tar writes for the second name of one file, is that file under its own name.
+    """
+    files: dict[str, TarMember] = {}
+    for member in _members(file, size):
+        if member.kind == "file":
+            files[member.name] = member
+        linked = files.get(member.hard_link) if member.hard_link else None
+        yield replace(linked, name=member.name) if linked else member
+
+
+def _members(file: BinaryIO | IO[bytes], size: int) -> Iterator[TarMember]:
     offset, zero_blocks, in_damage = 0, 0, False
     extended: dict[str, str] = {}
     while offset + BLOCK <= size:
@@ -84,14 +97,14 @@ def scan_tar(file: BinaryIO | IO[bytes], size: int) -> Iterator[TarMember]:
         if "size" in extended and extended["size"].isdigit():
             length = int(extended["size"])
             offset = data + -(-length // BLOCK) * BLOCK
-        name, extended = extended.get("path", name), {}
-        kind = _KINDS.get(typeflag, "file")
-        problem = ""
+        name, kind = extended.get("path", name), extended.get("kind") or _KINDS.get(typeflag, "file")
+        link = extended.get("linkpath", _parse_text(block[157:257])) if typeflag == b"1" else ""
+        extended, problem = {}, ""
         if kind == "file" and data + length > size:
             following = _next_header(file, data, size)
             problem = "truncated_tar_member" if following is None else "bad_tar_member"  # the stated size is wrong
             offset = size if following is None else following
-        yield TarMember(name=name, offset=data, size=length, kind=kind, problem=problem)
+        yield TarMember(name=name, offset=data, size=length, kind=kind, problem=problem, hard_link=link)
     if zero_blocks < 2 and not in_damage and any(rest := _read(file, offset, max(size - offset, 0))):
         yield _damaged_member(rest, offset, "truncated_tar_member")  # the file ends within a header
 
@@ -134,16 +147,21 @@ def _parse_number(field: bytes) -> int | None:
 
 
 def _extension(typeflag: bytes, data: bytes) -> dict[str, str]:
-    """The "path" and "size" that a GNU long name or a pax header gives the next member."""
-    if typeflag == b"L":
-        return {"path": _parse_text(data)}
+    """The "path", "linkpath", "size" and "kind" that a GNU long name or a pax header gives the next member."""
+    if typeflag in b"LK":
+        return {"path" if typeflag == b"L" else "linkpath": _parse_text(data)}
     fields: dict[str, str] = {}
     while typeflag == b"x" and (match := re.match(rb"(\d{1,7}) ([^=\n]{1,99})=", data)):
         length = int(match[1])
         if not match.end() < length <= len(data):
             break
-        if match[2] in (b"path", b"size"):
-            fields[match[2].decode()] = _parse_text(data[match.end() : length - 1])
+        key, value = match[2].decode("latin-1"), _parse_text(data[match.end() : length - 1])
+        if key in ("path", "linkpath", "size"):
+            fields.setdefault(key, value)
+        elif key.startswith("GNU.sparse."):  # its data begin with a map of holes, or lack them
+            fields["kind"] = "sparse file"
+            if key == "GNU.sparse.name":
+                fields["path"] = value
         data = data[length:]
     return fields
 

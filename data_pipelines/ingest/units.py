@@ -75,14 +75,24 @@ def decode_json(data: bytes) -> Any:
     """The JSON value, in UTF-8, 16 or 32. Bytes that are not valid become U+FFFD, which the caption checks
     notice later.
 
-    Raises: ValueError for anything that is not exactly one strict JSON value of moderate depth.
+    Raises: ValueError for anything that is not exactly one strict JSON value of moderate depth, and for a key twice.
     """
     try:
-        value = json.loads(decode_text(data), parse_constant=_no_constant)
+        value = json.loads(decode_text(data), parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if _deeper_than(value, MAX_JSON_DEPTH):
         raise ValueError(f"nested more than {MAX_JSON_DEPTH} levels deep")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. A key twice with two values has none: which is meant is not known."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        for key, held in pairs:
+            if held != value[key]:
+                raise ValueError(f"the key {key[:100]!r} stands twice, with two values")
     return value
 
 

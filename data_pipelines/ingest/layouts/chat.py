@@ -88,7 +88,7 @@ def parse_record(value: object) -> Record | Reject:
 
 
 def _parse_turns(value: Mapping[str, Any]) -> _Turns | Reject:
-    turns = decoded_list(first_filled(value, TURN_KEYS)[1])
+    turns = _listed(decoded_list(first_filled(value, TURN_KEYS)[1]))
     if not isinstance(turns, list) or not turns:
         return Reject(reason="bad_schema", detail="no list under 'conversations', 'messages' or 'data'")
     result = _Turns()
@@ -113,6 +113,15 @@ def _parse_turns(value: Mapping[str, Any]) -> _Turns | Reject:
     if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
         return Reject(reason="bad_schema", detail="turns must alternate human, gpt and end with gpt")
     return result
+
+
+def _listed(turns: object) -> object:
+    """The list of objects that an object of equally long lists stands for: `datasets` stores sequences so."""
+    columns = list(turns.values()) if isinstance(turns, Mapping) else []
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return turns
+    assert isinstance(turns, Mapping), "columns come from a mapping"
+    return [dict(zip(turns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _turn_text(turn: Mapping[str, Any], index: int, result: _Turns) -> str | Reject | None:

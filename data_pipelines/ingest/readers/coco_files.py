@@ -1,6 +1,7 @@
 """COCO captions: one JSON object whose lists `images` and `annotations` belong together by the images' ids."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -37,7 +38,16 @@ def coco_units(value: Mapping[str, Any], config: IngestConfig) -> Iterator[Unit]
         if isinstance(annotation, Mapping) and isinstance(annotation.get("caption"), str):
             captions.setdefault(str(annotation.get("image_id")), []).append(annotation["caption"])
     licences = _licence_names(value.get("licenses"))
+    ids = Counter(str(image.get("id")) for image in value["images"] if isinstance(image, Mapping))
+    shared = {image_id: captions.pop(image_id, []) for image_id, count in ids.items() if count > 1}
     for row, image in enumerate(value["images"]):
+        image_id = str(image.get("id")) if isinstance(image, Mapping) else ""
+        if image_id in shared:
+            detail = f"{ids[image_id]} images have the id {utf8_safe(image_id[:100])!r}; whose {len(shared[image_id])} "
+            detail += f"captions are meant is not known (image {row} of the list)"
+            content = Reject(reason="ambiguous_sample", detail=detail)
+            yield Unit(row=row, content=content, raw_sha256=digest(detail.encode()))
+            continue
         yield from _image_units(row, image, captions, licences, config)
     for number, (image_id, lost) in enumerate(sorted(captions.items()), len(value["images"])):
         detail = f"{len(lost)} captions of the image {utf8_safe(image_id[:100])!r}, which the file does not list"

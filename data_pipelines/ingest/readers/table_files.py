@@ -19,6 +19,7 @@ from data_pipelines.ingest.layouts.objects import IMAGE_KEYS, image_cell, parse_
 from data_pipelines.ingest.units import IngestShard, OtherFiles, Unit, digest
 
 BATCH_ROWS = 64
+STATED_KEYS = ("id", "license", "split", "task")
 _CELL_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowException)
 
 
@@ -119,7 +120,7 @@ def _cell_value(cell: Any) -> Any:
 def ambiguous_columns(names: Sequence[str], config: IngestConfig) -> Reject | None:
     """Why a table cannot be read: two columns of images or words have one name but for case, and none is stated."""
     counts: Counter[str] = Counter()
-    for stated, usual in (("image", IMAGE_KEYS), ("caption", CAPTION_KEYS), ("", TURN_KEYS)):
+    for stated, usual in (("image", IMAGE_KEYS), ("caption", CAPTION_KEYS), ("", TURN_KEYS), ("", STATED_KEYS)):
         meant = config.names_of(stated) if stated else ()
         counts.update(name for name in names if name in meant)
         counts.update(name.lower() for name in names if not meant and name.lower() in usual)

@@ -106,6 +106,7 @@ class _Sample:
 
     images: dict[str, TarMember] = field(default_factory=dict)
     texts: dict[str, TarMember] = field(default_factory=dict)  # captions and JSON
+    clash: str = ""  # a member whose field another one has, but for upper case or the form of its letters
     num_repeated: int = 0
 
     @classmethod
@@ -119,7 +120,9 @@ class _Sample:
             name = PurePosixPath(member.name).name
             found = sample.images if _ending(member) in IMAGE_ENDINGS else sample.texts
             if found is sample.images or _ending(member) in (".json", *CAPTION_ENDINGS):
-                found[name.split(".", 1)[1].lower() if "." in name else name] = member
+                field_name = name.split(".", 1)[1].lower() if "." in name else name
+                sample.clash = sample.clash or (member.name if field_name in found else "")
+                found[field_name] = member
         return sample
 
     def fields_ending(self, ending: str) -> list[str]:
@@ -133,6 +136,15 @@ def _group_units(opened: OpenedTar, config: IngestConfig, row: int, key: str, gr
         yield Unit(row=row, key=key, content=problem, raw_sha256=digest(raw.encode("utf-8", "replace")))
         return
     sample = _Sample.of(group)
+    if sample.clash:
+        detail = f"member {sample.clash[:200]!r} differs from another one of its sample in upper case or accents alone"
+        yield Unit(
+            row=row,
+            key=key,
+            content=Reject(reason="ambiguous_sample", detail=detail),
+            raw_sha256=digest(detail.encode("utf-8", "replace")),
+        )
+        return
     texts = {name: _member_bytes(opened, member, config.max_line_bytes) for name, member in sample.texts.items()}
     images = {
         PurePosixPath(member.name).name: _member_bytes(opened, member, config.max_image_bytes)

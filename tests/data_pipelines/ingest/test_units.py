@@ -30,6 +30,7 @@ def test_captioned_images_serve_several_tasks(tmp_path: Path) -> None:
         (b"1 2", "Extra data"),
         (b"NaN", "NaN is not JSON"),
         (b'{"a": Infinity}', "Infinity is not JSON"),
+        (b'[{"image": "1.png", "image": "2.png"}]', "the key 'image' stands twice, with two values"),
     ],
 )
 def test_text_that_is_not_one_strict_json_value_is_refused(text: bytes, message: str) -> None:
@@ -46,6 +47,7 @@ def test_json_that_is_nested_too_deeply_is_refused() -> None:
 def test_json_with_a_byte_order_mark_or_broken_utf8_is_read() -> None:
     assert decode_json(b"\xef\xbb\xbf[1]") == [1]
     assert decode_json(b'"c\xe9"') == "c\ufffd"
+    assert decode_json(b'{"a": 1, "a": 1}') == {"a": 1}
     assert decode_json(b"[" * 90 + b"]" * 90)
 
 

@@ -116,3 +116,12 @@ def test_an_empty_image_beside_a_text_is_none() -> None:
     found = parse_record({"image": "", "conversations": [{"from": "human", "value": "hi"}, LLAVA[1]]})
     assert isinstance(found, Record)
     assert found.task == "text"
+
+
+def test_turns_as_an_object_of_lists_are_a_list_of_turns() -> None:
+    columns = {"from": ["human", "gpt"], "value": [ASK, TELL]}
+    record = parse_record({"conversations": columns, "image": "a.png"})
+    assert isinstance(record, Record)
+    assert record.turns == TURNS
+    uneven = parse_record({"conversations": {"from": ["human"], "value": [ASK, TELL]}, "image": "a.png"})
+    assert isinstance(uneven, Reject)

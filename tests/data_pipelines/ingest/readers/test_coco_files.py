@@ -42,3 +42,13 @@ def test_lines_of_records_are_not_taken_for_coco() -> None:
     assert may_be_coco(b'\xef\xbb\xbf{ "info" : {')
     assert not may_be_coco(json.dumps({"images": ["a"], **line("a")}).encode())
     assert not may_be_coco(b'{"id": 1, "images": []}')
+
+
+def test_two_images_of_one_id_get_no_words(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}, {"id": 2, "file_name": "c.png"}]
+    words = [{"image_id": 1, "caption": "whose?"}, {"image_id": 2, "caption": "a blue circle"}]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"images": images, "annotations": words}))
+    rows = ingest(tmp_path / "out", IngestConfig(source="c"), [path], [raw / "images"])
+    assert [row["reject"] for row in rows] == ["ambiguous_sample", "ambiguous_sample", None]

@@ -1,12 +1,32 @@
 """CSV and TSV files with a header: a row costs itself alone."""
 
+import csv
 import gzip
+import io
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipelines.ingest.config import IngestConfig
+from data_pipelines.ingest.readers.csv_files import cells_of
 from tests.data_pipelines.ingest.raw_files import ingest, raw_folder
+
+Outcome = tuple[str, ...]
+
+
+def outcomes(folder: Path, data: bytes, config: IngestConfig | None = None) -> list[Outcome]:
+    """For each row its picture and words, or the reason why there are none."""
+    raw = raw_folder(folder / "raw")
+    (folder / "x.csv").write_bytes(data)
+    rows = ingest(folder / "out", config or CONFIG, [folder / "x.csv"], [raw / "images"])
+    return [
+        (row["reject"],) if row["reject"] else (*row["image_names"], json.loads(row["conversations"])[1]["text"])
+        for row in rows
+    ]
+
 
 CONFIG = IngestConfig(source="c", max_line_bytes=2000)
 
@@ -87,3 +107,44 @@ def test_a_column_that_the_config_states_is_taken_beside_one_in_other_letters(tm
     stated = IngestConfig(source="c", caption="caption")
     (row,) = ingest(tmp_path / "out", stated, [tmp_path / "a.csv"], [raw / "images"])
     assert (row["reject"], "meant" in row["conversations"]) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ("image,caption\na.png,x\u2028y\nb.png,x\x0by\x85\n", [("a.png", "x\u2028y"), ("b.png", "x\x0by\x85")]),
+        ('image\tcaption\na.png\ta 12" board\nb.png\ta 5" nail\n', [("a.png", 'a 12" board'), ("b.png", 'a 5" nail')]),
+        ('image\tcaption\na.png\t"yes" she said\n', [("a.png", '"yes" she said')]),
+        ('image,caption\na.png,"open\nb.png,"whole"\n', [("bad_schema",), ("b.png", "whole")]),
+        ('image,caption\na.png,"He said "hi"\nb.png,words\n', [("bad_schema",), ("b.png", "words")]),
+        ("image,caption\ra.png,one\rb.png,two", [("a.png", "one"), ("b.png", "two")]),
+        ("sep=;\r\nimage;caption\r\na.png;one, two\r\n", [("a.png", "one, two")]),
+        ('\ufeff"sep=;"\nimage;caption\na.png;one\n', [("a.png", "one")]),
+        ('image;caption;"a, b, and c"\na.png;one;x\n', [("a.png", "one")]),
+        ("image,caption\na.png,one\nimage,caption\n", [("a.png", "one"), ("missing_file",)]),
+    ],
+)  # fmt: skip
+def test_tables_as_tools_write_them(tmp_path: Path, data: str, wanted: list[Outcome]) -> None:
+    assert outcomes(tmp_path, data.encode()) == wanted
+
+
+def test_a_first_line_that_names_no_column_is_a_row_of_its_own_and_says_what_was_expected(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    (tmp_path / "x.csv").write_text("a.png,one\nb.png,two\n")
+    rows = ingest(tmp_path / "out", CONFIG, [tmp_path / "x.csv"], [raw / "images"])
+    assert [(row["source_row"], row["reject"]) for row in rows] == [(-1, "bad_schema"), (0, "bad_schema")]
+    assert "the first line is the header, and no column in it is read: 'a.png', 'one'" in rows[0]["detail"]
+
+
+@pytest.mark.parametrize("column", ["id", "license"])
+def test_two_columns_of_ids_or_licences_are_refused(tmp_path: Path, column: str) -> None:
+    data = f"image,caption,{column},{column}\na.png,one,x,y\n"
+    assert outcomes(tmp_path, data.encode()) == [("ambiguous_sample",)]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\x00")), min_size=2, max_size=5))
+def test_cells_are_those_of_a_sound_writer(cells: list[str]) -> None:
+    for separator in ",;\t|":
+        written = io.StringIO()
+        csv.writer(written, delimiter=separator).writerow(cells)
+        assert cells_of(written.getvalue(), separator) == (cells, "closed")

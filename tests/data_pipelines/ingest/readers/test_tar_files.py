@@ -158,3 +158,33 @@ def test_names_that_are_not_utf8_stay_apart_and_leftovers_are_none(tmp_path: Pat
         "\xe9": "one",
         "\xe8": "two",
     }
+
+
+@pytest.mark.parametrize(("other", "told"), [("s1.PNG", "s1.PNG"), ("s1.TXT", "s1.TXT"), ("S1.png", "")])
+def test_members_that_differ_in_letters_alone_never_give_their_words_to_another(
+    tmp_path: Path, other: str, told: str
+) -> None:
+    path = tmp_path / "part.tar"
+    path.write_bytes(tar_bytes({"s1.png": png(1), "s1.txt": b"one", other: png(2), "s2.png": png(3), "s2.txt": b"two"}))
+    rows = ingest(tmp_path / "out", IngestConfig(source="t", format="webdataset"), [path])
+    first = next(row for row in rows if row["external_id"] == "s1")
+    assert (first["reject"], told in (first["detail"] or "")) == ("ambiguous_sample" if told else None, True)
+    assert reasons(rows)["s2"] is None
+
+
+def test_a_hard_link_is_the_file_that_it_links_to_and_a_sparse_text_is_no_caption(tmp_path: Path) -> None:
+    path = tmp_path / "part.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in (("s1.png", png(1)), ("s1.txt", b"one"), ("s2.txt", b"two"), ("s3.png", png(3))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("s2.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "s1.png"
+        tar.addfile(link)
+        sparse = tarfile.TarInfo("GNUSparseFile.1/s3.txt")
+        sparse.size, sparse.pax_headers = 515, {"GNU.sparse.major": "1", "GNU.sparse.name": "s3.txt"}
+        tar.addfile(sparse, io.BytesIO(b"1\n0\n3\n".ljust(512, b"\0") + b"one"))
+    rows = ingest(tmp_path / "out", IngestConfig(source="t", format="webdataset"), [path])
+    assert reasons(rows) == {"s1": None, "s2": None, "s3": "caption_missing", "s3.txt": "not_regular_file"}
+    assert rows[1]["images"] == rows[0]["images"]
