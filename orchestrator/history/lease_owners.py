@@ -10,8 +10,12 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import CorruptArtifactError
+
+UNKNOWN_START = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +26,23 @@ class LeaseOwner:
     boot: str  # boot id of the operating system; empty if unknown
     namespace: str  # pid namespace, which differs between containers
     pid: int
-    started: int  # start time of the process in clock ticks after boot; -1: unknown
+    started: int  # start time of the process in clock ticks after boot, or `UNKNOWN_START`
     claim: str = ""  # random for each lease, so two leases of one process have different owners
 
     def text(self) -> str:
         """The form stored in lease rows."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(asdict(self), separators=(",", ":"))
 
 
 def this_process() -> LeaseOwner:
     process = _process(os.getpid())
+    assert process is not None, "this process runs"
     return LeaseOwner(
         host=socket.gethostname(),
         boot=_boot_id(),
         namespace=_namespace(),
         pid=os.getpid(),
-        started=-1 if process is None else process[1],
+        started=process[1],
     )
 
 
@@ -49,12 +54,12 @@ def with_claim(owner: LeaseOwner) -> str:
 def is_gone(owner: str) -> bool:
     """True if the process of an owner text provably no longer runs; False if it may run."""
     parsed = _parse(owner)
-    if parsed is None or not parsed.boot or not parsed.namespace or parsed.started < 0:
+    if parsed is None or not parsed.boot or not parsed.namespace or parsed.started == UNKNOWN_START:
         return False
     if (parsed.boot, parsed.namespace) != (_boot_id(), _namespace()):
         return False
     process = _process(parsed.pid)
-    return process is None or process[0] in "ZX" or process[1] not in (parsed.started, -1)
+    return process is None or process[0] in "ZX" or process[1] not in (parsed.started, UNKNOWN_START)
 
 
 def is_stopped(owner: str) -> bool:
@@ -100,21 +105,13 @@ def _namespace() -> str:
 
 
 def _process(pid: int) -> tuple[str, int] | None:
-    """State letter and start time of a process (`man 5 proc`, fields 3 and 22), `("?", -1)` if hidden; None: gone."""
+    """State letter and start time of a process (`man 5 proc`, fields 3 and 22); None: gone.
+
+    `("?", UNKNOWN_START)` if it belongs to another user and is hidden.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return ("?", -1) if _exists(pid) else None
+        return ("?", UNKNOWN_START) if psutil.pid_exists(pid) else None
     after_name = stat.rpartition(")")[2].split()  # the name may contain blanks and brackets
     return after_name[0], int(after_name[19])
-
-
-def _exists(pid: int) -> bool:
-    """True if the process exists, even if /proc hides it because it belongs to another user."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, select, update
 
 from orchestrator import failpoints
 from orchestrator.errors import DatabaseError, LeaseLostError
@@ -22,6 +22,7 @@ from orchestrator.history.database.schema import database_now, leases
 LEASE_S = 60.0
 RENEW_SHARE = 1 / 4  # of the lease between two renewals: two may fail before the holder stops
 STOP_SHARE = 2 / 3  # of the lease without a renewal, after which the holder stops
+LOOKS = 60  # at the clock, in the time of the shortest lease
 
 log = logging.getLogger(__name__)
 
@@ -75,40 +76,29 @@ class Leases:
     def renew(self, lease: Lease) -> Lease:
         """The lease with a new expiry time. Raises: LeaseLostError: it expired or was taken over."""
 
-        def work(connection: Connection) -> float | None:
-            return connection.execute(_RENEW, {**_named(lease), "of_duration_s": lease.duration_s}).scalar_one_or_none()
-
-        expires_at = self._database.write(work)
-        if expires_at is None:
-            raise LeaseLostError(f"lease {lease.resource}: expired or was taken over before it was renewed")
+        renewed = self._extend(lease, _RENEW, "expired or was taken over before it was renewed")
         failpoints.hit("lease.renewed")
-        return replace(lease, expires_at=expires_at)
+        return renewed
 
     def revive(self, lease: Lease) -> Lease:
         """Renew a lease although it may have expired, which is safe as long as nobody has taken it.
 
         Raises: LeaseLostError: it was taken over or released.
         """
+        return self._extend(lease, _REVIVE, "was taken over or released")
 
-        def work(connection: Connection) -> float | None:
-            return connection.execute(
-                update(leases)
-                .where(_is(lease))
-                .values(expires_at=database_now() + lease.duration_s)
-                .returning(leases.c.expires_at)
-            ).scalar_one_or_none()
-
-        expires_at = self._database.write(work)
+    def _extend(self, lease: Lease, statement: Update, problem: str) -> Lease:
+        values = {**_named(lease), "of_duration_s": lease.duration_s}
+        expires_at = self._database.write(lambda connection: connection.execute(statement, values).scalar_one_or_none())
         if expires_at is None:
-            raise LeaseLostError(f"lease {lease.resource}: was taken over or released")
+            raise LeaseLostError(f"lease {lease.resource}: {problem}")
         return replace(lease, expires_at=expires_at)
 
     def raise_epoch(self, resource: str, epoch: int) -> int:
         """Let the next lease of a resource have an epoch above `epoch`. Returns the epoch that the database knew."""
 
         def work(connection: Connection) -> int:
-            _ensure_row(connection, resource)
-            known: int = connection.execute(select(leases.c.epoch).where(leases.c.resource == resource)).scalar_one()
+            known = _ensure_row(connection, resource)
             raise_lease_epoch(connection, resource, epoch)
             return known
 
@@ -124,7 +114,8 @@ class Leases:
 
     def holder(self, resource: str) -> Lease | None:
         """The live lease on `resource`, of any holder (for messages: `owners.describe(lease.owner)`)."""
-        row = self._database.read(lambda connection: connection.execute(_live(resource)).one_or_none())
+        named = {"of_resource": resource}
+        row = self._database.read(lambda connection: connection.execute(_LIVE, named).one_or_none())
         return None if row is None else _lease(row, LEASE_S)
 
     def last_holder(self, resource: str) -> LastHolder | None:
@@ -166,7 +157,7 @@ def raise_lease_epoch(connection: Connection, resource: str, epoch: int) -> None
 
 def require_lease(connection: Connection, lease: Lease) -> None:
     """Lock the row of a live lease until the transaction ends. Raises: LeaseLostError: it is not live any more."""
-    row = connection.execute(_live(lease.resource).where(_is(lease)).with_for_update()).one_or_none()
+    row = connection.execute(_LOCK_LIVE, _named(lease)).one_or_none()
     if row is None:
         raise LeaseLostError(f"lease {lease.resource}: expired or was taken over; start again with `illume run`")
 
@@ -177,20 +168,9 @@ def _lease(row: Any, duration_s: float) -> Lease:
     )
 
 
-def _is(lease: Lease) -> Any:
-    same_holder = (leases.c.owner == lease.owner) & (leases.c.epoch == lease.epoch)
-    return (leases.c.resource == lease.resource) & same_holder
-
-
 def _named(lease: Lease) -> dict[str, Any]:
     """The parameters of `_IS`."""
     return {"of_resource": lease.resource, "of_owner": lease.owner, "of_epoch": lease.epoch}
-
-
-def _live(resource: str) -> Any:
-    return select(leases).where(
-        leases.c.resource == resource, leases.c.owner != "", leases.c.expires_at > database_now()
-    )
 
 
 # Made once, as each stage and each delivery to a sink needs them: to make one takes longer than to carry it out.
@@ -198,6 +178,7 @@ _OF_RESOURCE = leases.c.resource == bindparam("of_resource")
 _IS = _OF_RESOURCE & (leases.c.owner == bindparam("of_owner")) & (leases.c.epoch == bindparam("of_epoch"))
 _UNTIL = database_now() + bindparam("of_duration_s", type_=leases.c.expires_at.type)
 _LIVE = select(leases).where(_OF_RESOURCE, leases.c.owner != "", leases.c.expires_at > database_now())
+_LOCK_LIVE = _LIVE.where(_IS).with_for_update()
 _LOCK = select(leases.c.epoch).where(_OF_RESOURCE).with_for_update()
 _TAKE = (
     update(leases)
@@ -205,21 +186,21 @@ _TAKE = (
     .values(owner=bindparam("new_owner"), epoch=leases.c.epoch + 1, expires_at=_UNTIL)
     .returning(leases)
 )
-_RENEW = (
-    update(leases)
-    .where(_IS, leases.c.expires_at > database_now())
-    .values(expires_at=_UNTIL)
-    .returning(leases.c.expires_at)
-)
+_REVIVE = update(leases).where(_IS).values(expires_at=_UNTIL).returning(leases.c.expires_at)
+_RENEW = _REVIVE.where(leases.c.expires_at > database_now())
 _RELEASE = update(leases).where(_IS).values(owner="", expires_at=0.0)
 _FORGET = delete(leases).where(_IS)
 
 
-def _ensure_row(connection: Connection, resource: str) -> None:
-    """Create the row if it is missing and lock it, so that concurrent acquirers run one after the other."""
+def _ensure_row(connection: Connection, resource: str) -> int:
+    """Create the row if it is missing and lock it, so that concurrent acquirers run one after the other.
+
+    Returns its epoch.
+    """
     row = {"resource": resource, "owner": "", "epoch": 0, "expires_at": 0.0}
     connection.execute(insert_new(connection, leases).values(row).on_conflict_do_nothing())
-    connection.execute(_LOCK, {"of_resource": resource})
+    epoch: int = connection.execute(_LOCK, {"of_resource": resource}).scalar_one()
+    return epoch
 
 
 def boot_clock() -> float:
@@ -294,8 +275,7 @@ class LeaseKeeper:
             self._closed = True
             self._lock.notify_all()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=5.0)
+            thread.join(timeout=5.0)
 
     def _loop(self, step: Callable[[], None]) -> None:
         while not self._closed:
@@ -303,7 +283,7 @@ class LeaseKeeper:
             with self._lock:
                 if not self._closed:
                     shortest_s = min((kept.lease.duration_s for kept in self._kept.values()), default=LEASE_S)
-                    self._lock.wait(min(shortest_s / 20, 1.0))
+                    self._lock.wait(shortest_s / LOOKS)
 
     def _current(self) -> list[_Kept]:
         with self._lock:

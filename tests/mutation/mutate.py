@@ -47,8 +47,9 @@ class Tally:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--tests", multiple=True, help="Test files or folders; default: those that import one of the modules.")
+@click.option("-k", "words", default="", help="As of pytest, e.g. 'not postgresql' where no server should be started.")
 @click.option("--only", default="", help="Try only mutants whose name contains this.")
-def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, ...], only: str) -> None:
+def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, ...], words: str, only: str) -> None:
     """Try mutants of MODULES (files or folders, relative to the repository)."""
     files = sorted(file for module in modules for file in _python_files(ROOT / module))
     tallies: dict[str, Tally] = defaultdict(Tally)
@@ -63,7 +64,7 @@ def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, 
         _try_all(runner, chosen, tallies, ends_at=time.monotonic() + 60 * minutes)
         _print_table(tallies)
 
-    code = Runner(files=files, work=work).run(tests or tests_of(files))
+    code = Runner(files=files, work=work).run([*(tests or tests_of(files)), "-k", words])
     sys.exit(code or any(tally.share < WANTED_SHARE for tally in tallies.values()))
 
 

@@ -27,7 +27,7 @@ from tests.mutation.mutants import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = Path(__file__).with_name("hook")
 PYTEST = ("-m", "not slow and not gpu and not ray", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-q")
-MAX_TESTS_S = 90.0  # of tests against one mutant, by their durations without it
+MAX_TESTS_S = 20.0  # of tests against one mutant, by their durations without it
 TIMEOUT_S, TIMEOUT_FACTOR = 20.0, 4.0  # for one mutant; a test that hangs has noticed it
 
 
@@ -164,7 +164,7 @@ class Runner:
 
 
 def _fork(work: Callable[[], int]) -> int:
-    """Process id of a fork, the leader of a session of its own, that does some work and ends with its result."""
+    """Process id of a fork, the leader of a group of its own, that does some work and ends with its result."""
     child = os.fork()
     return child if child else _end_with(work)
 
@@ -172,7 +172,7 @@ def _fork(work: Callable[[], int]) -> int:
 def _end_with(work: Callable[[], int]) -> NoReturn:
     code = 1
     try:
-        os.setsid()
+        os.setpgrp()
         silence = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(silence, stream)

@@ -1,3 +1,5 @@
+import mmap
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from orchestrator.history import lease_owners as owners
         ({"pid": 2**22 + 1, "boot": "0000"}, False),  # another machine, or before a restart: wait for the end
         ({"pid": 2**22 + 1, "namespace": "pid:[1]"}, False),  # another container
         ({"pid": 2**22 + 1, "boot": ""}, False),
+        ({"pid": 2**22 + 1, "namespace": ""}, False),
+        ({"pid": 2**22 + 1, "started": -1}, False),  # it was not known, so the number may have been given away
         ({"pid": 1, "started": 1}, True),
     ],
 )
@@ -87,12 +91,38 @@ def test_a_process_that_proc_hides_is_neither_gone_nor_stopped(
             raise PermissionError(13, "hidden")
         return read(path, *arguments, **options)
 
+    def of_another_user(_pid: int, _signal: int) -> None:
+        raise PermissionError(1, "not permitted")
+
     monkeypatch.setattr(Path, "read_text", hidden)
     assert not owners.is_gone(owner.text())
     assert not owners.is_stopped(owner.text())
     assert child.is_running()
     assert child.status() != psutil.STATUS_ZOMBIE  # asking has not ended it
     assert owners.is_gone(replace(owner, pid=2**22 + 1).text())
+    unknown = owners.this_process()
+    monkeypatch.setattr(os, "kill", of_another_user)
+    assert not owners.is_gone(owner.text())
+    monkeypatch.undo()
+    assert not owners.is_gone(unknown.text())  # its start was hidden when it said who it is
+
+
+def test_a_process_that_works_is_the_same_process() -> None:
+    """Of what the system says about a process, only its start stays the same."""
+    owner = owners.this_process().text()
+    with mmap.mmap(-1, 2**26) as memory:
+        memory.write(b"x" * 2**20)
+        assert not owners.is_gone(owner)
+
+
+def test_a_process_that_was_started_later_with_the_same_number_is_another_one(child: psutil.Process) -> None:
+    owner = owner_of(child)
+    assert owner.started > owners.this_process().started
+    assert owners.is_gone(replace(owner, started=owners.this_process().started).text())
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert owners.is_gone(owner.text())
 
 
 def test_a_machine_is_known_by_its_start_and_name() -> None:

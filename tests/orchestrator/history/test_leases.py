@@ -163,6 +163,9 @@ def expire(database: Database) -> None:
 def test_a_kept_lease_outlives_its_duration(database: Database) -> None:
     leases = Leases(database)
     with LeaseKeeper(leases) as keeper:
+        long = leases.acquire("run:long", duration_s=3600.0)
+        assert long is not None
+        keeper.keep(long)
         lease = acquired(leases, duration_s=2.0)
         lost = keeper.keep(lease)
         wait_until(lambda: renewed_until(leases) > lease.expires_at + lease.duration_s)
@@ -192,6 +195,81 @@ def test_the_holder_is_stopped_at_two_thirds_while_the_database_hangs(tmp_path: 
     assert losses[0][1].resource == RESOURCE
 
 
+class Away(Leases):
+    """Leases of a database that does not answer while `away` is set."""
+
+    away = False
+    renewals = 0
+
+    def renew(self, lease: Lease) -> Lease:
+        self.renewals += 1
+        if self.away:
+            raise DatabaseError("connection refused")
+        return super().renew(lease)
+
+    def revive(self, lease: Lease) -> Lease:
+        if self.away:
+            raise DatabaseError("connection refused")
+        return super().revive(lease)
+
+
+def test_a_lease_is_renewed_from_a_quarter_on_and_given_up_at_two_thirds(database: Database) -> None:
+    leases, clock = Away(database), [0.0]
+    with LeaseKeeper(leases, clock=lambda: clock[0]) as keeper:
+        lease = acquired(leases, duration_s=60.0)
+        lost = keeper.keep(lease)
+        clock[0] = 14.9
+        keeper._renew_due()
+        assert leases.renewals == 1  # by `keep`
+        clock[0] = 15.0
+        keeper._renew_due()
+        assert leases.renewals >= 2  # its own thread may have been faster
+        leases.away = True
+        clock[0] = 15.0 + 39.9
+        keeper._renew_due()
+        keeper._watch()
+        assert not lost.is_set()
+        clock[0] = 15.0 + 40.0
+        keeper._watch()
+        assert lost.is_set()
+
+
+def test_between_two_looks_at_the_clock_nothing_runs(database: Database) -> None:
+    leases, looks = Leases(database), [0]
+
+    def clock() -> float:
+        looks[0] += 1
+        return 0.0
+
+    with LeaseKeeper(leases, clock=clock) as keeper:
+        keeper.keep(acquired(leases, duration_s=60.0))
+        time.sleep(0.3)
+    assert looks[0] < 50
+
+
+def test_closing_waits_for_a_renewal_that_is_under_way(database: Database) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(Away):
+        def renew(self, lease: Lease) -> Lease:
+            if self.renewals:
+                asked.set()
+                answer.wait(60.0)
+            return super().renew(lease)
+
+    leases, clock = Slow(database), [0.0]
+    keeper = LeaseKeeper(leases, clock=lambda: clock[0])
+    keeper.keep(acquired(leases, duration_s=6.0))
+    clock[0] = 2.0
+    assert asked.wait(60.0)
+    closing = threading.Thread(target=keeper.close)
+    closing.start()
+    closing.join(0.5)
+    assert closing.is_alive()
+    answer.set()
+    closing.join()
+
+
 def test_a_lease_taken_away_is_noticed_at_the_next_renewal(database: Database) -> None:
     leases = Leases(database)
     with LeaseKeeper(leases) as keeper:
@@ -211,22 +289,6 @@ def test_a_lease_lost_before_it_is_kept_is_reported(database: Database) -> None:
         lease = acquired(leases)
         leases.release(lease)
         assert keeper.keep(lease).is_set()
-
-
-class Away(Leases):
-    """Leases of a database that does not answer while `away` is set."""
-
-    away = False
-
-    def renew(self, lease: Lease) -> Lease:
-        if self.away:
-            raise DatabaseError("connection refused")
-        return super().renew(lease)
-
-    def revive(self, lease: Lease) -> Lease:
-        if self.away:
-            raise DatabaseError("connection refused")
-        return super().revive(lease)
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
@@ -253,6 +315,9 @@ def test_a_lease_kept_until_it_is_taken_outlives_a_database_that_is_away(
         else:
             wait_until(lambda: Leases(database).holder(RESOURCE) is not None)
             assert acquired_by_nobody_else(database)
+            leases.away = True
+            clock[0] += lease.duration_s
+            wait_until(lambda: caplog.text.count("its jobs keep running") == 2)
             assert not lost.is_set()
 
 
