@@ -9,21 +9,22 @@ from types import CodeType, FunctionType
 Place = tuple[str, int]  # of a function: its qualified name, and which of those with that name
 
 _AT_ONCE = frozenset({"<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"})  # functions that run where they stand
+_NAMELESS = _AT_ONCE | {"<lambda>"}
 
 
 def changed_functions(original: str, mutant: str, file: str) -> dict[Place, CodeType] | None:
-    """Code of the functions that are not the same in two sources of a module; None: they differ in more than these.
-
-    Both sources have the same functions in the same order.
-    """
+    """Code of the functions that are not the same in two sources of a module; None: they differ in more than these."""
     old, new = compile(original, file, "exec"), compile(mutant, file, "exec")
-    if any(_own(before) != _own(after) for before, after in zip(_at_import(old), _at_import(new), strict=True)):
+    if [_own(code) for code in _at_import(old)] != [_own(code) for code in _at_import(new)]:
         return None
-    pairs = zip(_functions(old), _functions(new), strict=True)
-    changed = [(place, before, after) for (place, before), (_, after) in pairs if _whole(before) != _whole(after)]
-    if any(before.co_freevars != after.co_freevars for _, before, after in changed):
+    before, after = dict(_functions(old)), dict(_functions(new))
+    if any(place not in after and code.co_name not in _NAMELESS for place, code in before.items()):
+        return None
+    both = [place for place in before if place in after]  # those without a name may be gone with a line
+    changed = [place for place in both if _whole(before[place]) != _whole(after[place])]
+    if any(before[place].co_freevars != after[place].co_freevars for place in changed):
         return None  # a function cannot get the code of another closure
-    return {place: after for place, _, after in changed}
+    return {place: after[place] for place in changed}
 
 
 def live_functions(source: str, file: str) -> dict[Place, list[FunctionType]]:

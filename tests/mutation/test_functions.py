@@ -24,7 +24,8 @@ class Thing:
 
     @property
     def count(self):
-        return [self.start + n for n in range(2)]
+        if self.start > any(n > 8 for n in range(3)):
+            return [self.start + n for n in range(2)]
 
 def adder(n):
     def add(x):
@@ -47,6 +48,7 @@ def file(tmp_path: Path) -> Path:
     [
         ("x + y + LIMIT", "x - y + LIMIT", lambda m: m.f(1, 2), 6, 2),
         ("self.start + n", "self.start - n", lambda m: m.Thing(5).count, [5, 6], [5, 4]),
+        ("self.start > any(n > 8 for n in range(3))", "self.start > 8", lambda m: m.Thing(5).count, [5, 6], None),
         ("return x + n", "return x - n", lambda m: (m.three(1), m.adder(1)(1)), (4, 2), (-2, 0)),
     ],
 )
