@@ -362,3 +362,27 @@ def test_after_closing_no_thread_renews_or_watches(database: Database) -> None:
         threads = [thread for thread in threading.enumerate() if thread in keeper._threads]
         assert len(threads) == 2
     wait_until(lambda: not any(thread.is_alive() for thread in threads))
+
+
+def test_a_lease_is_unreleased_until_its_holder_or_the_next_one_releases_it(database: Database) -> None:
+    leases = Leases(database)
+    held, freed = leases.acquire("artifact:a_b"), leases.acquire("artifact:freed")
+    assert held is not None
+    assert freed is not None
+    assert leases.acquire("artifacts") is not None
+    leases.release(freed)
+    expire(database)
+    assert leases.unreleased("artifact:") == {"artifact:a_b"}
+    assert leases.unreleased("artifact:a%") == set()
+    last = leases.last_holder("artifact:a_b")
+    assert last is not None
+    assert (last.lease.epoch, last.is_expired) == (1, True)
+    assert leases.last_holder("artifact:freed") is None
+    leases.release(held, forget=True)
+    assert leases.unreleased("artifact:") == set()
+    again = leases.acquire("artifact:a_b")
+    assert again is not None
+    assert again.epoch == 1  # its count was forgotten
+    last = leases.last_holder("artifact:a_b")
+    assert last is not None
+    assert (last.lease, last.is_expired) == (again, False)
