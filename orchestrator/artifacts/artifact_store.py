@@ -156,7 +156,7 @@ class ArtifactStore:
         if decided is not None and decided.kind != "COMMIT":  # before anything that is found damaged is retracted
             raise FencedError(f"{self.store.url}: attempt '{own}' was aborted before it could commit{_why(decided)}")
         found = self._open_head(attempt.key)
-        if found.commit and decided is None:
+        if found.commit:
             abort(self.store, site, own, reason=f"attempt {found.commit.attempt} was committed first")
             winner = found.commit
         else:

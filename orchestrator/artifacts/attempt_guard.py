@@ -6,13 +6,13 @@ retracting a record and deleting its files; what passes it too late is sorted ou
 
 import logging
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.takedowns import TAKEDOWNS, check_no_new_takedown
 from orchestrator.attempt_id import AttemptId
+from orchestrator.backends.parallel import parallel_map, request_threads
 from orchestrator.errors import CorruptArtifactError, FencedError
 from orchestrator.store.commits import abort, read_commit, read_outcome, retractions, roll_forward
 from orchestrator.store.fences import put_fence, read_fence
@@ -21,8 +21,6 @@ from orchestrator.store.store import Store, read_record
 from orchestrator.store.store_identity import check_on_this_node
 
 log = logging.getLogger(__name__)
-
-PARALLEL_READS = 16  # requests in flight to a remote store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +112,8 @@ class AttemptGuard:
     def _checkpoint_records(self) -> Iterator[tuple[str, str]]:
         """(key, stage attempt that wrote it) of all commit records and retractions of checkpoints."""
         steps = checkpoint_steps(self.store, self.key)
-        with ThreadPoolExecutor(1 if self.store.is_local else PARALLEL_READS) as threads:
-            for found in threads.map(self._records_of_step, steps):
-                yield from found
+        for found in parallel_map(self._records_of_step, steps, threads=request_threads(is_local=self.store.is_local)):
+            yield from found
 
     def _records_of_step(self, step: int) -> list[tuple[str, str]]:
         site, found = checkpoint_site(self.key, step), list[tuple[str, str]]()

@@ -84,8 +84,8 @@ class StoredCheckpoints:
     payload: Mapping[str, JSON] | None = None  # the identity: see `AttemptGuard`
     known_takedowns: tuple[str, ...] = ()
     store_id: str = ""  # as of `AttemptGuard`
-    verified: set[str] = field(default_factory=set, compare=False, repr=False)  # by this process: manifest digests
-    ready: set[str] = field(default_factory=set, compare=False, repr=False)  # names of attempts that fenced the others
+    verified: set[str] = field(default_factory=set)  # by this process: manifest digests
+    ready: set[str] = field(default_factory=set)  # names of attempts that fenced the others
     open_patience_s: float = OPEN_PATIENCE_S
 
     @property

@@ -27,7 +27,7 @@ class RunEpochs:
 
     store: Store
     run_id: str
-    reported: set[str] = field(default_factory=set, compare=False, repr=False)  # keys that were warned about
+    reported: set[str] = field(default_factory=set)  # keys that were warned about
 
     def newest(self) -> int:
         """The newest claimed epoch; 0 if there is none, as in stores of older versions."""

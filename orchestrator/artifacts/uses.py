@@ -59,7 +59,7 @@ def record_use(
 ) -> None:
     """Record what an attempt at the artifact `key` is about to use. `shards`: fingerprints, of its own stage kind."""
     distinct = list(dict.fromkeys(shards))
-    starts = range(0, max(1, len(distinct)), SHARDS_PER_RECORD)
+    starts = range(0, len(distinct), SHARDS_PER_RECORD) or range(1)
     inputs: list[JSON] = [[used.stage_kind, used.fingerprint] for used in artifacts]
     for start in starts:
         record: dict[str, JSON] = {
@@ -95,10 +95,6 @@ class Uses:
             if use is not None:
                 self._read[use.record_key] = use
         return [self._read[key] for key in keys if key in self._read]
-
-    def of_shard(self, key: ArtifactKey) -> list[Use]:
-        """Records of attempts without an outcome that name the shard. Raises: as `all`."""
-        return [use for use in self.open() if key in use.shards]
 
     def shards_in_use(self) -> set[ArtifactKey]:
         """The shards that attempts without an outcome have on record. Raises: as `all`."""

@@ -105,9 +105,11 @@ def _replace_run(
     for event in history:
         insert_event(connection, event)
         project(connection, event)
+    after = connection.execute(select(runs).where(runs.c.run_id == run_id)).one()
+    epoch, last_event = after.epoch, after.last_event
     if before is not None:  # numbers and epochs are used once
-        _raise_run(connection, run_id, last_event=before.last_event, epoch=before.epoch)
-    epoch: int = connection.execute(select(runs.c.epoch).where(runs.c.run_id == run_id)).scalar_one()
+        epoch, last_event = max(epoch, before.epoch), max(last_event, before.last_event)
+    connection.execute(update(runs).where(runs.c.run_id == run_id).values(epoch=epoch, last_event=last_event))
     raise_lease_epoch(connection, f"run:{run_id}", epoch)  # the next driver's must be above all earlier ones
     return len(history), max(merged, default=0) - len(history)
 
@@ -116,10 +118,3 @@ def _has_live_driver(connection: Connection, run_id: str) -> bool:
     is_live = (leases.c.resource == f"run:{run_id}") & (leases.c.owner != "") & (leases.c.expires_at > database_now())
     owner = connection.execute(select(leases.c.owner).where(is_live)).scalar_one_or_none()
     return owner is not None and not is_gone(owner)
-
-
-def _raise_run(connection: Connection, run_id: str, **least: int) -> None:
-    for name, value in least.items():
-        column = runs.c[name]
-        is_lower = (runs.c.run_id == run_id) & (column < value)
-        connection.execute(update(runs).where(is_lower).values({name: value}))

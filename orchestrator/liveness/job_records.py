@@ -85,7 +85,7 @@ class JobRecords:
 
     store: Store
     attempt: AttemptId  # with the epoch of the driver that uses the records
-    reported: set[str] = field(default_factory=set, compare=False, repr=False)  # keys that were warned about
+    reported: set[str] = field(default_factory=set)  # keys that were warned about
 
     @property
     def _folder(self) -> str:

@@ -53,10 +53,6 @@ class Claims:
         claimed = set(pins(self.store)).union(*(use.artifacts for use in self.uses.open()))
         return lambda key: key.fingerprint in fingerprints or key in claimed
 
-    def of_shard(self, key: ArtifactKey, retracting: Collection[ArtifactKey] = ()) -> bool:
-        """Whether one shard is claimed now; `of_shards` answers it for many."""
-        return self.of_shards(retracting)(key)
-
     def of_shards(self, retracting: Collection[ArtifactKey] = ()) -> Callable[[ArtifactKey], bool]:
         """A predicate: whether a shard is claimed now, by more than the artifacts that are being retracted.
 

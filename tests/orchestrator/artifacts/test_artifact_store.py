@@ -319,7 +319,9 @@ def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStor
         local.open(ArtifactKey("curate", FINGERPRINT))
 
 
-def test_listing_all_skips_foreign_folders_and_retracted_artifacts(artifacts: ArtifactStore) -> None:
+def test_listing_all_skips_foreign_folders_and_retracted_artifacts_and_says_what_it_cannot_read(
+    artifacts: ArtifactStore, caplog: pytest.LogCaptureFixture
+) -> None:
     make(artifacts)
     other = artifacts.new_attempt(ArtifactKey("train", "ab" * 32), "t1")
     (other.data / "w").write_bytes(b"weights")
@@ -330,6 +332,11 @@ def test_listing_all_skips_foreign_folders_and_retracted_artifacts(artifacts: Ar
     assert found == [("curate", "first", 1), ("train", "t1", 4)]
     artifacts.retract(ArtifactKey("train", "ab" * 32), reason="gone")
     assert [stored.manifest.stage_kind for stored in artifacts.all()] == ["curate"]
+    assert "skipped" not in caplog.text
+    artifacts.store.put_new(artifact_site(ArtifactKey("train", "ab" * 32)).commit_key(1), b"junk")
+    assert [stored.manifest.stage_kind for stored in artifacts.all()] == ["curate"]
+    assert list(artifacts.all("train")) == []
+    assert caplog.text.count("skipped: ") == 2
 
 
 def test_every_byte_is_on_the_disk_before_the_outcome_is_decided(

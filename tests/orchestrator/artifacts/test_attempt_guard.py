@@ -334,7 +334,7 @@ def test_no_interleaving_with_an_aborted_attempt_changes_what_the_live_one_conti
         delete_garbage(store, garbage, is_live=lambda name: True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempt_guard, "PARALLEL_READS", 1)  # an actor makes one call at a time
+        patch.setattr(attempt_guard, "request_threads", lambda *, is_local: 1)  # an actor makes one call at a time
         scheduler.run({"zombie": zombie, "live": live} | ({"collector": collector} if collects else {}))
     step, text = started_from[0] if started_from else (0, None)  # nothing: it pruned, then went back
     after = content(checkpoints(memory_store, tmp_path / "fresh", 2))

@@ -1,10 +1,11 @@
 """Epochs are claimed once, whatever a database says, and a driver of an old one changes nothing."""
 
+import json
 import logging
 
 import pytest
 
-from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
+from orchestrator.artifacts.run_epochs import MAX_EPOCH, EpochGuard, RunEpochs
 from orchestrator.errors import LeaseLostError
 from orchestrator.store.store import Store
 
@@ -23,6 +24,15 @@ def test_an_epoch_is_claimed_by_one_driver(epochs: RunEpochs) -> None:
     epochs.claim(12, owner="process 2 on host2")
     assert epochs.newest() == 12
     assert RunEpochs(store=epochs.store, run_id="r").newest() == 0
+    first, second = (json.loads(epochs.store.get(epochs.key(epoch)) or b"") for epoch in (3, 12))
+    assert {**first, "nonce": ""} == {"format": 1, "epoch": 3, "owner": "process 1 on host1", "nonce": ""}
+    assert len({first["nonce"], second["nonce"]}) == 2
+
+
+def test_epochs_end_where_databases_store_no_larger_ones(epochs: RunEpochs) -> None:
+    epochs.store.put_new(epochs.key(MAX_EPOCH + 1), b"{}")
+    epochs.claim(MAX_EPOCH, owner="process 1 on host1")
+    assert epochs.newest() == MAX_EPOCH
 
 
 def test_a_claim_below_the_newest_is_refused(epochs: RunEpochs) -> None:

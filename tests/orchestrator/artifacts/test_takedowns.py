@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.artifact import ArtifactKey, Fingerprint, Manifest
+from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.takedowns import (
@@ -354,3 +354,64 @@ def test_a_plan_uses_nothing_that_was_made_without_a_takedown_that_concerns_it(
     assert list(index.takedowns_of(made_from_it)) == unknown
     with_it = {**SOURCES, "takedowns": ["T1"]}
     assert list(index.takedowns_of(with_it)) == []  # the next identity
+
+
+DATA, MODEL, SHARD = "d" * 64, "e" * 64, ArtifactKey("work", "5" * 64)
+LISTED = Takedown(
+    id="T1",
+    note="",
+    created="2026-01-01T00:00:00Z",
+    content={},
+    tainted=(tainted(DATA), tainted(MODEL, is_kept=True)),
+    cleared=frozenset({"cleared"}),
+    examined=frozenset({"searched"}),
+    shards=(SHARD,),
+)
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "inputs", "is_tainted", "is_tainted_but_for_models"),
+    [
+        (DATA, [], True, True),
+        (MODEL, [DATA], True, False),  # listed as a model, which may be accepted
+        ("made from data", ["sound", DATA], True, True),
+        ("made from a model", [MODEL], True, False),
+        ("made from both", [MODEL, DATA], True, True),
+        ("cleared", [DATA], False, False),
+        ("sound", ["other"], False, False),
+    ],
+)
+def test_what_is_tainted_follows_from_what_is_listed_and_from_inputs(
+    fingerprint: str, inputs: list[str], is_tainted: bool, is_tainted_but_for_models: bool
+) -> None:
+    assert LISTED.is_tainted(fingerprint, inputs) == is_tainted
+    assert LISTED.is_tainted(fingerprint, inputs, include_models=False) == is_tainted_but_for_models
+    assert LISTED.is_tainted(fingerprint, inputs, has_tainted_input=True) == (fingerprint != "cleared")
+    assert LISTED.removes(fingerprint) == (fingerprint == DATA)
+    payload: dict[str, JSON] = {"inputs": {"data": [*inputs]}}
+    assert LISTED.concerns(payload, fingerprint) == is_tainted
+
+
+def test_what_was_searched_or_cleared_is_clean_and_the_rest_is_not_known() -> None:
+    assert [LISTED.shows_clean(name) for name in ("searched", "cleared", "unknown")] == [True, True, False]
+    assert not replace(LISTED, examined=None).shows_clean("searched")  # a record of an older version
+    assert [LISTED.holds_shard(fingerprint) for fingerprint in (SHARD.fingerprint, DATA)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("payload", "fingerprint", "is_concerned"),
+    [
+        ({}, "unknown", True),  # read from sources that nobody searched
+        ({"inputs": {"data": ["sound"]}}, "unknown", False),
+        ({"inputs": {"data": ["sound"]}, "sources": ["s"]}, "unknown", True),
+        ({"sources": ["s"]}, "searched", False),
+        ({"inputs": {"data": [DATA]}}, "searched", True),
+    ],
+)
+def test_what_was_read_from_sources_that_were_not_searched_is_concerned(
+    payload: dict[str, JSON], fingerprint: str, is_concerned: bool
+) -> None:
+    removing = replace(LISTED, content={"image": frozenset({"x"})})
+    assert removing.concerns(payload, fingerprint) == is_concerned
+    if DATA not in str(payload):
+        assert not LISTED.concerns(payload, fingerprint)  # it removes no content

@@ -104,6 +104,25 @@ def test_expiry_follows_the_clock_of_sqlite(tmp_path: os.PathLike[str]) -> None:
     assert acquired(two).epoch == 2
 
 
+def test_a_lease_is_free_at_the_moment_when_it_expires(tmp_path: os.PathLike[str]) -> None:
+    database = Database(f"{os.fspath(tmp_path)}/index.db")
+
+    def stop_julianday(connection: object, *_rest: object) -> None:
+        connection.create_function("julianday", 1, lambda _now: 2461000.5)
+
+    event.listen(database._engine, "connect", stop_julianday)
+    database._engine.dispose()
+    leases = Leases(database)
+    lease = acquired(leases, duration_s=0.0)  # its end is now
+    assert leases.holder(RESOURCE) is None
+    with pytest.raises(LeaseLostError):
+        leases.renew(lease)
+    last = leases.last_holder(RESOURCE)
+    assert last is not None
+    assert last.is_expired
+    assert acquired(Leases(database)).epoch == 2
+
+
 def test_expiry_follows_the_clock_of_postgresql(postgresql_url: str) -> None:
     plain = Database(postgresql_url)
     first = acquired(Leases(plain))
@@ -376,7 +395,7 @@ def test_a_lease_is_unreleased_until_its_holder_or_the_next_one_releases_it(data
     assert leases.unreleased("artifact:a%") == set()
     last = leases.last_holder("artifact:a_b")
     assert last is not None
-    assert (last.lease.epoch, last.is_expired) == (1, True)
+    assert (last.lease.resource, last.lease.epoch, last.is_expired) == ("artifact:a_b", 1, True)
     assert leases.last_holder("artifact:freed") is None
     leases.release(held, forget=True)
     assert leases.unreleased("artifact:") == set()

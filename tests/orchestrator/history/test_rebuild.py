@@ -204,6 +204,39 @@ def held(database: Database, resource: str) -> Any:
     return lease
 
 
+def test_numbers_and_epochs_that_the_database_has_given_away_are_not_given_again(
+    place: Place, tell_story: Callable[[Database, str], Any]
+) -> None:
+    """Whoever has them wrote events that are lost, or is about to write some."""
+    story = tell_story(place.database, "r1")
+    Leases(place.database).release(held(place.database, "run:r1"))
+    export(place, "r1")
+    (before,) = rows(place.database)["runs"]
+    given = update(schema.runs).values(last_event=schema.runs.c.last_event + 5, epoch=story.epoch + 3)
+    place.database.write(lambda connection: connection.execute(given))
+    (raised,) = rows(place.database)["runs"]
+    place.database.write(lambda connection: connection.execute(delete(schema.events)))
+    rebuild_index(place.database, place.artifacts)
+    assert rows(place.database)["runs"] == [raised] != [before]
+    lease = Leases(place.database).acquire("run:r1")
+    assert lease is not None
+    assert RunStore(place.database).begin_epoch("r1", lease) == story.epoch + 4
+    assert [event.sequence for event in story.run_store.events("r1")][-1] == before[6] + 6
+
+
+def test_of_a_run_without_events_the_start_is_known(place: Place, tmp_path: Path) -> None:
+    place.records.put_run("r1", {"recipe": "tiny", "plan_digest": "d", "time": 7.0})
+    fresh = Database(str(tmp_path / "fresh.db"))
+    report = rebuild_index(fresh, place.artifacts)
+    assert (report.runs, report.events, report.problems) == (1, 0, ())
+    assert str(report) == "1 runs with 0 events, 0 artifacts"
+    (row,) = rows(fresh)["runs"]
+    assert row == ("r1", "tiny", "d", RunState.PLANNED, 0, "", 0, False, "", 7.0, 7.0)
+    place.records.put_run("r2", {})
+    assert rebuild_index(fresh, place.artifacts).runs == 2
+    assert rows(fresh)["runs"][1][-2:] == (0.0, 0.0)
+
+
 def test_missing_and_contradicting_events_are_reported(
     place: Place, tell_story: Callable[[Database, str], Any], tmp_path: Path
 ) -> None:
@@ -212,6 +245,7 @@ def test_missing_and_contradicting_events_are_reported(
     place.records.put_run("r1", {"recipe": "tiny", "plan_digest": "d" * 64})
     broken = {"format": 1, "id": "r1/broken"}  # what follows it counts
     place.records.append_events("r1", 1, 1, [*events[:2], broken, *events[2:6], *events[8:-1]])
+    place.records.append_events("r1", 1, 2, events[3:6])  # written twice, as a reply was lost
     other = {**events[11], "epoch": 1, "fields": {"text": "a driver that was cut off"}, "kind": "note"}
     place.records.append_events("r1", 2, 2, [other, {"format": 77, "id": "r1/x"}])
     fresh = Database(str(tmp_path / "fresh.db"))

@@ -237,8 +237,9 @@ def test_an_event_whose_commit_lost_its_reply_is_not_appended_twice(store: RunSt
     assert [event.kind for event in store.events("r1")].count("note") == 1
 
 
-def test_an_event_that_was_rolled_back_is_appended_again_though_its_number_is_taken(
-    store: RunStore, database: Database
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_an_event_that_was_rolled_back_is_appended_again_whether_or_not_its_number_is_taken(
+    store: RunStore, database: Database, is_taken: bool
 ) -> None:
     epoch = started(store, database)
     tried: list[Event] = []
@@ -252,7 +253,8 @@ def test_an_event_that_was_rolled_back_is_appended_again_though_its_number_is_ta
 
     with pytest.raises(LookupError):
         database.write(roll_back)
-    store.record("r1", "other", {}, epoch=epoch)
-    assert store.events("r1")[-1].sequence == tried[0].sequence
+    if is_taken:
+        store.record("r1", "other", {}, epoch=epoch)
+        assert store.events("r1")[-1].sequence == tried[0].sequence
     database.write(note)
-    assert [event.kind for event in store.events("r1")][-2:] == ["other", "note"]
+    assert [event.kind for event in store.events("r1")][-2:] == ["other" if is_taken else "run_state", "note"]

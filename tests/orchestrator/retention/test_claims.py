@@ -60,12 +60,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def test_a_run_at_work_claims_all_shards_of_a_kind_until_it_has_made_the_artifact(desk: Desk) -> None:
-    assert not desk.claims.of_shard(SHARD)
+    assert not desk.claims.of_shards()(SHARD)
     desk.start("run-2")
-    assert desk.claims.of_shard(SHARD)
-    assert not desk.claims.of_shard(ArtifactKey("other", SHARD.fingerprint))
+    assert desk.claims.of_shards()(SHARD)
+    assert not desk.claims.of_shards()(ArtifactKey("other", SHARD.fingerprint))
     desk.commit("run-2-curate-1-1")
-    assert not desk.claims.of_shard(SHARD)
+    assert not desk.claims.of_shards()(SHARD)
 
 
 def test_a_run_that_has_ended_claims_shards_while_a_job_of_it_may_be_running(desk: Desk) -> None:
@@ -74,9 +74,9 @@ def test_a_run_that_has_ended_claims_shards_while_a_job_of_it_may_be_running(des
     job = JobRecords(store=desk.store, attempt=ATTEMPT)
     job.announce()
     desk.end("run-2", epoch, RunState.FAILED)
-    assert desk.claims.of_shard(SHARD)  # no cluster is at hand that could say that it has ended
+    assert desk.claims.of_shards()(SHARD)  # no cluster is at hand that could say that it has ended
     job.put_outcome(JobOutcome(stopped="cancelled"))
-    assert not desk.claims.of_shard(SHARD)
+    assert not desk.claims.of_shards()(SHARD)
 
 
 @pytest.mark.parametrize("state", [RunState.FAILED, RunState.INTERRUPTED, RunState.CANCELLED])
@@ -88,10 +88,10 @@ def test_the_next_attempt_finds_the_shards_of_an_aborted_one_while_its_run_may_b
     record_use(desk.store, ATTEMPT, KEY, shards=[SHARD.fingerprint])
     desk.artifacts.abort(folder, reason="stopped")
     desk.end("run-2", epoch, state)
-    assert desk.claims.of_shard(SHARD)
-    assert not desk.claims.of_shard(ArtifactKey("curate", "02" * 32))
+    assert desk.claims.of_shards()(SHARD)
+    assert not desk.claims.of_shards()(ArtifactKey("curate", "02" * 32))
     newer = desk.start("run-3", kind="other")
-    assert desk.claims.of_shard(SHARD) == (state is RunState.INTERRUPTED)
+    assert desk.claims.of_shards()(SHARD) == (state is RunState.INTERRUPTED)
     (use,) = desk.claims.uses.all()
     assert desk.claims.is_over(use, desk.claims.resumable_runs()) == (state is not RunState.INTERRUPTED)
     desk.end("run-3", newer, RunState.SUCCEEDED)
@@ -99,10 +99,10 @@ def test_the_next_attempt_finds_the_shards_of_an_aborted_one_while_its_run_may_b
 
 def test_a_committed_attempt_claims_its_shards_unless_its_artifact_is_being_retracted(desk: Desk) -> None:
     record_use(desk.store, ATTEMPT, KEY, shards=[SHARD.fingerprint])
-    assert desk.claims.of_shard(SHARD, [KEY])  # has no outcome
+    assert desk.claims.of_shards([KEY])(SHARD)  # has no outcome
     desk.commit(ATTEMPT.name)
-    assert desk.claims.of_shard(SHARD)
-    assert not desk.claims.of_shard(SHARD, [KEY])
+    assert desk.claims.of_shards()(SHARD)
+    assert not desk.claims.of_shards([KEY])(SHARD)
     (use,) = desk.claims.uses.all()
     assert desk.claims.is_over(use, {"run-2"})
 
