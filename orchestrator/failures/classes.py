@@ -195,7 +195,10 @@ def _text(error: BaseException) -> str:
 
 
 _MAX_TEXT = 50_000  # characters
-_GUESSES = re.compile(r"(?:Some common causes include|There are some potential root causes)[^\n]*")
+_GUESSES = re.compile(
+    r"(?:Some common causes include|There are some potential root causes|Possible reasons include"
+    r"|This can happen when)[^\n]*"
+)
 
 
 def _of_message(text: str, rules: Sequence[tuple[re.Pattern[str], FailureClass]]) -> _Evidence | None:

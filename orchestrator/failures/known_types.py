@@ -58,6 +58,11 @@ PRECISE: dict[str, F] = {
     "aiohttp:ClientPayloadError": F.INFRA_TRANSIENT,
     "httpx:TransportError": F.INFRA_TRANSIENT,
     "botocore:HTTPClientError": F.INFRA_TRANSIENT,  # parent of those of connections, time-outs and TLS
+    "azure:ClientAuthenticationError": F.USER_CODE,
+    "azure:ResourceNotFoundError": F.USER_CODE,
+    "google:Forbidden": F.USER_CODE,
+    "google:NotFound": F.USER_CODE,
+    "google:Unauthorized": F.USER_CODE,
     "google:ServerError": F.INFRA_TRANSIENT,
     "google:TooManyRequests": F.INFRA_TRANSIENT,
     "huggingface_hub:LocalEntryNotFoundError": F.INFRA_TRANSIENT,  # not in the cache, and the hub did not answer
@@ -117,6 +122,7 @@ def _numbers(names: str) -> frozenset[int]:
 TRANSIENT_ERRNOS = _numbers(
     "EIO ENXIO ENODEV EROFS ESTALE EREMOTEIO EREMOTE ENOTCONN EBADMSG EUCLEAN EBADFD ENOMEDIUM EMEDIUMTYPE "
     "ENOSPC EDQUOT EBUSY ETXTBSY EAGAIN EINTR ECANCELED EDEADLK EDEADLOCK ENOLCK ENFILE EMFILE ENOBUFS "
+    "ENODATA EBADE ENOKEY EKEYREVOKED EKEYREJECTED "  # a broken sector, a reserved disk, a key that one node lacks
     "ETIMEDOUT ETIME ENETDOWN ENETUNREACH ENETRESET EHOSTDOWN EHOSTUNREACH ECONNREFUSED ECONNRESET ECONNABORTED EPIPE "
     "ESHUTDOWN EADDRINUSE EADDRNOTAVAIL EALREADY EINPROGRESS ENONET ENOLINK ECOMM EPROTO ENOSR "
     "EBADRPC ERPCMISMATCH EPROGUNAVAIL EPROGMISMATCH EKEYEXPIRED EOWNERDEAD ENOTRECOVERABLE"
