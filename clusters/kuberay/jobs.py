@@ -7,6 +7,7 @@ Kueue queues anew.
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -28,6 +29,8 @@ from clusters.kuberay.manifest import (
 from orchestrator.cluster.jobs import ENDED, JobInfo, JobSize, JobState
 from orchestrator.errors import NodeLostError, PrecheckError
 from orchestrator.installation.extras import require_extra
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
 STARTED_ANNOTATION = "illume.dev/started"
@@ -108,44 +111,41 @@ class KubeRayJobs:
         objects, _ = self._clients()
         for dry_run in ({"dry_run": "All"}, {}):
             with self._explained(f"create RayJob {object_name(job_id)}", exists_is_fine=True):
-                objects.create_namespaced_custom_object(
-                    GROUP,
-                    VERSION,
-                    self.profile.namespace,
-                    PLURAL,
-                    body,
-                    field_validation="Strict",
-                    _request_timeout=TIMEOUT_S,
-                    **dry_run,
+                _understood(
+                    objects.create_namespaced_custom_object(
+                        GROUP,
+                        VERSION,
+                        self.profile.namespace,
+                        PLURAL,
+                        body,
+                        field_validation="Strict",
+                        _request_timeout=TIMEOUT_S,
+                        **dry_run,
+                    )
                 )
 
     def info(self, job_id: str) -> JobInfo | None:
         found = self._get(job_id)
-        if found is None:
+        if found is None:  # an API server that is starting may say so, too
+            if any(item["metadata"]["name"] == object_name(job_id) for item in self._listed()):
+                raise NodeLostError(f"Kubernetes lists RayJob {object_name(job_id)}, but does not find it")
             return None
         info = _info(found)
-        started = STARTED_ANNOTATION in found.get("metadata", {}).get("annotations", {})
+        started = STARTED_ANNOTATION in (found.get("metadata", {}).get("annotations") or {})
         if info.state is JobState.RUNNING and not started:
             self._mark_started(job_id)
         if info.state is JobState.PENDING and started:
-            self._delete(job_id)  # or it would be admitted again, for an attempt that is over
+            try:
+                self._delete(job_id)  # or it would be admitted again, for an attempt that is over
+            except NodeLostError as error:  # asked again before the next attempt; the store fences this one
+                log.warning("job %s: %s", job_id, error)
             return JobInfo(state=JobState.PREEMPTED, message="Kueue took its nodes for other work")
         return info
 
     def unfinished_jobs(self, run_id: str) -> list[str]:
-        objects, _ = self._clients()
-        with self._explained("list RayJobs"):
-            found = objects.list_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.profile.namespace,
-                PLURAL,
-                label_selector=f"{RUN_LABEL}={label_value(run_id)}",
-                _request_timeout=TIMEOUT_S,
-            )
         return [
             str(item["metadata"]["annotations"][JOB_ANNOTATION])
-            for item in found.get("items", [])
+            for item in self._listed(label_selector=f"{RUN_LABEL}={label_value(run_id)}")
             if _info(item).state not in ENDED and JOB_ANNOTATION in item["metadata"].get("annotations", {})
         ]
 
@@ -172,11 +172,22 @@ class KubeRayJobs:
     def _get(self, job_id: str) -> dict[str, Any] | None:
         objects, _ = self._clients()
         with self._explained(f"find RayJob {object_name(job_id)}", absent_is_fine=True):
-            found: dict[str, Any] = objects.get_namespaced_custom_object(
-                GROUP, VERSION, self.profile.namespace, PLURAL, object_name(job_id), _request_timeout=TIMEOUT_S
+            return _understood(
+                objects.get_namespaced_custom_object(
+                    GROUP, VERSION, self.profile.namespace, PLURAL, object_name(job_id), _request_timeout=TIMEOUT_S
+                )
             )
-            return found
         return None
+
+    def _listed(self, **selector: str) -> list[dict[str, Any]]:
+        objects, _ = self._clients()
+        with self._explained("list RayJobs"):
+            found = _understood(
+                objects.list_namespaced_custom_object(
+                    GROUP, VERSION, self.profile.namespace, PLURAL, _request_timeout=TIMEOUT_S, **selector
+                )
+            )
+        return list(found.get("items") or [])
 
     def _mark_started(self, job_id: str) -> None:
         """So that a suspended object that waits for its first admission differs from one whose nodes were taken."""
@@ -223,6 +234,13 @@ class KubeRayJobs:
             raise NodeLostError(f"{where}: {error.status}: {said}") from error
         except (HTTPError, OSError) as error:
             raise NodeLostError(f"{where}: it does not answer ({type(error).__name__}: {error})") from error
+
+
+def _understood(answer: object) -> dict[str, Any]:
+    """An object, not the page of a proxy. Raises: OSError."""
+    if not isinstance(answer, dict):
+        raise OSError(f"it answers {str(answer)[:200]!r}")
+    return answer
 
 
 def _info(found: Mapping[str, Any]) -> JobInfo:

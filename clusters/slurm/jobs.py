@@ -29,8 +29,15 @@ COMMAND_TIMEOUT_S = 30.0
 _LISTED_FOR_S = 2.0  # a listing answers all questions for this long
 _OBJECT_STORE_BYTES = 300_000_000  # it carries records and metrics, not data
 _LOG_BYTES = 4_000_000  # of the end of a job's output
-_WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
-_WORKING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT"})
+_WAITING = frozenset(
+    {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"}
+    | {"SPECIAL_EXIT", "SUSPENDED"}
+)
+# Whatever else Slurm says, words of later versions included, may be running.
+_ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
+    | {"PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"}
+)
 _TAKEN = frozenset({"PREEMPTED", "TIMEOUT", "DEADLINE"})
 _REFUSED = re.compile(r"invalid|not permitted|violates|exceeds|unavailable|not available|no such|denied", re.IGNORECASE)
 
@@ -126,7 +133,7 @@ class SlurmJobs:
         for listed in self._listed().get(job_id, ()):
             if listed.state in _WAITING:
                 return JobInfo(state=JobState.PENDING, message=f"Slurm: {listed.reason} (job {listed.slurm_id})")
-            if listed.state in _WORKING:
+            if listed.state not in _ENDED:
                 return JobInfo(state=JobState.RUNNING, message=f"Slurm job {listed.slurm_id}")
         ended = self._ended(job_id)  # it may have ended between the two questions
         if ended is not None:
@@ -137,14 +144,15 @@ class SlurmJobs:
         return [
             name
             for name, listed in self._listed().items()
-            if any(job.run_id == run_id and job.state in _WAITING | _WORKING for job in listed)
+            if any(job.run_id == run_id and job.state not in _ENDED for job in listed)
         ]
 
     def stop(self, job_id: str) -> None:
         for listed in self._listed().get(job_id, ()):
             if listed.state in _WAITING:
                 self._run("scancel", listed.slurm_id)
-            else:  # the batch shell alone, which tells the driver; the daemons of Ray stay until it has ended
+            elif listed.state not in _ENDED:
+                # The batch shell alone, which tells the driver; the daemons of Ray stay until it has ended.
                 self._run("scancel", "--batch", "--signal=TERM", listed.slurm_id)
         self._forget_listing()
 

@@ -42,10 +42,13 @@ class RayJobs:
         """
         body = self._body(job_id, arguments, metadata)
         try:
-            self._call("POST", "/api/jobs/", body)
+            answer: object = self._call("POST", "/api/jobs/", body)
         except PrecheckError:
             if self.info(job_id) is None:
                 raise
+        else:
+            if not isinstance(answer, dict):  # None: a proxy without a head behind it says 404
+                raise self._not_understood(answer)
 
     def preview(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> str:
         return json.dumps(self._body(job_id, arguments, metadata), indent=2)

@@ -121,8 +121,13 @@ class JobAttempt:
         return has_recorded_shards(store, planned.spec.kind.name, self.request.attempt.name)
 
     def abort(self, reason: str) -> None:
-        """Fence the attempt: its job may still be running on a node that nobody sees. Deletes nothing."""
+        """Fence the attempt: its job may still be running on a node that nobody sees. Deletes nothing.
+
+        Without an outcome the job is also asked to stop, through the store: it would go on until its next write.
+        """
         attempt = self.request.attempt
+        if self._outcome is None:
+            self._request_stop()
         try:
             self.guard.check()  # a successor may follow the job, or have seen it commit
             self.artifacts.abort_attempt(self.request.planned.key, attempt.name, reason=reason)

@@ -36,6 +36,9 @@ class ApiServer:
     outputs: dict[str, str] = field(default_factory=dict)  # of pods, by the name of their RayJob
     requests: list[str] = field(default_factory=list)
     refusal: tuple[int, str] | None = None  # answered to everything
+    page: str = ""  # what a proxy answers to everything, with 200
+    cut: str = ""  # requests of this method are carried out, and their answers are cut
+    unserved: bool = False  # by name no object is found, as while the server starts
 
     def only(self) -> dict[str, Any]:
         (found,) = self.objects.values()
@@ -126,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, code: int, body: dict[str, Any] | str) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        if self.server.state.cut == self.command:
+            return
         self.send_response(code)
         self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -143,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.state.requests.append(f"{self.command} {url.path}{' (dry run)' if query.get('dryRun') else ''}")
         if self.server.state.refusal is not None:
             return self.refuse(*self.server.state.refusal)
+        if self.server.state.page:
+            return self.answer(200, self.server.state.page)
         if pods := _PODS.fullmatch(url.path):
             return self.pods(pods["name"], query)
         found = _PATH.fullmatch(url.path)
@@ -178,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             every = self.server.state.objects.values()
             items = [found for found in every if wanted.items() <= found["metadata"]["labels"].items()]
             return self.answer(200, {"kind": "RayJobList", "items": items})
-        if name not in self.server.state.objects:
+        if name not in self.server.state.objects or self.server.state.unserved:
             return self.refuse(404, f'rayjobs.ray.io "{name}" not found')
         if self.command == "DELETE":
             self.server.state.objects.pop(name)

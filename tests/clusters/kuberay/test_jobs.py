@@ -226,6 +226,53 @@ def test_a_server_that_is_away_is_waited_for(server: ApiServer) -> None:
         jobs_of(away).info(JOB)
 
 
+def test_a_job_is_created_once_though_the_answer_is_cut(server: ApiServer) -> None:
+    jobs = jobs_of(server)
+    jobs.submit("illume-r1-b-1-1", "stage-driver", RUN)
+    server.cut = "POST"
+    with pytest.raises(NodeLostError, match="does not answer"):
+        jobs.submit(JOB, "stage-driver", RUN)
+    server.cut = ""
+    jobs.submit(JOB, "stage-driver", RUN)
+    jobs.submit(JOB, "stage-driver", RUN)
+    assert sorted(server.objects) == sorted(map(object_name, ("illume-r1-b-1-1", JOB)))
+
+
+def test_a_job_whose_nodes_were_taken_is_told_though_the_answer_to_its_deletion_is_cut(server: ApiServer) -> None:
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    server.only()["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    jobs.info(JOB)
+    server.only()["status"] = {"jobDeploymentStatus": "Suspended"}
+    server.cut = "DELETE"
+    info = jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.PREEMPTED
+    server.cut = ""
+    assert jobs.info(JOB) is None
+
+
+def test_the_page_of_a_proxy_is_no_answer(server: ApiServer) -> None:
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    server.page = "<html>bad gateway</html>"
+    with pytest.raises(NodeLostError, match="it answers"):
+        jobs.submit("illume-r1-b-1-1", "stage-driver", RUN)
+    with pytest.raises(NodeLostError, match="it answers"):
+        jobs.info(JOB)
+    with pytest.raises(NodeLostError, match="it answers"):
+        jobs.unfinished_jobs("r1")
+
+
+def test_a_job_that_is_listed_is_not_lost(server: ApiServer) -> None:
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    server.unserved = True
+    with pytest.raises(NodeLostError, match=f"lists RayJob {object_name(JOB)}, but does not find it"):
+        jobs.info(JOB)
+    assert jobs.info("illume-r1-b-1-1") is None
+
+
 def test_a_worker_that_no_machine_holds_is_refused_before_anything_is_sent(server: ApiServer) -> None:
     with pytest.raises(PrecheckError, match="no machine type"):
         jobs_of(server, size=JobSize(gpus=16)).submit(JOB, "stage-driver", RUN)

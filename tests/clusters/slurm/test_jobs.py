@@ -115,6 +115,9 @@ def test_the_token_of_a_job_is_a_secret_and_stays(slurm: Played) -> None:
         ("PENDING|Priority", "", JobState.PENDING, "Slurm: Priority (job 17)"),
         ("RUNNING|None", "", JobState.RUNNING, "Slurm job 17"),
         ("COMPLETING|None", "", JobState.RUNNING, "Slurm job 17"),
+        ("RESIZING|None", "", JobState.RUNNING, "Slurm job 17"),
+        ("A_WORD_OF_A_LATER_SLURM|None", "", JobState.RUNNING, "Slurm job 17"),
+        ("RESV_DEL_HOLD|ReservationDeleted", "", JobState.PENDING, "Slurm: ReservationDeleted (job 17)"),
         ("RUNNING|None", "0 ", JobState.SUCCEEDED, "exit code 0"),
         ("COMPLETED|None", "1 ", JobState.FAILED, "exit code 1"),
         ("", "75 setup failed", JobState.FAILED, "exit code 75: setup failed"),
@@ -156,6 +159,8 @@ def test_a_second_job_of_one_name_does_not_hide_the_first(slurm: Played) -> None
 def test_unfinished_jobs_of_a_run(slurm: Played) -> None:
     slurm.answer("squeue", f"{JOB}|17|RUNNING|None|r1\nother|18|PENDING|None|r2\nold|19|FAILED|None|r1\n")
     assert slurm.jobs.unfinished_jobs("r1") == [JOB]
+    slurm.answer("squeue", f"{JOB}|17|EXPEDITING|None|r1\n")
+    assert slurm.jobs.unfinished_jobs("r1") == [JOB]
 
 
 def test_a_stop_asks_the_batch_shell_of_a_running_job(slurm: Played) -> None:
@@ -163,6 +168,8 @@ def test_a_stop_asks_the_batch_shell_of_a_running_job(slurm: Played) -> None:
     slurm.jobs.stop(JOB)
     slurm.jobs.stop("waiting")
     slurm.jobs.stop("unknown")
+    slurm.answer("squeue", "ended|19|COMPLETED|None|r1\n")
+    slurm.jobs.stop("ended")
     assert [line for line in slurm.said() if line.startswith("scancel")] == [
         "scancel --batch --signal=TERM 17",
         "scancel 18",

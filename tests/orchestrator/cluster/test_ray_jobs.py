@@ -71,6 +71,11 @@ def test_a_job_that_exists_is_not_submitted_again(jobs: RayJobs) -> None:
     jobs.submit("one", "stage-driver", {})
 
 
+def test_a_proxy_that_knows_no_such_page_has_accepted_no_job(jobs: RayJobs) -> None:
+    with pytest.raises(NodeLostError, match="is it a Ray cluster's head"):
+        jobs.submit("one", "stage-driver", {})
+
+
 def test_states_logs_and_stops(jobs: RayJobs) -> None:
     FakeJobsApi.answers["GET /api/jobs/"] = (200, [])
     assert jobs.info("one") is None

@@ -104,6 +104,14 @@ def test_a_stop_ends_the_waiting(tmp_path: Path) -> None:
         work(NewHead(refusals=float("inf")), stop, tmp_path)._submit()
 
 
+def test_a_job_that_the_cluster_may_have_accepted_is_asked_to_stop_when_it_is_given_up(tmp_path: Path) -> None:
+    given_up = work(NewHead(refusals=float("inf")), threading.Event(), tmp_path)
+    given_up.request.planned.key = ArtifactKey("tokenize", "a" * 64)  # type: ignore[misc]  # a namespace
+    RunEpochs(store=given_up.artifacts.store, run_id=RUN).claim(1, owner="process 1 on host1")
+    given_up.abort("the answers to its submission were cut")
+    assert JobRecords(store=given_up.artifacts.store, attempt=given_up.request.attempt).is_stop_requested()
+
+
 def test_a_controller_whose_run_was_taken_over_submits_nothing(tmp_path: Path) -> None:
     head = NewHead(refusals=0)
     late = work(head, threading.Event(), tmp_path)
