@@ -44,6 +44,21 @@ def test_a_plan_continues_the_same_from_any_row(lengths: list[int], row: int) ->
                 resumed.positions(row - 1)
 
 
+def test_the_rows_of_a_training_that_began_before_stay_as_they_are() -> None:
+    plan = WindowPlan(endless([number * 37 % 51 for number in range(51)]), ROW)
+    around_windows = [0, 1, 1_022, 1_023, 1_024, 1_025, 2_047, 2_048, 2_049, 5_000, 40_000]
+    assert plan.rows_of(around_windows).tolist() == [0, 0, 511, 510, 512, 513, 1022, 1024, 1025, 2504, 20025]
+    assert [plan.start_of(row).position for row in (0, 1, 500, 501, 502, 1_000, 9_000)] == [
+        1,
+        2,
+        990,
+        991,
+        992,
+        1998,
+        17975,
+    ]
+
+
 def test_a_sample_longer_than_a_row_is_refused() -> None:
     with pytest.raises(ValueError, match="51 tokens in rows of 50"):
         WindowPlan(endless([51]), ROW).positions(0)

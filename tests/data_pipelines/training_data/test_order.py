@@ -1,5 +1,6 @@
 """The order of training: every sample once per epoch, and the steps that trained a sample equal a replay."""
 
+import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipelines.training_data.config import LoaderConfig, LoadingError
 from data_pipelines.training_data.ids import find_ids
 from data_pipelines.training_data.loader import TrainingData
-from data_pipelines.training_data.order import LoaderPosition
+from data_pipelines.training_data.order import LoaderPosition, TrainingOrder
 from tests.data_pipelines.training_data.loader_configs import TWO_PARTS, config_of, configs
 
 
@@ -121,6 +122,31 @@ def test_a_step_of_so_many_samples_has_the_rows_that_hold_them(open_data: Callab
     assert order.digest == open_data(config_of(rows_per_step=order.rows_per_step)).order.digest
 
 
+def test_the_rows_of_a_step_are_those_that_hold_so_many_samples_in_the_first_16384_positions(
+    open_data: Callable[..., TrainingData],
+) -> None:
+    by_rows = open_data(config_of(rows_per_step=1)).order
+    rows = bisect.bisect_right(range(16_384), 16_383, key=lambda row: by_rows.position(row).position)
+    num_samples = int((by_rows.lengths(0, by_rows.position(rows).position) > 0).sum())
+    for samples in (1, 12, 1_000_003):  # the last so large that one sample or row more in the measure would show
+        order = open_data(config_of(rows_per_step=0, samples_per_step=samples)).order
+        assert order.rows_per_step == max(1, round(samples * rows / num_samples))
+
+
+def test_an_order_needs_a_part_of_the_mixture_for_each_part_of_its_index(
+    open_data: Callable[..., TrainingData],
+) -> None:
+    config = config_of(*TWO_PARTS)
+    index = open_data(config)._index
+    with pytest.raises(ValueError, match="zip"):
+        TrainingOrder(index, replace(config, parts=TWO_PARTS[:1]))
+
+
+def test_nothing_was_seen_before_the_first_step(open_data: Callable[..., TrainingData], made: list[Any]) -> None:
+    ids = np.frombuffer(bytes.fromhex(made[0].ids[0]), dtype=np.uint8).reshape(1, 32)
+    assert [found.shape for found in open_data(config_of()).order.exposures(ids, before_step=0)] == [(0,), (0,)]
+
+
 def test_another_packing_is_another_order_of_the_same_samples(open_data: Callable[..., TrainingData]) -> None:
     orders = [open_data(config_of(packing=packing)).order for packing in ("next_fit", "best_fit")]
     assert orders[0].digest != orders[1].digest
@@ -128,6 +154,8 @@ def test_another_packing_is_another_order_of_the_same_samples(open_data: Callabl
 
 
 def test_epochs_are_counted_by_part(open_data: Callable[..., TrainingData], made: list[Any]) -> None:
+    alone = open_data(config_of()).order
+    assert alone.epochs(8) == [alone.position(8).position / len(made[0].ids)]
     order = open_data(config_of(*TWO_PARTS)).order
     seen = Counter(sample.part for row in range(8 * 4) for sample in order.samples_of(row))
     first, second = order.epochs(8)
