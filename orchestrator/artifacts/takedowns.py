@@ -173,12 +173,17 @@ def put_takedown(store: Store, takedown: Takedown) -> None:
         RecipeError: a takedown with this id exists already.
     """
     while True:
-        known = read_takedowns(store)
-        if any(recorded.id == takedown.id for recorded in known):
+        newest = max((_number_of(item.key) for item in store.list(TAKEDOWNS)), default=0)
+        if any(recorded.id == takedown.id for recorded in read_takedowns(store)):
             raise RecipeError(f"takedown {takedown.id!r} took effect already; choose another --id for a new takedown")
-        number = len(known) + 1
+        number = newest + 1  # a number between may be missing, as in a copy of a store
         if store.put_new(f"{TAKEDOWNS}/{number:0{NUMBER_DIGITS}d}.json", record_bytes(takedown_to_json(takedown))):
             return
+
+
+def _number_of(key: str) -> int:
+    name = key.rpartition("/")[2].removesuffix(".json")
+    return int(name) if name.isascii() and name.isdigit() else 0
 
 
 def payload_inputs(payload: Mapping[str, JSON]) -> list[str]:

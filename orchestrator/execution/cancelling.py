@@ -23,6 +23,7 @@ from orchestrator.liveness.liveness import DriverState, JobState, RunLife
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+MAX_POLLS_TO_BEGIN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,22 @@ def cancel_run(
         lease = takeover.acquire(run_id)
         if lease is not None:
             return _without_driver(takeover, life, lease, patience_s, sleep)
-        life = takeover.liveness.run(run_id)
+        life = _life_once_begun(takeover, run_id, sleep)
     takeover.history.request_cancel(run_id)
     epoch = takeover.epochs(run_id).newest()
     for attempt in life.jobs:  # at once, as the driver may be one that is frozen
         _records(takeover, attempt.attempt, epoch).request_stop()
     return Cancellation(end="asked", life=life)
+
+
+def _life_once_begun(takeover: Takeover, run_id: str, sleep: Callable[[float], None]) -> RunLife:
+    """The life of a run that another driver has just taken: until it has begun, the run looks as it ended before."""
+    for _ in range(MAX_POLLS_TO_BEGIN):
+        life = takeover.liveness.run(run_id)
+        if not life.is_finished or life.driver.state is not DriverState.ALIVE:
+            return life
+        sleep(POLL_S)
+    return takeover.liveness.run(run_id)
 
 
 def _without_driver(

@@ -1,6 +1,7 @@
 """Pins: artifacts that are kept whatever their age, with one write-once record for each."""
 
 from orchestrator.artifact import ArtifactKey
+from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.store import Store, put_same, record_bytes
 
 PINS = "pins"
@@ -20,9 +21,23 @@ def is_pinned(store: Store, key: ArtifactKey) -> bool:
 
 
 def pins(store: Store) -> list[ArtifactKey]:
-    """The keys of all pinned artifacts, sorted."""
-    keys = sorted(item.key.removesuffix(".json").split("/") for item in store.list(PINS))
-    return [ArtifactKey(stage_kind, fingerprint) for _, stage_kind, fingerprint in keys]
+    """The keys of all pinned artifacts, sorted.
+
+    Raises: CorruptArtifactError: a file there is no pin; what it was to protect is not known, so nothing is deleted.
+    """
+    return sorted(_pinned(store, item.key) for item in store.list(PINS))
+
+
+def _pinned(store: Store, key: str) -> ArtifactKey:
+    folder, _, stage_kind_and_name = key.partition("/")
+    stage_kind, _, name = stage_kind_and_name.partition("/")
+    pinned = ArtifactKey(stage_kind, name.removesuffix(".json"))
+    if folder != PINS or "/" in name or key != _pin_key(pinned):
+        raise CorruptArtifactError(
+            f"{store.url}: {key}: found a file that is no pin, expected {PINS}/<kind>/<fingerprint>.json; rename it to "
+            "the artifact that it was to protect, or delete it"
+        )
+    return pinned
 
 
 def _pin_key(key: ArtifactKey) -> str:

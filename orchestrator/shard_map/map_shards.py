@@ -20,7 +20,7 @@ from orchestrator.shard_map.map_settings import MapSettings, MapTools
 from orchestrator.shard_map.pending import PendingShard, Witnesses
 from orchestrator.shard_map.quarantine import QuarantineCount
 from orchestrator.shard_map.shard_times import ShardTimes
-from orchestrator.shards import Shard, ShardWorker
+from orchestrator.shards import Quarantined, Shard, ShardWorker
 from orchestrator.store.layout import shard_site
 from orchestrator.store.shard_packs import Packer
 
@@ -156,17 +156,22 @@ def _pending(shard: Shard, fingerprint: str) -> PendingShard:
 
 def _report_old_verdicts(settings: MapSettings, found: Iterable[StoredShard]) -> None:
     """Say in one line which reused records quarantine items without evidence; they count as they are."""
-    old = [stored for stored in found if any(entry.found_by == "unknown" for entry in stored.outcome.quarantined)]
+    old = [stored for stored in found if any(_lacks_evidence(entry) for entry in stored.outcome.quarantined)]
     if old:
-        num_items = sum(len(stored.outcome.quarantined) for stored in old)
+        num_items = sum(_lacks_evidence(entry) for stored in old for entry in stored.outcome.quarantined)
         log.warning(
-            "%s: %d items are quarantined without evidence in %d records of an older version, e.g. %s; they are left "
-            "out as before. `illume run --retry-quarantined` looks at them again",
+            "%s: %d items are quarantined without evidence in %d records, e.g. %s; they are left out as before. "
+            "`illume run --retry-quarantined` looks at them again",
             _where(settings),
             num_items,
             len(old),
             shard_site(old[0].key).commit_key(old[0].commit.generation),
         )
+
+
+def _lacks_evidence(entry: Quarantined) -> bool:
+    """A record of an older version does not say who found it; of what a search found, the tries are the evidence."""
+    return entry.found_by == "unknown" or (entry.found_by == "search" and not entry.tries)
 
 
 def _checked_fingerprint(settings: MapSettings, shard: Shard) -> str:

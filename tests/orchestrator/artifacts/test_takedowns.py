@@ -212,6 +212,14 @@ def test_records_come_back_as_they_were_put_oldest_first(memory_store: MemorySto
         find_takedown(memory_store, "T3")
 
 
+def test_a_takedown_comes_after_all_others_though_a_number_is_missing(memory_store: MemoryStore) -> None:
+    for name in ("T1", "T2", "T3"):
+        put_takedown(memory_store, takedown(name))
+    memory_store.delete(f"{TAKEDOWNS}/000002.json")  # as in a copy of a store that was cut short
+    put_takedown(memory_store, takedown("T4"))
+    assert [found.id for found in read_takedowns(memory_store)] == ["T1", "T3", "T4"]
+
+
 @pytest.mark.parametrize("broken", [{"format": 0}, {"format": 1, "id": "T"}, {"format": 1, "content": 3}])
 def test_a_record_that_cannot_be_read_stops_everything(memory_store: MemoryStore, broken: dict[str, Any]) -> None:
     """Ignoring it would ingest what was taken down."""

@@ -16,7 +16,7 @@ from orchestrator.execution.cancelling import cancel_run
 from orchestrator.execution.takeover import Takeover
 from orchestrator.failures.classes import report_of
 from orchestrator.history.attempts import AttemptIntent, StageRow
-from orchestrator.history.events import AttemptState
+from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.lease_owners import LeaseOwner
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
@@ -80,6 +80,21 @@ def test_a_frozen_driver_is_fenced_and_its_run_cancelled(workspace: Workspace) -
         workspace.runs.record(RUN, "note", {}, epoch=1)
     with pytest.raises(LeaseLostError):
         workspace.leases.revive(lease)
+
+
+def test_a_cancel_beside_a_driver_that_is_about_to_begin_waits_until_it_can_be_asked(workspace: Workspace) -> None:
+    lease = frozen_driver(workspace, as_job=True)
+    workspace.runs.transition_run(RUN, RunState.RUNNING, RunState.INTERRUPTED, epoch=1)
+    elsewhere = Leases(workspace.database, owner=ELSEWHERE)
+    elsewhere.release(lease)
+    resuming = elsewhere.acquire(f"run:{RUN}")
+    assert resuming is not None
+
+    def begin(_pause_s: float) -> None:
+        workspace.runs.begin_epoch(RUN, resuming)
+
+    assert cancel_run(takeover_of(workspace), RUN, sleep=begin).end == "asked"
+    assert workspace.runs.cancel_requested(RUN)
 
 
 def test_a_job_that_does_not_end_leaves_the_run_stopping(workspace: Workspace) -> None:

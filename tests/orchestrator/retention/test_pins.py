@@ -1,4 +1,7 @@
+import pytest
+
 from orchestrator.artifact import ArtifactKey
+from orchestrator.errors import CorruptArtifactError
 from orchestrator.retention.pins import pin, pins, unpin
 from orchestrator.store.store import Store
 
@@ -12,3 +15,10 @@ def test_pins_are_listed_sorted_and_may_be_repeated(store: Store) -> None:
     for _ in range(2):
         unpin(store, late)
         assert pins(store) == [early]
+
+
+@pytest.mark.parametrize("name", ["zz.json", "train/old/zz.json", "train/zz"])
+def test_a_file_that_is_no_pin_is_named_instead_of_protecting_nothing(store: Store, name: str) -> None:
+    store.put_new(f"pins/{name}", b"{}")
+    with pytest.raises(CorruptArtifactError, match=f"pins/{name}: found a file that is no pin"):
+        pins(store)
