@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, SchemaValidator
 from models.errors import DataError
 
 C = TypeVar("C")
+_ADDED = "added"  # key of a field's metadata
 _EXPECTED = {
     "int_type": "int",
     "float_type": "float",
@@ -29,9 +30,23 @@ class ConfigError(DataError):
     """A configuration file with broken JSON, an unknown or missing key, or a wrong value."""
 
 
+def added(default: Any) -> Any:
+    """A field that older files lack: `default` is what they meant. Files say nothing of a field that equals it."""
+    return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
 def to_json(config: Any) -> str:
     """Indented JSON of a dataclass, keys in the order of the fields, with a final newline."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(_to_data(config), indent=2) + "\n"
+
+
+def _to_data(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_to_data(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return {field.name: _to_data(item) for field, item in found if _ADDED not in field.metadata or item != field.default}
 
 
 def from_json(cls: type[C], text: str, *, where: str = "config.json") -> C:
@@ -55,7 +70,14 @@ def _validator(cls: Any) -> SchemaValidator:
 
 
 def _without_defaults(schema: Any) -> Any:
-    """The schema in which every field is required: a default of today is not what an older file meant."""
+    """The schema in which every field but the `added` ones is required: a default of today is not what an older file
+    meant.
+    """
+    if isinstance(schema, dict) and schema.get("type") == "dataclass":
+        optional = {field.name for field in dataclasses.fields(schema["cls"]) if _ADDED in field.metadata}
+        fields = schema["schema"]["fields"]
+        required = [field if field["name"] in optional else _without_defaults(field) for field in fields]
+        return {**schema, "schema": {**schema["schema"], "fields": required}}
     if isinstance(schema, dict):
         inner = schema["schema"] if schema.get("type") == "default" else None
         return _without_defaults(inner) if inner else {key: _without_defaults(item) for key, item in schema.items()}

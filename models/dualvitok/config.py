@@ -82,6 +82,10 @@ class PixelConfig:
     norm_groups: int = 32
     code_width: int = 32
     codebook_size: int = 98_304
+    # What a code, and a pixel made of codes, depends on. As published: on the whole image, as norms take their
+    # statistics over it and positions attend to each other. "near": on what is near it alone, so that a change in one
+    # corner leaves the codes of the others as they are, which a small language model needs to copy them.
+    context: Literal["image", "near"] = json_config.added("image")
 
     def __post_init__(self) -> None:
         if len(self.encoder.widths) != len(self.decoder.widths):
@@ -100,6 +104,12 @@ class PixelConfig:
             raise ValueError(
                 f"pixel.code_width: {self.code_width} does not divide the {self.encoder.widths[-1]} channels "
                 "of the encoder's last level"
+            )
+        attending = [*self.encoder.attention_levels, *self.decoder.attention_levels]
+        if self.context == "near" and attending:
+            raise ValueError(
+                f"pixel.context: near, but levels {sorted(set(attending))} attend to the whole image; set "
+                "attention_levels: [] in encoder and decoder"
             )
 
     @property

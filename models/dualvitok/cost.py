@@ -91,14 +91,14 @@ def pixel_encoder_cost(config: PixelConfig, size: Size) -> Cost:
             parts.append(convolution(pixels, width, width // 4).keeping(_DOWNSAMPLE_BYTES * width * pixels))
             pixels //= 4
         before = width
-    parts += [_middle(before, pixels, 0), norm(before), convolution(pixels, before, config.code_width)]
+    parts += [_middle(config, before, pixels, 0), norm(before), convolution(pixels, before, config.code_width)]
     return total(*parts)
 
 
 def pixel_encoder_ends(config: PixelConfig) -> Cost:
     """The parameters outside of the levels: first and last convolution, middle and last norm."""
     first, last = config.encoder.channels, config.encoder.widths[-1]
-    return total(convolution(0, 3, first), _middle(last, 0, 0), norm(last), convolution(0, last, config.code_width))
+    return total(convolution(0, 3, first), _middle(config, last, 0, 0), norm(last), convolution(0, last, config.code_width))
 
 
 def pixel_decoder_cost(config: PixelConfig, size: Size, code_channels: int) -> Cost:
@@ -106,7 +106,7 @@ def pixel_decoder_cost(config: PixelConfig, size: Size, code_channels: int) -> C
     rows, columns = pixel_grid(*size, config.factor)
     pixels = grid = rows * columns
     before = side.widths[-1]
-    parts = [convolution(pixels, code_channels, before), _middle(before, pixels, code_channels, grid)]
+    parts = [convolution(pixels, code_channels, before), _middle(config, before, pixels, code_channels, grid)]
     for index in reversed(range(len(side.widths))):
         width = side.widths[index]
         blocks = side.residual_blocks + 1
@@ -150,7 +150,7 @@ def _blocks(config: BlocksConfig, positions: int) -> Cost:
 
 
 def _norm(channels: int, codes: int, grid: int) -> Cost:
-    """A group norm, and its two 1x1 convolutions of the code features where there are any."""
+    """A norm of groups or positions, and its two 1x1 convolutions of the code features where there are any."""
     return norm(channels) + (linear(grid, codes, channels).times(2) if codes else Cost())
 
 
@@ -171,8 +171,9 @@ def _attention(channels: int, pixels: int, codes: int, grid: int) -> Cost:
     return layers.keeping(_ATTENTION_BYTES * channels * pixels)
 
 
-def _middle(channels: int, pixels: int, codes: int, grid: int = 0) -> Cost:
-    return _residual(channels, channels, pixels, codes, grid).times(2) + _attention(channels, pixels, codes, grid)
+def _middle(config: PixelConfig, channels: int, pixels: int, codes: int, grid: int = 0) -> Cost:
+    blocks = _residual(channels, channels, pixels, codes, grid).times(2)
+    return blocks if config.context == "near" else blocks + _attention(channels, pixels, codes, grid)
 
 
 def _level(

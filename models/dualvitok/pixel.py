@@ -29,15 +29,15 @@ def _group_means(x_BCYX: Tensor, groups: int) -> Tensor:
 
 
 class SpatialNorm(nn.Module):
-    """Group norm, then scale and shift per position by 1x1 convolutions of the code features.
+    """A norm, then scale and shift per position by 1x1 convolutions of the code features.
 
     The convolutions run on the code grid and their results are repeated (nearest): a 1x1 convolution and a nearest
     upsampling commute, and this order costs a factor-squared less.
     """
 
-    def __init__(self, channels: int, code_channels: int, groups: int) -> None:
+    def __init__(self, norm: nn.Module, channels: int, code_channels: int) -> None:
         super().__init__()
-        self.norm_layer = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm_layer = norm
         self.conv_y = nn.Conv2d(code_channels, channels, 1)
         self.conv_b = nn.Conv2d(code_channels, channels, 1)
 
@@ -71,17 +71,30 @@ class Norm(nn.GroupNorm):
         return super().forward(x_BCYX)
 
 
+class PositionNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position, with the same signature: positions do not see each other."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x_BCYX: Tensor, codes_BZYX: Tensor | None = None) -> Tensor:
+        return super().forward(x_BCYX.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class NormFactory:
     """Makes the norms of the encoder (`code_channels` None) or of the decoder."""
 
-    def __init__(self, code_channels: int | None, groups: int) -> None:
+    def __init__(self, code_channels: int | None, config: PixelConfig) -> None:
         self.code_channels = code_channels
-        self.groups = groups
+        self.config = config
 
     def norm(self, channels: int) -> nn.Module:
-        if self.code_channels is None:
-            return Norm(channels, self.groups)
-        return SpatialNorm(channels, self.code_channels, self.groups)
+        norm = PositionNorm(channels) if self.is_near else Norm(channels, self.config.norm_groups)
+        return norm if self.code_channels is None else SpatialNorm(norm, channels, self.code_channels)
+
+    @property
+    def is_near(self) -> bool:
+        return self.config.context == "near"
 
 
 class ResidualBlock(nn.Module):
@@ -143,17 +156,18 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention, residual block at the lowest resolution; no attention where context is near."""
 
     def __init__(self, channels: int, norms: NormFactory) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, norms)
-        self.attn_1 = AttentionBlock(channels, norms)
+        self.attn_1 = None if norms.is_near else AttentionBlock(channels, norms)
         self.block_2 = ResidualBlock(channels, channels, norms)
 
     def forward(self, x_BCYX: Tensor, codes_BZYX: Tensor | None = None) -> Tensor:
         for layer in (self.block_1, self.attn_1, self.block_2):
-            x_BCYX = layer(x_BCYX, codes_BZYX)
+            if layer is not None:
+                x_BCYX = layer(x_BCYX, codes_BZYX)
         return x_BCYX
 
 
@@ -185,7 +199,7 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
-        norms = NormFactory(None, config.norm_groups)
+        norms = NormFactory(None, config)
         side = config.encoder
         self.code_width = config.code_width
         self.conv_in = _conv3(3, side.channels)
@@ -218,7 +232,7 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, config: PixelConfig, code_channels: int) -> None:
         super().__init__()
-        norms = NormFactory(code_channels, config.norm_groups)
+        norms = NormFactory(code_channels, config)
         side = config.decoder
         widths = side.widths
         self.conv_in = _conv3(code_channels, widths[-1])

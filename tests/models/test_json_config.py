@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from models.json_config import ConfigError, from_json, to_json
+from models.json_config import ConfigError, added, from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +59,20 @@ def test_mistakes_name_their_place(old: str, new: str, message: str) -> None:
     assert old in WHOLE
     with pytest.raises(ConfigError, match=message):
         from_json(Outer, WHOLE.replace(old, new))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    name: str
+    mode: Literal["a", "b"] = added("a")
+
+
+def test_a_field_that_older_files_lack_means_what_they_meant() -> None:
+    assert from_json(Grown, '{"name": "n"}') == Grown(name="n")
+    assert to_json(Grown(name="n")) == '{\n  "name": "n"\n}\n'  # the same bytes as before the field was added
+    changed = Grown(name="n", mode="b")
+    assert from_json(Grown, to_json(changed)) == changed
+    with pytest.raises(ConfigError, match=r"config.json.mode: found 'c', expected one of 'a', 'b'"):
+        from_json(Grown, '{"name": "n", "mode": "c"}')
+    with pytest.raises(ConfigError, match=r"unknown keys \[\], missing keys \['name'\]"):
+        from_json(Grown, '{"mode": "b"}')

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,11 @@ PIXEL = PixelConfig(
     encoder=ConvolutionsConfig(channels=32, channel_multipliers=(1, 2, 4), attention_levels=(2,)),
     decoder=ConvolutionsConfig(channels=64, channel_multipliers=(1, 1, 2), residual_blocks=1, attention_levels=(1, 2)),
 )
+NEAR = PixelConfig(
+    encoder=replace(PIXEL.encoder, attention_levels=()),
+    decoder=replace(PIXEL.decoder, attention_levels=()),
+    context="near",
+)
 TOWER = VisionConfig(depth=3, width=128, num_heads=4, output_width=256, mlp_ratio=2)
 
 
@@ -46,17 +53,19 @@ def check(cost: Cost, build: Build, call: Call, *, saved: float) -> None:
     assert cost.saved_bytes == pytest.approx(measured_saved_bytes(build, call), rel=saved)
 
 
-def test_pixel_encoder() -> None:
-    cost = pixel_encoder_cost(PIXEL, SIZE)
-    check(cost, lambda: PixelEncoder(PIXEL), lambda module, batch: module(images(module, batch)), saved=0.15)
+@pytest.mark.parametrize("config", [PIXEL, NEAR])
+def test_pixel_encoder(config: PixelConfig) -> None:
+    cost = pixel_encoder_cost(config, SIZE)
+    check(cost, lambda: PixelEncoder(config), lambda module, batch: module(images(module, batch)), saved=0.15)
 
 
-def test_pixel_decoder() -> None:
+@pytest.mark.parametrize(("config", "saved"), [(PIXEL, 0.1), (NEAR, 0.2)])
+def test_pixel_decoder(config: PixelConfig, saved: float) -> None:
     def call(module: PixelDecoder, batch: int) -> object:
         codes = images(module, batch, 64, (16, 24)).requires_grad_()
         return module(codes, codes)
 
-    check(pixel_decoder_cost(PIXEL, SIZE, 64), lambda: PixelDecoder(PIXEL, 64), call, saved=0.1)
+    check(pixel_decoder_cost(config, SIZE, 64), lambda: PixelDecoder(config, 64), call, saved=saved)
 
 
 def test_vision_tower() -> None:
