@@ -45,8 +45,9 @@ def _to_data(value: Any) -> Any:
         return [_to_data(item) for item in value]
     if not dataclasses.is_dataclass(value):
         return value
-    found = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return {field.name: _to_data(item) for field, item in found if _ADDED not in field.metadata or item != field.default}
+    found = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+    written = (field for field, item in found.items() if _ADDED not in field.metadata or item != field.default)
+    return {field.name: _to_data(found[field]) for field in written}
 
 
 def from_json(cls: type[C], text: str, *, where: str = "config.json") -> C:

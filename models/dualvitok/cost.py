@@ -98,7 +98,8 @@ def pixel_encoder_cost(config: PixelConfig, size: Size) -> Cost:
 def pixel_encoder_ends(config: PixelConfig) -> Cost:
     """The parameters outside of the levels: first and last convolution, middle and last norm."""
     first, last = config.encoder.channels, config.encoder.widths[-1]
-    return total(convolution(0, 3, first), _middle(config, last, 0, 0), norm(last), convolution(0, last, config.code_width))
+    middle = _middle(config, last, 0, 0)
+    return total(convolution(0, 3, first), middle, norm(last), convolution(0, last, config.code_width))
 
 
 def pixel_decoder_cost(config: PixelConfig, size: Size, code_channels: int) -> Cost:
