@@ -125,7 +125,7 @@ def _end_if_over(takeover: Takeover, attempt: Attempt, guard: EpochGuard) -> boo
     if outcome is None:
         takeover.end_attempt(attempt, epoch=guard.epoch, state=AttemptState.CANCELLED, message="cancelled")
     elif outcome.failure is not None:
-        failure, message = str(outcome.failure.failure), outcome.failure.summary[:4000]
+        failure, message = str(outcome.failure.failure), outcome.failure.summary
         takeover.end_attempt(
             attempt, epoch=guard.epoch, state=AttemptState.FAILED, message=message, failure_class=failure
         )

@@ -351,7 +351,7 @@ class StageRun:
         work.abort(report.summary[:500])
         transition(
             AttemptState.FAILED,
-            {"failure_class": report.failure, "message": report.summary[:4000], "progressed": progressed},
+            {"failure_class": report.failure, "message": report.summary, "progressed": progressed},
         )
         return _Failed(past=PastFailure(failure=classify(error), progressed=progressed), report=report)
 

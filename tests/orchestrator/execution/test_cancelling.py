@@ -20,6 +20,7 @@ from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.lease_owners import LeaseOwner
 from orchestrator.history.leases import Lease, Leases
 from orchestrator.history.run_status import run_status
+from orchestrator.history.run_store import StateConflictError
 from orchestrator.identity import fingerprint_of
 from orchestrator.liveness.job_records import JobOutcome, JobRecords
 from orchestrator.workspace import Workspace
@@ -127,6 +128,17 @@ def test_a_job_that_had_failed_is_recorded_with_its_failure(workspace: Workspace
     JobRecords(store=workspace.store, attempt=ATTEMPT).put_outcome(outcome)
     workspace.cancel(RUN)
     assert state_of(workspace) == ("CANCELLED", "FAILED", "user_code")
+
+
+def test_a_run_between_two_attempts_is_cancelled_by_one_request(workspace: Workspace) -> None:
+    frozen_driver(workspace, as_job=False)
+    workspace.runs.transition_attempt(ATTEMPT.name, AttemptState.RUNNING, AttemptState.FAILED, epoch=1)
+    done = workspace.cancel(RUN)
+    assert (done.end, done.jobs) == ("cancelled", ())
+    assert run_status(workspace.database, RUN).run.state == "CANCELLED"
+    assert [event.kind for event in workspace.runs.events(RUN)].count("cancel_requested") == 1
+    with pytest.raises(StateConflictError, match="has ended as CANCELLED"):
+        workspace.cancel(RUN)
 
 
 def test_a_run_that_never_was_is_an_error(workspace: Workspace) -> None:

@@ -1,5 +1,6 @@
 """Records of a stage driver in the store arrive once and in order, whichever reader and whatever is interrupted."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,8 @@ def test_telemetry_is_in_the_store_in_order(records: JobRecords) -> None:
     assert points[1][1] != points[1][1]  # not a number, and still there
     assert events == [("noted", {"what": "this"})]
     assert [batch.progress for batch in records.telemetry()][-1] == (3, 9, "steps")
+    names = [batch.key.rpartition("/")[2] for batch in records.telemetry()]
+    assert names == [f"{number:09d}.json" for number in range(4)]  # in their order also for other versions
 
 
 @pytest.mark.parametrize("trouble", ["before", "behind"])
@@ -112,11 +115,16 @@ def test_the_first_outcome_wins(records: JobRecords) -> None:
     assert found.failure.failure is FailureClass.USER_CODE
 
 
-def test_a_stop_request_is_seen_and_may_be_repeated(records: JobRecords) -> None:
+def test_a_stop_request_is_seen_and_may_be_repeated(records: JobRecords, caplog: pytest.LogCaptureFixture) -> None:
     assert not records.is_stop_requested()
     records.request_stop()
     records.request_stop()
     assert records.is_stop_requested()
+    assert caplog.text == ""
+    (key,) = (item.key for item in records.store.list(f"runs/{records.attempt.run_id}"))
+    assert key.endswith(f"/jobs/{records.attempt}/stop/000001.json")
+    record = json.loads(records.store.get(key) or b"")
+    assert {**record, "nonce": ""} == {"format": 1, "epoch": 1, "nonce": ""}
 
 
 def of_epoch(records: JobRecords, epoch: int) -> JobRecords:

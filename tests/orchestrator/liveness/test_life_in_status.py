@@ -46,6 +46,28 @@ def test_a_stage_says_whom_it_waits_for_and_since_when(workspace: Workspace) -> 
     assert run_status(workspace.database, RUN).stages[0].message.startswith("waiting for process 7 on host9 since 20")
 
 
+def test_what_waits_for_a_driver_that_is_gone_waits_no_more(workspace: Workspace) -> None:
+    lease = workspace.leases.acquire(f"run:{RUN}")
+    assert lease is not None
+    epoch = workspace.runs.begin_epoch(RUN, lease)
+    workspace.runs.record(RUN, "waiting", {"for": "process 7 on host9"}, epoch=epoch, stage_id="train")
+    workspace.leases.release(lease)
+    found = with_life(run_status(workspace.database, RUN), workspace.liveness.run(RUN))  # no attempt is open
+    assert found.run.message.startswith("its driver is gone; continue it with")
+    stage = found.stages[0]
+    assert (stage.message, stage.waiting_for, stage.waiting_since) == ("its driver is gone", "", None)
+
+
+def test_a_job_of_a_run_that_has_ended_is_told(workspace: Workspace) -> None:
+    lease = drive(workspace, as_job=True)
+    workspace.runs.transition_run(RUN, RunState.RUNNING, RunState.FAILED, epoch=lease.epoch)
+    workspace.leases.release(lease)
+    found = with_life(run_status(workspace.database, RUN), workspace.liveness.run(RUN))
+    told = "its driver is gone, its job illume-run-1-train-1-1 may be running"
+    assert found.run.message.startswith(f"{told}; continue it with")
+    assert found.stages[0].message == told
+
+
 def test_following_ends_where_nobody_is_at_work(illume: Illume) -> None:
     assert illume("run", "words.yaml").code == 0
     with Workspace.open(tracking_url="none") as place:

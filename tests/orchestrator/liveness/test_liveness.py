@@ -202,6 +202,28 @@ def test_a_job_that_the_history_does_not_know_may_be_running(workspace: Workspac
     assert not workspace.is_live("run-2-other-1-1")
 
 
+def test_unknown_jobs_are_found_among_known_ones_and_those_of_other_runs(workspace: Workspace) -> None:
+    workspace.leases.release(drive(workspace, as_job=True))
+    jobs = [AttemptId.of(run_id, "work", epoch=3, number=1) for run_id in ("run-0", RUN, "run-2")]
+    for job in jobs:
+        JobRecords(store=workspace.store, attempt=job).announce()
+    lives = workspace.liveness.working_runs()
+    assert [(life.run_id, life.attempts[0].attempt.name) for life in lives] == [
+        (RUN, ATTEMPT.name),
+        *((job.run_id, job.name) for job in jobs),
+    ]
+    assert all(life.may_work and life.attempts[0].may_write for life in lives)
+    assert all(workspace.liveness.may_write(job.name) for job in jobs)
+
+
+def test_an_attempt_that_has_ended_writes_nothing_though_its_driver_lives(workspace: Workspace) -> None:
+    epoch = drive(workspace).epoch
+    assert workspace.liveness.may_write(ATTEMPT.name)
+    workspace.runs.transition_attempt(ATTEMPT.name, AttemptState.RUNNING, AttemptState.FAILED, epoch=epoch)
+    assert not workspace.liveness.may_write(ATTEMPT.name)
+    assert workspace.liveness.run(RUN).may_work
+
+
 def test_a_takedown_waits_for_whatever_may_write(workspace: Workspace) -> None:
     takedown = Takedown(id="T1", note="", created="2026-01-01T00:00:00Z", content={"image": frozenset({"x"})})
     lease = drive(workspace, as_job=True)
