@@ -102,8 +102,7 @@ def _stop_attempts(
 ) -> list[Attempt]:
     """End all open attempts; returns those whose jobs have not ended within `patience_s`."""
     left = takeover.history.open_attempts(life.run_id)
-    for attempt in left:
-        guard.check()
+    for attempt in left:  # a request of an epoch that is not the newest counts for nothing
         if takeover.liveness.job(attempt.id) is not JobState.NONE:
             _records(takeover, attempt.id, guard.epoch).request_stop()
     waited_s = 0.0
@@ -122,15 +121,13 @@ def _end_if_over(takeover: Takeover, attempt: Attempt, guard: EpochGuard) -> boo
         return False
     guard.check()
     outcome = _records(takeover, attempt.id, guard.epoch).outcome() if state is JobState.ENDED else None
-    if outcome is None:
-        takeover.end_attempt(attempt, epoch=guard.epoch, state=AttemptState.CANCELLED, message="cancelled")
-    elif outcome.failure is not None:
+    if outcome is not None and outcome.failure is not None:
         failure, message = str(outcome.failure.failure), outcome.failure.summary
         takeover.end_attempt(
             attempt, epoch=guard.epoch, state=AttemptState.FAILED, message=message, failure_class=failure
         )
     else:
-        message = outcome.stopped or "cancelled"
+        message = outcome.stopped if outcome is not None and outcome.stopped else "cancelled"
         takeover.end_attempt(attempt, epoch=guard.epoch, state=AttemptState.CANCELLED, message=message)
     return True
 

@@ -37,8 +37,7 @@ class Takeover:
         """The run's lease, with an epoch above all that the store knows; None while another driver holds it."""
         epochs = self.epochs(run_id)
         newest = epochs.newest()
-        known = self.leases.raise_epoch(f"run:{run_id}", newest) if newest else 0
-        if known < newest:
+        if newest and (known := self.leases.raise_epoch(f"run:{run_id}", newest)) < newest:
             log.warning(
                 "run %s: the store knows its epoch %d (%s), the database only %d; is it an older copy? Going on above",
                 run_id,

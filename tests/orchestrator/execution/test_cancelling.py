@@ -130,6 +130,29 @@ def test_a_job_that_had_failed_is_recorded_with_its_failure(workspace: Workspace
     assert state_of(workspace) == ("CANCELLED", "FAILED", "user_code")
 
 
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [(JobOutcome(stopped="told to stop"), "told to stop"), (JobOutcome(), "cancelled"), (None, "cancelled")],
+)
+def test_a_cancelled_attempt_says_how_its_job_ended(
+    workspace: Workspace, outcome: JobOutcome | None, message: str
+) -> None:
+    frozen_driver(workspace, as_job=outcome is not None)
+    if outcome is not None:
+        JobRecords(store=workspace.store, attempt=ATTEMPT).put_outcome(outcome)
+    workspace.cancel(RUN)
+    stage = run_status(workspace.database, RUN).stages[0]
+    assert (stage.state, stage.message) == ("CANCELLED", message)
+
+
+def test_a_job_of_a_run_that_has_failed_is_stopped(workspace: Workspace) -> None:
+    frozen_driver(workspace, as_job=True)
+    workspace.runs.transition_run(RUN, RunState.RUNNING, RunState.FAILED, epoch=1)
+    done = cancel_run(takeover_of(workspace), RUN)
+    assert (done.end, done.life.is_finished) == ("stopping", True)
+    assert JobRecords(store=workspace.store, attempt=ATTEMPT).is_stop_requested()
+
+
 def test_a_run_between_two_attempts_is_cancelled_by_one_request(workspace: Workspace) -> None:
     frozen_driver(workspace, as_job=False)
     workspace.runs.transition_attempt(ATTEMPT.name, AttemptState.RUNNING, AttemptState.FAILED, epoch=1)

@@ -118,6 +118,13 @@ def test_an_attempt_is_lost_although_another_one_has_committed_its_artifact(work
     assert stage.state == "LOST"
 
 
+def test_an_attempt_whose_artifact_was_retracted_since_is_lost(workspace: Workspace) -> None:
+    commit(workspace, ATTEMPT.name)
+    assert workspace.artifacts.retract(KEY, reason="taken down")
+    _, stage = settle(workspace)
+    assert stage.state == "LOST"
+
+
 @pytest.mark.parametrize(("state", "is_left"), [(JobState.RUNNING, True), (JobState.FAILED, False), (None, False)])
 def test_a_job_goes_on_while_the_cluster_says_that_it_runs(
     workspace: Workspace, state: JobState | None, is_left: bool

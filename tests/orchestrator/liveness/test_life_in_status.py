@@ -1,7 +1,7 @@
 """What status says about runs whose driver is gone or frozen."""
 
 from orchestrator.history.attempts import StageRow
-from orchestrator.history.events import RunState
+from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.run_status import run_status
 from orchestrator.liveness.life_in_status import is_abandoned, with_life
 from orchestrator.workspace import Workspace
@@ -66,6 +66,9 @@ def test_a_job_of_a_run_that_has_ended_is_told(workspace: Workspace) -> None:
     told = "its driver is gone, its job illume-run-1-train-1-1 may be running"
     assert found.run.message.startswith(f"{told}; continue it with")
     assert found.stages[0].message == told
+    workspace.runs.transition_attempt(ATTEMPT.name, AttemptState.RUNNING, AttemptState.LOST, epoch=lease.epoch)
+    plain = run_status(workspace.database, RUN)
+    assert with_life(plain, workspace.liveness.run(RUN)) == plain  # nothing is left to tell
 
 
 def test_following_ends_where_nobody_is_at_work(illume: Illume) -> None:
