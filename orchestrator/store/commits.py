@@ -144,7 +144,8 @@ def commit_attempt(
     Raises:
         FencedError: the attempt was aborted; its files must not be used.
     """
-    decided = _decide(Decided(site=site, generation=generation, attempt=attempt, epoch=epoch, body=body))
+    record = _record_of(Decided(site=site, generation=generation, attempt=attempt, epoch=epoch, body=body))
+    decided = Outcome(kind="COMMIT", generation=generation, record=record)
     key = site.outcome_key(attempt)
     if not store.put_new(key, _outcome_bytes(decided)):
         found = read_outcome(store, site, attempt)
@@ -172,41 +173,40 @@ class Decided:
 
 def commit_all(store: Store, attempts: Sequence[Decided]) -> list[Commit | FencedError]:
     """`commit_attempt` for many sites: all outcomes are durable before the first record appears."""
-    decided = [_decide(entry) for entry in attempts]
-    data = [record_bytes(outcome.record or {}) for outcome in decided]
+    records = [_record_of(entry) for entry in attempts]
+    data = [record_bytes(record) for record in records]
     outcomes = [
-        (entry.site.outcome_key(entry.attempt), _commit_bytes(entry.generation, record))
-        for entry, record in zip(attempts, data, strict=True)
+        (entry.site.outcome_key(entry.attempt), _commit_bytes(entry.generation, encoded))
+        for entry, encoded in zip(attempts, data, strict=True)
     ]
     is_ours = put_all(store, outcomes, written=lambda: [path for entry in attempts for path in entry.written()])
     for entry in attempts:
         failpoints.hit(f"{entry.site.what}.outcome")
-    ours = [entry for entry, won in zip(zip(attempts, decided, data, strict=True), is_ours, strict=True) if won]
-    created = put_all(store, [(entry.site.commit_key(entry.generation), record) for entry, _, record in ours])
+    ours = [entry for entry, won in zip(zip(attempts, records, data, strict=True), is_ours, strict=True) if won]
+    created = put_all(store, [(entry.site.commit_key(entry.generation), encoded) for entry, _, encoded in ours])
     won = {
-        entry.attempt: _own_commit(entry, outcome, record)
-        for (entry, outcome, record), is_new in zip(ours, created, strict=True)
+        entry.attempt: _own_commit(entry, record, encoded)
+        for (entry, record, encoded), is_new in zip(ours, created, strict=True)
         if is_new
     }
     return [won.get(entry.attempt) or _concluded(store, entry) for entry in attempts]
 
 
-def _decide(entry: Decided) -> Outcome:
+def _record_of(entry: Decided) -> dict[str, JSON]:
     stamp: dict[str, JSON] = {"nonce": uuid.uuid4().hex, "committed_s": round(time.time(), 3)}
     owner: dict[str, JSON] = {"attempt": entry.attempt, "epoch": entry.epoch}
-    record = {**entry.body, "format": RECORD_FORMAT, **owner, **stamp}
-    return Outcome(kind="COMMIT", generation=entry.generation, record=record)
+    return {**entry.body, "format": RECORD_FORMAT, **owner, **stamp}
 
 
-def _own_commit(entry: Decided, outcome: Outcome, data: bytes) -> Commit:
+def _own_commit(entry: Decided, record: dict[str, JSON], data: bytes) -> Commit:
     failpoints.hit(f"{entry.site.what}.commit")
-    record = outcome.record or {}
-    committed_s = record.get("committed_s")
+    committed_s = record["committed_s"]
+    assert isinstance(committed_s, float), "the stamp of `_record_of`"
     return Commit(
         generation=entry.generation,
         attempt=entry.attempt,
         epoch=entry.epoch,
-        committed_s=committed_s if isinstance(committed_s, float) else 0.0,
+        committed_s=committed_s,
         record=record,
         data=data,
     )

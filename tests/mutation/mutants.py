@@ -85,7 +85,7 @@ def _places(node: ast.AST) -> Iterator[Place]:
 
 def _is_never_run(node: object) -> bool:
     """True for what is for type checkers or says what cannot happen, and for texts."""
-    if isinstance(node, ast.Assert | ast.JoinedStr):
+    if isinstance(node, ast.Assert | ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
         return True
     if isinstance(node, ast.If):
         return ast.unparse(node.test) == "TYPE_CHECKING"

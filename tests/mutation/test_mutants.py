@@ -10,6 +10,7 @@ LIMIT = 3
 def f(x: int = 0) -> int:
     """Not 1."""
     assert x < 9, "cannot happen"
+    y = zip(x, x, strict=True)
     if not x and x <= LIMIT:
         raise ValueError(f"found {x + 1}")
     g(x)

@@ -23,12 +23,28 @@ from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.backends.local_store import LocalStore
 from orchestrator.backends.objects import Digest
-from orchestrator.errors import StoreError
+from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.identity import fingerprint_of
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.shards import ShardOutcome
-from orchestrator.store.commits import Decided, commit_all, commit_attempt, head
-from orchestrator.store.layout import artifact_site, shard_site
+from orchestrator.store.commits import (
+    Commit,
+    Decided,
+    Outcome,
+    abort,
+    commit_all,
+    commit_attempt,
+    delete_attempt,
+    head,
+    is_retracted,
+    read_commit,
+    read_outcome,
+    retract,
+    retractions,
+    roll_forward,
+)
+from orchestrator.store.fences import Fences, put_fence
+from orchestrator.store.layout import artifact_site, checkpoint_site, shard_site
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
@@ -269,3 +285,124 @@ def test_a_group_that_was_killed_anywhere_loses_nothing_that_was_recorded(tmp_pa
     delete_garbage(store, find_garbage(store, now_s=1.0, is_live=NOBODY_LIVES, older_than_s=0.0), is_live=NOBODY_LIVES)
     assert len([key for key in store.objects if key.endswith("/part")]) == 3
     assert all(ledger.verify(ArtifactKey("curate", name)) == [] for name in names)
+
+
+SITE = artifact_site(ArtifactKey("curate", FINGERPRINT))
+
+
+def committed(store: Store, attempt: str, generation: int = 0) -> Commit:
+    return commit_attempt(store, SITE, generation=generation, attempt=attempt, epoch=7, body={"by": attempt})
+
+
+def test_an_attempt_is_decided_once(memory_store: MemoryStore) -> None:
+    store = memory_store
+    assert read_outcome(store, SITE, "first") is None
+    won = committed(store, "first")
+    assert (won.attempt, won.epoch, won.record["by"]) == ("first", 7, "first")
+    assert won == read_commit(store, SITE, 0) == committed(store, "first")
+    assert not abort(store, SITE, "first", reason="too late")
+    assert committed(store, "second") == won  # its generation is taken
+    assert abort(store, SITE, "third", reason="stopped")
+    assert abort(store, SITE, "third", reason="stopped again")
+    assert read_outcome(store, SITE, "third") == Outcome(kind="ABORT", reason="stopped")
+    with pytest.raises(FencedError, match=r"attempt 'third' was aborted before it could commit \(stopped\)"):
+        committed(store, "third", generation=1)
+    assert read_commit(store, SITE, 1) is None
+
+
+@pytest.mark.parametrize("junk", [b"{", b'{"format":1,"outcome":"COMMIT","generation":0}', b'{"format":1}'])
+def test_a_decision_that_cannot_be_read_is_neither(memory_store: MemoryStore, junk: bytes) -> None:
+    memory_store.put_new(SITE.outcome_key("odd"), junk)
+    found = read_outcome(memory_store, SITE, "odd")
+    assert found is not None
+    assert found.kind == "UNREADABLE"
+    assert SITE.outcome_key("odd") in found.reason
+    assert not abort(memory_store, SITE, "odd", reason="stopped")
+    with pytest.raises(FencedError):
+        committed(memory_store, "odd")
+    assert roll_forward(memory_store, SITE).commit is None
+
+
+def test_a_record_of_an_older_version_has_no_time(memory_store: MemoryStore) -> None:
+    memory_store.put_new(SITE.commit_key(0), b'{"format":1,"attempt":"a","epoch":3}')
+    found = read_commit(memory_store, SITE, 0)
+    assert found is not None
+    assert (found.attempt, found.epoch, found.committed_s) == ("a", 3, 0.0)
+
+
+def test_a_commit_that_was_cut_off_is_finished_unless_its_place_is_taken(memory_store: MemoryStore) -> None:
+    won = committed(memory_store, "first")
+    memory_store.delete(SITE.commit_key(0))
+    assert abort(memory_store, SITE, "another", reason="stopped")
+    assert head(memory_store, SITE).commit is None
+    assert roll_forward(memory_store, SITE).commit == won == head(memory_store, SITE).commit
+    memory_store.delete(SITE.commit_key(0))
+    memory_store.put_new(SITE.commit_key(0), b"{")  # somebody's record, which cannot be read
+    found = roll_forward(memory_store, SITE)
+    assert (found.generation, found.commit) == (0, None)
+    assert SITE.commit_key(0) in found.problem
+    with pytest.raises(CorruptArtifactError, match="COMMIT"):
+        read_commit(memory_store, SITE, 0)
+
+
+def test_what_is_retracted_stays_retracted_and_the_next_generation_is_open(memory_store: MemoryStore) -> None:
+    with pytest.raises(StoreError, match=r"cannot retract .* found no such commit record"):
+        retract(memory_store, SITE, 0, reason="none")
+    committed(memory_store, "first")
+    assert not is_retracted(memory_store, SITE, 0, no_fences(memory_store))
+    for _ in range(2):
+        retract(memory_store, SITE, 0, reason="gone")
+    assert [owner for _, owner in retractions(memory_store, SITE, 0)] == [""]
+    found = head(memory_store, SITE)
+    assert (found.generation, found.commit) == (1, None)
+    assert committed(memory_store, "first").generation == 0  # told again what it was told
+    assert committed(memory_store, "second", generation=1) == head(memory_store, SITE).commit
+
+
+def no_fences(store: Store) -> Fences:
+    return Fences(store, "")
+
+
+def test_a_retraction_by_an_attempt_counts_unless_it_was_aborted_before(memory_store: MemoryStore) -> None:
+    key = ArtifactKey("train", FINGERPRINT)
+    site = checkpoint_site(key, 4)
+    commit_attempt(memory_store, site, generation=0, attempt="run-1-1-aa", epoch=1, body={})
+    put_fence(memory_store, site.owners, "run-2-1", [])
+    retract(memory_store, site, 0, reason="late", attempt="run-2-1")
+    fences = Fences(memory_store, site.owners)
+    assert not is_retracted(memory_store, site, 0, fences)
+    retract(memory_store, site, 0, reason="pruned", attempt="run-3-1")
+    assert is_retracted(memory_store, site, 0, fences)
+    owners = [owner for _, owner in retractions(memory_store, site, 0)]
+    assert owners[-1] == "run-3-1"
+    assert set(owners[:-1]) == {"run-2-1"}
+
+
+def test_decisions_outlive_the_files_of_their_attempts(memory_store: MemoryStore) -> None:
+    for name in ("data/a", "data/b"):
+        memory_store.put_new(f"{SITE.attempt_key('third')}/{name}", b"1234")
+    abort(memory_store, SITE, "third", reason="stopped")
+    put_fence(memory_store, SITE.attempts, "third", [])
+    assert delete_attempt(memory_store, SITE, "third").bytes == 8
+    left = {item.key.rpartition("/")[2] for item in memory_store.list(SITE.attempt_key("third"))}
+    assert left == {"OUTCOME", "FENCE"}
+
+
+def test_a_group_says_of_each_of_its_attempts_what_became_of_it(memory_store: MemoryStore) -> None:
+    sites = [shard_site(ArtifactKey("curate", f"{number:02}" * 32)) for number in range(4)]
+    abort(memory_store, sites[1], "a1", reason="stopped")
+    other = commit_attempt(memory_store, sites[2], generation=0, attempt="other", epoch=1, body={})
+    group = [
+        Decided(site=site, generation=0, attempt=f"a{number}", epoch=5, body={"n": number})
+        for number, site in enumerate(sites)
+    ]
+    first, aborted, lost, last = commit_all(memory_store, group)
+    assert isinstance(aborted, FencedError)
+    assert lost == other
+    for number, found in ((0, first), (3, last)):
+        assert isinstance(found, Commit)
+        assert found == read_commit(memory_store, sites[number], 0)
+        assert (found.attempt, found.epoch, found.record["n"]) == (f"a{number}", 5, number)
+        assert found.data == memory_store.get(sites[number].commit_key(0))
+        assert found.committed_s > 1e9
+    assert commit_all(memory_store, group)[::3] == [first, last]
