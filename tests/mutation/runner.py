@@ -27,7 +27,7 @@ from tests.mutation.mutants import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = Path(__file__).with_name("hook")
 PYTEST = ("-m", "not slow and not gpu and not ray", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-q")
-MAX_TESTS_S = 20.0  # of tests against one mutant, by their durations without it
+MAX_TESTS_S = 40.0  # of tests against one mutant, by their durations without it
 TIMEOUT_S, TIMEOUT_FACTOR = 20.0, 4.0  # for one mutant; a test that hangs has noticed it
 
 

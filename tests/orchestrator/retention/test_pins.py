@@ -2,7 +2,7 @@ import pytest
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import CorruptArtifactError
-from orchestrator.retention.pins import pin, pins, unpin
+from orchestrator.retention.pins import is_pinned, pin, pins, unpin
 from orchestrator.store.store import Store
 
 
@@ -15,6 +15,7 @@ def test_pins_are_listed_sorted_and_may_be_repeated(store: Store) -> None:
     for _ in range(2):
         unpin(store, late)
         assert pins(store) == [early]
+        assert [is_pinned(store, key) for key in (late, early)] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["zz.json", "train/old/zz.json", "train/zz"])

@@ -11,13 +11,16 @@ import pytest
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
+from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.errors import DatabaseError
 from orchestrator.history.database.database import Database
 from orchestrator.history.leases import Leases
+from orchestrator.history.run_store import RunStore
 from orchestrator.identity import fingerprint_of
 from orchestrator.liveness.liveness import Liveness
 from orchestrator.retention.pins import pin
-from orchestrator.retention.unneeded import retract_unneeded, unneeded_artifacts
+from orchestrator.retention.unneeded import check_complete, retract_unneeded, unneeded_artifacts
 from orchestrator.shards import ShardOutcome
 from orchestrator.store.store import Store
 from tests.orchestrator import test_cli
@@ -118,6 +121,17 @@ def test_an_index_that_does_not_know_every_run_decides_nothing(illume: Illume, t
     illume("index", "rebuild")
     found: list[Any] = illume(*NOW).data["unneeded"]
     assert len(found) == 2
+
+
+def test_runs_that_the_database_does_not_know_are_counted(database: Database, local_store: Store) -> None:
+    records = RunRecords(local_store)
+    RunStore(database).create_run("run-1", recipe_name="r", plan_digest="d", stages=[])
+    records.put_run("run-1", {})
+    check_complete(local_store, database)
+    for run_id in ("run-3", "run-2"):
+        records.put_run(run_id, {})
+    with pytest.raises(DatabaseError, match=r"does not know 2 runs of .*, the first is run-2; make it complete"):
+        check_complete(local_store, database)
 
 
 def liveness_of(store: Store, database: Database) -> Liveness:

@@ -48,6 +48,7 @@ from orchestrator.store.layout import artifact_site, checkpoint_site, shard_site
 from orchestrator.store.store import Store
 from tests.orchestrator.conftest import MemoryStore
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
+from tests.orchestrator.store.priced_store import PricedStore
 
 PAYLOAD = {"kind": "curate"}
 FINGERPRINT = fingerprint_of(PAYLOAD)
@@ -310,7 +311,15 @@ def test_an_attempt_is_decided_once(memory_store: MemoryStore) -> None:
     assert read_commit(store, SITE, 1) is None
 
 
-@pytest.mark.parametrize("junk", [b"{", b'{"format":1,"outcome":"COMMIT","generation":0}', b'{"format":1}'])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"{",
+        b'{"format":1}',
+        b'{"format":1,"outcome":"COMMIT","generation":0}',
+        b'{"format":1,"outcome":"COMMIT","generation":0,"record":{"format":1}}',
+    ],
+)
 def test_a_decision_that_cannot_be_read_is_neither(memory_store: MemoryStore, junk: bytes) -> None:
     memory_store.put_new(SITE.outcome_key("odd"), junk)
     found = read_outcome(memory_store, SITE, "odd")
@@ -321,6 +330,25 @@ def test_a_decision_that_cannot_be_read_is_neither(memory_store: MemoryStore, ju
     with pytest.raises(FencedError):
         committed(memory_store, "odd")
     assert roll_forward(memory_store, SITE).commit is None
+
+
+@dataclass
+class BlindStore(MemoryStore):
+    """Its reads lag behind: what is there cannot be read yet."""
+
+    def get(self, key: str) -> bytes | None:
+        return None
+
+
+def test_of_a_decision_that_cannot_be_seen_yet_nothing_is_concluded() -> None:
+    store = BlindStore()
+    assert abort(store, SITE, "third", reason="stopped")
+    assert not abort(store, SITE, "third", reason="stopped")
+    with pytest.raises(FencedError, match="its record vanished"):
+        committed(store, "third")
+    store.put_new(SITE.commit_key(0), b"{}")
+    with pytest.raises(StoreError, match="COMMIT' was written but cannot be read back"):
+        committed(store, "first")
 
 
 def test_a_record_of_an_older_version_has_no_time(memory_store: MemoryStore) -> None:
@@ -406,3 +434,11 @@ def test_a_group_says_of_each_of_its_attempts_what_became_of_it(memory_store: Me
         assert found.data == memory_store.get(sites[number].commit_key(0))
         assert found.committed_s > 1e9
     assert commit_all(memory_store, group)[::3] == [first, last]
+
+
+def test_a_group_that_nobody_disturbs_costs_two_writes_for_each_attempt_and_no_read() -> None:
+    store = PricedStore()
+    sites = [shard_site(ArtifactKey("curate", f"{number:02}" * 32)) for number in range(9)]
+    done = commit_all(store, [Decided(site=site, generation=0, attempt="a", epoch=1, body={}) for site in sites])
+    assert all(isinstance(found, Commit) for found in done)
+    assert (store.count("put"), store.count("get")) == (18, 0)
