@@ -54,7 +54,14 @@ _MAGIC = (
 # Headers of image formats that we do not decode, to tell such a file from one that is no image at all.
 _FOREIGN = re.compile(
     rb"(?s).{4}ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)|\xff\x0a|\x00\x00\x00\x0cJXL "
-    rb"|8BPS|\x00\x00\x01\x00|P[1-6]\s|%!PS"
+    rb"|8BPS|\x00\x00\x01\x00|P[1-6]\s|%!PS|(?:\xef\xbb\xbf)?\s*<(?:svg\b|(?:\?xml|!--|!DOCTYPE svg).{0,2000}<svg\b)"
+)
+# What is often found in place of an image, and what to do about it.
+_STAND_INS = (
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS and not its file; run git lfs pull"),
+    (re.compile(rb"(?i)\s*<(?:!doctype )?html"), "a web page, as failed downloads leave it"),
+    (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd"), "compressed; unpack it"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive; unpack it"),
 )
 SIDE_CHUNK_REASONS = ("corrupt_image", "truncated_image", "decompression_bomb")  # which damage beside pixels may cause
 MAX_PARTS = 10_000  # chunks, segments or frames of a file, plus one for every MIN_PART_BYTES of it
@@ -227,7 +234,8 @@ def _reject_unknown(data: bytes, limits: DecodeLimits) -> Reject:
                 )
     except _DECODE_ERRORS:
         pass  # none of these formats either
-    return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}")
+    hint = next((f": {hint}" for start, hint in _STAND_INS if start.match(data)), "")
+    return Reject(reason="not_an_image", detail=f"begins with {data[:16]!r}{hint}")
 
 
 def _reject_damage(error: BaseException, data: bytes) -> Reject:
@@ -250,7 +258,7 @@ def _reject_damage(error: BaseException, data: bytes) -> Reject:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, or L for grey; transparent parts become white, 16 bits are scaled to 8."""
+    """The image in mode RGB, or L for grey; transparent parts become white, other ranges are scaled to 8 bits."""
     if image.mode in ("RGB", "L"):
         return image
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -262,7 +270,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray((values / 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
     if image.mode == "F":
-        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
+        values = np.nan_to_num(np.asarray(image))
+        return Image.fromarray((values * 255 if values.max(initial=0) <= 1 else values).clip(0, 255).astype(np.uint8))
     return image.convert("L" if image.mode == "1" else "RGB")
 
 

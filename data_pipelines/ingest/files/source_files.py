@@ -2,6 +2,7 @@
 
 import glob
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class FolderContent:
 def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
     """The input files below files, folders and glob patterns, in a fixed order; one that is given twice comes once.
 
-    Raises: FileNotFoundError if a path matches nothing.
+    Raises: FileNotFoundError if a path matches nothing; ValueError as `folder_content`.
     """
     found: dict[tuple[str, str], SourceFile] = {}
     for given in paths:
@@ -106,6 +107,8 @@ def folder_content(folder: Path, file_format: str = "auto") -> FolderContent:
     """What a folder holds, and which of it is read: files of records, and images with words beside them.
 
     Images without words are read only where the folder holds no files of records, which name theirs.
+
+    Raises: ValueError if `datasets` saved a selection of rows there, whose files hold the other rows too.
     """
     names = files_below(folder)
     images = _images_in(names)
@@ -113,6 +116,8 @@ def folder_content(folder: Path, file_format: str = "auto") -> FolderContent:
     captioned = tuple(name for name in images if any(beside in everything for beside in _sidecars(name)))
     sidecars = {beside for name in images for beside in _sidecars(name)} & everything
     described = {name for name in names if _is_description(name, everything)}
+    for name in described:
+        _refuse_selection(folder / name)
     sources = [
         SourceFile(path=folder / name, display_name=name, format=found_format, folder=folder)
         for name in names
@@ -149,6 +154,22 @@ def _is_description(name: str, everything: set[str]) -> bool:
     stem = path.name.removesuffix("_stats.json") if path.name.endswith("_stats.json") else path.stem
     beside_tar = path.suffix == ".parquet" or path.name.endswith("_stats.json")
     return path.name in DESCRIPTIONS or (beside_tar and str(path.with_name(f"{stem}.tar")) in everything)
+
+
+def _refuse_selection(description: Path) -> None:
+    """Refuse a saved dataset of which only some rows are meant, in an order of their own."""
+    if description.name != "state.json":
+        return
+    try:
+        state = json.loads(description.read_bytes())
+    except ValueError:
+        return
+    indices = [state.get(key) for key in ("_indices_files", "_indices_data_files")] if isinstance(state, dict) else []
+    if any(indices):
+        raise ValueError(
+            f"{description}: found a selection of rows (indices), expected whole files; load it with `datasets`, call "
+            "flatten_indices() and save it again"
+        )
 
 
 def _with_unique_names(sources: list[SourceFile]) -> list[SourceFile]:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.curation.config import CurationConfig, decode_limits
+from data_pipelines.datasets.records import Reject
 from data_pipelines.images import decoding
 from data_pipelines.images.decoding import pixel_array
 
@@ -32,3 +34,18 @@ def test_pixels_in_one_block_of_memory_are_not_copied() -> None:
 def test_each_signature_stands_for_one_format() -> None:
     signatures = [magic for magic, _ in decoding._MAGIC]
     assert len(set(signatures)) == len(signatures)
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
+        (b"\n<!DOCTYPE HTML><html>404</html>", "a web page, as failed downloads leave it"),
+        (b"\x1f\x8b\x08packed", "compressed; unpack it"),
+        (b"words of somebody", "begins with b'words of somebod'"),
+    ],
+)
+def test_what_stands_in_place_of_an_image_is_called_by_its_name(data: bytes, hint: str) -> None:
+    found = decoding.decode(data, decode_limits(CurationConfig(anchors=((64, 64),))))
+    assert isinstance(found, Reject)
+    assert (found.reason, hint in found.detail) == ("not_an_image", True)

@@ -1,5 +1,6 @@
 """Input files are found below paths and patterns, each with its own format."""
 
+import json
 import lzma
 from collections import Counter
 from pathlib import Path
@@ -128,3 +129,14 @@ def test_a_folder_is_read_as_what_it_holds(tmp_path: Path) -> None:
     assert found(saved) == {"train/data-00000-of-00001.arrow": "arrow"}
     assert found(made("00000.tar", "00000.parquet", "00000_stats.json")) == {"00000.tar": "webdataset"}
     assert found(made("a.png", "a.json", "b.csv")) == {"b.csv": "csv", "FOLDER": "image_caption_pairs"}
+
+
+@pytest.mark.parametrize("key", ["_indices_files", "_indices_data_files"])
+def test_a_saved_selection_of_rows_is_refused_as_its_files_hold_all_rows(tmp_path: Path, key: str) -> None:
+    (tmp_path / "data.arrow").write_bytes(b"ARROW1")
+    state = {"_data_files": [{"filename": "data.arrow"}], key: None}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert [source.display_name for source in find_sources(IngestConfig(source="s"), [tmp_path])] == ["data.arrow"]
+    (tmp_path / "state.json").write_text(json.dumps({**state, key: [{"filename": "indices.arrow"}]}))
+    with pytest.raises(ValueError, match=r"a selection of rows .* flatten_indices\(\)"):
+        find_sources(IngestConfig(source="s"), [tmp_path])
