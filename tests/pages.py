@@ -21,7 +21,7 @@ PAYLOADS = st.one_of(st.sampled_from(ATTACKS), st.text(min_size=1, max_size=60))
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "nav", "div", "h1", "h2", "h3", "p", "b", "i", "a", "br"),
     *("span", "table", "caption", "tr", "th", "td", "details", "summary", "figure", "figcaption", "img", "code"),
-    *("svg", "g", "rect", "header", "main", "section", "thead", "tbody", "ul", "li"),
+    *("svg", "g", "rect", "header", "main", "section", "thead", "tbody", "ul", "li", "wbr"),
 }
 ATTRIBUTES = {
     *("lang", "charset", "http-equiv", "content", "name", "class", "style", "href", "src", "alt", "colspan", "open"),

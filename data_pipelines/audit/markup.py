@@ -6,12 +6,13 @@ embedded in the page. A page loads and runs nothing: the policy in `base.html` f
 """
 
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from data_pipelines.audit.histograms import Histogram
 from data_pipelines.audit.summary import bytes_text, printable
@@ -49,6 +50,7 @@ def page_environment(package: str = "data_pipelines.audit") -> Environment:
         "shortened": shortened,
         "bytes": bytes_text,
         "thousands": lambda number: f"{number:,}",
+        "breakable": breakable,
     }
     return environment
 
@@ -62,6 +64,11 @@ def shortened(value: object, max_chars: int) -> str:
     """The value with single spaces, cut at `max_chars`."""
     text = " ".join(str(value or "").split())
     return text if len(text) <= max_chars else text[: max_chars - 1] + "\u2026"
+
+
+def breakable(value: object) -> Markup:
+    """The value, escaped, with places where a line may break behind the underscores and dots of long names."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_./])(?=\w)", str(visible(value))))
 
 
 def data_url(jpeg: bytes) -> str:

@@ -47,12 +47,30 @@ def match_images(dataset: Path, records: Sequence[Path], matches: Sequence[Match
     return found
 
 
-def _kept(dataset: CuratedDataset, ledger: str, sample_ids: set[str]) -> Iterator[tuple[str, bytes]]:
-    path = dataset.folder / "ledger" / f"{ledger}.parquet"
+def match_captions(dataset: Path, matches: Sequence[Match]) -> dict[str, str]:
+    """The caption of each match, where its ledger has one, by sample id.
+
+    Raises: DatasetError: a ledger cannot be read.
+    """
+    found: dict[str, str] = {}
+    for ledger in {match.ledger for match in matches}:
+        ids = pa.array(sorted({match.sample_id for match in matches if match.ledger == ledger}))
+        table = _ledger(dataset, ledger, ["sample_id", "caption"])
+        rows = table.filter(pc.is_in(table["sample_id"], ids)).to_pylist()
+        found |= {row["sample_id"]: row["caption"] for row in rows if row["caption"]}
+    return found
+
+
+def _ledger(dataset: Path, name: str, columns: list[str]) -> pa.Table:
+    path = dataset / "ledger" / f"{name}.parquet"
     try:
-        table = pq.read_table(path, columns=SPAN_COLUMNS, use_threads=False)
+        return pq.read_table(path, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise DatasetError(f"{path}: not a ledger that can be read ({error}); curate again") from error
+
+
+def _kept(dataset: CuratedDataset, ledger: str, sample_ids: set[str]) -> Iterator[tuple[str, bytes]]:
+    table = _ledger(dataset.folder, ledger, SPAN_COLUMNS)
     wanted = pc.and_(pc.is_in(table["sample_id"], pa.array(sorted(sample_ids))), pc.is_valid(table["shard"]))
     for row in table.filter(wanted).to_pylist():
         yield from _first_image(dataset, row)

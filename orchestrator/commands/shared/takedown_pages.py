@@ -31,6 +31,7 @@ class ShownMatch:
     match: "Match"
     dataset: str
     jpeg: bytes | None
+    caption: str
 
     @property
     def verdict(self) -> str:
@@ -40,7 +41,7 @@ class ShownMatch:
 
     @property
     def alt(self) -> str:
-        return f"{self.verdict} record {self.match.sample_id[:12]} from {self.match.source_file}"
+        return self.caption or f"{self.verdict} record {self.match.sample_id[:12]} from {self.match.source_file}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +74,12 @@ def write_plan_page(workspace: Workspace, kinds: Kinds, takedown_plan: "Takedown
 
     takedown = takedown_plan.takedown
     groups = match_groups(takedown_plan.matches)
-    images = _images(workspace, kinds, takedown_plan, groups)
+    images, captions = _images_and_captions(workspace, kinds, takedown_plan, groups)
     page = page_environment(__package__).get_template("takedown_plan.html")
     text = page.render(
         takedown=takedown,
         facts=[*_facts(takedown), ("planned by", current_actor().name), ("planned at", _now())],
-        groups=[_shown(group, images) for group in groups],
+        groups=[_shown(group, images, captions) for group in groups],
         budget=ImageBudget(),
         lists=[
             ("Not found; forbidden from now on nevertheless", takedown_plan.unanswered[:MAX_LINES]),
@@ -172,10 +173,13 @@ def _artifact_line(artifact: TaintedArtifact) -> str:
     return f"{artifact.stage_id} ({identity}, {bytes_text(artifact.bytes)}): {artifact.why}"
 
 
-def _shown(group: "MatchGroup", images: Mapping[tuple[str, str], bytes]) -> ShownGroup:
+def _shown(
+    group: "MatchGroup", images: Mapping[tuple[str, str], bytes], captions: Mapping[tuple[str, str], str]
+) -> ShownGroup:
     shown = [
-        ShownMatch(match=match, dataset=dataset, jpeg=images.get((dataset, match.sample_id)))
+        ShownMatch(match=match, dataset=dataset, jpeg=images.get(key), caption=captions.get(key, ""))
         for dataset, match in group.matches[:MAX_SHOWN]
+        for key in ((dataset, match.sample_id),)
     ]
     return ShownGroup(
         why=group.why,
@@ -187,21 +191,24 @@ def _shown(group: "MatchGroup", images: Mapping[tuple[str, str], bytes]) -> Show
     )
 
 
-def _images(
+def _images_and_captions(
     workspace: Workspace, kinds: Kinds, takedown_plan: "TakedownPlan", groups: "Sequence[MatchGroup]"
-) -> dict[tuple[str, str], bytes]:
-    """JPEGs of what is shown, by dataset and sample id."""
+) -> tuple[dict[tuple[str, str], bytes], dict[tuple[str, str], str]]:
+    """JPEGs and captions of what is shown, by dataset and sample id."""
     from data_pipelines.datasets.reader import is_table
-    from data_pipelines.provenance.match_images import match_images
+    from data_pipelines.provenance.match_images import match_captions, match_images
 
     wanted: dict[str, list[Match]] = {}
     for group in groups:
         for dataset, match in group.matches[:MAX_SHOWN]:
             wanted.setdefault(dataset, []).append(match)
     found: dict[tuple[str, str], bytes] = {}
+    captions: dict[tuple[str, str], str] = {}
     for dataset, matches in wanted.items():
         opened = workspace.artifacts.open(takedown_plan.datasets[dataset], only=is_table)
         records = records_folders(workspace.artifacts, kinds, opened.manifest, {match.ledger for match in matches})
         images = match_images(opened.path, records, matches)
         found |= {(dataset, sample_id): jpeg for sample_id, jpeg in images.items()}
-    return found
+        words = match_captions(opened.path, matches)
+        captions |= {(dataset, sample_id): caption for sample_id, caption in words.items()}
+    return found, captions

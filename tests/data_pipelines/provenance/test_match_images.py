@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_pipelines.provenance.match_images import match_images
+from data_pipelines.provenance.match_images import match_captions, match_images
 from data_pipelines.provenance.questions import Questions
 from data_pipelines.provenance.sample_search import find_samples
 from tests.data_pipelines.audit import conftest
@@ -23,5 +23,8 @@ def test_images_of_kept_and_of_dropped_rows_are_found(dataset: Path) -> None:
     both = match_images(dataset, [dataset.parent / "records"], matches)
     assert {kept["sample_id"], dropped["sample_id"]} <= both.keys()
     assert all(jpeg.startswith(b"\xff\xd8") for jpeg in both.values())
+    captions = match_captions(dataset, matches)
+    assert captions == {row["sample_id"]: row["caption"] for row in rows if row["sample_id"] in ids and row["caption"]}
+    assert captions
     without_records = match_images(dataset, [], matches)
     assert (kept["sample_id"] in without_records, dropped["sample_id"] in without_records) == (True, False)
