@@ -29,6 +29,7 @@ from orchestrator.installation.extras import EXTRAS, install_command, is_install
 from orchestrator.installation.version import PACKAGE
 from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.sinks.outbox import deliveries
+from orchestrator.sinks.relocation import find_moves
 from orchestrator.store.store import probe
 from orchestrator.workspace import Workspace, workspace_root
 
@@ -122,6 +123,7 @@ def _check_locations(locations: Locations) -> Iterator[Finding]:
         yield _workspace_finding(workspace)
         yield _finding("store", lambda: _probe_store(workspace), "choose another with --store")
         yield _finding("database", lambda: _count_runs(workspace), "see the message, or `illume index rebuild`")
+        yield from _check_moves(workspace)
         yield from _check_deliveries(workspace)
         yield from _check_leases(workspace)
 
@@ -169,6 +171,15 @@ def _check_deliveries(workspace: Workspace) -> Iterator[Finding]:
         found = f"{number} events wait" + (f", last problem: {problems[sink]}" if problems[sink] and number else "")
         is_ok = number == 0 or not problems[sink]
         yield Finding(name=sink, is_ok=is_ok, found=found, advice="start the server; the next run delivers them")
+
+
+def _check_moves(workspace: Workspace) -> Iterator[Finding]:
+    """Destinations of events that are at another place now, so that their addresses are old."""
+    for move in find_moves(workspace.database, [sink.name for sink in workspace.sinks()]):
+        found = f"{move.old} is gone, and {move.new} is there"
+        yield Finding(
+            name=f"moved {move.kind}", is_ok=False, found=found, advice="let addresses follow by `illume relocate`"
+        )
 
 
 def _check_leases(workspace: Workspace) -> Iterator[Finding]:

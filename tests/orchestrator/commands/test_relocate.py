@@ -29,12 +29,15 @@ def test_a_moved_workspace_is_followed_and_a_new_tracker_is_filled(
     runs = mlflow_rows(first / "mlflow.db", "select count(*) from runs")
     first.rename(second)
     monkeypatch.setenv("ILLUME_HOME", str(second))
+    told = [line for line in illume("doctor").out.splitlines() if "moved mlflow" in line]
+    assert ["illume relocate" in line for line in told] == [True], told
     moved = illume("relocate", "--json").data
     assert {move["kind"] for move in moved["moves"]} == {"store", "jsonl", "openlineage", "mlflow"}
     assert (moved["waiting"], moved["runs"]) == ({}, 1)
     places = mlflow_rows(second / "mlflow.db", "select artifact_location from experiments where name = 'words'")
     assert all("/second%20place/" in place for place in places), places
     assert mlflow_rows(second / "mlflow.db", "select count(*) from runs") == runs
+    assert "moved mlflow" not in illume("doctor").out
     deliveries = [line for line in illume("doctor").out.splitlines() if " events wait" in line]
     assert all(str(first) not in line and " 0 events wait" in line for line in deliveries), deliveries
     assert illume("relocate", "--json").data["moves"] == []
