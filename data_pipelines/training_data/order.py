@@ -98,8 +98,8 @@ class TrainingOrder:
         with self._lock:
             last_row = int(self._whole.rows_of([MEASURED_POSITIONS - 1])[0])
             measured = self._whole.stop(last_row)
-        num_samples = int((self.lengths(0, measured) > 0).sum())
-        return max(1, round(config.samples_per_step * (last_row + 1) / max(1, num_samples)))
+        num_samples = int((self.lengths(0, measured) > 0).sum())  # one at least: a row ends where a sample does not fit
+        return max(1, round(config.samples_per_step * (last_row + 1) / num_samples))
 
     def epochs(self, steps: int) -> list[float]:
         """How often the samples of each part have been seen after so many steps, on average."""

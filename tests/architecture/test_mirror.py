@@ -1,5 +1,6 @@
 """`tests/` mirrors the tree: `a/b/c.py` is tested by `tests/a/b/test_c.py`, or is listed with the covering test."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -68,3 +69,16 @@ def test_each_test_file_mirrors_a_source_or_is_listed() -> None:
     files = (file for package in PACKAGES for file in (ROOT / "tests" / package).rglob("test_*.py"))
     found = {file.relative_to(ROOT).as_posix() for file in files} - mirrors
     assert found == set(others), "name a test after the file it tests, or list it under other_tests with a reason"
+
+
+def test_every_test_that_a_readme_names_exists() -> None:
+    named = {
+        (readme.relative_to(ROOT).as_posix(), name)
+        for package in PACKAGES
+        for readme in (ROOT / package).rglob("README.md")
+        for name in re.findall(r"`((?:\w+/)+test_\w+\.py)`", readme.read_text())
+    }
+    assert len(named) > 20
+    assert [
+        entry for entry in sorted(named) if not any((ROOT / top / entry[1]).is_file() for top in ("", "tests"))
+    ] == []

@@ -273,7 +273,8 @@ def _sql_state(error: SQLAlchemyError) -> str | None:
 READ_ONLY_STATE = "25006"  # the server is a standby, or was switched to read-only for maintenance
 # Source: "PostgreSQL Error Codes", appendix A of the PostgreSQL manual.
 _PASSING_CLASSES = frozenset({"08", "40", "53", "57"})  # connection, rollback, too many connections, operator
-_PASSING_STATES = frozenset({READ_ONLY_STATE, "25P03"})  # 25P03: a session that stood still in a transaction was ended
+# A transaction that stood still or took too long was ended; a lock is held; the server's own disk failed.
+_PASSING_STATES = frozenset({READ_ONLY_STATE, "25P03", "25P04", "55P03", "58000", "58030"})
 _LASTING_STATES = frozenset({"57P04"})  # the database was dropped
 
 
