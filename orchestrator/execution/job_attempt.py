@@ -126,10 +126,10 @@ class JobAttempt:
         Without an outcome the job is also asked to stop, through the store: it would go on until its next write.
         """
         attempt = self.request.attempt
-        if self._outcome is None:
-            self._request_stop()
         try:
             self.guard.check()  # a successor may follow the job, or have seen it commit
+            if self._outcome is None:
+                self._request_stop()
             self.artifacts.abort_attempt(self.request.planned.key, attempt.name, reason=reason)
         except OrchestratorError as error:  # the next attempt, or the next driver, does it before it goes on
             log.warning("%s: could not be aborted in the store: %s", attempt, error)

@@ -110,6 +110,8 @@ def test_a_job_that_the_cluster_may_have_accepted_is_asked_to_stop_when_it_is_gi
     RunEpochs(store=given_up.artifacts.store, run_id=RUN).claim(1, owner="process 1 on host1")
     given_up.abort("the answers to its submission were cut")
     assert JobRecords(store=given_up.artifacts.store, attempt=given_up.request.attempt).is_stop_requested()
+    RunEpochs(store=given_up.artifacts.store, run_id=RUN).claim(2, owner="process 2 on host2")
+    given_up.abort("again, though another driver has taken over")  # says so in the log; the attempt is the other's
 
 
 def test_a_controller_whose_run_was_taken_over_submits_nothing(tmp_path: Path) -> None:
