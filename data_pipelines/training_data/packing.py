@@ -90,7 +90,7 @@ class PackPlan:
             begin = self._starts[-1]
             found = row_starts(self._lengths(begin, begin + chunk), self._row_tokens)
             self._starts.extend(begin + start for start in found)
-            chunk = self._chunk = min(2 * chunk, CHUNK if found else CHUNK << MAX_DOUBLINGS + 1)
+            chunk = self._chunk = min(2 * chunk, CHUNK) if found else 2 * chunk
             if chunk > CHUNK << MAX_DOUBLINGS:
                 raise ValueError(
                     f"no row could be filled from {chunk} samples after position {begin}: nearly all are left out; "
