@@ -1,12 +1,17 @@
 """Files of slices: any reader of safetensors opens them, and blocks meet where they should."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.training.checkpoints import slices as slices_module
 from stages.training.checkpoints.slices import (
+    METADATA,
+    TensorSlice,
     overlap,
     read_header,
     share_out,
@@ -38,11 +43,40 @@ def test_a_file_of_slices_is_a_safetensors_file_with_places(tmp_path: Path) -> N
     assert read_header(path)["weights/m/a"]["shape"] == [3, 4]
 
 
+def test_a_file_is_written_in_small_pieces_and_its_tensors_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = slice_file([whole(name, tensor) for name, tensor in TENSORS.items()])
+    data = b"".join(file.chunks())
+    monkeypatch.setattr(slices_module, "CHUNK_BYTES", 16)
+    pieces = [bytes(piece) for piece in file.chunks()]
+    assert b"".join(pieces) == data
+    assert [len(piece) for piece in pieces[1:]] == [16, 16, 16, 8, 12, 16, 8]
+    assert len(file.header) % 8 == 0
+    assert (
+        tensor_digest(torch.arange(12.0))
+        == hashlib.sha256(b"F32 [12]" + torch.arange(12.0).numpy().tobytes()).hexdigest()
+    )
+
+
+def test_two_slices_of_one_tensor_have_keys_of_their_own(tmp_path: Path) -> None:
+    tensor = torch.arange(12.0).view(6, 2)
+    parts = [TensorSlice(name="m", shape=(6, 2), offset=(at, 0), tensor=tensor[at : at + 2]) for at in (4, 0)]
+    path = tmp_path / "part.safetensors"
+    path.write_bytes(b"".join(slice_file(parts).chunks()))
+    header = read_header(path)
+    assert json.loads(header["__metadata__"][METADATA]) == {
+        "m": [[6, 2], [0, 0]],
+        "m from 4,0": [[6, 2], [4, 0], "m"],
+    }
+    assert load_file(path)["m from 4,0"].tolist() == [[8.0, 9.0], [10.0, 11.0]]
+
+
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x02\0\0\0\0\0\0\0[]")
     with pytest.raises(ValueError, match=r"x.safetensors: not a safetensors file"):
         read_header(path)
+    with pytest.raises(ValueError, match=r"absent: not a safetensors file"):
+        read_header(tmp_path / "absent")
 
 
 def test_digests_differ_by_value_type_and_shape() -> None:
