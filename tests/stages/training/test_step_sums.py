@@ -3,7 +3,7 @@
 import torch
 
 from stages.training.program import MicroBatch, PassOutput, Sum
-from stages.training.step_sums import MAX_SAMPLES, StepSums
+from stages.training.step_sums import MAX_SAMPLES, SampleLosses, StepSums
 
 
 def batch(weight: float, *samples: str) -> MicroBatch:
@@ -33,3 +33,43 @@ def test_only_micro_batches_with_a_non_finite_loss_are_named_with_their_losses_b
     assert lines[1].startswith("worker 7, micro-batch 5: text_loss 2; samples 0, 1, ")
     assert lines[1].endswith(" and 2 more")
     assert len(lines) == 2
+
+
+def told_apart(*sources: int) -> tuple[MicroBatch, PassOutput]:
+    """A pass that tells two samples apart: losses of two kinds, the second of which the first sample lacks."""
+    micro_batch = MicroBatch(data=None, weight=6.0, seed=0, samples=("a", "b"), sources=sources)
+    sample_sums = torch.tensor([[[4.0, 2.0], [3.0, 3.0]], [[0.0, 0.0], [5.0, 1.0]]])
+    passed = PassOutput(loss_sum=torch.tensor(12.0), metrics={}, kinds=("text", "image"), sample_sums=sample_sums)
+    return micro_batch, passed
+
+
+def test_the_loss_of_each_source_is_that_of_its_samples() -> None:
+    sums = StepSums(sources=("web", "book", "unseen"))
+    sums.add(0, *told_apart(1, 0))
+    assert sums.names == ("loss", "loss_of/book", "loss_of/unseen", "loss_of/web")
+    assert sums.total().tolist() == [[12.0, 6.0], [4.0, 2.0], [0.0, 0.0], [8.0, 4.0]]
+    nameless = StepSums()
+    nameless.add(0, *told_apart(1, 0))
+    assert nameless.names == ("loss",)
+
+
+def test_each_sample_has_its_mean_losses_by_kind_and_a_micro_batch_that_tells_none_apart_its_own() -> None:
+    sums = StepSums(sources=("web", "book"))
+    batches = [told_apart(1, 0)[0], batch(4.0, "c"), batch(0.0, "d")]
+    sums.add(2, *told_apart(1, 0))
+    (found, other) = sums.sample_losses(batches[:1])
+    assert found == SampleLosses(micro_batch=2, samples=("a",), losses={"text": 2.0}, source="book")
+    assert other == SampleLosses(micro_batch=2, samples=("b",), losses={"text": 1.0, "image": 5.0}, source="web")
+    plain = StepSums()
+    plain.add(0, batches[1], PassOutput(loss_sum=torch.tensor(6.0), metrics={}))
+    plain.add(1, batches[2], PassOutput(loss_sum=torch.tensor(3.0), metrics={}))
+    assert plain.sample_losses(batches[1:]) == [
+        SampleLosses(micro_batch=0, samples=("c",), losses={"loss": 1.5}),
+        SampleLosses(micro_batch=1, samples=("d",), losses={"loss": 3.0}),
+    ]
+    assert plain.non_finite(0, batches[1:]) == []
+
+
+def test_nothing_added_is_nothing() -> None:
+    assert StepSums().total().shape == (0, 2)
+    assert StepSums().non_finite(0, []) == []
