@@ -1,5 +1,7 @@
 """The chunked loss against full scores and torch's own chunks: value, gradients, memory, and its odd cases."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.mllm.loss import chunked_cross_entropy, next_tokens
+from models.mllm.loss import chunk_bytes, chunked_cross_entropy, next_tokens
 
 
 def _example(
@@ -124,6 +126,25 @@ def test_gradients_in_bf16_are_as_near_to_fp32_as_bf16_allows(chunk: int, weight
     for ours, theirs in zip(gradients, expected, strict=True):
         assert ours.dtype == weights_dtype
         assert (ours.float() - theirs).norm() < 2**-6 * theirs.norm()  # 8 bits of scores, probabilities and products
+
+
+def test_large_scores_do_not_overflow() -> None:
+    hidden, tables, targets, weights = _example()
+    leaves = [(hidden * 1000).requires_grad_(), *tables]
+    value, losses = chunked_cross_entropy(leaves[0], leaves[1:], targets, weights, chunk_bytes=4000)
+    torch.testing.assert_close(value, _reference(leaves[0], leaves[1:], targets, weights), rtol=1e-5, atol=0)
+    assert losses.max() > 1000
+    (gradient,) = torch.autograd.grad(value, leaves[0])
+    assert gradient.isfinite().all()
+
+
+def test_a_device_with_much_memory_holds_more_scores_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chunk_bytes(100, gpu) == 100
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=64_064))
+    assert [chunk_bytes(100, gpu), chunk_bytes(5_000, gpu), chunk_bytes(100, cpu)] == [1_001, 5_000, 100]
 
 
 def test_a_second_backward_pass_is_refused() -> None:

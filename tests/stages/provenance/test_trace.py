@@ -1,5 +1,6 @@
 """What is printed about checkpoints and unanswered questions; models whose data are gone."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,15 @@ from orchestrator.artifacts.takedowns import TaintedArtifact, Takedown, put_take
 from orchestrator.commands.trace import trace_text
 from orchestrator.errors import RecipeError
 from orchestrator.planning.plan import Plan
-from stages.provenance.trace import CheckpointExposure, Exposure, Trace, judge_by_records, trace_run
+from stages.provenance.trace import (
+    CheckpointExposure,
+    Exposure,
+    Trace,
+    _classify_models,
+    _is_cleared,
+    judge_by_records,
+    trace_run,
+)
 from tests.orchestrator.conftest import MemoryStore
 
 KEPT = Match(
@@ -83,6 +92,59 @@ def test_a_model_whose_data_are_gone_is_judged_by_what_takedowns_found_before(
     found = "saw" if trace.saw else "unknown" if trace.unknown else "clean"
     assert found == verdict
     assert {**trace.recorded, **trace.problems}.get("mllm", "") == text
+
+
+def model(name: str, *inputs: str, is_model: bool = True) -> Any:
+    learned = SimpleNamespace(is_model=is_model)
+    return SimpleNamespace(id=name, spec=SimpleNamespace(kind=SimpleNamespace(learned=learned), inputs={"in": inputs}))
+
+
+def test_a_model_has_seen_what_the_models_saw_that_it_was_made_from() -> None:
+    stages = (
+        model("tokenizer"),
+        model("tokens", "tokenizer", is_model=False),
+        model("mllm", "tokenizer"),  # by its input alone
+        model("decoder"),
+        model("running"),  # has checkpoints, and no artifact yet
+        model("untold"),
+        model("planned"),
+    )
+    made = {"tokenizer", "tokens", "mllm", "decoder", "untold"}
+    artifacts: Any = SimpleNamespace(has_artifact=lambda stage: stage.id in made)
+    trace = Trace(exposures=[Exposure(stage="tokenizer", sample_id="a", steps=(3,))], unknown=["untold"])
+    trace.exposures.append(Exposure(stage="running", sample_id="a", steps=(25,)))
+    checkpoints = {
+        "tokenizer": {2: False, 1: False, 4: True},
+        "mllm": {5: False},
+        "decoder": {6: False},
+        "running": {30: True},
+    }
+    plan: Any = SimpleNamespace(stages=stages)
+    _classify_models(artifacts, plan, trace, checkpoints)
+    assert (trace.saw, trace.clean) == (["tokenizer", "mllm"], ["decoder"])
+    assert trace.newest_clean == {"tokenizer": 2, "mllm": None, "running": None}
+    assert [(found.stage, found.step, found.saw) for found in trace.checkpoints] == [
+        ("tokenizer", 2, False),
+        ("tokenizer", 1, False),
+        ("tokenizer", 4, True),
+        ("mllm", 5, True),
+        ("decoder", 6, False),
+        ("running", 30, True),
+    ]
+
+
+def test_a_training_is_cleared_by_takedowns_of_all_the_samples_that_match() -> None:
+    stage: Any = SimpleNamespace(fingerprint="m")
+
+    def clearing(digest: str, fingerprint: str = "m") -> Takedown:
+        return replace(takedown("T", cleared=fingerprint), content={"digests": frozenset({digest})})
+
+    matches = {"curated": [KEPT], "other": [replace(KEPT, sample_id="b" * 64)]}
+    both = [clearing("a" * 64), clearing("b" * 64)]
+    assert _is_cleared(stage, matches, both)
+    assert not _is_cleared(stage, matches, both[:1])
+    assert not _is_cleared(stage, matches, [both[0], clearing("b" * 64, "another model")])
+    assert not _is_cleared(stage, {}, [])
 
 
 def test_what_was_taken_down_is_said_even_where_there_is_no_dataset() -> None:

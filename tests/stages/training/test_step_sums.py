@@ -62,7 +62,7 @@ def test_each_sample_has_its_mean_losses_by_kind_and_a_micro_batch_that_tells_no
     assert other == SampleLosses(micro_batch=2, samples=("b",), losses={"text": 1.0, "image": 5.0}, source="web")
     plain = StepSums()
     plain.add(0, batches[1], PassOutput(loss_sum=torch.tensor(6.0), metrics={}))
-    plain.add(1, batches[2], PassOutput(loss_sum=torch.tensor(3.0), metrics={}))
+    plain.add(1, batches[2], PassOutput(loss_sum=torch.tensor(3.0), metrics={}))  # has no weight
     assert plain.sample_losses(batches[1:]) == [
         SampleLosses(micro_batch=0, samples=("c",), losses={"loss": 1.5}),
         SampleLosses(micro_batch=1, samples=("d",), losses={"loss": 3.0}),
