@@ -61,7 +61,23 @@ def test_the_first_steps_and_the_last_have_a_line_and_then_one_every_few_seconds
     assert due[FIRST_STEPS:] == [23, 43, 63, 83, 100]
 
 
-@pytest.mark.parametrize(("left", "text"), [(90, "90 s"), (1200, "20 min"), (90000, "25.0 h")])
+def test_a_kind_that_is_alone_is_named() -> None:
+    metrics = {"language/loss": 4.2, "language/text_loss": 2.1, "language/loss_of/0 web": 4.25}
+    assert step_line(step_figures(1, 2, metrics)) == "step 1/2, loss 4.2, by kind text 2.1, by source 0 web 4.25"
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        (90, "90 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (1200, "20 min"),
+        (7199, "120 min"),
+        (7200, "2.0 h"),
+        (90000, "25.0 h"),
+    ],
+)
 def test_the_time_left_is_short(left: int, text: str) -> None:
     line = step_line(StepFigures(step=0, steps=left, losses={}, learning_rates={}, steps_per_s=1.0))
     assert line.endswith(f"{text} left")
