@@ -1,10 +1,12 @@
 """The training loop: continuation, independence of the number of workers, and what ends it."""
 
+import itertools
 import multiprocessing
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -19,6 +21,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import NumericError
 from orchestrator.stage import RetryPolicy
 from orchestrator.store.store import open_store
+from stages.training import loop as training_loop
 from stages.training.checkpoints.progress import Progress, Skip, read_progress
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.config import LoopConfig, OptimizerConfig
@@ -613,6 +616,19 @@ def test_the_speed_is_that_of_the_steps_of_this_attempt(tmp_path: Path) -> None:
     rest = run_alone(ToyProgram, task, LOOP, tmp_path)
     assert rest.first == 8
     assert 0 < rest.steps[-1][1]["steps_per_s"] <= 1 / (LOOP.micro_batches_per_step * 0.01)
+
+
+def test_the_figures_of_a_step_follow_from_its_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock of the loop that goes on by a second each time it is read."""
+    monkeypatch.setattr(training_loop, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    recorder = run_alone(ToyProgram, ToyTask(), replace(LOOP, steps=3), tmp_path, RetryPolicy(checkpoint_every=2))
+    names = ("data_wait_s", "steps_per_s", "weight_per_s", "checkpoint_stall_s", "data_steps_skipped")
+    assert [tuple(metrics.get(name) for name in names) for _, metrics in recorder.steps] == [
+        (1, 1 / 3, 18 / 3, None, 0.0),  # 18 samples; waiting, working and counting take a second each
+        (1, 2 / 7, 18 / 3, 1, 0.0),
+        (1, 3 / 13, 18 / 3, 1, 0.0),
+    ]
+    assert all("step_weight" not in metrics for _, metrics in recorder.steps)
 
 
 def test_torch_is_told_to_compute_the_same_each_time_and_only_warns_where_it_cannot(tmp_path: Path) -> None:
