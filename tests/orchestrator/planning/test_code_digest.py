@@ -95,6 +95,12 @@ def test_a_package_file_counts_where_names_come_from_it(root: Path) -> None:
     assert "models/__init__.py" in code_digest("stages.work", root).files
 
 
+def test_a_file_beside_a_package_that_has_its_name_is_not_imported(root: Path) -> None:
+    (root / "models.py").write_text("WIDTH = 4\n")
+    write(root, stages__other="import models\nimport missing.module\nimport models.missing.module\n")
+    assert sorted(code_digest("stages.other", root).files) == ["models/__init__.py", "stages/other.py"]
+
+
 def test_circular_imports_end(root: Path) -> None:
     write(root, models__constants="import models.layers\n")
     assert "models/constants.py" in code_digest("stages.work", root).files
