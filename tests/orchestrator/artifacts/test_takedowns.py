@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,14 +14,18 @@ from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.takedowns import (
     TAKEDOWNS,
+    Restart,
     TaintedArtifact,
     Takedown,
     all_marks,
     find_takedown,
+    newest_takedown_s,
     put_takedown,
     read_takedowns,
     takedown_from_json,
     takedown_to_json,
+    taken_down_text,
+    unknown_takedowns,
 )
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import CorruptArtifactError, NewerFormatError, RecipeError, TakenDownError
@@ -140,6 +145,8 @@ def test_a_forced_stage_is_made_from_the_current_inputs(world: World, made: Plan
     assert actions(plan) == {"a": "run", "b": "run", "c": "run"}
     inputs: Any = plan.stage("b").payload["inputs"]
     assert inputs["first"] == [plan.stage("a").fingerprint]
+    inputs = plan.stage("c").payload["inputs"]
+    assert inputs["first"] == [plan.stage("b").fingerprint]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +225,59 @@ def test_a_takedown_comes_after_all_others_though_a_number_is_missing(memory_sto
     memory_store.delete(f"{TAKEDOWNS}/000002.json")  # as in a copy of a store that was cut short
     put_takedown(memory_store, takedown("T4"))
     assert [found.id for found in read_takedowns(memory_store)] == ["T1", "T3", "T4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({}, 1),
+        ({"examined": frozenset({"b" * 64})}, 2),
+        ({"examined": frozenset()}, 2),
+        ({"by": "alice@host7"}, 3),
+        ({"due": "2026-06-01"}, 3),
+        ({"restarts": (Restart(stage_kind="train", fingerprint="c" * 64, step=7, manifest_sha256="m" * 64),)}, 4),
+    ],
+)
+def test_a_record_has_the_oldest_format_that_holds_all_of_it(changes: dict[str, Any], number: int) -> None:
+    """So that programs of before read what they can understand."""
+    known = replace(takedown("T1", "a" * 64), **changes)
+    record = takedown_to_json(known)
+    assert record["format"] == number
+    assert takedown_from_json(record, "here") == known
+
+
+def test_what_a_takedown_did_with_an_artifact_is_told_of_the_newest_one() -> None:
+    first = replace(takedown("T1", DATA, models=(MODEL,)), by="alice@host7")
+    told = taken_down_text([first, takedown("T2", DATA)], DATA)
+    assert told == "taken down by T2 on 2026-01-01T00:00:00Z: holds it in 1 of 2 shards"
+    kept = taken_down_text([first], MODEL)
+    assert kept.endswith("Z (alice@host7); the model is kept and marked: holds it in 1 of 2 shards")
+    assert taken_down_text([first], "another") == ""
+
+
+def test_the_time_of_the_newest_takedown_is_that_of_its_plan(memory_store: MemoryStore) -> None:
+    assert newest_takedown_s(memory_store) == 0.0
+    for name, day in (("T1", 3), ("T2", 2)):
+        put_takedown(memory_store, replace(takedown(name), created=f"1970-01-0{day}T00:00:00+00:00"))
+    assert newest_takedown_s(memory_store) == 2 * 86400.0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "examined", "unknown"),
+    [
+        ([], None, ["T1"]),
+        (["T1"], None, []),
+        (None, frozenset({"x"}), ["T1"]),
+        (None, None, []),  # neither says what is needed
+    ],
+)
+def test_a_takedown_is_unknown_to_what_was_made_without_it(
+    recorded: list[str] | None, examined: frozenset[str] | None, unknown: list[str]
+) -> None:
+    provenance: dict[str, JSON] = {} if recorded is None else {"takedowns": [*recorded]}
+    manifest = SimpleNamespace(provenance=provenance, payload={}, fingerprint="made")
+    listed: Any = [replace(takedown("T1"), examined=examined)]
+    assert unknown_takedowns(cast(Manifest, manifest), listed) == unknown
 
 
 @pytest.mark.parametrize("broken", [{"format": 0}, {"format": 1, "id": "T"}, {"format": 1, "content": 3}])
