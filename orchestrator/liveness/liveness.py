@@ -138,7 +138,7 @@ class Liveness:
             return Driver(state=DriverState.GONE, who=who, since=renewed_at)
         if seen.is_expired or owners.is_stopped(seen.lease.owner):
             machine, age_s, at = self.leases.machine_seen(seen.lease.owner)
-            if machine and age_s >= AWAY_AFTER_S:
+            if age_s >= AWAY_AFTER_S:  # 0 where the machine is this one, or not known
                 return Driver(state=DriverState.AWAY, who=who, since=at, machine=machine)
             return Driver(state=DriverState.FROZEN, who=who, since=renewed_at)
         return Driver(state=DriverState.ALIVE, who=who)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import StoreError
 from orchestrator.failures.classes import report_of
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.liveness import job_records
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.store.store import open_store
 
@@ -67,6 +70,7 @@ def test_telemetry_is_in_the_store_in_order(records: JobRecords) -> None:
     assert events == [("noted", {"what": "this"})]
     assert [batch.progress for batch in records.telemetry()][-1] == (3, 9, "steps")
     names = [batch.key.rpartition("/")[2] for batch in records.telemetry()]
+    assert [batch.first_event for batch in records.telemetry()] == [0, 0, 0, 0]
     assert names == [f"{number:09d}.json" for number in range(4)]  # in their order also for other versions
 
 
@@ -85,6 +89,25 @@ def test_a_store_that_is_away_for_a_while_gets_everything_once(records: JobRecor
     points, events = received(records)
     assert [step for _, _, step in points] == [0, 1, 2, 3]
     assert [fields["step"] for _, fields in events] == [0, 1, 2, 3]
+
+
+def test_closing_waits_for_a_batch_that_is_being_written(records: JobRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_records, "FLUSH_S", 0.0)
+    writing = threading.Event()
+
+    class Slow(Weather):
+        def put_new(self, key: str, data: bytes) -> bool:
+            if threading.current_thread().name == "telemetry":
+                writing.set()
+                time.sleep(0.3)
+            return super().put_new(key, data)
+
+    with StoreTracker(JobRecords(store=Slow(records.store), attempt=records.attempt), warn=pytest.fail) as tracker:
+        tracker.log_metrics({"loss": 1.0}, step=0)
+        assert writing.wait(60.0)
+        tracker.log_metrics({"loss": 2.0}, step=1)
+    assert "telemetry" not in {thread.name for thread in threading.enumerate()}
+    assert [step for _, _, step in received(records)[0]] == [0, 1]
 
 
 def test_without_telemetry_nothing_is_written(records: JobRecords) -> None:

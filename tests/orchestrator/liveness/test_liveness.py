@@ -155,6 +155,7 @@ def test_a_released_lease_leaves_no_driver(workspace: Workspace) -> None:
     workspace.leases.release(drive(workspace))
     assert workspace.liveness.driver(RUN).state is DriverState.GONE
     assert workspace.liveness.working_runs() == []
+    assert workspace.liveness.runs_at_work() == {RUN}  # it has not ended, and may go on
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,9 @@ def test_a_job_may_run_where_no_cluster_is_known(workspace: Workspace) -> None:
     assert (life.is_finished, life.may_work) == (True, True)
     assert life.describe() == "its driver is gone, its job illume-run-1-train-1-1 may be running"
     assert [found.run_id for found in workspace.liveness.working_runs()] == [RUN]
+    assert workspace.liveness.runs_at_work() == {RUN}
+    JobRecords(store=workspace.store, attempt=ATTEMPT).put_outcome(JobOutcome(stopped="told to"))
+    assert workspace.liveness.runs_at_work() == set()
 
 
 def test_a_job_that_the_history_does_not_know_may_be_running(workspace: Workspace) -> None:

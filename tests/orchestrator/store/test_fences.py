@@ -1,5 +1,7 @@
 """Fences: which records of an aborted attempt count."""
 
+from typing import Any
+
 import pytest
 
 from orchestrator.errors import CorruptArtifactError, NewerFormatError
@@ -73,3 +75,9 @@ def test_a_fence_that_cannot_be_read_is_named(store: Store, content: bytes) -> N
     store.put_new("attempts/a/FENCE", content)
     with pytest.raises((CorruptArtifactError, NewerFormatError), match=r"attempts/a/FENCE"):
         head(store, SITE)
+
+
+def test_where_nobody_can_be_fenced_nothing_is_read() -> None:
+    unread: Any = None
+    assert Fences(unread, "").counts("run-1-train-1-1", "shards/x/COMMIT")
+    assert Fences(unread, "artifacts/x/attempts").counts("", "artifacts/x/COMMIT")

@@ -1,9 +1,11 @@
 """The identity of a store: made once, remembered, and never concluded from what is not there."""
 
+import errno
 import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +22,10 @@ from orchestrator.store.store_identity import (
     check_on_this_node,
     check_store,
     establish,
+    folder_of,
     read_identity,
 )
+from tests.orchestrator.conftest import MemoryStore
 
 
 @pytest.fixture
@@ -160,3 +164,20 @@ def test_an_identity_that_was_read_once_must_stay(store: LocalStore, tmp_path: P
     with pytest.raises(UnreachableStoreError):
         store.put_new("folders/artifacts", b"artifacts")
     assert not store.root.exists()
+
+
+def test_a_bucket_is_the_same_on_every_node(memory_store: MemoryStore) -> None:
+    check_on_this_node(memory_store, "0" * 32)  # no identity is read
+
+
+def test_a_folder_that_cannot_be_looked_at_is_named(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    establish(store)
+    assert folder_of(store).startswith("inode ")
+
+    def stale(_path: Path, **_options: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stale)
+        with pytest.raises(UnreachableStoreError, match="Stale file handle"):
+            folder_of(store)
