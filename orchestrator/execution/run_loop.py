@@ -162,9 +162,10 @@ class RunLoop:
         tools = self._tools
         if self._lost.is_set():
             self._wait_for_stages()
+            kept = "is kept" if tools.cluster.jobs is None else "is kept, and jobs keep running"
             raise LeaseLostError(
-                f"run {tools.run_id}: its lease was lost, so another driver may run it now; what was committed "
-                f"is kept, and jobs keep running. Continue with `illume resume {tools.run_id}`"
+                f"run {tools.run_id}: its lease was lost, so another driver may run it now; what was committed {kept}. "
+                f"Continue with `illume resume {tools.run_id}`"
             )
         if not tools.stop.is_set() and time.monotonic() - self._cancel_checked_s >= CANCEL_POLL_S:
             self._cancel_checked_s = time.monotonic()
@@ -219,7 +220,8 @@ class RunLoop:
             raise InfrastructureFailedError(message) if is_infrastructure else StageFailedError(message)
         if progress.waiting or progress.stopped:
             left = ", ".join([*progress.stopped, *progress.waiting])
-            end = "detached, its jobs keep running" if self._tools.detached.is_set() else "stopped"
+            keeps_jobs = self._tools.detached.is_set() and self._tools.cluster.jobs is not None
+            end = "detached, its jobs keep running" if keeps_jobs else "stopped"
             end = f"{end}: {self._made_way}" if self._made_way else end
             message = f"run {run_id}: {end}; not done: {left}. Continue with `illume resume {run_id}`"
             # Read again: jobs see a cancel in the store, and can stop before it was read here.

@@ -7,7 +7,8 @@ nobody knows to be equal, so that every row of both is read. The trace asks for 
 takedown searches every shard for the rows of 4,312 digests, as its plan does.
 
 With `--distinct N` only N shards are written, and the others are links to them: each is read all the same, but from
-the page cache of the machine. 100 million rows: `--rows 100000000 --distinct 60`, 6 GB of disk.
+the page cache of the machine. 100 million rows: `--rows 100000000 --distinct 60`, 0.6 GiB of disk; the audit
+takes 265 s of CPU and 291 MiB (two cores under a load of 20; 1,362 s by the clock).
 """
 
 import json

@@ -15,6 +15,7 @@ from data_pipelines.ingest.config import FOLDER_FORMATS, IngestConfig
 from data_pipelines.ingest.files.image_sources import TAR_ENDINGS
 from data_pipelines.ingest.files.leftovers import files_below, is_leftover, valid_name
 from data_pipelines.ingest.units import CAPTION_ENDINGS, IMAGE_ENDINGS, SIDECAR_SPELLINGS, sidecar_name
+from models.errors import DataError
 
 PACKED_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 ENDINGS = {
@@ -54,7 +55,7 @@ class FolderContent:
 def find_sources(config: IngestConfig, paths: Sequence[str | Path]) -> list[SourceFile]:
     """The input files below files, folders and glob patterns, in a fixed order; one that is given twice comes once.
 
-    Raises: FileNotFoundError if a path matches nothing; ValueError as `folder_content`.
+    Raises: FileNotFoundError if a path matches nothing; DataError as `folder_content`.
     """
     found: dict[tuple[str, str], SourceFile] = {}
     for given in paths:
@@ -108,7 +109,7 @@ def folder_content(folder: Path, file_format: str = "auto") -> FolderContent:
 
     Images without words are read only where the folder holds no files of records, which name theirs.
 
-    Raises: ValueError if `datasets` saved a selection of rows there, whose files hold the other rows too.
+    Raises: DataError if `datasets` saved a selection of rows there, whose files hold the other rows too.
     """
     names = files_below(folder)
     images = _images_in(names)
@@ -166,7 +167,7 @@ def _refuse_selection(description: Path) -> None:
         return
     indices = [state.get(key) for key in ("_indices_files", "_indices_data_files")] if isinstance(state, dict) else []
     if any(indices):
-        raise ValueError(
+        raise DataError(
             f"{description}: found a selection of rows (indices), expected whole files; load it with `datasets`, call "
             "flatten_indices() and save it again"
         )

@@ -362,6 +362,7 @@ def test_work_that_has_not_stopped_in_time_is_left_and_nothing_of_it_arrives_lat
         folder.mkdir()
         (folder / "weights").write_text("1")
         context.checkpoints.commit(1, folder, {"step": 1})
+        stops.detached.set()  # as the signals do: jobs would go on, and there are none
         stops.stop.set()
         stops.out_of_time.set()
         assert left.wait(20)
@@ -372,7 +373,7 @@ def test_work_that_has_not_stopped_in_time_is_left_and_nothing_of_it_arrives_lat
             raise
 
     TROUBLES["slow"] = write_for_ever
-    with pytest.raises(StoppedError, match="not done: slow"):
+    with pytest.raises(StoppedError, match=": stopped; not done: slow"):
         site.run(stage("slow", 1), stops=stops)
     assert site.state() == "INTERRUPTED"
     assert site.ends() == [("slow", "CANCELLED")]

@@ -15,6 +15,7 @@ from data_pipelines.ingest.files.source_files import find_sources, folder_conten
 from data_pipelines.ingest.shards import (
     plan_ingest,
 )
+from models.errors import DataError
 from tests.data_pipelines.ingest.raw_files import ILLUME, LIMITS, ingest, png, raw_folder, tar_bytes
 
 
@@ -138,5 +139,5 @@ def test_a_saved_selection_of_rows_is_refused_as_its_files_hold_all_rows(tmp_pat
     (tmp_path / "state.json").write_text(json.dumps(state))
     assert [source.display_name for source in find_sources(IngestConfig(source="s"), [tmp_path])] == ["data.arrow"]
     (tmp_path / "state.json").write_text(json.dumps({**state, key: [{"filename": "indices.arrow"}]}))
-    with pytest.raises(ValueError, match=r"a selection of rows .* flatten_indices\(\)"):
+    with pytest.raises(DataError, match=r"a selection of rows .* flatten_indices\(\)"):
         find_sources(IngestConfig(source="s"), [tmp_path])
