@@ -82,6 +82,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Data": {
         "audit": ("audit", "Count what a dataset contains and what was dropped; write a page with images."),
+        "samples": ("samples", "Show what a step of a training learned from."),
         "trace": ("trace", "Follow samples and images through a run: datasets, tokens, steps, models."),
         "takedown": ("takedown", "Remove samples from data and models: plan, apply, receipt."),
     },

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, union_all
 
 from orchestrator.history.actors import ActorRecord, actor_of
 from orchestrator.history.database.database import Database
 from orchestrator.history.database.schema import attempts, events, runs, stages
-from orchestrator.history.events import AttemptState, Event, RunState
+from orchestrator.history.events import AttemptState, Event, EventKind, RunState
 from orchestrator.history.projection import event_from_row
 from orchestrator.history.run_status import RunSummary, summary_of_row
+
+REPORTS = (EventKind.METRICS, EventKind.PROGRESS, "shards_done", "shards_finished")  # kinds that say that work goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,33 @@ def events_after(
         .limit(limit)
     )
     return database.read(lambda connection: [event_from_row(row) for row in connection.execute(query)])
+
+
+def last_reports(database: Database, wanted: Sequence[AttemptRow]) -> dict[str, float]:
+    """By attempt: when it last reported progress, metrics or a shard, seconds since 1970; absent: it has not yet.
+
+    Progress alone is an event every 30 s, so it may be later by as much.
+    """
+
+    def work(connection: Connection) -> dict[str, float]:
+        found = {row.attempt_id: connection.execute(_newest_report(row)).scalar_one() for row in wanted}
+        return {attempt: at for attempt, at in found.items() if at is not None}
+
+    return database.read(work) if wanted else {}
+
+
+def _newest_report(row: AttemptRow) -> Any:
+    """The newest event of each kind is found by the index, however many there are; it counts if it is the attempt's."""
+    newest = [
+        select(events.c.time, events.c.attempt_id)
+        .where(events.c.run_id == row.run_id, events.c.stage_id == row.stage_id, events.c.kind == kind)
+        .order_by(events.c.sequence.desc())
+        .limit(1)
+        .subquery()
+        for kind in REPORTS
+    ]
+    each = union_all(*(select(found.c.time, found.c.attempt_id) for found in newest)).subquery()
+    return select(func.max(each.c.time)).where(each.c.attempt_id == row.attempt_id)
 
 
 def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:

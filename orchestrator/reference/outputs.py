@@ -359,6 +359,30 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
         "what a takedown would change",
         an_object({"state": ANY, "takedown": TAKEDOWN, "matches": a_table(a_list(ANY)), "reruns": a_list(ANY)}),
     ),
+    "samples": (
+        "what a step of a training learned from, and where each sample lies",
+        an_object(
+            {
+                "run_id": TEXT,
+                "stage": TEXT,
+                "step": WHOLE,
+                "samples": a_list(
+                    an_object(
+                        {
+                            "sample_id": DIGEST,
+                            "task": TEXT,
+                            "source": TEXT,
+                            "images": a_list(a_list(WHOLE)),
+                            "dataset": DIGEST,
+                            "shard": TEXT,
+                            "offset": WHOLE,
+                            "span_bytes": WHOLE,
+                        }
+                    )
+                ),
+            }
+        ),
+    ),
     "trace": ("where samples and images went", an_object({})),
     "verify": (
         "damage that was found",

@@ -51,8 +51,12 @@ def headline_text(kind: StageKind[Any] | None, metrics: Mapping[str, float]) -> 
 
 
 def number_text(number: float) -> str:
-    """`1,234`, `0.3142`, `2.5e-05`."""
-    return f"{number:,.0f}" if float(number).is_integer() and abs(number) < 1e15 else f"{number:.4g}"
+    """`1,234`, `1,234.5`, `0.3142`, `2.5e-05`."""
+    if abs(number) >= 1e15:
+        return f"{number:.4g}"
+    if float(number).is_integer():
+        return f"{number:,.0f}"
+    return f"{number:,.1f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def folder_of(artifacts: ArtifactStore, output: Output) -> str:

@@ -26,6 +26,7 @@ from orchestrator.web.views.training import ChartView
 _MADE = {"reused": "REUSED", "made_by_another_run": "REUSED", "recovered": "RECOVERED"}
 _MARKS = {"quarantined": "QUARANTINED", "gate_broken": "FAILED"}  # all others are losses
 Tabs = list[tuple[str, str, bool, str]]  # as the macro `tabs` takes them
+SILENT_S = 60.0  # without progress for so long: it is said
 MARGIN = 0.01  # of the time shown, before the first bar
 
 
@@ -40,14 +41,26 @@ def strip(cells: Sequence[StripCell], name: str) -> Markup:
     return draw_stage_strip(stages, name=name)
 
 
-def dag_stages(rows: Sequence[StageRow]) -> list[DagStage]:
+def silence(since: float | None, now: float) -> str:
+    """How long nothing was heard of what is at work; empty while that is short, as progress is told every 30 s."""
+    return f"no progress for {duration_text(now - since)}" if since is not None and now - since >= SILENT_S else ""
+
+
+def last_progress(since: float | None, now: float) -> str:
+    """When something was last heard of what is at work; empty if nothing is."""
+    if since is None:
+        return ""
+    return f"{duration_text(now - since)} ago" if now - since >= SILENT_S else "under 1 min ago"
+
+
+def dag_stages(rows: Sequence[StageRow], now: float) -> list[DagStage]:
     """The boxes of the graph of a run."""
     return [
         DagStage(
             stage_id=row.stage,
             state=state_shown(row),
             inputs=row.upstream,
-            note=_note(row),
+            note=_note(row, now),
             why="; ".join(row.reasons),
             href=row.link,
             share=row.done / row.total if row.total else None,
@@ -181,9 +194,11 @@ def _wait(wait: Wait, end_s: float | None, now: float) -> GanttWait:
     return GanttWait(start_s=wait.since, end_s=end_s, kind=wait.kind, text=f"waited {lasted} for {wait.text}")
 
 
-def _note(row: StageRow) -> str:
+def _note(row: StageRow, now: float) -> str:
     if row.waiting_for:
         return f"for {row.waiting_for}"
+    if silent := silence(row.silent_since, now):
+        return silent
     if row.eta_s is not None and row.total:
         return f"{row.done / row.total:.0%}, {duration_text(row.eta_s)} left"
     if row.how in ("reused", "made_by_another_run") or row.elapsed_s is None:
@@ -213,8 +228,10 @@ PICTURES: Mapping[str, Callable[..., Any]] = {
     "map_tabs": map_tabs,
     "order_chips": order_chips,
     "hours": hours,
+    "last_progress": last_progress,
     "money": money,
     "lineage_stages": lineage_stages,
+    "silence": silence,
     "state_shown": state_shown,
     "strip": strip,
     "training_chart": training_chart,

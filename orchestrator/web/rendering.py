@@ -11,7 +11,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text, short
+from orchestrator.commands.shared.formatting import bytes_text, duration_text, short
 from orchestrator.errors import OrchestratorError
 from orchestrator.reports.run_summary import number_text
 from orchestrator.times import short_time
@@ -60,7 +60,7 @@ def environment() -> jinja2.Environment:
         "ago": lambda at: duration_text(max(0.0, time.time() - at)),
         "bytes": bytes_text,
         "clock": lambda at: time.strftime("%H:%M:%S", time.gmtime(at)),
-        "count": count_text,
+        "count": number_text,  # with separators: a page has room for the whole number
         "duration": duration_text,
         "number": number_text,
         "short": short,

@@ -15,7 +15,6 @@ from orchestrator.web.memo import Memo
 from orchestrator.web.plans import Plans
 from orchestrator.web.settings import Background, Settings
 from orchestrator.web.shards import ShardTables
-from orchestrator.web.step_answers import StepAnswers
 from orchestrator.web.versions import Versions
 from orchestrator.workspace import Workspace
 
@@ -48,7 +47,6 @@ class Service:
     manifests: Manifests = field(default_factory=Manifests)
     ended_rows: Versions[Any] = field(default_factory=Versions)  # of the list of runs
     ended_statuses: Versions[RunStatus] = field(default_factory=Versions)
-    steps: StepAnswers = field(default_factory=StepAnswers)
     takedown_needs: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=TAKEDOWNS_S))
     changes: Memo[list[Any]] = field(default_factory=lambda: Memo(keep_s=CHANGES_S))
     store_problems: Memo[str] = field(default_factory=lambda: Memo(keep_s=CHECK_STORE_S))

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event
-from orchestrator.history.run_search import events_of_kinds
-from orchestrator.web.drawings.heat_strip import ShardCell, ShardPoint, shard_cells
+from orchestrator.history.run_search import events_after
+from orchestrator.web.drawings.heat_strip import MISSING, ShardCell, ShardColumns, shard_cells
 
 KINDS = ("shards_planned", "shards_found", "shards_done", "shards_finished")
+PAGE_EVENTS = 40  # read at one time: of 250 shards each, before they are packed into arrays
 MAX_TABLES = 24  # of attempts; 100,000 shards take about 13 MB
-MISSING = -1.0
 Order = Literal["slowest", "retried", "quarantined", "place"]
 
 
@@ -42,58 +42,48 @@ class MapTable:
     num_reused: int
     is_finished: bool = False
     names: dict[int, str] = field(default_factory=dict)
-    seconds: "array[float]" = field(init=False)  # `MISSING`: not recorded
-    tries: "array[int]" = field(init=False)  # 0: not recorded
-    quarantined: "array[int]" = field(init=False)
-    existed: bytearray = field(init=False)
+    columns: ShardColumns = field(init=False)
     _cells: tuple[ShardCell, ...] | None = None
 
     def __post_init__(self) -> None:
-        self.seconds = array("f", [MISSING]) * self.num_shards
-        self.tries = array("H", [0]) * self.num_shards
-        self.quarantined = array("L", [0]) * self.num_shards
-        self.existed = bytearray(self.num_shards)
+        self.columns = ShardColumns(
+            seconds=array("f", [MISSING]) * self.num_shards,
+            tries=array("H", [0]) * self.num_shards,
+            quarantined=array("L", [0]) * self.num_shards,
+            existed=bytearray(self.num_shards),
+        )
 
     def cells(self) -> tuple[ShardCell, ...]:
         """Neighbouring shards together; kept until there is something new."""
         if self._cells is None:
-            points = (
-                ShardPoint(
-                    index=place,
-                    seconds=0.0 if self.existed[place] else seconds if seconds >= 0 else None,
-                    attempts=self.tries[place] or 1,
-                    num_quarantined=self.quarantined[place],
-                )
-                for place, seconds in enumerate(self.seconds)
-            )
-            self._cells = shard_cells(points, self.num_shards)
+            self._cells = shard_cells(self.columns)
         return self._cells
 
     def places(self, first: int, last: int, order: Order) -> Sequence[int]:
         """Places of the shards that were made, from `first` to `last`, that an order is about."""
         within = range(max(0, first), min(self.num_shards, last + 1))
         if order == "retried":
-            return [place for place in within if self.tries[place] > 1]
+            return [place for place in within if self.columns.tries[place] > 1]
         if order == "quarantined":
-            return [place for place in within if self.quarantined[place]]
-        return [place for place in within if self.seconds[place] >= 0]
+            return [place for place in within if self.columns.quarantined[place]]
+        return [place for place in within if self.columns.seconds[place] >= 0]
 
     def first_places(self, places: Sequence[int], order: Order, limit: int) -> list[int]:
         """The first of these places in an order."""
         if order == "place":
             return list(places[:limit])
         if order == "slowest":
-            return heapq.nlargest(limit, places, key=self.seconds.__getitem__)
-        counts = self.tries if order == "retried" else self.quarantined
+            return heapq.nlargest(limit, places, key=self.columns.seconds.__getitem__)
+        counts = self.columns.tries if order == "retried" else self.columns.quarantined
         return heapq.nlargest(limit, places, key=counts.__getitem__)
 
     def fact(self, place: int) -> ShardFact:
         return ShardFact(
             place=place,
             name=self.names[place],
-            seconds=self.seconds[place],
-            tries=self.tries[place],
-            quarantined=self.quarantined[place],
+            seconds=self.columns.seconds[place],
+            tries=self.columns.tries[place],
+            quarantined=self.columns.quarantined[place],
         )
 
     def add(self, event: Event) -> None:
@@ -101,12 +91,13 @@ class MapTable:
         fields: dict[str, Any] = event.fields
         if event.kind == "shards_finished":
             self.is_finished = True
+        found = self.columns
         for first, last in fields.get("ranges", ()) if event.kind == "shards_found" else ():
-            self.existed[first : last + 1] = b"\1" * (last + 1 - first)
+            found.existed[first : last + 1] = b"\1" * (last + 1 - first)
         for place, name, seconds, tries, quarantined in fields["shards"] if event.kind == "shards_done" else ():
             if 0 <= place < self.num_shards:
-                self.names[place], self.seconds[place] = name, seconds
-                self.tries[place], self.quarantined[place] = min(tries, 65_535), quarantined
+                self.names[place], found.seconds[place], found.existed[place] = name, seconds, 0
+                found.tries[place], found.quarantined[place] = min(tries, 65_535), quarantined
 
 
 @dataclass(kw_only=True)
@@ -117,7 +108,11 @@ class AttemptTable:
     maps: list[MapTable] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event, attempt_id: str) -> None:
+        """Take an event of the stage; only those of the attempt count."""
+        self.read_to = event.sequence
+        if event.attempt_id != attempt_id:
+            return
         label = str(event.fields.get("label", ""))
         if event.kind == "shards_planned":
             num_shards, reused = _count(event, "shards"), _count(event, "reused")
@@ -126,7 +121,6 @@ class AttemptTable:
             table = next((table for table in reversed(self.maps) if table.label == label), None)
             if table is not None:
                 table.add(event)
-        self.read_to = max(self.read_to, event.sequence)
 
 
 @dataclass(kw_only=True)
@@ -144,9 +138,11 @@ class ShardTables:
             while len(self._known) > MAX_TABLES:
                 self._known.popitem(last=False)
         with table.lock:
-            for event in events_of_kinds(database, run_id, KINDS, stages=[stage_id], after=table.read_to):
-                if event.attempt_id == attempt_id:
-                    table.add(event)
+            while found := events_after(
+                database, run_id, KINDS, stage_id=stage_id, after=table.read_to, limit=PAGE_EVENTS
+            ):
+                for event in found:
+                    table.add(event, attempt_id)
         return table
 
 

@@ -45,6 +45,7 @@ def samples_of_step(workspace: Workspace, plan: Plan, stage_id: str, step: int) 
     Raises: RecipeError: the training does not say, or its datasets are too large for an answer at once.
     """
     stage = plan.stage(stage_id)
+    _exposures_of(stage)
     artifacts = RunArtifacts(workspace, plan)
     if not artifacts.is_traceable(stage):
         raise RecipeError(f"{stage_id}: its data were deleted, or other code made it, so its steps cannot be computed")
@@ -58,15 +59,21 @@ def samples_of_step(workspace: Workspace, plan: Plan, stage_id: str, step: int) 
     return list(_samples(stage, training, folders, step))
 
 
-def _samples(
-    stage: PlannedStage, training: Training[Any], folders: tuple[Path, ...], step: int
-) -> Iterator[StepSample]:
+def _exposures_of(stage: PlannedStage) -> Any:
+    """What tells the steps of samples. Raises: RecipeError: the kind does not train, or does not say."""
     learned = stage.spec.kind.learned
     if learned is None or learned.exposures is None:
         raise RecipeError(f"{stage.id}: stage kind {stage.spec.kind.name!r} does not say which samples a step read")
+    return learned.exposures
+
+
+def _samples(
+    stage: PlannedStage, training: Training[Any], folders: tuple[Path, ...], step: int
+) -> Iterator[StepSample]:
+    asked = _exposures_of(stage)
     datasets = [CuratedDataset(folder) for folder in folders]
     images, spans = _kept(stage.id, datasets)
-    exposures = ask_exposures(stage, learned.exposures, training, images)
+    exposures = ask_exposures(stage, asked, training, images)
     chosen = sorted(name for name, steps in exposures.steps.items() if step - 1 in set(steps))
     for name in chosen[:MAX_SAMPLES]:
         span = spans[name]

@@ -1,9 +1,11 @@
 """How long the pages of `illume serve` take, and how much memory, over a large made-up history.
 
-    python tests/benchmarks/bench_web.py [--runs 1000] [--events 1000000] [--shards 100000]
+    python tests/benchmarks/bench_web.py [--runs 1000] [--events 1000000] [--shards 100000] [--ledger-rows 10000000]
 
-The history is made in a temporary folder; the service is a process of its own, asked over HTTP, while five pages follow
-a run live. Prints a line for each page: median and 95th percentile in milliseconds, after its first answer.
+The history is made in a temporary folder, with a curated dataset whose ledger has all columns of a real one (1.1 GB;
+most of its shards are links to the first four). The service is a process of its own, asked over HTTP, while five pages
+follow a run live. Prints a line for each page: median and 95th percentile in milliseconds, after its first answer, and
+how many bytes the service read for the pages of the dataset.
 """
 
 import argparse
@@ -24,12 +26,16 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.artifact import JSON
+from orchestrator.artifact import JSON, ArtifactKey
+from orchestrator.artifacts.artifact_store import ManifestDraft
 from orchestrator.artifacts.run_records import RunRecords
+from orchestrator.identity import fingerprint_of
 from orchestrator.workspace import Workspace
+from tests.benchmarks.bench_ledger import REASONS, write_ledger
 
 NUM_STAGES, NUM_ATTEMPTS, NUM_ASKED, NUM_FOLLOWERS = 10, 3, 40, 5
 SHARDS_IN_EVENT = 250
+LEDGER_SHARD_ROWS, NUM_DISTINCT = 100_000, 4
 LOG_BYTES = 1024**3
 TOO_MANY_REQUESTS = 429
 BEGAN = 1_750_000_000.0
@@ -41,6 +47,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=100_000)
+    parser.add_argument("--ledger-rows", type=int, default=10_000_000)
     parser.add_argument("--keep", type=Path, help="a folder for the history, which is used again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-web-") as folder:
@@ -48,8 +55,10 @@ def main() -> None:
         began = time.monotonic()
         if not root.exists():
             make_history(root, num_runs=options.runs, num_events=options.events, num_shards=options.shards)
+            make_dataset(root, num_runs=options.runs, num_rows=options.ledger_rows)
         size = (root / "index.db").stat().st_size / 1e6
-        say(f"made {options.runs} runs, {options.events} events, {size:.0f} MB, in {time.monotonic() - began:.0f} s")
+        took = f"in {time.monotonic() - began:.0f} s"
+        say(f"made {options.runs} runs, {options.events} events, {size:.0f} MB, {options.ledger_rows} rows, {took}")
         measure(root)
 
 
@@ -76,6 +85,25 @@ def make_history(root: Path, *, num_runs: int, num_events: int, num_shards: int)
     with (logs / "s3-1-3.log").open("wb") as file:
         for _ in range(LOG_BYTES // len(block)):
             file.write(block)
+
+
+def make_dataset(root: Path, *, num_runs: int, num_rows: int) -> None:
+    """The first stage of the newest run has made a curated dataset of `num_rows`, committed as stages commit."""
+    payload: dict[str, JSON] = {"kind": "curate", "version": 1}
+    fingerprint, attempt = fingerprint_of(payload), f"{_run_id(num_runs - 1)}-s0-1-{NUM_ATTEMPTS}"
+    metrics = {"keep": 0.75 * num_rows, "drop": 0.25 * num_rows}
+    metrics |= {f"reason {reason}": 0.25 * num_rows / len(REASONS) for reason in REASONS}
+    with Workspace.open(root=root, tracking_url="none") as workspace:
+        folder = workspace.artifacts.new_attempt(ArtifactKey("curate", fingerprint), attempt)
+        write_ledger(folder.data, num_rows, LEDGER_SHARD_ROWS, NUM_DISTINCT)
+        names = [f"ledger/{path.name}" for path in sorted((folder.data / "ledger").iterdir())]
+        rows = dict.fromkeys(names, LEDGER_SHARD_ROWS)
+        draft = ManifestDraft(kind="dataset@1", payload=payload, metrics=metrics, rows=rows)
+        workspace.artifacts.commit(folder, draft, epoch=1)
+    with sqlite3.connect(root / "index.db") as connection:
+        for table in ("stages", "attempts"):
+            of_stage = f"update {table} set fingerprint = ? where run_id = ? and stage_id = 's0'"
+            connection.execute(of_stage, (fingerprint, _run_id(num_runs - 1)))
 
 
 def _make_run(connection: sqlite3.Connection, number: int, num_runs: int) -> None:
@@ -146,9 +174,14 @@ def measure(root: Path) -> None:
                 times = sorted(_time(base + path) for _ in range(NUM_ASKED))
                 cpu_ms = 1e3 * (_cpu_s(service.pid) - busy_s) / NUM_ASKED  # with what the followers ask meanwhile
                 p95 = times[math.ceil(0.95 * len(times)) - 1]
-                shown = path.replace(newest, "RUN")
+                shown = path.replace(newest, "RUN")[:52]
                 found = f"{1e3 * times[len(times) // 2]:8.0f} {1e3 * p95:8.0f} {1e3 * first:9.0f} {cpu_ms:7.0f}"
                 say(f"{shown:52} {found}")
+            read = psutil.Process(service.pid).io_counters().read_chars
+            for path in _dataset_paths(newest):
+                _time(base + path)
+            read = psutil.Process(service.pid).io_counters().read_chars - read
+            say(f"read for {len(_dataset_paths(newest))} pages of the dataset: {read / 1e6:.1f} MB")
             log = f"{base}/runs/{newest}/logs/s3-1-3.log/raw"
             first_bytes = sorted(_first_byte(log) for _ in range(NUM_ASKED))
             say(f"first byte of a log of 1 GB: {1e3 * first_bytes[NUM_ASKED // 2]:.0f} ms")
@@ -163,10 +196,15 @@ def _paths(run: str) -> list[str]:
     return [
         "/runs", "/runs?state=FAILED", "/runs?owner=alice", f"/runs/{run}", f"/runs/{run}/stages/s3",
         f"/runs/{run}/stages/s3/shards?order=slowest", "/events", f"/events?run={run}", "/events?actor=alice",
-        "/events?actor=nobody", "/events?q=nothing+such", "/cluster", "/datasets",
+        "/events?actor=nobody", "/events?q=nothing+such", "/cluster", *_dataset_paths(run),
         f"/runs/{run}/logs/s3-1-3.log", f"/runs/{run}/logs/s3-1-3.log?at=500000000", "/api/v1/runs", "/metrics",
         "/healthz",
     ]  # fmt: skip
+
+
+def _dataset_paths(run: str) -> list[str]:
+    """Pages about the dataset with the large ledger."""
+    return ["/datasets", f"/datasets/{fingerprint_of({'kind': 'curate', 'version': 1})}", f"/runs/{run}/stages/s0"]
 
 
 def say(line: str) -> None:

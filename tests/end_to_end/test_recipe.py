@@ -277,6 +277,7 @@ def test_what_commands_print_as_json_has_the_form_that_is_described(finished: De
         "audit": ("audit", "tiny:curated", "--no-page"),
         "diff": ("diff", "last", "last"),
         "trace": ("trace", name, "--near", "0"),
+        "samples": ("samples", "tiny:mllm_1", "1"),
         "takedown plan": ("takedown", "plan", name, "--near", "0", "--out", str(tmp_path / "t.json")),
         "show": ("show", "tiny"),
         "lineage": ("lineage", "tiny:exported"),

@@ -13,13 +13,15 @@ from orchestrator.web.questions.records import (
     Question,
     forget_old,
     new_id,
+    newest_same,
     put_question,
     read_questions,
-    same_running,
     tail_of,
 )
+from orchestrator.web.sign_in.identify import TooOftenError
 
 FOLDER = "questions"  # below the service's
+MAX_RUNNING = 16  # each is a process; two of a sort work at a time, the others wait
 
 
 def ask(
@@ -27,12 +29,16 @@ def ask(
 ) -> tuple[str, bool]:
     """The id of the question, and whether it is new: one that is being answered already is not asked again.
 
-    Raises: OrchestratorError: the process that answers did not start.
+    Raises: TooOftenError: too many wait for an answer. OrchestratorError: the process that answers did not start.
     """
     folder = service_folder / FOLDER
+    same = newest_same(folder, arguments, where)
+    if same is not None and same.state == "running":
+        return same.question.id, False
     asked = read_questions(folder)
-    for found in same_running(asked, arguments):
-        return found.question.id, False
+    num_running = sum(found.state == "running" for found in asked)
+    if num_running >= MAX_RUNNING:
+        raise TooOftenError(f"{num_running} questions are being answered; ask again when some of them are")
     forget_old(asked)
     question = Question(
         id=new_id(),

@@ -1,7 +1,8 @@
 """The process that answers a question: `python -m orchestrator.web.questions.process FOLDER`.
 
 It runs one command line, as a person would type it, and outlives the service that started it. Two run at a time on one
-machine; the others wait for their turn.
+machine; the others wait for their turn. The samples of steps have two places of their own: they take seconds, and do
+not wait for a question that takes hours.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.actor import ACTOR_VARIABLE
-from orchestrator.web.questions.records import LOCK, OUT, PROGRESS, QUESTION, put_end
+from orchestrator.web.questions.records import LOCK, OUT, PROGRESS, QUESTION, SAMPLES, put_end
 
 NUM_SLOTS = 2
 POLL_S = 0.2
@@ -33,7 +34,7 @@ def main() -> None:
         _redirect(folder / OUT, 1)
         _redirect(folder / PROGRESS, 2)
         os.environ[ACTOR_VARIABLE] = str(question["asked_by"])
-        stack.enter_context(_slot(folder.parent))
+        stack.enter_context(_slot(folder.parent, "quick" if question["kind"] == SAMPLES else "slot"))
         logging.getLogger("orchestrator").setLevel(logging.INFO)
         command_line = importlib.import_module("orchestrator.cli")  # a front door beside this one: started, not used
         code = command_line.exit_code(["--verbose", *question["arguments"], *question["where"]])
@@ -47,9 +48,9 @@ def _redirect(path: Path, number: int) -> None:
     os.close(target)
 
 
-def _slot(folder: Path) -> IO[str]:
-    """One of the places at which questions are answered, held until it is closed. Waits for it."""
-    files = [(folder / f".slot-{number}").open("a") for number in range(NUM_SLOTS)]
+def _slot(folder: Path, sort: str) -> IO[str]:
+    """One of the places of its sort at which questions are answered, held until it is closed. Waits for it."""
+    files = [(folder / f".{sort}-{number}").open("a") for number in range(NUM_SLOTS)]
     while True:
         for file in files:
             try:

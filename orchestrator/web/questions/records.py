@@ -12,7 +12,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,8 @@ from orchestrator.documents.typed_json import parse_record
 from orchestrator.errors import CorruptArtifactError, NewerFormatError
 
 QUESTION, LOCK, OUT, PROGRESS, END = "QUESTION.json", "lock", "out.txt", "progress.txt", "END.json"
-MAX_KEPT = 200  # questions; the oldest ones that have ended are deleted
+MAX_KEPT = 200  # questions of a kind; the oldest ones that have ended are deleted
+SAMPLES = "samples"  # the kind that pages of steps ask
 State = Literal["running", "answered", "failed", "killed"]
 
 
@@ -110,9 +112,11 @@ def is_locked(folder: Path) -> bool:
 
 
 def forget_old(asked: Sequence[Asked]) -> None:
-    """Delete the oldest that have ended. `asked`: the newest first."""
-    for found in asked[MAX_KEPT:]:
-        if found.state != "running":
+    """Delete the oldest of each kind that have ended. `asked`: the newest first."""
+    known: Counter[str] = Counter()
+    for found in asked:
+        known[found.question.kind] += 1
+        if known[found.question.kind] > MAX_KEPT and found.state != "running":
             shutil.rmtree(found.folder, ignore_errors=True)
 
 
@@ -134,8 +138,10 @@ def head_of(path: Path, limit: int) -> tuple[str, bool]:
     return text, path.stat().st_size <= limit
 
 
-def same_running(asked: Sequence[Asked], arguments: Sequence[str]) -> Iterator[Asked]:
-    """Those that are being answered and ask the same."""
-    for found in asked:
-        if found.state == "running" and found.question.arguments == tuple(arguments):
-            yield found
+def newest_same(folder: Path, arguments: Sequence[str], where: Sequence[str]) -> Asked | None:
+    """The newest question that asks the same of the same store; None: nobody has asked."""
+    for found in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+        asked = read_question(found)
+        if asked is not None and (asked.question.arguments, asked.question.where) == (tuple(arguments), tuple(where)):
+            return asked
+    return None

@@ -7,7 +7,17 @@ from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
 from orchestrator.web.questions.asking import FOLDER
 from orchestrator.web.questions.kinds import KINDS
-from orchestrator.web.questions.records import OUT, PROGRESS, Asked, head_of, read_question, read_questions, tail_of
+from orchestrator.web.questions.records import (
+    OUT,
+    PROGRESS,
+    SAMPLES,
+    Asked,
+    Question,
+    head_of,
+    read_question,
+    read_questions,
+    tail_of,
+)
 from orchestrator.web.service import Service
 
 MAX_ANSWER_BYTES = 256 * 1024  # on the page; the rest is downloaded
@@ -105,5 +115,14 @@ def _row(asked: Asked) -> QuestionRow:
         asked_by=question.asked_by,
         asked_at=question.asked_at,
         seconds=asked.seconds,
-        link=link("questions", question.id),
+        link=_link(question),
     )
+
+
+def _link(question: Question) -> str:
+    """Of the samples of a step to its page."""
+    if question.kind == SAMPLES:
+        _command, target, step, *_rest = question.arguments
+        run_id, _, stage_id = target.partition(":")
+        return link("runs", run_id, "stages", stage_id, "steps", step)
+    return link("questions", question.id)

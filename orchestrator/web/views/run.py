@@ -13,6 +13,7 @@ from orchestrator.history.run_search import (
     RunFilter,
     attempts_of_runs,
     events_of_kinds,
+    last_reports,
     search_runs,
     starters_of_runs,
 )
@@ -32,7 +33,7 @@ from orchestrator.web.views.money import Cost, cost_of, prices_of_runs
 from orchestrator.web.views.needs import Need, needs_of_runs
 from orchestrator.web.views.queue import load_queue
 from orchestrator.web.views.runs import StripCell, strip_of
-from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, stage_rows
+from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, at_work, silent_since, stage_rows
 from orchestrator.workspace import Workspace
 
 MAX_MESSAGE = 4000  # characters of an error
@@ -87,6 +88,7 @@ class RunView:
     last_event: int  # the stream of events goes on after it
     strip: tuple[StripCell, ...]
     stages: tuple[StageRow, ...]  # upstream first
+    silent_since: float | None  # the last report of progress of a stage at work, or its begin; None: none is at work
     first_failure: FirstFailure | None
     needs: tuple[Need, ...]
     cost: Cost  # so far
@@ -113,6 +115,7 @@ def load_run(service: Service, run_id: str) -> RunView:
     owner = starters_of_runs(workspace.database, [run_id]).get(run_id)
     work, prices = service.plans.work(workspace.store, run.plan_digest), prices_of_runs(workspace.database, [run_id])
     of_run, has_server = prices.get(run_id, {}), bool(live_servers(workspace.database))
+    reports = last_reports(workspace.database, at_work(attempts))
     was_left = life is not None and is_abandoned(run.state, life)
     others = search_runs(workspace.database, RunFilter(recipe=run.recipe), limit=NUM_EARLIER + 1)
     return RunView(
@@ -134,7 +137,8 @@ def load_run(service: Service, run_id: str) -> RunView:
         cancel_requested_by=who_cancelled(workspace.database, run),
         last_event=run.last_event,
         strip=strip_of(status),
-        stages=stage_rows(status, attempts, happened, work, of_run, is_abandoned=was_left),
+        stages=stage_rows(status, attempts, happened, work, of_run, reports, is_abandoned=was_left),
+        silent_since=silent_since(attempts, reports),
         first_failure=first_failure(status, attempts),
         needs=tuple(needs_of_runs([status], {run_id: life} if life is not None else {})),
         cost=cost_of(attempts, work, of_run, run.updated_at),

@@ -7,6 +7,7 @@ from orchestrator.history.events import RunState
 from orchestrator.history.run_search import (
     RunFilter,
     attempts_of_runs,
+    last_reports,
     recipes_of_runs,
     search_runs,
     starters_of_runs,
@@ -17,6 +18,7 @@ from orchestrator.liveness.liveness import UNFINISHED, RunLife
 from orchestrator.web.service import Service
 from orchestrator.web.views.money import Cost, cost_of, prices_of_runs
 from orchestrator.web.views.needs import Need, needs_of_runs, needs_of_takedowns
+from orchestrator.web.views.stage_rows import at_work, silent_since
 from orchestrator.workspace import Workspace
 
 PAGE_RUNS = 50
@@ -43,6 +45,7 @@ class RunRow:
     updated_at: float
     is_over: bool
     is_abandoned: bool  # it has not ended, and its driver is gone
+    silent_since: float | None  # the last report of progress of a stage at work, or its begin; None: none is at work
     strip: tuple[StripCell, ...]
     cost: Cost  # so far, of all attempts
 
@@ -82,6 +85,7 @@ def _new_rows(service: Service, wanted: Sequence[RunSummary]) -> dict[str, RunRo
     lives = lives_of(workspace, wanted)
     attempts, owners = attempts_of_runs(database, ids), starters_of_runs(database, ids)
     prices = prices_of_runs(database, ids)
+    reports = last_reports(database, [row for rows in attempts.values() for row in at_work(rows)])
     now = max(run.updated_at for run in wanted)
     rows = {}
     for status in statuses_of(service, wanted):
@@ -89,7 +93,8 @@ def _new_rows(service: Service, wanted: Sequence[RunSummary]) -> dict[str, RunRo
         life, owner = lives.get(run.run_id), owners.get(run.run_id)
         work = service.plans.work(workspace.store, run.plan_digest)
         cost = cost_of(attempts[run.run_id], work, prices.get(run.run_id, {}), now)
-        row = _row(_alive(status, lives), cost, owner.name if owner else "", life)
+        silent = silent_since(attempts[run.run_id], reports)
+        row = _row(_alive(status, lives), cost, owner.name if owner else "", life, silent)
         rows[run.run_id] = row
         if work:  # without it the store was away, or has lost the plan
             service.ended_rows.put(run, row)
@@ -137,7 +142,7 @@ def _alive(status: RunStatus, lives: Mapping[str, RunLife]) -> RunStatus:
     return with_life(status, life) if life is not None else status
 
 
-def _row(status: RunStatus, cost: Cost, owner: str, life: RunLife | None) -> RunRow:
+def _row(status: RunStatus, cost: Cost, owner: str, life: RunLife | None, silent: float | None) -> RunRow:
     run = status.run
     lines = run.message.strip().splitlines()
     return RunRow(
@@ -150,6 +155,7 @@ def _row(status: RunStatus, cost: Cost, owner: str, life: RunLife | None) -> Run
         updated_at=run.updated_at,
         is_over=run.state not in UNFINISHED,
         is_abandoned=life is not None and is_abandoned(run.state, life),
+        silent_since=silent if run.state in UNFINISHED else None,
         strip=strip_of(status),
         cost=cost,
     )

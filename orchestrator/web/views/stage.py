@@ -11,8 +11,9 @@ from orchestrator.commands.shared.targets import Target, planned_stages
 from orchestrator.errors import OrchestratorError
 from orchestrator.history.database.database import Database
 from orchestrator.history.events import EventKind
-from orchestrator.history.run_search import AttemptRow, attempts_of_runs, events_of_kinds
+from orchestrator.history.run_search import AttemptRow, attempts_of_runs, events_of_kinds, last_reports
 from orchestrator.history.run_status import RunStatus, run_statuses
+from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.liveness.liveness import UNFINISHED
 from orchestrator.reports.run_summary import StageSummary
 from orchestrator.retention.pins import is_pinned
@@ -23,7 +24,7 @@ from orchestrator.web.views.logs import LogFile, log_files
 from orchestrator.web.views.money import prices_of_runs
 from orchestrator.web.views.run import refined, summary_of
 from orchestrator.web.views.shards import ShardMapView, maps_of
-from orchestrator.web.views.stage_rows import EXPLAINING, StageRow, stage_rows
+from orchestrator.web.views.stage_rows import ABANDONED, EXPLAINING, StageRow, at_work, stage_rows
 from orchestrator.workspace import Workspace
 
 MAX_FILES = 200  # of the largest
@@ -88,6 +89,7 @@ class StageView:
     identity: str  # the payload as indented JSON
     config: str  # as indented JSON
     resources: str
+    hangs_after_s: float | None  # without progress for so long it counts as hanging; None: the plan does not say
     output: OutputView | None
     is_pinned: bool
     maps: tuple[ShardMapView, ...]  # of the shown attempt
@@ -110,6 +112,8 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
     happened = events_of_kinds(workspace.database, run_id, EXPLAINING, stages=[stage_id])
     work, prices = service.plans.work(workspace.store, run.plan_digest), prices_of_runs(workspace.database, [run_id])
     planned, summary, problem = _from_store(service, workspace, status)
+    reports = last_reports(workspace.database, at_work(attempts))
+    was_left = life is not None and is_abandoned(run.state, life)
     maps: tuple[ShardMapView, ...] = ()
     if chosen is not None:
         table = service.shards.of_attempt(workspace.database, run_id, stage_id, chosen.attempt_id)
@@ -120,10 +124,10 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
         run_state=run.state,
         is_over=run.state not in UNFINISHED,
         last_event=run.last_event,
-        row=stage_rows(status, attempts, happened, work, prices.get(run_id, {}))[0],
+        row=stage_rows(status, attempts, happened, work, prices.get(run_id, {}), reports, is_abandoned=was_left)[0],
         attempt=chosen.number if chosen else 0,
         attempt_id=chosen.attempt_id if chosen else "",
-        attempt_state=chosen.state if chosen else status.stages[0].state,
+        attempt_state=_attempt_state(chosen, status.stages[0].state, was_left=was_left),
         message=(chosen.message if chosen else status.stages[0].message)[:MAX_MESSAGE],
         failure_class=chosen.failure_class if chosen else "",
         metrics=_metrics(workspace, chosen, summary),
@@ -132,12 +136,20 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
         identity=_as_text(planned.get("payload")),
         config=_as_text(planned.get("config")),
         resources=_as_text(planned.get("resources")),
+        hangs_after_s=planned.get("retry", {}).get("hang_after_s"),
         output=_output(summary, run_id),
         is_pinned=summary is not None and _is_pinned(workspace, status),
         maps=maps,
         logs=_logs(service, run_id, chosen),
         problem=problem,
     )
+
+
+def _attempt_state(chosen: AttemptRow | None, state: str, *, was_left: bool) -> str:
+    """Of an attempt whose driver is gone not the one that it was left in."""
+    if chosen is None:
+        return state
+    return ABANDONED if was_left and at_work([chosen]) else chosen.state
 
 
 def find_attempt(database: Database, run_id: str, stage_id: str, number: int) -> AttemptRow:

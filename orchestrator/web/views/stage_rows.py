@@ -79,6 +79,8 @@ class StageRow:
     rate_per_s: float
     eta_s: float | None
     elapsed_s: float | None
+    silent_since: float | None  # its last report of progress, or its begin; None: it is not at work
+    has_reported: bool  # progress, of the newest attempt
     message: str  # its first line
     waiting_for: str
     waiting_since: float | None
@@ -95,10 +97,12 @@ def stage_rows(
     happened: Sequence[Event],
     work: Mapping[str, PlannedWork],
     prices: Prices,
+    reports: Mapping[str, float],
     *,
     is_abandoned: bool = False,
 ) -> tuple[StageRow, ...]:
-    """`happened`: the events of the kinds `EXPLAINING`. `is_abandoned`: nobody carries the run out any more."""
+    """`happened`: the events of the kinds `EXPLAINING`. `reports`: by attempt, the time of its last report of progress.
+    `is_abandoned`: nobody carries the run out any more."""
     return tuple(
         _row(
             status,
@@ -107,6 +111,7 @@ def stage_rows(
             [event for event in happened if event.stage_id == stage.stage_id],
             work,
             prices,
+            reports,
             is_abandoned=is_abandoned,
         )
         for stage in status.stages
@@ -120,6 +125,7 @@ def _row(
     happened: Sequence[Event],
     work: Mapping[str, PlannedWork],
     prices: Prices,
+    reports: Mapping[str, float],
     *,
     is_abandoned: bool,
 ) -> StageRow:
@@ -142,6 +148,8 @@ def _row(
         rate_per_s=stage.rate_per_s,
         eta_s=stage.eta_s,
         elapsed_s=stage.elapsed_s,
+        silent_since=silent_since(attempts, reports) if stage.state in _AT_WORK else None,
+        has_reported=stage.attempt_id in reports,
         message=first_line(stage.message),
         waiting_for=stage.waiting_for,
         waiting_since=stage.waiting_since,
@@ -151,6 +159,16 @@ def _row(
         cost=cost_of(attempts, work, prices, run.updated_at),
         link=link("runs", run.run_id, "stages", stage.stage_id),
     )
+
+
+def at_work(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:
+    return [row for row in attempts if row.state in _AT_WORK]
+
+
+def silent_since(attempts: Sequence[AttemptRow], reports: Mapping[str, float]) -> float | None:
+    """When something was last heard of the attempts at work: a report of progress, or their begin; None: none is."""
+    heard = [reports.get(row.attempt_id, row.started_at or row.created_at) for row in at_work(attempts)]
+    return max(heard, default=None)
 
 
 def attempt_bar(row: AttemptRow) -> AttemptBar:

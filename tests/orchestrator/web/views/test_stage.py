@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -113,3 +115,35 @@ def test_what_needs_a_person(client: TestClient, made_up: MadeUp) -> None:
         "c": "driver_gone",
     }
     assert "Needs you" in client.get("/runs").text
+
+
+def test_how_long_nothing_was_heard_is_said_of_the_living_and_the_dead(
+    client: TestClient, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up.start("r1")
+    attempt = made_up.attempt("r1", "model")
+    made_up.record("r1", "progress", {"done": 3, "total": 9, "unit": "steps", "rate_per_s": 0.1}, stage="model",
+                   attempt=attempt)  # fmt: skip
+    addresses = ("/runs", "/runs/r1", "/runs/r1/stages/model")
+    for address in addresses:
+        assert "no progress for" not in client.get(address).text
+    assert "under 1 min ago" in client.get("/runs/r1").text
+    later = time.time() + 600
+    monkeypatch.setattr("orchestrator.web.rendering.time.time", lambda: later)
+    for address in addresses:
+        assert "no progress for 10 min" in client.get(address).text
+    assert "10 min 00 s ago" in client.get("/runs/r1").text
+    made_up.workspace.leases.release(made_up.leases["r1"])  # its driver is gone
+    for address in addresses:
+        assert "no progress for 10 min" in client.get(address).text
+    assert client.get("/api/v1/runs/r1/stages/model").json()["attempt_state"] == "ABANDONED"
+
+
+def test_a_report_of_an_attempt_before_says_nothing_of_this_one(client: TestClient, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    made_up.fail("r1", "model", "no memory left")
+    made_up.record("r1", "metrics", {"points": []}, stage="model", attempt="r1-model-1-1")
+    made_up.attempt("r1", "model", number=2)
+    found = client.get("/api/v1/runs/r1/stages/model").json()["row"]
+    assert not found["has_reported"]
+    assert found["silent_since"] == found["attempts"][1]["began_at"]
