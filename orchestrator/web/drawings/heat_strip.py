@@ -112,7 +112,8 @@ def _cell(cell: ShardCell, total: int, limits: Sequence[float], href: str) -> Ma
             parts.append(element("rect", box))
     if not href:
         return group(*parts)
-    return link(href.format(first=cell.first, last=cell.last), *parts, tabindex=-1)
+    tabindex = 0 if cell.first == 0 else -1  # one stop of the Tab key; arrows go on from there (`keys.js`)
+    return link(href.format(first=cell.first, last=cell.last), *parts, tabindex=tabindex)
 
 
 def _cell_text(cell: ShardCell, size: int) -> str:

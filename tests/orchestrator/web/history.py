@@ -1,12 +1,16 @@
 """A made-up history that shows all that pages can show."""
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifact import JSON
 from orchestrator.attempt_id import AttemptId
 from orchestrator.history.events import RunState
 from orchestrator.history.telemetry import Telemetry
 from orchestrator.queue.records import A_PERSON
+from orchestrator.web.questions.asking import FOLDER
+from orchestrator.web.questions.records import LOCK, OUT, Question, put_end, put_question
 
 if TYPE_CHECKING:
     from tests.orchestrator.web.conftest import MadeUp
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 LIVE, BROKEN, DONE = "20260504-101500-live00", "20260504-091500-broken", "20260504-081500-done00"
 ASKS = "20260504-071500-asks00"  # it waits for the word of a person
 STAGES = ("raw", "ingested", "curated", "tokens", "model", "evaluated")
+STEP = 7  # of the training of `LIVE`, whose samples are known
 HOSTILE = '</pre><img src="https://example.com/x.png" onerror="alert(1)"> no memory left'
 
 
@@ -44,6 +49,48 @@ def make_history(made_up: "MadeUp") -> None:
     offence: dict[str, Any] = {"node": "node-9", "what": "corrupt", "certain": True}
     made_up.record(LIVE, "node_offence", offence, stage="model")
     train(made_up, LIVE, steps=200)
+    record_shards(made_up, BROKEN)
+    put_answers(made_up)
+
+
+def record_shards(made_up: "MadeUp", run_id: str) -> None:
+    """A map of 1,000 shards in the second attempt at `tokens`: one was slow, one retried, one has quarantined items."""
+    special: dict[int, list[JSON]] = {300: [41.5, 1, 0], 301: [1.0, 3, 0], 302: [1.0, 1, 7]}
+    done: list[JSON] = [[place, f"s-{place:05d}", *special.get(place, [0.5, 1, 0])] for place in range(990)]
+    for kind, fields in (("shards_planned", {"shards": 1000, "reused": 0}), ("shards_done", {"shards": done})):
+        of_map: dict[str, JSON] = {"label": "encode", **fields}
+        made_up.record(run_id, kind, of_map, stage="tokens", attempt=f"{run_id}-tokens-1-2")
+
+
+def put_answers(made_up: "MadeUp") -> None:
+    """Answers that processes have left: the samples of a step, and a comparison."""
+    where: dict[str, JSON] = {"shard": "s0", "offset": 0, "span_bytes": 512, "dataset": "f" * 64}
+    sample: dict[str, JSON] = {
+        "sample_id": "a" * 64,
+        "task": "generation",
+        "source": "web",
+        "images": [[64, 48]],
+        **where,
+    }
+    asked = ("samples", f"{LIVE}:model", str(STEP), "--json")
+    put_answer(made_up, "20260504-101500-step", asked, json.dumps({"format": 1, "samples": [sample]}))
+    put_answer(made_up, "20260504-101500-diff", ("diff", DONE, BROKEN), f"the same recipe\n{HOSTILE}\n")
+
+
+def put_answer(made_up: "MadeUp", name: str, arguments: tuple[str, ...], text: str) -> None:
+    question = Question(
+        id=name,
+        kind=arguments[0],
+        title=" ".join(arguments),
+        arguments=arguments,
+        where=(),
+        asked_by="alice",
+        asked_at=1.0,
+    )
+    place = put_question(made_up.workspace.root / "web" / FOLDER, question)
+    (place / OUT).write_text(text)
+    (place / LOCK).touch()
+    put_end(place, 0)
 
 
 def put_log(made_up: "MadeUp", run_id: str, name: str, text: str) -> None:

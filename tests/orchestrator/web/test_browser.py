@@ -10,7 +10,7 @@ import pytest
 from orchestrator.workspace import Workspace
 from tests.orchestrator.web.browser import PICTURES_FOLDER, Server, running_chromium
 from tests.orchestrator.web.conftest import MadeUp
-from tests.orchestrator.web.history import ASKS, BROKEN, DONE, LIVE, fingerprint_of, make_history, train
+from tests.orchestrator.web.history import ASKS, BROKEN, DONE, LIVE, STEP, fingerprint_of, make_history, put_log, train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,6 +31,8 @@ PAGES = {
     "cluster": "/cluster",
     "events": f"/events?run={DONE}",
     "questions": "/questions",
+    "answer": "/questions/20260504-101500-diff",
+    "step": f"/runs/{LIVE}/stages/model/steps/{STEP}",
     "log": f"/runs/{BROKEN}/logs/tokens-1-2.log",
     "shards": f"/runs/{BROKEN}/stages/tokens/shards",
     "denied": "/denied",
@@ -228,6 +230,57 @@ def test_pointing_at_a_stage_marks_its_row_and_edges(page: "Page") -> None:
     assert page.query_selector(".edge.is-tied")
     page.hover("h1")
     assert page.query_selector(".is-tied") is None
+
+
+def test_pointing_at_a_bar_marks_its_events_and_the_lines_of_its_log_and_back(page: "Page") -> None:
+    page.goto(f"/runs/{BROKEN}")
+    attempt = f"attempt:{BROKEN}-tokens-1-2"
+    page.hover(f".gantt [data-tie~='{attempt}']")
+    for place in (".latest li", ".log .line", "tr .attempts a"):
+        assert page.query_selector(f"{place}.is-tied[data-tie~='{attempt}']"), place
+    page.hover(".log .line >> nth=0")
+    assert page.query_selector(f".gantt .is-tied[data-tie~='{attempt}']")
+    page.hover("h1")
+    assert page.query_selector(".is-tied") is None
+    page.focus(f".gantt a[data-tie~='{attempt}'], .gantt [data-tie~='{attempt}'] a")  # by keyboard too
+    assert page.query_selector(f".log .line.is-tied[data-tie~='{attempt}']")
+
+
+def test_the_strip_of_shards_leads_to_the_slow_ones_by_click_and_by_keyboard(page: "Page") -> None:
+    page.goto(f"/runs/{BROKEN}/stages/tokens")
+    page.click(".heat a:has(.retried)")
+    page.wait_for_url("**/shards?*first=300*")
+    assert "s-00301" in page.inner_text("table")
+    page.go_back()
+    page.focus(".heat a")
+    for _ in range(60):  # cells of five shards
+        page.keyboard.press("ArrowRight")
+    assert "shards 300 to 304" in page.evaluate("document.activeElement.querySelector('title').textContent")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/shards?*first=300*")
+    page.click("nav.chips >> text=Quarantined")
+    page.wait_for_url("**order=quarantined*")
+    assert page.inner_text("tbody").startswith("s-00302")
+
+
+def test_a_log_is_followed_and_a_line_of_it_is_found_by_keyboard_alone(page: "Page", history: MadeUp) -> None:
+    put_log(history, LIVE, "model-1-1.log", "2026-05-04T10:15:00Z INFO model: step 1\n")
+    page.goto(f"/runs/{LIVE}/logs/model-1-1.log")
+    page.keyboard.press("f")
+    page.wait_for_selector(".log[data-following]")
+    page.wait_for_selector("#live[data-state=live]")
+    put_log(history, LIVE, "model-1-1.log", "2026-05-04T10:15:00Z INFO model: step 1\n" * 400 + "the last line\n")
+    page.wait_for_selector("text=the last line")
+    left = page.evaluate("(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)"
+                         "(document.querySelector('.log'))")  # fmt: skip
+    assert left < 4, "it shows its end"
+    page.keyboard.press("f")
+    page.wait_for_selector(".log:not([data-following])")
+    page.keyboard.press("/")
+    page.keyboard.type("the last")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=the+last*")
+    assert page.locator(".log .line").count() == 1
 
 
 def test_the_switch_of_light_and_dark_is_remembered(page: "Page") -> None:

@@ -1,4 +1,4 @@
-// The keys: `/` search, `j k` rows, Enter, `g` and a letter, `[ ]` attempts, `f` follow, `?` help.
+// The keys: `/` search, `j k` rows, Enter, `g` and a letter, `[ ]` attempts, `f` follow, `?` help; arrows in a strip.
 "use strict";
 (() => {
   const PLACES = { r: "/runs", d: "/datasets", c: "/cluster", e: "/events", q: "/questions" };
@@ -25,13 +25,25 @@
     tabs[now + step]?.click();
   }
 
+  // Within a strip of shards: the arrows, Home and End; the Tab key stops there once.
+  function moveInStrip(event) {
+    const cells = [...event.target.closest("svg").querySelectorAll("a")];
+    const now = cells.indexOf(event.target);
+    const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: cells.length - 1 }[event.key];
+    if (!cells[next]) return;
+    event.preventDefault();
+    event.target.setAttribute("tabindex", "-1");
+    cells[next].setAttribute("tabindex", "0");
+    cells[next].focus();
+  }
+
   function openHelp() {
     const dialog = document.getElementById("keys");
     if (!dialog.open) dialog.showModal();
   }
 
   const ACTIONS = {
-    "/": () => document.querySelector("main input[type=search], #search")?.focus(),
+    "/": () => (document.querySelector("main input[type=search]") ?? document.getElementById("search"))?.focus(),
     j: () => move(1),
     k: () => move(-1),
     "[": () => attempt(-1),
@@ -57,6 +69,7 @@
       document.querySelector("main [data-row].is-current a[href]")?.click();
       return;
     }
+    if (event.target.closest(".heat a")) moveInStrip(event);
     if (!Object.hasOwn(ACTIONS, event.key)) return;
     event.preventDefault();
     ACTIONS[event.key]();

@@ -3,7 +3,9 @@ import time
 import pytest
 from starlette.testclient import TestClient
 
-from orchestrator.history.events import EventKind, RunState
+from orchestrator.attempt_id import AttemptId
+from orchestrator.history.events import AttemptState, EventKind, RunState
+from orchestrator.history.telemetry import Telemetry
 from tests.orchestrator.web.conftest import MadeUp
 from tests.orchestrator.web.views.test_logs import HOSTILE
 
@@ -117,13 +119,21 @@ def test_what_needs_a_person(client: TestClient, made_up: MadeUp) -> None:
     assert "Needs you" in client.get("/runs").text
 
 
+def report(made_up: MadeUp, stage: str, *, number: int) -> None:
+    """Progress and metrics of an attempt."""
+    telemetry = Telemetry(made_up.workspace.database)
+    tracker = telemetry.tracker(AttemptId.of("r1", stage, epoch=1, number=number))
+    tracker.progress(3, 9, "steps")
+    tracker.log_metrics({"loss": 0.5}, step=3)
+    telemetry.close()
+
+
 def test_how_long_nothing_was_heard_is_said_of_the_living_and_the_dead(
     client: TestClient, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_up.start("r1")
-    attempt = made_up.attempt("r1", "model")
-    made_up.record("r1", "progress", {"done": 3, "total": 9, "unit": "steps", "rate_per_s": 0.1}, stage="model",
-                   attempt=attempt)  # fmt: skip
+    made_up.attempt("r1", "model")
+    report(made_up, "model", number=1)
     addresses = ("/runs", "/runs/r1", "/runs/r1/stages/model")
     for address in addresses:
         assert "no progress for" not in client.get(address).text
@@ -141,8 +151,9 @@ def test_how_long_nothing_was_heard_is_said_of_the_living_and_the_dead(
 
 def test_a_report_of_an_attempt_before_says_nothing_of_this_one(client: TestClient, made_up: MadeUp) -> None:
     made_up.start("r1")
-    made_up.fail("r1", "model", "no memory left")
-    made_up.record("r1", "metrics", {"points": []}, stage="model", attempt="r1-model-1-1")
+    first = made_up.attempt("r1", "model")
+    report(made_up, "model", number=1)
+    made_up.workspace.runs.transition_attempt(first, AttemptState.RUNNING, AttemptState.FAILED, epoch=1, fields={})
     made_up.attempt("r1", "model", number=2)
     found = client.get("/api/v1/runs/r1/stages/model").json()["row"]
     assert not found["has_reported"]
