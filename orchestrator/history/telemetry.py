@@ -171,6 +171,8 @@ class Telemetry:
                 self.flush()
             except OrchestratorError as error:
                 log.warning("metrics and progress are delayed: %s", error)
+            except Exception:  # without this thread a run would go on for weeks and seem to hang
+                log.exception("metrics and progress are delayed by a bug in illume; trying again")
 
     def _flush_buffer(self, buffer: _Buffer) -> None:
         with self._lock:

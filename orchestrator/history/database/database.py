@@ -3,6 +3,7 @@
 Rule: every access is one function in one transaction that is safe to repeat, so a broken connection is retried.
 """
 
+import importlib
 import json
 import logging
 import sqlite3
@@ -26,6 +27,10 @@ from orchestrator.history.database.file_system import FileSystemOf, check_local
 from orchestrator.history.database.migrations import bring_up_to_date
 from orchestrator.installation.extras import require_extra
 from orchestrator.redaction.masking import mask_text, remember_secret
+
+# Before any thread is started. While another thread imports it, as MLflow does, SQLAlchemy cannot bind the value of an
+# enumeration: `AttributeError: partially initialized module` in whatever thread asks the database then.
+importlib.import_module("sqlalchemy.orm")
 
 T = TypeVar("T")
 

@@ -229,3 +229,26 @@ def test_metrics_of_a_replaced_driver_are_dropped(store: RunStore, database: Dat
     tracker.log_metrics({"loss": 1.0}, step=1)
     store.telemetry.flush()
     assert of_kind(store, "metrics") == []
+
+
+def test_a_bug_in_one_flush_does_not_end_the_thread(
+    store: RunStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry_module, "FLUSH_S", 0.01)
+    telemetry = Telemetry(database)
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise AttributeError("partially initialized module")
+
+    monkeypatch.setattr(telemetry, "flush", fail)
+    tracker = tracked(telemetry, attempt(store, database))
+    assert failed.wait(30)
+    monkeypatch.undo()
+    tracker.progress(3, 9, "steps")
+    deadline = time.monotonic() + 30
+    while stage(database).done != 3:
+        assert time.monotonic() < deadline, "its progress was never written"
+        time.sleep(0.01)
+    telemetry.close()

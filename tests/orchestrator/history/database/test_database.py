@@ -1,4 +1,6 @@
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -283,3 +285,10 @@ def test_a_file_that_was_moved_or_replaced_is_noticed(tmp_path: Path) -> None:
     assert not other.was_replaced()
     for opened in (database, other):
         opened.close()
+
+
+def test_nothing_of_sqlalchemy_is_imported_by_a_thread_later() -> None:
+    """While MLflow imports `sqlalchemy.orm` in its thread, no other thread could bind the value of an enumeration."""
+    program = "import sys, orchestrator.history.database.database; print('sqlalchemy.orm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
