@@ -197,14 +197,21 @@ def _wait(wait: Wait, end_s: float | None, now: float) -> GanttWait:
 def _note(row: StageRow, now: float) -> str:
     if row.waiting_for:
         return f"for {row.waiting_for}"
-    if silent := silence(row.silent_since, now):
-        return silent
+    if silence(row.silent_since, now) and row.silent_since is not None:
+        return f"silent {duration_text(now - row.silent_since)}"
     if row.eta_s is not None and row.total:
-        return f"{row.done / row.total:.0%}, {duration_text(row.eta_s)} left"
+        return f"{row.done / row.total:.0%}, {_round_duration(row.eta_s)} left"
     if row.how in ("reused", "made_by_another_run") or row.elapsed_s is None:
         return ""
     tries = f", attempt {len(row.attempts)}" if len(row.attempts) > 1 else ""
     return f"{duration_text(row.elapsed_s)}{tries}"
+
+
+def _round_duration(seconds: float) -> str:
+    """As much of a duration as a box of the graph has room for: `42 s`, `28 min`, `5 h 02 min`."""
+    return (
+        duration_text(seconds - seconds % 60).removesuffix(" 00 s") if 60 <= seconds < 3600 else duration_text(seconds)
+    )
 
 
 def money(cost: Cost) -> str:

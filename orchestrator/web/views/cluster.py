@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.history.events import AttemptState, RunState
-from orchestrator.history.run_search import AttemptRow, RunFilter, attempts_of_runs, search_runs
+from orchestrator.history.events import RunState
+from orchestrator.history.run_search import RunFilter, attempts_of_runs, last_reports, search_runs
 from orchestrator.history.run_status import run_statuses
+from orchestrator.liveness.life_in_status import is_abandoned
 from orchestrator.liveness.liveness import UNFINISHED
 from orchestrator.web.addresses import link
 from orchestrator.web.plans import PlannedWork
 from orchestrator.web.service import Service
 from orchestrator.web.views.machines import Machine, Use, machines_of, use_of
 from orchestrator.web.views.queue import QueueView, load_queue
+from orchestrator.web.views.stage_rows import at_work as in_work
 
 MAX_RUNS = 100  # unfinished ones that are looked at
 NUM_NEWEST = 30  # runs whose complaints about machines are told, although they may be over
@@ -31,6 +33,8 @@ class AtWork:
     since: float  # seconds since 1970
     share: float | None  # of its work that is done
     driver: str
+    is_abandoned: bool  # its driver is gone: it is not counted
+    silent_since: float  # seconds since 1970: its last report of progress, or its begin
     use: tuple[Use, ...]  # of the machine of its first worker, of a training that tells
     link: str
 
@@ -69,11 +73,12 @@ def load_cluster(service: Service) -> ClusterView:
     attempts = attempts_of_runs(database, [run.run_id for run in runs])
     at_work: list[AtWork] = []
     waiting: list[Waiting] = []
-    open_: list[AttemptRow] = []
+    open_ = [row for rows in attempts.values() for row in in_work(rows)]
+    reports = last_reports(database, open_)
     for status in run_statuses(database, runs):
         run = status.run
         work = service.plans.work(workspace.store, run.plan_digest)
-        driver = workspace.liveness.run(run.run_id).describe()
+        life = workspace.liveness.run(run.run_id)
         for stage in status.stages:
             if stage.waiting_for:
                 waiting.append(
@@ -87,33 +92,33 @@ def load_cluster(service: Service) -> ClusterView:
                         link=link("runs", run.run_id, "stages", stage.stage_id),
                     )
                 )
-        for row in attempts[run.run_id]:
-            if row.state in (AttemptState.INTENT, AttemptState.RUNNING):
-                planned = _planned(work, row.stage_id)
-                open_.append(row)
-                at_work.append(
-                    AtWork(
-                        run=run.run_id,
-                        recipe=run.recipe,
-                        stage=row.stage_id,
-                        attempt=row.number,
-                        gpus=planned.gpus,
-                        cpus=planned.cpus,
-                        workers=planned.workers,
-                        since=row.started_at or row.created_at,
-                        share=row.done / row.total if row.total else None,
-                        driver=driver,
-                        use=use_of(database, row),
-                        link=link("runs", run.run_id, "stages", row.stage_id, attempt=row.number),
-                    )
+        for row in in_work(attempts[run.run_id]):
+            planned = _planned(work, row.stage_id)
+            at_work.append(
+                AtWork(
+                    run=run.run_id,
+                    recipe=run.recipe,
+                    stage=row.stage_id,
+                    attempt=row.number,
+                    gpus=planned.gpus,
+                    cpus=planned.cpus,
+                    workers=planned.workers,
+                    since=row.started_at or row.created_at,
+                    share=row.done / row.total if row.total else None,
+                    driver=life.describe(),
+                    is_abandoned=is_abandoned(run.state, life),
+                    silent_since=reports.get(row.attempt_id, row.started_at or row.created_at),
+                    use=use_of(database, row),
+                    link=link("runs", run.run_id, "stages", row.stage_id, attempt=row.number),
                 )
+            )
     return ClusterView(
         at_work=tuple(at_work),
         waiting=tuple(sorted(waiting, key=lambda row: row.since or 0.0)),
         queue=load_queue(database),
         machines=machines_of(database, open_, [run.run_id for run in (*runs, *newest)]),
-        gpus=sum(row.gpus for row in at_work),
-        cpus=sum(row.cpus for row in at_work),
+        gpus=sum(row.gpus for row in at_work if not row.is_abandoned),
+        cpus=sum(row.cpus for row in at_work if not row.is_abandoned),
         num_runs=len(runs),
         last_event=max((run.last_event for run in runs), default=0),
     )

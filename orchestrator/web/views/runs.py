@@ -1,9 +1,10 @@
 """The list of runs, and what needs a person."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.history.events import RunState
+from orchestrator.history.database.database import Database
+from orchestrator.history.events import AttemptState, RunState
 from orchestrator.history.run_search import (
     RunFilter,
     attempts_of_runs,
@@ -18,7 +19,8 @@ from orchestrator.liveness.liveness import UNFINISHED, RunLife
 from orchestrator.web.service import Service
 from orchestrator.web.views.money import Cost, cost_of, prices_of_runs
 from orchestrator.web.views.needs import Need, needs_of_runs, needs_of_takedowns
-from orchestrator.web.views.stage_rows import at_work, silent_since
+from orchestrator.web.views.queue import QueueRow, load_queue
+from orchestrator.web.views.stage_rows import at_work, first_line, silent_since
 from orchestrator.workspace import Workspace
 
 PAGE_RUNS = 50
@@ -39,7 +41,7 @@ class RunRow:
     run: str
     recipe: str
     state: str
-    message: str  # its first line
+    message: str  # what failed first, what it waits for in the queue, or the first line of what is known
     owner: str  # who created it; empty: not recorded
     created_at: float  # seconds since 1970
     updated_at: float
@@ -66,6 +68,7 @@ def load_runs(service: Service, wanted: RunFilter) -> RunsView:
     shown, has_older = found[:PAGE_RUNS], len(found) > PAGE_RUNS
     known = {run.run_id: row for run in shown if (row := service.ended_rows.get(run)) is not None}
     rows = known | _new_rows(service, [run for run in shown if run.run_id not in known])
+    rows |= _with_queue(database, [row for row in rows.values() if row.state == RunState.PLANNED])
     last = shown[-1] if has_older else None
     return RunsView(
         needs=tuple(load_needs(service)),
@@ -74,6 +77,20 @@ def load_runs(service: Service, wanted: RunFilter) -> RunsView:
         recipes=tuple(recipes_of_runs(database)),
         states=tuple(state.value for state in RunState),
     )
+
+
+def _with_queue(database: Database, planned: Sequence[RunRow]) -> dict[str, RunRow]:
+    """Runs that have not begun, with their place in the queue and what they wait for."""
+    waiting = {row.run: row for row in load_queue(database).runs if row.state == "WAITING"} if planned else {}
+    return {
+        row.run: replace(row, message=f"in the queue, {_place(found)}: waits for {found.waits_for or 'its turn'}")
+        for row in planned
+        if (found := waiting.get(row.run)) is not None
+    }
+
+
+def _place(row: QueueRow) -> str:
+    return "next" if row.position == 1 else f"number {row.position}"
 
 
 def _new_rows(service: Service, wanted: Sequence[RunSummary]) -> dict[str, RunRow]:
@@ -137,6 +154,14 @@ def strip_of(status: RunStatus) -> tuple[StripCell, ...]:
     )
 
 
+def _message(status: RunStatus) -> str:
+    """Of a run that failed what failed first, else the first line of what is known of it."""
+    failed = [stage for stage in status.stages if stage.state == AttemptState.FAILED and stage.message]
+    if status.run.state == RunState.FAILED and failed:
+        return f"{failed[0].stage_id}: {first_line(failed[0].message).removeprefix(f'{failed[0].stage_id}: ')}"
+    return first_line(status.run.message)
+
+
 def _alive(status: RunStatus, lives: Mapping[str, RunLife]) -> RunStatus:
     life = lives.get(status.run.run_id)
     return with_life(status, life) if life is not None else status
@@ -144,12 +169,11 @@ def _alive(status: RunStatus, lives: Mapping[str, RunLife]) -> RunStatus:
 
 def _row(status: RunStatus, cost: Cost, owner: str, life: RunLife | None, silent: float | None) -> RunRow:
     run = status.run
-    lines = run.message.strip().splitlines()
     return RunRow(
         run=run.run_id,
         recipe=run.recipe,
         state=run.state,
-        message=lines[0] if lines else "",
+        message=_message(status),
         owner=owner,
         created_at=run.created_at,
         updated_at=run.updated_at,
