@@ -1,3 +1,4 @@
+import re
 import time
 
 import pytest
@@ -143,11 +144,11 @@ def test_how_long_nothing_was_heard_is_said_of_the_living_and_the_dead(
     for address in addresses:
         assert "no progress for 10 min" in client.get(address).text.lower()
     assert "counts as hanging" not in client.get("/runs/r1/stages/model").text, "its plan does not say when"
-    assert "10 min 00 s ago" in client.get("/runs/r1").text
+    assert re.search(r"10 min \d\d s ago", client.get("/runs/r1").text)
     made_up.workspace.leases.release(made_up.leases["r1"])  # its driver is gone
     for address in addresses[:2]:
         assert "no progress for 10 min" in client.get(address).text
-    assert "10 min 00 s ago" in client.get("/runs/r1/stages/model").text
+    assert re.search(r"10 min \d\d s ago", client.get("/runs/r1/stages/model").text)
     assert "Nobody works on it" in client.get("/runs/r1/stages/model").text
     assert client.get("/api/v1/runs/r1/stages/model").json()["attempt_state"] == "ABANDONED"
 
