@@ -171,7 +171,7 @@ def summary_of(database: Database, run_id: str) -> RunSummary:
     found = search_runs(database, RunFilter(ids=(run_id,)), limit=1)
     if not found:
         raise NotFoundError(
-            f"run {run_id}: not in {database.address}, or not any more; `illume index rebuild` finds lost ones"
+            f"run {run_id[:80]}: not in the database, or not any more; `illume index rebuild` finds lost ones"
         )
     return found[0]
 

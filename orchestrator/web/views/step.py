@@ -81,11 +81,14 @@ def _asked(service: Service, arguments: Sequence[str]) -> Asked | None:
     """The question, if it is answered or being answered; else it is asked. What failed is asked again after a while."""
     settings = service.settings
     found = newest_same(settings.folder / FOLDER, arguments, settings.arguments)
-    has_failed = found is not None and found.state == "failed" and found.end is not None
-    if found is not None and found.state != "killed" and not (has_failed and time.time() - found.end.at > RETRY_S):
+    if found is not None and found.state != "killed" and not _is_to_be_asked_again(found):
         return found
     ask(settings.folder, SAMPLES, arguments, settings.arguments, asked_by=PAGE)
     return None
+
+
+def _is_to_be_asked_again(found: Asked) -> bool:
+    return found.state == "failed" and found.end is not None and time.time() - found.end.at > RETRY_S
 
 
 def _answer(service: Service, asked: Asked) -> tuple[tuple[SampleView, ...], str]:
