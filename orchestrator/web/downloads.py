@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from orchestrator.commands.shared.targets import planned_stages
@@ -21,7 +21,7 @@ from orchestrator.web.views.logs import find_log
 from orchestrator.web.views.run import summary_of
 
 EXPORT_PAGE = 1000
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_RANGE = re.compile(r"bytes=([0-9]{0,30})-([0-9]{0,30})")
 Chunks = Callable[[int, int], Iterator[bytes]]  # the bytes from a start to an end
 
 
@@ -56,26 +56,33 @@ def output_file(request: Request) -> Response:
 
 
 def ranged(request: Request, chunks: Chunks, size: int, *, name: str, media_type: str) -> Response:
-    """All bytes, or those of the `Range` that is asked for."""
+    """All bytes, or those of the one `Range` that is asked for; what is no such range is ignored, as RFC 9110 says."""
     headers = {"Accept-Ranges": "bytes", "Content-Disposition": attachment(name), "Cache-Control": "no-store"}
     asked = request.headers.get("range", "")
-    if not asked:
+    try:
+        found = range_of(asked, size)
+    except ValueError:  # also of a request without any
         headers["Content-Length"] = str(size)
         return StreamingResponse(chunks(0, size), media_type=media_type, headers=headers)
-    found = range_of(asked, size)
     if found is None:
-        return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+        text = f"Range: found {asked[:80]!r}, expected bytes within the {size:,} that there are\n"
+        return PlainTextResponse(text, status_code=416, headers={"Content-Range": f"bytes */{size}"})
     start, end = found
     headers |= {"Content-Range": f"bytes {start}-{end - 1}/{size}", "Content-Length": str(end - start)}
     return StreamingResponse(chunks(start, end), status_code=206, media_type=media_type, headers=headers)
 
 
 def range_of(header: str, size: int) -> tuple[int, int] | None:
-    """Start and end of the one range that a header asks for; None: it cannot be answered. Source: RFC 9110, 14.1.2."""
+    """Start and end of the one range that a header asks for; None: no byte is there. Source: RFC 9110, 14.1.2.
+
+    Raises: ValueError: it asks for no range, for several, or for another unit.
+    """
     match = _RANGE.fullmatch(header.strip())
     if match is None or match.group() == "bytes=-":
-        return None
+        raise ValueError(f"found {header[:80]!r}, expected bytes=FIRST-LAST")
     first, last = match.groups()
+    if first and last and int(first) > int(last):
+        raise ValueError(f"found {header[:80]!r}, whose end is before its start")
     if not first:
         start, end = max(0, size - int(last)), size
     else:

@@ -24,6 +24,7 @@ class ChartKind:
 
 CHARTS = (
     ChartKind(title="Loss", unit="", metrics=r"(?!validation/).*(?:loss|/total)|.*loss/.*"),
+    ChartKind(title="Loss by source", unit="", metrics=r".*/loss_of/.*"),
     ChartKind(title="Validation", unit="", metrics=r"validation/.*"),
     ChartKind(title="Learning rate", unit="", metrics=r".*/lr"),
     ChartKind(title="Gradient norm", unit="before clipping", metrics=r".*/grad_norm", is_log=True),
@@ -35,6 +36,8 @@ CHARTS = (
     ChartKind(title="Speed", unit="steps per second", metrics=r"steps_per_s"),
     ChartKind(title="Memory", unit="GiB, most so far", metrics=r"memory_gib|workers/memory_gib_most"),
     ChartKind(title="Checkpoints", unit="seconds", metrics=r"checkpoint_.*_s"),
+    ChartKind(title="Machine", unit="percent", metrics=r"system/.*_percentage"),
+    ChartKind(title="Machine, memory and network", unit="MB", metrics=r"system/.*_megabytes"),
 )
 OTHERS = ChartKind(title="Other metrics", unit="", metrics=r".*")
 HIDDEN = ("data_steps_skipped", "workers/slowest")  # told by marks and by the worker's name

@@ -11,7 +11,15 @@
   let view = null, timer = 0, range = null;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const short = (value) => value == null ? "" : Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(Number(value.toPrecision(4)));
+  const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+  const large = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+  function short(value) {
+    const size = Math.abs(value ?? 0);
+    if (value == null) return "";
+    if (value !== 0 && size < 1e-4) return value.toExponential(1);
+    return size >= 1e6 ? large.format(value) : size >= 1000 ? whole.format(value) : String(Number(value.toPrecision(4)));
+  }
 
   function columns(chart) {
     const steps = [...new Set(chart.curves.flatMap((curve) => curve.samples.steps))].sort((a, b) => a - b);

@@ -13,6 +13,9 @@ METRICS = (
     "language/loss",
     "language/text_loss",
     "language/loss/source/pictures",
+    "language/loss_of/0 understanding",
+    "system/cpu_utilization_percentage",
+    "system/network_receive_megabytes",
     "validation/language/loss",
     "language/lr",
     "language/grad_norm",
@@ -30,6 +33,8 @@ METRICS = (
 def test_each_metric_is_in_one_chart_of_what_it_tells() -> None:
     charts = {chart.title: [curve.metric for curve in chart.curves] for chart in charts_of(dict.fromkeys(METRICS, ONE))}
     assert charts["Loss"] == ["language/loss", "language/loss/source/pictures", "language/text_loss"]
+    assert charts["Loss by source"] == ["language/loss_of/0 understanding"]
+    assert charts["Machine"] == ["system/cpu_utilization_percentage"]
     assert charts["Validation"] == ["validation/language/loss"]
     assert charts["Own time of a step"] == ["workers/own_step_s_median", "workers/own_step_s_slowest"]
     assert charts["Other metrics"] == ["generator/psnr_db"]
