@@ -16,7 +16,19 @@ from orchestrator.workspace import Workspace
 
 PAGE_EVENTS = 50
 MAX_TEXT = 400  # characters
-HIDDEN = ("actor", "config", "inputs", "stages", "artifact", "recipe", "attempt_epoch", "stage_kind", "stage_version")
+MAX_LIST = 80  # characters of a list that is shown
+HIDDEN = (
+    "actor",
+    "config",
+    "inputs",
+    "stages",
+    "artifact",
+    "recipe",
+    "uri",
+    "attempt_epoch",
+    "stage_kind",
+    "stage_version",
+)
 HIDDEN_OF_STATES = ("fingerprint", "description", "resources", "progress", "number")  # they stand on the stage's page
 
 
@@ -75,7 +87,7 @@ def event_row(event: Event) -> EventRow:
     fields: dict[str, Any] = {name: value for name, value in event.fields.items() if name not in HIDDEN}
     if event.kind == EventKind.ATTEMPT_STATE:
         fields = {name: value for name, value in fields.items() if name not in HIDDEN_OF_STATES}
-    state = f" {fields.pop('from', None) or '-'} -> {fields.pop('to')}" if "to" in fields else ""
+    state = f"{fields.pop('from', None) or 'new'} → {fields.pop('to')}".lower() if "to" in fields else ""
     rest = " ".join(f"{name}={_short(value)}" for name, value in fields.items())
     return EventRow(
         time=event.time,
@@ -112,4 +124,6 @@ def _change_row(change: Change) -> EventRow:
 
 
 def _short(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)[:MAX_TEXT]
+    """A value of a field; of a long list only how long it is."""
+    text = json.dumps(value, ensure_ascii=False)
+    return f"{len(value):,} entries" if isinstance(value, list) and len(text) > MAX_LIST else text[:MAX_TEXT]

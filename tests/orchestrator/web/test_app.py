@@ -112,3 +112,14 @@ def test_a_log_that_is_followed_tells_that_it_grew(settings: Settings, made_up: 
 
     assert asyncio.run(first_two())[1].startswith('id: 4\ndata: {"run": "r1"')
     service.close()
+
+
+def test_an_event_is_told_in_words_and_a_long_list_by_its_length(client: TestClient, made_up: MadeUp) -> None:
+    made_up.start("r1")
+    made_up.attempt("r1", "raw")
+    shards = [[place, f"s{place}", 0.5, 1, 0] for place in range(40)]
+    made_up.record("r1", "shards_done", {"label": "judge", "shards": shards}, stage="raw")
+    texts = [event["text"] for event in client.get("/api/v1/events?run=r1").json()["events"]]
+    assert 'label="judge" shards=40 entries' in texts
+    assert "new → intent" in texts
+    assert "intent → running" in texts
