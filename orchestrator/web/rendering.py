@@ -1,6 +1,7 @@
 """Renders templates: everything is escaped; a part of a page is a block of its template."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -24,6 +26,11 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 MACROS = {"ui": "elements.html", "act": "pieces.html"}  # a block that is rendered alone imports nothing
 MAIN = "main"  # the block that htmx asks for
+_CONTROLS = (
+    re.compile(  # sequences of terminals (ECMA-48: colours, titles) and single control characters but tab and line
+        r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    )
+)
 
 
 def render(request: Request, template: str, model: Any, *, status: int = 200) -> HTMLResponse:
@@ -51,6 +58,7 @@ def environment() -> jinja2.Environment:
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
+        finalize=without_controls,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -69,6 +77,13 @@ def environment() -> jinja2.Environment:
     for name, file in MACROS.items():
         found.globals[name] = found.get_template(file).module
     return found
+
+
+def without_controls(value: object) -> object:
+    """What a template shows, without the control characters that logs and messages of programs hold."""
+    if isinstance(value, Markup) or not isinstance(value, str) or not _CONTROLS.search(value):
+        return value
+    return _CONTROLS.sub("", value)
 
 
 def provide(functions: Mapping[str, Callable[..., Any]]) -> None:

@@ -15,6 +15,16 @@ def write_log(made_up: MadeUp, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
 
 
+def test_a_page_holds_no_control_characters(client: TestClient, run: MadeUp) -> None:
+    write_log(run, "raw-1-1.log", b"\x1b[1;31mred\x1b[0m \x1b]0;a title\x07 nul\x00 bell\x07 12%\r50%\n")
+    run.fail("r1", "raw", "\x1b[31mno memory\x1b[0m left", number=2)
+    page = client.get("/runs/r1/logs/raw-1-1.log").text
+    assert "<span>red  nul bell 12%50%</span>" in page
+    for address in ("/runs/r1/logs/raw-1-1.log", "/runs/r1", "/runs/r1/stages/raw", "/runs"):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f]", client.get(address).text), address
+    assert "no memory left" in client.get("/runs/r1/stages/raw").text
+
+
 @pytest.fixture
 def run(made_up: MadeUp) -> MadeUp:
     made_up.start("r1")
