@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -26,11 +25,9 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 MACROS = {"ui": "elements.html", "act": "pieces.html"}  # a block that is rendered alone imports nothing
 MAIN = "main"  # the block that htmx asks for
-_CONTROLS = (
-    re.compile(  # sequences of terminals (ECMA-48: colours, titles) and single control characters but tab and line
-        r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-    )
-)
+# Sequences of terminals (ECMA-48: colours, titles) and single control characters, which logs and messages of programs
+# hold. They are taken out of whole pages, so none gets through a drawing; a sequence never reaches over a tag.
+_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b<>\n]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def render(request: Request, template: str, model: Any, *, status: int = 200) -> HTMLResponse:
@@ -46,11 +43,11 @@ def render(request: Request, template: str, model: Any, *, status: int = 200) ->
     if part and status >= 400:
         part = MAIN  # an error has no other part
     if not part:
-        return HTMLResponse(found.render(values), status_code=status, headers=headers)
+        return HTMLResponse(_CONTROLS.sub("", found.render(values)), status_code=status, headers=headers)
     if part not in found.blocks:
         raise NotFoundError(f"part {part!r}: not one of this page; it has {', '.join(sorted(found.blocks))}")
     text = "".join(found.blocks[part](found.new_context(values)))
-    return HTMLResponse(text, status_code=status, headers=headers)
+    return HTMLResponse(_CONTROLS.sub("", text), status_code=status, headers=headers)
 
 
 @lru_cache
@@ -58,7 +55,6 @@ def environment() -> jinja2.Environment:
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
-        finalize=without_controls,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -77,13 +73,6 @@ def environment() -> jinja2.Environment:
     for name, file in MACROS.items():
         found.globals[name] = found.get_template(file).module
     return found
-
-
-def without_controls(value: object) -> object:
-    """What a template shows, without the control characters that logs and messages of programs hold."""
-    if isinstance(value, Markup) or not isinstance(value, str) or not _CONTROLS.search(value):
-        return value
-    return _CONTROLS.sub("", value)
 
 
 def provide(functions: Mapping[str, Callable[..., Any]]) -> None:
