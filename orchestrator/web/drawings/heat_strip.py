@@ -91,8 +91,10 @@ def strip_text(cells: Sequence[ShardCell]) -> str:
 
 
 def _limits(cells: Sequence[ShardCell]) -> list[float]:
-    times = sorted(cell.slowest_s for cell in cells if cell.num_done)
-    return [times[min(len(times) - 1, int(share * len(times)))] for share in SHADE_SHARES] if times else []
+    """Seconds above which a darker shade begins; the slowest of all is darkest, also among few."""
+    times = sorted(cell.slowest_s for cell in cells if cell.slowest is not None)
+    below = [time_s for time_s in times if time_s < times[-1]]
+    return [below[int(share * len(below))] for share in SHADE_SHARES] if below else []
 
 
 def _cell(cell: ShardCell, total: int, limits: Sequence[float], href: str) -> Markup:
