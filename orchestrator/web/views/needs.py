@@ -30,6 +30,7 @@ class Need:
     title: str  # what happened, in a few words
     text: str  # the first line of what is known
     run: str  # empty for what concerns the store
+    recipe: str
     stage: str
     link: str
     since: float  # seconds since 1970
@@ -65,6 +66,7 @@ def needs_of_takedowns(workspace: Workspace, kinds: Kinds) -> list[Need]:
             title=f"takedown {receipt.takedown.id} is not complete",
             text="; ".join(receipt.open_points)[:MAX_TEXT],
             run="",
+            recipe="",
             stage="",
             link=link("events", q=receipt.takedown.id),
             since=datetime.fromisoformat(receipt.takedown.created).timestamp(),
@@ -110,6 +112,7 @@ def _need(
         title=title,
         text=lines[0][:MAX_TEXT] if lines else "",
         run=run_id,
+        recipe=status.run.recipe,
         stage=stage_id,
         link=link("runs", run_id, "stages", stage_id) if stage_id else link("runs", run_id),
         since=since,
