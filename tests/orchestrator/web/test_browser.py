@@ -109,6 +109,8 @@ def test_each_page_can_be_read_by_everybody_in_light_and_dark_wide_and_narrow(
             if width == 1280:
                 assert violations(page, CONTRAST if scheme == "dark" else ALL) == []
         assert violations(page, ALL_BUT_CONTRAST) == []
+    for width in (390, 620, 800, 1280, 2560):
+        page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
 
 
