@@ -61,7 +61,8 @@ def sample_text(found: "StepSample") -> str:
     """A sample for a terminal."""
     sample = found.sample
     images = ", ".join(f"{image.width} x {image.height}" for image in sample.images) or "none"
-    turns = [f"  {turn.role}: {turn.text[:MAX_CHARS]}" for turn in sample.turns]
+    texts = [(turn.role, " ".join(turn.text.split())[:MAX_CHARS]) for turn in sample.turns]
+    turns = [f"  {role}: {text}" for role, text in texts]
     head = f"{sample.sample_id[:16]}  {sample.task}, {sample.source}; images: {images}; shard {found.shard}"
     return "\n".join([head, *turns])
 
