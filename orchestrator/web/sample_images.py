@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from orchestrator.web.page import BadRequestError, NotFoundError, whole_number
-from orchestrator.web.sample_access import open_dataset, read_image
+from orchestrator.web.views.samples import open_dataset, read_image
 
 SIDE = 256  # pixels of the longer side
 FOR_A_DAY = "private, max-age=86400, immutable"  # a dataset never changes, but may be taken down

@@ -5,9 +5,10 @@ Rule: what is kept follows from events alone, so it may be dropped at any time.
 
 import heapq
 import threading
+import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from orchestrator.web.drawings.heat_strip import MISSING, ShardCell, ShardColumn
 
 KINDS = ("shards_planned", "shards_found", "shards_done", "shards_finished")
 PAGE_EVENTS = 40  # read at one time: of 250 shards each, before they are packed into arrays
+READ_S = 0.08  # of one request; the next one goes on
 MAX_TABLES = 24  # of attempts; 100,000 shards take about 13 MB
 Order = Literal["slowest", "retried", "quarantined", "place"]
 
@@ -105,6 +107,7 @@ class AttemptTable:
     """The maps of one attempt, in the order in which they began."""
 
     read_to: int = 0  # number of the last event
+    is_complete: bool = False  # all events have been read, as of the last look
     maps: list[MapTable] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -127,22 +130,26 @@ class AttemptTable:
 class ShardTables:
     """The attempts that were looked at last. Thread-safe."""
 
+    clock: Callable[[], float] = time.monotonic
     _known: OrderedDict[str, AttemptTable] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of_attempt(self, database: Database, run_id: str, stage_id: str, attempt_id: str) -> AttemptTable:
-        """Up to date."""
+        """Up to date, or as far as the time of a request allows: a large table is read over several."""
         with self._lock:
             table = self._known.pop(attempt_id, None) or AttemptTable()
             self._known[attempt_id] = table
             while len(self._known) > MAX_TABLES:
                 self._known.popitem(last=False)
         with table.lock:
-            while found := events_after(
-                database, run_id, KINDS, stage_id=stage_id, after=table.read_to, limit=PAGE_EVENTS
-            ):
+            table.is_complete, end = False, self.clock() + READ_S
+            while not table.is_complete:
+                found = events_after(database, run_id, KINDS, stage_id=stage_id, after=table.read_to, limit=PAGE_EVENTS)
                 for event in found:
                     table.add(event, attempt_id)
+                table.is_complete = len(found) < PAGE_EVENTS
+                if self.clock() >= end:
+                    break
         return table
 
 

@@ -46,6 +46,7 @@ class ShardsView:
     stage: str
     attempt: int
     maps: tuple[ShardMapView, ...]
+    has_all_shards: bool  # False: not all have been read yet; the next request goes on
     chosen: int  # number of the map that is listed
     order: str
     first: int  # place
@@ -86,6 +87,7 @@ def load_shards(
         run=run_id,
         stage=stage_id,
         attempt=attempt,
+        has_all_shards=table.is_complete,
         maps=maps_of(table, run_id, stage_id, attempt),
         chosen=chosen,
         order=order,

@@ -93,6 +93,7 @@ class StageView:
     output: OutputView | None
     is_pinned: bool
     maps: tuple[ShardMapView, ...]  # of the shown attempt
+    has_all_shards: bool  # False: not all have been read yet; the next request goes on
     logs: tuple[LogFile, ...]  # of the shown attempt
     problem: str  # why what is in the store cannot be shown
 
@@ -115,8 +116,10 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
     reports = last_reports(workspace.database, at_work(attempts))
     was_left = life is not None and is_abandoned(run.state, life)
     maps: tuple[ShardMapView, ...] = ()
+    has_all_shards = True
     if chosen is not None:
         table = service.shards.of_attempt(workspace.database, run_id, stage_id, chosen.attempt_id)
+        has_all_shards = table.is_complete
         maps = maps_of(table, run_id, stage_id, chosen.number)
     return StageView(
         run=run_id,
@@ -140,6 +143,7 @@ def load_stage(service: Service, run_id: str, stage_id: str, number: int) -> Sta
         output=_output(summary, run_id),
         is_pinned=summary is not None and _is_pinned(workspace, status),
         maps=maps,
+        has_all_shards=has_all_shards,
         logs=_logs(service, run_id, chosen),
         problem=problem,
     )

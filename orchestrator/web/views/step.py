@@ -10,9 +10,9 @@ from orchestrator.web.addresses import link
 from orchestrator.web.page import NotFoundError
 from orchestrator.web.questions.asking import FOLDER, ask
 from orchestrator.web.questions.records import OUT, PROGRESS, SAMPLES, Asked, newest_same, tail_of
-from orchestrator.web.sample_access import open_dataset, read_sample
 from orchestrator.web.service import Service
 from orchestrator.web.views.run import summary_of
+from orchestrator.web.views.samples import open_dataset, read_sample
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.reader import CuratedDataset

@@ -162,3 +162,17 @@ def test_a_report_of_an_attempt_before_says_nothing_of_this_one(client: TestClie
     found = client.get("/api/v1/runs/r1/stages/model").json()["row"]
     assert not found["has_reported"]
     assert found["silent_since"] == found["attempts"][1]["began_at"]
+
+
+def test_a_large_map_is_read_over_several_requests(
+    client: TestClient, attempt: str, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.web.shards.PAGE_EVENTS", 1)
+    monkeypatch.setattr("orchestrator.web.shards.READ_S", -1.0)
+    found = client.get("/api/v1/runs/r1/stages/raw").json()
+    assert (found["has_all_shards"], found["maps"][0]["num_done"]) == (False, 0)
+    assert "the strip grows" in client.get("/runs/r1/stages/raw").text
+    assert "the strip grows" in client.get("/runs/r1/stages/raw/shards").text
+    found = client.get("/api/v1/runs/r1/stages/raw").json()
+    assert (found["has_all_shards"], found["maps"][0]["num_done"]) == (True, 449)
+    assert "the strip grows" not in client.get("/runs/r1/stages/raw").text
