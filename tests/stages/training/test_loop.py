@@ -631,6 +631,26 @@ def test_the_figures_of_a_step_follow_from_its_moments(tmp_path: Path, monkeypat
     assert all("step_weight" not in metrics for _, metrics in recorder.steps)
 
 
+class SteepProgram(ToyProgram):
+    """Its loss is finite, and its gradient is not: that of a root at 0."""
+
+    def __init__(self, task: ToyTask, device: torch.device = CPU) -> None:
+        super().__init__(task, device)
+        whole = self.passes[0].module.forward
+
+        def steep(*arguments: Any) -> PassOutput:
+            output = whole(*arguments)
+            return replace(output, loss_sum=output.loss_sum + (self.model[0].weight.sum() * 0).sqrt())
+
+        self.passes[0].module.forward = steep  # type: ignore[method-assign]  # only its gradient differs
+
+
+def test_a_gradient_that_is_not_finite_ends_the_step_though_its_loss_is(tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match="loss of every micro-batch is finite, only the gradient is not"):
+        run_alone(SteepProgram, ToyTask(), replace(LOOP, max_skips=0), tmp_path)
+    assert checkpoints(tmp_path).latest() is None
+
+
 def test_torch_is_told_to_compute_the_same_each_time_and_only_warns_where_it_cannot(tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(False)
     run_alone(ToyProgram, ToyTask(), replace(LOOP, steps=1), tmp_path)
