@@ -54,7 +54,7 @@ class AttemptGuard:
     def _check_takedowns(self) -> None:
         if self.payload is None:
             return
-        if sum(1 for _ in self.store.list(TAKEDOWNS)) > len(self.known_takedowns):
+        if len(list(self.store.list(TAKEDOWNS))) > len(self.known_takedowns):
             check_no_new_takedown(self.store, self.known_takedowns, self.payload, self.key.fingerprint)
 
     def take_over(self) -> None:

@@ -114,6 +114,24 @@ def test_an_aborted_attempt_commits_retracts_and_prunes_nothing(store: Store, tm
     assert content(live)[500] == "2:500"
 
 
+def test_a_writer_that_loses_at_the_commit_record_leaves_no_files(memory_store: Any, tmp_path: Path) -> None:
+    other = checkpoints(memory_store, tmp_path, 2)
+    slow: Any = Interrupted(memory_store, "/COMMIT", lambda: save(other, tmp_path, 100))
+    save(checkpoints(slow, tmp_path, 1), tmp_path, 100)
+    assert content(other) == {100: "2:100"}
+    assert len([key for key in memory_store.objects if key.endswith("/weights")]) == 1
+
+
+def test_what_an_attempt_retracted_before_it_was_aborted_stays_retracted(store: Store, tmp_path: Path) -> None:
+    first = begin(store, tmp_path, 1)
+    save(first, tmp_path, 100, 200)
+    first.retract_after(100)
+    live = begin(store, tmp_path, 2)
+    assert content(live) == {100: "1:100"}
+    save(live, tmp_path, 200)
+    assert content(live) == {200: "2:200", 100: "1:100"}
+
+
 def test_an_aborted_attempt_puts_no_artifact_and_retracts_none(store: Store, tmp_path: Path) -> None:
     artifacts = ArtifactStore(store, tmp_path / "cache")
     zombie = artifacts.new_attempt(KEY, "zombie")

@@ -14,7 +14,7 @@ from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history.database import schema
 from orchestrator.history.database.database import Database
 from orchestrator.history.lease_owners import this_process
-from orchestrator.history.leases import Lease, LeaseKeeper, Leases
+from orchestrator.history.leases import Lease, LeaseKeeper, Leases, require_lease
 
 RESOURCE = "run:r1"
 
@@ -380,7 +380,20 @@ def test_after_closing_no_thread_renews_or_watches(database: Database) -> None:
         keeper.keep(lease)
         threads = [thread for thread in threading.enumerate() if thread in keeper._threads]
         assert len(threads) == 2
+        assert all(thread.daemon for thread in threads)  # a process that ends waits for none of them
     wait_until(lambda: not any(thread.is_alive() for thread in threads))
+
+
+def test_a_change_that_needs_a_lease_is_made_while_it_is_live_only(database: Database) -> None:
+    leases = Leases(database)
+    lease = acquired(leases)
+    database.write(lambda connection: require_lease(connection, lease))
+    for other in (replace(lease, epoch=2), replace(lease, owner="another"), replace(lease, resource="run:r2")):
+        with pytest.raises(LeaseLostError, match=f"lease {other.resource}: expired or was taken over; start again"):
+            database.write(lambda connection, other=other: require_lease(connection, other))
+    leases.release(lease)
+    with pytest.raises(LeaseLostError):
+        database.write(lambda connection: require_lease(connection, lease))
 
 
 def test_a_lease_is_unreleased_until_its_holder_or_the_next_one_releases_it(database: Database) -> None:
