@@ -319,6 +319,16 @@ def test_a_manifest_that_points_out_of_its_folder_is_refused(local: ArtifactStor
         local.open(ArtifactKey("curate", FINGERPRINT))
 
 
+def test_a_manifest_that_was_exchanged_for_a_sound_one_is_not_believed(local: ArtifactStore) -> None:
+    made = make(local)
+    key = artifact_site(ArtifactKey("curate", FINGERPRINT)).manifest_key("first")
+    path = local.store.local(key)
+    assert path is not None
+    overwrite(path, path.read_bytes().replace(b"3.0", b"4.0"))
+    with pytest.raises(CorruptArtifactError, match=f"found SHA-256 .*, expected {made.manifest_sha256}"):
+        local.open(ArtifactKey("curate", FINGERPRINT))
+
+
 def test_listing_all_skips_foreign_folders_and_retracted_artifacts_and_says_what_it_cannot_read(
     artifacts: ArtifactStore, caplog: pytest.LogCaptureFixture
 ) -> None:

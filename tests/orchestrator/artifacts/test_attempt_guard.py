@@ -114,9 +114,9 @@ def test_an_aborted_attempt_commits_retracts_and_prunes_nothing(store: Store, tm
     assert content(live)[500] == "2:500"
 
 
-def test_a_writer_that_loses_at_the_commit_record_leaves_no_files(memory_store: Any, tmp_path: Path) -> None:
+def test_a_writer_that_decides_after_another_one_leaves_no_files(memory_store: Any, tmp_path: Path) -> None:
     other = checkpoints(memory_store, tmp_path, 2)
-    slow: Any = Interrupted(memory_store, "/COMMIT", lambda: save(other, tmp_path, 100))
+    slow: Any = Interrupted(memory_store, "/OUTCOME", lambda: save(other, tmp_path, 100))
     save(checkpoints(slow, tmp_path, 1), tmp_path, 100)
     assert content(other) == {100: "2:100"}
     assert len([key for key in memory_store.objects if key.endswith("/weights")]) == 1

@@ -463,6 +463,11 @@ def test_what_is_tainted_follows_from_what_is_listed_and_from_inputs(
 def test_what_was_searched_or_cleared_is_clean_and_the_rest_is_not_known() -> None:
     assert [LISTED.shows_clean(name) for name in ("searched", "cleared", "unknown")] == [True, True, False]
     assert not replace(LISTED, examined=None).shows_clean("searched")  # a record of an older version
+    of_another, of_it = (
+        Restart(stage_kind="train", fingerprint=name, step=7, manifest_sha256="m" * 64) for name in ("another", MODEL)
+    )
+    assert replace(LISTED, restarts=(of_another, of_it)).restart_of(MODEL) == of_it
+    assert LISTED.restart_of(MODEL) is None
     assert [LISTED.holds_shard(fingerprint) for fingerprint in (SHARD.fingerprint, DATA)] == [True, False]
 
 
