@@ -6,9 +6,10 @@ the same rows. (The only exception is live progress between two events; see tele
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, case, insert, select, update
 
 from orchestrator.artifact import JSON
 from orchestrator.errors import DatabaseError, LeaseLostError
@@ -19,18 +20,27 @@ from orchestrator.history.events import BULK_KINDS, AttemptState, Event, EventKi
 
 # Statements of each event are made once: to make one takes longer than to carry it out. `of_...` are parameters.
 _OF_RUN = runs.c.run_id == bindparam("of_run")
+_OF_STAGE = (stages.c.run_id == bindparam("of_run")) & (stages.c.stage_id == bindparam("of_stage"))
+_OF_ATTEMPT = attempts.c.attempt_id == bindparam("of_attempt")
+_ROWS = {"runs": (runs, _OF_RUN), "stages": (stages, _OF_STAGE), "attempts": (attempts, _OF_ATTEMPT)}
 _LOCK_RUN = select(runs).where(_OF_RUN).with_for_update()
-_NEXT_NUMBER = update(runs).where(_OF_RUN).values(last_event=runs.c.last_event + 1)
-_NUMBER = _NEXT_NUMBER.returning(runs.c.last_event, database_now())
-_INSERT_EVENT = insert(events)
 _EPOCH = bindparam("of_epoch", type_=runs.c.epoch.type)
-_TOUCH_RUN = (
+_RAISED_EPOCH = case((runs.c.epoch < _EPOCH, _EPOCH), else_=runs.c.epoch)
+_NUMBER = (  # the run's row as the new event leaves it, but for what its kind changes
+    update(runs)
+    .where(_OF_RUN)
+    .values(last_event=runs.c.last_event + 1, updated_at=database_now(), epoch=_RAISED_EPOCH)
+    .returning(runs.c.last_event, runs.c.updated_at)
+)
+_INSERT_EVENT = insert(events)
+_INSERT_ATTEMPT = insert(attempts)
+_TOUCH_RUN = (  # the same from the event
     update(runs)
     .where(_OF_RUN)
     .values(
         last_event=bindparam("of_sequence", type_=runs.c.last_event.type),
         updated_at=bindparam("of_time", type_=runs.c.updated_at.type),
-        epoch=case((runs.c.epoch < _EPOCH, _EPOCH), else_=runs.c.epoch),
+        epoch=_RAISED_EPOCH,
     )
 )
 
@@ -74,11 +84,11 @@ def append_event(
     the last number it has seen misses none. Every event but telemetry names the actor.
     """
     named = fields if kind in BULK_KINDS else {**fields, ACTOR_FIELD: actor_fields()}
-    row = connection.execute(_NUMBER, {"of_run": run_id}).one()
+    row = connection.execute(_NUMBER, {"of_run": run_id, "of_epoch": epoch}).one()
     event = Event(
         run_id=run_id,
         sequence=row[0],
-        time=round(row[1], 6),
+        time=row[1],
         epoch=epoch,
         kind=str(kind),
         fields=event_fields(named),
@@ -86,7 +96,7 @@ def append_event(
         attempt_id=attempt_id,
     )
     insert_event(connection, event)
-    project(connection, event)
+    _apply(connection, event)
     return event
 
 
@@ -139,11 +149,28 @@ def event_from_row(row: Any) -> Event:
 
 def project(connection: Connection, event: Event) -> None:
     """Apply `event`, the next event of its run, to the rows."""
+    _apply(connection, event)
+    values = {"of_sequence": event.sequence, "of_time": event.time, "of_epoch": event.epoch}
+    connection.execute(_TOUCH_RUN, {"of_run": event.run_id, **values})
+
+
+def _apply(connection: Connection, event: Event) -> None:
+    """What the kind of the event changes."""
     change = _CHANGES.get(event.kind)
     if change is not None:
         change(connection, event)
-    values = {"of_sequence": event.sequence, "of_time": event.time, "of_epoch": event.epoch}
-    connection.execute(_TOUCH_RUN, {"of_run": event.run_id, **values})
+
+
+@lru_cache
+def _update(table: str, columns: tuple[str, ...]) -> Update:
+    found, is_row = _ROWS[table]
+    values = {name: bindparam(f"new_{name}", type_=found.c[name].type) for name in columns}
+    return update(found).where(is_row).values(values)
+
+
+def _change(connection: Connection, table: str, row: Mapping[str, str | None], values: Mapping[str, Any]) -> None:
+    """Set columns of one row; `row` has the parameters that find it."""
+    connection.execute(_update(table, tuple(values)), {**row, **{f"new_{name}": values[name] for name in values}})
 
 
 def _run_created(connection: Connection, event: Event) -> None:
@@ -198,8 +225,7 @@ def _run_state(connection: Connection, event: Event) -> None:
             values["cancel_requested"] = False
     elif event.fields["to"] == RunState.PLANNED:  # queued again; a cancel from now on is for what comes
         values["cancel_requested"] = False
-    connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(values))
-
+    _change(connection, "runs", {"of_run": event.run_id}, values)
     connection.execute(update(stages).where(stages.c.run_id == event.run_id).values(_NO_WAIT))
 
 
@@ -212,12 +238,11 @@ def _waited(connection: Connection, event: Event) -> None:
 
 
 def _update_stage(connection: Connection, event: Event, values: Mapping[str, Any]) -> None:
-    of_stage = (stages.c.run_id == event.run_id) & (stages.c.stage_id == event.stage_id)
-    connection.execute(update(stages).where(of_stage).values(values))
+    _change(connection, "stages", {"of_run": event.run_id, "of_stage": event.stage_id}, values)
 
 
 def _cancel_requested(connection: Connection, event: Event) -> None:
-    connection.execute(update(runs).where(runs.c.run_id == event.run_id).values(cancel_requested=True))
+    _change(connection, "runs", {"of_run": event.run_id}, {"cancel_requested": True})
 
 
 def _stage_reused(connection: Connection, event: Event) -> None:
@@ -228,7 +253,7 @@ def _attempt_state(connection: Connection, event: Event) -> None:
     fields: dict[str, Any] = event.fields
     _update_stage(connection, event, _NO_WAIT)
     if fields["to"] == AttemptState.INTENT:
-        connection.execute(insert(attempts).values(_attempt_row(event)))
+        connection.execute(_INSERT_ATTEMPT, _attempt_row(event))
         return
     values: dict[str, Any] = {"state": fields["to"]}
     values |= {name: fields[name] for name in ("failure_class", "message") if name in fields}
@@ -237,7 +262,7 @@ def _attempt_state(connection: Connection, event: Event) -> None:
     if fields["to"] in _ENDED:
         values["ended_at"] = event.time
         values |= fields.get("progress", {})
-    connection.execute(update(attempts).where(attempts.c.attempt_id == event.attempt_id).values(values))
+    _change(connection, "attempts", {"of_attempt": event.attempt_id}, values)
 
 
 def _attempt_row(event: Event) -> dict[str, Any]:
@@ -262,7 +287,7 @@ def _attempt_row(event: Event) -> dict[str, Any]:
 
 def _progress(connection: Connection, event: Event) -> None:
     values = {name: event.fields[name] for name in ("done", "total", "unit", "rate_per_s")}
-    connection.execute(update(attempts).where(attempts.c.attempt_id == event.attempt_id).values(values))
+    _change(connection, "attempts", {"of_attempt": event.attempt_id}, values)
 
 
 _CHANGES: dict[str, Callable[[Connection, Event], None]] = {

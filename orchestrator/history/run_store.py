@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from orchestrator import failpoints
 from orchestrator.artifact import JSON, Artifact
@@ -39,6 +39,16 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
     AttemptState.INTENT: _ATTEMPT_ENDS | {AttemptState.RUNNING},  # COMMITTED: rolled forward by another driver
     AttemptState.RUNNING: _ATTEMPT_ENDS,
 }
+
+# Made once, as each stage needs them: to make one takes longer than to carry it out.
+_OF_ATTEMPT = attempts.c.attempt_id == bindparam("of_attempt")
+_ATTEMPT = select(attempts).where(_OF_ATTEMPT)
+_RUN_OF_ATTEMPT = select(attempts.c.run_id).where(_OF_ATTEMPT)
+_LAST_NUMBER = select(func.max(attempts.c.number)).where(
+    attempts.c.run_id == bindparam("of_run"), attempts.c.stage_id == bindparam("of_stage")
+)
+_CANCEL_REQUESTED = select(runs.c.cancel_requested).where(runs.c.run_id == bindparam("of_run"))
+_NODE_OFFENCES = select(events.c.fields).where(events.c.run_id == bindparam("of_run"), events.c.kind == NODE_OFFENCE)
 
 
 class StateConflictError(OrchestratorError):
@@ -172,12 +182,13 @@ class RunStore:
 
         def work(connection: Connection) -> Attempt:
             run = lock_run(connection, attempt.run_id, attempt.epoch)
-            of_attempt = attempts.c.attempt_id == attempt.name
-            if connection.execute(select(attempts.c.number).where(of_attempt)).one_or_none() is None:
-                of_stage = (attempts.c.run_id == attempt.run_id) & (attempts.c.stage_id == attempt.stage_id)
-                last = connection.execute(select(func.max(attempts.c.number)).where(of_stage)).scalar_one()
-                _append_intent(connection, intent, recipe=run.recipe, number=(last or 0) + 1)
-            return attempt_from_row(connection.execute(select(attempts).where(of_attempt)).one())
+            row = connection.execute(_ATTEMPT, {"of_attempt": attempt.name}).one_or_none()
+            if row is not None:  # recorded by an earlier try
+                return attempt_from_row(row)
+            of_stage = {"of_run": attempt.run_id, "of_stage": attempt.stage_id}
+            number = (connection.execute(_LAST_NUMBER, of_stage).scalar_one() or 0) + 1
+            _append_intent(connection, intent, recipe=run.recipe, number=number)
+            return Attempt(id=attempt, number=number, state=AttemptState.INTENT, key=intent.key)
 
         started = self.database.write(work)
         failpoints.hit("attempt.intent")
@@ -204,9 +215,8 @@ class RunStore:
         self.telemetry.flush()
 
         def work(connection: Connection) -> None:
-            row = _attempt_row(connection, attempt_id)
-            run = lock_run(connection, row.run_id, epoch)
-            row = _attempt_row(connection, attempt_id)  # again, now that it cannot change any more
+            run = lock_run(connection, _run_of_attempt(connection, attempt_id), epoch)
+            row = connection.execute(_ATTEMPT, {"of_attempt": attempt_id}).one()
             if row.state not in (expected, new):
                 raise StateConflictError(f"attempt {attempt_id}: found state {row.state}, expected {expected}")
             if row.state == expected:
@@ -308,14 +318,13 @@ class RunStore:
         self.database.write(work)
 
     def cancel_requested(self, run_id: str) -> bool:
-        query = select(runs.c.cancel_requested).where(runs.c.run_id == run_id)
-        return bool(self.database.read(lambda connection: connection.execute(query).scalar_one_or_none()))
+        run = {"of_run": run_id}
+        return bool(self.database.read(lambda found: found.execute(_CANCEL_REQUESTED, run).scalar_one_or_none()))
 
     def avoided_nodes(self, run_id: str) -> frozenset[str]:
         """The nodes that stages of the run found unfit."""
-        of_run = (events.c.run_id == run_id) & (events.c.kind == NODE_OFFENCE)
-        query = select(events.c.fields).where(of_run)
-        return self.database.read(lambda connection: avoided_nodes(connection.execute(query).scalars()))
+        run = {"of_run": run_id}
+        return self.database.read(lambda found: avoided_nodes(found.execute(_NODE_OFFENCES, run).scalars()))
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events with a sequence number above `after`, in order."""
@@ -383,8 +392,8 @@ def _append_attempt_transition(
     )
 
 
-def _attempt_row(connection: Connection, attempt_id: str) -> Any:
-    row = connection.execute(select(attempts).where(attempts.c.attempt_id == attempt_id)).one_or_none()
-    if row is None:
+def _run_of_attempt(connection: Connection, attempt_id: str) -> str:
+    found: str | None = connection.execute(_RUN_OF_ATTEMPT, {"of_attempt": attempt_id}).scalar_one_or_none()
+    if found is None:
         raise DatabaseError(f"attempt {attempt_id}: not in the database; `illume index rebuild` finds lost ones")
-    return row
+    return found

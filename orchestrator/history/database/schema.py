@@ -183,7 +183,7 @@ class database_now(GenericFunction[float]):  # noqa: N801 - SQLAlchemy names SQL
 
 @compiles(database_now, "sqlite")
 def _sqlite_now(_element: database_now, _compiler: SQLCompiler, **_options: object) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"  # resolution 1 ms
+    return "round((julianday('now') - 2440587.5) * 86400.0, 3)"  # its resolution; the rest is noise of the arithmetic
 
 
 @compiles(database_now, "postgresql")
