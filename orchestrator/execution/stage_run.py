@@ -136,6 +136,7 @@ class StageRun:
         tools, resource = self._tools, f"artifact:{self._planned.fingerprint}"
         told = ""
         while True:
+            asked_at = tools.keeper.now()
             lease = tools.leases.acquire(resource)
             maker = self._maker_elsewhere() if lease is not None else self._holder_of(resource)
             if lease is not None and not maker:
@@ -148,7 +149,7 @@ class StageRun:
                 self._record("waiting", {"for": maker, "fingerprint": self._planned.fingerprint})
             if tools.stop.wait(WAIT_S):
                 raise CancelledError(f"{self._planned.id}: stopped while another run was making the same artifact")
-        tools.keeper.keep(lease, until_taken=tools.cluster.jobs is not None)
+        tools.keeper.keep(lease, until_taken=tools.cluster.jobs is not None, asked_at=asked_at)
         try:
             yield
         finally:

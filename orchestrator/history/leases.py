@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Update, bindparam, delete, select, update
 from orchestrator import failpoints
 from orchestrator.errors import DatabaseError, LeaseLostError
 from orchestrator.history import lease_owners as owners
-from orchestrator.history.database.database import Database, insert_new
+from orchestrator.history.database.database import Database, insert_if_new, insert_new
 from orchestrator.history.database.schema import database_now, leases
 
 LEASE_S = 60.0
@@ -198,7 +198,7 @@ def _ensure_row(connection: Connection, resource: str) -> int:
     Returns its epoch.
     """
     row = {"resource": resource, "owner": "", "epoch": 0, "expires_at": 0.0}
-    connection.execute(insert_new(connection, leases).values(row).on_conflict_do_nothing())
+    connection.execute(insert_if_new(leases, connection.dialect.name), row)
     epoch: int = connection.execute(_LOCK, {"of_resource": resource}).scalar_one()
     return epoch
 
@@ -244,18 +244,32 @@ class LeaseKeeper:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def now(self) -> float:
+        """The clock of `keep`; read it before a lease is asked for."""
+        return self._clock()
+
     def keep(
-        self, lease: Lease, on_lost: Callable[[Lease], None] | None = None, *, until_taken: bool = False
+        self,
+        lease: Lease,
+        on_lost: Callable[[Lease], None] | None = None,
+        *,
+        until_taken: bool = False,
+        asked_at: float | None = None,
     ) -> threading.Event:
         """Start to renew a lease just acquired.
 
         When the holder must stop, the returned event is set and `on_lost` is called once in its own thread.
         `until_taken`: go on without renewals, e.g. while the database is away, until another holder has the lease.
         Only for holders whose work runs elsewhere and whose writes are behind their epoch in the store.
+        `asked_at`: by `now`, from before the lease was asked for; if it is unknown or long ago, the lease is renewed.
         """
-        kept = _Kept(lease, self._clock(), threading.Event(), on_lost, until_taken)
+        now = self._clock()
+        is_fresh = asked_at is not None and now - asked_at < lease.duration_s * RENEW_SHARE
+        kept = _Kept(
+            lease, asked_at if asked_at is not None and is_fresh else now, threading.Event(), on_lost, until_taken
+        )
         try:
-            kept.lease = self._leases.renew(lease)  # as the time since `acquire` is unknown here
+            kept.lease = lease if is_fresh else self._leases.renew(lease)
         except LeaseLostError:
             self._lose(kept, "was lost before it could be kept")
             return kept.lost

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -177,6 +178,13 @@ def dump_json(value: JSON | tuple[str, ...]) -> str:
 def insert_new(connection: Connection, table: Table) -> Any:
     """An `insert` in the database's dialect that supports conflict clauses (`on_conflict_do_nothing`)."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+@lru_cache
+def insert_if_new(table: Table, dialect: str) -> Any:
+    """Insert a row, given as parameters, unless its key exists."""
+    made = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    return made.on_conflict_do_nothing()
 
 
 def upsert(connection: Connection, table: Table, row: Mapping[str, Any]) -> Any:
