@@ -90,7 +90,7 @@ class LocalStore:
             file.write(data)
 
         with self._explain_errors(key, "write"):
-            return self._create(self.local(key), write)
+            return self._create(self._path(key), write)
 
     def get(self, key: str) -> bytes | None:
         path = self._path(key)
@@ -192,22 +192,23 @@ class LocalStore:
             if not self._create(self.local(target), write):
                 raise FileExistsError(errno.EEXIST, "found an object at the new key", target)
 
-    def _create(self, target: Path, write: Callable[[IO[bytes]], None]) -> bool:
+    def _create(self, target: Path | str, write: Callable[[IO[bytes]], None]) -> bool:
         """Write a temporary file and link it to `target`; False if that name exists."""
         self.check_mounted()
-        temporary = self.root / TEMPORARY / uuid.uuid4().hex
-        make_folders(temporary.parent)
+        folder = f"{self.root}/{TEMPORARY}"
+        temporary = f"{folder}/{uuid.uuid4().hex}"
+        make_folders(folder)
         try:
-            with temporary.open("xb") as file:
+            with open(temporary, "xb") as file:
                 write(file)
-                share_file(file.fileno(), temporary.parent)
+                share_file(file.fileno(), folder)
                 file.flush()
                 os.fsync(file.fileno())
             created = link_new(temporary, target)
         finally:
             with suppress(FileNotFoundError):
-                temporary.unlink()
-        sync_folder(target.parent)  # also if another writer won: its object must survive a power cut
+                os.unlink(temporary)
+        sync_path(os.path.dirname(target))  # also if another writer won: its object must survive a power cut
         return created
 
     def _walk(self, folder: str, prefix: int) -> Iterator[StoredObject]:
@@ -330,10 +331,11 @@ def copy_hashed(source: IO[bytes], target: IO[bytes]) -> Digest:
     return Digest(bytes=size, sha256=hasher.hexdigest())
 
 
-def link_new(temporary: Path, target: Path) -> bool:
+def link_new(temporary: str, target: Path | str) -> bool:
     """Link a file to a new name; False if that exists. The name is durable once its folder is synced."""
+    folder = os.path.dirname(target)
     for _ in range(LINK_TRIES):
-        make_folders(target.parent)
+        make_folders(folder)
         try:
             os.link(temporary, target)
         except FileNotFoundError:  # a concurrent deletion removed the folder
@@ -341,7 +343,7 @@ def link_new(temporary: Path, target: Path) -> bool:
         except FileExistsError:  # over NFS also raised when our own first try succeeded and its reply was lost
             return os.path.samefile(temporary, target)
         return True
-    raise FileNotFoundError(errno.ENOENT, "the folder is removed repeatedly by another process", str(target.parent))
+    raise FileNotFoundError(errno.ENOENT, "the folder is removed repeatedly by another process", folder)
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -1,8 +1,9 @@
 """Actors as events and records of changes name them: without secrets, the command line as one text."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from orchestrator.actor import Actor, current_actor
 from orchestrator.artifact import JSON
@@ -43,7 +44,12 @@ def actor_record(actor: Actor) -> ActorRecord:
 
 def actor_fields() -> dict[str, JSON]:
     """The actor of now, for the fields of an event; what is empty is left out."""
-    return {name: value for name, value in asdict(actor_record(current_actor())).items() if value}
+    return dict(_actor_fields(current_actor()))
+
+
+@lru_cache(maxsize=64)  # of each event
+def _actor_fields(actor: Actor) -> Mapping[str, JSON]:
+    return {name: value for name, value in asdict(actor_record(actor)).items() if value}
 
 
 def actor_of(event: Event) -> ActorRecord | None:

@@ -1,6 +1,9 @@
 """Queries for the question who is alive: states of runs, attempts that have not ended, and attempts by name."""
 
-from sqlalchemy import select
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Select, bindparam, select
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.errors import DatabaseError
@@ -31,12 +34,24 @@ def run_state(database: Database, run_id: str) -> RunState:
 
 def open_attempts(database: Database, *, run_id: str | None = None, key: ArtifactKey | None = None) -> list[Attempt]:
     """Attempts in INTENT or RUNNING, oldest first: of all runs or of one, at any artifact or at one."""
-    query = select(attempts).where(attempts.c.state.in_(OPEN)).order_by(attempts.c.created_at)
+    values: dict[str, str] = {}
     if run_id is not None:
-        query = query.where(attempts.c.run_id == run_id)
+        values |= {"of_run": run_id}
     if key is not None:
-        query = query.where(attempts.c.stage_kind == key.stage_kind, attempts.c.fingerprint == key.fingerprint)
-    return database.read(lambda connection: [attempt_from_row(row) for row in connection.execute(query)])
+        values |= {"of_kind": key.stage_kind, "of_fingerprint": key.fingerprint}
+    query = _open_attempts(of_run=run_id is not None, of_key=key is not None)
+    return database.read(lambda connection: [attempt_from_row(row) for row in connection.execute(query, values)])
+
+
+@cache  # asked for each stage: to make it takes longer than to carry it out
+def _open_attempts(*, of_run: bool, of_key: bool) -> Select[Any]:
+    query = select(attempts).where(attempts.c.state.in_(OPEN)).order_by(attempts.c.created_at)
+    if of_run:
+        query = query.where(attempts.c.run_id == bindparam("of_run"))
+    if of_key:
+        query = query.where(attempts.c.stage_kind == bindparam("of_kind"))
+        query = query.where(attempts.c.fingerprint == bindparam("of_fingerprint"))
+    return query
 
 
 def find_attempt(database: Database, name: str) -> Attempt | None:

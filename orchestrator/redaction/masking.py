@@ -40,6 +40,7 @@ class _KnownSecrets:
     def __init__(self) -> None:
         self._values: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
+        self.version = 0  # counts the changes
         self._lock = threading.Lock()
         self._has_read_environment = False
 
@@ -50,6 +51,7 @@ class _KnownSecrets:
                 self._values |= new
                 longest_first = sorted(self._values, key=len, reverse=True)
                 self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+                self.version += 1
 
     def mask(self, text: str) -> str:
         if not self._has_read_environment:
@@ -68,7 +70,14 @@ def remember_secret(value: str) -> None:
 
 def mask_text(text: str) -> str:
     """`text` with every secret replaced by `***`. Masking twice changes nothing."""
-    return mask_formats(_known.mask(text))
+    if len(text) > MAX_CACHED_CHARACTERS or _DIGEST.fullmatch(text):
+        return mask_formats(_known.mask(text))
+    return _mask_short_text(text, _known.version)
+
+
+@lru_cache(maxsize=8192)  # as `_mask_known_text`
+def _mask_short_text(text: str, _version: int) -> str:
+    return _mask_forms(_known.mask(text))
 
 
 def mask_secrets(value: JSON) -> JSON:

@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Connection, case, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from orchestrator import failpoints
 from orchestrator.errors import OrchestratorError
@@ -33,6 +33,26 @@ EVENT_TRIES = 3  # failed deliveries of a run before its events are delivered on
 # Errors that the content of an event causes, when another event is taken: a missing field, another type, bad text.
 EVENT_ERRORS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
 DELIVERY_LEASE_S = 120.0
+
+# Made once: to make one takes longer than to carry it out.
+_OF_ROW = (outbox.c.run_id == bindparam("of_run")) & (outbox.c.sink == bindparam("of_sink"))
+_NEXT = (
+    select(events)
+    .where(
+        events.c.run_id == bindparam("of_run"),
+        events.c.sequence > select(outbox.c.delivered).where(_OF_ROW).scalar_subquery(),
+    )
+    .order_by(events.c.sequence)
+    .limit(BATCH)
+)
+_UP_TO = bindparam("up_to", type_=outbox.c.delivered.type)
+_MOVED = (
+    update(outbox)
+    .where(_OF_ROW, outbox.c.delivered < _UP_TO)
+    .values(delivered=_UP_TO, rejected=outbox.c.rejected + bindparam("more_rejected", type_=outbox.c.rejected.type))
+)
+_MOVE = _MOVED.values(problem=case((outbox.c.rejected > 0, outbox.c.problem), else_=""))
+_MOVE_PAST = _MOVED.values(problem=bindparam("new_problem", type_=outbox.c.problem.type))
 
 log = logging.getLogger(__name__)
 
@@ -308,9 +328,7 @@ class _SinkWorker:
         linger_s = 0.0 if self._flushing else self.sink.linger_s
 
         def work(connection: Connection) -> list[Event]:
-            cursor = select(outbox.c.delivered).where(self._of_run(run_id)).scalar_subquery()
-            query = select(events).where(events.c.run_id == run_id, events.c.sequence > cursor)
-            rows = connection.execute(query.order_by(events.c.sequence).limit(BATCH))
+            rows = connection.execute(_NEXT, self._row(run_id))
             batch = [event_from_row(row) for row in rows]
             may_linger = linger_s > 0 and 0 < len(batch) < BATCH and all(event.kind in BULK_KINDS for event in batch)
             if may_linger:
@@ -322,24 +340,17 @@ class _SinkWorker:
 
     def _move_cursor(self, batch: list[Event], *, rejected: int = 0, problem: str = "") -> None:
         """Advance the cursor, never back. Clears the problem of a sink that was unreachable; rejections stay."""
-        kept = case((outbox.c.rejected > 0, outbox.c.problem), else_="")
-        statement = (
-            update(outbox)
-            .where(self._of_run(batch[0].run_id), outbox.c.delivered < batch[-1].sequence)
-            .values(
-                delivered=batch[-1].sequence,
-                rejected=outbox.c.rejected + rejected,
-                problem=problem if rejected else kept,
-            )
-        )
-        self._database.write(lambda connection: connection.execute(statement))
+        new = {**self._row(batch[0].run_id), "up_to": batch[-1].sequence, "more_rejected": rejected}
+        statement, values = (_MOVE_PAST, {**new, "new_problem": problem}) if rejected else (_MOVE, new)
+        self._database.write(lambda connection: connection.execute(statement, values))
 
     def _record_problem(self, run_id: str, problem: str) -> None:
-        statement = update(outbox).where(self._of_run(run_id)).values(problem=problem)
-        self._database.write(lambda connection: connection.execute(statement))
+        statement = update(outbox).where(_OF_ROW).values(problem=problem)
+        self._database.write(lambda connection: connection.execute(statement, self._row(run_id)))
 
-    def _of_run(self, run_id: str) -> ColumnElement[bool]:
-        return (outbox.c.run_id == run_id) & (outbox.c.sink == self.sink.name)
+    def _row(self, run_id: str) -> dict[str, Any]:
+        """The parameters of `_OF_ROW`."""
+        return {"of_run": run_id, "of_sink": self.sink.name}
 
 
 def backoff_s(failures: int, random_share: float) -> float:

@@ -73,7 +73,7 @@ def _name(temporary: str, target: str) -> bool:
         code = rename(os.fsencode(temporary), os.fsencode(target))
         if code in (0, errno.EEXIST):
             return code == 0
-    return link_new(Path(temporary), Path(target))  # also where the folder is missing, or the file system refuses
+    return link_new(temporary, target)  # also where the folder is missing, or the file system refuses
 
 
 @lru_cache(maxsize=1)

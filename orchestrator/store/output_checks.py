@@ -32,7 +32,7 @@ def output_problem(folder: Path, writing: Sequence[str] | None = None) -> str:
 
 def open_for_writing(folder: Path, writing: Sequence[str] | None = None) -> list[str]:
     """Relative paths of the files below `folder` that this process has open for writing."""
-    paths = files_in_writing() if writing is None else writing
+    paths = files_in_writing(folder) if writing is None else writing
     if not paths:
         return []
     root = f"{os.path.realpath(folder)}/"

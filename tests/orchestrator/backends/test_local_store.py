@@ -119,8 +119,8 @@ def test_a_record_is_on_the_disk_before_it_gets_its_name_and_its_folder_after(
         calls.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name[:6])
         fsync(descriptor)
 
-    def spy_link(source: Path, target: Path) -> None:
-        calls.append(f"link {target.name}")
+    def spy_link(source: str, target: str) -> None:
+        calls.append(f"link {Path(target).name}")
         link(source, target)
 
     store = LocalStore(tmp_path / "store")

@@ -418,3 +418,24 @@ def test_a_lease_is_unreleased_until_its_holder_or_the_next_one_releases_it(data
     last = leases.last_holder("artifact:a_b")
     assert last is not None
     assert (last.lease, last.is_expired) == (again, False)
+
+
+class CountingLeases(Leases):
+    renewals = 0
+
+    def renew(self, lease: Lease) -> Lease:
+        self.renewals += 1
+        return super().renew(lease)
+
+
+@pytest.mark.parametrize(("age_s", "renewals"), [(1.0, 0), (16.0, 1)])
+def test_a_lease_just_acquired_is_kept_without_a_renewal(database: Database, age_s: float, renewals: int) -> None:
+    leases = CountingLeases(database)
+    with LeaseKeeper(leases) as keeper:
+        clock = [0.0]
+        keeper._clock = lambda: clock[0]
+        asked_at, lease = keeper.now(), acquired(leases, duration_s=60.0)
+        clock[0] = age_s
+        keeper.keep(lease, asked_at=asked_at)
+        assert leases.renewals == renewals
+        assert keeper._kept[RESOURCE].renewed_at == (age_s if renewals else 0.0)  # counted from before it was asked for

@@ -50,8 +50,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         fsync(descriptor)
 
-    def spy_link(source: Path, target: Path) -> None:
-        found.append(f"link {target.name}")
+    def spy_link(source: Path | str, target: Path | str) -> None:
+        found.append(f"link {Path(target).name}")
         link(source, target)
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
