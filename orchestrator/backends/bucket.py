@@ -1,13 +1,16 @@
 """The connection to a bucket: its address, time-outs, credentials, and the sentences for what goes wrong.
 
-Credentials are asked for anew when the store says that they have expired, so a run may outlive them. Time-outs count
-from the last byte that arrived, never from the beginning of a transfer.
+Credentials are asked for anew when the store says that they have expired, so a run may outlive them. A store that asks
+for fewer requests is waited for. Time-outs count from the last byte that arrived, never from the beginning of a
+transfer.
 """
 
 import logging
 import os
+import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +47,13 @@ RETRY = {  # of idempotent requests; an unreachable store is reported after abou
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
 }
 
+THROTTLED_S = 300.0  # how long a store that answers "slow down" is asked again; buckets grow within minutes
+MAX_THROTTLE_WAIT_S = 20.0  # between two tries
+
+_THROTTLED = re.compile(
+    r"SlowDown|Too ?Many ?Requests|RequestLimitExceeded|Throttl|ServerBusy|reduce your request rate|\b429\b"
+)
+_NOT_A_RANGE = re.compile(r"Requested \S+, got|non-partial response|missing from response")
 _EXPIRED = re.compile(r"ExpiredToken|TokenRefreshRequired|InvalidAccessKeyId|InvalidClientTokenId")
 _RETAINED = re.compile(
     r"WORM|ObjectLock|object lock|RetentionPolicyNotMet|BlobImmutableDueToPolicy|retention|legal hold"
@@ -74,10 +84,26 @@ class Connection:
         return cls(url, _clients(url))
 
     def call(self, request: Callable[[Clients], T]) -> T:
-        """The result of a request, repeated once with new credentials if the store says that they have expired.
+        """The result of a request; repeated while the store asks for fewer requests, for at most `THROTTLED_S`, and
+        once with new credentials if the store says that they have expired.
 
         Raises: whatever it raises.
         """
+        began_s, tries = time.monotonic(), 0
+        while True:
+            try:
+                return self._call(request)
+            except BaseError as error:
+                tries += 1
+                wait_s = min(2.0**tries, MAX_THROTTLE_WAIT_S) * random.uniform(0.5, 1.0)
+                if not _THROTTLED.search(str(error)) or time.monotonic() + wait_s > began_s + THROTTLED_S:
+                    raise
+                log.warning(
+                    "%s: the store asks for fewer requests, waiting %.1f s: %s", self.url, wait_s, first_line(error)
+                )
+            time.sleep(wait_s)
+
+    def _call(self, request: Callable[[Clients], T]) -> T:
         clients = self.clients
         try:
             return request(clients)
@@ -178,6 +204,16 @@ def _advice(error: BaseException) -> str:
     if _NEEDS_CHECKSUM in text:
         return (
             "The bucket locks objects and wants their checksums: set AWS_CHECKSUM_ALGORITHM=SHA256 in the environment"
+        )
+    if _THROTTLED.search(text):
+        return (
+            f"The store still asks for fewer requests after {THROTTLED_S:.0f} s: raise its limits, or let fewer "
+            "workers and runs use it at a time"
+        )
+    if _NOT_A_RANGE.search(text):
+        return (
+            "The server, or a proxy before it, does not answer requests for a part of an object as S3 does (status 206 "
+            "with Content-Range and Content-Length): take another endpoint, or leave the proxy out with NO_PROXY"
         )
     if _is_expired(error):
         return (

@@ -36,6 +36,8 @@ __all__ = ["CLIENT", "REMOTE_SCHEMES", "RETRY", "ObjectStore"]
 log = logging.getLogger(__name__)
 
 CREATE_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between tries, as concurrent creates answer "conflict, try again"
+UPLOAD_TRIES = 3
+NO_SUCH_UPLOAD = "NoSuchUpload"
 COPY_TOO_LARGE = ("maximum allowable size for a copy source", "EntityTooLarge", "CopySourceTooLarge")
 
 
@@ -179,7 +181,7 @@ class ObjectStore:
 
     def write(self, key: str, chunks: Chunks, size: int) -> Digest:
         with explained(self.url, key, "write"):
-            return self.connection.call(lambda clients: self._write(clients, key, chunks, size))
+            return self.connection.call(lambda clients: self._write_again(clients, key, chunks, size))
 
     def _write(self, clients: Clients, key: str, chunks: Chunks, size: int) -> Digest:
         hasher, sent = hashlib.sha256(), 0
@@ -199,6 +201,18 @@ class ObjectStore:
             put = obstore.put(clients.bulk, check_key(key), hashed(), chunk_size=part, max_concurrency=parts)
             _check_is_ours(clients, key, put["e_tag"], sent)
         return Digest(bytes=sent, sha256=hasher.hexdigest())
+
+    def _write_again(self, clients: Clients, key: str, chunks: Chunks, size: int) -> Digest:
+        """`_write`, from the beginning if the store has forgotten the upload: it expired, somebody ended it, or it is
+        complete and the answer was lost. A key has one writer, who sends the same bytes again."""
+        for tries_left in reversed(range(UPLOAD_TRIES)):
+            try:
+                return self._write(clients, key, chunks, size)
+            except FileNotFoundError as error:
+                if not tries_left or NO_SUCH_UPLOAD not in str(error):
+                    raise
+                log.warning("%s: the store knows the upload no more, sending it again: %s", key, first_line(error))
+        raise AssertionError("unreachable: the last try returned or raised")
 
     def download(self, key: str, path: Path) -> Digest | None:
         with explained(self.url, key, f"copy to {path} from"):

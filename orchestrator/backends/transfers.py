@@ -43,6 +43,7 @@ MAX_PART_BYTES = 5 * 1024**3
 UPLOAD_BYTES_IN_FLIGHT = 64 * MIB
 
 _NO_SUCH_RANGE = re.compile(r"\b416\b|InvalidRange")
+_FAILED_REQUEST = "Error performing"  # `obstore` has tried again; all other errors are of an answer without sense
 _PERMANENT = (
     FileNotFoundError,
     NotFoundError,
@@ -107,12 +108,19 @@ def read_chunks(bucket: Bucket, key: str, offset: int = 0) -> Iterator[memoryvie
 
 
 def _open(bucket: Bucket, key: str, offset: int) -> Any:
-    try:
-        return obstore.get(bucket, key, options={"range": (offset, offset + FIRST_BYTES)})
-    except BaseError as error:
-        if not _NO_SUCH_RANGE.search(str(error)):
+    for breaks in range(1, MAX_BREAKS + 1):
+        try:
+            return obstore.get(bucket, key, options={"range": (offset, offset + FIRST_BYTES)})
+        except _PERMANENT:
             raise
-        return obstore.get(bucket, key)  # an empty object has no first byte
+        except BaseError as error:
+            if _NO_SUCH_RANGE.search(str(error)):
+                break
+            if _FAILED_REQUEST in str(error) or breaks == MAX_BREAKS:
+                raise
+            log.info("%s: asked again, as the answer was no such range: %s", key, str(error)[:200])
+            time.sleep(BREAK_WAIT_S * breaks)
+    return obstore.get(bucket, key)  # an empty object has no first byte
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,14 @@
 """What durability costs: the engine next to the same functions called on bare Ray, per stage, per map and per shard.
 
-Run: python tests/benchmarks/bench_engine.py [--shards 1000,10000] [--stages 20] [--bytes 10000] [--repeats 1]
+Run: python tests/benchmarks/bench_engine.py [--shards 1000,10000] [--stages 100] [--bytes 10000] [--repeats 1]
 Both sides write the same files with the same number of worker processes of one Ray, in turns; medians are shown.
 Everything is measured with few and with many shards or stages: the slope is the cost of one, the rest comes once.
-CPU time is that of the whole tree of processes: the driver, the workers, and Ray.
+CPU time is that of the whole tree of processes: the driver, the workers, and Ray. A chain is measured at least three
+times. Memory is the driver's peak so far, so that it is that of a map only where no larger one came before.
 Bare Ray neither digests, syncs nor records anything, so what its files are is lost with the driver.
 """
 
+import resource
 import statistics
 import tempfile
 import time
@@ -28,6 +30,7 @@ from orchestrator.workspace import Workspace
 from tests.benchmarks.cpu_time import TreeCpu
 
 FEW = 2
+CHAIN_REPEATS = 3  # at least: a stage is short next to what else a run of a second does
 WIDTHS = (13, 9, 6, 13, 9, 6)  # of the table's columns
 Place = tuple[str, str, int]  # side, what is measured, how many of it
 
@@ -98,6 +101,15 @@ class Bench:
     workers: int
     bytes: int
 
+    def measures(self, what: str, counts: Sequence[int]) -> dict[Place, Callable[[int], None]]:
+        """Of maps or chains with few and with these many more, on either side."""
+        sides = {"map": (self.engine_map, self.bare_map), "chain": (self.engine_chain, self.bare_chain)}[what]
+        return {
+            (side, what, count): partial(measure, count)
+            for count in ((FEW, *(FEW + more for more in counts)) if counts else ())
+            for side, measure in zip(("engine", "bare"), sides, strict=True)
+        }
+
     def engine_map(self, num_shards: int, number: int) -> None:
         config = FilesConfig(shards=num_shards, bytes=self.bytes, round=number)
         self.workspace.run_recipe(self._plan([self._spec("files", FILES, config, ())]))
@@ -150,6 +162,7 @@ class Cost:
 
     wall_s: float
     cpu_s: float  # of this process and all below it: workers, and Ray's own processes
+    peak_mib: float = 0.0  # of the memory of this process, since its start
 
     def each(self, other: "Cost", count: int) -> "Cost":
         """What one of `count` more costs, from a measurement with as many fewer."""
@@ -161,7 +174,8 @@ def measured(measure: Callable[[], None]) -> Cost:
         began = time.perf_counter()
         measure()
         wall_s = time.perf_counter() - began
-    return Cost(wall_s=wall_s, cpu_s=cpu.seconds)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Cost(wall_s=wall_s, cpu_s=cpu.seconds, peak_mib=peak_mib)
 
 
 def medians(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> dict[Place, Cost]:
@@ -176,6 +190,7 @@ def medians(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> di
         place: Cost(
             wall_s=statistics.median(cost.wall_s for cost in found),
             cpu_s=statistics.median(cost.cpu_s for cost in found),
+            peak_mib=found[0].peak_mib,
         )
         for place, found in costs.items()
     }
@@ -183,7 +198,7 @@ def medians(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> di
 
 @click.command()
 @click.option("--shards", default="1000,10000", show_default=True, help="Of a map, separated by commas.")
-@click.option("--stages", default=20, show_default=True, help="0: none are measured.")
+@click.option("--stages", default=100, show_default=True, help="0: none are measured.")
 @click.option("--bytes", "num_bytes", default=10_000, show_default=True, help="Of the file that each of them writes.")
 @click.option("--workers", default=2, show_default=True)
 @click.option("--repeats", default=1, show_default=True)
@@ -196,15 +211,10 @@ def main(shards: str, stages: int, num_bytes: int, workers: int, repeats: int) -
         with Workspace.open(root=Path(name, "illume"), tracking_url="none", cluster=cluster) as workspace:
             cluster.connect()
             bench = Bench(workspace=workspace, folder=Path(name, "bare"), workers=workers, bytes=num_bytes)
-            found = medians(
-                {
-                    (side, what, count): partial(getattr(bench, f"{side}_{what}"), count)  # the four methods of Bench
-                    for what, counts in (("map", maps), ("chain", chains))
-                    for count in ((FEW, *(FEW + more for more in counts)) if counts else ())
-                    for side in ("engine", "bare")
-                },
-                repeats,
-            )
+            found = {
+                **medians(bench.measures("map", maps), repeats),
+                **medians(bench.measures("chain", chains), max(repeats, CHAIN_REPEATS)),
+            }
         cluster.close()
     header = ("CPU: engine", "bare Ray", "times", "wall: engine", "bare Ray", "times")
     cells = [f"{name:>{width}}" for name, width in zip(header, WIDTHS, strict=True)]
@@ -214,7 +224,8 @@ def main(shards: str, stages: int, num_bytes: int, workers: int, repeats: int) -
             costs = {
                 side: found[side, what, FEW + more].each(found[side, what, FEW], more) for side in ("engine", "bare")
             }
-            click.echo(_line(f"a {each} of {more:,}", costs["engine"], costs["bare"]))
+            line = _line(f"a {each} of {more:,}", costs["engine"], costs["bare"])
+            click.echo(f"{line} {found['engine', what, FEW + more].peak_mib:6.0f} MiB")
         if counts:
             click.echo(_line(f"a {what} of {FEW}, once", found["engine", what, FEW], found["bare", what, FEW]))
 

@@ -49,6 +49,7 @@ class S3Server:
     forget_conditions: bool = False
     refuse_writes: str = ""  # status line to answer every PUT with
     overtaken_by: bytes = b""  # what another writer puts in the place of the next multipart upload
+    lost_completions: int = 0  # of multipart uploads: so many are carried out, and answered with an error
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)  # (method, part of its facts) -> error
     weather: random.Random | None = None  # any request may be late, refused, or carried out without an answer
     troubles: int = 0  # that the weather made
@@ -69,8 +70,13 @@ class S3Server:
                 return self._answer(start_response, self.refuse_writes)
             if "HTTP_IF_NONE_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
                 return self._create(environ, start_response)
+            is_completion = environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]
+            if is_completion and self.lost_completions:
+                self.lost_completions -= 1
+                self._carry_out(environ)
+                return self._answer(start_response, "500 Internal Server Error")
             answer = list(self.moto(environ, start_response))
-            if environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"] and self.overtaken_by:
+            if is_completion and self.overtaken_by:
                 theirs, self.overtaken_by = self.overtaken_by, b""
                 put = {"REQUEST_METHOD": "PUT", "QUERY_STRING": "", "CONTENT_LENGTH": str(len(theirs))}
                 self._carry_out({**environ, **put, "wsgi.input": io.BytesIO(theirs)})
@@ -152,7 +158,7 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     yield s3_server
     s3_server.faults, s3_server.forget_conditions, s3_server.refuse_writes = [], False, ""
     s3_server.weather, s3_server.troubles = None, 0
-    s3_server.overtaken_by, s3_server.refusals = b"", {}
+    s3_server.overtaken_by, s3_server.refusals, s3_server.lost_completions = b"", {}, 0
 
 
 @pytest.fixture

@@ -21,11 +21,16 @@ def weak(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakBucket]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(connection, "STALL_S", 0.3)
+    monkeypatch.setattr(connection, "STALL_S", 60.0)  # none but the answers that are to stall, on a busy machine too
     monkeypatch.setattr(transfers, "BREAK_WAIT_S", 0.0)
     with weak_bucket() as bucket:
         bucket.objects["key"] = BODY
         yield bucket
+
+
+def notice_stalls(faults: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if any(fault.startswith("stall") for fault in faults):
+        monkeypatch.setattr(connection, "STALL_S", 1.0)
 
 
 @pytest.fixture
@@ -36,7 +41,10 @@ def in_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("faults", [["cut 1000000"], ["stall 1000000"], ["busy"], ["stall 0", "cut 500000", "busy"]])
-def test_what_had_arrived_before_a_break_is_not_asked_for_again(weak: WeakBucket, tmp_path: Path, faults) -> None:
+def test_what_had_arrived_before_a_break_is_not_asked_for_again(
+    weak: WeakBucket, tmp_path: Path, monkeypatch, faults
+) -> None:
+    notice_stalls(faults, monkeypatch)
     weak.faults = list(faults)
     assert weak.store.download("key", tmp_path / "file") == WHOLE
     assert (tmp_path / "file").read_bytes() == BODY
@@ -45,7 +53,10 @@ def test_what_had_arrived_before_a_break_is_not_asked_for_again(weak: WeakBucket
 
 
 @pytest.mark.parametrize("faults", [[], ["ok", "cut 100000", "stall 100000", "busy", "ok", "cut 1"]])
-def test_ranges_in_parallel_make_the_same_file(weak: WeakBucket, tmp_path: Path, in_ranges, faults) -> None:
+def test_ranges_in_parallel_make_the_same_file(
+    weak: WeakBucket, tmp_path: Path, monkeypatch, in_ranges, faults
+) -> None:
+    notice_stalls(faults, monkeypatch)
     weak.faults = list(faults)
     assert weak.store.download("key", tmp_path / "file") == WHOLE
     assert (tmp_path / "file").read_bytes() == BODY
@@ -54,6 +65,42 @@ def test_ranges_in_parallel_make_the_same_file(weak: WeakBucket, tmp_path: Path,
     starts = {int(asked.partition("-")[0]) for _, asked in weak.requests}
     assert {0, *range(MIB // 2, len(BODY), MIB // 4)} <= starts
     assert faults or weak.sent == 2 * len(BODY)
+
+
+@pytest.mark.parametrize("faults", [["shifted"], ["ok", "shifted", "shifted"]])
+def test_an_answer_of_other_bytes_is_asked_for_again(weak: WeakBucket, tmp_path: Path, in_ranges, faults) -> None:
+    weak.faults = list(faults)
+    assert weak.store.download("key", tmp_path / "file") == WHOLE
+
+
+def test_a_server_that_does_not_answer_with_ranges_is_named(weak: WeakBucket, tmp_path: Path) -> None:
+    weak.faults = ["shifted"] * 100
+    with pytest.raises(StoreError, match=r"does not answer requests for a part of an object as S3 does .*NO_PROXY"):
+        weak.store.download("key", tmp_path / "file")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried again below `Connection.call`, which waits for milliseconds."""
+    monkeypatch.setitem(connection.RETRY, "max_retries", 0)
+    monkeypatch.setattr(connection, "MAX_THROTTLE_WAIT_S", 0.01)
+
+
+def test_a_store_that_asks_for_fewer_requests_is_waited_for(weak: WeakBucket, tmp_path: Path, impatient) -> None:
+    weak.faults = ["busy"] * 9
+    assert weak.store.get("key") == BODY
+    weak.faults = ["cut 1000000", *["busy"] * 9]
+    assert weak.store.download("key", tmp_path / "file") == WHOLE
+    assert weak.faults == []
+
+
+def test_a_store_that_never_stops_to_ask_for_fewer_requests_has_its_sentence(
+    weak: WeakBucket, monkeypatch: pytest.MonkeyPatch, impatient
+) -> None:
+    monkeypatch.setattr(connection, "THROTTLED_S", 0.0)
+    weak.faults = ["busy"] * 9
+    with pytest.raises(StoreError, match=r"still asks for fewer requests after 0 s: raise its limits"):
+        weak.store.get("key")
 
 
 def test_a_download_goes_on_where_an_earlier_process_was_killed(weak: WeakBucket, tmp_path: Path) -> None:
@@ -120,6 +167,14 @@ def test_an_upload_has_no_more_parts_than_a_store_takes(s3_store: Store, tmp_pat
     assert s3_store.upload(source, "big") == s3_store.digest("big")
     head = s3_store.connection.call(lambda clients: transfers.obstore.head(clients.requests, "big"))  # type: ignore[attr-defined]  # of an ObjectStore
     assert head["e_tag"].strip('"').endswith("-2")
+
+
+def test_an_upload_whose_completion_was_not_answered_is_sent_again(s3, s3_store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(bytes(range(256)) * 4 * 10 * 1024)
+    s3.lost_completions = 1
+    assert s3_store.upload(source, "big") == s3_store.digest("big")
+    assert s3.lost_completions == 0
 
 
 def test_an_upload_that_another_one_overtook_is_named(s3, s3_store: Store, tmp_path: Path) -> None:

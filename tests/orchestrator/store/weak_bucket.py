@@ -18,7 +18,8 @@ class WeakBucket:
     """Objects by key, read over HTTP. `faults` are taken one for each GET; without any left, answers are whole.
 
     "cut N": the connection ends after N bytes of the body. "stall N": nothing comes after N bytes, until the server
-    ends. "busy": 503. "replace": the object is another one from now on. "ok": no fault.
+    ends. "busy": 503. "shifted": the answer says that it is of the bytes after those asked for. "replace": the object
+    is another one from now on. "ok": no fault.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -82,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         first, last = int(start), min(int(end or len(body)), len(body) - 1)
         if self._range and first >= len(body):
             return self._refuse(416, "InvalidRange")
-        content = {"Content-Range": f"bytes {first}-{last}/{len(body)}"} if self._range else {}
+        said = first + 1 if fault == "shifted" else first
+        content = {"Content-Range": f"bytes {said}-{last}/{len(body)}"} if self._range else {}
         return self._send(body[first : last + 1], fault, {"ETag": etag, **content})
 
     def _send(self, part: bytes, fault: str, headers: dict[str, str]) -> None:
