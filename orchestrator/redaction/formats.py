@@ -63,11 +63,17 @@ TOKENS: Mapping[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
     name: (parts, re.compile(pattern))
     for name, parts, pattern in (
         ("AWS access key", ("AKIA", "ASIA", "ABIA", "ACCA"), r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b"),
+        (
+            "AWS session token",
+            ("IQoJb3JpZ2lu", "oGZXIvYXdz"),
+            r"(?<![\w+])(?:IQoJb3JpZ2lu|F[wQ]oGZXIvYXdz)[\w+/%-]{60,8000}={0,2}",
+        ),
         ("Google API key", ("AIza",), r"\bAIza[\w-]{35}"),
         ("Google OAuth token", ("ya29.",), r"\bya29\.[\w-]{20,2000}"),
         ("Google client secret", ("GOCSPX-",), r"\bGOCSPX-[\w-]{20,40}"),
         ("Google HMAC key", ("GOOG",), r"\bGOOG[0-9A-Z]{20,70}\b"),
         ("Azure client secret", ("8Q~",), r"(?<![\w~.-])[\w~.-]{3}8Q~[\w~.-]{31,34}"),
+        ("Azure signature", ("sig=",), r"\bsig=[\w%/+-]{16,200}(?:%3[Dd]|=)"),
         ("Hugging Face token", ("hf_", "api_org_"), r"\b(?:hf|api_org)_[A-Za-z0-9]{30,200}"),
         ("GitHub token", ("gh", "github_pat_"), r"\bgh[pousr]_[A-Za-z0-9]{30,255}|\bgithub_pat_\w{22,255}"),
         ("GitLab token", ("gl",), r"\bgl(?:pat|ptt|dt|rt|cbt|soat)-[\w-]{20,255}"),
@@ -83,6 +89,11 @@ TOKENS: Mapping[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ("Replicate token", ("r8_",), r"\br8_[A-Za-z0-9]{37,100}"),
         ("PyPI token", ("pypi-",), r"\bpypi-[\w-]{50,1000}"),
         ("npm token", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}\b"),
+        ("Docker token", ("dckr_",), r"\bdckr_[po]at_[\w-]{20,255}"),
+        ("Vault token", ("hv",), r"\bhv[sbr]\.[\w-]{24,500}"),
+        ("SendGrid key", ("SG.",), r"\bSG\.[\w-]{22}\.[\w-]{43}(?![\w-])"),
+        ("Telegram token", (":AA",), r"\b\d{8,10}:AA[\w-]{30,50}"),
+        ("Twilio key", ("SK",), r"\bSK[0-9a-f]{32}\b"),
         ("Stripe key", ("k_live_", "k_test_"), r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,255}"),
         ("JSON Web Token", ("eyJ",), r"\beyJ[\w-]{8,8000}\.(?:eyJ)?[\w-]{8,8000}(?:\.[\w-]{0,8000}){1,3}"),
         ("bearer token", ("earer",), r"\b[Bb]earer\s{1,8}[\w.~+/-]{16,8000}={0,2}"),
@@ -121,6 +132,12 @@ HEADER = re.compile(
     r"(?P<before>\b(?:proxy-)?authorization['\"]?\s{0,4}[:=]\s{0,4}['\"]?"
     r"|\b(?:set-)?cookie: |(?<![\w-])x-[\w-]{0,30}(?:api-?key|token): )"
     r"(?:(?:basic|bearer|token|digest|negotiate)\s{1,4})?[^\s'\",;*]{6,8000}",
+    re.IGNORECASE,
+)
+# --api-key VALUE; "--token", "VALUE": as commands stand in messages. A value has a digit, words of sentences have none.
+OPTION = re.compile(
+    rf"(?P<before>(?<![\w-])--(?:[a-z0-9-]{{0,40}}-)?(?:{_NAME}|token)(?:\s{{1,4}}|['\"],\s{{0,4}}['\"]))"
+    r"(?=[^\s'\"\d]{0,100}\d)(?!-)[^\s'\",]{8,4000}",
     re.IGNORECASE,
 )
 OPAQUE = re.compile(r"[\w.~+/-]{20,8000}={0,2}")  # the value of a name that is just `token`

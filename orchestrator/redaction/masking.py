@@ -21,6 +21,7 @@ from orchestrator.redaction.formats import (
     MASK,
     NAME_PART,
     OPAQUE,
+    OPTION,
     PRIVATE_KEY_BEGIN,
     PRIVATE_KEY_END,
     QUERY_SECRET,
@@ -102,10 +103,11 @@ def _mask_forms(text: str) -> str:
         text = _mask_private_keys(text)
     if "://" in text:
         text = ADDRESS_PASSWORD.sub(_keep_before(f":{MASK}@"), text)
-    if ("=" in text or ":" in text) and NAME_PART.search(text):
+    if ("=" in text or ":" in text or "--" in text) and NAME_PART.search(text):
         text = QUERY_SECRET.sub(_keep_before(MASK), text)
         text = HEADER.sub(_keep_before(MASK), text)
         text = ASSIGNMENT.sub(_mask_assignment, text)
+        text = OPTION.sub(_keep_before(MASK), text)
     for parts, pattern in TOKENS.values():
         if any(part in text for part in parts):
             text = pattern.sub(MASK, text)
