@@ -1,10 +1,12 @@
 """Downloads through a server that throttles, cuts and stalls: time, requests, and bytes that were sent twice.
 
 Run: python tests/benchmarks/bench_transfer.py [--gigabytes 3] [--cut-share 0.1] [--stall-share 0.02] [--stall-s 2]
+         [--processes 4]
 The server runs in a process of its own, makes the bytes up as they are asked for, and cuts or stalls that share of its
 answers at a random byte. Side by side: the same object through the same server without faults. The time-out for a
 stalled connection is lowered from 30 s to `--stall-s`. Upload: the same server takes parts, loses some of them, and
-answers some only the second time.
+answers some only the second time. At last, so many processes of one node ask for the object at once, each with keys of
+its own, by which the server counts the bytes that it sent to each: all go to one of them, the others read its copy.
 """
 
 import hashlib
@@ -50,6 +52,11 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.counts[name] = self.server.counts.get(name, 0) + number
 
+    @property
+    def client(self) -> str:
+        """The access key of the request."""
+        return self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
+
     def fault(self) -> str:
         with self.server.lock:
             roll = self.server.rng.random()
@@ -87,6 +94,7 @@ class Handler(BaseHTTPRequestHandler):
                 piece = BLOCK[offset : offset + min(PIECE, stop - at)]
                 self.wfile.write(piece)
                 self.count("sent", len(piece))
+                self.count(f"sent to {self.client}", len(piece))
                 at += len(piece)
         except OSError:
             self.close_connection = True
@@ -186,12 +194,38 @@ def report(what: str, seconds: float, busy: float, size: int, counts: dict[str, 
     )
 
 
+def fetch(endpoint: str, cache: str, size: int, sha256: str) -> None:
+    """What a process of a node does that reads a file of an artifact."""
+    from orchestrator.artifact import FileEntry
+    from orchestrator.store.copies.local_copy import readable_folder
+    from orchestrator.store.store import open_store
+
+    store = open_store(f"s3://bucket?endpoint={endpoint}&region=us-east-1")
+    file = FileEntry(path="file", bytes=size, sha256=sha256)
+    assert (readable_folder(store, Path(cache), "artifact/data", [file]) / "file").stat().st_size == size
+
+
+def fetch_at_once(num_processes: int, size: int, sha256: str, folder: Path) -> None:
+    """Print the bytes that each of the processes of one node downloads."""
+    names = [f"process{number}" for number in range(num_processes)]
+    with Trial(size, 0.0, 0.0) as trial:
+        command = [sys.executable, __file__, "--fetch", trial.endpoint, str(folder / "copies"), str(size), sha256]
+        began = time.perf_counter()
+        processes = [subprocess.Popen(command, env={**os.environ, "AWS_ACCESS_KEY_ID": name}) for name in names]
+        assert not any([process.wait() for process in processes]), "a process failed"
+        seconds, counts = time.perf_counter() - began, trial.counts()
+    sent = ", ".join(f"{counts.get(f'sent to {name}', 0) / 1e6:.1f}" for name in names)
+    times = counts["sent"] / size
+    click.echo(f"{num_processes} processes of a node  {seconds:6.1f} s  MB sent to each: {sent}; in all {times:.2f}x")
+
+
 @click.command()
 @click.option("--gigabytes", default=3.0)
 @click.option("--cut-share", default=0.1)
 @click.option("--stall-share", default=0.02)
 @click.option("--stall-s", default=2.0)
-def main(gigabytes: float, cut_share: float, stall_share: float, stall_s: float) -> None:
+@click.option("--processes", default=4)
+def main(gigabytes: float, cut_share: float, stall_share: float, stall_s: float, processes: int) -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", NO_PROXY="127.0.0.1")
     from orchestrator.backends import bucket
 
@@ -213,6 +247,7 @@ def main(gigabytes: float, cut_share: float, stall_share: float, stall_s: float)
                 began, busy = time.perf_counter(), time.process_time()
                 trial.store.upload(folder / "file", "key")
                 report(what, time.perf_counter() - began, time.process_time() - busy, size, trial.counts())
+        fetch_at_once(processes, size, expected, folder)
     finally:
         shutil.rmtree(folder)
 
@@ -220,5 +255,7 @@ def main(gigabytes: float, cut_share: float, stall_share: float, stall_s: float)
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]))
+    elif sys.argv[1:2] == ["--fetch"]:
+        fetch(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
     else:
         main()
