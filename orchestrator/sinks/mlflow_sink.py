@@ -3,6 +3,7 @@
 Rule: MLflow's ids are never stored. A run is found by its tags, so events may be delivered twice, from any process.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from orchestrator.redaction.masking import mask_text
 from orchestrator.sinks.outbox import SinkRejectedError
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of the MLflow API
+DIGEST_CHARACTERS = 8  # of a name that is too long
 MAX_KEY, MAX_VALUE, MAX_TAG, MAX_DIGEST = 250, 6000, 5000, 36  # characters; limits of the MLflow API
 TAG = "illume."
 _NOT_IN_KEYS = re.compile(r"[^\w\-. /:]")
@@ -192,7 +194,8 @@ class MlflowSink:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         flat = dict(flatten(event.fields.get("config", {})))
-        params = [Param(_key(name), value[:MAX_VALUE]) for name, value in sorted(flat.items())]
+        by_key = {_key(name): value[:MAX_VALUE] for name, value in sorted(flat.items())}
+        params = [Param(key, value) for key, value in by_key.items()]
         for start in range(0, len(params), PARAMS_PER_CALL):
             client.log_batch(run, params=params[start : start + PARAMS_PER_CALL])
         inputs: Any = event.fields.get("inputs", [])
@@ -321,7 +324,14 @@ def _points(event: Event) -> list[JSON]:
 
 
 def _key(name: str) -> str:
-    return _NOT_IN_KEYS.sub("_", name)[:MAX_KEY]
+    """The name of a metric or parameter as MLflow takes it: one that it refuses costs the whole batch. Equal for equal
+    names; a long one keeps its digest, as parameters of one name must not differ."""
+    parts = (part if part.strip(".") else "_" * len(part) for part in _NOT_IN_KEYS.sub("_", name).split("/"))
+    key = "/".join(part for part in parts if part) or "_"
+    if len(key) <= MAX_KEY:
+        return key
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_CHARACTERS]
+    return f"{key[: MAX_KEY - DIGEST_CHARACTERS - 1].rstrip('/')}-{digest}"
 
 
 def _ms(time_s: float) -> int:

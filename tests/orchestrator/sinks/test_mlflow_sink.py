@@ -15,7 +15,7 @@ import pytest
 from orchestrator.history.database.database import Database
 from orchestrator.history.events import Event, EventKind
 from orchestrator.history.run_store import RunStore
-from orchestrator.sinks.mlflow_sink import MlflowSink
+from orchestrator.sinks.mlflow_sink import MlflowSink, _key
 from orchestrator.sinks.outbox import Outbox, SinkRejectedError
 
 TellStory = Callable[[Database, str], Any]
@@ -243,3 +243,19 @@ def test_a_model_whose_store_has_moved_is_where_the_store_is_now(tmp_path: Path)
     remote = MlflowSink("http://m:5000", store_url="s3://bucket/team?endpoint=http://h")
     assert remote._present_address("file:///gone/" + inside.as_posix()) == f"s3://bucket/team/{inside.as_posix()}"
     assert remote._present_address("hf://other/model") == "hf://other/model"
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "/abs", "../up", "a//b", "a/", ".", "a/./b", "ü:[0]", "😀", "x" * 400, "d/" * 300]
+)
+def test_every_name_becomes_one_that_mlflow_takes(name: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name, _validate_param_name
+
+    _validate_metric_name(_key(name))
+    _validate_param_name(_key(name))
+    assert len(_key(name)) <= 250
+
+
+def test_long_names_with_one_beginning_stay_apart_and_plain_ones_as_they_are() -> None:
+    assert _key("a" * 300 + "1") != _key("a" * 300 + "2")
+    assert _key("train/loss.pixels") == "train/loss.pixels"
