@@ -25,8 +25,8 @@ from stages.training import loop as training_loop
 from stages.training.checkpoints.progress import Progress, Skip, read_progress
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.config import LoopConfig, OptimizerConfig
-from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, run_worker
-from stages.training.program import MicroBatch, PassOutput, ProgramClass
+from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, _facts, run_worker
+from stages.training.program import MicroBatch, PassOutput, ProgramClass, order_of
 from stages.training.spreads import Spread, spreads_of
 from stages.training.watching.notices import PREEMPTED, SPIKE, Notice
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
@@ -392,6 +392,20 @@ def test_a_finite_spike_is_named_and_trained_on_unless_the_config_asks_to_skip_i
     found = checkpoints(tmp_path / "skipped").latest()
     assert found is not None
     assert read_progress(found.path) == Progress(step=32, skips=(Skip(at=25, count=3),))
+
+
+def test_a_spike_is_trained_on_where_no_skip_is_left(tmp_path: Path) -> None:
+    loop = replace(SPIKING, steps=28, skip_spikes_z=8.0, max_skips=0)
+    assert [step for step, _ in run_alone(SpikingProgram, ToyTask(), loop, tmp_path).steps] == list(range(1, 29))
+
+
+def test_workers_compare_the_samples_of_the_micro_batch_that_comes_first() -> None:
+    program, first = ToyProgram(ToyTask()), ToyProgram(ToyTask()).micro_batch(5, 0)
+    progress = Progress(step=3, skips=(Skip(at=1, count=2),))
+    facts = _facts(program, LOOP, None, progress)
+    assert facts["order"] == [order_of(program), first.seed, "4", *first.samples]
+    assert (facts["step"], facts["skips"], facts["checkpoint"]) == (3, [{"at": 1, "count": 2}], "")
+    assert _facts(program, LOOP, None, Progress(step=LOOP.steps))["order"] == [order_of(program)]
 
 
 class DivergingProgram(ToyProgram):

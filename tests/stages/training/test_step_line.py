@@ -1,6 +1,16 @@
+import resource
+
 import pytest
 
-from stages.training.step_line import FIRST_STEPS, LINE_S, LinePace, StepFigures, step_figures, step_line
+from stages.training.step_line import (
+    FIRST_STEPS,
+    LINE_S,
+    LinePace,
+    StepFigures,
+    process_memory_gib,
+    step_figures,
+    step_line,
+)
 
 
 def test_the_line_of_a_step_has_what_an_engineer_asks_for() -> None:
@@ -59,6 +69,11 @@ def test_the_first_steps_and_the_last_have_a_line_and_then_one_every_few_seconds
             due.append(step)
     assert due[:FIRST_STEPS] == [1, 2, 3]
     assert due[FIRST_STEPS:] == [23, 43, 63, 83, 100]
+
+
+def test_the_memory_of_a_process_is_its_peak() -> None:
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert process_memory_gib() == pytest.approx(peak_kib / 2**20, rel=1e-4)
 
 
 def test_a_kind_that_is_alone_is_named() -> None:

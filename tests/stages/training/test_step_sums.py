@@ -3,7 +3,7 @@
 import torch
 
 from stages.training.program import MicroBatch, PassOutput, Sum
-from stages.training.step_sums import MAX_SAMPLES, SampleLosses, StepSums
+from stages.training.step_sums import SampleLosses, StepSums
 
 
 def batch(weight: float, *samples: str) -> MicroBatch:
@@ -23,7 +23,7 @@ def test_metrics_are_summed_with_their_weights() -> None:
 
 
 def test_only_micro_batches_with_a_non_finite_loss_are_named_with_their_losses_by_kind() -> None:
-    batches = [batch(3.0, "a"), batch(1.0, "b", "c"), batch(0.0, *map(str, range(MAX_SAMPLES + 2)))]
+    batches = [batch(3.0, "a"), batch(1.0, "b", "c"), batch(0.0, *map(str, range(34)))]
     sums = StepSums()
     sums.add(1, batches[0], output(6.0, 4.0))
     sums.add(3, batches[1], output(float("inf"), 4.0))

@@ -58,6 +58,7 @@ def test_no_other_interval_costs_less(stall_s: float, uptime_s: float, factor: f
 @pytest.mark.parametrize(("workers", "hours"), [(1, 23.9), (8, 23.5), (512, 10.8), (16384, 0.6)])
 def test_more_workers_fail_more_often(workers: int, hours: float) -> None:
     assert mean_uptime_s(workers) / HOUR_S == pytest.approx(hours, abs=0.05)
+    assert mean_uptime_s(360_000_000) == pytest.approx(1 / (1 / 86_400 + 10), rel=1e-7)
 
 
 def test_the_interval_follows_the_measured_times() -> None:
