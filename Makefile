@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hashes.txt
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	@PYTHONWARNINGS=ignore DS_BUILD_OPS=0 $(PIP) install --quiet -c constraints.txt -e '.[deepspeed,kubernetes,postgresql,ui]' --group test || { echo "$(NO_FILE)"; exit 2; }
+	@PYTHONWARNINGS=ignore DS_BUILD_OPS=0 $(PIP) install --quiet -c constraints.txt -e '.[deepspeed,kubernetes,notify,postgresql,ui]' --group test || { echo "$(NO_FILE)"; exit 2; }
 	@touch $@
 
 demo: $(VENV)/.installed

@@ -12,7 +12,8 @@ from orchestrator.errors import PrecheckError
 
 M = TypeVar("M", bound=MachineType)
 
-NODES_VARIABLE = "ILLUME_RAY_NODES"  # tells a stage driver how many nodes its cluster will have
+NODES_VARIABLE = "ILLUME_RAY_NODES"  # tells a stage driver how many nodes its cluster has at the start
+AUTOSCALES_VARIABLE = "ILLUME_CLUSTER_AUTOSCALES"  # tells a stage driver whether more may join later, or must not
 DRIVER_CPUS = 1.0  # that the stage driver may need on a node, beside its workers
 
 

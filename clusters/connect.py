@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from clusters.allocation import NODES_VARIABLE
+from clusters.allocation import AUTOSCALES_VARIABLE, NODES_VARIABLE
 from clusters.grace import with_grace
 from clusters.kuberay.config import KubeRayProfile
 from clusters.kuberay.jobs import KubeRayJobs
@@ -17,7 +17,6 @@ from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import RecipeError
 
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
-AUTOSCALES_VARIABLE = "ILLUME_CLUSTER_AUTOSCALES"  # tells a job what its profile says
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 

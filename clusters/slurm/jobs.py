@@ -8,7 +8,6 @@ have ended because Slurm does not list it any more.
 import os
 import re
 import secrets
-import shlex
 import subprocess
 import threading
 import time
@@ -17,17 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
-
-from clusters.allocation import NODES_VARIABLE, allocate
-from clusters.grace import with_grace
 from clusters.slurm.config import SlurmProfile
-from orchestrator.cluster.jobs import JobInfo, JobSize, JobState
+from clusters.slurm.scripts import NODES_ENDING, batch_scripts
+from orchestrator.cluster.jobs import ENDED, JobInfo, JobSize, JobState
 from orchestrator.errors import EXIT_REQUEUE, NodeLostError, PrecheckError
 
 COMMAND_TIMEOUT_S = 30.0
 _LISTED_FOR_S = 2.0  # a listing answers all questions for this long
-_OBJECT_STORE_BYTES = 300_000_000  # it carries records and metrics, not data
 _LOG_BYTES = 4_000_000  # of the end of a job's output
 _WAITING = frozenset(
     {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"}
@@ -48,6 +43,11 @@ class _Listed:
     state: str
     reason: str
     run_id: str
+
+    @property
+    def leader(self) -> str:
+        """The id that a heterogeneous job is known by; each of its parts is listed as 17+0, 17+1."""
+        return self.slurm_id.partition("+")[0]
 
 
 @dataclass(kw_only=True)
@@ -88,45 +88,31 @@ class SlurmJobs:
 
     def submit(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> None:
         """Raises: PrecheckError: no machine type holds a worker, or Slurm refuses account, QOS or limits."""
-        if self.info(job_id) is not None:
-            return
+        script, of_nodes = self._scripts(job_id, arguments, metadata)
         folder = self._folder(job_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_token(folder / "token")
-        script = folder / "job.sbatch"
-        script.write_text(self.preview(job_id, arguments, metadata))
-        options = [*self.profile.options, str(script)]
-        try:
-            self._run("sbatch", "--test-only", *options)
-            self._run("sbatch", "--parsable", *options)
-        finally:
-            self._forget_listing()
+        if self.info(job_id) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_token(folder / "token")
+            (folder / "job.sbatch").write_text(script)
+            if of_nodes:
+                (folder / "nodes.sbatch").write_text(of_nodes)
+            self._send(folder / "job.sbatch")
+        self._send_array(job_id)
 
     def preview(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> str:
-        """The batch script of a job. Raises: PrecheckError: no machine type holds a worker."""
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-            comment_start_string="{%#",  # "{#" is bash's
-            autoescape=False,
-        )
-        environment.filters["quote"] = shlex.quote
-        return environment.get_template("job.sbatch.j2").render(
-            job_id=job_id,
-            run_id=metadata.get("run", ""),
-            arguments=arguments,
-            allocation=allocate(self.profile.machines, self.size),
-            profile=self.profile,
-            environment=with_grace(self.profile.environment, self.profile.stop_grace_s),
-            folder=str(self._folder(job_id)),
-            object_store_bytes=_OBJECT_STORE_BYTES,
-            nodes_variable=NODES_VARIABLE,
-        )
+        """The batch scripts of a job. Raises: PrecheckError: no machine type holds a worker."""
+        script, of_nodes = self._scripts(job_id, arguments, metadata)
+        return f"{script}\n{of_nodes}" if of_nodes else script
 
     def info(self, job_id: str) -> JobInfo | None:
+        info = self._info(job_id)
+        if info is not None and info.state in ENDED:
+            self._release(job_id)
+        elif info is not None:  # whoever submitted the job may have died before its array
+            self._send_array(job_id)
+        return info
+
+    def _info(self, job_id: str) -> JobInfo | None:
         ended = self._ended(job_id)
         if ended is not None:
             return ended
@@ -148,12 +134,13 @@ class SlurmJobs:
         ]
 
     def stop(self, job_id: str) -> None:
-        for listed in self._listed().get(job_id, ()):
-            if listed.state in _WAITING:
-                self._run("scancel", listed.slurm_id)
-            elif listed.state not in _ENDED:
+        states = {listed.leader: listed.state for listed in self._listed().get(job_id, ())}
+        for slurm_id, state in states.items():
+            if state in _WAITING:
+                self._run("scancel", slurm_id)
+            elif state not in _ENDED:
                 # The batch shell alone, which tells the driver; the daemons of Ray stay until it has ended.
-                self._run("scancel", "--batch", "--signal=TERM", listed.slurm_id)
+                self._run("scancel", "--batch", "--signal=TERM", slurm_id)
         self._forget_listing()
 
     def logs(self, job_id: str) -> str:
@@ -166,6 +153,39 @@ class SlurmJobs:
             return ""
         except OSError as error:
             raise NodeLostError(f"{file}: cannot be read: {error.strerror}") from error
+
+    def _scripts(self, job_id: str, arguments: str, metadata: Mapping[str, str]) -> tuple[str, str]:
+        run_id = metadata.get("run", "")
+        folder = self._folder(job_id)
+        return batch_scripts(self.profile, self.size, job_id=job_id, run_id=run_id, arguments=arguments, folder=folder)
+
+    def _send_array(self, job_id: str) -> None:
+        """Queue the nodes that may come later, once, behind the job that they join. One that has ended gets none."""
+        script, sent = self._folder(job_id) / "nodes.sbatch", self._folder(job_id) / "nodes_sent"
+        if not script.is_file() or sent.is_file():
+            return
+        listed = self._listed()
+        unfinished = [job.leader for job in listed.get(job_id, ()) if job.state not in _ENDED]
+        if unfinished and not listed.get(job_id + NODES_ENDING):
+            self._send(script, f"--dependency=after:{unfinished[0]}")
+            sent.touch()
+
+    def _send(self, script: Path, *options: str) -> None:
+        words = [*options, *self.profile.options, str(script)]
+        try:
+            self._run("sbatch", "--test-only", *words)
+            self._run("sbatch", "--parsable", *words)
+        finally:
+            self._forget_listing()
+
+    def _release(self, job_id: str) -> None:
+        """Give back the nodes that joined a job, or would, once it has ended: it may have died without doing so."""
+        name = job_id + NODES_ENDING
+        if (self._folder(job_id) / "nodes.sbatch").is_file() and any(
+            job.state not in _ENDED for job in self._listed().get(name, ())
+        ):
+            self._run("scancel", "--me", f"--name={name}")
+            self._forget_listing()
 
     def _folder(self, job_id: str) -> Path:
         return Path(self.profile.folder) / job_id

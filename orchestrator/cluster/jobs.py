@@ -27,6 +27,7 @@ class JobSize:
     """What the workers of a stage need together, for a cluster that gives each job machines of its own."""
 
     workers: int = 1
+    min_workers: int = 0  # the stage begins with these, where the others may come later; 0: only with all
     cpus: float = 1.0  # for each worker
     gpus: float = 0.0  # for each worker
     memory_gib: float = 0.0  # for each worker; 0: unstated

@@ -375,6 +375,7 @@ def job_size(resources: Resources) -> JobSize:
     """What a launcher needs to know of a stage."""
     return JobSize(
         workers=resources.workers,
+        min_workers=resources.min_workers,
         cpus=resources.cpus,
         gpus=resources.gpus,
         memory_gib=resources.memory_gib,

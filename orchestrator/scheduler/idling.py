@@ -1,4 +1,4 @@
-"""Trainings that burn money: most of their time goes into waiting for data, for long enough to say so.
+"""Trainings that burn money: they mostly wait for data, or hardly use their GPUs, for long enough to say so.
 
 Warns once, and where servers are told to, cancels the run at its commit point; a new submission or `illume resume`
 continues it once the cause is gone.
@@ -6,7 +6,7 @@ continues it once the cause is gone.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -20,20 +20,22 @@ from orchestrator.workspace import Workspace
 LOOK_S = 60.0
 LASTS_S = 1800.0  # how long it has to last
 WAIT_SHARE = 0.5  # of the time of a step
-MIN_STEPS = 10
+GPU_SHARE = 0.1  # of the time that a GPU is at work; a training that computes is far above
+MIN_VALUES = 10  # fewer say nothing
 DATA_WAIT = "data_wait_s"  # the metric of a training: seconds that a step waited for its data
+GPU_USE = "system/gpu_0_utilization_percentage"  # of the machine of its first worker, where NVML is installed
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Idle:
-    """A training that mostly waits."""
+    """A training whose machines mostly do nothing."""
 
     run_id: str
     stage_id: str
     attempt_id: str
-    share: float  # of the time of its steps that they wait for data
+    why: str
 
 
 @dataclass(kw_only=True)
@@ -52,23 +54,22 @@ class IdleWatcher:
         self._looked_at = now
         for found in workspace.database.read(lambda connection: idle_trainings(connection, now, self.lasts_s)):
             target = f"{found.run_id}:{found.stage_id}"
-            text = f"its steps wait for data {found.share:.0%} of their time"
             if not self.stops:
                 self.notify(
-                    workspace, f"run {target} mostly waits ({found.attempt_id})", f"{text}\nillume logs {target}"
+                    workspace, f"run {target} mostly waits ({found.attempt_id})", f"{found.why}\nillume logs {target}"
                 )
             elif found.run_id not in self._stopped:
                 self._stopped.add(found.run_id)
                 self.notify(
-                    workspace, f"run {target} is stopped ({found.attempt_id})", f"{text}\nillume resume {target}"
+                    workspace, f"run {target} is stopped ({found.attempt_id})", f"{found.why}\nillume resume {target}"
                 )
-                log.warning("run %s: cancelled at its commit point: %s", target, text)
+                log.warning("run %s: cancelled at its commit point: %s", target, found.why)
                 workspace.cancel(found.run_id)
         return {}
 
 
 def idle_trainings(connection: Connection, now: float, lasts_s: float) -> list[Idle]:
-    """Those that were at work for all of the last `lasts_s` and waited for data most of that time."""
+    """Those that were at work for all of the last `lasts_s`, and whose machines did nothing most of that time."""
     at_work = (
         select(attempts, stages.c.waiting_for)
         .join(stages, (stages.c.run_id == attempts.c.run_id) & (stages.c.stage_id == attempts.c.stage_id))
@@ -77,23 +78,33 @@ def idle_trainings(connection: Connection, now: float, lasts_s: float) -> list[I
     )
     found = []
     for row in connection.execute(at_work).all():
-        share = wait_share(_waits(connection, row, now - lasts_s), row.rate_per_s)
-        if share >= WAIT_SHARE:
-            found.append(Idle(run_id=row.run_id, stage_id=row.stage_id, attempt_id=row.attempt_id, share=share))
+        values = _values(connection, row, now - lasts_s)
+        why = why_idle(values[DATA_WAIT], row.rate_per_s, values[GPU_USE])
+        if why:
+            found.append(Idle(run_id=row.run_id, stage_id=row.stage_id, attempt_id=row.attempt_id, why=why))
     return found
 
 
-def wait_share(waits_s: Sequence[float], steps_per_s: float) -> float:
-    """The share of the time of a step that it waits for data; 0 where too few steps say so."""
-    return min(1.0, median(waits_s) * steps_per_s) if len(waits_s) >= MIN_STEPS else 0.0
+def why_idle(waits_s: Sequence[float], steps_per_s: float, gpu_percents: Sequence[float]) -> str:
+    """In which way a training does nothing most of the time; "" if it works, or too few values say so."""
+    if len(waits_s) >= MIN_VALUES and (share := min(1.0, median(waits_s) * steps_per_s)) >= WAIT_SHARE:
+        return f"its steps wait for data {share:.0%} of their time"
+    if len(gpu_percents) >= MIN_VALUES and (share := median(gpu_percents) / 100) < GPU_SHARE:
+        return f"its GPU is at work {share:.0%} of the time"
+    return ""
 
 
-def _waits(connection: Connection, attempt: Any, since: float) -> list[float]:
+def _values(connection: Connection, attempt: Any, since: float) -> Mapping[str, list[float]]:
+    """What an attempt reported since then of the two metrics."""
     query = select(events.c.fields).where(
         events.c.run_id == attempt.run_id,
         events.c.attempt_id == attempt.attempt_id,
         events.c.kind == str(EventKind.METRICS),
         events.c.time >= since,
     )
-    points = [point for row in connection.execute(query) for point in json.loads(row.fields).get("points", ())]
-    return [float(value) for name, value, *_ in points if name == DATA_WAIT]
+    found: dict[str, list[float]] = {DATA_WAIT: [], GPU_USE: []}
+    for row in connection.execute(query):
+        for name, value, *_ in json.loads(row.fields).get("points", ()):
+            if name in found:
+                found[name].append(float(value))
+    return found

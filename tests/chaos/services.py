@@ -26,7 +26,7 @@ class Cable:
     port: int
     host: str = "127.0.0.1"
     is_cut: threading.Event = field(default_factory=threading.Event)
-    _open: list[socket.socket] = field(default_factory=list)
+    _open: set[socket.socket] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server((self.host, 0), backlog=128)
@@ -36,10 +36,9 @@ class Cable:
     def cut(self) -> None:
         """Break the connections and refuse new ones."""
         self.is_cut.set()
-        for end in self._open:
+        for end in tuple(self._open):  # those that carry it close them
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
 
     def mend(self) -> None:
         self.is_cut.clear()
@@ -62,9 +61,18 @@ class Cable:
             except OSError:  # the server restarts
                 near.close()
                 continue
-            self._open += [near, far]
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+            self._open |= {near, far}
+            threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        """Both directions of a connection, whose ends are closed after it: a storm opens thousands."""
+        back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+        back.start()
+        _pump(near, far)
+        back.join()
+        self._open -= {near, far}
+        near.close()
+        far.close()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

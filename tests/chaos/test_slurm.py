@@ -101,6 +101,13 @@ class Desk:
             time.sleep(0.1)
         return [(folder / "ended").read_text().split() for folder in folders]
 
+    def wait_for_an_empty_queue(self) -> None:
+        """No job is left: Slurm notes the end of a batch shell a moment after it."""
+        give_up_at = time.monotonic() + 60
+        while self.slurm.command("squeue", "--noheader", "--states=running,pending").strip():
+            assert time.monotonic() < give_up_at, self.log()
+            time.sleep(0.2)
+
     def failures(self) -> list[str]:
         with Workspace.open(
             str(self.folder / "store"), str(self.folder / "i.db"), "none", root=self.folder / ".illume"
@@ -138,7 +145,36 @@ def test_a_notice_before_the_end_of_the_time_costs_no_step(desk: Desk) -> None:
     script = next(folder for folder in folders if "squares" in folder.name) / "job.sbatch"
     assert "--nodes=2" in script.read_text()
     assert (folders[0] / "token").stat().st_mode & 0o077 == 0
-    assert desk.slurm.command("squeue", "--noheader", "--states=running,pending").strip() == ""
+    desk.wait_for_an_empty_queue()
+
+
+# The head has a node of its own, one worker fits a node, and one worker is enough to begin.
+ELASTIC = STEPS.replace("workers: 3", "workers: 3, min_workers: 1")
+ONE_BY_ONE: dict[str, Any] = {
+    "head": "head",
+    "machines": {
+        "small": {"cpus": 2, "nodes": 3, "partition": "main", "array": True},
+        "head": {"cpus": 1, "partition": "main"},
+    },
+}
+
+
+def test_a_stage_begins_with_one_node_and_the_others_join(desk: Desk) -> None:
+    """Two of the three nodes are somebody else's at first: the head, and one worker, share the third."""
+    words = ["--parsable", "--nodes=2", "--exclusive", "--wrap=sleep 600", f"--output={desk.folder}/other"]
+    other = desk.slurm.command("sbatch", *words).strip()
+    controller = desk.start(ELASTIC, pause_s=3.0, **ONE_BY_ONE)
+    desk.wait_for(lambda: bool(desk.worked()), controller)
+    waiting = desk.slurm.command("squeue", "--noheader", "--states=pending", "--format=%j|%K")
+    assert waiting.count("-nodes|1-2") == 1, waiting
+    desk.slurm.command("scancel", other)
+    folder = next((desk.folder / "jobs").glob("*-squares-*"))
+    desk.wait_for(lambda: {file.name for file in folder.glob("node-*.log")} >= {"node-1.log", "node-2.log"}, controller)
+    assert desk.ended(controller) == 0, desk.log()
+    assert desk.failures() == []
+    assert sorted(desk.worked()) == sorted(set(desk.worked()))
+    assert {code for code, *_ in desk.how_jobs_ended()} == {"0"}
+    desk.wait_for_an_empty_queue()
 
 
 @pytest.mark.slow

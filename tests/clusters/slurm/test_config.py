@@ -3,6 +3,7 @@ import pytest
 from clusters.slurm.config import SlurmMachine, SlurmProfile
 
 CPU = SlurmMachine(cpus=32, memory_gib=128, nodes=4, partition="cpu")
+SPOT = SlurmMachine(cpus=32, spot=True)
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,10 @@ CPU = SlurmMachine(cpus=32, memory_gib=128, nodes=4, partition="cpu")
         ({"machines": {"a": SlurmMachine()}}, "machines.a.cpus"),
         ({"notice_s": 1}, "at least 10 s"),
         ({"time_limit_min": 2, "notice_s": 120}, "no less than the time limit"),
+        ({"head": "dato"}, "head: found 'dato', did you mean 'data'"),
+        ({"head": "spot", "machines": {"data": CPU, "spot": SPOT}}, "head: found 'spot', expected one of: data"),
+        ({"container_mounts": ("data",)}, "container_mounts: expected paths from the root"),
+        ({"container_mounts": ("/a,/b",)}, "container_mounts: expected paths from the root"),
     ],
 )
 def test_profiles_that_cannot_work_are_refused(changes: dict[str, object], message: str) -> None:

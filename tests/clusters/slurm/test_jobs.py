@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,83 @@ def test_the_script_is_valid_and_quotes_what_it_is_given(slurm: Played) -> None:
     assert GRACE_VARIABLE not in script
     patient = replace(slurm.jobs, profile=replace(slurm.jobs.profile, stop_grace_s=90.0))
     assert f"export {GRACE_VARIABLE}=90" in patient.preview(JOB, "stage-driver", {"run": "r1"}).splitlines()
+
+
+def elastic(slurm: Played, **changes: Any) -> SlurmJobs:
+    """Workers of four nodes, of which those of one are enough to begin; the head has a node of its own."""
+    machines = {
+        "train": replace(slurm.jobs.profile.machines["train"], array=True),
+        "small": SlurmMachine(cpus=16, partition="cpu"),
+    }
+    profile = replace(slurm.jobs.profile, machines=machines, head="small", **changes)
+    return SlurmJobs(profile=profile, size=JobSize(workers=16, min_workers=3, gpus=1))
+
+
+def test_nodes_that_may_come_later_are_an_array_behind_the_job(slurm: Played) -> None:
+    jobs, folder = elastic(slurm), slurm.folder / "jobs" / JOB
+    slurm.answer("squeue", "")
+    jobs.submit(JOB, "stage-driver r1", {"run": "r1"})
+    assert [line.split()[-1] for line in slurm.said() if line.startswith("sbatch")] == [f"{folder}/job.sbatch"] * 2
+    script, of_nodes = (folder / "job.sbatch").read_text(), (folder / "nodes.sbatch").read_text()
+    for text in (script, of_nodes):
+        assert text.startswith("#!/bin/bash\n")
+        assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False).stderr == ""
+    assert [line for line in script.splitlines() if "--nodes=" in line or "partition" in line or "hetjob" in line] == [
+        "#SBATCH --nodes=1",
+        "#SBATCH --partition=cpu",
+        "#SBATCH hetjob",
+        "#SBATCH --nodes=1",
+        "#SBATCH --partition=gpu",
+    ]
+    assert "#SBATCH --array=1-3" in of_nodes.splitlines()
+    # The answer was lost, or the controller died: whoever asks for the job next queues its nodes, once.
+    slurm.answer("squeue", f"{JOB}|17+0|RUNNING|None|r1\n{JOB}|17+1|RUNNING|None|r1\n")
+    for _ in range(2):
+        assert jobs.info(JOB) is not None
+    jobs.submit(JOB, "stage-driver r1", {"run": "r1"})
+    sent = [line for line in slurm.said() if line.startswith("sbatch --parsable")]
+    assert sent[1:] == [f"sbatch --parsable --dependency=after:17 --exclusive {folder}/nodes.sbatch"]
+    assert jobs.unfinished_jobs("r1") == [JOB]
+    jobs.stop(JOB)
+    assert slurm.said()[-1] == "scancel --batch --signal=TERM 17"
+
+
+def test_the_nodes_of_a_job_that_died_are_given_back(slurm: Played) -> None:
+    jobs = elastic(slurm)
+    jobs.submit(JOB, "stage-driver r1", {"run": "r1"})
+    slurm.answer("squeue", f"{JOB}|17+0|NODE_FAIL|NodeDown|r1\n{JOB}-nodes|18_[2-3]|PENDING|None|nodes:r1\n")
+    info = jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.FAILED
+    assert slurm.said()[-1] == f"scancel --me --name={JOB}-nodes"
+
+
+def test_without_a_fewest_number_of_workers_all_nodes_come_together(slurm: Played) -> None:
+    jobs = elastic(slurm).sized(JobSize(workers=16, gpus=1))
+    jobs.submit(JOB, "stage-driver r1", {"run": "r1"})
+    assert not (slurm.folder / "jobs" / JOB / "nodes.sbatch").exists()
+    assert "#SBATCH --nodes=4" in jobs.preview(JOB, "stage-driver r1", {"run": "r1"}).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "expected"),
+    [
+        ("pyxis", "--container-image='/images/it works.sqsh' --container-name=\"illume-$SLURM_JOB_ID\""),
+        ("apptainer", "apptainer exec --nv --bind \"$mounts\" '/images/it works.sqsh' ray start --head"),
+    ],
+)
+def test_a_container_sees_the_folders_that_it_needs(slurm: Played, runtime: str, expected: str) -> None:
+    changes: dict[str, Any] = {
+        "container": "/images/it works.sqsh",
+        "container_runtime": runtime,
+        "container_mounts": ("/data",),
+    }
+    script = elastic(slurm, **changes).preview(JOB, "stage-driver", {"run": "r1"})
+    folder = slurm.jobs.profile.folder
+    assert f'mounts={folder}:{folder},/data:/data",$tmp:$tmp"' in script
+    assert expected in script
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert checked.stderr == ""
 
 
 def test_the_token_of_a_job_is_a_secret_and_stays(slurm: Played) -> None:

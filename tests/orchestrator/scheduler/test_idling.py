@@ -1,4 +1,4 @@
-"""Trainings that mostly wait for data, from their metrics on record."""
+"""Trainings that mostly wait for data or hardly use their GPUs, from their metrics on record."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from orchestrator.history.database.schema import attempts, events
-from orchestrator.scheduler.idling import IdleWatcher, idle_trainings, wait_share
+from orchestrator.scheduler.idling import DATA_WAIT, GPU_USE, IdleWatcher, idle_trainings, why_idle
 from orchestrator.workspace import Workspace
 from tests.orchestrator.history.test_run_store import intended, started
 
@@ -26,10 +26,10 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
         yield found
 
 
-def measure(workspace: Workspace, wait_s: float) -> None:
-    """Metrics of 20 steps that each waited so long for its data."""
+def measure(workspace: Workspace, value: float, metric: str = DATA_WAIT) -> None:
+    """A metric of 20 steps: seconds that each waited for its data, or the percentage that a GPU was at work."""
     [attempt] = workspace.database.read(lambda connection: connection.execute(attempts.select()).all())
-    points = [["data_wait_s", wait_s, step, NOW] for step in range(20)]
+    points = [[metric, value, step, NOW] for step in range(20)]
     row = {
         "run_id": attempt.run_id,
         "sequence": 1000,
@@ -53,6 +53,13 @@ def test_one_that_mostly_waits_is_warned_about_once_it_lasts(workspace: Workspac
     assert found == [], "it has not lasted for two hours"
 
 
+def test_one_whose_gpu_does_nothing_is_warned_about(workspace: Workspace) -> None:
+    measure(workspace, 4.0, GPU_USE)
+    told: list[str] = []
+    IdleWatcher(notify=lambda _workspace, _occasion, text: told.append(text)).look(workspace, NOW)
+    assert told == ["its GPU is at work 4% of the time\nillume logs r1:clean"]
+
+
 def test_one_that_computes_is_left_alone(workspace: Workspace) -> None:
     measure(workspace, 0.2)
     IdleWatcher(notify=lambda *_: pytest.fail("it computes")).look(workspace, NOW)
@@ -67,5 +74,7 @@ def test_one_is_stopped_only_if_servers_are_told_to(workspace: Workspace) -> Non
 
 
 def test_a_few_steps_say_nothing() -> None:
-    assert wait_share([9.0] * 5, 1.0) == 0.0
-    assert wait_share([9.0] * 10, 1.0) == 1.0
+    assert why_idle([9.0] * 9, 1.0, [0.0] * 9) == ""
+    assert why_idle([9.0] * 10, 1.0, []) == "its steps wait for data 100% of their time"
+    assert why_idle([], 1.0, [0.0] * 10) == "its GPU is at work 0% of the time"
+    assert why_idle([0.1] * 10, 1.0, [90.0] * 10) == ""
