@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from clusters.profiles import profile_at
+from clusters.planner.prices import BUILT_IN
+from clusters.profiles import machines_of, profile_at
 from clusters.shared import pool_of
 from orchestrator.actor import current_actor
-from orchestrator.commands.shared.budget_options import PRIORITY, budget_option
+from orchestrator.commands.shared.budget_options import PRIORITY, budget_option, check_budget, current_prices
 from orchestrator.commands.shared.formatting import time_text
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.options import (
@@ -25,10 +26,12 @@ from orchestrator.commands.shared.options import (
     recipe_file,
     stage_kinds,
 )
-from orchestrator.commands.submit import cluster_text
+from orchestrator.commands.submit import cluster_text, stage_prices
 from orchestrator.documents.suggestions import expectation
 from orchestrator.errors import RecipeError
 from orchestrator.history.actors import actor_record
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.store_view import plan_view
 from orchestrator.queue.names import check_name
 from orchestrator.queue.records import Firing, Limits, Overlap, Schedule, current_person
 from orchestrator.queue.rows import add_record, newest, newest_of
@@ -68,6 +71,7 @@ def schedule_command() -> None:
 )
 @click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Of its runs.")
 @budget_option
+@click.option("--prices", "prices_file", type=Path, default=BUILT_IN, help="A price file of yours.", show_default=False)
 @cluster_option
 @location_options
 @plugin_option
@@ -84,11 +88,15 @@ def add_command(
     overlap: Overlap,
     priority: int,
     budget: Limits,
+    prices_file: Path,
     profile: str | None,
     locations: Locations,
     as_json: bool,
 ) -> None:
-    """Submit RECIPE again and again. Its text is kept: to change it, remove the schedule and add another."""
+    """Submit RECIPE again and again. Its text is kept: to change it, remove the schedule and add another.
+
+    A budget in money is counted at the prices of today, as long as the schedule is there.
+    """
     if sum(map(bool, (cron, files, pins))) != 1:
         raise RecipeError("schedule: expected one of --cron, --files and --pins")
     due = next_due(cron, zone, time.time()) if cron else None
@@ -100,11 +108,16 @@ def add_command(
     if pins and pins not in stage_kinds():
         raise RecipeError(f"--pins: found {pins!r}; {expectation(pins, stage_kinds())}")
     name = check_name(name, "--name") if name else new_name(parsed.name)
-    pool = pool_of(None if profile is None else profile_at(profile))
+    cluster = None if profile is None else profile_at(profile)
+    machines = {} if cluster is None else machines_of(cluster)
+    prices = current_prices(prices_file, budget)
     with open_workspace(locations, create=True) as workspace:
         known = newest_of(workspace.database, Schedule, name)
         if known is not None and not known[1].is_removed:
             raise RecipeError(f"schedule {name!r}: exists already; give another --name, or remove it first")
+        if budget.is_set:
+            plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database))
+            check_budget(plan, machines, prices, budget)
         schedule = Schedule(
             at=iso_time(time.time()),
             recipe=read_text(file),
@@ -118,8 +131,9 @@ def add_command(
             priority=priority,
             person=current_person(),
             cluster=cluster_text(profile),
-            pool=pool,
+            pool=pool_of(cluster),
             limits=budget,
+            prices=stage_prices(parsed, machines, prices),
         )
         add_record(workspace.store, workspace.database, "schedules", name, schedule)
     if as_json:

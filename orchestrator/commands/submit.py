@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import click
@@ -43,6 +42,7 @@ from orchestrator.queue.records import Limits, Submission, current_person
 from orchestrator.recipe.yaml_subset import read_text
 from orchestrator.scheduler.requeuing import QueuedFor, queue_anew, queue_rest
 from orchestrator.scheduler.submitting import estimate_s, same_in_queue, stage_needs, submit
+from orchestrator.stage import Recipe
 from orchestrator.times import iso_time
 from orchestrator.workspace import new_run_id
 
@@ -113,7 +113,7 @@ def submit_command(
             after=followed,
             cluster=cluster_text(profile),
             pool=pool_of(cluster),
-            stages=stage_needs(plan, partial(price_per_gpu_hour, machines, prices)),
+            stages=stage_needs(plan, stage_prices(parsed, machines, prices)),
             estimate_s=estimate_s(plan),
             limits=budget,
         )
@@ -187,11 +187,16 @@ def check_cluster(plan: Plan, profile: Profile | None, budget: Limits, prices: P
         cluster.jobs.check()
 
 
-def price_per_gpu_hour(machines: Mapping[str, MachineType], prices: Prices, name: str) -> float | None:
-    """The middle of the prices of a machine type; of the first one with accelerators if it has no name."""
-    found = machines.get(name) or next((machine for machine in machines.values() if machine.gpus), None)
-    price = None if found is None else money(prices, found, 1.0)
-    return None if price is None else (price.low + price.high) / 2
+def stage_prices(recipe: Recipe, machines: Mapping[str, MachineType], prices: Prices) -> dict[str, float]:
+    """Of an accelerator hour of each stage whose machine type has a price: the middle of its range."""
+    found = {}
+    for stage in recipe.stages:
+        first = next((machine for machine in machines.values() if machine.gpus), None)
+        machine = machines.get(stage.resources.machine, first)
+        price = None if machine is None else money(prices, machine, 1.0)
+        if price is not None:
+            found[stage.id] = (price.low + price.high) / 2
+    return found
 
 
 def cluster_text(profile: str | None) -> str:

@@ -133,6 +133,7 @@ class Schedule(Record):
     cluster: str = ""
     pool: PoolRecord | None = None
     limits: Limits = Limits()
+    prices: dict[str, float] = field(default_factory=dict)  # of an accelerator hour, by stage, when it was added
     is_paused: bool = False
     is_removed: bool = False
 

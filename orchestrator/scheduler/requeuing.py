@@ -20,7 +20,7 @@ from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.plan_file import plan_digest
 from orchestrator.planning.store_view import plan_view
 from orchestrator.queue.entries import submission_of
-from orchestrator.queue.records import THIS_MACHINE, Limits, PoolRecord, StageNeed, Submission, current_person
+from orchestrator.queue.records import THIS_MACHINE, Limits, PoolRecord, Submission, current_person
 from orchestrator.recipe.loading import Kinds
 from orchestrator.scheduler.submitting import estimate_s, same_in_queue, stage_needs, submit
 from orchestrator.stage import Recipe
@@ -98,14 +98,10 @@ def _submission(plan: Plan, run: RunSummary, where: QueuedFor) -> Submission:
         person=current_person(),
         cluster=where.cluster,
         pool=where.pool,
-        stages=tuple(_priced(need, where.prices) for need in stage_needs(plan)),
+        stages=stage_needs(plan, where.prices),
         estimate_s=estimate_s(plan),
         limits=where.limits,
     )
-
-
-def _priced(need: StageNeed, prices: Mapping[str, float | None]) -> StageNeed:
-    return replace(need, price_per_gpu_hour=prices.get(need.stage_id)) if need.gpus else need
 
 
 def _where_of(submission: Submission) -> QueuedFor:

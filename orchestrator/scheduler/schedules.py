@@ -171,7 +171,7 @@ class ScheduleWatcher:
             priority=schedule.priority,
             cluster=schedule.cluster,
             pool=schedule.pool,
-            stages=stage_needs(plan),
+            stages=stage_needs(plan, schedule.prices),
             estimate_s=estimate_s(plan),
             limits=schedule.limits,
             schedule=name,

@@ -1,6 +1,7 @@
 """Puts a plan into the queue: its record first, then the run."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from orchestrator.errors import RecipeError
 from orchestrator.history.open_attempts import run_state
@@ -40,8 +41,8 @@ def submit(workspace: Workspace, plan: Plan, submission: Submission) -> bool:
     return is_again if had_ended else is_new
 
 
-def stage_needs(plan: Plan, price_of: Callable[[str], float | None] = lambda _: None) -> tuple[StageNeed, ...]:
-    """What the stages to run take. `price_of`: of an accelerator hour on a machine type, "" for the default one."""
+def stage_needs(plan: Plan, prices: Mapping[str, float | None] = MappingProxyType({})) -> tuple[StageNeed, ...]:
+    """What the stages to run take. `prices`: of an accelerator hour, by stage; unknown for those that it lacks."""
     needs = []
     for stage in plan.to_run:
         need = need_of(stage.spec.resources)
@@ -52,7 +53,7 @@ def stage_needs(plan: Plan, price_of: Callable[[str], float | None] = lambda _: 
                 cpus=need.cpus,
                 gpus=need.gpus,
                 memory_gib=need.memory_gib,
-                price_per_gpu_hour=price_of(stage.spec.resources.machine) if need.gpus else None,
+                price_per_gpu_hour=prices.get(stage.id) if need.gpus else None,
             )
         )
     return tuple(needs)

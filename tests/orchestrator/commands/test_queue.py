@@ -3,13 +3,17 @@
 import shutil
 import socket
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator.commands.queue import place_to_json, queue_places
+from orchestrator.history.run_status import run_status
 from orchestrator.queue.entries import submission_of
 from orchestrator.queue.records import Limits
+from orchestrator.scheduler.approving import approval_waits, approve
 from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import RECIPE, Illume
@@ -92,6 +96,31 @@ def test_a_stage_waits_for_the_word_of_a_person(illume: Illume, tmp_path: Path) 
     assert "has approved it already, at " in again.err
     assert "looks right" in again.err
     assert illume("resume", run_id).code == 0
+
+
+def test_a_run_that_waits_for_a_person_says_so_and_goes_on_when_told(illume: Illume, tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text(RECIPE.replace("config: {times: 2}", "config: {times: 2}, approval: true"))
+    run_id = submitted(illume, "a")
+    waits: list[str] = []
+
+    def a_person_looks() -> None:
+        """Waits until the stage before is done, and the run stands still for somebody."""
+        with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as workspace:
+            give_up_at = time.monotonic() + 60
+            while time.monotonic() < give_up_at:
+                stages = {stage.stage_id: stage for stage in run_status(workspace.database, run_id).stages}
+                if "loud" in stages and approval_waits(stages["loud"]):
+                    waits.append(f"{stages['said'].state} {stages['loud'].waiting_for}")
+                    approve(workspace, run_id, "loud", "looks right")
+                    return
+                time.sleep(0.02)
+            workspace.cancel(run_id)
+
+    person = threading.Thread(target=a_person_looks)
+    person.start()
+    assert illume("resume", run_id).code == 0
+    person.join()
+    assert waits == [f"COMMITTED a person's approval: `illume approve {run_id}:loud`"]
 
 
 @pytest.mark.parametrize("end", ["cancel", "resume"])

@@ -1,9 +1,13 @@
 """`illume schedule`: what is added, listed, paused, and refused."""
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
 
+from orchestrator.queue.records import Schedule
+from orchestrator.queue.rows import newest_of
+from orchestrator.workspace import Workspace
 from tests.orchestrator import test_cli
 from tests.orchestrator.test_cli import Illume
 
@@ -31,6 +35,28 @@ def test_a_name_is_used_once(illume: Illume) -> None:
     again = illume(*command)
     assert again.code == 2
     assert "exists already" in again.err
+
+
+PROFILE = """
+kind: ray_jobs
+address: http://head:8265
+machines: {train: {gpu: H100, gpus: 8, nodes: 8, cpus: 96, memory_gib: 900}}
+"""
+
+
+def test_a_budget_in_money_needs_prices_of_today_and_keeps_them(illume: Illume, tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text(PROFILE)
+    for name, date in (("old", dt.date(2025, 1, 1)), ("prices", dt.datetime.now(tz=dt.UTC).date())):
+        (tmp_path / f"{name}.yaml").write_text(f"date: {date}\nper_gpu_hour: {{H100-SXM: {{on_demand: [2, 3]}}}}\n")
+    command = ("schedule", "add", "words.yaml", "--name", "nightly", "--cron", "0 0 * * *", "--budget", "money=9")
+    refused = illume(*command, "--cluster", "profile.yaml", "--prices", "old.yaml")
+    assert refused.code == 2
+    assert "which are old; give a file with those of today" in refused.err
+    assert illume(*command, "--cluster", "profile.yaml", "--prices", "prices.yaml").code == 0
+    with Workspace.open(root=tmp_path / ".illume", tracking_url="none") as workspace:
+        found = newest_of(workspace.database, Schedule, "nightly")
+    assert found is not None
+    assert found[1].prices == {"said": 2.5, "loud": 2.5, "pair": 2.5}
 
 
 @pytest.mark.parametrize(

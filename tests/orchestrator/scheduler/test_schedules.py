@@ -29,10 +29,20 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
         yield found
 
 
-def add(workspace: Workspace, *, overlap: Overlap = "skip", cron: str = "", files: str = "", pins: str = "") -> None:
+def add(
+    workspace: Workspace,
+    *,
+    overlap: Overlap = "skip",
+    cron: str = "",
+    files: str = "",
+    pins: str = "",
+    recipe: str = RECIPE,
+    prices: dict[str, float] | None = None,
+) -> None:
     schedule = Schedule(
         at=iso_time(NIGHT),
-        recipe=RECIPE,
+        recipe=recipe,
+        prices=prices or {},
         file="words.yaml",
         cron=cron,
         files=files,
@@ -80,6 +90,14 @@ def test_what_happens_while_the_last_run_has_not_ended(workspace: Workspace, ove
     assert len(queued(workspace)) == runs
     assert (queued(workspace) == first) == (overlap == "skip")
     assert last(workspace).note == (f"skipped: run {first[0]} of it is waiting" if overlap == "skip" else "")
+
+
+def test_what_it_submits_has_the_prices_of_the_day_it_was_added(workspace: Workspace) -> None:
+    on_a_gpu = RECIPE.replace("config: {times: 2}", "config: {times: 2}, resources: {gpus: 1}")
+    add(workspace, cron="0 * * * *", recipe=on_a_gpu, prices={"loud": 2.5, "said": 2.5})
+    watcher().look(workspace, NIGHT + HOUR)
+    (entry,) = open_entries(workspace.database)
+    assert {need.stage_id: need.price_per_gpu_hour for need in entry.submission.stages} == {"said": None, "loud": 2.5}
 
 
 def test_moments_that_no_server_saw_fire_once(workspace: Workspace) -> None:
