@@ -10,7 +10,6 @@ import pytest
 from clusters.slurm import jobs as slurm_jobs
 from clusters.slurm.config import SlurmMachine, SlurmProfile
 from clusters.slurm.jobs import SlurmJobs
-from orchestrator.cluster.end_signals import GRACE_VARIABLE
 from orchestrator.cluster.jobs import JobSize, JobState
 from orchestrator.errors import NodeLostError, PrecheckError
 
@@ -75,30 +74,6 @@ def test_a_job_is_tried_and_then_submitted_once(slurm: Played) -> None:
     assert len([line for line in slurm.said() if line.startswith("sbatch")]) == 2
 
 
-def test_the_script_is_valid_and_quotes_what_it_is_given(slurm: Played) -> None:
-    script = slurm.jobs.preview(JOB, "stage-driver r1 'two words'", {"run": "r1"})
-    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
-    assert checked.stderr == ""
-    lines = script.splitlines()
-    for option in (
-        f"--job-name={JOB}",
-        "--nodes=2",
-        "--gres=gpu:h100:4",
-        "--partition=gpu",
-        "--account=team",
-        "--time=600",
-        "--signal=B:USR1@120",
-        "--no-requeue",
-    ):
-        assert f"#SBATCH {option}" in lines
-    assert """export NAME='it'"'"'s; rm -rf /'""" in lines
-    assert ". '/opt/my env/activate' || finish 75 \"setup failed\"" in lines
-    assert not any(line.startswith("#SBATCH --qos") for line in lines)
-    assert GRACE_VARIABLE not in script
-    patient = replace(slurm.jobs, profile=replace(slurm.jobs.profile, stop_grace_s=90.0))
-    assert f"export {GRACE_VARIABLE}=90" in patient.preview(JOB, "stage-driver", {"run": "r1"}).splitlines()
-
-
 def elastic(slurm: Played, **changes: Any) -> SlurmJobs:
     """Workers of four nodes, of which those of one are enough to begin; the head has a node of its own."""
     machines = {
@@ -153,27 +128,6 @@ def test_without_a_fewest_number_of_workers_all_nodes_come_together(slurm: Playe
     jobs.submit(JOB, "stage-driver r1", {"run": "r1"})
     assert not (slurm.folder / "jobs" / JOB / "nodes.sbatch").exists()
     assert "#SBATCH --nodes=4" in jobs.preview(JOB, "stage-driver r1", {"run": "r1"}).splitlines()
-
-
-@pytest.mark.parametrize(
-    ("runtime", "expected"),
-    [
-        ("pyxis", "--container-image='/images/it works.sqsh' --container-name=\"illume-$SLURM_JOB_ID\""),
-        ("apptainer", "apptainer exec --nv --bind \"$mounts\" '/images/it works.sqsh' ray start --head"),
-    ],
-)
-def test_a_container_sees_the_folders_that_it_needs(slurm: Played, runtime: str, expected: str) -> None:
-    changes: dict[str, Any] = {
-        "container": "/images/it works.sqsh",
-        "container_runtime": runtime,
-        "container_mounts": ("/data",),
-    }
-    script = elastic(slurm, **changes).preview(JOB, "stage-driver", {"run": "r1"})
-    folder = slurm.jobs.profile.folder
-    assert f'mounts={folder}:{folder},/data:/data",$tmp:$tmp"' in script
-    assert expected in script
-    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
-    assert checked.stderr == ""
 
 
 def test_the_token_of_a_job_is_a_secret_and_stays(slurm: Played) -> None:
