@@ -2,25 +2,19 @@
 
 import itertools
 import json
-import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from orchestrator.artifact import JSON, Chunks, FileEntry
 from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoint, Checkpoints
-from stages.training.agreement import WorkerRank
 from stages.training.checkpoints import saver as saver_module
 from stages.training.checkpoints.progress import Progress, Skip
 from stages.training.checkpoints.reader import FORMAT
@@ -239,60 +233,3 @@ def test_the_error_of_the_training_is_not_hidden_by_that_of_its_last_checkpoint(
     saver.save(SLICES, PROGRESS)
     with pytest.raises(ZeroDivisionError), saver:
         raise ZeroDivisionError
-
-
-class KilledAt(StoredCheckpoints):
-    """The process is killed while it writes its part of the checkpoint of a step."""
-
-    def write_part(self, step: int, draft: str, name: str, chunks: Chunks, size: int) -> FileEntry:
-        if step == 10:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().write_part(step, draft, name, chunks, size)
-
-
-def work_until_killed(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    found = checkpoints(Path(folder))
-    kind = KilledAt if rank else StoredCheckpoints
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=kind(store=found.store, cache=found.cache, key=found.key, attempt=found.attempt),
-        reporter=Recorder(),
-        worker=WorkerRank(rank=rank, world_size=2, device=torch.device("cpu")),
-    )
-
-
-def test_a_worker_killed_while_it_writes_leaves_the_checkpoint_before(tmp_path: Path, free_port: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work_until_killed, args=(rank, free_port, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert workers[1].exitcode == -signal.SIGKILL
-    assert workers[0].exitcode not in (0, None)
-    found = checkpoints(tmp_path).latest()
-    assert found is not None
-    assert found.step == 5
-    parts = {"state.json", "worker-00000.safetensors", "worker-00001.safetensors"}
-    assert {path.name for path in found.path.iterdir()} == parts
-    curves = []
-    for folder in (tmp_path, tmp_path / "whole"):
-        recorder = Recorder()
-        run_worker(
-            ToyProgram,
-            ToyTask(),
-            LOOP,
-            retry=EVERY_5,
-            checkpoints=checkpoints(folder),
-            reporter=recorder,
-            worker=single_worker(),
-        )
-        curves.append([metrics["fit/loss"] for _, metrics in recorder.steps])
-    assert len(curves[0]) == LOOP.steps - 5
-    assert curves[0] == pytest.approx(curves[1][5:], rel=1e-5)
