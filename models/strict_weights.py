@@ -20,17 +20,25 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: st
     Works on a module built on the meta device: the tensors themselves become its parameters.
     Raises: WeightsError that lists missing, unexpected and mis-shaped names by module. `where` names the source.
     """
+    check_strictly(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where=where)
+    module.load_state_dict(dict(tensors), strict=True, assign=True)
+
+
+def check_strictly(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+    """Compare names and shapes, e.g. of a file's header, with a module, which may be on the meta device.
+
+    Raises: WeightsError: as `load_strictly`.
+    """
     expected = module.state_dict()
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected]
     misshaped = [
-        f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
+        f"{name} {list(shapes[name])} instead of {list(value.shape)}"
         for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
+        if name in shapes and shapes[name] != tuple(value.shape)
     ]
     if missing or unexpected or misshaped:
         raise WeightsError(_describe(where, len(expected), missing, unexpected, misshaped))
-    module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
 def _describe(

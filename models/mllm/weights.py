@@ -44,14 +44,19 @@ def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype
 
     Raises: WeightsError, ConfigError. Never a partial load.
     """
-    config_path = folder / CONFIG_FILE
-    if not config_path.is_file():
-        raise WeightsError(f"{config_path}: no such file; expected the configuration next to the weights")
-    config = MllmConfig.from_json(config_path.read_text(), where=str(config_path))
+    config = load_config(folder)
     tensors = read_tensors(folder / WEIGHTS_FILE)
     model = empty_model(config, with_vision=any(name.startswith("vision.") for name in tensors))
     load_strictly(model, tensors, where=str(folder / WEIGHTS_FILE))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def load_config(folder: Path) -> MllmConfig:
+    """The configuration of the model of a folder. Raises: WeightsError, ConfigError."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected the configuration next to the weights")
+    return MllmConfig.from_json(path.read_text(), where=str(path))
 
 
 def empty_model(config: MllmConfig, *, with_vision: bool) -> UnifiedMllm:

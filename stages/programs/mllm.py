@@ -32,6 +32,7 @@ from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import VisionVocabulary
 from models.mllm.weights import empty_model
 from models.recompute import recompute
+from models.strict_weights import check_strictly
 from orchestrator.errors import PrecheckError
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.node_data import READ_AHEAD_STEPS
@@ -40,8 +41,8 @@ from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.programs.mllm_cost import mllm_facts
 from stages.programs.sample_data import SampleData, index_metrics, make_index, open_index, rendering_of
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoints.reader import load_trained_weights
-from stages.training.program import MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
+from stages.training.checkpoints.reader import load_trained_weights, open_weights, weight_name
+from stages.training.program import InitialWeights, MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
 MEASURED_ROWS = 1_000  # at the start of the training, for the share of padding
@@ -75,7 +76,8 @@ class MllmProgram:
         self._config, self._device = config, device
         rendering = _rendering(task)
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
-        self._model = build_mllm(task).to(device).train()
+        model, self.initial = model_to_train(task)
+        self._model = (model if self.initial else model.to(device)).train()
         self._recompute(task.execution)
         groups = _parameter_groups(config, self._model)
         units = tuple(self._model.language.layers)
@@ -197,21 +199,47 @@ def training_order(task: MllmTask) -> TrainingOrder:
     return TrainingData(_sources(task), task.config.data, _rendering(task), task.index).order
 
 
-def build_mllm(task: MllmTask) -> UnifiedMllm:
-    """The model before training: the one to continue from, or a new one with the tokenizer's image encoders."""
+def model_to_train(task: MllmTask) -> tuple[UnifiedMllm, InitialWeights | None]:
+    """The model before training. One to continue from is on the meta device, with the file from which to fill it.
+
+    Names and shapes of that file are compared with the model; of its tensors nothing is read.
+    Raises: WeightsError: they differ. PrecheckError: as `build_mllm`.
+    """
+    if task.start is None:
+        return build_mllm(task), None
+    path = task.start / weights.WEIGHTS_FILE
+    initial, prefix = open_weights(path, WEIGHTS), weight_name(WEIGHTS, "")
+    shapes = {name.removeprefix(prefix): shape for name, shape in initial.shapes.items()}
+    model = empty_model(_config_to_continue(task), with_vision=any(name.startswith("vision.") for name in shapes))
+    check_strictly(model, shapes, where=str(path))
+    return model, initial
+
+
+def _config_to_continue(task: MllmTask) -> MllmConfig:
+    """Of the model that training goes on from. Raises: PrecheckError if its tokens or its vision are other ones."""
+    assert task.start is not None, "asked where there is such a model"
+    config, tokens = weights.load_config(task.start), load_vocabulary(task.vocabulary).vision
+    if (config.tokens, config.vision) != (_token_table(tokens, config.tokens.rows), _vision(task)):
+        raise PrecheckError(
+            f"train_mllm: the model to continue from ({task.start}) has other tokens or vision than this stage's "
+            "vocabulary and tokenizer; use the ones it was trained with"
+        )
+    return replace(config, loss_weights=task.config.loss_weights, checkpoint_activations=False)
+
+
+def _vision(task: MllmTask) -> VisionBranchConfig:
     tokenizer = tokenizer_weights.load_config(task.tokenizer)
-    vision = VisionBranchConfig(tower=tokenizer.vision, pixel=tokenizer.pixel)
-    tokens = load_vocabulary(task.vocabulary).vision
+    return VisionBranchConfig(tower=tokenizer.vision, pixel=tokenizer.pixel)
+
+
+def build_mllm(task: MllmTask) -> UnifiedMllm:
+    """The whole model before training: the one to continue from, or a new one with the tokenizer's image encoders."""
     if task.start is not None:
+        config = _config_to_continue(task)
         model = weights.load(task.start)
-        rows = model.config.tokens.rows
-        if (model.config.tokens, model.config.vision) != (_token_table(tokens, rows), vision):
-            raise PrecheckError(
-                f"train_mllm: the model to continue from ({task.start}) has other tokens or vision than this stage's "
-                "vocabulary and tokenizer; use the ones it was trained with"
-            )
-        model.config = replace(model.config, loss_weights=task.config.loss_weights, checkpoint_activations=False)
+        model.config = config
         return model
+    vision, tokens = _vision(task), load_vocabulary(task.vocabulary).vision
     if task.config.text is None:
         raise PrecheckError(NO_TEXT)
     config = mllm_config(task.config, task.config.text, tokens, vision)

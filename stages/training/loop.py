@@ -118,9 +118,9 @@ def _train(
     if worker.world_size > 1:
         facts = _facts(program, loop, checkpoint, progress)
         check_alike({**facts, "execution": asdict(execution)}, worker)
-    strategy = make_strategy(program, loop, execution, worker)
+    folder = None if checkpoint is None else checkpoint.path
+    strategy = make_strategy(program, loop, execution, worker, checkpoint=folder)
     if checkpoint is not None:
-        strategy.load(checkpoint.path)
         logger.info("continuing from the checkpoint of step %d", progress.step)
     saved = {} if checkpoint is None else checkpoint.meta
     watch = StepWatch(

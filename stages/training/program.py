@@ -79,8 +79,8 @@ class Pass:
 class TrainingProgram(Protocol):
     """A model with its training data, built inside a worker.
 
-    It may also have what the functions `order_of`, `sources_of`, `step_flops_of`, `originals_of` and `validation_of`
-    ask for.
+    It may also have what the functions `order_of`, `sources_of`, `step_flops_of`, `originals_of`, `validation_of` and
+    `initial_of` ask for.
     """
 
     @property
@@ -151,6 +151,22 @@ def rebuilds_frozen(program: TrainingProgram) -> bool:
     A checkpoint then holds their digests only. A program says so by an attribute `rebuilds_frozen`.
     """
     return bool(getattr(program, "rebuilds_frozen", False))  # optional, as most programs train all they have
+
+
+class InitialWeights(Protocol):
+    """The weights that a training begins with, in files whose names and shapes the program has checked."""
+
+    def read(self, name: str, offset: Sequence[int], extent: Sequence[int]) -> torch.Tensor:
+        """A block of a tensor, in host memory. Names: `weights/<module>/<name in its state dict>`."""
+
+
+def initial_of(program: TrainingProgram) -> InitialWeights | None:
+    """Where the weights of a program come from whose modules are on the meta device; None if it has filled them itself.
+
+    Then each worker reads only what it holds of them. A program says so by an attribute `initial`.
+    """
+    found: InitialWeights | None = getattr(program, "initial", None)  # optional, as new models are in no file
+    return found
 
 
 Task = TypeVar("Task")  # a frozen dataclass that is sent to the training workers

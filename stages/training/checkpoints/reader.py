@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from models.errors import DataError
+from models.strict_weights import WeightsError
 from stages.training.checkpoints.progress import PROGRESS_FILE
 from stages.training.checkpoints.slices import METADATA, Shape, overlap, read_header, tensor_digest
 
@@ -139,6 +140,23 @@ def _open_former(folder: Path, state: Mapping[str, Any], parameters: ParameterNa
             parameter = names[int(number)] if int(number) < len(names) else f"number {number}"
             add(slot_name(pass_name, parameter, slot), path, key, fields["shape"])
     return _Blocks(blocks=blocks, shapes={name: found[0].extent for name, found in blocks.items()}, frozen={})
+
+
+def open_weights(path: Path, module: str) -> CheckpointReader:
+    """The tensors of a safetensors file as the weights of a module. Only the header is read.
+
+    Raises: WeightsError: it is no safetensors file.
+    """
+    blocks, shapes = dict[str, list[_Block]](), dict[str, Shape]()
+    try:
+        entries = _entries(path)
+    except ValueError as error:
+        raise WeightsError(f"{error}; expected the weights of a finished training") from error
+    for key, fields in entries:
+        name, shape = weight_name(module, key), tuple(fields["shape"])
+        shapes[name] = shape
+        blocks[name] = [_Block(file=path, key=key, offset=(0,) * len(shape), extent=shape)]
+    return _Blocks(blocks=blocks, shapes=shapes, frozen={})
 
 
 def _entries(path: Path) -> list[tuple[str, Any]]:

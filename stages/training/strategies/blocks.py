@@ -7,8 +7,8 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from stages.training.checkpoints.reader import CheckpointReader
 from stages.training.checkpoints.slices import Shape, TensorSlice
+from stages.training.program import InitialWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ def sharded_slice(name: str, tensor: torch.Tensor) -> TensorSlice | None:
 
 
 @torch.no_grad()
-def fill(tensor: torch.Tensor, reader: CheckpointReader, name: str) -> None:
-    """Read this worker's block of a tensor into it."""
+def fill(tensor: torch.Tensor, reader: InitialWeights, name: str) -> None:
+    """Read this worker's block of a tensor, of a checkpoint or of the files that a training begins with, into it."""
     block = local_block(tensor)
     if block.tensor.numel():
         block.tensor.copy_(reader.read(name, block.offset, tuple(block.tensor.shape)))

@@ -17,6 +17,9 @@ class Replicated:
     def __init__(self, worker: WorkerRank) -> None:
         self._worker = worker
 
+    def shard(self, training_pass: Pass) -> nn.Module:
+        return training_pass.module
+
     def wrap(self, training_pass: Pass) -> nn.Module:
         return replicate(training_pass.module, self._worker)
 

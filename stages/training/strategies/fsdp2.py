@@ -39,6 +39,7 @@ class FullySharded:
     def __init__(self, worker: WorkerRank, loop: LoopConfig, *, shard_workers: int) -> None:
         """`shard_workers`: workers that hold one copy together, e.g. those of a node; 0: all. Raises: PrecheckError."""
         self._worker = worker
+        self._roots: dict[str, TensorsOut] = {}
         self._mesh = sharding_mesh(worker, shard_workers)
         # Shards stay in fp32; what a unit computes with, and sends, is bf16. The rest decides by autocast.
         half = torch.bfloat16 if loop.precision == "bf16" else None
@@ -46,14 +47,18 @@ class FullySharded:
             param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
         )
 
-    def wrap(self, training_pass: Pass) -> nn.Module:
+    def shard(self, training_pass: Pass) -> nn.Module:
         if training_pass.units is None:
-            return replicate(training_pass.module, self._worker)
+            return training_pass.module
         for unit in training_pass.units:
             fully_shard(unit, mesh=self._mesh, mp_policy=self._of_units)
-        root = TensorsOut(training_pass.module)
+        root = self._roots[training_pass.name] = TensorsOut(training_pass.module)
         fully_shard(root, mesh=self._mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
-        return Sharded(root)
+        return root
+
+    def wrap(self, training_pass: Pass) -> nn.Module:
+        root = self._roots.get(training_pass.name)
+        return replicate(training_pass.module, self._worker) if root is None else Sharded(root)
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
         # Sharded gradients are added up, which keeps no whole gradient in memory.

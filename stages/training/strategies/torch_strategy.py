@@ -4,7 +4,7 @@ One process, DistributedDataParallel and FSDP2 differ in the wrapping only.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -18,9 +18,10 @@ from stages.training.agreement import WorkerRank
 from stages.training.checkpoints.reader import check_frozen, check_shapes, open_checkpoint
 from stages.training.checkpoints.slices import TensorSlice, share_out, whole
 from stages.training.config import LoopConfig
-from stages.training.program import MicroBatch, Pass, PassOutput, TrainingProgram
+from stages.training.program import MicroBatch, Pass, PassOutput, TrainingProgram, initial_of
 from stages.training.strategies.averages import Averages, average_name
 from stages.training.strategies.blocks import fill, local_block, sharded_slice
+from stages.training.strategies.initial import fill_weights, halve_frozen, materialize
 from stages.training.strategies.optimizers import PassOptimizer, slots_by_pass
 from stages.training.strategies.weights import buffer_names, frozen_weights, live_weights
 
@@ -31,8 +32,14 @@ class Wrapping(Protocol):
     @property
     def equal_micro_steps(self) -> bool: ...
 
+    def shard(self, training_pass: Pass) -> nn.Module:
+        """Divide the parameters, which may be on the meta device; they are others afterwards, under the same names.
+
+        Returns the root of the pass's modules.
+        """
+
     def wrap(self, training_pass: Pass) -> nn.Module:
-        """The module to call instead of the pass's. Its parameters may be others afterwards, under the same names."""
+        """The module to call instead of the pass's, after `shard`, and once its parameters have their values."""
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
         """Inside it, gradients are added up without an exchange, where that is possible."""
@@ -48,11 +55,26 @@ def part_of(name: str) -> str:
 class TorchStrategy:
     """`Strategy` with a wrapping. Making it spreads the program; all workers do so at the same time."""
 
-    def __init__(self, program: TrainingProgram, loop: LoopConfig, worker: WorkerRank, wrapping: Wrapping) -> None:
+    def __init__(
+        self,
+        program: TrainingProgram,
+        loop: LoopConfig,
+        worker: WorkerRank,
+        wrapping: Wrapping,
+        *,
+        saved: Collection[str] = (),
+    ) -> None:
+        """`saved`: weights that `load` reads from a checkpoint."""
         self._program, self._loop, self._worker, self._wrapping = program, loop, worker, wrapping
         self._frozen = dict(frozen_weights(program, worker).digests)
         self._buffers = buffer_names(program.weights)
         self._optimizers = {each.name: PassOptimizer(each) for each in program.passes}
+        if loop.precision == "bf16":
+            halve_frozen(program, self._frozen)
+        roots = [wrapping.shard(each) for each in program.passes]
+        if (initial := initial_of(program)) is not None:
+            materialize(roots, worker.device)
+            fill_weights(program, initial, without=saved)
         self._modules = {each.name: wrapping.wrap(each) for each in program.passes}
         for optimizer in self._optimizers.values():
             optimizer.build(loop.optimizer)

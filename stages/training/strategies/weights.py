@@ -10,7 +10,7 @@ from torch import nn
 from stages.training.agreement import WorkerRank, gather_texts
 from stages.training.checkpoints.reader import weight_name
 from stages.training.checkpoints.slices import share_out, tensor_digest
-from stages.training.program import TrainingProgram, rebuilds_frozen
+from stages.training.program import InitialWeights, TrainingProgram, initial_of, rebuilds_frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,20 @@ def frozen_weights(program: TrainingProgram, worker: WorkerRank) -> FrozenWeight
         if id(parameter) not in trained
     }
     owners = share_out({name: tensor.numel() for name, tensor in found.items()}, worker.world_size)
-    own = {name: tensor_digest(tensor) for name, tensor in found.items() if owners[name] == worker.rank}
+    initial = initial_of(program)
+    own = {
+        name: tensor_digest(tensor if initial is None else _read(initial, name, tensor))
+        for name, tensor in found.items()
+        if owners[name] == worker.rank
+    }
     digests: dict[str, str] = {}
     for text in gather_texts(json.dumps(own), worker):
         digests.update(json.loads(text))
     return FrozenWeights(digests=digests)
+
+
+def _read(initial: InitialWeights, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return initial.read(name, (0,) * tensor.ndim, tensor.shape).to(tensor.dtype)
 
 
 def live_weights(modules: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:

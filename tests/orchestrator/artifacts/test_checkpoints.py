@@ -422,3 +422,23 @@ def test_a_damaged_checkpoint_to_begin_with_is_no_reason_to_begin_from_scratch(
         other.take_over()
     with pytest.raises(CorruptArtifactError, match="is gone or damaged"):
         other.latest()
+
+
+def test_other_processes_open_what_one_has_verified_without_reading_every_byte_again(
+    local: StoredCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(local, tmp_path, 5)
+    chosen = local.latest()
+    assert chosen is not None
+    other = replace(local, verified=set(), open_patience_s=0.0)
+
+    def no_byte_is_read(_store: Store, _key: str) -> None:
+        raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "digest", no_byte_is_read)
+        assert other.open(5, chosen.digest) == chosen
+    assert other.verified == set()  # so pruning would read it
+    (chosen.path / "weights").unlink()
+    with pytest.raises(CorruptArtifactError, match="file 'weights': found no file"):
+        other.open(5, chosen.digest)

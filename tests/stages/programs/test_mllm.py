@@ -1,19 +1,25 @@
 """The language model's training data: how many rows a step has, and what its micro-batches name."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_pipelines.training_data.config import LoaderConfig, MixturePart
+from models.mllm.weights import save
+from models.strict_weights import WeightsError
+from orchestrator.cluster.ray_cluster import Cluster, LocalRay
 from orchestrator.errors import PrecheckError
-from orchestrator.stage import Resources
+from orchestrator.stage import Resources, RetryPolicy
 from orchestrator.testing import folder_context, run_stage
 from stages.programs.mllm import MllmProgram, build_index, build_mllm, data_facts, training_order
 from stages.programs.mllm_config import LearningRates, MllmExecution, MllmTask, TrainMllmConfig
 from stages.train_mllm import TRAIN_MLLM
+from stages.training.checkpoints import reader
 from stages.training.config import LoopConfig, WatchSettings
 from tests.data_pipelines.tiny_run import TEXT, write_run
 
@@ -80,6 +86,92 @@ def test_two_sharded_workers_make_the_model_of_one(task: MllmTask, tmp_path: Pat
     trained = [name for name in models[0] if name.startswith("projector.") or name == "embedding.vision"]
     states = 3 * 4 * sum(models[0][name].numel() for name in trained)  # weights and both moments of Adam
     assert all(states < size < states + 20_000 for size in saved)
+
+
+@pytest.fixture(scope="module")
+def continued(task: MllmTask, tmp_path_factory: pytest.TempPathFactory) -> MllmTask:
+    """A training of stage 2 that goes on from a model."""
+    start = tmp_path_factory.mktemp("start")
+    save(build_mllm(task), start)
+    rates = LearningRates(adapter=1e-3, language=1e-3)
+    return replace(task, config=replace(CONFIG, phase="stage2", learning_rates=rates, text=None), start=start)
+
+
+def test_sharded_workers_go_on_from_a_model_as_one_does(continued: MllmTask, tmp_path: Path) -> None:
+    assert continued.start is not None
+    inputs = {**stage_inputs(continued), "start": continued.start}
+    models = []
+    for workers, execution in ((1, MllmExecution()), (2, MllmExecution(strategy="fsdp2"))):
+        folder = tmp_path / str(workers)
+        resources = Resources(workers=workers)
+        context = folder_context(TRAIN_MLLM, folder, inputs=inputs, resources=resources, execution=execution)
+        run_stage(TRAIN_MLLM, continued.config, context)
+        models.append(load_file(context.output / "model.safetensors"))
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(models[1][name], tensor, rtol=1e-4, atol=1e-5)
+    begun = load_file(continued.start / "model.safetensors")
+    assert {name for name in begun if not torch.equal(begun[name], models[0][name])} >= {"embedding.text"}
+
+
+def test_a_model_of_other_tensors_is_refused_by_its_header(
+    continued: MllmTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert continued.start is not None
+    copytree(continued.start, tmp_path / "start")
+    tensors = load_file(continued.start / "model.safetensors")
+    missing = tensors.pop("projector.pixel.0.weight")
+    save_file(tensors | {"embedding.text": missing}, tmp_path / "start/model.safetensors")
+
+    def no_byte_is_read(*_arguments: object, **_named: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(reader, "safe_open", no_byte_is_read)
+    wrong = replace(continued, start=tmp_path / "start")
+    with pytest.raises(
+        WeightsError, match=r"missing: 1\n.*projector.pixel.0.weight\n.*wrong shape: 1\n.*embedding.text"
+    ):
+        MllmProgram(wrong, torch.device("cpu"))
+    (tmp_path / "start/model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"model.safetensors: not a safetensors file .* of a finished training"):
+        MllmProgram(wrong, torch.device("cpu"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_ray_train_a_sharded_training_is_continued_by_one_that_is_not(task: MllmTask, tmp_path: Path) -> None:
+    """FSDP2 on two workers up to step 2, DDP on one worker to the end: the losses and the model of one worker."""
+    chain = {
+        "whole": (1, MllmExecution(), 0),
+        "fsdp2": (2, MllmExecution(strategy="fsdp2", keep_checkpoints=9), 0),
+        "ddp": (1, MllmExecution(), 2),
+    }
+    losses: list[list[float]] = []
+    with closing(Cluster(LocalRay(cpus=2))) as cluster:
+        for name, (workers, execution, first_step) in chain.items():
+            context = folder_context(
+                TRAIN_MLLM,
+                tmp_path / name,
+                inputs=stage_inputs(task),
+                resources=Resources(workers=workers),
+                retry=RetryPolicy(checkpoint_every=1),
+                execution=execution,
+            )
+            for step in range(1, first_step + 1):
+                folder = f"checkpoints/{step:012d}"
+                copytree(tmp_path / "fsdp2" / folder, tmp_path / name / folder)
+            run_stage(TRAIN_MLLM, CONFIG, replace(context, cluster=cluster, plain_training_workers=name == "whole"))
+            steps = [
+                (step, found["language/loss"]) for step, found in context.tracker.metrics if "language/loss" in found
+            ]
+            assert [step for step, _ in steps] == list(range(first_step + 1, CONFIG.loop.steps + 1))
+            losses.append([loss for _, loss in steps])
+    whole, sharded, continued = losses
+    assert sharded == pytest.approx(whole, rel=1e-5)
+    assert continued == pytest.approx(whole[2:], rel=1e-5)
+    models = [load_file(tmp_path / name / "output/model.safetensors") for name in chain]
+    for name, tensor in models[0].items():
+        for model in models[1:]:
+            torch.testing.assert_close(model[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_a_new_model_begins_as_configured_and_each_time_the_same(task: MllmTask) -> None:

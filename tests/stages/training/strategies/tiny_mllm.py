@@ -1,6 +1,7 @@
 """The unified model in small as a training program: the published phases on random rows, of which some hold images."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -9,12 +10,15 @@ from models.mllm.model import UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE
+from models.mllm.weights import WEIGHTS_FILE, empty_model
 from stages.programs.mllm import LanguagePass
+from stages.training.checkpoints.reader import open_weights
 from stages.training.program import MicroBatch, Pass, micro_batch_seed
 from tests.models.mllm.conftest import make_config
 
 RATE = 3e-3
 CPU = torch.device("cpu")
+CONFIG = make_config(tie_embeddings=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,7 @@ class TinyTask:
     phase: str
     seed: int = 3
     hold_step: int = -1  # at which every worker waits for ever, to be killed
+    start: str = ""  # folder of the model to continue from
 
 
 class TinyMllm:
@@ -30,9 +35,9 @@ class TinyMllm:
 
     def __init__(self, task: TinyTask, device: torch.device = CPU) -> None:
         self._task = task
-        config = make_config(tie_embeddings=True)
-        torch.manual_seed(task.seed)
-        self.model = UnifiedMllm(config, VisionBranch(config.vision)).to(device).train()
+        self.initial = open_weights(Path(task.start) / WEIGHTS_FILE, "mllm") if task.start else None
+        self.model = empty_model(CONFIG, with_vision=True) if task.start else new_model(task.seed).to(device)
+        self.model.train()
         phase = find_phase(task.phase)
         groups = parameter_groups(self.model, phase, learning_rates=dict.fromkeys(phase.learning_rates, RATE))
         units = tuple(self.model.language.layers)
@@ -48,6 +53,11 @@ class TinyMllm:
         weight = self.model.trained_weight(batch.labels_BT, batch.segments_BT)
         names = tuple(f"row-{step}-{index}-{document}" for document in range(2))
         return MicroBatch(data=batch, weight=weight, seed=seed, samples=names, sources=(0, 1))
+
+
+def new_model(seed: int) -> UnifiedMllm:
+    torch.manual_seed(seed)
+    return UnifiedMllm(CONFIG, VisionBranch(CONFIG.vision))
 
 
 def random_row(sides: list[int], generator: torch.Generator, tokens: int = 96) -> PackedBatch:
