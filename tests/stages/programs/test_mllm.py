@@ -159,7 +159,8 @@ def test_on_ray_train_a_sharded_training_is_continued_by_one_that_is_not(task: M
             for step in range(1, first_step + 1):
                 folder = f"checkpoints/{step:012d}"
                 copytree(tmp_path / "fsdp2" / folder, tmp_path / name / folder)
-            run_stage(TRAIN_MLLM, CONFIG, replace(context, cluster=cluster, plain_training_workers=name == "whole"))
+            context.cluster, context.plain_training_workers = cluster, name == "whole"
+            run_stage(TRAIN_MLLM, CONFIG, context)
             steps = [
                 (step, found["language/loss"]) for step, found in context.tracker.metrics if "language/loss" in found
             ]
