@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 
 from orchestrator.stage import Execution
 
+MAX_BF16_BETA = 0.99  # a step then moves a value by 1 %, and two neighbours in bf16 differ by 0.4 to 0.8 %
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -18,6 +20,7 @@ class OptimizerConfig:
     warmup_share: float = 0.03  # of all steps, linear from 0
     final_share: float = 0.0  # of the peak learning rate, at the end of a cosine schedule
     clip_norm: float = 1.0  # of the gradient of one pass; 0 switches clipping off
+    states: Literal["fp32", "bf16"] = "fp32"  # the type in which both moments are kept; a step is computed in fp32
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_share < 1:
@@ -32,6 +35,11 @@ class OptimizerConfig:
             raise ValueError(
                 f"eps, weight_decay, clip_norm: {self.eps}, {self.weight_decay}, {self.clip_norm}; expected eps "
                 "above 0 and none of the others below"
+            )
+        if self.states == "bf16" and self.betas[1] > MAX_BF16_BETA:
+            raise ValueError(
+                f"states: bf16 with betas {self.betas}: the second moment changes by {1 - self.betas[1]:.2g} of itself "
+                f"in a step, which bf16 does not hold; set states: fp32, or the second beta to at most {MAX_BF16_BETA}"
             )
 
 

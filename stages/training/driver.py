@@ -38,7 +38,7 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     HangError if no step ended for
     `retry.hang_after_s`; the OrchestratorError of a worker; RuntimeError with the worker's traceback otherwise.
     """
-    check_strategy(context.execution(TrainingExecution), context.resources, program_class)
+    check_strategy(context.execution(TrainingExecution), context.resources, program_class, loop.optimizer)
     context.checkpoints.take_over()
     latest = context.checkpoints.latest()
     metrics: dict[str, float] = {}

@@ -2,12 +2,12 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from models.optimization import average_into, learning_rate_factor, make_optimizer, set_learning_rates
+from models.optimization import LowPrecisionAdam, average_into, learning_rate_factor, make_optimizer, set_learning_rates
 
 
 def factors(
@@ -79,3 +79,41 @@ def test_averages_follow_the_formula_and_integers_are_copied() -> None:
         expected = decay * expected + (1 - decay) * value
     assert average.item() == pytest.approx(expected)
     assert number.item() == len(values) - 1
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_moments_in_bf16_take_the_steps_of_fp32_within_its_precision(name: Literal["adam", "adamw"]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for states in (torch.float32, torch.bfloat16):
+        generator.manual_seed(1)
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 64))
+        groups = [{"params": [weight], "lr": 1e-2, "weight_decay": 0.1}]
+        optimizer = make_optimizer(groups, name=name, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, states=states)
+        set_learning_rates(optimizer, 1.0)
+        for _ in range(50):
+            weight.grad = torch.randn(64, generator=generator) + weight.detach()
+            optimizer.step()
+        found.append(weight.detach().clone())
+        assert {slot: value.dtype for slot, value in optimizer.state[weight].items()} == {
+            "step": torch.float32,
+            "exp_avg": states,
+            "exp_avg_sq": states,
+        }
+    moved = (found[0] - torch.linspace(-1, 1, 64)).abs()
+    assert moved.max() > 0.1
+    torch.testing.assert_close(found[1], found[0], atol=0.01 * float(moved.max()), rtol=0.01)
+
+
+def test_with_states_in_fp32_the_low_precision_optimizer_is_the_one_of_torch() -> None:
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 8)) for _ in range(2)]
+    settings: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    optimizers = [
+        torch.optim.AdamW([weights[0]], lr=1e-2, **settings),
+        LowPrecisionAdam([{"params": [weights[1]], "lr": 1e-2}], is_decoupled=True, states=torch.float32, **settings),
+    ]
+    for step in range(20):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = torch.sin(weight.detach() * (step + 1))
+            optimizer.step()
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-7)

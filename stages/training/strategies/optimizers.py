@@ -13,6 +13,7 @@ from stages.training.program import Pass
 from stages.training.strategies.blocks import fill
 
 COUNT = "step"  # the only state that is no tensor of the parameter's shape
+STATES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class PassOptimizer:
@@ -45,7 +46,9 @@ class PassOptimizer:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
+            states=STATES[settings.states],
         )
+        self._states = STATES[settings.states]
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def set_rates(self, factor: float) -> None:
@@ -69,7 +72,7 @@ class PassOptimizer:
         for name, parameter in zip(self.parameter_names, self.parameters, strict=True):
             if name in slots:
                 self.optimizer.state[parameter] = {
-                    slot: _loaded(parameter, reader, source, slot) for slot, source in slots[name].items()
+                    slot: _loaded(parameter, reader, source, slot, self._states) for slot, source in slots[name].items()
                 }
 
     def check_slots(self, slots: Collection[str]) -> None:
@@ -92,9 +95,11 @@ def slots_by_pass(reader: CheckpointReader) -> dict[str, dict[str, dict[str, str
     return found
 
 
-def _loaded(parameter: nn.Parameter, reader: CheckpointReader, source: str, slot: str) -> torch.Tensor:
+def _loaded(
+    parameter: nn.Parameter, reader: CheckpointReader, source: str, slot: str, states: torch.dtype
+) -> torch.Tensor:
     if slot == COUNT:
         return reader.read(source, (), ()).to(parameter.device)
-    state = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
+    state = torch.zeros_like(parameter, dtype=states, memory_format=torch.preserve_format).detach()
     fill(state, reader, source)
     return state

@@ -9,19 +9,27 @@ from typing import Any, Union
 
 from orchestrator.errors import PrecheckError
 from orchestrator.stage import Resources
-from stages.training.config import TrainingExecution
+from stages.training.config import OptimizerConfig, TrainingExecution
 from stages.training.program import unit_types_of
 from stages.training.strategies.mesh import check_mesh
 
+DEFAULT = OptimizerConfig()
 INSTALL = "DS_BUILD_OPS=0 python -m pip install 'illume-orchestrator[deepspeed]'"
 
 
-def check_strategy(execution: TrainingExecution, resources: Resources, program_class: object) -> None:
+def check_strategy(
+    execution: TrainingExecution, resources: Resources, program_class: object, optimizer: OptimizerConfig = DEFAULT
+) -> None:
     """Raises: PrecheckError, with the smallest change that would work."""
     for workers in {resources.workers, resources.min_workers or resources.workers}:
         check_mesh(workers, execution.shard_workers)
     if execution.strategy == "deepspeed":
         check_package()
+        if optimizer.states != "fp32":
+            raise PrecheckError(
+                f"loop.optimizer.states: {optimizer.states} with execution.strategy: deepspeed, which keeps its states "
+                "in fp32; set strategy: fsdp2, which divides them among the workers too"
+            )
     if execution.zero_stage == 3:
         check_units(unit_types_of(program_class))
 

@@ -11,7 +11,7 @@ from orchestrator.errors import PrecheckError
 from orchestrator.stage import Resources
 from stages.programs.decoder import DecoderProgram
 from stages.programs.mllm import MllmProgram
-from stages.training.config import TrainingExecution
+from stages.training.config import OptimizerConfig, TrainingExecution
 from stages.training.strategies.prechecks import check_package, check_strategy, check_units
 
 HSDP = TrainingExecution(strategy="fsdp2", shard_workers=8)
@@ -75,6 +75,15 @@ def test_it_is_asked_of_the_program_before_a_worker_starts(monkeypatch: pytest.M
         check_strategy(zero(3), Resources(workers=2), HidingProgram)
     for program in (MllmProgram, DecoderProgram):
         check_strategy(zero(3), Resources(workers=2), program)
+
+
+def test_states_in_bf16_are_refused_where_the_strategy_keeps_them_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.training.strategies.prechecks.check_package", lambda: None)
+    halved = OptimizerConfig(states="bf16")
+    with pytest.raises(PrecheckError, match=r"states: bf16 with .*deepspeed, .*; set strategy: fsdp2"):
+        check_strategy(zero(2), Resources(workers=2), HidingProgram, halved)
+    for execution in (HSDP, TrainingExecution()):
+        check_strategy(execution, Resources(workers=8), MllmProgram, halved)
 
 
 def zero(stage: int) -> TrainingExecution:
