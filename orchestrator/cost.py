@@ -27,6 +27,7 @@ class PartCost:
     saved_bytes: float = 0.0  # of one item, kept from the forward for the backward pass
     recomputed_bytes: float = 0.0  # of one item, kept when the part is recomputed in the backward pass
     unit_bytes: float = 0.0  # of one item, what one recomputed unit keeps while its backward pass runs
+    frozen_bytes: int = 4  # of each parameter that does not train, where the strategy is torch's
 
     def __post_init__(self) -> None:
         if not 0 <= self.trained_parameters <= self.parameters:
@@ -48,6 +49,7 @@ class CostFacts:
     recompute: bool  # whether this config recomputes the parts that can be
     temporary_bytes: float = 0.0  # of a micro-batch, beside the activations at the peak of the backward pass
     input_bytes: float = 0.0  # of one item, on the device
+    moment_bytes: int = 4  # of each of the optimizer's two moments of a parameter
     cpu_seconds: float = 0.0  # of one item, to make it from the data; 0: not measured
     assumptions: tuple[str, ...] = ()  # sentences about what no config says
 

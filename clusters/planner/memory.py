@@ -13,7 +13,7 @@ from clusters.planner.states import (
 )
 from orchestrator.cost import CostFacts, PartCost
 
-_FULL = 4
+_FULL, _HALF = 4, 2  # bytes of a value in fp32 and bf16
 _BY_ITSELF = ", which running out of memory makes by itself"
 
 
@@ -83,7 +83,14 @@ def _whole_states(facts: CostFacts, layout: Layout, frozen: int) -> StateBytes:
     """Weights in fp32, replicated but for those of units in ZeRO-3."""
     autocast = facts.precision == "bf16"
     if layout.strategy == "ddp":
-        return full_precision_states(facts.trained_parameters, frozen=frozen, autocast=autocast)
+        halved = _halved(facts.parts)
+        return full_precision_states(
+            facts.trained_parameters,
+            frozen=frozen - halved,
+            halved=halved,
+            autocast=autocast,
+            moment_bytes=facts.moment_bytes,
+        )
     return zero_full_precision_states(
         layout.strategy,
         facts.trained_parameters,
@@ -96,16 +103,23 @@ def _whole_states(facts: CostFacts, layout: Layout, frozen: int) -> StateBytes:
 
 
 def _sharded_states(facts: CostFacts, layout: Layout, frozen: int) -> StateBytes:
-    """Everything in fp32 shards. What is no unit is gathered in fp32 once, units one after another in bf16."""
+    """Everything in fp32 shards but frozen matrices. What is no unit is gathered once, units one by one in bf16."""
     states = mixed_precision_states(
         "fsdp2", facts.trained_parameters, shards=layout.shards, largest_unit=_largest(facts)
     )
-    root = sum(part.parameters for part in _root(facts))
+    root, saved_bytes = _root(facts), _FULL - _HALF
+    moments = 2 * (_FULL - facts.moment_bytes) * facts.trained_parameters
     return replace(
         states,
-        weights=states.weights + _FULL * frozen / layout.shards,
-        live_units=states.live_units + _FULL * root,
+        weights=states.weights + (_FULL * frozen - saved_bytes * _halved(facts.parts)) / layout.shards,
+        optimizer=states.optimizer - moments / layout.shards,
+        live_units=states.live_units + _FULL * sum(part.parameters for part in root) - saved_bytes * _halved(root),
     )
+
+
+def _halved(parts: Sequence[PartCost]) -> int:
+    """Frozen parameters that are kept in bf16."""
+    return sum(part.parameters - part.trained_parameters for part in parts if part.frozen_bytes == _HALF)
 
 
 def _root(facts: CostFacts) -> list[PartCost]:

@@ -56,12 +56,17 @@ def mixed_precision_states(
     )
 
 
-def full_precision_states(trained: float, *, frozen: float, autocast: bool) -> StateBytes:
-    """DDP with fp32 weights: what the trainer does today. Autocast keeps bf16 copies until the backward pass ends."""
+def full_precision_states(
+    trained: float, *, frozen: float, autocast: bool, halved: float = 0.0, moment_bytes: int = _FULL
+) -> StateBytes:
+    """DDP with fp32 weights: what the trainer does. Autocast keeps bf16 copies until the backward pass ends.
+
+    `halved`: frozen parameters beside the others that are kept in bf16, so that nothing has to copy them.
+    """
     return StateBytes(
-        weights=_FULL * (trained + frozen),
+        weights=_FULL * (trained + frozen) + _HALF * halved,
         gradients=_FULL * trained,
-        optimizer=2 * _FULL * trained,
+        optimizer=2 * moment_bytes * trained,
         live_units=_HALF * (trained + frozen) if autocast else 0.0,
     )
 

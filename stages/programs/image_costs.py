@@ -140,9 +140,15 @@ def _image_facts(loop: LoopConfig, batch: int, sizes: Sequence[Size], parts: Seq
         precision=loop.precision,
         parts=tuple(parts),
         recompute=False,
+        moment_bytes=moment_bytes(loop),
         input_bytes=float(_PIXEL_BYTES * max(pixels)),
         assumptions=("all sizes of images are equally frequent",) if len(set(sizes)) > 1 else (),
     )
+
+
+def moment_bytes(loop: LoopConfig) -> int:
+    """Of each of the optimizer's two moments of a parameter."""
+    return 2 if loop.optimizer.states == "bf16" else 4
 
 
 def _quantizers(model: DualViTokConfig, size: Size) -> Cost:

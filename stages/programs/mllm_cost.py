@@ -11,7 +11,7 @@ from models.mllm.cost import LanguageCost, chunk_bytes, language_cost, projector
 from models.mllm.vocabulary import VisionVocabulary
 from orchestrator.cost import ConfigTree, CostFacts, PartCost, UnknownCostError
 from stages.extend_vocabulary import ExtendVocabularyConfig
-from stages.programs.image_costs import tokenizer_config
+from stages.programs.image_costs import moment_bytes, tokenizer_config
 from stages.programs.mllm_config import MllmExecution, TrainMllmConfig
 
 _TEXT_TOKENS = 90  # of a sample, beside those of its images; captions and answers of the published mixture
@@ -64,6 +64,7 @@ def mllm_facts(
             *_vision_parts(config, model, row),
         ),
         recompute=recompute,
+        moment_bytes=moment_bytes(config.loop),
         temporary_bytes=float(chunk_bytes(model)),
         input_bytes=row.read_images * row.size[0] * row.size[1] * 12 + tokens * 32,
         assumptions=(
@@ -160,6 +161,7 @@ def _language_parts(config: TrainMllmConfig, model: MllmConfig, language: Langua
             forward_flops=layers.flops,
             training_passes=3.0 if whole else 2.0,
             largest_unit=language.layer.parameters,
+            frozen_bytes=_frozen_bytes(config),
             saved_bytes=layers.saved_bytes,
             recomputed_bytes=language.boundary_bytes * language.num_layers,
             unit_bytes=language.layer.saved_bytes,
@@ -189,6 +191,11 @@ def _language_parts(config: TrainMllmConfig, model: MllmConfig, language: Langua
     )
 
 
+def _frozen_bytes(config: TrainMllmConfig) -> int:
+    """Of a parameter of a frozen layer: its matrices are in the type of the computation."""
+    return 2 if config.loop.precision == "bf16" else 4
+
+
 def _vision_parts(config: TrainMllmConfig, model: MllmConfig, row: RowFacts) -> tuple[PartCost, ...]:
     """Frozen, or in stage 3 with the upper half of the tower and the ends of the pixel encoder in training."""
     tower = tower_cost(model.vision.tower, row.size)
@@ -207,6 +214,7 @@ def _vision_parts(config: TrainMllmConfig, model: MllmConfig, row: RowFacts) -> 
             forward_flops=cost.flops * row.read_images,
             training_passes=passes,
             largest_unit=cost.parameters,
+            frozen_bytes=_frozen_bytes(config),
             saved_bytes=cost.saved_bytes * row.read_images if passes > 1 else 0.0,
         )
 

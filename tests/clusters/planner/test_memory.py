@@ -43,6 +43,19 @@ def test_parts_of_fsdp2_by_hand() -> None:
     assert parts.buffers == 0  # nothing outside the units trains
 
 
+def test_frozen_matrices_and_moments_in_bf16_take_half() -> None:
+    """The frozen part has 0.5 Gi parameters, the trained one 1 Gi."""
+    halved = replace(facts(), moment_bytes=2, parts=tuple(replace(part, frozen_bytes=2) for part in facts().parts))
+    parts = memory(halved, DDP)
+    assert parts.weights == 5 * GIB
+    assert parts.optimizer == 4 * GIB
+    assert parts.live_units == 2 * GIB  # of what is in fp32
+    parts = memory(halved, Layout(strategy="fsdp2", workers=8, shards=8, micro_items=2, recompute=False))
+    assert parts.weights == (2 * GIB + 2 * GIB / 2) / 8
+    assert parts.optimizer == (12 - 4) * GIB / 8
+    assert parts.live_units == 6 * GIB / 8 + 2 * GIB / 2
+
+
 def test_recomputation_keeps_the_borders_and_one_unit() -> None:
     sharded = Layout(strategy="fsdp2", workers=8, shards=8, micro_items=2, recompute=True)
     assert memory(facts(), sharded).activations == 3 * GIB
@@ -93,14 +106,21 @@ def test_uneven_meshes_are_refused() -> None:
 
 
 def test_published_recipes_need_what_was_computed_on_their_real_modules() -> None:
-    """Source: fake tensors of the real modules: 63.9 GiB and 152.9 GiB, and about 6 GiB more in the last stage."""
+    """Source: fake tensors of the real modules: 63.9 GiB and 152.9 GiB, and about 6 GiB more in the last stage.
+
+    Those have frozen parts in fp32.
+    """
     layout = Layout(strategy="ddp", workers=64, shards=1, micro_items=1, recompute=True)
     for name, stage_id, gib in (
         ("illume_plus_3b", "stage_2", 63.9),
         ("illume_plus_7b", "stage_2", 152.9),
         ("illume_plus_3b", "stage_3", 70.0),
     ):
-        assert memory(published.facts(name, stage_id), layout).total / GIB == pytest.approx(gib, rel=0.03)
+        found = published.facts(name, stage_id)
+        in_fp32 = replace(found, parts=tuple(replace(part, frozen_bytes=4) for part in found.parts))
+        assert memory(in_fp32, layout).total / GIB == pytest.approx(gib, rel=0.03)
+        frozen = found.parameters - found.trained_parameters
+        assert memory(in_fp32, layout).total - memory(found, layout).total == 4 * frozen  # no copies of them either
 
 
 def test_kept_bytes_of_other_sizes_follow_the_reference(shared: Path) -> None:
