@@ -69,9 +69,9 @@ class LowPrecisionAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad.float(), group)
 
-    def _update(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> None:
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: Mapping[str, Any]) -> None:
         rate, decay, (first, second) = group["lr"], group["weight_decay"], group["betas"]
         state = self.state[parameter]
         if not state:
@@ -79,7 +79,7 @@ class LowPrecisionAdam(torch.optim.Optimizer):
             for moment in ("exp_avg", "exp_avg_sq"):
                 state[moment] = torch.zeros_like(parameter, dtype=self._states)
         state["step"] += 1
-        steps, gradient = float(state["step"]), parameter.grad.float()
+        steps = float(state["step"])
         if self._is_decoupled:
             parameter.mul_(1 - rate * decay)
         elif decay:
