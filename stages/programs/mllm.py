@@ -25,6 +25,7 @@ from models.dualvitok.config import DualViTokConfig
 from models.mllm import weights
 from models.mllm.batch import PackedBatch, plan_batch
 from models.mllm.code_rows import start_from_codebooks
+from models.mllm.compiled import compile_layers
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
 from models.mllm.model import KINDS, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
@@ -78,14 +79,16 @@ class MllmProgram:
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
         model, self.initial = model_to_train(task)
         self._model = (model if self.initial else model.to(device)).train()
-        self._recompute(task.execution)
+        self._prepare_layers(task.execution)
         groups = _parameter_groups(config, self._model)
         units = tuple(self._model.language.layers)
         self.passes = (Pass(name="language", module=LanguagePass(self._model), groups=groups, units=units),)
         self.weights = {WEIGHTS: self._model}
 
-    def _recompute(self, execution: MllmExecution) -> None:
+    def _prepare_layers(self, execution: MllmExecution) -> None:
         model, selective = self._model, execution.checkpoint_selective
+        if execution.compile_layers:
+            compile_layers(model.language.layers, backend=execution.compile_layers)
         if execution.checkpoint_activations:
             recompute(model.language.layers, selective=selective)
         if execution.checkpoint_vision and model.vision is not None:

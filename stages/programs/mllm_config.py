@@ -58,10 +58,22 @@ class TrainMllmConfig:
 @dataclass(frozen=True, kw_only=True)
 class MllmExecution(RecomputingExecution, LoadingGuards):
     checkpoint_vision: bool = False  # the same for the blocks of the vision tower and the pixel encoder, as they train
+    # Compile each layer of the language model by torch.compile with this backend; inductor is the one for GPUs.
+    compile_layers: Literal["", "inductor", "aot_eager", "eager"] = ""
 
     def __post_init__(self) -> None:
         RecomputingExecution.__post_init__(self)
         LoadingGuards.__post_init__(self)
+        if self.compile_layers and self.checkpoint_selective:
+            raise ValueError(
+                f"compile_layers: {self.compile_layers} with checkpoint_selective: of a compiled layer nothing is "
+                "kept selectively; set checkpoint_selective: false, or compile_layers to ''"
+            )
+        if self.compile_layers and self.zero_stage == 3:
+            raise ValueError(
+                f"compile_layers: {self.compile_layers} with zero_stage: 3, which gathers parameters inside of layers; "
+                "set strategy: fsdp2, or zero_stage: 2"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ class Training:
     execution: TrainingExecution = field(default_factory=TrainingExecution)
     loop: LoopConfig = LOOP
     stop_after: int = -1
+    backend: str = ""  # that compiles the layers of the language model
 
 
 def carry_out(trainings: Sequence[Training], folder: Path, workers: int = WORKERS) -> list[list[float]]:
@@ -92,7 +93,7 @@ def _train(rank: int, training: Training, folder: Path, number: int) -> list[flo
         "tokenizer": (TinyTokenizer, ImageTask()),
         "decoder": (TinyDecoder, ImageTask()),
     }
-    program, task = programs.get(training.phase, (TinyMllm, TinyTask(phase=training.phase)))
+    program, task = programs.get(training.phase, (TinyMllm, TinyTask(phase=training.phase, backend=training.backend)))
     run_worker(
         program,
         task,

@@ -43,6 +43,7 @@ TABLE = [
         for program in ("tokenizer", "decoder")
         for name, (execution, workers) in {"one worker": (DDP, 1), "fsdp2 on 3": (FSDP2, 3)}.items()
     ),
+    Training(name="stage3, compiled fsdp2 on 2", phase="stage3", execution=FSDP2, workers=2, backend="aot_eager"),
     Training(name="bf16, one worker", phase="stage3", workers=1, loop=BF16),
     Training(name="bf16, fsdp2 on 2", phase="stage3", workers=2, loop=BF16, execution=FSDP2),
     Training(name="bf16 states, one worker", workers=1, loop=HALF_STATES),

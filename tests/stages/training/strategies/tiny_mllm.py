@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 
 from models.mllm.batch import PackedBatch
+from models.mllm.compiled import compile_layers
 from models.mllm.model import UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE
 from models.mllm.weights import WEIGHTS_FILE, empty_model
+from models.recompute import recompute
 from stages.programs.mllm import LanguagePass
 from stages.training.checkpoints.reader import open_weights
 from stages.training.program import MicroBatch, Pass, micro_batch_seed
@@ -27,6 +29,7 @@ class TinyTask:
     seed: int = 3
     hold_step: int = -1  # at which every worker waits for ever, to be killed
     start: str = ""  # folder of the model to continue from
+    backend: str = ""  # that compiles the layers, which are recomputed, too
 
 
 class TinyMllm:
@@ -38,6 +41,9 @@ class TinyMllm:
         self.initial = open_weights(Path(task.start) / WEIGHTS_FILE, "mllm") if task.start else None
         self.model = empty_model(CONFIG, with_vision=True) if task.start else new_model(task.seed).to(device)
         self.model.train()
+        if task.backend:
+            compile_layers(self.model.language.layers, backend=task.backend)
+            recompute(self.model.language.layers)
         phase = find_phase(task.phase)
         groups = parameter_groups(self.model, phase, learning_rates=dict.fromkeys(phase.learning_rates, RATE))
         units = tuple(self.model.language.layers)
