@@ -10,6 +10,7 @@ from orchestrator.cost import CostFacts
 from tests.clusters.planner.small import GIB, facts
 from tests.stages.programs import published
 
+PUBLISHED = Layout(strategy="ddp", workers=64, shards=1, micro_items=1, recompute=True)
 DDP = Layout(strategy="ddp", workers=8, shards=1, micro_items=2, recompute=False)
 EIGHT = MachineType(gpu="own", gpus=8, bf16_tflops=100, usable_gib=1)
 
@@ -121,6 +122,30 @@ def test_published_recipes_need_what_was_computed_on_their_real_modules() -> Non
         assert memory(in_fp32, layout).total / GIB == pytest.approx(gib, rel=0.03)
         frozen = found.parameters - found.trained_parameters
         assert memory(in_fp32, layout).total - memory(found, layout).total == 4 * frozen  # no copies of them either
+
+
+def test_the_table_in_the_readme_of_the_stages_is_what_is_computed() -> None:
+    """On 64 workers; "once" and what is no stage of both sizes is left out."""
+    lines = (published.RECIPES.parent / "README.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith(("| both |", "| 3b |", "| 7b |"))
+    ]
+    assert len(rows) == 13
+    for recipe, stage_id, *cells in rows:
+        for size in ("3b", "7b") if recipe == "both" else (recipe,):
+            facts = published.facts(f"illume_plus_{size}", stage_id)
+            found = [
+                memory(
+                    facts, replace(PUBLISHED, strategy=strategy, shards=shards, micro_items=facts.items_per_micro_batch)
+                ).total
+                / GIB
+                for strategy, shards in (("ddp", 1), ("fsdp2", 64), ("zero1", 64), ("zero2", 64), ("zero3", 64))
+            ]
+            assert [float(cell) for cell in cells[:5]] == pytest.approx(found, abs=0.06), (size, stage_id)
+            saved = 12 * facts.trained_parameters / 1e9  # weights and both moments of Adam in fp32
+            assert [float(cell) for cell in cells[6:]] == pytest.approx([saved, saved / 64], abs=0.06), (size, stage_id)
 
 
 def test_kept_bytes_of_other_sizes_follow_the_reference(shared: Path) -> None:
