@@ -1,4 +1,4 @@
-"""Measures steps of the language model on one device: `python -m stages.programs.speed`, some minutes on a GPU.
+"""Measures steps of the language models on one device: `python -m stages.programs.speed`, some minutes on a GPU.
 
 Prints tokens per second, the share of the device's peak (MFU) and the peak of its memory, next to what is expected.
 On a CPU a model of a few thousand parameters shows that everything runs.
@@ -7,6 +7,7 @@ On a CPU a model of a few thousand parameters shows that everything runs.
 import argparse
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,7 @@ from models.mllm.model import UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
 from stages.programs.mllm import LanguagePass, packed_batch
 from stages.training.agreement import WorkerRank
-from stages.training.config import LoopConfig, TrainingExecution
+from stages.training.config import LoopConfig, OptimizerConfig, TrainingExecution
 from stages.training.program import MicroBatch, Pass
 from stages.training.strategies.choice import make_strategy
 
@@ -29,6 +30,9 @@ TINY = TextModelConfig(
 )
 QWEN_3B = TextModelConfig(
     hidden_size=2048, intermediate_size=11008, num_layers=36, num_heads=16, num_key_value_heads=2, tie_embeddings=True
+)
+QWEN_7B = TextModelConfig(
+    hidden_size=3584, intermediate_size=18944, num_layers=28, num_heads=28, num_key_value_heads=4, tie_embeddings=False
 )
 DOCUMENTS = 8  # in a row
 
@@ -42,6 +46,7 @@ class Setup:
     row_tokens: int
     recompute: bool
     expected: float  # share of the peak; 0: none
+    states: Literal["fp32", "bf16"] = "fp32"  # of the optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +56,15 @@ class Speed:
     memory_gib: float  # peak; 0 on a CPU
 
 
-TINY_SETUPS = tuple(
-    Setup(name="tiny", text=TINY, row_tokens=128, recompute=recompute, expected=0.0) for recompute in (True, False)
+TINY_SETUPS: tuple[Setup, ...] = (
+    Setup(name="tiny", text=TINY, row_tokens=128, recompute=True, expected=0.0),
+    Setup(name="tiny", text=TINY, row_tokens=128, recompute=False, expected=0.0),
+    Setup(name="tiny", text=TINY, row_tokens=128, recompute=True, expected=0.0, states="bf16"),
 )
-SETUPS = (
+SETUPS: tuple[Setup, ...] = (
     Setup(name="3B", text=QWEN_3B, row_tokens=4096, recompute=True, expected=0.45),
     Setup(name="3B", text=QWEN_3B, row_tokens=4096, recompute=False, expected=0.50),
+    Setup(name="7B", text=QWEN_7B, row_tokens=4096, recompute=True, expected=0.50, states="bf16"),
 )
 
 
@@ -97,7 +105,8 @@ def model_config(text: TextModelConfig) -> MllmConfig:
 def measure(setup: Setup, device: torch.device, *, steps: int, peak_flops: float = H200_PEAK) -> Speed:
     """Steps of one row each, after two that are not counted."""
     program = RandomRows(setup, device)
-    loop = LoopConfig(steps=steps + 2, micro_batches_per_step=1, seed=0, precision="bf16")
+    optimizer = OptimizerConfig(states=setup.states)
+    loop = LoopConfig(steps=steps + 2, micro_batches_per_step=1, seed=0, precision="bf16", optimizer=optimizer)
     worker = WorkerRank(rank=0, world_size=1, device=device)
     strategy = make_strategy(program, loop, TrainingExecution(), worker)
     batches = [program.micro_batch(step, 0) for step in range(steps + 2)]
@@ -131,12 +140,13 @@ def _synchronize(device: torch.device) -> None:
 
 
 def table(device: torch.device, setups: tuple[Setup, ...], *, steps: int) -> str:
-    lines = [f"{'model':8}{'row':>7}{'recompute':>11}{'tokens/s':>12}{'of the peak':>13}{'expected':>10}{'GiB':>8}"]
+    titles = f"{'tokens/s':>12}{'of the peak':>13}{'expected':>10}{'GiB':>8}"
+    lines = [f"{'model':8}{'row':>7}{'recompute':>11}{'states':>8}{titles}"]
     for setup in setups:
         found = measure(setup, device, steps=steps)
         expected = f"{setup.expected:.0%}" if setup.expected else "-"
         lines.append(
-            f"{setup.name:8}{setup.row_tokens:>7,}{'full' if setup.recompute else 'none':>11}"
+            f"{setup.name:8}{setup.row_tokens:>7,}{'full' if setup.recompute else 'none':>11}{setup.states:>8}"
             f"{found.tokens_per_s:>12,.0f}{found.peak_share:>13.1%}{expected:>10}{found.memory_gib:>8.1f}"
         )
     return "\n".join(lines)
