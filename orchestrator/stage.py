@@ -125,6 +125,7 @@ class Checkpoint:
     path: Path  # local folder with its files
     meta: dict[str, JSON]
     digest: str = ""  # SHA-256 of its manifest; with the step, it identifies the checkpoint
+    files: tuple[FileEntry, ...] = ()  # below `path`, as the manifest names them
 
 
 class Checkpoints(Protocol):

@@ -374,7 +374,7 @@ class StoredCheckpoints:
             readable_folder(self.store, self.cache, data_key, files)
         if rehash:
             self.verified.add(str(sha256))
-        return Checkpoint(step=step, path=path, meta=record.meta, digest=str(sha256))
+        return Checkpoint(step=step, path=path, meta=record.meta, digest=str(sha256), files=files)
 
     def _record(self, site: Site, commit: Commit) -> _CheckpointRecord:
         """The manifest of a committed checkpoint. Raises: as `_read`, whose files are not looked at."""

@@ -118,10 +118,16 @@ class TrainingExecution(Execution):
     watch: WatchSettings = WatchSettings()
     zero_stage: int = 0  # deepspeed: 1 shards optimizer states, 2 gradients too, 3 the parameters of layers too
     cpu_offload: bool = False  # deepspeed: optimizer states, and their step, in host memory
+    # Folder on the own disk of each node, for a copy of each worker's part of the newest checkpoint; "": none.
+    local_checkpoints: str = ""
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints: {self.keep_checkpoints} is less than 1")
+        if self.local_checkpoints and not self.local_checkpoints.startswith("/"):
+            raise ValueError(
+                f"local_checkpoints: {self.local_checkpoints!r} depends on where a worker starts; give an absolute path"
+            )
         if self.shard_workers < 0:
             raise ValueError(f"shard_workers: {self.shard_workers} is less than 0")
         if self.shard_workers and self.strategy != "fsdp2":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, fields, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from orchestrator.artifact import JSON
 from orchestrator.errors import NumericError, OrchestratorError
 from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
 from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
+from stages.training.checkpoints.local_copies import LocalCopies
 from stages.training.checkpoints.pace import CheckpointPace
 from stages.training.checkpoints.progress import Progress, Skip, read_progress
 from stages.training.checkpoints.saver import CheckpointSaver
@@ -57,6 +59,7 @@ def run_worker(
     reporter: Reporter,
     worker: WorkerRank,
     execution: TrainingExecution = DEFAULT_EXECUTION,
+    copies: LocalCopies | None = None,
 ) -> None:
     """Train from the newest committed checkpoint to the last step, or to a clean stop when one is requested.
 
@@ -73,7 +76,7 @@ def run_worker(
     pace = CheckpointPace(retry, workers=worker.world_size)
     while True:
         try:
-            _train(
+            last_step = _train(
                 program_class,
                 task,
                 loop,
@@ -83,7 +86,10 @@ def run_worker(
                 worker=worker,
                 execution=execution,
                 skips=skips,
+                copies=copies,
             )
+            if copies is not None and last_step == loop.steps:
+                copies.delete()  # nothing is continued
             return
         except _NotFiniteError as error:
             if len(error.skips) >= loop.max_skips:
@@ -108,7 +114,9 @@ def _train(
     worker: WorkerRank,
     execution: TrainingExecution,
     skips: Sequence[Skip],
-) -> None:
+    copies: LocalCopies | None,
+) -> int:
+    """Returns the last step that was done."""
     torch.manual_seed(loop.seed)
     check_workers(loop, worker.world_size)
     program = program_class(task, worker.device)
@@ -118,7 +126,7 @@ def _train(
     if worker.world_size > 1:
         facts = _facts(program, loop, checkpoint, progress)
         check_alike({**facts, "execution": asdict(execution)}, worker)
-    folder = None if checkpoint is None else checkpoint.path
+    folder = _nearest(checkpoint, copies)
     strategy = make_strategy(program, loop, execution, worker, checkpoint=folder)
     if checkpoint is not None:
         logger.info("continuing from the checkpoint of step %d", progress.step)
@@ -135,7 +143,12 @@ def _train(
     batches = _prefetch(program, loop, worker, progress)
     began = time.monotonic()
     with CheckpointSaver(
-        checkpoints, worker, keep=execution.keep_checkpoints, window=loop.skip_window, frozen=strategy.frozen
+        checkpoints,
+        worker,
+        keep=execution.keep_checkpoints,
+        window=loop.skip_window,
+        frozen=strategy.frozen,
+        copies=copies,
     ) as saver:
         while step < loop.steps:
             asked_at = time.monotonic()
@@ -176,7 +189,17 @@ def _train(
             if leave and worker.rank == 0:
                 reporter.notify(Notice(kind=PREEMPTED, fields={"step": step, **leave}))
             if agreed.stop or leave:
-                return
+                break
+    return step
+
+
+def _nearest(checkpoint: Checkpoint | None, copies: LocalCopies | None) -> Path | None:
+    """The folder to read a checkpoint from: with this worker's copy on its node's disk, where there is one."""
+    if copies is not None:
+        copies.delete_forgotten()
+    if checkpoint is None or copies is None:
+        return None if checkpoint is None else checkpoint.path
+    return copies.folder_of(checkpoint)
 
 
 def _facts(

@@ -19,6 +19,7 @@ from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoints
 from stages.training.agreement import WorkerRank, gather_texts
 from stages.training.checkpoints.host_copies import HostCopies
+from stages.training.checkpoints.local_copies import LocalCopies
 from stages.training.checkpoints.progress import PROGRESS_FILE, Progress
 from stages.training.checkpoints.reader import FORMAT
 from stages.training.checkpoints.slices import TensorSlice, slice_file
@@ -43,7 +44,9 @@ class CheckpointSaver:
         keep: int,
         window: int,
         frozen: Mapping[str, str] = MappingProxyType({}),
+        copies: LocalCopies | None = None,
     ) -> None:
+        self._local = copies
         self._checkpoints, self._worker, self._keep, self._window = checkpoints, worker, keep, window
         self.best_step: int | None = None  # its checkpoint is kept as well
         self._frozen = dict(frozen)
@@ -101,6 +104,8 @@ class CheckpointSaver:
         began = time.monotonic()
         while not self._has_written(slices, progress, facts):
             logger.info("checkpoint of step %d: an attempt that was aborted came first; writing again", progress.step)
+        if self._local is not None:
+            self._local.keep_only(progress.step)
         if self._worker.rank == 0:  # a non-finite loss goes back to the one before its window
             self._checkpoints.prune(
                 self._keep, needed=progress.step - progress.step % self._window, best=self.best_step
@@ -133,6 +138,8 @@ class CheckpointSaver:
         entry = self._checkpoints.write_part(step, draft, name, file.chunks, file.size)
         if entry.bytes != file.size:
             raise StoreError(f"checkpoint of step {step}: {entry.bytes} bytes of {name} were written, not {file.size}")
+        if self._local is not None:
+            self._local.write(step, name, file.chunks)
         return json.dumps({"files": [asdict(entry)], "tensors": [item.name for item in slices]})
 
     def _agree(self, work: Callable[[], str]) -> list[str]:

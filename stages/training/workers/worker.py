@@ -40,6 +40,7 @@ class WorkerSettings:
     stacks: Path  # folder on each node for the stacks of hung workers
     inputs: NodeInputs
     logs: WorkerLogs
+    fingerprint: str  # of what the training makes
 
 
 def worker_settings(
@@ -56,6 +57,7 @@ def worker_settings(
         stacks=context.scratch,
         inputs=context.node_inputs,
         logs=context.worker_logs,
+        fingerprint=context.fingerprint,
     )
 
 
@@ -132,6 +134,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
     import torch
 
     from stages.training.agreement import WorkerRank
+    from stages.training.checkpoints.local_copies import LocalCopies
     from stages.training.loop import run_worker
     from stages.training.watching.node_proof import report_unfit_nodes
 
@@ -140,6 +143,8 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
     dump_stacks_on_signal(settings.stacks)
     reporter = BatchingReporter(link, rank)
     worker = WorkerRank(rank=rank, world_size=world_size, device=device)
+    own_disk = settings.execution.local_checkpoints
+    copies = LocalCopies(Path(own_disk) / settings.fingerprint, rank) if own_disk else None
     try:
         if settings.execution.watch.prove_nodes:
             report_unfit_nodes(worker, settings.stacks, link.notify)
@@ -153,6 +158,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
             checkpoints=settings.checkpoints,
             reporter=reporter,
             worker=worker,
+            copies=copies,
         )
     except OrchestratorError as error:
         link.fail(error)

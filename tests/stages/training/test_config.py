@@ -56,6 +56,7 @@ def test_a_schedule_that_cannot_be_met_is_refused(change: dict[str, Any], messag
     ("settings", "message"),
     [
         ({"shard_workers": 8}, "shard_workers: 8 with strategy ddp; only fsdp2 has a mesh"),
+        ({"local_checkpoints": "copies"}, "local_checkpoints: 'copies' depends on where .* give an absolute path"),
         ({"zero_stage": 2}, "zero_stage: 2 with strategy ddp; only deepspeed has it"),
         ({"strategy": "fsdp2", "cpu_offload": True}, "cpu_offload: true with strategy fsdp2; only deepspeed has it"),
         ({"strategy": "deepspeed"}, "zero_stage: 0 with strategy deepspeed; set it to 1, 2 or 3"),
