@@ -132,6 +132,7 @@ def test_the_table_in_the_readme_of_the_stages_is_what_is_computed() -> None:
         for line in lines
         if line.startswith(("| both |", "| 3b |", "| 7b |"))
     ]
+    rows = [row for row in rows if len(row) == 10]  # not those of other tables
     assert len(rows) == 13
     for recipe, stage_id, *cells in rows:
         for size in ("3b", "7b") if recipe == "both" else (recipe,):

@@ -51,6 +51,7 @@ class TrainingContext:
     tracker: Tracked = field(default_factory=Tracked)
     stage_id: str = "toy"
     attempt_id: str = "run-toy-1-1"
+    fingerprint: str = "a" * 64
     stop: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     settings: TrainingExecution = field(default_factory=TrainingExecution)
