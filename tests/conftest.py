@@ -4,11 +4,15 @@ import signal
 import socket
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.end_to_end.desk import TINY, Desk
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+hypothesis.settings.register_profile("suite", deadline=None)  # what takes longer on a busy machine is not wrong
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,7 @@ HOOK = Path(__file__).with_name("hook")
 PYTEST = ("-m", "not slow and not gpu and not ray", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-q")
 MAX_TESTS_S = 40.0  # of tests against one mutant, by their durations without it
 TIMEOUT_S, TIMEOUT_FACTOR = 20.0, 4.0  # for one mutant; a test that hangs has noticed it
+TOO_SLOW = -signal.SIGKILL  # how a process ends that took longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Traced:
         tests = self.tests.get((file, line), frozenset())
         if "" in tests:  # a constant, a default: whatever else ran the file may depend on it
             tests = frozenset().union(*(ran for (other, _), ran in self.tests.items() if other == file))
+            if tests == {""}:  # nothing but tables: any test may
+                tests = frozenset(self.seconds) - self.failed
         total_s, chosen = 0.0, []
         for test in sorted(tests - {""}, key=lambda test: (self.seconds.get(test, 0.0), test)):
             total_s += self.seconds.get(test, 0.0)
@@ -108,7 +111,9 @@ class Runner:
             notes.write_text(json.dumps({"seconds": self._seconds, "failed": sorted(self._failed)}))
             return 0
 
-        _wait(_fork(traced_run), timeout_s=float("inf"))
+        code = _wait(_fork(traced_run), timeout_s=float("inf"))
+        if code:
+            raise self._session.Interrupted(f"the tests could not be traced: their process ended with {code}")
         self._hook["stop_tracing"]()
         del os.environ["MUTATION_TRACE"]
         noted = json.loads(notes.read_text())
@@ -142,13 +147,20 @@ class Runner:
             def mutated_run() -> int:
                 os.environ.update(environment)  # for processes that tests start, too
                 if changed is None:
-                    os.chdir(ROOT)
-                    os.execv(sys.executable, [sys.executable, "-m", "pytest", *PYTEST, "-x", *tests])
+                    _run_anew(tests)
                 put_in_place(changed, self._live[file])
                 return self._run_items([self._items[test] for test in tests], stop=True)
 
+            def unchanged_run() -> int:
+                if changed is None:
+                    _run_anew(tests)
+                return self._run_items([self._items[test] for test in tests], stop=True)
+
             code = _wait(_fork(mutated_run), timeout_s)
-        return {0: "unnoticed", -signal.SIGKILL: "too slow"}.get(code, "noticed")
+            while code == TOO_SLOW and _wait(_fork(unchanged_run), timeout_s) == TOO_SLOW:  # the machine is
+                timeout_s *= 2
+                code = _wait(_fork(mutated_run), timeout_s)
+        return {0: "unnoticed", TOO_SLOW: "too slow"}.get(code, "noticed")
 
     def _run_items(self, items: Sequence[pytest.Item], *, stop: bool) -> int:
         """In a fork: run tests, up to the first failure if `stop` is set. Returns 1 if one failed."""
@@ -161,6 +173,12 @@ class Runner:
         code = int(session.testsfailed > 0)
         session.config.hook.pytest_sessionfinish(session=session, exitstatus=code)
         return code
+
+
+def _run_anew(tests: Sequence[str]) -> NoReturn:
+    """Run tests in a new pytest in the place of this process, up to the first failure."""
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *PYTEST, "-x", *tests])
 
 
 def _fork(work: Callable[[], int]) -> int:
