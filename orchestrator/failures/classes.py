@@ -95,9 +95,13 @@ def _strongest(evidence: Sequence[_Evidence]) -> FailureClass:
     deliberate = [found.failure for found in evidence if found.weight is _Weight.DELIBERATE]
     specific = [found.failure for found in evidence if found.weight is _Weight.SPECIFIC]
     generic = [found.failure for found in evidence if found.weight is _Weight.GENERIC]
-    if deliberate[:1] == [FailureClass.DATA]:  # what cannot be reached is not damaged
-        deliberate[:1] = [failure for failure in specific if failure in INFRASTRUCTURE][-1:] or [FailureClass.DATA]
-    return [*deliberate[:1], *specific[-1:], *generic[:1], FailureClass.UNKNOWN][0]
+    if deliberate and deliberate[0] is FailureClass.DATA:  # what cannot be reached is not damaged
+        return next((failure for failure in reversed(specific) if failure in INFRASTRUCTURE), FailureClass.DATA)
+    if deliberate:
+        return deliberate[0]
+    if specific:
+        return specific[-1]
+    return generic[0] if generic else FailureClass.UNKNOWN
 
 
 # Attributes of other libraries for the error behind an error: urllib, SQLAlchemy, Ray.

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
+
 from orchestrator.artifact import ArtifactKey, Manifest
 from orchestrator.artifacts.restarts import awaited_restarts, clean_restart, restart_in, with_restart
 from orchestrator.artifacts.takedowns import Restart, Takedown, takedown_from_json, takedown_to_json
 from orchestrator.planning.plan import Plan, make_plan
 from tests.orchestrator.artifacts.test_takedowns import takedown
-from tests.orchestrator.planning.test_plan import World, chain
+from tests.orchestrator.planning.test_plan import KIND, World, chain
 
 
 def restart(fingerprint: str, step: int) -> Restart:
@@ -51,6 +53,21 @@ def test_a_training_continues_from_its_clean_checkpoint_and_says_so() -> None:
     scratch = planned(world, takedown("T1", a, models=(b,)))
     assert again.fingerprint != scratch.stage("b").fingerprint
     assert again.payload == with_restart(scratch.stage("b").payload, restart(b, 20))
+
+
+@pytest.mark.parametrize(("steps", "step", "expected_s"), [(80, 20, 45.0), (20, 20, 0.0), (10, 20, 0.0), (1, 1, 0.0)])
+def test_a_training_that_continues_takes_the_time_of_the_steps_that_are_left(
+    steps: int, step: int, expected_s: float
+) -> None:
+    world = World()
+    a, b, _ = made(world)
+    known = with_restarts(takedown("T1", a, models=(b,)), restart(b, step))
+    kind = replace(KIND, units=lambda _config: float(steps))
+    recipe = replace(chain(), stages=tuple(replace(spec, kind=kind) for spec in chain().stages))
+    view = replace(world.view(), takedowns=(known,), has_restart=lambda _restart: True, estimate_s=lambda *_: 60.0)
+    assert [stage.estimate_s for stage in make_plan(recipe, view).stages] == [60.0, expected_s, 60.0]
+    without = replace(view, estimate_s=lambda *_: None)
+    assert make_plan(recipe, without).stage("b").estimate_s is None
 
 
 def test_without_the_checkpoint_it_begins_from_scratch_unless_it_was_made_already() -> None:

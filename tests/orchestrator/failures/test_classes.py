@@ -146,6 +146,29 @@ def test_of_a_traceback_as_text_the_errors_that_it_names_decide(last_line: str, 
     assert classify(RuntimeError(f"Traceback (most recent call last):\n{frame}{last_line}\n")) is expected
 
 
+def test_each_error_of_a_traceback_as_text_is_judged_by_its_own_message() -> None:
+    text = (
+        "Traceback (most recent call last):\nRuntimeError: it went wrong\n\nDuring handling of the above exception, "
+        "another exception occurred:\n\nTraceback (most recent call last):\nValueError: found 'Socket Timeout'\n"
+    )
+    assert classify(RuntimeError(text)) is FailureClass.USER_CODE
+    assert classify(RuntimeError(text.replace("it went wrong", "Socket\nTimeout"))) is FailureClass.USER_CODE
+    last = "Traceback (most recent call last):\nRuntimeError: reset:\nConnection closed by peer"
+    assert classify(RuntimeError(last)) is FailureClass.INFRA_TRANSIENT  # a message of two lines, to the end
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("unable to lock file, errno = 37", FailureClass.INFRA_TRANSIENT),
+        ("cannot open it: [Errno 2]", FailureClass.USER_CODE),
+        ("odd: errno = 4711", FailureClass.UNKNOWN),  # of no system
+    ],
+)
+def test_a_number_that_a_message_quotes_counts_if_the_system_knows_it(message: str, expected: FailureClass) -> None:
+    assert classify(OSError(message)) is expected
+
+
 def test_what_ray_says_of_a_taken_node_wins_over_the_other_ranks() -> None:
     ray_errors = pytest.importorskip("ray.exceptions")
     taken = ray_errors.RayActorError(preempted=True)

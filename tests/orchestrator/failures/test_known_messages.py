@@ -496,8 +496,22 @@ def test_an_error_of_the_stack_has_its_class(error: Exception, expected: Failure
     assert classify(error) is expected
 
 
-def test_a_number_that_linux_keeps_to_itself_is_of_the_file_system() -> None:
-    assert classify(OSError(524, "Unknown error 524", "/mnt/nfs/a.h5")) is FailureClass.INFRA_TRANSIENT
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (511, FailureClass.USER_CODE),
+        (512, FailureClass.INFRA_TRANSIENT),
+        (524, FailureClass.INFRA_TRANSIENT),
+        (531, FailureClass.INFRA_TRANSIENT),
+        (532, FailureClass.USER_CODE),
+    ],
+)
+def test_a_number_that_linux_keeps_to_itself_is_of_the_file_system(number: int, expected: FailureClass) -> None:
+    assert classify(OSError(number, f"Unknown error {number}", "/mnt/nfs/a.h5")) is expected
+
+
+def test_a_broken_page_of_memory_is_a_lost_node() -> None:
+    assert classify(OSError(133, "Memory page has hardware error")) is FailureClass.NODE_LOST
 
 
 def test_no_message_means_preemption() -> None:

@@ -57,6 +57,38 @@ def test_progress_restores_the_budget_and_time_does_not() -> None:
     assert isinstance(after(failures(*[lost] * 20, progressed=(17,))), GiveUp)
 
 
+@pytest.mark.parametrize("progressed", range(6))
+def test_the_budget_starts_at_the_newest_attempt_that_made_progress(progressed: int) -> None:
+    history = failures(*[FailureClass.NODE_LOST] * 6, progressed=(0, progressed))
+    assert isinstance(after(history), Retry) == (6 - progressed < POLICY.attempts)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (FailureClass.NODE_LOST, "try 2 of 3"),
+        (FailureClass.GPU_OOM, "try 2 of 3, with half as much in memory at once"),
+        (FailureClass.HOST_OOM, "try 2 of 3, with half as much in memory at once"),
+        (FailureClass.PREEMPTED, "not counted: the node was preempted"),
+        (FailureClass.CAPACITY, "not counted: the resources are not available now"),
+        (FailureClass.UNKNOWN, "once, in case the infrastructure failed"),
+    ],
+)
+def test_a_retry_says_why_and_what_is_left(failure: FailureClass, reason: str) -> None:
+    answer = after(failures(failure))
+    assert isinstance(answer, Retry)
+    assert answer.reason == reason
+
+
+def test_the_wait_grows_with_the_failures_of_the_same_class() -> None:
+    lost, hung = FailureClass.NODE_LOST, FailureClass.HANG
+    for history in (failures(lost), failures(hung, lost), failures(lost, hung, lost)):
+        answer = after(history)
+        assert isinstance(answer, Retry)
+        num_same = sum(past.failure is lost for past in history)
+        assert answer.wait_s == backoff_s(num_same, POLICY.wait_s, rng=random.Random(0))
+
+
 def test_an_unknown_error_is_retried_once_and_then_blamed_on_the_code() -> None:
     unknown = FailureClass.UNKNOWN
     assert isinstance(after(failures(unknown)), Retry)
@@ -81,7 +113,7 @@ def test_out_of_memory_halves_the_work_in_memory_each_time() -> None:
 @given(st.integers(1, 2000), st.floats(0.01, 100.0), st.integers())
 def test_backoff_doubles_up_to_its_bound_with_jitter(count: int, first_s: float, seed: int) -> None:
     wait_s = backoff_s(count, first_s, rng=random.Random(seed))
-    full = min(first_s * 2.0 ** min(count - 1, 30), MAX_WAIT_S)
+    full = MAX_WAIT_S if count > 30 else min(first_s * 2.0 ** (count - 1), MAX_WAIT_S)
     assert full / 2 <= wait_s <= full
 
 

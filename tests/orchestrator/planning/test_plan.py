@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifact import JSON, Fingerprint, Manifest
+from orchestrator.artifact import JSON, FileEntry, Fingerprint, Manifest
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.planning.code_digest import CodeDigest
 from orchestrator.planning.plan import Plan, PlannedStage, PlanOptions, make_plan, run_prechecks
@@ -254,6 +254,17 @@ def test_added_shards_of_an_input_that_exists_are_counted(world: World) -> None:
     assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +2 -1 shards")
 
 
+def test_shards_that_were_only_added_are_counted_and_an_older_input_that_is_gone_is_not(world: World) -> None:
+    world.shards["a"] = ("s1",)
+    world.execute(world.plan(chain(lr=5.0)))
+    older = world.plan(chain(lr=5.0))
+    world.shards["a"] = ("s1", "s2")
+    world.execute(world.plan(chain(lr=6.0), until=("a",)))
+    assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +1 -0 shards")
+    world.delete(older, "a")
+    assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +1 -1 artifacts")
+
+
 def test_a_new_input_is_counted_in_artifacts_where_shards_are_unknown(world: World) -> None:
     world.execute(world.plan(chain(lr=7.0), until=("a",)))
     assert table(world.plan(chain(lr=7.0)))["b"] == ("run", "input first: +1 -1 artifacts")
@@ -283,6 +294,14 @@ def test_only_runs_one_stage_on_what_exists(world: World) -> None:
     assert found == {"a": "reuse", "b": "run"}
 
 
+def test_only_makes_each_stage_that_it_names_and_again_if_it_is_made_from_a_forced_one(world: World) -> None:
+    world.delete(world.plan(chain()), "a")
+    found = {name: action for name, (action, _reason) in table(world.plan(chain(), only=("a", "b"))).items()}
+    assert found == {"a": "run", "b": "reuse"}
+    forced = world.plan(chain(), only=("a", "b"), force=("a",))
+    assert [(stage.action, stage.redo) for stage in forced.stages] == [("run", False), ("run", True)]
+
+
 def test_only_refuses_to_run_without_its_inputs() -> None:
     with pytest.raises(RecipeError, match="--only b: found no output of a, which is needed; add --only a"):
         World().plan(chain(), only=("b",))
@@ -298,6 +317,23 @@ def test_an_unknown_stage_in_an_option_is_named(option: str) -> None:
 def test_estimates_are_given_for_what_runs(world: World) -> None:
     plan = world.plan(chain(), force=("c",))
     assert [stage.estimate_s for stage in plan.stages] == [None, None, 60.0]
+
+
+def test_estimates_are_asked_for_with_the_rows_of_the_inputs_where_they_exist() -> None:
+    world, asked = World(), dict[str, int | None]()
+    world.execute(world.plan(chain(), until=("a",)))
+    files = tuple(FileEntry(path=str(rows), bytes=1, sha256="0" * 64, rows=rows) for rows in (3, None, 4))
+    world.artifacts = {key: replace(manifest, files=files) for key, manifest in world.artifacts.items()}
+
+    def estimate_s(_recipe: str, stage: StageSpec, _fingerprint: Fingerprint, rows: int | None) -> float:
+        asked[stage.id] = rows
+        return 60.0
+
+    make_plan(chain(), replace(world.view(), estimate_s=estimate_s))
+    assert asked == {"b": 7, "c": None}
+    wide = Recipe(name="wide", stages=(*chain().stages, spec("d", "a", "c", config=Config(lr=9.0))))
+    make_plan(wide, replace(world.view(), estimate_s=estimate_s))
+    assert asked["d"] is None  # one of two
 
 
 def test_prechecks_see_the_configurations_of_inputs_by_slot(world: World) -> None:
