@@ -46,6 +46,9 @@ class ShapesConfig:
     varied_wording: bool = True  # False: always the same wording
     question_share: float = 0.5  # of understanding lines that begin with a question, not "Describe the image."
     exchanges: int = 1  # at most, of an understanding line; fewer if there is nothing new to ask
+    existence_questions: int = (
+        1  # at most, among what there is to ask of an understanding line, each about another object
+    )
     spoilt: SpoiltShares = field(default_factory=SpoiltShares)
     license: str = "CC0-1.0"
 
@@ -66,8 +69,9 @@ class ShapesConfig:
             raise ValueError(f"image_sizes: every side must be at least 24 pixels, found {self.image_sizes}")
         if self.lines_per_file < 1:
             raise ValueError(f"lines_per_file must be at least 1, found {self.lines_per_file}")
-        if self.exchanges < 1:
-            raise ValueError(f"exchanges must be at least 1, found {self.exchanges}")
+        if min(self.exchanges, self.existence_questions) < 1:
+            found = f"{self.exchanges} and {self.existence_questions}"
+            raise ValueError(f"exchanges and existence_questions must be at least 1, found {found}")
         if min(self.understanding, self.generation, self.editing, self.text) < 0:
             raise ValueError("the numbers of lines must not be negative")
         if not (0 <= self.val_share <= 1 and 0 <= self.question_share <= 1):

@@ -3,6 +3,7 @@
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_pipelines.shapes.config import BACKGROUNDS, COLOURS, SHAPES, SIZES
@@ -122,6 +123,20 @@ def questions(
     if "background" in mentions:
         asked.append(Question(kind="background", question="What colour is the background?", answer=scene.background))
     return asked
+
+
+def more_existence_questions(
+    scene: Scene, asked: Sequence[Question], rng: random.Random, *, count: int, colours: tuple[str, ...] = COLOURS
+) -> list[Question]:
+    """Up to `count` yes/no questions about objects that none of `asked` is about; fewer where draws repeat."""
+    known = {question.question for question in asked}
+    found = []
+    for _draw in range(4 * count):
+        question = _existence(scene, rng, colours)
+        if len(found) < count and question.question not in known:
+            known.add(question.question)
+            found.append(question)
+    return found
 
 
 def _existence(scene: Scene, rng: random.Random, colours: tuple[str, ...]) -> Question:

@@ -241,6 +241,10 @@ def _understanding(config: ShapesConfig, scene: Scene, rng: random.Random, wordi
         first = 1 + rng.randrange(len(questions))
         meta |= {"kind": "question", "question": questions[first - 1].kind}
     prompt, answer = exchanges.pop(first)
+    more = language.more_existence_questions(
+        scene, questions, rng, count=config.existence_questions - 1, colours=config.colours
+    )
+    exchanges += ((asked.question, asked.answer) for asked in more)
     follow_ups = rng.sample(exchanges, min(config.exchanges - 1, len(exchanges)))
     return Line(
         prompt=f"<image>\n{prompt}",

@@ -10,7 +10,8 @@ from data_pipelines.shapes.config import ShapesConfig
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"exchanges": 0}, "exchanges must be at least 1"),
+        ({"exchanges": 0}, "exchanges and existence_questions must be at least 1, found 0 and 1"),
+        ({"existence_questions": 0}, "exchanges and existence_questions must be at least 1, found 1 and 0"),
         ({"colours": ("red", "pink")}, "colours: found ['pink']"),
         ({"shapes": ()}, "shapes: found nothing"),
         ({"min_shapes": 3, "max_shapes": 2}, "found 3 and 2"),

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import re
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,30 @@ def test_lines_are_spoilt_as_the_truth_files_state(tmp_path: Path) -> None:
             scene = Scene.from_json(line["meta"]["scene"])
             assert Image.open(io.BytesIO(image_bytes(line))).size == (scene.width, scene.height)
             assert isinstance(read_scene(np.asarray(draw(scene)))[0], DetectedObject)
+
+
+def test_more_existence_questions_are_about_other_objects_and_answered_rightly(tmp_path: Path) -> None:
+    config = replace(
+        PLAIN, understanding=40, generation=0, editing=0, text=0, exchanges=12, existence_questions=6, spoilt=SPOTLESS
+    )
+    generate_world(tmp_path, config)
+    answers = Counter[str]()
+    for path in (tmp_path / "annotations").iterdir():
+        for line in map(json.loads, path.read_text().splitlines()):
+            scene = Scene.from_json(line["meta"]["scene"])
+            present = {f"{figure.colour} {figure.shape}" for figure in scene.figures}
+            turns = [turn["value"].removeprefix("<image>\n") for turn in line["conversations"]]
+            asked = {
+                match[1]: answer
+                for prompt, answer in zip(turns[::2], turns[1::2], strict=True)
+                if (match := re.fullmatch(r"Is there an? (.*)\?", prompt))
+            }
+            assert sum(prompt.startswith("Is there") for prompt in turns[::2]) == len(asked)
+            assert 2 <= len(asked) <= 6
+            assert {name for name, answer in asked.items() if answer == "yes"} <= present
+            assert not {name for name, answer in asked.items() if answer == "no"} & present
+            answers.update(asked.values())
+    assert min(answers["yes"], answers["no"]) >= 40
 
 
 def test_an_image_gets_as_many_exchanges_as_there_are_different_questions(tmp_path: Path) -> None:
