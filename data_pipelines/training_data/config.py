@@ -19,8 +19,10 @@ class MixturePart:
     weight: float  # relative to the other parts, counted in samples
     dataset: int = 0  # index of the dataset among the stage's, from 0
     split: str = "train"
+    condition_dropout: float | None = None  # of this part, in place of that of all; with 1.0 images are reconstructed
 
     def __post_init__(self) -> None:
+        check_condition_dropout(self.condition_dropout or 0.0)
         unknown = sorted(set(self.tasks) - {"text", "understanding", "generation", "editing"})
         if unknown or not self.tasks:
             raise ValueError(
@@ -65,12 +67,25 @@ class LoaderConfig:
             )
         if self.rows_per_step < 1 and not self.samples_per_step:
             raise ValueError(f"rows_per_step: {self.rows_per_step}, expected at least 1, or samples_per_step")
-        if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout: {self.condition_dropout}, expected a share from 0 to 1")
+        check_condition_dropout(self.condition_dropout)
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share: {self.held_out_share}, expected a share from 0 to below 1")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"min_pixels, max_pixels: {self.min_pixels}, {self.max_pixels}; expected 0 < min <= max")
+
+    def condition_dropout_of(self, part: MixturePart) -> float:
+        """The share of the generation and editing samples of a part whose condition is dropped."""
+        return self.condition_dropout if part.condition_dropout is None else part.condition_dropout
+
+    @property
+    def drops_conditions(self) -> bool:
+        """Whether any part has samples whose condition is dropped, so that the lengths without it are needed."""
+        return any(self.condition_dropout_of(part) > 0 for part in self.parts)
+
+
+def check_condition_dropout(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"condition_dropout: {share}, expected a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

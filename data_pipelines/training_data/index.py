@@ -110,7 +110,7 @@ def index_settings(config: LoaderConfig, rendering: Rendering) -> dict[str, Any]
     settings: dict[str, Any] = {
         "parts": [_fields(part, "tasks", "weight", "dataset", "split") for part in config.parts],
         "row_tokens": config.row_tokens,
-        "drops_conditions": config.condition_dropout > 0,
+        "drops_conditions": config.drops_conditions,
         "vocabulary": _fields(vocabulary, "first_id", "semantic_codes", "pixel_codes", "resolutions"),
         "sizes": _fields(sizes, "pixel_factor", "min_pixels", "max_pixels", "fit_understanding_to_anchor"),
         "text_tokenizer": rendering.tokenizer.digest,

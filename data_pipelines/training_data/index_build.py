@@ -56,9 +56,7 @@ def build_training_index(
 
 
 def selection_of(part: MixturePart, config: LoaderConfig) -> SampleSelection:
-    return SampleSelection(
-        split=part.split, tasks=tuple(sorted(part.tasks)), drops_conditions=config.condition_dropout > 0
-    )
+    return SampleSelection(split=part.split, tasks=tuple(sorted(part.tasks)), drops_conditions=config.drops_conditions)
 
 
 def merge_samples(

@@ -87,6 +87,8 @@ class TrainingOrder:
         config = self._config
         settings = [self._index_digest, config.seed, self.rows_per_step, config.condition_dropout]
         settings += [config.packing] if config.packing != "next_fit" else []
+        if any(part.condition_dropout is not None for part in config.parts):
+            settings += [[config.condition_dropout_of(part) for part in config.parts]]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     @cached_property
@@ -217,11 +219,11 @@ class TrainingOrder:
             chosen = np.flatnonzero(samples.sources == number)
             indices = samples.indices[chosen]
             drops = np.zeros(len(chosen), dtype=np.bool_)
-            if config.condition_dropout:
+            if share := config.condition_dropout_of(config.parts[number]):
                 droppable = np.flatnonzero(part.flags[indices] & DROPPABLE)
                 drops[droppable] = is_chosen(
                     sample_words(part.ids[indices[droppable]]),
-                    share=config.condition_dropout,
+                    share=share,
                     seed=config.seed,
                     epochs=samples.epochs[chosen[droppable]],
                     purpose="condition dropout",

@@ -21,7 +21,7 @@ class IndexSamplesConfig:
 
     parts: tuple[IndexedSamples, ...]  # as in the training, without weights
     row_tokens: int  # tokens of one packed row; longer samples are dropped
-    drops_conditions: bool = True  # the training's condition_dropout is more than 0
+    drops_conditions: bool = True  # the condition_dropout of any part of the training is more than 0
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
     held_out_share: float = 0.0
@@ -50,7 +50,7 @@ def samples_index_config(data: LoaderConfig) -> IndexSamplesConfig:
     return IndexSamplesConfig(
         parts=tuple(IndexedSamples(tasks=part.tasks, dataset=part.dataset, split=part.split) for part in data.parts),
         row_tokens=data.row_tokens,
-        drops_conditions=data.condition_dropout > 0,
+        drops_conditions=data.drops_conditions,
         min_pixels=data.min_pixels,
         max_pixels=data.max_pixels,
         held_out_share=data.held_out_share,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.training_data.config import LoaderConfig, LoadingError
+from data_pipelines.training_data.config import LoaderConfig, LoadingError, MixturePart
 from data_pipelines.training_data.ids import find_ids
 from data_pipelines.training_data.loader import TrainingData
 from data_pipelines.training_data.order import LoaderPosition, TrainingOrder
@@ -86,6 +86,18 @@ def test_conditions_dropped_do_not_depend_on_the_order(open_data: Callable[..., 
     common = first.keys() & second.keys()
     assert len(common) > 30
     assert all(first[key] == second[key] for key in common)
+
+
+def test_a_part_with_a_share_of_its_own_reconstructs_its_images(open_data: Callable[..., TrainingData]) -> None:
+    reconstruction = MixturePart(tasks=("editing",), weight=1.0, dataset=1, condition_dropout=1.0)
+    unchanged = config_of(*TWO_PARTS, condition_dropout=0.0)
+    order = open_data(config_of(*TWO_PARTS, reconstruction, condition_dropout=0.0)).order
+    seen = [sample for row in range(60) for sample in order.samples_of(row)]
+    assert {(sample.part, sample.condition_dropped) for sample in seen} == {(0, False), (1, False), (2, True)}
+    stated = [replace(part, condition_dropout=0.0) for part in TWO_PARTS]
+    assert open_data(config_of(*stated, condition_dropout=0.0)).order.digest != open_data(unchanged).order.digest
+    with pytest.raises(ValueError, match=r"condition_dropout: 1\.5, expected a share"):
+        replace(reconstruction, condition_dropout=1.5)
 
 
 def test_a_position_of_another_order_or_another_size_of_steps_is_refused(
