@@ -182,7 +182,7 @@ def test_what_a_failed_curation_found_stays_open_to_audit_until_gc_or_a_takedown
     page = tmp_path / "page.html"
     audited = desk.illume("audit", str(kept), "--page", str(page), "--json").data
     assert (audited["rows"], audited["verdicts"]["keep"]) == (31, 26)
-    assert "truncated_tar_member" in page.read_text()
+    assert "truncated_tar_member" in page.read_text().replace("<wbr>", "")
     desk.illume("gc", "--delete")
     assert kept.exists()  # for a week
     desk.illume("gc", "--delete", "--unneeded-days", "0")

@@ -70,7 +70,7 @@ def check_budget(plan: Plan, machines: Mapping[str, MachineType], prices: Prices
     hours = sum(found.chosen.gpu_hours.expected for found in estimates if found.chosen)
     if budget.gpu_hours is not None and hours > budget.gpu_hours:
         raise PrecheckError(
-            f"--budget: gpu_hours={budget.gpu_hours:g} is below the estimate of {hours:,.1f} GPU hours "
+            f"--budget: gpu_hours={budget.gpu_hours:g} is below the estimate of {_amount(hours)} GPU hours "
             f"({_parts(estimates)}); raise it, or change the recipe: `illume estimate` shows how"
         )
     if budget.money is None:
@@ -85,10 +85,15 @@ def check_budget(plan: Plan, machines: Mapping[str, MachineType], prices: Prices
     cost = sum((expected.low + expected.high) / 2 for expected in ranges)
     if cost > budget.money:
         raise PrecheckError(
-            f"--budget: money={budget.money:g} is below the estimate of {cost:,.0f} {prices.currency} at prices of "
+            f"--budget: money={budget.money:g} is below the estimate of {_amount(cost)} {prices.currency} at prices of "
             f"{prices.date}; raise it, or change the recipe: `illume estimate` shows how"
         )
 
 
 def _parts(estimates: list[StageEstimate]) -> str:
-    return ", ".join(f"{found.stage_id} {found.chosen.gpu_hours.expected:,.1f}" for found in estimates if found.chosen)
+    chosen = {found.stage_id: found.chosen for found in estimates if found.chosen}
+    return ", ".join(f"{stage_id} {_amount(option.gpu_hours.expected)}" for stage_id, option in chosen.items())
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

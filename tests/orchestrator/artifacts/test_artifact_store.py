@@ -360,8 +360,8 @@ def test_every_byte_is_on_the_disk_before_the_outcome_is_decided(
         forced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         fsync(descriptor)
 
-    def spy_link(source: Path, target: Path) -> None:
-        if target.name == "OUTCOME":
+    def spy_link(source: str, target: str) -> None:
+        if Path(target).name == "OUTCOME":
             at_outcome.append(set(forced))
         link(source, target)
 

@@ -29,7 +29,7 @@ def test_published_recipe_on_several_machines(illume: Illume, monkeypatch: pytes
     rows = [line.split() for line in answer.out.splitlines()]
     assert ["tokenizer_256", "64xH100", "*"] in [row[:3] for row in rows]
     (stage_2,) = [line for line in answer.out.splitlines() if line.startswith("stage_2 ") and "64xH100" in line]
-    assert "151.4 of 71.0" in stage_2
+    assert "148.8 of 71.0" in stage_2
     assert "with strategy: fsdp2, shard_workers: 8" in stage_2
     assert "GPU hours" in answer.out
     assert "assumed: computing at 35% of the bf16 peak" in answer.out

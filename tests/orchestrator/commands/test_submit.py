@@ -96,7 +96,7 @@ def test_a_run_waits_for_the_one_it_follows(illume: Illume) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--budget", "gpu_hours=0.0001"), "--budget: gpu_hours=0.0001 is below the estimate of "),
+        (("--budget", "gpu_hours=0.00001"), "--budget: gpu_hours=1e-05 is below the estimate of "),
         (("--budget", "money=0.0001"), "--budget: money=0.0001 is below the estimate of "),
         (("--budget", "hours=3"), "--budget: found 'hours=3', expected gpu_hours=200 or money=900"),
         (("--budget", "money=-3"), "--budget: found 'money=-3', expected gpu_hours=200 or money=900"),
@@ -113,8 +113,8 @@ def test_what_cannot_work_is_refused_before_it_waits(
     (tmp_path / "new.yaml").write_text(f"date: {today}\n{per_gpu_hour}\n")
     prices = () if "--prices" in arguments else ("--prices", "new.yaml")
     answer = builtin("submit", "quickstart", "--cluster", "profile.yaml", *prices, *arguments)
-    assert (answer.code, answer.out) == (2, "")
     assert message in answer.err, answer.err
+    assert (answer.code, answer.out) == (2, "")
     assert not (tmp_path / ".illume/store/queue").exists()
 
 

@@ -97,7 +97,8 @@ def test_what_it_submits_has_the_prices_of_the_day_it_was_added(workspace: Works
     add(workspace, cron="0 * * * *", recipe=on_a_gpu, prices={"loud": 2.5, "said": 2.5})
     watcher().look(workspace, NIGHT + HOUR)
     (entry,) = open_entries(workspace.database)
-    assert {need.stage_id: need.price_per_gpu_hour for need in entry.submission.stages} == {"said": None, "loud": 2.5}
+    prices = {need.stage_id: need.price_per_gpu_hour for need in entry.submission.stages}
+    assert prices == {"said": None, "loud": 2.5, "pair": None}
 
 
 def test_moments_that_no_server_saw_fire_once(workspace: Workspace) -> None:
