@@ -70,8 +70,8 @@ class ShapesConfig:
         if self.lines_per_file < 1:
             raise ValueError(f"lines_per_file must be at least 1, found {self.lines_per_file}")
         if min(self.exchanges, self.existence_questions) < 1:
-            found = f"{self.exchanges} and {self.existence_questions}"
-            raise ValueError(f"exchanges and existence_questions must be at least 1, found {found}")
+            given = f"{self.exchanges} and {self.existence_questions}"
+            raise ValueError(f"exchanges and existence_questions must be at least 1, found {given}")
         if min(self.understanding, self.generation, self.editing, self.text) < 0:
             raise ValueError("the numbers of lines must not be negative")
         if not (0 <= self.val_share <= 1 and 0 <= self.question_share <= 1):

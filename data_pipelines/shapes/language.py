@@ -130,7 +130,7 @@ def more_existence_questions(
 ) -> list[Question]:
     """Up to `count` yes/no questions about objects that none of `asked` is about; fewer where draws repeat."""
     known = {question.question for question in asked}
-    found = []
+    found: list[Question] = []
     for _draw in range(4 * count):
         question = _existence(scene, rng, colours)
         if len(found) < count and question.question not in known:
