@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+MUON_MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
 
 def learning_rate_factor(
     step: int, *, steps: int, schedule: Literal["constant", "cosine"], warmup_share: float, final_share: float
@@ -23,18 +26,22 @@ def learning_rate_factor(
 def make_optimizer(
     groups: Sequence[dict[str, Any]],
     *,
-    name: Literal["adam", "adamw"],
+    name: Literal["adam", "adamw", "muon"],
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
     states: torch.dtype = torch.float32,
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW over parameter groups; each group's "lr" is kept as its peak under "peak_lr".
+    """An optimizer over parameter groups; each group's "lr" is kept as its peak under "peak_lr".
+
+    `name` "muon": Muon for the groups whose "matrices" is true, AdamW for the others.
 
     On an accelerator one kernel updates all tensors, without temporary copies of them. `states`: type of the moments.
     """
     for group in groups:
         group["peak_lr"] = group["lr"]
+    if name == "muon":
+        return Muon(groups, betas=betas, eps=eps, weight_decay=weight_decay, is_decoupled=True, states=states)
     if states != torch.float32:
         return LowPrecisionAdam(
             groups, betas=betas, eps=eps, weight_decay=weight_decay, is_decoupled=name == "adamw", states=states
@@ -90,6 +97,45 @@ class LowPrecisionAdam(torch.optim.Optimizer):
         state["exp_avg_sq"].copy_(square)
         scale = square.sqrt().div_(math.sqrt(1 - second**steps)).add_(group["eps"])
         parameter.addcdiv_(mean, scale, value=-rate / (1 - first**steps))
+
+
+class Muon(LowPrecisionAdam):
+    """Steps of equal size in all directions of a matrix, for the groups whose "matrices" is true; AdamW for the others.
+
+    The momentum of a matrix is replaced by the nearest one whose singular values are about 1 (Jordan et al. 2024, as in
+    `torch.optim.Muon`, in fp32), times 0.2 and the square root of the longer side, which makes it as large as a step of
+    Adam (arXiv 2502.16982), so that both share learning rates. Needs whole matrices.
+    """
+
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: Mapping[str, Any]) -> None:
+        if not group["matrices"]:
+            super()._update(parameter, gradient, group)
+            return
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        momentum = state["exp_avg"].lerp_(gradient, 1 - MUON_MOMENTUM)
+        direction = orthogonalized(gradient.lerp(momentum, MUON_MOMENTUM))
+        parameter.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
+
+
+def orthogonalized(matrix_MN: torch.Tensor) -> torch.Tensor:
+    """A matrix with the singular vectors of another and singular values between about 0.7 and 1.2.
+
+    Five steps of a Newton-Schulz iteration with the coefficients of Jordan et al. 2024; directions whose share of the
+    norm is below about 1e-3 stay smaller.
+    """
+    first, second, third = NEWTON_SCHULZ
+    is_tall = matrix_MN.shape[0] > matrix_MN.shape[1]
+    found = matrix_MN.T if is_tall else matrix_MN
+    found = found / found.norm().clamp(min=1e-7)
+    for _ in range(5):
+        square = found @ found.T
+        found = first * found + (second * square + third * square @ square) @ found
+    return found.T if is_tall else found
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

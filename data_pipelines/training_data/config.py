@@ -46,6 +46,7 @@ class LoaderConfig:
     samples_per_step: int = 0  # instead: samples of one step, on average over the steps; decides its number of rows
     packing: Literal["next_fit", "best_fit"] = "next_fit"  # best_fit: in windows of the stream, with less padding
     condition_dropout: float = 0.1  # share of generation and editing samples whose condition is dropped
+    semantic_noise: float = 0.0  # share of the semantic codes of answers that the model reads as random ones
     min_pixels: int = 32**2  # area limits of understanding images
     max_pixels: int = 768**2
     held_out_share: float = 0.0  # of the samples, never trained on, to judge the model by: those of some images
@@ -68,6 +69,8 @@ class LoaderConfig:
         if self.rows_per_step < 1 and not self.samples_per_step:
             raise ValueError(f"rows_per_step: {self.rows_per_step}, expected at least 1, or samples_per_step")
         check_condition_dropout(self.condition_dropout)
+        if not 0 <= self.semantic_noise <= 1:
+            raise ValueError(f"semantic_noise: {self.semantic_noise}, expected a share from 0 to 1")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share: {self.held_out_share}, expected a share from 0 to below 1")
         if not 0 < self.min_pixels <= self.max_pixels:

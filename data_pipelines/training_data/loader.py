@@ -17,6 +17,7 @@ from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.tokens.conversations import Codes, render, target_slots
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
+from data_pipelines.training_data.code_noise import with_semantic_noise
 from data_pipelines.training_data.config import LoaderConfig
 from data_pipelines.training_data.held_out import held_out_samples
 from data_pipelines.training_data.index import NO_CODES, IndexedPart, Rendering, open_training_index
@@ -53,7 +54,7 @@ class TrainingData:
         Raises: SampleError, DatasetError, TokensError if stored data are damaged.
         """
         return build_row(
-            [self._sample(scheduled) for scheduled in self.order.samples_of(row)],
+            [self._read_sample(scheduled) for scheduled in self.order.samples_of(row)],
             row_tokens=self._config.row_tokens,
             pad_id=self._rendering.tokenizer.end_of_text_id,
         )
@@ -105,6 +106,19 @@ class TrainingData:
             while ahead:
                 ready, futures = ahead.popleft()
                 yield ready, [future.result() for future in futures]
+
+    def _read_sample(self, scheduled: ScheduledSample) -> PackedSample:
+        """The sample as the model reads it while it learns."""
+        sample, config = self._sample(scheduled), self._config
+        if not config.semantic_noise:
+            return sample
+        return with_semantic_noise(
+            sample,
+            self._rendering.vocabulary,
+            share=config.semantic_noise,
+            seed=config.seed,
+            epoch=scheduled.epoch,
+        )
 
     def _sample(self, scheduled: ScheduledSample) -> PackedSample:
         key = (scheduled.part, scheduled.index, scheduled.condition_dropped)

@@ -12,7 +12,7 @@ MAX_BF16_BETA = 0.99  # a step then moves a value by 1 %, and two neighbours in 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    name: Literal["adam", "adamw"] = "adamw"
+    name: Literal["adam", "adamw", "muon"] = "adamw"  # muon: for the matrices of repeated layers, the rest with adamw
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -36,6 +36,8 @@ class OptimizerConfig:
                 f"eps, weight_decay, clip_norm: {self.eps}, {self.weight_decay}, {self.clip_norm}; expected eps "
                 "above 0 and none of the others below"
             )
+        if self.states == "bf16" and self.name == "muon":
+            raise ValueError("states: bf16 with name: muon, which keeps its momentum in fp32; set states: fp32")
         if self.states == "bf16" and self.betas[1] > MAX_BF16_BETA:
             raise ValueError(
                 f"states: bf16 with betas {self.betas}: the second moment changes by {1 - self.betas[1]:.2g} of itself "

@@ -27,6 +27,12 @@ class PassOptimizer:
             ({key: value for key, value in group.items() if key != "params"}, [names[id(p)] for p in group["params"]])
             for group in training_pass.groups
         ]
+        self._matrices = {
+            names[id(parameter)]
+            for unit in training_pass.units or ()
+            for parameter in unit.parameters()
+            if parameter.ndim == 2 and id(parameter) in names
+        }
 
     @property
     def parameter_names(self) -> list[str]:
@@ -40,6 +46,8 @@ class PassOptimizer:
 
     def build(self, settings: OptimizerConfig) -> None:
         """Make the optimizer, after the module was spread over the workers."""
+        if settings.name == "muon":
+            self._groups = list(self._divided())
         self.optimizer = make_optimizer(
             self.groups(),
             name=settings.name,
@@ -50,6 +58,14 @@ class PassOptimizer:
         )
         self._states = STATES[settings.states]
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _divided(self) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """The groups, each divided into the matrices of repeated layers and the rest."""
+        for settings, names in self._groups:
+            for matrices in (True, False):
+                members = [name for name in names if (name in self._matrices) == matrices]
+                if members:
+                    yield {**settings, "matrices": matrices}, members
 
     def set_rates(self, factor: float) -> None:
         set_learning_rates(self.optimizer, factor)

@@ -23,6 +23,11 @@ def check_strategy(
     """Raises: PrecheckError, with the smallest change that would work."""
     for workers in {resources.workers, resources.min_workers or resources.workers}:
         check_mesh(workers, execution.shard_workers)
+    if optimizer.name == "muon" and execution.strategy != "ddp":
+        raise PrecheckError(
+            f"loop.optimizer.name: muon with execution.strategy: {execution.strategy}, which divides matrices that it "
+            "needs whole; set strategy: ddp, or name: adamw"
+        )
     if execution.strategy == "deepspeed":
         check_package()
         if optimizer.states != "fp32":

@@ -44,6 +44,7 @@ def test_no_checkpoint_kept_is_refused() -> None:
         ({"betas": (0.9, 1.0)}, r"betas: \(0\.9, 1\.0\), expected each in \[0, 1\)"),
         ({"clip_norm": -1.0}, r"clip_norm: 1e-08, 0\.0, -1\.0; expected"),
         ({"eps": 0.0}, r"eps, .*: 0\.0, 0\.0, 1\.0; expected eps above 0"),
+        ({"states": "bf16", "name": "muon"}, "states: bf16 with name: muon, which keeps its momentum in fp32"),
         ({"states": "bf16", "betas": (0.9, 0.999)}, r"states: bf16 .* by 0\.001 of itself.* states: fp32, or .* 0\.99"),
     ],
 )

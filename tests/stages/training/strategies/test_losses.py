@@ -21,6 +21,7 @@ needs_deepspeed = pytest.mark.skipif(
 )
 AVERAGED = replace(LOOP, average_decay=0.9)  # an average is loaded, too; it does not change the losses
 BF16 = replace(LOOP, precision="bf16")
+MUON = replace(LOOP, optimizer=replace(LOOP.optimizer, name="muon"))
 HALF_STATES = replace(LOOP, optimizer=replace(LOOP.optimizer, states="bf16"))
 Chains = Mapping[str, Sequence[tuple[TrainingExecution, int]]]
 Losses = Sequence[tuple[Training, list[float]]]
@@ -49,6 +50,9 @@ TABLE = [
     Training(name="bf16 states, one worker", workers=1, loop=HALF_STATES),
     Training(name="bf16 states, fsdp2, ddp", workers=2, loop=HALF_STATES, execution=FSDP2, stop_after=1),
     Training(name="bf16 states, fsdp2, ddp", workers=1, loop=HALF_STATES),
+    Training(name="muon, one worker", workers=1, loop=MUON),
+    Training(name="muon, ddp on 2, then 1", workers=2, loop=MUON, execution=DDP, stop_after=1),
+    Training(name="muon, ddp on 2, then 1", workers=1, loop=MUON),
 ]
 ZERO_TABLE = [
     Training(name="stage1, zero-3 on 2", phase="stage1", execution=ZERO3, workers=2),
@@ -108,6 +112,13 @@ def test_in_bf16_they_agree_to_a_hundredth(losses: Losses) -> None:
     expected = losses_of("bf16, one worker", losses)
     assert losses_of("bf16, fsdp2 on 2", losses) == pytest.approx(expected, rel=1e-2)
     assert expected != losses_of("stage3, one worker", losses)
+
+
+def test_muon_keeps_its_momentum_over_a_stop_and_has_the_losses_of_one_worker(losses: Losses) -> None:
+    expected = losses_of("muon, one worker", losses)
+    parts = [loss for training, row in losses if training.name == "muon, ddp on 2, then 1" for loss in row]
+    assert parts == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(losses_of("stage2, one worker", losses), rel=1e-3)
 
 
 def test_states_in_bf16_are_saved_loaded_and_sharded_as_they_are(losses: Losses) -> None:

@@ -86,5 +86,14 @@ def test_states_in_bf16_are_refused_where_the_strategy_keeps_them_in_fp32(monkey
         check_strategy(execution, Resources(workers=8), MllmProgram, halved)
 
 
+def test_muon_is_refused_where_matrices_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.training.strategies.prechecks.check_package", lambda: None)
+    muon = OptimizerConfig(name="muon")
+    for execution in (HSDP, zero(2)):
+        with pytest.raises(PrecheckError, match=r"muon with .*strategy: .*whole; set strategy: ddp, or name: adamw"):
+            check_strategy(execution, Resources(workers=8), MllmProgram, muon)
+    check_strategy(TrainingExecution(), Resources(workers=8), MllmProgram, muon)
+
+
 def zero(stage: int) -> TrainingExecution:
     return TrainingExecution(strategy="deepspeed", zero_stage=stage)
