@@ -187,11 +187,18 @@ class InputFiles(Protocol):
     def place(self) -> Path:
         """The path of the input's folder on every node; the files need not be there."""
 
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file that has to be fetched; {}: all are on this machine."""
+
     def fetch(self, name: str) -> Path | None:
         """The file on this node; None: the input has no such file."""
 
     def open(self, name: str) -> BinaryIO | None:
         """The file for reading a small part of it, e.g. a footer: no more is fetched. None: there is no such file."""
+
+    def read(self, name: str, offset: int, num_bytes: int) -> bytes | None:
+        """Bytes of a file, fewer where it ends, in one request. None: there is no such file."""
 
 
 class NodeInputs(Protocol):
@@ -199,6 +206,9 @@ class NodeInputs(Protocol):
 
     @property
     def streamed(self) -> Sequence[InputFiles]: ...
+    @property
+    def cache_bytes(self) -> int:
+        """How many bytes of the streamed files this node keeps at most."""
 
     def open(self) -> None:
         """Fetch what is not streamed, once a node. Raises: PrecheckError: this node does not see what it must read."""

@@ -58,6 +58,7 @@ class FolderInputs:
     """`stage.NodeInputs` of folders on this machine: nothing is fetched."""
 
     streamed: tuple[InputFiles, ...] = ()
+    cache_bytes: int = 2**62
 
     def open(self) -> None: ...
 

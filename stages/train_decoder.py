@@ -29,19 +29,22 @@ def precheck(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:
 def run(config: TrainDecoderConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.decoder import DecoderProgram, export_decoder
     from stages.programs.image_data import images_index
+    from stages.programs.validation import validation_images
     from stages.training.driver import train
 
     open_inputs(context.node_inputs)
     start = context.inputs("start")
     loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
     datasets, tokens = (tuple(artifact.path for artifact in context.inputs(slot)) for slot in ("datasets", "tokens"))
+    index = images_index(context, DECODER_IMAGES, datasets, tokens)
     task = DecoderTask(
         config=replace(config, loop=loop),
         datasets=datasets,
         tokens=tokens,
         tokenizer=context.input("tokenizer").path,
         start=start[0].path if start else None,
-        index=images_index(context, DECODER_IMAGES, datasets, tokens),
+        index=index,
+        validation=validation_images(context, DECODER_IMAGES, datasets, index, tokens),
         parts=parts,
         execution=context.execution(RecomputingExecution),
     )

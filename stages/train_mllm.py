@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cost import ConfigTree, CostFacts
-from orchestrator.errors import PrecheckError
 from orchestrator.learning import Exposures, Learned, Samples, Training
 from orchestrator.stage import Preparation, Slot, StageContext, StageKind
 from stages.index_samples import INDEX_SAMPLES, INDEX_SLOT
@@ -34,7 +33,16 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
-    from stages.programs.mllm import MllmProgram, build_index, data_facts, export_mllm, training_order, use_index
+    from stages.programs.mllm import (
+        MllmProgram,
+        build_index,
+        data_facts,
+        export_mllm,
+        sample_data,
+        training_order,
+        use_index,
+    )
+    from stages.programs.validation import validation_samples
     from stages.training.driver import train
 
     open_inputs(context.node_inputs)
@@ -52,11 +60,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         execution=execution,
     )
     dropped = build_index(task) if index is None else use_index(task)
-    if execution.watch.validate_every and not dropped.get("held_out"):
-        raise PrecheckError(
-            "train_mllm: execution.watch.validate_every: no sample is held out of training (data.held_out_share: "
-            f"{config.data.held_out_share:g}); set a share that is some samples, or validate_every to 0"
-        )
+    task = replace(task, validation=validation_samples(sample_data(task), task.index, context))
     facts = data_facts(order := training_order(task), config)
     rows = order.rows_per_step // config.loop.micro_batches_per_step
     loop, _ = split_micro_batches(config.loop, rows, context.memory_halvings)

@@ -33,6 +33,7 @@ def precheck(config: TrainTokenizerConfig, inputs: Mapping[str, Any]) -> None:
 def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.image_data import images_index
     from stages.programs.tokenizer import TokenizerProgram, export_tokenizer
+    from stages.programs.validation import validation_images
     from stages.training.driver import train
 
     open_inputs(context.node_inputs)
@@ -41,12 +42,14 @@ def run(config: TrainTokenizerConfig, context: StageContext) -> Mapping[str, flo
     start = context.inputs("start")
     loop, parts = split_micro_batches(config.loop, config.batch, context.memory_halvings)
     datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
+    index = images_index(context, TOKENIZER_IMAGES, datasets)
     task = TokenizerTask(
         config=replace(config, loop=loop),
         datasets=datasets,
         vision=vision[0].path if vision else published,
         start=start[0].path if start else None,
-        index=images_index(context, TOKENIZER_IMAGES, datasets),
+        index=index,
+        validation=validation_images(context, TOKENIZER_IMAGES, datasets, index),
         parts=parts,
         execution=context.execution(RecomputingExecution),
     )

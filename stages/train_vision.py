@@ -23,13 +23,15 @@ def precheck(config: TrainVisionConfig, inputs: Mapping[str, Any]) -> None:
 
 def run(config: TrainVisionConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.image_data import images_index
+    from stages.programs.validation import validation_images
     from stages.programs.vision import VisionProgram, export_tower
     from stages.training.driver import train
 
     open_inputs(context.node_inputs)
     datasets = tuple(artifact.path for artifact in context.inputs("datasets"))
     index = images_index(context, vision_images(config), datasets)
-    task = VisionTask(config=config, datasets=datasets, index=index)
+    validation = validation_images(context, vision_images(config), datasets, index)
+    task = VisionTask(config=config, datasets=datasets, index=index, validation=validation)
     result = train(VisionProgram, task, config.loop, context)
     export_tower(config.model, result.checkpoint.path, context.output)
     return result.metrics

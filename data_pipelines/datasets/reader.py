@@ -3,9 +3,9 @@
 A sample is a small tar of its own inside its shard: the JSON member, then its images.
 """
 
+import hashlib
 import io
 import json
-import os
 import socket
 import tarfile
 from collections.abc import Collection, Iterator
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.datasets.files import file_of
+from data_pipelines.datasets.files import file_of, is_read_in_parts, read_span, read_span_ahead
 from data_pipelines.datasets.samples import Sample, SampleError, parse_sample
 from models.dualvitok.geometry import Size
 from models.errors import DataError
@@ -137,7 +137,14 @@ class CuratedDataset:
         where = f"shard {shard} at byte {offset}"
         members = _members(self._pread(shard, span_bytes, offset), where)
         name = next(iter(members))
-        return StoredSample(sample=parse_sample(members.pop(name), f"{where} ({name})"), members=members)
+        stored = StoredSample(sample=parse_sample(members.pop(name), f"{where} ({name})"), members=members)
+        if is_read_in_parts(self.folder, tar_name(shard), span_bytes):  # a whole file is verified when it is fetched
+            _verify_images(stored, where)
+        return stored
+
+    def read_ahead(self, shard: str, offset: int, span_bytes: int) -> None:
+        """Begin to fetch a sample that is needed soon; does nothing if it is on this machine."""
+        read_span_ahead(self.folder, tar_name(shard), offset, span_bytes)
 
     def read_sample(self, shard: str, offset: int, span_bytes: int) -> Sample:
         """The sample without its images, which are not read."""
@@ -155,14 +162,12 @@ class CuratedDataset:
         return parse_sample(start[HEADER_BYTES:end], f"{where} ({header.name})")
 
     def _pread(self, shard: str, num_bytes: int, offset: int) -> bytes:
-        path = self.tar_path(shard)
         try:
-            with path.open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), num_bytes, offset)
+            data = read_span(self.folder, tar_name(shard), offset, num_bytes)
         except FileNotFoundError as error:
             raise DatasetError(
-                f"{path}: no such shard on node {socket.gethostname()}; the dataset is damaged, run `illume verify`, "
-                "or this node does not see it"
+                f"{self.folder / tar_name(shard)}: no such shard on node {socket.gethostname()}; the dataset is "
+                "damaged, run `illume verify`, or this node does not see it"
             ) from error
         if len(data) != num_bytes:
             missing = num_bytes - len(data)
@@ -178,6 +183,16 @@ class CuratedDataset:
         """Samples of a shard in order, with the bytes of their images. Raises: SampleError, DatasetError."""
         for offset, span in zip(rows.offsets.tolist(), rows.spans.tolist(), strict=True):
             yield self.read(shard, offset, span)
+
+
+def _verify_images(stored: StoredSample, where: str) -> None:
+    for slot, image in enumerate(stored.sample.images):
+        found = hashlib.sha256(stored.image_bytes(slot)).hexdigest()
+        if image.sha256 and found != image.sha256:
+            raise SampleError(
+                f"{where}: image {slot} of sample {stored.sample.sample_id} has SHA-256 {found}, expected "
+                f"{image.sha256}; the shard is damaged"
+            )
 
 
 def _members(data: bytes, where: str) -> dict[str, bytes]:

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 
 from models.errors import DataError
 
+VALIDATION_SPLIT = "val"  # of the samples that a model is judged by while it trains
+
 
 class LoadingError(DataError):
     """Training data cannot be used as configured; the message says where and why."""

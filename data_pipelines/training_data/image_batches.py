@@ -5,14 +5,14 @@ Legend: B batch, C channels, Y X pixel rows and columns.
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.datasets.files import is_fetched, read_ahead
-from data_pipelines.datasets.reader import CuratedDataset, tar_name
+from data_pipelines.datasets.files import is_fetched
+from data_pipelines.datasets.reader import CuratedDataset
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, open_upright
 from data_pipelines.training_data.ids import find_ids, ids_of
@@ -74,6 +74,16 @@ class ImageBatches:
         return sum(self._counts)
 
     @property
+    def num_micro_batches(self) -> int:
+        """Of an epoch, each part counted."""
+        return self.micro_batches_per_epoch * self._parts
+
+    @property
+    def anchors(self) -> Mapping[Size, int]:
+        """How many images there are of each anchor."""
+        return {group.anchor: len(group) for group in self._index.groups}
+
+    @property
     def order(self) -> str:
         """Digest of everything that decides which images are in which micro-batch."""
         settings = [self._index.digest, self._batch, self._parts, self._seed, self._scale, self._mirrored_share]
@@ -102,7 +112,7 @@ class ImageBatches:
             group, chosen, _ = self._located(number)
             for at in chosen:
                 dataset, shard = self._index.shards[group.shards[at]]
-                read_ahead(self._datasets[dataset].folder, [tar_name(shard)])
+                self._datasets[dataset].read_ahead(shard, int(group.offsets[at]), int(group.spans[at]))
 
     def _located(self, number: int) -> tuple[ImageGroup, list[int], int]:
         """The group of a micro-batch, its images within the group, and its epoch."""

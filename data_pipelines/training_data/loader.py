@@ -11,15 +11,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from data_pipelines.datasets.files import is_fetched, read_ahead
-from data_pipelines.datasets.reader import CuratedDataset, StoredSample, tar_name
+from data_pipelines.datasets.files import is_fetched
+from data_pipelines.datasets.reader import CuratedDataset, StoredSample
 from data_pipelines.datasets.samples import Sample, SampleError, sample_name
 from data_pipelines.images.model_input import input_pixels, input_size, is_cropped, open_upright
 from data_pipelines.tokens.conversations import Codes, render, target_slots
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokensError, TokenShard
 from data_pipelines.training_data.code_noise import with_semantic_noise
 from data_pipelines.training_data.config import LoaderConfig
-from data_pipelines.training_data.held_out import held_out_samples
+from data_pipelines.training_data.held_out import first_samples, held_out_samples
 from data_pipelines.training_data.index import NO_CODES, IndexedPart, Rendering, open_training_index
 from data_pipelines.training_data.order import ScheduledSample, TrainingOrder
 from data_pipelines.training_data.packing import PackedRow, PackedSample, build_row, row_starts
@@ -74,7 +74,14 @@ class TrainingData:
 
         Raises: as `row`.
         """
-        samples = [self._sample(scheduled) for scheduled in held_out_samples(self._index, num_samples)]
+        return self._packed(held_out_samples(self._index, num_samples))
+
+    def first_rows(self, num_samples: int) -> list[PackedRow]:
+        """The same of the first samples that are not held out: of an index that was made to judge a model by."""
+        return self._packed(first_samples(self._index, num_samples))
+
+    def _packed(self, chosen: Sequence[ScheduledSample]) -> list[PackedRow]:
+        samples = [self._sample(scheduled) for scheduled in chosen]
         lengths = np.array([len(sample.ids) for sample in samples], dtype=np.int64)
         bounds = [0, *row_starts(lengths, self._config.row_tokens), len(samples)]
         return [
@@ -137,8 +144,7 @@ class _PartReader:
         return is_fetched(self._dataset.folder)
 
     def read_ahead(self, scheduled: ScheduledSample) -> None:
-        shard = self._part.shard_names[int(self._part.shards[scheduled.index])]
-        read_ahead(self._dataset.folder, [tar_name(shard)])
+        self._dataset.read_ahead(*self._span(scheduled))
 
     def load(self, scheduled: ScheduledSample) -> PackedSample:
         rendering = self._rendering
@@ -173,9 +179,13 @@ class _PartReader:
 
     def stored(self, scheduled: ScheduledSample) -> tuple[str, StoredSample]:
         """The sample's shard, and the sample as it is in there."""
-        part = self._part
-        shard = part.shard_names[int(part.shards[scheduled.index])]
-        return shard, self._dataset.read(shard, int(part.offsets[scheduled.index]), int(part.spans[scheduled.index]))
+        shard, offset, span = self._span(scheduled)
+        return shard, self._dataset.read(shard, offset, span)
+
+    def _span(self, scheduled: ScheduledSample) -> tuple[str, int, int]:
+        """Shard, first byte and bytes of a sample."""
+        part, at = self._part, scheduled.index
+        return part.shard_names[int(part.shards[at])], int(part.offsets[at]), int(part.spans[at])
 
     def _target_codes(self, sample: Sample, scheduled: ScheduledSample, shard: str) -> dict[int, Codes]:
         slots = target_slots(sample, drop_condition=scheduled.condition_dropped)

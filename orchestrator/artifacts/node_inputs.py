@@ -45,13 +45,16 @@ class StoredInputs:
             readable_folder(folder.store, folder.cache, folder.data_key, list(folder.files.values()), folder.holder)
         self._warn_of_small_budget()
 
+    @property
+    def cache_bytes(self) -> int:
+        return budget_bytes(self.streamed[0].cache) if self.streamed else 0
+
     def _warn_of_small_budget(self) -> None:
-        remote = [folder for folder in self.streamed if not folder.store.is_local]
-        needed = sum(folder.num_bytes for folder in remote)
-        if remote and needed > (budget := budget_bytes(remote[0].cache)):
+        needed = sum(size for folder in self.streamed for size in folder.sizes.values())
+        if needed and needed > (budget := self.cache_bytes):
             log.warning(
-                "the shards of its inputs take %d bytes, the local copies of node %s at most %d: shards are fetched "
-                "again and again, as samples are read in random order; %s sets another budget",
+                "the shards of its inputs take %d bytes, the local copies of node %s at most %d: what does not fit is "
+                "fetched again each time it is read; %s sets another budget",
                 needed,
                 socket.gethostname(),
                 budget,

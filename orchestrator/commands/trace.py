@@ -52,6 +52,10 @@ def trace_command(questions: "Questions", run: str | None, locations: Locations,
     from stages.provenance.trace import trace_run
     from stages.training.watching.spike_report import has_spike_report, read_spike_report, spike_text
 
+    folders = filter(has_spike_report, map(Path, click.get_current_context().params["what"]))
+    spikes = [read_spike_report(folder) for folder in folders]
+    for spike in () if as_json else spikes:  # what a spike left says something without a run, too
+        click.echo(f"{spike_text(spike)}\n")
     with open_workspace(locations) as workspace:
         found = find_run(workspace.database, run)
         plan = workspace.plan_of(found.run_id, stage_kinds(), allow_changed_kinds=True)
@@ -59,8 +63,6 @@ def trace_command(questions: "Questions", run: str | None, locations: Locations,
     if as_json:
         echo_json("trace", trace.to_json())
         return
-    for folder in filter(has_spike_report, map(Path, click.get_current_context().params["what"])):
-        click.echo(f"{spike_text(read_spike_report(folder))}\n")
     click.echo(f"run {found.run_id} of {plan.recipe}")
     click.echo(trace_text(trace))
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data_pipelines.tokens.token_shards import TokenShard
-from data_pipelines.training_data.image_batches import ImageBatch, sample_names
+from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, sample_names
 from models.diffusion import weights
 from models.diffusion.base_model import adopt_base
 from models.diffusion.decoder import DiffusionDecoder
@@ -22,7 +22,10 @@ from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
+from stages.programs.held_out_rows import HeldOutImages
+from stages.programs.image_costs import decoder_facts, step_flops
 from stages.programs.image_data import indexed_batches
+from stages.programs.index_config import IndexImagesConfig, validation_split
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
@@ -51,17 +54,29 @@ class TokenizedImages:
     """The images that have codes, in training order, and their codes."""
 
     def __init__(self, task: DecoderTask) -> None:
-        config = task.config
+        self._task = task
         self._sources = pair_tokens("train_decoder", task.datasets, task.tokens)
         self._shard = lru_cache(maxsize=MAX_OPEN_SHARDS)(TokenShard)
-        self.batches = indexed_batches(
-            task.datasets,
-            task.index,
-            DECODER_IMAGES,
+        self.batches = self._batches(task.index, DECODER_IMAGES)
+
+    @property
+    def validation(self) -> ImageBatches | None:
+        """The images to validate on."""
+        if self._task.validation is None:
+            return None
+        with self._task.validation.unpacked() as folder:
+            return self._batches(folder, validation_split(DECODER_IMAGES))
+
+    def _batches(self, index: Path, images: IndexImagesConfig) -> ImageBatches:
+        config = self._task.config
+        return indexed_batches(
+            self._task.datasets,
+            index,
+            images,
             batch=config.batch,
             seed=config.loop.seed,
             scale=config.model.enlarge,
-            parts=task.parts,
+            parts=self._task.parts,
         )
 
     def codes(self, batch: ImageBatch) -> Codes:
@@ -98,12 +113,25 @@ class DecoderProgram:
         loop = self._task.config.loop
         self._images.batches.read_ahead((step + READ_AHEAD_STEPS) * loop.micro_batches_per_step + index)
         batch = self._images.batches.micro_batch(step * loop.micro_batches_per_step + index)
+        return self._micro_batch(batch, micro_batch_seed(loop.seed, step, index))
+
+    @cached_property
+    def validation(self) -> HeldOutImages | None:
+        batches = self._images.validation
+        return None if batches is None else HeldOutImages(batches=batches, batch=self._micro_batch)
+
+    @cached_property
+    def step_flops(self) -> float:
+        task = self._task
+        return step_flops(partial(decoder_facts, task.config), self._images.batches.anchors) / task.parts
+
+    def _micro_batch(self, batch: ImageBatch, seed: int) -> MicroBatch:
         codes = self._images.codes(batch)
         self._codebooks.check(codes)  # in host memory
         return MicroBatch(
             data=(torch.from_numpy(batch.pixels_BCYX).to(self._device), codes.to(self._device)),
             weight=len(batch.samples),
-            seed=micro_batch_seed(loop.seed, step, index),
+            seed=seed,
             samples=sample_names(batch),
         )
 

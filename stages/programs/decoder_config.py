@@ -6,6 +6,7 @@ from pathlib import Path
 from models.diffusion.config import DecoderConfig
 from orchestrator.stage import Location
 from stages.programs.index_config import IndexImagesConfig
+from stages.programs.index_use import PackedIndex
 from stages.training.config import NO_RECOMPUTING, LoopConfig, RecomputingExecution
 
 DECODER_IMAGES = IndexImagesConfig(tasks=("generation", "editing"), tokenized=True)  # that it is trained on
@@ -41,5 +42,6 @@ class DecoderTask:
     tokenizer: Path
     start: Path | None  # folder of the decoder to continue from
     index: Path  # folder of the index of the datasets' images, which is made before the workers start
+    validation: PackedIndex | None = None  # index of the images to validate on
     parts: int = 1  # into which each micro-batch is split
     execution: RecomputingExecution = NO_RECOMPUTING

@@ -1,6 +1,6 @@
 """What the trainings on images cost: tokenizer, diffusion decoder and vision tower. An item is one image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from models.cost import Cost, linear, total
@@ -31,8 +31,11 @@ _ADVERSARIAL_PASSES = 8.0  # real and reconstructed images train the discriminat
 
 
 def tokenizer_cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
-    config: TrainTokenizerConfig = tree.config
-    sizes = anchors_of(tree, "datasets")
+    return tokenizer_facts(tree.config, anchors_of(tree, "datasets"))
+
+
+def tokenizer_facts(config: TrainTokenizerConfig, sizes: Sequence[Size]) -> CostFacts:
+    """The same for images of known sizes."""
     model = config.model
     adversarial = max(0, config.loop.steps - config.loss.adversarial_start_step + 1) / config.loop.steps
     gan, gan_layers = config.discriminator.channels, config.discriminator.layers
@@ -62,9 +65,13 @@ def tokenizer_cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
 
 
 def decoder_cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
-    config: TrainDecoderConfig = tree.config
+    return decoder_facts(tree.config, anchors_of(tree, "datasets"))
+
+
+def decoder_facts(config: TrainDecoderConfig, sizes: Sequence[Size]) -> CostFacts:
+    """The same for images of known sizes."""
     enlarge = config.model.enlarge
-    sizes = [(height * enlarge, width * enlarge) for height, width in anchors_of(tree, "datasets")]
+    sizes = [(height * enlarge, width * enlarge) for height, width in sizes]
     parts = [_part("denoising network", sizes, lambda size: unet_cost(config.model, size))]
     if config.model.space == "latent":
         parts.append(_part("autoencoder", sizes, autoencoder_cost, trained=False))
@@ -72,8 +79,11 @@ def decoder_cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
 
 
 def vision_cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
-    config: TrainVisionConfig = tree.config
-    sizes = anchors_of(tree, "datasets")
+    return vision_facts(tree.config, anchors_of(tree, "datasets"))
+
+
+def vision_facts(config: TrainVisionConfig, sizes: Sequence[Size]) -> CostFacts:
+    """The same for images of known sizes."""
     model = config.model
     text = total(
         Cost(parameters=(model.vocabulary_size + model.max_tokens) * model.text_width),
@@ -87,6 +97,13 @@ def vision_cost(tree: ConfigTree, execution: TrainingExecution) -> CostFacts:
         _part("text encoder", sizes, lambda _size: text + heads),
     ]
     return _image_facts(config.loop, config.batch, sizes, parts)
+
+
+def step_flops(facts: Callable[[Sequence[Size]], CostFacts], anchors: Mapping[Size, int]) -> float:
+    """Of an optimizer step over all workers. `anchors`: how many images there are of each size."""
+    found = {size: facts([size]) for size in anchors}
+    total = sum(count * found[size].training_flops * found[size].items_per_step for size, count in anchors.items())
+    return total / sum(anchors.values())
 
 
 def anchors_of(tree: ConfigTree, slot: str) -> list[Size]:

@@ -1,8 +1,8 @@
 """Configs of the stages that index training data: what of a training's config decides its index, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from data_pipelines.training_data.config import LoaderConfig, LoadingGuards
+from data_pipelines.training_data.config import VALIDATION_SPLIT, LoaderConfig, LoadingGuards
 from orchestrator.stage import Execution
 
 
@@ -43,6 +43,11 @@ class IndexImagesConfig:
     tasks: tuple[str, ...] = ()  # of the samples whose first image is indexed; empty: all
     tokenized: bool = False  # only images with codes
     split: str = "train"
+
+
+def validation_split(images: IndexImagesConfig) -> IndexImagesConfig:
+    """The same images of the validation split."""
+    return replace(images, split=VALIDATION_SPLIT)
 
 
 def samples_index_config(data: LoaderConfig) -> IndexSamplesConfig:

@@ -1,7 +1,10 @@
 """What the stages that make an index of training data, and those that read one, have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from orchestrator.errors import PrecheckError
@@ -9,6 +12,25 @@ from orchestrator.shards import ShardRecord
 from orchestrator.stage import StageContext
 
 INDEX = "index"  # slot of a training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedIndex:
+    """A small index by value, as workers on other nodes do not see the folder of the driver that made it."""
+
+    files: Mapping[str, bytes] = field(repr=False)  # by name
+
+    @staticmethod
+    def of(folder: Path) -> "PackedIndex":
+        return PackedIndex(files={path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """Its folder. What is open then, or mapped into memory, can be read after it."""
+        with TemporaryDirectory(prefix="validation-index-") as folder:
+            for name, content in self.files.items():
+                Path(folder, name).write_bytes(content)
+            yield Path(folder)
 
 
 def digests_of(context: StageContext, slots: Sequence[str]) -> dict[Path, str]:

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class MllmProgram:
 
     def __init__(self, task: MllmTask, device: torch.device) -> None:
         config = task.config
-        self._config, self._device = config, device
+        self._task, self._config, self._device = task, config, device
         rendering = _rendering(task)
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
         model, self.initial = model_to_train(task)
@@ -109,18 +109,24 @@ class MllmProgram:
 
     @cached_property
     def validation(self) -> HeldOutRows | None:
+        split = self._task.validation
+        if split is not None:
+            with split.index.unpacked() as folder:
+                data = TrainingData(_sources(self._task), split.config, _rendering(self._task), folder)
+            return HeldOutRows(rows=data.first_rows, batch=partial(self._micro_batch, parts=split.parts))
         if not self._config.data.held_out_share:
             return None
-        return HeldOutRows(data=self._data, batch=self._micro_batch)
+        return HeldOutRows(rows=self._data.held_out_rows, batch=self._micro_batch)
 
-    def _micro_batch(self, packed: Sequence[PackedRow], seed: int) -> MicroBatch:
+    def _micro_batch(self, packed: Sequence[PackedRow], seed: int, parts: Sequence[int] = ()) -> MicroBatch:
+        """`parts`: numbers of the parts of the training, where those of the rows are others."""
         batch = packed_batch(packed)
         return MicroBatch(
             data=batch.to(self._device),
             weight=self._model.targets_weight(batch.planned().targets_M),
             seed=seed,
             samples=tuple(sample for row in packed for sample in row.samples),
-            sources=tuple(part for row in packed for part in row.parts),
+            sources=tuple(parts[part] if parts else part for row in packed for part in row.parts),
             tokens=float(batch.ids_BT.numel()),
             padding=float(batch.ids_BT.numel() - sum(row.num_tokens for row in packed)),
         )
@@ -170,12 +176,12 @@ def part_names(config: TrainMllmConfig) -> tuple[str, ...]:
 
 def build_index(task: MllmTask) -> dict[str, float]:
     """Make the index of the training data, once for all workers. Returns its metrics."""
-    return index_metrics(make_index(_data(task), task.index, task.guards))
+    return index_metrics(make_index(sample_data(task), task.index, task.guards))
 
 
 def use_index(task: MllmTask) -> dict[str, float]:
     """Check the index that was made before. Returns its metrics. Raises: LoadingError: see `open_index`."""
-    return index_metrics(open_index(_data(task), task.index, task.guards))
+    return index_metrics(open_index(sample_data(task), task.index, task.guards))
 
 
 def data_facts(order: TrainingOrder, config: TrainMllmConfig) -> dict[str, float]:
@@ -349,5 +355,5 @@ def _rendering(task: MllmTask) -> Rendering:
     return rendering_of(task.config.data, vocabulary=task.vocabulary, tokenizer=task.tokenizer)
 
 
-def _data(task: MllmTask) -> SampleData:
+def sample_data(task: MllmTask) -> SampleData:
     return SampleData(sources=_sources(task), config=task.config.data, rendering=_rendering(task))

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from data_pipelines.training_data.config import LoaderConfig, LoadingGuards
 from models.mllm.config import LossWeights, TextModelConfig
 from orchestrator.stage import Location
+from stages.programs.index_use import PackedIndex
 from stages.training.config import LoopConfig, RecomputingExecution
 
 NO_GUARDS = LoadingGuards(max_dropped_share=1.0)  # of a training that began, whose order is computed again
@@ -77,6 +78,15 @@ class MllmExecution(RecomputingExecution, LoadingGuards):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MllmValidation:
+    """The validation split of a training's datasets."""
+
+    index: PackedIndex
+    config: LoaderConfig  # of the index
+    parts: tuple[int, ...]  # of the training, those of the index
+
+
+@dataclass(frozen=True, kw_only=True)
 class MllmTask:
     config: TrainMllmConfig
     datasets: tuple[Path, ...]
@@ -85,5 +95,6 @@ class MllmTask:
     vocabulary: Path
     start: Path | None  # folder of the model to continue from
     index: Path  # folder of the training data's index, which is built before the workers start
+    validation: MllmValidation | None = None  # to validate on; None: what the index holds out, if that is something
     guards: LoadingGuards = NO_GUARDS
     execution: MllmExecution = MllmExecution()

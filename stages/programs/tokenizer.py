@@ -1,12 +1,13 @@
 """The training program of the tokenizer: a generator pass and, from a configured step on, a discriminator pass."""
 
 import hashlib
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from data_pipelines.training_data.image_batches import ImageBatches, sample_names
+from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, sample_names
 from models.dualvitok import weights
 from models.dualvitok.discriminator import PatchGan
 from models.dualvitok.losses import TokenizerLoss
@@ -16,7 +17,10 @@ from models.dualvitok.pixel import start_as_plain_norms
 from models.recompute import recompute
 from orchestrator.errors import PrecheckError
 from stages.node_data import READ_AHEAD_STEPS
+from stages.programs.held_out_rows import HeldOutImages
+from stages.programs.image_costs import step_flops, tokenizer_facts
 from stages.programs.image_data import indexed_batches
+from stages.programs.index_config import validation_split
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.checkpoints.reader import has_weights, load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
@@ -97,7 +101,7 @@ def tokenizer_batches(task: TokenizerTask) -> ImageBatches:
 class TokenizerProgram:
     def __init__(self, task: TokenizerTask, device: torch.device) -> None:
         config = task.config
-        self._config, self._device = config, device
+        self._task, self._config, self._device = task, config, device
         self._batches = tokenizer_batches(task)
         model = build_tokenizer(task).to(device).train()
         if task.execution.checkpoint_activations:
@@ -132,9 +136,33 @@ class TokenizerProgram:
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         micro_batches = self._config.loop.micro_batches_per_step
         self._batches.read_ahead((step + READ_AHEAD_STEPS) * micro_batches + index)
-        batch = self._batches.micro_batch(step * micro_batches + index)
+        return self._micro_batch(
+            self._batches.micro_batch(step * micro_batches + index),
+            micro_batch_seed(self._config.loop.seed, step, index),
+        )
+
+    @cached_property
+    def validation(self) -> HeldOutImages | None:
+        task = self._task
+        if task.validation is None:
+            return None
+        with task.validation.unpacked() as folder:
+            batches = indexed_batches(
+                task.datasets,
+                folder,
+                validation_split(TOKENIZER_IMAGES),
+                batch=self._config.batch,
+                seed=self._config.loop.seed,
+                parts=task.parts,
+            )
+        return HeldOutImages(batches=batches, batch=self._micro_batch)
+
+    @cached_property
+    def step_flops(self) -> float:
+        return step_flops(partial(tokenizer_facts, self._config), self._batches.anchors) / self._task.parts
+
+    def _micro_batch(self, batch: ImageBatch, seed: int) -> MicroBatch:
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
-        seed = micro_batch_seed(self._config.loop.seed, step, index)
         return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_names(batch))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from models.dualvitok.config import DiscriminatorConfig, DualViTokConfig, LossConfig
 from orchestrator.stage import Location
 from stages.programs.index_config import IndexImagesConfig
+from stages.programs.index_use import PackedIndex
 from stages.training.config import NO_RECOMPUTING, LoopConfig, RecomputingExecution
 
 TOKENIZER_IMAGES = IndexImagesConfig()  # that it is trained on: all
@@ -43,5 +44,6 @@ class TokenizerTask:
     vision: Path | None  # folder of the pre-trained tower
     start: Path | None  # folder of the tokenizer to continue from
     index: Path  # folder of the index of the datasets' images, which is made before the workers start
+    validation: PackedIndex | None = None  # index of the images to validate on
     parts: int = 1  # into which each micro-batch is split
     execution: RecomputingExecution = NO_RECOMPUTING

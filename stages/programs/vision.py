@@ -1,16 +1,20 @@
 """The training program of the vision tower: contrastive pre-training on images and their texts."""
 
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from data_pipelines.training_data.image_batches import ImageBatches, description, sample_names
+from data_pipelines.training_data.image_batches import ImageBatch, ImageBatches, description, sample_names
 from models.dualvitok.config import ImageTextConfig
 from models.dualvitok.weights import save_vision
 from models.vision_pretraining import ImageTextModel
 from stages.node_data import READ_AHEAD_STEPS
+from stages.programs.held_out_rows import HeldOutImages
+from stages.programs.image_costs import step_flops, vision_facts
 from stages.programs.image_data import indexed_batches
+from stages.programs.index_config import IndexImagesConfig, validation_split
 from stages.programs.vision_config import VisionTask, vision_images
 from stages.training.checkpoints.reader import load_trained_weights
 from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
@@ -36,15 +40,17 @@ class ContrastivePass(nn.Module):
 
 def vision_batches(task: VisionTask) -> ImageBatches:
     """The training images in micro-batches, in training order."""
-    config = task.config
-    images = vision_images(config)
-    return indexed_batches(task.datasets, task.index, images, batch=config.batch, seed=config.loop.seed)
+    return _batches(task, task.index, vision_images(task.config))
+
+
+def _batches(task: VisionTask, index: Path, images: IndexImagesConfig) -> ImageBatches:
+    return indexed_batches(task.datasets, index, images, batch=task.config.batch, seed=task.config.loop.seed)
 
 
 class VisionProgram:
     def __init__(self, task: VisionTask, device: torch.device) -> None:
         config = task.config
-        self._config, self._device = config, device
+        self._task, self._config, self._device = task, config, device
         self._batches = vision_batches(task)
         model = ImageTextModel(config.model).to(device)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
@@ -58,10 +64,25 @@ class VisionProgram:
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         number = step * self._config.loop.micro_batches_per_step + index
         self._batches.read_ahead(number + READ_AHEAD_STEPS * self._config.loop.micro_batches_per_step)
-        batch = self._batches.micro_batch(number)
+        return self._micro_batch(
+            self._batches.micro_batch(number), micro_batch_seed(self._config.loop.seed, step, index)
+        )
+
+    @cached_property
+    def validation(self) -> HeldOutImages | None:
+        if self._task.validation is None:
+            return None
+        with self._task.validation.unpacked() as folder:
+            batches = _batches(self._task, folder, validation_split(vision_images(self._config)))
+        return HeldOutImages(batches=batches, batch=self._micro_batch)
+
+    @cached_property
+    def step_flops(self) -> float:
+        return step_flops(partial(vision_facts, self._config), self._batches.anchors)
+
+    def _micro_batch(self, batch: ImageBatch, seed: int) -> MicroBatch:
         ids_BT = torch.stack([byte_ids(description(sample), self._config.max_bytes) for sample in batch.samples])
         images_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self._device)
-        seed = micro_batch_seed(self._config.loop.seed, step, index)
         return MicroBatch(
             data=(images_BCYX, ids_BT.to(self._device)),
             weight=len(batch.samples),

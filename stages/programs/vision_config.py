@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.dualvitok.config import ImageTextConfig, VisionConfig
 from stages.programs.index_config import IndexImagesConfig
+from stages.programs.index_use import PackedIndex
 from stages.training.config import LoopConfig
 
 NUM_BYTE_IDS = 257  # text ids are UTF-8 bytes plus one; 0 is padding
@@ -45,3 +46,4 @@ class VisionTask:
     config: TrainVisionConfig
     datasets: tuple[Path, ...]
     index: Path  # folder of the index of their images, which is made before the workers start
+    validation: PackedIndex | None = None  # index of the images to validate on

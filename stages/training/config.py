@@ -96,6 +96,7 @@ class WatchSettings:
     peak_tflops: float = 0.0  # of one worker's device, dense bf16; 0: from the device table, on a CPU unknown
     validate_every: int = 0  # steps between two validations on held-out data; 0: none
     validate_micro_batches: int = 8  # at most, over all workers
+    validate_beside: bool = False  # by a worker of its own, of committed checkpoints, as soon as one more has room
     keep_best: str = ""  # a metric of the validation, such as "language/loss": its best checkpoint is kept as well
 
     def __post_init__(self) -> None:
@@ -107,6 +108,13 @@ class WatchSettings:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 0")
         if self.keep_best and not self.validate_every:
             raise ValueError("keep_best: needs the metrics of a validation; set validate_every")
+        if self.validate_beside and not self.validate_every:
+            raise ValueError("validate_beside: true without validate_every: nothing is validated")
+        if self.validate_beside and self.keep_best:
+            raise ValueError(
+                f"keep_best: {self.keep_best} with validate_beside, whose checkpoints may be gone when judged; "
+                "set validate_beside: false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,12 @@ the store, and a failed group ends the attempt, so that one policy decides about
 """
 
 import shutil
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 from orchestrator.errors import CancelledError, HangError, NodeLostError, PreemptedError
 from orchestrator.stage import Checkpoint, StageContext
+from stages.training.beside.validations import ValidationsBeside, start_side_run
 from stages.training.checkpoints.progress import PROGRESS_FILE
 from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.group_monitor import GroupMonitor
@@ -43,9 +44,14 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     latest = context.checkpoints.latest()
     metrics: dict[str, float] = {}
     if latest is None or latest.step < loop.steps:
-        with closing(_start_group(worker_settings(program_class, task, loop, context), context)) as group:
-            metrics = run_group(group, loop, context, unit=weight_unit_of(program_class))
-        latest = context.checkpoints.latest()
+        settings = worker_settings(program_class, task, loop, context)
+        beside = ValidationsBeside(settings, context, start_side_run(context)) if _validates_beside(settings) else None
+        with closing(beside) if beside else nullcontext():
+            with closing(_start_group(settings, context)) as group:
+                metrics = run_group(group, loop, context, unit=weight_unit_of(program_class), beside=beside)
+            latest = context.checkpoints.latest()
+            if beside and latest is not None and latest.step == loop.steps:
+                metrics |= beside.finish(latest.step)
     if latest is None or latest.step < loop.steps:
         if context.stop_requested():
             raise CancelledError(f"{context.stage_id}: stopped at step {latest.step if latest else 0} of {loop.steps}")
@@ -53,6 +59,10 @@ def train(program_class: ProgramClass[Task], task: Task, loop: LoopConfig, conte
     context.record_provenance({SPREADS: spreads_to_json(spreads_of(latest))})
     shutil.copyfile(latest.path / PROGRESS_FILE, context.output / PROGRESS_FILE)  # read by `illume trace`
     return TrainingResult(checkpoint=latest, metrics=metrics)
+
+
+def _validates_beside(settings: WorkerSettings) -> bool:
+    return settings.execution.watch.validate_beside
 
 
 def _start_group(settings: WorkerSettings, context: StageContext) -> WorkerGroup:
@@ -65,12 +75,19 @@ def _start_group(settings: WorkerSettings, context: StageContext) -> WorkerGroup
     return RayTrainGroup(settings, context)
 
 
-def run_group(group: WorkerGroup, loop: LoopConfig, context: StageContext, *, unit: str = "images") -> dict[str, float]:
+def run_group(
+    group: WorkerGroup,
+    loop: LoopConfig,
+    context: StageContext,
+    *,
+    unit: str = "images",
+    beside: ValidationsBeside | None = None,
+) -> dict[str, float]:
     """Follow the workers until they end. Returns the newest value of each metric. Raises: see `train`.
 
-    `unit`: of the weight of a micro-batch, for the log.
+    `unit`: of the weight of a micro-batch, for the log. `beside`: is told of checkpoints.
     """
-    monitor = GroupMonitor(group, loop, context, unit)
+    monitor = GroupMonitor(group, loop, context, unit, beside=beside)
     while not group.wait(POLL_S):
         monitor.poll()
     monitor.poll()

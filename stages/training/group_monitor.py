@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from orchestrator.artifact import JSON
 from orchestrator.errors import CancelledError, NodeLostError
 from orchestrator.stage import StageContext
+from stages.training.beside.validations import ValidationsBeside
 from stages.training.config import LoopConfig
-from stages.training.step_line import SYSTEM, LinePace, step_figures, step_line
+from stages.training.step_line import CHECKPOINT_WRITE_S, SYSTEM, LinePace, step_figures, step_line
 from stages.training.watching.findings import Findings
 from stages.training.watching.stacks import StackGroup, describe_groups, differing_ranks, group_stacks
 from stages.training.watching.timeouts import suspect_after_s
@@ -28,8 +29,11 @@ class GroupMonitor:
         context: StageContext,
         unit: str,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        beside: ValidationsBeside | None = None,
     ) -> None:
-        """`unit`: of the weight of a micro-batch, for the log."""
+        """`unit`: of the weight of a micro-batch, for the log. `beside`: is told of checkpoints."""
+        self._beside = beside
         self._group, self._loop, self._context, self._unit, self._clock = group, loop, context, unit, clock
         self._progressed_at: float | None = None  # None: no worker has started, e.g. while nodes are added
         self._pace = LinePace()
@@ -69,7 +73,11 @@ class GroupMonitor:
         for rank, step in report.newest_steps.items():
             if self._reported_at.get(rank, (-1, 0.0))[0] != step:
                 self._reported_at[rank] = (step, self._clock())
+        if self._beside is not None:
+            self._beside.poll()
         for step, metrics in report.steps:
+            if self._beside is not None and CHECKPOINT_WRITE_S in metrics:
+                self._beside.committed(step)
             self._progressed_at, self._step, self.suspected = self._clock(), step, ""
             if metrics:
                 result = {name: value for name, value in metrics.items() if not name.startswith(SYSTEM)}

@@ -24,7 +24,7 @@ from stages.training.checkpoints.saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import MicroBatch, Pass, ProgramClass, Task, TrainingProgram, order_of, sources_of
 from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
-from stages.training.step_line import DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S
+from stages.training.step_line import CHECKPOINT_WRITE_S, DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S
 from stages.training.step_sums import StepSums
 from stages.training.strategies.choice import make_strategy
 from stages.training.strategies.strategy import Strategy
@@ -182,8 +182,8 @@ def _train(
                 metrics["checkpoint_stall_s"] = time.monotonic() - stalled_at
                 pace.record_stall(metrics["checkpoint_stall_s"])
             timings = saver.pop_timings()
-            if "checkpoint_write_s" in timings:
-                pace.record_write(timings["checkpoint_write_s"])
+            if CHECKPOINT_WRITE_S in timings:
+                pace.record_write(timings[CHECKPOINT_WRITE_S])
                 metrics["checkpoint_interval_s"] = pace.interval_s  # unused if `retry.checkpoint_every` is set
             reporter.step(step, {**metrics, **timings})
             if leave and worker.rank == 0:

@@ -12,6 +12,7 @@ FIRST_STEPS = 3  # have a line each: whether a training begins well is seen at o
 
 # Metrics of a step that are about its cost, see `metrics.py`.
 WEIGHT_PER_S, DATA_WAIT_S, MEMORY_GIB = "weight_per_s", "data_wait_s", "memory_gib"
+CHECKPOINT_WRITE_S = "checkpoint_write_s"  # of a step after which a checkpoint was found to be committed
 SYSTEM = "system/"  # begins the names of metrics about the machine, as MLflow calls them
 
 

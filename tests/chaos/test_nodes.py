@@ -7,6 +7,7 @@ tested with plain processes, in `test_training_workers.py`.
 import hashlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import ray.cluster_utils
 
-from orchestrator.cluster.ray_hooks import read_environment_again
+from orchestrator.cluster.ray_hooks import drain_ray_node, read_environment_again
 from orchestrator.failures.failure_class import FailureClass
 from tests.chaos.cluster_driver import CHECKPOINT_EVERY, LOOP, lines
 from tests.chaos.cluster_runs import ROOT, consumed, digests, failure_classes, finish, start, wait_for, weights
@@ -128,6 +129,30 @@ def test_a_training_continues_without_a_lost_node(cluster: Any, quiet: Quiet, tm
     # I6: at most the interval of one checkpoint was trained again, and one that was being written.
     again = len(lines(root / "steps")) - LOOP.steps * LOOP.micro_batches_per_step
     assert 0 <= again <= (2 * CHECKPOINT_EVERY + 1) * LOOP.micro_batches_per_step
+
+
+@pytest.mark.slow
+def test_a_training_on_a_drained_node_saves_at_once_and_loses_no_step(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `illume drain-node` and the notice of a spot machine do: Ray tells the workers before the node is gone."""
+    monkeypatch.setenv("CLUSTER_PAUSE_S", "1")  # workers ask every 5 s
+    root = tmp_path / "drained"
+    node = cluster.add_node(**node_arguments())
+    process = start(root, cluster.address, workers=2, stages="train_toy")
+    wait_for(lambda: len(lines(root / "steps")) >= 2 * LOOP.micro_batches_per_step, process)
+    refused = drain_ray_node(cluster.address, node.node_id, message="maintenance", deadline_s=time.time() + 300)
+    assert not refused
+    wait_for(lambda: bool(failure_classes(root)), process)
+    done = len(lines(root / "steps"))
+    cluster.remove_node(node, allow_graceful=False)
+    code, text = finish(process)
+    assert code == 0, text
+    assert set(failure_classes(root)) == {FailureClass.PREEMPTED}
+    assert done < LOOP.steps * LOOP.micro_batches_per_step
+    assert len(lines(root / "steps")) == LOOP.steps * LOOP.micro_batches_per_step  # none was done twice
+    assert len(consumed(root)) == LOOP.steps
+    weights(root, stages="train_toy")  # and the invariants
 
 
 @pytest.mark.slow

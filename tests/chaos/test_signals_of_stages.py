@@ -28,16 +28,27 @@ def _paced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ILLUME_STOP_GRACE_S", "0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_a_training_stops_with_a_checkpoint_and_loses_no_step(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cluster", "workers", "number"),
+    [
+        ("processes", 2, signal.SIGTERM),
+        pytest.param("processes", 2, signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param("local", 1, signal.SIGTERM, marks=[pytest.mark.slow, pytest.mark.ray]),  # Ray Train's workers
+    ],
+)
+def test_a_training_stops_with_a_checkpoint_and_loses_no_step(
+    cluster: str, workers: int, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cluster == "local":
+        monkeypatch.setenv("CLUSTER_PAUSE_S", "0.3")
     root = tmp_path / "run"
-    driver = start(root, "processes", 2, stages=TOY)
+    driver = start(root, cluster, workers, stages=TOY)
     wait_for(lambda: len(lines(root / "steps")) >= (CHECKPOINT_EVERY + 2) * PER_STEP, driver)
     driver.send_signal(number)
     code, text = finish(driver)
     assert code == EXIT_REQUEUE, text
     assert len(lines(root / "steps")) < LOOP.steps * PER_STEP
-    digests(start(root, "processes", 2, stages=TOY))
+    digests(start(root, cluster, workers, stages=TOY))
     assert len(lines(root / "steps")) == LOOP.steps * PER_STEP
     assert len(consumed(root)) == LOOP.steps
 

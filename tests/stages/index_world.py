@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ IDENTITY = TokenizerIdentity(sha256="a" * 64, semantic_codes=16, pixel_codes=32,
 Inputs = Mapping[str, list[Path]]
 
 
-def write_inputs(folder: Path) -> Inputs:
-    """60 and 30 samples of all tasks in three and two shards, some without codes."""
+def write_inputs(folder: Path, *, names: Sequence[str] = ("one", "two"), num_val: int = 0) -> Inputs:
+    """60 and 30 samples of all tasks in three and two shards, some without codes.
+
+    `names`: samples of datasets of one name have the same ids; `num_val`: the first of the first are of split val.
+    """
     found: dict[str, list[Path]] = {"datasets": [], "tokens": []}
-    for number, (name, count) in enumerate({"one": 60, "two": 30}.items()):
-        samples: Sequence[Wanted] = wanted_samples(count, seed=number)
-        dataset, tokens = folder / name / "dataset", folder / name / "tokens"
+    for number, (name, count) in enumerate(zip(names, (60, 30), strict=True)):
+        samples: list[Wanted] = wanted_samples(count, seed=number)
+        if number == 0:
+            samples[:num_val] = [replace(sample, split="val") for sample in samples[:num_val]]
+        dataset, tokens = folder / f"{name}-{number}" / "dataset", folder / f"{name}-{number}" / "tokens"
         ids = write_dataset(dataset, samples, name=name)
         write_tokens(tokens, dataset, samples, ids, tokenizer=IDENTITY, without=ids[::10])
         found["datasets"].append(dataset)

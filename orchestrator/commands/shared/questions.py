@@ -49,7 +49,7 @@ def question_options(command: Command) -> Command:
 
 def make_questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "Questions":
     from data_pipelines.provenance.questions import Questions
-    from stages.training.watching.spike_report import has_spike_report, read_spike_report
+    from stages.training.watching.spike_report import SPIKE_REPORT, has_spike_report, read_spike_report
 
     if not what and not urls:
         raise RecipeError("nothing to search for; give an image, an id, a SHA-256, a list of those, or --source-url")
@@ -61,6 +61,8 @@ def make_questions(what: tuple[str, ...], urls: tuple[str, ...], near: int) -> "
         try:
             if has_spike_report(path):
                 questions.add_all(read_spike_report(path).sample_ids)
+            elif path.is_dir():
+                raise ValueError(f"a folder without {SPIKE_REPORT}, which a spike of a training leaves")
             elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 questions.add_image(path)
             elif path.is_file():

@@ -41,8 +41,9 @@ class NodeFiles:
         return self.store.local(self.data_key) or self.cache / self.data_key
 
     @property
-    def num_bytes(self) -> int:
-        return sum(file.bytes for file in self.files.values())
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file that has to be fetched; {}: the store is on this machine."""
+        return {} if self.store.is_local else {name: file.bytes for name, file in self.files.items()}
 
     def fetch(self, name: str) -> Path | None:
         """The file on this node, complete and verified; None: the folder has no such file.
@@ -62,10 +63,26 @@ class NodeFiles:
 
         None: the folder has no such file. Reading raises: as `fetch`.
         """
-        entry, here = self.files.get(name), self.store.local(f"{self.data_key}/{name}")
-        if entry is None or here is not None:
-            return None if entry is None or here is None else here.open("rb")
-        return io.BufferedReader(_RemoteFile(self.store, f"{self.data_key}/{name}", entry.bytes), BUFFER_BYTES)
+        entry = self.files.get(name)
+        return None if entry is None else io.BufferedReader(self._open_raw(name, entry), BUFFER_BYTES)
+
+    def read(self, name: str, offset: int, num_bytes: int) -> bytes | None:
+        """Bytes of a file, fewer where it ends, unverified; of a remote store, in one request, and nothing is kept.
+
+        None: the folder has no such file. Raises: as `fetch`.
+        """
+        entry = self.files.get(name)
+        if entry is None:
+            return None
+        with self._open_raw(name, entry) as file:
+            file.seek(offset)
+            return file.read(num_bytes)
+
+    def _open_raw(self, name: str, entry: FileEntry) -> io.RawIOBase:
+        here = self.store.local(f"{self.data_key}/{name}")
+        if here is not None:
+            return here.open("rb", buffering=0)
+        return _RemoteFile(self.store, f"{self.data_key}/{name}", entry.bytes)
 
     def _hold(self, copy_key: str) -> None:
         """Let go of what this process has not read for long."""

@@ -23,6 +23,7 @@ from stages.training.checkpoints.local_copies import LocalCopies
 from stages.training.checkpoints.progress import PROGRESS_FILE, Progress
 from stages.training.checkpoints.reader import FORMAT
 from stages.training.checkpoints.slices import TensorSlice, slice_file
+from stages.training.step_line import CHECKPOINT_WRITE_S
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class CheckpointSaver:
         if self._pending is not None and self._pending.done():
             self.wait()
         written_s, self._written_s = self._written_s, None
-        return {} if written_s is None else {"checkpoint_write_s": written_s}
+        return {} if written_s is None else {CHECKPOINT_WRITE_S: written_s}
 
     def _write(self, slices: Sequence[TensorSlice], progress: Progress, facts: Mapping[str, JSON]) -> float:
         began = time.monotonic()

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from stages.training.agreement import WorkerRank
-from stages.training.checkpoints.reader import check_frozen, check_shapes, open_checkpoint
+from stages.training.checkpoints.reader import CheckpointReader, check_frozen, check_shapes, open_checkpoint
 from stages.training.checkpoints.slices import TensorSlice, share_out, whole
 from stages.training.config import LoopConfig
 from stages.training.program import MicroBatch, Pass, PassOutput, TrainingProgram, initial_of
@@ -89,6 +89,16 @@ class TorchStrategy:
         return self._frozen
 
     def load(self, folder: Path) -> None:
+        reader = self._load_weights(folder)
+        slots = slots_by_pass(reader)
+        for name, optimizer in self._optimizers.items():
+            optimizer.load(reader, slots.get(name, {}))
+
+    def load_weights(self, folder: Path) -> None:
+        """`load` without the states of the optimizers, for a program that is not trained. Raises: CheckpointError."""
+        self._load_weights(folder)
+
+    def _load_weights(self, folder: Path) -> CheckpointReader:
         names = {name: optimizer.parameter_names for name, optimizer in self._optimizers.items()}
         reader = open_checkpoint(folder, names)
         weights = live_weights(self._program.weights)
@@ -101,9 +111,7 @@ class TorchStrategy:
         for name, tensor in tensors.items():
             if name in reader.shapes:
                 fill(tensor, reader, name)
-        slots = slots_by_pass(reader)
-        for name, optimizer in self._optimizers.items():
-            optimizer.load(reader, slots.get(name, {}))
+        return reader
 
     def begin_step(self, training_pass: Pass, factor: float) -> None:
         optimizer = self._optimizers[training_pass.name]

@@ -45,10 +45,20 @@ def read_spike_report(folder: Path) -> SpikeReport:
             message=str(found["message"]),
             learning_rates=[float(rate) for rate in found["learning_rates"]],
             gradient_norms={str(part): float(norm) for part, norm in found["gradient_norms"].items()},
-            samples=[{**sample, "samples": [str(name) for name in sample["samples"]]} for sample in found["samples"]],
+            samples=[_sample(sample) for sample in found["samples"]],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path}: not the report of a spike ({type(error).__name__}: {error})") from error
+
+
+def _sample(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "samples": [str(name) for name in found["samples"]],
+        "losses": {str(kind): float(loss) for kind, loss in found["losses"].items()},
+        "source": str(found.get("source") or ""),
+        "worker": int(found["worker"]),
+        "micro_batch": int(found["micro_batch"]),
+    }
 
 
 def spike_text(report: SpikeReport) -> str:
@@ -61,7 +71,7 @@ def spike_text(report: SpikeReport) -> str:
     for found in report.samples[:SHOWN]:
         losses = ", ".join(f"{kind} {loss:.4g}" for kind, loss in found["losses"].items()) or "nothing trained"
         names = ", ".join(name.partition(" ")[0][:16] for name in found["samples"][:4]) or "not named"
-        source = f", from {found['source']}" if found.get("source") else ""
+        source = f", from {found['source']}" if found["source"] else ""
         lines.append(f"    {names}: {losses}{source}; worker {found['worker']}, micro-batch {found['micro_batch']}")
     files = sorted(path.name for path in report.folder.iterdir() if path.name != SPIKE_REPORT)
     lines += [f"  files in {report.folder}: {', '.join(files[:SHOWN])}" + (" ..." if len(files) > SHOWN else "")]

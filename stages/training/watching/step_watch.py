@@ -75,7 +75,8 @@ class StepWatch:
         self._system = SystemMetrics(worker.device) if worker.rank == 0 else None
         self._peak = peak_flops(worker.device, settings.peak_tflops) if worker.rank == 0 else 0.0
         self._flops = step_flops_of(program) if worker.rank == 0 else 0.0
-        self._validation = validation_of(program) if settings.validate_every else None
+        is_validated = settings.validate_every and not settings.validate_beside
+        self._validation = validation_of(program) if is_validated else None
         self.best = best_of(saved)
         self._data_wait_s, self._num_steps = 0.0, 0
         self._described_at = -SPIKE_PAUSE

@@ -79,6 +79,11 @@ def main(descriptor: int, plugin: str = "") -> int:
             load_file(Path(plugin))
         settings: WorkerSettings
         settings, rank, world_size = pipe.recv()
+        if settings.beside:
+            from stages.training.workers.evaluation import evaluate_newest
+
+            pipe.send(("evaluated", evaluate_newest(settings, torch.device("cpu"))))
+            return 0
         if world_size > 1:
             meeting = f"file://{settings.stacks.resolve()}/process-group"
             limit = timedelta(seconds=collective_timeout_s(settings.retry.hang_after_s))

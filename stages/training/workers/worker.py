@@ -41,6 +41,7 @@ class WorkerSettings:
     inputs: NodeInputs
     logs: WorkerLogs
     fingerprint: str  # of what the training makes
+    beside: str = ""  # name of one evaluation beside the training, which this worker makes; "": it trains
 
 
 def worker_settings(
@@ -148,7 +149,7 @@ def run_in_process(settings: WorkerSettings, *, rank: int, world_size: int, devi
     try:
         if settings.execution.watch.prove_nodes:
             report_unfit_nodes(worker, settings.stacks, link.notify)
-        open_inputs(settings.inputs)
+        open_inputs(settings.inputs, in_random_order=True)
         run_worker(
             settings.program_class,
             settings.task,

@@ -2,12 +2,21 @@
 
 import io
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.datasets import files
-from data_pipelines.datasets.files import fetch_from, file_of, open_part, path_of, read_ahead
+from data_pipelines.datasets.files import (
+    fetch_from,
+    file_of,
+    open_part,
+    path_of,
+    read_ahead,
+    read_span,
+    read_span_ahead,
+)
 from data_pipelines.datasets.reader import CuratedDataset, DatasetError
 from tests.data_pipelines.conftest import MakeDataset
 
@@ -69,3 +78,32 @@ def test_a_dataset_whose_shards_are_elsewhere_is_read_as_one_that_is_here(
     samples = list(CuratedDataset(here).samples("away-00000", rows))
     assert samples == list(CuratedDataset(made.dataset).samples("away-00000", rows))
     assert set(fetched) == {"ledger/away-00000.parquet", "shards/away-00000.tar"}
+
+
+def test_parts_are_read_where_they_are_less_than_the_file_with_a_request(tmp_path: Path) -> None:
+    content, size = bytes(range(250)) * 40, 10_000
+    read, elsewhere = list[str](), tmp_path / "elsewhere"
+    elsewhere.write_bytes(content)
+
+    def read_part(name: str, offset: int, num_bytes: int) -> bytes:
+        read.append(name)
+        return content[offset : offset + num_bytes]
+
+    big = {"a": files.REQUEST_BYTES + size}
+    fetch_from(tmp_path / "d", lambda _name: elsewhere, read_part=read_part, not_kept=big)
+    read_span_ahead(tmp_path / "d", "a", 10, 5)
+    read_span_ahead(tmp_path / "d", "a", 10, 5)
+    assert [read_span(tmp_path / "d", "a", 10, 5) for _ in range(2)] == [content[10:15]] * 2
+    assert read == ["a", "a"]  # what was read ahead is handed out once
+    assert read_span(tmp_path / "d", "a", 10, size) == content[10 : size + 10]  # as a whole: not less
+    assert read_span(tmp_path / "d", "kept", 20, 3) == content[20:23]
+    assert read == ["a", "a"]
+
+
+def test_what_is_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "AHEAD_BYTES", 100)
+    monkeypatch.setattr(files, "_spans", OrderedDict())
+    fetch_from(tmp_path, lambda _name: None, read_part=lambda _name, _at, size: bytes(size), not_kept={"a": 2**30})
+    for offset in range(20):
+        read_span_ahead(tmp_path, "a", offset, 30)
+    assert [offset for _, _, offset, _ in files._spans] == [17, 18, 19]

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.datasets.reader import CuratedDataset
+from data_pipelines.datasets.samples import SampleError
 from data_pipelines.tokens.conversations import render
-from data_pipelines.training_data.config import LoaderConfig, LoadingError
+from data_pipelines.training_data.config import LoaderConfig, LoadingError, MixturePart
 from data_pipelines.training_data.index import Rendering
 from data_pipelines.training_data.index_build import build_training_index
 from data_pipelines.training_data.loader import ByteCache, TrainingData
@@ -23,6 +24,7 @@ from data_pipelines.training_data.order import LoaderPosition
 from data_pipelines.training_data.packing import PackedRow
 from data_pipelines.training_data.sources import SourceFolders
 from models.mllm.vocabulary import IGNORED_LABEL, PIXEL_FEATURE
+from tests.data_pipelines.conftest import Wanted
 from tests.data_pipelines.training_data.loader_configs import ROW_TOKENS, TWO_PARTS, config_of, configs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -151,6 +153,25 @@ def test_an_index_or_a_position_of_other_settings_is_refused(
         TrainingData(sources, config_of(), rendering, tmp_path)
     with pytest.raises(LoadingError, match="not an index of training data"):
         TrainingData(sources, config_of(), rendering, tmp_path / "absent")
+
+
+def test_a_dataset_that_changed_under_its_index_is_named_with_the_sample(
+    make_dataset: Callable[..., Any], rendering: Rendering, tmp_path: Path
+) -> None:
+    texts = [Wanted(task="text", turns=("Say word1", "word1"))] * 3
+    before, after = make_dataset(texts, name="before"), make_dataset(texts, name="after")
+    config = config_of(MixturePart(tasks=("text",), weight=1.0))
+    sources = [SourceFolders(dataset=before.dataset)]
+    build_training_index(sources, config, rendering, tmp_path / "index")
+    data = TrainingData(sources, config, rendering, tmp_path / "index")
+    (before.dataset / "shards" / "before-00000.tar").write_bytes(
+        (after.dataset / "shards" / "after-00000.tar").read_bytes()
+    )
+    first = data.order.samples_of(0)[0]
+    found = after.ids[before.ids.index(first.sample_id)]
+    said = rf"shard before-00000 holds sample {found} where the index says {first.sample_id}; the dataset has changed"
+    with pytest.raises(SampleError, match=said):
+        data.row(0)
 
 
 def test_the_cache_never_holds_more_than_it_may() -> None:

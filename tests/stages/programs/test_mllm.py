@@ -228,10 +228,3 @@ def test_a_training_is_validated_on_what_it_does_not_train_on(task: MllmTask, tm
     assert not judged & trained
     tracked = [step for step, values in context.tracker.metrics if "validation/language/loss" in values]
     assert tracked == [2, 4]
-
-
-def test_a_validation_without_held_out_samples_is_refused(task: MllmTask, tmp_path: Path) -> None:
-    execution = MllmExecution(watch=WatchSettings(validate_every=2))
-    context = folder_context(TRAIN_MLLM, tmp_path, inputs=stage_inputs(task), execution=execution)
-    with pytest.raises(PrecheckError, match=r"validate_every: no sample is held out .*data\.held_out_share: 0\)"):
-        run_stage(TRAIN_MLLM, CONFIG, context)
